@@ -1,0 +1,1 @@
+"""Prefect flows and nothing else: each task calls one function of lobsmith."""

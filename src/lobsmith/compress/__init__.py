@@ -1,0 +1,1 @@
+"""How it gets small and fast: export to ONNX."""

@@ -1,0 +1,99 @@
+"""Every error that lobsmith raises on purpose.
+
+    LobsmithError                 anything a user can read and act on
+    ├── ParamsError               params.yaml is wrong
+    ├── DataError                 market data cannot be used
+    │   ├── CaptureError          a capture file is empty, truncated, garbled or of an unknown format
+    │   └── ThinWindowError       the training window holds too little data
+    ├── TrainingError             a model could not be trained
+    ├── GateError                 a gate said no; nothing was published
+    ├── ReleaseError              a version could not be published, or a published one is not what it claims
+    │   └── ContractError         a change of the wire contract under an existing model name
+    └── ServingError              no answer can be had from a model server
+        ├── TritonMissingError    Triton cannot be started on this machine
+        ├── PortBusyError         a port that Triton needs is taken
+        ├── RequestError          the request is wrong: shape, type, a non-finite value
+        └── DeadlineError         the answer did not come in time
+
+Each message is one line that names the thing, the place and the way out. The command line prints it without a traceback
+and exits with status 1.
+"""
+
+__all__ = [
+    "CaptureError",
+    "ContractError",
+    "DataError",
+    "DeadlineError",
+    "GateError",
+    "LobsmithError",
+    "ParamsError",
+    "PortBusyError",
+    "ReleaseError",
+    "RequestError",
+    "ServingError",
+    "ThinWindowError",
+    "TrainingError",
+    "TritonMissingError",
+]
+
+
+class LobsmithError(Exception):
+    """Anything a user can read and act on."""
+
+
+class ParamsError(LobsmithError):
+    """`params.yaml` is wrong."""
+
+
+class DataError(LobsmithError):
+    """Market data cannot be used."""
+
+
+class CaptureError(DataError):
+    """A capture file is empty, truncated, garbled or of an unknown format."""
+
+    def __init__(self, path: object, what: str, *, line: int | None = None) -> None:
+        self.path = str(path)
+        self.line = line
+        place = self.path if line is None else f"{self.path}:{line}"
+        super().__init__(f"{place}: {what}")
+
+
+class ThinWindowError(DataError):
+    """The training window holds too little data."""
+
+
+class TrainingError(LobsmithError):
+    """A model could not be trained."""
+
+
+class GateError(LobsmithError):
+    """A gate said no; nothing was published."""
+
+
+class ReleaseError(LobsmithError):
+    """A version could not be published, or a published one is not what it claims."""
+
+
+class ContractError(ReleaseError):
+    """A change of the wire contract under an existing model name."""
+
+
+class ServingError(LobsmithError):
+    """No answer can be had from a model server."""
+
+
+class TritonMissingError(ServingError):
+    """Triton cannot be started on this machine."""
+
+
+class PortBusyError(ServingError):
+    """A port that Triton needs is taken."""
+
+
+class RequestError(ServingError):
+    """The request is wrong: shape, type, a non-finite value."""
+
+
+class DeadlineError(ServingError):
+    """The answer did not come in time."""

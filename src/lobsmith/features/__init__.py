@@ -1,0 +1,1 @@
+"""What the model sees: the streaming feature kernel, the rolling normaliser, labels."""

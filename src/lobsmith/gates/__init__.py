@@ -1,0 +1,1 @@
+"""May it ship: parity and skill, each answered by a verdict."""

@@ -1,0 +1,1 @@
+"""What it learns: networks, the training loop, baselines."""

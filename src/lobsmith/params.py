@@ -1,0 +1,189 @@
+"""The parameters of `params.yaml`, checked on load."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import yaml
+from msgspec import Meta, Struct
+
+from lobsmith.errors import ParamsError
+
+Positive = Annotated[int, Meta(ge=1)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
+
+
+class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of `params.yaml`: immutable, and no key is accepted that is not declared."""
+
+
+class SimulatorParams(_Section):
+    """The seeded simulator."""
+
+    seed: int
+    seconds: Positive
+
+
+class DataParams(_Section):
+    """Where market data comes from."""
+
+    source: str
+    captures: tuple[str, ...]
+    simulator: SimulatorParams
+
+
+class WindowParams(_Section):
+    """Which data a retrain learns from."""
+
+    length_s: PositiveFloat
+    minimum_coverage: Share
+    minimum_rows: Positive
+
+
+class FeatureParams(_Section):
+    """Constants of the feature kernel; part of the wire contract."""
+
+    normaliser_rows: Annotated[int, Meta(ge=2, le=100_000)]
+    normaliser_minimum: Annotated[int, Meta(ge=2)]
+    flow_decay_s: PositiveFloat
+    volatility_short_s: PositiveFloat
+    volatility_long_s: PositiveFloat
+
+
+class LabelParams(_Section):
+    """The horizons of the direction labels."""
+
+    horizons_ms: Annotated[tuple[Positive, ...], Meta(min_length=1)]
+
+
+class SplitParams(_Section):
+    """Shares of the window, in time order; what is left trains."""
+
+    validation: Annotated[float, Meta(gt=0, lt=1)]
+    test: Annotated[float, Meta(gt=0, lt=1)]
+
+
+class ModelParams(_Section):
+    """The network and the name it is served under."""
+
+    name: Name
+    channels: Positive
+    hidden: Positive
+    layers: Positive
+    ring: Positive
+    attention: Positive
+
+
+class TrainParams(_Section):
+    """The training loop."""
+
+    seed: int
+    threads: Positive
+    epochs: Positive
+    sequence: Positive
+    burn_in: Annotated[int, Meta(ge=0)]
+    batch: Positive
+    sequences_per_epoch: Positive
+    learning_rate: PositiveFloat
+    weight_decay: Annotated[float, Meta(ge=0)]
+    gradient_clip: PositiveFloat
+    patience: Positive
+
+
+class GateParams(_Section):
+    """Thresholds of the gates."""
+
+    parity: PositiveFloat
+    skill: PositiveFloat
+
+
+class ReleaseParams(_Section):
+    """How many versions stay listed."""
+
+    keep: Positive
+
+
+class ServingParams(_Section):
+    """The embedded Triton."""
+
+    host: str
+    http_port: Port
+    grpc_port: Port
+    metrics_port: Port
+    max_batch: Positive
+    warmup: Annotated[int, Meta(ge=0)]
+    start_deadline_s: PositiveFloat
+    load_deadline_s: PositiveFloat
+    stop_deadline_s: PositiveFloat
+
+
+class ClientParams(_Section):
+    """The trading client."""
+
+    deadline_s: PositiveFloat
+    poll_s: PositiveFloat
+
+
+class Params(_Section):
+    """All of `params.yaml`."""
+
+    data: DataParams
+    window: WindowParams
+    features: FeatureParams
+    labels: LabelParams
+    split: SplitParams
+    model: ModelParams
+    train: TrainParams
+    gates: GateParams
+    release: ReleaseParams
+    serving: ServingParams
+    client: ClientParams
+
+    def __post_init__(self) -> None:
+        """Refuse values that contradict each other."""
+        if self.features.normaliser_minimum > self.features.normaliser_rows:
+            raise ValueError("features.normaliser_minimum is larger than features.normaliser_rows")
+        if self.split.validation + self.split.test >= 1:
+            raise ValueError("split.validation + split.test leave nothing to train on")
+        if list(self.labels.horizons_ms) != sorted(set(self.labels.horizons_ms)):
+            raise ValueError("labels.horizons_ms must rise")
+
+
+def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Params:
+    """Read `params.yaml`.
+
+    Args:
+        path: the file.
+        overrides: values that replace those of the file, keyed by dotted name: `{"train.epochs": 2}`.
+
+    Raises:
+        ParamsError: the file is missing, is not YAML, lacks a key, has an unknown one, or a value is out of range.
+    """
+    try:
+        table = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; run in the project's folder or pass --root") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ParamsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    for name, value in (overrides or {}).items():
+        *sections, key = name.split(".")
+        section = table
+        for part in sections:
+            section = section.get(part) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or key not in section:
+            raise ParamsError(f"{path}: there is no parameter {name}")
+        section[key] = value
+    try:
+        return msgspec.convert(table, Params, strict=False)
+    except msgspec.ValidationError as error:
+        raise ParamsError(f"{path}: {error}") from error
+
+
+def as_table(params: Params) -> dict[str, Any]:
+    """Return the parameters as plain nested dictionaries, as a manifest stores them."""
+    table: dict[str, Any] = msgspec.to_builtins(params)
+    return table

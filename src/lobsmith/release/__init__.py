@@ -1,0 +1,1 @@
+"""Where it lives: manifest, Triton model repository, MLflow registry, journal."""

@@ -1,0 +1,44 @@
+"""The wire contract: what every version of a model takes and gives.
+
+`config.pbtxt` belongs to a model, not to a version, so the contract is fixed for a model's life.
+
+| tensor           | direction | shape        | meaning |
+|------------------|-----------|--------------|---------|
+| `features`       | in        | [B, T, F]    | T rows of z-scored features, oldest first |
+| `state`          | in        | [B, S]       | the stream's state, opaque; all zeros mean cold |
+| `probabilities`  | out       | [B, T, H, 3] | for each row and horizon: P(down), P(unchanged), P(up) of the mid |
+| `next_state`     | out       | [B, S]       | the state after the last row, to be sent with the next request |
+
+All are float32. T is 1 for a live tick and at most `MAX_ROWS` for catching up.
+"""
+
+from msgspec import Struct
+
+from lobsmith.params import Params
+
+FEATURES = "features"
+STATE = "state"
+PROBABILITIES = "probabilities"
+NEXT_STATE = "next_state"
+
+CLASSES = ("down", "unchanged", "up")
+MAX_ROWS = 256
+"""Rows that one request may carry."""
+
+
+class WireContract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is fixed for a model's life.
+
+    `definitions_sha256` covers the feature names, the kernel's version and constants, the normaliser and the labels: two
+    models that agree in it mean the same by every number they exchange.
+    """
+
+    feature_count: int
+    state_size: int
+    horizons_ms: tuple[int, ...]
+    definitions_sha256: str
+
+
+def wire_contract(params: Params) -> WireContract:
+    """Derive the contract from the parameters."""
+    raise NotImplementedError(params)

@@ -1,0 +1,73 @@
+"""What a version is: its files, where it came from, what was proven of it."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from lobsmith.errors import ReleaseError
+from lobsmith.files import write_atomic
+from lobsmith.gates.verdict import Verdict
+from lobsmith.market.instrument import Instrument
+from lobsmith.release.contract import WireContract
+
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+GOLDEN = "golden.safetensors"
+"""Golden vectors, float32: `features` [1, T, F], `state` [1, S] (zeros), `probabilities` [1, T, H, 3], `next_state` [1, S]."""
+
+
+class Environment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the bits of a model depend on besides data and parameters."""
+
+    python: str
+    packages: dict[str, str]
+    threads: int
+    instruction_set: str
+
+
+class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The record that lies beside a version's files.
+
+    `files` maps each other file of the version to its SHA-256. `artifact_id` is the SHA-256 of the model file: the same
+    artifact published twice keeps it, while `version` is minted at each publication.
+    """
+
+    model: str
+    version: int
+    artifact_id: str
+    created_ns: int
+    files: dict[str, str]
+    contract: WireContract
+    prime_rows: int
+    instruments: tuple[Instrument, ...]
+    precision: str
+    gpu_architecture: str | None
+    git_commit: str | None
+    data_fingerprint: str
+    params: dict[str, Any]
+    mlflow_run_id: str | None
+    verdicts: tuple[Verdict, ...]
+    metrics: dict[str, float]
+    environment: Environment
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read the manifest of a version's directory.
+
+    Raises:
+        ReleaseError: it is missing or is not a manifest.
+    """
+    path = directory / MANIFEST
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except OSError as error:
+        raise ReleaseError(f"{path}: {error.strerror}; the directory is not a published version") from error
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ReleaseError(f"{path}: not a manifest: {error}; publish the version again") from error
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest durably."""
+    write_atomic(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))

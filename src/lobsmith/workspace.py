@@ -1,0 +1,69 @@
+"""Where a project's files lie."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one project, all below `root` and therefore on one filesystem.
+
+    `model_repository/` is what Triton serves; everything else that lobsmith writes lies under `.lobsmith/`.
+    """
+
+    root: Path
+
+    @property
+    def params(self) -> Path:
+        """The parameters: `params.yaml`."""
+        return self.root / "params.yaml"
+
+    @property
+    def repository(self) -> Path:
+        """The Triton model repository: `<model>/<version>/`."""
+        return self.root / "model_repository"
+
+    @property
+    def home(self) -> Path:
+        """All state that is not the model repository."""
+        return self.root / ".lobsmith"
+
+    @property
+    def staging(self) -> Path:
+        """Where a version is put together before one rename publishes it."""
+        return self.home / "staging"
+
+    @property
+    def journal(self) -> Path:
+        """The append-only record of every publication, one JSON object a line."""
+        return self.home / "journal.jsonl"
+
+    @property
+    def runs(self) -> Path:
+        """One folder of intermediate files for each run of the retrain flow."""
+        return self.home / "runs"
+
+    @property
+    def prefect(self) -> Path:
+        """Prefect's home."""
+        return self.home / "prefect"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """MLflow's tracking and registry store."""
+        return f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """MLflow's artifacts."""
+        return self.home / "mlartifacts"
+
+    @property
+    def serving(self) -> Path:
+        """Scratch folder of the embedded Triton: backends, logs, working directory."""
+        return self.home / "serving"
+
+    @property
+    def endpoint(self) -> Path:
+        """What a running server listens on and the key of its control calls (mode 0600)."""
+        return self.serving / "endpoint.json"
