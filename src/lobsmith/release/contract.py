@@ -14,6 +14,9 @@ All are float32. T is 1 for a live tick and at most `MAX_ROWS` for catching up.
 
 from msgspec import Struct
 
+from lobsmith.features.definitions import COUNT as FEATURE_COUNT
+from lobsmith.features.definitions import definitions_sha256
+from lobsmith.models.network import state_size
 from lobsmith.params import Params
 
 FEATURES = "features"
@@ -41,4 +44,9 @@ class WireContract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def wire_contract(params: Params) -> WireContract:
     """Derive the contract from the parameters."""
-    raise NotImplementedError(params)
+    return WireContract(
+        feature_count=FEATURE_COUNT,
+        state_size=state_size(params.model),
+        horizons_ms=params.labels.horizons_ms,
+        definitions_sha256=definitions_sha256(params.features, params.labels),
+    )

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from lobsmith.errors import ReleaseError
-from lobsmith.files import write_atomic
+from lobsmith.files import sha256_file, write_atomic
 from lobsmith.gates.verdict import Verdict
 from lobsmith.market.instrument import Instrument
 from lobsmith.release.contract import WireContract
@@ -15,7 +15,7 @@ from lobsmith.release.contract import WireContract
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 GOLDEN = "golden.safetensors"
-"""Golden vectors, float32: `features` [1, T, F], `state` [1, S] (zeros), `probabilities` [1, T, H, 3], `next_state` [1, S]."""
+"""Golden vectors, float32: `features` [1, T, F], `state` [1, S] of zeros, `probabilities` [1, T, H, 3], `next_state`."""
 
 
 class Environment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,3 +71,31 @@ def read_manifest(directory: Path) -> Manifest:
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest durably."""
     write_atomic(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+
+
+def check_files(directory: Path) -> Manifest:
+    """Read a version's manifest and compare every file of the directory with it.
+
+    Raises:
+        ReleaseError: the manifest is missing or is not one, a file is missing, changed or extra, or the model file is
+            not the artifact that the manifest names.
+    """
+    manifest = read_manifest(directory)
+    try:
+        found = {entry.name: entry for entry in directory.iterdir() if entry.name != MANIFEST}
+        for name in sorted(found.keys() | manifest.files.keys()):
+            path = directory / name
+            if name not in manifest.files:
+                raise ReleaseError(f"{path}: not in the manifest; a version holds its own files and no others, move it")
+            if name not in found:
+                raise ReleaseError(f"{path}: missing; publish the version again")
+            # A link can be pointed elsewhere after the check.
+            if path.is_symlink() or not path.is_file():
+                raise ReleaseError(f"{path}: not a plain file; publish the version again")
+            if sha256_file(path) != manifest.files[name]:
+                raise ReleaseError(f"{path}: changed after publication (SHA-256 differs); publish the version again")
+    except OSError as error:
+        raise ReleaseError(f"{error.filename}: {error.strerror}; the version cannot be checked") from error
+    if manifest.files.get(MODEL) != manifest.artifact_id:
+        raise ReleaseError(f"{directory / MANIFEST}: artifact_id is not the hash of {MODEL}; publish the version again")
+    return manifest

@@ -1,0 +1,198 @@
+"""The retrain flow: market data in, a proven version that Triton serves out."""
+
+import getpass
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from msgspec import Struct
+from prefect import flow, task
+
+from lobsmith.compress.compress import MODEL, Compressed, compress
+from lobsmith.compress.golden import GOLDEN, load_golden
+from lobsmith.features.dataset import DATASET, build_features
+from lobsmith.gates.evaluate import EVALUATION, REPORT, evaluate
+from lobsmith.gates.evaluation import Evaluation
+from lobsmith.market.ingest import SESSION, ingest
+from lobsmith.models.train import WEIGHTS, Epoch, train_stage
+from lobsmith.params import Params, as_table, load_params
+from lobsmith.progress import Note, stage
+from lobsmith.release.contract import wire_contract
+from lobsmith.release.manifest import Manifest
+from lobsmith.release.publish import Artifact, publish
+from lobsmith.release.registry import RunRef, log_run, set_champion
+from lobsmith.serving.control import activate, connect
+from lobsmith.workspace import Workspace
+
+
+class Retrained(Struct, frozen=True, kw_only=True):
+    """What a retrain leaves behind."""
+
+    model: str
+    version: int
+    run_directory: str
+    manifest: str
+    report: str
+    mlflow_run_id: str
+    served: bool
+
+
+@task(name="ingest market data")
+def ingest_market_data(params: Params, captures: list[Path] | None, directory: Path) -> None:
+    """Read captures, or simulate, into one session."""
+    with stage("ingest market data") as note:
+        session = ingest(params, captures, directory / SESSION)
+        a = session.accounting
+        note(
+            f"{session.instrument}: {a.messages:,} messages, {a.depth_messages:,} depth, {a.trades:,} trades, "
+            f"{a.seconds:,.0f} s, {a.sequence_breaks} breaks, {a.crossed} crossed"
+        )
+
+
+@task(name="compute features")
+def compute_features(params: Params, directory: Path) -> None:
+    """Turn the session into labelled rows of the training window."""
+    with stage("compute features") as note:
+        dataset = build_features(params, directory / SESSION, directory / DATASET)
+        note(f"{len(dataset.rows):,} rows × {dataset.rows.features.shape[1]} features")
+
+
+@task(name="train network")
+def train_network(params: Params, directory: Path) -> list[Epoch]:
+    """Train, keeping the best epoch."""
+    with stage("train network") as note:
+        trained = train_stage(params, directory / DATASET, directory, on_epoch=partial(_show_epoch, note, params))
+        return list(trained.history)
+
+
+def _show_epoch(note: Note, params: Params, epoch: Epoch) -> None:
+    note(
+        f"epoch {epoch.epoch} of {params.train.epochs}, loss {epoch.train_loss:.4f}, "
+        f"validation {epoch.validation_loss:.4f}"
+    )
+
+
+@task(name="export to ONNX")
+def export_to_onnx(params: Params, directory: Path) -> Compressed:
+    """Export, take golden vectors and measure how many rows prime a cold stream."""
+    with stage("export to ONNX") as note:
+        summary = compress(params, directory / DATASET, directory)
+        note(f"{summary.bytes:,} bytes, primed by {summary.prime_rows} rows")
+        return summary
+
+
+@task(name="evaluate and gate")
+def evaluate_and_gate(params: Params, directory: Path) -> Evaluation:
+    """Score on held-out rows and ask the gates."""
+    with stage("evaluate and gate") as note:
+        result = evaluate(params, directory / DATASET, directory)
+        note("; ".join(str(verdict) for verdict in result.verdicts))
+        return result
+
+
+@task(name="record in MLflow", retries=2, retry_delay_seconds=5)
+def record_in_mlflow(
+    workspace: Workspace, params: Params, evaluation: Evaluation, history: list[Epoch], directory: Path
+) -> RunRef:
+    """Log parameters, metrics, reports and the model, and register it."""
+    with stage("record in MLflow") as note:
+        run = log_run(
+            workspace,
+            params=as_table(params),
+            metrics=evaluation.metrics(),
+            history=[(one.epoch, {"train_loss": one.train_loss, "validation_loss": one.validation_loss}) for one in history],
+            artifacts=[directory / EVALUATION, directory / REPORT, directory / WEIGHTS],
+            model_path=directory / MODEL,
+            model_name=params.model.name,
+            tags={"data_fingerprint": evaluation.data_fingerprint},
+        )
+        note(f"run {run.run_id}")
+        return run
+
+
+@task(name="publish version")
+def publish_version(
+    workspace: Workspace,
+    params: Params,
+    evaluation: Evaluation,
+    summary: Compressed,
+    run: RunRef,
+    directory: Path,
+) -> Manifest:
+    """Prove the version in a process of its own, publish it and have a running server load it."""
+    with stage("publish version") as note:
+        artifact = Artifact(
+            model_path=directory / MODEL,
+            golden=load_golden(directory / GOLDEN),
+            prime_rows=summary.prime_rows,
+            precision=summary.precision,
+            instruments=(evaluation.instrument,),
+            data_fingerprint=evaluation.data_fingerprint,
+            verdicts=evaluation.verdicts,
+            metrics=evaluation.metrics(),
+            mlflow_run_id=run.run_id,
+        )
+        manifest = publish(
+            workspace,
+            params,
+            artifact,
+            model=params.model.name,
+            contract=wire_contract(params),
+            load=_loader(workspace, params),
+            who=getpass.getuser(),
+        )
+        note(f"{manifest.model} {manifest.version}")
+        return manifest
+
+
+def _loader(workspace: Workspace, params: Params) -> Callable[[str, int], None] | None:
+    """Return what makes a running server load a version; None where no server runs."""
+    if connect(workspace) is None:
+        return None
+    return lambda model, _version: activate(workspace, params, model)
+
+
+@task(name="name the champion", retries=2, retry_delay_seconds=5)
+def name_the_champion(workspace: Workspace, manifest: Manifest, run: RunRef) -> None:
+    """Point the registry's alias at the published version."""
+    with stage("name the champion") as note:
+        set_champion(workspace, manifest.model, run, manifest)
+        note(f"{manifest.model}@champion is registered version {run.registered_version}")
+
+
+@flow(name="retrain", log_prints=False)
+def retrain(
+    root: str = ".", captures: list[str] | None = None, overrides: Mapping[str, Any] | None = None
+) -> Retrained:
+    """Train on the newest window of data and publish the result.
+
+    Args:
+        root: the project's folder, with `params.yaml`.
+        captures: recorded files, read in order as one stream; None takes what `params.yaml` names.
+        overrides: parameters to replace, keyed by dotted name.
+    """
+    workspace = Workspace(Path(root).resolve())
+    params = load_params(workspace.params, overrides)
+    directory = workspace.runs / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
+    directory.mkdir(parents=True)
+
+    ingest_market_data(params, [Path(name) for name in captures] if captures else None, directory)
+    compute_features(params, directory)
+    history = train_network(params, directory)
+    summary = export_to_onnx(params, directory)
+    evaluation = evaluate_and_gate(params, directory)
+    run = record_in_mlflow(workspace, params, evaluation, history, directory)
+    manifest = publish_version(workspace, params, evaluation, summary, run, directory)
+    name_the_champion(workspace, manifest, run)
+    return Retrained(
+        model=manifest.model,
+        version=manifest.version,
+        run_directory=str(directory),
+        manifest=str(workspace.repository / manifest.model / str(manifest.version) / "manifest.json"),
+        report=str(directory / REPORT),
+        mlflow_run_id=run.run_id,
+        served=connect(workspace) is not None,
+    )

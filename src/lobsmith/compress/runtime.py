@@ -1,0 +1,69 @@
+"""ONNX Runtime on one thread: the one place that opens a model file."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from lobsmith.errors import ReleaseError
+
+Float = npt.NDArray[np.float32]
+
+
+class OnnxModel:
+    """A served network in this process."""
+
+    def __init__(self, path: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 4
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            reason = " ".join(str(error).split())
+            raise ReleaseError(f"{path}: ONNX Runtime cannot load it: {reason}; export it again") from error
+        shapes = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
+        if set(shapes) != {"features", "state"}:
+            raise ReleaseError(f"{path}: its inputs are {sorted(shapes)}, not features and state; export it again")
+        self.feature_count = int(shapes["features"][2])
+        self.state_size = int(shapes["state"][1])
+
+    def cold_state(self, batch: int = 1) -> Float:
+        """Return zeros [B, S]."""
+        return np.zeros((batch, self.state_size), np.float32)
+
+    def run(self, features: Float, state: Float) -> tuple[Float, Float]:
+        """Step through T rows.
+
+        Args:
+            features: float32 [B, T, F].
+            state: float32 [B, S].
+
+        Returns:
+            Probabilities float32 [B, T, H, 3] and the next state [B, S].
+        """
+        probabilities, next_state = self._session.run(
+            ["probabilities", "next_state"], {"features": features, "state": state}
+        )
+        return probabilities, next_state
+
+    def predict(self, rows: Float, *, chunk: int = 256, state: Float | None = None) -> tuple[Float, Float]:
+        """Step through one stream, `chunk` rows at a time.
+
+        Args:
+            rows: float32 [N, F].
+            chunk: rows a call.
+            state: float32 [1, S]; cold where None.
+
+        Returns:
+            Probabilities float32 [N, H, 3] and the state after the last row.
+        """
+        state = self.cold_state() if state is None else state
+        parts = []
+        for start in range(0, len(rows), chunk):
+            probabilities, state = self.run(rows[np.newaxis, start : start + chunk], state)
+            parts.append(probabilities[0])
+        return np.concatenate(parts), state

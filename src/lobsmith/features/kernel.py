@@ -1,0 +1,281 @@
+"""The one feature kernel: a small state, updated by one event.
+
+Training runs it in a compiled loop over a session, the live client runs the same loop over each message. There is no
+second implementation that could drift away from the first; the slow reference lives in the tests.
+"""
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from lobsmith.features import normaliser
+from lobsmith.features.definitions import COUNT, LEVELS
+from lobsmith.market import book as order_book
+from lobsmith.market.events import ASK, BID, GAP, TRADE
+
+_BASIS_POINTS = 1e4
+_NEAR_LEVELS = 5
+_BOOK_COLUMNS = 4 * LEVELS
+
+
+def kernel_dtype() -> np.dtype[np.void]:
+    """Return the kernel's own state, besides the book's and the normaliser's; all zeros mean a new segment."""
+    return np.dtype(
+        [
+            ("lot", np.float64),
+            ("flow_decay", np.float64),
+            ("short_decay", np.float64),
+            ("long_decay", np.float64),
+            ("has_previous", np.int64),
+            ("segment", np.int64),
+            ("row_time", np.int64),
+            ("trade_time", np.int64),
+            ("mid", np.int64),
+            ("flow_touch", np.float64),
+            ("flow_near", np.float64),
+            ("rows", np.float64),
+            ("trades", np.float64),
+            ("trade_flow", np.float64),
+            ("short_variance", np.float64),
+            ("long_variance", np.float64),
+            ("price", np.int64, (2, LEVELS)),
+            ("size", np.float64, (2, LEVELS)),
+            ("depth", np.int64, (2,)),
+            ("old_price", np.int64, (2, LEVELS)),
+            ("old_size", np.float64, (2, LEVELS)),
+            ("old_depth", np.int64, (2,)),
+            ("raw", np.float32, (COUNT,)),
+        ],
+        align=True,
+    )
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _signed_log(value: float) -> float:
+    return float(np.sign(value) * np.log1p(np.abs(value)))
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _reset(kernel: npt.NDArray[np.void]) -> None:
+    k = kernel[0]
+    k.has_previous = 0
+    k.row_time = 0
+    k.trade_time = 0
+    k.flow_touch = 0.0
+    k.flow_near = 0.0
+    k.rows = 0.0
+    k.trades = 0.0
+    k.trade_flow = 0.0
+    k.short_variance = 0.0
+    k.long_variance = 0.0
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _decay_trades(kernel: npt.NDArray[np.void], time: int) -> None:
+    k = kernel[0]
+    if k.trade_time != 0:
+        factor = np.exp(-np.float64(time - k.trade_time) * 1e-9 / k.flow_decay)
+        k.trades *= factor
+        k.trade_flow *= factor
+    k.trade_time = time
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _level_flow(kernel: npt.NDArray[np.void], side: int, level: int) -> float:
+    """Return the change of queue at one level of one side since the previous row, as Cont, Kukanov & Stoikov count it.
+
+    A price that improved counts its whole new queue, one that worsened loses its whole old queue.
+    """
+    k = kernel[0]
+    flow = 0.0
+    has_new = level < k.depth[side]
+    has_old = level < k.old_depth[side]
+    improvement = 0
+    if has_new and has_old:
+        improvement = k.price[side, level] - k.old_price[side, level]
+        if side == 1:
+            improvement = -improvement
+    if has_new and improvement >= 0:
+        flow += k.size[side, level]
+    if has_old and improvement <= 0:
+        flow -= k.old_size[side, level]
+    return flow
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _slope(kernel: npt.NDArray[np.void], side: int, mid: float) -> float:
+    """Return the least-squares slope of the log of cumulative lots on the distance from the mid, in basis points."""
+    k = kernel[0]
+    count = k.depth[side]
+    if count < 2:
+        return 0.0
+    cumulative = 0.0
+    x_sum = 0.0
+    y_sum = 0.0
+    for level in range(count):
+        cumulative += k.size[side, level]
+        x_sum += np.abs(k.price[side, level] - mid)
+        y_sum += np.log1p(cumulative / k.lot)
+    x_mean = x_sum / count
+    y_mean = y_sum / count
+    cumulative = 0.0
+    covariance = 0.0
+    variance = 0.0
+    for level in range(count):
+        cumulative += k.size[side, level]
+        x = np.abs(k.price[side, level] - mid) - x_mean
+        covariance += x * (np.log1p(cumulative / k.lot) - y_mean)
+        variance += x * x
+    return float(covariance / variance * mid / _BASIS_POINTS)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _book_columns(kernel: npt.NDArray[np.void], mid: float) -> None:
+    k = kernel[0]
+    scale = _BASIS_POINTS / mid
+    for side in range(2):
+        distance = 0.0
+        for level in range(LEVELS):
+            column = 4 * level + 2 * side
+            size = 0.0
+            if level < k.depth[side]:
+                distance = np.abs(k.price[side, level] - mid) * scale
+                size = np.log1p(k.size[side, level] / k.lot)
+            k.raw[column] = distance
+            k.raw[column + 1] = size
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _row(kernel: npt.NDArray[np.void], time: int) -> None:
+    """Compute the raw feature vector of a change of the touch from the levels just read."""
+    k = kernel[0]
+    twice_mid = k.price[0, 0] + k.price[1, 0]
+    mid = 0.5 * twice_mid
+    _book_columns(kernel, mid)
+    first = k.has_previous == 0
+
+    elapsed = 0.0 if first else np.float64(time - k.row_time) * 1e-9
+    flow_factor = np.exp(-elapsed / k.flow_decay)
+    mid_return = 0.0 if first else _BASIS_POINTS * np.log(twice_mid / k.mid)
+    touch = 0.0
+    near = 0.0
+    if not first:
+        touch = _level_flow(kernel, 0, 0) - _level_flow(kernel, 1, 0)
+        near = touch
+        for level in range(1, _NEAR_LEVELS):
+            near += _level_flow(kernel, 0, level) - _level_flow(kernel, 1, level)
+    k.flow_touch = k.flow_touch * flow_factor + touch / k.lot
+    k.flow_near = k.flow_near * flow_factor + near / k.lot
+    k.rows = k.rows * flow_factor + 1.0
+    _decay_trades(kernel, time)
+    squared = mid_return * mid_return
+    k.short_variance = k.short_variance * np.exp(-elapsed / k.short_decay) + squared
+    k.long_variance = k.long_variance * np.exp(-elapsed / k.long_decay) + squared
+
+    column = _BOOK_COLUMNS
+    bid = 0.0
+    ask = 0.0
+    for level in range(LEVELS):
+        if level < k.depth[0]:
+            bid += k.size[0, level]
+        if level < k.depth[1]:
+            ask += k.size[1, level]
+        if level in (0, _NEAR_LEVELS - 1, LEVELS - 1):
+            k.raw[column] = (bid - ask) / (bid + ask)
+            column += 1
+    bid_size = k.size[0, 0]
+    ask_size = k.size[1, 0]
+    microprice = (k.price[1, 0] * bid_size + k.price[0, 0] * ask_size) / (bid_size + ask_size)
+    k.raw[column] = _BASIS_POINTS * (microprice - mid) / mid
+    k.raw[column + 1] = _BASIS_POINTS * (k.price[1, 0] - k.price[0, 0]) / mid
+    k.raw[column + 2] = mid_return
+    k.raw[column + 3] = _signed_log(k.flow_touch)
+    k.raw[column + 4] = _signed_log(k.flow_near)
+    k.raw[column + 5] = np.log1p(k.trades / k.flow_decay)
+    k.raw[column + 6] = _signed_log(k.trade_flow)
+    k.raw[column + 7] = (
+        np.sqrt(k.short_variance / k.short_decay / (k.long_variance / k.long_decay)) if k.long_variance > 0.0 else 0.0
+    )
+    k.raw[column + 8] = _slope(kernel, 0, mid)
+    k.raw[column + 9] = _slope(kernel, 1, mid)
+    k.raw[column + 10] = np.log1p(elapsed * 1e3)
+    k.raw[column + 11] = np.log1p(k.rows / k.flow_decay)
+
+    k.mid = twice_mid
+    k.row_time = time
+    k.has_previous = 1
+    k.old_price[:, :] = k.price
+    k.old_size[:, :] = k.size
+    k.old_depth[:] = k.depth
+
+
+@numba.njit(cache=True, error_model="numpy")
+def run(
+    book: npt.NDArray[np.void],
+    kernel: npt.NDArray[np.void],
+    window: npt.NDArray[np.void],
+    local_time: npt.NDArray[np.int64],
+    kind: npt.NDArray[np.uint8],
+    side: npt.NDArray[np.int8],
+    flags: npt.NDArray[np.uint8],
+    price: npt.NDArray[np.int64],
+    size: npt.NDArray[np.float64],
+    sequence: npt.NDArray[np.int64],
+    raw: npt.NDArray[np.float32],
+    scaled: npt.NDArray[np.float32],
+    times: npt.NDArray[np.int64],
+    mids: npt.NDArray[np.int64],
+    segments: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.int64],
+) -> int:
+    """Feed events through the book and write one row for each change of the touch.
+
+    Args:
+        book: the order book's state, shape [1].
+        kernel: the kernel's state, shape [1].
+        window: the normaliser's state, shape [1].
+        local_time: int64 [N], ns; with the columns that follow, the events.
+        kind: uint8 [N].
+        side: int8 [N].
+        flags: uint8 [N].
+        price: int64 [N], ticks.
+        size: float64 [N], base units.
+        sequence: int64 [N].
+        raw: float32 [R, F], R at least the number of ticker messages; written.
+        scaled: float32 [R, F], z-scores; written.
+        times: int64 [R], local time of the row, ns; written.
+        mids: int64 [R], best bid plus best ask in ticks, that is twice the mid; written.
+        segments: int64 [R], the segment's number; written.
+        counts: int64 [R], rows in the normaliser's window; written.
+
+    Returns:
+        The number of rows written.
+    """
+    k = kernel[0]
+    rows = 0
+    for n in range(local_time.shape[0]):
+        event = kind[n]
+        if event == TRADE:
+            _decay_trades(kernel, local_time[n])
+            k.trades += 1.0
+            k.trade_flow += side[n] * size[n] / k.lot
+            continue
+        if event == GAP:
+            _reset(kernel)
+            normaliser.reset(window)
+            k.segment += 1
+        status = order_book.apply(book, event, side[n], price[n], size[n], sequence[n], flags[n])
+        if status != order_book.ROW:
+            continue
+        k.depth[0] = order_book.levels(book, BID, k.price[0], k.size[0])
+        k.depth[1] = order_book.levels(book, ASK, k.price[1], k.size[1])
+        if k.depth[0] == 0 or k.depth[1] == 0:
+            continue
+        _row(kernel, local_time[n])
+        counts[rows] = normaliser.normalise(window, k.raw, scaled[rows])
+        raw[rows] = k.raw
+        times[rows] = local_time[n]
+        mids[rows] = k.mid
+        segments[rows] = k.segment
+        rows += 1
+    return rows

@@ -1,0 +1,108 @@
+"""The rolling z-score: mean and deviation over the last W rows, in O(1) a row and without drift.
+
+Sums that add the new value and subtract the old one lose a little at every step. Two things keep them exact for ever:
+
+- Values are summed as differences from a reference close to their mean, so squares do not cancel.
+- While a lap around the ring is under way, a second pair of sums takes only what the lap adds, relative to a newer
+  reference. When the lap is complete these sums hold exactly the window's values, with nothing ever subtracted from
+  them, and replace the first pair. Rounding therefore lives for one lap and no longer.
+"""
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+CLIP = 8.0
+"""Largest absolute z-score: a column that stood still for a window would otherwise jump to sqrt(W)."""
+_FLAT = 1e-12
+"""A variance below this share of the squared magnitude is rounding, not movement."""
+
+
+def normaliser_dtype(columns: int, rows: int) -> np.dtype[np.void]:
+    """Return the state of a normaliser of `columns` features over `rows` rows; all zeros mean empty."""
+    return np.dtype(
+        [
+            ("ring", np.float32, (rows, columns)),
+            ("reference", np.float64, (columns,)),
+            ("sum", np.float64, (columns,)),
+            ("square", np.float64, (columns,)),
+            ("lap_reference", np.float64, (columns,)),
+            ("lap_sum", np.float64, (columns,)),
+            ("lap_square", np.float64, (columns,)),
+            ("count", np.int64),
+            ("position", np.int64),
+        ],
+        align=True,
+    )
+
+
+@numba.njit(cache=True, error_model="numpy")
+def reset(state: npt.NDArray[np.void]) -> None:
+    """Forget everything."""
+    s = state[0]
+    s.count = 0
+    s.position = 0
+
+
+@numba.njit(cache=True, error_model="numpy")
+def normalise(state: npt.NDArray[np.void], values: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> int:
+    """Take one row into the window and write its z-scores.
+
+    Args:
+        state: the normaliser, shape [1].
+        values: float32 [C], the raw row; finite.
+        out: float32 [C]; z-scores over the last W rows, the present one included, clipped to ±8; 0 where a column
+            stands still.
+
+    Returns:
+        The number of rows in the window.
+    """
+    s = state[0]
+    columns = values.shape[0]
+    rows = s.ring.shape[0]
+    position = s.position
+    if s.count == 0:
+        for c in range(columns):
+            s.reference[c] = values[c]
+            s.sum[c] = 0.0
+            s.square[c] = 0.0
+    if position == 0:
+        for c in range(columns):
+            mean = s.reference[c] + (s.sum[c] / s.count if s.count > 0 else 0.0)
+            s.lap_reference[c] = mean
+            s.lap_sum[c] = 0.0
+            s.lap_square[c] = 0.0
+    full = s.count == rows
+    for c in range(columns):
+        value = np.float64(values[c])
+        difference = value - s.reference[c]
+        s.sum[c] += difference
+        s.square[c] += difference * difference
+        if full:
+            left = np.float64(s.ring[position, c]) - s.reference[c]
+            s.sum[c] -= left
+            s.square[c] -= left * left
+        lap = value - s.lap_reference[c]
+        s.lap_sum[c] += lap
+        s.lap_square[c] += lap * lap
+        s.ring[position, c] = values[c]
+    if not full:
+        s.count += 1
+    s.position = position + 1
+    if s.position == rows:
+        s.position = 0
+        for c in range(columns):
+            s.reference[c] = s.lap_reference[c]
+            s.sum[c] = s.lap_sum[c]
+            s.square[c] = s.lap_square[c]
+    count = np.float64(s.count)
+    for c in range(columns):
+        mean = s.sum[c] / count
+        variance = s.square[c] / count - mean * mean
+        centre = s.reference[c] + mean
+        if variance > _FLAT * (centre * centre + mean * mean) and variance > 0.0:
+            z = (np.float64(values[c]) - centre) / np.sqrt(variance)
+            out[c] = min(max(z, -CLIP), CLIP)
+        else:
+            out[c] = 0.0
+    return int(s.count)

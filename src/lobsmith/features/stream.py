@@ -1,0 +1,91 @@
+"""Features of a stream of events, live or recorded."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from lobsmith.features.definitions import COUNT
+from lobsmith.features.kernel import kernel_dtype, run
+from lobsmith.features.normaliser import normaliser_dtype
+from lobsmith.market.book import new_book
+from lobsmith.market.events import END, TICKER, Events
+from lobsmith.market.instrument import Instrument
+from lobsmith.params import FeatureParams
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Feature rows, one for each change of the touch.
+
+    | column     | type           | meaning |
+    |------------|----------------|---------|
+    | `raw`      | float32 [N, F] | features in their own units |
+    | `features` | float32 [N, F] | their z-scores over the last rows: what the network sees |
+    | `time`     | int64 [N]      | local receive time, ns since 1970 UTC |
+    | `mid`      | int64 [N]      | best bid plus best ask in ticks, that is twice the mid |
+    | `segment`  | int64 [N]      | number of the gap-free segment |
+    | `complete` | bool [N]       | the z-score's window holds enough rows |
+    """
+
+    raw: npt.NDArray[np.float32]
+    features: npt.NDArray[np.float32]
+    time: npt.NDArray[np.int64]
+    mid: npt.NDArray[np.int64]
+    segment: npt.NDArray[np.int64]
+    complete: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def slice(self, start: int, stop: int) -> "Rows":
+        """Return rows `start` to `stop` as views."""
+        return Rows(*(getattr(self, field.name)[start:stop] for field in fields(self)))
+
+
+class FeatureStream:
+    """The features of one instrument's stream: events go in as they come, rows come out.
+
+    Pushing a session whole or message by message gives the same bits.
+    """
+
+    def __init__(self, instrument: Instrument, params: FeatureParams) -> None:
+        self._book = new_book()
+        self._kernel = np.zeros(1, kernel_dtype())
+        self._kernel["lot"] = instrument.lot_size
+        self._kernel["flow_decay"] = params.flow_decay_s
+        self._kernel["short_decay"] = params.volatility_short_s
+        self._kernel["long_decay"] = params.volatility_long_s
+        self._window = np.zeros(1, normaliser_dtype(COUNT, params.normaliser_rows))
+        self._minimum = params.normaliser_minimum
+
+    def push(self, events: Events) -> Rows:
+        """Take the next events and return the rows that they complete.
+
+        Args:
+            events: whole messages, in the order of arrival.
+        """
+        capacity = int(np.count_nonzero((events.kind == TICKER) & ((events.flags & END) != 0)))
+        raw = np.empty((capacity, COUNT), np.float32)
+        scaled = np.empty((capacity, COUNT), np.float32)
+        times, mids, segments, counts = (np.empty(capacity, np.int64) for _ in range(4))
+        count = run(
+            self._book,
+            self._kernel,
+            self._window,
+            events.local_time,
+            events.kind,
+            events.side,
+            events.flags,
+            events.price,
+            events.size,
+            events.sequence,
+            raw,
+            scaled,
+            times,
+            mids,
+            segments,
+            counts,
+        )
+        complete = counts >= self._minimum
+        return Rows(raw, scaled, times, mids, segments, complete).slice(0, count)

@@ -1,0 +1,129 @@
+"""`config.pbtxt`: what Triton is told of a model, generated from the wire contract.
+
+There is no template file: tensor names and shapes are written down once, in `lobsmith.release.contract`. The text is
+the same for the embedded server and for Triton's own `onnxruntime` backend.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tritonclient.grpc.model_config_pb2 import (
+    TYPE_FP32,
+    ModelConfig,
+    ModelDynamicBatching,
+    ModelInstanceGroup,
+    ModelVersionPolicy,
+    ModelWarmup,
+)
+
+from lobsmith.errors import ReleaseError
+from lobsmith.release.contract import CLASSES, FEATURES, NEXT_STATE, PROBABILITIES, STATE, WireContract
+from lobsmith.release.manifest import MODEL
+
+CONFIG = "config.pbtxt"
+BACKEND = "onnxruntime"
+
+_DEFINITIONS = "definitions_sha256"
+_HORIZONS = "horizons_ms"
+_PRIME_ROWS = "prime_rows"
+
+
+def config_text(
+    model: str,
+    contract: WireContract,
+    *,
+    versions: Sequence[int],
+    prime_rows: int,
+    max_batch: int,
+    warmup: int,
+    instances: int = 1,
+) -> str:
+    """Return a model's `config.pbtxt`.
+
+    Args:
+        model: name of the model.
+        contract: tensors and definitions, fixed for the model's life.
+        versions: the versions to load; the highest is the active one.
+        prime_rows: rows that a cold stream needs before any of these versions can be trusted.
+        max_batch: most requests that are answered in one execution.
+        warmup: single-row inferences before a version is READY; 0 for none.
+        instances: how many copies of the network answer at the same time.
+    """
+    config = ModelConfig(
+        name=model,
+        backend=BACKEND,
+        default_model_filename=MODEL,
+        max_batch_size=max_batch,
+        # No queue delay: a batch is what has piled up while the last one ran, and no tick waits for company.
+        dynamic_batching=ModelDynamicBatching(max_queue_delay_microseconds=0),
+        version_policy=ModelVersionPolicy(specific=ModelVersionPolicy.Specific(versions=sorted(versions))),
+    )
+    horizons = len(contract.horizons_ms)
+    config.input.add(name=FEATURES, data_type=TYPE_FP32, dims=[-1, contract.feature_count])
+    config.input.add(name=STATE, data_type=TYPE_FP32, dims=[contract.state_size])
+    config.output.add(name=PROBABILITIES, data_type=TYPE_FP32, dims=[-1, horizons, len(CLASSES)])
+    config.output.add(name=NEXT_STATE, data_type=TYPE_FP32, dims=[contract.state_size])
+    config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=instances)
+    if warmup:
+        # Triton's random_data is random bytes, a good share of them NaN or infinite as floats; zeros are the mean row.
+        config.model_warmup.add(
+            name="one_tick",
+            batch_size=1,
+            count=warmup,
+            inputs={
+                FEATURES: ModelWarmup.Input(data_type=TYPE_FP32, dims=[1, contract.feature_count], zero_data=True),
+                STATE: ModelWarmup.Input(data_type=TYPE_FP32, dims=[contract.state_size], zero_data=True),
+            },
+        )
+    config.parameters[_DEFINITIONS].string_value = contract.definitions_sha256
+    config.parameters[_HORIZONS].string_value = ",".join(map(str, contract.horizons_ms))
+    config.parameters[_PRIME_ROWS].string_value = str(prime_rows)
+    return str(text_format.MessageToString(config))
+
+
+def read_config(path: Path) -> Any:
+    """Return a `config.pbtxt` as Triton's `ModelConfig` message.
+
+    Raises:
+        ReleaseError: it cannot be read or is not a model configuration.
+    """
+    try:
+        return text_format.Parse(path.read_text(), ModelConfig())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReleaseError(f"{path}: not readable: {error}") from error
+    except text_format.ParseError as error:
+        raise ReleaseError(f"{path}:{error}; not a Triton model configuration, restore it from a backup") from error
+
+
+def listed_versions(config: Any) -> list[int]:
+    """Return the versions that the policy of a `ModelConfig` names, rising; none unless the policy is `specific`."""
+    return sorted(set(config.version_policy.specific.versions))
+
+
+def listing(config: Any, versions: Sequence[int]) -> str:
+    """Return the text of a configuration that differs from `config` only in the versions that it lists."""
+    changed = ModelConfig()
+    changed.CopyFrom(config)
+    changed.version_policy.specific.versions[:] = sorted(versions)
+    return str(text_format.MessageToString(changed))
+
+
+def configured_contract(path: Path) -> WireContract:
+    """Return the wire contract that a `config.pbtxt` states.
+
+    Raises:
+        ReleaseError: it cannot be read, or is not a configuration that lobsmith wrote.
+    """
+    config = read_config(path)
+    inputs = {tensor.name: list(tensor.dims) for tensor in config.input}
+    try:
+        return WireContract(
+            feature_count=inputs[FEATURES][1],
+            state_size=inputs[STATE][0],
+            horizons_ms=tuple(int(one) for one in config.parameters[_HORIZONS].string_value.split(",")),
+            definitions_sha256=config.parameters[_DEFINITIONS].string_value,
+        )
+    except (KeyError, IndexError, ValueError) as error:
+        raise ReleaseError(f"{path}: not a configuration that lobsmith wrote; choose another model.name") from error

@@ -1,0 +1,152 @@
+"""The proof that a version is what it claims, in a process of its own: a model file may crash or hang its reader.
+
+`python -m lobsmith.release.proof DIRECTORY` checks the hashes, loads the model with ONNX Runtime, and reproduces the
+golden vectors as one chunk and as single steps that carry the state. It prints one JSON object and exits with 0 if all of
+it holds, with 1 if not.
+"""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from lobsmith.compress.golden import Golden, load_golden
+from lobsmith.compress.runtime import Float, OnnxModel
+from lobsmith.errors import LobsmithError, ReleaseError
+from lobsmith.release.contract import CLASSES, WireContract
+from lobsmith.release.manifest import GOLDEN, MODEL, check_files
+
+TOLERANCE = 1e-5
+"""Largest difference from the golden vectors: absolute up to 1, relative above, where the state may hold larger numbers."""
+
+_SUM_TOLERANCE = 1e-3
+
+
+class Proof(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the process prints: rows of the golden vectors and the largest difference seen, or the reason of a refusal."""
+
+    proven: bool
+    rows: int = 0
+    largest_difference: float = 0.0
+    reason: str = ""
+
+
+def prove(directory: Path, deadline_s: float) -> Proof:
+    """Prove a version's directory in a scratch process.
+
+    Args:
+        directory: the version, staged or published.
+        deadline_s: seconds after which the process is killed.
+
+    Raises:
+        ReleaseError: the proof failed, crashed or took too long; the message carries the reason.
+    """
+    # -P keeps a local file named like a package from being imported in its place.
+    command = [sys.executable, "-P", "-m", "lobsmith.release.proof", str(directory)]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=deadline_s, check=False)
+    except subprocess.TimeoutExpired:
+        raise ReleaseError(f"{directory}: not proven within {deadline_s:g} s; nothing was published") from None
+    lines = done.stdout.splitlines()
+    try:
+        proof = msgspec.json.decode(lines[-1], type=Proof)
+    except (IndexError, msgspec.DecodeError) as error:
+        how = signal.Signals(-done.returncode).name if done.returncode < 0 else f"status {done.returncode}"
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ReleaseError(f"{directory}: its proof died ({how}): {words[-1] if words else 'no words'}") from error
+    if not proof.proven or done.returncode:
+        raise ReleaseError(proof.reason or f"{directory}: its proof ended with status {done.returncode}")
+    return proof
+
+
+def check_version(directory: Path) -> Proof:
+    """Prove a version's directory in this process.
+
+    Raises:
+        ReleaseError: a file is not what the manifest says, the model cannot be loaded, its answers are not finite,
+            are constant, are no probabilities, or differ from the golden vectors.
+    """
+    manifest = check_files(directory)
+    golden = load_golden(directory / GOLDEN)
+    _check_golden(directory / GOLDEN, golden, manifest.contract)
+    model = OnnxModel(directory / MODEL)
+    at_once = _run(model, directory, golden.features, golden.state)
+    parts, state = [], golden.state
+    for row in range(golden.features.shape[1]):
+        part, state = _run(model, directory, golden.features[:, row : row + 1], state)
+        parts.append(part)
+    stepped = np.concatenate(parts, axis=1), state
+    largest = 0.0
+    for how, answer in (("as one chunk", at_once), ("step by step", stepped)):
+        for name, have, want in zip(
+            ("probabilities", "next_state"), answer, (golden.probabilities, golden.next_state), strict=True
+        ):
+            difference = _difference(have, want)
+            if difference > TOLERANCE:
+                raise ReleaseError(
+                    f"{directory / MODEL}: {name} {how} differ from the golden vectors by {difference:.3g}, "
+                    f"more than {TOLERANCE:g}; export the model again"
+                )
+            largest = max(largest, difference)
+    probabilities = at_once[0]
+    if np.ptp(probabilities, axis=1).max() == 0:
+        raise ReleaseError(f"{directory / MODEL}: its answers are the same for every row; train it again")
+    if probabilities.min() < 0 or np.abs(probabilities.sum(axis=3) - 1).max() > _SUM_TOLERANCE:
+        raise ReleaseError(f"{directory / MODEL}: its answers are no probabilities; export it with the softmax")
+    return Proof(proven=True, rows=golden.features.shape[1], largest_difference=largest)
+
+
+def _check_golden(path: Path, golden: Golden, contract: WireContract) -> None:
+    """Refuse golden vectors that could not tell a good model from a bad one."""
+    rows = golden.features.shape[1] if golden.features.ndim == 3 else 0
+    shapes = {
+        "features": (1, rows, contract.feature_count),
+        "state": (1, contract.state_size),
+        "probabilities": (1, rows, len(contract.horizons_ms), len(CLASSES)),
+        "next_state": (1, contract.state_size),
+    }
+    for name, shape in shapes.items():
+        have = getattr(golden, name)
+        if rows < 2 or have.shape != shape or have.dtype != np.float32:
+            raise ReleaseError(
+                f"{path}: {name} is {have.dtype} {list(have.shape)}, not float32 {list(shape)} with 2 rows or more; "
+                "make the golden vectors again"
+            )
+        if not np.isfinite(have).all():
+            raise ReleaseError(f"{path}: {name} holds numbers that are not finite; make the golden vectors again")
+
+
+def _run(model: OnnxModel, directory: Path, features: Float, state: Float) -> tuple[Float, Float]:
+    path = directory / MODEL
+    try:
+        probabilities, next_state = model.run(features, state)
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        reason = " ".join(str(error).split())
+        raise ReleaseError(f"{path}: ONNX Runtime cannot run it: {reason}; export it again") from error
+    if not (np.isfinite(probabilities).all() and np.isfinite(next_state).all()):
+        raise ReleaseError(f"{path}: its answers are not finite; train it again")
+    return probabilities, next_state
+
+
+def _difference(have: Float, want: Float) -> float:
+    if have.shape != want.shape:
+        return float("inf")
+    return float((np.abs(have - want) / np.maximum(1, np.abs(want))).max())
+
+
+def _main(arguments: list[str]) -> int:
+    directory = Path(arguments[0])
+    try:
+        proof = check_version(directory)
+    except LobsmithError as error:
+        proof = Proof(proven=False, reason=str(error))
+    sys.stdout.write(msgspec.json.encode(proof).decode() + "\n")
+    return 0 if proof.proven else 1
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))

@@ -1,0 +1,152 @@
+"""The Triton model repository as it lies on disk: models, versions, what is listed and what still holds."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lobsmith.errors import ReleaseError
+from lobsmith.files import write_atomic
+from lobsmith.release.config import CONFIG, configured_contract, listed_versions, listing, read_config
+from lobsmith.release.contract import WireContract
+from lobsmith.release.manifest import Manifest, check_files
+
+# The names that params.yaml accepts for a model: no dots or slashes, so that a name cannot leave the repository.
+_MODEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}", re.ASCII)
+# Triton reads `01` as version 1 too, and int64 has nineteen digits.
+_VERSION_NAME = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A folder of models, `<model>/config.pbtxt` and `<model>/<version>/`.
+
+    A version is listed when the model's version policy names it; the active version is the highest listed one.
+    """
+
+    root: Path
+
+    def models(self) -> list[str]:
+        """Return the models, by name: folders with a `config.pbtxt` under a name that a model may have."""
+        if not self.root.is_dir():
+            return []
+        return sorted(
+            entry.name
+            for entry in self.root.iterdir()
+            if _MODEL_NAME.fullmatch(entry.name) and (entry / CONFIG).is_file()
+        )
+
+    def versions(self, model: str) -> list[int]:
+        """Return the versions on disk, rising. What is not a folder with a canonical number for its name is none."""
+        directory = self._model(model)
+        if not directory.is_dir():
+            return []
+        return sorted(
+            int(entry.name)
+            for entry in directory.iterdir()
+            if _VERSION_NAME.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink()
+        )
+
+    def listed(self, model: str) -> list[int]:
+        """Return the versions that the policy names, rising; none where there is no such model.
+
+        Raises:
+            ReleaseError: the configuration is unreadable.
+        """
+        path = self.config_path(model)
+        return listed_versions(read_config(path)) if path.is_file() else []
+
+    def active(self, model: str) -> int | None:
+        """Return the highest listed version.
+
+        Raises:
+            ReleaseError: the configuration is unreadable.
+        """
+        return max(self.listed(model), default=None)
+
+    def directory(self, model: str, version: int) -> Path:
+        """Return the folder of a version, which need not exist.
+
+        Raises:
+            ReleaseError: the name or the number is not one that a model or a version may have.
+        """
+        if not _VERSION_NAME.fullmatch(str(version)):
+            raise ReleaseError(f"{model}: {version} is not a version; versions are whole numbers from 1")
+        return self._model(model) / str(version)
+
+    def config_path(self, model: str) -> Path:
+        """Return the path of a model's configuration, which need not exist."""
+        return self._model(model) / CONFIG
+
+    def config_text(self, model: str) -> str:
+        """Return a model's configuration.
+
+        Raises:
+            ReleaseError: there is no such model.
+        """
+        path = self.config_path(model)
+        try:
+            return path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ReleaseError(f"{path}: not readable: {error}; is {model} a published model?") from error
+
+    def contract(self, model: str) -> WireContract | None:
+        """Return the contract that a model is bound to, or None where there is no such model.
+
+        Raises:
+            ReleaseError: the configuration is unreadable, or not one that lobsmith wrote.
+        """
+        path = self.config_path(model)
+        return configured_contract(path) if path.is_file() else None
+
+    def verify(self, model: str, version: int) -> Manifest:
+        """Check that a version is what it was when it was published.
+
+        Returns:
+            Its manifest.
+
+        Raises:
+            ReleaseError: a file is missing, changed or extra, or the folder holds another version; the message names it.
+        """
+        directory = self.directory(model, version)
+        manifest = check_files(directory)
+        if (manifest.model, manifest.version) != (model, version):
+            raise ReleaseError(f"{directory}: holds {manifest.model} {manifest.version}; publish the version again")
+        return manifest
+
+    def sound(self, model: str) -> tuple[list[int], dict[int, str]]:
+        """Divide the listed versions.
+
+        Returns:
+            Those that hold, rising, and for each of the others the reason why it does not.
+
+        Raises:
+            ReleaseError: the configuration is unreadable.
+        """
+        sound, faulty = [], {}
+        for version in self.listed(model):
+            try:
+                self.verify(model, version)
+            except ReleaseError as error:
+                faulty[version] = str(error)
+            else:
+                sound.append(version)
+        return sound, faulty
+
+    def list_versions(self, model: str, versions: list[int]) -> None:
+        """Rewrite the policy so that it names these versions and nothing else changes. A server has to be told.
+
+        Raises:
+            ReleaseError: there is no such model, no version is given, or one of them is not on disk.
+        """
+        path = self.config_path(model)
+        absent = sorted(set(versions) - set(self.versions(model)))
+        if absent:
+            raise ReleaseError(f"{self.directory(model, absent[0])}: no such version; it cannot be listed")
+        if not versions:
+            raise ReleaseError(f"{path}: the policy must name a version; a model without one cannot be served")
+        write_atomic(path, listing(read_config(path), versions).encode())
+
+    def _model(self, model: str) -> Path:
+        if not _MODEL_NAME.fullmatch(model):
+            raise ReleaseError(f"{model!r} is not a model name; use letters, digits and underscores, a letter first")
+        return self.root / model

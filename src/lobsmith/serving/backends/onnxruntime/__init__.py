@@ -1,0 +1,1 @@
+"""The `onnxruntime` backend for a Triton that lacks the native one."""

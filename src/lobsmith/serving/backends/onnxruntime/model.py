@@ -1,0 +1,117 @@
+"""Serves `<model>/<version>/model.onnx` with ONNX Runtime inside Triton's Python stub.
+
+`config.pbtxt` says `backend: "onnxruntime"`; a Triton with the native backend of that name serves the same repository.
+This file runs in the stub's interpreter, so it imports nothing of lobsmith; a test keeps its names equal to the
+contract's.
+"""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+FEATURES = "features"
+STATE = "state"
+PROBABILITIES = "probabilities"
+NEXT_STATE = "next_state"
+MAX_ROWS = 256
+
+Inputs = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+class TritonPythonModel:
+    """One loaded version."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the version's model.
+
+        Args:
+            args: what Triton tells an instance, `model_repository` (the model's folder) and `model_version` among it.
+        """
+        path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
+        options = onnxruntime.SessionOptions()
+        # One small step is far shorter than handing work to a thread pool; a spinning pool takes cores from the stream.
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        widths = {tensor.name: tensor.shape[-1] for tensor in self.session.get_inputs()}
+        self.feature_count, self.state_size = widths[FEATURES], widths[STATE]
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer each request, those with equally many rows in one run; a wrong request is refused alone."""
+        responses: list[Any] = [None] * len(requests)
+        groups: dict[int, list[tuple[int, Inputs]]] = {}
+        for position, request in enumerate(requests):
+            try:
+                inputs = self._read(request)
+            except ValueError as error:
+                responses[position] = _failure(str(error), pb_utils.TritonError.INVALID_ARG)
+            else:
+                groups.setdefault(inputs[0].shape[1], []).append((position, inputs))
+        for group in groups.values():
+            positions = [position for position, _ in group]
+            for position, response in zip(positions, self._run([inputs for _, inputs in group]), strict=True):
+                responses[position] = response
+        return responses
+
+    def _read(self, request: Any) -> Inputs:
+        """Return features [B, T, F] and state [B, S], or raise ValueError that says what is wrong with them."""
+        features = _tensor(request, FEATURES)
+        state = _tensor(request, STATE)
+        if features.ndim != 3 or features.shape[2] != self.feature_count:
+            raise ValueError(f"{FEATURES}: expected float32 [B, T, {self.feature_count}], got {list(features.shape)}")
+        if not 1 <= features.shape[1] <= MAX_ROWS:
+            raise ValueError(f"{FEATURES}: expected 1 to {MAX_ROWS} rows, got {features.shape[1]}")
+        if state.shape != (features.shape[0], self.state_size):
+            raise ValueError(
+                f"{STATE}: expected float32 [{features.shape[0]}, {self.state_size}], got {list(state.shape)}"
+            )
+        for name, tensor in ((FEATURES, features), (STATE, state)):
+            finite = np.isfinite(tensor)
+            # A fused convolution and activation swallows NaN: the answer to an all-NaN window looks plausible.
+            if not finite.all():
+                place = np.argwhere(~finite)[0].tolist()
+                raise ValueError(f"{name}{place} is {tensor[tuple(place)]}; only finite values are accepted")
+        return features, state
+
+    def _run(self, group: list[Inputs]) -> list[Any]:
+        """Run requests of one length as one batch and return a response for each, in order."""
+        features = np.concatenate([features for features, _ in group])
+        state = np.concatenate([state for _, state in group])
+        try:
+            probabilities, next_state = self.session.run(
+                [PROBABILITIES, NEXT_STATE], {FEATURES: features, STATE: state}
+            )
+        except Exception as error:  # noqa: BLE001 - whatever the runtime raises, each request must get a response
+            what = " ".join(str(error).split())
+            return [_failure(f"ONNX Runtime: {what}", pb_utils.TritonError.INTERNAL) for _ in group]
+        ends = list(itertools.accumulate(len(features) for features, _ in group))
+        return [
+            pb_utils.InferenceResponse(
+                output_tensors=[
+                    pb_utils.Tensor(PROBABILITIES, probabilities[start:end]),
+                    pb_utils.Tensor(NEXT_STATE, next_state[start:end]),
+                ]
+            )
+            for start, end in itertools.pairwise([0, *ends])
+        ]
+
+
+def _tensor(request: Any, name: str) -> NDArray[np.float32]:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        raise ValueError(f"{name}: missing")
+    array: NDArray[np.float32] = tensor.as_numpy()
+    if array.dtype != np.float32:
+        raise ValueError(f"{name}: expected float32, got {array.dtype}")
+    return array
+
+
+def _failure(message: str, code: int) -> Any:
+    return pb_utils.InferenceResponse(output_tensors=[], error=pb_utils.TritonError(message, code))

@@ -1,0 +1,108 @@
+"""What a running server listens on, and the lock that lets only one serve a workspace."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from lobsmith.errors import ServingError
+from lobsmith.files import write_atomic
+from lobsmith.workspace import Workspace
+
+
+class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A running server: who supervises it, where it listens, and the key of its control calls.
+
+    `started_ticks` is the supervisor's start time in the kernel's clock ticks: with it a process id that was given to
+    another process is told from the supervisor's.
+    """
+
+    pid: int
+    started_ticks: int
+    triton_pid: int
+    host: str
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    key: str
+
+    @property
+    def http_url(self) -> str:
+        """Host and port of the HTTP protocol, as a Triton client takes it."""
+        return f"{self.host}:{self.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        """Host and port of the gRPC protocol, as a Triton client takes it."""
+        return f"{self.host}:{self.grpc_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """The page that Prometheus scrapes."""
+        return f"http://{self.host}:{self.metrics_port}/metrics"
+
+    def __repr__(self) -> str:
+        return f"Endpoint(pid={self.pid}, http={self.http_url}, grpc={self.grpc_url}, key=<hidden>)"
+
+
+def write_endpoint(workspace: Workspace, endpoint: Endpoint) -> None:
+    """Publish where the server listens, readable by its owner only."""
+    write_atomic(workspace.endpoint, msgspec.json.encode(endpoint), mode=0o600)
+
+
+def read_endpoint(workspace: Workspace) -> Endpoint | None:
+    """Return the endpoint of the workspace's live server, None where there is none.
+
+    A file that a killed server left behind counts as none.
+    """
+    try:
+        endpoint = msgspec.json.decode(workspace.endpoint.read_bytes(), type=Endpoint)
+    except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
+        return None
+    except OSError as error:
+        raise ServingError(
+            f"{workspace.endpoint}: {error.strerror}; only the user who runs `lobsmith serve` may control it"
+        ) from error
+    return endpoint if start_ticks(endpoint.pid) == endpoint.started_ticks else None
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot, None where it does not live."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The second field is the program's name in parentheses and may hold spaces.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+@contextmanager
+def sole_server(workspace: Workspace) -> Iterator[None]:
+    """Hold the workspace's server lock.
+
+    The kernel frees it when the process ends, however it ends.
+
+    Raises:
+        ServingError: another server of this workspace lives.
+    """
+    path = workspace.serving / "serve.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise ServingError(
+                f"{workspace.root}: a server already runs here (pid {holder}); stop it first, or use another --root"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,123 @@
+"""The in-process engine: a published version, answered by ONNX Runtime in the caller's thread."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from lobsmith.errors import ReleaseError, RequestError, ServingError
+from lobsmith.files import sha256_file
+from lobsmith.release.contract import FEATURES, MAX_ROWS, NEXT_STATE, PROBABILITIES, STATE
+from lobsmith.release.manifest import MODEL, Manifest, read_manifest
+
+
+class Engine:
+    """One loaded version. Stateless: the stream's state comes with each call."""
+
+    def __init__(self, directory: Path) -> None:
+        """Load a version.
+
+        Args:
+            directory: `model_repository/<model>/<version>`.
+
+        Raises:
+            ReleaseError: the files are not those that were published.
+            ServingError: ONNX Runtime cannot load the model.
+        """
+        self.manifest = verified_manifest(directory)
+        options = onnxruntime.SessionOptions()
+        # One small step is far shorter than handing work to a thread pool; a spinning pool takes cores from the stream.
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(directory / MODEL), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's errors share no base of their own
+            raise ServingError(f"{directory / MODEL}: ONNX Runtime cannot load it: {_line(error)}") from error
+
+    @property
+    def version(self) -> int:
+        """The version's number."""
+        return self.manifest.version
+
+    def infer(
+        self, features: NDArray[np.float32], state: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Step through T rows of B streams.
+
+        Args:
+            features: float32 [B, T, F], z-scored, oldest row first, 1 <= T <= `MAX_ROWS`.
+            state: float32 [B, S], zeros where nothing is known.
+
+        Returns:
+            Probabilities float32 [B, T, H, 3] and the state after the last row, float32 [B, S].
+
+        Raises:
+            RequestError: wrong shape or type, or a value that is not finite.
+            ServingError: ONNX Runtime failed.
+        """
+        contract = self.manifest.contract
+        check_request(features, state, contract.feature_count, contract.state_size)
+        try:
+            probabilities, next_state = self._session.run(
+                [PROBABILITIES, NEXT_STATE], {FEATURES: features, STATE: state}
+            )
+        except Exception as error:
+            raise ServingError(f"{self.manifest.model}/{self.version}: ONNX Runtime: {_line(error)}") from error
+        return probabilities, next_state
+
+
+def verified_manifest(directory: Path) -> Manifest:
+    """Read a version's manifest and check that its files are the ones that it names.
+
+    Raises:
+        ReleaseError: a file is missing or its hash differs.
+    """
+    manifest = read_manifest(directory)
+    if MODEL not in manifest.files:
+        raise ReleaseError(f"{directory}: the manifest names no {MODEL}; publish the version again")
+    for name, expected in manifest.files.items():
+        path = directory / name
+        try:
+            actual = sha256_file(path)
+        except OSError as error:
+            raise ReleaseError(f"{path}: {error.strerror}; publish the version again") from error
+        if actual != expected:
+            raise ReleaseError(
+                f"{path}: the hash is {actual[:12]}, the manifest says {expected[:12]}; publish the version again"
+            )
+    return manifest
+
+
+def check_request(
+    features: NDArray[np.float32], state: NDArray[np.float32], feature_count: int, state_size: int
+) -> None:
+    """Check a request against the wire contract.
+
+    Raises:
+        RequestError: it names the tensor, what was expected and what was got.
+    """
+    for name, tensor in ((FEATURES, features), (STATE, state)):
+        if tensor.dtype != np.float32:
+            raise RequestError(f"{name}: expected float32, got {tensor.dtype}")
+    if features.ndim != 3 or features.shape[2] != feature_count:
+        raise RequestError(f"{FEATURES}: expected [B, T, {feature_count}], got {list(features.shape)}")
+    if features.shape[0] < 1 or not 1 <= features.shape[1] <= MAX_ROWS:
+        raise RequestError(
+            f"{FEATURES}: expected at least one stream and 1 to {MAX_ROWS} rows, got {list(features.shape)}"
+        )
+    if state.shape != (features.shape[0], state_size):
+        raise RequestError(f"{STATE}: expected [{features.shape[0]}, {state_size}], got {list(state.shape)}")
+    for name, tensor in ((FEATURES, features), (STATE, state)):
+        finite = np.isfinite(tensor)
+        if not finite.all():
+            place = np.argwhere(~finite)[0].tolist()
+            raise RequestError(f"{name}{place} is {tensor[tuple(place)]}; only finite values are accepted")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,180 @@
+"""Finds the Triton that the `nvidia-pytriton` wheel carries, and says what is missing where it cannot run."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from lobsmith.errors import TritonMissingError
+
+_INSTALL = 'pip install "lobsmith[triton]"'
+_OTHERWISE = "`lobsmith replay --transport inprocess` works without Triton"
+_ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
+_DEBIAN_PACKAGES = {
+    "libc.so.6": "libc6",
+    "libdl.so.2": "libc6",
+    "libexpat.so.1": "libexpat1",
+    "libgcc_s.so.1": "libgcc-s1",
+    "libm.so.6": "libc6",
+    "libpthread.so.0": "libc6",
+    "libresolv.so.2": "libc6",
+    "librt.so.1": "libc6",
+    "libstdc++.so.6": "libstdc++6",
+    "libz.so.1": "zlib1g",
+}
+
+
+@dataclass(frozen=True)
+class Installation:
+    """The parts of an installed wheel, and where the stub's Python finds its packages."""
+
+    server: Path
+    python_backend: Path
+    stub: Path
+    library_path: tuple[Path, ...]
+    packages: tuple[Path, ...]
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables that Triton and its Python stub need, as additions to ours."""
+        inherited = os.environ.get("LD_LIBRARY_PATH", "")
+        paths = [str(path) for path in self.library_path] + ([inherited] if inherited else [])
+        return {
+            "LD_LIBRARY_PATH": ":".join(paths),
+            # The stub embeds Python: left alone it would look for a standard library beside itself or on PATH.
+            "PYTHONHOME": sys.base_prefix,
+            "PYTHONPATH": ":".join(str(path) for path in self.packages),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONNOUSERSITE": "1",
+        }
+
+
+def find_triton() -> Installation:
+    """Find the installed Triton and check that this machine can run it; pytriton itself is not imported.
+
+    Raises:
+        TritonMissingError: it is not installed, not executable, for another architecture or Python, or a shared library
+            is missing; the message says what to install.
+    """
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        raise _missing(
+            f"the embedded Triton runs on Linux x86_64, this is {platform.system()} {platform.machine()}",
+            "use a Triton container",
+        )
+    try:
+        spec = importlib.util.find_spec("pytriton")
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise _missing("Triton is not installed", _INSTALL)
+    installation = describe_wheel(Path(next(iter(spec.submodule_search_locations))))
+    check_installation(installation)
+    return installation
+
+
+def describe_wheel(package: Path) -> Installation:
+    """Say where the parts of an installed `pytriton` package lie; they need not exist."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    root = package / "tritonserver"
+    libpython = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib"]
+    packages = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    # A user or distribution installation keeps packages outside the interpreter's own folder.
+    for name in ("numpy", "onnxruntime"):
+        found = importlib.util.find_spec(name)
+        if found is not None and found.origin is not None:
+            packages.append(str(Path(found.origin).parent.parent))
+    return Installation(
+        server=root / "bin" / "tritonserver",
+        python_backend=root / "backends" / "python",
+        stub=root / "python_backend_stubs" / version / "triton_python_backend_stub",
+        library_path=(
+            package.parent / "nvidia_pytriton.libs",
+            *(Path(path) for path in dict.fromkeys(libpython) if path and Path(path).is_dir()),
+        ),
+        packages=tuple(Path(path) for path in dict.fromkeys(packages)),
+    )
+
+
+def check_installation(installation: Installation) -> None:
+    """Check that every program of an installation can be started on this machine.
+
+    Raises:
+        TritonMissingError: it cannot; the message says what to install.
+    """
+    backend = installation.python_backend / "libtriton_python.so"
+    if not installation.stub.is_file() and installation.server.is_file():
+        served = sorted(
+            path.parent.name for path in installation.stub.parent.parent.glob("*/triton_python_backend_stub")
+        )
+        raise _missing(
+            f"Triton's Python backend has no stub for Python {installation.stub.parent.name}",
+            f"use one of Python {', '.join(served) or 'another version'}, or {_INSTALL}",
+        )
+    for path in (installation.server, installation.stub, backend):
+        if not path.is_file():
+            raise _missing(f"{path} is missing", f"{_INSTALL} --force-reinstall")
+        machine = _machine(path)
+        if machine != platform.machine():
+            raise _missing(
+                f"{path} is built for {machine}, this machine is {platform.machine()}", f"{_INSTALL} --force-reinstall"
+            )
+        if path != backend and not os.access(path, os.X_OK):
+            raise _missing(f"{path} is not executable", f"chmod +x {path}")
+    lacking = {
+        name for path in (installation.server, installation.stub, backend) for name in _lacking(path, installation)
+    }
+    if lacking:
+        raise missing_libraries(lacking)
+
+
+def missing_libraries(names: set[str]) -> TritonMissingError:
+    """Say which Debian packages hold the shared libraries that the loader did not find."""
+    packages = sorted({package for name in names if (package := _debian_package(name)) is not None})
+    unknown = sorted(name for name in names if _debian_package(name) is None)
+    steps = []
+    if packages:
+        steps.append(f"apt-get install {' '.join(packages)}")
+    if unknown:
+        steps.append(f"install what holds {', '.join(unknown)}")
+    return _missing(f"Triton's shared libraries are missing: {', '.join(sorted(names))}", "; ".join(steps))
+
+
+def _debian_package(library: str) -> str | None:
+    if library.startswith("libpython3."):
+        return library.split(".so")[0]
+    return _DEBIAN_PACKAGES.get(library)
+
+
+def _machine(path: Path) -> str:
+    """Return the architecture that an ELF file was built for."""
+    with path.open("rb") as file:
+        header = file.read(20)
+    if header[:4] != b"\x7fELF" or len(header) < 20:
+        return "something else (not an ELF file)"
+    code = int.from_bytes(header[18:20], "little")
+    return _ELF_MACHINES.get(code, f"machine {code}")
+
+
+def _lacking(path: Path, installation: Installation) -> list[str]:
+    """Return the shared libraries of a program that the dynamic loader does not find."""
+    ldd = shutil.which("ldd")
+    if ldd is None:
+        return []
+    environment = {**os.environ, **installation.environment()}
+    try:
+        output = subprocess.run(
+            [ldd, str(path)], capture_output=True, text=True, env=environment, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [
+        line.split("=>")[0].strip() for line in output.stdout.splitlines() if line.rstrip().endswith("=> not found")
+    ]
+
+
+def _missing(what: str, remedy: str) -> TritonMissingError:
+    return TritonMissingError(f"{what}: {remedy}; {_OTHERWISE}")

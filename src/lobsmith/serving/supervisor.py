@@ -1,0 +1,255 @@
+"""Keeps Triton running: start, load, watch, start again, stop."""
+
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from types import FrameType
+
+import msgspec
+
+from lobsmith.errors import LobsmithError, ServingError
+from lobsmith.params import Params
+from lobsmith.release.repository import Repository
+from lobsmith.serving.control import TritonControl, load_sound
+from lobsmith.serving.endpoint import Endpoint, sole_server, write_endpoint
+from lobsmith.serving.triton import Triton, describe_exit, ipv4
+from lobsmith.workspace import Workspace
+
+RESTARTS = 5
+"""Restarts within `RESTART_WINDOW_S` after which the supervisor gives up."""
+RESTART_WINDOW_S = 300.0
+_FIRST_BACKOFF_S = 0.25
+_LONGEST_BACKOFF_S = 10.0
+_POLL_S = 0.1
+
+
+class EventKind(StrEnum):
+    """What can happen to a supervised server."""
+
+    STARTED = "started"
+    LOADED = "loaded"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    SERVING = "serving"
+    DIED = "died"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class ServeEvent:
+    """One thing that happened, with a line for people.
+
+    `STARTED` carries the endpoint. `LOADED` and `FAILED` name a model, `SKIPPED` a model and the version that was left
+    out because it is not sound. `SERVING` follows once every model was tried.
+    """
+
+    kind: EventKind
+    message: str
+    model: str | None = None
+    version: int | None = None
+    endpoint: Endpoint | None = None
+
+
+OnEvent = Callable[[ServeEvent], None]
+
+
+def _ignore(event: ServeEvent) -> None:
+    pass
+
+
+def serve(
+    workspace: Workspace, params: Params, *, on_event: OnEvent = _ignore, stop: threading.Event | None = None
+) -> None:
+    """Serve the workspace's model repository until `stop` is set; then leave no process and no endpoint file.
+
+    A Triton that dies is started again, after a growing pause, at most `RESTARTS` times in `RESTART_WINDOW_S`.
+
+    Args:
+        workspace: the project.
+        params: `serving` says where to listen and which deadlines hold.
+        on_event: called in this thread; it must not raise.
+        stop: ends the server; `stop_on_signals` sets it on Ctrl-C and SIGTERM.
+
+    Raises:
+        ServingError: Triton cannot be started, died too often, or another server of this workspace lives.
+    """
+    stop = stop or threading.Event()
+    with sole_server(workspace):
+        deaths: deque[float] = deque()
+        started_once = False
+        while not stop.is_set():
+            triton = Triton(workspace, params.serving)
+            try:
+                endpoint = triton.start(stop)
+                if endpoint is None:
+                    break
+                started_once = True
+                # Published before the repository is read: a publisher that finds no endpoint has already written the
+                # version that we are about to read, and one that finds it loads the version itself.
+                write_endpoint(workspace, endpoint)
+                on_event(
+                    ServeEvent(EventKind.STARTED, f"Triton listens on http {endpoint.http_url}", endpoint=endpoint)
+                )
+                _load_all(workspace, params, endpoint, triton, stop, on_event)
+                why = _watch(triton, stop)
+            except ServingError as error:
+                if not started_once:
+                    raise
+                why = str(error)
+            finally:
+                workspace.endpoint.unlink(missing_ok=True)
+                triton.stop()
+            if why is not None:
+                _pause(why, deaths, stop, on_event)
+        on_event(ServeEvent(EventKind.STOPPED, "Triton is stopped"))
+
+
+def _watch(triton: Triton, stop: threading.Event) -> str | None:
+    """Wait until `stop` is set (None) or Triton ends (how)."""
+    while not stop.wait(_POLL_S):
+        code = triton.exit_code()
+        if code is not None:
+            words = triton.last_words()
+            return f"Triton died ({describe_exit(code)})" + (f": {words}" if words and code >= 0 else "")
+    return None
+
+
+def _pause(why: str, deaths: deque[float], stop: threading.Event, on_event: OnEvent) -> None:
+    now = time.monotonic()
+    while deaths and now - deaths[0] > RESTART_WINDOW_S:
+        deaths.popleft()
+    deaths.append(now)
+    if len(deaths) > RESTARTS:
+        raise ServingError(
+            f"{why}; it was started again {RESTARTS} times within {RESTART_WINDOW_S:g} s and is given up; "
+            "see .lobsmith/serving/triton.log"
+        )
+    pause = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (len(deaths) - 1))
+    on_event(ServeEvent(EventKind.DIED, f"{why}; starting again in {pause:g} s"))
+    stop.wait(pause)
+
+
+def _load_all(
+    workspace: Workspace,
+    params: Params,
+    endpoint: Endpoint,
+    triton: Triton,
+    stop: threading.Event,
+    on_event: OnEvent,
+) -> None:
+    """Load every model of the repository; one that cannot be loaded is reported and stops no other."""
+    repository = Repository(workspace.repository)
+    control = TritonControl(endpoint, repository)
+    for model in repository.models():
+        attempt = _Attempt(workspace, control, model, params.serving.load_deadline_s)
+        # A load blocks for as long as it takes; a stop or a crash must not wait for it.
+        while not attempt.done.wait(_POLL_S):
+            if stop.is_set() or triton.exit_code() is not None:
+                return
+        for event in attempt.events:
+            on_event(event)
+    on_event(ServeEvent(EventKind.SERVING, "every model was tried", endpoint=endpoint))
+
+
+class _Attempt:
+    """A load in a thread of its own, and what came of it."""
+
+    def __init__(self, workspace: Workspace, control: TritonControl, model: str, deadline_s: float) -> None:
+        self.done = threading.Event()
+        self.events: list[ServeEvent] = []
+        self._arguments = (workspace, control, model, deadline_s)
+        threading.Thread(target=self._run, name=f"load {model}", daemon=True).start()
+
+    def _run(self) -> None:
+        model = self._arguments[2]
+        try:
+            loaded = load_sound(*self._arguments)
+            for version, reason in sorted(loaded.skipped.items()):
+                message = f"{model}/{version} is left out: {reason}"
+                self.events.append(ServeEvent(EventKind.SKIPPED, message, model, version))
+            ready = ", ".join(map(str, loaded.ready))
+            self.events.append(ServeEvent(EventKind.LOADED, f"{model}: {ready} ready", model, max(loaded.ready)))
+        except LobsmithError as error:
+            self.events.append(ServeEvent(EventKind.FAILED, str(error), model))
+        except Exception as error:  # noqa: BLE001 - a fault of one model must not leave the others unserved
+            self.events.append(ServeEvent(EventKind.FAILED, f"{model}: {type(error).__name__}: {error}", model))
+        finally:
+            self.done.set()
+
+
+@contextmanager
+def stop_on_signals(stop: threading.Event) -> Iterator[None]:
+    """Set `stop` on SIGINT and SIGTERM; a second one raises KeyboardInterrupt. Main thread only."""
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def running_triton(workspace: Workspace, params: Params, *, on_event: OnEvent = _ignore) -> Iterator[TritonControl]:
+    """Serve in a thread for as long as the block lasts, supervised as by `serve`.
+
+    Yields:
+        The control of the server, once every model was tried. After a restart it is outdated: use `control.connect`.
+
+    Raises:
+        ServingError: Triton cannot be started.
+    """
+    stop, serving = threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+    endpoints: list[Endpoint] = []
+
+    def note(event: ServeEvent) -> None:
+        on_event(event)
+        if event.kind is EventKind.SERVING and event.endpoint is not None:
+            endpoints.append(event.endpoint)
+            serving.set()
+
+    def run() -> None:
+        try:
+            serve(workspace, params, on_event=note, stop=stop)
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            failures.append(error)
+        finally:
+            serving.set()
+
+    thread = threading.Thread(target=run, name="triton supervisor", daemon=True)
+    thread.start()
+    try:
+        serving.wait()
+        if failures:
+            raise failures[0]
+        yield TritonControl(endpoints[-1], Repository(workspace.repository))
+    finally:
+        stop.set()
+        thread.join()
+
+
+def with_free_ports(params: Params) -> Params:
+    """Return the parameters with three ports that are free at this moment."""
+    host = ipv4(params.serving.host)
+    probes = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(3)]
+    try:
+        for probe in probes:
+            probe.bind((host, 0))
+        http_port, grpc_port, metrics_port = (probe.getsockname()[1] for probe in probes)
+    finally:
+        for probe in probes:
+            probe.close()
+    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+    return msgspec.structs.replace(params, serving=msgspec.structs.replace(params.serving, **ports))

@@ -1,0 +1,256 @@
+"""The client that holds one stream's state and always gives an answer or a reason."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lobsmith.errors import DeadlineError, RequestError, ServingError
+from lobsmith.params import ClientParams
+from lobsmith.release.contract import MAX_ROWS
+from lobsmith.trading.history import RowHistory
+from lobsmith.trading.transports import Answer, DescribingTransport, Transport
+
+Float32 = NDArray[np.float32]
+
+_FIRST_HISTORY_ROWS = 2048
+"""Rows kept before any version has said how many it needs."""
+_SUM_TOLERANCE = 1e-3
+
+
+class Reason(StrEnum):
+    """Why there is no answer."""
+
+    DEADLINE = "deadline"
+    UNAVAILABLE = "unavailable"
+    NO_VERSION = "no_version"
+    REFUSED = "refused"
+    NON_FINITE_INPUT = "non_finite_input"
+    BAD_ANSWER = "bad_answer"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one row, or the reason why there is none.
+
+    `probabilities` float32 [H, 3] and `reason` exclude each other. `version` is the one that was asked, None where none
+    was known. `latency_ns` is what the whole step took, look-ups and priming included; rows asked together share it.
+    `detail` is a line for people.
+    """
+
+    probabilities: Float32 | None
+    version: int | None
+    reason: Reason | None
+    latency_ns: int
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class _Failure:
+    reason: Reason
+    detail: str
+
+
+class StreamClient:
+    """One stream's side of the conversation: its state, its last rows, and the version it talks to.
+
+    The state belongs to the version that made it. When the active version changes or vanishes, the client starts from a
+    cold state and feeds the rows it remembers through the new one. After a failure the rows it could not ask about go
+    into the next request, so no row is ever lost from the state. Not safe to share between threads.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        model: str,
+        *,
+        feature_count: int,
+        state_size: int,
+        prime_rows: Callable[[int], int],
+        params: ClientParams,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """Make a client with a cold state; nothing is asked yet.
+
+        Args:
+            transport: what answers.
+            model: the model's name.
+            feature_count: F.
+            state_size: S.
+            prime_rows: how many rows a version needs before a cold state agrees with a warm one.
+            params: deadline of one request and how often the served versions are looked up, both in seconds.
+            clock: nanoseconds that never go back.
+        """
+        self._transport = transport
+        self._model = model
+        self._state_size = state_size
+        self._prime_rows_of = prime_rows
+        self._params = params
+        self._clock = clock
+        self._history = RowHistory(feature_count, _FIRST_HISTORY_ROWS)
+        self._version: int | None = None
+        self._prime_rows = 0
+        self._state: Float32 | None = None
+        self._pending = 0
+        self._looked_up_ns: int | None = None
+        self._lookup_failure: _Failure | None = None
+
+    @classmethod
+    def open(cls, transport: DescribingTransport, model: str, params: ClientParams) -> "StreamClient":
+        """Make a client that takes the model's shape and priming rows from the server.
+
+        Raises:
+            ServingError: the server does not answer, or has no such model.
+        """
+        shape = transport.describe(model)
+        return cls(
+            transport,
+            model,
+            feature_count=shape.feature_count,
+            state_size=shape.state_size,
+            prime_rows=lambda _version: transport.describe(model).prime_rows,
+            params=params,
+        )
+
+    @property
+    def version(self) -> int | None:
+        """The version that the client talks to, None before the first look-up found one."""
+        return self._version
+
+    def step(self, row: Float32) -> Prediction:
+        """Ask about the next row.
+
+        Args:
+            row: float32 [F].
+
+        Raises:
+            RequestError: wrong shape or type. Whatever happens at the server is a reason in the prediction instead.
+        """
+        if row.ndim != 1:
+            raise RequestError(f"row: expected float32 [{self._history.width}], got {list(row.shape)}")
+        return self.predict(row[np.newaxis])[0]
+
+    def predict(self, rows: Float32) -> list[Prediction]:
+        """Ask about the next T rows, at most `MAX_ROWS` at a time.
+
+        A row that holds NaN or infinity is left out of the stream: it changes no state and gets the reason.
+
+        Args:
+            rows: float32 [T, F], oldest first.
+
+        Returns:
+            One prediction for each row.
+
+        Raises:
+            RequestError: wrong shape or type.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self._history.width or rows.dtype != np.float32:
+            raise RequestError(
+                f"rows: expected float32 [T, {self._history.width}], got {rows.dtype} {list(rows.shape)}"
+            )
+        predictions: list[Prediction] = []
+        for start in range(0, len(rows), MAX_ROWS):
+            predictions += self._predict_chunk(rows[start : start + MAX_ROWS])
+        return predictions
+
+    def close(self) -> None:
+        """Close the transport."""
+        self._transport.close()
+
+    def _predict_chunk(self, rows: Float32) -> list[Prediction]:
+        started = self._clock()
+        finite = np.isfinite(rows).all(axis=1)
+        outcome = self._advance(rows if finite.all() else rows[finite]) if finite.any() else None
+        took = self._clock() - started
+        answers = iter(outcome) if isinstance(outcome, np.ndarray) else None
+        predictions = []
+        for accepted in finite:
+            if not accepted:
+                prediction = Prediction(None, self._version, Reason.NON_FINITE_INPUT, took, "a feature is not finite")
+            elif isinstance(outcome, _Failure):
+                prediction = Prediction(None, self._version, outcome.reason, took, outcome.detail)
+            else:
+                assert answers is not None  # noqa: S101 - a finite row was asked about
+                prediction = Prediction(next(answers), self._version, None, took)
+            predictions.append(prediction)
+        return predictions
+
+    def _advance(self, rows: Float32) -> Float32 | _Failure:
+        """Move the state over finite rows [n, F], n <= `MAX_ROWS`; return float32 [n, H, 3] or why not."""
+        self._history.append(rows)
+        self._pending += len(rows)
+        self._look_up()
+        outcome = self._ask(len(rows))
+        if isinstance(outcome, _Failure) and outcome.reason is Reason.UNAVAILABLE and self._version is not None:
+            # The version may have been unloaded since the last look-up.
+            before = self._version
+            self._look_up(force=True)
+            if self._version not in (before, None):
+                outcome = self._ask(len(rows))
+        return outcome
+
+    def _look_up(self, *, force: bool = False) -> None:
+        """Learn which version is active, at most every `poll_s`; on a change forget the state."""
+        now = self._clock()
+        if not force and self._looked_up_ns is not None and now - self._looked_up_ns < self._params.poll_s * 1e9:
+            return
+        self._looked_up_ns = now
+        try:
+            active = max(self._transport.versions(self._model), default=None)
+            if active is not None and active != self._version:
+                self._prime_rows = self._prime_rows_of(active)
+        except ServingError as error:
+            # A look-up that fails says nothing of the version in use: go on asking it.
+            self._lookup_failure = _failure(error)
+            return
+        self._lookup_failure = None
+        if active != self._version:
+            self._version, self._state = active, None
+            self._history.reserve(self._prime_rows + MAX_ROWS)
+
+    def _ask(self, count: int) -> Float32 | _Failure:
+        """Feed what the state has not seen yet, priming first where it is cold; answer for the last `count` rows."""
+        if self._version is None:
+            return self._lookup_failure or _Failure(Reason.NO_VERSION, f"{self._model}: no version is served")
+        prime = self._prime_rows + count
+        if self._state is not None and self._pending <= max(prime, MAX_ROWS):
+            state, rows = self._state, self._history.last(self._pending)
+        else:
+            state, rows = np.zeros((1, self._state_size), np.float32), self._history.last(prime)
+        parts = []
+        try:
+            for start in range(0, len(rows), MAX_ROWS):
+                chunk = rows[np.newaxis, start : start + MAX_ROWS]
+                answer = self._transport.infer(self._model, self._version, chunk, state, self._params.deadline_s)
+                if answer.version != self._version:
+                    return _Failure(Reason.UNAVAILABLE, f"version {answer.version} answered for {self._version}")
+                fault = _fault(answer)
+                if fault is not None:
+                    return _Failure(Reason.BAD_ANSWER, f"{self._model}/{self._version}: {fault}")
+                state = answer.next_state
+                parts.append(answer.probabilities[0])
+        except ServingError as error:
+            return _failure(error)
+        self._state, self._pending = state, 0
+        answered: Float32 = np.concatenate(parts)[-count:]
+        return answered
+
+
+def _failure(error: ServingError) -> _Failure:
+    if isinstance(error, DeadlineError):
+        return _Failure(Reason.DEADLINE, str(error))
+    if isinstance(error, RequestError):
+        return _Failure(Reason.REFUSED, str(error))
+    return _Failure(Reason.UNAVAILABLE, str(error))
+
+
+def _fault(answer: Answer) -> str | None:
+    """Say what is wrong with an answer's values, None where nothing is."""
+    if not (np.isfinite(answer.probabilities).all() and np.isfinite(answer.next_state).all()):
+        return "the answer holds NaN or infinity"
+    if answer.probabilities.min(initial=0.0) < 0 or (abs(answer.probabilities.sum(axis=-1) - 1) > _SUM_TOLERANCE).any():
+        return "the answer's probabilities do not sum to one"
+    return None
