@@ -1,6 +1,5 @@
 """The retrain flow: market data in, a proven version that Triton serves out."""
 
-import getpass
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -23,7 +22,7 @@ from lobsmith.progress import Note, stage
 from lobsmith.release.contract import wire_contract
 from lobsmith.release.manifest import Manifest
 from lobsmith.release.publish import Artifact, publish
-from lobsmith.release.registry import RunRef, log_run, set_champion
+from lobsmith.release.registry import RunRef, log_run, set_champion, tag_version
 from lobsmith.serving.control import activate, connect
 from lobsmith.workspace import Workspace
 
@@ -101,9 +100,11 @@ def record_in_mlflow(
     with stage("record in MLflow") as note:
         run = log_run(
             workspace,
+            experiment=params.model.name,
+            run_name=directory.name,
             params=as_table(params),
             metrics=evaluation.metrics(),
-            history=[(one.epoch, {"train_loss": one.train_loss, "validation_loss": one.validation_loss}) for one in history],
+            history=[{"train_loss": one.train_loss, "validation_loss": one.validation_loss} for one in history],
             artifacts=[directory / EVALUATION, directory / REPORT, directory / WEIGHTS],
             model_path=directory / MODEL,
             model_name=params.model.name,
@@ -142,7 +143,6 @@ def publish_version(
             model=params.model.name,
             contract=wire_contract(params),
             load=_loader(workspace, params),
-            who=getpass.getuser(),
         )
         note(f"{manifest.model} {manifest.version}")
         return manifest
@@ -152,15 +152,20 @@ def _loader(workspace: Workspace, params: Params) -> Callable[[str, int], None] 
     """Return what makes a running server load a version; None where no server runs."""
     if connect(workspace) is None:
         return None
-    return lambda model, _version: activate(workspace, params, model)
+
+    def load(model: str, _version: int) -> None:
+        activate(workspace, params, model)
+
+    return load
 
 
 @task(name="name the champion", retries=2, retry_delay_seconds=5)
 def name_the_champion(workspace: Workspace, manifest: Manifest, run: RunRef) -> None:
     """Point the registry's alias at the published version."""
     with stage("name the champion") as note:
-        set_champion(workspace, manifest.model, run, manifest)
-        note(f"{manifest.model}@champion is registered version {run.registered_version}")
+        tag_version(workspace, manifest.model, run.registry_version, manifest)
+        set_champion(workspace, manifest.model, run.registry_version)
+        note(f"{manifest.model}@champion is registered version {run.registry_version}")
 
 
 @flow(name="retrain", log_prints=False)

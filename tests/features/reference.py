@@ -130,13 +130,13 @@ def features(previous, new, trades, flows, returns, lot: float, params: FeatureP
     return vector
 
 
-def z_scores(raw: np.ndarray, window: int, clip: float) -> np.ndarray:
-    """Return z-scores over the last `window` rows, computed from scratch for each row."""
-    out = np.zeros(raw.shape)
+def z_scores(raw: np.ndarray, window: int, clip: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return z-scores over the last `window` rows, computed from scratch for each row, and where a column hardly moves."""
+    out, border = np.zeros(raw.shape), np.zeros(raw.shape, bool)
     for row in range(len(raw)):
         recent = raw[max(0, row + 1 - window) : row + 1].astype(np.float64)
-        deviation = recent.std(axis=0)
-        moving = deviation > 1e-6 * np.abs(recent.mean(axis=0))
-        z = (raw[row] - recent.mean(axis=0))[moving] / deviation[moving]
-        out[row, moving] = np.clip(z, -clip, clip)
-    return out
+        mean, deviation = recent.mean(axis=0), recent.std(axis=0)
+        moving = deviation > 1e-6 * np.abs(mean)
+        border[row] = (deviation > 1e-7 * np.abs(mean)) & (deviation < 1e-5 * np.abs(mean))
+        out[row, moving] = np.clip((raw[row] - mean)[moving] / deviation[moving], -clip, clip)
+    return out, border

@@ -1,8 +1,8 @@
 """Reader of Binance raw captures: spot, USD-M and COIN-M futures.
 
-A capture is one message a line, plain or gzip: `<local receive time, ns since 1970 UTC> <JSON>`. The JSON is a message of
-the combined stream (`{"stream": …, "data": …}`) or of a single one, or the answer of the REST depth snapshot. Files given
-together are one stream.
+A capture is one message a line, plain or gzip: `<local receive time, ns since 1970 UTC> <JSON>`. The JSON is a message
+of the combined stream (`{"stream": …, "data": …}`) or of a single one, or the answer of the REST depth snapshot. Files
+given together are one stream.
 
 Depth differences change a book that a snapshot began. Both venues' rules come down to one when each difference is
 described by the update id *before* its first change (`start`: spot `U - 1`, futures `pu`) and that of its last (`u`):
@@ -234,11 +234,11 @@ class _Reader:
             line = msgspec.json.decode(text, type=dict[str, Raw])
             data = line.get("data", Raw(text))
             listed = bytes(data).lstrip().startswith(b"[")  # streams of all symbols at once
-            event = "" if listed else msgspec.json.decode(data, type=dict[str, Raw]).get("e", Raw(b'""'))
+            event = b"" if listed else bytes(msgspec.json.decode(data, type=dict[str, Raw]).get("e", Raw(b'""')))
         except (msgspec.MsgspecError, ValueError, RecursionError):
             raise self.fail("not a JSON message") from error
         ours = (b'"depthUpdate"', b'"bookTicker"', b'"trade"', b'""')
-        if not listed and bytes(event) in ours:
+        if not listed and event in ours:
             raise self.fail(f"a message of the wrong shape: {' '.join(str(error).split())[:200]}") from error
         self.aside[OTHER_STREAM] += 1
 

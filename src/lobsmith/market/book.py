@@ -2,8 +2,8 @@
 
 Per side, a dense ring window of `WINDOW` prices around the touch holds the levels that matter, with one occupancy bit a
 price; levels outside it live in an open-addressing hash table. The window follows the touch: the best level is always
-inside. Everything below works on *keys*: the price for bids, the negated price for asks, so that a greater key is a better
-level and both sides share one code path.
+inside. Everything below works on *keys*: the price for bids, the negated price for asks, so that a greater key is a
+better level and both sides share one code path.
 
 Every function takes the array that `new_book` returns, shape (1,), so that one argument carries the whole state:
 
@@ -270,12 +270,7 @@ def apply(book, kind, side, price, size, sequence, flags):  # type: ignore[no-un
             _set_level(state, 0, price, size)
         else:
             _set_level(state, 1, -price, size)
-        if (
-            flags & END
-            and state.inside[0] > 0
-            and state.inside[1] > 0
-            and state.best[0] >= -state.best[1]
-        ):
+        if flags & END and state.inside[0] > 0 and state.inside[1] > 0 and state.best[0] >= -state.best[1]:
             return CROSSED
     elif kind == TICKER:
         if state.synchronised == 0 or sequence <= state.depth_sequence:
@@ -379,7 +374,7 @@ def levels(book, side, prices, sizes):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def replay(book, kind, side, price, size, sequence, flags):  # type: ignore[no-untyped-def]
-    """Apply columns of events, each of length N, in order; return how many rows and how many crossed states came of it."""
+    """Apply columns of events, each of length N, in order; return how many rows and crossed states came of it."""
     rows = 0
     crossed = 0
     for i in range(len(kind)):

@@ -1,8 +1,8 @@
 """The one schema that every source of market data becomes.
 
-An event is one change: a level's new size, one side of a ticker, a trade, a snapshot's level, the clearing of the book, a
-gap. Events that arrived in one message follow each other and the last of them carries `END`; the book is consistent only
-there. Columns, each of length N:
+An event is one change: a level's new size, one side of a ticker, a trade, a snapshot's level, the clearing of the book,
+a gap. Events that arrived in one message follow each other and the last of them carries `END`; the book is consistent
+only there. Columns, each of length N:
 
 | column          | type    | meaning |
 |-----------------|---------|---------|
@@ -17,13 +17,9 @@ there. Columns, each of length N:
 """
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
-
-from lobsmith.market.instrument import Instrument
 
 LEVEL = 1
 """A level's new size, replacing its old one."""

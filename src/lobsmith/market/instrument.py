@@ -10,8 +10,8 @@ Positive = Annotated[float, Meta(gt=0)]
 class Instrument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One traded instrument.
 
-    Prices are whole numbers of `tick_size`; sizes are in base units (contracts for COIN-M futures) and come in multiples
-    of `lot_size`.
+    Prices are whole numbers of `tick_size`; sizes are in base units (contracts for COIN-M futures) and come in
+    multiples of `lot_size`.
     """
 
     venue: str

@@ -43,7 +43,7 @@ _POWERS = 10 ** np.arange(19, dtype=np.int64)
 
 
 def new_divisors() -> "np.ndarray[tuple[int, int], np.dtype[np.int64]]":
-    """Return int64 [2, 2]: greatest common divisor and its decimals, of prices and of sizes; a divisor of 0 is none yet."""
+    """Return int64 [2, 2]: greatest common divisor and its decimals, of prices and of sizes; 0 where none is yet."""
     return np.zeros((2, 2), np.int64)
 
 
@@ -56,7 +56,12 @@ def _skip(text, at):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _number(text, at):  # type: ignore[no-untyped-def]
-    """Parse a quoted decimal; return (position after it or an error, digits as an integer, decimals), zeros stripped."""
+    """Parse a quoted decimal.
+
+    Returns:
+        (position after it or an error, all digits as an integer, how many of them are decimals); trailing zeros of the
+        decimals are left out.
+    """
     at = _skip(text, at)
     if text[at] != _QUOTE:
         return -1, 0, 0
@@ -64,7 +69,7 @@ def _number(text, at):  # type: ignore[no-untyped-def]
     if text[at] == _MINUS and _ZERO <= text[at + 1] <= _NINE:
         return -3, 0, 0
     start = at
-    digits = 0
+    digits = np.int64(0)
     while _ZERO <= text[at] <= _NINE:
         digits = digits * 10 + (np.int64(text[at]) - _ZERO)
         if digits > _EXACT:

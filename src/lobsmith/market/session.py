@@ -126,9 +126,7 @@ def load_session(path: Path) -> Session:
     try:
         table = pq.read_table(path)
         metadata = msgspec.json.decode((table.schema.metadata or {})[_KEY], type=_Metadata)
-        columns = {
-            name: table.column(name).combine_chunks().to_numpy(zero_copy_only=False) for name in DTYPES
-        }
+        columns = {name: table.column(name).combine_chunks().to_numpy(zero_copy_only=False) for name in DTYPES}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run lobsmith stage ingest first") from None
     except (OSError, KeyError, ValueError, pa.ArrowException, msgspec.MsgspecError) as error:

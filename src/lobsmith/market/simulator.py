@@ -1,10 +1,10 @@
 """A seeded market: the same events as a venue's, with something to learn in them.
 
-One order book of `LEVELS` contiguous levels a side lives in continuous time (Gillespie). Limit orders, cancellations and
-market orders arrive at the touch with rates that depend on the queue imbalance and on a latent direction that drifts over
-seconds, so that imbalance and signed flow predict the mid; market orders excite their own side; a regime that lasts about
-a minute scales all rates. When a queue is used up, the next price is uncovered and the spread is closed again from
-either side.
+One order book of `LEVELS` contiguous levels a side lives in continuous time (Gillespie). Limit orders, cancellations
+and market orders arrive at the touch with rates that depend on the queue imbalance and on a latent direction that
+drifts over seconds, so that imbalance and signed flow predict the mid; market orders excite their own side; a regime
+that lasts about a minute scales all rates. When a queue is used up, the next price is uncovered and the spread is closed
+again from either side.
 
 It speaks like a venue: a ticker at each change of the touch, all changed levels every 100 ms, trades, update ids that
 order tickers and depth. Randomness is a SplitMix64 sequence of the seed alone: the same seed gives the same bytes.
@@ -22,7 +22,7 @@ from lobsmith.market.session import Accounting, Session, clock_offset, crossed_s
 INSTRUMENT = Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001)
 START_NS = 1_704_067_200_000_000_000  # 2024-01-01T00:00:00Z
 
-LEVELS = 32
+LEVELS = 40
 _OPENING = 600_000  # ticks
 _RING = 256
 _DEPTH_EVERY = 0.1  # s
@@ -34,7 +34,7 @@ _LIMIT, _CANCEL, _MARKET, _INSIDE, _DEEP = 8.0, 7.5, 1.3, 14.0, 8.0
 _ORDER, _QUEUE = 800.0, 2200.0
 _EXCITEMENT, _EXCITEMENT_S = 0.5, 0.4  # each market order brings _MARKET * 0.5 * 0.4 more: below 1
 _DIRECTION_S = 3.0
-_REGIMES = np.array([0.5, 1.0, 1.6])
+_REGIMES = np.array([0.7, 1.3, 2.0])
 _REGIME_S = 60.0
 
 _STATE = np.dtype(

@@ -5,7 +5,8 @@ at once and 1000 single steps give the same answer:
 
     (features [B, T, F], state [B, S])  →  (logits [B, T, H, 3], next state [B, S])
 
-The 1×1 convolutions have no memory. The LSTM's is (h, c). Attention sees the keys and values of the last K rows, the
+A linear path leads from the features straight to the logits: the network starts as a logistic regression and learns what
+that one misses. The 1×1 convolutions have no memory. The LSTM's is (h, c). Attention sees the keys and values of the last K rows, the
 present one included, and a count of how many of them are valid. Zeros mean cold.
 """
 
@@ -51,6 +52,10 @@ class CausalNetwork(nn.Module):
         self.value = nn.Linear(self.hidden, self.attention)
         self.age_bias = nn.Parameter(torch.zeros(self.ring))
         self.head = nn.Linear(self.hidden + self.attention, horizons * CLASSES)
+        self.skip = nn.Linear(features, horizons * CLASSES)
+        for readout in (self.head, self.skip):
+            nn.init.zeros_(readout.weight)
+            nn.init.zeros_(readout.bias)
 
     def cold_state(self, batch: int) -> Tensor:
         """Return the state of a stream of which nothing is known: zeros [B, S]."""
@@ -73,7 +78,7 @@ class CausalNetwork(nn.Module):
         keys = torch.cat([keys, self.key(recurrent)], dim=1)
         values = torch.cat([values, self.value(recurrent)], dim=1)
         context = self._attend(self.query(recurrent), keys, values, count)
-        logits = self.head(torch.cat([recurrent, context], dim=2))
+        logits = self.head(torch.cat([recurrent, context], dim=2)) + self.skip(features)
         count = torch.clamp(count + steps, max=self.ring)
         next_state = torch.cat(
             [

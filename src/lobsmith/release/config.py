@@ -25,9 +25,9 @@ from lobsmith.release.manifest import MODEL
 CONFIG = "config.pbtxt"
 BACKEND = "onnxruntime"
 
-_DEFINITIONS = "definitions_sha256"
+DEFINITIONS = "definitions_sha256"
 _HORIZONS = "horizons_ms"
-_PRIME_ROWS = "prime_rows"
+PRIME_ROWS = "prime_rows"
 
 
 def config_text(
@@ -77,9 +77,9 @@ def config_text(
                 STATE: ModelWarmup.Input(data_type=TYPE_FP32, dims=[contract.state_size], zero_data=True),
             },
         )
-    config.parameters[_DEFINITIONS].string_value = contract.definitions_sha256
+    config.parameters[DEFINITIONS].string_value = contract.definitions_sha256
     config.parameters[_HORIZONS].string_value = ",".join(map(str, contract.horizons_ms))
-    config.parameters[_PRIME_ROWS].string_value = str(prime_rows)
+    config.parameters[PRIME_ROWS].string_value = str(prime_rows)
     return str(text_format.MessageToString(config))
 
 
@@ -123,7 +123,7 @@ def configured_contract(path: Path) -> WireContract:
             feature_count=inputs[FEATURES][1],
             state_size=inputs[STATE][0],
             horizons_ms=tuple(int(one) for one in config.parameters[_HORIZONS].string_value.split(",")),
-            definitions_sha256=config.parameters[_DEFINITIONS].string_value,
+            definitions_sha256=config.parameters[DEFINITIONS].string_value,
         )
     except (KeyError, IndexError, ValueError) as error:
         raise ReleaseError(f"{path}: not a configuration that lobsmith wrote; choose another model.name") from error

@@ -16,7 +16,6 @@ from msgspec import Struct
 
 from lobsmith.features.definitions import COUNT as FEATURE_COUNT
 from lobsmith.features.definitions import definitions_sha256
-from lobsmith.models.network import state_size
 from lobsmith.params import Params
 
 FEATURES = "features"
@@ -32,8 +31,8 @@ MAX_ROWS = 256
 class WireContract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is fixed for a model's life.
 
-    `definitions_sha256` covers the feature names, the kernel's version and constants, the normaliser and the labels: two
-    models that agree in it mean the same by every number they exchange.
+    `definitions_sha256` covers the feature names, the kernel's version and constants, the normaliser and the labels:
+    two models that agree in it mean the same by every number they exchange.
     """
 
     feature_count: int
@@ -44,6 +43,9 @@ class WireContract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def wire_contract(params: Params) -> WireContract:
     """Derive the contract from the parameters."""
+    # PyTorch takes two seconds to import, and everything that only reads a manifest imports this module.
+    from lobsmith.models.network import state_size
+
     return WireContract(
         feature_count=FEATURE_COUNT,
         state_size=state_size(params.model),

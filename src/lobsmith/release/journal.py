@@ -1,8 +1,8 @@
 """The append-only record of what was published, refused or taken back: who, when, which versions, and why.
 
 MLflow keeps no history of aliases, so this file is what answers "what was serving at 14:03 last Tuesday, and why". It
-is never rewritten. A line is written with one call, under a lock, and flushed to the disk; a crash can only cut the last
-one short, and the next writer closes such a stump with a mark that readers skip.
+is never rewritten. A line is written with one call, under a lock, and flushed to the disk; a crash can only cut the
+last one short, and the next writer closes such a stump with a mark that readers skip.
 """
 
 import fcntl

@@ -15,7 +15,7 @@ from lobsmith.release.contract import WireContract
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 GOLDEN = "golden.safetensors"
-"""Golden vectors, float32: `features` [1, T, F], `state` [1, S] of zeros, `probabilities` [1, T, H, 3], `next_state`."""
+"""Float32: `features` [1, T, F], `state` [1, S] of zeros, `probabilities` [1, T, H, 3], `next_state` [1, S]."""
 
 
 class Environment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from lobsmith.errors import ReleaseError
 from lobsmith.release.contract import CLASSES, FEATURES, NEXT_STATE, PROBABILITIES, STATE, WireContract
+
+_Shape = list[int | str]
 
 _FREE = "any"
 """A dimension that must not be fixed: batch or time."""
@@ -29,14 +31,16 @@ def check_model_file(path: Path, contract: WireContract) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # the checker's exceptions share no base class of their own
-        raise ReleaseError(
-            f"{path}: not a valid ONNX graph: {' '.join(str(error).split())}; export it again"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise ReleaseError(f"{path}: not a valid ONNX graph: {reason}; export it again") from error
     horizons = len(contract.horizons_ms)
     given = {tensor.name for tensor in model.graph.initializer}
     inputs = [tensor for tensor in model.graph.input if tensor.name not in given]
-    expected_inputs = {FEATURES: [_FREE, _FREE, contract.feature_count], STATE: [_FREE, contract.state_size]}
-    expected_outputs = {
+    expected_inputs: dict[str, _Shape] = {
+        FEATURES: [_FREE, _FREE, contract.feature_count],
+        STATE: [_FREE, contract.state_size],
+    }
+    expected_outputs: dict[str, _Shape] = {
         PROBABILITIES: [_FREE, _FREE, horizons, len(CLASSES)],
         NEXT_STATE: [_FREE, contract.state_size],
     }
@@ -74,9 +78,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
                 yield from _tensors(part)
 
 
-def _compare(
-    path: Path, what: str, tensors: list[Any], expected: dict[str, list[int | str]], *, inferred: bool
-) -> None:
+def _compare(path: Path, what: str, tensors: list[Any], expected: dict[str, _Shape], *, inferred: bool) -> None:
     """Compare names, types and shapes; where shapes are `inferred`, an exporter may leave a fixed dimension open."""
     found = {tensor.name: tensor.type.tensor_type for tensor in tensors}
     if found.keys() != expected.keys():
@@ -95,5 +97,5 @@ def _compare(
             raise ReleaseError(f"{path}: {name} has shape {_text(shape)}, not {_text(expected[name])}; export it again")
 
 
-def _text(shape: list[int | str]) -> str:
+def _text(shape: _Shape) -> str:
     return f"[{', '.join(map(str, shape))}]"

@@ -1,8 +1,8 @@
 """The proof that a version is what it claims, in a process of its own: a model file may crash or hang its reader.
 
 `python -m lobsmith.release.proof DIRECTORY` checks the hashes, loads the model with ONNX Runtime, and reproduces the
-golden vectors as one chunk and as single steps that carry the state. It prints one JSON object and exits with 0 if all of
-it holds, with 1 if not.
+golden vectors as one chunk and as single steps that carry the state. It prints one JSON object and exits with 0 if all
+of it holds, with 1 if not.
 """
 
 import signal
@@ -21,13 +21,13 @@ from lobsmith.release.contract import CLASSES, WireContract
 from lobsmith.release.manifest import GOLDEN, MODEL, check_files
 
 TOLERANCE = 1e-5
-"""Largest difference from the golden vectors: absolute up to 1, relative above, where the state may hold larger numbers."""
+"""Largest difference from the golden vectors: absolute up to 1, relative above (a state may hold larger numbers)."""
 
 _SUM_TOLERANCE = 1e-3
 
 
 class Proof(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the process prints: rows of the golden vectors and the largest difference seen, or the reason of a refusal."""
+    """What the process prints: rows of golden vectors and the largest difference seen, or the reason of a refusal."""
 
     proven: bool
     rows: int = 0

@@ -1,8 +1,8 @@
 """Publishing: from an exported model to a version that a server may load.
 
-A version is put together in a staging folder outside every model's, proven there in a process of its own, moved into the
-repository with one rename, listed in the model's policy with one more, and then loaded. Whoever is killed on the way
-leaves the old state or the new one; the next publisher clears up after it.
+A version is put together in a staging folder outside every model's, proven there in a process of its own, moved into
+the repository with one rename, listed in the model's policy with one more, and then loaded. Whoever is killed on the
+way leaves the old state or the new one; the next publisher clears up after it.
 
 | killed after | the repository shows | the next publisher                               |
 |--------------|----------------------|--------------------------------------------------|
@@ -75,8 +75,8 @@ class Artifact:
 def mint_version(now_ns: int, last: int | None) -> int:
     """Return the number of a new version: the UTC time as YYYYMMDDhhmmss, and always above the last one.
 
-    After a version of the same second, or a clock set back, it is `last + 1`. That need not be a time of day (second 60);
-    nothing reads it as one, Triton wants an integer and lobsmith an order.
+    After a version of the same second, or a clock set back, it is `last + 1`. That need not be a time of day (second
+    60); nothing reads it as one, Triton wants an integer and lobsmith an order.
 
     >>> mint_version(1_700_000_000_000_000_000, None)
     20231114221320
@@ -102,7 +102,7 @@ def publish(
 
     Args:
         workspace: where the repository lies.
-        params: `release.keep`, `serving.max_batch`, `serving.warmup` and `train.threads` are used; all go into the manifest.
+        params: `release.keep`, `serving.max_batch`, `serving.warmup` and `train.threads` are used, all are recorded.
         artifact: what to publish.
         model: the Triton model.
         contract: tensors and definitions that the artifact was made for.

@@ -1,4 +1,4 @@
-"""What a publisher that died left behind, and what becomes of it. Everything here is done under the publishers' lock."""
+"""What a publisher that died left behind, and what becomes of it; all of it is done under the publishers' lock."""
 
 import shutil
 import time
@@ -19,8 +19,8 @@ def clear_up(workspace: Workspace, model: str, who: str) -> None:
     """Bring a model's folder, the staging folder and the journal to a state that a live publisher could have left.
 
     Staging folders and half-written configurations are deleted. A version that the policy does not list and the journal
-    does not know was moved but never listed: it is set aside. One that is listed but not in the journal is published, and
-    gets its line.
+    does not know was moved but never listed: it is set aside. One that is listed but not in the journal is published,
+    and gets its line.
 
     Raises:
         ReleaseError: the model's configuration or the journal is unreadable.

@@ -105,7 +105,7 @@ class Repository:
             Its manifest.
 
         Raises:
-            ReleaseError: a file is missing, changed or extra, or the folder holds another version; the message names it.
+            ReleaseError: a file is missing, changed or extra (the message names it), or it is another version's folder.
         """
         directory = self.directory(model, version)
         manifest = check_files(directory)

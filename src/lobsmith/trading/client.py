@@ -156,6 +156,12 @@ class StreamClient:
             predictions += self._predict_chunk(rows[start : start + MAX_ROWS])
         return predictions
 
+    def reset(self) -> None:
+        """Forget the stream: after a gap in the feed the next row starts from a cold state."""
+        self._history = RowHistory(self._history.width, _FIRST_HISTORY_ROWS)
+        self._history.reserve(self._prime_rows + MAX_ROWS)
+        self._state, self._pending = None, 0
+
     def close(self) -> None:
         """Close the transport."""
         self._transport.close()

@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from lobsmith.errors import DeadlineError, LobsmithError, RequestError, ServingError
+from lobsmith.release.config import DEFINITIONS, PRIME_ROWS
 from lobsmith.release.contract import CLASSES, FEATURES, NEXT_STATE, PROBABILITIES, STATE
 from lobsmith.release.repository import Repository
 from lobsmith.serving.engine import Engine
 
 Float32 = NDArray[np.float32]
 
-PRIME_ROWS = "prime_rows"
-"""The `parameters` key of config.pbtxt that says how many rows prime a stream, the largest of all listed versions."""
 _LOOKUP_DEADLINE_S = 2.0
 _GRPC_OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -54,12 +53,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a client must know of a model: F, S, H, and how many rows prime a stream."""
+    """What a client must know of a model: F, S, H, how many rows prime a stream, and what its numbers mean."""
 
     feature_count: int
     state_size: int
     horizons: int
     prime_rows: int
+    definitions_sha256: str
 
 
 class Transport(Protocol):
@@ -242,6 +242,7 @@ class InProcessTransport:
             state_size=manifest.contract.state_size,
             horizons=len(manifest.contract.horizons_ms),
             prime_rows=manifest.prime_rows,
+            definitions_sha256=manifest.contract.definitions_sha256,
         )
 
     def infer(self, model: str, version: int, features: Float32, state: Float32, deadline_s: float) -> Answer:
@@ -364,6 +365,7 @@ def _shape(config: dict[str, Any]) -> ModelShape:
             state_size=int(inputs[STATE][-1]),
             horizons=int(outputs[PROBABILITIES][-2]),
             prime_rows=int(config["parameters"][PRIME_ROWS]["string_value"]),
+            definitions_sha256=str(config["parameters"][DEFINITIONS]["string_value"]),
         )
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise ServingError(

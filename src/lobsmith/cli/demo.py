@@ -1,0 +1,127 @@
+"""`lobsmith demo`: the whole lifecycle on embedded defaults."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from lobsmith.cli.options import capture_arguments, json_option, overrides, print_json, results, set_option, use_prefect
+from lobsmith.params import Params, load_params
+from lobsmith.progress import stage
+from lobsmith.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lobsmith.features.dataset import Dataset
+    from lobsmith.trading.measure import Measured
+    from pipelines.retrain import Retrained
+
+_SIMULATED_SECONDS = 1200
+_ROWS = {"grpc": 5000, "http": 1000}
+"""Held-out rows asked about over each protocol."""
+
+
+@click.command()
+@capture_arguments
+@set_option
+@json_option
+@click.pass_obj
+def demo(
+    workspace: Workspace, captures: tuple[Path, ...], more: tuple[Path, ...], settings: tuple[str, ...], as_json: bool
+) -> None:
+    """Simulate or read a market, retrain, serve with Triton, and replay held-out rows through it.
+
+    The model is published as <model.name>_demo: a demonstration never touches the model in production.
+    """
+    use_prefect(workspace)
+    params = load_params(workspace.params, overrides(settings))
+    changes = {
+        "model.name": f"{params.model.name}_demo",
+        "data.simulator.seconds": _SIMULATED_SECONDS,
+        # A demonstration has minutes of data, not hours: it takes all there is.
+        "window.minimum_coverage": 0.0,
+        "window.minimum_rows": 5000,
+        **overrides(settings),
+    }
+    with stage("start Prefect") as note:
+        from pipelines.retrain import retrain as flow
+
+        note("a server of its own runs for as long as the flow")
+    files = [str(path.resolve()) for path in (*captures, *more)]
+    retrained = flow(str(workspace.root), files or None, changes)
+    params = load_params(workspace.params, changes)
+
+    from lobsmith.features.dataset import DATASET, load_dataset
+
+    dataset = load_dataset(Path(retrained.run_directory) / DATASET)
+    measured = _serve_and_replay(workspace, params, dataset)
+    if as_json:
+        print_json({"retrained": retrained, "replay": measured})
+        return
+    _show(workspace, params, retrained, dataset, measured)
+
+
+def _serve_and_replay(workspace: Workspace, params: Params, dataset: "Dataset") -> "dict[str, Measured]":
+    """Replay held-out rows through the running server, or through one started for the purpose on free ports."""
+    from lobsmith.cli.replay import run
+    from lobsmith.models.split import split
+    from lobsmith.serving.control import connect
+    from lobsmith.serving.supervisor import running_triton, with_free_ports
+
+    first = int(split(dataset, params.split).test[0])
+
+    def replay_all() -> "dict[str, Measured]":
+        measured = {}
+        for name, rows in _ROWS.items():
+            with stage(f"replay over {name}") as note:
+                measured[name] = run(workspace, params, dataset, first, name, limit=rows)
+                note(f"{measured[name].answered:,} of {measured[name].rows:,} rows answered")
+        return measured
+
+    if connect(workspace) is not None:
+        return replay_all()
+    with stage("serve with Triton") as note:
+        server = running_triton(workspace, with_free_ports(params))
+        control = server.__enter__()
+        note(f"{control.endpoint.http_url}, versions {control.ready_versions(params.model.name)}")
+    try:
+        return replay_all()
+    finally:
+        server.__exit__(None, None, None)
+
+
+def _show(
+    workspace: Workspace,
+    params: Params,
+    retrained: "Retrained",
+    dataset: "Dataset",
+    measured: "dict[str, Measured]",
+) -> None:
+    import msgspec
+
+    from lobsmith.cli.replay import table
+    from lobsmith.gates.evaluate import EVALUATION
+    from lobsmith.gates.evaluation import Evaluation
+
+    content = (Path(retrained.run_directory) / EVALUATION).read_bytes()
+    evaluation = msgspec.json.decode(content, type=Evaluation)
+    scores = Table(title=f"{retrained.model} {retrained.version}: {evaluation.rows['test']:,} held-out rows of {dataset.instrument}")
+    scores.add_column("predictor")
+    for horizon in dataset.horizons_ms:
+        scores.add_column(f"accuracy, {horizon} ms", justify="right")
+        scores.add_column(f"log-loss, {horizon} ms", justify="right")
+    for predictor in dict.fromkeys(one.predictor for one in evaluation.scores):
+        cells: list[Any] = [predictor]
+        for one in evaluation.scores:
+            if one.predictor == predictor:
+                cells += [f"{one.accuracy:.3f}", f"{one.log_loss:.3f}"]
+        scores.add_row(*cells)
+    results.print(scores)
+    results.print(table(measured))
+    for name, value in (
+        ("MLflow run", f"{retrained.mlflow_run_id}  (see it: mlflow ui --backend-store-uri {workspace.mlflow_uri})"),
+        ("manifest", retrained.manifest),
+        ("report", retrained.report),
+        ("next", f"lobsmith serve, and in another terminal: lobsmith replay --simulate 60 --model {params.model.name}"),
+    ):
+        results.print(f"{name:<11} {value}", soft_wrap=True)

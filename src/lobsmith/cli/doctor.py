@@ -1,0 +1,140 @@
+"""`lobsmith doctor`: what this machine has and lacks, and what to do about it."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+from msgspec import Struct
+from rich.table import Table
+
+from lobsmith.cli.options import json_option, print_json, results
+from lobsmith.errors import LobsmithError
+from lobsmith.params import load_params
+from lobsmith.workspace import Workspace
+
+_ENOUGH_MEMORY_GIB = 4
+_ENOUGH_DISK_GIB = 5
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    """One finding: `needed` parts must be there for `lobsmith demo`."""
+
+    name: str
+    found: bool
+    needed: bool
+    detail: str
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def doctor(workspace: Workspace, as_json: bool) -> None:
+    """Say what this machine has and lacks, and what to do about it; exit 1 where something needed is missing."""
+    checks = [
+        _python(),
+        _memory(),
+        _disk(workspace.root),
+        _params(workspace),
+        _triton(),
+        _ports(workspace),
+        _module("torch", "trains; pip install torch", needed=True),
+        _module("onnxruntime", "runs exported models; pip install onnxruntime", needed=True),
+        _module("mlflow", "tracks and registers; pip install mlflow", needed=True),
+        _module("prefect", "runs the flows; pip install prefect", needed=True),
+        _gpu(),
+        _module("tensorrt", "builds TensorRT engines; optional, without it models stay on ONNX Runtime", needed=False),
+    ]
+    if as_json:
+        print_json({"checks": checks})
+    else:
+        table = Table()
+        for heading in ("", "part", "found"):
+            table.add_column(heading)
+        for check in checks:
+            mark = "[green]✓" if check.found else ("[red]✗" if check.needed else "[yellow]–")
+            table.add_row(mark, check.name, check.detail)
+        results.print(table)
+    if any(check.needed and not check.found for check in checks):
+        sys.exit(1)
+
+
+def _attempt(name: str, look: Callable[[], str], *, needed: bool = True) -> Check:
+    try:
+        return Check(name=name, found=True, needed=needed, detail=look())
+    except LobsmithError as error:
+        return Check(name=name, found=False, needed=needed, detail=str(error))
+
+
+def _python() -> Check:
+    linux = platform.system() == "Linux" and platform.machine() == "x86_64"
+    detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Check(
+        name="Python", found=linux, needed=False, detail=detail if linux else f"{detail}; Triton needs Linux x86-64"
+    )
+
+
+def _memory() -> Check:
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    enough = gib >= _ENOUGH_MEMORY_GIB * 0.9
+    detail = f"{gib:.0f} GiB, {os.cpu_count()} cores" + ("" if enough else f"; {_ENOUGH_MEMORY_GIB} GiB are needed")
+    return Check(name="memory", found=enough, needed=True, detail=detail)
+
+
+def _disk(root: Path) -> Check:
+    gib = shutil.disk_usage(root).free / 2**30
+    enough = gib >= _ENOUGH_DISK_GIB
+    return Check(
+        name="disk",
+        found=enough,
+        needed=False,
+        detail=f"{gib:.0f} GiB free at {root}" + ("" if enough else f"; {_ENOUGH_DISK_GIB} GiB are better"),
+    )
+
+
+def _params(workspace: Workspace) -> Check:
+    def look() -> str:
+        load_params(workspace.params)
+        return str(workspace.params)
+
+    return _attempt("parameters", look)
+
+
+def _triton() -> Check:
+    def look() -> str:
+        from lobsmith.serving.installation import check_installation, find_triton
+
+        installation = find_triton()
+        check_installation(installation)
+        return str(installation.server)
+
+    return _attempt("Triton", look)
+
+
+def _ports(workspace: Workspace) -> Check:
+    def look() -> str:
+        from lobsmith.serving.control import connect
+        from lobsmith.serving.triton import check_ports
+
+        params = load_params(workspace.params).serving
+        if connect(workspace) is not None:
+            return "in use by this workspace's own server"
+        check_ports(params.host, params)
+        return f"{params.http_port}, {params.grpc_port}, {params.metrics_port} are free on {params.host}"
+
+    return _attempt("ports", look, needed=False)
+
+
+def _gpu() -> Check:
+    found = shutil.which("nvidia-smi") is not None
+    detail = "nvidia-smi is there" if found else "none; everything runs on the CPU"
+    return Check(name="GPU", found=found, needed=False, detail=detail)
+
+
+def _module(name: str, purpose: str, *, needed: bool) -> Check:
+    found = importlib.util.find_spec(name) is not None
+    return Check(name=name, found=found, needed=needed, detail="installed" if found else f"not installed: {purpose}")

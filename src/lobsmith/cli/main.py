@@ -1,0 +1,52 @@
+"""The `lobsmith` command."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lobsmith import __version__, telemetry
+from lobsmith.cli.demo import demo
+from lobsmith.cli.doctor import doctor
+from lobsmith.cli.replay import replay
+from lobsmith.cli.retrain import retrain
+from lobsmith.cli.serve import serve
+from lobsmith.cli.stage import stage
+from lobsmith.cli.status import status
+from lobsmith.errors import LobsmithError
+from lobsmith.workspace import Workspace
+
+
+class _Commands(click.Group):
+    """Turns lobsmith's own errors into one line and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LobsmithError as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="LOBSMITH_ROOT",
+    default=".",
+    help="The project's folder, with params.yaml; LOBSMITH_ROOT, else the current one.",
+)
+@click.version_option(__version__)
+@click.pass_context
+def cli(ctx: click.Context, root: Path) -> None:
+    """Keep a neural network on limit-order-book data in service."""
+    ctx.obj = Workspace(root.resolve())
+
+
+for command in (demo, doctor, replay, retrain, serve, stage, status):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line."""
+    telemetry.turn_off()
+    cli()

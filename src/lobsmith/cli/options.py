@@ -1,0 +1,64 @@
+"""Options that several commands share, and how results are printed."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import yaml
+from rich.console import Console
+
+from lobsmith.workspace import Workspace
+
+results = Console(highlight=False)
+"""Where results go; everything else goes to standard error."""
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+
+set_option = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Replace a parameter of params.yaml, such as train.epochs=2.",
+)
+
+
+def capture_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--capture FILE…`: the option may be repeated or followed by several files."""
+    path = click.Path(path_type=Path)
+    command = click.option("--capture", "captures", multiple=True, type=path, help="Recorded files, in order.")(command)
+    return click.argument("more", nargs=-1, type=path, metavar="[FILE]...")(command)
+
+
+def overrides(settings: tuple[str, ...]) -> dict[str, Any]:
+    """Turn `NAME=VALUE` pairs into parameters."""
+    table = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{setting}: write NAME=VALUE", param_hint="--set")
+        try:
+            table[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise click.BadParameter(f"{setting}: the value is not YAML", param_hint="--set") from error
+    return table
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object."""
+    click.echo(msgspec.json.encode(value).decode())
+
+
+def use_prefect(workspace: Workspace) -> None:
+    """Point Prefect, which is imported after this, at the workspace; what the user has set already stays."""
+    os.environ.setdefault("PREFECT_HOME", str(workspace.prefect))
+    # Prefect's server cannot make a folder inside a folder that is missing, and says so only by timing out.
+    Path(os.environ["PREFECT_HOME"]).expanduser().mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    # A failing stage is reported in one line by the command; Prefect would print its traceback as well.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")

@@ -1,0 +1,41 @@
+"""`lobsmith serve`: Triton, supervised, until Ctrl-C."""
+
+import threading
+
+import click
+
+from lobsmith.cli.options import overrides, results, set_option
+from lobsmith.params import load_params
+from lobsmith.workspace import Workspace
+
+
+@click.command()
+@click.option("--http-port", type=int, help="Instead of serving.http_port.")
+@click.option("--grpc-port", type=int, help="Instead of serving.grpc_port.")
+@click.option("--metrics-port", type=int, help="Instead of serving.metrics_port.")
+@set_option
+@click.pass_obj
+def serve(
+    workspace: Workspace,
+    http_port: int | None,
+    grpc_port: int | None,
+    metrics_port: int | None,
+    settings: tuple[str, ...],
+) -> None:
+    """Serve the model repository with Triton until Ctrl-C."""
+    from lobsmith.serving.supervisor import ServeEvent, stop_on_signals
+    from lobsmith.serving.supervisor import serve as supervise
+
+    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+    given = {f"serving.{name}": port for name, port in ports.items() if port is not None}
+    params = load_params(workspace.params, {**overrides(settings), **given})
+
+    def show(event: ServeEvent) -> None:
+        results.print(f"{event.kind.value:<9} {event.message}", soft_wrap=True)
+        if event.endpoint is not None and event.kind.value == "serving":
+            e = event.endpoint
+            results.print(f"{'':9} HTTP {e.http_url}, gRPC {e.grpc_url}, metrics {e.metrics_url}; Ctrl-C stops")
+
+    stop = threading.Event()
+    with stop_on_signals(stop):
+        supervise(workspace, params, on_event=show, stop=stop)

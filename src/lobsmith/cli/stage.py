@@ -1,0 +1,86 @@
+"""`lobsmith stage NAME`: one stage, as `dvc.yaml` runs it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lobsmith.cli.options import capture_arguments, overrides, set_option
+from lobsmith.params import Params, load_params
+from lobsmith.progress import stage as show
+from lobsmith.workspace import Workspace
+
+Run = Callable[[Params, Path, list[Path]], Any]
+
+
+def _ingest(params: Params, directory: Path, captures: list[Path]) -> str:
+    from lobsmith.market.ingest import SESSION, ingest
+
+    session = ingest(params, captures or None, directory / SESSION)
+    return f"{session.instrument}: {session.accounting.messages:,} messages"
+
+
+def _features(params: Params, directory: Path, _captures: list[Path]) -> str:
+    from lobsmith.features.dataset import DATASET, build_features
+    from lobsmith.market.ingest import SESSION
+
+    return f"{len(build_features(params, directory / SESSION, directory / DATASET).rows):,} rows"
+
+
+def _train(params: Params, directory: Path, _captures: list[Path]) -> str:
+    from lobsmith.features.dataset import DATASET
+    from lobsmith.models.train import train_stage
+
+    history = train_stage(params, directory / DATASET, directory).history
+    return f"validation {min(one.validation_loss for one in history):.4f}"
+
+
+def _compress(params: Params, directory: Path, _captures: list[Path]) -> str:
+    from lobsmith.compress.compress import compress
+    from lobsmith.features.dataset import DATASET
+
+    return f"{compress(params, directory / DATASET, directory).bytes:,} bytes"
+
+
+def _evaluate(params: Params, directory: Path, _captures: list[Path]) -> str:
+    from lobsmith.features.dataset import DATASET
+    from lobsmith.gates.evaluate import evaluate
+
+    return "; ".join(map(str, evaluate(params, directory / DATASET, directory).verdicts))
+
+
+STAGES: dict[str, Run] = {
+    "ingest": _ingest,
+    "features": _features,
+    "train": _train,
+    "compress": _compress,
+    "evaluate": _evaluate,
+}
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(STAGES)))
+@capture_arguments
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(".lobsmith/stages"),
+    show_default=True,
+    help="Where the stages' files lie.",
+)
+@set_option
+@click.pass_obj
+def stage(
+    workspace: Workspace,
+    name: str,
+    captures: tuple[Path, ...],
+    more: tuple[Path, ...],
+    directory: Path,
+    settings: tuple[str, ...],
+) -> None:
+    """Run one stage from files to files."""
+    params = load_params(workspace.params, overrides(settings))
+    directory.mkdir(parents=True, exist_ok=True)
+    with show(name) as note:
+        note(STAGES[name](params, directory, [*captures, *more]))

@@ -1,0 +1,96 @@
+"""What a replay shows: accuracy against the labels and how long each answer took."""
+
+from collections.abc import Callable
+
+import numpy as np
+from msgspec import Struct
+
+from lobsmith.features.dataset import Dataset
+from lobsmith.gates.evaluation import MODEL, Score, score
+from lobsmith.models.split import runs
+from lobsmith.trading.client import StreamClient
+from lobsmith.trading.replay import replay
+
+_WARM_ROWS = 2048
+"""Rows before the first that are fed to the client, if the run holds as many."""
+_PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
+
+
+class Measured(Struct, frozen=True, kw_only=True):
+    """The outcome of a replay; latencies in microseconds, each from the row's hand-over to its answer."""
+
+    rows: int
+    answered: int
+    reasons: dict[str, int]
+    versions: list[int]
+    scores: list[Score]
+    latency_us: dict[str, float]
+
+
+def measure(
+    dataset: Dataset,
+    first: int,
+    client: StreamClient,
+    *,
+    limit: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Measured:
+    """Step a client through a dataset's rows from row `first` on and score its answers.
+
+    The client forgets its state at each gap. Rows that come before the first prime it; their answers do not count.
+
+    Args:
+        dataset: rows and labels.
+        first: index of the first row to ask about.
+        client: a client of the model that serves.
+        limit: ask about this many rows at most.
+        on_progress: told how many rows are done, of how many.
+    """
+    spans = [(max(a, first), b, a) for a, b in runs(dataset, np.asarray([0, len(dataset.rows) - 1])) if b > first]
+    wanted = sum(stop - start for start, stop, _ in spans)
+    wanted = wanted if limit is None else min(wanted, limit)
+    results, indices, done = [], [], 0
+    for start, stop, begin in spans:
+        stop = min(stop, start + wanted - done)
+        if stop <= start:
+            break
+        client.reset()
+        earlier = dataset.rows.features[max(begin, start - _WARM_ROWS) : start]
+        results.append(
+            replay(
+                dataset.rows.features[start:stop],
+                client,
+                prime=earlier if len(earlier) else None,
+                on_progress=None if on_progress is None else _shifted(on_progress, done, wanted),
+            )
+        )
+        indices.append(np.arange(start, stop))
+        done += stop - start
+    horizons = dataset.labels.shape[1]
+    probabilities = np.full((done, horizons, 3), np.nan, np.float32)
+    place = 0
+    reasons: dict[str, int] = {}
+    for result in results:
+        count = len(result.latencies_ns)
+        if result.probabilities.shape[1]:
+            probabilities[place : place + count] = result.probabilities
+        place += count
+        for reason, number in result.reasons.items():
+            reasons[reason] = reasons.get(reason, 0) + number
+    rows = np.concatenate(indices) if indices else np.zeros(0, np.int64)
+    latencies = np.concatenate([r.latencies_ns for r in results]) if results else np.zeros(0, np.int64)
+    answered = ~np.isnan(probabilities).any(axis=(1, 2))
+    return Measured(
+        rows=done,
+        answered=int(answered.sum()),
+        reasons=reasons,
+        versions=sorted({int(v) for r in results for v in np.unique(r.versions) if v}),
+        scores=score(MODEL, probabilities, dataset.labels[rows], dataset.horizons_ms),
+        latency_us={
+            name: float(np.percentile(latencies[answered], q)) / 1e3 for name, q in _PERCENTILES.items() if answered.any()
+        },
+    )
+
+
+def _shifted(on_progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
+    return lambda done, _part: on_progress(before + done, total)

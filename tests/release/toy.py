@@ -1,0 +1,124 @@
+"""A model of a few nodes that keeps the wire contract, and the ways in which one can fail to."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from lobsmith.compress.golden import Golden, golden_vectors
+from lobsmith.compress.runtime import OnnxModel
+from lobsmith.gates.verdict import Verdict
+from lobsmith.market.instrument import Instrument
+from lobsmith.params import Params, load_params
+from lobsmith.release.contract import WireContract
+from lobsmith.release.publish import Artifact
+
+F, S, HORIZONS = 3, 2, (100, 1000)
+CONTRACT = WireContract(feature_count=F, state_size=S, horizons_ms=HORIZONS, definitions_sha256="5" * 64)
+PASSED = Verdict(gate="parity", passed=True, value=1e-7, threshold=1e-5)
+REFUSED = Verdict(gate="skill", passed=False, value=1.2, threshold=1.0)
+ROWS = np.random.default_rng(3).normal(size=(20, F)).astype(np.float32)
+
+
+def params(**overrides: Any) -> Params:
+    """The project's parameters; overrides are dotted names with `__` for the dot."""
+    named = {name.replace("__", "."): value for name, value in overrides.items()}
+    return load_params(Path(__file__).parents[2] / "params.yaml", {"serving.warmup": 2, **named})
+
+
+def write_model(
+    path: Path,
+    *,
+    scale: float = 0.3,
+    offset: float = 0.0,
+    names: dict[str, str] | None = None,
+    features: int = F,
+    batch: str | int = "batch",
+    external: bool = False,
+) -> Path:
+    """Write a running mean of the features, carried in the state with a count of rows, through a softmax.
+
+    Args:
+        path: the file.
+        scale: of the logits; 0 makes every answer the same.
+        offset: added to the probabilities; NaN makes every answer NaN.
+        names: tensors under other names.
+        features: F.
+        batch: dimension of the batch; a number fixes it.
+        external: keep the weights in a side file, `weights.bin`.
+    """
+    slopes = np.linspace(-scale, scale, 2 * 3, dtype=np.float32).reshape(2, 3)
+    constants: dict[str, Any] = {
+        "slopes": slopes,
+        "offset": np.array([offset], np.float32),
+        "time_axis": np.array(1, np.int64),
+        "last_axes": np.array([2, 3], np.int64),
+        "zero": np.array([0], np.int64),
+        "one": np.array([1], np.int64),
+        "two": np.array([2], np.int64),
+        "minus_one": np.array([-1], np.int64),
+        "end": np.array([2**31 - 1], np.int64),
+    }
+    nodes = [
+        helper.make_node("ReduceMean", ["features"], ["mean"], axes=[2], keepdims=0),
+        helper.make_node("CumSum", ["mean", "time_axis"], ["sums"]),
+        helper.make_node("Slice", ["state", "zero", "one", "one"], ["old_sum"]),
+        helper.make_node("Slice", ["state", "one", "two", "one"], ["old_count"]),
+        helper.make_node("Add", ["sums", "old_sum"], ["carried"]),
+        helper.make_node("Unsqueeze", ["carried", "last_axes"], ["wide"]),
+        helper.make_node("Mul", ["wide", "slopes"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["softmax"], axis=3),
+        helper.make_node("Add", ["softmax", "offset"], ["probabilities"]),
+        helper.make_node("Slice", ["carried", "minus_one", "end", "one"], ["last"]),
+        helper.make_node("Shape", ["features"], ["shape"], start=1, end=2),
+        helper.make_node("Cast", ["shape"], ["rows"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["old_count", "rows"], ["count"]),
+        helper.make_node("Concat", ["last", "count"], ["next_state"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "toy",
+        [
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, [batch, "time", features]),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, [batch, S]),
+        ],
+        [
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [batch, "time", 2, 3]),
+            helper.make_tensor_value_info("next_state", TensorProto.FLOAT, [batch, S]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    for old, new in (names or {}).items():
+        for tensor in (*graph.input, *graph.output):
+            tensor.name = new if tensor.name == old else tensor.name
+        for node in graph.node:
+            node.input[:] = [new if one == old else one for one in node.input]
+            node.output[:] = [new if one == old else one for one in node.output]
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if external:
+        onnx.save_model(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    else:
+        onnx.save_model(model, path)
+    return path
+
+
+def golden(path: Path) -> Golden:
+    """Return what a model file answers."""
+    return golden_vectors(OnnxModel(path), ROWS)
+
+
+def artifact(folder: Path, *, scale: float = 0.3, verdicts: tuple[Verdict, ...] = (PASSED,), rows: int = 7) -> Artifact:
+    """Write a sound model into a folder and return what a retrain would hand over."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = write_model(folder / "model.onnx", scale=scale)
+    return Artifact(
+        model_path=path,
+        golden=golden(path),
+        prime_rows=rows,
+        instruments=(Instrument(venue="simulator", symbol="SIM", tick_size=0.01, lot_size=0.001),),
+        data_fingerprint="f" * 64,
+        verdicts=verdicts,
+        metrics={"log_loss_100": 0.9},
+    )
