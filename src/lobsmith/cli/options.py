@@ -1,6 +1,7 @@
 """Options that several commands share, and how results are printed."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from rich.console import Console
 
 from lobsmith.workspace import Workspace
 
-results = Console(highlight=False)
+_PIPED_WIDTH = 120
+
+results = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 """Where results go; everything else goes to standard error."""
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]

@@ -47,9 +47,7 @@ class Installation:
             "LD_LIBRARY_PATH": ":".join(paths),
             # The stub embeds Python: left alone it would look for a standard library beside itself or on PATH.
             "PYTHONHOME": sys.base_prefix,
-            "PYTHONPATH": ":".join(str(path) for path in self.packages),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONNOUSERSITE": "1",
+            "LOBSMITH_PACKAGES": os.pathsep.join(str(path) for path in self.packages),
         }
 
 

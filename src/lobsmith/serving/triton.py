@@ -121,11 +121,12 @@ class Triton:
         python = backends / "python"
         python.mkdir(parents=True)
         for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
-            (python / name).symlink_to(installation.python_backend / name)
-        (python / "triton_python_backend_stub").symlink_to(installation.stub)
+            # Copies, because Triton refuses a library whose real path lies outside the backend folder.
+            shutil.copy2(installation.python_backend / name, python / name)
+        shutil.copy2(installation.stub, python / "triton_python_backend_stub")
         ours = backends / "onnxruntime"
         ours.mkdir()
-        (ours / "model.py").symlink_to(_BACKEND)
+        shutil.copy2(_BACKEND, ours / "model.py")
         return backends.absolute()
 
     def _options(self, backends: Path, host: str, key: str) -> list[str]:

@@ -6,13 +6,18 @@ contract's.
 """
 
 import itertools
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
-import triton_python_backend_utils as pb_utils
-from numpy.typing import NDArray
+# The stub's interpreter is isolated: it knows neither PYTHONPATH nor the virtual environment.
+sys.path[:0] = [path for path in os.environ.get("LOBSMITH_PACKAGES", "").split(os.pathsep) if path]
+
+import numpy as np  # noqa: E402
+import onnxruntime  # noqa: E402
+import triton_python_backend_utils as pb_utils  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
 
 FEATURES = "features"
 STATE = "state"

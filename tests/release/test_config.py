@@ -1,0 +1,57 @@
+import pytest
+from tritonclient.grpc.model_config_pb2 import TYPE_FP32
+
+from lobsmith.errors import ReleaseError
+from lobsmith.release.config import config_text, configured_contract, listed_versions, read_config
+from tests.release import toy
+
+
+def write(path, **changes):
+    settings = {"versions": [3, 1], "prime_rows": 9, "max_batch": 64, "warmup": 5} | changes
+    path.write_text(config_text("toy", toy.CONTRACT, **settings))
+    return path
+
+
+def test_states_the_wire_contract(tmp_path):
+    config = read_config(write(tmp_path / "config.pbtxt"))
+    assert (config.name, config.backend, config.default_model_filename) == ("toy", "onnxruntime", "model.onnx")
+    assert {one.name: list(one.dims) for one in config.input} == {"features": [-1, 3], "state": [2]}
+    assert {one.name: list(one.dims) for one in config.output} == {"probabilities": [-1, 2, 3], "next_state": [2]}
+    assert {one.data_type for one in (*config.input, *config.output)} == {TYPE_FP32}
+    assert config.HasField("dynamic_batching")
+    assert config.parameters["prime_rows"].string_value == "9"
+    assert listed_versions(config) == [1, 3]
+
+
+def test_contract_comes_back(tmp_path):
+    assert configured_contract(write(tmp_path / "config.pbtxt")) == toy.CONTRACT
+
+
+@pytest.mark.parametrize(("warmup", "samples"), [(0, []), (5, [5])])
+def test_warm_up_is_left_out_where_none_is_asked_for(tmp_path, warmup, samples):
+    config = read_config(write(tmp_path / "config.pbtxt", warmup=warmup))
+    assert [sample.count for sample in config.model_warmup] == samples
+    assert all(one.zero_data for sample in config.model_warmup for one in sample.inputs.values())
+
+
+@pytest.mark.parametrize("content", [b"name: ", b"nonsense { }", b"\xff\xfe", b"backend: 7"])
+def test_refuses_what_is_no_configuration(tmp_path, content):
+    path = tmp_path / "config.pbtxt"
+    path.write_bytes(content)
+    with pytest.raises(ReleaseError, match=str(path)):
+        read_config(path)
+
+
+@pytest.mark.parametrize("content", ["", 'name: "theirs"', 'input { name: "features" dims: 4 }'])
+def test_refuses_the_contract_of_a_foreign_model(tmp_path, content):
+    path = tmp_path / "config.pbtxt"
+    path.write_text(content)
+    with pytest.raises(ReleaseError, match="not a configuration that lobsmith wrote"):
+        configured_contract(path)
+
+
+@pytest.mark.parametrize("policy", ["", "version_policy { latest { num_versions: 2 } }", "version_policy { all { } }"])
+def test_only_a_specific_policy_lists_versions(tmp_path, policy):
+    path = tmp_path / "config.pbtxt"
+    path.write_text(policy)
+    assert listed_versions(read_config(path)) == []

@@ -1,0 +1,121 @@
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from msgspec import structs
+from safetensors.numpy import save_file
+
+from lobsmith.errors import ReleaseError
+from lobsmith.files import sha256_file
+from lobsmith.release.manifest import GOLDEN, MODEL, read_manifest, write_manifest
+from lobsmith.release.proof import check_version, prove
+from lobsmith.release.publish import publish
+from lobsmith.release.repository import Repository
+from lobsmith.workspace import Workspace
+from tests.release import toy
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The folder of a sound version."""
+    workspace = Workspace(tmp_path_factory.mktemp("project"))
+    manifest = publish(
+        workspace, toy.params(), toy.artifact(workspace.root / "run"), model="toy", contract=toy.CONTRACT
+    )
+    return Repository(workspace.repository).directory("toy", manifest.version)
+
+
+@pytest.fixture
+def version(published, tmp_path):
+    """A copy of it that a test may damage."""
+    return shutil.copytree(published, tmp_path / "version")
+
+
+def reseal(directory):
+    """Make the manifest agree with the files again, as an honest publisher of a bad model would."""
+    manifest = read_manifest(directory)
+    files = {name: sha256_file(directory / name) for name in (MODEL, GOLDEN)}
+    write_manifest(directory, structs.replace(manifest, files=files, artifact_id=files[MODEL]))
+
+
+def test_proves_a_sound_version_in_another_process(version):
+    proof = prove(version, 60)
+    assert proof.rows == len(toy.ROWS)
+    assert proof.largest_difference <= 1e-6
+
+
+def test_prints_one_object_and_a_status(version):
+    command = [sys.executable, "-m", "lobsmith.release.proof"]
+    sound = subprocess.run([*command, str(version)], capture_output=True, check=False)
+    (version / GOLDEN).unlink()
+    broken = subprocess.run([*command, str(version)], capture_output=True, check=False)
+    assert (sound.returncode, json.loads(sound.stdout)["proven"]) == (0, True)
+    assert (broken.returncode, json.loads(broken.stdout)["proven"]) == (1, False)
+    assert "golden.safetensors: missing" in json.loads(broken.stdout)["reason"]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"offset": float("nan")}, "not finite"),
+        ({"offset": float("inf")}, "not finite"),
+        ({"scale": 0.0}, "same for every row"),
+        ({"offset": 0.5}, "no probabilities"),
+        ({"names": {"features": "ticks"}}, "inputs"),
+    ],
+)
+def test_refuses_a_bad_model(version, model, words):
+    toy.write_model(version / MODEL, **model)
+    # Vectors that the model itself made, so that nothing but its answers can give it away.
+    if "names" not in model:
+        golden = dataclasses.asdict(toy.golden(version / MODEL))
+        save_file({name: np.nan_to_num(value) for name, value in golden.items()}, version / GOLDEN)
+    reseal(version)
+    with pytest.raises(ReleaseError, match=words):
+        check_version(version)
+
+
+def test_refuses_another_models_answers(version):
+    toy.write_model(version / MODEL, scale=0.301)
+    reseal(version)
+    with pytest.raises(ReleaseError, match="probabilities as one chunk differ from the golden vectors by"):
+        check_version(version)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("features", lambda x: x[:, :1]),
+        ("features", lambda x: x[:, :, :2]),
+        ("features", lambda x: x * np.float32("nan")),
+        ("probabilities", lambda x: x.astype(np.float64)),
+        ("next_state", lambda x: x[0]),
+    ],
+)
+def test_refuses_vectors_that_prove_nothing(version, name, change):
+    golden = dataclasses.asdict(toy.golden(version / MODEL))
+    golden[name] = np.ascontiguousarray(change(golden[name]))
+    save_file(golden, version / GOLDEN)
+    reseal(version)
+    with pytest.raises(ReleaseError, match="make the golden vectors again"):
+        check_version(version)
+
+
+def test_refuses_a_file_that_is_no_golden_file(version):
+    (version / GOLDEN).write_bytes(b"")
+    reseal(version)
+    with pytest.raises(ReleaseError, match=r"golden.safetensors: not golden vectors"):
+        check_version(version)
+
+
+def test_a_proof_that_hangs_is_killed(version):
+    # A named pipe in a file's place is opened for ever; the check of the manifest comes first and must not do that.
+    (version / "manifest.json").unlink()
+    os.mkfifo(version / "manifest.json")
+    with pytest.raises(ReleaseError, match="not proven within"):
+        prove(version, 2)
