@@ -21,14 +21,14 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of `params.yaml`: immutable, and no key is accepted that is not declared."""
 
 
-class SimulatorParams(_Section):
+class SimulatorParams(_Section, frozen=True):
     """The seeded simulator."""
 
     seed: int
     seconds: Positive
 
 
-class DataParams(_Section):
+class DataParams(_Section, frozen=True):
     """Where market data comes from."""
 
     source: str
@@ -36,7 +36,7 @@ class DataParams(_Section):
     simulator: SimulatorParams
 
 
-class WindowParams(_Section):
+class WindowParams(_Section, frozen=True):
     """Which data a retrain learns from."""
 
     length_s: PositiveFloat
@@ -44,7 +44,7 @@ class WindowParams(_Section):
     minimum_rows: Positive
 
 
-class FeatureParams(_Section):
+class FeatureParams(_Section, frozen=True):
     """Constants of the feature kernel; part of the wire contract."""
 
     normaliser_rows: Annotated[int, Meta(ge=2, le=100_000)]
@@ -54,20 +54,20 @@ class FeatureParams(_Section):
     volatility_long_s: PositiveFloat
 
 
-class LabelParams(_Section):
+class LabelParams(_Section, frozen=True):
     """The horizons of the direction labels."""
 
     horizons_ms: Annotated[tuple[Positive, ...], Meta(min_length=1)]
 
 
-class SplitParams(_Section):
+class SplitParams(_Section, frozen=True):
     """Shares of the window, in time order; what is left trains."""
 
     validation: Annotated[float, Meta(gt=0, lt=1)]
     test: Annotated[float, Meta(gt=0, lt=1)]
 
 
-class ModelParams(_Section):
+class ModelParams(_Section, frozen=True):
     """The network and the name it is served under."""
 
     name: Name
@@ -78,7 +78,7 @@ class ModelParams(_Section):
     attention: Positive
 
 
-class TrainParams(_Section):
+class TrainParams(_Section, frozen=True):
     """The training loop."""
 
     seed: int
@@ -94,20 +94,20 @@ class TrainParams(_Section):
     patience: Positive
 
 
-class GateParams(_Section):
+class GateParams(_Section, frozen=True):
     """Thresholds of the gates."""
 
     parity: PositiveFloat
     skill: PositiveFloat
 
 
-class ReleaseParams(_Section):
+class ReleaseParams(_Section, frozen=True):
     """How many versions stay listed."""
 
     keep: Positive
 
 
-class ServingParams(_Section):
+class ServingParams(_Section, frozen=True):
     """The embedded Triton."""
 
     host: str
@@ -121,14 +121,14 @@ class ServingParams(_Section):
     stop_deadline_s: PositiveFloat
 
 
-class ClientParams(_Section):
+class ClientParams(_Section, frozen=True):
     """The trading client."""
 
     deadline_s: PositiveFloat
     poll_s: PositiveFloat
 
 
-class Params(_Section):
+class Params(_Section, frozen=True):
     """All of `params.yaml`."""
 
     data: DataParams

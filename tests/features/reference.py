@@ -131,7 +131,7 @@ def features(previous, new, trades, flows, returns, lot: float, params: FeatureP
 
 
 def z_scores(raw: np.ndarray, window: int, clip: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return z-scores over the last `window` rows, computed from scratch for each row, and where a column hardly moves."""
+    """Return z-scores over the last `window` rows, each computed from scratch, and where a column hardly moves."""
     out, border = np.zeros(raw.shape), np.zeros(raw.shape, bool)
     for row in range(len(raw)):
         recent = raw[max(0, row + 1 - window) : row + 1].astype(np.float64)

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def live(session: Session) -> Rows:
     """Feed a session message by message, as a live client does."""
     stream = FeatureStream(session.instrument, PARAMS)
     bounds = session.events.message_bounds().tolist()
-    return join([stream.push(session.events.slice(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)])
+    return join([stream.push(session.events.slice(a, b)) for a, b in itertools.pairwise(bounds)])
 
 
 def test_message_by_message_gives_the_same_bits(simulated: Session) -> None:

@@ -105,7 +105,8 @@ def _show(
 
     content = (Path(retrained.run_directory) / EVALUATION).read_bytes()
     evaluation = msgspec.json.decode(content, type=Evaluation)
-    scores = Table(title=f"{retrained.model} {retrained.version}: {evaluation.rows['test']:,} held-out rows of {dataset.instrument}")
+    held_out = f"{evaluation.rows['test']:,} held-out rows of {dataset.instrument}"
+    scores = Table(title=f"{retrained.model} {retrained.version}: {held_out}")
     scores.add_column("predictor")
     for horizon in dataset.horizons_ms:
         scores.add_column(f"accuracy, {horizon} ms", justify="right")

@@ -107,7 +107,7 @@ def run(
         if served != dataset.definitions_sha256:
             raise ServingError(
                 f"{name}: the served model was made for other features or labels (definitions {served[:12]}) than "
-                f"params.yaml describes ({dataset.definitions_sha256[:12]}); replay with the parameters it was trained with"
+                f"params.yaml describes ({dataset.definitions_sha256[:12]}); use the parameters it was trained with"
             )
         client = StreamClient.open(channel, name, params.client)
         columns = (TextColumn(f"  replay over {transport}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -41,7 +41,8 @@ class Dataset:
     @property
     def usable(self) -> npt.NDArray[np.bool_]:
         """bool [N]: the feature vector is complete and every label is known."""
-        return self.rows.complete & (self.labels != UNKNOWN).all(axis=1)
+        known: npt.NDArray[np.bool_] = self.rows.complete & (self.labels != UNKNOWN).all(axis=1)
+        return known
 
 
 def build_dataset(session: Session, params: Params) -> Dataset:

@@ -52,7 +52,7 @@ class Evaluation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def score(
     predictor: str,
-    probabilities: npt.NDArray[np.floating],
+    probabilities: npt.NDArray[np.float32] | npt.NDArray[np.float64],
     labels: npt.NDArray[np.int8],
     horizons_ms: tuple[int, ...],
 ) -> list[Score]:
@@ -91,7 +91,8 @@ def stream_probabilities(model: OnnxModel, dataset: Dataset, rows: npt.NDArray[n
     out = np.full((last + 1 - first, *dataset.labels.shape[1:], CLASSES), np.nan, np.float32)
     for start, stop in runs(dataset, rows):
         out[start - first : stop - first], _ = model.predict(dataset.rows.features[start:stop])
-    return out[rows - first]
+    chosen: Float = out[rows - first]
+    return chosen
 
 
 def baseline_scores(dataset: Dataset, parts: Split, rows: npt.NDArray[np.int64]) -> list[Score]:

@@ -9,6 +9,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lobsmith.features.labels import UNKNOWN
 from lobsmith.gates.evaluation import Evaluation
@@ -72,7 +73,7 @@ def render_report(
     _plot_history(left, history)
     _plot_reliability(right, probabilities, labels, [int(h) for h in evaluation.class_shares])
     svg = io.StringIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None})
+    figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     start = datetime.fromtimestamp(evaluation.test_start_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
     page = Environment(autoescape=True).from_string(_PAGE)
     drawing = svg.getvalue()
@@ -85,7 +86,7 @@ def _plot_history(axes: Axes, history: tuple[Epoch, ...]) -> None:
     axes.plot(epochs, [one.train_loss for one in history], marker="o", label="training")
     axes.plot(epochs, [one.validation_loss for one in history], marker="o", label="validation")
     axes.set(title="Loss by epoch", xlabel="epoch", ylabel="cross-entropy, nats")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
 
 

@@ -17,6 +17,7 @@ only there. Columns, each of length N:
 """
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,9 +79,8 @@ DTYPES: dict[str, type[np.generic]] = {
 
 def concatenate(parts: list[Events]) -> Events:
     """Join events end to end."""
-    return Events(
-        *(
-            np.concatenate([getattr(part, name) for part in parts]) if parts else np.zeros(0, dtype)
-            for name, dtype in DTYPES.items()
-        )
-    )
+    columns: list[Any] = [
+        np.concatenate([getattr(part, name) for part in parts]) if parts else np.zeros(0, dtype)
+        for name, dtype in DTYPES.items()
+    ]
+    return Events(*columns)

@@ -3,8 +3,8 @@
 One order book of `LEVELS` contiguous levels a side lives in continuous time (Gillespie). Limit orders, cancellations
 and market orders arrive at the touch with rates that depend on the queue imbalance and on a latent direction that
 drifts over seconds, so that imbalance and signed flow predict the mid; market orders excite their own side; a regime
-that lasts about a minute scales all rates. When a queue is used up, the next price is uncovered and the spread is closed
-again from either side.
+that lasts about a minute scales all rates. When a queue is used up, the next price is uncovered and the spread is
+closed again from either side.
 
 It speaks like a venue: a ticker at each change of the touch, all changed levels every 100 ms, trades, update ids that
 order tickers and depth. Randomness is a SplitMix64 sequence of the seed alone: the same seed gives the same bytes.
@@ -174,7 +174,7 @@ def _run(state, rows, seconds):  # type: ignore[no-untyped-def]
             push = pressure if s == 0 else -pressure  # greater: good for this side's queue
             queue = bid_queue if s == 0 else ask_queue
             rates[5 * s] = _LIMIT * np.exp(0.25 * push)
-            rates[5 * s + 1] = _CANCEL * min(queue / _QUEUE, 2.0) * np.exp(-0.25 * push)
+            rates[5 * s + 1] = _CANCEL * np.minimum(queue / _QUEUE, 2.0) * np.exp(-0.25 * push)
             rates[5 * s + 2] = _MARKET * (np.exp(-push) + state.excitement[s])
             rates[5 * s + 3] = _INSIDE * room * np.exp(0.7 * push)
             rates[5 * s + 4] = _DEEP
@@ -202,7 +202,8 @@ def _run(state, rows, seconds):  # type: ignore[no-untyped-def]
         for s in range(2):
             state.excitement[s] *= np.exp(-step / _EXCITEMENT_S)
         if state.now >= state.regime_until:
-            state.regime = _REGIMES[min(np.int64(_uniform(state) * len(_REGIMES)), len(_REGIMES) - 1)]
+            drawn = int(_uniform(state) * len(_REGIMES))
+            state.regime = _REGIMES[min(drawn, len(_REGIMES) - 1)]
             state.regime_until = state.now - np.log(_uniform(state)) * _REGIME_S
         if chosen >= 0:
             n = _happen(state, rows, n, chosen // 5, chosen % 5)

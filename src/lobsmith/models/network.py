@@ -5,12 +5,10 @@ at once and 1000 single steps give the same answer:
 
     (features [B, T, F], state [B, S])  →  (logits [B, T, H, 3], next state [B, S])
 
-A linear path leads from the features straight to the logits: the network starts as a logistic regression and learns what
-that one misses. The 1×1 convolutions have no memory. The LSTM's is (h, c). Attention sees the keys and values of the last K rows, the
-present one included, and a count of how many of them are valid. Zeros mean cold.
+A linear path leads from the features straight to the logits: the network starts as a logistic regression and learns
+what that one misses. The 1×1 convolutions have no memory. The LSTM's is (h, c). Attention sees the keys and values of
+the last K rows, the present one included, and a count of how many of them are valid. Zeros mean cold.
 """
-
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -149,4 +147,4 @@ def predict(network: CausalNetwork, rows: Tensor, *, chunk: int = 256) -> Tensor
         for part in torch.split(rows, chunk):
             logits, state = network(part.unsqueeze(0), state)
             parts.append(torch.log_softmax(logits[0], dim=2))
-    return cast(Tensor, torch.cat(parts))
+    return torch.cat(parts)

@@ -37,7 +37,8 @@ def split(dataset: Dataset, params: SplitParams) -> Split:
     horizon = max(dataset.horizons_ms) * _NS_PER_MS
 
     def purged(part: npt.NDArray[np.int64], boundary: int) -> npt.NDArray[np.int64]:
-        return part[time[part] + horizon < time[usable[boundary]]]
+        kept: npt.NDArray[np.int64] = part[time[part] + horizon < time[usable[boundary]]]
+        return kept
 
     result = Split(purged(usable[:first], first), purged(usable[first:second], second), usable[second:])
     if len(result.train) == 0 or len(result.validation) == 0:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format  # type: ignore[import-untyped]
+from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import (
     TYPE_FP32,
     ModelConfig,
@@ -26,7 +26,7 @@ CONFIG = "config.pbtxt"
 BACKEND = "onnxruntime"
 
 DEFINITIONS = "definitions_sha256"
-_HORIZONS = "horizons_ms"
+HORIZONS = "horizons_ms"
 PRIME_ROWS = "prime_rows"
 
 
@@ -78,7 +78,7 @@ def config_text(
             },
         )
     config.parameters[DEFINITIONS].string_value = contract.definitions_sha256
-    config.parameters[_HORIZONS].string_value = ",".join(map(str, contract.horizons_ms))
+    config.parameters[HORIZONS].string_value = ",".join(map(str, contract.horizons_ms))
     config.parameters[PRIME_ROWS].string_value = str(prime_rows)
     return str(text_format.MessageToString(config))
 
@@ -122,7 +122,7 @@ def configured_contract(path: Path) -> WireContract:
         return WireContract(
             feature_count=inputs[FEATURES][1],
             state_size=inputs[STATE][0],
-            horizons_ms=tuple(int(one) for one in config.parameters[_HORIZONS].string_value.split(",")),
+            horizons_ms=tuple(int(one) for one in config.parameters[HORIZONS].string_value.split(",")),
             definitions_sha256=config.parameters[DEFINITIONS].string_value,
         )
     except (KeyError, IndexError, ValueError) as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from lobsmith.errors import ReleaseError
 from lobsmith.release.contract import CLASSES, FEATURES, NEXT_STATE, PROBABILITIES, STATE, WireContract

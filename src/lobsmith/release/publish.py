@@ -164,8 +164,9 @@ class _Publication:
         version = mint_version(time.time_ns(), self._last_version())
         try:
             self._check()
-            staging = self._stage(version)
+            staging = self.workspace.staging / f"{self.model}-{version}-{token_hex(4)}"
             try:
+                self._stage(staging, version)
                 manifest = self._prove(staging, version)
                 self._release(staging, manifest, previous)
             finally:
@@ -197,9 +198,8 @@ class _Publication:
             raise ContractError(f"{self.model}: the wire contract changes ({changes}); choose a new model.name")
         check_model_file(self.artifact.model_path, self.contract)
 
-    def _stage(self, version: int) -> Path:
+    def _stage(self, staging: Path, version: int) -> None:
         """Write the version into a new staging folder: `<staging>/<version>/`."""
-        staging = self.workspace.staging / f"{self.model}-{version}-{token_hex(4)}"
         directory = staging / str(version)
         self.workspace.repository.mkdir(parents=True, exist_ok=True)
         self.workspace.staging.mkdir(parents=True, exist_ok=True)
@@ -217,7 +217,6 @@ class _Publication:
         write_manifest(directory, self._manifest(directory, version))
         fsync_directory(staging)
         self.note("staged")
-        return staging
 
     def _manifest(self, directory: Path, version: int) -> Manifest:
         files = {name: sha256_file(directory / name) for name in (MODEL, GOLDEN)}

@@ -194,7 +194,7 @@ class Triton:
             if time.monotonic() > deadline:
                 raise ServingError(
                     f"Triton is not ready after {self._params.start_deadline_s:g} s: "
-                    f"{self.last_words() or 'no error'}; see {self.log}, or raise serving.start_deadline_s in params.yaml"
+                    f"{self.last_words() or 'no error'}; see {self.log}, or raise serving.start_deadline_s"
                 )
         return False
 

@@ -87,7 +87,9 @@ def measure(
         versions=sorted({int(v) for r in results for v in np.unique(r.versions) if v}),
         scores=score(MODEL, probabilities, dataset.labels[rows], dataset.horizons_ms),
         latency_us={
-            name: float(np.percentile(latencies[answered], q)) / 1e3 for name, q in _PERCENTILES.items() if answered.any()
+            name: float(np.percentile(latencies[answered], q)) / 1e3
+            for name, q in _PERCENTILES.items()
+            if answered.any()
         },
     )
 

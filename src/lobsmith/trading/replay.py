@@ -18,8 +18,9 @@ _PROGRESS_ROWS = 256
 class ReplayResult:
     """What came of each row.
 
-    `probabilities` float32 [N, H, 3], NaN where there is no answer (H is 0 where there is none at all); `versions` int64
-    [N], the version asked, 0 where none was known; `latencies_ns` int64 [N]; `reasons` counts rows without an answer.
+    `probabilities` float32 [N, H, 3], NaN where there is no answer (H is 0 where there is none at all); `versions`
+    int64 [N], the version asked, 0 where none was known; `latencies_ns` int64 [N]; `reasons` counts rows without an
+    answer.
     """
 
     probabilities: Float32

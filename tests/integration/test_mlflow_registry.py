@@ -1,0 +1,137 @@
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lobsmith.errors import ReleaseError
+from lobsmith.files import sha256_file
+from lobsmith.params import as_table
+from lobsmith.release.publish import publish
+from lobsmith.release.registry import champion, log_run, set_champion, tag_version
+from lobsmith.workspace import Workspace
+from tests.release import toy
+
+pytestmark = pytest.mark.integration
+
+
+def log(workspace, **changes):
+    path = workspace.root / "run" / "model.onnx"
+    if not path.exists():
+        toy.artifact(path.parent)
+    (workspace.root / "report.html").write_text("<p>fine")
+    settings = {
+        "experiment": "lob",
+        "run_name": "nightly",
+        "params": as_table(toy.params()),
+        "metrics": {"test.log_loss": 0.9, "unknown": float("nan")},
+        "history": [{"loss": 1.0, "validation": 1.1}, {"loss": 0.8, "validation": 1.0}],
+        "artifacts": [workspace.root / "report.html"],
+        "model_path": path,
+        "model_name": "lob",
+        "tags": {"flow_run": "7"},
+    }
+    return log_run(workspace, **settings | changes)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return Workspace(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def run(workspace):
+    return log(workspace)
+
+
+@pytest.fixture(scope="module")
+def client(workspace, run):
+    import mlflow
+
+    return mlflow.MlflowClient(workspace.mlflow_uri, workspace.mlflow_uri)
+
+
+def test_records_parameters_metrics_and_files(workspace, run, client):
+    found = client.get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "nightly"
+    assert found.data.params["train.learning_rate"] == "0.003"
+    assert found.data.metrics["test.log_loss"] == 0.9
+    assert [(one.step, one.value) for one in client.get_metric_history(run.run_id, "loss")] == [(0, 1.0), (1, 0.8)]
+    assert [one.path for one in client.list_artifacts(run.run_id)] == ["report.html"]
+
+
+def test_keeps_the_model_bit_for_bit_in_one_file(workspace, run):
+    import mlflow
+
+    folder = mlflow.artifacts.download_artifacts(run.model_uri, tracking_uri=workspace.mlflow_uri)
+    names = {path.name for path in (workspace.mlflow_artifacts / "models").rglob("*") if path.is_file()}
+    assert sha256_file(Path(folder) / "model.onnx") == sha256_file(
+        workspace.root / "run" / "model.onnx"
+    )
+    assert "model.onnx" in names
+    assert not any(name.endswith(".data") for name in names)
+    signature = mlflow.models.get_model_info(run.model_uri).signature
+    assert [one.name for one in signature.inputs.inputs] == ["features", "state"]
+
+
+def test_a_promotion_is_an_alias_that_leads_to_the_served_version(workspace, run):
+    assert champion(workspace, "lob") is None
+    assert champion(workspace, "absent") is None
+    set_champion(workspace, "lob", run.registry_version)
+    manifest = publish(
+        workspace, toy.params(), toy.artifact(workspace.root / "run"), model="lob", contract=toy.CONTRACT
+    )
+    tag_version(workspace, "lob", run.registry_version, manifest)
+    found = champion(workspace, "lob")
+    assert (found.registry_version, found.run_id) == (run.registry_version, run.run_id)
+    assert found.tags == {
+        "flow_run": "7",
+        "artifact_id": manifest.artifact_id,
+        "triton_version": str(manifest.version),
+    }
+
+
+def test_the_next_run_is_the_next_registered_version(workspace, run):
+    assert log(workspace).registry_version == run.registry_version + 1
+
+
+def test_refuses_what_the_registry_does_not_have(workspace, run):
+    with pytest.raises(ReleaseError, match=r"mlflow.db: MLflow refused: .*not found"):
+        set_champion(workspace, "lob", 99)
+
+
+def test_a_run_that_cannot_be_recorded_is_marked_as_failed(workspace, run, client):
+    with pytest.raises(ReleaseError):
+        log(workspace, run_name="broken", artifacts=[workspace.root / "absent.html"])
+    [found] = client.search_runs([client.get_experiment_by_name("lob").experiment_id], "attributes.run_name = 'broken'")
+    assert found.info.status == "FAILED"
+
+
+def test_a_locked_database_is_named(workspace, run, monkeypatch):
+    monkeypatch.setattr("lobsmith.release.registry._LOCK_DEADLINE_S", 0.2)
+    holder = sqlite3.connect(workspace.home / "mlflow.db", isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        with pytest.raises(ReleaseError, match=r"mlflow.db: MLflow's database cannot be used: database is locked"):
+            champion(workspace, "lob")
+    finally:
+        holder.close()
+
+
+@pytest.mark.parametrize("content", [None, b"not a database at all, only words"])
+def test_a_database_that_is_none_is_named(tmp_path, content):
+    workspace = Workspace(tmp_path)
+    path = workspace.home / "mlflow.db"
+    path.parent.mkdir()
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(ReleaseError, match=r"mlflow.db: MLflow's database cannot be used"):
+        champion(workspace, "lob")
+
+
+def test_standard_output_and_error_stay_clean(tmp_path):
+    code = "import sys; from pathlib import Path; from tests.integration.test_mlflow_registry import log; "
+    code += "from lobsmith.workspace import Workspace; log(Workspace(Path(sys.argv[1])))"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

@@ -1,0 +1,32 @@
+"""Parameters small enough for a test to train with in a second."""
+
+from pathlib import Path
+from typing import Any
+
+from lobsmith.params import Params, load_params
+
+SMALL: dict[str, Any] = {
+    "data.simulator.seconds": 60,
+    "window.minimum_coverage": 0.0,
+    "window.minimum_rows": 500,
+    "model.channels": 8,
+    "model.hidden": 12,
+    "model.ring": 16,
+    "model.attention": 6,
+    "train.epochs": 2,
+    "train.sequence": 32,
+    "train.burn_in": 16,
+    "train.batch": 8,
+    "train.sequences_per_epoch": 64,
+    "serving.warmup": 10,
+    # A minute of data and a second of training need not beat anybody: the flow is under test.
+    "gates.skill": 10.0,
+}
+
+
+def params_file() -> Path:
+    return Path(__file__).parent.parent / "params.yaml"
+
+
+def small_params(**changes: Any) -> Params:
+    return load_params(params_file(), {**SMALL, **changes})
