@@ -136,7 +136,7 @@ def z_scores(raw: np.ndarray, window: int, clip: float) -> tuple[np.ndarray, np.
     for row in range(len(raw)):
         recent = raw[max(0, row + 1 - window) : row + 1].astype(np.float64)
         mean, deviation = recent.mean(axis=0), recent.std(axis=0)
-        moving = deviation > 1e-6 * np.abs(mean)
-        border[row] = (deviation > 1e-7 * np.abs(mean)) & (deviation < 1e-5 * np.abs(mean))
+        moving = deviation > 1e-5 * np.abs(mean)
+        border[row] = (deviation > 1e-6 * np.abs(mean)) & (deviation < 1e-4 * np.abs(mean))
         out[row, moving] = np.clip((raw[row] - mean)[moving] / deviation[moving], -clip, clip)
     return out, border

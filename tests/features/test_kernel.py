@@ -52,10 +52,10 @@ def compare_with_reference(session: Session, events: Events) -> None:
     raw = np.array([vector for _, vector in expected])
     for column, name in enumerate(NAMES):
         np.testing.assert_allclose(rows.raw[:, column], raw[:, column], rtol=2e-5, atol=2e-5, err_msg=name)
-    # From the kernel's own raw rows. A column whose deviation is a millionth of its mean is on the border of standing
-    # still, where rounding decides: only there the two may differ.
+    # From the kernel's own raw rows. A column whose deviation is 1e-5 of its mean is on the border of standing still,
+    # where rounding decides: only there the two may differ.
     z, border = reference.z_scores(rows.raw, 200, CLIP)
-    assert border.mean() < 0.02
+    assert border.mean() < 0.05
     np.testing.assert_allclose(np.where(border, 0, rows.features), np.where(border, 0, z), atol=2e-3)
 
 

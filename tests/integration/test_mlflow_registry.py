@@ -67,9 +67,7 @@ def test_keeps_the_model_bit_for_bit_in_one_file(workspace, run):
 
     folder = mlflow.artifacts.download_artifacts(run.model_uri, tracking_uri=workspace.mlflow_uri)
     names = {path.name for path in (workspace.mlflow_artifacts / "models").rglob("*") if path.is_file()}
-    assert sha256_file(Path(folder) / "model.onnx") == sha256_file(
-        workspace.root / "run" / "model.onnx"
-    )
+    assert sha256_file(Path(folder) / "model.onnx") == sha256_file(workspace.root / "run" / "model.onnx")
     assert "model.onnx" in names
     assert not any(name.endswith(".data") for name in names)
     signature = mlflow.models.get_model_info(run.model_uri).signature

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lobsmith.errors import TrainingError
-from lobsmith.features.dataset import Dataset
+from lobsmith.features.dataset import Dataset, build_dataset
+from lobsmith.market.simulator import simulate
 from lobsmith.models.split import Split, runs, split
 from lobsmith.models.train import Trained, load_network, log_probabilities, save_network, train
 from lobsmith.params import Params
@@ -32,9 +33,7 @@ def test_parts_follow_each_other_and_no_label_looks_across(dataset: Dataset, par
     assert dataset.usable[np.concatenate([parts.train, parts.validation, parts.test])].all()
 
 
-def test_the_same_seed_gives_the_same_bits(
-    dataset: Dataset, parts: Split, params: Params, trained: Trained
-) -> None:
+def test_the_same_seed_gives_the_same_bits(dataset: Dataset, parts: Split, params: Params, trained: Trained) -> None:
     again = train(dataset, parts, params)
     assert again.history == trained.history
     for name, tensor in trained.network.state_dict().items():
@@ -53,13 +52,16 @@ def test_labels_outside_the_training_part_are_never_learnt(
     assert again.history == trained.history
 
 
-def test_learns_what_the_simulator_holds(dataset: Dataset, parts: Split) -> None:
-    trained = train(dataset, parts, small_params(**{"train.epochs": 6, "train.sequences_per_epoch": 256}))
+def test_learns_what_the_simulator_holds() -> None:
+    params = small_params(**{"train.epochs": 6, "train.sequences_per_epoch": 256})
+    dataset = build_dataset(simulate(seed=5, seconds=300), params)
+    parts = split(dataset, params.split)
+    trained = train(dataset, parts, params)
     assert trained.history[-1].train_loss < trained.history[0].train_loss
+    labels = dataset.labels[parts.test, 0]
     shares = np.bincount(dataset.labels[parts.train, 0], minlength=3) / len(parts.train)
-    base_rate = -np.log(shares[dataset.labels[parts.test, 0]]).mean()
-    p = log_probabilities(trained.network, dataset, parts.test)[:, 0].numpy()
-    assert -p[np.arange(len(p)), dataset.labels[parts.test, 0]].mean() < base_rate
+    log_p = log_probabilities(trained.network, dataset, parts.test)[:, 0].numpy()
+    assert -log_p[np.arange(len(log_p)), labels].mean() < 0.95 * -np.log(shares[labels]).mean()
 
 
 def test_saved_and_loaded_again_it_is_the_same(trained: Trained, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ import pytest
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32
 
 from lobsmith.errors import ReleaseError
-from lobsmith.release.config import config_text, configured_contract, listed_versions, read_config
+from lobsmith.release.config import config_text, configured_contract, listed_versions, prime_rows_for, read_config
 from tests.release import toy
 
 
@@ -55,3 +55,8 @@ def test_only_a_specific_policy_lists_versions(tmp_path, policy):
     path = tmp_path / "config.pbtxt"
     path.write_text(policy)
     assert listed_versions(read_config(path)) == []
+
+
+@pytest.mark.parametrize(("measured", "rows"), [([1], 1), ([3], 4), ([64, 5], 64), ([65], 128), ([1024], 1024)])
+def test_priming_is_enough_for_every_version_and_seldom_changes(measured, rows):
+    assert prime_rows_for(measured) == rows

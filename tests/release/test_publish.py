@@ -94,7 +94,7 @@ def test_lists_the_newest_and_primes_for_the_slowest(workspace, repository, tmp_
     assert versions == sorted(set(versions))
     assert repository.listed("toy") == versions[1:]
     assert repository.versions("toy") == versions
-    assert read_config(repository.config_path("toy")).parameters["prime_rows"].string_value == "30"
+    assert read_config(repository.config_path("toy")).parameters["prime_rows"].string_value == "32"
 
 
 def test_keeps_only_the_new_one_where_that_is_asked_for(workspace, repository, artifact):

@@ -14,8 +14,11 @@ import numpy.typing as npt
 
 CLIP = 8.0
 """Largest absolute z-score: a column that stood still for a window would otherwise jump to sqrt(W)."""
-_FLAT = 1e-12
-"""A variance below this share of the squared magnitude is rounding, not movement."""
+_FLAT = 1e-10
+"""A column stands still when its variance is below this share of its squared mean: a one-tick spread in basis points
+moves that much because the mid does."""
+_CANCELLED = 1e-13
+"""A variance below this share of the squared distance between mean and reference is rounding."""
 
 
 def normaliser_dtype(columns: int, rows: int) -> np.dtype[np.void]:
@@ -100,7 +103,7 @@ def normalise(state: npt.NDArray[np.void], values: npt.NDArray[np.float32], out:
         mean = s.sum[c] / count
         variance = s.square[c] / count - mean * mean
         centre = s.reference[c] + mean
-        if variance > _FLAT * (centre * centre + mean * mean) and variance > 0.0:
+        if variance > _FLAT * centre * centre and variance > _CANCELLED * mean * mean:
             z = (np.float64(values[c]) - centre) / np.sqrt(variance)
             out[c] = min(max(z, -CLIP), CLIP)
         else:

@@ -4,7 +4,7 @@ There is no template file: tensor names and shapes are written down once, in `lo
 the same for the embedded server and for Triton's own `onnxruntime` backend.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def config_text(
         model: name of the model.
         contract: tensors and definitions, fixed for the model's life.
         versions: the versions to load; the highest is the active one.
-        prime_rows: rows that a cold stream needs before any of these versions can be trusted.
+        prime_rows: rows after which any of these versions can be trusted; see `prime_rows_for`.
         max_batch: most requests that are answered in one execution.
         warmup: single-row inferences before a version is READY; 0 for none.
         instances: how many copies of the network answer at the same time.
@@ -67,7 +67,8 @@ def config_text(
     config.output.add(name=NEXT_STATE, data_type=TYPE_FP32, dims=[contract.state_size])
     config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=instances)
     if warmup:
-        # Triton's random_data is random bytes, a good share of them NaN or infinite as floats; zeros are the mean row.
+        # Triton's random_data is random bytes: as floats 0.4 % of them are not finite and the rest reach 1e38, which no
+        # backend should have to accept. Zeros are the mean row.
         config.model_warmup.add(
             name="one_tick",
             batch_size=1,
@@ -81,6 +82,18 @@ def config_text(
     config.parameters[HORIZONS].string_value = ",".join(map(str, contract.horizons_ms))
     config.parameters[PRIME_ROWS].string_value = str(prime_rows)
     return str(text_format.MessageToString(config))
+
+
+def prime_rows_for(measured: Iterable[int]) -> int:
+    """Return the rows that prime any of several versions: the largest figure, rounded up to a power of two.
+
+    Rounded, because each version measures another figure, and a change of anything but the version policy makes Triton
+    load every version of the model again.
+
+    >>> prime_rows_for([70, 90])
+    128
+    """
+    return 1 << (max(measured) - 1).bit_length()
 
 
 def read_config(path: Path) -> Any:

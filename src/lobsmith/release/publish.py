@@ -37,7 +37,7 @@ from lobsmith.market.instrument import Instrument
 from lobsmith.params import Params, as_table
 from lobsmith.progress import Note
 from lobsmith.release import journal
-from lobsmith.release.config import CONFIG, config_text
+from lobsmith.release.config import CONFIG, config_text, prime_rows_for
 from lobsmith.release.contract import WireContract
 from lobsmith.release.environment import environment, git_commit
 from lobsmith.release.journal import Entry
@@ -282,7 +282,7 @@ class _Publication:
             self.model,
             self.contract,
             versions=[one.version for one in kept],
-            prime_rows=max(one.prime_rows for one in kept),
+            prime_rows=prime_rows_for(one.prime_rows for one in kept),
             max_batch=self.params.serving.max_batch,
             warmup=self.params.serving.warmup,
         )

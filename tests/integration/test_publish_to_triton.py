@@ -1,0 +1,88 @@
+"""Publishing to a running Triton."""
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+
+from lobsmith.errors import ServingError
+from lobsmith.release.config import read_config
+from lobsmith.release.publish import publish
+from lobsmith.release.repository import Repository
+from lobsmith.serving.control import activate
+from lobsmith.serving.supervisor import running_triton, with_free_ports
+from lobsmith.workspace import Workspace
+from tests.release import toy
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def params():
+    return with_free_ports(toy.params())
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, params):
+    """A project whose Triton serves one version of the model `toy`."""
+    workspace = Workspace(tmp_path_factory.mktemp("project"))
+    publish(workspace, params, toy.artifact(workspace.root / "run", rows=5), model="toy", contract=toy.CONTRACT)
+    with running_triton(workspace, params):
+        yield workspace
+
+
+@pytest.fixture(scope="module")
+def client(workspace, params):
+    # Triton waits for an open connection until its exit deadline, so this one is closed first.
+    with triton.InferenceServerClient(f"127.0.0.1:{params.serving.http_port}") as client:
+        yield client
+
+
+def put(workspace, params, load, **changes):
+    artifact = toy.artifact(workspace.root / "run", **changes)
+    return publish(workspace, params, artifact, model="toy", contract=toy.CONTRACT, load=load), artifact
+
+
+def ask(client, version, rows):
+    """Return the probabilities [1, T, H, 3] for features [T, F] on a cold stream."""
+    features = triton.InferInput("features", [1, *rows.shape], "FP32")
+    features.set_data_from_numpy(rows[np.newaxis])
+    state = triton.InferInput("state", [1, toy.S], "FP32")
+    state.set_data_from_numpy(np.zeros((1, toy.S), np.float32))
+    return client.infer("toy", [features, state], str(version)).as_numpy("probabilities")
+
+
+def executions(client, version):
+    [statistics] = client.get_inference_statistics("toy", str(version))["model_stats"]
+    return statistics["execution_count"]
+
+
+def test_a_new_version_answers_and_the_old_one_is_not_loaded_again(workspace, params, client):
+    repository = Repository(workspace.repository)
+    old = repository.active("toy")
+    for _ in range(5):
+        ask(client, old, toy.ROWS)
+    before = executions(client, old)
+    manifest, artifact = put(workspace, params, lambda model, _: activate(workspace, params, model), scale=0.5, rows=8)
+    np.testing.assert_allclose(ask(client, manifest.version, toy.ROWS), artifact.golden.probabilities, atol=1e-6)
+    # Triton counts from zero again for a version that it loads again.
+    assert executions(client, old) == before
+    assert read_config(repository.config_path("toy")).parameters["prime_rows"].string_value == "8"
+
+
+def test_a_version_that_is_refused_after_loading_is_served_no_longer(workspace, params, client):
+    repository = Repository(workspace.repository)
+    active, versions = repository.active("toy"), repository.versions("toy")
+    loaded = []
+
+    def load(model, version):
+        activate(workspace, params, model)
+        if version > active:
+            loaded.append(ask(client, version, toy.ROWS))
+            raise ServingError("its answers through the server are wrong")
+
+    with pytest.raises(ServingError, match="wrong"):
+        put(workspace, params, load)
+    assert len(loaded) == 1
+    assert (repository.active("toy"), repository.versions("toy")) == (active, versions)
+    assert activate(workspace, params, "toy").ready == tuple(versions)
+    assert ask(client, "", toy.ROWS).shape == (1, len(toy.ROWS), 2, 3)

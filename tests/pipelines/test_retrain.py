@@ -1,0 +1,145 @@
+"""The real flow on a real Prefect server, MLflow and Triton."""
+
+import json
+import urllib.request
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from lobsmith.compress.golden import load_golden
+from lobsmith.errors import CaptureError, ContractError, GateError, ThinWindowError
+from lobsmith.features.dataset import DATASET, load_dataset
+from lobsmith.market.session import load_session
+from lobsmith.params import load_params
+from lobsmith.release import journal
+from lobsmith.release.manifest import read_manifest
+from lobsmith.release.registry import champion
+from lobsmith.release.repository import Repository
+from lobsmith.serving.supervisor import running_triton, with_free_ports
+from lobsmith.trading.transports import GrpcTransport, HttpTransport, InProcessTransport
+from lobsmith.workspace import Workspace
+from tests.small import SMALL
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
+
+
+def run(workspace: Workspace, captures: list[str] | None = None, **changes):
+    from pipelines.retrain import retrain
+
+    return retrain(str(workspace.root), captures, {**SMALL, **changes})
+
+
+def untouched(workspace: Workspace) -> bool:
+    """Nothing half-made: no version, nothing staged."""
+    repository = Repository(workspace.repository)
+    return not repository.models() and not (workspace.staging.exists() and list(workspace.staging.iterdir()))
+
+
+def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) -> None:
+    first = run(workspace)
+    repository = Repository(workspace.repository)
+    assert repository.active("lob") == first.version
+    manifest = read_manifest(Path(first.manifest).parent)
+    wanted = champion(workspace, "lob")
+    assert wanted is not None
+    assert wanted.run_id == first.mlflow_run_id == manifest.mlflow_run_id
+    assert wanted.tags["artifact_id"] == manifest.artifact_id
+    session = load_session(Path(first.run_directory) / "session.parquet")
+    assert manifest.instruments == (session.instrument,)
+    assert [verdict.gate for verdict in manifest.verdicts] == ["parity", "skill"]
+    assert [entry.action for entry in journal.read(workspace.journal)] == [journal.PUBLISHED]
+
+    params = with_free_ports(load_params(workspace.params, SMALL))
+    with running_triton(workspace, params) as control:
+        assert control.ready_versions("lob") == [first.version]
+        check_chunks_equal_steps(control.endpoint, workspace, first)
+
+        second = run(workspace, **{"train.seed": 12})
+        assert second.served
+        assert second.version > first.version
+        assert control.ready_versions("lob") == [first.version, second.version]
+        with urllib.request.urlopen(f"http://{control.endpoint.http_url}/v2/models/lob/stats") as answer:
+            stats = {one["version"]: one for one in json.load(answer)["model_stats"]}
+        assert int(stats[str(second.version)]["inference_stats"]["success"]["count"]) >= SMALL["serving.warmup"]
+
+
+def check_chunks_equal_steps(endpoint, workspace: Workspace, retrained) -> None:
+    """1000 rows in the largest chunks equal 1000 single steps that carry the state, over every transport."""
+    dataset = load_dataset(Path(retrained.run_directory) / DATASET)
+    rows = dataset.rows.features[-1000:]
+    reference = None
+    for transport in (
+        GrpcTransport(endpoint.grpc_url),
+        HttpTransport(endpoint.http_url),
+        InProcessTransport(Repository(workspace.repository)),
+    ):
+        for chunk in (250, 1):
+            state = np.zeros((1, transport.describe("lob").state_size), np.float32)
+            parts = []
+            for start in range(0, len(rows), chunk):
+                answer = transport.infer("lob", retrained.version, rows[None, start : start + chunk], state, 10.0)
+                assert answer.version == retrained.version
+                state = answer.next_state
+                parts.append(answer.probabilities[0])
+            answers = np.concatenate(parts)
+            assert np.isfinite(answers).all()
+            reference = answers if reference is None else reference
+            np.testing.assert_allclose(answers, reference, atol=1e-5)
+        golden = load_golden(Path(retrained.manifest).parent / "golden.safetensors")
+        answer = transport.infer("lob", retrained.version, golden.features, golden.state, 10.0)
+        np.testing.assert_allclose(answer.probabilities, golden.probabilities, atol=1e-5)
+        transport.close()
+
+
+def test_a_refused_candidate_is_recorded_and_not_published(workspace: Workspace) -> None:
+    with pytest.raises(GateError, match="skill refused"):
+        run(workspace, **{"gates.skill": 0.01})
+    assert untouched(workspace)
+    assert [entry.action for entry in journal.read(workspace.journal)] == [journal.REFUSED]
+    assert champion(workspace, "lob") is None
+
+
+def test_a_thin_window_is_refused_before_training(workspace: Workspace) -> None:
+    with pytest.raises(ThinWindowError, match="minimum_coverage"):
+        run(workspace, **{"window.minimum_coverage": 0.5})
+    assert untouched(workspace)
+
+
+def test_another_wire_contract_under_the_same_name_is_refused(workspace: Workspace) -> None:
+    published = run(workspace)
+    with pytest.raises(ContractError, match="model.name"):
+        run(workspace, **{"features.flow_decay_s": 2.0})
+    assert Repository(workspace.repository).versions("lob") == [published.version]
+
+
+@pytest.mark.recorded
+@pytest.mark.slow
+def test_a_recorded_session_over_midnight(workspace: Workspace, recorded: Path) -> None:
+    files = [str(recorded / "binance" / f"usdm-btcusdt-202407{day}.gz") for day in (18, 19)]
+    retrained = run(workspace, files, **{"gates.skill": 1.0, "train.epochs": 4, "train.sequences_per_epoch": 512})
+    account = load_session(Path(retrained.run_directory) / "session.parquet").accounting
+    assert (account.depth_messages, account.trades) == (9022, 10701)
+    assert (account.sequence_breaks, account.crossed) == (0, 0)
+
+
+def test_a_bad_capture_ends_in_one_error_and_leaves_nothing(workspace: Workspace) -> None:
+    (workspace.root / "empty.gz").write_bytes(b"")
+    with pytest.raises(CaptureError, match=r"empty\.gz"):
+        run(workspace, [str(workspace.root / "empty.gz")])
+    assert untouched(workspace)
+
+
+def test_the_deployment_names_a_flow_that_exists() -> None:
+    import yaml
+
+    from pipelines import retrain
+
+    root = Path(__file__).parents[2]
+    (deployment,) = yaml.safe_load((root / "prefect.yaml").read_text())["deployments"]
+    file, name = deployment["entrypoint"].split(":")
+    assert (root / file).samefile(retrain.__file__)
+    assert hasattr(getattr(retrain, name), "deploy")
+    assert deployment["schedules"][0]["cron"] == "0 */6 * * *"
+    assert msgspec.structs.fields(retrain.Retrained)
