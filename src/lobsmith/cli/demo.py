@@ -1,7 +1,7 @@
 """`lobsmith demo`: the whole lifecycle on embedded defaults."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pipelines.retrain import Retrained
 
 _SIMULATED_SECONDS = 1200
-_ROWS = {"grpc": 5000, "http": 1000}
-"""Held-out rows asked about over each protocol."""
+_ROWS = {"grpc": 8000, "http": 1000}
+"""Held-out rows asked about over each protocol, one at a time."""
 
 
 @click.command()
@@ -74,7 +74,15 @@ def _serve_and_replay(workspace: Workspace, params: Params, dataset: "Dataset") 
         measured = {}
         for name, rows in _ROWS.items():
             with stage(f"replay over {name}") as note:
-                measured[name] = run(workspace, params, dataset, first, name, limit=rows)
+                measured[name] = run(
+                    workspace,
+                    params,
+                    dataset,
+                    first,
+                    name,
+                    limit=rows,
+                    on_progress=lambda done, total, note=note: note(f"{done:,} of {total:,} rows"),  # type: ignore[misc]
+                )
                 note(f"{measured[name].answered:,} of {measured[name].rows:,} rows answered")
         return measured
 
@@ -97,32 +105,36 @@ def _show(
     dataset: "Dataset",
     measured: "dict[str, Measured]",
 ) -> None:
-    import msgspec
+    from lobsmith.gates.evaluation import baseline_scores
+    from lobsmith.models.split import split
+    from lobsmith.trading.measure import replayed_rows
 
-    from lobsmith.cli.replay import table
-    from lobsmith.gates.evaluate import EVALUATION
-    from lobsmith.gates.evaluation import Evaluation
-
-    content = (Path(retrained.run_directory) / EVALUATION).read_bytes()
-    evaluation = msgspec.json.decode(content, type=Evaluation)
-    held_out = f"{evaluation.rows['test']:,} held-out rows of {dataset.instrument}"
-    scores = Table(title=f"{retrained.model} {retrained.version}: {held_out}")
-    scores.add_column("predictor")
+    parts = split(dataset, params.split)
+    served = measured["grpc"]
+    rows = replayed_rows(dataset, int(parts.test[0]), _ROWS["grpc"])
+    table = Table(title=f"{dataset.instrument}: {served.rows:,} held-out rows through Triton over gRPC")
+    table.add_column("predictor")
     for horizon in dataset.horizons_ms:
-        scores.add_column(f"accuracy, {horizon} ms", justify="right")
-        scores.add_column(f"log-loss, {horizon} ms", justify="right")
-    for predictor in dict.fromkeys(one.predictor for one in evaluation.scores):
-        cells: list[Any] = [predictor]
-        for one in evaluation.scores:
-            if one.predictor == predictor:
-                cells += [f"{one.accuracy:.3f}", f"{one.log_loss:.3f}"]
-        scores.add_row(*cells)
-    results.print(scores)
-    results.print(table(measured))
+        table.add_column(f"accuracy, {horizon} ms", justify="right")
+        table.add_column(f"log-loss, {horizon} ms", justify="right")
+    cells: dict[str, list[str]] = {}
+    for one in [*served.scores, *baseline_scores(dataset, parts, rows)]:
+        cells.setdefault(one.predictor, []).extend((f"{one.accuracy:.3f}", f"{one.log_loss:.3f}"))
+    for predictor, numbers in cells.items():
+        table.add_row(predictor, *numbers)
+    results.print(table)
     for name, value in (
-        ("MLflow run", f"{retrained.mlflow_run_id}  (see it: mlflow ui --backend-store-uri {workspace.mlflow_uri})"),
+        ("served", f"{retrained.model} version {', '.join(map(str, served.versions))}"),
+        *((f"latency {name}", _latency(one)) for name, one in measured.items()),
+        ("MLflow run", f"{retrained.mlflow_run_id}  (mlflow ui --backend-store-uri {workspace.mlflow_uri})"),
         ("manifest", retrained.manifest),
-        ("report", retrained.report),
+        ("report", f"{retrained.report}  (all held-out rows, training curve, calibration)"),
         ("next", f"lobsmith serve, and in another terminal: lobsmith replay --simulate 60 --model {params.model.name}"),
     ):
-        results.print(f"{name:<11} {value}", soft_wrap=True)
+        results.print(f"{name:<13} {value}", soft_wrap=True)
+
+
+def _latency(one: "Measured") -> str:
+    if not one.answered:
+        return f"no answer: {one.reasons}"
+    return f"p50 {one.latency_us['p50']:,.0f} µs, p99 {one.latency_us['p99']:,.0f} µs, {one.answered:,} answers"

@@ -1,5 +1,6 @@
 """`lobsmith replay`: a recorded session through the trading client."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,20 @@ def replay(
         raise DataError("nothing to replay, or two things: name recorded FILES, or pass --simulate SECONDS")
     session = read_captures(files) if files else simulate(seed, seconds or 0)
     dataset = build_dataset(session, params)
-    measured = run(workspace, params, dataset, 0, transport, url=url, model=model, limit=rows)
+    columns = (TextColumn(f"replay over {transport}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("replay", total=None)
+        measured = run(
+            workspace,
+            params,
+            dataset,
+            0,
+            transport,
+            url=url,
+            model=model,
+            limit=rows,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
     if as_json:
         print_json(measured)
     else:
@@ -91,8 +105,9 @@ def run(
     url: str | None = None,
     model: str | None = None,
     limit: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> "Measured":
-    """Replay a dataset from row `first` on, showing progress.
+    """Replay a dataset from row `first` on.
 
     Raises:
         ServingError: no server answers, it has no such model, or the model means other features by its inputs.
@@ -110,16 +125,7 @@ def run(
                 f"params.yaml describes ({dataset.definitions_sha256[:12]}); use the parameters it was trained with"
             )
         client = StreamClient.open(channel, name, params.client)
-        columns = (TextColumn(f"  replay over {transport}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task("replay", total=None)
-            return measure(
-                dataset,
-                first,
-                client,
-                limit=limit,
-                on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-            )
+        return measure(dataset, first, client, limit=limit, on_progress=on_progress)
     finally:
         channel.close()
 

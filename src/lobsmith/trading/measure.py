@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 from msgspec import Struct
 
 from lobsmith.features.dataset import Dataset
 from lobsmith.gates.evaluation import MODEL, Score, score
 from lobsmith.models.split import runs
 from lobsmith.trading.client import StreamClient
-from lobsmith.trading.replay import replay
+from lobsmith.trading.replay import ReplayResult, replay
 
 _WARM_ROWS = 2048
 """Rows before the first that are fed to the client, if the run holds as many."""
@@ -46,26 +47,25 @@ def measure(
         limit: ask about this many rows at most.
         on_progress: told how many rows are done, of how many.
     """
-    spans = [(max(a, first), b, a) for a, b in runs(dataset, np.asarray([0, len(dataset.rows) - 1])) if b > first]
-    wanted = sum(stop - start for start, stop, _ in spans)
-    wanted = wanted if limit is None else min(wanted, limit)
-    results, indices, done = [], [], 0
-    for start, stop, begin in spans:
-        stop = min(stop, start + wanted - done)
-        if stop <= start:
-            break
+    rows = replayed_rows(dataset, first, limit)
+    results: list[ReplayResult] = []
+    done = 0
+    for begin, stop in runs(dataset, np.asarray([0, len(dataset.rows) - 1])):
+        inside = rows[(rows >= begin) & (rows < stop)]
+        if len(inside) == 0:
+            continue
+        start = int(inside[0])
         client.reset()
         earlier = dataset.rows.features[max(begin, start - _WARM_ROWS) : start]
         results.append(
             replay(
-                dataset.rows.features[start:stop],
+                dataset.rows.features[start : start + len(inside)],
                 client,
                 prime=earlier if len(earlier) else None,
-                on_progress=None if on_progress is None else _shifted(on_progress, done, wanted),
+                on_progress=None if on_progress is None else _shifted(on_progress, done, len(rows)),
             )
         )
-        indices.append(np.arange(start, stop))
-        done += stop - start
+        done += len(inside)
     horizons = dataset.labels.shape[1]
     probabilities = np.full((done, horizons, 3), np.nan, np.float32)
     place = 0
@@ -77,7 +77,6 @@ def measure(
         place += count
         for reason, number in result.reasons.items():
             reasons[reason] = reasons.get(reason, 0) + number
-    rows = np.concatenate(indices) if indices else np.zeros(0, np.int64)
     latencies = np.concatenate([r.latencies_ns for r in results]) if results else np.zeros(0, np.int64)
     answered = ~np.isnan(probabilities).any(axis=(1, 2))
     return Measured(
@@ -92,6 +91,12 @@ def measure(
             if answered.any()
         },
     )
+
+
+def replayed_rows(dataset: Dataset, first: int, limit: int | None = None) -> npt.NDArray[np.int64]:
+    """Return the indices, int64, of the complete rows from `first` on, at most `limit` of them."""
+    rows = first + np.flatnonzero(dataset.rows.complete[first:])
+    return rows[:limit].astype(np.int64)
 
 
 def _shifted(on_progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:

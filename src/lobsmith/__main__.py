@@ -1,0 +1,5 @@
+"""`python -m lobsmith`."""
+
+from lobsmith.cli.main import main
+
+main()

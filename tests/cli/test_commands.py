@@ -1,0 +1,138 @@
+"""The command line as its users see it: a process, its output, its exit status."""
+
+import gzip
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lobsmith.workspace import Workspace
+from tests.small import params_file
+
+LINE = b'1723161255030314667 {"stream":"btcusdt@depth@0ms","data":{"e":"depthUpdate","E":1723161256299,"T":1723161256298,"s":"BTCUSDT","U":1,"u":2,"pu":0,"b":[["1.0","1"]],"a":[]}}\n'
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "params.yaml").write_text(params_file().read_text())
+    return tmp_path
+
+
+def lobsmith(root: Path, *arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lobsmith", "--root", str(root), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **environment},
+        cwd=root,
+        check=False,
+    )
+
+
+def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """One clear line on standard error, no traceback, exit status not 0."""
+    assert result.returncode != 0
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1, result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    for word in words:
+        assert word in errors[0], errors[0]
+
+
+BAD = {
+    "empty": (b"", ["bad.gz"]),
+    "truncated gzip": (gzip.compress(LINE * 500)[:-40], ["bad.gz"]),
+    "garbage line": (gzip.compress(LINE + b"what is this\n"), ["bad.gz:2"]),
+    "unknown format": (gzip.compress(b"time,price,size\n1,2,3\n"), ["bad.gz"]),
+    "no snapshot": (gzip.compress(LINE), ["bad.gz", "snapshot"]),
+}
+
+
+@pytest.mark.parametrize(("content", "words"), BAD.values(), ids=BAD)
+def test_a_bad_capture_is_one_line_that_names_file_and_place(root: Path, content: bytes, words: list[str]) -> None:
+    (root / "bad.gz").write_bytes(content)
+    refused(lobsmith(root, "replay", "bad.gz"), *words)
+
+
+@pytest.mark.integration
+def test_a_bad_capture_leaves_no_half_made_version(root: Path) -> None:
+    (root / "bad.gz").write_bytes(gzip.compress(LINE + b"what is this\n"))
+    for command in ("retrain", "demo"):
+        refused(lobsmith(root, command, "--capture", "bad.gz", timeout=240), "bad.gz:2")
+    assert not list(Workspace(root).repository.glob("*"))
+    assert not Workspace(root).staging.exists() or not list(Workspace(root).staging.iterdir())
+
+
+def test_a_missing_file_is_one_line(root: Path) -> None:
+    refused(lobsmith(root, "replay", "nowhere.gz"), "nowhere.gz")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "train.epoch=3"], ["train.epoch"]),
+        (["--set", "train.epochs=0"], ["train.epochs"]),
+        (["--set", "split.test=0.9"], ["split"]),
+        (["--set", "model.name=../x"], ["model.name"]),
+    ],
+)
+def test_a_bad_parameter_is_one_line_that_names_it(root: Path, arguments: list[str], words: list[str]) -> None:
+    refused(lobsmith(root, "stage", "ingest", *arguments), "params.yaml", *words)
+
+
+@pytest.mark.parametrize("content", ["", "model: [", "nonsense: 1\n", None])
+def test_a_bad_params_file_is_one_line(root: Path, content: str | None) -> None:
+    (root / "params.yaml").unlink()
+    if content is not None:
+        (root / "params.yaml").write_text(content)
+    refused(lobsmith(root, "stage", "ingest"), "params.yaml")
+
+
+@pytest.mark.integration
+def test_a_busy_port_is_one_line_that_names_it(root: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused(lobsmith(root, "serve", "--http-port", str(port)), str(port))
+
+
+def test_nobody_listens_is_one_line(root: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"127.0.0.1:{free.getsockname()[1]}"
+    for transport in ("grpc", "http"):
+        refused(lobsmith(root, "replay", "--simulate", "10", "--transport", transport, "--url", url), url)
+
+
+def test_status_of_a_new_project(root: Path) -> None:
+    result = lobsmith(root, "status", "--json")
+    assert result.returncode == 0
+    assert json.loads(result.stdout) == {"server": None, "models": {}, "journal": []}
+
+
+def test_doctor_says_what_is_there(root: Path) -> None:
+    result = lobsmith(root, "doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert checks["torch"]["found"]
+    assert checks["parameters"]["found"]
+    assert result.returncode == (1 if any(c["needed"] and not c["found"] for c in checks.values()) else 0)
+
+
+def test_doctor_says_what_to_do_where_triton_is_missing(root: Path, tmp_path: Path) -> None:
+    hidden = tmp_path / "hide"
+    hidden.mkdir()
+    # A package of that name without a server in it hides the real one, as on a machine without the wheel.
+    (hidden / "pytriton").mkdir()
+    (hidden / "pytriton" / "__init__.py").write_text("")
+    result = lobsmith(root, "doctor", "--json", PYTHONPATH=str(hidden))
+    (triton,) = (check for check in json.loads(result.stdout)["checks"] if check["name"] == "Triton")
+    assert result.returncode == 1
+    assert not triton["found"]
+    assert "pip install" in triton["detail"]
+    refused(lobsmith(root, "serve", PYTHONPATH=str(hidden)), "pip install", "inprocess")
