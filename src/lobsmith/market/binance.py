@@ -371,18 +371,18 @@ class _Reader:
         return Session(instrument, events, accounting, sources)
 
     def instrument(self, venue: str) -> tuple[Instrument, int]:
-        """Return the instrument and its tick in 10**-8: from the table where all prices and sizes agree with it."""
+        """Return the instrument and its tick in 10**-8: from the table, the tick only where all prices agree with it."""
         (price, price_decimals), (size, size_decimals) = (map(int, row) for row in self.divisors)
         tick = max(1, price) * 10 ** (PRICE_DECIMALS - price_decimals)
         lot = max(1, size) / 10**size_decimals
         tick_size = tick / PRICE_SCALE
         known = KNOWN.get((venue, self.symbol))
         if known:
-            known_tick, known_lot = round(known[0] * PRICE_SCALE), round(known[1] * PRICE_SCALE)
+            known_tick = round(known[0] * PRICE_SCALE)
             if tick % known_tick == 0:
                 tick, tick_size = known_tick, known[0]
-            if size_decimals <= PRICE_DECIMALS and size * 10 ** (PRICE_DECIMALS - size_decimals) % known_lot == 0:
-                lot = known[1]
+            # Venues quote dust below the lot; the lot is a unit of features and must not differ from file to file.
+            lot = known[1]
         return Instrument(venue=venue, symbol=self.symbol, tick_size=tick_size, lot_size=lot), tick
 
 

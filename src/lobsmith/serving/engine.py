@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from lobsmith.errors import ReleaseError, RequestError, ServingError
-from lobsmith.files import sha256_file
-from lobsmith.release.contract import FEATURES, MAX_ROWS, NEXT_STATE, PROBABILITIES, STATE
-from lobsmith.release.manifest import MODEL, Manifest, read_manifest
+from lobsmith.compress.runtime import OnnxModel
+from lobsmith.errors import RequestError, ServingError
+from lobsmith.release.contract import FEATURES, MAX_ROWS, STATE
+from lobsmith.release.manifest import MODEL, check_files
 
 
 class Engine:
@@ -22,22 +21,10 @@ class Engine:
             directory: `model_repository/<model>/<version>`.
 
         Raises:
-            ReleaseError: the files are not those that were published.
-            ServingError: ONNX Runtime cannot load the model.
+            ReleaseError: the files are not those that were published, or ONNX Runtime cannot load the model.
         """
-        self.manifest = verified_manifest(directory)
-        options = onnxruntime.SessionOptions()
-        # One small step is far shorter than handing work to a thread pool; a spinning pool takes cores from the stream.
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(directory / MODEL), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's errors share no base of their own
-            raise ServingError(f"{directory / MODEL}: ONNX Runtime cannot load it: {_line(error)}") from error
+        self.manifest = check_files(directory)
+        self._model = OnnxModel(directory / MODEL)
 
     @property
     def version(self) -> int:
@@ -63,34 +50,10 @@ class Engine:
         contract = self.manifest.contract
         check_request(features, state, contract.feature_count, contract.state_size)
         try:
-            probabilities, next_state = self._session.run(
-                [PROBABILITIES, NEXT_STATE], {FEATURES: features, STATE: state}
-            )
-        except Exception as error:
-            raise ServingError(f"{self.manifest.model}/{self.version}: ONNX Runtime: {_line(error)}") from error
-        return probabilities, next_state
-
-
-def verified_manifest(directory: Path) -> Manifest:
-    """Read a version's manifest and check that its files are the ones that it names.
-
-    Raises:
-        ReleaseError: a file is missing or its hash differs.
-    """
-    manifest = read_manifest(directory)
-    if MODEL not in manifest.files:
-        raise ReleaseError(f"{directory}: the manifest names no {MODEL}; publish the version again")
-    for name, expected in manifest.files.items():
-        path = directory / name
-        try:
-            actual = sha256_file(path)
-        except OSError as error:
-            raise ReleaseError(f"{path}: {error.strerror}; publish the version again") from error
-        if actual != expected:
-            raise ReleaseError(
-                f"{path}: the hash is {actual[:12]}, the manifest says {expected[:12]}; publish the version again"
-            )
-    return manifest
+            return self._model.run(features, state)
+        except Exception as error:  # ONNX Runtime's errors share no base of their own
+            reason = " ".join(str(error).split())[:300]
+            raise ServingError(f"{self.manifest.model}/{self.version}: ONNX Runtime: {reason}") from error
 
 
 def check_request(
@@ -117,7 +80,3 @@ def check_request(
         if not finite.all():
             place = np.argwhere(~finite)[0].tolist()
             raise RequestError(f"{name}{place} is {tensor[tuple(place)]}; only finite values are accepted")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -16,7 +16,7 @@ import tritonclient.http
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from lobsmith.errors import DeadlineError, LobsmithError, RequestError, ServingError
+from lobsmith.errors import DeadlineError, LobsmithError, ReleaseError, RequestError, ServingError
 from lobsmith.release.config import DEFINITIONS, PRIME_ROWS
 from lobsmith.release.contract import CLASSES, FEATURES, NEXT_STATE, PROBABILITIES, STATE
 from lobsmith.release.repository import Repository
@@ -222,7 +222,7 @@ class InProcessTransport:
         """Return the listed versions, rising; a newest one that cannot be loaded is left out, and so on downwards."""
         try:
             listed = sorted(self._repository.listed(model)) if model in self._repository.models() else []
-        except OSError as error:
+        except (OSError, ReleaseError) as error:
             raise ServingError(f"{model}: the repository cannot be read: {error}") from error
         for name, version in list(self._engines):
             if name == model and version not in listed:
@@ -248,7 +248,10 @@ class InProcessTransport:
     def infer(self, model: str, version: int, features: Float32, state: Float32, deadline_s: float) -> Answer:
         """See `Transport.infer`."""
         started = time.monotonic()
-        engine = self._engines.get((model, version)) or self._engine(model, version)
+        try:
+            engine = self._engines.get((model, version)) or self._engine(model, version)
+        except ReleaseError as error:
+            raise ServingError(str(error)) from error
         probabilities, next_state = engine.infer(features, state)
         _check_in_time("in process", started, deadline_s)
         tensors = {PROBABILITIES: probabilities, NEXT_STATE: next_state}

@@ -1,0 +1,88 @@
+"""The README's snippets, run as they stand against the real Triton."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lobsmith.compress.export import export_onnx
+from lobsmith.compress.golden import golden_vectors
+from lobsmith.compress.runtime import OnnxModel
+from lobsmith.gates.parity import parity
+from lobsmith.market.instrument import Instrument
+from lobsmith.models.network import CausalNetwork
+from lobsmith.params import load_params
+from lobsmith.release.contract import wire_contract
+from lobsmith.release.publish import Artifact, publish
+from lobsmith.serving.endpoint import Endpoint
+from lobsmith.serving.supervisor import running_triton, with_free_ports
+from lobsmith.workspace import Workspace
+from tests.small import params_file
+
+pytestmark = pytest.mark.integration
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """A server of the model `lob_demo` with the shape that params.yaml gives it."""
+    import torch
+
+    root = tmp_path_factory.mktemp("readme")
+    shutil.copy(params_file(), root / "params.yaml")
+    workspace = Workspace(root)
+    params = with_free_ports(load_params(workspace.params, {"model.name": "lob_demo"}))
+    torch.manual_seed(1)
+    contract = wire_contract(params)
+    network = CausalNetwork(contract.feature_count, len(contract.horizons_ms), params.model)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    export_onnx(network, root / "model.onnx")
+    model = OnnxModel(root / "model.onnx")
+    rows = np.random.default_rng(0).normal(size=(200, contract.feature_count)).astype(np.float32)
+    artifact = Artifact(
+        model_path=root / "model.onnx",
+        golden=golden_vectors(model, rows),
+        prime_rows=64,
+        instruments=(Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001),),
+        data_fingerprint="0" * 64,
+        verdicts=(parity(network, model, rows, params.gates.parity),),
+        metrics={},
+    )
+    publish(workspace, params, artifact, model="lob_demo", contract=contract)
+    with running_triton(workspace, params) as control:
+        yield control.endpoint
+
+
+def snippet(language: str, containing: str, endpoint: Endpoint) -> str:
+    (code,) = [
+        code for code in re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL) if containing in code
+    ]
+    return code.replace("127.0.0.1:8000", endpoint.http_url).replace("127.0.0.1:8001", endpoint.grpc_url)
+
+
+def test_the_python_snippet_gets_a_prediction_over_both_protocols(endpoint: Endpoint) -> None:
+    code = snippet("python", "tritonclient", endpoint)
+    assert "lobsmith" not in code
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    numbers = [float(number) for number in re.findall(r"\d\.\d+(?:e-\d+)?", result.stdout)]
+    assert len(numbers) == 12
+    assert np.isfinite(numbers).all()
+    np.testing.assert_allclose(np.reshape(numbers, (4, 3)).sum(axis=1), 1, atol=1e-5)
+    assert result.stdout.count("(1, 4353)") == 2
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_curl_snippet_gets_a_prediction(endpoint: Endpoint) -> None:
+    code = snippet("sh", "curl", endpoint)
+    result = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    (output,) = json.loads(result.stdout)["outputs"]
+    assert (output["name"], output["shape"]) == ("probabilities", [1, 1, 2, 3])
+    assert sum(output["data"]) == pytest.approx(2, abs=1e-5)

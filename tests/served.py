@@ -1,0 +1,46 @@
+"""A small network, published for real, for tests that need something to serve."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lobsmith.compress.export import export_onnx
+from lobsmith.compress.golden import golden_vectors
+from lobsmith.compress.runtime import OnnxModel
+from lobsmith.gates.parity import parity
+from lobsmith.market.instrument import Instrument
+from lobsmith.models.network import CausalNetwork
+from lobsmith.params import Params
+from lobsmith.release.contract import wire_contract
+from lobsmith.release.manifest import Manifest
+from lobsmith.release.publish import Artifact, Load, publish
+from lobsmith.workspace import Workspace
+
+PRIME_ROWS = 64
+
+
+def rows(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, 55)).astype(np.float32)
+
+
+def publish_small(workspace: Workspace, params: Params, *, seed: int, load: Load | None = None) -> Manifest:
+    """Publish a network with random weights: each seed gives other answers."""
+    torch.manual_seed(seed)
+    contract = wire_contract(params)
+    network = CausalNetwork(contract.feature_count, len(contract.horizons_ms), params.model)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    path = Path(workspace.root) / f"model-{seed}.onnx"
+    export_onnx(network, path)
+    model = OnnxModel(path)
+    artifact = Artifact(
+        model_path=path,
+        golden=golden_vectors(model, rows(128)),
+        prime_rows=PRIME_ROWS,
+        instruments=(Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001),),
+        data_fingerprint="0" * 64,
+        verdicts=(parity(network, model, rows(200), params.gates.parity),),
+        metrics={},
+    )
+    return publish(workspace, params, artifact, model=params.model.name, contract=contract, load=load)

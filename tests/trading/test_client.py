@@ -1,0 +1,189 @@
+"""The client against a hand-written transport: a network that sums what it has seen."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from lobsmith.errors import DeadlineError, RequestError, ServingError
+from lobsmith.params import ClientParams
+from lobsmith.trading.client import Reason, StreamClient
+from lobsmith.trading.transports import Answer
+
+F, S, PRIME = 3, 2, 8
+
+
+@dataclass
+class Summing:
+    """State: the sum of the last rows' first features, weighted by the version; forgets as the version's factor says."""
+
+    served: list[int] = field(default_factory=lambda: [1])
+    failures: list[Exception] = field(default_factory=list)
+    asked: list[tuple[int, int]] = field(default_factory=list)
+    looked_up: int = 0
+    poison: bool = False
+    wrong_version: bool = False
+
+    def versions(self, model: str) -> list[int]:
+        self.looked_up += 1
+        return self.served
+
+    def infer(self, model, version, features, state, deadline_s) -> Answer:
+        self.asked.append((version, features.shape[1]))
+        if self.failures:
+            raise self.failures.pop(0)
+        if version not in self.served:
+            raise ServingError(f"version {version} is not there")
+        assert state[0, 1] in (0.0, float(version)), "a state of another version"
+        value, out = float(state[0, 0]), []
+        for row in features[0]:
+            value = 0.1 * value + float(row[0]) * version
+            up = 1 / (1 + np.exp(-value))
+            out.append([[1 - up, 0.0, up]])
+        probabilities = np.asarray([out], np.float32)
+        if self.poison:
+            probabilities[:] = np.nan
+        return Answer(version + self.wrong_version, probabilities, np.asarray([[value, version]], np.float32))
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Clock:
+    now: int = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def client(transport: Summing, clock: Clock) -> StreamClient:
+    return StreamClient(
+        transport,
+        "lob",
+        feature_count=F,
+        state_size=S,
+        prime_rows=lambda _version: PRIME,
+        params=ClientParams(deadline_s=1.0, poll_s=1.0),
+        clock=clock,
+    )
+
+
+def rows(count: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(count, F)).astype(np.float32)
+
+
+def truth(data: np.ndarray, version: int = 1) -> np.ndarray:
+    value, out = 0.0, []
+    for row in data:
+        value = 0.1 * value + float(row[0]) * version
+        out.append(1 / (1 + np.exp(-value)))
+    return np.asarray(out)
+
+
+def ups(predictions) -> np.ndarray:
+    return np.asarray([np.nan if p.probabilities is None else p.probabilities[0, 2] for p in predictions])
+
+
+def test_each_step_carries_the_state() -> None:
+    transport, data = Summing(), rows(30)
+    stream = client(transport, Clock())
+    np.testing.assert_allclose(ups([stream.step(row) for row in data]), truth(data), atol=1e-6)
+    assert transport.asked == [(1, 1)] * 30
+    assert transport.looked_up == 1
+
+
+def test_many_rows_go_in_chunks_and_give_the_same() -> None:
+    transport, data = Summing(), rows(600)
+    np.testing.assert_allclose(ups(client(transport, Clock()).predict(data)), truth(data), atol=1e-6)
+    assert [count for _, count in transport.asked] == [256, 256, 88]
+
+
+def test_a_new_version_is_primed_with_the_last_rows() -> None:
+    transport, clock, data = Summing(), Clock(), rows(40)
+    stream = client(transport, clock)
+    for row in data[:30]:
+        stream.step(row)
+    transport.served = [1, 2]
+    clock.now += 2_000_000_000
+    answer = stream.step(data[30])
+    assert (answer.version, transport.asked[-1]) == (2, (2, PRIME + 1))
+    # What the version forgets within PRIME rows is all that a primed stream may miss.
+    assert answer.probabilities[0, 2] == pytest.approx(truth(data[:31], 2)[-1], abs=1e-6)
+    assert transport.asked[-1][0] == stream.version == 2
+
+
+def test_a_version_that_vanishes_is_replaced_at_once() -> None:
+    transport, data = Summing(served=[1, 2]), rows(20)
+    stream = client(transport, Clock())
+    for row in data[:19]:
+        assert stream.step(row).version == 2
+    transport.served = [1]
+    answer = stream.step(data[19])
+    assert (answer.version, answer.reason) == (1, None)
+    assert answer.probabilities[0, 2] == pytest.approx(truth(data, 1)[-1], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (DeadlineError("late"), Reason.DEADLINE),
+        (RequestError("bad"), Reason.REFUSED),
+        (ServingError("down"), Reason.UNAVAILABLE),
+    ],
+)
+def test_after_a_failure_no_row_is_missing_from_the_state(error: Exception, reason: Reason) -> None:
+    transport, data = Summing(), rows(12)
+    stream = client(transport, Clock())
+    for row in data[:5]:
+        stream.step(row)
+    transport.failures = [error]
+    failed = stream.step(data[5])
+    assert (failed.probabilities, failed.reason) == (None, reason)
+    np.testing.assert_allclose(ups([stream.step(row) for row in data[6:]]), truth(data)[6:], atol=1e-6)
+
+
+def test_a_long_outage_is_bridged_by_priming() -> None:
+    transport, data = Summing(), rows(1000)
+    stream = client(transport, Clock())
+    transport.failures = [ServingError("down")] * 900
+    for row in data[:900]:
+        assert stream.step(row).reason is Reason.UNAVAILABLE
+    np.testing.assert_allclose(ups([stream.step(row) for row in data[900:]]), truth(data)[900:], atol=1e-6)
+
+
+def test_an_answer_that_is_not_finite_or_of_another_version_is_none() -> None:
+    for transport, reason in (
+        (Summing(poison=True), Reason.BAD_ANSWER),
+        (Summing(wrong_version=True), Reason.UNAVAILABLE),
+    ):
+        answer = client(transport, Clock()).step(rows(1)[0])
+        assert (answer.probabilities, answer.reason) == (None, reason)
+
+
+def test_a_row_that_is_not_finite_changes_no_state() -> None:
+    transport, data = Summing(), rows(10)
+    stream = client(transport, Clock())
+    bad = np.full(F, np.nan, np.float32)
+    for row in data[:5]:
+        stream.step(row)
+    assert stream.step(bad).reason is Reason.NON_FINITE_INPUT
+    np.testing.assert_allclose(ups([stream.step(row) for row in data[5:]]), truth(data)[5:], atol=1e-6)
+
+
+def test_no_version_is_a_reason() -> None:
+    assert client(Summing(served=[]), Clock()).step(rows(1)[0]).reason is Reason.NO_VERSION
+
+
+def test_a_reset_forgets_the_stream() -> None:
+    transport, data = Summing(), rows(20)
+    stream = client(transport, Clock())
+    for row in data[:10]:
+        stream.step(row)
+    stream.reset()
+    np.testing.assert_allclose(ups([stream.step(row) for row in data[10:]]), truth(data[10:]), atol=1e-6)
+
+
+@pytest.mark.parametrize("row", [np.zeros(F + 1, np.float32), np.zeros(F), np.zeros((1, F), np.float32)])
+def test_a_row_of_the_wrong_shape_or_type_is_refused(row: np.ndarray) -> None:
+    with pytest.raises(RequestError, match="expected"):
+        client(Summing(), Clock()).step(row)
