@@ -13,7 +13,10 @@ import pytest
 from lobsmith.workspace import Workspace
 from tests.small import params_file
 
-LINE = b'1723161255030314667 {"stream":"btcusdt@depth@0ms","data":{"e":"depthUpdate","E":1723161256299,"T":1723161256298,"s":"BTCUSDT","U":1,"u":2,"pu":0,"b":[["1.0","1"]],"a":[]}}\n'
+LINE = (
+    b'1723161255030314667 {"stream":"btcusdt@depth@0ms","data":{"e":"depthUpdate","E":1723161256299,'
+    b'"T":1723161256298,"s":"BTCUSDT","U":1,"u":2,"pu":0,"b":[["1.0","1"]],"a":[]}}\n'
+)
 
 
 @pytest.fixture

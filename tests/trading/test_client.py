@@ -15,7 +15,7 @@ F, S, PRIME = 3, 2, 8
 
 @dataclass
 class Summing:
-    """State: the sum of the last rows' first features, weighted by the version; forgets as the version's factor says."""
+    """State: a sum of the rows' first features times the version, of which a tenth is left at each step."""
 
     served: list[int] = field(default_factory=lambda: [1])
     failures: list[Exception] = field(default_factory=list)

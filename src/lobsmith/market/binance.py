@@ -371,7 +371,7 @@ class _Reader:
         return Session(instrument, events, accounting, sources)
 
     def instrument(self, venue: str) -> tuple[Instrument, int]:
-        """Return the instrument and its tick in 10**-8: from the table, the tick only where all prices agree with it."""
+        """Return the instrument and its tick in 10**-8: the table's, if all prices are multiples of it."""
         (price, price_decimals), (size, size_decimals) = (map(int, row) for row in self.divisors)
         tick = max(1, price) * 10 ** (PRICE_DECIMALS - price_decimals)
         lot = max(1, size) / 10**size_decimals

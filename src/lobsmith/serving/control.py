@@ -227,7 +227,10 @@ def _sole_load(workspace: Workspace, deadline: float) -> Iterator[None]:
                         f"{path}: another load has not ended in time; look at `lobsmith status`"
                     ) from None
                 time.sleep(_POLL_S)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
 

@@ -30,7 +30,8 @@ _GRPC_OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     # By default a channel that lost its server waits up to two minutes before it tries again.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # In spite of its name this is how long one attempt may take.
+    ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # Clients of one server would else share one connection, and its backoff.
     ("grpc.use_local_subchannel_pool", 1),
