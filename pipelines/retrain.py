@@ -10,8 +10,9 @@ from uuid import uuid4
 from msgspec import Struct
 from prefect import flow, task
 
-from lobsmith.compress.compress import MODEL, Compressed, compress
-from lobsmith.compress.golden import GOLDEN, load_golden
+from lobsmith.compress import GOLDEN, MODEL
+from lobsmith.compress.compress import Compressed, compress
+from lobsmith.compress.golden import load_golden
 from lobsmith.features.dataset import DATASET, build_features
 from lobsmith.gates.evaluate import EVALUATION, REPORT, evaluate
 from lobsmith.gates.evaluation import Evaluation

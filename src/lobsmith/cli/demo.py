@@ -1,5 +1,7 @@
 """`lobsmith demo`: the whole lifecycle on embedded defaults."""
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,13 +125,14 @@ def _show(
     for predictor, numbers in cells.items():
         table.add_row(predictor, *numbers)
     results.print(table)
+    command = os.path.relpath(sys.argv[0])
     for name, value in (
         ("served", f"{retrained.model} version {', '.join(map(str, served.versions))}"),
         *((f"latency {name}", _latency(one)) for name, one in measured.items()),
         ("MLflow run", f"{retrained.mlflow_run_id}  (mlflow ui --backend-store-uri {workspace.mlflow_uri})"),
         ("manifest", retrained.manifest),
         ("report", f"{retrained.report}  (all held-out rows, training curve, calibration)"),
-        ("next", f"lobsmith serve, and in another terminal: lobsmith replay --simulate 60 --model {params.model.name}"),
+        ("next", f"{command} serve, and in another terminal: {command} replay --simulate 60 --model {params.model.name}"),
     ):
         results.print(f"{name:<13} {value}", soft_wrap=True)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from lobsmith.compress import GOLDEN, MODEL
 from lobsmith.compress.export import export_onnx
-from lobsmith.compress.golden import GOLDEN, golden_vectors, save_golden
+from lobsmith.compress.golden import golden_vectors, save_golden
 from lobsmith.compress.priming import TOLERANCE, measure_prime_rows
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import TrainingError
@@ -16,7 +17,6 @@ from lobsmith.models.split import longest_run, split
 from lobsmith.models.train import load_network
 from lobsmith.params import Params
 
-MODEL = "model.onnx"
 SUMMARY = "compress.json"
 _PRIMING_ROWS = 8192
 

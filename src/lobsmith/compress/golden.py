@@ -10,7 +10,6 @@ from lobsmith.compress.runtime import Float, OnnxModel
 from lobsmith.errors import ReleaseError
 from lobsmith.files import write_atomic
 
-GOLDEN = "golden.safetensors"
 GOLDEN_ROWS = 128
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from lobsmith.compress.compress import MODEL
+from lobsmith.compress import MODEL
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.features.dataset import load_dataset
 from lobsmith.files import write_atomic

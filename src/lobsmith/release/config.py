@@ -18,9 +18,9 @@ from tritonclient.grpc.model_config_pb2 import (
     ModelWarmup,
 )
 
+from lobsmith.compress import MODEL
 from lobsmith.errors import ReleaseError
 from lobsmith.release.contract import CLASSES, FEATURES, NEXT_STATE, PROBABILITIES, STATE, WireContract
-from lobsmith.release.manifest import MODEL
 
 CONFIG = "config.pbtxt"
 BACKEND = "onnxruntime"

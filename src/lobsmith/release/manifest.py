@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from lobsmith.compress import MODEL
 from lobsmith.errors import ReleaseError
 from lobsmith.files import sha256_file, write_atomic
 from lobsmith.gates.verdict import Verdict
@@ -13,9 +14,6 @@ from lobsmith.market.instrument import Instrument
 from lobsmith.release.contract import WireContract
 
 MANIFEST = "manifest.json"
-MODEL = "model.onnx"
-GOLDEN = "golden.safetensors"
-"""Float32: `features` [1, T, F], `state` [1, S] of zeros, `probabilities` [1, T, H, 3], `next_state` [1, S]."""
 
 
 class Environment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -14,11 +14,12 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from lobsmith.compress import GOLDEN, MODEL
 from lobsmith.compress.golden import Golden, load_golden
 from lobsmith.compress.runtime import Float, OnnxModel
 from lobsmith.errors import LobsmithError, ReleaseError
 from lobsmith.release.contract import CLASSES, WireContract
-from lobsmith.release.manifest import GOLDEN, MODEL, check_files
+from lobsmith.release.manifest import check_files
 
 TOLERANCE = 1e-5
 """Largest difference from the golden vectors: absolute up to 1, relative above (a state may hold larger numbers)."""

@@ -29,6 +29,7 @@ from secrets import token_hex
 from msgspec import structs
 from safetensors.numpy import save
 
+from lobsmith.compress import GOLDEN, MODEL
 from lobsmith.compress.golden import Golden
 from lobsmith.errors import ContractError, GateError, ReleaseError
 from lobsmith.files import fsync_directory, sha256_file, write_atomic
@@ -42,7 +43,7 @@ from lobsmith.release.contract import WireContract
 from lobsmith.release.environment import environment, git_commit
 from lobsmith.release.journal import Entry
 from lobsmith.release.lock import publisher_lock
-from lobsmith.release.manifest import GOLDEN, MODEL, Manifest, read_manifest, write_manifest
+from lobsmith.release.manifest import Manifest, read_manifest, write_manifest
 from lobsmith.release.onnx_file import check_model_file
 from lobsmith.release.proof import prove
 from lobsmith.release.recovery import clear_up, move_aside

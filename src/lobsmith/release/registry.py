@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from lobsmith import telemetry
+from lobsmith.compress import MODEL
 from lobsmith.errors import ReleaseError
 from lobsmith.files import sha256_file
-from lobsmith.release.manifest import MODEL, Manifest
+from lobsmith.release.manifest import Manifest
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:

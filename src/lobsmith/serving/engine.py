@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lobsmith.compress import MODEL
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import RequestError, ServingError
 from lobsmith.release.contract import FEATURES, MAX_ROWS, STATE
-from lobsmith.release.manifest import MODEL, check_files
+from lobsmith.release.manifest import check_files
 
 
 class Engine:

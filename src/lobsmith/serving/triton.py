@@ -30,6 +30,8 @@ _LAUNCHER = Path(__file__).with_name("launcher.py")
 _BACKEND = Path(__file__).with_name("backends") / "onnxruntime" / "model.py"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton's Python backend puts its regions
 _POLL_S = 0.05
+_DRAIN_S = 3
+"""Seconds for requests under way; Triton waits them out for every HTTP client that merely keeps its connection open."""
 _LOG_TAIL_BYTES = 16_384
 
 
@@ -149,7 +151,7 @@ class Triton:
             f"--metrics-port={params.metrics_port}",
             "--metrics-config=summary_latencies=true",
             "--allow-gpu-metrics=false",
-            f"--exit-timeout-secs={max(1, int(params.stop_deadline_s))}",
+            f"--exit-timeout-secs={max(1, min(_DRAIN_S, int(params.stop_deadline_s)))}",
             "--log-format=ISO8601",
         ]
 

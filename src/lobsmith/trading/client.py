@@ -255,8 +255,10 @@ def _failure(error: ServingError) -> _Failure:
 
 def _fault(answer: Answer) -> str | None:
     """Say what is wrong with an answer's values, None where nothing is."""
-    if not (np.isfinite(answer.probabilities).all() and np.isfinite(answer.next_state).all()):
-        return "the answer holds NaN or infinity"
-    if answer.probabilities.min(initial=0.0) < 0 or (abs(answer.probabilities.sum(axis=-1) - 1) > _SUM_TOLERANCE).any():
-        return "the answer's probabilities do not sum to one"
+    probabilities = answer.probabilities
+    # NaN fails every comparison, so these two cover it; each pass over an array costs microseconds of a tick.
+    if not ((abs(probabilities.sum(axis=-1) - 1) <= _SUM_TOLERANCE).all() and probabilities.min() >= 0):
+        return "the answer's probabilities are not finite, negative, or do not sum to one"
+    if not np.isfinite(answer.next_state).all():
+        return "the answer's state is not finite"
     return None
