@@ -169,6 +169,21 @@ def test_no_process_and_no_shared_memory_is_left(workspace: Workspace, params: P
     assert set(Path("/dev/shm").iterdir()) <= before  # noqa: S108
 
 
+def test_a_version_whose_process_died_answers_again(workspace: Workspace, params: Params) -> None:
+    events: list[ServeEvent] = []
+    with running_triton(workspace, params, on_event=events.append) as control:
+        transport = GrpcTransport(control.endpoint.grpc_url)
+        client = StreamClient.open(transport, "toy", params.client)
+        assert client.step(ROWS[0]).reason is None
+        children = Path(f"/proc/{control.endpoint.triton_pid}/task").glob("*/children")
+        for stub in [int(pid) for path in children for pid in path.read_text().split()]:
+            os.kill(stub, signal.SIGKILL)
+        eventually(lambda: sum(event.kind is EventKind.SERVING for event in events) == 2)
+        rows = iter(ROWS[1:])
+        eventually(lambda: client.step(next(rows)).reason is None)
+        client.close()
+
+
 def test_a_triton_that_keeps_dying_is_given_up(
     workspace: Workspace, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:

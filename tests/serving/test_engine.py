@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lobsmith.compress import GOLDEN, MODEL
 from lobsmith.compress.golden import load_golden
 from lobsmith.errors import ReleaseError, RequestError
-from lobsmith.release.manifest import GOLDEN, MODEL
 from lobsmith.release.publish import publish
 from lobsmith.release.repository import Repository
 from lobsmith.serving.engine import Engine

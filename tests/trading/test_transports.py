@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lobsmith.compress import MODEL
 from lobsmith.errors import DeadlineError, RequestError, ServingError
-from lobsmith.release.manifest import MODEL
 from lobsmith.release.publish import publish
 from lobsmith.release.repository import Repository
 from lobsmith.trading.transports import GrpcTransport, HttpTransport, InProcessTransport

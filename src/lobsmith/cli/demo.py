@@ -126,13 +126,14 @@ def _show(
         table.add_row(predictor, *numbers)
     results.print(table)
     command = os.path.relpath(sys.argv[0])
+    option = f"--model {params.model.name}"
     for name, value in (
         ("served", f"{retrained.model} version {', '.join(map(str, served.versions))}"),
         *((f"latency {name}", _latency(one)) for name, one in measured.items()),
         ("MLflow run", f"{retrained.mlflow_run_id}  (mlflow ui --backend-store-uri {workspace.mlflow_uri})"),
         ("manifest", retrained.manifest),
         ("report", f"{retrained.report}  (all held-out rows, training curve, calibration)"),
-        ("next", f"{command} serve, and in another terminal: {command} replay --simulate 60 --model {params.model.name}"),
+        ("next", f"{command} serve, and in another terminal: {command} replay --simulate 60 {option}"),
     ):
         results.print(f"{name:<13} {value}", soft_wrap=True)
 

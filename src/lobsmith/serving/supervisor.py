@@ -27,6 +27,7 @@ RESTART_WINDOW_S = 300.0
 _FIRST_BACKOFF_S = 0.25
 _LONGEST_BACKOFF_S = 10.0
 _POLL_S = 0.1
+_STUB_POLL_S = 0.5
 
 
 class EventKind(StrEnum):
@@ -111,12 +112,21 @@ def serve(
 
 
 def _watch(triton: Triton, stop: threading.Event) -> str | None:
-    """Wait until `stop` is set (None) or Triton ends (how)."""
+    """Wait until `stop` is set (None), or Triton ends or can no longer answer (why)."""
+    suspects: set[int] = set()
+    next_look = 0.0
     while not stop.wait(_POLL_S):
         code = triton.exit_code()
         if code is not None:
             words = triton.last_words()
             return f"Triton died ({describe_exit(code)})" + (f": {words}" if words and code >= 0 else "")
+        if time.monotonic() > next_look:
+            # A version whose process died stays READY for ever and answers nothing; an unloaded one is gone by the next
+            # look.
+            dead = triton.dead_stubs()
+            if dead & suspects:
+                return "the process of a version died (out of memory?)"
+            suspects, next_look = dead, time.monotonic() + _STUB_POLL_S
     return None
 
 
