@@ -16,7 +16,8 @@ from lobsmith.gates.evaluation import Evaluation
 from lobsmith.models.train import Epoch
 
 _BINS = 10
-_SMALLEST_BIN = 20
+_SMALLEST_BIN = 100
+"""Neighbouring rows are alike: a bin of fewer says nothing."""
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -45,7 +46,7 @@ Data fingerprint <code>{{ e.data_fingerprint[:16] }}</code>.</p>
 <td>{{ "{:,}".format(s.rows) }}</td>
 <td>{{ "%.4f"|format(s.accuracy) }}</td><td>{{ "%.4f"|format(s.log_loss) }}</td></tr>{% endfor %}</table>
 <p>Share of down, unchanged, up: {% for h, shares in e.class_shares.items() %}{{ h }} ms
-{{ "%.1f, %.1f, %.1f %%"|format(shares[0] * 100, shares[1] * 100, shares[2] * 100) }}{{ "; " if not loop.last }}
+{{ "%.1f, %.1f, %.1f %%"|format(shares[0] * 100, shares[1] * 100, shares[2] * 100) }}{{ "; " if not loop.last -}}
 {% endfor %}.
 </p>
 <h2>Training and calibration</h2>
