@@ -1,9 +1,15 @@
-"""Files that are either whole or absent, and their hashes."""
+"""Files that are either whole or absent, their hashes, and locks between processes."""
 
+import fcntl
 import hashlib
 import os
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+_LOCK_POLL_S = 0.05
 
 
 def sha256_file(path: Path) -> str:
@@ -37,3 +43,31 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def exclusive_lock(path: Path, deadline_s: float) -> Iterator[None]:
+    """Hold a lock that the kernel frees when the process ends, however it ends.
+
+    Raises:
+        TimeoutError: another process held it for all that time.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        end = time.monotonic() + deadline_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise TimeoutError(f"{path} is locked") from None
+                time.sleep(_LOCK_POLL_S)
+        try:
+            yield
+        finally:
+            # Closing alone would not free it while a child that inherited the descriptor is just starting.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)

@@ -10,9 +10,10 @@ import pytest
 from msgspec import structs
 from safetensors.numpy import save_file
 
+from lobsmith.compress import GOLDEN, MODEL
 from lobsmith.errors import ReleaseError
 from lobsmith.files import sha256_file
-from lobsmith.release.manifest import GOLDEN, MODEL, read_manifest, write_manifest
+from lobsmith.release.manifest import read_manifest, write_manifest
 from lobsmith.release.proof import check_version, prove
 from lobsmith.release.publish import publish
 from lobsmith.release.repository import Repository

@@ -3,10 +3,8 @@
 They go over HTTP: a control call that Triton refuses over gRPC answers UNAVAILABLE, which reads like an outage.
 """
 
-import fcntl
 import http.client
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
 from lobsmith.errors import ReleaseError, ServingError
+from lobsmith.files import exclusive_lock
 from lobsmith.params import Params
 from lobsmith.release.repository import Repository
 from lobsmith.serving.endpoint import Endpoint, read_endpoint
@@ -213,26 +212,15 @@ def activate(workspace: Workspace, params: Params, model: str) -> Loaded:
 @contextmanager
 def _sole_load(workspace: Workspace, deadline: float) -> Iterator[None]:
     """Let one process at a time decide which versions the server loads."""
-    path = workspace.serving / "load.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path, held = workspace.serving / "load.lock", False
     try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ServingError(
-                        f"{path}: another load has not ended in time; look at `lobsmith status`"
-                    ) from None
-                time.sleep(_POLL_S)
-        try:
+        with exclusive_lock(path, max(0.0, deadline - time.monotonic())):
+            held = True
             yield
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
+    except TimeoutError as error:
+        if held:
+            raise
+        raise ServingError(f"{path}: another load has not ended in time; look at `lobsmith status`") from error
 
 
 def _reason(content: bytes) -> str:
