@@ -1,6 +1,7 @@
 """`lobsmith demo`: the whole lifecycle on embedded defaults."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,8 +36,8 @@ def demo(
 
     The model is published as <model.name>_demo: a demonstration never touches the model in production.
     """
-    use_prefect(workspace)
     params = load_params(workspace.params, overrides(settings))
+    use_prefect(workspace)
     changes = {
         "model.name": f"{params.model.name}_demo",
         "data.simulator.seconds": _SIMULATED_SECONDS,
@@ -125,7 +126,7 @@ def _show(
     for predictor, numbers in cells.items():
         table.add_row(predictor, *numbers)
     results.print(table)
-    command = os.path.relpath(sys.argv[0])
+    command = "lobsmith" if shutil.which("lobsmith") else os.path.relpath(sys.argv[0])
     option = f"--model {params.model.name}"
     for name, value in (
         ("served", f"{retrained.model} version {', '.join(map(str, served.versions))}"),

@@ -1,5 +1,7 @@
 """The `lobsmith` command."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,4 +51,6 @@ for command in (demo, doctor, replay, retrain, serve, stage, status):
 def main() -> None:
     """Run the command line."""
     telemetry.turn_off()
+    # By default SIGTERM ends Python at once and would leave the servers that a flow started behind.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     cli()

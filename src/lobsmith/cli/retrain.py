@@ -6,6 +6,7 @@ import click
 import msgspec
 
 from lobsmith.cli.options import capture_arguments, json_option, overrides, print_json, results, set_option, use_prefect
+from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
 
 
@@ -18,11 +19,13 @@ def retrain(
     workspace: Workspace, captures: tuple[Path, ...], more: tuple[Path, ...], settings: tuple[str, ...], as_json: bool
 ) -> None:
     """Train on the newest window of data, gate, publish, and load into a running server."""
+    changes = overrides(settings)
+    load_params(workspace.params, changes)  # a mistake in them is told before Prefect is started
     use_prefect(workspace)
     from pipelines.retrain import retrain as flow
 
     files = [str(path.resolve()) for path in (*captures, *more)]
-    result = flow(str(workspace.root), files or None, overrides(settings))
+    result = flow(str(workspace.root), files or None, changes)
     if as_json:
         print_json(result)
         return

@@ -15,16 +15,16 @@ import re
 from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
-from msgspec import Meta, Raw, Struct
+from msgspec import Raw
 
 from lobsmith.errors import CaptureError
+from lobsmith.market.binance_messages import STAMP_DIGITS, Line, Message, sniff, to_nanoseconds
 from lobsmith.market.captures import line_batches
-from lobsmith.market.events import DTYPES, LEVEL, Events, concatenate
+from lobsmith.market.events import DTYPES, Events, concatenate
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.payloads import (
     ERRORS,
@@ -41,7 +41,9 @@ from lobsmith.market.payloads import (
     new_divisors,
     parse,
 )
-from lobsmith.market.session import Accounting, Session, clock_offset, crossed_states
+from lobsmith.market.session import Session, account
+
+__all__ = ["FORMAT", "KNOWN", "read", "sniff"]
 
 FORMAT = "Binance raw capture (<local ns> <JSON message> a line)"
 
@@ -62,44 +64,9 @@ OTHER_STREAM = "other stream"
 
 _COINM_SYMBOL = re.compile(r"[A-Z0-9]+USD_(PERP|\d{6})")
 _PARTIAL_DEPTH = re.compile(r"@depth(5|10|20)(@|$)")
-_STAMP_DIGITS = 19
 _EARLIEST = 10**18  # 2001, and the smallest number of 19 digits
 _BUFFERED = 10_000
 _CLOCK_TOLERANCE_NS = 1_000_000_000
-
-Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-
-
-class _Message(Struct, gc=False):
-    """The fields of every message that is read; numbers in strings stay raw."""
-
-    event: str = msgspec.field(name="e", default="")
-    time: Count = msgspec.field(name="E", default=0)
-    transaction: Count = msgspec.field(name="T", default=0)
-    symbol: str = msgspec.field(name="s", default="")
-    pair: str = msgspec.field(name="ps", default="")
-    first: Count = msgspec.field(name="U", default=-1)
-    last: Count = msgspec.field(name="u", default=-1)
-    previous: int = msgspec.field(name="pu", default=-2)  # futures; -1 in the very first message of a contract
-    bids: Raw = msgspec.field(name="b", default=Raw())
-    asks: Raw = msgspec.field(name="a", default=Raw())
-    bid_size: Raw = msgspec.field(name="B", default=Raw())
-    ask_size: Raw = msgspec.field(name="A", default=Raw())
-    trade: Count = msgspec.field(name="t", default=-1)
-    price: Raw = msgspec.field(name="p", default=Raw())
-    quantity: Raw = msgspec.field(name="q", default=Raw())
-    execution: str = msgspec.field(name="X", default="MARKET")
-    maker: bool | None = msgspec.field(name="m", default=None)
-
-
-class _Line(_Message, gc=False):
-    """A line's JSON: an envelope, a snapshot, or a bare message."""
-
-    stream: str = ""
-    data: _Message | None = None
-    snapshot: Count = msgspec.field(name="lastUpdateId", default=-1)
-    snapshot_bids: Raw = msgspec.field(name="bids", default=Raw())
-    snapshot_asks: Raw = msgspec.field(name="asks", default=Raw())
 
 
 class _Difference(NamedTuple):
@@ -109,17 +76,6 @@ class _Difference(NamedTuple):
     bids: Raw
     asks: Raw
     line: int
-
-
-def sniff(line: bytes) -> bool:
-    """Tell whether a capture's first line is one of this format."""
-    if not (line[:_STAMP_DIGITS].isdigit() and line[_STAMP_DIGITS:].lstrip(b" \t").startswith(b"{")):
-        return False
-    try:
-        keys = msgspec.json.decode(line[_STAMP_DIGITS:], type=dict[str, Raw]).keys()
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return False
-    return bool(keys & {"stream", "lastUpdateId", "e", "u", "result", "error"})
 
 
 class _Reader:
@@ -132,7 +88,7 @@ class _Reader:
         self.first_local = 0
         self.local = _EARLIEST
         self.clock_steps = 0
-        self.decode = msgspec.json.Decoder(_Line).decode
+        self.decode = msgspec.json.Decoder(Line).decode
         self.symbol = ""
         self.futures: bool | None = None
         self.paired = False
@@ -163,7 +119,7 @@ class _Reader:
         self.starts.append((self.line, path))
         for lines in line_batches(path):
             if not self.line:
-                self.first_local = int(lines[0][:_STAMP_DIGITS]) if lines[0][:_STAMP_DIGITS].isdigit() else 0
+                self.first_local = int(lines[0][:STAMP_DIGITS]) if lines[0][:STAMP_DIGITS].isdigit() else 0
             self.take(lines)
             self.flush()
 
@@ -171,17 +127,17 @@ class _Reader:
         """Read whole lines; the hot loop of ingest."""
         decode, items, values, aside = self.decode, self.items, self.values, self.aside
         for text in lines:
-            stamp = text[:_STAMP_DIGITS]
-            if not stamp.isdigit() or text[_STAMP_DIGITS : _STAMP_DIGITS + 1] != b" ":
+            stamp = text[:STAMP_DIGITS]
+            if not stamp.isdigit() or text[STAMP_DIGITS : STAMP_DIGITS + 1] != b" ":
                 raise self.fail("a line must begin with the local receive time, ns in 19 digits, and a space")
             local = int(stamp)
             if not self.local <= local < 2**63:
                 local = self.step_back(local)
             self.local = local
             try:
-                line = decode(text[_STAMP_DIGITS:])
+                line = decode(text[STAMP_DIGITS:])
             except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                self.unreadable(text[_STAMP_DIGITS:], error)
+                self.unreadable(text[STAMP_DIGITS:], error)
                 self.line += 1
                 continue
             message = line.data or line
@@ -250,7 +206,7 @@ class _Reader:
             raise self.fail(f"messages of {self.symbol} and of {symbol}; a session has one instrument: split them")
         self.symbol = symbol
 
-    def take_difference(self, message: _Message) -> None:
+    def take_difference(self, message: Message) -> None:
         """Apply a depth message, or buffer it until a snapshot comes."""
         self.depth += 1
         futures = message.previous != -2
@@ -289,7 +245,7 @@ class _Reader:
         """Tell whether a snapshot holds all of a difference, in the words of the venue's documentation."""
         return difference.last < snapshot if self.futures else difference.last <= snapshot
 
-    def take_snapshot(self, line: _Line) -> None:
+    def take_snapshot(self, line: Line) -> None:
         """Begin the book anew from a REST snapshot and apply the buffered differences to it."""
         self.snapshots += 1
         if self.synchronised and line.snapshot <= self.last:
@@ -350,21 +306,18 @@ class _Reader:
         instrument, tick = self.instrument(venue)
         events.price[:] //= tick
         set_aside = dict(sorted(self.aside.items()))
-        accounting = Accounting(
+        accounting = msgspec.structs.replace(
+            account(events),
             messages=self.line,
             depth_messages=self.depth,
             tickers=self.tickers,
             trades=self.trades,
             snapshots=self.snapshots,
-            level_updates=int(np.count_nonzero(events.kind == LEVEL)),
             kept=self.line - sum(set_aside.values()),
             set_aside=set_aside,
-            sequence_breaks=self.breaks,
-            crossed=crossed_states(events),
             clock_steps=self.clock_steps,
             segments=self.segments,
             seconds=(self.local - self.first_local) / 1e9,
-            clock_offset_ns=clock_offset(events),
             first_ns=self.first_local,
             last_ns=self.local,
         )
@@ -384,18 +337,6 @@ class _Reader:
             # Venues quote dust below the lot; the lot is a unit of features and must not differ from file to file.
             lot = known[1]
         return Instrument(venue=venue, symbol=self.symbol, tick_size=tick_size, lot_size=lot), tick
-
-
-def to_nanoseconds(times: npt.NDArray[np.int64]) -> int:
-    """Scale exchange times to ns in place; return the index of the first that is out of range, else -1.
-
-    Binance stamps in milliseconds, spot on request in microseconds; the magnitude tells which.
-    """
-    milliseconds, microseconds = times < 9 * 10**12, (times >= 10**14) & (times < 9 * 10**15)
-    wrong = ~(milliseconds | microseconds | (times >= 10**17))
-    times[milliseconds] *= 1_000_000
-    times[microseconds] *= 1_000
-    return int(np.argmax(wrong)) if wrong.any() else -1
 
 
 def read(paths: Sequence[Path]) -> Session:

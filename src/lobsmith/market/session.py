@@ -14,7 +14,7 @@ from msgspec import Struct
 from lobsmith.errors import DataError
 from lobsmith.files import write_atomic
 from lobsmith.market.book import new_book, replay
-from lobsmith.market.events import DTYPES, END, LEVEL, TRADE, Events
+from lobsmith.market.events import CLEAR, DTYPES, END, GAP, LEVEL, TICKER, TRADE, Events
 from lobsmith.market.instrument import Instrument
 
 _KEY = b"lobsmith.session"
@@ -68,18 +68,37 @@ class _Metadata(Struct, frozen=True, forbid_unknown_fields=True):
     fingerprint: str
 
 
-def crossed_states(events: Events) -> int:
-    """Replay the events through a fresh book and count the message ends at which it is crossed or locked."""
-    columns = (events.kind, events.side, events.price, events.size, events.sequence, events.flags)
-    return int(replay(new_book(), *columns)[1])
-
-
-def clock_offset(events: Events) -> int:
-    """Return the median of local minus exchange time over depth and trade messages, ns; 0 where there is none."""
-    timed = ((events.kind == LEVEL) | (events.kind == TRADE)) & (events.flags & END > 0)
-    timed &= events.exchange_time > 0
+def account(events: Events) -> Accounting:
+    """Return the account of events that are the whole of what arrived; the crossed states come from a replay."""
+    ends = events.flags & END > 0
+    snapshots, depth, tickers, trades, breaks = (
+        int(np.count_nonzero(among & (events.kind == kind)))
+        for among, kind in ((True, CLEAR), (ends, LEVEL), (ends, TICKER), (ends, TRADE), (ends, GAP))
+    )
+    # A snapshot with levels ends in one of them.
+    depth -= int(np.count_nonzero(~ends & (events.kind == CLEAR)))
+    timed = ends & ((events.kind == LEVEL) | (events.kind == TRADE)) & (events.exchange_time > 0)
     offsets = events.local_time[timed] - events.exchange_time[timed]
-    return int(np.median(offsets)) if len(offsets) else 0
+    first, last = (int(events.local_time[0]), int(events.local_time[-1])) if len(events) else (0, 0)
+    columns = (events.kind, events.side, events.price, events.size, events.sequence, events.flags)
+    return Accounting(
+        messages=snapshots + depth + tickers + trades,
+        depth_messages=depth,
+        tickers=tickers,
+        trades=trades,
+        snapshots=snapshots,
+        level_updates=int(np.count_nonzero(events.kind == LEVEL)),
+        kept=snapshots + depth + tickers + trades,
+        set_aside={},
+        sequence_breaks=breaks,
+        crossed=int(replay(new_book(), *columns)[1]),
+        clock_steps=0,
+        segments=breaks + 1,
+        seconds=(last - first) / 1e9,
+        clock_offset_ns=int(np.median(offsets)) if len(offsets) else 0,
+        first_ns=first,
+        last_ns=last,
+    )
 
 
 def fingerprint(session: Session) -> str:

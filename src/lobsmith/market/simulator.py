@@ -17,7 +17,7 @@ from lobsmith.errors import DataError
 from lobsmith.market.events import ASK, BID, CLEAR, DTYPES, END, LEVEL, TICKER, TRADE, Events, concatenate
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.payloads import ROW_DTYPE
-from lobsmith.market.session import Accounting, Session, clock_offset, crossed_states
+from lobsmith.market.session import Session, account
 
 INSTRUMENT = Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001)
 START_NS = 1_704_067_200_000_000_000  # 2024-01-01T00:00:00Z
@@ -162,7 +162,7 @@ def _begin(state, rows):  # type: ignore[no-untyped-def]
 def _run(state, rows, seconds):  # type: ignore[no-untyped-def]
     """Simulate until `seconds` or until the rows are nearly full; return the rows written."""
     n = 0
-    rates = np.zeros(10)
+    rates = np.zeros(10, np.float64)
     if state.update == 0:
         n = _begin(state, rows)
     while n < len(rows) - _MESSAGE_ROOM:
@@ -218,7 +218,7 @@ def _happen(state, rows, n, s, what):  # type: ignore[no-untyped-def]
     if what == 4:
         price = best - sign * (1 + np.int64(_uniform(state) * (LEVELS - 1)))
         size = state.sizes[s, price & (_RING - 1)]
-        # Half the changes are cancellations; a deep level never empties, so that the book stays contiguous.
+        # Small levels grow and large ones shrink; none empties, so that the book stays contiguous.
         change = _lots(state, _ORDER) if size < 2 * _QUEUE * _uniform(state) else -_lots(state, _ORDER)
         _set(state, s, price, max(size + change, 1))
         return n
@@ -266,25 +266,4 @@ def simulate(seed: int, seconds: int) -> Session:
         count = _run(state[0], rows, float(seconds))
         parts.append(Events(*(np.ascontiguousarray(rows[name][:count]) for name in DTYPES)))
     events = concatenate(parts)
-    ends = events.flags & END > 0
-    depth, tickers, trades = (int(np.count_nonzero(ends & (events.kind == kind))) for kind in (LEVEL, TICKER, TRADE))
-    first, last = int(events.local_time[0]), int(events.local_time[-1])
-    accounting = Accounting(
-        messages=depth + tickers + trades,
-        depth_messages=depth - 1,
-        tickers=tickers,
-        trades=trades,
-        snapshots=1,
-        level_updates=int(np.count_nonzero(events.kind == LEVEL)),
-        kept=depth + tickers + trades,
-        set_aside={},
-        sequence_breaks=0,
-        crossed=crossed_states(events),
-        clock_steps=0,
-        segments=1,
-        seconds=(last - first) / 1e9,
-        clock_offset_ns=clock_offset(events),
-        first_ns=first,
-        last_ns=last,
-    )
-    return Session(INSTRUMENT, events, accounting, (f"simulator seed {seed}, {seconds} s",))
+    return Session(INSTRUMENT, events, account(events), (f"simulator seed {seed}, {seconds} s",))

@@ -1,0 +1,68 @@
+"""The JSON messages of Binance's market streams, as far as the reader needs them."""
+
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta, Raw, Struct
+
+STAMP_DIGITS = 19
+"""Digits of a local receive time in ns, 2001 to 2262."""
+
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class Message(Struct, gc=False):
+    """The fields of every message that is read; numbers in strings stay raw."""
+
+    event: str = msgspec.field(name="e", default="")
+    time: Count = msgspec.field(name="E", default=0)
+    transaction: Count = msgspec.field(name="T", default=0)
+    symbol: str = msgspec.field(name="s", default="")
+    pair: str = msgspec.field(name="ps", default="")
+    first: Count = msgspec.field(name="U", default=-1)
+    last: Count = msgspec.field(name="u", default=-1)
+    previous: int = msgspec.field(name="pu", default=-2)  # futures; -1 in the very first message of a contract
+    bids: Raw = msgspec.field(name="b", default=Raw())
+    asks: Raw = msgspec.field(name="a", default=Raw())
+    bid_size: Raw = msgspec.field(name="B", default=Raw())
+    ask_size: Raw = msgspec.field(name="A", default=Raw())
+    trade: Count = msgspec.field(name="t", default=-1)
+    price: Raw = msgspec.field(name="p", default=Raw())
+    quantity: Raw = msgspec.field(name="q", default=Raw())
+    execution: str = msgspec.field(name="X", default="MARKET")
+    maker: bool | None = msgspec.field(name="m", default=None)
+
+
+class Line(Message, gc=False):
+    """A line's JSON: an envelope, a snapshot, or a bare message."""
+
+    stream: str = ""
+    data: Message | None = None
+    snapshot: Count = msgspec.field(name="lastUpdateId", default=-1)
+    snapshot_bids: Raw = msgspec.field(name="bids", default=Raw())
+    snapshot_asks: Raw = msgspec.field(name="asks", default=Raw())
+
+
+def sniff(line: bytes) -> bool:
+    """Tell whether a capture's first line is one of this format."""
+    if not (line[:STAMP_DIGITS].isdigit() and line[STAMP_DIGITS:].lstrip(b" \t").startswith(b"{")):
+        return False
+    try:
+        keys = msgspec.json.decode(line[STAMP_DIGITS:], type=dict[str, Raw]).keys()
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    return bool(keys & {"stream", "lastUpdateId", "e", "u", "result", "error"})
+
+
+def to_nanoseconds(times: npt.NDArray[np.int64]) -> int:
+    """Scale exchange times to ns in place; return the index of the first that is out of range, else -1.
+
+    Binance stamps in milliseconds, spot on request in microseconds; the magnitude tells which.
+    """
+    milliseconds, microseconds = times < 9 * 10**12, (times >= 10**14) & (times < 9 * 10**15)
+    wrong = ~(milliseconds | microseconds | (times >= 10**17))
+    times[milliseconds] *= 1_000_000
+    times[microseconds] *= 1_000
+    return int(np.argmax(wrong)) if wrong.any() else -1
