@@ -8,7 +8,7 @@ from lobsmith.errors import DataError
 from lobsmith.features.labels import UNKNOWN
 from lobsmith.market.events import TICKER
 from lobsmith.market.ingest import ingest
-from lobsmith.market.session import Session, crossed_states, fingerprint, load_session, save_session
+from lobsmith.market.session import Session, fingerprint, load_session, save_session
 from lobsmith.market.simulator import simulate
 from tests.small import small_params
 
@@ -25,7 +25,7 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(session: Session) -
 
 def test_speaks_like_a_venue(session: Session) -> None:
     events = session.events
-    assert crossed_states(events) == 0
+    assert session.accounting.crossed == 0
     assert (np.diff(events.local_time) >= 0).all()
     assert (events.local_time >= events.exchange_time).all()
     rate = (events.kind == TICKER).sum() / 2 / 120
