@@ -300,9 +300,9 @@ class _Reader:
         self.parts.clear()
         if not self.tickers:
             raise CaptureError(self.starts[0][1], "no bookTicker messages; record that stream too")
-        venue = SPOT
-        if self.futures or self.paired or _COINM_SYMBOL.fullmatch(self.symbol):
-            venue = COINM if self.paired or _COINM_SYMBOL.fullmatch(self.symbol) else USDM
+        venue = USDM if self.futures else SPOT
+        if self.paired or _COINM_SYMBOL.fullmatch(self.symbol):
+            venue = COINM
         instrument, tick = self.instrument(venue)
         events.price[:] //= tick
         set_aside = dict(sorted(self.aside.items()))

@@ -15,10 +15,9 @@ _LONGEST_LINE = 64 << 20
 def _open(path: Path) -> IO[bytes]:
     if path.is_dir():
         raise CaptureError(path, "is a directory; name the capture files, in order")
-    file = path.open("rb")
-    magic = file.read(2)
-    file.seek(0)
-    return gzip.GzipFile(fileobj=file) if magic == b"\x1f\x8b" else file  # type: ignore[return-value]
+    with path.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if compressed else path.open("rb")  # type: ignore[return-value]
 
 
 def line_batches(path: Path, chunk: int = _CHUNK) -> Iterator[list[bytes]]:

@@ -33,7 +33,7 @@ ERRORS = {
     -3: "a negative price or size",
     -4: "a price or size with more digits than can be held exactly",
     -5: "a level with a price of 0",
-    -6: "a message without its update id",
+    -6: "a message without its update id or trade id",
 }
 
 _QUOTE, _OPEN, _CLOSE, _COMMA, _MINUS, _POINT = (ord(sign) for sign in '"[],-.')
