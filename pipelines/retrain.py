@@ -16,10 +16,11 @@ from lobsmith.compress.golden import load_golden
 from lobsmith.features.dataset import DATASET, build_features
 from lobsmith.gates.evaluate import EVALUATION, REPORT, evaluate
 from lobsmith.gates.evaluation import Evaluation
-from lobsmith.market.ingest import SESSION, ingest
+from lobsmith.market.ingest import MARKET, ingest
+from lobsmith.market.session import Accounting
 from lobsmith.models.train import WEIGHTS, Epoch, train_stage
 from lobsmith.params import Params, as_table, load_params
-from lobsmith.progress import Note, stage
+from lobsmith.progress import Note, console, stage
 from lobsmith.release.contract import wire_contract
 from lobsmith.release.manifest import Manifest
 from lobsmith.release.publish import Artifact, publish
@@ -42,22 +43,30 @@ class Retrained(Struct, frozen=True, kw_only=True):
 
 @task(name="ingest market data")
 def ingest_market_data(params: Params, captures: list[Path] | None, directory: Path) -> None:
-    """Read captures, or simulate, into one session."""
+    """Read recorded files, or simulate, into the run's store."""
     with stage("ingest market data") as note:
-        session = ingest(params, captures, directory / SESSION)
-        a = session.accounting
-        note(
-            f"{session.instrument}: {a.messages:,} messages, {a.depth_messages:,} depth, {a.trades:,} trades, "
-            f"{a.seconds:,.0f} s, {a.sequence_breaks} breaks, {a.crossed} crossed"
-        )
+        done = ingest(params.data, captures, directory / MARKET)
+        note("; ".join(_summary(name, one.accounting) for name, one in done.done.items()))
+    for name, error in done.failed.items():
+        console.print(f"[red]left out[/red] {name}: {error}")
+
+
+def _summary(name: str, a: Accounting) -> str:
+    faults = ", ".join(f"{count} {fault}" for fault, count in a.faults.items()) or "no fault"
+    return (
+        f"{name}: {a.records:,} records, {a.depth_messages:,} depth, {a.trades:,} trades, {a.seconds:,.0f} s, "
+        f"{a.sequence_breaks} breaks, {a.crossed} crossed, {faults}"
+    )
 
 
 @task(name="compute features")
 def compute_features(params: Params, directory: Path) -> None:
-    """Turn the session into labelled rows of the training window."""
+    """Turn the market data into labelled rows of the training window."""
     with stage("compute features") as note:
-        dataset = build_features(params, directory / SESSION, directory / DATASET)
-        note(f"{len(dataset.rows):,} rows × {dataset.rows.features.shape[1]} features")
+        built = build_features(params, directory / MARKET, directory)
+        note("; ".join(f"{name}: {len(one.rows):,} rows" for name, one in built.datasets.items()))
+    for name, error in built.left_out.items():
+        console.print(f"[red]left out[/red] {name}: {error}")
 
 
 @task(name="train network")

@@ -27,6 +27,15 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def fsync_file(path: Path) -> None:
+    """Make a file's content durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Write a file so that a crash leaves the old content or the new, never a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)

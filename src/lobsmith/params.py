@@ -28,12 +28,25 @@ class SimulatorParams(_Section, frozen=True):
     seconds: Positive
 
 
+class ScreenParams(_Section, frozen=True):
+    """When the screen takes a feed for faulty; milliseconds."""
+
+    clock_tolerance_ms: PositiveFloat = 100.0
+    clock_settle_ms: PositiveFloat = 2_000.0
+    stale_ms: PositiveFloat = 1_000.0
+    silence_ms: PositiveFloat = 10_000.0
+    crossed_ms: PositiveFloat = 1_000.0
+
+
 class DataParams(_Section, frozen=True):
     """Where market data comes from."""
 
     source: str
     captures: tuple[str, ...]
+    instrument: str
+    """`venue:symbol` to train on; empty takes the first that passes its contract."""
     simulator: SimulatorParams
+    screen: ScreenParams
 
 
 class WindowParams(_Section, frozen=True):

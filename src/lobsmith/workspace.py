@@ -29,6 +29,11 @@ class Workspace:
         return self.root / ".lobsmith"
 
     @property
+    def market(self) -> Path:
+        """The store of market data: `<venue>/<symbol>/<UTC day>.parquet`."""
+        return self.home / "market"
+
+    @property
     def staging(self) -> Path:
         """Where a version is put together before one rename publishes it."""
         return self.home / "staging"

@@ -10,7 +10,7 @@ from lobsmith.compress.compress import compress
 from lobsmith.features.dataset import DATASET, build_features
 from lobsmith.gates.evaluate import EVALUATION, REPORT, evaluate
 from lobsmith.gates.evaluation import MAJORITY, MODEL, Evaluation, score, skill
-from lobsmith.market.ingest import SESSION, ingest
+from lobsmith.market.ingest import MARKET, ingest
 from lobsmith.models.train import train_stage
 from tests.small import small_params
 
@@ -40,8 +40,8 @@ def test_skill_asks_for_less_loss_than_the_majority(loss: float, passed: bool) -
 
 def test_the_stages_from_files_to_files(tmp_path: Path) -> None:
     params = small_params()
-    ingest(params, None, tmp_path / SESSION)
-    build_features(params, tmp_path / SESSION, tmp_path / DATASET)
+    ingest(params.data, None, tmp_path / MARKET)
+    build_features(params, tmp_path / MARKET, tmp_path)
     train_stage(params, tmp_path / DATASET, tmp_path)
     summary = compress(params, tmp_path / DATASET, tmp_path)
     assert summary.bytes == (tmp_path / "model.onnx").stat().st_size

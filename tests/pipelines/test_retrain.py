@@ -11,7 +11,7 @@ import pytest
 from lobsmith.compress.golden import load_golden
 from lobsmith.errors import CaptureError, ContractError, GateError, ThinWindowError
 from lobsmith.features.dataset import DATASET, load_dataset
-from lobsmith.market.session import load_session
+from lobsmith.market.store import Store
 from lobsmith.params import load_params
 from lobsmith.release import journal
 from lobsmith.release.manifest import read_manifest
@@ -46,8 +46,7 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
     assert wanted is not None
     assert wanted.run_id == first.mlflow_run_id == manifest.mlflow_run_id
     assert wanted.tags["artifact_id"] == manifest.artifact_id
-    session = load_session(Path(first.run_directory) / "session.parquet")
-    assert manifest.instruments == (session.instrument,)
+    assert manifest.instruments == tuple(Store(Path(first.run_directory) / "market").instruments())
     assert [verdict.gate for verdict in manifest.verdicts] == ["parity", "skill"]
     assert [entry.action for entry in journal.read(workspace.journal)] == [journal.PUBLISHED]
 
@@ -119,7 +118,8 @@ def test_another_wire_contract_under_the_same_name_is_refused(workspace: Workspa
 def test_a_recorded_session_over_midnight(workspace: Workspace, recorded: Path) -> None:
     files = [str(recorded / "binance" / f"usdm-btcusdt-202407{day}.gz") for day in (18, 19)]
     retrained = run(workspace, files, **{"gates.skill": 1.0, "train.epochs": 4, "train.sequences_per_epoch": 512})
-    account = load_session(Path(retrained.run_directory) / "session.parquet").accounting
+    store = Store(Path(retrained.run_directory) / "market")
+    account = store.session(store.choose()).accounting
     assert (account.depth_messages, account.trades) == (9022, 10701)
     assert (account.sequence_breaks, account.crossed) == (0, 0)
 

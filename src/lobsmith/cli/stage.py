@@ -1,5 +1,6 @@
 """`lobsmith stage NAME`: one stage, as `dvc.yaml` runs it."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import click
 
 from lobsmith.cli.options import capture_arguments, overrides, set_option
 from lobsmith.params import Params, load_params
+from lobsmith.progress import console
 from lobsmith.progress import stage as show
 from lobsmith.workspace import Workspace
 
@@ -15,17 +17,24 @@ Run = Callable[[Params, Path, list[Path]], Any]
 
 
 def _ingest(params: Params, directory: Path, captures: list[Path]) -> str:
-    from lobsmith.market.ingest import SESSION, ingest
+    from lobsmith.market.ingest import MARKET, ingest
 
-    session = ingest(params, captures or None, directory / SESSION)
-    return f"{session.instrument}: {session.accounting.messages:,} messages"
+    # The stage's output is this run's data and nothing that an earlier run has left there.
+    shutil.rmtree(directory / MARKET, ignore_errors=True)
+    done = ingest(params.data, captures, directory / MARKET)
+    for name, error in done.failed.items():
+        console.print(f"[red]left out[/red] {name}: {error}")
+    return "; ".join(f"{name}: {one.accounting.records:,} records" for name, one in done.done.items())
 
 
 def _features(params: Params, directory: Path, _captures: list[Path]) -> str:
-    from lobsmith.features.dataset import DATASET, build_features
-    from lobsmith.market.ingest import SESSION
+    from lobsmith.features.dataset import build_features
+    from lobsmith.market.ingest import MARKET
 
-    return f"{len(build_features(params, directory / SESSION, directory / DATASET).rows):,} rows"
+    built = build_features(params, directory / MARKET, directory)
+    for name, error in built.left_out.items():
+        console.print(f"[red]left out[/red] {name}: {error}")
+    return "; ".join(f"{name}: {len(one.rows):,} rows" for name, one in built.datasets.items())
 
 
 def _train(params: Params, directory: Path, _captures: list[Path]) -> str:

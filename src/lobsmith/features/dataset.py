@@ -1,8 +1,10 @@
 """What a model learns from: the rows of a training window with their labels."""
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,12 +17,16 @@ from lobsmith.features.definitions import definitions_sha256
 from lobsmith.features.labels import UNKNOWN, direction_labels
 from lobsmith.features.stream import FeatureStream, Rows
 from lobsmith.files import write_atomic
+from lobsmith.market.events import Events
 from lobsmith.market.instrument import Instrument
-from lobsmith.market.session import Session, fingerprint, load_session
-from lobsmith.params import LabelParams, Params, WindowParams
+from lobsmith.market.session import Fingerprint, Session
+from lobsmith.market.store import Store
+from lobsmith.params import Params, WindowParams
 
 _NS_PER_S = 1e9
 DATASET = "dataset.safetensors"
+FEATURES = "features"
+"""Folder of the datasets of all instruments."""
 _ARRAYS = ("raw", "features", "time", "mid", "segment", "complete")
 
 
@@ -47,19 +53,33 @@ class Dataset:
 
 def build_dataset(session: Session, params: Params) -> Dataset:
     """Compute features and labels of a whole session."""
-    rows = FeatureStream(session.instrument, params.features).push(session.events)
+    return _build(session.instrument, [session.events], params)
+
+
+def _build(instrument: Instrument, parts: Iterable[Events], params: Params) -> Dataset:
+    """Compute features and labels of events, part by part; rows older than the training window are dropped."""
+    stream = FeatureStream(instrument, params.features)
+    whole = Fingerprint(instrument)
+    kept: list[Rows] = []
+    for events in parts:
+        whole.update(events)
+        kept.append(stream.push(events))
+        newest = next((one.time[-1] for one in reversed(kept) if len(one)), 0)
+        while len(kept) > 1 and (not len(kept[0]) or kept[0].time[-1] < newest - _length_ns(params.window)):
+            kept.pop(0)
+    rows = Rows.concatenate(kept)
     return Dataset(
-        session.instrument,
+        instrument,
         rows,
-        _labels(rows, params.labels),
+        direction_labels(rows.time, rows.mid, rows.segment, params.labels.horizons_ms),
         params.labels.horizons_ms,
-        fingerprint(session),
+        whole.hexdigest(),
         definitions_sha256(params.features, params.labels),
     )
 
 
-def _labels(rows: Rows, params: LabelParams) -> npt.NDArray[np.int8]:
-    return direction_labels(rows.time, rows.mid, rows.segment, params.horizons_ms)
+def _length_ns(window: WindowParams) -> int:
+    return int(window.length_s * _NS_PER_S)
 
 
 def training_window(dataset: Dataset, params: WindowParams) -> Dataset:
@@ -71,7 +91,7 @@ def training_window(dataset: Dataset, params: WindowParams) -> Dataset:
     rows = dataset.rows
     if len(rows) == 0:
         raise ThinWindowError(f"{dataset.instrument}: no row at all; the data has no change of the touch")
-    start = int(np.searchsorted(rows.time, rows.time[-1] - int(params.length_s * _NS_PER_S)))
+    start = int(np.searchsorted(rows.time, rows.time[-1] - _length_ns(params)))
     window = Dataset(
         dataset.instrument,
         rows.slice(start, len(rows)),
@@ -137,8 +157,46 @@ def load_dataset(path: Path) -> Dataset:
         raise DataError(f"{path}: not a dataset: {error}; run the features stage again") from error
 
 
-def build_features(params: Params, session_path: Path, destination: Path) -> Dataset:
-    """Compute, window and save a dataset: the features stage."""
-    dataset = training_window(build_dataset(load_session(session_path), params), params.window)
-    save_dataset(dataset, destination)
-    return dataset
+class Built(NamedTuple):
+    """The dataset to train on, those of all instruments, and why others have none."""
+
+    chosen: Dataset
+    datasets: dict[str, Dataset]
+    left_out: dict[str, str]
+
+
+def build_features(params: Params, market: Path, directory: Path, tradable: Sequence[str] | None = None) -> Built:
+    """Compute, window and save the datasets of every instrument of a store: the features stage.
+
+    Each goes to `features/`; the one to train on, `data.instrument` or the first that has enough data, is also the
+    folder's `dataset.safetensors`.
+
+    Args:
+        params: all of `params.yaml`.
+        market: the store.
+        directory: where the datasets go.
+        tradable: the names of the instruments that passed their contract, best first; None takes all.
+
+    Raises:
+        DataError: there is no such instrument, or none has enough data.
+    """
+    store = Store(market)
+    held = {str(one): one for one in store.instruments()}
+    wanted = [name for name in tradable if name in held] if tradable is not None else list(held)
+    if params.data.instrument and params.data.instrument not in wanted:
+        raise DataError(
+            f"data.instrument is {params.data.instrument}, not one of {', '.join(wanted) or 'the tradable: none'}"
+        )
+    datasets: dict[str, Dataset] = {}
+    errors: dict[str, DataError] = {}
+    for name in wanted:
+        try:
+            datasets[name] = training_window(_build(held[name], store.events(held[name]), params), params.window)
+            save_dataset(datasets[name], directory / FEATURES / f"{name.replace(':', '-')}.safetensors")
+        except DataError as error:
+            errors[name] = error
+    name = params.data.instrument or next(iter(datasets), "")
+    if name not in datasets:
+        raise errors[name] if name in errors else next(iter(errors.values()), DataError("no instrument is tradable"))
+    save_dataset(datasets[name], directory / DATASET)
+    return Built(datasets[name], datasets, {name: str(error) for name, error in errors.items()})

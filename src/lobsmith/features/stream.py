@@ -42,6 +42,13 @@ class Rows:
         """Return rows `start` to `stop` as views."""
         return Rows(*(getattr(self, field.name)[start:stop] for field in fields(self)))
 
+    @classmethod
+    def concatenate(cls, parts: "list[Rows]") -> "Rows":
+        """Join rows end to end; at least one part."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
 
 class FeatureStream:
     """The features of one instrument's stream: events go in as they come, rows come out.

@@ -1,34 +1,31 @@
 """Reader of Binance raw captures: spot, USD-M and COIN-M futures.
 
-A capture is one message a line, plain or gzip: `<local receive time, ns since 1970 UTC> <JSON>`. The JSON is a message
-of the combined stream (`{"stream": …, "data": …}`) or of a single one, or the answer of the REST depth snapshot. Files
-given together are one stream.
-
-Depth differences change a book that a snapshot began. Both venues' rules come down to one when each difference is
-described by the update id *before* its first change (`start`: spot `U - 1`, futures `pu`) and that of its last (`u`):
-differences follow each other when `start` equals the previous `u`; the first after a snapshot must have
-`start <= lastUpdateId <= u`, older ones being dropped. For futures that also admits a snapshot taken between two
-differences, whose ids have holes there; nothing can be lost, since `pu` says that nothing came between.
+A capture is one message a line, plain or compressed: `<local receive time, ns since 1970 UTC> <JSON>`. The JSON is a
+message of the combined stream (`{"stream": …, "data": …}`) or of a single one, the answer of the REST depth snapshot,
+or a recorder's mark that it lost its connection (`{"gap": …}`). Files given together are one stream.
 """
 
 import re
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
 from msgspec import Raw
 
 from lobsmith.errors import CaptureError
-from lobsmith.market.binance_messages import STAMP_DIGITS, Line, Message, sniff, to_nanoseconds
-from lobsmith.market.captures import line_batches
-from lobsmith.market.events import DTYPES, Events, concatenate
+from lobsmith.market.ahead import ahead
+from lobsmith.market.binance_depth import Continuity, Difference, Outcome, Value
+from lobsmith.market.binance_items import Items, note_trade
+from lobsmith.market.binance_messages import STAMP_DIGITS, Line, sniff, to_nanoseconds
+from lobsmith.market.binance_scan import DEPTH, LINE_DTYPE, SLOW, TICKER, TRADE, scan
+from lobsmith.market.captures import text_batches
+from lobsmith.market.events import DTYPES, Events
 from lobsmith.market.instrument import Instrument
+from lobsmith.market.ledger import Ledger, Reason
 from lobsmith.market.payloads import (
     ERRORS,
-    ITEM_DTYPE,
     OP_BUY,
     OP_DEPTH,
     OP_LOST,
@@ -41,11 +38,9 @@ from lobsmith.market.payloads import (
     new_divisors,
     parse,
 )
-from lobsmith.market.session import Session, account
+from lobsmith.market.recording import Batch, Format
 
-__all__ = ["FORMAT", "KNOWN", "read", "sniff"]
-
-FORMAT = "Binance raw capture (<local ns> <JSON message> a line)"
+__all__ = ["FORMAT", "KNOWN", "BinanceRecording"]
 
 SPOT, USDM, COINM = "binance-spot", "binance-usdm", "binance-coinm"
 
@@ -57,134 +52,178 @@ KNOWN = {
     (COINM, "BTCUSD_PERP"): (0.1, 1.0),
     (COINM, "ETHUSD_PERP"): (0.01, 1.0),
 }
-"""Tick and lot size of well-known instruments; of others they are the greatest common divisors seen."""
-
-UNSYNCHRONISED = "unsynchronised"
-OTHER_STREAM = "other stream"
+"""Tick and lot size of well-known instruments; of others they are the greatest common divisors of the files."""
 
 _COINM_SYMBOL = re.compile(r"[A-Z0-9]+USD_(PERP|\d{6})")
+_SYMBOL = re.compile(rb'"s":"([\w.-]{1,40})"')
 _PARTIAL_DEPTH = re.compile(r"@depth(5|10|20)(@|$)")
 _EARLIEST = 10**18  # 2001, and the smallest number of 19 digits
-_BUFFERED = 10_000
 _CLOCK_TOLERANCE_NS = 1_000_000_000
+_ROW_BYTES = 9
+"""A level takes at least so many bytes, and a comma."""
 
 
-class _Difference(NamedTuple):
-    exchange: int
-    start: int
-    last: int
-    bids: Raw
-    asks: Raw
-    line: int
+class BinanceRecording:
+    """One stream of one instrument while its files are read (see `recording.Recording`)."""
 
+    ticker_feed = True
 
-class _Reader:
-    """The state of one stream while its lines pass."""
+    def __init__(self, paths: Sequence[Path], ledger: Ledger, *, scan: bool = False) -> None:
+        self.paths = paths
+        self.ledger = ledger
+        self._scan = scan  # only the divisors of prices and sizes are wanted
+        self._instrument: Instrument | None = None
+        self._tick = 1  # in 10**-PRICE_DECIMALS
+        self._place = 0
+        self._local = _EARLIEST
+        self._decode = msgspec.json.Decoder(Line).decode
+        self._symbol = ""
+        self._futures: bool | None = None
+        self._paired = False
+        self._trades = np.array([-1, 0])  # newest id, ids left out
+        self._depth = Continuity(ledger)
+        self._begun = False
+        self._items = Items()
+        self._held_from: int | None = None  # the item from which an unresolved hold keeps all back
+        self._divisors = new_divisors()
 
-    def __init__(self) -> None:
-        self.path = Path()
-        self.starts: list[tuple[int, Path]] = []  # number of the first line of each file within the stream
-        self.line = 0
-        self.first_local = 0
-        self.local = _EARLIEST
-        self.clock_steps = 0
-        self.decode = msgspec.json.Decoder(Line).decode
-        self.symbol = ""
-        self.futures: bool | None = None
-        self.paired = False
-        # Continuity.
-        self.synchronised = False
-        self.fresh = False  # no difference since the snapshot
-        self.last = -1
-        self.buffer: deque[_Difference] = deque()
-        # The account.
-        self.depth = self.tickers = self.trades = self.snapshots = self.breaks = self.segments = 0
-        self.aside: Counter[str] = Counter()
-        # What waits for the compiled parser: flat rows of ITEM_DTYPE, and raw values.
-        self.items: list[int] = []
-        self.values: list[Raw] = []
-        self.parts: list[Events] = []
-        self.divisors = new_divisors()
-        self.unusable = np.zeros(2, np.int64)
+    @property
+    def instrument(self) -> Instrument:
+        """What is traded."""
+        if self._instrument is None:
+            raise ValueError("the instrument is known once the first batch has come")
+        return self._instrument
 
-    def fail(self, what: str, line: int | None = None) -> CaptureError:
-        """Return an error at a line of the stream, by default the current one."""
-        number = self.line if line is None else line
-        start, path = next(entry for entry in reversed(self.starts) if entry[0] <= number)
-        return CaptureError(path, what, line=number - start + 1)
-
-    def read(self, path: Path) -> None:
-        """Read one file to its end."""
-        self.path = path
-        self.starts.append((self.line, path))
-        for lines in line_batches(path):
-            if not self.line:
-                self.first_local = int(lines[0][:STAMP_DIGITS]) if lines[0][:STAMP_DIGITS].isdigit() else 0
-            self.take(lines)
-            self.flush()
-
-    def take(self, lines: list[bytes]) -> None:
-        """Read whole lines; the hot loop of ingest."""
-        decode, items, values, aside = self.decode, self.items, self.values, self.aside
-        for text in lines:
-            stamp = text[:STAMP_DIGITS]
-            if not stamp.isdigit() or text[STAMP_DIGITS : STAMP_DIGITS + 1] != b" ":
-                raise self.fail("a line must begin with the local receive time, ns in 19 digits, and a space")
-            local = int(stamp)
-            if not self.local <= local < 2**63:
-                local = self.step_back(local)
-            self.local = local
-            try:
-                line = decode(text[STAMP_DIGITS:])
-            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                self.unreadable(text[STAMP_DIGITS:], error)
-                self.line += 1
-                continue
-            message = line.data or line
-            event = message.event
-            if event == "bookTicker" or (not event and message.bid_size and message.ask_size):
-                if message.symbol != self.symbol:
-                    self.name_symbol(message.symbol)
-                self.tickers += 1
-                if self.synchronised:
-                    exchange = message.transaction or message.time
-                    items.extend((OP_TICKER, local, exchange, message.last, self.line))
-                    values.extend((message.bids, message.bid_size, message.asks, message.ask_size))
+    def batches(self) -> Generator[Batch, None, None]:
+        """Read all files in order (see `recording.Recording.batches`)."""
+        for path in self.paths:
+            self._place = self.ledger.begin_file(path)
+            first = True
+            for text in ahead(text_batches(path)):
+                if first:
+                    self._check_order(text)
+                    first = False
+                self._take(text)
+                if self._futures is not None:  # else the venue is not known yet
+                    yield self._parse()
                 else:
-                    aside[UNSYNCHRONISED] += 1
-            elif event == "trade":
-                if message.symbol != self.symbol:
-                    self.name_symbol(message.symbol)
-                self.trades += 1
-                if message.execution != "MARKET":
-                    aside["trade outside the book"] += 1
-                elif message.maker is None:
-                    raise self.fail("a trade without its side (m)")
-                else:
-                    exchange = message.transaction or message.time
-                    side = OP_SELL if message.maker else OP_BUY
-                    items.extend((side, local, exchange, message.trade, self.line))
-                    values.extend((message.price, message.quantity))
-            elif event == "depthUpdate" and not _PARTIAL_DEPTH.search(line.stream):
-                if message.symbol != self.symbol:
-                    self.name_symbol(message.symbol)
-                self.take_difference(message)
-            elif line.snapshot >= 0 and not line.stream:
-                self.take_snapshot(line)
+                    self._depth.keep(text)
+                    self._items.keep(0)
+        self._finish()
+        yield self._parse()
+
+    def _check_order(self, text: bytes) -> None:
+        stamp = text[:STAMP_DIGITS]
+        if len(self.ledger.files) > 1 and stamp.isdigit() and int(stamp) < self._local - _CLOCK_TOLERANCE_NS:
+            raise self.ledger.error(
+                f"begins before {self.ledger.files[-2]} ends; give the files in the order of their times",
+                self._place + 1,
+            )
+
+    def _take(self, text: bytes) -> None:
+        """Read whole lines: depth messages and unusual ones one by one, tickers and trades between them at once."""
+        lines = np.empty(text.count(b"\n"), LINE_DTYPE)
+        symbol = self._symbol.encode()
+        if not symbol:
+            found = _SYMBOL.search(text)
+            symbol = found[1] if found else b""
+        scan(self._items.begin(text), np.frombuffer(symbol, np.uint8), lines)
+        kinds = lines["kind"]
+        self.ledger.records += len(lines)
+        self.ledger.tickers += int(np.count_nonzero(kinds == TICKER))
+        self.ledger.trades += int(np.count_nonzero(kinds == TRADE))
+        if not self._symbol and (kinds != SLOW).any():
+            self._name_symbol(symbol.decode())
+        base = self._place + 1
+        single = np.flatnonzero((kinds == SLOW) | (kinds == DEPTH))
+        done = 0
+        for at, line in zip(single.tolist(), lines[single].tolist(), strict=True):
+            self._take_between(lines, done, at, base)
+            done = at + 1
+            start, stop, kind, local, exchange, first, last, previous, paired, _sell, values = line
+            self._place = base + at
+            if kind == DEPTH:
+                self._local = local
+                self._take_difference(exchange, first, last, previous, paired, *map(tuple, values[:2]))
             else:
-                aside[OTHER_STREAM] += 1
-            self.line += 1
+                self._take_slowly(text[start:stop])
+            if self._held_from is not None and self._depth.overdue(self._local):
+                self._lose(Reason.GAP)
+        self._take_between(lines, done, len(lines), base)
+        self._place = base + len(lines) - 1
+        self.ledger.missing_trades = int(self._trades[1])
 
-    def step_back(self, local: int) -> int:
-        """Return the time that a line before its predecessor gets."""
-        if local >= 2**63 or self.local == _EARLIEST:
-            raise self.fail("the local receive time is out of range; it is ns since 1970 UTC")
-        if self.line == self.starts[-1][0] and local < self.local - _CLOCK_TOLERANCE_NS:
-            raise self.fail(f"begins before {self.starts[-2][1]} ends; give the files in the order of their times")
-        self.clock_steps += 1
-        return self.local
+    def _take_between(self, lines: "np.ndarray[Any, Any]", start: int, stop: int, base: int) -> None:
+        """Read tickers and trades."""
+        if start == stop:
+            return
+        self._local = int(lines["local"][stop - 1])
+        if not self._depth.synchronised:
+            for at in np.flatnonzero(lines["kind"][start:stop] == TICKER) + start:
+                self.ledger.aside(self._depth.waiting_for, base + int(at), int(lines["local"][at]))
+        self._items.add_lines(lines, start, stop, base, self._trades, tickers=self._depth.synchronised)
 
-    def unreadable(self, text: bytes, error: Exception) -> None:
+    def _take_slowly(self, text: bytes) -> None:
+        """Read one line that is not written as usual."""
+        stamp = text[:STAMP_DIGITS]
+        if not stamp.isdigit() or text[STAMP_DIGITS : STAMP_DIGITS + 1] != b" ":
+            raise self._fail("a line must begin with the local receive time, ns in 19 digits, and a space")
+        local = self._local = int(stamp)
+        if not _EARLIEST <= local < 2**63:
+            raise self._fail("the local receive time is out of range; it is ns since 1970 UTC")
+        try:
+            line = self._decode(text[STAMP_DIGITS:])
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            self._unreadable(text[STAMP_DIGITS:], error)
+            return
+        message = line.data or line
+        event = message.event
+        exchange = message.transaction or message.time
+        if event == "bookTicker" or (not event and message.bid_size and message.ask_size):
+            self._name_symbol(message.symbol)
+            self.ledger.tickers += 1
+            if self._depth.synchronised:
+                values = message.bids, message.bid_size, message.asks, message.ask_size
+                self._items.add(OP_TICKER, local, exchange, message.last, self._place, *map(bytes, values))
+            else:
+                self.ledger.aside(self._depth.waiting_for, self._place, local)
+        elif event == "trade":
+            self._name_symbol(message.symbol)
+            self.ledger.trades += 1
+            note_trade(self._trades, message.trade)
+            if message.execution != "MARKET":
+                self.ledger.aside(Reason.NO_BOOK_TRADE, self._place, local)
+            elif message.maker is None:
+                raise self._fail("a trade without its side (m)")
+            else:
+                side = OP_SELL if message.maker else OP_BUY
+                price, size = bytes(message.price), bytes(message.quantity)
+                self._items.add(side, local, exchange, message.trade, self._place, price, size)
+        elif event == "depthUpdate" and not _PARTIAL_DEPTH.search(line.stream):
+            self._name_symbol(message.symbol)
+            if message.last < 0 or message.first < 0 or message.previous < -2:
+                raise self._fail("a depth message without its update ids (U, u)")
+            self._take_difference(
+                exchange,
+                message.first,
+                message.last,
+                message.previous,
+                bool(message.pair),
+                bytes(message.bids),
+                bytes(message.asks),
+            )
+        elif line.snapshot >= 0 and not line.stream:
+            self._take_snapshot(line)
+        elif line.gap is not None:
+            self._lose(Reason.RECONNECT)
+            self.ledger.aside(Reason.RECONNECT, self._place, local)
+        else:
+            self.ledger.aside(Reason.OTHER_STREAM, self._place, local)
+
+    def _fail(self, what: str, place: int | None = None) -> CaptureError:
+        return self.ledger.error(what, self._place if place is None else place)
+
+    def _unreadable(self, text: bytes, error: Exception) -> None:
         """Set a message of another stream aside; refuse anything else that does not decode."""
         try:
             line = msgspec.json.decode(text, type=dict[str, Raw])
@@ -192,164 +231,165 @@ class _Reader:
             listed = bytes(data).lstrip().startswith(b"[")  # streams of all symbols at once
             event = b"" if listed else bytes(msgspec.json.decode(data, type=dict[str, Raw]).get("e", Raw(b'""')))
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            raise self.fail("not a JSON message") from error
+            raise self._fail("not a JSON message") from error
         ours = (b'"depthUpdate"', b'"bookTicker"', b'"trade"', b'""')
         if not listed and event in ours:
-            raise self.fail(f"a message of the wrong shape: {' '.join(str(error).split())[:200]}") from error
-        self.aside[OTHER_STREAM] += 1
+            raise self._fail(f"a message of the wrong shape: {' '.join(str(error).split())[:200]}") from error
+        self.ledger.aside(Reason.OTHER_STREAM, self._place, self._local)
 
-    def name_symbol(self, symbol: str) -> None:
-        """Take the first message's symbol as the session's; refuse a second one."""
-        if not symbol or not symbol.isprintable() or " " in symbol or len(symbol) > 40:
-            raise self.fail("a message without a usable symbol (s)")
-        if self.symbol:
-            raise self.fail(f"messages of {self.symbol} and of {symbol}; a session has one instrument: split them")
-        self.symbol = symbol
-
-    def take_difference(self, message: Message) -> None:
-        """Apply a depth message, or buffer it until a snapshot comes."""
-        self.depth += 1
-        futures = message.previous != -2
-        if self.futures is None:
-            self.futures, self.paired = futures, bool(message.pair)
-        if futures != self.futures:
-            raise self.fail("depth messages of spot and of futures in one capture; ingest them apart")
-        if message.last < 0 or message.first < 0 or message.previous < -2:
-            raise self.fail("a depth message without its update ids (U, u)")
-        start = message.previous if futures else message.first - 1
-        exchange = message.transaction or message.time
-        self.apply(_Difference(exchange, start, message.last, message.bids, message.asks, self.line), self.local)
-
-    def apply(self, difference: _Difference, local: int) -> None:
-        """Apply a difference if it follows what was applied before; on a break begin to wait for a snapshot."""
-        if self.synchronised and self.fresh and self.is_older(difference, self.last):
-            self.aside["older than the snapshot"] += 1
+    def _name_symbol(self, symbol: str) -> None:
+        """Take the first message's symbol as the stream's; refuse a second one."""
+        if symbol == self._symbol and symbol:
             return
-        if self.synchronised:
-            fits = difference.start <= self.last if self.fresh else difference.start == self.last
-            if fits:
-                self.fresh = False
-                self.last = difference.last
-                self.items.extend((OP_DEPTH, local, difference.exchange, difference.last, difference.line))
-                self.values.extend((difference.bids, difference.asks))
-                return
-            self.breaks += 1
-            self.synchronised = False
-            self.items.extend((OP_LOST, local, difference.exchange, difference.last, difference.line))
-        self.buffer.append(difference)
-        if len(self.buffer) > _BUFFERED:
-            self.buffer.popleft()
-            self.aside[UNSYNCHRONISED] += 1
+        # It becomes a folder's name.
+        if not re.fullmatch(r"\w[\w.-]{0,39}", symbol):
+            raise self._fail("a message without a usable symbol (s)")
+        if self._symbol:
+            raise self._fail(f"messages of {self._symbol} and of {symbol}; a session has one instrument: split them")
+        self._symbol = symbol
 
-    def is_older(self, difference: _Difference, snapshot: int) -> bool:
-        """Tell whether a snapshot holds all of a difference, in the words of the venue's documentation."""
-        return difference.last < snapshot if self.futures else difference.last <= snapshot
+    def _take_difference(
+        self, exchange: int, first: int, last: int, previous: int, paired: int, bids: Value, asks: Value
+    ) -> None:
+        """Apply a depth message, hold it, or buffer it until a snapshot comes."""
+        self.ledger.depth_messages += 1
+        futures = previous != -2
+        if self._futures is None:
+            self._futures, self._paired = futures, bool(paired)
+            self._depth.inclusive = futures
+        if futures != self._futures:
+            raise self._fail("depth messages of spot and of futures in one capture; ingest them apart")
+        start = previous if futures else first - 1
+        outcome = self._depth.take(Difference(self._local, exchange, start, last, bids, asks, self._place))
+        if outcome is Outcome.APPLIED:
+            self._apply_ready()
+        elif outcome is Outcome.HELD:
+            if self._held_from is None:
+                self._held_from = self._items.count
+        elif outcome is Outcome.LOST:
+            self._lose(Reason.GAP)
 
-    def take_snapshot(self, line: Line) -> None:
+    def _apply_ready(self) -> None:
+        for one in self._depth.ready:
+            self._items.add(OP_DEPTH, one.local, one.exchange, one.last, one.place, one.bids, one.asks)
+        if not self._depth.holding:
+            self._held_from = None
+
+    def _take_snapshot(self, line: Line) -> None:
         """Begin the book anew from a REST snapshot and apply the buffered differences to it."""
-        self.snapshots += 1
-        if self.synchronised and line.snapshot <= self.last:
-            self.aside["redundant snapshot"] += 1
+        self.ledger.snapshots += 1
+        if self._held_from is not None:
+            self._lose(Reason.GAP)
+        if not self._depth.begin(line.snapshot, self._place, self._local):
             return
-        waiting = [kept for kept in self.buffer if not self.is_older(kept, line.snapshot)]
-        if waiting and waiting[0].start > line.snapshot:
-            self.aside["snapshot older than the differences"] += 1
-            return
-        if not self.synchronised:
-            self.segments += 1
+        self._begun = True
         exchange = line.transaction or line.time
-        self.items.extend((OP_SNAPSHOT, self.local, exchange, line.snapshot, self.line))
-        self.values.extend((line.snapshot_bids, line.snapshot_asks))
-        self.synchronised = self.fresh = True
-        self.last = line.snapshot
-        buffered, self.buffer = self.buffer, deque()
-        for difference in buffered:
-            self.apply(difference, self.local)
+        values = bytes(line.snapshot_bids), bytes(line.snapshot_asks)
+        self._items.add(OP_SNAPSHOT, self._local, exchange, line.snapshot, self._place, *values)
+        self._apply_ready()
+        if not self._depth.synchronised:
+            self._items.add(OP_LOST, self._local, 0, 0, self._place)
 
-    def flush(self) -> None:
-        """Parse what waits into columns."""
-        items = np.array(self.items, np.int64).view(ITEM_DTYPE)
-        text = np.frombuffer(b"\n".join([*self.values, b""]), np.uint8)
-        self.items.clear()
-        self.values.clear()
-        wrong = to_nanoseconds(items["exchange_time"])
-        if wrong >= 0:
-            raise self.fail("an exchange time out of range", int(items["line"][wrong]))
-        rows = np.empty(int(np.count_nonzero(text == ord('"'))) // 4 + len(items), ROW_DTYPE)
-        count, error, item = parse(text, items, rows, self.divisors, self.unusable)
-        if error:
-            raise self.fail(ERRORS[error], int(items["line"][item]))
-        self.parts.append(Events(*(np.ascontiguousarray(rows[name][:count]) for name in DTYPES)))
+    def _lose(self, reason: Reason) -> None:
+        """Void the book from where a hold began, or from here; set the tickers since then aside."""
+        if self._depth.synchronised:
+            held = self._items.cut(self._items.count if self._held_from is None else self._held_from)
+            self._items.add(OP_LOST, int(held["local_time"][0]) if len(held) else self._local, 0, 0, self._place)
+            tickers = held["op"] == OP_TICKER
+            self._items.add_items(held[~tickers])
+            self.ledger.all_aside(reason, held["place"][tickers], held["local_time"][tickers])
+        self._held_from = None
+        self._depth.lose(reason)
 
-    def finish(self, sources: tuple[str, ...]) -> Session:
-        """Turn all that was read into a session."""
-        if not self.segments:
+    def _finish(self) -> None:
+        """Judge the stream as a whole, at its end."""
+        if self._held_from is not None:
+            self._lose(Reason.GAP)
+        self._depth.finish()
+        if self._scan:
+            return
+        if not self._begun:
             raise CaptureError(
-                self.starts[0][1],
+                self.paths[0],
                 "no depth snapshot fits the depth messages; record one after the stream has begun"
-                if self.snapshots
+                if self.ledger.snapshots
                 else "no depth snapshot (a line with lastUpdateId); a session over midnight has its snapshot in its "
                 "first file: give its files together, in order",
             )
-        if self.buffer:
-            self.aside[UNSYNCHRONISED] += len(self.buffer)
-        for reason, count in zip(("ticker of an empty side", "trade of price or size 0"), self.unusable, strict=True):
-            if count:
-                self.aside[reason] += int(count)
-        events = concatenate(self.parts)
-        self.parts.clear()
-        if not self.tickers:
-            raise CaptureError(self.starts[0][1], "no bookTicker messages; record that stream too")
-        venue = USDM if self.futures else SPOT
-        if self.paired or _COINM_SYMBOL.fullmatch(self.symbol):
-            venue = COINM
-        instrument, tick = self.instrument(venue)
-        events.price[:] //= tick
-        set_aside = dict(sorted(self.aside.items()))
-        accounting = msgspec.structs.replace(
-            account(events),
-            messages=self.line,
-            depth_messages=self.depth,
-            tickers=self.tickers,
-            trades=self.trades,
-            snapshots=self.snapshots,
-            kept=self.line - sum(set_aside.values()),
-            set_aside=set_aside,
-            clock_steps=self.clock_steps,
-            segments=self.segments,
-            seconds=(self.local - self.first_local) / 1e9,
-            first_ns=self.first_local,
-            last_ns=self.local,
-        )
-        return Session(instrument, events, accounting, sources)
+        if not self.ledger.tickers:
+            raise CaptureError(self.paths[0], "no bookTicker messages; record that stream too")
 
-    def instrument(self, venue: str) -> tuple[Instrument, int]:
-        """Return the instrument and its tick in 10**-8: the table's, if all prices are multiples of it."""
-        (price, price_decimals), (size, size_decimals) = (map(int, row) for row in self.divisors)
-        tick = max(1, price) * 10 ** (PRICE_DECIMALS - price_decimals)
-        lot = max(1, size) / 10**size_decimals
-        tick_size = tick / PRICE_SCALE
-        known = KNOWN.get((venue, self.symbol))
-        if known:
-            known_tick = round(known[0] * PRICE_SCALE)
-            if tick % known_tick == 0:
-                tick, tick_size = known_tick, known[0]
+    def _parse(self) -> Batch:
+        """Parse what waits, but for what is held, into columns."""
+        items, text = self._items.items(self._held_from), self._items.text()
+        wrong = to_nanoseconds(items["exchange_time"])
+        if wrong >= 0:
+            raise self._fail("an exchange time out of range", int(items["place"][wrong]))
+        rows = np.empty(len(text) // _ROW_BYTES + 2 * len(items), ROW_DTYPE)
+        places = np.empty(len(rows), np.int64)
+        unusable = np.zeros(len(items), np.bool_)
+        count, error, item = parse(text, items, rows, places, self._divisors, unusable)
+        if error:
+            raise self._fail(ERRORS[error], int(items["place"][item]))
+        for one in items[unusable]:
+            reason = Reason.EMPTY_TICKER if one["op"] == OP_TICKER else Reason.EMPTY_TRADE
+            self.ledger.aside(reason, int(one["place"]), int(one["local_time"]))
+        self._depth.keep(self._items.raw)
+        self._items.keep(self._held_from)
+        if self._held_from is not None:
+            self._held_from = 0
+        if self._instrument is None and not self._scan and self._futures is not None:
+            self._name_instrument()
+        events = Events(*(np.ascontiguousarray(rows[name][:count]) for name in DTYPES))
+        ticks, rest = np.divmod(events.price, self._tick)
+        if rest.any():
+            at = int(np.argmax(rest > 0))
+            raise self._fail(
+                f"a price of {events.price[at] / PRICE_SCALE} is no multiple of the tick, {self._tick / PRICE_SCALE}",
+                int(places[at]),
+            )
+        events.price[:] = ticks
+        return Batch(events, places[:count])
+
+    @property
+    def _venue(self) -> str:
+        if self._paired or _COINM_SYMBOL.fullmatch(self._symbol):
+            return COINM
+        return USDM if self._futures else SPOT
+
+    @classmethod
+    def identify(cls, path: Path) -> str:
+        """Return `venue:symbol` of a file, as far as its first messages tell."""
+        recording = cls([path], Ledger(), scan=True)
+        batches = recording.batches()
+        next(batches)
+        batches.close()
+        return f"{recording._venue}:{recording._symbol}"
+
+    def _name_instrument(self) -> None:
+        """Find tick and lot: those of the table, or the divisors of everything in the files."""
+        venue = self._venue
+        tick, lot = self._divided()
+        known = KNOWN.get((venue, self._symbol))
+        # Venues change ticks over the years.
+        if known and tick % round(known[0] * PRICE_SCALE) == 0:
+            tick, lot = round(known[0] * PRICE_SCALE), known[1]
+        else:
+            whole = BinanceRecording(self.paths, Ledger(), scan=True)
+            for _ in whole.batches():
+                pass
+            tick, lot = whole._divided()
             # Venues quote dust below the lot; the lot is a unit of features and must not differ from file to file.
-            lot = known[1]
-        return Instrument(venue=venue, symbol=self.symbol, tick_size=tick_size, lot_size=lot), tick
+            lot = known[1] if known else lot
+        self._tick = tick
+        self._instrument = Instrument(venue=venue, symbol=self._symbol, tick_size=tick / PRICE_SCALE, lot_size=lot)
+
+    def _divided(self) -> tuple[int, float]:
+        """Return tick, in 10**-PRICE_DECIMALS, and lot as far as the prices and sizes seen tell."""
+        (price, price_decimals), (size, size_decimals) = (map(int, row) for row in self._divisors)
+        return max(1, price) * 10 ** (PRICE_DECIMALS - price_decimals), max(1, size) / 10**size_decimals
 
 
-def read(paths: Sequence[Path]) -> Session:
-    """Read capture files, in order, as one stream.
-
-    Local times never decrease (a step back is counted and evened out); buffered differences get the local time of the
-    snapshot that lets them in.
-
-    Raises:
-        CaptureError: a file is missing, empty, damaged, of another format or another instrument, out of order, or the
-            whole has no usable snapshot or no tickers.
-    """
-    reader = _Reader()
-    for path in paths:
-        reader.read(path)
-    return reader.finish(tuple(path.name for path in paths))
+FORMAT = Format(
+    "Binance raw capture (<local ns> <JSON message> a line)", sniff, BinanceRecording, BinanceRecording.identify
+)

@@ -41,6 +41,7 @@ class Line(Message, gc=False):
     stream: str = ""
     data: Message | None = None
     snapshot: Count = msgspec.field(name="lastUpdateId", default=-1)
+    gap: str | None = None  # a recorder's mark
     snapshot_bids: Raw = msgspec.field(name="bids", default=Raw())
     snapshot_asks: Raw = msgspec.field(name="asks", default=Raw())
 
@@ -53,7 +54,7 @@ def sniff(line: bytes) -> bool:
         keys = msgspec.json.decode(line[STAMP_DIGITS:], type=dict[str, Raw]).keys()
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return False
-    return bool(keys & {"stream", "lastUpdateId", "e", "u", "result", "error"})
+    return bool(keys & {"stream", "lastUpdateId", "e", "u", "result", "error", "gap"})
 
 
 def to_nanoseconds(times: npt.NDArray[np.int64]) -> int:

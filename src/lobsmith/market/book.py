@@ -373,6 +373,42 @@ def levels(book, side, prices, sizes):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
+def every_level(book, side, prices, sizes):  # type: ignore[no-untyped-def]
+    """Write all levels of a side's depth, tickers left out: those of the window best first, then the others.
+
+    Args:
+        book: the book, `BOOK_DTYPE` [1].
+        side: `BID` or `ASK`.
+        prices: int64 [n], written; n at least `inside + outside` of that side.
+        sizes: float64 [n], written.
+
+    Returns:
+        How many levels were written.
+    """
+    state = book[0]
+    s = 0 if side == BID else 1
+    sign = np.int64(1) if side == BID else np.int64(-1)
+    count = 0
+    if state.inside[s] > 0:
+        key = _at_or_below(state, s, state.best[s])
+        while key >= state.base[s]:
+            prices[count] = sign * key
+            sizes[count] = state.sizes[s, key & _SLOT]
+            count += 1
+            key = _at_or_below(state, s, key - 1)
+    left = state.outside[s]
+    slot = 0
+    while left > 0:
+        if state.far_sizes[s, slot] > 0.0:
+            prices[count] = sign * state.far_keys[s, slot]
+            sizes[count] = state.far_sizes[s, slot]
+            count += 1
+            left -= 1
+        slot += 1
+    return count
+
+
+@njit(cache=True, error_model="numpy")
 def replay(book, kind, side, price, size, sequence, flags):  # type: ignore[no-untyped-def]
     """Apply columns of events, each of length N, in order; return how many rows and crossed states came of it."""
     rows = 0

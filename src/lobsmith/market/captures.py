@@ -1,58 +1,111 @@
-"""Capture files, plain or gzip, as batches of whole lines."""
+"""Recorded files, plain, gzip or bzip2, as batches of whole lines."""
 
-import gzip
+import bz2
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from lobsmith.errors import CaptureError
 
 _CHUNK = 4 << 20
+_READ = 1 << 17  # a thousandfold of it still fits in memory
 _LONGEST_LINE = 64 << 20
 
 
-def _open(path: Path) -> IO[bytes]:
-    if path.is_dir():
-        raise CaptureError(path, "is a directory; name the capture files, in order")
-    with path.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path) if compressed else path.open("rb")  # type: ignore[return-value]
+class _Decompressor(Protocol):
+    """What zlib and bz2 share."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
 
 
-def line_batches(path: Path, chunk: int = _CHUNK) -> Iterator[list[bytes]]:
-    """Yield a file's lines without their line ends, in batches of about `chunk` decompressed bytes.
+_KINDS: dict[bytes, tuple[str, Callable[[], _Decompressor]]] = {
+    b"\x1f\x8b": ("gzip", lambda: zlib.decompressobj(wbits=31)),
+    b"BZ": ("bzip2", bz2.BZ2Decompressor),
+}
+
+
+def _blocks(path: Path, file: IO[bytes], read: int) -> Iterator[bytes]:
+    """Yield a file's decompressed content; a compressed file may hold several members, one after the other."""
+    start = file.read(read)
+    kind, new = _KINDS.get(start[:2], ("", None))
+    if new is None:
+        while start:
+            yield start
+            start = file.read(read)
+        return
+    member = new()
+    data = start
+    while data:
+        try:
+            yield member.decompress(data)
+        except (zlib.error, OSError) as error:
+            raise CaptureError(path, f"corrupt {kind} ({error}); copy the file again") from error
+        data = b""
+        if member.eof:
+            # gzip files may be padded with zeros.
+            data = member.unused_data.lstrip(b"\0") or file.read(read).lstrip(b"\0")
+            if not data:
+                return
+            member = new()
+        else:
+            data = file.read(read)
+    raise CaptureError(path, f"truncated {kind}: the file ends early; copy it again")
+
+
+def text_batches(path: Path, chunk: int = _CHUNK) -> Iterator[bytes]:
+    """Yield a file's text in batches of about `chunk` decompressed bytes: whole lines, each with its line feed.
 
     Raises:
-        CaptureError: the file is missing, a directory, unreadable, empty, truncated or corrupt gzip, or has a line of
-            more than 64 MiB.
+        CaptureError: the file is missing, a directory, unreadable, empty, truncated or corrupt, or has a line of more
+            than 64 MiB.
     """
-    rest = b""
+    parts: list[bytes] = []
+    waiting = 0
     empty = True
     try:
-        with _open(path) as file:
-            while block := file.read(chunk):
-                empty = False
-                lines = (rest + block).split(b"\n")
-                rest = lines.pop()
-                if len(rest) > _LONGEST_LINE:
+        if path.is_dir():
+            raise CaptureError(path, "is a directory; name the capture files, in order")
+        with path.open("rb") as file:
+            for block in _blocks(path, file, min(_READ, chunk)):
+                empty = empty and not block
+                parts.append(block)
+                waiting += len(block)
+                if waiting < chunk:
+                    continue
+                text = b"".join(parts)
+                end = text.rfind(b"\n") + 1
+                if len(text) - end > _LONGEST_LINE:
                     raise CaptureError(path, "a line of more than 64 MiB; this is no capture of messages")
-                if lines:
-                    yield lines
+                parts = [text[end:]]
+                waiting = len(parts[0])
+                if end:
+                    yield text[:end]
     except FileNotFoundError:
         raise CaptureError(path, "no such file") from None
-    except EOFError:
-        raise CaptureError(path, "truncated gzip: the file ends early; copy it again") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise CaptureError(path, f"corrupt gzip ({error}); copy the file again") from error
     except OSError as error:
         raise CaptureError(path, f"cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL byte in the name
         raise CaptureError(repr(str(path)), f"cannot be read: {error}") from error
     if empty:
         raise CaptureError(path, "the file is empty")
+    rest = b"".join(parts)
     if rest:
-        yield [rest]
+        yield rest if rest.endswith(b"\n") else rest + b"\n"
+
+
+def line_batches(path: Path, chunk: int = _CHUNK) -> Iterator[list[bytes]]:
+    """Yield a file's lines without their line ends, in batches of about `chunk` decompressed bytes.
+
+    Raises:
+        CaptureError: as `text_batches`.
+    """
+    for text in text_batches(path, chunk):
+        yield text[:-1].split(b"\n")
 
 
 def first_line(path: Path) -> bytes:

@@ -10,7 +10,7 @@ only there. Columns, each of length N:
 | `local_time`    | int64   | when it was received, ns since 1970 UTC; never decreases within a segment |
 | `kind`          | uint8   | one of the kinds below |
 | `side`          | int8    | +1 bid or buyer-initiated trade, -1 ask or seller-initiated trade, 0 neither |
-| `flags`         | uint8   | `END` on the last event of a message |
+| `flags`         | uint8   | `END` on the last event of a message; `RESTATED` |
 | `price`         | int64   | in whole ticks |
 | `size`          | float64 | base units; a `LEVEL` of size 0 removes the level |
 | `sequence`      | int64   | the venue's update id, or trade id for trades |
@@ -37,6 +37,8 @@ BID = 1
 ASK = -1
 
 END = 1
+RESTATED = 2
+"""The event repeats, at the start of a UTC day, what the day before ended with; a stream that goes on leaves it out."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 A price becomes an integer in units of 10**-8, a size the correctly rounded float of its digits. On the way the greatest
 common divisors of all prices and of all sizes are kept, from which tick and lot size can be inferred.
 
-Raw JSON values arrive in one text, each followed by a line feed; an item says how many belong to it:
+An item says which parts of a text are its raw JSON values:
 
 | op          | values                                | events |
 |-------------|---------------------------------------|--------|
@@ -25,7 +25,12 @@ PRICE_DECIMALS = 8
 PRICE_SCALE = 10**PRICE_DECIMALS
 
 ROW_DTYPE = np.dtype([(name, dtype) for name, dtype in DTYPES.items()])
-ITEM_DTYPE = np.dtype([(name, np.int64) for name in ("op", "local_time", "exchange_time", "sequence", "line")])
+ITEM_DTYPE = np.dtype(
+    [
+        *((name, np.int64) for name in ("op", "local_time", "exchange_time", "sequence", "place")),
+        ("values", np.int64, (4, 2)),  # where each begins and ends in the text
+    ]
+)
 
 ERRORS = {
     -1: "a level, price or size of the wrong shape",
@@ -129,23 +134,30 @@ def _divide(divisors, which, digits, decimals):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _price_and_size(text, at, after, divisors):  # type: ignore[no-untyped-def]
-    """Parse a price, the sign `after` it and a size; return (position or error, price in 10**-8, size)."""
-    at, price, price_decimals = _number(text, at)
-    if at < 0:
-        return at, 0, 0.0
-    at = _skip(text, at)
-    if text[at] != after:
-        return -1, 0, 0.0
-    at, size, size_decimals = _number(text, at + 1)
-    if at < 0:
-        return at, 0, 0.0
+def _scaled(price, price_decimals, size, size_decimals, divisors):  # type: ignore[no-untyped-def]
+    """Return (0 or an error, price in 10**-8, size)."""
     if price_decimals > PRICE_DECIMALS or price > (1 << 61) // _POWERS[PRICE_DECIMALS - price_decimals]:
         return -4, 0, 0.0
     _divide(divisors, 0, price, price_decimals)
     _divide(divisors, 1, size, size_decimals)
     # Both operands are exact in float64, so that the quotient is correctly rounded.
-    return at, price * _POWERS[PRICE_DECIMALS - price_decimals], size / np.float64(_POWERS[size_decimals])
+    return 0, price * _POWERS[PRICE_DECIMALS - price_decimals], size / np.float64(_POWERS[size_decimals])
+
+
+@njit(cache=True, error_model="numpy")
+def _two_values(text, values, which, divisors):  # type: ignore[no-untyped-def]
+    """Parse a price and a size that are values of their own; return (0 or an error, price in 10**-8, size)."""
+    at, price, price_decimals = _number(text, values[which, 0])
+    if at < 0:
+        return at, 0, 0.0
+    if at != values[which, 1]:
+        return -1, 0, 0.0
+    at, size, size_decimals = _number(text, values[which + 1, 0])
+    if at < 0:
+        return at, 0, 0.0
+    if at != values[which + 1, 1]:
+        return -1, 0, 0.0
+    return _scaled(price, price_decimals, size, size_decimals, divisors)
 
 
 @njit(cache=True, error_model="numpy")
@@ -162,93 +174,95 @@ def _write(rows, n, item, kind, side, price, size):  # type: ignore[no-untyped-d
 
 
 @njit(cache=True, error_model="numpy")
-def _levels(text, at, rows, n, item, side, divisors):  # type: ignore[no-untyped-def]
-    """Parse one side's levels; return (position after the line feed or error, number of rows)."""
-    at = _skip(text, at)
+def _levels(text, at, stop, rows, n, item, side, divisors):  # type: ignore[no-untyped-def]
+    """Parse one side's levels; return (0 or an error, number of rows)."""
     if text[at] != _OPEN:
         return -1, n
     at = _skip(text, at + 1)
     while text[at] == _OPEN:
-        at, price, size = _price_and_size(text, at + 1, _COMMA, divisors)
+        at, price, price_decimals = _number(text, at + 1)
         if at < 0:
             return at, n
+        at = _skip(text, at)
+        if text[at] != _COMMA:
+            return -1, n
+        at, size, size_decimals = _number(text, at + 1)
+        if at < 0:
+            return at, n
+        error, price, amount = _scaled(price, price_decimals, size, size_decimals, divisors)
+        if error:
+            return error, n
         if price == 0:
             return -5, n
         at = _skip(text, at)
         if text[at] != _CLOSE:
             return -1, n
-        _write(rows, n, item, LEVEL, side, price, size)
+        _write(rows, n, item, LEVEL, side, price, amount)
         n += 1
         at = _skip(text, at + 1)
         if text[at] == _COMMA:
             at = _skip(text, at + 1)
             if text[at] != _OPEN:
                 return -1, n
-    if text[at] != _CLOSE:
+    if text[at] != _CLOSE or at + 1 != stop:
         return -1, n
-    at = _skip(text, at + 1)
-    if text[at] != 10:
-        return -1, n
-    return at + 1, n
+    return 0, n
 
 
 @njit(cache=True, error_model="numpy")
-def parse(text, items, rows, divisors, unusable):  # type: ignore[no-untyped-def]
+def parse(text, items, rows, places, divisors, unusable):  # type: ignore[no-untyped-def]
     """Parse items in order into rows.
 
     Args:
-        text: uint8 [bytes], every value followed by a line feed.
+        text: uint8 [bytes]; no item's value may end at its very end.
         items: `ITEM_DTYPE` [I].
-        rows: `ROW_DTYPE` [R], written; R must be at least a quarter of the text's quotes plus I. Prices are in 10**-8.
+        rows: `ROW_DTYPE` [R], written; R must be at least a quarter of the quotes in the values plus 2 I. Prices are in
+            10**-8.
+        places: int64 [R], written: the place of each row's item.
         divisors: int64 [2, 2], updated (see `new_divisors`).
-        unusable: int64 [2], updated: tickers with an empty side, trades of price or size 0.
+        unusable: bool [I], set for tickers with an empty side and trades of price or size 0.
 
     Returns:
         (rows written, error, item): error is 0, or a key of `ERRORS` that the item number `item` caused.
     """
     n = 0
-    at = 0
     for i in range(len(items)):
         item = items[i]
         first = n
+        error = 0
         if item.sequence < 0:
             return n, -6, i
         if item.op == OP_DEPTH or item.op == OP_SNAPSHOT:
             if item.op == OP_SNAPSHOT:
                 _write(rows, n, item, CLEAR, 0, 0, 0.0)
                 n += 1
-            at, n = _levels(text, at, rows, n, item, BID, divisors)
-            if at >= 0:
-                at, n = _levels(text, at, rows, n, item, ASK, divisors)
+            error, n = _levels(text, item.values[0, 0], item.values[0, 1], rows, n, item, BID, divisors)
+            if error == 0:
+                error, n = _levels(text, item.values[1, 0], item.values[1, 1], rows, n, item, ASK, divisors)
         elif item.op == OP_TICKER:
-            at, bid, bid_size = _price_and_size(text, at, 10, divisors)
+            error, bid, bid_size = _two_values(text, item.values, 0, divisors)
             ask, ask_size = 0, 0.0
-            if at >= 0:
-                if text[at] != 10:
-                    return n, -1, i
-                at, ask, ask_size = _price_and_size(text, at + 1, 10, divisors)
+            if error == 0:
+                error, ask, ask_size = _two_values(text, item.values, 2, divisors)
             if bid > 0 and ask > 0 and bid_size > 0.0 and ask_size > 0.0:
                 _write(rows, n, item, TICKER, BID, bid, bid_size)
                 _write(rows, n + 1, item, TICKER, ASK, ask, ask_size)
                 n += 2
-            elif at >= 0:
-                unusable[0] += 1
+            else:
+                unusable[i] = True
         elif item.op == OP_BUY or item.op == OP_SELL:
-            at, price, size = _price_and_size(text, at, 10, divisors)
+            error, price, size = _two_values(text, item.values, 0, divisors)
             if price > 0 and size > 0.0:
                 _write(rows, n, item, TRADE, BID if item.op == OP_BUY else ASK, price, size)
                 n += 1
-            elif at >= 0:
-                unusable[1] += 1
+            else:
+                unusable[i] = True
         else:
             _write(rows, n, item, GAP, 0, 0, 0.0)
             n += 1
-        if at < 0:
-            return n, at, i
-        if item.op == OP_TICKER or item.op == OP_BUY or item.op == OP_SELL:
-            if text[at] != 10:
-                return n, -1, i
-            at += 1
+        if error:
+            return n, error, i
         if n > first:
             rows[n - 1].flags = END
+            places[first:n] = item.place
     return n, 0, 0

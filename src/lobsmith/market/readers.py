@@ -1,36 +1,119 @@
-"""The formats of recorded captures; adding a venue's is one module and one entry here."""
+"""Recordings on their way through the screen: files in, trustworthy events and their account out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, TextIO
 
-from lobsmith.errors import CaptureError, DataError
-from lobsmith.market import binance
-from lobsmith.market.captures import first_line
-from lobsmith.market.session import Session
+import numpy as np
 
+from lobsmith.market.events import LEVEL, Events, concatenate
+from lobsmith.market.formats import open_recording
+from lobsmith.market.instrument import Instrument
+from lobsmith.market.ledger import Ledger
+from lobsmith.market.recording import Batch, Recording
+from lobsmith.market.screen import Screen
+from lobsmith.market.session import Accounting, Session, close_account, going_on
+from lobsmith.params import ScreenParams
 
-class Format(NamedTuple):
-    """How a format is recognised by a capture's first line, and read."""
-
-    sniff: Callable[[bytes], bool]
-    read: Callable[[Sequence[Path]], Session]
-
-
-FORMATS: dict[str, Format] = {binance.FORMAT: Format(binance.sniff, binance.read)}
+_MESSAGES = 1 << 16
 
 
-def read_captures(paths: Sequence[Path]) -> Session:
-    """Read capture files of one instrument, in order, as one session.
+class Feed:
+    """Screened events of one instrument, batch by batch; memory does not grow with the files.
+
+    Args:
+        recording: what is read; it reports to the same ledger.
+        ledger: counts what comes and lists what is set aside.
+        limits: when the feed is taken for faulty.
+        sources: where the records came from, for people to read.
+    """
+
+    def __init__(
+        self, recording: Recording, ledger: Ledger, limits: ScreenParams | None, sources: tuple[str, ...]
+    ) -> None:
+        self.sources = sources
+        self._recording = recording
+        self._ledger = ledger
+        self._screen = Screen(limits or ScreenParams(), ledger, ticker_feed=recording.ticker_feed)
+        self._level_updates = 0
+
+    @property
+    def instrument(self) -> Instrument:
+        """What is traded; known once the first events have come."""
+        return self._recording.instrument
+
+    def __iter__(self) -> Iterator[Events]:
+        """Read everything once.
+
+        Raises:
+            CaptureError: a file cannot be used; the message says where and why.
+        """
+        for batch in self._recording.batches():
+            self._level_updates += int(np.count_nonzero(batch.events.kind == LEVEL))
+            yield self._screen.push(batch)
+
+    def accounting(self) -> Accounting:
+        """Return the account, once everything has been read."""
+        return close_account(self._ledger, self._screen, self._level_updates)
+
+    def checks(self) -> dict[str, Any]:
+        """Return what the reader itself has checked, such as the agreement with a venue's own snapshots."""
+        checks: dict[str, Any] = getattr(self._recording, "checks", {})
+        return checks
+
+
+def open_captures(paths: Sequence[Path], limits: ScreenParams | None = None, quarantine: TextIO | None = None) -> Feed:
+    """Open files of one instrument, in order, as one feed.
+
+    Args:
+        paths: the files.
+        limits: when the feed is taken for faulty.
+        quarantine: where records that are set aside are listed, one CSV line each; None lists them nowhere.
+
+    Raises:
+        CaptureError: the first file cannot be read or is of no known format.
+        DataError: no files were given.
+    """
+    ledger = Ledger(quarantine)
+    return Feed(open_recording(paths, ledger), ledger, limits, tuple(path.name for path in paths))
+
+
+def read_captures(paths: Sequence[Path], limits: ScreenParams | None = None) -> Session:
+    """Read files of one instrument, in order, as one session that is held in memory.
 
     Raises:
         CaptureError: a file cannot be used; the message says where and why.
         DataError: no files were given.
     """
-    if not paths:
-        raise DataError("no capture files given; name at least one")
-    line = first_line(paths[0])
-    for known in FORMATS.values():
-        if known.sniff(line):
-            return known.read(paths)
-    raise CaptureError(paths[0], f"not a known capture format; known: {', '.join(FORMATS)}", line=1)
+    feed = open_captures(paths, limits)
+    events = concatenate([going_on(part) for part in feed])
+    return Session(feed.instrument, events, feed.accounting(), feed.sources)
+
+
+class _Held:
+    """A session held in memory, as a recording."""
+
+    ticker_feed = True
+
+    def __init__(self, session: Session, ledger: Ledger) -> None:
+        self.instrument = session.instrument
+        self._events = session.events
+        a = session.accounting
+        ledger.records, ledger.depth_messages, ledger.tickers = a.records, a.depth_messages, a.tickers
+        ledger.trades, ledger.snapshots = a.trades, a.snapshots
+
+    def batches(self) -> Iterator[Batch]:
+        """Cut the events between messages."""
+        bounds = self._events.message_bounds()
+        for first in range(0, len(bounds) - 1, _MESSAGES):
+            start, stop = bounds[first], bounds[min(first + _MESSAGES, len(bounds) - 1)]
+            events = self._events.slice(start, stop)
+            yield Batch(events, np.zeros(len(events), np.int64))
+
+
+def screen_session(session: Session, limits: ScreenParams | None = None, quarantine: TextIO | None = None) -> Feed:
+    """Send a session that is held in memory, such as a simulated one, through the screen; a message is a record."""
+    ledger = Ledger(quarantine)
+    for source in session.sources:
+        ledger.begin_file(Path(source))
+    return Feed(_Held(session, ledger), ledger, limits, session.sources)

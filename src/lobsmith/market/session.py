@@ -1,52 +1,51 @@
-"""A recorded or simulated session: its events, where they came from, and the account of every message."""
+"""A stretch of one instrument's market: its events, where they came from, and the account of every record."""
 
 import hashlib
-import io
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from msgspec import Struct
 
-from lobsmith.errors import DataError
-from lobsmith.files import write_atomic
-from lobsmith.market.book import new_book, replay
-from lobsmith.market.events import CLEAR, DTYPES, END, GAP, LEVEL, TICKER, TRADE, Events
+from lobsmith.market.events import CLEAR, DTYPES, END, GAP, LEVEL, RESTATED, TICKER, TRADE, Events
 from lobsmith.market.instrument import Instrument
-
-_KEY = b"lobsmith.session"
+from lobsmith.market.ledger import Ledger, Reason
+from lobsmith.market.recording import Batch
+from lobsmith.market.screen import Screen
+from lobsmith.params import ScreenParams
 
 
 class Accounting(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What became of every message: `messages == kept + sum(set_aside.values())`.
+    """What became of every record: `records == kept + sum(set_aside.values())`.
 
     `depth_messages`, `tickers`, `trades` and `snapshots` count all messages of their kind, those set aside too.
     """
 
-    messages: int
+    records: int
+    """Lines of the source files; messages of a simulation."""
+    kept: int
+    set_aside: dict[str, int]
+    """Records that are not among the events, by reason (see `ledger.Reason`)."""
+    faults: dict[str, int]
+    """Incidents of the feed by name, however many records each has cost."""
     depth_messages: int
     tickers: int
     trades: int
     snapshots: int
     level_updates: int
-    """`LEVEL` events, a snapshot's too."""
-    kept: int
-    set_aside: dict[str, int]
-    """Messages that are not among the events, by reason."""
+    """`LEVEL` events read, a snapshot's too."""
     sequence_breaks: int
+    missing_trades: int
+    """Trade ids that were left out, where the venue counts them one by one."""
     crossed: int
-    """Message ends at which the replayed book is crossed or locked."""
-    clock_steps: int
-    """Messages whose local time was before their predecessor's; they were given the predecessor's."""
+    """Depth messages that left the book crossed or locked, and tickers that were."""
+    mid_changes: int
     segments: int
     """Stretches without a gap."""
     seconds: float
     """Last minus first local time."""
     clock_offset_ns: int
-    """Median of local minus exchange time over depth and trade messages; 0 where the venue gives no time."""
+    """Local minus exchange time, latency left out (see `screen`); 0 where the venue gives no time."""
     first_ns: int
     last_ns: int
 
@@ -61,98 +60,80 @@ class Session:
     sources: tuple[str, ...]
 
 
-class _Metadata(Struct, frozen=True, forbid_unknown_fields=True):
-    instrument: Instrument
-    accounting: Accounting
-    sources: tuple[str, ...]
-    fingerprint: str
+class Fingerprint:
+    """The SHA-256 of an instrument and of events, however they are cut into parts.
 
+    Each column has a digest of its own; the whole is the digest of these.
+    """
 
-def account(events: Events) -> Accounting:
-    """Return the account of events that are the whole of what arrived; the crossed states come from a replay."""
-    ends = events.flags & END > 0
-    snapshots, depth, tickers, trades, breaks = (
-        int(np.count_nonzero(among & (events.kind == kind)))
-        for among, kind in ((True, CLEAR), (ends, LEVEL), (ends, TICKER), (ends, TRADE), (ends, GAP))
-    )
-    # A snapshot with levels ends in one of them.
-    depth -= int(np.count_nonzero(~ends & (events.kind == CLEAR)))
-    timed = ends & ((events.kind == LEVEL) | (events.kind == TRADE)) & (events.exchange_time > 0)
-    offsets = events.local_time[timed] - events.exchange_time[timed]
-    first, last = (int(events.local_time[0]), int(events.local_time[-1])) if len(events) else (0, 0)
-    columns = (events.kind, events.side, events.price, events.size, events.sequence, events.flags)
-    return Accounting(
-        messages=snapshots + depth + tickers + trades,
-        depth_messages=depth,
-        tickers=tickers,
-        trades=trades,
-        snapshots=snapshots,
-        level_updates=int(np.count_nonzero(events.kind == LEVEL)),
-        kept=snapshots + depth + tickers + trades,
-        set_aside={},
-        sequence_breaks=breaks,
-        crossed=int(replay(new_book(), *columns)[1]),
-        clock_steps=0,
-        segments=breaks + 1,
-        seconds=(last - first) / 1e9,
-        clock_offset_ns=int(np.median(offsets)) if len(offsets) else 0,
-        first_ns=first,
-        last_ns=last,
-    )
+    def __init__(self, instrument: Instrument) -> None:
+        self._instrument = instrument
+        self._columns = {name: hashlib.sha256() for name in DTYPES}
+
+    def update(self, events: Events) -> None:
+        """Take the next events."""
+        for name, digest in self._columns.items():
+            digest.update(np.ascontiguousarray(getattr(events, name)).data)
+
+    def hexdigest(self) -> str:
+        """Return the fingerprint of all that came so far."""
+        whole = hashlib.sha256(msgspec.json.encode(self._instrument, order="sorted"))
+        for name, digest in self._columns.items():
+            whole.update(f"{name}:{digest.hexdigest()};".encode())
+        return whole.hexdigest()
 
 
 def fingerprint(session: Session) -> str:
-    """Return the SHA-256 of the instrument and of every column's name and bytes, as hexadecimal digits."""
-    digest = hashlib.sha256(msgspec.json.encode(session.instrument, order="sorted"))
-    for field in fields(session.events):
-        column = np.ascontiguousarray(getattr(session.events, field.name))
-        digest.update(f"{field.name}:{column.dtype.str}:{len(column)};".encode())
-        digest.update(column.data)
-    return digest.hexdigest()
+    """Return a session's fingerprint."""
+    one = Fingerprint(session.instrument)
+    one.update(session.events)
+    return one.hexdigest()
 
 
-def save_session(session: Session, path: Path) -> None:
-    """Write a session as Parquet, whole or not at all; everything but the columns is in the file's metadata.
+def going_on(events: Events) -> Events:
+    """Return events without those that a new day repeats."""
+    kept = events.flags & RESTATED == 0
+    return events if kept.all() else Events(*(getattr(events, name)[kept] for name in DTYPES))
 
-    Raises:
-        DataError: the file cannot be written.
-    """
-    metadata = _Metadata(session.instrument, session.accounting, session.sources, fingerprint(session))
-    columns = {name: getattr(session.events, name) for name in DTYPES}
-    table = pa.table(columns).replace_schema_metadata({_KEY: msgspec.json.encode(metadata)})
-    # Times and ids rise in small steps: delta encoding makes them a fraction of their plain size.
-    rising = ("exchange_time", "local_time", "price", "sequence")
-    content = io.BytesIO()
-    pq.write_table(
-        table,
-        content,
-        compression="zstd",
-        use_dictionary=["kind", "side", "flags"],
-        column_encoding=dict.fromkeys(rising, "DELTA_BINARY_PACKED"),
+
+def close_account(ledger: Ledger, screen: Screen, level_updates: int) -> Accounting:
+    """Return the account of a stream that has been read to its end."""
+    screen.finish()
+    aside = {str(reason): count for reason, count in sorted(ledger.set_aside.items())}
+    return Accounting(
+        records=ledger.records,
+        kept=ledger.records - sum(aside.values()),
+        set_aside=aside,
+        faults={str(name): count for name, count in sorted(ledger.faults.items())},
+        depth_messages=ledger.depth_messages,
+        tickers=ledger.tickers,
+        trades=ledger.trades,
+        snapshots=ledger.snapshots,
+        level_updates=level_updates,
+        sequence_breaks=ledger.faults[Reason.GAP],
+        missing_trades=ledger.missing_trades,
+        crossed=screen.crossed,
+        mid_changes=screen.mid_changes,
+        segments=screen.segments,
+        seconds=(screen.last_ns - screen.first_ns) / 1e9,
+        clock_offset_ns=screen.clock_offset_ns,
+        first_ns=screen.first_ns,
+        last_ns=screen.last_ns,
     )
-    try:
-        write_atomic(path, content.getvalue())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def load_session(path: Path) -> Session:
-    """Read a session that `save_session` wrote.
-
-    Raises:
-        DataError: the file is missing, is no such file, or its content is not what its fingerprint says.
-    """
-    try:
-        table = pq.read_table(path)
-        metadata = msgspec.json.decode((table.schema.metadata or {})[_KEY], type=_Metadata)
-        columns = {name: table.column(name).combine_chunks().to_numpy(zero_copy_only=False) for name in DTYPES}
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run lobsmith stage ingest first") from None
-    except (OSError, KeyError, ValueError, pa.ArrowException, msgspec.MsgspecError) as error:
-        raise DataError(f"{path}: not a session that lobsmith saved; ingest it again") from error
-    if any(columns[name].dtype != dtype for name, dtype in DTYPES.items()):
-        raise DataError(f"{path}: columns of the wrong type; ingest the session again")
-    session = Session(metadata.instrument, Events(**columns), metadata.accounting, metadata.sources)
-    if fingerprint(session) != metadata.fingerprint:
-        raise DataError(f"{path}: its content does not match its fingerprint; ingest the session again")
-    return session
+def account(events: Events, limits: ScreenParams | None = None) -> Accounting:
+    """Return the account of events that are the whole of what arrived, each message counting as a record."""
+    ledger = Ledger()
+    first = np.concatenate([np.ones(min(1, len(events)), np.bool_), (events.flags[:-1] & END) > 0])
+    kinds = events.kind[first]
+    ledger.snapshots, ledger.depth_messages, ledger.tickers, ledger.trades = (
+        int(np.count_nonzero(kinds == kind)) for kind in (CLEAR, LEVEL, TICKER, TRADE)
+    )
+    ledger.records = len(kinds) - int(np.count_nonzero(kinds == GAP))
+    gaps = int(np.count_nonzero(kinds == GAP))
+    if gaps:
+        ledger.faults[Reason.GAP] = gaps
+    screen = Screen(limits or ScreenParams(), ledger, ticker_feed=True)
+    screen.push(Batch(events, np.zeros(len(events), np.int64)))
+    return close_account(ledger, screen, int(np.count_nonzero(events.kind == LEVEL)))

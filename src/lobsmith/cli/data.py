@@ -1,0 +1,147 @@
+"""`lobsmith data`: market data in, described, and kept."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+from rich.table import Table
+
+from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
+from lobsmith.params import load_params
+from lobsmith.progress import console, stage
+from lobsmith.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lobsmith.market.session import Accounting
+
+_FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+
+
+@click.group()
+def data() -> None:
+    """Read, describe, simulate, record and check market data."""
+
+
+@data.command()
+@_FILES
+@click.option(
+    "--quarantine", type=click.Path(path_type=Path, dir_okay=False), help="List what is set aside here (CSV)."
+)
+@set_option
+@json_option
+@click.pass_obj
+def describe(
+    workspace: Workspace, files: tuple[Path, ...], quarantine: Path | None, settings: tuple[str, ...], as_json: bool
+) -> None:
+    """Say what files hold: counts by kind, faults, clock offset, segments. Files of one instrument are one stream."""
+    from lobsmith.errors import DataError
+    from lobsmith.market.formats import group_by_instrument
+    from lobsmith.market.readers import open_captures
+
+    limits = load_params(workspace.params, overrides(settings)).data.screen
+    groups, errors = group_by_instrument(files)
+    found = []
+    listing = quarantine.open("w", encoding="utf-8", newline="") if quarantine else None
+    try:
+        for name, paths in groups.items():
+            try:
+                with stage(f"read {', '.join(path.name for path in paths)}") as note:
+                    feed = open_captures(paths, limits, listing)
+                    events = 0
+                    for part in feed:
+                        events += len(part)
+                        note(f"{events:,} events")
+                    found.append(_description(feed.instrument, feed.accounting(), feed.checks(), events, paths))
+            except DataError as error:
+                errors[name] = error
+    finally:
+        if listing:
+            listing.close()
+    if not found:
+        raise next(iter(errors.values()))
+    failed = {name: str(error) for name, error in errors.items()}
+    for name, why in failed.items():
+        console.print(f"[red]left out[/red] {name}: {why}")
+    if as_json:
+        print_json(
+            found[0] if len(groups) == 1 and not errors else {"sessions": found, "failed": failed}
+        )
+    else:
+        results.print(_table(found))
+    if errors:
+        raise click.exceptions.Exit(1)
+
+
+def _description(
+    instrument: Any, account: "Accounting", checks: dict[str, Any], events: int, paths: list[Path]
+) -> dict[str, Any]:
+    table: dict[str, Any] = {
+        **msgspec.to_builtins(instrument),
+        **msgspec.to_builtins(account),
+        "events": events,
+        "sources": [path.name for path in paths],
+    }
+    return table | ({"checks": checks} if checks else {})
+
+
+def _table(found: list[dict[str, Any]]) -> Table:
+    table = Table(show_header=len(found) > 1)
+    table.add_column("")
+    for one in found:
+        table.add_column(f"{one['venue']}:{one['symbol']}", justify="right")
+    for key in found[0]:
+        table.add_row(key.replace("_", " "), *(_cell(one.get(key)) for one in found))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{name}: {_cell(number)}" for name, number in value.items()) or "none"
+    if isinstance(value, list):
+        return "\n".join(map(str, value))
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.9g}" if isinstance(value, float) else str(value)
+
+
+@data.command()
+@_FILES
+@click.option(
+    "--store", type=click.Path(path_type=Path, file_okay=False), help="The store's folder; .lobsmith/market by default."
+)
+@click.option("--replace", is_flag=True, help="Replace days that the store holds with other content.")
+@set_option
+@json_option
+@click.pass_obj
+def ingest(
+    workspace: Workspace,
+    files: tuple[Path, ...],
+    store: Path | None,
+    replace: bool,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Read recorded files of one or several instruments into the store: Parquet by venue, symbol and UTC day."""
+    from lobsmith.market.ingest import ingest as run
+
+    params = load_params(workspace.params, overrides(settings))
+    root = store or workspace.market
+    with stage("ingest market data") as note:
+        done = run(params.data, files, root, replace=replace)
+        note(", ".join(done.done))
+    for name, error in done.failed.items():
+        console.print(f"[red]left out[/red] {name}: {error}")
+    if as_json:
+        print_json(done)
+    else:
+        for name, one in done.done.items():
+            a = one.accounting
+            lost = ", ".join(f"{count:,} {reason}" for reason, count in a.set_aside.items()) or "none"
+            results.print(f"{name}  {a.records:,} records: {a.kept:,} kept, set aside: {lost}", soft_wrap=True)
+            results.print(
+                f"  {root / one.instrument.venue / one.instrument.symbol}: {', '.join(one.days)}", soft_wrap=True
+            )
+            results.print(f"  fingerprint {one.fingerprint}", soft_wrap=True)
+    if done.failed:
+        raise click.exceptions.Exit(1)
