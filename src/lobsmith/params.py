@@ -35,7 +35,7 @@ class ScreenParams(_Section, frozen=True):
     clock_settle_ms: PositiveFloat = 2_000.0
     stale_ms: PositiveFloat = 1_000.0
     silence_ms: PositiveFloat = 10_000.0
-    crossed_ms: PositiveFloat = 1_000.0
+    crossed_ms: PositiveFloat = 2_000.0
 
 
 class DataParams(_Section, frozen=True):

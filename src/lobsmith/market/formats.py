@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lobsmith.errors import CaptureError, DataError
-from lobsmith.market import binance
+from lobsmith.market import binance, bitstamp
 from lobsmith.market.captures import first_line
 from lobsmith.market.ledger import Ledger
 from lobsmith.market.recording import Format, Recording
 
-FORMATS: tuple[Format, ...] = (binance.FORMAT,)
+FORMATS: tuple[Format, ...] = (binance.FORMAT, bitstamp.LOG, bitstamp.ORDERS)
 
 
 def open_recording(paths: Sequence[Path], ledger: Ledger) -> Recording:

@@ -46,7 +46,9 @@ class Reason(StrEnum):
     NO_BOOK_TRADE = "trade outside the book"
     EMPTY_TICKER = "ticker of an empty side"
     EMPTY_TRADE = "trade of price or size 0"
-    EMPTY_SNAPSHOT = "snapshot used as a check"
+    DISAGREES = "disagrees with the venue"
+    """The book rebuilt from an order log differs from the venue's own snapshots, several times in a row."""
+    CHECK_SNAPSHOT = "snapshot used as a check"
     """A venue's periodic snapshot that repeats what its order log says."""
 
 
