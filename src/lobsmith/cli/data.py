@@ -64,9 +64,7 @@ def describe(
     for name, why in failed.items():
         console.print(f"[red]left out[/red] {name}: {why}")
     if as_json:
-        print_json(
-            found[0] if len(groups) == 1 and not errors else {"sessions": found, "failed": failed}
-        )
+        print_json(found[0] if len(groups) == 1 and not errors else {"sessions": found, "failed": failed})
     else:
         results.print(_table(found))
     if errors:

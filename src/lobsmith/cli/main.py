@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from lobsmith import __version__, telemetry
+from lobsmith.cli.bench import bench
 from lobsmith.cli.data import data
 from lobsmith.cli.demo import demo
 from lobsmith.cli.doctor import doctor
@@ -45,7 +46,7 @@ def cli(ctx: click.Context, root: Path) -> None:
     ctx.obj = Workspace(root.resolve())
 
 
-for command in (data, demo, doctor, replay, retrain, serve, stage, status):
+for command in (bench, data, demo, doctor, replay, retrain, serve, stage, status):
     cli.add_command(command)
 
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from lobsmith.params import FeatureParams, LabelParams
 
-KERNEL_VERSION = 1
+KERNEL_VERSION = 2
 """Raised whenever the kernel's arithmetic changes; part of the wire contract."""
 
 LEVELS = 10

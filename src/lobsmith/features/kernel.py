@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from lobsmith.features import normaliser
 from lobsmith.features.definitions import COUNT, LEVELS
+from lobsmith.features.logarithm import log
 from lobsmith.market import book as order_book
-from lobsmith.market.events import ASK, BID, GAP, TRADE
+from lobsmith.market.events import ASK, BID, GAP, TICKER, TRADE
 
 _BASIS_POINTS = 1e4
 _NEAR_LEVELS = 5
@@ -41,8 +42,11 @@ def kernel_dtype() -> np.dtype[np.void]:
             ("price", np.int64, (2, LEVELS)),
             ("size", np.float64, (2, LEVELS)),
             ("depth", np.int64, (2,)),
-            ("old_price", np.int64, (2, LEVELS)),
-            ("old_size", np.float64, (2, LEVELS)),
+            ("levels_known", np.int64),  # whether the depth is as it was when the levels were read
+            ("distance", np.float64, (2, LEVELS)),  # from the mid, ticks
+            ("logs", np.float64, (4 * LEVELS,)),  # ln(1 + lots) of bids and asks, then of both cumulated
+            ("old_price", np.int64, (2, _NEAR_LEVELS)),
+            ("old_size", np.float64, (2, _NEAR_LEVELS)),
             ("old_depth", np.int64, (2,)),
             ("raw", np.float32, (COUNT,)),
         ],
@@ -52,7 +56,8 @@ def kernel_dtype() -> np.dtype[np.void]:
 
 @numba.njit(cache=True, error_model="numpy")
 def _signed_log(value: float) -> float:
-    return float(np.sign(value) * np.log1p(np.abs(value)))
+    size = log(1.0 + np.abs(value))
+    return -size if value < 0.0 else size
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -103,30 +108,24 @@ def _level_flow(kernel: npt.NDArray[np.void], side: int, level: int) -> float:
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _slope(kernel: npt.NDArray[np.void], side: int, mid: float) -> float:
-    """Return the least-squares slope of the log of cumulative lots on the distance from the mid, in basis points."""
+def _measure_levels(kernel: npt.NDArray[np.void], mid: float) -> None:
+    """Compute each level's distance, and all the logarithms of sizes in one loop, which the compiler can widen."""
     k = kernel[0]
-    count = k.depth[side]
-    if count < 2:
-        return 0.0
-    cumulative = 0.0
-    x_sum = 0.0
-    y_sum = 0.0
-    for level in range(count):
-        cumulative += k.size[side, level]
-        x_sum += np.abs(k.price[side, level] - mid)
-        y_sum += np.log1p(cumulative / k.lot)
-    x_mean = x_sum / count
-    y_mean = y_sum / count
-    cumulative = 0.0
-    covariance = 0.0
-    variance = 0.0
-    for level in range(count):
-        cumulative += k.size[side, level]
-        x = np.abs(k.price[side, level] - mid) - x_mean
-        covariance += x * (np.log1p(cumulative / k.lot) - y_mean)
-        variance += x * x
-    return float(covariance / variance * mid / _BASIS_POINTS)
+    per_lot = 1.0 / k.lot
+    for side in range(2):
+        # A side with fewer levels: as far away as the last one, and empty.
+        for level in range(k.depth[side], LEVELS):
+            k.price[side, level] = k.price[side, level - 1]
+            k.size[side, level] = 0.0
+        cumulative = 1.0
+        for level in range(LEVELS):
+            lots = k.size[side, level] * per_lot
+            cumulative += lots
+            k.logs[LEVELS * side + level] = 1.0 + lots
+            k.logs[LEVELS * (side + 2) + level] = cumulative
+            k.distance[side, level] = np.abs(k.price[side, level] - mid)
+    for i in range(4 * LEVELS):
+        k.logs[i] = log(k.logs[i])
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -134,15 +133,34 @@ def _book_columns(kernel: npt.NDArray[np.void], mid: float) -> None:
     k = kernel[0]
     scale = _BASIS_POINTS / mid
     for side in range(2):
-        distance = 0.0
         for level in range(LEVELS):
             column = 4 * level + 2 * side
-            size = 0.0
-            if level < k.depth[side]:
-                distance = np.abs(k.price[side, level] - mid) * scale
-                size = np.log1p(k.size[side, level] / k.lot)
-            k.raw[column] = distance
-            k.raw[column + 1] = size
+            k.raw[column] = k.distance[side, level] * scale
+            k.raw[column + 1] = k.logs[LEVELS * side + level]
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _slope(kernel: npt.NDArray[np.void], side: int, mid: float) -> float:
+    """Return the least-squares slope of the log of cumulative lots on the distance from the mid, in basis points."""
+    k = kernel[0]
+    count = k.depth[side]
+    if count < 2:
+        return 0.0
+    first = LEVELS * (side + 2)
+    x_sum = 0.0
+    y_sum = 0.0
+    for level in range(count):
+        x_sum += k.distance[side, level]
+        y_sum += k.logs[first + level]
+    x_mean = x_sum / count
+    y_mean = y_sum / count
+    covariance = 0.0
+    variance = 0.0
+    for level in range(count):
+        x = k.distance[side, level] - x_mean
+        covariance += x * (k.logs[first + level] - y_mean)
+        variance += x * x
+    return float(covariance / variance * mid / _BASIS_POINTS)
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -151,12 +169,13 @@ def _row(kernel: npt.NDArray[np.void], time: int) -> None:
     k = kernel[0]
     twice_mid = k.price[0, 0] + k.price[1, 0]
     mid = 0.5 * twice_mid
+    _measure_levels(kernel, mid)
     _book_columns(kernel, mid)
     first = k.has_previous == 0
 
     elapsed = 0.0 if first else np.float64(time - k.row_time) * 1e-9
     flow_factor = np.exp(-elapsed / k.flow_decay)
-    mid_return = 0.0 if first else _BASIS_POINTS * np.log(twice_mid / k.mid)
+    mid_return = 0.0 if first or twice_mid == k.mid else _BASIS_POINTS * np.log(twice_mid / k.mid)
     touch = 0.0
     near = 0.0
     if not first:
@@ -191,22 +210,38 @@ def _row(kernel: npt.NDArray[np.void], time: int) -> None:
     k.raw[column + 2] = mid_return
     k.raw[column + 3] = _signed_log(k.flow_touch)
     k.raw[column + 4] = _signed_log(k.flow_near)
-    k.raw[column + 5] = np.log1p(k.trades / k.flow_decay)
+    k.raw[column + 5] = log(1.0 + k.trades / k.flow_decay)
     k.raw[column + 6] = _signed_log(k.trade_flow)
     k.raw[column + 7] = (
         np.sqrt(k.short_variance / k.short_decay / (k.long_variance / k.long_decay)) if k.long_variance > 0.0 else 0.0
     )
     k.raw[column + 8] = _slope(kernel, 0, mid)
     k.raw[column + 9] = _slope(kernel, 1, mid)
-    k.raw[column + 10] = np.log1p(elapsed * 1e3)
-    k.raw[column + 11] = np.log1p(k.rows / k.flow_decay)
+    k.raw[column + 10] = log(1.0 + elapsed * 1e3)
+    k.raw[column + 11] = log(1.0 + k.rows / k.flow_decay)
 
     k.mid = twice_mid
     k.row_time = time
     k.has_previous = 1
-    k.old_price[:, :] = k.price
-    k.old_size[:, :] = k.size
-    k.old_depth[:] = k.depth
+    for side in range(2):
+        k.old_depth[side] = k.depth[side]
+        for level in range(_NEAR_LEVELS):
+            k.old_price[side, level] = k.price[side, level]
+            k.old_size[side, level] = k.size[side, level]
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _read_levels(book: npt.NDArray[np.void], kernel: npt.NDArray[np.void]) -> None:
+    """Read both sides' levels; where only sizes at the touch have changed, which is most often, only these."""
+    k = kernel[0]
+    bid, bid_size, ask, ask_size = order_book.touch(book)
+    if k.levels_known and bid == k.price[0, 0] and ask == k.price[1, 0]:
+        k.size[0, 0] = bid_size
+        k.size[1, 0] = ask_size
+        return
+    k.depth[0] = order_book.levels(book, BID, k.price[0], k.size[0])
+    k.depth[1] = order_book.levels(book, ASK, k.price[1], k.size[1])
+    k.levels_known = 1 if k.depth[0] > 0 and k.depth[1] > 0 else 0
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -260,6 +295,8 @@ def run(
             k.trades += 1.0
             k.trade_flow += side[n] * size[n] / k.lot
             continue
+        if event != TICKER:
+            k.levels_known = 0
         if event == GAP:
             _reset(kernel)
             normaliser.reset(window)
@@ -267,8 +304,7 @@ def run(
         status = order_book.apply(book, event, side[n], price[n], size[n], sequence[n], flags[n])
         if status != order_book.ROW:
             continue
-        k.depth[0] = order_book.levels(book, BID, k.price[0], k.size[0])
-        k.depth[1] = order_book.levels(book, ASK, k.price[1], k.size[1])
+        _read_levels(book, kernel)
         if k.depth[0] == 0 or k.depth[1] == 0:
             continue
         _row(kernel, local_time[n])

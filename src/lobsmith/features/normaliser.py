@@ -17,21 +17,31 @@ CLIP = 8.0
 _FLAT = 1e-10
 """A column stands still when its variance is below this share of its squared mean: a one-tick spread in basis points
 moves that much because the mid does."""
+_LANES = 8
+_TINY = 1e-30
+_ZERO = np.float32(0.0)
+_CLIP = np.float32(CLIP)
 _CANCELLED = 1e-13
 """A variance below this share of the squared distance between mean and reference is rounding."""
 
 
 def normaliser_dtype(columns: int, rows: int) -> np.dtype[np.void]:
-    """Return the state of a normaliser of `columns` features over `rows` rows; all zeros mean empty."""
+    """Return the state of a normaliser of `columns` features over `rows` rows; all zeros mean empty.
+
+    It has room for a multiple of `_LANES` columns, which the compiler knows: no loop has a remainder.
+    """
+    width = -(-columns // _LANES) * _LANES
     return np.dtype(
         [
-            ("ring", np.float32, (rows, columns)),
-            ("reference", np.float64, (columns,)),
-            ("sum", np.float64, (columns,)),
-            ("square", np.float64, (columns,)),
-            ("lap_reference", np.float64, (columns,)),
-            ("lap_sum", np.float64, (columns,)),
-            ("lap_square", np.float64, (columns,)),
+            ("ring", np.float32, (rows, width)),
+            ("reference", np.float64, (width,)),
+            ("sum", np.float64, (width,)),
+            ("square", np.float64, (width,)),
+            ("lap_reference", np.float64, (width,)),
+            ("lap_sum", np.float64, (width,)),
+            ("lap_square", np.float64, (width,)),
+            ("row", np.float32, (width,)),
+            ("scores", np.float32, (width,)),
             ("count", np.int64),
             ("position", np.int64),
         ],
@@ -61,12 +71,14 @@ def normalise(state: npt.NDArray[np.void], values: npt.NDArray[np.float32], out:
         The number of rows in the window.
     """
     s = state[0]
-    columns = values.shape[0]
     rows = s.ring.shape[0]
+    columns = s.ring.shape[1]
     position = s.position
+    for c in range(values.shape[0]):
+        s.row[c] = values[c]
     if s.count == 0:
         for c in range(columns):
-            s.reference[c] = values[c]
+            s.reference[c] = s.row[c]
             s.sum[c] = 0.0
             s.square[c] = 0.0
     if position == 0:
@@ -75,22 +87,24 @@ def normalise(state: npt.NDArray[np.void], values: npt.NDArray[np.float32], out:
             s.lap_reference[c] = mean
             s.lap_sum[c] = 0.0
             s.lap_square[c] = 0.0
-    full = s.count == rows
-    for c in range(columns):
-        value = np.float64(values[c])
-        difference = value - s.reference[c]
-        s.sum[c] += difference
-        s.square[c] += difference * difference
-        if full:
+    # The loops are short and without branches, so that the compiler works on several columns at once.
+    if s.count == rows:
+        for c in range(columns):
             left = np.float64(s.ring[position, c]) - s.reference[c]
             s.sum[c] -= left
             s.square[c] -= left * left
+    else:
+        s.count += 1
+    for c in range(columns):
+        value = np.float64(s.row[c])
+        difference = value - s.reference[c]
+        s.sum[c] += difference
+        s.square[c] += difference * difference
         lap = value - s.lap_reference[c]
         s.lap_sum[c] += lap
         s.lap_square[c] += lap * lap
-        s.ring[position, c] = values[c]
-    if not full:
-        s.count += 1
+    for c in range(columns):
+        s.ring[position, c] = s.row[c]
     s.position = position + 1
     if s.position == rows:
         s.position = 0
@@ -98,14 +112,16 @@ def normalise(state: npt.NDArray[np.void], values: npt.NDArray[np.float32], out:
             s.reference[c] = s.lap_reference[c]
             s.sum[c] = s.lap_sum[c]
             s.square[c] = s.lap_square[c]
-    count = np.float64(s.count)
+    share = 1.0 / np.float64(s.count)
     for c in range(columns):
-        mean = s.sum[c] / count
-        variance = s.square[c] / count - mean * mean
+        mean = s.sum[c] * share
+        variance = s.square[c] * share - mean * mean
         centre = s.reference[c] + mean
-        if variance > _FLAT * centre * centre and variance > _CANCELLED * mean * mean:
-            z = (np.float64(values[c]) - centre) / np.sqrt(variance)
-            out[c] = min(max(z, -CLIP), CLIP)
-        else:
-            out[c] = 0.0
+        still = max(_FLAT * centre * centre, _CANCELLED * mean * mean)
+        # Root and quotient of half the width take a third of the time; the difference was taken in full.
+        z = np.float32(np.float64(s.row[c]) - centre) / np.sqrt(np.float32(max(variance, _TINY)))
+        z = min(max(z, -_CLIP), _CLIP)
+        s.scores[c] = z if variance > still else _ZERO
+    for c in range(values.shape[0]):
+        out[c] = s.scores[c]
     return int(s.count)

@@ -1,0 +1,44 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.small import params_file
+
+
+def bench(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lobsmith", "--root", str(root), "bench", "features", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "params.yaml").write_text(params_file().read_text())
+    return tmp_path
+
+
+@pytest.mark.recorded
+def test_without_the_rival_it_says_how_to_get_it(root: Path, recorded: Path) -> None:
+    done = bench(root, str(recorded / "binance" / "usdm-btcusdt-20240808.gz"))
+    assert done.returncode == 1
+    assert "--setup" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.recorded
+@pytest.mark.timeout(900)
+def test_both_sides_are_measured_in_one_run(root: Path, recorded: Path) -> None:
+    done = bench(root, "--setup", "--rounds", "3", "--json", str(recorded / "binance" / "usdm-btcusdt-20240808.gz"))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    # 65,000 rows of 93,954 messages; how fast is for a quiet machine to say.
+    assert report["events"] > 500_000
+    assert report["sessions"][0]["rows"] > 60_000
+    assert report["ratio"] == pytest.approx(report["events_per_s"] / report["hftbacktest_events_per_s"])
+    rates = report["ingest_messages_per_s"], report["hftbacktest_convert_messages_per_s"]
+    assert report["ingest_ratio"] == pytest.approx(rates[0] / rates[1])
+    # Ten times the input may not take even twice the memory.
+    assert report["memory_mib"]["tenfold"] < 2 * report["memory_mib"]["once"]
