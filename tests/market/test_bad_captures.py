@@ -148,5 +148,5 @@ def test_any_bytes_end_in_events_or_a_capture_error(tmp_path: Path, data: st.Dat
     except CaptureError:
         return
     account = session.accounting
-    assert account.messages == account.kept + sum(account.set_aside.values())
+    assert account.records == account.kept + sum(account.set_aside.values())
     assert (session.events.local_time[1:] >= session.events.local_time[:-1]).all()

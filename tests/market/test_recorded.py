@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lobsmith.errors import CaptureError
 from lobsmith.market.book import new_book, replay
 from lobsmith.market.events import LEVEL, TICKER, TRADE
 from lobsmith.market.readers import read_captures
@@ -29,9 +30,11 @@ def test_every_message_is_accounted_for(
     assert session.instrument.tick_size == tick
     assert (account.depth_messages, account.trades) == (depth, trades)
     assert (account.sequence_breaks, account.crossed, account.segments, account.snapshots) == (0, 0, 1, 1)
-    assert account.messages == account.kept + sum(account.set_aside.values())
-    assert account.messages == depth + trades + account.tickers + account.snapshots
+    assert account.records == account.kept + sum(account.set_aside.values())
+    assert account.records == depth + trades + account.tickers + account.snapshots
     assert sum(account.set_aside.values()) < 100
+    assert (account.faults, account.missing_trades) == ({}, 0)
+    assert (np.diff(events.local_time) >= 0).all()
     assert account.seconds == pytest.approx(seconds, abs=1)
     assert account.clock_offset_ns / 1e9 == pytest.approx(offset, abs=0.01)
     assert 300_000 <= account.level_updates <= 450_000
@@ -42,6 +45,12 @@ def test_every_message_is_accounted_for(
     assert 0.95 * account.tickers < rows <= np.count_nonzero(events.kind == TICKER) // 2
 
 
+def test_files_in_the_wrong_order_are_refused(recorded: Path) -> None:
+    files = [recorded / "binance" / f"usdm-btcusdt-202407{day}.gz" for day in (19, 18)]
+    with pytest.raises(CaptureError, match="order"):
+        read_captures(files)
+
+
 def test_the_second_file_alone_lacks_its_snapshot(recorded: Path) -> None:
-    with pytest.raises(Exception, match="give its files together"):
+    with pytest.raises(CaptureError, match="give its files together"):
         read_captures([recorded / "binance" / "usdm-btcusdt-20240719.gz"])

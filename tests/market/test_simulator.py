@@ -50,7 +50,7 @@ def test_speaks_the_schema(session: Session) -> None:
     assert (np.diff(book_ids) >= 0).all()
     account = session.accounting
     assert (account.crossed, account.sequence_breaks, account.segments) == (0, 0, 1)
-    assert account.messages == account.kept
+    assert account.records == account.kept
     assert account.seconds == pytest.approx(300, abs=0.1)
 
 

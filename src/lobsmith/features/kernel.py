@@ -57,7 +57,7 @@ def kernel_dtype() -> np.dtype[np.void]:
 @numba.njit(cache=True, error_model="numpy")
 def _signed_log(value: float) -> float:
     size = log(1.0 + np.abs(value))
-    return -size if value < 0.0 else size
+    return float(-size if value < 0.0 else size)
 
 
 @numba.njit(cache=True, error_model="numpy")

@@ -306,6 +306,7 @@ class BinanceRecording:
         if self._held_from is not None:
             self._lose(Reason.GAP)
         self._depth.finish()
+        self._futures = bool(self._futures)
         if self._scan:
             return
         if not self._begun:

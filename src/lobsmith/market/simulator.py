@@ -133,8 +133,7 @@ def _receive(state, at):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _write_depth(state, rows, n, at):  # type: ignore[no-untyped-def]
-    exchange = _receive(state, at)
+def _write_depth(state, rows, n, exchange):  # type: ignore[no-untyped-def]
     for s in range(2):
         for i in range(state.changes[s]):
             slot = state.changed[s, i] & (_RING - 1)
@@ -155,7 +154,7 @@ def _begin(state, rows):  # type: ignore[no-untyped-def]
             _set(state, s, state.best[s] - (1 - 2 * s) * k, _lots(state, _QUEUE))
     exchange = _receive(state, 0.0)
     n = _write(state, rows, 0, CLEAR, 0, 0, 0, state.update, exchange)
-    return _write_depth(state, rows, n, 0.0)
+    return _write_depth(state, rows, n, exchange)
 
 
 @njit(cache=True, error_model="numpy")
@@ -184,7 +183,7 @@ def _run(state, rows, seconds):  # type: ignore[no-untyped-def]
             step = state.next_depth - state.now
             state.now = state.next_depth
             if state.changes[0] + state.changes[1] > 0:
-                n = _write_depth(state, rows, n, state.now)
+                n = _write_depth(state, rows, n, _receive(state, state.now))
             state.next_depth += _DEPTH_EVERY
             chosen = -1
         else:
