@@ -16,6 +16,8 @@ from lobsmith.compress.golden import load_golden
 from lobsmith.features.dataset import DATASET, build_features
 from lobsmith.gates.evaluate import EVALUATION, REPORT, evaluate
 from lobsmith.gates.evaluation import Evaluation
+from lobsmith.gates.validate import EVENTS_DOCS, validate, validate_features
+from lobsmith.gates.verdict import Verdict
 from lobsmith.market.ingest import MARKET, ingest
 from lobsmith.market.session import Accounting
 from lobsmith.models.train import WEIGHTS, Epoch, train_stage
@@ -59,14 +61,27 @@ def _summary(name: str, a: Accounting) -> str:
     )
 
 
+@task(name="validate market data")
+def validate_market_data(params: Params, directory: Path) -> tuple[str, ...]:
+    """Hold every instrument against the data contract; return the tradable ones."""
+    with stage("validate market data") as note:
+        done = validate(params, directory / MARKET, directory)
+        note(f"tradable: {', '.join(done.tradable)}; {directory / EVENTS_DOCS / 'index.html'}")
+    for name, error in done.left_out.items():
+        console.print(f"[red]left out[/red] {name}: {error}")
+    return done.tradable
+
+
 @task(name="compute features")
-def compute_features(params: Params, directory: Path) -> None:
-    """Turn the market data into labelled rows of the training window."""
+def compute_features(params: Params, directory: Path, tradable: tuple[str, ...]) -> Verdict:
+    """Turn the market data into labelled rows of the training window, and hold them against the contract."""
     with stage("compute features") as note:
-        built = build_features(params, directory / MARKET, directory)
+        built = build_features(params, directory / MARKET, directory, tradable)
+        verdict = validate_features(params, built, directory)
         note("; ".join(f"{name}: {len(one.rows):,} rows" for name, one in built.datasets.items()))
     for name, error in built.left_out.items():
         console.print(f"[red]left out[/red] {name}: {error}")
+    return verdict
 
 
 @task(name="train network")
@@ -195,7 +210,8 @@ def retrain(
     directory.mkdir(parents=True)
 
     ingest_market_data(params, [Path(name) for name in captures] if captures else None, directory)
-    compute_features(params, directory)
+    tradable = validate_market_data(params, directory)
+    compute_features(params, directory, tradable)
     history = train_network(params, directory)
     summary = export_to_onnx(params, directory)
     evaluation = evaluate_and_gate(params, directory)

@@ -7,6 +7,7 @@
     │   └── ThinWindowError       the training window holds too little data
     ├── TrainingError             a model could not be trained
     ├── GateError                 a gate said no; nothing was published
+    │   └── DataContractError     market data or features are not what the contract asks for
     ├── ReleaseError              a version could not be published, or a published one is not what it claims
     │   └── ContractError         a change of the wire contract under an existing model name
     └── ServingError              no answer can be had from a model server
@@ -22,6 +23,7 @@ and exits with status 1.
 __all__ = [
     "CaptureError",
     "ContractError",
+    "DataContractError",
     "DataError",
     "DeadlineError",
     "GateError",
@@ -69,6 +71,10 @@ class TrainingError(LobsmithError):
 
 class GateError(LobsmithError):
     """A gate said no; nothing was published."""
+
+
+class DataContractError(GateError):
+    """Market data or features are not what the contract asks for."""
 
 
 class ReleaseError(LobsmithError):

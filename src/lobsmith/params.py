@@ -49,6 +49,32 @@ class DataParams(_Section, frozen=True):
     screen: ScreenParams
 
 
+class LiquidityParams(_Section, frozen=True):
+    """What makes a symbol tradable."""
+
+    minimum_daily_volume_btc: Annotated[float, Meta(ge=0)]
+    maximum_spread: PositiveFloat
+    """Share of the mid, time-weighted."""
+    btc_price: Annotated[float, Meta(ge=0)]
+    """For symbols of another base, in their quote currency; 0 takes it from a BTC symbol of the same run."""
+
+
+class ContractParams(_Section, frozen=True):
+    """What events and features must look like."""
+
+    minimum_seconds: Annotated[float, Meta(ge=0)]
+    maximum_set_aside: Share
+    maximum_gaps_per_hour: Annotated[float, Meta(ge=0)]
+    maximum_crossed: Share
+    maximum_latency_s: PositiveFloat
+    maximum_clock_offset_s: PositiveFloat
+    maximum_feature: PositiveFloat
+    maximum_constant_columns: Annotated[int, Meta(ge=0)]
+    minimum_complete: Share
+    minimum_label_share: Share
+    liquidity: LiquidityParams
+
+
 class WindowParams(_Section, frozen=True):
     """Which data a retrain learns from."""
 
@@ -145,6 +171,7 @@ class Params(_Section, frozen=True):
     """All of `params.yaml`."""
 
     data: DataParams
+    contract: ContractParams
     window: WindowParams
     features: FeatureParams
     labels: LabelParams

@@ -27,11 +27,23 @@ def _ingest(params: Params, directory: Path, captures: list[Path]) -> str:
     return "; ".join(f"{name}: {one.accounting.records:,} records" for name, one in done.done.items())
 
 
-def _features(params: Params, directory: Path, _captures: list[Path]) -> str:
-    from lobsmith.features.dataset import build_features
+def _validate(params: Params, directory: Path, _captures: list[Path]) -> str:
+    from lobsmith.gates.validate import validate
     from lobsmith.market.ingest import MARKET
 
-    built = build_features(params, directory / MARKET, directory)
+    done = validate(params, directory / MARKET, directory)
+    for name, error in done.left_out.items():
+        console.print(f"[red]left out[/red] {name}: {error}")
+    return f"tradable: {', '.join(done.tradable)}"
+
+
+def _features(params: Params, directory: Path, _captures: list[Path]) -> str:
+    from lobsmith.features.dataset import build_features
+    from lobsmith.gates.validate import load_validated, validate_features
+    from lobsmith.market.ingest import MARKET
+
+    built = build_features(params, directory / MARKET, directory, load_validated(directory).tradable)
+    validate_features(params, built, directory)
     for name, error in built.left_out.items():
         console.print(f"[red]left out[/red] {name}: {error}")
     return "; ".join(f"{name}: {len(one.rows):,} rows" for name, one in built.datasets.items())
@@ -61,6 +73,7 @@ def _evaluate(params: Params, directory: Path, _captures: list[Path]) -> str:
 
 STAGES: dict[str, Run] = {
     "ingest": _ingest,
+    "validate": _validate,
     "features": _features,
     "train": _train,
     "compress": _compress,

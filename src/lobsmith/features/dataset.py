@@ -1,6 +1,5 @@
 """What a model learns from: the rows of a training window with their labels."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -49,6 +49,15 @@ class Dataset:
         """bool [N]: the feature vector is complete and every label is known."""
         known: npt.NDArray[np.bool_] = self.rows.complete & (self.labels != UNKNOWN).all(axis=1)
         return known
+
+
+class _About(Struct, frozen=True, forbid_unknown_fields=True):
+    """A saved dataset's metadata."""
+
+    instrument: Instrument
+    horizons_ms: tuple[int, ...]
+    data_fingerprint: str
+    definitions_sha256: str
 
 
 def build_dataset(session: Session, params: Params) -> Dataset:
@@ -126,12 +135,9 @@ def covered_seconds(rows: Rows) -> float:
 def save_dataset(dataset: Dataset, path: Path) -> None:
     """Write a dataset as safetensors, whole or not at all."""
     arrays = {name: np.ascontiguousarray(getattr(dataset.rows, name)) for name in _ARRAYS}
-    metadata = {
-        "instrument": msgspec.json.encode(dataset.instrument).decode(),
-        "horizons_ms": json.dumps(dataset.horizons_ms),
-        "data_fingerprint": dataset.data_fingerprint,
-        "definitions_sha256": dataset.definitions_sha256,
-    }
+    about = _About(dataset.instrument, dataset.horizons_ms, dataset.data_fingerprint, dataset.definitions_sha256)
+    # One entry: safetensors writes several in an order that differs from run to run.
+    metadata = {"lobsmith": msgspec.json.encode(about).decode()}
     write_atomic(path, save({**arrays, "labels": dataset.labels}, metadata))
 
 
@@ -143,15 +149,15 @@ def load_dataset(path: Path) -> Dataset:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
+            about = msgspec.json.decode((file.metadata() or {})["lobsmith"], type=_About)
             arrays = {name: file.get_tensor(name) for name in (*_ARRAYS, "labels")}
         return Dataset(
-            msgspec.json.decode(metadata["instrument"], type=Instrument),
+            about.instrument,
             Rows(**{name: arrays[name] for name in _ARRAYS}),
             arrays["labels"],
-            tuple(json.loads(metadata["horizons_ms"])),
-            metadata["data_fingerprint"],
-            metadata["definitions_sha256"],
+            about.horizons_ms,
+            about.data_fingerprint,
+            about.definitions_sha256,
         )
     except (OSError, SafetensorError, KeyError, ValueError, msgspec.MsgspecError) as error:
         raise DataError(f"{path}: not a dataset: {error}; run the features stage again") from error

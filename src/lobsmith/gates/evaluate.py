@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from lobsmith.compress import MODEL
 from lobsmith.compress.runtime import OnnxModel
@@ -11,13 +13,16 @@ from lobsmith.files import write_atomic
 from lobsmith.gates import evaluation
 from lobsmith.gates.evaluation import Evaluation
 from lobsmith.gates.parity import parity
-from lobsmith.gates.report import render_report
+from lobsmith.gates.report import reliability, render_report
 from lobsmith.models.split import longest_run, split
-from lobsmith.models.train import load_network
+from lobsmith.models.train import Epoch, load_network
 from lobsmith.params import Params
 
 EVALUATION = "evaluation.json"
 REPORT = "report.html"
+HISTORY = "history.json"
+CALIBRATION = "calibration.json"
+"""What `dvc plots` draws."""
 
 
 def evaluate(params: Params, dataset_path: Path, directory: Path) -> Evaluation:
@@ -53,5 +58,22 @@ def evaluate(params: Params, dataset_path: Path, directory: Path) -> Evaluation:
         verdicts=verdicts,
     )
     write_atomic(directory / EVALUATION, msgspec.json.format(msgspec.json.encode(result)))
+    _write_plots(directory, trained.history, probabilities, labels, dataset.horizons_ms)
     write_atomic(directory / REPORT, render_report(result, trained.history, probabilities, labels).encode())
     return result
+
+
+def _write_plots(
+    directory: Path,
+    history: tuple[Epoch, ...],
+    probabilities: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int8],
+    horizons_ms: tuple[int, ...],
+) -> None:
+    points = [
+        {"horizon_ms": horizon, "said": said, "came_true": true, "rows": rows}
+        for h, horizon in enumerate(horizons_ms)
+        for said, true, rows in reliability(probabilities[:, h], labels[:, h])
+    ]
+    write_atomic(directory / HISTORY, msgspec.json.format(msgspec.json.encode(history)))
+    write_atomic(directory / CALIBRATION, msgspec.json.format(msgspec.json.encode(points)))

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from jinja2 import Environment
 from markupsafe import Markup
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -74,7 +75,8 @@ def render_report(
     _plot_history(left, history)
     _plot_reliability(right, probabilities, labels, [int(h) for h in evaluation.class_shares])
     svg = io.StringIO()
-    figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    with rc_context({"svg.hashsalt": "lobsmith"}):  # else ids differ from run to run
+        figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     start = datetime.fromtimestamp(evaluation.test_start_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
     page = Environment(autoescape=True).from_string(_PAGE)
     drawing = svg.getvalue()
@@ -94,20 +96,33 @@ def _plot_history(axes: Axes, history: tuple[Epoch, ...]) -> None:
 def _plot_reliability(
     axes: Axes, probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int8], horizons_ms: list[int]
 ) -> None:
-    """Plot how often the most probable class came true against how probable it was said to be."""
     axes.plot([1 / 3, 1], [1 / 3, 1], color="grey", linewidth=0.8)
     for h, horizon in enumerate(horizons_ms):
-        known = (labels[:, h] != UNKNOWN) & np.isfinite(probabilities[:, h]).all(axis=1)
-        confidence = probabilities[known, h].max(axis=1)
-        right = probabilities[known, h].argmax(axis=1) == labels[known, h]
-        bins = np.clip((confidence * _BINS).astype(int), 0, _BINS - 1)
-        points = [
-            (confidence[bins == b].mean(), right[bins == b].mean())
-            for b in range(_BINS)
-            if (bins == b).sum() >= _SMALLEST_BIN
-        ]
+        points = reliability(probabilities[:, h], labels[:, h])
         if points:
-            x, y = zip(*points, strict=True)
+            x, y, _ = zip(*points, strict=True)
             axes.plot(x, y, marker="o", label=f"{horizon} ms")
     axes.set(title="Reliability on held-out rows", xlabel="said probability", ylabel="came true")
     axes.legend()
+
+
+def reliability(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int8]) -> list[tuple[float, float, int]]:
+    """Return how often the most probable class came true against how probable it was said to be.
+
+    Args:
+        probabilities: float32 [N, 3] at one horizon.
+        labels: int8 [N] at the same.
+
+    Returns:
+        By tenth of probability: (mean said probability, share that came true, rows); thin tenths are left out.
+    """
+    known = (labels != UNKNOWN) & np.isfinite(probabilities).all(axis=1)
+    said = probabilities[known].max(axis=1)
+    right = probabilities[known].argmax(axis=1) == labels[known]
+    bins = np.clip((said * _BINS).astype(int), 0, _BINS - 1)
+    counts = [int((bins == b).sum()) for b in range(_BINS)]
+    return [
+        (float(said[bins == b].mean()), float(right[bins == b].mean()), count)
+        for b, count in enumerate(counts)
+        if count >= _SMALLEST_BIN
+    ]

@@ -1,7 +1,10 @@
 """A stretch of one instrument's market: its events, where they came from, and the account of every record."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -120,6 +123,23 @@ def close_account(ledger: Ledger, screen: Screen, level_updates: int) -> Account
         first_ns=screen.first_ns,
         last_ns=screen.last_ns,
     )
+
+
+def add_accounts(accounts: Sequence[Accounting]) -> Accounting:
+    """Return the account of several stretches, in the order of time, together; the clock's offset is the last one's."""
+    if len(accounts) == 1:
+        return accounts[0]
+    sums: dict[str, Any] = {}
+    for one in accounts:
+        for name, value in msgspec.structs.asdict(one).items():
+            if isinstance(value, dict):
+                total = Counter(sums.get(name, {}))
+                total.update(value)
+                sums[name] = dict(total)
+            else:
+                sums[name] = sums.get(name, 0) + value
+    ends = {"clock_offset_ns": accounts[-1].clock_offset_ns, "first_ns": accounts[0].first_ns}
+    return Accounting(**(sums | ends | {"last_ns": accounts[-1].last_ns}))
 
 
 def account(events: Events, limits: ScreenParams | None = None) -> Accounting:

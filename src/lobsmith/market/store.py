@@ -28,7 +28,7 @@ from lobsmith.files import exclusive_lock, fsync_directory, fsync_file, write_at
 from lobsmith.market.events import DTYPES, END, GAP, Events, concatenate
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.readers import Feed
-from lobsmith.market.session import Accounting, Fingerprint, Session, going_on
+from lobsmith.market.session import Accounting, Fingerprint, Session, add_accounts, going_on
 
 _KEY = b"lobsmith.events"
 _QUARANTINE = "quarantine.csv"
@@ -273,11 +273,15 @@ class Store:
                     yield kept
             before = metadata
 
+    def account(self, instrument: Instrument) -> Accounting:
+        """Return the account of all of an instrument's ingests together."""
+        return add_accounts([one.accounting for one in self.ingests(instrument)])
+
     def session(self, instrument: Instrument) -> Session:
-        """Return all of an instrument's events, held in memory, with the account of the newest ingest."""
-        newest = self.ingests(instrument)[-1]
+        """Return all of an instrument's events, held in memory, with their account."""
+        sources = tuple(source for one in self.ingests(instrument) for source in one.sources)
         events = concatenate(list(self.events(instrument)))
-        return Session(instrument, events, newest.accounting, newest.sources)
+        return Session(instrument, events, self.account(instrument), sources)
 
 
 def _gap(local_time: int) -> Events:

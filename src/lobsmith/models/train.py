@@ -51,6 +51,13 @@ class _Shape(Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelParams
 
 
+class _About(Struct, frozen=True, forbid_unknown_fields=True):
+    """A saved network's metadata."""
+
+    shape: _Shape
+    history: tuple[Epoch, ...]
+
+
 OnEpoch = Callable[[Epoch], None]
 
 
@@ -170,12 +177,9 @@ def save_network(trained: Trained, directory: Path) -> None:
     """Write weights, shape and history into `weights.safetensors`."""
     network = trained.network
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    metadata = {
-        "shape": msgspec.json.encode(
-            {"features": network.features, "horizons": network.horizons, "model": network.params}
-        ).decode(),
-        "history": msgspec.json.encode(trained.history).decode(),
-    }
+    about = _About(_Shape(network.features, network.horizons, network.params), trained.history)
+    # One entry: safetensors writes several in an order that differs from run to run.
+    metadata = {"lobsmith": msgspec.json.encode(about).decode()}
     write_atomic(directory / WEIGHTS, save_tensors(tensors, metadata))
 
 
@@ -189,14 +193,13 @@ def load_network(directory: Path) -> Trained:
     try:
         content = path.read_bytes()
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        metadata = header["__metadata__"]
-        shape = msgspec.json.decode(metadata["shape"], type=_Shape)
+        about = msgspec.json.decode(header["__metadata__"]["lobsmith"], type=_About)
+        shape = about.shape
         network = CausalNetwork(shape.features, shape.horizons, shape.model)
         network.load_state_dict(load_tensors(content))
-        history = msgspec.json.decode(metadata["history"], type=tuple[Epoch, ...])
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, msgspec.MsgspecError) as error:
         raise TrainingError(f"{path}: not a trained network: {error}; run the train stage again") from error
-    return Trained(network.eval(), history)
+    return Trained(network.eval(), about.history)
 
 
 def train_stage(params: Params, dataset_path: Path, directory: Path, *, on_epoch: OnEpoch | None = None) -> Trained:

@@ -1,0 +1,88 @@
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.market.captured import SPOT, write
+from tests.small import params_file
+
+
+def data(root: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lobsmith", "--root", str(root), "data", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "root"
+    folder.mkdir()
+    (folder / "params.yaml").write_text(params_file().read_text())
+    return folder
+
+
+def test_describe_prints_one_object(root: Path, tmp_path: Path) -> None:
+    done = data(root, "describe", "--json", "--quarantine", tmp_path / "q.csv", write(tmp_path / "a.gz", *SPOT))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["venue"], found["symbol"]) == ("binance-spot", "BTCUSDT")
+    wanted = ("depth_messages", "tickers", "trades", "snapshots", "level_updates", "segments", "sequence_breaks")
+    assert [found[name] for name in wanted] == [4, 2, 2, 1, 7, 1, 0]
+    assert {"seconds", "crossed", "mid_changes", "clock_offset_ns", "faults", "set_aside"} <= set(found)
+    assert (tmp_path / "q.csv").read_text().count("\n") == 1 + sum(found["set_aside"].values())
+
+
+def test_describe_takes_several_instruments(root: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "b.gz", *(line.replace(b"BTCUSDT", b"ETHUSDT") for line in SPOT))
+    done = data(root, "describe", "--json", write(tmp_path / "a.gz", *SPOT), other, tmp_path / "absent")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert [one["symbol"] for one in found["sessions"]] == ["BTCUSDT", "ETHUSDT"]
+    assert "no such file" in found["failed"][str(tmp_path / "absent")]
+
+
+@pytest.mark.recorded
+@pytest.mark.parametrize(
+    ("files", "symbol", "seconds", "depth", "trades"),
+    [
+        (["usdm-btcusdt-20240808.gz"], "BTCUSDT", 345, 6_551, 21_313),
+        (["usdm-ethusdt-20240808.gz"], "ETHUSDT", 345, 6_586, 14_076),
+        (["usdm-btcusdt-20240718.gz", "usdm-btcusdt-20240719.gz"], "BTCUSDT", 480, 9_022, 10_701),
+        (["spot-btcusdt-20240808.gz", "spot-btcusdt-20240809.gz"], "BTCUSDT", 651, 6_495, 19_904),
+    ],
+)
+def test_describe_recorded_sessions(
+    root: Path, recorded: Path, files: list[str], symbol: str, seconds: int, depth: int, trades: int
+) -> None:
+    found = json.loads(data(root, "describe", "--json", *(recorded / "binance" / name for name in files)).stdout)
+    assert (found["symbol"], found["depth_messages"], found["trades"]) == (symbol, depth, trades)
+    assert (found["sequence_breaks"], found["crossed"], found["segments"]) == (0, 0, 1)
+    assert found["seconds"] == pytest.approx(seconds, abs=1)
+
+
+def test_ingest_fills_the_store_and_refuses_other_data(root: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.gz", *SPOT)
+    first = data(root, "ingest", "--json", path)
+    assert first.returncode == 0, first.stderr
+    done = json.loads(first.stdout)["done"]["binance-spot:BTCUSDT"]
+    assert done["days"] == ["2024-08-08"]
+    assert (root / ".lobsmith" / "market" / "binance-spot" / "BTCUSDT" / "2024-08-08.parquet").exists()
+    again = data(root, "ingest", "--json", path)
+    assert json.loads(again.stdout)["done"]["binance-spot:BTCUSDT"]["fingerprint"] == done["fingerprint"]
+    other = write(tmp_path / "b.gz", *SPOT, SPOT[-1].replace(b'"u":111', b'"u":112').replace(b'"U":111', b'"U":112'))
+    refused = data(root, "ingest", other)
+    assert refused.returncode == 1
+    assert "--replace" in refused.stderr
+    assert data(root, "ingest", "--replace", other).returncode == 0
+
+
+def test_bad_input_is_one_line(root: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.gz"
+    bad.write_bytes(gzip.compress(b"".join(SPOT))[:-9])
+    for command in ("describe", "ingest"):
+        done = data(root, command, bad)
+        assert done.returncode == 1
+        assert "truncated" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,90 @@
+"""The stages as an experiment: the real DVC, on the project's own dvc.yaml."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.small import SMALL, params_file
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
+
+PROJECT = params_file().parent
+BIN = Path(sys.executable).parent
+
+
+def project(folder: Path, **changes: object) -> Path:
+    folder.mkdir()
+    shutil.copy(PROJECT / "dvc.yaml", folder)
+    table = yaml.safe_load(params_file().read_text())
+    for name, value in {**SMALL, "data.simulator.seconds": 120, **changes}.items():
+        *sections, key = name.split(".")
+        section = table
+        for part in sections:
+            section = section[part]
+        section[key] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(table))
+    dvc(folder, "init", "--no-scm")
+    return folder
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(
+        [BIN / "dvc", *arguments], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def set_param(folder: Path, section: str, key: str, value: object) -> None:
+    table = yaml.safe_load((folder / "params.yaml").read_text())
+    table[section][key] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(table))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The MD5 of each stage's outputs, as the lock file has them; pages and metrics carry times of day."""
+    stages = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+    outs = [out for stage in stages.values() for out in stage["outs"]]
+    return {out["path"]: out["md5"] for out in outs if "data_docs" not in out["path"]}
+
+
+def ran(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+STAGES = ["ingest", "validate", "features", "train", "compress", "evaluate"]
+
+
+def test_reproduces_skips_and_reruns_only_what_depends(tmp_path: Path) -> None:
+    one = project(tmp_path / "one")
+    assert ran(dvc(one, "repro")) == STAGES
+    assert ran(dvc(one, "repro")) == []
+    first = hashes(one)
+
+    other = project(tmp_path / "other")
+    dvc(other, "repro")
+    assert hashes(other) == first
+
+    metrics = json.loads(dvc(one, "metrics", "show", "--json"))
+    assert "data_fingerprint" in json.dumps(metrics)
+    plots = dvc(one, "plots", "show", "--show-vega", ".lobsmith/stages/history.json")
+    assert "validation_loss" in plots
+    dvc(one, "plots", "show")
+
+    set_param(one, "train", "seed", 12)
+    assert ran(dvc(one, "repro")) == ["train", "compress", "evaluate"]
+    set_param(one, "contract", "minimum_seconds", 31)
+    again = ran(dvc(one, "repro"))
+    assert again[:2] == ["validate", "features"]
+    assert "ingest" not in again
+    # The same rows come out: nothing is trained again.
+    assert "train" not in again
+    set_param(one, "labels", "horizons_ms", [100, 500])
+    assert ran(dvc(one, "repro")) == ["features", "train", "compress", "evaluate"]
