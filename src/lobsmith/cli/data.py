@@ -143,3 +143,20 @@ def ingest(
             results.print(f"  fingerprint {one.fingerprint}", soft_wrap=True)
     if done.failed:
         raise click.exceptions.Exit(1)
+
+
+@data.command()
+@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--seed", type=int, default=7, show_default=True)
+@click.option("--seconds", type=click.IntRange(min=1), default=600, show_default=True)
+@click.option("--crash-at", type=float, help="Second at which a flash crash begins.")
+def simulate(output: Path, seed: int, seconds: int, crash_at: float | None) -> None:
+    """Write a simulated session as a raw capture: OUTPUT, gzip where it ends with .gz."""
+    from lobsmith.market.simulator import Dynamics
+    from lobsmith.market.simulator import simulate as run
+    from lobsmith.market.simulator.raw import write_raw
+
+    with stage("simulate") as note:
+        session = run(seed, seconds, Dynamics() if crash_at is None else Dynamics(crash_at_s=crash_at))
+        write_raw(session, output)
+        note(f"{session.accounting.records:,} messages")

@@ -1,0 +1,118 @@
+"""The simulated market as an object: run it, copy it, and ask what would most probably happen next."""
+
+from collections import namedtuple
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lobsmith.errors import DataError
+from lobsmith.market.events import DTYPES, Events, concatenate
+from lobsmith.market.instrument import Instrument
+from lobsmith.market.payloads import ROW_DTYPE
+from lobsmith.market.session import Session, account
+from lobsmith.market.simulator.dynamics import STATE, Dynamics
+from lobsmith.market.simulator.feed import MESSAGE_ROOM, START_NS, direction_after, run
+
+__all__ = ["INSTRUMENT", "START_NS", "Market", "row_probabilities", "simulate"]
+
+INSTRUMENT = Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001)
+
+_BLOCK = 1 << 18  # rows a compiled call writes
+_NO_LIMIT = 2**62
+_STREAMS = 0xD1B54A32D192ED03
+# Numba reads a named tuple's fields by name, but not a Struct's.
+_Constants = namedtuple("_Constants", Dynamics.__struct_fields__)  # type: ignore[misc]
+
+
+class Market:
+    """A market at some time: the same seed and dynamics give the same events.
+
+    Args:
+        seed: of everything random.
+        dynamics: the constants.
+    """
+
+    def __init__(self, seed: int, dynamics: Dynamics | None = None) -> None:
+        values = [float(value) for value in msgspec.structs.astuple(dynamics or Dynamics())]
+        self._constants: Any = _Constants(*values)
+        self._state = np.zeros(1, STATE)
+        self._state["random"] = seed % 2**64
+
+    @property
+    def seconds(self) -> float:
+        """Time of the last event since the start."""
+        return float(self._state["now"][0])
+
+    def advance(self, seconds: float, tickers: int = _NO_LIMIT) -> Events:
+        """Run until a time since the start, or until a number of tickers since the start; return the events."""
+        rows = np.empty(_BLOCK, ROW_DTYPE)
+        parts: list[Events] = []
+        done = False
+        while not done:
+            count, done = run(self._state, self._constants, rows, float(seconds), tickers)
+            parts.append(Events(*(np.ascontiguousarray(rows[name][:count]) for name in DTYPES)))
+        return concatenate(parts)
+
+    def fork(self, horizons_ms: Sequence[int], paths: int, seed: int) -> npt.NDArray[np.float64]:
+        """Return how the mid moves from here, over many continuations; the market itself is left as it is.
+
+        The market must stand at a ticker: see `advance`. Labels are those of `features.labels`: the mid of the last
+        ticker received by then, against the present one.
+
+        Args:
+            horizons_ms: milliseconds of local receive time, rising.
+            paths: continuations.
+            seed: of the continuations; it has nothing to do with the market's own future.
+
+        Returns:
+            float64 [H, 3], shares of down, unchanged, up; the standard error of a share p is sqrt(p (1 - p) / paths).
+        """
+        counts = np.zeros((len(horizons_ms), 3), np.int64)
+        horizons = np.array(horizons_ms, np.int64) * 1_000_000
+        rows = np.empty(4 * MESSAGE_ROOM, ROW_DTYPE)
+        for path in range(paths):
+            state = self._state.copy()
+            state["random"] = (seed * paths + path) * _STREAMS % 2**64
+            direction_after(state, self._constants, rows, horizons, counts)
+        shares: npt.NDArray[np.float64] = counts / paths
+        return shares
+
+
+def simulate(seed: int, seconds: int, dynamics: Dynamics | None = None) -> Session:
+    """Simulate a session of `seconds`, beginning 2024-01-01T00:00:00Z; the same arguments give the same events.
+
+    Raises:
+        DataError: `seconds` is not positive.
+    """
+    if seconds <= 0:
+        raise DataError(f"cannot simulate {seconds} seconds; give a positive number")
+    events = Market(seed, dynamics).advance(seconds)
+    return Session(INSTRUMENT, events, account(events), (f"simulator seed {seed}, {seconds} s",))
+
+
+def row_probabilities(
+    seed: int, rows: Sequence[int], horizons_ms: Sequence[int], paths: int, dynamics: Dynamics | None = None
+) -> npt.NDArray[np.float64]:
+    """Return the true conditional probabilities at rows of a simulated session, latent state and all.
+
+    No learner can have a smaller expected log-loss than these: they are what to hold it against.
+
+    Args:
+        seed: the session's.
+        rows: numbers of tickers, counted from 0, rising: those of the session's feature rows.
+        horizons_ms: milliseconds, rising.
+        paths: continuations a row.
+        dynamics: the session's.
+
+    Returns:
+        float64 [N, H, 3].
+    """
+    market = Market(seed, dynamics)
+    found = np.empty((len(rows), len(horizons_ms), 3))
+    for i, row in enumerate(rows):
+        market.advance(np.inf, row + 1)
+        found[i] = market.fork(horizons_ms, paths, seed=row + 1)
+    return found

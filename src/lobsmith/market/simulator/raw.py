@@ -1,0 +1,67 @@
+"""A session written the way a recorder writes Binance's USD-M feed: it goes through the reader like a real one."""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from lobsmith.files import write_atomic
+from lobsmith.market.events import ASK, BID, CLEAR, END, GAP, LEVEL, TICKER
+from lobsmith.market.session import Session
+
+_NS_PER_MS = 1_000_000
+_DECIMALS = 8
+
+
+def raw_lines(session: Session) -> Iterator[bytes]:
+    """Yield a session's messages as the lines of a raw capture; exchange times lose what is below a millisecond.
+
+    Gaps become a recorder's mark of a lost connection.
+    """
+    e, instrument = session.events, session.instrument
+    symbol, stream = instrument.symbol, instrument.symbol.lower()
+    rows = zip(
+        *(column.tolist() for column in (e.exchange_time, e.local_time, e.kind, e.side, e.flags, e.price, e.size)),
+        e.sequence.tolist(),
+        strict=True,
+    )
+    previous = 0
+    snapshot = False
+    sides: dict[int, list[tuple[str, str]]] = {BID: [], ASK: []}
+    for exchange, local, kind, side, flags, price, size, sequence in rows:
+        if kind == CLEAR:
+            snapshot = True
+        elif kind in (LEVEL, TICKER):
+            sides[side].append((f"{price * instrument.tick_size:.{_DECIMALS}f}", f"{size:.{_DECIMALS}f}"))
+        if not flags & END:
+            continue
+        time = exchange // _NS_PER_MS
+        common = {"E": time, "T": time, "s": symbol}
+        bids, asks = sides[BID], sides[ASK]
+        sides = {BID: [], ASK: []}
+        if kind == GAP:
+            message: dict[str, object] = {"gap": "the session has one here"}
+        elif kind == TICKER:
+            (bid, bid_size), (ask, ask_size) = bids[0], asks[0]
+            data = {"e": "bookTicker", "u": sequence, "b": bid, "B": bid_size, "a": ask, "A": ask_size} | common
+            message = {"stream": f"{stream}@bookTicker", "data": data}
+        elif snapshot:
+            message = {"lastUpdateId": sequence, "E": time, "T": time, "bids": bids, "asks": asks}
+            previous, snapshot = sequence, False
+        elif kind == LEVEL:
+            ids = {"U": previous + 1, "u": sequence, "pu": previous}
+            data = {"e": "depthUpdate", **common, **ids, "b": bids, "a": asks}
+            message = {"stream": f"{stream}@depth@100ms", "data": data}
+            previous = sequence
+        else:
+            amount = {"p": f"{price * instrument.tick_size:.{_DECIMALS}f}", "q": f"{size:.{_DECIMALS}f}"}
+            data = {"e": "trade", **common, "t": sequence, **amount, "X": "MARKET", "m": side == ASK}
+            message = {"stream": f"{stream}@trade", "data": data}
+        yield str(local).encode() + b" " + msgspec.json.encode(message)
+
+
+def write_raw(session: Session, path: Path) -> None:
+    """Write a session as a raw capture, whole or not at all; gzip where the name ends with `.gz`."""
+    content = b"\n".join(raw_lines(session)) + b"\n"
+    write_atomic(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
