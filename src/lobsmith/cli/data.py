@@ -7,6 +7,7 @@ import click
 import msgspec
 from rich.table import Table
 
+from lobsmith.cli.capture import capture
 from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
 from lobsmith.params import load_params
 from lobsmith.progress import console, stage
@@ -21,6 +22,9 @@ _FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_t
 @click.group()
 def data() -> None:
     """Read, describe, simulate, record and check market data."""
+
+
+data.add_command(capture)
 
 
 @data.command()

@@ -1,0 +1,1 @@
+"""Live capture: a venue's feed into raw files."""

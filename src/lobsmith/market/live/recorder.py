@@ -1,0 +1,290 @@
+"""Records a combined stream with its REST snapshots, into the format that the reader takes.
+
+The local time of a message is taken when it is received, before anything else. Continuity of the update ids is watched:
+after a break, a reconnect or an overflow, a line marks the gap and a fresh snapshot is fetched, once a difference has
+come that it must not be older than. A connection that stays silent for `stale_s` is taken for dead. Reconnects wait an
+exponential time with full jitter. The event loop never touches the disk (see `files`).
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import httpx
+import msgspec
+from msgspec import Struct, field
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+from lobsmith.errors import DataError
+from lobsmith.market.live.binance import Endpoint, difference, snapshot_id, stream_of
+from lobsmith.market.live.files import RawFiles
+
+
+class RecorderLimits(Struct, frozen=True, kw_only=True):
+    """Patience, seconds."""
+
+    stale_s: float = 10.0
+    connect_s: float = 10.0
+    rest_s: float = 10.0
+    ping_s: float = 20.0
+    backoff_s: float = 0.5
+    backoff_maximum_s: float = 30.0
+    stable_s: float = 60.0
+    """A connection that lasted so long resets the backoff."""
+    lifetime_s: float = 23 * 3600.0
+    """Binance ends a connection after 24 hours; it is renewed before that."""
+
+
+class Summary(Struct, kw_only=True):
+    """What was recorded."""
+
+    messages: int = 0
+    snapshots: int = 0
+    reconnects: int = 0
+    gaps: int = 0
+    dropped: int = 0
+    """Messages that found the queue to the disk full."""
+    bytes: int = 0
+    files: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Symbols that were given up, and why."""
+
+
+class _Symbol:
+    """One symbol's continuity."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.first: int | None = None  # start of the first difference since the snapshot was last asked for
+        self.last: int | None = None
+        self.dropped = 0
+        self.fetching: asyncio.Task[None] | None = None
+
+
+class Recorder:
+    """Records the symbols of one market until it is stopped.
+
+    Args:
+        endpoint: the market.
+        symbols: as the venue writes them, in any case.
+        files: where lines go.
+        limits: patience.
+        now: local time, ns since 1970 UTC.
+        draw: uniform random numbers, for the jitter.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        symbols: Sequence[str],
+        files: RawFiles,
+        limits: RecorderLimits | None = None,
+        now: Callable[[], int] = time.time_ns,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self.summary = Summary()
+        self._endpoint = endpoint
+        self._symbols = {name.lower(): _Symbol(name.lower()) for name in symbols}
+        self._files = files
+        self._limits = limits or RecorderLimits()
+        self._now = now
+        self._draw = draw
+        self._stop = asyncio.Event()
+        self._socket: ClientConnection | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks_of_stop: set[asyncio.Future[None]] = set()  # kept, or they could be collected while they run
+
+    def stop(self) -> None:
+        """End the recording soon; to be called in the event loop's thread."""
+        self._stop.set()
+        if self._socket is not None:
+            closing = asyncio.ensure_future(self._socket.close())
+            self._tasks_of_stop.add(closing)
+
+    async def run(self) -> Summary:
+        """Record until stopped.
+
+        Raises:
+            DataError: the disk has failed, or no symbol is left.
+        """
+        attempts = 0
+        async with httpx.AsyncClient(timeout=self._limits.rest_s) as rest:
+            while not self._stop.is_set():
+                began = time.monotonic()
+                why = await self._connection(rest)
+                if self._stop.is_set():
+                    break
+                if time.monotonic() - began >= self._limits.stable_s:
+                    attempts = 0
+                attempts += 1
+                self.summary.reconnects += 1
+                for symbol in self._symbols.values():
+                    self._lose(symbol, why)
+                ceiling = min(self._limits.backoff_s * 2.0 ** min(attempts, 20), self._limits.backoff_maximum_s)
+                await self._pause(self._draw() * ceiling)
+            await self._cancel_tasks()
+        return self.summary
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            return
+
+    async def _connection(self, rest: httpx.AsyncClient) -> str:
+        """Record one connection to its end; return why it ended."""
+        kinds = (self._endpoint.depth_stream, "bookTicker", "trade")
+        streams = "/".join(f"{name}@{kind}" for name in self._symbols for kind in kinds)
+        url = f"{self._endpoint.websocket}/stream?streams={streams}"
+        limits = self._limits
+        try:
+            async with connect(
+                url,
+                open_timeout=limits.connect_s,
+                ping_interval=limits.ping_s,
+                ping_timeout=limits.ping_s,
+                close_timeout=1.0,
+                max_size=None,
+            ) as socket:
+                return await self._receive(socket, rest)
+        except (OSError, WebSocketException, TimeoutError) as error:
+            return type(error).__name__
+        finally:
+            await self._cancel_tasks()
+
+    async def _receive(self, socket: ClientConnection, rest: httpx.AsyncClient) -> str:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._limits.lifetime_s
+        self._socket = socket
+        try:
+            async with asyncio.timeout(self._limits.stale_s) as silence:
+                while loop.time() < end and not self._stop.is_set():
+                    text = await socket.recv(decode=False)
+                    self._take(self._now(), text, rest)
+                    silence.reschedule(loop.time() + self._limits.stale_s)
+        except TimeoutError:
+            return "stale"
+        finally:
+            self._socket = None
+        return "renewed"
+
+    def _take(self, local: int, text: bytes, rest: httpx.AsyncClient) -> None:
+        name, kind = stream_of(text)
+        symbol = self._symbols.get(name)
+        if symbol is None:
+            return
+        if symbol.dropped and not self._mark(symbol, f"overflow, {symbol.dropped} messages dropped"):
+            symbol.dropped += 1
+            self.summary.dropped += 1
+            return
+        if not self._files.put(name, local, text):
+            symbol.dropped += 1
+            self.summary.dropped += 1
+            symbol.last = None
+            return
+        self.summary.messages += 1
+        if kind.startswith("depth"):
+            self._watch(symbol, text, rest)
+
+    def _watch(self, symbol: _Symbol, text: bytes, rest: httpx.AsyncClient) -> None:
+        """Follow the update ids; fetch a snapshot for the first difference and after a break."""
+        one = difference(text)
+        if one is None:
+            return
+        if symbol.last is not None and one.last <= symbol.last:
+            return  # repeated or late
+        if symbol.last is None or one.start != symbol.last:
+            if symbol.last is not None:
+                self.summary.gaps += 1
+            symbol.first = one.start
+            if symbol.fetching is None or symbol.fetching.done():
+                symbol.fetching = asyncio.ensure_future(self._snapshot(symbol, rest))
+                self._tasks.add(symbol.fetching)
+                symbol.fetching.add_done_callback(self._tasks.discard)
+        symbol.last = one.last
+
+    def _lose(self, symbol: _Symbol, why: str) -> None:
+        """Mark that the connection was lost."""
+        symbol.last = symbol.first = None
+        if not self._mark(symbol, why):
+            symbol.dropped += 1
+
+    def _mark(self, symbol: _Symbol, why: str) -> bool:
+        if not self._files.put(symbol.name, self._now(), msgspec.json.encode({"gap": why})):
+            return False
+        self.summary.gaps += 1
+        symbol.dropped = 0
+        symbol.last = None
+        return True
+
+    async def _snapshot(self, symbol: _Symbol, rest: httpx.AsyncClient) -> None:
+        """Fetch snapshots until one is not older than the first difference that was kept."""
+        url = self._endpoint.rest + self._endpoint.depth_path
+        params: dict[str, str | int] = {"symbol": symbol.name.upper(), "limit": self._endpoint.depth_limit}
+        attempts = 0
+        while not self._stop.is_set():
+            wait = self._draw() * min(self._limits.backoff_s * 2.0 ** min(attempts, 20), self._limits.backoff_maximum_s)
+            attempts += 1
+            try:
+                answer = await rest.get(url, params=params)
+            except httpx.HTTPError:
+                await self._pause(wait)
+                continue
+            if answer.status_code in (400, 404):
+                self._give_up(symbol, f"the venue refused its snapshot: {answer.text[:200]}")
+                return
+            if answer.status_code != httpx.codes.OK:
+                # 429 and 418 say how long to keep away.
+                await self._pause(max(_seconds(answer.headers.get("Retry-After")), wait))
+                continue
+            update = snapshot_id(answer.content)
+            if update is None or symbol.first is None or update < symbol.first:
+                await self._pause(wait)
+                continue
+            if self._files.put(symbol.name, self._now(), answer.content.replace(b"\n", b" ").strip()):
+                self.summary.snapshots += 1
+                return
+            await self._pause(wait)
+
+    def _give_up(self, symbol: _Symbol, why: str) -> None:
+        """Leave a symbol out; the others go on."""
+        self.summary.failed[symbol.name] = why
+        del self._symbols[symbol.name]
+        if not self._symbols:
+            self.stop()
+
+    async def _cancel_tasks(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0
+
+
+async def record(recorder: Recorder, files: RawFiles, seconds: float | None = None) -> Summary:
+    """Run a recorder, for some seconds or until it is stopped, and close its files whole.
+
+    Raises:
+        DataError: the disk has failed, or every symbol was given up.
+    """
+    if seconds is not None:
+        asyncio.get_running_loop().call_later(seconds, recorder.stop)
+    try:
+        summary = await recorder.run()
+    finally:
+        # A slow disk may hold the loop here: nothing is received any more.
+        files.close()
+    summary.bytes, summary.files = files.bytes, [str(path) for path in files.paths]
+    if files.error is not None:
+        raise DataError(f"{files.folder}: cannot be written: {files.error.strerror}; the capture has ended")
+    if summary.failed and not summary.messages:
+        raise DataError("; ".join(f"{name}: {why}" for name, why in summary.failed.items()))
+    return summary
