@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lobsmith.errors import CaptureError, DataError
-from lobsmith.market import binance, bitstamp
+from lobsmith.market import binance, bitstamp, lobster, tardis
 from lobsmith.market.captures import first_line
 from lobsmith.market.ledger import Ledger
 from lobsmith.market.recording import Format, Recording
 
-FORMATS: tuple[Format, ...] = (binance.FORMAT, bitstamp.LOG, bitstamp.ORDERS)
+FORMATS: tuple[Format, ...] = (binance.FORMAT, bitstamp.LOG, bitstamp.ORDERS, tardis.FORMAT, lobster.FORMAT)
 
 
 def open_recording(paths: Sequence[Path], ledger: Ledger) -> Recording:

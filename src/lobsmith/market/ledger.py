@@ -39,6 +39,7 @@ class Reason(StrEnum):
     """Received long after it was sent."""
     RECONNECT = "reconnect"
     """Came after the recorder lost its connection and before the next snapshot."""
+    HALT = "trading halt"
     BEFORE_SNAPSHOT = "before the snapshot"
     OLD_DIFFERENCE = "older than the snapshot"
     OLD_SNAPSHOT = "snapshot older than the book"
