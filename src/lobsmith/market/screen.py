@@ -103,6 +103,8 @@ class Screen:
             reason, place, local = int(one["reason"]), int(one["place"]), int(one["local_time"])
             if reason == loop.PENDING:
                 self._pending.append((place, local))
+            elif reason == loop.LOST:
+                self._ledger.aside(Reason.GAP, place, local)
             elif reason >= loop.CLOSES:
                 self._close(reason - loop.CLOSES)
             else:

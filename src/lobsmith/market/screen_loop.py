@@ -9,7 +9,7 @@ from lobsmith.market.events import ASK, BID, CLEAR, END, GAP, LEVEL, RESTATED, T
 
 __all__ = ["ASIDE_DTYPE", "STATE_DTYPE", "new_book", "run"]
 
-PENDING, CROSSED, LOCKED, NEGATIVE, STALE, STEP, DUPLICATE, LATE = range(8)
+PENDING, CROSSED, LOCKED, NEGATIVE, STALE, STEP, DUPLICATE, LATE, LOST = range(9)
 CLOSES = 16
 """Added to the name under which an incident ends."""
 
@@ -233,6 +233,11 @@ def _restate(book, rows, n, exchange, local, flag):  # type: ignore[no-untyped-d
 
 
 @njit(cache=True, error_model="numpy")
+def _is_crossed(b):  # type: ignore[no-untyped-def]
+    return b.inside[0] > 0 and b.inside[1] > 0 and b.best[0] >= -b.best[1]
+
+
+@njit(cache=True, error_model="numpy")
 def _end_segment(s, rows, n):  # type: ignore[no-untyped-def]
     if s.open:
         n = _write(rows, n, 0, s.local, GAP, 0, END, 0, 0.0, 0)
@@ -326,6 +331,9 @@ def run(  # type: ignore[no-untyped-def]
             if s.open:
                 n = _restate(book, rows, n, exchange, local, RESTATED)
 
+        if what != TRADE and what != CLEAR and b.synchronised == 0:
+            left = _leave(asides, left, LOST, place, local)
+            continue
         if what in (TRADE, TICKER):
             known = 0
             if what == TRADE or s.ticker_feed:
@@ -344,6 +352,8 @@ def run(  # type: ignore[no-untyped-def]
                     status = apply(book, kind[i], side[i], price[i], size[i], sequence[i], flags[i])
                 if status:
                     _note_mid(s, bid, ask)
+            if s.incident == 0 and s.open == 0 and _is_crossed(b):
+                s.incident = CROSSED if b.best[0] > -b.best[1] else LOCKED
             if s.incident:
                 left = _leave(asides, left, PENDING, place, local)
                 continue
@@ -364,7 +374,7 @@ def run(  # type: ignore[no-untyped-def]
                 s.crossings += 1
                 if s.crossed_since == 0:
                     s.crossed_since = local
-                if s.incident == 0 and local - s.crossed_since >= s.crossed_after:
+                if s.incident == 0 and (s.open == 0 or local - s.crossed_since >= s.crossed_after):
                     s.incident = CROSSED if b.best[0] > -b.best[1] else LOCKED
                     n = _end_segment(s, rows, n)
             else:
