@@ -233,6 +233,13 @@ def _restate(book, rows, n, exchange, local, flag):  # type: ignore[no-untyped-d
 
 
 @njit(cache=True, error_model="numpy")
+def _spread(side, price, first, last):  # type: ignore[no-untyped-def]
+    """Return ask minus bid of a ticker, whichever comes first in it."""
+    difference = price[last - 1] - price[first]
+    return difference if side[first] == BID else -difference
+
+
+@njit(cache=True, error_model="numpy")
 def _is_crossed(b):  # type: ignore[no-untyped-def]
     return b.inside[0] > 0 and b.inside[1] > 0 and b.best[0] >= -b.best[1]
 
@@ -309,7 +316,7 @@ def run(  # type: ignore[no-untyped-def]
             if s.incident == 0:
                 s.incident = wrong
                 n = _end_segment(s, rows, n)
-            if what != TRADE:
+            if what in (LEVEL, CLEAR) or (what == TICKER and _spread(side, price, first, last) > 0):
                 for i in range(first, last):
                     apply(book, kind[i], side[i], price[i], size[i], sequence[i], flags[i])
             left = _leave(asides, left, PENDING, place, local)
@@ -339,9 +346,8 @@ def run(  # type: ignore[no-untyped-def]
             if what == TRADE or s.ticker_feed:
                 known = _is_new(s, 0 if what == TICKER else 1, sequence[first])
             if known == 0 and what == TICKER:
-                bid = price[first] if side[first] == BID else price[last - 1]
-                ask = price[first] if side[first] == ASK else price[last - 1]
-                known = CROSSED if bid > ask else LOCKED if bid == ask else 0
+                spread = _spread(side, price, first, last)
+                known = CROSSED if spread < 0 else LOCKED if spread == 0 else 0
                 if known:
                     s.crossings += 1
             if known:
@@ -351,7 +357,7 @@ def run(  # type: ignore[no-untyped-def]
                 for i in range(first, last):
                     status = apply(book, kind[i], side[i], price[i], size[i], sequence[i], flags[i])
                 if status:
-                    _note_mid(s, bid, ask)
+                    _note_mid(s, b.ticker_price[0], b.ticker_price[1])
             if s.incident == 0 and s.open == 0 and _is_crossed(b):
                 s.incident = CROSSED if b.best[0] > -b.best[1] else LOCKED
             if s.incident:
