@@ -16,7 +16,7 @@ from lobsmith.compress.golden import load_golden
 from lobsmith.features.dataset import DATASET, build_features
 from lobsmith.gates.evaluate import EVALUATION, REPORT, evaluate
 from lobsmith.gates.evaluation import Evaluation
-from lobsmith.gates.validate import EVENTS_DOCS, validate, validate_features
+from lobsmith.gates.validate import EVENTS_DOCS, Validated, validate, validate_features
 from lobsmith.gates.verdict import Verdict
 from lobsmith.market.ingest import MARKET, ingest
 from lobsmith.market.session import Accounting
@@ -62,26 +62,26 @@ def _summary(name: str, a: Accounting) -> str:
 
 
 @task(name="validate market data")
-def validate_market_data(params: Params, directory: Path) -> tuple[str, ...]:
-    """Hold every instrument against the data contract; return the tradable ones."""
+def validate_market_data(params: Params, directory: Path) -> Validated:
+    """Hold every instrument against the data contract."""
     with stage("validate market data") as note:
         done = validate(params, directory / MARKET, directory)
         note(f"tradable: {', '.join(done.tradable)}; {directory / EVENTS_DOCS / 'index.html'}")
     for name, error in done.left_out.items():
         console.print(f"[red]left out[/red] {name}: {error}")
-    return done.tradable
+    return done
 
 
 @task(name="compute features")
-def compute_features(params: Params, directory: Path, tradable: tuple[str, ...]) -> Verdict:
-    """Turn the market data into labelled rows of the training window, and hold them against the contract."""
+def compute_features(params: Params, directory: Path, validated: Validated) -> tuple[Verdict, ...]:
+    """Turn the market data into labelled rows, hold them against the contract; return all verdicts on the data."""
     with stage("compute features") as note:
-        built = build_features(params, directory / MARKET, directory, tradable)
+        built = build_features(params, directory / MARKET, directory, validated.tradable)
         verdict = validate_features(params, built, directory)
         note("; ".join(f"{name}: {len(one.rows):,} rows" for name, one in built.datasets.items()))
     for name, error in built.left_out.items():
         console.print(f"[red]left out[/red] {name}: {error}")
-    return verdict
+    return *validated.verdicts[str(built.chosen.instrument)], verdict
 
 
 @task(name="train network")
@@ -143,6 +143,7 @@ def record_in_mlflow(
 def publish_version(
     workspace: Workspace,
     params: Params,
+    data_verdicts: tuple[Verdict, ...],
     evaluation: Evaluation,
     summary: Compressed,
     run: RunRef,
@@ -157,7 +158,7 @@ def publish_version(
             precision=summary.precision,
             instruments=(evaluation.instrument,),
             data_fingerprint=evaluation.data_fingerprint,
-            verdicts=evaluation.verdicts,
+            verdicts=(*data_verdicts, *evaluation.verdicts),
             metrics=evaluation.metrics(),
             mlflow_run_id=run.run_id,
         )
@@ -210,13 +211,13 @@ def retrain(
     directory.mkdir(parents=True)
 
     ingest_market_data(params, [Path(name) for name in captures] if captures else None, directory)
-    tradable = validate_market_data(params, directory)
-    compute_features(params, directory, tradable)
+    validated = validate_market_data(params, directory)
+    data_verdicts = compute_features(params, directory, validated)
     history = train_network(params, directory)
     summary = export_to_onnx(params, directory)
     evaluation = evaluate_and_gate(params, directory)
     run = record_in_mlflow(workspace, params, evaluation, history, directory)
-    manifest = publish_version(workspace, params, evaluation, summary, run, directory)
+    manifest = publish_version(workspace, params, data_verdicts, evaluation, summary, run, directory)
     name_the_champion(workspace, manifest, run)
     return Retrained(
         model=manifest.model,

@@ -86,3 +86,18 @@ def test_bad_input_is_one_line(root: Path, tmp_path: Path) -> None:
         assert done.returncode == 1
         assert "truncated" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_validate_shows_verdicts_and_fails_with_the_reason(root: Path, tmp_path: Path) -> None:
+    assert data(root, "simulate", tmp_path / "s.gz", "--seconds", 60).returncode == 0
+    # The simulated base is worth what bitcoin is: its symbol alone does not say so.
+    price = "contract.liquidity.btc_price=60000"
+    done = data(root, "validate", tmp_path / "s.gz", "--json", "--set", price)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["tradable"] == ["binance-usdm:SIM"]
+    assert (root / ".lobsmith" / "validation" / "data_docs" / "events" / "index.html").exists()
+    done = data(root, "validate", tmp_path / "s.gz", "--set", price, "--set", "contract.minimum_seconds=1000")
+    assert done.returncode == 1
+    assert "seconds: 1 of 1 rows" in done.stderr
+    assert "events contract refused" in done.stdout
+    assert "Traceback" not in done.stderr

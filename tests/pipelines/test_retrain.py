@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lobsmith.compress.golden import load_golden
-from lobsmith.errors import CaptureError, ContractError, GateError, ThinWindowError
+from lobsmith.errors import CaptureError, ContractError, DataContractError, GateError, ThinWindowError
 from lobsmith.features.dataset import DATASET, load_dataset
 from lobsmith.market.store import Store
 from lobsmith.params import load_params
@@ -47,7 +47,11 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
     assert wanted.run_id == first.mlflow_run_id == manifest.mlflow_run_id
     assert wanted.tags["artifact_id"] == manifest.artifact_id
     assert manifest.instruments == tuple(Store(Path(first.run_directory) / "market").instruments())
-    assert [verdict.gate for verdict in manifest.verdicts] == ["parity", "skill"]
+    gates = ["events contract", "daily volume", "spread", "features contract", "parity", "skill"]
+    assert [verdict.gate for verdict in manifest.verdicts] == gates
+    assert all(verdict.passed for verdict in manifest.verdicts)
+    for pages in ("events", "features"):
+        assert (Path(first.run_directory) / "data_docs" / pages / "index.html").exists()
     assert [entry.action for entry in journal.read(workspace.journal)] == [journal.PUBLISHED]
 
     params = with_free_ports(load_params(workspace.params, SMALL))
@@ -115,6 +119,15 @@ def test_another_wire_contract_under_the_same_name_is_refused(workspace: Workspa
 
 @pytest.mark.recorded
 @pytest.mark.slow
+def test_a_batch_that_breaks_the_contract_stops_the_flow(workspace: Workspace) -> None:
+    with pytest.raises(DataContractError, match=r"seconds: 1 of 1 rows .* is 5"):
+        run(workspace, **{"contract.minimum_seconds": 1e6})
+    assert untouched(workspace)
+    with pytest.raises(DataContractError, match="daily volume refused"):
+        run(workspace, **{"contract.liquidity.minimum_daily_volume_btc": 1e9})
+    assert untouched(workspace)
+
+
 def test_a_recorded_session_over_midnight(workspace: Workspace, recorded: Path) -> None:
     files = [str(recorded / "binance" / f"usdm-btcusdt-202407{day}.gz") for day in (18, 19)]
     retrained = run(workspace, files, **{"gates.skill": 1.0, "train.epochs": 4, "train.sequences_per_epoch": 512})

@@ -1,5 +1,6 @@
 """`lobsmith data`: market data in, described, and kept."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,3 +165,52 @@ def simulate(output: Path, seed: int, seconds: int, crash_at: float | None) -> N
         session = run(seed, seconds, Dynamics() if crash_at is None else Dynamics(crash_at_s=crash_at))
         write_raw(session, output)
         note(f"{session.accounting.records:,} messages")
+
+
+@data.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where contract.json and the pages go; .lobsmith/validation by default.",
+)
+@set_option
+@json_option
+@click.pass_obj
+def validate(
+    workspace: Workspace, files: tuple[Path, ...], directory: Path | None, settings: tuple[str, ...], as_json: bool
+) -> None:
+    """Hold FILEs, or what the store holds, against the data contract; exit 1 where an instrument breaks it."""
+    from lobsmith.errors import DataContractError
+    from lobsmith.gates.validate import EVENTS_DOCS, load_validated
+    from lobsmith.gates.validate import validate as run
+    from lobsmith.market.ingest import ingest as read
+
+    params = load_params(workspace.params, overrides(settings))
+    folder = directory or workspace.home / "validation"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".market-", dir=folder) as temporary:
+        market = Path(temporary) if files else workspace.market
+        if files:
+            with stage("read"):
+                failed = read(params.data, files, market).failed
+            for name, error in failed.items():
+                console.print(f"[red]left out[/red] {name}: {error}")
+        broken: DataContractError | None = None
+        with stage("validate") as note:
+            try:
+                run(params, market, folder)
+            except DataContractError as error:
+                broken = error  # the verdicts of all instruments were written; they are shown first
+            note(str(folder / EVENTS_DOCS / "index.html"))
+    done = load_validated(folder)
+    if as_json:
+        print_json(done)
+    else:
+        for name, verdicts in done.verdicts.items():
+            for verdict in verdicts:
+                results.print(f"{name}  {verdict}", soft_wrap=True)
+    if broken is not None:
+        raise broken
+    if done.left_out:
+        raise DataContractError("; ".join(done.left_out.values()))

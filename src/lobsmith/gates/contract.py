@@ -58,6 +58,9 @@ class ContractResult(Struct, frozen=True, kw_only=True):
     """What became of one batch: all failures, and the same as a verdict."""
 
     name: str
+    """Instrument and what was checked."""
+    kind: str
+    """`events` or `features`."""
     checks: int
     failures: tuple[Failure, ...]
 
@@ -66,7 +69,9 @@ class ContractResult(Struct, frozen=True, kw_only=True):
         """The same as a verdict: the share of expectations that hold must be 1."""
         held = 1.0 - len(self.failures) / self.checks
         evidence = {"batch": self.name, "failures": [str(one) for one in self.failures]}
-        return Verdict(gate="contract", passed=not self.failures, value=held, threshold=1.0, evidence=evidence)
+        return Verdict(
+            gate=f"{self.kind} contract", passed=not self.failures, value=held, threshold=1.0, evidence=evidence
+        )
 
 
 def require(result: ContractResult) -> ContractResult:
@@ -99,13 +104,14 @@ class DataContract:
             events: all of its events.
             account: what became of its records.
         """
-        return self._run(f"{name} events", _events_batches(events, account, self._params))
+        return self._run(name, "events", _events_batches(events, account, self._params))
 
     def check_features(self, dataset: Dataset) -> ContractResult:
         """Hold an instrument's feature rows and labels against the contract."""
-        return self._run(f"{dataset.instrument} features", _features_batches(dataset, self._params))
+        return self._run(str(dataset.instrument), "features", _features_batches(dataset, self._params))
 
-    def _run(self, name: str, batches: "dict[str, _Batch]") -> ContractResult:
+    def _run(self, instrument: str, kind: str, batches: "dict[str, _Batch]") -> ContractResult:
+        name = f"{instrument} {kind}"
         failures: list[Failure] = []
         for batch, (frame, expectations) in batches.items():
             title = f"{name.replace(':', ' ')}, {batch}"
@@ -118,7 +124,7 @@ class DataContract:
             result = definition.run(batch_parameters={"dataframe": frame}, result_format=shape)
             failures += [_failure(one, len(frame)) for one in result.results if not one.success]
         checks = sum(len(expectations) for _, expectations in batches.values())
-        return ContractResult(name=name, checks=checks, failures=tuple(failures))
+        return ContractResult(name=name, kind=kind, checks=checks, failures=tuple(failures))
 
     def build_data_docs(self, directory: Path) -> Path:
         """Build the pages of all that was checked, and put them in a folder's place once they are whole.

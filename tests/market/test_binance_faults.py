@@ -1,0 +1,103 @@
+"""What the reader does with lost, repeated and swapped messages, wherever its text is cut."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lobsmith.market import binance, faults
+from lobsmith.market.binance_scan import scan
+from lobsmith.market.book import levels as book_levels
+from lobsmith.market.book import new_book, replay
+from lobsmith.market.captures import text_batches
+from lobsmith.market.events import ASK, BID, LEVEL, TICKER
+from lobsmith.market.readers import read_captures
+from lobsmith.market.session import Session, fingerprint
+from lobsmith.market.simulator import simulate
+from lobsmith.market.simulator.raw import raw_lines
+from tests.market.captured import futures_depth, futures_ticker, levels, line, snapshot, write
+
+FUTURES = [
+    snapshot(0, 50, levels(("61800.0", "1")), levels(("61800.1", "2")), E=1723161256001, T=1723161256000),
+    futures_depth(1, 48, 52, 55, [("61799.9", "3.5")]),
+    futures_ticker(2, 57, ("61800.0", "1.5"), ("61800.1", "2.5")),
+]
+FIRST = futures_depth(3, 55, 56, 60, [("61799.0", "1")])
+SECOND = futures_depth(4, 60, 61, 66, [("61799.5", "1")])
+
+
+@pytest.mark.parametrize("chunk", [300, 1_000, 20_000])
+def test_where_the_text_is_cut_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    """With every fault that keeps something waiting: a swap, a repetition, a gap and its snapshot, a late start."""
+    clean = list(raw_lines(simulate(seed=3, seconds=60)))
+    late = faults.snapshot(clean, 60)
+    mixed = [*clean[1:60], clean[59][:19] + late[19:], *clean[60:]]  # differences come before the first snapshot
+    mixed = faults.reorder(mixed, 500).lines
+    mixed = faults.duplicate(mixed, 900).lines
+    mixed = faults.gap(mixed, 1500).lines
+    mixed.insert(2000, mixed[1999][:19] + faults.snapshot(clean, 2000)[19:])
+    path = tmp_path / "capture"
+    path.write_bytes(b"\n".join(mixed) + b"\n")
+    whole = read_captures([path])
+    assert {"out of order", "duplicate", "gap"} <= set(whole.accounting.faults)
+    assert whole.accounting.segments == 2
+    monkeypatch.setattr(binance, "text_batches", lambda path: text_batches(path, chunk))
+    cut = read_captures([path])
+    assert cut.accounting == whole.accounting
+    assert fingerprint(cut) == fingerprint(whole)
+
+    # Nor does it matter which lines take the compiled path.
+    def none_fast(text: np.ndarray, symbol: np.ndarray, lines: np.ndarray) -> None:
+        scan(text, symbol, lines)
+        lines["kind"] = 0
+
+    monkeypatch.setattr(binance, "scan", none_fast)
+    slow = read_captures([path])
+    assert (slow.accounting, fingerprint(slow)) == (whole.accounting, fingerprint(whole))
+
+
+def rows(session: Session) -> list[tuple[int, int, int, float, int]]:
+    e = session.events
+    return list(zip(*(column.tolist() for column in (e.kind, e.side, e.price, e.size, e.sequence)), strict=True))
+
+
+def test_swapped_neighbours_are_put_back(tmp_path: Path) -> None:
+    ticker = futures_ticker(4, 63, ("61800.0", "1.5"), ("61800.1", "2.5"))
+    straight = read_captures([write(tmp_path / "a", *FUTURES, FIRST, SECOND, ticker)])
+    swapped = read_captures([write(tmp_path / "b", *FUTURES, SECOND, ticker, FIRST)])
+    assert swapped.accounting.faults == {"out of order": 1}
+    assert swapped.accounting.set_aside == straight.accounting.set_aside
+    # The ticker was received in between; the differences follow it in their own order.
+    assert rows(swapped)[6:] == [
+        (TICKER, BID, 618000, 1.5, 63),
+        (TICKER, ASK, 618001, 2.5, 63),
+        (LEVEL, BID, 617990, 1.0, 60),
+        (LEVEL, BID, 617995, 1.0, 66),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "found", "aside"),
+    [
+        ([FIRST, FIRST], {"duplicate": 1}, {"duplicate": 1}),
+        ([FIRST, SECOND, FIRST], {"duplicate": 1}, {"duplicate": 1}),
+        ([FIRST, futures_depth(5, 50, 51, 54)], {"out of order": 1}, {"out of order": 1}),
+        ([line(5, {"gap": "stale"}), FIRST], {"reconnect": 1}, {"reconnect": 2}),
+        ([SECOND], {"gap": 1}, {"gap": 1}),
+        ([SECOND, SECOND], {"duplicate": 1, "gap": 1}, {"duplicate": 1, "gap": 1}),
+    ],
+)
+def test_faults_of_the_depth(tmp_path: Path, more: list[bytes], found: dict[str, int], aside: dict[str, int]) -> None:
+    account = read_captures([write(tmp_path / "a", *FUTURES, *more)]).accounting
+    assert (account.faults, account.set_aside) == (found, aside)
+    assert account.records == account.kept + sum(aside.values())
+
+
+def test_levels_from_before_a_gap_are_gone_after_it(tmp_path: Path) -> None:
+    again = snapshot(9, 70, levels(("61700.0", "1")), levels(("61700.1", "1")))
+    ticker = futures_ticker(10, 71, ("61700.0", "1"), ("61700.1", "1"))
+    e = read_captures([write(tmp_path / "a", *FUTURES, SECOND, again, ticker)]).events
+    book = new_book()
+    replay(book, e.kind, e.side, e.price, e.size, e.sequence, e.flags)
+    prices, sizes = np.zeros(10, np.int64), np.zeros(10)
+    assert book_levels(book, BID, prices, sizes) == book_levels(book, ASK, prices, sizes) == 1
