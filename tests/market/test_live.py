@@ -153,6 +153,16 @@ def test_when_every_symbol_fails_it_says_so(tmp_path: Path, lines: list[bytes]) 
     assert exchange.sent < len(exchange.messages)  # it ended by itself
 
 
+def test_a_venue_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
+    async def run() -> None:
+        endpoint = MARKETS["usdm"]._replace(websocket="ws://127.0.0.1:9", rest="http://127.0.0.1:9")
+        raw = RawFiles(tmp_path, "usdm", FileLimits())
+        await record(Recorder(endpoint, ("sim",), raw, FAST), raw, seconds=0.3)
+
+    with pytest.raises(DataError, match=r"ws://127\.0\.0\.1:9: no message came \(ConnectionRefusedError\)"):
+        asyncio.run(run())
+
+
 def test_files_rotate_by_size_and_read_on_as_one_stream(tmp_path: Path, lines: list[bytes]) -> None:
     limits = FileLimits(flush_s=0.01, flush_bytes=10_000, rotate_bytes=20_000)
     summary, exchange = capture(tmp_path, lines, Script(pause_s=0.005), files=limits)

@@ -43,6 +43,8 @@ class Summary(Struct, kw_only=True):
     messages: int = 0
     snapshots: int = 0
     reconnects: int = 0
+    last_loss: str = ""
+    """Why the connection was lost the last time."""
     gaps: int = 0
     dropped: int = 0
     """Messages that found the queue to the disk full."""
@@ -96,6 +98,11 @@ class Recorder:
         self._tasks: set[asyncio.Task[None]] = set()
         self._tasks_of_stop: set[asyncio.Future[None]] = set()  # kept, or they could be collected while they run
 
+    @property
+    def address(self) -> str:
+        """The WebSocket that is recorded."""
+        return self._endpoint.websocket
+
     def stop(self) -> None:
         """End the recording soon; to be called in the event loop's thread."""
         self._stop.set()
@@ -120,6 +127,7 @@ class Recorder:
                     attempts = 0
                 attempts += 1
                 self.summary.reconnects += 1
+                self.summary.last_loss = why
                 for symbol in self._symbols.values():
                     self._lose(symbol, why)
                 ceiling = min(self._limits.backoff_s * 2.0 ** min(attempts, 20), self._limits.backoff_maximum_s)
@@ -285,6 +293,8 @@ async def record(recorder: Recorder, files: RawFiles, seconds: float | None = No
     summary.bytes, summary.files = files.bytes, [str(path) for path in files.paths]
     if files.error is not None:
         raise DataError(f"{files.folder}: cannot be written: {files.error.strerror}; the capture has ended")
+    if not summary.messages and summary.last_loss:
+        raise DataError(f"{recorder.address}: no message came ({summary.last_loss}); check the address and the symbols")
     if summary.failed and not summary.messages:
         raise DataError("; ".join(f"{name}: {why}" for name, why in summary.failed.items()))
     return summary
