@@ -3,6 +3,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 import numpy as np
@@ -174,6 +175,12 @@ def test_runs_in_parallel_do_not_disturb_each_other(tmp_path: Path, session: Ses
     assert [run.exitcode for run in runs] == [0, 0]
     page = (tmp_path / "docs" / "index.html").read_text()
     assert "x Y events" in page
+    assert "passed" in page or "refused" in page
+    for path in (tmp_path / "docs").rglob("*.html"):
+        # Nothing is fetched when a page is opened, and every link of the index leads somewhere.
+        assert not re.search(r"<(script|link|img)[^>]*https?://", path.read_text())
+    for link in re.findall(r'href="([^"]+)"', page):
+        assert (tmp_path / "docs" / unquote(link)).exists()
     # One run's pages and nothing of the other's or of an unfinished one.
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["docs"]
     assert len(list((tmp_path / "docs" / "validations").rglob("*.html"))) == 2

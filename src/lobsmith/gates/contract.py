@@ -27,6 +27,7 @@ from lobsmith.features.definitions import NAMES
 from lobsmith.features.labels import UNKNOWN
 from lobsmith.features.normaliser import CLIP
 from lobsmith.files import exclusive_lock
+from lobsmith.gates.pages import make_self_contained
 from lobsmith.gates.verdict import Verdict
 from lobsmith.market.events import CLEAR, GAP, LEVEL, TICKER, TRADE, Events
 from lobsmith.market.session import Accounting
@@ -95,6 +96,7 @@ class DataContract:
         self._context = gx.get_context(mode="ephemeral")
         self._context.variables.progress_bars = ProgressBarsConfig(globally=False)
         self._source = self._context.data_sources.add_pandas(name="lobsmith")
+        self._batches: list[dict[str, object]] = []
 
     def check_events(self, name: str, events: Events, account: Accounting) -> ContractResult:
         """Hold an instrument's events, and the account of their ingest, against the contract.
@@ -122,7 +124,18 @@ class DataContract:
             )
             shape: Any = {"result_format": "SUMMARY", "partial_unexpected_count": _EXAMPLES}
             result = definition.run(batch_parameters={"dataframe": frame}, result_format=shape)
-            failures += [_failure(one, len(frame)) for one in result.results if not one.success]
+            broken = [_failure(one, len(frame)) for one in result.results if not one.success]
+            failures += broken
+            held = len(expectations) - len(broken)
+            self._batches.append(
+                {
+                    "title": title,
+                    "passed": not broken,
+                    "held": held,
+                    "checks": len(expectations),
+                    "failures": [str(one) for one in broken],
+                }
+            )
         checks = sum(len(expectations) for _, expectations in batches.values())
         return ContractResult(name=name, kind=kind, checks=checks, failures=tuple(failures))
 
@@ -145,6 +158,7 @@ class DataContract:
                 },
             )
             self._context.build_data_docs(site_names=[private.name])
+            make_self_contained(private, self._batches)
             private.chmod(0o755)
             with exclusive_lock(directory.parent / f".{directory.name}.lock", _LOCK_S):
                 shutil.rmtree(directory, ignore_errors=True)
