@@ -109,7 +109,6 @@ def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
     [
         ([text for text in SPOT if b"lastUpdateId" not in text], "lastUpdateId"),
         ([spot_depth(0, 96, 103), snapshot(1, 90, levels(), levels()), spot_ticker(2, 104)], "no depth snapshot fits"),
-        ([text for text in SPOT if b"bookTicker" not in text], "bookTicker"),
         ([*SPOT, trade(9, 1, "1", "1", True, symbol="ETHUSDT")], "BTCUSDT and of ETHUSDT"),
         ([*SPOT, futures_depth(9, 111, 112, 113)], "spot and of futures"),
     ],

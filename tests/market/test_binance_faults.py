@@ -101,3 +101,25 @@ def test_levels_from_before_a_gap_are_gone_after_it(tmp_path: Path) -> None:
     replay(book, e.kind, e.side, e.price, e.size, e.sequence, e.flags)
     prices, sizes = np.zeros(10, np.int64), np.zeros(10)
     assert book_levels(book, BID, prices, sizes) == book_levels(book, ASK, prices, sizes) == 1
+
+
+def test_older_recorders_stamp_microseconds(tmp_path: Path) -> None:
+    lines = list(raw_lines(simulate(seed=3, seconds=30)))
+    coarse = [line[:16] + line[19:] + b"\n" for line in lines]
+    exact = [line[:16] + b"000" + line[19:] + b"\n" for line in lines]
+    one = read_captures([write(tmp_path / "us", *coarse)])
+    other = read_captures([write(tmp_path / "ns", *exact)])
+    assert fingerprint(one) == fingerprint(other)
+
+
+def test_a_capture_without_tickers_gets_them_from_the_book(tmp_path: Path) -> None:
+    lines = [line + b"\n" for line in raw_lines(simulate(seed=3, seconds=30)) if b"bookTicker" not in line[:60]]
+    session = read_captures([write(tmp_path / "a", *lines)])
+    account = session.accounting
+    assert (account.tickers, account.segments, account.faults) == (0, 1, {})
+    assert (session.events.kind == TICKER).sum() > 200
+    book = new_book()
+    e = session.events
+    rows_made, crossings = replay(book, e.kind, e.side, e.price, e.size, e.sequence, e.flags)
+    assert rows_made == (e.kind == TICKER).sum() // 2
+    assert crossings == 0

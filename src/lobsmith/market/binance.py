@@ -1,8 +1,9 @@
 """Reader of Binance raw captures: spot, USD-M and COIN-M futures.
 
-A capture is one message a line, plain or compressed: `<local receive time, ns since 1970 UTC> <JSON>`. The JSON is a
-message of the combined stream (`{"stream": …, "data": …}`) or of a single one, the answer of the REST depth snapshot,
-or a recorder's mark that it lost its connection (`{"gap": …}`). Files given together are one stream.
+A capture is one message a line, plain or compressed: `<local receive time, ns since 1970 UTC> <JSON>`; µs are told by
+their 16 digits. The JSON is a message of the combined stream (`{"stream": …, "data": …}`) or of a single one, the
+answer of the REST depth snapshot, or a recorder's mark that it lost its connection (`{"gap": …}`). Files given together
+are one stream.
 """
 
 import re
@@ -18,7 +19,7 @@ from lobsmith.errors import CaptureError
 from lobsmith.market.ahead import ahead
 from lobsmith.market.binance_depth import Continuity, Difference, Outcome, Value
 from lobsmith.market.binance_items import Items, note_trade
-from lobsmith.market.binance_messages import STAMP_DIGITS, Line, sniff, to_nanoseconds
+from lobsmith.market.binance_messages import Line, sniff, stamp_of, to_nanoseconds
 from lobsmith.market.binance_scan import DEPTH, LINE_DTYPE, SLOW, TICKER, TRADE, scan
 from lobsmith.market.captures import text_batches
 from lobsmith.market.events import DTYPES, Events
@@ -66,8 +67,6 @@ _ROW_BYTES = 9
 class BinanceRecording:
     """One stream of one instrument while its files are read (see `recording.Recording`)."""
 
-    ticker_feed = True
-
     def __init__(self, paths: Sequence[Path], ledger: Ledger, *, scan: bool = False) -> None:
         self.paths = paths
         self.ledger = ledger
@@ -83,6 +82,8 @@ class BinanceRecording:
         self._trades = np.array([-1, 0])  # newest id, ids left out
         self._depth = Continuity(ledger)
         self._begun = False
+        self.ticker_feed = True
+        """Whether there are tickers: older recorders left them out. Known once the first batch has come."""
         self._items = Items()
         self._held_from: int | None = None  # the item from which an unresolved hold keeps all back
         self._divisors = new_divisors()
@@ -96,6 +97,7 @@ class BinanceRecording:
 
     def batches(self) -> Generator[Batch, None, None]:
         """Read all files in order (see `recording.Recording.batches`)."""
+        parsed = False
         for path in self.paths:
             self._place = self.ledger.begin_file(path)
             first = True
@@ -105,16 +107,21 @@ class BinanceRecording:
                     first = False
                 self._take(text)
                 if self._futures is not None:  # else the venue is not known yet
+                    if not parsed:
+                        self.ticker_feed = self.ledger.tickers > 0
+                        parsed = True
                     yield self._parse()
                 else:
                     self._depth.keep(text)
                     self._items.keep(0)
         self._finish()
+        if not parsed:
+            self.ticker_feed = self.ledger.tickers > 0
         yield self._parse()
 
     def _check_order(self, text: bytes) -> None:
-        stamp = text[:STAMP_DIGITS]
-        if len(self.ledger.files) > 1 and stamp.isdigit() and int(stamp) < self._local - _CLOCK_TOLERANCE_NS:
+        stamp = stamp_of(text)
+        if len(self.ledger.files) > 1 and stamp is not None and stamp[0] < self._local - _CLOCK_TOLERANCE_NS:
             raise self.ledger.error(
                 f"begins before {self.ledger.files[-2]} ends; give the files in the order of their times",
                 self._place + 1,
@@ -130,6 +137,8 @@ class BinanceRecording:
         scan(self._items.begin(text), np.frombuffer(symbol, np.uint8), lines)
         kinds = lines["kind"]
         self.ledger.records += len(lines)
+        if not self.ticker_feed and (kinds == TICKER).any():
+            raise self._late_ticker(self._place + 1 + int(np.argmax(kinds == TICKER)))
         self.ledger.tickers += int(np.count_nonzero(kinds == TICKER))
         self.ledger.trades += int(np.count_nonzero(kinds == TRADE))
         if not self._symbol and (kinds != SLOW).any():
@@ -165,22 +174,25 @@ class BinanceRecording:
 
     def _take_slowly(self, text: bytes) -> None:
         """Read one line that is not written as usual."""
-        stamp = text[:STAMP_DIGITS]
-        if not stamp.isdigit() or text[STAMP_DIGITS : STAMP_DIGITS + 1] != b" ":
-            raise self._fail("a line must begin with the local receive time, ns in 19 digits, and a space")
-        local = self._local = int(stamp)
+        stamp = stamp_of(text)
+        if stamp is None:
+            raise self._fail("a line must begin with the local receive time, ns in 19 digits or µs in 16, and a space")
+        local, end = stamp
+        self._local = local
         if not _EARLIEST <= local < 2**63:
             raise self._fail("the local receive time is out of range; it is ns since 1970 UTC")
         try:
-            line = self._decode(text[STAMP_DIGITS:])
+            line = self._decode(text[end:])
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            self._unreadable(text[STAMP_DIGITS:], error)
+            self._unreadable(text[end:], error)
             return
         message = line.data or line
         event = message.event
         exchange = message.transaction or message.time
         if event == "bookTicker" or (not event and message.bid_size and message.ask_size):
             self._name_symbol(message.symbol)
+            if not self.ticker_feed:
+                raise self._late_ticker(self._place)
             self.ledger.tickers += 1
             if self._depth.synchronised:
                 values = message.bids, message.bid_size, message.asks, message.ask_size
@@ -222,6 +234,9 @@ class BinanceRecording:
 
     def _fail(self, what: str, place: int | None = None) -> CaptureError:
         return self.ledger.error(what, self._place if place is None else place)
+
+    def _late_ticker(self, place: int) -> CaptureError:
+        return self._fail("bookTicker messages begin long after the depth; split the file before this line", place)
 
     def _unreadable(self, text: bytes, error: Exception) -> None:
         """Set a message of another stream aside; refuse anything else that does not decode."""
@@ -317,8 +332,6 @@ class BinanceRecording:
                 else "no depth snapshot (a line with lastUpdateId); a session over midnight has its snapshot in its "
                 "first file: give its files together, in order",
             )
-        if not self.ledger.tickers:
-            raise CaptureError(self.paths[0], "no bookTicker messages; record that stream too")
 
     def _parse(self) -> Batch:
         """Parse what waits, but for what is held, into columns."""

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Raw, Struct
 
-STAMP_DIGITS = 19
-"""Digits of a local receive time in ns, 2001 to 2262."""
+_DIGITS = {19: 1, 16: 1_000}
+"""Digits of a local receive time in ns and, from older recorders, in µs, 2001 to 2262; and ns a unit."""
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
@@ -46,12 +46,22 @@ class Line(Message, gc=False):
     snapshot_asks: Raw = msgspec.field(name="asks", default=Raw())
 
 
+def stamp_of(line: bytes) -> tuple[int, int] | None:
+    """Return a line's local receive time, ns, and where it ends; None where it has none."""
+    end = line.find(b" ", 0, 20)
+    unit = _DIGITS.get(end)
+    if unit is None or not line[:end].isdigit():
+        return None
+    return int(line[:end]) * unit, end
+
+
 def sniff(line: bytes) -> bool:
     """Tell whether a capture's first line is one of this format."""
-    if not (line[:STAMP_DIGITS].isdigit() and line[STAMP_DIGITS:].lstrip(b" \t").startswith(b"{")):
+    stamp = stamp_of(line)
+    if stamp is None or not line[stamp[1] :].lstrip(b" \t").startswith(b"{"):
         return False
     try:
-        keys = msgspec.json.decode(line[STAMP_DIGITS:], type=dict[str, Raw]).keys()
+        keys = msgspec.json.decode(line[stamp[1] :], type=dict[str, Raw]).keys()
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return False
     return bool(keys & {"stream", "lastUpdateId", "e", "u", "result", "error", "gap"})

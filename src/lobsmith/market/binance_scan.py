@@ -30,7 +30,7 @@ LINE_DTYPE = np.dtype(
 PADDING = 64
 """Bytes that may be looked at past the end of a line."""
 
-_STAMP = 19
+_NS_DIGITS, _US_DIGITS = 19, 16
 _EARLIEST = 10**18
 _QUOTE, _COMMA, _COLON, _OPEN, _CLOSE, _LEFT, _RIGHT, _MINUS, _BACK = (ord(sign) for sign in '",:{}[]-\\')
 _ZERO, _NINE, _LINE = ord("0"), ord("9"), 10
@@ -183,17 +183,22 @@ def _values(line, spans, a, b, c, d):  # type: ignore[no-untyped-def]
 def _message(text, symbol, line, spans, numbers):  # type: ignore[no-untyped-def]
     """Read one line; return its kind, `SLOW` for anything unusual."""
     at, stop = line.start, line.stop
-    if stop - at < _STAMP + 40 or text[at + _STAMP] != 32:
+    if stop - at < _NS_DIGITS + 40:
+        return SLOW
+    digits = _US_DIGITS if text[at + _US_DIGITS] == 32 else _NS_DIGITS
+    if text[at + digits] != 32:
         return SLOW
     local = np.uint64(0)
-    for i in range(at, at + _STAMP):
+    for i in range(at, at + digits):
         if not _ZERO <= text[i] <= _NINE:
             return SLOW
         local = local * np.uint64(10) + np.uint64(text[i] - _ZERO)
+    if digits == _US_DIGITS:
+        local *= np.uint64(1000)
     if local < np.uint64(_EARLIEST) or local >= np.uint64(2**63):
         return SLOW
     line.local = np.int64(local)
-    at += _STAMP + 1
+    at += digits + 1
     if not _is(text, at, at + len(_STREAM), _STREAM):
         return SLOW
     start = at + len(_STREAM) - 1

@@ -34,7 +34,8 @@ class Feed:
         self.sources = sources
         self._recording = recording
         self._ledger = ledger
-        self._screen = Screen(limits or ScreenParams(), ledger, ticker_feed=recording.ticker_feed)
+        self._limits = limits or ScreenParams()
+        self._screen: Screen | None = None
         self._level_updates = 0
 
     @property
@@ -50,11 +51,14 @@ class Feed:
         """
         for batch in self._recording.batches():
             self._level_updates += int(np.count_nonzero(batch.events.kind == LEVEL))
+            if self._screen is None:
+                self._screen = Screen(self._limits, self._ledger, ticker_feed=self._recording.ticker_feed)
             yield self._screen.push(batch)
 
     def accounting(self) -> Accounting:
         """Return the account, once everything has been read."""
-        return close_account(self._ledger, self._screen, self._level_updates)
+        screen = self._screen or Screen(self._limits, self._ledger, ticker_feed=True)
+        return close_account(self._ledger, screen, self._level_updates)
 
     def checks(self) -> dict[str, Any]:
         """Return what the reader itself has checked, such as the agreement with a venue's own snapshots."""

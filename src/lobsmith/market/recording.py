@@ -36,7 +36,7 @@ class Recording(Protocol):
     def ticker_feed(self) -> bool:
         """Whether the venue sends its best bid and ask by itself; else the screen writes them from the book.
 
-        Without a ticker feed, sequences must be even numbers that rise from message to message.
+        Known once the first batch has come. Without a ticker feed, sequences must rise from message to message.
         """
 
     def batches(self) -> Iterator[Batch]:
