@@ -13,7 +13,11 @@ from typing import Any
 import great_expectations as gx
 import numpy as np
 import pandas as pd
-from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.data_context.types.base import (
+    DataContextConfig,
+    InMemoryStoreBackendDefaults,
+    ProgressBarsConfig,
+)
 from great_expectations.expectations.core import (
     ExpectColumnValuesToBeBetween,
     ExpectColumnValuesToBeInSet,
@@ -93,7 +97,11 @@ class DataContract:
 
     def __init__(self, params: ContractParams) -> None:
         self._params = params
-        self._context = gx.get_context(mode="ephemeral")
+        # Without the default pages, which would leave a temporary folder behind.
+        stores = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)
+        self._context = gx.get_context(
+            mode="ephemeral", project_config=DataContextConfig(store_backend_defaults=stores)
+        )
         self._context.variables.progress_bars = ProgressBarsConfig(globally=False)
         self._source = self._context.data_sources.add_pandas(name="lobsmith")
         self._batches: list[dict[str, object]] = []
