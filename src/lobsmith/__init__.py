@@ -1,7 +1,10 @@
 """Keeps a neural network on limit-order-book data in service."""
 
 from lobsmith.compiled import use_own_cache
+from lobsmith.telemetry import turn_off
 
 __version__ = "0.1.0"
 
+# Both must come before the libraries that they concern are imported.
+turn_off()
 use_own_cache()
