@@ -81,11 +81,16 @@ def test_the_book_is_sound_after_every_message(session: Session) -> None:
             assert min(levels(book, BID, prices, sizes), levels(book, ASK, prices, sizes)) >= 15
 
 
-def test_imbalance_tells_where_the_mid_goes(session: Session) -> None:
+def queue_imbalance(session: Session) -> np.ndarray:
+    """Of the two best queues, at each ticker, in [-1, 1]."""
     e = session.events
-    time, mid = tickers(session)
     bid, ask = (e.size[(e.kind == TICKER) & (e.side == side)] for side in (BID, ASK))
-    imbalance = (bid - ask) / (bid + ask)
+    return (bid - ask) / (bid + ask)
+
+
+def test_imbalance_tells_where_the_mid_goes(session: Session) -> None:
+    time, mid = tickers(session)
+    imbalance = queue_imbalance(session)
     later = np.searchsorted(time, time + 100e6, side="right") - 1
     move = np.sign(mid[later] - mid)
     assert 0.1 < (move > 0).mean() < 0.4
@@ -104,11 +109,33 @@ def test_a_fork_leaves_the_market_as_it_is() -> None:
     np.testing.assert_array_equal(one.advance(60.0).price, other.advance(60.0).price)
 
 
+def test_a_copy_goes_on_as_its_original_would_have() -> None:
+    market = Market(SEED)
+    market.advance(10.0)
+    copy = market.copy()
+    market.advance(20.0)
+    copied = copy.advance(30.0)
+    whole = simulate(SEED, 30).events
+    assert len(copied) > 1000
+    np.testing.assert_array_equal(copied.price, whole.price[-len(copied) :])
+    np.testing.assert_array_equal(copied.local_time, whole.local_time[-len(copied) :])
+
+
+def test_no_stream_of_a_fork_is_used_twice() -> None:
+    """The error of the mean over many forks falls as it does for independent ones."""
+    market = Market(SEED)
+    market.advance(np.inf, tickers=500)
+    shares = np.array([market.fork([100], paths=50, seed=seed)[0, 2] for seed in range(200)])
+    mean = shares.mean()
+    assert shares.var() == pytest.approx(mean * (1 - mean) / 50, rel=0.4)  # four standard errors of a variance
+
+
 def test_forked_probabilities_are_the_true_ones(session: Session) -> None:
     """600 rows drawn with a fixed seed, 100 continuations each, against what happened and against the baselines."""
     horizons = (100, 1000)
     time, mid = tickers(session)
     labels = direction_labels(time, mid, np.zeros(len(time), np.int64), horizons)
+    imbalance = queue_imbalance(session)
     known = np.flatnonzero((labels >= 0).all(axis=1))
     rows = np.sort(np.random.default_rng(0).choice(known, 600, replace=False))
     paths = 100
@@ -126,9 +153,16 @@ def test_forked_probabilities_are_the_true_ones(session: Session) -> None:
         loss = -np.log((smooth * came).sum(axis=1))
         base = labels[known, h]
         majority = -np.log((np.bincount(base, minlength=3) / len(base) * came).sum(axis=1))
-        gain = majority - loss
-        assert gain.mean() > 4 * gain.std() / math.sqrt(len(gain))
-        assert gain.mean() > 0.05
+        # What the queues alone tell: frequencies in twenty classes of imbalance, from all the other rows.
+        others = np.setdiff1d(known, rows)
+        edges = np.quantile(imbalance, np.linspace(0, 1, 21)[1:-1])
+        table = np.ones((20, 3))
+        np.add.at(table, (np.digitize(imbalance[others], edges), labels[others, h]), 1)
+        table /= table.sum(axis=1, keepdims=True)
+        queues = -np.log((table[np.digitize(imbalance[rows], edges)] * came).sum(axis=1))
+        for gain in (majority - loss, queues - loss):
+            assert gain.mean() > 4 * gain.std() / math.sqrt(len(gain))
+            assert gain.mean() > 0.05
 
 
 def test_a_flash_crash_falls_and_comes_back() -> None:
@@ -141,6 +175,12 @@ def test_a_flash_crash_falls_and_comes_back() -> None:
     assert before - lowest > 4 * np.ptp(calm[: int((seconds < 30).sum())]) / 10
     assert before - lowest > 60  # ticks of the mid, doubled
     assert after - lowest > 0.3 * (before - lowest)
+
+
+@pytest.mark.parametrize("crash", [0.0, 500.0, 5_000.0])
+def test_however_fast_it_falls_the_book_is_sound(crash: float) -> None:
+    account = simulate(SEED, 12, Dynamics(crash_at_s=5.0, crash=crash)).accounting
+    assert (account.crossed, account.faults, account.segments) == (0, {}, 1)
 
 
 @pytest.mark.parametrize("name", ["raw.gz", "raw.txt"])
@@ -166,11 +206,48 @@ def test_faults_can_be_injected_into_a_simulated_session(tmp_path: Path) -> None
     assert account.segments == 2
 
 
-def test_nothing_to_simulate_is_an_error() -> None:
-    with pytest.raises(DataError):
-        simulate(1, 0)
+@pytest.mark.parametrize("seconds", [0, -1, math.inf, math.nan])
+def test_a_time_without_an_end_or_a_beginning_is_an_error(seconds: float) -> None:
+    with pytest.raises(DataError, match="cannot simulate"):
+        simulate(1, seconds)
 
 
-def test_trades_without_end_are_refused() -> None:
-    with pytest.raises(ValueError, match="without end"):
-        Dynamics(excitement=5.0)
+@pytest.mark.parametrize(
+    ("constants", "what"),
+    [
+        ({"market": 10.0}, "without end"),
+        ({"volatile": 8.0}, "without end"),
+        ({"order": 0.0}, "order is 0.0"),
+        ({"limit": -1.0}, "limit is -1.0"),
+        ({"theta": 1.5}, "theta is 1.5"),
+        ({"calm": math.nan}, "calm is nan"),
+        ({"crash_at_s": math.nan}, "crash_at_s is nan"),
+        ({"deep": math.inf}, "deep is inf"),
+    ],
+)
+def test_constants_of_which_no_market_can_be_made_are_refused(constants: dict[str, float], what: str) -> None:
+    with pytest.raises(DataError, match=what):
+        Dynamics(**constants)
+
+
+@pytest.mark.parametrize(
+    ("horizons", "paths", "what"),
+    [([], 10, "horizons"), ([1000, 100], 10, "horizons"), ([0, 100], 10, "horizons"), ([100], 0, "continuations")],
+)
+def test_a_fork_to_nowhere_is_an_error(horizons: list[int], paths: int, what: str) -> None:
+    market = Market(SEED)
+    market.advance(1.0)
+    with pytest.raises(DataError, match=what):
+        market.fork(horizons, paths, seed=1)
+
+
+def test_a_fork_before_the_market_opens_is_an_error() -> None:
+    with pytest.raises(DataError, match="first ticker"):
+        Market(SEED).fork([100], paths=1, seed=1)
+
+
+@pytest.mark.parametrize("rows", [[5, 3], [3, 3], [-1, 2]])
+def test_rows_that_do_not_rise_are_an_error(rows: list[int]) -> None:
+    """The market cannot go back: it would answer for another row."""
+    with pytest.raises(DataError, match="rise"):
+        row_probabilities(SEED, rows, [100], paths=1)

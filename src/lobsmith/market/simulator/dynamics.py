@@ -18,12 +18,17 @@ On top of that:
 Randomness is a SplitMix64 sequence: the same seed gives the same bytes. Nothing here knows how a venue speaks.
 """
 
+import math
 from typing import Annotated
 
+import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 from numba import njit
 
+from lobsmith.errors import DataError
+
+Positive = Annotated[float, Meta(gt=0)]
 Rate = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -38,34 +43,38 @@ KINDS = 5
 
 
 class Dynamics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All constants of the market; rates are per second and side in the calm regime, sizes in lots."""
+    """All constants of the market; rates are per second and side in the calm regime, sizes in lots.
 
-    limit: Rate = 8.0
-    cancel: Rate = 7.5
-    market: Rate = 1.3
+    Raises:
+        DataError: a constant is not finite or out of its range, or trades would excite themselves without end.
+    """
+
+    limit: Positive = 8.0
+    cancel: Positive = 7.5
+    market: Positive = 1.3
     inside: Rate = 14.0
     """Orders into the spread, for each free tick."""
     deep: Rate = 8.0
     """Changes of the levels behind the touch."""
-    order: Rate = 800.0
+    order: Positive = 800.0
     """Mean size of an order; market orders are half as large again."""
-    queue: Rate = 2200.0
+    queue: Positive = 2200.0
     """Size that a queue behind the touch returns to."""
     theta: Share = 0.2
     reinitialise: Share = 0.1
     excitement: Rate = 0.5
     """What a market order adds to its side's intensity, as a share of `market`."""
-    excitement_s: Rate = 0.4
-    """How fast that fades; `market * excitement * excitement_s` must stay below 1."""
+    excitement_s: Positive = 0.4
+    """How fast that fades. A trade has `market * excitement * excitement_s` children, times the regime's factor."""
     direction: Rate = 0.4
     """How much the latent direction, of variance 1, leans on log intensities."""
-    direction_s: Rate = 1.0
+    direction_s: Positive = 1.0
     imbalance: Rate = 0.6
-    regime_s: Rate = 60.0
+    regime_s: Positive = 60.0
     """Mean stay in a regime."""
-    calm: Rate = 0.8
-    trending: Rate = 1.2
-    volatile: Rate = 2.2
+    calm: Positive = 0.8
+    trending: Positive = 1.2
+    volatile: Positive = 2.2
     """Factors on all rates."""
     trend: Rate = 0.05
     """How much a trend leans on the log intensity of market orders."""
@@ -79,9 +88,21 @@ class Dynamics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Factor on selling in the crash, and a third of it on buying in the recovery."""
 
     def __post_init__(self) -> None:
-        """Refuse trades that excite themselves without end."""
-        if self.market * self.excitement * self.excitement_s >= 1.0:
-            raise ValueError("market * excitement * excitement_s must stay below 1: trades would multiply without end")
+        """Refuse constants of which no market can be made; a Struct checks its types only when it is decoded."""
+        for field in msgspec.structs.fields(self):
+            value = getattr(self, field.name)
+            try:
+                msgspec.convert(value, field.type)
+            except msgspec.ValidationError as error:
+                raise DataError(f"dynamics: {field.name} is {value}: {error}") from error
+            if not math.isfinite(value):
+                raise DataError(f"dynamics: {field.name} is {value}; give a finite number")
+        children = max(self.calm, self.trending, self.volatile) * self.market * self.excitement * self.excitement_s
+        if children >= 1.0:
+            raise DataError(
+                f"dynamics: a trade excites {children:.2f} others and trades would multiply without end; "
+                "keep market * excitement * excitement_s, times the greatest regime factor, below 1"
+            )
 
 
 STATE = np.dtype(
@@ -214,7 +235,7 @@ def total_rate(s, d):  # type: ignore[no-untyped-def]
                 cancel *= 3.0
         elif phase == 2:
             market *= d.crash / 3.0 if side == 1 else 0.2
-        market += d.market * s.excited[side]  # no factor on this part: trades would multiply without end
+        market += d.market * s.excited[side]  # only the regime scales this part: trades must not multiply without end
         s.rates[KINDS * side + LIMIT] = scale * limit
         s.rates[KINDS * side + CANCEL] = scale * cancel
         s.rates[KINDS * side + MARKET] = scale * market

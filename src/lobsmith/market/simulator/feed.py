@@ -1,7 +1,7 @@
 """How the simulated venue speaks: a ticker at each change of the touch, all changed levels every 100 ms, trades.
 
-Update ids order tickers and depth as Binance's do. A message is received 3 ms and an exponential jitter after it was
-sent, in order.
+When more than `RUSH` levels of a side have changed, their message does not wait for its time. Update ids order tickers
+and depth as Binance's do. A message is received 3 ms and an exponential jitter after it was sent, in order.
 """
 
 import numpy as np
@@ -26,6 +26,8 @@ from lobsmith.market.simulator.dynamics import (
 START_NS = 1_704_067_200_000_000_000  # 2024-01-01T00:00:00Z
 _LATENCY_NS, _JITTER_NS = 3_000_000, 300_000
 _LOTS = 1000.0  # a unit of size
+RUSH = RING // 2
+"""A price may only come to the slot of another in a ring of levels once the other's change was told."""
 MESSAGE_ROOM = 2 * RING + LEVELS + 16
 """Rows that one step may write."""
 
@@ -137,6 +139,8 @@ def run(state, dynamics, rows, until, tickers):  # type: ignore[no-untyped-def]
             n = _write(s, rows, n, TRADE, ASK if side == 0 else BID, fills[k, 0], fills[k, 1], s.trade, exchange)
             rows[n - 1].flags = END
         n = _write_ticker(s, rows, n, exchange)
+        if max(s.changes[0], s.changes[1]) > RUSH:
+            n = _write_depth(s, rows, n, exchange)
     return n, False
 
 

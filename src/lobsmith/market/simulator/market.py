@@ -1,7 +1,9 @@
 """The simulated market as an object: run it, copy it, and ask what would most probably happen next."""
 
+import math
 from collections import namedtuple
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import msgspec
@@ -46,8 +48,20 @@ class Market:
         """Time of the last event since the start."""
         return float(self._state["now"][0])
 
+    def copy(self) -> "Market":
+        """Return a market in the same state, which goes on the same way whatever becomes of this one."""
+        other = copy(self)
+        other._state = self._state.copy()
+        return other
+
     def advance(self, seconds: float, tickers: int = _NO_LIMIT) -> Events:
-        """Run until a time since the start, or until a number of tickers since the start; return the events."""
+        """Run until a time since the start, or until a number of tickers since the start; return the events.
+
+        Raises:
+            DataError: there is no end: `seconds` is not finite, and no number of tickers is given.
+        """
+        if math.isnan(seconds) or (math.isinf(seconds) and tickers == _NO_LIMIT):
+            raise DataError(f"cannot simulate until {seconds} s; give a finite time or a number of tickers")
         rows = np.empty(_BLOCK, ROW_DTYPE)
         parts: list[Events] = []
         done = False
@@ -59,23 +73,33 @@ class Market:
     def fork(self, horizons_ms: Sequence[int], paths: int, seed: int) -> npt.NDArray[np.float64]:
         """Return how the mid moves from here, over many continuations; the market itself is left as it is.
 
-        The market must stand at a ticker: see `advance`. Labels are those of `features.labels`: the mid of the last
-        ticker received by then, against the present one.
+        Labels are those of `features.labels`: the mid of the last ticker received by then, against the present one.
+        Horizons count from the last message received: for the answer at a row, let the market stop at its ticker.
 
         Args:
             horizons_ms: milliseconds of local receive time, rising.
-            paths: continuations.
+            paths: continuations, at least one.
             seed: of the continuations; it has nothing to do with the market's own future.
 
         Returns:
             float64 [H, 3], shares of down, unchanged, up; the standard error of a share p is sqrt(p (1 - p) / paths).
+
+        Raises:
+            DataError: nothing is asked for, horizons do not rise from above 0, or the market has not opened.
         """
+        if paths < 1:
+            raise DataError(f"cannot fork into {paths} continuations; give one or more")
+        steps = np.diff(horizons_ms, prepend=0)
+        if not len(steps) or (steps <= 0).any():
+            raise DataError(f"cannot fork to horizons of {list(horizons_ms)} ms; give positive ones that rise")
+        if not self._state["tickers"][0]:
+            raise DataError("cannot fork a market before its first ticker; advance it first")
         counts = np.zeros((len(horizons_ms), 3), np.int64)
         horizons = np.array(horizons_ms, np.int64) * 1_000_000
         rows = np.empty(4 * MESSAGE_ROOM, ROW_DTYPE)
         for path in range(paths):
             state = self._state.copy()
-            state["random"] = (seed * paths + path) * _STREAMS % 2**64
+            state["random"] = (int(seed) * paths + path) * _STREAMS % 2**64
             direction_after(state, self._constants, rows, horizons, counts)
         shares: npt.NDArray[np.float64] = counts / paths
         return shares
@@ -85,9 +109,9 @@ def simulate(seed: int, seconds: int, dynamics: Dynamics | None = None) -> Sessi
     """Simulate a session of `seconds`, beginning 2024-01-01T00:00:00Z; the same arguments give the same events.
 
     Raises:
-        DataError: `seconds` is not positive.
+        DataError: `seconds` is not positive and finite.
     """
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise DataError(f"cannot simulate {seconds} seconds; give a positive number")
     events = Market(seed, dynamics).advance(seconds)
     return Session(INSTRUMENT, events, account(events), (f"simulator seed {seed}, {seconds} s",))
@@ -109,10 +133,15 @@ def row_probabilities(
 
     Returns:
         float64 [N, H, 3].
+
+    Raises:
+        DataError: rows do not rise from 0 or more, or as `Market.fork`.
     """
+    if (np.diff(rows, prepend=-1) <= 0).any():
+        raise DataError("rows must be numbers of tickers from 0 on that rise; sort them, and give each once")
     market = Market(seed, dynamics)
     found = np.empty((len(rows), len(horizons_ms), 3))
     for i, row in enumerate(rows):
-        market.advance(np.inf, row + 1)
+        market.advance(math.inf, int(row) + 1)
         found[i] = market.fork(horizons_ms, paths, seed=row + 1)
     return found
