@@ -15,7 +15,16 @@ from lobsmith.market.readers import read_captures
 from lobsmith.market.session import Session, fingerprint
 from lobsmith.market.simulator import simulate
 from lobsmith.market.simulator.raw import raw_lines
-from tests.market.captured import futures_depth, futures_ticker, levels, line, snapshot, write
+from tests.market.captured import (
+    futures_depth,
+    futures_ticker,
+    levels,
+    line,
+    snapshot,
+    spot_depth,
+    spot_ticker,
+    write,
+)
 
 FUTURES = [
     snapshot(0, 50, levels(("61800.0", "1")), levels(("61800.1", "2")), E=1723161256001, T=1723161256000),
@@ -123,3 +132,63 @@ def test_a_capture_without_tickers_gets_them_from_the_book(tmp_path: Path) -> No
     rows_made, crossings = replay(book, e.kind, e.side, e.price, e.size, e.sequence, e.flags)
     assert rows_made == (e.kind == TICKER).sum() // 2
     assert crossings == 0
+
+
+WAITING = {
+    "spot, the snapshot has all of it": (False, 50, 1),
+    "futures, its id may be half of a difference": (True, 50, 0),
+    "spot, one newer": (False, 51, 0),
+    "futures, one older": (True, 49, 1),
+}
+
+
+@pytest.mark.parametrize(("futures", "last", "old"), WAITING.values(), ids=WAITING.keys())
+def test_a_difference_at_the_snapshots_own_id(tmp_path: Path, futures: bool, last: int, old: int) -> None:
+    bids = [("99.00", "1")]
+    first = futures_depth(0, 44, 45, last, bids) if futures else spot_depth(0, 45, last, bids)
+    again = snapshot(1, 50, levels(("99.50", "1")), levels(("100.00", "1")))
+    ticker = futures_ticker(2, 90, ("99.50", "1"), ("100.00", "1"))
+    # Whether it comes before the snapshot or behind it.
+    for lines in ([first, again, ticker], [again, first, ticker]):
+        account = read_captures([write(tmp_path / "a", *lines)]).accounting
+        assert account.set_aside == ({"older than the snapshot": 1} if old else {})
+        assert (account.faults, account.level_updates) == ({}, 2 if old else 3)
+
+
+def buffered(*order: int) -> list[bytes]:
+    """A snapshot behind some of six differences in a row, in some order, and a ticker."""
+    made = [spot_depth(k, 91 + 5 * k, 95 + 5 * k, [("99.90", f"{k + 1}")]) for k in range(6)]
+    book = snapshot(9, 99, levels(("99.98", "1")), levels(("100.01", "1")))
+    return [*(made[k] for k in order), book, spot_ticker(10, 200, ("99.98", "1"), ("100.01", "1"))]
+
+
+def test_a_hole_among_buffered_differences_is_a_gap(tmp_path: Path) -> None:
+    lines = buffered(0, 1, 2, 4, 5)
+    session = read_captures([write(tmp_path / "a", *lines)])
+    account = session.accounting
+    assert (account.faults, account.segments) == ({"gap": 1}, 1)
+    # The ticker, and the differences behind the hole, which wait for the next snapshot in vain.
+    assert account.set_aside == {"older than the snapshot": 1, "gap": 3}
+    mended = [*lines, snapshot(11, 117, levels(("99.98", "7")), levels(("100.01", "1")))]
+    account = read_captures([write(tmp_path / "b", *mended)]).accounting
+    assert (account.faults, account.segments) == ({"gap": 1}, 2)
+    assert account.set_aside == {"older than the snapshot": 2, "gap": 1}
+
+
+def test_swapped_neighbours_that_wait_for_the_snapshot_are_put_back(tmp_path: Path) -> None:
+    straight = read_captures([write(tmp_path / "a", *buffered(0, 1, 2, 3))])
+    for order in ((1, 0, 2, 3), (0, 2, 1, 3), (0, 1, 3, 2)):
+        swapped = read_captures([write(tmp_path / "b", *buffered(*order))])
+        assert rows(swapped) == rows(straight)
+        assert swapped.accounting.faults == {"out of order": 1}
+        assert swapped.accounting.set_aside == straight.accounting.set_aside
+
+
+def test_a_reconnection_voids_the_book_until_a_snapshot(tmp_path: Path) -> None:
+    mark = line(6, {"gap": "reconnect"})
+    again = snapshot(8, 100, levels(("61700.0", "1")), levels(("61700.1", "1")))
+    ticker = futures_ticker(9, 101, ("61700.0", "1"), ("61700.1", "1"))
+    lines = [*FUTURES, FIRST, mark, mark, futures_ticker(7, 99, ("61700.0", "1"), ("61700.1", "1")), again, ticker]
+    account = read_captures([write(tmp_path / "a", *lines)]).accounting
+    assert (account.faults, account.segments) == ({"reconnect": 1}, 2)
+    assert account.set_aside == {"reconnect": 3}  # both marks, and the ticker without a book

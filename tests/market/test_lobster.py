@@ -1,5 +1,6 @@
 """Golden cases written from the format's documentation; no sample of LOBSTER's was at hand."""
 
+import gzip
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,19 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lobsmith.errors import CaptureError, DataError
+from lobsmith.market import lobster
 from lobsmith.market.events import CLEAR, GAP, LEVEL, TRADE
+from lobsmith.market.ledger import Ledger
 from lobsmith.market.readers import read_captures
 from lobsmith.market.session import Session
+from tests.market import replayed
 
 NAME = "AAPL_2012-06-21_34200000_57600000_{}_2.csv"
 EMPTY_ASK, EMPTY_BID = "9999999999,0", "-9999999999,0"
 FIRST = "1186600,100,1185000,200,1187000,300,1184000,400"
 
 
-def write(folder: Path, messages: list[str], books: list[str]) -> Path:
+def write(folder: Path, messages: list[str], books: list[str], name: str = NAME) -> Path:
     for which, lines in (("message", messages), ("orderbook", books)):
-        (folder / NAME.format(which)).write_text("".join(f"{line}\n" for line in lines))
-    return folder / NAME.format("message")
+        content = "".join(f"{line}\n" for line in lines).encode()
+        (folder / name.format(which)).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    return folder / name.format("message")
 
 
 def rows(session: Session, *kinds: int) -> list[tuple[int, int, int, float]]:
@@ -96,6 +101,100 @@ def test_a_halt_ends_the_segment(tmp_path: Path) -> None:
     assert session.accounting.set_aside == {"trading halt": 1}
 
 
+def test_a_line_within_a_halt_is_set_aside_once(tmp_path: Path) -> None:
+    messages = [
+        "34200.0,1,6,100,1186600,-1",
+        "34201.0,7,0,0,-1,-1",
+        "34202.0,4,6,10,1186600,-1",
+        "34203.0,6,-3,500,1186600,-1",
+        "34203.5,7,0,0,-1,-1",
+        "34204.0,7,0,0,1,-1",
+    ]
+    session = read_captures([write(tmp_path, messages, [FIRST] * 6)])
+    assert rows(session) == [*BEGUN, (GAP, 0, 0, 0.0), *BEGUN]
+    assert session.accounting.set_aside == {"trading halt": 3}
+    assert (session.accounting.kept, session.accounting.faults) == (3, {"trading halt": 1})
+
+
+def test_days_are_apart(tmp_path: Path) -> None:
+    one = write(tmp_path, ["34200.0,1,6,100,1186600,-1", "34201.0,7,0,0,-1,-1"], [FIRST] * 2)
+    # In winter New York is an hour later; a halt does not outlast its day's files.
+    two = write(tmp_path, ["34200.0,1,6,100,1186600,-1"], [FIRST], NAME.replace("2012-06-21", "2012-12-21") + ".gz")
+    ledger = Ledger()
+    events, lines = replayed.read([one, two], ledger)
+    gap = (GAP, 0, 0, 0.0)
+    found = zip(events.kind.tolist(), events.side.tolist(), events.price.tolist(), events.size.tolist(), strict=True)
+    assert list(found) == [*BEGUN, gap, gap, *BEGUN]
+    assert lines == [1] * 5 + [2] + [1] * 6
+    assert events.local_time[-1] == int(datetime(2012, 12, 21, 14, 30, tzinfo=UTC).timestamp()) * 10**9
+    assert np.all(np.diff(events.sequence[events.kind == LEVEL]) >= 0)
+    assert ledger.faults == {"trading halt": 1}
+    with pytest.raises(CaptureError, match="a day no later than 2012-12-21"):
+        replayed.read([two, one])
+
+
+@pytest.mark.parametrize(
+    ("book", "tick", "best"),
+    [(FIRST, 0.01, 11866), (FIRST.replace("1186600", "1186650"), 0.005, 23733), ("8917,1,8912,2", 0.0001, 8917)],
+)
+def test_the_tick_is_what_the_first_lines_quote_in(tmp_path: Path, book: str, tick: float, best: int) -> None:
+    name = NAME.replace("_2.csv", f"_{len(book.split(',')) // 4}.csv")
+    session = read_captures([write(tmp_path, ["34200.0,1,6,100,8917,-1"], [book], name)])
+    assert session.instrument.tick_size == tick
+    assert min(row[2] for row in rows(session) if row[1] == -1) == best
+
+
+def test_a_price_finer_than_the_first_ones_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lobster, "_CHUNK", 4)
+    finer = FIRST.replace("1186600", "1186650")
+    path = write(tmp_path, ["34200.0,1,6,100,1186600,-1"] * 2, [FIRST, finer])
+    with pytest.raises(CaptureError, match=r"orderbook_2\.csv:2: a price that is no multiple of 0.01"):
+        replayed.read([path])
+
+
+def test_a_file_may_begin_with_an_auction(tmp_path: Path) -> None:
+    messages = ["34200.0,6,-1,5000,1186600,-1", "34200.1,1,6,100,1186600,-1"]
+    session = read_captures([write(tmp_path, messages, [FIRST] * 2)])
+    assert rows(session) == BEGUN
+    assert session.accounting.set_aside == {"trade outside the book": 1}
+
+
+LADDER = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 3)), max_size=3, unique_by=lambda level: level[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(LADDER, LADDER, st.sampled_from([1, 4, 5])), min_size=1, max_size=12), st.integers(3, 400))
+def test_differences_of_books_make_the_books(
+    tmp_path_factory: pytest.TempPathFactory,
+    ladders: list[tuple[list[tuple[int, int]], list[tuple[int, int]], int]],
+    chunk: int,
+) -> None:
+    messages, lines, shown = [], [], {}
+    for number, (down, up, kind) in enumerate(ladders, 1):
+        bids, asks = sorted((100 - price, size) for price, size in down)[::-1], sorted((100 + p, s) for p, s in up)
+        empty = [(-99_999_999.99, 0), (99_999_999.99, 0)]
+        cells = [
+            f"{round(price * 100)},{size}"
+            for k in range(3)
+            for price, size in ((asks[k] if k < len(asks) else empty[1]), (bids[k] if k < len(bids) else empty[0]))
+        ]
+        lines.append(",".join(cells))
+        messages.append(f"{34200 + number},{kind},6,100,10100,-1")
+        shown[number] = (bids, asks)
+    path = write(tmp_path_factory.mktemp("books"), messages, lines, NAME.replace("_2.csv", "_3.csv"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lobster, "_CHUNK", chunk)
+        events, places = replayed.read([path])
+    seen = {line: (bids, asks) for line, bids, asks in replayed.books(events, places)}
+    last = seen[1]
+    for line, expected in shown.items():
+        last = seen.get(line, last)
+        assert last == expected
+    assert [line for line, kind in zip(places, events.kind, strict=True) if kind == TRADE] == [
+        number for number, (_, _, kind) in enumerate(ladders, 1) if kind != 1
+    ]
+
+
 def test_what_is_no_trade_of_the_book_is_set_aside(tmp_path: Path) -> None:
     messages = ["34200.0,1,6,100,1186600,-1", "34201.0,6,0,50,1186000,-1", "34202.0,5,0,50,1186050,-1"]
     session = read_captures([write(tmp_path, messages, [FIRST] * 3)])
@@ -112,7 +211,12 @@ def test_what_is_no_trade_of_the_book_is_set_aside(tmp_path: Path) -> None:
         (["34200.0,1,6,100,1186600,-1", "x,1,6,100,1,-1"], [FIRST] * 2, r"message_2\.csv:2: time"),
         (["34200.0,1,6,100,1186600,-1", "99999,1,6,100,1,-1"], [FIRST] * 2, "midnight"),
         (["34200.0,1,6,100,1186600,-1"], ["1,2,3,4"], "4 cells, not 8"),
-        (["34200.0,1,6,100,1186600,-1"], [FIRST.replace("1186600", "1186650")], "no whole cent"),
+        (
+            ["34200.0,1,6,100,1186600,-1"],
+            [FIRST.replace("1186600", "1187600")],
+            "orderbook_2.csv:1: prices that do not",
+        ),
+        (["34200.0,1,6,100,1186600,-1"], [FIRST.replace("100,", "-1,")], "orderbook_2.csv:1: ask size 1: -1"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, messages: list[str], books: list[str], words: str) -> None:
@@ -130,6 +234,9 @@ def test_a_missing_companion_and_a_foreign_name_are_refused(tmp_path: Path) -> N
     other.write_text("34200.0,1,6,100,1186600,-1\n")
     with pytest.raises(CaptureError, match="name must say"):
         read_captures([other])
+    nowhen = write(tmp_path, ["34200.0,1,6,100,1186600,-1"], [FIRST], NAME.replace("06-21", "13-45"))
+    with pytest.raises(CaptureError, match="2012-13-45 in the file's name is no day"):
+        read_captures([nowhen])
 
 
 @settings(max_examples=100, deadline=None)
@@ -142,6 +249,26 @@ def test_any_bytes_end_in_events_or_an_error(
     for which, tail in (("message", message), ("orderbook", book)):
         with (folder / NAME.format(which)).open("ab") as file:
             file.write(tail)
+    try:
+        read_captures([path])
+    except DataError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+
+
+ODD = st.sampled_from(
+    ["", " ", "-", "-1", "0", "1e5", "1e-300", "1e300", "nan", "inf", "9" * 30, "0.1", "\0", '"', "é", "7"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_cells_end_in_events_or_an_error(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    messages = [f"3420{k}.0,{k},6,100,1186600,-1".split(",") for k in (1, 4, 5)]
+    books = [FIRST.split(",") for _ in messages]
+    for _ in range(data.draw(st.integers(1, 3))):
+        lines = data.draw(st.sampled_from([messages, books]))
+        lines[data.draw(st.integers(0, 2))][data.draw(st.integers(0, 5))] = data.draw(ODD)
+    path = write(tmp_path_factory.mktemp("cells"), list(map(",".join, messages)), list(map(",".join, books)))
     try:
         read_captures([path])
     except DataError as error:

@@ -158,11 +158,15 @@ class Continuity:
         if self.synchronised and snapshot < self.last:
             self.ledger.aside(Reason.OLD_SNAPSHOT, place, local)
             return False
-        newer = [one for one in self._buffer if not self._older(one, snapshot)]
+        # Swapped neighbours among them cost nothing: all are applied at once.
+        buffered = sorted(self._buffer, key=lambda one: one.last)
+        newer = [one for one in buffered if not self._older(one, snapshot)]
         if newer and newer[0].start > snapshot:
             self.ledger.aside(Reason.OLD_SNAPSHOT, place, local)
             return False
-        buffered, self._buffer = self._buffer, deque()
+        if buffered != list(self._buffer):
+            self.ledger.fault(Reason.OUT_OF_ORDER)
+        self._buffer = deque()
         self.synchronised = self._fresh = True
         self.last = snapshot
         ready: list[Difference] = []
@@ -171,9 +175,9 @@ class Continuity:
             if broken:
                 self._wait(one)
                 continue
-            outcome = self.take(one._replace(local=local))
+            outcome = self.take(one)
             if outcome is Outcome.APPLIED:
-                ready += self.ready
+                ready += [each._replace(local=local) for each in self.ready]
             elif outcome in (Outcome.HELD, Outcome.LOST):
                 # A hole among buffered differences will not be filled any more.
                 broken = True

@@ -11,56 +11,76 @@ from lobsmith.market.payloads import ROW_DTYPE
 
 
 @njit(cache=True, error_model="numpy")
-def _find(prices, count, price):  # type: ignore[no-untyped-def]
-    for k in range(count):
-        if prices[k] == price:
-            return k
-    return -1
+def _write(rows, n, kind, side, price, size):  # type: ignore[no-untyped-def]
+    rows[n].kind = kind
+    rows[n].side = side
+    rows[n].price = price
+    rows[n].size = size
+    return n + 1
 
 
 @njit(cache=True, error_model="numpy")
-def _run(prices, sizes, counts, local, exchange, first, held_prices, held_sizes, held, begun, rows, owners):  # type: ignore[no-untyped-def]
+def _run(prices, sizes, local, exchange, first, held_prices, held_sizes, held, begun, rows, owners):  # type: ignore[no-untyped-def]
     n = 0
+    new_prices = np.empty(prices.shape[2], np.int64)
+    new_sizes = np.empty(prices.shape[2])
     for i in range(len(local)):
-        sequence = 2 * (first + i)
         start = n
         if not begun:
-            rows[n].kind = CLEAR
-            rows[n].side = 0
-            rows[n].price = 0
-            rows[n].size = 0.0
-            n += 1
-            held[0] = 0
-            held[1] = 0
+            n = _write(rows, n, CLEAR, 0, 0, 0.0)
+            held[:] = 0
             begun = True
         for s in range(2):
             side = BID if s == 0 else ASK
-            for k in range(held[s]):
-                if _find(prices[i, s], counts[i, s], held_prices[s, k]) < 0:
-                    rows[n].kind = LEVEL
-                    rows[n].side = side
-                    rows[n].price = held_prices[s, k]
-                    rows[n].size = 0.0
-                    n += 1
-            for k in range(counts[i, s]):
-                at = _find(held_prices[s], held[s], prices[i, s, k])
-                if at < 0 or held_sizes[s, at] != sizes[i, s, k]:
-                    rows[n].kind = LEVEL
-                    rows[n].side = side
-                    rows[n].price = prices[i, s, k]
-                    rows[n].size = sizes[i, s, k]
-                    n += 1
-            held[s] = counts[i, s]
-            for k in range(counts[i, s]):
-                held_prices[s, k] = prices[i, s, k]
-                held_sizes[s, k] = sizes[i, s, k]
+            towards = -side  # the way prices go from the best level on
+            count = 0
+            for k in range(prices.shape[2]):
+                price, size = prices[i, s, k], sizes[i, s, k]
+                if size > 0.0:
+                    if price <= 0 or (count and (price - new_prices[count - 1]) * towards <= 0):
+                        return -1 - i
+                    new_prices[count], new_sizes[count] = price, size
+                    count += 1
+            # Both ladders are in order, so that one pass over them finds what is gone, new and changed.
+            old, new = 0, 0
+            while old < held[s] or new < count:
+                ahead = 0
+                if old == held[s]:
+                    ahead = 1
+                elif new == count:
+                    ahead = -1
+                elif new_prices[new] != held_prices[s, old]:
+                    ahead = 1 if (held_prices[s, old] - new_prices[new]) * towards > 0 else -1
+                if ahead < 0:
+                    n = _write(rows, n, LEVEL, side, held_prices[s, old], 0.0)
+                    old += 1
+                    continue
+                if ahead > 0 or new_sizes[new] != held_sizes[s, old]:
+                    n = _write(rows, n, LEVEL, side, new_prices[new], new_sizes[new])
+                old += 1 if ahead == 0 else 0
+                new += 1
+            held[s] = count
+            held_prices[s, :count] = new_prices[:count]
+            held_sizes[s, :count] = new_sizes[:count]
         for k in range(start, n):
             rows[k].local_time = local[i]
             rows[k].exchange_time = exchange[i]
-            rows[k].sequence = sequence
+            rows[k].sequence = 2 * (first + i)
             rows[k].flags = END if k == n - 1 else 0
             owners[k] = i
     return n
+
+
+class DisorderError(ValueError):
+    """A ladder's prices do not go away from the touch.
+
+    Args:
+        row: the ladder.
+    """
+
+    def __init__(self, row: int) -> None:
+        super().__init__(f"ladder {row} is out of order")
+        self.row = row
 
 
 class Ladders:
@@ -68,14 +88,15 @@ class Ladders:
 
     Args:
         levels: K, levels of a side.
+        number: of the first ladder; sequences are twice that.
     """
 
-    def __init__(self, levels: int) -> None:
+    def __init__(self, levels: int, number: int = 1) -> None:
+        self.number = number
         self._prices = np.zeros((2, levels), np.int64)
         self._sizes = np.zeros((2, levels))
         self._held = np.zeros(2, np.int64)
         self._begun = False
-        self._number = 1
 
     def forget(self) -> None:
         """Begin anew, with a `CLEAR`, at the next ladder."""
@@ -85,7 +106,6 @@ class Ladders:
         self,
         prices: npt.NDArray[np.int64],
         sizes: npt.NDArray[np.float64],
-        counts: npt.NDArray[np.int64],
         local: npt.NDArray[np.int64],
         exchange: npt.NDArray[np.int64],
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
@@ -93,23 +113,24 @@ class Ladders:
 
         Args:
             prices: int64 [N, 2, K], bids and asks, ticks.
-            sizes: float64 [N, 2, K].
-            counts: int64 [N, 2], how many levels each side has.
+            sizes: float64 [N, 2, K]; a level of size 0 is empty, whatever its price.
             local: int64 [N], ns.
             exchange: int64 [N], ns.
 
         Returns:
             (`ROW_DTYPE` rows, int64 the ladder that each belongs to); a ladder like the one before makes none.
+
+        Raises:
+            DisorderError: a price is not positive, or no worse than that of the level before it.
         """
         rows = np.zeros(len(local) * (4 * prices.shape[2] + 1), ROW_DTYPE)
         owners = np.zeros(len(rows), np.int64)
         count = _run(
             prices,
             sizes,
-            counts,
             local,
             exchange,
-            self._number,
+            self.number,
             self._prices,
             self._sizes,
             self._held,
@@ -117,6 +138,8 @@ class Ladders:
             rows,
             owners,
         )
+        if count < 0:
+            raise DisorderError(-1 - count)
         self._begun = self._begun or len(local) > 0
-        self._number += len(local)
-        return rows[:count], owners[:count]
+        self.number += len(local)
+        return rows[:count].copy(), owners[:count].copy()
