@@ -88,15 +88,18 @@ class FeatureParams(_Section, frozen=True):
 
     normaliser_rows: Annotated[int, Meta(ge=2, le=100_000)]
     normaliser_minimum: Annotated[int, Meta(ge=2)]
-    flow_decay_s: PositiveFloat
+    flow_decays_s: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
+    size_decay_s: PositiveFloat
     volatility_short_s: PositiveFloat
     volatility_long_s: PositiveFloat
 
 
 class LabelParams(_Section, frozen=True):
-    """The horizons of the direction labels."""
+    """What is predicted; part of the wire contract."""
 
     horizons_ms: Annotated[tuple[Positive, ...], Meta(min_length=1)]
+    significant_bps: PositiveFloat
+    withdrawal: Annotated[float, Meta(gt=0, lt=1)]
 
 
 class SplitParams(_Section, frozen=True):

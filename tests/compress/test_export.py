@@ -13,6 +13,7 @@ from lobsmith.compress.golden import golden_vectors, load_golden, save_golden
 from lobsmith.compress.priming import TOLERANCE, measure_prime_rows
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import ReleaseError
+from lobsmith.features.definitions import COUNT
 from lobsmith.files import sha256_file
 from lobsmith.gates.parity import parity
 from lobsmith.models.network import CausalNetwork
@@ -23,7 +24,7 @@ PARAMS = ModelParams(name="lob", channels=8, hidden=12, layers=2, ring=16, atten
 
 def make_network(seed: int = 1) -> CausalNetwork:
     torch.manual_seed(seed)
-    network = CausalNetwork(55, 2, PARAMS).eval()
+    network = CausalNetwork(COUNT, 2, PARAMS).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return network
@@ -38,7 +39,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows() -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(1000, 55)).astype(np.float32)
+    return np.random.default_rng(0).normal(size=(1000, COUNT)).astype(np.float32)
 
 
 def test_chunks_equal_steps_and_pytorch(path: Path, rows: np.ndarray) -> None:
@@ -61,7 +62,7 @@ def test_parity_refuses_another_network(path: Path, rows: np.ndarray) -> None:
 
 def test_parity_refuses_a_network_that_always_says_the_same(tmp_path: Path, rows: np.ndarray) -> None:
     torch.manual_seed(1)
-    constant = CausalNetwork(55, 2, PARAMS).eval()
+    constant = CausalNetwork(COUNT, 2, PARAMS).eval()
     export_onnx(constant, tmp_path / "model.onnx")
     verdict = parity(constant, OnnxModel(tmp_path / "model.onnx"), rows, 1e-5)
     assert not verdict.passed
@@ -75,7 +76,7 @@ def test_one_file_with_dynamic_batch_and_time(path: Path) -> None:
         for value in (*model.graph.input, *model.graph.output)
     }
     size = 2 * 2 * 12 + 2 * 16 * 6 + 1
-    assert shapes["features"] == ["batch", "time", 55]
+    assert shapes["features"] == ["batch", "time", COUNT]
     assert shapes["state"] == ["batch", size]
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]

@@ -225,7 +225,12 @@ def test_a_message_from_the_future_is_set_aside(
 
 def test_no_feature_or_label_crosses_a_fault(tmp_path: Path, lines: list[bytes], clean: Session) -> None:
     params = FeatureParams(
-        normaliser_rows=200, normaliser_minimum=50, flow_decay_s=1.0, volatility_short_s=1.0, volatility_long_s=30.0
+        normaliser_rows=200,
+        normaliser_minimum=50,
+        flow_decays_s=(0.03, 0.1, 0.3, 1.0),
+        size_decay_s=60.0,
+        volatility_short_s=1.0,
+        volatility_long_s=30.0,
     )
     found = read(tmp_path, faults.clock_step(lines, AT, 5.0).lines)
     rows, whole = (FeatureStream(clean.instrument, params).push(events) for events in (found.events, clean.events))

@@ -31,14 +31,16 @@ class ReferenceBook:
 def rows(events: Events, lot: float, params: FeatureParams) -> Iterator[tuple[int, list[float]]]:
     """Yield (local time, raw features) for each row of a feed whose every message is good."""
     book, previous = ReferenceBook(), None
-    trades: list[tuple[int, float]] = []
+    trades: list[tuple[int, float, int]] = []
     flows: list[tuple[int, float, float]] = []
     returns: list[tuple[int, float]] = []
+    queues: list[tuple[int, float]] = []
+    moves: list[tuple[int, int]] = []
     for n in range(len(events)):
         time, kind, side = int(events.local_time[n]), int(events.kind[n]), int(events.side[n])
         price, size, sequence = int(events.price[n]), float(events.size[n]), int(events.sequence[n])
         if kind == TRADE:
-            trades.append((time, side * size / lot))
+            trades.append((time, side * size, price))
         elif kind in (CLEAR, GAP):
             book.depth = {1: {}, -1: {}}
             book.ticker = {}
@@ -59,12 +61,15 @@ def rows(events: Events, lot: float, params: FeatureParams) -> Iterator[tuple[in
                 continue
             bids, asks = book.levels(BID), book.levels(-BID)
             new = (time, bids, asks)
-            flows.append((time, flow(previous, new, 1) / lot, flow(previous, new, 5) / lot))
+            flows.append((time, flow(previous, new, 1), flow(previous, new, 5)))
+            queues.append((time, (bids[0][1] + asks[0][1]) / 2))
             mid = (bids[0][0] + asks[0][0]) / 2
             if previous is not None:
                 old_mid = (previous[1][0][0] + previous[2][0][0]) / 2
                 returns.append((time, 1e4 * math.log(mid / old_mid)))
-            yield time, features(previous, new, trades, flows, returns, lot, params)
+                if mid != old_mid:
+                    moves.append((time, round(2 * (mid - old_mid))))
+            yield time, features(previous, new, trades, flows, returns, queues, moves, lot, params)
             previous = new
 
 
@@ -91,7 +96,17 @@ def slog(x: float) -> float:
     return math.copysign(math.log1p(abs(x)), x) if x else 0.0
 
 
-def features(previous, new, trades, flows, returns, lot: float, params: FeatureParams) -> list[float]:
+def usual_size(queues: list[tuple[int, float]], tau: float) -> float:
+    """Return the mean queue: each holds until the next, weighted by exp(-age / tau); the first stands for the past."""
+    now = queues[-1][0]
+    age = [math.exp(-(now - time) / 1e9 / tau) for time, _ in queues]
+    total = age[0] * queues[0][1]
+    for i in range(len(queues) - 1):
+        total += (age[i + 1] - age[i]) * queues[i][1]
+    return total
+
+
+def features(previous, new, trades, flows, returns, queues, moves, lot: float, params: FeatureParams) -> list[float]:
     time, bids, asks = new
     mid = (bids[0][0] + asks[0][0]) / 2
     vector = []
@@ -112,11 +127,6 @@ def features(previous, new, trades, flows, returns, lot: float, params: FeatureP
     def decayed(values: list[tuple[int, float]], tau: float) -> float:
         return sum(value * math.exp(-(time - then) / 1e9 / tau) for then, value in values)
 
-    tau = params.flow_decay_s
-    vector.append(slog(decayed([(t, touch) for t, touch, _ in flows], tau)))
-    vector.append(slog(decayed([(t, near) for t, _, near in flows], tau)))
-    vector.append(math.log1p(decayed([(t, 1.0) for t, _ in trades], tau) / tau))
-    vector.append(slog(decayed(trades, tau)))
     squares = [(t, r * r) for t, r in returns]
     short = decayed(squares, params.volatility_short_s) / params.volatility_short_s
     long = decayed(squares, params.volatility_long_s) / params.volatility_long_s
@@ -126,7 +136,27 @@ def features(previous, new, trades, flows, returns, lot: float, params: FeatureP
         y = np.log1p(np.cumsum([q for _, q in side]) / lot)
         vector.append(float(np.polyfit(x, y, 1)[0]) if len(side) > 1 else 0.0)
     vector.append(math.log1p((time - previous[0]) / 1e6) if previous is not None else 0.0)
-    vector.append(math.log1p(decayed([(t, 1.0) for t, _, _ in flows], tau) / tau))
+    slow = params.flow_decays_s[-1]
+    vector.append(math.log1p(decayed([(t, 1.0) for t, _, _ in flows], slow) / slow))
+
+    usual = usual_size(queues, params.size_decay_s)
+    bid_log, ask_log, usual_log = (math.log1p(q / lot) for q in (bid_size, ask_size, usual))
+    vector += [bid_log - ask_log, bid_log - usual_log, ask_log - usual_log, math.log(ask - bid)]
+    moved, move = moves[-1] if moves else (time - 100 * 10**9, 0)
+    age = (time - moved) / 1e9
+    vector += [slog(move), math.log1p(1e3 * age), (move > 0) * math.exp(-age / 0.1) - (move < 0) * math.exp(-age / 0.1)]
+    traded, volume, price = trades[-1] if trades else (time - 100 * 10**9, 0.0, mid)
+    age = (time - traded) / 1e9
+    sign = (volume > 0) - (volume < 0)
+    vector += [slog(price - mid), math.log1p(1e3 * age), sign * math.exp(-age / 0.1)]
+
+    touch = [(t, touch) for t, touch, _ in flows]
+    volumes = [(t, v) for t, v, _ in trades]
+    vector.append(slog(touch[-1][1] / usual))
+    vector.append(slog(decayed([(t, near) for t, _, near in flows], slow) / usual))
+    vector += [slog(decayed(touch, tau) / usual) for tau in params.flow_decays_s]
+    vector += [slog(decayed(volumes, tau) / usual) for tau in params.flow_decays_s]
+    vector += [math.log1p(decayed([(t, 1.0) for t, _ in volumes], tau) / tau) for tau in params.flow_decays_s]
     return vector
 
 

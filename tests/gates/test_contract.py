@@ -131,21 +131,21 @@ def test_good_features_pass(dataset: Dataset) -> None:
 def test_what_is_wrong_with_features_is_named(dataset: Dataset) -> None:
     raw, scores = dataset.rows.raw.copy(), dataset.rows.features.copy()
     places = np.flatnonzero(dataset.rows.complete)
-    raw[places[7], NAMES.index("flow_1")] = np.nan
+    raw[places[7], NAMES.index("flow_1_4")] = np.nan
     raw[places[8:10], NAMES.index("spread")] = -1.0
-    scores[places[3], NAMES.index("elapsed")] = 9.0
+    scores[places[3], NAMES.index("event_rate")] = 9.0
     message = features_message(replace(dataset, rows=replace(dataset.rows, raw=raw, features=scores)))
-    assert "flow_1: 1 of" in message
+    assert "flow_1_4: 1 of" in message
     assert "spread: 2 of" in message
     assert "row 8 is -1.0" in message
-    assert "elapsed (z): 1 of" in message
+    assert "event_rate (z): 1 of" in message
 
 
 def test_constant_columns_are_named(dataset: Dataset) -> None:
     raw = dataset.rows.raw.copy()
-    raw[:, NAMES.index("trade_flow")] = 0.0
+    raw[:, NAMES.index("trade_flow_1")] = 0.0
     message = features_message(replace(dataset, rows=replace(dataset.rows, raw=raw)), maximum_constant_columns=0)
-    assert re.search(r"constant columns: .*trade_flow", message)
+    assert re.search(r"constant columns: .*trade_flow_1", message)
 
 
 def test_one_sided_labels_are_named(dataset: Dataset) -> None:

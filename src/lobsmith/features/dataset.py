@@ -1,7 +1,7 @@
 """What a model learns from: the rows of a training window with their labels."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from lobsmith.errors import DataError, ThinWindowError
 from lobsmith.features.definitions import definitions_sha256
-from lobsmith.features.labels import UNKNOWN, direction_labels
+from lobsmith.features.labels import UNKNOWN, Targets, direction_labels, targets
 from lobsmith.features.stream import FeatureStream, Rows
 from lobsmith.files import write_atomic
 from lobsmith.market.events import Events
@@ -27,6 +27,7 @@ _NS_PER_S = 1e9
 DATASET = "dataset.safetensors"
 FEATURES = "features"
 """Folder of the datasets of all instruments."""
+_TARGETS = tuple(field.name for field in fields(Targets))
 _ARRAYS = ("raw", "features", "time", "mid", "segment", "complete")
 
 
@@ -40,6 +41,7 @@ class Dataset:
     instrument: Instrument
     rows: Rows
     labels: npt.NDArray[np.int8]
+    targets: Targets
     horizons_ms: tuple[int, ...]
     data_fingerprint: str
     definitions_sha256: str
@@ -81,6 +83,7 @@ def _build(instrument: Instrument, parts: Iterable[Events], params: Params) -> D
         instrument,
         rows,
         direction_labels(rows.time, rows.mid, rows.segment, params.labels.horizons_ms),
+        targets(rows.time, rows.mid, rows.segment, rows.raw, params.labels),
         params.labels.horizons_ms,
         whole.hexdigest(),
         definitions_sha256(params.features, params.labels),
@@ -105,6 +108,7 @@ def training_window(dataset: Dataset, params: WindowParams) -> Dataset:
         dataset.instrument,
         rows.slice(start, len(rows)),
         dataset.labels[start:],
+        dataset.targets.slice(start, len(rows)),
         dataset.horizons_ms,
         dataset.data_fingerprint,
         dataset.definitions_sha256,
@@ -138,7 +142,8 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
     about = _About(dataset.instrument, dataset.horizons_ms, dataset.data_fingerprint, dataset.definitions_sha256)
     # One entry: safetensors writes several in an order that differs from run to run.
     metadata = {"lobsmith": msgspec.json.encode(about).decode()}
-    write_atomic(path, save({**arrays, "labels": dataset.labels}, metadata))
+    arrays |= {name: np.ascontiguousarray(getattr(dataset.targets, name)) for name in _TARGETS}
+    write_atomic(path, save({**arrays, "labels": np.ascontiguousarray(dataset.labels)}, metadata))
 
 
 def load_dataset(path: Path) -> Dataset:
@@ -150,11 +155,12 @@ def load_dataset(path: Path) -> Dataset:
     try:
         with safe_open(path, framework="numpy") as file:
             about = msgspec.json.decode((file.metadata() or {})["lobsmith"], type=_About)
-            arrays = {name: file.get_tensor(name) for name in (*_ARRAYS, "labels")}
+            arrays = {name: file.get_tensor(name) for name in (*_ARRAYS, *_TARGETS, "labels")}
         return Dataset(
             about.instrument,
             Rows(**{name: arrays[name] for name in _ARRAYS}),
             arrays["labels"],
+            Targets(**{name: arrays[name] for name in _TARGETS}),
             about.horizons_ms,
             about.data_fingerprint,
             about.definitions_sha256,

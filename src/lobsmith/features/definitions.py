@@ -8,19 +8,26 @@ from msgspec import Struct
 
 from lobsmith.params import FeatureParams, LabelParams
 
-KERNEL_VERSION = 2
+KERNEL_VERSION = 3
 """Raised whenever the kernel's arithmetic changes; part of the wire contract."""
 
 LEVELS = 10
+DECAYS = 4
+"""Time constants of the order flow."""
 
 
 class Feature(Struct, frozen=True):
-    """One column of the feature vector, before the z-score."""
+    """One column of the feature vector.
+
+    `rolling` columns reach the network as z-scores over the last rows, because their level is of the hour. The others
+    have a scale that lasts, and their level is what they say: an imbalance of 0.9 is much on any day.
+    """
 
     name: str
     formula: str
     unit: str
     source: str
+    rolling: bool = False
 
 
 def _book() -> list[Feature]:
@@ -48,39 +55,61 @@ def _book() -> list[Feature]:
 
 _IMBALANCE = "Cartea, Donnelly & Jaimungal 2018"
 _FLOW = "Cont, Kukanov & Stoikov 2014"
-_MICROSTRUCTURE = [
+_SLOPE = "Naes & Skjeltorp 2006"
+_STATE = [
     Feature("imbalance_1", "(Qb - Qa) / (Qb + Qa), Q the size at the touch", "1", _IMBALANCE),
     Feature("imbalance_5", "the same, Q the size over 5 levels", "1", _IMBALANCE),
     Feature("imbalance_10", "the same, Q the size over 10 levels", "1", _IMBALANCE),
     Feature("microprice", "10^4 ((a qb + b qa) / (qa + qb) - m) / m", "basis points", "Stoikov 2018"),
     Feature("spread", "10^4 (a - b) / m", "basis points", "-"),
     Feature("mid_return", "10^4 ln(m / m of the previous row)", "basis points", "-"),
-    Feature("flow_1", "slog of the decayed sum of e at the touch, in lots", "log lots", _FLOW),
-    Feature("flow_5", "slog of the decayed sum of e over levels 1 to 5, in lots", "log lots", _FLOW),
-    Feature("trade_intensity", "ln(1 + decayed count of trades / tau)", "log 1/s", "-"),
-    Feature("trade_flow", "slog of the decayed sum of signed trade sizes, in lots", "log lots", "-"),
     Feature("volatility_burst", "sqrt((V_s / tau_s) / (V_l / tau_l)), V decayed sums of r^2", "1", "-"),
-    Feature(
-        "bid_slope",
-        "OLS slope of ln cumulative lots on distance, bids",
-        "1/basis point",
-        "Naes & Skjeltorp 2006",
-    ),
-    Feature(
-        "ask_slope",
-        "OLS slope of ln cumulative lots on distance, asks",
-        "1/basis point",
-        "Naes & Skjeltorp 2006",
-    ),
+    Feature("bid_slope", "OLS slope of ln cumulative lots on distance, bids", "1/basis point", _SLOPE, rolling=True),
+    Feature("ask_slope", "OLS slope of ln cumulative lots on distance, asks", "1/basis point", _SLOPE, rolling=True),
     Feature("elapsed", "ln(1 + time since the previous row)", "log ms", "-"),
-    Feature("event_rate", "ln(1 + decayed count of rows / tau)", "log 1/s", "-"),
+    Feature("event_rate", "ln(1 + decayed count of rows / tau_4)", "log 1/s", "-", rolling=True),
+]
+_TOUCH = [
+    Feature("size_ratio", "ln(1 + qb / lot) - ln(1 + qa / lot) at the touch", "1", _IMBALANCE),
+    Feature("bid_fill", "ln(1 + qb / lot) - ln(1 + Q / lot), Q the usual size", "1", "-"),
+    Feature("ask_fill", "ln(1 + qa / lot) - ln(1 + Q / lot)", "1", "-"),
+    Feature("spread_ticks", "ln((a - b) / tick)", "log ticks", "-"),
+    Feature("last_move", "slog of the last change of 2 m", "log ticks", "-"),
+    Feature("last_move_age", "ln(1 + time since then)", "log ms", "-"),
+    Feature("last_move_pull", "sign of that change, times exp(-age / 0.1 s)", "1", "-"),
+    Feature("last_trade", "slog of (price of the last trade - m) / tick", "log ticks", "-"),
+    Feature("last_trade_age", "ln(1 + time since then)", "log ms", "-"),
+    Feature("last_trade_pull", "+1 bought, -1 sold, times exp(-age / 0.1 s)", "1", "-"),
 ]
 
-FEATURES: tuple[Feature, ...] = (*_book(), *_MICROSTRUCTURE)
+
+def _flows() -> list[Feature]:
+    table = [
+        Feature("flow_now", "slog of e at the touch of this row / Q", "log usual sizes", _FLOW),
+        Feature("flow_5", "slog of the sum of e over levels 1 to 5, decayed by tau_4, / Q", "log usual sizes", _FLOW),
+    ]
+    steps = range(1, DECAYS + 1)
+    table += [
+        Feature(f"flow_1_{d}", f"slog of the sum of e at the touch, decayed by tau_{d}, / Q", "log usual sizes", _FLOW)
+        for d in steps
+    ]
+    table += [
+        Feature(f"trade_flow_{d}", f"slog of the sum of signed trades, decayed by tau_{d}, / Q", "log usual sizes", "-")
+        for d in steps
+    ]
+    table += [
+        Feature(f"trade_rate_{d}", f"ln(1 + count of trades, decayed by tau_{d}, / tau_{d})", "log 1/s", "-")
+        for d in steps
+    ]
+    return table
+
+
+FEATURES: tuple[Feature, ...] = (*_book(), *_STATE, *_TOUCH, *_flows())
 """All features in the order of the vector. slog(x) = sign(x) ln(1 + |x|); m, b, a are mid, best bid, best ask."""
 
 NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
 COUNT = len(FEATURES)
+ROLLING: tuple[bool, ...] = tuple(feature.rolling for feature in FEATURES)
 
 
 def definitions_sha256(features: FeatureParams, labels: LabelParams) -> str:
@@ -88,6 +117,7 @@ def definitions_sha256(features: FeatureParams, labels: LabelParams) -> str:
     table = {
         "kernel": KERNEL_VERSION,
         "names": NAMES,
+        "rolling": ROLLING,
         "features": msgspec.to_builtins(features),
         "labels": msgspec.to_builtins(labels),
     }

@@ -9,14 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from lobsmith.features import normaliser
-from lobsmith.features.definitions import COUNT, LEVELS
+from lobsmith.features.definitions import COUNT, DECAYS, LEVELS, ROLLING
 from lobsmith.features.logarithm import log
 from lobsmith.market import book as order_book
 from lobsmith.market.events import ASK, BID, GAP, TICKER, TRADE
 
 _BASIS_POINTS = 1e4
 _NEAR_LEVELS = 5
+_PULL_S = 0.1
+"""How fast the direction of the last move and of the last trade fades in the `pull` features."""
+_LONG_AGO_S = 100.0
+"""Age of a move or a trade that has not come yet."""
 _BOOK_COLUMNS = 4 * LEVELS
+_TOUCH_COLUMNS = 10
 
 
 def kernel_dtype() -> np.dtype[np.void]:
@@ -24,7 +29,8 @@ def kernel_dtype() -> np.dtype[np.void]:
     return np.dtype(
         [
             ("lot", np.float64),
-            ("flow_decay", np.float64),
+            ("flow_decay", np.float64, (DECAYS,)),
+            ("size_decay", np.float64),
             ("short_decay", np.float64),
             ("long_decay", np.float64),
             ("has_previous", np.int64),
@@ -32,11 +38,17 @@ def kernel_dtype() -> np.dtype[np.void]:
             ("row_time", np.int64),
             ("trade_time", np.int64),
             ("mid", np.int64),
-            ("flow_touch", np.float64),
+            ("flow_touch", np.float64, (DECAYS,)),
             ("flow_near", np.float64),
             ("rows", np.float64),
-            ("trades", np.float64),
-            ("trade_flow", np.float64),
+            ("trades", np.float64, (DECAYS,)),
+            ("trade_flow", np.float64, (DECAYS,)),
+            ("last_trade", np.int64),
+            ("trade_price", np.int64),  # of the last trade
+            ("trade_side", np.float64),
+            ("move", np.int64),  # the last change of twice the mid, ticks
+            ("move_time", np.int64),
+            ("usual_size", np.float64),  # slow average of the two queues at the touch
             ("short_variance", np.float64),
             ("long_variance", np.float64),
             ("price", np.int64, (2, LEVELS)),
@@ -66,11 +78,15 @@ def _reset(kernel: npt.NDArray[np.void]) -> None:
     k.has_previous = 0
     k.row_time = 0
     k.trade_time = 0
-    k.flow_touch = 0.0
     k.flow_near = 0.0
     k.rows = 0.0
-    k.trades = 0.0
-    k.trade_flow = 0.0
+    for d in range(DECAYS):
+        k.flow_touch[d] = 0.0
+        k.trades[d] = 0.0
+        k.trade_flow[d] = 0.0
+    k.trade_side = 0.0
+    k.move = 0
+    k.usual_size = 0.0
     k.short_variance = 0.0
     k.long_variance = 0.0
 
@@ -79,9 +95,11 @@ def _reset(kernel: npt.NDArray[np.void]) -> None:
 def _decay_trades(kernel: npt.NDArray[np.void], time: int) -> None:
     k = kernel[0]
     if k.trade_time != 0:
-        factor = np.exp(-np.float64(time - k.trade_time) * 1e-9 / k.flow_decay)
-        k.trades *= factor
-        k.trade_flow *= factor
+        elapsed = np.float64(time - k.trade_time) * 1e-9
+        for d in range(DECAYS):
+            factor = np.exp(-elapsed / k.flow_decay[d])
+            k.trades[d] *= factor
+            k.trade_flow[d] *= factor
     k.trade_time = time
 
 
@@ -164,6 +182,40 @@ def _slope(kernel: npt.NDArray[np.void], side: int, mid: float) -> float:
 
 
 @numba.njit(cache=True, error_model="numpy")
+def _touch_columns(kernel: npt.NDArray[np.void], column: int, time: int, mid: float, spread: float) -> None:
+    """Write what the touch is like now, and how it came to be: the last move and the last trade."""
+    k = kernel[0]
+    usual = log(1.0 + k.usual_size / k.lot)
+    k.raw[column] = k.logs[0] - k.logs[LEVELS]
+    k.raw[column + 1] = k.logs[0] - usual
+    k.raw[column + 2] = k.logs[LEVELS] - usual
+    k.raw[column + 3] = log(max(spread, 1.0))
+    direction = 1.0 if k.move > 0 else -1.0 if k.move < 0 else 0.0
+    age = np.float64(time - k.move_time) * 1e-9 if k.move != 0 else _LONG_AGO_S
+    k.raw[column + 4] = _signed_log(np.float64(k.move))
+    k.raw[column + 5] = log(1.0 + 1e3 * age)
+    k.raw[column + 6] = direction * np.exp(-age / _PULL_S)
+    traded = k.trade_side != 0.0
+    age = np.float64(time - k.last_trade) * 1e-9 if traded else _LONG_AGO_S
+    k.raw[column + 7] = _signed_log(k.trade_price - mid) if traded else 0.0
+    k.raw[column + 8] = log(1.0 + 1e3 * age)
+    k.raw[column + 9] = k.trade_side * np.exp(-age / _PULL_S)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _flow_columns(kernel: npt.NDArray[np.void], column: int, touch: float) -> None:
+    """Write order flow and trades over each time constant, in units of the usual size at the touch."""
+    k = kernel[0]
+    usual = 1.0 / max(k.usual_size, k.lot)
+    k.raw[column] = _signed_log(touch * usual)
+    k.raw[column + 1] = _signed_log(k.flow_near * usual)
+    for d in range(DECAYS):
+        k.raw[column + 2 + d] = _signed_log(k.flow_touch[d] * usual)
+        k.raw[column + 2 + DECAYS + d] = _signed_log(k.trade_flow[d] * usual)
+        k.raw[column + 2 + 2 * DECAYS + d] = log(1.0 + k.trades[d] / k.flow_decay[d])
+
+
+@numba.njit(cache=True, error_model="numpy")
 def _row(kernel: npt.NDArray[np.void], time: int) -> None:
     """Compute the raw feature vector of a change of the touch from the levels just read."""
     k = kernel[0]
@@ -174,8 +226,8 @@ def _row(kernel: npt.NDArray[np.void], time: int) -> None:
     first = k.has_previous == 0
 
     elapsed = 0.0 if first else np.float64(time - k.row_time) * 1e-9
-    flow_factor = np.exp(-elapsed / k.flow_decay)
-    mid_return = 0.0 if first or twice_mid == k.mid else _BASIS_POINTS * np.log(twice_mid / k.mid)
+    move = 0 if first else twice_mid - k.mid
+    mid_return = 0.0 if move == 0 else _BASIS_POINTS * np.log(twice_mid / k.mid)
     touch = 0.0
     near = 0.0
     if not first:
@@ -183,13 +235,26 @@ def _row(kernel: npt.NDArray[np.void], time: int) -> None:
         near = touch
         for level in range(1, _NEAR_LEVELS):
             near += _level_flow(kernel, 0, level) - _level_flow(kernel, 1, level)
-    k.flow_touch = k.flow_touch * flow_factor + touch / k.lot
-    k.flow_near = k.flow_near * flow_factor + near / k.lot
-    k.rows = k.rows * flow_factor + 1.0
+    slowest = 0.0
+    for d in range(DECAYS):
+        slowest = np.exp(-elapsed / k.flow_decay[d])
+        k.flow_touch[d] = k.flow_touch[d] * slowest + touch
+    k.flow_near = k.flow_near * slowest + near
+    k.rows = k.rows * slowest + 1.0
     _decay_trades(kernel, time)
     squared = mid_return * mid_return
     k.short_variance = k.short_variance * np.exp(-elapsed / k.short_decay) + squared
     k.long_variance = k.long_variance * np.exp(-elapsed / k.long_decay) + squared
+    if move != 0:
+        k.move = move
+        k.move_time = time
+    bid_size = k.size[0, 0]
+    ask_size = k.size[1, 0]
+    if first:
+        k.usual_size = 0.5 * (bid_size + ask_size)
+    else:
+        keep = np.exp(-elapsed / k.size_decay)
+        k.usual_size = keep * k.usual_size + (1.0 - keep) * 0.5 * (k.old_size[0, 0] + k.old_size[1, 0])
 
     column = _BOOK_COLUMNS
     bid = 0.0
@@ -202,23 +267,20 @@ def _row(kernel: npt.NDArray[np.void], time: int) -> None:
         if level in (0, _NEAR_LEVELS - 1, LEVELS - 1):
             k.raw[column] = (bid - ask) / (bid + ask)
             column += 1
-    bid_size = k.size[0, 0]
-    ask_size = k.size[1, 0]
     microprice = (k.price[1, 0] * bid_size + k.price[0, 0] * ask_size) / (bid_size + ask_size)
+    spread = np.float64(k.price[1, 0] - k.price[0, 0])
     k.raw[column] = _BASIS_POINTS * (microprice - mid) / mid
-    k.raw[column + 1] = _BASIS_POINTS * (k.price[1, 0] - k.price[0, 0]) / mid
+    k.raw[column + 1] = _BASIS_POINTS * spread / mid
     k.raw[column + 2] = mid_return
-    k.raw[column + 3] = _signed_log(k.flow_touch)
-    k.raw[column + 4] = _signed_log(k.flow_near)
-    k.raw[column + 5] = log(1.0 + k.trades / k.flow_decay)
-    k.raw[column + 6] = _signed_log(k.trade_flow)
-    k.raw[column + 7] = (
+    k.raw[column + 3] = (
         np.sqrt(k.short_variance / k.short_decay / (k.long_variance / k.long_decay)) if k.long_variance > 0.0 else 0.0
     )
-    k.raw[column + 8] = _slope(kernel, 0, mid)
-    k.raw[column + 9] = _slope(kernel, 1, mid)
-    k.raw[column + 10] = log(1.0 + elapsed * 1e3)
-    k.raw[column + 11] = log(1.0 + k.rows / k.flow_decay)
+    k.raw[column + 4] = _slope(kernel, 0, mid)
+    k.raw[column + 5] = _slope(kernel, 1, mid)
+    k.raw[column + 6] = log(1.0 + elapsed * 1e3)
+    k.raw[column + 7] = log(1.0 + k.rows / k.flow_decay[DECAYS - 1])
+    _touch_columns(kernel, column + 8, time, mid, spread)
+    _flow_columns(kernel, column + 8 + _TOUCH_COLUMNS, touch)
 
     k.mid = twice_mid
     k.row_time = time
@@ -277,7 +339,7 @@ def run(
         size: float64 [N], base units.
         sequence: int64 [N].
         raw: float32 [R, F], R at least the number of ticker messages; written.
-        scaled: float32 [R, F], z-scores; written.
+        scaled: float32 [R, F], what the network sees: z-scores of the rolling columns, the others as they are; written.
         times: int64 [R], local time of the row, ns; written.
         mids: int64 [R], best bid plus best ask in ticks, that is twice the mid; written.
         segments: int64 [R], the segment's number; written.
@@ -292,8 +354,12 @@ def run(
         event = kind[n]
         if event == TRADE:
             _decay_trades(kernel, local_time[n])
-            k.trades += 1.0
-            k.trade_flow += side[n] * size[n] / k.lot
+            for d in range(DECAYS):
+                k.trades[d] += 1.0
+                k.trade_flow[d] += side[n] * size[n]
+            k.last_trade = local_time[n]
+            k.trade_price = price[n]
+            k.trade_side = np.float64(side[n])
             continue
         if event != TICKER:
             k.levels_known = 0
@@ -309,6 +375,9 @@ def run(
             continue
         _row(kernel, local_time[n])
         counts[rows] = normaliser.normalise(window, k.raw, scaled[rows])
+        for c in range(COUNT):
+            if not ROLLING[c]:
+                scaled[rows, c] = k.raw[c]
         raw[rows] = k.raw
         times[rows] = local_time[n]
         mids[rows] = k.mid

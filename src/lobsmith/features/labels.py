@@ -1,40 +1,22 @@
-"""Labels: the direction of the mid after a horizon of local receive time."""
+"""Labels: what the market does within a horizon of local receive time.
+
+No label looks across a gap or the end of a session: a horizon that ends after its segment's last row is unknown.
+"""
+
+from dataclasses import dataclass
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
+from lobsmith.features.definitions import LEVELS
+from lobsmith.params import LabelParams
+
 UNKNOWN = -1
 DOWN, UNCHANGED, UP = 0, 1, 2
+_BASIS_POINTS = 1e4
 
 _NS_PER_MS = 1_000_000
-
-
-@numba.njit(cache=True)
-def _direction(
-    time: npt.NDArray[np.int64],
-    mid: npt.NDArray[np.int64],
-    segment: npt.NDArray[np.int64],
-    horizon: int,
-    out: npt.NDArray[np.int8],
-) -> None:
-    ahead = 0
-    end = 0
-    count = time.shape[0]
-    for row in range(count):
-        if end <= row:
-            end = row + 1
-            while end < count and segment[end] == segment[row]:
-                end += 1
-        target = time[row] + horizon
-        if target > time[end - 1]:
-            out[row] = UNKNOWN
-            continue
-        ahead = max(ahead, row)
-        while ahead + 1 < end and time[ahead + 1] <= target:
-            ahead += 1
-        difference = mid[ahead] - mid[row]
-        out[row] = UP if difference > 0 else DOWN if difference < 0 else UNCHANGED
 
 
 def direction_labels(
@@ -57,9 +39,128 @@ def direction_labels(
     Returns:
         int8 [N, H]: 0 down, 1 unchanged, 2 up, -1 unknown.
     """
-    labels = np.empty((len(time), len(horizons_ms)), np.int8)
+    labels = np.full((len(time), len(horizons_ms)), UNKNOWN, np.int8)
+    last = np.empty(len(time), np.int64)
     for index, horizon in enumerate(horizons_ms):
-        column = np.empty(len(time), np.int8)
-        _direction(time, mid, segment, horizon * _NS_PER_MS, column)
-        labels[:, index] = column
+        _horizon_rows(time, segment, horizon * _NS_PER_MS, last)
+        known = last >= 0
+        labels[known, index] = UNCHANGED + np.sign(mid[last[known]] - mid[known])
     return labels
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What else is predicted, at each horizon; -1 and NaN where it is unknown.
+
+    | column        | type              | meaning |
+    |---------------|-------------------|---------|
+    | `significant` | int8 [N, H]       | 1 where the mid is `significant_bps` or more away at the horizon |
+    | `withdrawal`  | int8 [N, H, 2]    | 1 where the visible depth of bids, asks falls by `withdrawal` within it |
+    | `move`        | float32 [N, H]    | change of the mid at the horizon, basis points |
+    | `volatility`  | float32 [N, H]    | root of the sum of squared changes of the mid within it, basis points |
+
+    Visible depth is the sum of the sizes at the ten best levels; it falls by cancellations, trades and moves alike.
+    """
+
+    significant: npt.NDArray[np.int8]
+    withdrawal: npt.NDArray[np.int8]
+    move: npt.NDArray[np.float32]
+    volatility: npt.NDArray[np.float32]
+
+    def slice(self, start: int, stop: int) -> "Targets":
+        """Return rows `start` to `stop` as views."""
+        return Targets(
+            self.significant[start:stop],
+            self.withdrawal[start:stop],
+            self.move[start:stop],
+            self.volatility[start:stop],
+        )
+
+
+@numba.njit(cache=True)
+def _horizon_rows(
+    time: npt.NDArray[np.int64], segment: npt.NDArray[np.int64], horizon: int, out: npt.NDArray[np.int64]
+) -> None:
+    """Write the last row received within each row's horizon; -1 where the segment ends before."""
+    ahead = 0
+    end = 0
+    count = time.shape[0]
+    for row in range(count):
+        if end <= row:
+            end = row + 1
+            while end < count and segment[end] == segment[row]:
+                end += 1
+        ahead = max(ahead, row)
+        target = time[row] + horizon
+        if target > time[end - 1]:
+            out[row] = -1
+            continue
+        while ahead + 1 < end and time[ahead + 1] <= target:
+            ahead += 1
+        out[row] = ahead
+
+
+@numba.njit(cache=True)
+def _lowest_within(values: npt.NDArray[np.float64], last: npt.NDArray[np.int64], out: npt.NDArray[np.float64]) -> None:
+    """Write the smallest value from each row up to its last one: a queue of candidates, each row enters it once."""
+    count = values.shape[0]
+    queue = np.empty(count, np.int64)
+    head = 0
+    tail = 0
+    entered = 0
+    for row in range(count):
+        if last[row] < 0:
+            out[row] = np.nan
+            continue
+        entered = max(entered, row)
+        while head < tail and queue[head] < row:
+            head += 1
+        while entered <= last[row]:
+            while head < tail and values[queue[tail - 1]] >= values[entered]:
+                tail -= 1
+            queue[tail] = entered
+            tail += 1
+            entered += 1
+        out[row] = values[queue[head]]
+
+
+def targets(
+    time: npt.NDArray[np.int64],
+    mid: npt.NDArray[np.int64],
+    segment: npt.NDArray[np.int64],
+    raw: npt.NDArray[np.float32],
+    params: LabelParams,
+) -> Targets:
+    """Compute the targets of a run of rows.
+
+    Args:
+        time: int64 [N], local receive time, ns.
+        mid: int64 [N], twice the mid, ticks.
+        segment: int64 [N].
+        raw: float32 [N, F], features in their own units.
+        params: horizons and thresholds.
+    """
+    rows, horizons = len(time), len(params.horizons_ms)
+    move = np.full((rows, horizons), np.nan, np.float32)
+    volatility = np.full((rows, horizons), np.nan, np.float32)
+    significant = np.full((rows, horizons), UNKNOWN, np.int8)
+    withdrawal = np.full((rows, horizons, 2), UNKNOWN, np.int8)
+    level = np.log(mid)
+    step = np.diff(level, prepend=level[:1])
+    step[np.diff(segment, prepend=segment[:1]) != 0] = 0.0
+    squares = np.cumsum(step * step)
+    depth = [np.expm1(raw[:, 2 * side + 1 : 4 * LEVELS : 4].astype(np.float64)).sum(axis=1) for side in range(2)]
+    last = np.empty(rows, np.int64)
+    lowest = np.empty(rows)
+    for h, horizon in enumerate(params.horizons_ms):
+        _horizon_rows(time, segment, horizon * _NS_PER_MS, last)
+        known = last >= 0
+        end = last[known]
+        change = _BASIS_POINTS * (level[end] - level[known])
+        move[known, h] = change
+        significant[known, h] = np.abs(change) >= params.significant_bps
+        volatility[known, h] = _BASIS_POINTS * np.sqrt(np.maximum(squares[end] - squares[known], 0.0))
+        for side in range(2):
+            _lowest_within(depth[side], last, lowest)
+            withdrawal[known, h, side] = lowest[known] <= (1 - params.withdrawal) * depth[side][known]
+    return Targets(significant, withdrawal, move, volatility)

@@ -21,7 +21,7 @@ class Rows:
     | column     | type           | meaning |
     |------------|----------------|---------|
     | `raw`      | float32 [N, F] | features in their own units |
-    | `features` | float32 [N, F] | their z-scores over the last rows: what the network sees |
+    | `features` | float32 [N, F] | what the network sees: rolling columns as z-scores over the last rows |
     | `time`     | int64 [N]      | local receive time, ns since 1970 UTC |
     | `mid`      | int64 [N]      | best bid plus best ask in ticks, that is twice the mid |
     | `segment`  | int64 [N]      | number of the gap-free segment |
@@ -60,7 +60,8 @@ class FeatureStream:
         self._book = new_book()
         self._kernel = np.zeros(1, kernel_dtype())
         self._kernel["lot"] = instrument.lot_size
-        self._kernel["flow_decay"] = params.flow_decay_s
+        self._kernel["flow_decay"] = params.flow_decays_s
+        self._kernel["size_decay"] = params.size_decay_s
         self._kernel["short_decay"] = params.volatility_short_s
         self._kernel["long_decay"] = params.volatility_long_s
         self._window = np.zeros(1, normaliser_dtype(COUNT, params.normaliser_rows))

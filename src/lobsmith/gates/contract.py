@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from lobsmith.errors import DataContractError
 from lobsmith.features.dataset import Dataset
-from lobsmith.features.definitions import NAMES
+from lobsmith.features.definitions import NAMES, ROLLING
 from lobsmith.features.labels import UNKNOWN
 from lobsmith.features.normaliser import CLIP
 from lobsmith.files import exclusive_lock
@@ -239,7 +239,8 @@ def _features_batches(dataset: Dataset, params: ContractParams) -> dict[str, _Ba
     rows = dataset.rows
     complete = rows.complete
     raw = pd.DataFrame(rows.raw[complete], columns=list(NAMES))
-    scores = pd.DataFrame(rows.features[complete], columns=[f"{name} (z)" for name in NAMES])
+    seen = [f"{name} (z)" if rolling else f"{name} (seen)" for name, rolling in zip(NAMES, ROLLING, strict=True)]
+    scores = pd.DataFrame(rows.features[complete], columns=seen)
     step = np.diff(rows.time, prepend=rows.time[:1])
     step[np.diff(rows.segment, prepend=rows.segment[:1]) != 0] = 0
     still = [name for name in NAMES if len(raw) and float(np.ptp(raw[name].to_numpy())) == 0.0]
@@ -270,7 +271,11 @@ def _features_batches(dataset: Dataset, params: ContractParams) -> dict[str, _Ba
     values += [ExpectColumnValuesToBeBetween(column=name, min_value=-bound, max_value=bound) for name in NAMES]
     values.append(ExpectColumnValuesToBeBetween(column="spread", min_value=0, strict_min=True))
     zs: list[Any] = [ExpectColumnValuesToNotBeNull(column=column) for column in scores]
-    zs += [ExpectColumnValuesToBeBetween(column=column, min_value=-CLIP, max_value=CLIP) for column in scores]
+    zs += [
+        ExpectColumnValuesToBeBetween(column=column, min_value=-CLIP, max_value=CLIP)
+        for column, rolling in zip(seen, ROLLING, strict=True)
+        if rolling
+    ]
     return {"features": (raw, values), "z-scores": (scores, zs), "labels": (pd.DataFrame(figures), totals)}
 
 

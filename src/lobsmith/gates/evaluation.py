@@ -1,124 +1,158 @@
-"""How good a model is on rows it has never seen, beside what it must beat."""
+"""What an evaluation finds: plain figures, from which the page and the verdicts are made."""
 
-import numpy as np
-import numpy.typing as npt
 from msgspec import Struct
 
-from lobsmith.compress.runtime import Float, OnnxModel
-from lobsmith.features.dataset import Dataset
-from lobsmith.features.labels import UNKNOWN
 from lobsmith.gates.verdict import Verdict
 from lobsmith.market.instrument import Instrument
-from lobsmith.models.baselines import Majority, QueueImbalance
-from lobsmith.models.network import CLASSES
-from lobsmith.models.split import Split, runs
 
-_SMALLEST = 1e-7
-"""A float32 probability of zero must not make a log-loss infinite."""
-
-MODEL, MAJORITY, IMBALANCE = "model", "majority", "queue imbalance"
+MODEL, MAJORITY = "model", "base rate"
+DIRECTIONS = ("down", "unchanged", "up")
 
 
-class Score(Struct, frozen=True, kw_only=True):
-    """Quality of one predictor at one horizon: log-loss in nats a row."""
+class Interval(Struct, frozen=True, forbid_unknown_fields=True):
+    """A figure with its 95 % interval from a block bootstrap."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Dependence(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long the model's losses stay correlated at one horizon, and the bootstrap's blocks, which are longer."""
+
+    horizon_ms: int
+    correlation_s: float
+    block_s: float
+    blocks: int
+
+
+class Score(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Quality of one predictor at one horizon; log-loss in nats a row, PR-AUC as average precision."""
 
     predictor: str
     horizon_ms: int
     rows: int
     accuracy: float
-    log_loss: float
+    log_loss: Interval
+    macro_f1: Interval
+    mcc: Interval
+    pr_auc: dict[str, float]
+
+
+class Comparison(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Log-loss of the model less that of another predictor on the same rows: negative is better."""
+
+    against: str
+    horizon_ms: int
+    difference: Interval
+
+
+class ReliabilityPoint(Struct, frozen=True, forbid_unknown_fields=True):
+    """One bin of the reliability diagram: mean probability of the likeliest class, share that came true."""
+
+    said: float
+    came_true: float
+    rows: int
+
+
+class Calibration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Expected calibration error of one predictor, beside the one that perfect probabilities would show.
+
+    Overlapping labels make even perfect probabilities look wrong; `floor` and `floor_95` are the median and the 95th
+    percentile of the error of labels drawn from the predictor's own probabilities with the same overlap.
+    """
+
+    predictor: str
+    horizon_ms: int
+    ece: float
+    floor: float
+    floor_95: float
+    points: list[ReliabilityPoint]
+
+
+class AtConfidence(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model's rows on which one direction is at least so probable; `blocks` are non-overlapping horizons."""
+
+    horizon_ms: int
+    direction: str
+    confidence: float
+    rows: int
+    blocks: int
+    precision: float
+    mean_confidence: float
+    recall: float
+
+
+class Confusion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rows by true direction, then by the likeliest direction of the model."""
+
+    horizon_ms: int
+    counts: list[list[int]]
+
+
+class Effect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What acting on a confidence would earn per trade, basis points: cross the spread now and at the horizon."""
+
+    horizon_ms: int
+    confidence: float
+    trades: int
+    gross_bps: float
+    spread_bps: float
+    fees_bps: float
+    net_bps: Interval
+
+
+class Head(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Quality of another output: log-loss for probabilities, mean squared error for moves and volatility.
+
+    `reference` is the loss of the training rows' mean.
+    """
+
+    output: str
+    horizon_ms: int
+    rows: int
+    mean: float
+    loss: float
+    reference: float
+    pr_auc: float | None = None
 
 
 class Evaluation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the stage found; `test_start_ns` is the local time of the first held-out row."""
+    """All that was found on the held-out rows of one instrument.
+
+    `test_start_ns` is the local time of the first of them; `attention` the mean weight that the network gives the row
+    that is so many rows old, empty where it has none.
+    """
 
     instrument: Instrument
+    network: str
+    protocol: str
     data_fingerprint: str
+    seeds: list[int]
     rows: dict[str, int]
     test_start_ns: int
     class_shares: dict[str, list[float]]
+    dependence: list[Dependence]
     scores: list[Score]
+    comparisons: list[Comparison]
+    calibration: list[Calibration]
+    confidence: list[AtConfidence]
+    confusion: list[Confusion]
+    effects: list[Effect]
+    heads: list[Head]
+    attention: list[float]
     verdicts: tuple[Verdict, ...]
 
     def metrics(self) -> dict[str, float]:
-        """Return every score under one flat name, such as `model_log_loss_100ms`."""
+        """Return the main figures under flat names, such as `model_log_loss_100ms`."""
         flat = {}
         for one in self.scores:
             name = f"{one.predictor.replace(' ', '_')}_{{}}_{one.horizon_ms}ms"
             flat[name.format("accuracy")] = one.accuracy
-            flat[name.format("log_loss")] = one.log_loss
+            flat[name.format("log_loss")] = one.log_loss.value
+            flat[name.format("macro_f1")] = one.macro_f1.value
+            flat[name.format("mcc")] = one.mcc.value
+        for error in self.calibration:
+            if error.predictor == MODEL:
+                flat[f"model_ece_{error.horizon_ms}ms"] = error.ece
         return flat
-
-
-def score(
-    predictor: str,
-    probabilities: npt.NDArray[np.float32] | npt.NDArray[np.float64],
-    labels: npt.NDArray[np.int8],
-    horizons_ms: tuple[int, ...],
-) -> list[Score]:
-    """Score probabilities against labels at each horizon; a row without an answer or without a label is left out.
-
-    Args:
-        predictor: its name.
-        probabilities: [N, H, 3]; NaN where there is no answer.
-        labels: int8 [N, H]; -1 unknown.
-        horizons_ms: the H horizons.
-    """
-    scores = []
-    for h, horizon in enumerate(horizons_ms):
-        known = (labels[:, h] != UNKNOWN) & np.isfinite(probabilities[:, h]).all(axis=1)
-        p, y = probabilities[known, h].astype(np.float64), labels[known, h].astype(np.int64)
-        count = len(y)
-        chosen = np.clip(p[np.arange(count), y], _SMALLEST, 1.0)
-        scores.append(
-            Score(
-                predictor=predictor,
-                horizon_ms=horizon,
-                rows=count,
-                accuracy=float(np.mean(p.argmax(axis=1) == y)) if count else float("nan"),
-                log_loss=float(-np.log(chosen).mean()) if count else float("nan"),
-            )
-        )
-    return scores
-
-
-def stream_probabilities(model: OnnxModel, dataset: Dataset, rows: npt.NDArray[np.int64]) -> Float:
-    """Return the model's probabilities, float32 [N, H, 3], at the given rows.
-
-    The model steps through every row from the first to the last; its state starts cold at the first and after each gap.
-    """
-    first, last = int(rows[0]), int(rows[-1])
-    out = np.full((last + 1 - first, *dataset.labels.shape[1:], CLASSES), np.nan, np.float32)
-    for start, stop in runs(dataset, rows):
-        out[start - first : stop - first], _ = model.predict(dataset.rows.features[start:stop])
-    chosen: Float = out[rows - first]
-    return chosen
-
-
-def baseline_scores(dataset: Dataset, parts: Split, rows: npt.NDArray[np.int64]) -> list[Score]:
-    """Fit the baselines on the training part and score them on the given rows."""
-    labels = dataset.labels[rows]
-    scores = []
-    for name, baseline in (
-        (MAJORITY, Majority.fit(dataset, parts.train)),
-        (IMBALANCE, QueueImbalance.fit(dataset, parts.train)),
-    ):
-        scores += score(name, baseline.predict(dataset, rows), labels, dataset.horizons_ms)
-    return scores
-
-
-def skill(scores: list[Score], threshold: float) -> Verdict:
-    """Judge the model's log-loss at the first horizon as a share of the majority baseline's.
-
-    Only the first horizon decides: minutes of data cannot teach the longer ones, which are reported beside it.
-    """
-    horizon = min(one.horizon_ms for one in scores)
-    losses = {one.predictor: one.log_loss for one in scores if one.horizon_ms == horizon}
-    value = losses[MODEL] / losses[MAJORITY]
-    return Verdict(
-        gate="skill",
-        passed=bool(value < threshold),
-        value=value,
-        threshold=threshold,
-        evidence={"horizon_ms": horizon, "log_loss": losses, "rows": scores[0].rows},
-    )

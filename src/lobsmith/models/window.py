@@ -1,0 +1,99 @@
+"""Windows of the last rows of the book, with prices as they stood relative to the newest mid.
+
+The feature vector holds each row's distances from its own mid. Networks that look at a window of books want the prices
+of all its rows on one axis. With s the signed distance in basis points (asks +, bids −) and r the mid's log return,
+
+    price of row i, seen from the newest row n  =  s_i − (r_{i+1} + … + r_n)
+
+To first order this is 10^4 (p_i − m_n) / m_n; what is left out, s · path / 10^4, is 0.01 bps where both are 10 bps.
+
+All that is remembered travels with the caller as one packed tensor: the last W − 1 rows of the 41 columns needed, in
+their own units, and a count of how many of them are valid. Zeros mean cold.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lobsmith.features.definitions import LEVELS, NAMES
+
+SIDES = ("ask", "bid")
+COLUMNS = tuple(
+    f"{side}_{what}_{level}" for level in range(1, LEVELS + 1) for side in SIDES for what in ("price", "size")
+)
+"""The columns of a window: ask price, ask size, bid price, bid size of each level, as in the FI-2010 data set."""
+BOOK = len(COLUMNS)
+"""Columns of a window: 40."""
+ROW = BOOK + 1
+"""Columns the ring keeps: the book's and the mid's return."""
+
+
+class BookWindows(nn.Module):
+    """The window that ends at each row, with explicit state.
+
+    Args:
+        location: float32 [F], what was taken off each feature.
+        scale: float32 [F], what each feature was divided by afterwards: feature = (raw − location) / scale.
+        window: rows a window, W.
+        price_scale: what prices are divided by, basis points.
+    """
+
+    location: Tensor
+    scale: Tensor
+    price_scale: Tensor
+    source: Tensor
+    sign: Tensor
+    is_price: Tensor
+
+    def __init__(self, location: Tensor, scale: Tensor, *, window: int, price_scale: float) -> None:
+        super().__init__()
+        if window < 2:
+            raise ValueError(f"A window has at least two rows, not {window}")
+        self.window = window
+        self.state_size = (window - 1) * ROW + 1
+        self.register_buffer("location", location.detach().clone().float())
+        self.register_buffer("scale", scale.detach().clone().float())
+        self.register_buffer("price_scale", torch.tensor(float(price_scale)))
+        names = [*(name.replace("price", "distance") for name in COLUMNS), "mid_return"]
+        self.register_buffer("source", torch.tensor([NAMES.index(name) for name in names]), persistent=False)
+        sign = torch.tensor([-1.0 if name.startswith("bid_distance") else 1.0 for name in names])
+        self.register_buffer("sign", sign, persistent=False)
+        is_price = torch.tensor(["size" not in name for name in names])
+        self.register_buffer("is_price", is_price, persistent=False)
+
+    def cold_state(self, batch: int) -> Tensor:
+        """Return the state of a stream of which nothing is known: zeros [B, S]."""
+        return torch.zeros(batch, self.state_size, device=self.scale.device)
+
+    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the window that ends at each of T rows.
+
+        Args:
+            features: float32 [B, T, F], scaled.
+            state: float32 [B, S], S = 41 (W − 1) + 1.
+
+        Returns:
+            Windows float32 [B, T, W, 40], oldest row first: prices in units of `price_scale`, sizes as they came in;
+            rows before the first are 0. And the state after the last row, float32 [B, S].
+        """
+        batch, steps, past = features.shape[0], features.shape[1], self.window - 1
+        ring, count = torch.split(state, [past * ROW, 1], dim=1)
+        rows = torch.cat([ring.reshape(batch, past, ROW), self._rows(features)], dim=1)
+        next_state = torch.cat(
+            [rows[:, -past:].reshape(batch, past * ROW), torch.clamp(count + steps, max=past)],
+            dim=1,
+        )
+        position = torch.arange(steps, device=features.device).unsqueeze(1)
+        position = position + torch.arange(self.window, device=features.device).unsqueeze(0)
+        windows = rows.index_select(1, position.reshape(-1)).reshape(batch, steps, self.window, ROW)
+        book, returns = torch.split(windows, [BOOK, 1], dim=3)
+        later = torch.cumsum(torch.flip(returns[:, :, 1:], [2]), dim=2)
+        path = nn.functional.pad(torch.flip(later, [2]), (0, 0, 0, 1))
+        book = torch.where(self.is_price[:BOOK], (book - path) / self.price_scale, book)
+        valid = position.unsqueeze(0) >= past - count.unsqueeze(2)
+        return book * valid.unsqueeze(3).to(book.dtype), next_state
+
+    def _rows(self, features: Tensor) -> Tensor:
+        """Pick the columns and undo the scaling of prices and returns: float32 [B, T, 41]."""
+        picked = features.index_select(2, self.source)
+        raw = picked * self.scale[self.source] + self.location[self.source]
+        return torch.where(self.is_price, raw * self.sign, picked)
