@@ -13,7 +13,7 @@ from prefect import flow, task
 from lobsmith.compress import GOLDEN, MODEL
 from lobsmith.compress.compress import Compressed, compress
 from lobsmith.compress.golden import load_golden
-from lobsmith.features.dataset import DATASET, build_features
+from lobsmith.features.dataset import DATASET, build_features, training_datasets
 from lobsmith.gates.evaluate import EVALUATION, REPORT, evaluate
 from lobsmith.gates.evaluation import Evaluation
 from lobsmith.gates.validate import EVENTS_DOCS, Validated, validate, validate_features
@@ -88,7 +88,9 @@ def compute_features(params: Params, directory: Path, validated: Validated) -> t
 def train_network(params: Params, directory: Path) -> list[Epoch]:
     """Train, keeping the best epoch."""
     with stage("train network") as note:
-        trained = train_stage(params, directory / DATASET, directory, on_epoch=partial(_show_epoch, note, params))
+        trained = train_stage(
+            params, training_datasets(params, directory), directory, on_epoch=partial(_show_epoch, note, params)
+        )
         return list(trained.history)
 
 
@@ -112,7 +114,7 @@ def export_to_onnx(params: Params, directory: Path) -> Compressed:
 def evaluate_and_gate(params: Params, directory: Path) -> Evaluation:
     """Score on held-out rows and ask the gates."""
     with stage("evaluate and gate") as note:
-        result = evaluate(params, directory / DATASET, directory)
+        result = evaluate(params, directory, on_train=note)
         note("; ".join(str(verdict) for verdict in result.verdicts))
         return result
 

@@ -13,7 +13,15 @@ SMALL: dict[str, Any] = {
     "model.hidden": 12,
     "model.ring": 16,
     "model.attention": 6,
+    "labels.horizons_ms": [100, 1000],
+    "train.horizon_weights": [1, 1],
     "train.epochs": 2,
+    "train.window_batch": 32,
+    "train.windows_per_epoch": 64,
+    "walk_forward.folds": 1,
+    "walk_forward.epochs": 1,
+    "evaluation.rivals": ["queue_imbalance"],
+    "split.embargo_ms": 200,
     "train.sequence": 32,
     "train.burn_in": 16,
     "train.batch": 8,
@@ -21,6 +29,8 @@ SMALL: dict[str, Any] = {
     "serving.warmup": 10,
     # A minute of data and a second of training need not beat anybody: the flow is under test.
     "gates.skill": 10.0,
+    "gates.calibration": 1.0,
+    "gates.walk_forward": 10.0,
 }
 
 

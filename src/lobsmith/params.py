@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 from lobsmith.errors import ParamsError
 
 Positive = Annotated[int, Meta(ge=1)]
+Weight = Annotated[float, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -103,16 +104,18 @@ class LabelParams(_Section, frozen=True):
 
 
 class SplitParams(_Section, frozen=True):
-    """Shares of the window, in time order; what is left trains."""
+    """How the window is cut, in time order: `test` is a share of all rows, `validation` one of the rest."""
 
-    validation: Annotated[float, Meta(gt=0, lt=1)]
     test: Annotated[float, Meta(gt=0, lt=1)]
+    validation: Annotated[float, Meta(gt=0, lt=1)]
+    embargo_ms: Annotated[int, Meta(ge=0)]
 
 
 class ModelParams(_Section, frozen=True):
     """The network and the name it is served under."""
 
     name: Name
+    network: str
     channels: Positive
     hidden: Positive
     layers: Positive
@@ -120,20 +123,65 @@ class ModelParams(_Section, frozen=True):
     attention: Positive
 
 
+class LossParams(_Section, frozen=True):
+    """Weights of the loss's terms."""
+
+    direction: Weight
+    significant: Weight
+    withdrawal: Weight
+    move: Weight
+    volatility: Weight
+    hinge: Weight
+    false_alarm: Weight
+
+
 class TrainParams(_Section, frozen=True):
     """The training loop."""
 
     seed: int
     threads: Positive
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["float32", "bfloat16"]
     epochs: Positive
     sequence: Positive
     burn_in: Annotated[int, Meta(ge=0)]
+    pool: bool
     batch: Positive
+    accumulation: Positive
     sequences_per_epoch: Positive
+    windows_per_epoch: Positive
+    window_batch: Positive
     learning_rate: PositiveFloat
-    weight_decay: Annotated[float, Meta(ge=0)]
+    smallest_rate: PositiveFloat
+    weight_decay: Weight
     gradient_clip: PositiveFloat
     patience: Positive
+    rate_patience: Positive
+    priority: Annotated[float, Meta(ge=1)]
+    uniform_share: Annotated[float, Meta(ge=0, le=1)]
+    mirror: Annotated[float, Meta(ge=0, le=1)]
+    feature_dropout: Annotated[float, Meta(ge=0, lt=1)]
+    horizon_weights: tuple[Weight, ...]
+    calibration_ridge: Weight
+    loss: LossParams
+
+
+class EvaluationParams(_Section, frozen=True):
+    """What a model is held against, and at which confidences."""
+
+    rivals: tuple[str, ...]
+    seeds: tuple[int, ...]
+    confidences: Annotated[tuple[Share, ...], Meta(min_length=1)]
+    fees_bps: Weight
+
+
+class WalkForwardParams(_Section, frozen=True):
+    """Validation over time and market epochs."""
+
+    folds: Annotated[int, Meta(ge=1, le=50)]
+    epochs: Positive
+    epoch_s: PositiveFloat
+    minimum_rows: Positive
 
 
 class GateParams(_Section, frozen=True):
@@ -141,6 +189,8 @@ class GateParams(_Section, frozen=True):
 
     parity: PositiveFloat
     skill: PositiveFloat
+    calibration: float
+    walk_forward: PositiveFloat
 
 
 class ReleaseParams(_Section, frozen=True):
@@ -181,6 +231,8 @@ class Params(_Section, frozen=True):
     split: SplitParams
     model: ModelParams
     train: TrainParams
+    evaluation: EvaluationParams
+    walk_forward: WalkForwardParams
     gates: GateParams
     release: ReleaseParams
     serving: ServingParams
@@ -188,10 +240,10 @@ class Params(_Section, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other."""
+        if len(self.train.horizon_weights) != len(self.labels.horizons_ms) or not sum(self.train.horizon_weights):
+            raise ValueError("train.horizon_weights must have one weight for each of labels.horizons_ms, not all 0")
         if self.features.normaliser_minimum > self.features.normaliser_rows:
             raise ValueError("features.normaliser_minimum is larger than features.normaliser_rows")
-        if self.split.validation + self.split.test >= 1:
-            raise ValueError("split.validation + split.test leave nothing to train on")
         if list(self.labels.horizons_ms) != sorted(set(self.labels.horizons_ms)):
             raise ValueError("labels.horizons_ms must rise")
 

@@ -44,6 +44,9 @@ def demo(
         # A demonstration has minutes of data, not hours: it takes all there is.
         "window.minimum_coverage": 0.0,
         "window.minimum_rows": 5000,
+        "train.epochs": 10,
+        "walk_forward.folds": 2,
+        "walk_forward.epochs": 3,
         **overrides(settings),
     }
     with stage("start Prefect") as note:
@@ -108,21 +111,26 @@ def _show(
     dataset: "Dataset",
     measured: "dict[str, Measured]",
 ) -> None:
-    from lobsmith.gates.evaluation import baseline_scores
-    from lobsmith.models.split import split
-    from lobsmith.trading.measure import replayed_rows
+    from lobsmith.gates.evaluation import MODEL
+    from lobsmith.gates.rivals import rivals
+    from lobsmith.models.material import parts_of
+    from lobsmith.trading.measure import replayed_rows, score
 
-    parts = split(dataset, params.split)
+    parts = parts_of([dataset], params.split)
     served = measured["grpc"]
-    rows = replayed_rows(dataset, int(parts.test[0]), _ROWS["grpc"])
+    rows = replayed_rows(dataset, int(parts[0].split.test[0]), _ROWS["grpc"])
+    # Trained again: both take a second, and are wanted on the very rows that were replayed.
+    scores = {MODEL: served.scores}
+    for name, probabilities in rivals(parts, params, dataset, rows).items():
+        scores[name] = score(probabilities, dataset.labels[rows], dataset.horizons_ms)
     table = Table(title=f"{dataset.instrument}: {served.rows:,} held-out rows through Triton over gRPC")
     table.add_column("predictor")
     for horizon in dataset.horizons_ms:
         table.add_column(f"accuracy, {horizon} ms", justify="right")
         table.add_column(f"log-loss, {horizon} ms", justify="right")
     cells: dict[str, list[str]] = {}
-    for one in [*served.scores, *baseline_scores(dataset, parts, rows)]:
-        cells.setdefault(one.predictor, []).extend((f"{one.accuracy:.3f}", f"{one.log_loss:.3f}"))
+    for predictor, by_horizon in scores.items():
+        cells[predictor] = [text for one in by_horizon for text in (f"{one.accuracy:.3f}", f"{one.log_loss:.3f}")]
     for predictor, numbers in cells.items():
         table.add_row(predictor, *numbers)
     results.print(table)

@@ -13,6 +13,7 @@ from lobsmith.cli.data import data
 from lobsmith.cli.demo import demo
 from lobsmith.cli.doctor import doctor
 from lobsmith.cli.replay import replay
+from lobsmith.cli.report import report
 from lobsmith.cli.retrain import retrain
 from lobsmith.cli.serve import serve
 from lobsmith.cli.stage import stage
@@ -46,7 +47,7 @@ def cli(ctx: click.Context, root: Path) -> None:
     ctx.obj = Workspace(root.resolve())
 
 
-for command in (bench, data, demo, doctor, replay, retrain, serve, stage, status):
+for command in (bench, data, demo, doctor, replay, report, retrain, serve, stage, status):
     cli.add_command(command)
 
 

@@ -50,10 +50,10 @@ def _features(params: Params, directory: Path, _captures: list[Path]) -> str:
 
 
 def _train(params: Params, directory: Path, _captures: list[Path]) -> str:
-    from lobsmith.features.dataset import DATASET
+    from lobsmith.features.dataset import training_datasets
     from lobsmith.models.train import train_stage
 
-    history = train_stage(params, directory / DATASET, directory).history
+    history = train_stage(params, training_datasets(params, directory), directory).history
     return f"validation {min(one.validation_loss for one in history):.4f}"
 
 
@@ -65,10 +65,9 @@ def _compress(params: Params, directory: Path, _captures: list[Path]) -> str:
 
 
 def _evaluate(params: Params, directory: Path, _captures: list[Path]) -> str:
-    from lobsmith.features.dataset import DATASET
     from lobsmith.gates.evaluate import evaluate
 
-    return "; ".join(map(str, evaluate(params, directory / DATASET, directory).verdicts))
+    return "; ".join(map(str, evaluate(params, directory).verdicts))
 
 
 STAGES: dict[str, Run] = {

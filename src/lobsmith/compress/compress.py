@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from lobsmith.compress import GOLDEN, MODEL
 from lobsmith.compress.export import export_onnx
-from lobsmith.compress.golden import golden_vectors, save_golden
+from lobsmith.compress.golden import GOLDEN_ROWS, golden_vectors, save_golden
 from lobsmith.compress.priming import TOLERANCE, measure_prime_rows
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import TrainingError
@@ -19,6 +19,7 @@ from lobsmith.params import Params
 
 SUMMARY = "compress.json"
 _PRIMING_ROWS = 8192
+_FEWEST_ROWS = GOLDEN_ROWS
 
 
 class Compressed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,10 +45,10 @@ def compress(params: Params, dataset_path: Path, directory: Path) -> Compressed:
     model = OnnxModel(directory / MODEL)
     start, stop = longest_run(dataset, split(dataset, params.split).test)
     held_out = dataset.rows.features[start : min(stop, start + _PRIMING_ROWS)]
-    if len(held_out) < params.model.ring:
+    if len(held_out) < _FEWEST_ROWS:
         raise TrainingError(
-            f"{dataset.instrument}: the longest gap-free run of held-out rows is {len(held_out)}, shorter than "
-            f"model.ring = {params.model.ring}; give more data"
+            f"{dataset.instrument}: the longest gap-free run of held-out rows is {len(held_out)}, fewer than "
+            f"the {_FEWEST_ROWS} that golden vectors take; give more data"
         )
     save_golden(golden_vectors(model, held_out), directory / GOLDEN)
     summary = Compressed(

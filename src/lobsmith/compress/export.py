@@ -6,14 +6,14 @@ from pathlib import Path
 import onnx
 import torch
 
-from lobsmith.models.network import CausalNetwork, ServedNetwork
+from lobsmith.models.network import Network, ServedNetwork
 
 OPSET = 17
 INPUTS = ("features", "state")
-OUTPUTS = ("probabilities", "next_state")
+OUTPUTS = ("probabilities", "outlook", "next_state")
 
 
-def export_onnx(network: CausalNetwork, destination: Path) -> None:
+def export_onnx(network: Network, destination: Path) -> None:
     """Write the served form of a network as one ONNX file.
 
     The TorchScript exporter is used because the dynamo exporter fixes the time axis of an LSTM.
@@ -35,6 +35,7 @@ def export_onnx(network: CausalNetwork, destination: Path) -> None:
                 "features": {0: "batch", 1: "time"},
                 "state": {0: "batch"},
                 "probabilities": {0: "batch", 1: "time"},
+                "outlook": {0: "batch", 1: "time"},
                 "next_state": {0: "batch"},
             },
         )

@@ -20,6 +20,7 @@ class Golden:
     features: Float
     state: Float
     probabilities: Float
+    outlook: Float
     next_state: Float
 
 

@@ -25,11 +25,11 @@ def measure_prime_rows(model: OnnxModel, rows: Float, *, starts: int = _STARTS, 
     Returns:
         Rows to feed before the first answer; at least 1.
     """
-    reference, _ = model.predict(rows)
+    reference, _, _ = model.predict(rows)
     length = min(maximum, len(rows) // 2)
     worst = 1
     for start in np.linspace(len(rows) // 4, len(rows) - length, starts).astype(int):
-        cold, _ = model.predict(rows[start : start + length])
+        cold, _, _ = model.predict(rows[start : start + length])
         differs = np.abs(cold - reference[start : start + length]).max(axis=(1, 2)) > TOLERANCE
         if differs.any():
             worst = max(worst, int(np.flatnonzero(differs)[-1]) + 1)

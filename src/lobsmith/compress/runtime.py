@@ -1,6 +1,7 @@
 """ONNX Runtime on one thread: the one place that opens a model file."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,18 @@ import onnxruntime
 from lobsmith.errors import ReleaseError
 
 Float = npt.NDArray[np.float32]
+OUTPUTS = ["probabilities", "outlook", "next_state"]
+
+
+class Answered(NamedTuple):
+    """What a model makes of T rows of B streams.
+
+    `probabilities` float32 [B, T, H, 3], `outlook` float32 [B, T, H, 5], `next_state` float32 [B, S].
+    """
+
+    probabilities: Float
+    outlook: Float
+    next_state: Float
 
 
 class OnnxModel:
@@ -37,22 +50,16 @@ class OnnxModel:
         """Return zeros [B, S]."""
         return np.zeros((batch, self.state_size), np.float32)
 
-    def run(self, features: Float, state: Float) -> tuple[Float, Float]:
+    def run(self, features: Float, state: Float) -> Answered:
         """Step through T rows.
 
         Args:
             features: float32 [B, T, F].
             state: float32 [B, S].
-
-        Returns:
-            Probabilities float32 [B, T, H, 3] and the next state [B, S].
         """
-        probabilities, next_state = self._session.run(
-            ["probabilities", "next_state"], {"features": features, "state": state}
-        )
-        return probabilities, next_state
+        return Answered(*self._session.run(OUTPUTS, {"features": features, "state": state}))
 
-    def predict(self, rows: Float, *, chunk: int = 256, state: Float | None = None) -> tuple[Float, Float]:
+    def predict(self, rows: Float, *, chunk: int = 256, state: Float | None = None) -> tuple[Float, Float, Float]:
         """Step through one stream, `chunk` rows at a time.
 
         Args:
@@ -61,11 +68,12 @@ class OnnxModel:
             state: float32 [1, S]; cold where None.
 
         Returns:
-            Probabilities float32 [N, H, 3] and the state after the last row.
+            Probabilities float32 [N, H, 3], outlook float32 [N, H, 5] and the state after the last row.
         """
         state = self.cold_state() if state is None else state
         parts = []
         for start in range(0, len(rows), chunk):
-            probabilities, state = self.run(rows[np.newaxis, start : start + chunk], state)
-            parts.append(probabilities[0])
-        return np.concatenate(parts), state
+            probabilities, outlook, state = self.run(rows[np.newaxis, start : start + chunk], state)
+            parts.append((probabilities[0], outlook[0]))
+        probabilities, outlook = (np.concatenate(one) for one in zip(*parts, strict=True))
+        return probabilities, outlook, state

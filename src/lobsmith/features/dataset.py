@@ -169,6 +169,24 @@ def load_dataset(path: Path) -> Dataset:
         raise DataError(f"{path}: not a dataset: {error}; run the features stage again") from error
 
 
+def training_datasets(params: Params, directory: Path) -> list[Path]:
+    """Return the files of a run's datasets to train on: the chosen one, then with `train.pool` those of all others."""
+    chosen = directory / DATASET
+    if not params.train.pool:
+        return [chosen]
+    return [chosen, *other_datasets(directory)]
+
+
+def other_datasets(directory: Path) -> list[Path]:
+    """Return the files of a run's datasets of all instruments but the chosen one."""
+    instrument = load_dataset(directory / DATASET).instrument
+    return [path for path in sorted((directory / FEATURES).glob("*.safetensors")) if path.stem != _stem(instrument)]
+
+
+def _stem(instrument: Instrument) -> str:
+    return str(instrument).replace(":", "-")
+
+
 class Built(NamedTuple):
     """The dataset to train on, those of all instruments, and why others have none."""
 
@@ -204,7 +222,7 @@ def build_features(params: Params, market: Path, directory: Path, tradable: Sequ
     for name in wanted:
         try:
             datasets[name] = training_window(_build(held[name], store.events(held[name]), params), params.window)
-            save_dataset(datasets[name], directory / FEATURES / f"{name.replace(':', '-')}.safetensors")
+            save_dataset(datasets[name], directory / FEATURES / f"{_stem(held[name])}.safetensors")
         except DataError as error:
             errors[name] = error
     name = params.data.instrument or next(iter(datasets), "")

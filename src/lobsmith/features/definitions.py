@@ -122,3 +122,21 @@ def definitions_sha256(features: FeatureParams, labels: LabelParams) -> str:
         "labels": msgspec.to_builtins(labels),
     }
     return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def mirror() -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return where each feature of the mirrored market comes from, and its sign.
+
+    A market seen with bids and asks exchanged and prices upside down is as likely as the one that was seen: column c of
+    the mirrored row is `sign[c] * row[source[c]]`, and up becomes down. Basis points change in the fifth digit only.
+    """
+    source, sign = [], []
+    for name in NAMES:
+        side, _, rest = name.partition("_")
+        other = {"bid": f"ask_{rest}", "ask": f"bid_{rest}"}.get(side, name)
+        source.append(NAMES.index(other))
+        sign.append(-1.0 if name in _SIGNED or name.startswith(("imbalance_", "flow_", "trade_flow_")) else 1.0)
+    return tuple(source), tuple(sign)
+
+
+_SIGNED = {"microprice", "mid_return", "size_ratio", "last_move", "last_move_pull", "last_trade", "last_trade_pull"}

@@ -1,21 +1,29 @@
 """The evaluate stage: scores, verdicts and the report of an exported model."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from lobsmith.compress import MODEL
-from lobsmith.compress.runtime import OnnxModel
-from lobsmith.features.dataset import load_dataset
+from lobsmith.compress import MODEL as MODEL_FILE
+from lobsmith.compress.runtime import Float, OnnxModel
+from lobsmith.features.dataset import Dataset, load_dataset, other_datasets, training_datasets
 from lobsmith.files import write_atomic
-from lobsmith.gates import evaluation
-from lobsmith.gates.evaluation import Evaluation
+from lobsmith.gates.assess import Assessment, assess
+from lobsmith.gates.evaluation import MAJORITY, MODEL, Evaluation
 from lobsmith.gates.parity import parity
-from lobsmith.gates.report import reliability, render_report
-from lobsmith.models.split import longest_run, split
-from lobsmith.models.train import Epoch, load_network
+from lobsmith.gates.report import render_report
+from lobsmith.gates.rivals import mean_outlook, rivals
+from lobsmith.gates.verdict import Verdict
+from lobsmith.gates.walk_forward import walk_forward
+from lobsmith.models.material import Part, parts_of
+from lobsmith.models.score import LEAD_ROWS
+from lobsmith.models.split import longest_run, runs
+from lobsmith.models.train import Trained, load_network
+from lobsmith.models.trunks import CnnLstmAttention
 from lobsmith.params import Params
 
 EVALUATION = "evaluation.json"
@@ -23,57 +31,164 @@ REPORT = "report.html"
 HISTORY = "history.json"
 CALIBRATION = "calibration.json"
 """What `dvc plots` draws."""
+_ATTENTION_ROWS = 256
+
+Progress = Callable[[str], None]
 
 
-def evaluate(params: Params, dataset_path: Path, directory: Path) -> Evaluation:
-    """Score the exported model in `directory` on held-out rows, and write `evaluation.json` and `report.html` there."""
-    dataset = load_dataset(dataset_path)
-    parts = split(dataset, params.split)
-    trained = load_network(directory)
-    model = OnnxModel(directory / MODEL)
-    probabilities = evaluation.stream_probabilities(model, dataset, parts.test)
-    labels = dataset.labels[parts.test]
-    scores = evaluation.score(evaluation.MODEL, probabilities, labels, dataset.horizons_ms)
-    scores += evaluation.baseline_scores(dataset, parts, parts.test)
-    start, stop = longest_run(dataset, parts.test)
-    verdicts = (
-        parity(trained.network, model, dataset.rows.features[start:stop], params.gates.parity),
-        evaluation.skill(scores, params.gates.skill),
+def evaluate(params: Params, directory: Path, *, on_train: Progress | None = None) -> Evaluation:
+    """Score the exported model of a run on its held-out rows, walk forward, and write the report into its folder.
+
+    Args:
+        params: all of `params.yaml`.
+        directory: the run's folder, with the datasets, the network and the exported model.
+        on_train: told what is trained next.
+    """
+    parts = parts_of([load_dataset(path) for path in training_datasets(params, directory)], params.split)
+    trained, model = load_network(directory), OnnxModel(directory / MODEL_FILE)
+    others = [] if params.train.pool else [load_dataset(path) for path in other_datasets(directory)]
+    walked = walk_forward(parts, trained.network, params, others, on_fold=on_train)
+    return evaluate_model(
+        params,
+        parts,
+        parts[0],
+        trained,
+        model,
+        directory,
+        protocol=f"within the window: its newest {params.split.test:.0%} held out, purged",
+        verdicts=(walked,),
+        on_train=on_train,
     )
+
+
+def evaluate_model(
+    params: Params,
+    parts: Sequence[Part],
+    held_out: Part,
+    trained: Trained,
+    model: OnnxModel,
+    directory: Path,
+    *,
+    protocol: str,
+    verdicts: tuple[Verdict, ...] = (),
+    on_train: Progress | None = None,
+) -> Evaluation:
+    """Score an exported model and its rivals on the test rows of `held_out`; write figures, plots and the page.
+
+    Args:
+        params: all of `params.yaml`.
+        parts: what the model was trained on, and the rivals will be.
+        held_out: the dataset and the rows to score on.
+        trained: the network, for its history and its parity with the export.
+        model: its exported file, which is what is scored.
+        directory: where `evaluation.json` and `report.html` go.
+        protocol: how training and test rows relate, in words.
+        verdicts: what other gates have said; they go into the report.
+        on_train: told the name of what is trained next.
+    """
+    dataset, rows = held_out.dataset, held_out.split.test
+    probabilities, outlook = stream_predictions(model, dataset, rows)
+    predictions = {MODEL: probabilities, **rivals(parts, params, dataset, rows, on_train=on_train)}
+    settings = params.evaluation
+    found = assess(dataset, rows, predictions, outlook, mean_outlook(parts), settings.fees_bps, settings.confidences)
+    start, stop = longest_run(dataset, rows)
     result = Evaluation(
         instrument=dataset.instrument,
+        network=params.model.network,
+        protocol=protocol,
         data_fingerprint=dataset.data_fingerprint,
+        seeds=[params.train.seed, *settings.seeds],
         rows={
-            "all": len(dataset.rows),
-            "train": len(parts.train),
-            "validation": len(parts.validation),
-            "test": len(parts.test),
+            "train": sum(len(one.split.train) for one in parts),
+            "validation": sum(len(one.split.validation) for one in parts),
+            "test": len(rows),
         },
-        test_start_ns=int(dataset.rows.time[parts.test[0]]),
-        class_shares={
-            str(horizon): [float((labels[:, h] == c).mean()) for c in range(probabilities.shape[2])]
-            for h, horizon in enumerate(dataset.horizons_ms)
-        },
-        scores=scores,
-        verdicts=verdicts,
+        test_start_ns=int(dataset.rows.time[rows[0]]),
+        attention=attention_by_age(trained, dataset.rows.features[start:stop]),
+        verdicts=(
+            parity(trained.network, model, dataset.rows.features[start:stop], params.gates.parity),
+            skill(found, params.gates.skill),
+            calibrated(found, params.gates.calibration),
+            *verdicts,
+        ),
+        **found._asdict(),
     )
     write_atomic(directory / EVALUATION, msgspec.json.format(msgspec.json.encode(result)))
-    _write_plots(directory, trained.history, probabilities, labels, dataset.horizons_ms)
-    write_atomic(directory / REPORT, render_report(result, trained.history, probabilities, labels).encode())
+    _write_plots(directory, trained, result)
+    write_atomic(directory / REPORT, render_report(result, trained.history).encode())
     return result
 
 
-def _write_plots(
-    directory: Path,
-    history: tuple[Epoch, ...],
-    probabilities: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int8],
-    horizons_ms: tuple[int, ...],
-) -> None:
+def stream_predictions(model: OnnxModel, dataset: Dataset, rows: npt.NDArray[np.int64]) -> tuple[Float, Float]:
+    """Return the model's probabilities float32 [N, H, 3] and outlook float32 [N, H, 5] at the given rising rows.
+
+    The model steps through every row between; up to `LEAD_ROWS` rows before the first one warm its state.
+    """
+    first, last = max(int(rows[0]) - LEAD_ROWS, 0), int(rows[-1])
+    horizons = dataset.labels.shape[1]
+    probabilities = np.full((last + 1 - first, horizons, 3), np.nan, np.float32)
+    outlook = np.full((last + 1 - first, horizons, 5), np.nan, np.float32)
+    for start, stop in runs(dataset, np.asarray([first, last])):
+        span = slice(start - first, stop - first)
+        probabilities[span], outlook[span], _ = model.predict(dataset.rows.features[start:stop])
+    return probabilities[rows - first], outlook[rows - first]
+
+
+def skill(found: Assessment, threshold: float) -> Verdict:
+    """Judge the model's log-loss at the first horizon as a share of the base rate's, at its interval's upper end.
+
+    A model that has learnt nothing is better by luck half the time: it passes only where the interval excludes that.
+    Only the first horizon decides: minutes of data cannot teach the longer ones, which are reported beside it.
+    """
+    horizon = min(one.horizon_ms for one in found.scores)
+    losses = {one.predictor: one.log_loss.value for one in found.scores if one.horizon_ms == horizon}
+    gain = next(one for one in found.comparisons if one.horizon_ms == horizon and one.against == MAJORITY)
+    value = 1.0 + gain.difference.high / losses[MAJORITY]
+    return Verdict(
+        gate="skill",
+        passed=bool(value < threshold),
+        value=value,
+        threshold=threshold,
+        evidence={"horizon_ms": horizon, "log_loss": losses, "difference": msgspec.to_builtins(gain.difference)},
+    )
+
+
+def calibrated(found: Assessment, threshold: float) -> Verdict:
+    """Judge the model's calibration error in excess of what perfect probabilities would show at worst, any horizon."""
+    errors = [one for one in found.calibration if one.predictor == MODEL]
+    worst = max(errors, key=lambda one: one.ece - one.floor_95)
+    value = worst.ece - worst.floor_95
+    return Verdict(
+        gate="calibration",
+        passed=bool(value <= threshold),
+        value=value,
+        threshold=threshold,
+        evidence={
+            str(one.horizon_ms): {"ece": one.ece, "floor": one.floor, "floor_95": one.floor_95} for one in errors
+        },
+    )
+
+
+def attention_by_age(trained: Trained, rows: npt.NDArray[np.float32]) -> list[float]:
+    """Return the mean weight that attention gives the row 0, 1, … rows old; empty where the network has none."""
+    trunk = trained.network.trunk
+    if not isinstance(trunk, CnnLstmAttention) or len(rows) <= trunk.ring:
+        return []
+    network, state, total, count = trained.network, trained.network.cold_state(1)[:, :], torch.zeros(trunk.ring), 0
+    with torch.inference_mode():
+        for part in torch.split(torch.from_numpy(np.ascontiguousarray(rows[: 16 * _ATTENTION_ROWS])), _ATTENTION_ROWS):
+            weights, state = trunk.attention_by_age(network.standardise(part.unsqueeze(0)), state)
+            total += weights[0, trunk.ring :].sum(dim=0) if count == 0 else weights[0].sum(dim=0)
+            count += len(part) - (trunk.ring if count == 0 else 0)
+    return (total / max(count, 1)).tolist()
+
+
+def _write_plots(directory: Path, trained: Trained, result: Evaluation) -> None:
     points = [
-        {"horizon_ms": horizon, "said": said, "came_true": true, "rows": rows}
-        for h, horizon in enumerate(horizons_ms)
-        for said, true, rows in reliability(probabilities[:, h], labels[:, h])
+        {"horizon_ms": one.horizon_ms, "said": point.said, "came_true": point.came_true, "rows": point.rows}
+        for one in result.calibration
+        if one.predictor == MODEL
+        for point in one.points
     ]
-    write_atomic(directory / HISTORY, msgspec.json.format(msgspec.json.encode(history)))
+    write_atomic(directory / HISTORY, msgspec.json.format(msgspec.json.encode(trained.history)))
     write_atomic(directory / CALIBRATION, msgspec.json.format(msgspec.json.encode(points)))

@@ -1,128 +1,176 @@
-"""The evaluation report: one HTML page without outside references."""
+"""The evaluation report: one HTML page without outside references, for who decides on a promotion."""
 
-import io
-from datetime import UTC, datetime
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-from jinja2 import Environment
+from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from lobsmith.features.labels import UNKNOWN
-from lobsmith.gates.evaluation import Evaluation
-from lobsmith.models.train import Epoch
+from lobsmith.gates import report_plots as plots
+from lobsmith.gates import report_words as words
+from lobsmith.gates.evaluation import (
+    DIRECTIONS,
+    MODEL,
+    AtConfidence,
+    Calibration,
+    Comparison,
+    Confusion,
+    Effect,
+    Evaluation,
+    Interval,
+    Score,
+)
 
-_BINS = 10
-_SMALLEST_BIN = 100
-"""Neighbouring rows are alike: a bin of fewer says nothing."""
+if TYPE_CHECKING:
+    from lobsmith.models.train import Epoch
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>lobsmith evaluation: {{ e.instrument.symbol }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c2430 }
-table { border-collapse: collapse; margin: 1rem 0 }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #d8dee6 }
-th:first-child, td:first-child { text-align: left }
-.passed { color: #17663a } .refused { color: #a3161a; font-weight: 600 }
-svg { max-width: 100%; height: auto }
-</style>
-<h1>{{ e.instrument.symbol }} on {{ e.instrument.venue }}</h1>
-<p>Held-out rows from {{ start }} UTC on. Rows:
-{% for part, count in e.rows.items() %}{{ part }} {{ "{:,}".format(count) }}{{ ", " if not loop.last }}{% endfor %}.
-Data fingerprint <code>{{ e.data_fingerprint[:16] }}</code>.</p>
-<h2>Verdicts</h2>
-<table><tr><th>gate</th><th>verdict</th><th>value</th><th>threshold</th></tr>
-{% for v in e.verdicts %}<tr><td>{{ v.gate }}</td>
-<td class="{{ 'passed' if v.passed else 'refused' }}">{{ "passed" if v.passed else "refused" }}</td>
-<td>{{ "%.4g"|format(v.value) }}</td><td>{{ "%.4g"|format(v.threshold) }}</td></tr>{% endfor %}</table>
-<h2>Scores on held-out rows</h2>
-<table><tr><th>predictor</th><th>horizon</th><th>rows</th><th>accuracy</th><th>log-loss, nats</th></tr>
-{% for s in e.scores %}<tr><td>{{ s.predictor }}</td><td>{{ s.horizon_ms }} ms</td>
-<td>{{ "{:,}".format(s.rows) }}</td>
-<td>{{ "%.4f"|format(s.accuracy) }}</td><td>{{ "%.4f"|format(s.log_loss) }}</td></tr>{% endfor %}</table>
-<p>Share of down, unchanged, up: {% for h, shares in e.class_shares.items() %}{{ h }} ms
-{{ "%.1f, %.1f, %.1f %%"|format(shares[0] * 100, shares[1] * 100, shares[2] * 100) }}{{ "; " if not loop.last -}}
-{% endfor %}.
-</p>
-<h2>Training and calibration</h2>
-{{ plots }}
-</html>
-"""
+_TEMPLATE = "report.html.jinja"
+_SECTIONS = {
+    "verdicts": "Verdicts",
+    "headlines": "The model against each rival",
+    "scores": "Scores",
+    "differences": "Differences in log-loss",
+    "calibration": "Calibration",
+    "confidence": "Precision and recall by confidence",
+    "confusion": "Confusion",
+    "effects": "Effect after fees and spread",
+    "heads": "Other outputs",
+    "attention": "Attention over time",
+    "dependence": "Dependence of rows",
+    "training": "Training",
+}
+_FILTERS = (
+    words.number,
+    words.figure,
+    words.count,
+    words.percent,
+    words.interval,
+    words.stacked,
+    words.horizon,
+    words.share_name,
+    words.moment,
+    words.judge,
+    words.evidence,
+    words.calibrated,
+    words.calibration_words,
+    words.skill,
+)
 
 
-def render_report(
-    evaluation: Evaluation,
-    history: tuple[Epoch, ...],
-    probabilities: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int8],
-) -> str:
-    """Return the page.
+@dataclass(frozen=True)
+class Level:
+    """A direction's rows of the table of confidences."""
+
+    direction: str
+    points: list[AtConfidence]
+    warning: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of one horizon."""
+
+    name: str
+    model: Score | None
+    scores: list[Score]
+    best: list[str]
+    comparisons: list[Comparison]
+    shares: list[float] | None
+    calibration: list[Calibration]
+    levels: list[Level]
+    confusion: Confusion | None
+    effects: list[Effect]
+    earnings: str
+    differences_plot: Markup
+    reliability_plot: Markup
+    confidence_plot: Markup
+
+    @property
+    def summary(self) -> str:
+        """How many rivals the model beats, does not differ from, and loses to."""
+        answers = [words.judge(one.difference) for one in self.comparisons]
+        parts = ((words.BETTER, "better than"), (words.NO_DIFFERENT, "no different from"), (words.WORSE, "worse than"))
+        told = [f"{text} {answers.count(answer)}" for answer, text in parts if answer in answers]
+        rivals = "rival" if len(answers) == 1 else "rivals"
+        return f"{', '.join(told)} of {len(answers)} {rivals}" if told else "not known against any rival"
+
+    def difference(self, predictor: str) -> Interval | None:
+        """Return the model's log-loss less that of a predictor; none of the model itself."""
+        return next((one.difference for one in self.comparisons if one.against == predictor), None)
+
+
+def render_report(evaluation: Evaluation, history: Sequence["Epoch"]) -> str:
+    """Return the page, the same for the same figures.
 
     Args:
-        evaluation: scores and verdicts.
+        evaluation: what was found on the held-out rows.
         history: the epochs of the training.
-        probabilities: float32 [N, H, 3] of the held-out rows.
-        labels: int8 [N, H] of the same rows.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _plot_history(left, history)
-    _plot_reliability(right, probabilities, labels, [int(h) for h in evaluation.class_shares])
-    svg = io.StringIO()
-    with rc_context({"svg.hashsalt": "lobsmith"}):  # else ids differ from run to run
-        figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    start = datetime.fromtimestamp(evaluation.test_start_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    page = Environment(autoescape=True).from_string(_PAGE)
-    drawing = svg.getvalue()
-    # The drawing is our own markup; everything else on the page is escaped.
-    return page.render(e=evaluation, start=start, plots=Markup(drawing[drawing.index("<svg") :]))  # noqa: S704
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters.update({one.__name__: one for one in _FILTERS})
+    source = files("lobsmith.gates").joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    horizons = _horizons(evaluation)
+    return environment.from_string(source).render(
+        e=evaluation,
+        decision=words.decision(evaluation.verdicts),
+        titles=_SECTIONS,
+        horizons=[_section(evaluation, horizon) for horizon in horizons],
+        known_shares=[str(one.horizon_ms) for one in evaluation.scores],
+        directions=DIRECTIONS,
+        few_blocks=words.FEW_BLOCKS,
+        model_name=MODEL,
+        attention_plot=plots.plot_attention(evaluation.attention),
+        training_plot=plots.plot_training(history),
+        epochs=len(history),
+    )
 
 
-def _plot_history(axes: Axes, history: tuple[Epoch, ...]) -> None:
-    epochs = [one.epoch for one in history]
-    axes.plot(epochs, [one.train_loss for one in history], marker="o", label="training")
-    axes.plot(epochs, [one.validation_loss for one in history], marker="o", label="validation")
-    axes.set(title="Loss by epoch", xlabel="epoch", ylabel="cross-entropy, nats")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
+def _horizons(evaluation: Evaluation) -> list[int]:
+    found: set[int] = set()
+    for part in (
+        evaluation.scores,
+        evaluation.comparisons,
+        evaluation.calibration,
+        evaluation.confidence,
+        evaluation.confusion,
+        evaluation.effects,
+    ):
+        found.update(one.horizon_ms for one in part)
+    return sorted(found)
 
 
-def _plot_reliability(
-    axes: Axes, probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int8], horizons_ms: list[int]
-) -> None:
-    axes.plot([1 / 3, 1], [1 / 3, 1], color="grey", linewidth=0.8)
-    for h, horizon in enumerate(horizons_ms):
-        points = reliability(probabilities[:, h], labels[:, h])
-        if points:
-            x, y, _ = zip(*points, strict=True)
-            axes.plot(x, y, marker="o", label=f"{horizon} ms")
-    axes.set(title="Reliability on held-out rows", xlabel="said probability", ylabel="came true")
-    axes.legend()
+def _section(evaluation: Evaluation, horizon: int) -> Section:
+    """Gather one horizon's part of each list."""
+    name = words.horizon(horizon)
+    scores = [one for one in evaluation.scores if one.horizon_ms == horizon]
+    comparisons = [one for one in evaluation.comparisons if one.horizon_ms == horizon]
+    calibration = [one for one in evaluation.calibration if one.horizon_ms == horizon]
+    confidence = [one for one in evaluation.confidence if one.horizon_ms == horizon]
+    effects = [one for one in evaluation.effects if one.horizon_ms == horizon]
+    least = min((one.log_loss.value for one in scores if not math.isnan(one.log_loss.value)), default=None)
+    return Section(
+        name=name,
+        model=next((one for one in scores if one.predictor == MODEL), None),
+        scores=scores,
+        best=[one.predictor for one in scores if one.log_loss.value == least],
+        comparisons=comparisons,
+        shares=evaluation.class_shares.get(str(horizon)),
+        calibration=calibration,
+        levels=[_level(direction, confidence) for direction in DIRECTIONS],
+        confusion=next((one for one in evaluation.confusion if one.horizon_ms == horizon), None),
+        effects=effects,
+        earnings=words.earnings(name, effects),
+        differences_plot=plots.plot_differences(name, comparisons),
+        reliability_plot=plots.plot_reliability(name, calibration),
+        confidence_plot=plots.plot_confidence(name, confidence),
+    )
 
 
-def reliability(probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int8]) -> list[tuple[float, float, int]]:
-    """Return how often the most probable class came true against how probable it was said to be.
-
-    Args:
-        probabilities: float32 [N, 3] at one horizon.
-        labels: int8 [N] at the same.
-
-    Returns:
-        By tenth of probability: (mean said probability, share that came true, rows); thin tenths are left out.
-    """
-    known = (labels != UNKNOWN) & np.isfinite(probabilities).all(axis=1)
-    said = probabilities[known].max(axis=1)
-    right = probabilities[known].argmax(axis=1) == labels[known]
-    bins = np.clip((said * _BINS).astype(int), 0, _BINS - 1)
-    counts = [int((bins == b).sum()) for b in range(_BINS)]
-    return [
-        (float(said[bins == b].mean()), float(right[bins == b].mean()), count)
-        for b, count in enumerate(counts)
-        if count >= _SMALLEST_BIN
-    ]
+def _level(direction: str, points: Sequence[AtConfidence]) -> Level:
+    own = sorted((one for one in points if one.direction == direction), key=lambda one: one.confidence)
+    return Level(direction, own, words.few_blocks(direction, own))

@@ -56,6 +56,10 @@ class BinCtabl(nn.Module):
         """Return the state of a stream of which nothing is known: zeros [B, S]."""
         return self.windows.cold_state(batch)
 
+    def remember(self, features: Tensor, state: Tensor) -> Tensor:
+        """Return the state after T rows that nobody asks about."""
+        return self.windows.remember(features, state)
+
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Step through T rows.
 

@@ -11,6 +11,7 @@ from lobsmith.features.dataset import Dataset
 from lobsmith.params import SplitParams
 
 _NS_PER_MS = 1_000_000
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -23,30 +24,86 @@ class Split:
 
 
 def split(dataset: Dataset, params: SplitParams) -> Split:
-    """Cut a dataset's usable rows into three consecutive spans.
+    """Cut a dataset's usable rows into three consecutive spans, purged and embargoed.
 
     Raises:
         TrainingError: a part would be empty.
     """
-    usable = np.flatnonzero(dataset.usable)
-    first = int(len(usable) * (1 - params.validation - params.test))
+    usable = usable_rows(dataset)
     second = int(len(usable) * (1 - params.test))
-    if first == 0 or first == second or second == len(usable):
+    first = int(second * (1 - params.validation))
+    return cut(dataset, usable, first, second, len(usable), params.embargo_ms)
+
+
+def usable_rows(dataset: Dataset) -> Rows:
+    """Return the rows with complete features and all labels, int64, rising."""
+    return np.flatnonzero(dataset.usable)
+
+
+def train_only(dataset: Dataset, params: SplitParams) -> Split:
+    """Cut usable rows into training and validation rows; nothing is held out.
+
+    Raises:
+        TrainingError: a part would be empty.
+    """
+    usable = usable_rows(dataset)
+    # One row, so that the cut is the same; it is tested on nothing.
+    parts = cut(dataset, usable, int(len(usable) * (1 - params.validation)), len(usable) - 1, len(usable), 0)
+    return Split(parts.train, parts.validation, usable[:0])
+
+
+def cut(dataset: Dataset, usable: Rows, first: int, second: int, end: int, embargo_ms: int) -> Split:
+    """Cut usable rows at two boundaries into training, validation and test rows (López de Prado 2018, chapter 7).
+
+    Rows whose label looks across a boundary are in no part (purged); neither are rows within the embargo after it,
+    whose features still remember what came before.
+
+    Args:
+        dataset: where the rows are from.
+        usable: int64, rising.
+        first: position in `usable` of the first validation row.
+        second: position of the first test row.
+        end: position after the last test row.
+        embargo_ms: time left out after each boundary.
+
+    Raises:
+        TrainingError: a part would be empty.
+    """
+    if not 0 < first < second < end:
         raise TrainingError(f"{dataset.instrument}: {len(usable)} usable rows are too few to split; give more data")
     time = dataset.rows.time
     horizon = max(dataset.horizons_ms) * _NS_PER_MS
 
-    def purged(part: npt.NDArray[np.int64], boundary: int) -> npt.NDArray[np.int64]:
-        kept: npt.NDArray[np.int64] = part[time[part] + horizon < time[usable[boundary]]]
-        return kept
+    def between(start: int, stop: int) -> Rows:
+        part = usable[start:stop]
+        if start > 0:
+            part = part[time[part] >= time[usable[start]] + embargo_ms * _NS_PER_MS]
+        if stop < end:
+            part = part[time[part] + horizon < time[usable[stop]]]
+        return part
 
-    result = Split(purged(usable[:first], first), purged(usable[first:second], second), usable[second:])
-    if len(result.train) == 0 or len(result.validation) == 0:
+    result = Split(between(0, first), between(first, second), between(second, end))
+    if not (len(result.train) and len(result.validation) and len(result.test)):
         raise TrainingError(
-            f"{dataset.instrument}: no row is left before a boundary of the split once labels that look across it are "
-            f"purged; the data is shorter than the horizons"
+            f"{dataset.instrument}: no row is left of a part of the split once labels that look across its boundary "
+            f"and the embargo are taken out; the data is too short for its horizons"
         )
     return result
+
+
+def split_beside(dataset: Dataset, first: Dataset, parts: Split) -> Split | None:
+    """Cut another dataset at the times at which the first one was cut; None where it has nothing to train on.
+
+    So no row of one instrument trains a model that is tested on the same minutes of another.
+    """
+    time, usable = dataset.rows.time, np.flatnonzero(dataset.usable)
+    horizon = max(dataset.horizons_ms) * _NS_PER_MS
+    validation, test = (int(first.rows.time[part[0]]) for part in (parts.validation, parts.test))
+    train = usable[time[usable] + horizon < validation]
+    held = usable[(time[usable] >= validation) & (time[usable] + horizon < test)]
+    if len(train) == 0 or len(held) == 0:
+        return None
+    return Split(train, held, usable[time[usable] >= test])
 
 
 def runs(dataset: Dataset, rows: npt.NDArray[np.int64]) -> list[tuple[int, int]]:

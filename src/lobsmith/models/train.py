@@ -1,9 +1,7 @@
-"""The training loop: seeded, and bit-identical on CPU for the same seed and thread count."""
+"""Training: inputs are fitted, weights learnt, probabilities calibrated; then everything is written as one file."""
 
-import copy
 import json
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,39 +13,40 @@ from msgspec import Struct
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor
-from torch.nn.functional import cross_entropy, nll_loss
 
 from lobsmith.errors import TrainingError
 from lobsmith.features.dataset import Dataset, load_dataset
-from lobsmith.features.labels import UNKNOWN
 from lobsmith.files import write_atomic
-from lobsmith.models.network import CLASSES, CausalNetwork, predict
-from lobsmith.models.split import Split, runs, split
-from lobsmith.params import ModelParams, Params, TrainParams
+from lobsmith.models.calibrate import calibrate, flags_of
+from lobsmith.models.checkpoint import CHECKPOINT
+from lobsmith.models.descent import Descent, Epoch, OnEpoch
+from lobsmith.models.fitting import fit_counts, fit_newton
+from lobsmith.models.material import Part, fit_inputs, parts_of
+from lobsmith.models.network import Network
+from lobsmith.models.registry import architecture, build
+from lobsmith.models.score import outputs_at
+from lobsmith.params import ModelParams, Params
 
+__all__ = ["WEIGHTS", "Epoch", "OnEpoch", "Trained", "load_network", "predict", "save_network", "train", "train_stage"]
 
-class Epoch(Struct, frozen=True, kw_only=True):
-    """One pass: mean cross-entropy over both horizons, nats."""
-
-    epoch: int
-    train_loss: float
-    validation_loss: float
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with the weights of its best epoch."""
+    """A calibrated network with the weights of its best epoch."""
 
-    network: CausalNetwork
+    network: Network
     history: tuple[Epoch, ...]
+    uncalibrated: tuple[str, ...] = ()
+    """Outputs whose classes were too rare on the validation rows to calibrate."""
 
 
 class _Shape(Struct, frozen=True, forbid_unknown_fields=True):
     """What must be known to build the network again."""
 
     features: int
-    horizons: int
+    horizons_ms: tuple[int, ...]
     model: ModelParams
 
 
@@ -56,128 +55,67 @@ class _About(Struct, frozen=True, forbid_unknown_fields=True):
 
     shape: _Shape
     history: tuple[Epoch, ...]
+    uncalibrated: tuple[str, ...]
 
 
-OnEpoch = Callable[[Epoch], None]
+def train(
+    parts: Sequence[Part], params: Params, *, on_epoch: OnEpoch | None = None, checkpoint: Path | None = None
+) -> Trained:
+    """Train the network that the parameters name.
 
-
-def train(dataset: Dataset, parts: Split, params: Params, *, on_epoch: OnEpoch | None = None) -> Trained:
-    """Train the network on the training part and keep the epoch that is best on the validation part.
-
-    Each sequence warms the state over `burn_in` rows and takes the loss over the `sequence` rows that follow.
+    Args:
+        parts: the rows of one or several instruments.
+        params: all of `params.yaml`.
+        on_epoch: told of each epoch.
+        checkpoint: where a killed training goes on from; None keeps no checkpoint.
 
     Raises:
-        TrainingError: no gap-free run is long enough for one sequence, or the loss is not finite.
+        TrainingError: no gap-free run is long enough for one sequence, a loss is not finite, or there is no such
+            network.
     """
     settings = params.train
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    torch.use_deterministic_algorithms(True)
-    generator = np.random.default_rng(settings.seed)
-
-    features = torch.from_numpy(np.ascontiguousarray(dataset.rows.features))
-    labels = torch.from_numpy(_training_labels(dataset, parts.train))
-    starts = _sequence_starts(dataset, parts.train, settings)
-    network = CausalNetwork(features.shape[1], labels.shape[1], params.model)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    batches = math.ceil(settings.sequences_per_epoch / settings.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=settings.learning_rate, total_steps=settings.epochs * batches
-    )
-
-    history: list[Epoch] = []
-    best_loss, best_weights, waited = math.inf, copy.deepcopy(network.state_dict()), 0
-    for number in range(1, settings.epochs + 1):
-        network.train()
-        losses = []
-        for _ in range(batches):
-            chosen = generator.choice(starts, settings.batch)
-            losses.append(_step(network, optimiser, features, labels, chosen, settings))
-            schedule.step()
-        epoch = Epoch(
-            epoch=number,
-            train_loss=float(np.mean(losses)),
-            validation_loss=validation_loss(network, dataset, parts.validation),
-        )
-        if not math.isfinite(epoch.train_loss + epoch.validation_loss):
-            raise TrainingError(f"epoch {number}: the loss is not finite; lower train.learning_rate")
-        history.append(epoch)
-        if on_epoch:
-            on_epoch(epoch)
-        if epoch.validation_loss < best_loss:
-            best_loss, best_weights, waited = epoch.validation_loss, copy.deepcopy(network.state_dict()), 0
-        else:
-            waited += 1
-            if waited >= settings.patience:
-                break
-    network.load_state_dict(best_weights)
-    return Trained(network.eval(), tuple(history))
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    horizons = parts[0].dataset.horizons_ms
+    network = build(params.model, parts[0].dataset.rows.features.shape[1], horizons)
+    fit_inputs(network, parts, symmetric=settings.mirror > 0)
+    chosen = architecture(params.model.network)
+    if chosen.learns == "newton":
+        history = [_fitted(fit_newton(network, parts, params))]
+    elif chosen.learns == "counts":
+        history = [_fitted(fit_counts(network, parts, params))]
+    else:
+        history = Descent(network, parts, params, checkpoint).run(on_epoch)
+    return Trained(network.eval(), tuple(history), tuple(_calibrate(network, parts, settings.calibration_ridge)))
 
 
-def _step(
-    network: CausalNetwork,
-    optimiser: torch.optim.Optimizer,
-    features: Tensor,
-    labels: Tensor,
-    starts: npt.NDArray[np.int64],
-    settings: TrainParams,
-) -> float:
-    """Take one gradient step on the sequences that begin at `starts` and return the loss."""
-    length = settings.burn_in + settings.sequence
-    index = torch.from_numpy(starts).unsqueeze(1) + torch.arange(length)
-    logits, _ = network(features[index], network.cold_state(len(starts)))
-    loss = cross_entropy(
-        logits[:, settings.burn_in :].reshape(-1, CLASSES),
-        labels[index[:, settings.burn_in :]].reshape(-1),
-        ignore_index=UNKNOWN,
-    )
-    optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
-    optimiser.step()
-    return loss.item()
+def _fitted(loss: float) -> Epoch:
+    return Epoch(epoch=1, train_loss=loss, validation_loss=loss, learning_rate=0.0)
 
 
-def _training_labels(dataset: Dataset, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return labels int64 [N, H] that are unknown outside the given rows: a purged row is seen, never learnt."""
-    labels = np.full(dataset.labels.shape, UNKNOWN, np.int64)
-    labels[rows] = dataset.labels[rows]
-    return labels
+def _calibrate(network: Network, parts: Sequence[Part], ridge: float) -> list[str]:
+    outputs, direction, binary = [], [], []
+    for one in parts:
+        rows, targets = one.split.validation, one.dataset.targets
+        outputs.append(outputs_at(network, one.dataset, rows))
+        direction.append(torch.from_numpy(one.dataset.labels[rows].astype(np.int64)))
+        binary.append(flags_of(*(torch.from_numpy(array[rows]) for array in (targets.significant, targets.withdrawal))))
+    return calibrate(network.calibration, torch.cat(outputs), torch.cat(direction), torch.cat(binary), ridge)
 
 
-def _sequence_starts(dataset: Dataset, rows: npt.NDArray[np.int64], settings: TrainParams) -> npt.NDArray[np.int64]:
-    length = settings.burn_in + settings.sequence
-    spans = [np.arange(start, stop - length + 1) for start, stop in runs(dataset, rows) if stop - start >= length]
-    if not spans:
-        raise TrainingError(
-            f"{dataset.instrument}: no gap-free run of {length} rows (train.burn_in + train.sequence) to train on"
-        )
-    return np.concatenate(spans)
+def predict(network: Network, dataset: Dataset, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], ...]:
+    """Return calibrated probabilities float32 [N, H, 3] and outlook float32 [N, H, 5] at the given rows."""
+    with torch.inference_mode():
+        probabilities, outlook = network.calibration(outputs_at(network, dataset, rows))
+    return probabilities.numpy(), outlook.numpy()
 
 
-def log_probabilities(network: CausalNetwork, dataset: Dataset, rows: npt.NDArray[np.int64]) -> Tensor:
-    """Return log-probabilities float32 [N, H, 3] of the given rows, the state carried over each gap-free run."""
-    first, last = int(rows[0]), int(rows[-1])
-    out = torch.full((last + 1 - first, dataset.labels.shape[1], CLASSES), math.nan)
-    for start, stop in runs(dataset, np.asarray([first, last])):
-        out[start - first : stop - first] = predict(network, torch.from_numpy(dataset.rows.features[start:stop]))
-    return out[torch.from_numpy(rows - first)]
-
-
-def validation_loss(network: CausalNetwork, dataset: Dataset, rows: npt.NDArray[np.int64]) -> float:
-    """Return the mean cross-entropy over the given rows and all horizons, nats."""
-    labels = torch.from_numpy(dataset.labels[rows].astype(np.int64))
-    return nll_loss(log_probabilities(network, dataset, rows).reshape(-1, CLASSES), labels.reshape(-1)).item()
-
-
-WEIGHTS = "weights.safetensors"
-
-
-def save_network(trained: Trained, directory: Path) -> None:
-    """Write weights, shape and history into `weights.safetensors`."""
+def save_network(trained: Trained, params: ModelParams, horizons_ms: tuple[int, ...], directory: Path) -> None:
+    """Write weights, calibration, shape and history into `weights.safetensors`."""
     network = trained.network
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    about = _About(_Shape(network.features, network.horizons, network.params), trained.history)
+    about = _About(_Shape(network.features, horizons_ms, params), trained.history, trained.uncalibrated)
     # One entry: safetensors writes several in an order that differs from run to run.
     metadata = {"lobsmith": msgspec.json.encode(about).decode()}
     write_atomic(directory / WEIGHTS, save_tensors(tensors, metadata))
@@ -195,16 +133,23 @@ def load_network(directory: Path) -> Trained:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         about = msgspec.json.decode(header["__metadata__"]["lobsmith"], type=_About)
         shape = about.shape
-        network = CausalNetwork(shape.features, shape.horizons, shape.model)
+        network = build(shape.model, shape.features, shape.horizons_ms)
         network.load_state_dict(load_tensors(content))
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, msgspec.MsgspecError) as error:
         raise TrainingError(f"{path}: not a trained network: {error}; run the train stage again") from error
-    return Trained(network.eval(), about.history)
+    return Trained(network.eval(), about.history, about.uncalibrated)
 
 
-def train_stage(params: Params, dataset_path: Path, directory: Path, *, on_epoch: OnEpoch | None = None) -> Trained:
-    """Train on a dataset and save the network: the train stage."""
-    dataset = load_dataset(dataset_path)
-    trained = train(dataset, split(dataset, params.split), params, on_epoch=on_epoch)
-    save_network(trained, directory)
+def train_stage(
+    params: Params, dataset_paths: Sequence[Path], directory: Path, *, on_epoch: OnEpoch | None = None
+) -> Trained:
+    """Train on the datasets of one or several instruments and save the network: the train stage.
+
+    A training that was killed goes on from its last epoch when the stage is run again.
+    """
+    parts = parts_of([load_dataset(path) for path in dataset_paths], params.split)
+    checkpoint = directory / CHECKPOINT
+    trained = train(parts, params, on_epoch=on_epoch, checkpoint=checkpoint)
+    save_network(trained, params.model, parts[0].dataset.horizons_ms, directory)
+    checkpoint.unlink(missing_ok=True)
     return trained

@@ -76,12 +76,8 @@ class BookWindows(nn.Module):
             rows before the first are 0. And the state after the last row, float32 [B, S].
         """
         batch, steps, past = features.shape[0], features.shape[1], self.window - 1
-        ring, count = torch.split(state, [past * ROW, 1], dim=1)
-        rows = torch.cat([ring.reshape(batch, past, ROW), self._rows(features)], dim=1)
-        next_state = torch.cat(
-            [rows[:, -past:].reshape(batch, past * ROW), torch.clamp(count + steps, max=past)],
-            dim=1,
-        )
+        rows, next_state = self._append(features, state)
+        count = state[:, past * ROW :]
         position = torch.arange(steps, device=features.device).unsqueeze(1)
         position = position + torch.arange(self.window, device=features.device).unsqueeze(0)
         windows = rows.index_select(1, position.reshape(-1)).reshape(batch, steps, self.window, ROW)
@@ -91,6 +87,18 @@ class BookWindows(nn.Module):
         book = torch.where(self.is_price[:BOOK], (book - path) / self.price_scale, book)
         valid = position.unsqueeze(0) >= past - count.unsqueeze(2)
         return book * valid.unsqueeze(3).to(book.dtype), next_state
+
+    def remember(self, features: Tensor, state: Tensor) -> Tensor:
+        """Return the state after T rows without making their windows."""
+        return self._append(features, state)[1]
+
+    def _append(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the ring with T rows behind it, float32 [B, W - 1 + T, 41], and the next state."""
+        batch, steps, past = features.shape[0], features.shape[1], self.window - 1
+        ring, count = torch.split(state, [past * ROW, 1], dim=1)
+        rows = torch.cat([ring.reshape(batch, past, ROW), self._rows(features)], dim=1)
+        newest = rows[:, -past:].reshape(batch, past * ROW)
+        return rows, torch.cat([newest, torch.clamp(count + steps, max=past)], dim=1)
 
     def _rows(self, features: Tensor) -> Tensor:
         """Pick the columns and undo the scaling of prices and returns: float32 [B, T, 41]."""

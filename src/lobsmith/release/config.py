@@ -20,7 +20,16 @@ from tritonclient.grpc.model_config_pb2 import (
 
 from lobsmith.compress import MODEL
 from lobsmith.errors import ReleaseError
-from lobsmith.release.contract import CLASSES, FEATURES, NEXT_STATE, PROBABILITIES, STATE, WireContract
+from lobsmith.release.contract import (
+    CLASSES,
+    FEATURES,
+    NEXT_STATE,
+    OUTLOOK,
+    OUTLOOKS,
+    PROBABILITIES,
+    STATE,
+    WireContract,
+)
 
 CONFIG = "config.pbtxt"
 BACKEND = "onnxruntime"
@@ -64,6 +73,7 @@ def config_text(
     config.input.add(name=FEATURES, data_type=TYPE_FP32, dims=[-1, contract.feature_count])
     config.input.add(name=STATE, data_type=TYPE_FP32, dims=[contract.state_size])
     config.output.add(name=PROBABILITIES, data_type=TYPE_FP32, dims=[-1, horizons, len(CLASSES)])
+    config.output.add(name=OUTLOOK, data_type=TYPE_FP32, dims=[-1, horizons, len(OUTLOOKS)])
     config.output.add(name=NEXT_STATE, data_type=TYPE_FP32, dims=[contract.state_size])
     config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=instances)
     if warmup:

@@ -4,9 +4,10 @@
 
 | tensor           | direction | shape        | meaning |
 |------------------|-----------|--------------|---------|
-| `features`       | in        | [B, T, F]    | T rows of z-scored features, oldest first |
+| `features`       | in        | [B, T, F]    | T rows of features, oldest first |
 | `state`          | in        | [B, S]       | the stream's state, opaque; all zeros mean cold |
 | `probabilities`  | out       | [B, T, H, 3] | for each row and horizon: P(down), P(unchanged), P(up) of the mid |
+| `outlook`        | out       | [B, T, H, 5] | for each row and horizon: see `OUTLOOKS` |
 | `next_state`     | out       | [B, S]       | the state after the last row, to be sent with the next request |
 
 All are float32. T is 1 for a live tick and at most `MAX_ROWS` for catching up.
@@ -21,9 +22,12 @@ from lobsmith.params import Params
 FEATURES = "features"
 STATE = "state"
 PROBABILITIES = "probabilities"
+OUTLOOK = "outlook"
 NEXT_STATE = "next_state"
 
 CLASSES = ("down", "unchanged", "up")
+OUTLOOKS = ("significant", "bid_withdrawal", "ask_withdrawal", "move_bps", "volatility_bps")
+"""Probability of a significant move, of the withdrawal of bids and of asks; expected move and realised volatility."""
 MAX_ROWS = 256
 """Rows that one request may carry."""
 
@@ -44,11 +48,11 @@ class WireContract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 def wire_contract(params: Params) -> WireContract:
     """Derive the contract from the parameters."""
     # PyTorch takes two seconds to import, and everything that only reads a manifest imports this module.
-    from lobsmith.models.network import state_size
+    from lobsmith.models.registry import state_size
 
     return WireContract(
         feature_count=FEATURE_COUNT,
-        state_size=state_size(params.model),
+        state_size=state_size(params.model, FEATURE_COUNT, params.labels.horizons_ms),
         horizons_ms=params.labels.horizons_ms,
         definitions_sha256=definitions_sha256(params.features, params.labels),
     )

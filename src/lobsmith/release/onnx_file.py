@@ -8,7 +8,16 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from lobsmith.errors import ReleaseError
-from lobsmith.release.contract import CLASSES, FEATURES, NEXT_STATE, PROBABILITIES, STATE, WireContract
+from lobsmith.release.contract import (
+    CLASSES,
+    FEATURES,
+    NEXT_STATE,
+    OUTLOOK,
+    OUTLOOKS,
+    PROBABILITIES,
+    STATE,
+    WireContract,
+)
 
 _Shape = list[int | str]
 
@@ -42,6 +51,7 @@ def check_model_file(path: Path, contract: WireContract) -> None:
     }
     expected_outputs: dict[str, _Shape] = {
         PROBABILITIES: [_FREE, _FREE, horizons, len(CLASSES)],
+        OUTLOOK: [_FREE, _FREE, horizons, len(OUTLOOKS)],
         NEXT_STATE: [_FREE, contract.state_size],
     }
     _compare(path, "inputs", inputs, expected_inputs, inferred=False)

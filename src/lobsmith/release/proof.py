@@ -16,9 +16,9 @@ from msgspec import Struct
 
 from lobsmith.compress import GOLDEN, MODEL
 from lobsmith.compress.golden import Golden, load_golden
-from lobsmith.compress.runtime import Float, OnnxModel
+from lobsmith.compress.runtime import Answered, Float, OnnxModel
 from lobsmith.errors import LobsmithError, ReleaseError
-from lobsmith.release.contract import CLASSES, WireContract
+from lobsmith.release.contract import CLASSES, OUTLOOKS, WireContract
 from lobsmith.release.manifest import check_files
 
 TOLERANCE = 1e-5
@@ -78,14 +78,18 @@ def check_version(directory: Path) -> Proof:
     at_once = _run(model, directory, golden.features, golden.state)
     parts, state = [], golden.state
     for row in range(golden.features.shape[1]):
-        part, state = _run(model, directory, golden.features[:, row : row + 1], state)
+        part = _run(model, directory, golden.features[:, row : row + 1], state)
+        state = part.next_state
         parts.append(part)
-    stepped = np.concatenate(parts, axis=1), state
+    stepped = Answered(
+        np.concatenate([one.probabilities for one in parts], axis=1),
+        np.concatenate([one.outlook for one in parts], axis=1),
+        state,
+    )
     largest = 0.0
     for how, answer in (("as one chunk", at_once), ("step by step", stepped)):
-        for name, have, want in zip(
-            ("probabilities", "next_state"), answer, (golden.probabilities, golden.next_state), strict=True
-        ):
+        for name, have in answer._asdict().items():
+            want = getattr(golden, name)
             difference = _difference(have, want)
             if difference > TOLERANCE:
                 raise ReleaseError(
@@ -93,7 +97,7 @@ def check_version(directory: Path) -> Proof:
                     f"more than {TOLERANCE:g}; export the model again"
                 )
             largest = max(largest, difference)
-    probabilities = at_once[0]
+    probabilities = at_once.probabilities
     if np.ptp(probabilities, axis=1).max() == 0:
         raise ReleaseError(f"{directory / MODEL}: its answers are the same for every row; train it again")
     if probabilities.min() < 0 or np.abs(probabilities.sum(axis=3) - 1).max() > _SUM_TOLERANCE:
@@ -108,6 +112,7 @@ def _check_golden(path: Path, golden: Golden, contract: WireContract) -> None:
         "features": (1, rows, contract.feature_count),
         "state": (1, contract.state_size),
         "probabilities": (1, rows, len(contract.horizons_ms), len(CLASSES)),
+        "outlook": (1, rows, len(contract.horizons_ms), len(OUTLOOKS)),
         "next_state": (1, contract.state_size),
     }
     for name, shape in shapes.items():
@@ -121,16 +126,16 @@ def _check_golden(path: Path, golden: Golden, contract: WireContract) -> None:
             raise ReleaseError(f"{path}: {name} holds numbers that are not finite; make the golden vectors again")
 
 
-def _run(model: OnnxModel, directory: Path, features: Float, state: Float) -> tuple[Float, Float]:
+def _run(model: OnnxModel, directory: Path, features: Float, state: Float) -> Answered:
     path = directory / MODEL
     try:
-        probabilities, next_state = model.run(features, state)
+        answer = model.run(features, state)
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         reason = " ".join(str(error).split())
         raise ReleaseError(f"{path}: ONNX Runtime cannot run it: {reason}; export it again") from error
-    if not (np.isfinite(probabilities).all() and np.isfinite(next_state).all()):
+    if not all(np.isfinite(one).all() for one in answer):
         raise ReleaseError(f"{path}: its answers are not finite; train it again")
-    return probabilities, next_state
+    return answer
 
 
 def _difference(have: Float, want: Float) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lobsmith.compress import MODEL
-from lobsmith.compress.runtime import OnnxModel
+from lobsmith.compress.runtime import Answered, OnnxModel
 from lobsmith.errors import RequestError, ServingError
 from lobsmith.release.contract import FEATURES, MAX_ROWS, STATE
 from lobsmith.release.manifest import check_files
@@ -32,17 +32,12 @@ class Engine:
         """The version's number."""
         return self.manifest.version
 
-    def infer(
-        self, features: NDArray[np.float32], state: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def infer(self, features: NDArray[np.float32], state: NDArray[np.float32]) -> Answered:
         """Step through T rows of B streams.
 
         Args:
-            features: float32 [B, T, F], z-scored, oldest row first, 1 <= T <= `MAX_ROWS`.
+            features: float32 [B, T, F], oldest row first, 1 <= T <= `MAX_ROWS`.
             state: float32 [B, S], zeros where nothing is known.
-
-        Returns:
-            Probabilities float32 [B, T, H, 3] and the state after the last row, float32 [B, S].
 
         Raises:
             RequestError: wrong shape or type, or a value that is not finite.

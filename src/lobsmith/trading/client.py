@@ -36,12 +36,14 @@ class Reason(StrEnum):
 class Prediction:
     """The answer to one row, or the reason why there is none.
 
-    `probabilities` float32 [H, 3] and `reason` exclude each other. `version` is the one that was asked, None where none
-    was known. `latency_ns` is what the whole step took, look-ups and priming included; rows asked together share it.
+    `probabilities` float32 [H, 3] come with `outlook` float32 [H, 5] (see `lobsmith.release.contract`), or there is a
+    `reason`. `version` is the one that was asked, None where none was known. `latency_ns` is what the whole step took,
+    look-ups and priming included; rows asked together share it.
     `detail` is a line for people.
     """
 
     probabilities: Float32 | None
+    outlook: Float32 | None
     version: int | None
     reason: Reason | None
     latency_ns: int
@@ -171,21 +173,23 @@ class StreamClient:
         finite = np.isfinite(rows).all(axis=1)
         outcome = self._advance(rows if finite.all() else rows[finite]) if finite.any() else None
         took = self._clock() - started
-        answers = iter(outcome) if isinstance(outcome, np.ndarray) else None
+        answers = None if outcome is None or isinstance(outcome, _Failure) else zip(*outcome, strict=True)
         predictions = []
         for accepted in finite:
             if not accepted:
-                prediction = Prediction(None, self._version, Reason.NON_FINITE_INPUT, took, "a feature is not finite")
+                prediction = Prediction(
+                    None, None, self._version, Reason.NON_FINITE_INPUT, took, "a feature is not finite"
+                )
             elif isinstance(outcome, _Failure):
-                prediction = Prediction(None, self._version, outcome.reason, took, outcome.detail)
+                prediction = Prediction(None, None, self._version, outcome.reason, took, outcome.detail)
             else:
                 assert answers is not None  # noqa: S101 - a finite row was asked about
-                prediction = Prediction(next(answers), self._version, None, took)
+                prediction = Prediction(*next(answers), self._version, None, took)
             predictions.append(prediction)
         return predictions
 
-    def _advance(self, rows: Float32) -> Float32 | _Failure:
-        """Move the state over finite rows [n, F], n <= `MAX_ROWS`; return float32 [n, H, 3] or why not."""
+    def _advance(self, rows: Float32) -> tuple[Float32, Float32] | _Failure:
+        """Move the state over finite rows [n, F], n <= `MAX_ROWS`; return both answers, [n, ...], or why not."""
         self._history.append(rows)
         self._pending += len(rows)
         self._look_up()
@@ -217,7 +221,7 @@ class StreamClient:
             self._version, self._state = active, None
             self._history.reserve(self._prime_rows + MAX_ROWS)
 
-    def _ask(self, count: int) -> Float32 | _Failure:
+    def _ask(self, count: int) -> tuple[Float32, Float32] | _Failure:
         """Feed what the state has not seen yet, priming first where it is cold; answer for the last `count` rows."""
         if self._version is None:
             return self._lookup_failure or _Failure(Reason.NO_VERSION, f"{self._model}: no version is served")
@@ -237,12 +241,12 @@ class StreamClient:
                 if fault is not None:
                     return _Failure(Reason.BAD_ANSWER, f"{self._model}/{self._version}: {fault}")
                 state = answer.next_state
-                parts.append(answer.probabilities[0])
+                parts.append((answer.probabilities[0], answer.outlook[0]))
         except ServingError as error:
             return _failure(error)
         self._state, self._pending = state, 0
-        answered: Float32 = np.concatenate(parts)[-count:]
-        return answered
+        probabilities, outlook = (np.concatenate(one)[-count:] for one in zip(*parts, strict=True))
+        return probabilities, outlook
 
 
 def _failure(error: ServingError) -> _Failure:
@@ -259,6 +263,8 @@ def _fault(answer: Answer) -> str | None:
     # NaN fails every comparison, so these two cover it; each pass over an array costs microseconds of a tick.
     if not ((abs(probabilities.sum(axis=-1) - 1) <= _SUM_TOLERANCE).all() and probabilities.min() >= 0):
         return "the answer's probabilities are not finite, negative, or do not sum to one"
+    if not np.isfinite(answer.outlook).all():
+        return "the answer's outlook is not finite"
     if not np.isfinite(answer.next_state).all():
         return "the answer's state is not finite"
     return None

@@ -7,7 +7,8 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from lobsmith.features.dataset import Dataset
-from lobsmith.gates.evaluation import MODEL, Score, score
+from lobsmith.features.labels import UNKNOWN
+from lobsmith.gates.metrics import log_losses
 from lobsmith.models.split import runs
 from lobsmith.trading.client import StreamClient
 from lobsmith.trading.replay import ReplayResult, replay
@@ -15,6 +16,15 @@ from lobsmith.trading.replay import ReplayResult, replay
 _WARM_ROWS = 2048
 """Rows before the first that are fed to the client, if the run holds as many."""
 _PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
+
+
+class Score(Struct, frozen=True, kw_only=True):
+    """Quality of the answers at one horizon: log-loss in nats a row."""
+
+    horizon_ms: int
+    rows: int
+    accuracy: float
+    log_loss: float
 
 
 class Measured(Struct, frozen=True, kw_only=True):
@@ -84,7 +94,7 @@ def measure(
         answered=int(answered.sum()),
         reasons=reasons,
         versions=sorted({int(v) for r in results for v in np.unique(r.versions) if v}),
-        scores=score(MODEL, probabilities, dataset.labels[rows], dataset.horizons_ms),
+        scores=score(probabilities, dataset.labels[rows], dataset.horizons_ms),
         latency_us={
             name: float(np.percentile(latencies[answered], q)) / 1e3
             for name, q in _PERCENTILES.items()
@@ -101,3 +111,28 @@ def replayed_rows(dataset: Dataset, first: int, limit: int | None = None) -> npt
 
 def _shifted(on_progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
     return lambda done, _part: on_progress(before + done, total)
+
+
+def score(
+    probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int8], horizons_ms: tuple[int, ...]
+) -> list[Score]:
+    """Score probabilities against labels at each horizon; a row without an answer or without a label is left out.
+
+    Args:
+        probabilities: float32 [N, H, 3]; NaN where there is no answer.
+        labels: int8 [N, H]; -1 unknown.
+        horizons_ms: the H horizons.
+    """
+    scores = []
+    for h, horizon in enumerate(horizons_ms):
+        known = (labels[:, h] != UNKNOWN) & np.isfinite(probabilities[:, h]).all(axis=1)
+        p, y = probabilities[known, h], labels[known, h].astype(np.int64)
+        scores.append(
+            Score(
+                horizon_ms=horizon,
+                rows=len(y),
+                accuracy=float(np.mean(p.argmax(axis=1) == y)) if len(y) else float("nan"),
+                log_loss=float(log_losses(p, y).mean()) if len(y) else float("nan"),
+            )
+        )
+    return scores

@@ -18,12 +18,13 @@ from tritonclient.utils import InferenceServerException
 
 from lobsmith.errors import DeadlineError, LobsmithError, ReleaseError, RequestError, ServingError
 from lobsmith.release.config import DEFINITIONS, PRIME_ROWS
-from lobsmith.release.contract import CLASSES, FEATURES, NEXT_STATE, PROBABILITIES, STATE
+from lobsmith.release.contract import CLASSES, FEATURES, NEXT_STATE, OUTLOOK, OUTLOOKS, PROBABILITIES, STATE
 from lobsmith.release.repository import Repository
 from lobsmith.serving.engine import Engine
 
 Float32 = NDArray[np.float32]
 
+_OUTPUTS = (PROBABILITIES, OUTLOOK, NEXT_STATE)
 _LOOKUP_DEADLINE_S = 2.0
 _GRPC_OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -44,11 +45,12 @@ _GRPC_OPTIONS = [
 class Answer:
     """What a version made of one request.
 
-    `probabilities` float32 [B, T, H, 3]; `next_state` float32 [B, S].
+    `probabilities` float32 [B, T, H, 3]; `outlook` float32 [B, T, H, 5]; `next_state` float32 [B, S].
     """
 
     version: int
     probabilities: Float32
+    outlook: Float32
     next_state: Float32
 
 
@@ -134,7 +136,7 @@ class GrpcTransport:
                 model,
                 _inputs(tritonclient.grpc.InferInput, features, state),
                 model_version=str(version),
-                outputs=[tritonclient.grpc.InferRequestedOutput(name) for name in (PROBABILITIES, NEXT_STATE)],
+                outputs=[tritonclient.grpc.InferRequestedOutput(name) for name in _OUTPUTS],
                 client_timeout=deadline_s,
             )
         if unknown:
@@ -178,10 +180,7 @@ class HttpTransport:
                 model,
                 _inputs(tritonclient.http.InferInput, features, state),
                 model_version=str(version),
-                outputs=[
-                    tritonclient.http.InferRequestedOutput(name, binary_data=True)
-                    for name in (PROBABILITIES, NEXT_STATE)
-                ],
+                outputs=[tritonclient.http.InferRequestedOutput(name, binary_data=True) for name in _OUTPUTS],
             )
         if unknown:
             raise ServingError(f"{self._url}: {unknown[0]}")
@@ -253,10 +252,9 @@ class InProcessTransport:
             engine = self._engines.get((model, version)) or self._engine(model, version)
         except ReleaseError as error:
             raise ServingError(str(error)) from error
-        probabilities, next_state = engine.infer(features, state)
+        answer = engine.infer(features, state)
         _check_in_time("in process", started, deadline_s)
-        tensors = {PROBABILITIES: probabilities, NEXT_STATE: next_state}
-        return _answer(f"in process: {model}", version, engine.version, features, state, tensors.get)
+        return _answer(f"in process: {model}", version, engine.version, features, state, answer._asdict().get)
 
     def close(self) -> None:
         """Drop the loaded models."""
@@ -341,8 +339,8 @@ def _answer(
     """Check an answer's version and shapes."""
     if str(answered) != str(version):
         raise ServingError(f"{where}: version {version} was asked, version {answered} answered")
-    probabilities, next_state = tensor(PROBABILITIES), tensor(NEXT_STATE)
-    if probabilities is None or next_state is None:
+    probabilities, outlook, next_state = (tensor(name) for name in _OUTPUTS)
+    if probabilities is None or outlook is None or next_state is None:
         raise ServingError(f"{where}/{version}: the answer lacks a tensor")
     expected = (*features.shape[:2], len(CLASSES))
     got = probabilities.shape
@@ -351,12 +349,17 @@ def _answer(
             f"{where}/{version}: {PROBABILITIES}: expected float32 [{expected[0]}, {expected[1]}, H, {expected[2]}], "
             f"got {probabilities.dtype} {list(got)}"
         )
+    if outlook.shape != (*got[:3], len(OUTLOOKS)) or outlook.dtype != np.float32:
+        raise ServingError(
+            f"{where}/{version}: {OUTLOOK}: expected float32 {[*got[:3], len(OUTLOOKS)]}, "
+            f"got {outlook.dtype} {list(outlook.shape)}"
+        )
     if next_state.shape != state.shape or next_state.dtype != np.float32:
         raise ServingError(
             f"{where}/{version}: {NEXT_STATE}: expected float32 {list(state.shape)}, "
             f"got {next_state.dtype} {list(next_state.shape)}"
         )
-    return Answer(version=version, probabilities=probabilities, next_state=next_state)
+    return Answer(version=version, probabilities=probabilities, outlook=outlook, next_state=next_state)
 
 
 def _shape(config: dict[str, Any]) -> ModelShape:

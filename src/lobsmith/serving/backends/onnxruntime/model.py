@@ -22,7 +22,9 @@ from numpy.typing import NDArray  # noqa: E402
 FEATURES = "features"
 STATE = "state"
 PROBABILITIES = "probabilities"
+OUTLOOK = "outlook"
 NEXT_STATE = "next_state"
+OUTPUTS = [PROBABILITIES, OUTLOOK, NEXT_STATE]
 MAX_ROWS = 256
 
 Inputs = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -90,9 +92,7 @@ class TritonPythonModel:
         features = np.concatenate([features for features, _ in group])
         state = np.concatenate([state for _, state in group])
         try:
-            probabilities, next_state = self.session.run(
-                [PROBABILITIES, NEXT_STATE], {FEATURES: features, STATE: state}
-            )
+            outputs = self.session.run(OUTPUTS, {FEATURES: features, STATE: state})
         except Exception as error:  # noqa: BLE001 - whatever the runtime raises, each request must get a response
             what = " ".join(str(error).split())
             return [_failure(f"ONNX Runtime: {what}", pb_utils.TritonError.INTERNAL) for _ in group]
@@ -100,8 +100,7 @@ class TritonPythonModel:
         return [
             pb_utils.InferenceResponse(
                 output_tensors=[
-                    pb_utils.Tensor(PROBABILITIES, probabilities[start:end]),
-                    pb_utils.Tensor(NEXT_STATE, next_state[start:end]),
+                    pb_utils.Tensor(name, output[start:end]) for name, output in zip(OUTPUTS, outputs, strict=True)
                 ]
             )
             for start, end in itertools.pairwise([0, *ends])

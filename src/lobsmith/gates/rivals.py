@@ -1,0 +1,78 @@
+"""What a network is held against: the base rate and the other networks of the registry, on the same rows."""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lobsmith.features.dataset import Dataset
+from lobsmith.gates.evaluation import MAJORITY
+from lobsmith.models.material import Part
+from lobsmith.models.outputs import CLASSES
+from lobsmith.models.train import predict, train
+from lobsmith.params import Params
+
+Float = npt.NDArray[np.float32]
+
+
+def base_rate(parts: Sequence[Part], rows: int) -> Float:
+    """Return the training rows' shares of each direction, float32 [N, H, 3], the same for each row.
+
+    One count is added to each, so that none is impossible.
+    """
+    labels = np.concatenate([one.dataset.labels[one.split.train] for one in parts])
+    counts = np.stack([np.bincount(column, minlength=CLASSES) for column in labels.T]) + 1.0
+    shares: Float = (counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.repeat(shares[np.newaxis], rows, axis=0)
+
+
+def mean_outlook(parts: Sequence[Part]) -> Float:
+    """Return the training rows' means of the other outputs, float32 [H, 5]."""
+    columns = []
+    for one in parts:
+        targets, train_rows = one.dataset.targets, one.split.train
+        flags = np.concatenate([targets.significant[:, :, None], targets.withdrawal], axis=2)[train_rows]
+        values = np.stack([targets.move[train_rows], targets.volatility[train_rows]], axis=2)
+        columns.append(np.concatenate([flags, values], axis=2))
+    return np.concatenate(columns).mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def with_network(params: Params, name: str) -> Params:
+    """Return the parameters with another network."""
+    return msgspec.structs.replace(params, model=msgspec.structs.replace(params.model, network=name))
+
+
+def with_seed(params: Params, seed: int) -> Params:
+    """Return the parameters with another seed of the training."""
+    return msgspec.structs.replace(params, train=msgspec.structs.replace(params.train, seed=seed))
+
+
+def rivals(
+    parts: Sequence[Part],
+    params: Params,
+    dataset: Dataset,
+    rows: npt.NDArray[np.int64],
+    *,
+    on_train: Callable[[str], None] | None = None,
+) -> dict[str, Float]:
+    """Train each of `evaluation.rivals`, and the model's network with each further seed; predict the held-out rows.
+
+    Args:
+        parts: what to train on.
+        params: all of `params.yaml`.
+        dataset: where the held-out rows are from.
+        rows: int64 [N], rising.
+        on_train: told the name of what is trained next.
+
+    Returns:
+        Probabilities float32 [N, H, 3] by name, the base rate first.
+    """
+    found = {MAJORITY: base_rate(parts, len(rows))}
+    asked = {name.replace("_", " "): with_network(params, name) for name in params.evaluation.rivals}
+    asked |= {f"model, seed {seed}": with_seed(params, seed) for seed in params.evaluation.seeds}
+    for name, changed in asked.items():
+        if on_train:
+            on_train(name)
+        found[name] = predict(train(parts, changed).network, dataset, rows)[0]
+    return found

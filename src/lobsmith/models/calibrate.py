@@ -1,0 +1,103 @@
+"""Calibration after training: scale and bias of each logit, fitted on the validation rows."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from lobsmith.models.outputs import BINARY, CLASSES, Calibration
+
+_ITERATIONS = 100
+_SMALLEST_CLASS = 10
+"""A logit whose class came fewer times is left as it is: there is nothing to fit it to."""
+
+
+def calibrate(calibration: Calibration, outputs: Tensor, direction: Tensor, binary: Tensor, ridge: float) -> list[str]:
+    """Fit a calibration by maximum likelihood, drawn towards no change by a ridge on log scales and biases.
+
+    Where rows or classes are too few, or the fit is not finite or no better, that logit keeps scale 1 and bias 0.
+
+    Args:
+        calibration: its buffers are set.
+        outputs: float32 [N, H, 8] of the validation rows.
+        direction: int64 [N, H]; -1 unknown.
+        binary: float32 [N, H, 3]; -1 unknown.
+        ridge: weight of the squared distance from no change, nats.
+
+    Returns:
+        What was left as it is, in words.
+    """
+    left = []
+    for h in range(outputs.shape[1]):
+        known = direction[:, h] >= 0
+        labels, logits = direction[known, h], outputs[known, h, :CLASSES]
+        present = torch.bincount(labels, minlength=CLASSES) if len(labels) else torch.zeros(CLASSES)
+        fitted = _fit_direction(logits, labels, ridge) if int(present.min()) >= _SMALLEST_CLASS else None
+        if fitted is None:
+            left.append(f"direction at horizon {h}")
+        else:
+            calibration.direction_scale[h], calibration.direction_bias[h] = fitted
+        for b in range(BINARY):
+            known = binary[:, h, b] >= 0
+            hits, logit = binary[known, h, b], outputs[known, h, CLASSES + b]
+            rare = min(float(hits.sum()), float((1 - hits).sum())) if len(hits) else 0.0
+            pair = _fit_binary(logit, hits, ridge) if rare >= _SMALLEST_CLASS else None
+            if pair is None:
+                left.append(f"output {CLASSES + b} at horizon {h}")
+            else:
+                calibration.binary_scale[h, b], calibration.binary_bias[h, b] = pair
+    return left
+
+
+def _minimise(parameters: list[Tensor], loss) -> float:  # type: ignore[no-untyped-def]
+    optimiser = torch.optim.LBFGS(parameters, max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value: Tensor = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    return float(loss().detach())
+
+
+def _fit_direction(logits: Tensor, labels: Tensor, ridge: float) -> tuple[Tensor, Tensor] | None:
+    logits = logits.double()
+    log_scale = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(CLASSES, dtype=torch.float64, requires_grad=True)
+
+    def loss() -> Tensor:
+        return cross_entropy(logits * log_scale.exp() + bias, labels) + ridge * (
+            log_scale.square().sum() + bias.square().sum()
+        )
+
+    before = float(loss().detach())
+    after = _minimise([log_scale, bias], loss)
+    if not math.isfinite(after) or after > before:
+        return None
+    centred = (bias - bias.mean()).detach()
+    return log_scale.exp().detach().float(), centred.float()
+
+
+def _fit_binary(logits: Tensor, hits: Tensor, ridge: float) -> tuple[Tensor, Tensor] | None:
+    logits, hits = logits.double(), hits.double()
+    log_scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
+
+    def loss() -> Tensor:
+        return binary_cross_entropy_with_logits(logits * log_scale.exp() + bias, hits) + ridge * (
+            log_scale.square() + bias.square()
+        )
+
+    before = float(loss().detach())
+    after = _minimise([log_scale, bias], loss)
+    if not math.isfinite(after) or after > before:
+        return None
+    return log_scale.exp().detach().float(), bias.detach().float()
+
+
+def flags_of(significant: Tensor, withdrawal: Tensor) -> Tensor:
+    """Join the binary targets: int8 [N, H] and int8 [N, H, 2] to float32 [N, H, 3]."""
+    return torch.cat([significant.unsqueeze(2), withdrawal], dim=2).float()

@@ -1,0 +1,32 @@
+"""What a killed training goes on from: everything that the next epoch depends on, written after each one."""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lobsmith.files import write_atomic
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def save_checkpoint(path: Path, identity: str, state: dict[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all: tensors and plain values only."""
+    buffer = io.BytesIO()
+    torch.save({"identity": identity, **state}, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
+    """Read a checkpoint of the same training: same data, parameters and versions.
+
+    Nothing is unpickled but tensors and plain values. A file that is damaged or belongs to another training is no
+    checkpoint: the training starts anew and overwrites it.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
+        return None
+    return state if isinstance(state, dict) and state.get("identity") == identity else None

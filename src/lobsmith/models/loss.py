@@ -1,0 +1,71 @@
+"""The loss: cross-entropy, a squared error on the expected move, and a hinge that punishes false alarms more.
+
+All terms are means over the known rows of the batch, each sequence counted with its importance weight, horizons with
+theirs. The terms' weights are those of `train.loss`.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, relu, softplus
+
+from lobsmith.models.outputs import CLASSES, MOVE, VOLATILITY
+from lobsmith.params import LossParams
+
+_LARGEST_MOVE = 10.0
+"""Moves are clipped at so many times their RMS: one freak must not rule a squared error."""
+
+
+class Loss:
+    """Weighs outputs against what came true.
+
+    Args:
+        params: weights of the terms.
+        horizons: weights of the horizons, float [H].
+        significant: a significant move in units of the move's RMS, float32 [H].
+    """
+
+    def __init__(self, params: LossParams, horizons: Tensor, significant: Tensor) -> None:
+        self._params, self._significant = params, significant
+        self._horizons = horizons / horizons.mean()
+
+    def __call__(
+        self, outputs: Tensor, direction: Tensor, binary: Tensor, move: Tensor, volatility: Tensor, weight: Tensor
+    ) -> Tensor:
+        """Return the weighted sum of losses; divide it by `mass` of the whole batch for the mean.
+
+        Args:
+            outputs: float32 [B, T, H, 8], before calibration.
+            direction: int64 [B, T, H]; -1 unknown.
+            binary: float32 [B, T, H, 3]; -1 unknown.
+            move: float32 [B, T, H], in units of its RMS; NaN unknown.
+            volatility: float32 [B, T, H], in units of its RMS; NaN unknown.
+            weight: float32 [B], importance of each sequence.
+        """
+        params = self._params
+        known = direction >= 0
+        rows = (
+            cross_entropy(outputs[..., :CLASSES].movedim(3, 1), direction.clamp(min=0), reduction="none")
+            * params.direction
+        )
+        flags = binary_cross_entropy_with_logits(outputs[..., CLASSES:MOVE], binary.clamp(min=0), reduction="none")
+        rows = rows + flags[..., 0] * params.significant + flags[..., 1:].sum(dim=3) * params.withdrawal
+        moved = torch.nan_to_num(move).clamp(-_LARGEST_MOVE, _LARGEST_MOVE)
+        expected = outputs[..., MOVE]
+        rows = rows + (expected - moved).square() * params.move
+        rows = rows + self._hinge(expected, moved) * params.hinge
+        shaken = torch.nan_to_num(volatility).clamp(max=_LARGEST_MOVE)
+        rows = rows + (softplus(outputs[..., VOLATILITY]) - shaken).square() * params.volatility
+        return (rows * known * self._horizons * weight[:, None, None]).sum()
+
+    def _hinge(self, expected: Tensor, moved: Tensor) -> Tensor:
+        """Punish an expected move past half a significant one where none came, and the lack of one where it did."""
+        margin = 0.5 * self._significant
+        came = (moved.abs() >= self._significant).to(expected.dtype)
+        false_alarm = relu(expected.abs() - margin)
+        missed = relu(margin - expected * moved.sign())
+        return (1 - came) * self._params.false_alarm * false_alarm + came * missed
+
+
+def mass(direction: Tensor, weight: Tensor) -> Tensor:
+    """Return how much a batch counts: known rows and horizons, each with its sequence's weight."""
+    return ((direction >= 0) * weight[:, None, None]).sum().clamp(min=1.0)

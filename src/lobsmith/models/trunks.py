@@ -1,0 +1,146 @@
+"""The recurrent trunks: three 1×1 convolutions, an LSTM and attention; and a plain LSTM.
+
+A trunk turns standardised features into a representation, one row at a time, and keeps all it remembers in one packed
+tensor that travels with the caller:
+
+    (features [B, T, F], state [B, S])  →  (representation [B, T, width], next state [B, S])
+
+so that 1000 rows at once and 1000 single steps give the same. Zeros mean cold.
+"""
+
+import torch
+from torch import Tensor, nn
+
+_MASKED = -1e30
+"""Minus infinity would turn a row without any valid key into NaN."""
+_SLOPE = 0.01
+
+
+def pack(hidden: Tensor, cell: Tensor) -> Tensor:
+    """Return an LSTM's memory [L, B, H] as [B, 2 L H]."""
+    return torch.cat([hidden.transpose(0, 1).flatten(1), cell.transpose(0, 1).flatten(1)], dim=1)
+
+
+def unpack(state: Tensor, layers: int, hidden: int) -> tuple[Tensor, Tensor]:
+    """Return hidden and cell state [L, B, H] of a packed memory [B, 2 L H]."""
+    memory = state.reshape(state.shape[0], 2, layers, hidden)
+    return memory[:, 0].transpose(0, 1).contiguous(), memory[:, 1].transpose(0, 1).contiguous()
+
+
+class Memoryless(nn.Module):
+    """No trunk: a linear model sees the features only. Its state is one zero, because the wire wants a state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state_size, self.width = 1, 0
+
+    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return nothing, float32 [B, T, 0], and the state as it came."""
+        return features[:, :, :0], state * 1.0
+
+
+class Lstm(nn.Module):
+    """An LSTM of `layers` × `hidden` units, with dropout between its layers and after them while it trains."""
+
+    def __init__(self, features: int, *, hidden: int, layers: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.layers, self.hidden = layers, hidden
+        self.state_size, self.width = 2 * layers * hidden, hidden
+        self.lstm = nn.LSTM(features, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Step through T rows."""
+        hidden, cell = unpack(state, self.layers, self.hidden)
+        recurrent, (hidden, cell) = self.lstm(features, (hidden, cell))
+        return self.dropout(recurrent), pack(hidden, cell)
+
+
+class CnnLstmAttention(nn.Module):
+    """Three 1×1 convolutions over the book, an LSTM, attention over a ring of the last rows.
+
+    The convolutions have no memory. The LSTM's is (h, c). Attention sees the keys and values of the last K rows, the
+    present one included, and a count of how many of them are valid; a learnt bias lets it prefer recent ones.
+    """
+
+    def __init__(self, features: int, *, channels: int, hidden: int, layers: int, ring: int, attention: int) -> None:
+        super().__init__()
+        self.layers, self.hidden, self.ring, self.attention = layers, hidden, ring, attention
+        self.state_size = 2 * layers * hidden + 2 * ring * attention + 1
+        self.width = hidden + attention
+        self.convolutions = nn.Sequential(
+            nn.Conv1d(features, channels, 1),
+            nn.LeakyReLU(_SLOPE),
+            nn.Conv1d(channels, channels, 1),
+            nn.LeakyReLU(_SLOPE),
+            nn.Conv1d(channels, channels, 1),
+            nn.LeakyReLU(_SLOPE),
+        )
+        self.lstm = nn.LSTM(channels, hidden, layers, batch_first=True)
+        self.query = nn.Linear(hidden, attention)
+        self.key = nn.Linear(hidden, attention)
+        self.value = nn.Linear(hidden, attention)
+        self.age_bias = nn.Parameter(torch.zeros(ring))
+
+    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Step through T rows."""
+        recurrent, weights, values, next_state = self._step(features, state)
+        return torch.cat([recurrent, torch.matmul(weights, values)], dim=2), next_state
+
+    def attention_by_age(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how much each row looks at the one that is 0, 1, ... K - 1 rows old, [B, T, K], and the next state."""
+        _, weights, _, next_state = self._step(features, state)
+        steps = features.shape[1]
+        position = torch.arange(steps).unsqueeze(1) + self.ring - torch.arange(self.ring).unsqueeze(0)
+        return torch.gather(weights, 2, position.expand(features.shape[0], -1, -1)), next_state
+
+    def _step(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        batch, steps = features.shape[0], features.shape[1]
+        memory, ring = 2 * self.layers * self.hidden, self.ring * self.attention
+        packed, old_keys, old_values, count = torch.split(state, [memory, ring, ring, 1], dim=1)
+        embedded = self.convolutions(features.transpose(1, 2)).transpose(1, 2)
+        recurrent, (hidden, cell) = self.lstm(embedded, unpack(packed, self.layers, self.hidden))
+        keys = torch.cat([old_keys.reshape(batch, self.ring, self.attention), self.key(recurrent)], dim=1)
+        values = torch.cat([old_values.reshape(batch, self.ring, self.attention), self.value(recurrent)], dim=1)
+        weights = self._weights(self.query(recurrent), keys, count)
+        next_state = torch.cat(
+            [
+                pack(hidden, cell),
+                keys[:, -self.ring :].reshape(batch, ring),
+                values[:, -self.ring :].reshape(batch, ring),
+                torch.clamp(count + steps, max=self.ring),
+            ],
+            dim=1,
+        )
+        return recurrent, weights, values, next_state
+
+    def _weights(self, query: Tensor, keys: Tensor, count: Tensor) -> Tensor:
+        """Let row i look at the last K rows up to itself: positions i < j <= i + K of the K old and T new ones."""
+        steps = query.shape[1]
+        i = torch.arange(steps, device=query.device).unsqueeze(1)
+        j = torch.arange(steps + self.ring, device=query.device).unsqueeze(0)
+        age = i + self.ring - j
+        in_band = (age >= 0) & (age < self.ring)
+        filled = (j >= self.ring - count).unsqueeze(1)
+        bias = self.age_bias[age.clamp(0, self.ring - 1)]
+        scores = torch.matmul(query, keys.transpose(1, 2)) / self.attention**0.5 + bias
+        return torch.softmax(scores.masked_fill(~(in_band.unsqueeze(0) & filled), _MASKED), dim=2)
+
+
+class ImbalanceBins(nn.Module):
+    """Says in which tenth of its training distribution the imbalance at the touch lies: one-hot [B, T, 10]."""
+
+    edges: Tensor
+    _BINS = 10
+
+    def __init__(self, column: int) -> None:
+        super().__init__()
+        self.column = column
+        self.state_size, self.width = 1, self._BINS
+        self.register_buffer("edges", torch.linspace(-1, 1, self._BINS + 1)[1:-1].clone())
+
+    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the bins, and the state as it came."""
+        place = (features[:, :, self.column].unsqueeze(2) > self.edges).to(features.dtype).sum(dim=2, keepdim=True)
+        numbers = torch.arange(self._BINS, device=features.device, dtype=features.dtype)
+        return (place == numbers).to(features.dtype), state * 1.0
