@@ -17,6 +17,9 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 
+_MAXIMUM_BUCKETS = 1_000_000
+_MINIMUM_STEPS = 3
+
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of `params.yaml`: immutable, and no key is accepted that is not declared."""
@@ -220,6 +223,64 @@ class ClientParams(_Section, frozen=True):
     poll_s: PositiveFloat
 
 
+class CrashParams(_Section, frozen=True):
+    """When a fall of the price is a flash crash."""
+
+    drop: Annotated[float, Meta(gt=0, lt=1)]
+    window_s: PositiveFloat
+    volume: PositiveFloat
+    volume_window_s: PositiveFloat
+    average_s: PositiveFloat
+    minimum_average_s: PositiveFloat
+    impact: Annotated[float, Meta(gt=0, le=1)]
+    recovery: Share
+    rearm_s: PositiveFloat
+    bucket_ms: Positive
+
+    def __post_init__(self) -> None:
+        """Refuse windows that contradict each other or do not fit into their rings."""
+        for name in ("window_s", "volume_window_s", "average_s"):
+            buckets = getattr(self, name) * 1000 / self.bucket_ms
+            if abs(buckets - round(buckets)) > 1e-6 or not 1 <= round(buckets) <= _MAXIMUM_BUCKETS:
+                raise ValueError(f"surveillance.crash.{name} must be 1 to {_MAXIMUM_BUCKETS} times bucket_ms")
+        if not self.volume_window_s <= self.minimum_average_s <= self.average_s:
+            raise ValueError(
+                "surveillance.crash.minimum_average_s must lie between volume_window_s and average_s, both included"
+            )
+        if self.window_s > self.average_s:
+            raise ValueError("surveillance.crash.window_s is longer than surveillance.crash.average_s")
+        if self.rearm_s < self.window_s:
+            raise ValueError("surveillance.crash.rearm_s is shorter than window_s: one peak could raise two alerts")
+
+
+class AccumulationParams(_Section, frozen=True):
+    """How accumulation patterns are measured."""
+
+    window_s: PositiveFloat
+    step_ms: Positive
+    lifetime_ms: Positive
+    supply: Annotated[float, Meta(ge=0)]
+    """Circulating supply in base units; 0 takes visible depth in its place."""
+    layering_half: PositiveFloat
+    cancel_half: PositiveFloat
+    layering_weight: Share
+
+    def __post_init__(self) -> None:
+        """Refuse a window that is not made of steps."""
+        steps = self.window_s * 1000 / self.step_ms
+        if abs(steps - round(steps)) > 1e-6 or not _MINIMUM_STEPS <= round(steps) <= _MAXIMUM_BUCKETS:
+            raise ValueError(
+                f"surveillance.accumulation.window_s must be {_MINIMUM_STEPS} to {_MAXIMUM_BUCKETS} times step_ms"
+            )
+
+
+class SurveillanceParams(_Section, frozen=True):
+    """What the market is watched for."""
+
+    crash: CrashParams
+    accumulation: AccumulationParams
+
+
 class Params(_Section, frozen=True):
     """All of `params.yaml`."""
 
@@ -237,6 +298,7 @@ class Params(_Section, frozen=True):
     release: ReleaseParams
     serving: ServingParams
     client: ClientParams
+    surveillance: SurveillanceParams
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other."""

@@ -373,6 +373,24 @@ def levels(book, side, prices, sizes):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
+def size_at(book, side, price):  # type: ignore[no-untyped-def]
+    """Return the depth's size at a price of a side, tickers left out; 0 where there is no level."""
+    state = book[0]
+    s = 0 if side == BID else 1
+    key = price if side == BID else -price
+    if state.base[s] <= key < state.base[s] + WINDOW:
+        slot = key & _SLOT
+        occupied = (state.bits[s, slot >> 6] >> np.uint64(key & 63)) & np.uint64(1)
+        return state.sizes[s, slot] if occupied != np.uint64(0) else 0.0
+    slot = _far_home(key)
+    while state.far_sizes[s, slot] > 0.0:
+        if state.far_keys[s, slot] == key:
+            return state.far_sizes[s, slot]
+        slot = (slot + 1) & _FAR_SLOT
+    return 0.0
+
+
+@njit(cache=True, error_model="numpy")
 def every_level(book, side, prices, sizes):  # type: ignore[no-untyped-def]
     """Write all levels of a side's depth, tickers left out: those of the window best first, then the others.
 

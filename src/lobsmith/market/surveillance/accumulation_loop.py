@@ -1,0 +1,310 @@
+"""The compiled part of `accumulation`: sums over a window, kept event by event.
+
+An event costs a bounded number of steps, and nothing is allocated. What happened at a price is remembered in tables of
+`SLOTS` prices a side, by the price modulo `SLOTS`; prices so far apart that they share a slot are not visible together.
+"""
+
+import numpy as np
+from numba import njit
+
+from lobsmith.market import book as order_book
+from lobsmith.market.events import ASK, BID, END, GAP, LEVEL, TRADE
+
+LEVELS = 10
+SLOTS = 1 << 12
+FORGET = 2**61
+"""Added to no time: a time that is before all others."""
+
+_BASIS_POINTS = 1e4
+
+_SUMS = [
+    ("trades", np.int64),
+    ("volume", np.float64),  # lots, as all sizes here
+    ("net", np.float64),
+    ("longest", np.float64),
+    ("samples", np.int64),
+    ("cxx", np.float64),  # centred sums of squares and products: x signed lots, r return in basis points
+    ("cxr", np.float64),
+    ("crr", np.float64),
+    ("layering", np.float64, (2,)),
+    ("cancelled", np.float64),
+    ("depth", np.float64),  # of both sides, base units, mean over the steps
+]
+
+REPORT_DTYPE = np.dtype(
+    [("start", np.int64), ("end", np.int64), ("complete", np.int64), *_SUMS],
+    align=True,
+)
+
+STATE_DTYPE = np.dtype(
+    [
+        # Constants.
+        ("lot", np.float64),
+        ("step_ns", np.int64),
+        ("steps", np.int64),  # a window
+        ("lifetime_ns", np.int64),
+        # Clocks.
+        ("running", np.int64),  # 0 until the first event and after a gap
+        ("whole", np.int64),  # whether the stream was there at the window's start
+        ("start", np.int64),
+        ("time", np.int64),
+        ("step", np.int64),
+        # The window.
+        *_SUMS,
+        ("mean_x", np.float64),
+        ("mean_r", np.float64),
+        ("run_side", np.int64),
+        ("run", np.float64),
+        ("depth_samples", np.int64),
+        # The step.
+        ("flow", np.float64),
+        ("flicker", np.float64, (2,)),
+        # The book: [bid, ask]; a mid is best bid plus best ask.
+        ("mid", np.int64),
+        ("step_mid", np.int64),
+        ("count", np.int64, (2,)),
+        ("best", np.int64, (2,)),
+        ("last", np.int64, (2,)),
+        ("visible", np.float64, (2,)),
+        ("behind", np.float64, (2,)),  # visible, the best level left out
+        ("prices", np.int64, (LEVELS,)),
+        ("sizes", np.float64, (LEVELS,)),
+        # What happened at a price.
+        ("opposite_time", np.int64, (2,)),  # of the last trade against the other side of the book
+        ("traded_price", np.int64, (2, SLOTS)),
+        ("traded", np.float64, (2, SLOTS)),
+        ("added_price", np.int64, (2, SLOTS)),
+        ("added", np.float64, (2, SLOTS)),
+        ("added_time", np.int64, (2, SLOTS)),
+    ],
+    align=True,
+)
+
+
+@njit(cache=True, error_model="numpy")
+def _begin(s):  # type: ignore[no-untyped-def]
+    """Empty the window's sums."""
+    s.trades = 0
+    s.volume = 0.0
+    s.net = 0.0
+    s.longest = 0.0
+    s.samples = 0
+    s.cxx = 0.0
+    s.cxr = 0.0
+    s.crr = 0.0
+    s.cancelled = 0.0
+    s.depth = 0.0
+    s.mean_x = 0.0
+    s.mean_r = 0.0
+    s.run_side = 0
+    s.run = 0.0
+    s.depth_samples = 0
+    for i in range(2):
+        s.layering[i] = 0.0
+
+
+@njit(cache=True, error_model="numpy")
+def _end_step(s):  # type: ignore[no-untyped-def]
+    """Take the step's sample of flow and return, and its share of depth that flickered."""
+    if s.step_mid > 0 and s.mid > 0:
+        change = 0.0 if s.mid == s.step_mid else _BASIS_POINTS * np.log(s.mid / s.step_mid)
+        s.samples += 1
+        dx = s.flow - s.mean_x
+        dr = change - s.mean_r
+        s.mean_x += dx / s.samples
+        s.mean_r += dr / s.samples
+        s.cxx += dx * (s.flow - s.mean_x)
+        s.cxr += dx * (change - s.mean_r)
+        s.crr += dr * (change - s.mean_r)
+    s.step_mid = s.mid
+    s.flow = 0.0
+    s.depth_samples += 1
+    s.depth += ((s.visible[0] + s.visible[1]) * s.lot - s.depth) / s.depth_samples
+    for i in range(2):
+        if s.flicker[i] > 0.0:
+            s.layering[i] += s.flicker[i] / (s.flicker[i] + s.behind[i])
+        s.flicker[i] = 0.0
+
+
+@njit(cache=True, error_model="numpy")
+def _write(s, report, end, complete):  # type: ignore[no-untyped-def]
+    report.start = s.start
+    report.end = end
+    report.complete = complete
+    report.trades = s.trades
+    report.volume = s.volume
+    report.net = s.net
+    report.longest = s.longest
+    report.samples = s.samples
+    report.cxx = s.cxx
+    report.cxr = s.cxr
+    report.crr = s.crr
+    report.cancelled = s.cancelled
+    report.depth = s.depth
+    for i in range(2):
+        report.layering[i] = s.layering[i] / max(s.depth_samples, 1)
+
+
+@njit(cache=True, error_model="numpy")
+def _pass_time(s, time, report):  # type: ignore[no-untyped-def]
+    """Move the clock to an event; return whether a window ended, and a report is written."""
+    step = time // s.step_ns
+    if s.running == 0:
+        s.running = 1
+        s.start = time
+        s.whole = 1 if time % (s.step_ns * s.steps) == 0 else 0
+        s.step = step
+        s.step_mid = 0
+        s.time = time
+        _begin(s)
+        return False
+    s.time = max(time, s.time)
+    border = (s.step // s.steps + 1) * s.steps
+    while s.step < min(step, border):
+        _end_step(s)
+        s.step += 1
+    if step < border:
+        return False
+    # Whole windows of silence have nothing to report.
+    _write(s, report, border * s.step_ns, s.whole)
+    _begin(s)
+    s.whole = 1
+    s.start = step // s.steps * s.steps * s.step_ns
+    s.step = max(s.step, s.start // s.step_ns)
+    while s.step < step:
+        _end_step(s)
+        s.step += 1
+    return True
+
+
+@njit(cache=True, error_model="numpy")
+def _cut(s, report):  # type: ignore[no-untyped-def]
+    """End the window early; return whether there is one, and a report is written."""
+    if s.running == 0:
+        return False
+    _end_step(s)
+    _write(s, report, s.time, 0)
+    s.running = 0
+    return True
+
+
+@njit(cache=True, error_model="numpy")
+def _trade(s, side, price, lots, time):  # type: ignore[no-untyped-def]
+    s.trades += 1
+    s.volume += lots
+    s.net += side * lots
+    s.flow += side * lots
+    s.run = s.run + lots if side == s.run_side else lots
+    s.run_side = side
+    s.longest = max(s.longest, s.run)
+    hit = 1 if side == BID else 0  # buyers take from the asks
+    s.opposite_time[1 - hit] = time
+    slot = price & (SLOTS - 1)
+    if s.traded_price[hit, slot] != price:
+        s.traded_price[hit, slot] = price
+        s.traded[hit, slot] = 0.0
+    s.traded[hit, slot] += lots
+
+
+@njit(cache=True, error_model="numpy")
+def _level(s, i, price, change, time):  # type: ignore[no-untyped-def]
+    """Split a level's change of size, in lots, into what was traded, added and cancelled there."""
+    slot = price & (SLOTS - 1)
+    if s.traded_price[i, slot] == price:
+        change += s.traded[i, slot]
+        s.traded[i, slot] = 0.0
+    if change == 0.0 or s.count[i] == 0:
+        return
+    sign = 1 - 2 * i
+    if s.count[i] == LEVELS and sign * (price - s.last[i]) < 0:
+        return  # not visible
+    behind = sign * (s.best[i] - price) > 0
+    fresh = s.added_price[i, slot] == price and time - s.added_time[i, slot] <= s.lifetime_ns
+    if change > 0.0:
+        if not behind:
+            return
+        if not fresh:
+            s.added_price[i, slot] = price
+            s.added_time[i, slot] = time
+            s.added[i, slot] = 0.0
+        s.added[i, slot] += change
+        age = np.float64(time - s.added_time[i, slot])
+        s.added_time[i, slot] += np.int64(age * change / s.added[i, slot])  # the mean, by lots
+        return
+    s.cancelled -= change
+    if behind and fresh and s.opposite_time[i] >= s.added_time[i, slot]:
+        gone = min(-change, s.added[i, slot])
+        s.added[i, slot] -= gone
+        s.flicker[i] += gone
+
+
+@njit(cache=True, error_model="numpy")
+def _read_book(s, book):  # type: ignore[no-untyped-def]
+    bid, bid_size, ask, ask_size = order_book.touch(book)
+    if bid_size > 0.0 and ask_size > 0.0 and bid < ask:
+        s.mid = bid + ask
+    for i in range(2):
+        count = order_book.levels(book, BID if i == 0 else ASK, s.prices, s.sizes)
+        s.count[i] = count
+        s.visible[i] = 0.0
+        s.behind[i] = 0.0
+        for k in range(count):
+            lots = np.rint(s.sizes[k] / s.lot)
+            s.visible[i] += lots
+            if k > 0:
+                s.behind[i] += lots
+        if count > 0:
+            s.best[i] = s.prices[0]
+            s.last[i] = s.prices[count - 1]
+
+
+@njit(cache=True, error_model="numpy")
+def run(state, book, reports, start, local_time, kind, side, flags, price, size, sequence):  # type: ignore[no-untyped-def]
+    """Measure events `start` and on.
+
+    Args:
+        state: `STATE_DTYPE` [1].
+        book: the monitor's own book, `BOOK_DTYPE` [1].
+        reports: `REPORT_DTYPE` [R], written.
+        start: the first event to take.
+        local_time, kind, side, flags, price, size, sequence: the events' columns, [N].
+
+    Returns:
+        (next event, reports written): it stops before the end when `reports` is full.
+    """
+    s = state[0]
+    found = 0
+    for n in range(start, len(kind)):
+        if found == len(reports):
+            return n, found
+        what = kind[n]
+        if what == GAP:
+            order_book.apply(book, GAP, 0, 0, 0.0, 0, END)
+            found += _cut(s, reports[found])
+            s.mid = 0
+            for i in range(2):
+                s.count[i] = 0
+                s.visible[i] = 0.0
+                s.behind[i] = 0.0
+                s.opposite_time[i] = -FORGET
+                s.traded[i, :] = 0.0
+                s.added[i, :] = 0.0
+            continue
+        found += _pass_time(s, local_time[n], reports[found])
+        if what == TRADE:
+            _trade(s, side[n], price[n], np.rint(size[n] / s.lot), local_time[n])
+            continue
+        if what == LEVEL and book[0].synchronised:
+            i = 0 if side[n] == BID else 1
+            change = np.rint(size[n] / s.lot) - np.rint(order_book.size_at(book, side[n], price[n]) / s.lot)
+            _level(s, i, price[n], change, local_time[n])
+        order_book.apply(book, what, side[n], price[n], size[n], sequence[n], flags[n])
+        if flags[n] & END and book[0].synchronised:
+            _read_book(s, book)
+    return len(kind), found
+
+
+@njit(cache=True, error_model="numpy")
+def close(state, report):  # type: ignore[no-untyped-def]
+    """End the window that the stream ended in; return whether there was one, and a report is written."""
+    return _cut(state[0], report)
