@@ -185,3 +185,18 @@ def test_a_full_table_is_an_error() -> None:
         apply(book, LEVEL, ASK, price, 1.0, 11, 0)
     with pytest.raises(DataError, match="full"):
         apply(book, LEVEL, ASK, 2_000_000, 1.0, 11, 0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([BID, ASK]), st.integers(-40_000, 40_000), st.integers(0, 3)), max_size=60))
+def test_size_at_any_price_near_or_far(changes) -> None:
+    book = new_book()
+    apply(book, CLEAR, 0, 0, 0.0, 1, END)
+    expected: dict[tuple[int, int], float] = {}
+    for side, offset, size in changes:
+        price = 600_000 + offset
+        assert order_book.size_at(book, side, price) == expected.get((side, price), 0.0)
+        apply(book, LEVEL, side, price, float(size), 2, END)
+        expected[side, price] = float(size)
+        for (other, at), there in expected.items():
+            assert order_book.size_at(book, other, at) == there

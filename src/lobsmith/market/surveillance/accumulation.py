@@ -1,7 +1,7 @@
 """Accumulation patterns: what a window's trades moved, who may have driven them, and what the book pretended.
 
-Public data names no participants. Everything here is a proxy, a reason to look closer, and no proof;
-docs/surveillance.md has the formulas and their sources. A report comes for each window of `window_s` on the local clock, and a shorter one
+Public data names no participants. Everything here is a proxy, a reason to look closer, and no proof; formulas and
+sources are in docs/surveillance.md. A report comes for each window of `window_s` on the local clock, and a shorter one
 where a gap cuts a window off.
 """
 

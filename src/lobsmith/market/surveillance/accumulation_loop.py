@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from lobsmith.market import book as order_book
-from lobsmith.market.events import ASK, BID, END, GAP, LEVEL, TRADE
+from lobsmith.market.events import ASK, BID, CLEAR, END, GAP, LEVEL, RESTATED, TRADE
 
 LEVELS = 10
 SLOTS = 1 << 12
@@ -62,6 +62,7 @@ STATE_DTYPE = np.dtype(
         # The book: [bid, ask]; a mid is best bid plus best ask.
         ("mid", np.int64),
         ("step_mid", np.int64),
+        ("snapshot", np.int64),  # 1 within a message that states the whole book anew
         ("count", np.int64, (2,)),
         ("best", np.int64, (2,)),
         ("last", np.int64, (2,)),
@@ -228,14 +229,22 @@ def _level(s, i, price, change, time):  # type: ignore[no-untyped-def]
             s.added_time[i, slot] = time
             s.added[i, slot] = 0.0
         s.added[i, slot] += change
-        age = np.float64(time - s.added_time[i, slot])
-        s.added_time[i, slot] += np.int64(age * change / s.added[i, slot])  # the mean, by lots
+        later = np.float64(time - s.added_time[i, slot])
+        s.added_time[i, slot] += np.int64(later * change / s.added[i, slot])  # the mean, by lots
         return
     s.cancelled -= change
     if behind and fresh and s.opposite_time[i] >= s.added_time[i, slot]:
         gone = min(-change, s.added[i, slot])
         s.added[i, slot] -= gone
         s.flicker[i] += gone
+
+
+@njit(cache=True, error_model="numpy")
+def _forget_prices(s):  # type: ignore[no-untyped-def]
+    """Forget what happened at each price: a new snapshot does not say what became of it."""
+    for i in range(2):
+        s.traded[i, :] = 0.0
+        s.added[i, :] = 0.0
 
 
 @njit(cache=True, error_model="numpy")
@@ -287,20 +296,25 @@ def run(state, book, reports, start, local_time, kind, side, flags, price, size,
                 s.visible[i] = 0.0
                 s.behind[i] = 0.0
                 s.opposite_time[i] = -FORGET
-                s.traded[i, :] = 0.0
-                s.added[i, :] = 0.0
+            _forget_prices(s)
             continue
         found += _pass_time(s, local_time[n], reports[found])
         if what == TRADE:
             _trade(s, side[n], price[n], np.rint(size[n] / s.lot), local_time[n])
             continue
-        if what == LEVEL and book[0].synchronised:
+        if what == CLEAR:
+            s.snapshot = 1
+            if flags[n] & RESTATED == 0:
+                _forget_prices(s)
+        elif what == LEVEL and book[0].synchronised and s.snapshot == 0:
             i = 0 if side[n] == BID else 1
             change = np.rint(size[n] / s.lot) - np.rint(order_book.size_at(book, side[n], price[n]) / s.lot)
             _level(s, i, price[n], change, local_time[n])
         order_book.apply(book, what, side[n], price[n], size[n], sequence[n], flags[n])
-        if flags[n] & END and book[0].synchronised:
-            _read_book(s, book)
+        if flags[n] & END:
+            s.snapshot = 0
+            if book[0].synchronised:
+                _read_book(s, book)
     return len(kind), found
 
 
