@@ -160,12 +160,13 @@ class TrainParams(_Section, frozen=True):
     gradient_clip: PositiveFloat
     patience: Positive
     rate_patience: Positive
+    prior: Weight
     priority: Annotated[float, Meta(ge=1)]
     uniform_share: Annotated[float, Meta(ge=0, le=1)]
     mirror: Annotated[float, Meta(ge=0, le=1)]
     feature_dropout: Annotated[float, Meta(ge=0, lt=1)]
     horizon_weights: tuple[Weight, ...]
-    calibration_ridge: Weight
+    calibration_prior: PositiveFloat
     loss: LossParams
 
 

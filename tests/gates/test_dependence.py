@@ -101,6 +101,26 @@ def test_too_few_rows_for_any_correlation(rows: int) -> None:
     assert 0 <= correlation_time(np.arange(rows, dtype=np.float64), time, segment, horizon_ns=HORIZON) <= STEP_S
 
 
+def test_a_correlation_that_returns_is_not_over() -> None:
+    noise, (time, segment) = np.random.default_rng(7).normal(size=50_004), regular(50_000)
+    echo = noise[4:] + 0.8 * noise[:-4]
+    assert correlation_time(echo, time, segment, horizon_ns=HORIZON) == pytest.approx(5 * STEP_S)
+
+
+def test_lags_without_rows_are_passed_over() -> None:
+    time, segment = regular(20_000)
+    series = autoregressive(20_000, 0.5, 8)
+    # Rows every 100 ms fill every fourth cell; 0.5^5 is the first power below 0.05.
+    assert correlation_time(series, 4 * time, segment, horizon_ns=HORIZON) == pytest.approx(5 * 4 * STEP_S, abs=0.1)
+
+
+def test_too_few_pairs_of_rows_prove_nothing() -> None:
+    time = np.sort(np.random.default_rng(9).integers(0, 400_000, 200)) * MS
+    span = (time[-1] - time[0]) / 1e9
+    measured = correlation_time(np.sin(time / 3e10), time, np.zeros(200, np.int64), horizon_ns=HORIZON)
+    assert measured == pytest.approx(span / 10, abs=STEP_S)
+
+
 def test_a_constant_series_has_no_memory() -> None:
     time, segment = regular(1_000)
     assert correlation_time(np.full(1_000, 0.7), time, segment, horizon_ns=HORIZON) == STEP_S
@@ -199,6 +219,15 @@ def test_few_runs_widen_an_interval_as_students_t_does() -> None:
         assert widening(count, run) == pytest.approx(expected, rel=1e-3)
     assert widening(10**7, 1) == pytest.approx(1.0, abs=1e-6)
     assert widening(1, 1) == widening(3, 5) == 1.0
+
+
+def test_an_interval_holds_95_percent_of_the_draws() -> None:
+    sums = with_counts(np.random.default_rng(6).gamma(0.5, size=300))
+    (interval,) = bootstrap_intervals(sums, mean, draws=1_001, seed=3)
+    drawn = np.sort(mean(bootstrap_sums(sums, draws=1_001, seed=3))[:, 0])
+    wider = widening(300, 12)
+    assert interval.low == pytest.approx(interval.value + wider * (drawn[25] - interval.value))
+    assert interval.high == pytest.approx(interval.value + wider * (drawn[975] - interval.value))
 
 
 def test_independent_rows_have_the_interval_of_the_textbook() -> None:

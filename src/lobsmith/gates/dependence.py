@@ -22,7 +22,7 @@ _SMALL = 0.05
 """Autocorrelation that counts as none, however sure it is."""
 _IN_A_ROW = 5
 """Lags that must all be small (Politis & White 2004)."""
-_MINIMUM_PAIRS = 0
+_MINIMUM_PAIRS = 30
 """Pairs of cells that a lag's autocorrelation takes to count as evidence."""
 _LONGEST = 0.1
 """Share of the total span that a correlation time is capped at."""
@@ -58,8 +58,9 @@ def correlation_time(
 
     The values are averaged in the cells of a regular grid of `grid_step`; the autocorrelation at a lag is over the
     pairs of cells of one segment that both hold rows. The result is the first lag from which on it stays below
-    max(0.05, 2 / sqrt(pairs)) for five lags in a row, the rule of Politis & White (2004); fewer than 30 pairs show
-    nothing. It is at most a tenth of the segments' total span.
+    max(0.05, 2 / sqrt(pairs)) for five lags in a row, after the rule of Politis & White (2004); lags with fewer than
+    30 pairs show nothing and are passed over. It is at most a tenth of the segments' total span, and just that where
+    the correlation never stays small.
 
     Args:
         values: float [N], a loss for each row, say.
@@ -86,10 +87,11 @@ def correlation_time(
         pairs[:reach] += np.rint(_lagged((rows > 0).astype(np.float64))[:reach])
     if products[0] <= _ROUNDING * float(values @ values):
         return min(step, longest) / _NS_PER_S
-    correlation = (products / np.maximum(pairs, 1.0)) / (products[0] / pairs[0])
-    small = (pairs >= _MINIMUM_PAIRS) & (np.abs(correlation) < np.maximum(_SMALL, 2 / np.sqrt(np.maximum(pairs, 1.0))))
-    stays = np.lib.stride_tricks.sliding_window_view(small[1:], _IN_A_ROW).all(axis=1)
-    first = int(np.argmax(stays)) + 1 if stays.any() else cap
+    telling = np.flatnonzero(pairs[1:] >= _MINIMUM_PAIRS) + 1
+    correlation = (products[telling] / pairs[telling]) / (products[0] / pairs[0])
+    small = np.abs(correlation) < np.maximum(_SMALL, 2 / np.sqrt(pairs[telling]))
+    stays = np.convolve(small, np.ones(_IN_A_ROW), "valid") == _IN_A_ROW if len(small) >= _IN_A_ROW else small[:0]
+    first = int(telling[np.argmax(stays)]) if stays.any() else cap
     return min(first * step, longest) / _NS_PER_S
 
 

@@ -35,7 +35,8 @@ def mean_outlook(parts: Sequence[Part]) -> Float:
         flags = np.concatenate([targets.significant[:, :, None], targets.withdrawal], axis=2)[train_rows]
         values = np.stack([targets.move[train_rows], targets.volatility[train_rows]], axis=2)
         columns.append(np.concatenate([flags, values], axis=2))
-    return np.concatenate(columns).mean(axis=0, dtype=np.float64).astype(np.float32)
+    means: Float = np.concatenate(columns).mean(axis=0, dtype=np.float64).astype(np.float32)
+    return means
 
 
 def with_network(params: Params, name: str) -> Params:

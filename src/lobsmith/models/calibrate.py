@@ -1,6 +1,7 @@
 """Calibration after training: scale and bias of each logit, fitted on the validation rows."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,8 +14,12 @@ _SMALLEST_CLASS = 10
 """A logit whose class came fewer times is left as it is: there is nothing to fit it to."""
 
 
-def calibrate(calibration: Calibration, outputs: Tensor, direction: Tensor, binary: Tensor, ridge: float) -> list[str]:
+def calibrate(
+    calibration: Calibration, outputs: Tensor, direction: Tensor, binary: Tensor, ridges: Sequence[float]
+) -> list[str]:
     """Fit a calibration by maximum likelihood, drawn towards no change by a ridge on log scales and biases.
+
+    A ridge of 1 / (2 σ² N) is a normal prior of deviation σ, counted against N labels that do not overlap.
 
     Where rows or classes are too few, or the fit is not finite or no better, that logit keeps scale 1 and bias 0.
 
@@ -23,7 +28,7 @@ def calibrate(calibration: Calibration, outputs: Tensor, direction: Tensor, bina
         outputs: float32 [N, H, 8] of the validation rows.
         direction: int64 [N, H]; -1 unknown.
         binary: float32 [N, H, 3]; -1 unknown.
-        ridge: weight of the squared distance from no change, nats.
+        ridges: by horizon, the weight of the squared distance from no change, nats.
 
     Returns:
         What was left as it is, in words.
@@ -33,7 +38,7 @@ def calibrate(calibration: Calibration, outputs: Tensor, direction: Tensor, bina
         known = direction[:, h] >= 0
         labels, logits = direction[known, h], outputs[known, h, :CLASSES]
         present = torch.bincount(labels, minlength=CLASSES) if len(labels) else torch.zeros(CLASSES)
-        fitted = _fit_direction(logits, labels, ridge) if int(present.min()) >= _SMALLEST_CLASS else None
+        fitted = _fit_direction(logits, labels, ridges[h]) if int(present.min()) >= _SMALLEST_CLASS else None
         if fitted is None:
             left.append(f"direction at horizon {h}")
         else:
@@ -42,7 +47,7 @@ def calibrate(calibration: Calibration, outputs: Tensor, direction: Tensor, bina
             known = binary[:, h, b] >= 0
             hits, logit = binary[known, h, b], outputs[known, h, CLASSES + b]
             rare = min(float(hits.sum()), float((1 - hits).sum())) if len(hits) else 0.0
-            pair = _fit_binary(logit, hits, ridge) if rare >= _SMALLEST_CLASS else None
+            pair = _fit_binary(logit, hits, ridges[h]) if rare >= _SMALLEST_CLASS else None
             if pair is None:
                 left.append(f"output {CLASSES + b} at horizon {h}")
             else:

@@ -19,8 +19,8 @@ from lobsmith.errors import TrainingError
 from lobsmith.features.definitions import mirror
 from lobsmith.models.checkpoint import load_checkpoint, save_checkpoint
 from lobsmith.models.distributed import Group, pick_device, process_group
-from lobsmith.models.loss import Loss, mass
-from lobsmith.models.material import Material, Part, Sampler, material
+from lobsmith.models.loss import Loss, Prior, mass
+from lobsmith.models.material import Material, Part, Sampler, material, seconds_of
 from lobsmith.models.network import Network
 from lobsmith.models.registry import architecture
 from lobsmith.models.score import validation_loss
@@ -187,10 +187,10 @@ class Descent:
         step: nn.Module = _Step(network, self._cut.burn_in)
         if group.size > 1:
             step = DistributedDataParallel(step)
-        loss = self._loss(network)
+        loss, prior = self._loss(network), self._prior()
         while len(self.history) < settings.epochs and waited < settings.patience:
             network.train()
-            losses = [self._step(step, loss, optimiser, draws.next(), group) for _ in range(self._cut.steps)]
+            losses = [self._step(step, loss, prior, optimiser, draws.next(), group) for _ in range(self._cut.steps)]
             epoch = Epoch(
                 epoch=len(self.history) + 1,
                 train_loss=float(np.mean(losses)),
@@ -223,7 +223,7 @@ class Descent:
         network.cpu().eval()
 
     def _step(
-        self, step: nn.Module, loss: Loss, optimiser: torch.optim.Optimizer, drawn: _Drawn, group: Group
+        self, step: nn.Module, loss: Loss, prior: Prior, optimiser: torch.optim.Optimizer, drawn: _Drawn, group: Group
     ) -> float:
         """Take one gradient step: this process's share of the batch, in `accumulation` parts."""
         whole = mass(drawn.direction, drawn.weight)
@@ -245,6 +245,7 @@ class Descent:
                     drawn.volatility[part],
                     drawn.weight[part],
                 )
+                value = value + prior(self._network.readout, self._network.linear) * whole / (group.size * count)
                 # The processes' gradients are averaged, not added.
                 (value * group.size / whole).backward()  # type: ignore[no-untyped-call]
             total += value.item()
@@ -260,6 +261,11 @@ class Descent:
         weights = torch.tensor(self._settings.horizon_weights, device=self._device)
         significant = self._params.labels.significant_bps / network.calibration.move_scale
         return Loss(self._settings.loss, weights, significant)
+
+    def _prior(self) -> Prior:
+        span_s = sum(seconds_of(one.dataset, one.split.train) for one in self._parts)
+        weights = torch.tensor(self._settings.horizon_weights)
+        return Prior(self._settings.prior, self._params.labels.horizons_ms, span_s, weights)
 
     def _validation_loss(self) -> float:
         network = self._network

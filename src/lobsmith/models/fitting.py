@@ -1,6 +1,5 @@
 """The two networks that need no descent: logistic regression by L-BFGS, and the counts of the queue-imbalance rule."""
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -11,17 +10,17 @@ from torch import Tensor
 from lobsmith.models.loss import Loss, mass
 from lobsmith.models.material import Material, Part, material
 from lobsmith.models.network import Network
-from lobsmith.models.outputs import BINARY, CLASSES, MOVE, VOLATILITY
+from lobsmith.models.outputs import BINARY, CLASSES, COLUMNS, MOVE, VOLATILITY
 from lobsmith.models.score import validation_loss
 from lobsmith.models.trunks import ImbalanceBins
 from lobsmith.params import Params
 
-_RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+_RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 _ITERATIONS = 100
 
 
 def fit_newton(network: Network, parts: Sequence[Part], params: Params) -> float:
-    """Fit a linear network to all training rows, with the ridge that is best on the validation rows.
+    """Fit a linear network to all training rows, each horizon with the ridge that the validation rows like best.
 
     Returns:
         Its validation loss.
@@ -30,18 +29,29 @@ def fit_newton(network: Network, parts: Sequence[Part], params: Params) -> float
         raise ValueError("only a network with a linear path and no trunk can be fitted so")
     rows = material(network, parts, sequence=1, burn_in=0)
     index = torch.from_numpy(rows.starts)
-    best, best_loss = copy.deepcopy(network.state_dict()), math.inf
+    horizons = network.horizons
+    best = [(math.inf, *_copied(network))] * horizons
     significant = params.labels.significant_bps / network.calibration.move_scale
     loss = Loss(params.train.loss, torch.ones(network.horizons), significant)
     for ridge in _RIDGES:
         for parameter in network.linear.parameters():
             torch.nn.init.zeros_(parameter)
         _fit_rows(network, rows, index, loss, ridge)
-        value = _validation_loss(network, parts, params)
-        if value < best_loss:
-            best, best_loss = copy.deepcopy(network.state_dict()), value
-    network.load_state_dict(best)
-    return best_loss
+        for h in range(horizons):
+            alone = tuple(float(one == h) for one in range(horizons))
+            value = _validation_loss(network, parts, alone)
+            if value < best[h][0]:
+                best[h] = (value, *_copied(network))
+    with torch.no_grad():
+        for h, (_, weight, bias) in enumerate(best):
+            rows_of = slice(h * COLUMNS, (h + 1) * COLUMNS)
+            network.linear.weight[rows_of], network.linear.bias[rows_of] = weight[rows_of], bias[rows_of]
+    return _validation_loss(network, parts, params.train.horizon_weights)
+
+
+def _copied(network: Network) -> tuple[Tensor, Tensor]:
+    assert network.linear is not None  # noqa: S101 - the caller has checked
+    return network.linear.weight.detach().clone(), network.linear.bias.detach().clone()
 
 
 def _fit_rows(network: Network, rows: Material, index: Tensor, loss: Loss, ridge: float) -> None:
@@ -96,14 +106,13 @@ def fit_counts(network: Network, parts: Sequence[Part], params: Params) -> float
             table[h, VOLATILITY, b] = torch.log(torch.expm1(_mean(rows.volatility[chosen, h]).clamp(min=1e-6)))
     with torch.no_grad():
         readout.weight.copy_(table.reshape(readout.weight.shape))
-    return _validation_loss(network, parts, params)
+    return _validation_loss(network, parts, params.train.horizon_weights)
 
 
 def _mean(values: Tensor) -> Tensor:
     return values.double().mean().float() if len(values) else torch.tensor(0.0)
 
 
-def _validation_loss(network: Network, parts: Sequence[Part], params: Params) -> float:
-    weights = params.train.horizon_weights
+def _validation_loss(network: Network, parts: Sequence[Part], weights: Sequence[float]) -> float:
     losses = [validation_loss(network, one.dataset, one.split.validation, weights) for one in parts]
     return float(np.average(losses, weights=[len(one.split.validation) for one in parts]))

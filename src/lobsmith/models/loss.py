@@ -5,7 +5,7 @@ theirs. The terms' weights are those of `train.loss`.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, relu, softplus
 
 from lobsmith.models.outputs import CLASSES, MOVE, VOLATILITY
@@ -64,6 +64,37 @@ class Loss:
         false_alarm = relu(expected.abs() - margin)
         missed = relu(margin - expected * moved.sign())
         return (1 - came) * self._params.false_alarm * false_alarm + came * missed
+
+
+class Prior:
+    """A normal prior of every standardised weight that an output is a sum of, counted against independent labels.
+
+    Labels of neighbouring rows overlap: a span holds only span / horizon labels that share nothing. With N of those,
+    the mean loss a row plus |w|² / (2 σ² N) is the posterior's maximum; so long horizons, which minutes of data say
+    little about, are drawn to the base rate, and hours of data free them again.
+
+    Args:
+        deviation: σ; 0 for no prior.
+        horizons_ms: the H horizons.
+        span_s: time that the training rows cover.
+        weights: weights of the horizons, float [H].
+    """
+
+    def __init__(self, deviation: float, horizons_ms: tuple[int, ...], span_s: float, weights: Tensor) -> None:
+        labels = span_s / (torch.tensor(horizons_ms, dtype=torch.float32) / 1e3)
+        share = weights / weights.mean() / len(horizons_ms)
+        self._strength = share.cpu() / (2.0 * deviation**2 * labels) if deviation else torch.zeros(len(horizons_ms))
+
+    def __call__(self, *layers: nn.Linear | None) -> Tensor:
+        """Return the penalty of layers whose outputs are [H × 8]."""
+        strength, total = self._strength, torch.zeros(())
+        for layer in layers:
+            if layer is not None:
+                strength = strength.to(layer.weight.device)
+                total = total.to(layer.weight.device)
+                squares = layer.weight.square().sum(dim=1).reshape(len(strength), -1).sum(dim=1)
+                total = total + (squares * strength).sum()
+        return total
 
 
 def mass(direction: Tensor, weight: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from lobsmith.models.volatility import Volatility
 from lobsmith.models.window import BookWindows
 from lobsmith.params import SplitParams
 
+_NS_PER_S = 1e9
 _STILL = 1e-6
 """A feature that deviates less than this on the training rows is only centred."""
 
@@ -57,6 +58,13 @@ class Material:
     volatility: Tensor
     starts: npt.NDArray[np.int64]
     significant: npt.NDArray[np.bool_]
+
+
+def seconds_of(dataset: Dataset, rows: npt.NDArray[np.int64]) -> float:
+    """Return the time that rising rows cover, gaps left out, seconds; at least 1."""
+    time, segment = dataset.rows.time, dataset.rows.segment
+    inside = np.diff(time[rows])[np.diff(segment[rows]) == 0]
+    return max(float(inside.sum()) / _NS_PER_S, 1.0)
 
 
 def fit_inputs(network: Network, parts: Sequence[Part], *, symmetric: bool) -> None:

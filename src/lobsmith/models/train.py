@@ -21,7 +21,7 @@ from lobsmith.models.calibrate import calibrate, flags_of
 from lobsmith.models.checkpoint import CHECKPOINT
 from lobsmith.models.descent import Descent, Epoch, OnEpoch
 from lobsmith.models.fitting import fit_counts, fit_newton
-from lobsmith.models.material import Part, fit_inputs, parts_of
+from lobsmith.models.material import Part, fit_inputs, parts_of, seconds_of
 from lobsmith.models.network import Network
 from lobsmith.models.registry import architecture, build
 from lobsmith.models.score import outputs_at
@@ -87,21 +87,23 @@ def train(
         history = [_fitted(fit_counts(network, parts, params))]
     else:
         history = Descent(network, parts, params, checkpoint).run(on_epoch)
-    return Trained(network.eval(), tuple(history), tuple(_calibrate(network, parts, settings.calibration_ridge)))
+    return Trained(network.eval(), tuple(history), tuple(_calibrate(network, parts, settings.calibration_prior)))
 
 
 def _fitted(loss: float) -> Epoch:
     return Epoch(epoch=1, train_loss=loss, validation_loss=loss, learning_rate=0.0)
 
 
-def _calibrate(network: Network, parts: Sequence[Part], ridge: float) -> list[str]:
+def _calibrate(network: Network, parts: Sequence[Part], deviation: float) -> list[str]:
     outputs, direction, binary = [], [], []
     for one in parts:
         rows, targets = one.split.validation, one.dataset.targets
         outputs.append(outputs_at(network, one.dataset, rows))
         direction.append(torch.from_numpy(one.dataset.labels[rows].astype(np.int64)))
         binary.append(flags_of(*(torch.from_numpy(array[rows]) for array in (targets.significant, targets.withdrawal))))
-    return calibrate(network.calibration, torch.cat(outputs), torch.cat(direction), torch.cat(binary), ridge)
+    span_s = sum(seconds_of(one.dataset, one.split.validation) for one in parts)
+    ridges = [horizon / 1e3 / span_s / (2.0 * deviation**2) for horizon in parts[0].dataset.horizons_ms]
+    return calibrate(network.calibration, torch.cat(outputs), torch.cat(direction), torch.cat(binary), ridges)
 
 
 def predict(network: Network, dataset: Dataset, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], ...]:
