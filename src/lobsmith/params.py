@@ -149,11 +149,13 @@ class TrainParams(_Section, frozen=True):
     sequence: Positive
     burn_in: Annotated[int, Meta(ge=0)]
     pool: bool
+    refit: bool
     batch: Positive
     accumulation: Positive
     sequences_per_epoch: Positive
     windows_per_epoch: Positive
     window_batch: Positive
+    window_patience: Positive
     learning_rate: PositiveFloat
     smallest_rate: PositiveFloat
     weight_decay: Weight
