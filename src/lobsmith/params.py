@@ -149,7 +149,6 @@ class TrainParams(_Section, frozen=True):
     sequence: Positive
     burn_in: Annotated[int, Meta(ge=0)]
     pool: bool
-    refit: bool
     batch: Positive
     accumulation: Positive
     sequences_per_epoch: Positive

@@ -23,7 +23,7 @@ from lobsmith.models.loss import Loss, Prior, mass
 from lobsmith.models.material import Material, Part, Sampler, material, seconds_of
 from lobsmith.models.network import Network
 from lobsmith.models.registry import architecture
-from lobsmith.models.score import mean_validation_loss
+from lobsmith.models.score import validation_loss
 from lobsmith.params import Params, TrainParams
 
 
@@ -140,19 +140,11 @@ class Descent:
         parts: all instruments.
         params: all of `params.yaml`.
         checkpoint: where to go on from, and to write to after each epoch; None for neither.
-        rates: the learning rates of a run that was validated: as many epochs are trained, and nothing is validated.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        parts: Sequence[Part],
-        params: Params,
-        checkpoint: Path | None = None,
-        rates: Sequence[float] | None = None,
-    ) -> None:
+    def __init__(self, network: Network, parts: Sequence[Part], params: Params, checkpoint: Path | None = None) -> None:
         self._network, self._parts, self._params, self._settings = network, parts, params, params.train
-        self._path, self._rates = checkpoint, rates
+        self._path = checkpoint
         self._device = pick_device(params.train.device)
         self._cut = _batches(params)
         self._generator = np.random.default_rng(params.train.seed)
@@ -169,11 +161,6 @@ class Descent:
             self._check_shares(group)
             self._descend(rows, group, on_epoch)
         return self.history
-
-    def _ended(self, waited: int) -> bool:
-        if self._rates is not None:
-            return len(self.history) >= len(self._rates)
-        return len(self.history) >= self._settings.epochs or waited >= self._cut.patience
 
     def _check_shares(self, group: Group) -> None:
         share = group.size * self._settings.accumulation
@@ -207,15 +194,13 @@ class Descent:
         if group.size > 1:
             step = DistributedDataParallel(step)
         loss, prior = self._loss(network), self._prior()
-        while not self._ended(waited):
-            if self._rates is not None:
-                optimiser.param_groups[0]["lr"] = self._rates[len(self.history)]
+        while len(self.history) < settings.epochs and waited < self._cut.patience:
             network.train()
             losses = [self._step(step, loss, prior, optimiser, draws.next(), group) for _ in range(self._cut.steps)]
             epoch = Epoch(
                 epoch=len(self.history) + 1,
                 train_loss=float(np.mean(losses)),
-                validation_loss=self._validation_loss() if self._rates is None else 0.0,
+                validation_loss=self._validation_loss(),
                 learning_rate=optimiser.param_groups[0]["lr"],
             )
             if not math.isfinite(epoch.train_loss + epoch.validation_loss):
@@ -223,7 +208,7 @@ class Descent:
             self.history.append(epoch)
             schedule.step(epoch.validation_loss)
             waited += 1
-            if epoch.validation_loss < best_loss or self._rates is not None:
+            if epoch.validation_loss < best_loss:
                 best, best_loss, waited = copy.deepcopy(network.state_dict()), epoch.validation_loss, 0
             if self._path and group.leads:
                 state = {
@@ -289,7 +274,13 @@ class Descent:
         return Prior(self._settings.prior, self._params.labels.horizons_ms, span_s, weights)
 
     def _validation_loss(self) -> float:
-        return mean_validation_loss(self._network, self._parts, self._settings.horizon_weights)
+        network = self._network
+        losses = [
+            validation_loss(network, one.dataset, one.split.validation, self._settings.horizon_weights)
+            for one in self._parts
+        ]
+        rows = [len(one.split.validation) for one in self._parts]
+        return float(np.average(losses, weights=rows))
 
     def _identity(self, group: Group) -> str:
         """Return what must be the same for a checkpoint to be gone on from."""

@@ -11,7 +11,7 @@ from lobsmith.models.loss import Loss, mass
 from lobsmith.models.material import Material, Part, material
 from lobsmith.models.network import Network
 from lobsmith.models.outputs import BINARY, CLASSES, COLUMNS, MOVE, VOLATILITY
-from lobsmith.models.score import mean_validation_loss
+from lobsmith.models.score import validation_loss
 from lobsmith.models.trunks import ImbalanceBins
 from lobsmith.params import Params
 
@@ -19,42 +19,34 @@ _RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 _ITERATIONS = 100
 
 
-def fit_newton(
-    network: Network, parts: Sequence[Part], params: Params, ridges: Sequence[float] | None = None
-) -> list[float]:
+def fit_newton(network: Network, parts: Sequence[Part], params: Params) -> float:
     """Fit a linear network to all training rows, each horizon with the ridge that the validation rows like best.
 
-    Args:
-        network: with fitted inputs; its linear path is set.
-        parts: all instruments.
-        params: all of `params.yaml`.
-        ridges: by horizon, those to take; None chooses.
-
     Returns:
-        The ridges, by horizon.
+        Its validation loss.
     """
     if network.linear is None:
         raise ValueError("only a network with a linear path and no trunk can be fitted so")
     rows = material(network, parts, sequence=1, burn_in=0)
     index = torch.from_numpy(rows.starts)
     horizons = network.horizons
-    best = [(math.inf, 0.0, *_copied(network))] * horizons
+    best = [(math.inf, *_copied(network))] * horizons
     significant = params.labels.significant_bps / network.calibration.move_scale
     loss = Loss(params.train.loss, torch.ones(network.horizons), significant)
-    for ridge in _RIDGES if ridges is None else sorted(set(ridges)):
+    for ridge in _RIDGES:
         for parameter in network.linear.parameters():
             torch.nn.init.zeros_(parameter)
         _fit_rows(network, rows, index, loss, ridge)
         for h in range(horizons):
             alone = tuple(float(one == h) for one in range(horizons))
-            value = mean_validation_loss(network, parts, alone) if ridges is None else -float(ridges[h] == ridge)
+            value = _validation_loss(network, parts, alone)
             if value < best[h][0]:
-                best[h] = (value, ridge, *_copied(network))
+                best[h] = (value, *_copied(network))
     with torch.no_grad():
-        for h, (_, _, weight, bias) in enumerate(best):
+        for h, (_, weight, bias) in enumerate(best):
             rows_of = slice(h * COLUMNS, (h + 1) * COLUMNS)
             network.linear.weight[rows_of], network.linear.bias[rows_of] = weight[rows_of], bias[rows_of]
-    return [ridge for _, ridge, _, _ in best]
+    return _validation_loss(network, parts, params.train.horizon_weights)
 
 
 def _copied(network: Network) -> tuple[Tensor, Tensor]:
@@ -86,8 +78,12 @@ def _fit_rows(network: Network, rows: Material, index: Tensor, loss: Loss, ridge
     optimiser.step(closure)  # type: ignore[no-untyped-call]
 
 
-def fit_counts(network: Network, parts: Sequence[Part]) -> None:
-    """Set a queue-imbalance network's readout to the logarithms of what came true in each tenth of the imbalance."""
+def fit_counts(network: Network, parts: Sequence[Part], params: Params) -> float:
+    """Set a queue-imbalance network's readout to the logarithms of what came true in each tenth of the imbalance.
+
+    Returns:
+        Its validation loss.
+    """
     trunk, readout = network.trunk, network.readout
     if not isinstance(trunk, ImbalanceBins) or readout is None:
         raise TypeError("only the queue-imbalance network is fitted by counting")
@@ -110,7 +106,13 @@ def fit_counts(network: Network, parts: Sequence[Part]) -> None:
             table[h, VOLATILITY, b] = torch.log(torch.expm1(_mean(rows.volatility[chosen, h]).clamp(min=1e-6)))
     with torch.no_grad():
         readout.weight.copy_(table.reshape(readout.weight.shape))
+    return _validation_loss(network, parts, params.train.horizon_weights)
 
 
 def _mean(values: Tensor) -> Tensor:
     return values.double().mean().float() if len(values) else torch.tensor(0.0)
+
+
+def _validation_loss(network: Network, parts: Sequence[Part], weights: Sequence[float]) -> float:
+    losses = [validation_loss(network, one.dataset, one.split.validation, weights) for one in parts]
+    return float(np.average(losses, weights=[len(one.split.validation) for one in parts]))

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.functional import nll_loss
 
 from lobsmith.features.dataset import Dataset
-from lobsmith.models.material import Part
 from lobsmith.models.network import Network, outputs_of
 from lobsmith.models.outputs import COLUMNS
 from lobsmith.models.split import runs
@@ -45,9 +44,3 @@ def validation_loss(
     labels = torch.from_numpy(dataset.labels[rows].astype(np.int64))
     losses = nll_loss(torch.log_softmax(logits, dim=2).movedim(2, 1), labels, reduction="none").mean(dim=0)
     return float(np.average(losses.numpy(), weights=np.asarray(horizon_weights)))
-
-
-def mean_validation_loss(network: Network, parts: Sequence[Part], horizon_weights: Sequence[float]) -> float:
-    """Return the same over the validation rows of all parts."""
-    losses = [validation_loss(network, one.dataset, one.split.validation, horizon_weights) for one in parts]
-    return float(np.average(losses, weights=[len(one.split.validation) for one in parts]))

@@ -24,8 +24,7 @@ from lobsmith.models.fitting import fit_counts, fit_newton
 from lobsmith.models.material import Part, fit_inputs, parts_of, seconds_of
 from lobsmith.models.network import Network
 from lobsmith.models.registry import architecture, build
-from lobsmith.models.score import mean_validation_loss, outputs_at
-from lobsmith.models.split import Split
+from lobsmith.models.score import outputs_at
 from lobsmith.params import ModelParams, Params
 
 __all__ = ["WEIGHTS", "Epoch", "OnEpoch", "Trained", "load_network", "predict", "save_network", "train", "train_stage"]
@@ -76,62 +75,23 @@ def train(
     """
     settings = params.train
     torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-    network = _prepared(parts, params)
-    history, chosen = _learn(network, parts, params, on_epoch, checkpoint)
-    uncalibrated = tuple(_calibrate(network, parts, settings.calibration_prior))
-    if settings.refit:
-        wider = [Part(one.dataset, _joined(one.split)) for one in parts]
-        again = _prepared(wider, params)
-        _learn_again(again, wider, params, chosen, checkpoint)
-        for name in ("direction_scale", "direction_bias", "binary_scale", "binary_bias"):
-            getattr(again.calibration, name).copy_(getattr(network.calibration, name))
-        network = again
-    return Trained(network.eval(), tuple(history), uncalibrated)
-
-
-def _prepared(parts: Sequence[Part], params: Params) -> Network:
-    torch.manual_seed(params.train.seed)
-    dataset = parts[0].dataset
-    network = build(params.model, dataset.rows.features.shape[1], dataset.horizons_ms)
-    fit_inputs(network, parts, symmetric=params.train.mirror > 0)
-    return network
-
-
-def _learn(
-    network: Network, parts: Sequence[Part], params: Params, on_epoch: OnEpoch | None, checkpoint: Path | None
-) -> tuple[list[Epoch], list[float]]:
-    """Learn the weights; return the history, and what the validation rows have chosen: learning rates, or ridges."""
-    learns = architecture(params.model.network).learns
-    if learns == "gradient":
+    horizons = parts[0].dataset.horizons_ms
+    network = build(params.model, parts[0].dataset.rows.features.shape[1], horizons)
+    fit_inputs(network, parts, symmetric=settings.mirror > 0)
+    chosen = architecture(params.model.network)
+    if chosen.learns == "newton":
+        history = [_fitted(fit_newton(network, parts, params))]
+    elif chosen.learns == "counts":
+        history = [_fitted(fit_counts(network, parts, params))]
+    else:
         history = Descent(network, parts, params, checkpoint).run(on_epoch)
-        best = min(range(len(history)), key=lambda number: history[number].validation_loss)
-        return history, [one.learning_rate for one in history[: best + 1]]
-    chosen: list[float] = []
-    if learns == "newton":
-        chosen = fit_newton(network, parts, params)
-    else:
-        fit_counts(network, parts)
-    loss = mean_validation_loss(network, parts, params.train.horizon_weights)
-    return [Epoch(epoch=1, train_loss=loss, validation_loss=loss, learning_rate=0.0)], chosen
+    return Trained(network.eval(), tuple(history), tuple(_calibrate(network, parts, settings.calibration_prior)))
 
 
-def _learn_again(
-    network: Network, parts: Sequence[Part], params: Params, chosen: list[float], checkpoint: Path | None
-) -> None:
-    """Learn on all rows before the held-out ones, with what the validation rows have chosen."""
-    learns = architecture(params.model.network).learns
-    if learns == "gradient":
-        Descent(network, parts, params, checkpoint and checkpoint.with_suffix(".refit.pt"), chosen).run()
-    elif learns == "newton":
-        fit_newton(network, parts, params, chosen)
-    else:
-        fit_counts(network, parts)
-
-
-def _joined(parts: Split) -> Split:
-    """Let the validation rows train too."""
-    return Split(np.concatenate([parts.train, parts.validation]), parts.validation, parts.test)
+def _fitted(loss: float) -> Epoch:
+    return Epoch(epoch=1, train_loss=loss, validation_loss=loss, learning_rate=0.0)
 
 
 def _calibrate(network: Network, parts: Sequence[Part], deviation: float) -> list[str]:
@@ -193,6 +153,5 @@ def train_stage(
     checkpoint = directory / CHECKPOINT
     trained = train(parts, params, on_epoch=on_epoch, checkpoint=checkpoint)
     save_network(trained, params.model, parts[0].dataset.horizons_ms, directory)
-    for path in (checkpoint, checkpoint.with_suffix(".refit.pt")):
-        path.unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
     return trained
