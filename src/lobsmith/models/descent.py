@@ -98,9 +98,15 @@ class _Draws:
     """Makes batches. Every process draws the whole batch from the same generator, and keeps its share."""
 
     def __init__(
-        self, rows: Material, cut: _Batches, settings: TrainParams, generator: np.random.Generator, device: torch.device
+        self,
+        rows: Material,
+        cut: _Batches,
+        settings: TrainParams,
+        hidden: float,
+        generator: np.random.Generator,
+        device: torch.device,
     ) -> None:
-        self._rows, self._cut, self._settings = rows, cut, settings
+        self._rows, self._cut, self._settings, self._hidden = rows, cut, settings, hidden
         self._generator, self._device = generator, device
         self._sampler = Sampler(
             rows,
@@ -125,9 +131,9 @@ class _Draws:
             direction = torch.where(flip[:, None, None] & (direction >= 0), 2 - direction, direction)
             binary = torch.where(flip[:, None, None, None], binary[..., [0, 2, 1]], binary)
             move = torch.where(flip[:, None, None], -move, move)
-        if settings.feature_dropout:
-            keep = self._generator.random((cut.batch, 1, inputs.shape[2])) >= settings.feature_dropout
-            inputs = inputs * torch.from_numpy(keep) / (1.0 - settings.feature_dropout)
+        if self._hidden:
+            keep = self._generator.random((cut.batch, 1, inputs.shape[2])) >= self._hidden
+            inputs = inputs * torch.from_numpy(keep) / (1.0 - self._hidden)
         drawn = (inputs, direction, binary, move, rows.volatility[learnt], torch.from_numpy(weight))
         return _Drawn(*(one.to(self._device) for one in drawn))
 
@@ -167,7 +173,7 @@ class Descent:
         if self._cut.batch % share:
             raise TrainingError(
                 f"a batch of {self._cut.batch} cannot be shared by {group.size} processes in "
-                f"{self._settings.accumulation} steps each; make train.batch a multiple of {share}"
+                f"{self._settings.accumulation} steps each; make train.batch (or train.window_batch) a multiple of {share}"
             )
 
     def _descend(self, rows: Material, group: Group, on_epoch: OnEpoch | None) -> None:
@@ -189,7 +195,8 @@ class Descent:
             torch.set_rng_state(kept["torch"])
             self.history = [msgspec.convert(one, Epoch) for one in kept["history"]]
             best, best_loss, waited = kept["best"], kept["best_loss"], kept["waited"]
-        draws = _Draws(rows, self._cut, settings, self._generator, self._device)
+        hidden = settings.feature_dropout if architecture(self._params.model.network).hides_features else 0.0
+        draws = _Draws(rows, self._cut, settings, hidden, self._generator, self._device)
         step: nn.Module = _Step(network, self._cut.burn_in)
         if group.size > 1:
             step = DistributedDataParallel(step)

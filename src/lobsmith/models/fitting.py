@@ -32,7 +32,7 @@ def fit_newton(network: Network, parts: Sequence[Part], params: Params) -> float
     horizons = network.horizons
     best = [(math.inf, *_copied(network))] * horizons
     significant = params.labels.significant_bps / network.calibration.move_scale
-    loss = Loss(params.train.loss, torch.ones(network.horizons), significant)
+    loss = Loss(params.train.loss, torch.ones(network.horizons), significant)  # horizons share no weight here
     for ridge in _RIDGES:
         for parameter in network.linear.parameters():
             torch.nn.init.zeros_(parameter)

@@ -52,15 +52,14 @@ class Loss:
         moved = torch.nan_to_num(move).clamp(-_LARGEST_MOVE, _LARGEST_MOVE)
         expected = outputs[..., MOVE]
         rows = rows + (expected - moved).square() * params.move
-        rows = rows + self._hinge(expected, moved) * params.hinge
+        rows = rows + self._hinge(expected, moved, binary[..., 0].clamp(min=0)) * params.hinge
         shaken = torch.nan_to_num(volatility).clamp(max=_LARGEST_MOVE)
         rows = rows + (softplus(outputs[..., VOLATILITY]) - shaken).square() * params.volatility
         return (rows * known * self._horizons * weight[:, None, None]).sum()
 
-    def _hinge(self, expected: Tensor, moved: Tensor) -> Tensor:
+    def _hinge(self, expected: Tensor, moved: Tensor, came: Tensor) -> Tensor:
         """Punish an expected move past half a significant one where none came, and the lack of one where it did."""
         margin = 0.5 * self._significant
-        came = (moved.abs() >= self._significant).to(expected.dtype)
         false_alarm = relu(expected.abs() - margin)
         missed = relu(margin - expected * moved.sign())
         return (1 - came) * self._params.false_alarm * false_alarm + came * missed

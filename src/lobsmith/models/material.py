@@ -38,7 +38,7 @@ def parts_of(datasets: Sequence[Dataset], params: SplitParams) -> list[Part]:
         TrainingError: the first one is too short.
     """
     first = Part(datasets[0], split(datasets[0], params))
-    others = [(one, split_beside(one, first.dataset, first.split)) for one in datasets[1:]]
+    others = [(one, split_beside(one, first.dataset, first.split, params.embargo_ms)) for one in datasets[1:]]
     return [first, *(Part(one, cut) for one, cut in others if cut is not None)]
 
 
@@ -151,8 +151,8 @@ class Sampler:
     """Draws sequences: those with a significant move `priority` times as often, and says what each then counts.
 
     A share of the draws is uniform, so that no sequence counts more than `1 / uniform_share` times (defensive
-    importance sampling, Hesterberg 1995). The weights undo the oversampling exactly: the weighted mean over the draws
-    has the expectation of the plain mean over all sequences, and probabilities stay calibrated.
+    importance sampling, Hesterberg 1995). The weights undo the oversampling: the weighted mean over many draws is
+    the plain mean over all sequences, and probabilities stay calibrated.
 
     Args:
         material: what to draw from.

@@ -26,6 +26,8 @@ class Architecture(Struct, frozen=True, kw_only=True):
     """Whether a linear path leads around the trunk."""
     learns: str = "gradient"
     """`gradient` descent over sequences, `newton` (L-BFGS over all rows), or `counts`."""
+    hides_features: bool = False
+    """Whether features are hidden from it while it trains; a trunk that undoes the scaling would see wrong prices."""
     window: int = 0
     """Rows of the window that each row is seen with; 0 for a recurrent trunk."""
     about: str = ""
@@ -68,16 +70,19 @@ def _imbalance(_params: ModelParams, _horizons: tuple[int, ...], _location: Tens
 
 NETWORKS: dict[str, Architecture] = {
     "cnn_lstm_attention": Architecture(
-        trunk=_cnn_lstm_attention, linear=True, about="three 1×1 convolutions, LSTM, attention over recent rows"
+        trunk=_cnn_lstm_attention,
+        linear=True,
+        hides_features=True,
+        about="three 1×1 convolutions, LSTM, attention over recent rows",
     ),
-    "lstm": Architecture(trunk=_lstm, about="LSTM of 3 × 128 units, dropout 0.2"),
+    "lstm": Architecture(trunk=_lstm, hides_features=True, about="LSTM of 3 × 128 units, dropout 0.2"),
     "volatility": Architecture(trunk=_volatility, about="LSTM of 2 × 64 units beside EWMA, HAR and GARCH(1,1)"),
     "logistic": Architecture(trunk=_none, linear=True, learns="newton", about="logistic regression on all features"),
     "queue_imbalance": Architecture(
         trunk=_imbalance, learns="counts", about="class shares by tenth of the imbalance at the touch"
     ),
     "deeplob": Architecture(trunk=_deeplob, window=100, about="DeepLOB, Zhang, Zohren & Roberts 2019"),
-    "bin_ctabl": Architecture(trunk=_bin_ctabl, window=10, about="BiN-C(TABL), Tran et al. 2021"),
+    "bin_ctabl": Architecture(trunk=_bin_ctabl, window=10, about="BiN-C(TABL), Tran et al. 2020"),
 }
 
 

@@ -91,7 +91,7 @@ def cut(dataset: Dataset, usable: Rows, first: int, second: int, end: int, embar
     return result
 
 
-def split_beside(dataset: Dataset, first: Dataset, parts: Split) -> Split | None:
+def split_beside(dataset: Dataset, first: Dataset, parts: Split, embargo_ms: int) -> Split | None:
     """Cut another dataset at the times at which the first one was cut; None where it has nothing to train on.
 
     So no row of one instrument trains a model that is tested on the same minutes of another.
@@ -100,7 +100,7 @@ def split_beside(dataset: Dataset, first: Dataset, parts: Split) -> Split | None
     horizon = max(dataset.horizons_ms) * _NS_PER_MS
     validation, test = (int(first.rows.time[part[0]]) for part in (parts.validation, parts.test))
     train = usable[time[usable] + horizon < validation]
-    held = usable[(time[usable] >= validation) & (time[usable] + horizon < test)]
+    held = usable[(time[usable] >= validation + embargo_ms * _NS_PER_MS) & (time[usable] + horizon < test)]
     if len(train) == 0 or len(held) == 0:
         return None
     return Split(train, held, usable[time[usable] >= test])

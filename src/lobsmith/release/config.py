@@ -78,7 +78,7 @@ def config_text(
     config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=instances)
     if warmup:
         # Triton's random_data is random bytes: as floats 0.4 % of them are not finite and the rest reach 1e38, which no
-        # backend should have to accept. Zeros are the mean row.
+        # backend should have to accept. Zeros are finite.
         config.model_warmup.add(
             name="one_tick",
             batch_size=1,
