@@ -173,7 +173,8 @@ class Descent:
         if self._cut.batch % share:
             raise TrainingError(
                 f"a batch of {self._cut.batch} cannot be shared by {group.size} processes in "
-                f"{self._settings.accumulation} steps each; make train.batch or train.window_batch a multiple of {share}"
+                f"{self._settings.accumulation} steps each; make train.batch, or train.window_batch, a multiple of "
+                f"{share}"
             )
 
     def _descend(self, rows: Material, group: Group, on_epoch: OnEpoch | None) -> None:
