@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from msgspec import structs
 
 from lobsmith.compress.export import export_onnx
 from lobsmith.compress.golden import golden_vectors, load_golden, save_golden
@@ -16,15 +17,17 @@ from lobsmith.errors import ReleaseError
 from lobsmith.features.definitions import COUNT
 from lobsmith.files import sha256_file
 from lobsmith.gates.parity import parity
-from lobsmith.models.network import CausalNetwork
+from lobsmith.models.network import Network
+from lobsmith.models.registry import NETWORKS, build
 from lobsmith.params import ModelParams
 
-PARAMS = ModelParams(name="lob", channels=8, hidden=12, layers=2, ring=16, attention=6)
+HORIZONS = (100, 1000)
+PARAMS = ModelParams(name="lob", network="cnn_lstm_attention", channels=8, hidden=12, layers=2, ring=16, attention=6)
 
 
-def make_network(seed: int = 1) -> CausalNetwork:
+def make_network(seed: int = 1) -> Network:
     torch.manual_seed(seed)
-    network = CausalNetwork(COUNT, 2, PARAMS).eval()
+    network = build(PARAMS, COUNT, HORIZONS).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return network
@@ -51,8 +54,8 @@ def test_chunks_equal_steps_and_pytorch(path: Path, rows: np.ndarray) -> None:
 
 def test_the_state_after_a_chunk_equals_that_after_its_steps(path: Path, rows: np.ndarray) -> None:
     model = OnnxModel(path)
-    _, chunked = model.predict(rows, chunk=1000)
-    _, stepped = model.predict(rows, chunk=1)
+    _, _, chunked = model.predict(rows, chunk=1000)
+    _, _, stepped = model.predict(rows, chunk=1)
     np.testing.assert_allclose(chunked, stepped, atol=1e-5)
 
 
@@ -62,11 +65,32 @@ def test_parity_refuses_another_network(path: Path, rows: np.ndarray) -> None:
 
 def test_parity_refuses_a_network_that_always_says_the_same(tmp_path: Path, rows: np.ndarray) -> None:
     torch.manual_seed(1)
-    constant = CausalNetwork(COUNT, 2, PARAMS).eval()
+    constant = build(PARAMS, COUNT, HORIZONS).eval()
     export_onnx(constant, tmp_path / "model.onnx")
     verdict = parity(constant, OnnxModel(tmp_path / "model.onnx"), rows, 1e-5)
     assert not verdict.passed
     assert verdict.evidence["constant"]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_parity_looks_at_every_output(path: Path, rows: np.ndarray, seed: int) -> None:
+    """Two networks that agree on the directions and differ in what else they say are two networks."""
+    network = make_network()
+    network.calibration.move_scale.fill_(seed)
+    assert parity(network, OnnxModel(path), rows, 1e-5).passed is (seed == 1)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_of_the_registry_is_exported_as_it_is(name: str, rows: np.ndarray, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    network = build(structs.replace(PARAMS, network=name), COUNT, HORIZONS).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    export_onnx(network, tmp_path / "model.onnx")
+    model = OnnxModel(tmp_path / "model.onnx")
+    assert (model.feature_count, model.state_size) == (COUNT, network.state_size)
+    verdict = parity(network, model, rows, 1e-5)
+    assert verdict.passed, verdict
 
 
 def test_one_file_with_dynamic_batch_and_time(path: Path) -> None:
@@ -78,6 +102,9 @@ def test_one_file_with_dynamic_batch_and_time(path: Path) -> None:
     size = 2 * 2 * 12 + 2 * 16 * 6 + 1
     assert shapes["features"] == ["batch", "time", COUNT]
     assert shapes["state"] == ["batch", size]
+    # The exporter leaves what it did not infer open, under a name of its own.
+    assert shapes["probabilities"][:2] == shapes["outlook"][:2] == ["batch", "time"]
+    assert list(shapes) == ["features", "state", "probabilities", "outlook", "next_state"]
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
 
@@ -89,7 +116,7 @@ def test_another_process_exports_the_same_bytes(path: Path, tmp_path: Path) -> N
     )
     root = Path(__file__).parents[2]
     target = tmp_path / "again.onnx"
-    environment = {**os.environ, "PYTHONPATH": str(root)}
+    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     subprocess.run([sys.executable, "-c", code, str(target)], check=True, cwd=root, env=environment, timeout=120)
     assert sha256_file(target) == sha256_file(path)
 
@@ -98,15 +125,17 @@ def test_after_priming_a_cold_start_agrees(path: Path, rows: np.ndarray) -> None
     model = OnnxModel(path)
     prime = measure_prime_rows(model, rows)
     assert 1 < prime < 400
-    reference, _ = model.predict(rows)
-    cold, _ = model.predict(rows[500:])
+    reference, _, _ = model.predict(rows)
+    cold, _, _ = model.predict(rows[500:])
     assert np.abs(cold[prime:] - reference[500 + prime :]).max() <= TOLERANCE
 
 
 def test_golden_vectors_survive_a_round_trip(path: Path, rows: np.ndarray, tmp_path: Path) -> None:
     golden = golden_vectors(OnnxModel(path), rows)
     save_golden(golden, tmp_path / "golden.safetensors")
-    for name, array in vars(load_golden(tmp_path / "golden.safetensors")).items():
+    found = vars(load_golden(tmp_path / "golden.safetensors"))
+    assert list(found) == ["features", "state", "probabilities", "outlook", "next_state"]
+    for name, array in found.items():
         np.testing.assert_array_equal(array, getattr(golden, name))
 
 
