@@ -102,7 +102,6 @@ def test_one_file_with_dynamic_batch_and_time(path: Path) -> None:
     size = 2 * 2 * 12 + 2 * 16 * 6 + 1
     assert shapes["features"] == ["batch", "time", COUNT]
     assert shapes["state"] == ["batch", size]
-    # The exporter leaves what it did not infer open, under a name of its own.
     assert shapes["probabilities"][:2] == shapes["outlook"][:2] == ["batch", "time"]
     assert list(shapes) == ["features", "state", "probabilities", "outlook", "next_state"]
     assert not any(tensor.external_data for tensor in model.graph.initializer)
