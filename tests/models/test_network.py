@@ -16,7 +16,7 @@ def make(name: str = "cnn_lstm_attention") -> Network:
     torch.manual_seed(1)
     params = ModelParams(name="lob", network=name, channels=8, hidden=12, layers=2, ring=16, attention=6)
     network = build(params, COUNT, HORIZONS).eval()
-    # Heads start at zero, where every answer is the same. In wide layers weights so large would let rounding errors grow.
+    # Heads start at zero, where every answer is the same. Wide layers with weights so large let rounding errors grow.
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3 if name == "cnn_lstm_attention" else 0.1)
     return network
