@@ -16,7 +16,8 @@ def test_states_the_wire_contract(tmp_path):
     config = read_config(write(tmp_path / "config.pbtxt"))
     assert (config.name, config.backend, config.default_model_filename) == ("toy", "onnxruntime", "model.onnx")
     assert {one.name: list(one.dims) for one in config.input} == {"features": [-1, 3], "state": [2]}
-    assert {one.name: list(one.dims) for one in config.output} == {"probabilities": [-1, 2, 3], "next_state": [2]}
+    outputs = {one.name: list(one.dims) for one in config.output}
+    assert outputs == {"probabilities": [-1, 2, 3], "outlook": [-1, 2, 5], "next_state": [2]}
     assert {one.data_type for one in (*config.input, *config.output)} == {TYPE_FP32}
     assert config.HasField("dynamic_batching")
     assert config.parameters["prime_rows"].string_value == "9"

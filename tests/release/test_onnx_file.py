@@ -6,7 +6,7 @@ from msgspec import structs
 
 from lobsmith.errors import ReleaseError
 from lobsmith.params import ModelParams
-from lobsmith.release.contract import WireContract
+from lobsmith.release.contract import FEATURE_COUNT, WireContract
 from lobsmith.release.onnx_file import check_model_file
 from tests.release import toy
 
@@ -15,14 +15,21 @@ def test_accepts_a_model_that_keeps_the_contract(tmp_path):
     check_model_file(toy.write_model(tmp_path / "model.onnx"), toy.CONTRACT)
 
 
-def test_accepts_the_exported_network(tmp_path):
+@pytest.mark.parametrize(
+    "network", ["cnn_lstm_attention", "lstm", "volatility", "logistic", "queue_imbalance", "deeplob", "bin_ctabl"]
+)
+def test_accepts_the_exported_network(tmp_path, network):
     from lobsmith.compress.export import export_onnx
-    from lobsmith.models.network import CausalNetwork, state_size
+    from lobsmith.models.registry import build, state_size
 
-    shape = ModelParams(name="lob", channels=4, hidden=4, layers=1, ring=3, attention=2)
-    export_onnx(CausalNetwork(5, 2, shape), tmp_path / "model.onnx")
+    shape = ModelParams(name="lob", network=network, channels=4, hidden=4, layers=1, ring=3, attention=2)
+    horizons = (100, 1000)
+    export_onnx(build(shape, FEATURE_COUNT, horizons), tmp_path / "model.onnx")
     contract = WireContract(
-        feature_count=5, state_size=state_size(shape), horizons_ms=(100, 1000), definitions_sha256=""
+        feature_count=FEATURE_COUNT,
+        state_size=state_size(shape, FEATURE_COUNT, horizons),
+        horizons_ms=horizons,
+        definitions_sha256="",
     )
     check_model_file(tmp_path / "model.onnx", contract)
 
@@ -31,7 +38,8 @@ def test_accepts_the_exported_network(tmp_path):
     ("changes", "words"),
     [
         ({"names": {"features": "ticks"}}, r"its inputs are \['state', 'ticks'\]"),
-        ({"names": {"next_state": "state_out"}}, r"its outputs are \['probabilities', 'state_out'\]"),
+        ({"names": {"next_state": "state_out"}}, r"its outputs are \['outlook', 'probabilities', 'state_out'\]"),
+        ({"names": {"outlook": "view"}}, r"its outputs are \['next_state', 'probabilities', 'view'\]"),
         ({"features": 4}, r"features has shape \[any, any, 4\], not \[any, any, 3\]"),
         ({"batch": 1}, r"features has shape \[1, any, 3\], not \[any, any, 3\]"),
         ({"external": True}, r"keeps \w+ in the side file weights.bin"),

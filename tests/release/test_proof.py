@@ -65,6 +65,8 @@ def test_prints_one_object_and_a_status(version):
     [
         ({"offset": float("nan")}, "not finite"),
         ({"offset": float("inf")}, "not finite"),
+        ({"outlook_offset": float("nan")}, "not finite"),
+        ({"outlook_offset": float("inf")}, "not finite"),
         ({"scale": 0.0}, "same for every row"),
         ({"offset": 0.5}, "no probabilities"),
         ({"names": {"features": "ticks"}}, "inputs"),
@@ -88,6 +90,13 @@ def test_refuses_another_models_answers(version):
         check_version(version)
 
 
+def test_refuses_another_models_outlook(version):
+    toy.write_model(version / MODEL, outlook_offset=0.001)
+    reseal(version)
+    with pytest.raises(ReleaseError, match="outlook as one chunk differ from the golden vectors by"):
+        check_version(version)
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -95,6 +104,9 @@ def test_refuses_another_models_answers(version):
         ("features", lambda x: x[:, :, :2]),
         ("features", lambda x: x * np.float32("nan")),
         ("probabilities", lambda x: x.astype(np.float64)),
+        ("outlook", lambda x: x.astype(np.float64)),
+        ("outlook", lambda x: x[..., :4]),
+        ("outlook", lambda x: x * np.float32("inf")),
         ("next_state", lambda x: x[0]),
     ],
 )

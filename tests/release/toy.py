@@ -33,6 +33,7 @@ def write_model(
     *,
     scale: float = 0.3,
     offset: float = 0.0,
+    outlook_offset: float = 0.0,
     names: dict[str, str] | None = None,
     features: int = F,
     batch: str | int = "batch",
@@ -43,7 +44,8 @@ def write_model(
     Args:
         path: the file.
         scale: of the logits; 0 makes every answer the same.
-        offset: added to the probabilities; NaN makes every answer NaN.
+        offset: added to the probabilities; NaN makes every one of them NaN.
+        outlook_offset: the same for the outlook.
         names: tensors under other names.
         features: F.
         batch: dimension of the batch; a number fixes it.
@@ -53,6 +55,8 @@ def write_model(
     constants: dict[str, Any] = {
         "slopes": slopes,
         "offset": np.array([offset], np.float32),
+        "outlook_slopes": np.linspace(-1, 1, 2 * 5, dtype=np.float32).reshape(2, 5),
+        "outlook_offset": np.array([outlook_offset], np.float32),
         "time_axis": np.array(1, np.int64),
         "last_axes": np.array([2, 3], np.int64),
         "zero": np.array([0], np.int64),
@@ -71,6 +75,9 @@ def write_model(
         helper.make_node("Mul", ["wide", "slopes"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["softmax"], axis=3),
         helper.make_node("Add", ["softmax", "offset"], ["probabilities"]),
+        helper.make_node("Mul", ["wide", "outlook_slopes"], ["sloped"]),
+        helper.make_node("Sigmoid", ["sloped"], ["sigmoid"]),
+        helper.make_node("Add", ["sigmoid", "outlook_offset"], ["outlook"]),
         helper.make_node("Slice", ["carried", "minus_one", "end", "one"], ["last"]),
         helper.make_node("Shape", ["features"], ["shape"], start=1, end=2),
         helper.make_node("Cast", ["shape"], ["rows"], to=TensorProto.FLOAT),
@@ -86,6 +93,7 @@ def write_model(
         ],
         [
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [batch, "time", 2, 3]),
+            helper.make_tensor_value_info("outlook", TensorProto.FLOAT, [batch, "time", 2, 5]),
             helper.make_tensor_value_info("next_state", TensorProto.FLOAT, [batch, S]),
         ],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
