@@ -8,9 +8,10 @@ import torch
 from lobsmith.compress.export import export_onnx
 from lobsmith.compress.golden import golden_vectors
 from lobsmith.compress.runtime import OnnxModel
+from lobsmith.features.definitions import COUNT
 from lobsmith.gates.parity import parity
 from lobsmith.market.instrument import Instrument
-from lobsmith.models.network import CausalNetwork
+from lobsmith.models.registry import build
 from lobsmith.params import Params
 from lobsmith.release.contract import wire_contract
 from lobsmith.release.manifest import Manifest
@@ -21,14 +22,14 @@ PRIME_ROWS = 64
 
 
 def rows(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(count, 55)).astype(np.float32)
+    return np.random.default_rng(seed).normal(size=(count, COUNT)).astype(np.float32)
 
 
 def publish_small(workspace: Workspace, params: Params, *, seed: int, load: Load | None = None) -> Manifest:
     """Publish a network with random weights: each seed gives other answers."""
     torch.manual_seed(seed)
     contract = wire_contract(params)
-    network = CausalNetwork(contract.feature_count, len(contract.horizons_ms), params.model)
+    network = build(params.model, contract.feature_count, contract.horizons_ms)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     path = Path(workspace.root) / f"model-{seed}.onnx"

@@ -83,7 +83,7 @@ def some(batch: int, rows: int, seed: int) -> np.ndarray:
 
 
 def test_the_names_are_those_of_the_contract(backend: ModuleType) -> None:
-    for name in ("FEATURES", "STATE", "PROBABILITIES", "NEXT_STATE", "MAX_ROWS"):
+    for name in ("FEATURES", "STATE", "PROBABILITIES", "OUTLOOK", "NEXT_STATE", "MAX_ROWS"):
         assert getattr(backend, name) == getattr(contract, name)
 
 
@@ -94,6 +94,7 @@ def test_requests_of_one_length_share_a_run_and_get_their_own_answers(model: Any
     for one, response in zip(requests, together, strict=True):
         [alone] = model.execute([one])
         assert response.error is None
+        assert [tensor.name for tensor in response.output_tensors] == ["probabilities", "outlook", "next_state"]
         for have, want in zip(response.output_tensors, alone.output_tensors, strict=True):
             assert have.name == want.name
             np.testing.assert_allclose(have.array, want.array, atol=1e-6)

@@ -25,8 +25,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_reproduces_the_golden_vectors(directory: Path) -> None:
     engine, golden = Engine(directory), load_golden(directory / GOLDEN)
-    probabilities, state = engine.infer(golden.features, golden.state)
+    probabilities, outlook, state = engine.infer(golden.features, golden.state)
     np.testing.assert_allclose(probabilities, golden.probabilities, atol=1e-6)
+    np.testing.assert_allclose(outlook, golden.outlook, atol=1e-6)
     np.testing.assert_allclose(state, golden.next_state, atol=1e-6)
     assert str(engine.version) == directory.name
 
@@ -34,11 +35,14 @@ def test_it_reproduces_the_golden_vectors(directory: Path) -> None:
 def test_rows_one_by_one_equal_rows_at_once(directory: Path) -> None:
     engine = Engine(directory)
     rows = np.random.default_rng(0).normal(size=(2, 50, toy.F)).astype(np.float32)
-    at_once, _ = engine.infer(rows, np.zeros((2, toy.S), np.float32))
+    at_once = engine.infer(rows, np.zeros((2, toy.S), np.float32))
+    assert at_once.outlook.shape == (2, 50, 2, 5)
     state = np.zeros((2, toy.S), np.float32)
     for t in range(50):
-        step, state = engine.infer(rows[:, t : t + 1], state)
-        np.testing.assert_allclose(step[:, 0], at_once[:, t], atol=1e-5)
+        step, outlook, state = engine.infer(rows[:, t : t + 1], state)
+        np.testing.assert_allclose(step[:, 0], at_once.probabilities[:, t], atol=1e-5)
+        np.testing.assert_allclose(outlook[:, 0], at_once.outlook[:, t], atol=1e-5)
+    np.testing.assert_allclose(state, at_once.next_state, atol=1e-5)
 
 
 @pytest.mark.parametrize(

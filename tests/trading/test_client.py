@@ -21,7 +21,7 @@ class Summing:
     failures: list[Exception] = field(default_factory=list)
     asked: list[tuple[int, int]] = field(default_factory=list)
     looked_up: int = 0
-    poison: bool = False
+    poison: str | None = None
     wrong_version: bool = False
 
     def versions(self, model: str) -> list[int]:
@@ -41,9 +41,12 @@ class Summing:
             up = 1 / (1 + np.exp(-value))
             out.append([[1 - up, 0.0, up]])
         probabilities = np.asarray([out], np.float32)
+        # An outlook that says the same as the probabilities, so that one can be told from the other's row.
+        outlook = np.repeat(probabilities[..., 2:], 5, axis=3)
+        next_state = np.asarray([[value, version]], np.float32)
         if self.poison:
-            probabilities[:] = np.nan
-        return Answer(version + self.wrong_version, probabilities, np.asarray([[value, version]], np.float32))
+            {"probabilities": probabilities, "outlook": outlook, "next_state": next_state}[self.poison][:] = np.nan
+        return Answer(version + self.wrong_version, probabilities, outlook, next_state)
 
     def close(self) -> None: ...
 
@@ -81,6 +84,11 @@ def truth(data: np.ndarray, version: int = 1) -> np.ndarray:
 
 
 def ups(predictions) -> np.ndarray:
+    for p in predictions:
+        assert (p.probabilities is None) == (p.outlook is None)
+        if p.probabilities is not None:
+            assert p.outlook.shape == (1, 5)
+            np.testing.assert_array_equal(p.outlook, np.repeat(p.probabilities[:, 2:], 5, axis=1))
     return np.asarray([np.nan if p.probabilities is None else p.probabilities[0, 2] for p in predictions])
 
 
@@ -108,7 +116,7 @@ def test_a_new_version_is_primed_with_the_last_rows() -> None:
     answer = stream.step(data[30])
     assert (answer.version, transport.asked[-1]) == (2, (2, PRIME + 1))
     # What the version forgets within PRIME rows is all that a primed stream may miss.
-    assert answer.probabilities[0, 2] == pytest.approx(truth(data[:31], 2)[-1], abs=1e-6)
+    assert ups([answer])[0] == pytest.approx(truth(data[:31], 2)[-1], abs=1e-6)
     assert transport.asked[-1][0] == stream.version == 2
 
 
@@ -120,7 +128,7 @@ def test_a_version_that_vanishes_is_replaced_at_once() -> None:
     transport.served = [1]
     answer = stream.step(data[19])
     assert (answer.version, answer.reason) == (1, None)
-    assert answer.probabilities[0, 2] == pytest.approx(truth(data, 1)[-1], abs=1e-6)
+    assert ups([answer])[0] == pytest.approx(truth(data, 1)[-1], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +146,7 @@ def test_after_a_failure_no_row_is_missing_from_the_state(error: Exception, reas
         stream.step(row)
     transport.failures = [error]
     failed = stream.step(data[5])
-    assert (failed.probabilities, failed.reason) == (None, reason)
+    assert (failed.probabilities, failed.outlook, failed.reason) == (None, None, reason)
     np.testing.assert_allclose(ups([stream.step(row) for row in data[6:]]), truth(data)[6:], atol=1e-6)
 
 
@@ -153,11 +161,13 @@ def test_a_long_outage_is_bridged_by_priming() -> None:
 
 def test_an_answer_that_is_not_finite_or_of_another_version_is_none() -> None:
     for transport, reason in (
-        (Summing(poison=True), Reason.BAD_ANSWER),
+        (Summing(poison="probabilities"), Reason.BAD_ANSWER),
+        (Summing(poison="outlook"), Reason.BAD_ANSWER),
+        (Summing(poison="next_state"), Reason.BAD_ANSWER),
         (Summing(wrong_version=True), Reason.UNAVAILABLE),
     ):
         answer = client(transport, Clock()).step(rows(1)[0])
-        assert (answer.probabilities, answer.reason) == (None, reason)
+        assert (answer.probabilities, answer.outlook, answer.reason) == (None, None, reason)
 
 
 def test_a_row_that_is_not_finite_changes_no_state() -> None:

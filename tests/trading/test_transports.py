@@ -61,11 +61,12 @@ def test_a_refused_connection_is_an_outage(kind: type) -> None:
 class Nonsense(BaseHTTPRequestHandler):
     """Answers as Triton does, but with the version and the shapes that the test asks for."""
 
-    version, probabilities, next_state = "1", (1, 2, 2, 3), (1, toy.S)
+    version, probabilities, outlook, next_state = "1", (1, 2, 2, 3), (1, 2, 2, 5), (1, toy.S)
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        named = {"probabilities": self.probabilities, "next_state": self.next_state}
+        named = {"probabilities": self.probabilities, "outlook": self.outlook, "next_state": self.next_state}
+        named = {name: shape for name, shape in named.items() if shape}
         outputs = [
             {"name": name, "datatype": "FP32", "shape": shape, "data": [0.0] * int(np.prod(shape))}
             for name, shape in named.items()
@@ -88,6 +89,9 @@ class Nonsense(BaseHTTPRequestHandler):
             r"expected float32 \[1, 2, H, 3\], got float32 \[1, 3, 2, 3\]",
         ),
         ({"probabilities": (1, 2, 6)}, "probabilities: expected"),
+        ({"outlook": (1, 2, 2, 4)}, r"outlook: expected float32 \[1, 2, 2, 5\], got float32 \[1, 2, 2, 4\]"),
+        ({"outlook": (1, 2, 3, 5)}, r"outlook: expected float32 \[1, 2, 2, 5\], got float32 \[1, 2, 3, 5\]"),
+        ({"outlook": ()}, "lacks a tensor"),
         ({"next_state": (1, toy.S + 1)}, r"next_state: expected float32 \[1, 2\], got float32 \[1, 3\]"),
     ],
 )
@@ -119,7 +123,9 @@ def test_in_process_serves_what_is_listed(repository: Repository) -> None:
     assert transport.versions("unknown") == []
     shape = transport.describe("toy")
     assert (shape.feature_count, shape.state_size, shape.horizons, shape.prime_rows) == (toy.F, toy.S, 2, 7)
-    assert transport.infer("toy", new, FEATURES, STATE, 5.0).version == new
+    answer = transport.infer("toy", new, FEATURES, STATE, 5.0)
+    assert answer.version == new
+    assert (answer.probabilities.shape, answer.outlook.shape) == ((1, 2, 2, 3), (1, 2, 2, 5))
     repository.list_versions("toy", [old])
     assert transport.versions("toy") == [old]
     with pytest.raises(ServingError, match="not a listed version"):
