@@ -20,6 +20,7 @@ SMALL: dict[str, Any] = {
     "train.windows_per_epoch": 64,
     "walk_forward.folds": 1,
     "walk_forward.epochs": 1,
+    "walk_forward.minimum_rows": 100,
     "evaluation.rivals": ["queue_imbalance"],
     "split.embargo_ms": 200,
     "train.sequence": 32,

@@ -191,10 +191,10 @@ def _judge(done: list[Fold], found: list[MarketEpoch], threshold: float) -> Verd
     shares = {one.epoch: one.log_loss / one.base for one in judged}
     worst = max(shares, key=lambda name: shares[name]) if shares else None
     # Nothing to judge is no pass.
-    value = shares[worst] if worst else float("inf")
+    value = shares[worst] if worst else None
     return Verdict(
         gate="walk_forward",
-        passed=bool(value < threshold),
+        passed=value is not None and bool(value < threshold),
         value=value,
         threshold=threshold,
         evidence={
