@@ -56,7 +56,7 @@ def test_records_parameters_metrics_and_files(workspace, run, client):
     found = client.get_run(run.run_id)
     assert found.info.status == "FINISHED"
     assert found.info.run_name == "nightly"
-    assert found.data.params["train.learning_rate"] == "0.003"
+    assert found.data.params["train.learning_rate"] == "0.002"
     assert found.data.metrics["test.log_loss"] == 0.9
     assert [(one.step, one.value) for one in client.get_metric_history(run.run_id, "loss")] == [(0, 1.0), (1, 0.8)]
     assert [one.path for one in client.list_artifacts(run.run_id)] == ["report.html"]
@@ -72,6 +72,7 @@ def test_keeps_the_model_bit_for_bit_in_one_file(workspace, run):
     assert not any(name.endswith(".data") for name in names)
     signature = mlflow.models.get_model_info(run.model_uri).signature
     assert [one.name for one in signature.inputs.inputs] == ["features", "state"]
+    assert [one.name for one in signature.outputs.inputs] == ["probabilities", "outlook", "next_state"]
 
 
 def test_a_promotion_is_an_alias_that_leads_to_the_served_version(workspace, run):

@@ -42,13 +42,13 @@ def put(workspace, params, load, **changes):
     return publish(workspace, params, artifact, model="toy", contract=toy.CONTRACT, load=load), artifact
 
 
-def ask(client, version, rows):
-    """Return the probabilities [1, T, H, 3] for features [T, F] on a cold stream."""
+def ask(client, version, rows, output="probabilities"):
+    """Return the probabilities [1, T, H, 3] or another output for features [T, F] on a cold stream."""
     features = triton.InferInput("features", [1, *rows.shape], "FP32")
     features.set_data_from_numpy(rows[np.newaxis])
     state = triton.InferInput("state", [1, toy.S], "FP32")
     state.set_data_from_numpy(np.zeros((1, toy.S), np.float32))
-    return client.infer("toy", [features, state], str(version)).as_numpy("probabilities")
+    return client.infer("toy", [features, state], str(version)).as_numpy(output)
 
 
 def executions(client, version):
@@ -64,6 +64,8 @@ def test_a_new_version_answers_and_the_old_one_is_not_loaded_again(workspace, pa
     before = executions(client, old)
     manifest, artifact = put(workspace, params, lambda model, _: activate(workspace, params, model), scale=0.5, rows=8)
     np.testing.assert_allclose(ask(client, manifest.version, toy.ROWS), artifact.golden.probabilities, atol=1e-6)
+    outlook = ask(client, manifest.version, toy.ROWS, "outlook")
+    np.testing.assert_allclose(outlook, artifact.golden.outlook, atol=1e-6)
     # Triton counts from zero again for a version that it loads again.
     assert executions(client, old) == before
     assert read_config(repository.config_path("toy")).parameters["prime_rows"].string_value == "8"

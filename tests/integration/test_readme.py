@@ -16,7 +16,7 @@ from lobsmith.compress.golden import golden_vectors
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.gates.parity import parity
 from lobsmith.market.instrument import Instrument
-from lobsmith.models.network import CausalNetwork
+from lobsmith.models.registry import build
 from lobsmith.params import load_params
 from lobsmith.release.contract import wire_contract
 from lobsmith.release.publish import Artifact, publish
@@ -41,7 +41,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     params = with_free_ports(load_params(workspace.params, {"model.name": "lob_demo"}))
     torch.manual_seed(1)
     contract = wire_contract(params)
-    network = CausalNetwork(contract.feature_count, len(contract.horizons_ms), params.model)
+    network = build(params.model, contract.feature_count, contract.horizons_ms)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     export_onnx(network, root / "model.onnx")
@@ -72,10 +72,19 @@ def test_the_python_snippet_gets_a_prediction_over_both_protocols(endpoint: Endp
     code = snippet("python", "tritonclient", endpoint)
     assert "lobsmith" not in code
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    numbers = [float(number) for number in re.findall(r"\d\.\d+(?:e-\d+)?", result.stdout)]
-    assert len(numbers) == 12
-    assert np.isfinite(numbers).all()
-    np.testing.assert_allclose(np.reshape(numbers, (4, 3)).sum(axis=1), 1, atol=1e-5)
+    tables = [
+        np.array([[float(number) for number in line.strip("[] ").split()] for line in table.splitlines()])
+        for table in re.findall(r"\[\[.*?\]\]", result.stdout, re.DOTALL)
+    ]
+    assert [table.shape for table in tables] == [(4, 3), (4, 5)] * 2
+    for probabilities, outlook in (tables[:2], tables[2:]):
+        assert np.isfinite(probabilities).all()
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+        assert np.isfinite(outlook).all()
+        assert ((outlook[:, :3] >= 0) & (outlook[:, :3] <= 1)).all()
+        assert (outlook[:, 4] >= 0).all()
+    np.testing.assert_allclose(tables[0], tables[2], atol=1e-6)
+    np.testing.assert_allclose(tables[1], tables[3], atol=1e-6)
     assert result.stdout.count("(1, 4353)") == 2
 
 
@@ -83,6 +92,12 @@ def test_the_python_snippet_gets_a_prediction_over_both_protocols(endpoint: Endp
 def test_the_curl_snippet_gets_a_prediction(endpoint: Endpoint) -> None:
     code = snippet("sh", "curl", endpoint)
     result = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    (output,) = json.loads(result.stdout)["outputs"]
-    assert (output["name"], output["shape"]) == ("probabilities", [1, 1, 2, 3])
-    assert sum(output["data"]) == pytest.approx(2, abs=1e-5)
+    outputs = json.loads(result.stdout)["outputs"]
+    assert {one["name"]: one["shape"] for one in outputs} == {
+        "probabilities": [1, 1, 4, 3],
+        "outlook": [1, 1, 4, 5],
+    }
+    data = {one["name"]: one["data"] for one in outputs}
+    assert sum(data["probabilities"]) == pytest.approx(4, abs=1e-5)
+    assert len(data["outlook"]) == 20
+    assert np.isfinite(data["outlook"]).all()

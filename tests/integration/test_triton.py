@@ -22,7 +22,7 @@ from lobsmith.serving.control import TritonControl, activate, connect
 from lobsmith.serving.endpoint import read_endpoint
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, serve, with_free_ports
 from lobsmith.trading.client import StreamClient
-from lobsmith.trading.transports import GrpcTransport, HttpTransport
+from lobsmith.trading.transports import Answer, GrpcTransport, HttpTransport
 from lobsmith.workspace import Workspace
 from tests.served import publish_small, rows
 from tests.small import params_file, small_params
@@ -79,15 +79,17 @@ def test_every_version_answers_by_number_and_the_newest_by_default(running) -> N
     assert control.ready_versions("lob") == versions
     transport = GrpcTransport(control.endpoint.grpc_url)
     state = np.zeros((1, transport.describe("lob").state_size), np.float32)
-    answers = {v: transport.infer("lob", v, rows(5)[None], state, 5.0).probabilities for v in versions}
+    answers = {v: transport.infer("lob", v, rows(5)[None], state, 5.0) for v in versions}
     transport.close()
     client = tritonclient.http.InferenceServerClient(control.endpoint.http_url)
     inputs = []
     for name, array in (("features", rows(5)[None]), ("state", state)):
         inputs.append(tritonclient.http.InferInput(name, list(array.shape), "FP32"))
         inputs[-1].set_data_from_numpy(array)
-    np.testing.assert_allclose(client.infer("lob", inputs).as_numpy("probabilities"), answers[versions[-1]], atol=1e-6)
-    assert not np.allclose(answers[versions[0]], answers[versions[1]])
+    answer = client.infer("lob", inputs)
+    for name in ("probabilities", "outlook", "next_state"):
+        np.testing.assert_allclose(answer.as_numpy(name), getattr(answers[versions[-1]], name), atol=1e-6)
+        assert not np.allclose(getattr(answers[versions[0]], name), getattr(answers[versions[1]], name))
     client.close()
 
 
@@ -99,13 +101,13 @@ def test_requests_of_many_streams_at_once_are_not_mixed_up(running) -> None:
     expected = [
         alone.infer("lob", version, rows(1 + n % 3, n)[None], np.zeros((1, size), np.float32), 5.0) for n in range(24)
     ]
-    got: dict[int, np.ndarray] = {}
+    got: dict[int, Answer] = {}
 
     def ask(n: int) -> None:
         transport = GrpcTransport(control.endpoint.grpc_url)
         for _ in range(10):
             state = np.zeros((1, size), np.float32)
-            got[n] = transport.infer("lob", version, rows(1 + n % 3, n)[None], state, 10.0).probabilities
+            got[n] = transport.infer("lob", version, rows(1 + n % 3, n)[None], state, 10.0)
         transport.close()
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(24)]
@@ -114,7 +116,9 @@ def test_requests_of_many_streams_at_once_are_not_mixed_up(running) -> None:
     for thread in threads:
         thread.join()
     for n, one in enumerate(expected):
-        np.testing.assert_allclose(got[n], one.probabilities, atol=1e-5)
+        np.testing.assert_allclose(got[n].probabilities, one.probabilities, atol=1e-5)
+        np.testing.assert_allclose(got[n].outlook, one.outlook, atol=1e-5)
+        np.testing.assert_allclose(got[n].next_state, one.next_state, atol=1e-5)
     alone.close()
 
 
@@ -137,7 +141,9 @@ def test_bad_requests_are_refused_and_hurt_nobody(running, kind) -> None:
         transport.infer("lob", version, rows(257)[None], state, 5.0)
     with pytest.raises(ServingError):
         transport.infer("lob", 17, good, state, 5.0)
-    assert np.isfinite(transport.infer("lob", version, good, state, 5.0).probabilities).all()
+    answer = transport.infer("lob", version, good, state, 5.0)
+    for array in (answer.probabilities, answer.outlook, answer.next_state):
+        assert np.isfinite(array).all()
     transport.close()
 
 
@@ -196,6 +202,7 @@ def test_a_client_follows_a_version_that_is_published_while_it_asks(workspace: W
         assert {p.version for p in second} == {new}
         fresh = transport.infer("lob", new, data[None, 100:300], np.zeros((1, 241), np.float32), 5.0)
         np.testing.assert_allclose(second[99].probabilities, fresh.probabilities[0, -1], atol=2e-3)
+        np.testing.assert_allclose(second[99].outlook, fresh.outlook[0, -1], atol=2e-3)
         client.close()
 
 

@@ -84,13 +84,17 @@ def test_rows_in_chunks_equal_rows_one_by_one(running: tuple[Workspace, Params, 
     one_by_one = replay(ROWS, stepping)
     stepping.close()
     catching_up = StreamClient.open(transport(), "toy", params.client)
-    in_chunks = np.stack([p.probabilities for p in catching_up.predict(ROWS)])
+    caught_up = catching_up.predict(ROWS)
+    in_chunks = np.stack([p.probabilities for p in caught_up])
     catching_up.close()
     expected = StreamClient.open(InProcessTransport(repository), "toy", params.client).predict(ROWS)
     assert one_by_one.reasons == {}
     assert set(one_by_one.versions) == {repository.active("toy")}
     np.testing.assert_allclose(one_by_one.probabilities, in_chunks, atol=1e-5)
     np.testing.assert_allclose(in_chunks, np.stack([p.probabilities for p in expected]), atol=1e-5)
+    outlook = np.stack([p.outlook for p in caught_up])
+    assert outlook.shape == (len(ROWS), 2, 5)
+    np.testing.assert_allclose(outlook, np.stack([p.outlook for p in expected]), atol=1e-5)
 
 
 def test_a_rollback_reaches_the_client_and_primes_it(workspace: Workspace, params: Params) -> None:
@@ -108,6 +112,7 @@ def test_a_rollback_reaches_the_client_and_primes_it(workspace: Workspace, param
         prime_rows = transport.describe("toy").prime_rows
         fresh = transport.infer("toy", old, ROWS[None, 50 - prime_rows : 51], np.zeros((1, toy.S), np.float32), 5.0)
         np.testing.assert_allclose(answer.probabilities, fresh.probabilities[0, -1], atol=1e-6)
+        np.testing.assert_allclose(answer.outlook, fresh.outlook[0, -1], atol=1e-6)
         client.close()
 
 
