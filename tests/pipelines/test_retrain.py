@@ -47,7 +47,8 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
     assert wanted.run_id == first.mlflow_run_id == manifest.mlflow_run_id
     assert wanted.tags["artifact_id"] == manifest.artifact_id
     assert manifest.instruments == tuple(Store(Path(first.run_directory) / "market").instruments())
-    gates = ["events contract", "daily volume", "spread", "features contract", "parity", "skill"]
+    gates = ["events contract", "daily volume", "spread", "features contract"]
+    gates += ["parity", "skill", "calibration", "walk_forward"]
     assert [verdict.gate for verdict in manifest.verdicts] == gates
     assert all(verdict.passed for verdict in manifest.verdicts)
     for pages in ("events", "features"):
@@ -85,14 +86,17 @@ def check_chunks_equal_steps(endpoint, workspace: Workspace, retrained) -> None:
                 answer = transport.infer("lob", retrained.version, rows[None, start : start + chunk], state, 10.0)
                 assert answer.version == retrained.version
                 state = answer.next_state
-                parts.append(answer.probabilities[0])
+                parts.append(np.concatenate([answer.probabilities[0], answer.outlook[0]], axis=2))
             answers = np.concatenate(parts)
             assert np.isfinite(answers).all()
             reference = answers if reference is None else reference
-            np.testing.assert_allclose(answers, reference, atol=1e-5)
+            assert answers.shape == (1000, 2, 8)
+            np.testing.assert_allclose(answers[..., :3], reference[..., :3], atol=1e-5)
+            np.testing.assert_allclose(answers[..., 3:], reference[..., 3:], rtol=1e-5, atol=1e-5)
         golden = load_golden(Path(retrained.manifest).parent / "golden.safetensors")
         answer = transport.infer("lob", retrained.version, golden.features, golden.state, 10.0)
         np.testing.assert_allclose(answer.probabilities, golden.probabilities, atol=1e-5)
+        np.testing.assert_allclose(answer.outlook, golden.outlook, rtol=1e-5, atol=1e-5)
         transport.close()
 
 
@@ -113,7 +117,7 @@ def test_a_thin_window_is_refused_before_training(workspace: Workspace) -> None:
 def test_another_wire_contract_under_the_same_name_is_refused(workspace: Workspace) -> None:
     published = run(workspace)
     with pytest.raises(ContractError, match="model.name"):
-        run(workspace, **{"features.flow_decay_s": 2.0})
+        run(workspace, **{"features.size_decay_s": 30.0})
     assert Repository(workspace.repository).versions("lob") == [published.version]
 
 
