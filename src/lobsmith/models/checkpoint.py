@@ -1,5 +1,6 @@
 """What a killed training goes on from: everything that the next epoch depends on, written after each one."""
 
+import hashlib
 import io
 import pickle
 from pathlib import Path
@@ -10,13 +11,15 @@ import torch
 from lobsmith.files import write_atomic
 
 CHECKPOINT = "checkpoint.pt"
+_DIGEST = hashlib.sha256().digest_size
 
 
 def save_checkpoint(path: Path, identity: str, state: dict[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all: tensors and plain values only."""
+    """Write a checkpoint, whole or not at all: tensors and plain values only, after their SHA-256."""
     buffer = io.BytesIO()
     torch.save({"identity": identity, **state}, buffer)
-    write_atomic(path, buffer.getvalue())
+    content = buffer.getvalue()
+    write_atomic(path, hashlib.sha256(content).digest() + content)
 
 
 def load_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
@@ -26,7 +29,11 @@ def load_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
     checkpoint: the training starts anew and overwrites it.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        whole = path.read_bytes()
+        # Torch reads tensors without a checksum.
+        if hashlib.sha256(whole[_DIGEST:]).digest() != whole[:_DIGEST]:
+            return None
+        state: dict[str, Any] = torch.load(io.BytesIO(whole[_DIGEST:]), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
         return None
     return state if isinstance(state, dict) and state.get("identity") == identity else None
