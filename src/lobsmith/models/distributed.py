@@ -26,6 +26,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def leads() -> bool:
+    """Return whether this process is the one that writes: the first that `torchrun` has started, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[Group]:
     """Join the group that `torchrun` describes in the environment; alone without it."""

@@ -20,6 +20,7 @@ from lobsmith.files import write_atomic
 from lobsmith.models.calibrate import calibrate, flags_of
 from lobsmith.models.checkpoint import CHECKPOINT
 from lobsmith.models.descent import Descent, Epoch, OnEpoch
+from lobsmith.models.distributed import leads
 from lobsmith.models.fitting import fit_counts, fit_newton
 from lobsmith.models.material import Part, fit_inputs, parts_of, seconds_of
 from lobsmith.models.network import Network
@@ -147,11 +148,13 @@ def train_stage(
 ) -> Trained:
     """Train on the datasets of one or several instruments and save the network: the train stage.
 
-    A training that was killed goes on from its last epoch when the stage is run again.
+    A training that was killed goes on from its last epoch when the stage is run again. Of several processes under
+    `torchrun` the first one writes.
     """
     parts = parts_of([load_dataset(path) for path in dataset_paths], params.split)
     checkpoint = directory / CHECKPOINT
     trained = train(parts, params, on_epoch=on_epoch, checkpoint=checkpoint)
-    save_network(trained, params.model, parts[0].dataset.horizons_ms, directory)
-    checkpoint.unlink(missing_ok=True)
+    if leads():
+        save_network(trained, params.model, parts[0].dataset.horizons_ms, directory)
+        checkpoint.unlink(missing_ok=True)
     return trained
