@@ -182,8 +182,9 @@ class Descent:
         optimiser = torch.optim.AdamW(
             network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
+        # Torch waits for one epoch more than its patience. Any improvement counts, as it does for `patience`.
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimiser, factor=0.5, patience=settings.rate_patience, min_lr=settings.smallest_rate
+            optimiser, factor=0.5, patience=settings.rate_patience - 1, threshold=0.0, min_lr=settings.smallest_rate
         )
         best, best_loss, waited = copy.deepcopy(network.state_dict()), math.inf, 0
         identity = self._identity(group)
