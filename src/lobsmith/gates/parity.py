@@ -25,7 +25,7 @@ def parity(network: Network, model: OnnxModel, rows: Float, threshold: float) ->
     expected = _torch(network, rows)
     at_once = _joined(*model.predict(rows, chunk=_AT_ONCE)[:2])
     stepped = _joined(*model.predict(rows, chunk=1)[:2])
-    half = min(len(rows) // 2, _CHUNK)
+    half = min(len(rows) // 2, _AT_ONCE)
     both = model.run(np.stack([rows[:half], rows[-half:]]), model.cold_state(2))
     differences = {
         "at_once": _largest(at_once, expected),
