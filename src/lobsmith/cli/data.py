@@ -10,6 +10,7 @@ from rich.table import Table
 
 from lobsmith.cli.capture import capture
 from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
+from lobsmith.cli.watch import watch
 from lobsmith.params import load_params
 from lobsmith.progress import console, stage
 from lobsmith.workspace import Workspace
@@ -26,6 +27,7 @@ def data() -> None:
 
 
 data.add_command(capture)
+data.add_command(watch)
 
 
 @data.command()

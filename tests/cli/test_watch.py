@@ -1,0 +1,40 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from lobsmith.market.simulator import simulate
+from lobsmith.market.simulator.raw import write_raw
+from tests.cli.test_commands import lobsmith, refused, root
+
+__all__ = ["root"]
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("watch") / "session.gz"
+    write_raw(simulate(3, 150), path)
+    return path
+
+
+def test_a_calm_session_has_windows_and_no_alert(root: Path, capture: Path) -> None:
+    found = json.loads(lobsmith(root, "data", "watch", str(capture), "--json").stdout)["instruments"]
+    assert [one["instrument"] for one in found] == ["binance-usdm:SIM"]
+    assert found[0]["crashes"] == []
+    windows = found[0]["accumulation"]
+    assert len(windows) in (3, 4)  # 150 s, cut at whole minutes
+    assert all(0 <= window["risk"] <= 1 and window["trades"] > 0 for window in windows)
+
+
+def test_thresholds_come_from_the_parameters(root: Path, capture: Path) -> None:
+    """With thresholds that anything meets there is an alert."""
+    settings = {"drop": 1e-6, "volume": 1e-6, "impact": 1e-6, "minimum_average_s": 20}
+    options = [word for name, value in settings.items() for word in ("--set", f"surveillance.crash.{name}={value}")]
+    found = json.loads(lobsmith(root, "data", "watch", str(capture), "--json", *options).stdout)["instruments"]
+    assert found[0]["crashes"]
+
+
+def test_a_bad_file_is_one_line(root: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.gz"
+    bad.write_bytes(b"nothing")
+    refused(lobsmith(root, "data", "watch", str(bad)), "bad.gz")
