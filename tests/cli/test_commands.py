@@ -80,7 +80,9 @@ def test_a_missing_file_is_one_line(root: Path) -> None:
     [
         (["--set", "train.epoch=3"], ["train.epoch"]),
         (["--set", "train.epochs=0"], ["train.epochs"]),
-        (["--set", "split.test=0.9"], ["split"]),
+        (["--set", "split.test=1.0"], ["split.test"]),
+        (["--set", "labels.horizons_ms=[50, 100]"], ["train.horizon_weights", "labels.horizons_ms"]),
+        (["--set", "features.normaliser_minimum=2000"], ["features.normaliser_minimum"]),
         (["--set", "model.name=../x"], ["model.name"]),
     ],
 )
@@ -133,9 +135,10 @@ def test_doctor_says_what_to_do_where_triton_is_missing(root: Path, tmp_path: Pa
     # A package of that name without a server in it hides the real one, as on a machine without the wheel.
     (hidden / "pytriton").mkdir()
     (hidden / "pytriton" / "__init__.py").write_text("")
-    result = lobsmith(root, "doctor", "--json", PYTHONPATH=str(hidden))
+    path = os.pathsep.join([str(hidden), *filter(None, [os.environ.get("PYTHONPATH")])])
+    result = lobsmith(root, "doctor", "--json", PYTHONPATH=path)
     (triton,) = (check for check in json.loads(result.stdout)["checks"] if check["name"] == "Triton")
     assert result.returncode == 1
     assert not triton["found"]
     assert "pip install" in triton["detail"]
-    refused(lobsmith(root, "serve", PYTHONPATH=str(hidden)), "pip install", "inprocess")
+    refused(lobsmith(root, "serve", PYTHONPATH=path), "pip install", "inprocess")
