@@ -21,6 +21,9 @@ _MAXIMUM_BUCKETS = 1_000_000
 _MINIMUM_STEPS = 3
 
 
+NetworkName = Literal["cnn_lstm_attention", "lstm", "volatility", "logistic", "queue_imbalance", "deeplob", "bin_ctabl"]
+
+
 class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of `params.yaml`: immutable, and no key is accepted that is not declared."""
 
@@ -118,7 +121,7 @@ class ModelParams(_Section, frozen=True):
     """The network and the name it is served under."""
 
     name: Name
-    network: str
+    network: NetworkName
     channels: Positive
     hidden: Positive
     layers: Positive
@@ -174,7 +177,7 @@ class TrainParams(_Section, frozen=True):
 class EvaluationParams(_Section, frozen=True):
     """What a model is held against, and at which confidences."""
 
-    rivals: tuple[str, ...]
+    rivals: tuple[NetworkName, ...]
     seeds: tuple[int, ...]
     confidences: Annotated[tuple[Share, ...], Meta(min_length=1)]
     fees_bps: Weight

@@ -1,7 +1,7 @@
 """Every network of the registry: built, trained, saved, loaded, exported, and stepped row by row."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -19,7 +19,7 @@ from lobsmith.models.network import Network, ServedNetwork
 from lobsmith.models.registry import NETWORKS, architecture, build, state_size
 from lobsmith.models.split import longest_run
 from lobsmith.models.train import Trained, load_network, predict, save_network, train
-from lobsmith.params import Params, load_params
+from lobsmith.params import NetworkName, Params, load_params
 from tests.small import SMALL, params_file
 
 ROWS = 250
@@ -197,3 +197,7 @@ def test_queue_imbalance_says_the_counted_shares(dataset: Dataset, parts: list[P
             np.testing.assert_allclose(said[chosen, h], np.tile(counts / counts.sum(), (chosen.sum(), 1)), atol=1e-5)
     # The more bids, the more often it goes up.
     np.testing.assert_array_less(said[tenth == 0, 0, 2].mean(), said[tenth == 9, 0, 2].mean())
+
+
+def test_the_parameters_know_the_same_names() -> None:
+    assert set(get_args(NetworkName)) == set(NETWORKS)

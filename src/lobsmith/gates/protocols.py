@@ -15,6 +15,7 @@ from lobsmith.gates.evaluation import Evaluation
 from lobsmith.market.formats import group_by_instrument
 from lobsmith.market.readers import read_captures
 from lobsmith.models.material import Part
+from lobsmith.models.registry import architecture
 from lobsmith.models.split import Split, split, train_only, usable_rows
 from lobsmith.models.train import save_network, train
 from lobsmith.params import Params
@@ -93,7 +94,13 @@ def _name(dataset: Dataset) -> str:
 
 
 def with_rivals(params: Params, rivals: tuple[str, ...], seeds: tuple[int, ...]) -> Params:
-    """Return the parameters with other rivals and seeds."""
+    """Return the parameters with other rivals and seeds.
+
+    Raises:
+        TrainingError: there is no network of such a name.
+    """
+    for name in rivals:
+        architecture(name)
     return msgspec.structs.replace(
         params, evaluation=msgspec.structs.replace(params.evaluation, rivals=rivals, seeds=seeds)
     )
