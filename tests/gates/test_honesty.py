@@ -77,7 +77,7 @@ def placebo(seed: int, params: Params) -> Dataset:
     """The features of one market with the labels of another: as bursty and overlapping as real ones, and foreign.
 
     Both are steady. Where the classes' shares drift, a model whose calibration has seen newer rows than the base rate
-    knows them better: the gate then lets it pass although it foretells nothing, of markets in other regimes seven of
+    knows them better: the gate then lets it pass although it foretells nothing, of five minutes with regimes several of
     twenty. That is a gain over the base rate, and none that anybody could trade on.
     """
     seen, other = (build_dataset(simulate(one, SECONDS, STEADY), params) for one in (seed, 1000 + seed))
