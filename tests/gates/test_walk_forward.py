@@ -208,6 +208,21 @@ def test_what_the_simulator_holds_passes(walked: Verdict, dataset: Dataset) -> N
     assert walked.passed == (walked.value < 1.0)
 
 
+def test_no_fold_learns_from_the_rows_it_is_tested_on(dataset: Dataset, params: Params) -> None:
+    fold = folds(dataset, params)[-1]
+    labels = dataset.labels.copy()
+    labels[fold.test] = 2 - labels[fold.test]
+    changed = replace(dataset, labels=labels)
+    network = train([Part(dataset, fold)], params).network
+    said = predict(network, dataset, fold.test)[0]
+    expected = np.mean([log_losses(said[:, h], labels[fold.test, h]) for h in range(2)])
+    parts = parts_of([changed], params.split)
+    walked = walk_forward(parts, train(parts, params).network, params)
+    assert walked.evidence["folds"][-1]["log_loss"] == pytest.approx(expected, rel=1e-6)
+    before = np.mean([log_losses(said[:, h], dataset.labels[fold.test, h]) for h in range(2)])
+    assert abs(expected - before) > 1e-3
+
+
 def test_a_market_of_another_kind_on_which_it_fails_refuses_it(
     parts: list[Part], trained: Trained, params: Params, dataset: Dataset, walked: Verdict
 ) -> None:
