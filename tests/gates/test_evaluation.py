@@ -138,7 +138,7 @@ def test_the_stages_from_files_to_files(tmp_path: Path) -> None:
     assert msgspec.json.decode((tmp_path / EVALUATION).read_bytes(), type=Evaluation) == result
     assert [verdict.gate for verdict in result.verdicts] == ["parity", "skill", "calibration", "walk_forward"]
     assert result.verdicts[0].passed
-    assert {one.predictor for one in result.scores} == {"model", "base rate", "queue imbalance"}
+    assert {one.predictor for one in result.scores} == {"model", "base rate", "recent base rate", "queue imbalance"}
     assert {one.horizon_ms for one in result.scores} == {100, 1000}
     assert {one.output for one in result.heads} == {
         "significant",

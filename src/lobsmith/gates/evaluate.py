@@ -13,7 +13,7 @@ from lobsmith.compress.runtime import Float, OnnxModel
 from lobsmith.features.dataset import Dataset, load_dataset, other_datasets, training_datasets
 from lobsmith.files import write_atomic
 from lobsmith.gates.assess import Assessment, assess
-from lobsmith.gates.evaluation import MAJORITY, MODEL, Evaluation
+from lobsmith.gates.evaluation import MAJORITY, MODEL, RECENT, Evaluation
 from lobsmith.gates.parity import parity
 from lobsmith.gates.report import render_report
 from lobsmith.gates.rivals import mean_outlook, rivals
@@ -138,18 +138,26 @@ def skill(found: Assessment, threshold: float) -> Verdict:
     """Judge the model's log-loss at the first horizon as a share of the base rate's, at its interval's upper end.
 
     A model that has learnt nothing is better by luck half the time: it passes only where the interval excludes that.
+    The base rate is that of the training rows or that of the validation rows, whichever leaves less: where shares
+    drift, a calibration that has seen the newer rows beats the older rate without foretelling anything.
     Only the first horizon decides: minutes of data cannot teach the longer ones, which are reported beside it.
     """
     horizon = min(one.horizon_ms for one in found.scores)
     losses = {one.predictor: one.log_loss.value for one in found.scores if one.horizon_ms == horizon}
-    gain = next(one for one in found.comparisons if one.horizon_ms == horizon and one.against == MAJORITY)
-    value = 1.0 + gain.difference.high / losses[MAJORITY]
+    gains = [one for one in found.comparisons if one.horizon_ms == horizon and one.against in (MAJORITY, RECENT)]
+    gain = max(gains, key=lambda one: one.difference.high / losses[one.against])
+    value = 1.0 + gain.difference.high / losses[gain.against]
     return Verdict(
         gate="skill",
         passed=bool(value < threshold),
         value=value,
         threshold=threshold,
-        evidence={"horizon_ms": horizon, "log_loss": losses, "difference": msgspec.to_builtins(gain.difference)},
+        evidence={
+            "horizon_ms": horizon,
+            "log_loss": losses,
+            "against": gain.against,
+            "difference": msgspec.to_builtins(gain.difference),
+        },
     )
 
 

@@ -5,7 +5,7 @@ from msgspec import Struct
 from lobsmith.gates.verdict import Verdict
 from lobsmith.market.instrument import Instrument
 
-MODEL, MAJORITY = "model", "base rate"
+MODEL, MAJORITY, RECENT = "model", "base rate", "recent base rate"
 DIRECTIONS = ("down", "unchanged", "up")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lobsmith.features.dataset import Dataset
-from lobsmith.gates.evaluation import MAJORITY
+from lobsmith.gates.evaluation import MAJORITY, RECENT
 from lobsmith.models.material import Part
 from lobsmith.models.outputs import CLASSES
 from lobsmith.models.train import predict, train
@@ -16,12 +16,18 @@ from lobsmith.params import Params
 Float = npt.NDArray[np.float32]
 
 
-def base_rate(parts: Sequence[Part], rows: int) -> Float:
+def base_rate(parts: Sequence[Part], rows: int, *, recent: bool = False) -> Float:
     """Return the training rows' shares of each direction, float32 [N, H, 3], the same for each row.
 
     One count is added to each, so that none is impossible.
+
+    Args:
+        parts: all instruments.
+        rows: N.
+        recent: take the validation rows instead, which a model's calibration has seen as well.
     """
-    labels = np.concatenate([one.dataset.labels[one.split.train] for one in parts])
+    chosen = [one.split.validation if recent else one.split.train for one in parts]
+    labels = np.concatenate([one.dataset.labels[rows_of] for one, rows_of in zip(parts, chosen, strict=True)])
     counts = np.stack([np.bincount(column, minlength=CLASSES) for column in labels.T]) + 1.0
     shares: Float = (counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
     return np.repeat(shares[np.newaxis], rows, axis=0)
@@ -67,9 +73,9 @@ def rivals(
         on_train: told the name of what is trained next.
 
     Returns:
-        Probabilities float32 [N, H, 3] by name, the base rate first.
+        Probabilities float32 [N, H, 3] by name, the base rates first.
     """
-    found = {MAJORITY: base_rate(parts, len(rows))}
+    found = {MAJORITY: base_rate(parts, len(rows)), RECENT: base_rate(parts, len(rows), recent=True)}
     asked = {name.replace("_", " "): with_network(params, name) for name in params.evaluation.rivals}
     asked |= {f"model, seed {seed}": with_seed(params, seed) for seed in params.evaluation.seeds}
     for name, changed in asked.items():

@@ -64,7 +64,8 @@ class DeepLob(nn.Module):
             if isinstance(module, nn.Conv1d | nn.Conv2d):
                 # With torch's own start each layer halves what it passes on: after eleven all rows look the same.
                 nn.init.kaiming_uniform_(module.weight, a=_SLOPE, nonlinearity="leaky_relu")
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def cold_state(self, batch: int) -> Tensor:
         """Return the state of a stream of which nothing is known: zeros [B, S]."""
