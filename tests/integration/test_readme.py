@@ -85,7 +85,7 @@ def test_the_python_snippet_gets_a_prediction_over_both_protocols(endpoint: Endp
         assert (outlook[:, 4] >= 0).all()
     np.testing.assert_allclose(tables[0], tables[2], atol=1e-6)
     np.testing.assert_allclose(tables[1], tables[3], atol=1e-6)
-    assert result.stdout.count("(1, 4353)") == 2
+    assert result.stdout.count("(1, 2113)") == 2
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

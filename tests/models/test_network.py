@@ -128,4 +128,4 @@ def test_the_default_state_has_the_documented_size() -> None:
     from lobsmith.params import load_params
 
     params = load_params(params_file())
-    assert state_size(params.model, COUNT, params.labels.horizons_ms) == 4353
+    assert state_size(params.model, COUNT, params.labels.horizons_ms) == 2113

@@ -44,9 +44,9 @@ def demo(
         # A demonstration has minutes of data, not hours: it takes all there is.
         "window.minimum_coverage": 0.0,
         "window.minimum_rows": 5000,
-        "train.epochs": 10,
+        "train.epochs": 30,
         "walk_forward.folds": 2,
-        "walk_forward.epochs": 3,
+        "walk_forward.epochs": 6,
         **overrides(settings),
     }
     with stage("start Prefect") as note:
