@@ -13,10 +13,11 @@ from prefect import flow, task
 from lobsmith.compress import GOLDEN, MODEL
 from lobsmith.compress.compress import Compressed, compress
 from lobsmith.compress.golden import load_golden
+from lobsmith.errors import DataError
 from lobsmith.features.dataset import DATASET, build_features, training_datasets
 from lobsmith.gates.evaluate import EVALUATION, REPORT, evaluate
 from lobsmith.gates.evaluation import Evaluation
-from lobsmith.gates.validate import EVENTS_DOCS, Validated, validate, validate_features
+from lobsmith.gates.validate import CONTRACT, EVENTS_DOCS, Validated, validate, validate_features
 from lobsmith.gates.verdict import Verdict
 from lobsmith.market.ingest import MARKET, ingest
 from lobsmith.market.session import Accounting
@@ -196,9 +197,26 @@ def name_the_champion(workspace: Workspace, manifest: Manifest, run: RunRef) -> 
         note(f"{manifest.model}@champion is registered version {run.registry_version}")
 
 
+def run_to_resume(workspace: Workspace, name: str) -> Path:
+    """Return the folder of a run whose market data are whole.
+
+    Raises:
+        DataError: there is no such run, or it was killed before its data were validated.
+    """
+    directory = workspace.runs / name
+    if Path(name).name != name or not (directory / CONTRACT).is_file():
+        raise DataError(
+            f"{directory}: no run whose data were read and validated; start a new one with lobsmith retrain"
+        )
+    return directory
+
+
 @flow(name="retrain", log_prints=False)
 def retrain(
-    root: str = ".", captures: list[str] | None = None, overrides: Mapping[str, Any] | None = None
+    root: str = ".",
+    captures: list[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    resume: str | None = None,
 ) -> Retrained:
     """Train on the newest window of data and publish the result.
 
@@ -206,13 +224,16 @@ def retrain(
         root: the project's folder, with `params.yaml`.
         captures: recorded files, read in order as one stream; None takes what `params.yaml` names.
         overrides: parameters to replace, keyed by dotted name.
+        resume: name of a run that was killed; its market data are kept, and training goes on from its last epoch.
     """
     workspace = Workspace(Path(root).resolve())
     params = load_params(workspace.params, overrides)
-    directory = workspace.runs / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
-    directory.mkdir(parents=True)
-
-    ingest_market_data(params, [Path(name) for name in captures] if captures else None, directory)
+    if resume:
+        directory = run_to_resume(workspace, resume)
+    else:
+        directory = workspace.runs / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
+        directory.mkdir(parents=True)
+        ingest_market_data(params, [Path(name) for name in captures] if captures else None, directory)
     validated = validate_market_data(params, directory)
     data_verdicts = compute_features(params, directory, validated)
     history = train_network(params, directory)

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from lobsmith.compress.golden import load_golden
-from lobsmith.errors import CaptureError, ContractError, DataContractError, GateError, ThinWindowError
+from lobsmith.errors import (
+    CaptureError,
+    ContractError,
+    DataContractError,
+    DataError,
+    GateError,
+    ThinWindowError,
+)
 from lobsmith.features.dataset import DATASET, load_dataset
 from lobsmith.market.store import Store
 from lobsmith.params import load_params
@@ -160,3 +167,27 @@ def test_the_deployment_names_a_flow_that_exists() -> None:
     assert hasattr(getattr(retrain, name), "deploy")
     assert deployment["schedules"][0]["cron"] == "0 */6 * * *"
     assert msgspec.structs.fields(retrain.Retrained)
+
+
+def test_a_run_that_was_killed_goes_on_in_its_folder(workspace: Workspace) -> None:
+    """The market data are not read again, and what is trained is what an uninterrupted run has trained."""
+    from pipelines.retrain import retrain
+
+    whole = run(workspace)
+    directory = Path(whole.run_directory)
+    sizes = {path: path.stat().st_mtime_ns for path in (directory / "market").rglob("*.parquet")}
+    weights = (directory / "weights.safetensors").read_bytes()
+    (directory / "weights.safetensors").unlink()
+    again = retrain(str(workspace.root), None, SMALL, directory.name)
+    assert again.run_directory == whole.run_directory
+    assert {path: path.stat().st_mtime_ns for path in (directory / "market").rglob("*.parquet")} == sizes
+    assert (directory / "weights.safetensors").read_bytes() == weights
+    assert again.version > whole.version
+
+
+@pytest.mark.parametrize("name", ["nothing", "../stages", ""])
+def test_a_run_that_has_nothing_to_go_on_from_is_an_error(workspace: Workspace, name: str) -> None:
+    from pipelines.retrain import run_to_resume
+
+    with pytest.raises(DataError, match="start a new one"):
+        run_to_resume(workspace, name)

@@ -12,20 +12,30 @@ from lobsmith.workspace import Workspace
 
 @click.command()
 @capture_arguments
+@click.option(
+    "--resume", metavar="RUN", help="Go on with a run that was killed: the name of its folder in .lobsmith/runs."
+)
 @set_option
 @json_option
 @click.pass_obj
 def retrain(
-    workspace: Workspace, captures: tuple[Path, ...], more: tuple[Path, ...], settings: tuple[str, ...], as_json: bool
+    workspace: Workspace,
+    captures: tuple[Path, ...],
+    more: tuple[Path, ...],
+    resume: str | None,
+    settings: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Train on the newest window of data, gate, publish, and load into a running server."""
     changes = overrides(settings)
     load_params(workspace.params, changes)  # a mistake in them is told before Prefect is started
+    files = [str(path.resolve()) for path in (*captures, *more)]
+    if resume and files:
+        raise click.UsageError("--resume keeps the run's own data; name no files with it")
     use_prefect(workspace)
     from pipelines.retrain import retrain as flow
 
-    files = [str(path.resolve()) for path in (*captures, *more)]
-    result = flow(str(workspace.root), files or None, changes)
+    result = flow(str(workspace.root), files or None, changes, resume)
     if as_json:
         print_json(result)
         return
