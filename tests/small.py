@@ -11,6 +11,7 @@ SMALL: dict[str, Any] = {
     "window.minimum_rows": 500,
     "model.channels": 8,
     "model.hidden": 12,
+    "model.layers": 2,
     "model.ring": 16,
     "model.attention": 6,
     "labels.horizons_ms": [100, 1000],

@@ -59,7 +59,7 @@ def losses(calibration: Calibration, outputs: Tensor, direction: Tensor, binary:
 @pytest.mark.parametrize("times", [3.0, 1.0, 0.25])
 def test_the_temperature_is_found(times: float) -> None:
     calibration = Calibration(2)
-    assert calibrate(calibration, *made(times=times), RIDGE) == []
+    assert calibrate(calibration, *made(times=times), [RIDGE] * 2) == []
     np.testing.assert_allclose(calibration.direction_scale, 1 / times, rtol=0.05)
     np.testing.assert_allclose(calibration.binary_scale, 1 / times, rtol=0.08)
     np.testing.assert_allclose(calibration.direction_bias, 0.0, atol=0.05)
@@ -70,7 +70,7 @@ def test_the_temperature_is_found(times: float) -> None:
 
 def test_a_shift_is_found() -> None:
     calibration = Calibration(2)
-    calibrate(calibration, *made(shift=1.5), RIDGE)
+    calibrate(calibration, *made(shift=1.5), [RIDGE] * 2)
     np.testing.assert_allclose(calibration.binary_bias, -1.5, atol=0.1)
     # Logits are relative: the bias is centred.
     np.testing.assert_allclose(calibration.direction_bias.sum(dim=1), 0.0, atol=1e-5)
@@ -82,7 +82,7 @@ def test_each_horizon_and_output_has_its_own() -> None:
     outputs[:, 0, :CLASSES] *= 4
     outputs[:, 1, CLASSES + 2] *= 2
     calibration = Calibration(2)
-    calibrate(calibration, outputs, direction, binary, RIDGE)
+    calibrate(calibration, outputs, direction, binary, [RIDGE] * 2)
     np.testing.assert_allclose(calibration.direction_scale[:, 0], [0.25, 1.0], rtol=0.05)
     np.testing.assert_allclose(calibration.binary_scale, [[1, 1, 1], [1, 1, 0.5]], rtol=0.08)
 
@@ -92,7 +92,7 @@ def test_a_ridge_draws_towards_no_change() -> None:
     scales = []
     for ridge in (1e-6, 0.1, 100.0):
         calibration = Calibration(2)
-        calibrate(calibration, *few, ridge)
+        calibrate(calibration, *few, [ridge] * 2)
         scales.append(float(calibration.direction_scale[0]))
     assert scales[0] < scales[1] < scales[2] < 1
     assert scales[2] > 0.99
@@ -116,7 +116,7 @@ def test_the_fitted_rows_are_never_worse(
     direction = direction.masked_fill(unknown, -1)
     binary = binary.masked_fill(unknown.unsqueeze(2), -1.0)
     calibration = Calibration(2)
-    calibrate(calibration, outputs, direction, binary, ridge)
+    calibrate(calibration, outputs, direction, binary, [ridge] * 2)
     before = losses(Calibration(2), outputs, direction, binary)
     after = losses(calibration, outputs, direction, binary)
     assert all(b <= a + 1e-6 for a, b in zip(before, after, strict=True))
@@ -175,7 +175,7 @@ def infinite() -> Made:
 def test_where_there_is_nothing_to_fit_to_it_is_left_and_said(degenerate: object, ridge: float) -> None:
     """F33."""
     calibration = Calibration(2)
-    left = calibrate(calibration, *degenerate(), ridge)  # type: ignore[operator]
+    left = calibrate(calibration, *degenerate(), [ridge] * 2)  # type: ignore[operator]
     assert set(left) == EVERYTHING
     assert len(left) == len(EVERYTHING)
     assert untouched(calibration)
@@ -186,7 +186,7 @@ def test_what_can_be_fitted_is_fitted_beside_what_cannot() -> None:
     direction[:, 1] = 0
     binary[:, 0, 1] = 1
     calibration = Calibration(2)
-    assert calibrate(calibration, outputs, direction, binary, RIDGE) == [
+    assert calibrate(calibration, outputs, direction, binary, [RIDGE] * 2) == [
         "output 4 at horizon 0",
         "direction at horizon 1",
     ]
@@ -201,7 +201,7 @@ def test_constant_logits_become_the_classes_shares(value: float) -> None:
     direction[:1000] = 2
     calibration = Calibration(2)
     outputs = torch.full((2000, 2, COLUMNS), value)
-    assert calibrate(calibration, outputs, direction, binary, 0.0) == []
+    assert calibrate(calibration, outputs, direction, binary, [0.0] * 2) == []
     probabilities, outlook = calibration(outputs)
     assert probabilities.isfinite().all()
     assert outlook.isfinite().all()
@@ -233,7 +233,7 @@ def test_the_exported_model_is_calibrated(tmp_path: Path) -> None:
     said = []
     for name in ("before", "after"):
         if name == "after":
-            assert calibrate(network.calibration, outputs.clone(), direction, binary, RIDGE) == []
+            assert calibrate(network.calibration, outputs.clone(), direction, binary, [RIDGE] * 2) == []
         path = tmp_path / f"{name}.onnx"
         export_onnx(network, path)
         probabilities, outlook, _ = OnnxModel(path).predict(rows.numpy(), chunk=50)

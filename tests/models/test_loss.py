@@ -31,7 +31,10 @@ def a_row(**changes: Any) -> Targets:
         "volatility": torch.zeros(1, 1, 1),
         "weight": torch.ones(1),
     }
-    return whole | {name: torch.as_tensor(value).reshape(whole[name].shape) for name, value in changes.items()}
+    whole |= {name: torch.as_tensor(value).reshape(whole[name].shape) for name, value in changes.items()}
+    if abs(float(whole["move"])) >= SIGNIFICANT:
+        whole["binary"][..., 0] = 1.0
+    return whole
 
 
 def outputs(**columns: float) -> Tensor:
