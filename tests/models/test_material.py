@@ -282,7 +282,7 @@ def test_others_never_train_on_times_that_the_first_is_tested_on(
 
 def test_an_instrument_with_nothing_to_train_on_is_left_out(dataset: Dataset, beside: Dataset, params: Params) -> None:
     later = replace(beside, rows=replace(beside.rows, time=beside.rows.time + 3600 * 1000 * MS))
-    assert split_beside(later, dataset, split(dataset, params.split)) is None
+    assert split_beside(later, dataset, split(dataset, params.split), params.split.embargo_ms) is None
     assert [one.dataset for one in parts_of([dataset, later], params.split)] == [dataset]
 
 
