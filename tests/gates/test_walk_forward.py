@@ -20,7 +20,7 @@ from lobsmith.gates.walk_forward import MarketEpoch, _judge, folds, market_epoch
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.simulator import simulate
 from lobsmith.models.material import Part, parts_of
-from lobsmith.models.split import usable_rows
+from lobsmith.models.split import split_beside, usable_rows
 from lobsmith.models.train import Trained, predict, train
 from lobsmith.params import Params
 from tests.small import small_params
@@ -248,7 +248,10 @@ def test_a_market_of_another_kind_on_which_it_fails_refuses_it(
     verdict = walk_forward(parts, trained.network, generous, [elsewhere])
     assert not verdict.passed
     assert verdict.evidence["worst"] == "instrument other:ELSE"
-    assert verdict.evidence["epochs"][-1]["rows"] == len(usable_rows(elsewhere))
+    # Only the minutes that the model was not trained in.
+    beside = split_beside(elsewhere, dataset, parts[0].split, params.split.embargo_ms)
+    assert beside is not None
+    assert verdict.evidence["epochs"][-1]["rows"] == len(beside.test) < len(usable_rows(elsewhere))
 
 
 def test_no_kind_of_market_with_enough_rows_refuses(parts: list[Part], trained: Trained) -> None:

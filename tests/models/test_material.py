@@ -287,10 +287,20 @@ def test_an_instrument_with_nothing_to_train_on_is_left_out(dataset: Dataset, be
 
 
 def test_without_a_test_span_all_trains_or_validates(dataset: Dataset, params: Params) -> None:
-    cuts = train_only(dataset, params.split)
+    (cuts,) = train_only([dataset], params.split)
     assert len(cuts.test) == 0
     assert usable_rows(dataset)[-1] - cuts.validation[-1] < 60
     assert dataset.rows.time[cuts.train[-1]] + 1000 * MS < dataset.rows.time[cuts.validation[0]]
+
+
+def test_no_dataset_trains_on_minutes_that_validate_another(dataset: Dataset, params: Params) -> None:
+    rows = dataset.rows
+    later = replace(dataset, rows=replace(rows, time=rows.time + 2000 * MS))
+    first, second = train_only([dataset, later], params.split)
+    begin, end = rows.time[first.validation[0]], rows.time[first.validation[-1]]
+    train = later.rows.time[second.train]
+    assert not ((train >= begin) & (train <= end)).any()
+    assert len(second.train) < len(train_only([later], params.split)[0].train)
 
 
 @pytest.mark.parametrize(

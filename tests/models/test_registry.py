@@ -1,5 +1,6 @@
 """Every network of the registry: built, trained, saved, loaded, exported, and stepped row by row."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -201,3 +202,16 @@ def test_queue_imbalance_says_the_counted_shares(dataset: Dataset, parts: list[P
 
 def test_the_parameters_know_the_same_names() -> None:
     assert set(get_args(NetworkName)) == set(NETWORKS)
+
+
+@pytest.mark.parametrize("name", ["queue_imbalance", "logistic"])
+def test_rows_before_a_gap_without_labels_are_not_counted(name: str, dataset: Dataset, params: Params) -> None:
+    """The last seconds before a gap have features but no label."""
+    segment = dataset.rows.segment.copy()
+    segment[len(segment) // 4 :] += 1
+    labels = dataset.labels.copy()
+    near = dataset.rows.time[len(segment) // 4] - dataset.rows.time[: len(segment) // 4] < 10**9
+    labels[: len(segment) // 4][near] = -1
+    torn = replace(dataset, rows=replace(dataset.rows, segment=segment), labels=labels)
+    trained = train(parts_of([torn], params.split), with_network(params, name))
+    assert all(tensor.isfinite().all() for tensor in trained.network.state_dict().values())

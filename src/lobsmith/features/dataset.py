@@ -1,5 +1,6 @@
 """What a model learns from: the rows of a training window with their labels."""
 
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -219,6 +220,7 @@ def build_features(params: Params, market: Path, directory: Path, tradable: Sequ
         )
     datasets: dict[str, Dataset] = {}
     errors: dict[str, DataError] = {}
+    shutil.rmtree(directory / FEATURES, ignore_errors=True)  # what an earlier run left there is none of this one's
     for name in wanted:
         try:
             datasets[name] = training_window(_build(held[name], store.events(held[name]), params), params.window)

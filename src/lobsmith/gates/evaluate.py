@@ -31,7 +31,7 @@ REPORT = "report.html"
 HISTORY = "history.json"
 CALIBRATION = "calibration.json"
 """What `dvc plots` draws."""
-_ATTENTION_ROWS = 256
+_ATTENTION_ROWS, _ATTENTION_CHUNK = 4096, 256
 
 Progress = Callable[[str], None]
 
@@ -182,13 +182,15 @@ def attention_by_age(trained: Trained, rows: npt.NDArray[np.float32]) -> list[fl
     trunk = trained.network.trunk
     if not isinstance(trunk, CnnLstmAttention) or len(rows) <= trunk.ring:
         return []
-    network, state, total, count = trained.network, trained.network.cold_state(1)[:, :], torch.zeros(trunk.ring), 0
+    network = trained.network
+    state, weights = network.cold_state(1), []
     with torch.inference_mode():
-        for part in torch.split(torch.from_numpy(np.ascontiguousarray(rows[: 16 * _ATTENTION_ROWS])), _ATTENTION_ROWS):
-            weights, state = trunk.attention_by_age(network.standardise(part.unsqueeze(0)), state)
-            total += weights[0, trunk.ring :].sum(dim=0) if count == 0 else weights[0].sum(dim=0)
-            count += len(part) - (trunk.ring if count == 0 else 0)
-    return (total / max(count, 1)).tolist()
+        for part in torch.split(torch.from_numpy(np.ascontiguousarray(rows[:_ATTENTION_ROWS])), _ATTENTION_CHUNK):
+            one, state = trunk.attention_by_age(network.standardise(part.unsqueeze(0)), state)
+            weights.append(one[0])
+    # Until the ring is full there is nothing older to look at.
+    means: list[float] = torch.cat(weights)[trunk.ring :].mean(dim=0).tolist()
+    return means
 
 
 def _write_plots(directory: Path, trained: Trained, result: Evaluation) -> None:

@@ -1,5 +1,7 @@
 """What an evaluation finds: plain figures, from which the page and the verdicts are made."""
 
+import re
+
 from msgspec import Struct
 
 from lobsmith.gates.verdict import Verdict
@@ -147,7 +149,7 @@ class Evaluation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Return the main figures under flat names, such as `model_log_loss_100ms`."""
         flat = {}
         for one in self.scores:
-            name = f"{one.predictor.replace(' ', '_')}_{{}}_{one.horizon_ms}ms"
+            name = f"{re.sub('[^a-z0-9]+', '_', one.predictor.lower())}_{{}}_{one.horizon_ms}ms"
             flat[name.format("accuracy")] = one.accuracy
             flat[name.format("log_loss")] = one.log_loss.value
             flat[name.format("macro_f1")] = one.macro_f1.value

@@ -54,7 +54,7 @@ def across_days(
         TrainingError: training and test data overlap in time.
     """
     trained_on = read_datasets(files, params)
-    parts = [Part(one, train_only(one, params.split)) for one in trained_on]
+    parts = [Part(one, cut) for one, cut in zip(trained_on, train_only(trained_on, params.split), strict=True)]
     results = []
     for dataset in read_datasets(tested, params):
         for one in trained_on:

@@ -21,7 +21,7 @@ from lobsmith.gates.rivals import base_rate
 from lobsmith.gates.verdict import Verdict
 from lobsmith.models.material import Part
 from lobsmith.models.network import Network
-from lobsmith.models.split import Split, cut
+from lobsmith.models.split import Split, cut, split_beside
 from lobsmith.models.train import predict, train
 from lobsmith.params import Params
 
@@ -147,8 +147,11 @@ def walk_forward(
             _epoch(f"day {day}", days == day, loss, base, settings.minimum_rows) for day in np.unique(days).tolist()
         ]
     for other in others:
-        usable = np.flatnonzero(other.usable)
-        loss, base = _losses(trained, parts, other, usable, params)
+        # The same minutes of a market that moves along are no test.
+        beside = split_beside(other, dataset, parts[0].split, params.split.embargo_ms)
+        if beside is None or len(beside.test) == 0:
+            continue
+        loss, base = _losses(trained, [Part(other, beside)], other, beside.test, params)
         every = np.ones(len(loss), np.bool_)
         found.append(_epoch(f"instrument {other.instrument}", every, loss, base, settings.minimum_rows))
     return _judge(done, found, params.gates.walk_forward)
@@ -157,16 +160,21 @@ def walk_forward(
 def _losses(
     network: Network, parts: Sequence[Part], dataset: Dataset, rows: npt.NDArray[np.int64], params: Params
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return each row's log-loss over weighted horizons, of the network and of the training rows' base rate."""
+    """Return each row's log-loss over weighted horizons, of the network and of a base rate.
+
+    The base rate is that of the training rows or of the validation rows, which a calibration has seen as well:
+    whichever loses less.
+    """
     weights = np.asarray(params.train.horizon_weights, np.float64)
-    said, shares = predict(network, dataset, rows)[0], base_rate(parts, len(rows))
+    rates = [base_rate(parts, len(rows), recent=recent) for recent in (False, True)]
+    predictions = [predict(network, dataset, rows)[0], *rates]
     labels = dataset.labels[rows]
     known = (labels != UNKNOWN).all(axis=1)
-    total = [np.zeros(int(known.sum())), np.zeros(int(known.sum()))]
+    total = [np.zeros(int(known.sum())) for _ in predictions]
     for h, weight in enumerate(weights / weights.sum()):
-        for sums, p in zip(total, (said, shares), strict=True):
+        for sums, p in zip(total, predictions, strict=True):
             sums += weight * log_losses(p[known, h], labels[known, h])
-    return total[0], total[1]
+    return total[0], min(total[1:], key=lambda losses: float(losses.mean()))
 
 
 def _epoch(

@@ -197,7 +197,8 @@ class Descent:
             torch.set_rng_state(kept["torch"])
             self.history = [msgspec.convert(one, Epoch) for one in kept["history"]]
             best, best_loss, waited = kept["best"], kept["best_loss"], kept["waited"]
-        hidden = settings.feature_dropout if architecture(self._params.model.network).hides_features else 0.0
+        undoes = architecture(self._params.model.network).undoes_scaling
+        hidden = 0.0 if undoes else settings.feature_dropout
         draws = _Draws(rows, self._cut, settings, hidden, self._generator, self._device)
         step: nn.Module = _Step(network, self._cut.burn_in)
         if group.size > 1:
@@ -209,7 +210,7 @@ class Descent:
             epoch = Epoch(
                 epoch=len(self.history) + 1,
                 train_loss=float(np.mean(losses)),
-                validation_loss=self._validation_loss(),
+                validation_loss=self._agreed(self._validation_loss(), group),
                 learning_rate=optimiser.param_groups[0]["lr"],
             )
             if not math.isfinite(epoch.train_loss + epoch.validation_loss):
@@ -282,6 +283,14 @@ class Descent:
         weights = torch.tensor(self._settings.horizon_weights)
         return Prior(self._settings.prior, self._params.labels.horizons_ms, span_s, weights)
 
+    def _agreed(self, value: float, group: Group) -> float:
+        """Return the first process's value: all must stop at the same epoch."""
+        if group.size == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64, device=self._device)
+        torch.distributed.broadcast(shared, 0)
+        return float(shared.item())
+
     def _validation_loss(self) -> float:
         network = self._network
         losses = [
@@ -296,7 +305,12 @@ class Descent:
         about: dict[str, Any] = {
             "params": {name: msgspec.to_builtins(getattr(self._params, name)) for name in ("model", "train", "labels")},
             "data": [
-                (one.dataset.data_fingerprint, [len(part) for part in vars(one.split).values()]) for one in self._parts
+                (
+                    one.dataset.data_fingerprint,
+                    one.dataset.definitions_sha256,
+                    [len(part) for part in vars(one.split).values()],
+                )
+                for one in self._parts
             ],
             "first": [int(one.split.train[0]) for one in self._parts],
             "versions": (str(torch.__version__), np.__version__, str(self._device), group.size),

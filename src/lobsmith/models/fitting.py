@@ -90,13 +90,15 @@ def fit_counts(network: Network, parts: Sequence[Part], params: Params) -> float
     if not isinstance(trunk, ImbalanceBins) or readout is None:
         raise TypeError("only the queue-imbalance network is fitted by counting")
     rows = material(network, parts, sequence=1, burn_in=0)
-    inputs = rows.inputs[torch.from_numpy(rows.starts)]
+    starts = torch.from_numpy(rows.starts)
+    starts = starts[(rows.direction[starts] >= 0).all(dim=1)]  # before a gap labels are unknown
+    inputs = rows.inputs[starts]
     edges = np.quantile(inputs[:, trunk.column].numpy(), np.linspace(0, 1, trunk.width + 1)[1:-1])
     trunk.edges.copy_(torch.from_numpy(edges))
     bins = trunk(inputs.unsqueeze(1), network.cold_state(len(inputs)))[0].squeeze(1).argmax(dim=1)
     table = readout.weight.detach().reshape(network.horizons, -1, trunk.width)
     for b in range(trunk.width):
-        chosen = torch.from_numpy(rows.starts)[bins == b]
+        chosen = starts[bins == b]
         direction, binary = rows.direction[chosen], rows.binary[chosen]
         for h in range(network.horizons):
             # One count added to each: none is impossible.

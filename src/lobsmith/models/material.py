@@ -12,7 +12,7 @@ from lobsmith.errors import TrainingError
 from lobsmith.features.dataset import Dataset
 from lobsmith.features.definitions import NAMES, mirror
 from lobsmith.features.labels import UNKNOWN
-from lobsmith.models.network import LARGEST_INPUT, Network
+from lobsmith.models.network import Network
 from lobsmith.models.split import Split, runs, split, split_beside
 from lobsmith.models.volatility import Volatility
 from lobsmith.models.window import BookWindows
@@ -110,7 +110,7 @@ def material(network: Network, parts: Sequence[Part], *, sequence: int, burn_in:
         rows, targets, train = one.dataset.rows, one.dataset.targets, one.split.train
         known = np.zeros(len(rows), np.bool_)
         known[train] = True
-        inputs.append((rows.features - network.location.numpy()) / network.scale.numpy())
+        inputs.append(network.standardise(torch.from_numpy(rows.features)))
         direction.append(np.where(known[:, None], one.dataset.labels, UNKNOWN).astype(np.int64))
         flags = np.concatenate([targets.significant[:, :, None], targets.withdrawal], axis=2)
         binary.append(np.where(known[:, None, None], flags, UNKNOWN).astype(np.float32))
@@ -127,7 +127,7 @@ def material(network: Network, parts: Sequence[Part], *, sequence: int, burn_in:
         )
     calibration = network.calibration
     return Material(
-        torch.from_numpy(np.clip(np.concatenate(inputs), -LARGEST_INPUT, LARGEST_INPUT)),
+        torch.cat(inputs),
         torch.from_numpy(np.concatenate(direction)),
         torch.from_numpy(np.concatenate(binary)),
         torch.from_numpy(np.concatenate(move)) / calibration.move_scale,

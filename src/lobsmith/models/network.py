@@ -28,14 +28,15 @@ class Network(nn.Module):
         horizons: H.
         trunk: builds the part with the memory.
         linear: whether a linear path leads around the trunk.
+        clips: whether inputs are clipped; not for a trunk that undoes the scaling and wants prices as they were.
     """
 
     location: Tensor
     scale: Tensor
 
-    def __init__(self, features: int, horizons: int, trunk: Trunk, *, linear: bool) -> None:
+    def __init__(self, features: int, horizons: int, trunk: Trunk, *, linear: bool, clips: bool = True) -> None:
         super().__init__()
-        self.features, self.horizons = features, horizons
+        self.features, self.horizons, self.clips = features, horizons, clips
         self.register_buffer("location", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
         self.trunk = trunk(self.location, self.scale)
@@ -54,8 +55,9 @@ class Network(nn.Module):
         return torch.zeros(batch, self.state_size, device=self.location.device)
 
     def standardise(self, features: Tensor) -> Tensor:
-        """Return features in units of their training deviation, clipped."""
-        return torch.clamp((features - self.location) / self.scale, -LARGEST_INPUT, LARGEST_INPUT)
+        """Return features in units of their training deviation, clipped where the trunk does not undo the scaling."""
+        inputs = (features - self.location) / self.scale
+        return torch.clamp(inputs, -LARGEST_INPUT, LARGEST_INPUT) if self.clips else inputs
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Step through T rows.

@@ -26,8 +26,8 @@ class Architecture(Struct, frozen=True, kw_only=True):
     """Whether a linear path leads around the trunk."""
     learns: str = "gradient"
     """`gradient` descent over sequences, `newton` (L-BFGS over all rows), or `counts`."""
-    hides_features: bool = False
-    """Whether features are hidden from it while it trains; a trunk that undoes the scaling would see wrong prices."""
+    undoes_scaling: bool = False
+    """Whether the trunk wants prices as they were: no input is clipped then, or hidden while it trains."""
     window: int = 0
     """Rows of the window that each row is seen with; 0 for a recurrent trunk."""
     about: str = ""
@@ -72,17 +72,20 @@ NETWORKS: dict[str, Architecture] = {
     "cnn_lstm_attention": Architecture(
         trunk=_cnn_lstm_attention,
         linear=True,
-        hides_features=True,
         about="three 1×1 convolutions, LSTM, attention over recent rows",
     ),
-    "lstm": Architecture(trunk=_lstm, hides_features=True, about="LSTM of 3 × 128 units, dropout 0.2"),
-    "volatility": Architecture(trunk=_volatility, about="LSTM of 2 × 64 units beside EWMA, HAR and GARCH(1,1)"),
+    "lstm": Architecture(trunk=_lstm, about="LSTM of 3 × 128 units, dropout 0.2"),
+    "volatility": Architecture(
+        trunk=_volatility, undoes_scaling=True, about="LSTM of 2 × 64 units beside EWMA, HAR and GARCH(1,1)"
+    ),
     "logistic": Architecture(trunk=_none, linear=True, learns="newton", about="logistic regression on all features"),
     "queue_imbalance": Architecture(
         trunk=_imbalance, learns="counts", about="class shares by tenth of the imbalance at the touch"
     ),
-    "deeplob": Architecture(trunk=_deeplob, window=100, about="DeepLOB, Zhang, Zohren & Roberts 2019"),
-    "bin_ctabl": Architecture(trunk=_bin_ctabl, window=10, about="BiN-C(TABL), Tran et al. 2020"),
+    "deeplob": Architecture(
+        trunk=_deeplob, undoes_scaling=True, window=100, about="DeepLOB, Zhang, Zohren & Roberts 2019"
+    ),
+    "bin_ctabl": Architecture(trunk=_bin_ctabl, undoes_scaling=True, window=10, about="BiN-C(TABL), Tran et al. 2020"),
 }
 
 
@@ -104,7 +107,8 @@ def build(params: ModelParams, features: int, horizons_ms: tuple[int, ...]) -> N
         TrainingError: there is no such network.
     """
     chosen = architecture(params.network)
-    return Network(features, len(horizons_ms), partial(chosen.trunk, params, horizons_ms), linear=chosen.linear)
+    trunk = partial(chosen.trunk, params, horizons_ms)
+    return Network(features, len(horizons_ms), trunk, linear=chosen.linear, clips=not chosen.undoes_scaling)
 
 
 def state_size(params: ModelParams, features: int, horizons_ms: tuple[int, ...]) -> int:

@@ -1,6 +1,7 @@
 """Training, validation and test rows, in time order."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,16 +41,39 @@ def usable_rows(dataset: Dataset) -> Rows:
     return np.flatnonzero(dataset.usable)
 
 
-def train_only(dataset: Dataset, params: SplitParams) -> Split:
-    """Cut usable rows into training and validation rows; nothing is held out.
+def train_only(datasets: Sequence[Dataset], params: SplitParams) -> list[Split]:
+    """Cut datasets into training and validation rows at common times; nothing is held out.
+
+    The validation rows of each are its newest, and no dataset trains on minutes that validate another.
 
     Raises:
         TrainingError: a part would be empty.
     """
-    usable = usable_rows(dataset)
-    # One row, so that the cut is the same; it is tested on nothing.
-    parts = cut(dataset, usable, int(len(usable) * (1 - params.validation)), len(usable) - 1, len(usable), 0)
-    return Split(parts.train, parts.validation, usable[:0])
+    found = []
+    for dataset in datasets:
+        usable = usable_rows(dataset)
+        # One row, so that the cut is the same; it is tested on nothing.
+        first = int(len(usable) * (1 - params.validation))
+        parts = cut(dataset, usable, first, len(usable) - 1, len(usable), 0)
+        begin = dataset.rows.time[usable[first]] + params.embargo_ms * _NS_PER_MS
+        held = parts.validation[dataset.rows.time[parts.validation] >= begin]
+        if len(held) == 0:
+            raise TrainingError(f"{dataset.instrument}: the embargo leaves no validation row; give more data")
+        found.append(Split(parts.train, held, usable[:0]))
+    spans = []
+    for dataset, part in zip(datasets, found, strict=True):
+        time = dataset.rows.time
+        spans.append((time[part.validation[0]], time[part.validation[-1]]))
+    horizon = max(datasets[0].horizons_ms) * _NS_PER_MS
+    for number, (dataset, part) in enumerate(zip(datasets, found, strict=True)):
+        time = dataset.rows.time[part.train]
+        clear = np.ones(len(time), np.bool_)
+        for begin, end in spans:
+            clear &= (time + horizon < begin) | (time > end)
+        if not clear.any():
+            raise TrainingError(f"{dataset.instrument}: all its training rows lie in minutes that validate another")
+        found[number] = Split(part.train[clear], part.validation, part.test)
+    return found
 
 
 def cut(dataset: Dataset, usable: Rows, first: int, second: int, end: int, embargo_ms: int) -> Split:

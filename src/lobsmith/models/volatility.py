@@ -84,6 +84,8 @@ _QUIET = 0.1
 _LEAST_STEP_S = 1e-7
 _SMALL = 0.25
 _LEAST_BETA = 1e-4
+_LARGEST_INPUT = 8.0
+"""Standardised features reach the LSTM clipped; the forecasts see returns as they were."""
 _NS_PER_CELL = 100_000_000
 
 
@@ -189,7 +191,8 @@ class Volatility(nn.Module):
         """
         batch, memory = features.shape[0], self.layers * self.hidden
         hidden, cell, variances = torch.split(state, [memory, memory, self.sums + 2], dim=1)
-        recurrent, (hidden, cell) = self.lstm(features, (self._layered(hidden), self._layered(cell)))
+        clipped = torch.clamp(features, -_LARGEST_INPUT, _LARGEST_INPUT)
+        recurrent, (hidden, cell) = self.lstm(clipped, (self._layered(hidden), self._layered(cell)))
         forecasts, variances = self.forecast(features.detach(), variances.detach())
         next_state = torch.cat(
             [
