@@ -40,7 +40,7 @@ def evaluation(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Train on recorded FILEs, test on rows held out of them, beside rivals; without FILEs, show the last retrain.
+    """Train on recorded FILEs, test on rows held out of them, beside rivals; without FILEs, show the newest of retrain and dvc repro.
 
     With --test, which may be repeated, all rows of FILEs train and all rows of the test files are held out.
     """
@@ -85,9 +85,12 @@ def _last(workspace: Workspace) -> "Evaluation":
     from lobsmith.gates.evaluate import EVALUATION
     from lobsmith.gates.evaluation import Evaluation
 
-    paths = sorted(workspace.runs.glob(f"*/{EVALUATION}"))
+    found = [*workspace.runs.glob(f"*/{EVALUATION}"), *workspace.home.glob(f"stages/{EVALUATION}")]
+    paths = sorted(found, key=lambda path: path.stat().st_mtime_ns)
     if not paths:
-        raise DataError(f"{workspace.runs}: no retrain has been evaluated yet; run lobsmith retrain, or name files")
+        raise DataError(
+            f"{workspace.home}: nothing has been evaluated yet; run lobsmith retrain or dvc repro, or name files"
+        )
     try:
         return msgspec.json.decode(paths[-1].read_bytes(), type=Evaluation)
     except msgspec.MsgspecError as error:
