@@ -40,7 +40,9 @@ def evaluation(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Train on recorded FILEs, test on rows held out of them, beside rivals; without FILEs, show the newest of retrain and dvc repro.
+    """Train on recorded FILEs and test on rows held out of them, beside rivals.
+
+    Without FILEs, show what the newest retrain or dvc repro has found.
 
     With --test, which may be repeated, all rows of FILEs train and all rows of the test files are held out.
     """
