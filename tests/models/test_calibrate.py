@@ -13,7 +13,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from lobsmith.compress.export import export_onnx
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.features.definitions import COUNT
-from lobsmith.models.calibrate import calibrate, flags_of
+from lobsmith.features.labels import Targets
+from lobsmith.models.calibrate import calibrate
 from lobsmith.models.network import ServedNetwork
 from lobsmith.models.outputs import BINARY, CLASSES, COLUMNS, Calibration
 from lobsmith.models.registry import build
@@ -212,9 +213,11 @@ def test_constant_logits_become_the_classes_shares(value: float) -> None:
 
 
 def test_flags_are_joined_in_the_order_of_the_outputs() -> None:
-    significant = torch.tensor([[1, 0]], dtype=torch.int8)
-    withdrawal = torch.tensor([[[0, 1], [-1, -1]]], dtype=torch.int8)
-    assert flags_of(significant, withdrawal).tolist() == [[[1, 0, 1], [0, -1, -1]]]
+    significant = np.array([[1, 0]], np.int8)
+    withdrawal = np.array([[[0, 1], [-1, -1]]], np.int8)
+    nothing = np.zeros((1, 2), np.float32)
+    targets = Targets(significant=significant, withdrawal=withdrawal, move=nothing, volatility=nothing)
+    assert targets.flags.tolist() == [[[1, 0, 1], [0, -1, -1]]]
 
 
 def test_the_exported_model_is_calibrated(tmp_path: Path) -> None:

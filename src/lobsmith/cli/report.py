@@ -56,13 +56,13 @@ def evaluation(
             tuple(filter(None, rivals.split(","))) or params.evaluation.rivals,
             tuple(_numbers(seeds)) or params.evaluation.seeds,
         )
-        place = directory or workspace.home / "reports"
+        place = (directory or workspace.home / "reports") / ("across" if tested else "within")
         with stage("evaluate") as note:
             if tested:
-                found = across_days(files, tested, params, place / "across", on_train=note)
+                found = across_days(files, tested, params, place, on_train=note)
             else:
-                found = within_sessions(files, params, place / "within", on_train=note)
-            note(", ".join(str(place / ("across" if tested else "within")) for _ in found[:1]))
+                found = within_sessions(files, params, place, on_train=note)
+            note(str(place))
     else:
         if tested:
             raise click.UsageError("--test needs FILEs to train on")

@@ -67,6 +67,11 @@ class Targets:
     move: npt.NDArray[np.float32]
     volatility: npt.NDArray[np.float32]
 
+    @property
+    def flags(self) -> npt.NDArray[np.int8]:
+        """int8 [N, H, 3]: significant move, bids withdrawn, asks withdrawn."""
+        return np.concatenate([self.significant[:, :, None], self.withdrawal], axis=2)
+
     def slice(self, start: int, stop: int) -> "Targets":
         """Return rows `start` to `stop` as views."""
         return Targets(

@@ -20,8 +20,8 @@ from lobsmith.gates.rivals import mean_outlook, rivals
 from lobsmith.gates.verdict import Verdict
 from lobsmith.gates.walk_forward import walk_forward
 from lobsmith.models.material import Part, parts_of
-from lobsmith.models.score import LEAD_ROWS
-from lobsmith.models.split import longest_run, runs
+from lobsmith.models.score import lead_runs
+from lobsmith.models.split import longest_run
 from lobsmith.models.train import Trained, load_network
 from lobsmith.models.trunks import CnnLstmAttention
 from lobsmith.params import Params
@@ -124,11 +124,11 @@ def stream_predictions(model: OnnxModel, dataset: Dataset, rows: npt.NDArray[np.
 
     The model steps through every row between; up to `LEAD_ROWS` rows before the first one warm its state.
     """
-    first, last = max(int(rows[0]) - LEAD_ROWS, 0), int(rows[-1])
-    horizons = dataset.labels.shape[1]
-    probabilities = np.full((last + 1 - first, horizons, 3), np.nan, np.float32)
-    outlook = np.full((last + 1 - first, horizons, 5), np.nan, np.float32)
-    for start, stop in runs(dataset, np.asarray([first, last])):
+    first, spans = lead_runs(dataset, rows)
+    length, horizons = int(rows[-1]) + 1 - first, dataset.labels.shape[1]
+    probabilities = np.full((length, horizons, 3), np.nan, np.float32)
+    outlook = np.full((length, horizons, 5), np.nan, np.float32)
+    for start, stop in spans:
         span = slice(start - first, stop - first)
         probabilities[span], outlook[span], _ = model.predict(dataset.rows.features[start:stop])
     return probabilities[rows - first], outlook[rows - first]

@@ -38,7 +38,7 @@ def mean_outlook(parts: Sequence[Part]) -> Float:
     columns = []
     for one in parts:
         targets, train_rows = one.dataset.targets, one.split.train
-        flags = np.concatenate([targets.significant[:, :, None], targets.withdrawal], axis=2)[train_rows]
+        flags = targets.flags[train_rows]
         values = np.stack([targets.move[train_rows], targets.volatility[train_rows]], axis=2)
         columns.append(np.concatenate([flags, values], axis=2))
     means: Float = np.concatenate(columns).mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -21,7 +21,7 @@ from lobsmith.gates.rivals import base_rate
 from lobsmith.gates.verdict import Verdict
 from lobsmith.models.material import Part
 from lobsmith.models.network import Network
-from lobsmith.models.split import Split, cut, split_beside
+from lobsmith.models.split import Split, cut, split_beside, usable_rows
 from lobsmith.models.train import predict, train
 from lobsmith.params import Params
 
@@ -58,7 +58,7 @@ def folds(dataset: Dataset, params: Params) -> list[Split]:
     Raises:
         TrainingError: the rows are too few for so many folds.
     """
-    usable = np.flatnonzero(dataset.usable)
+    usable = usable_rows(dataset)
     edges = np.linspace(len(usable) / 2, len(usable), params.walk_forward.folds + 1).astype(int)
     found = []
     for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):

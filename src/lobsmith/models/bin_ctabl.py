@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lobsmith.models.window import BOOK, BookWindows
+from lobsmith.models.window import BOOK, BookWindows, WindowTrunk
 
 WINDOW = 10
 _FLOOR = 1e-4
@@ -26,7 +26,7 @@ _FLOOR = 1e-4
 replaces a smaller one by 1 instead, which jumps."""
 
 
-class BinCtabl(nn.Module):
+class BinCtabl(WindowTrunk):
     """BiN, BL 60×10, BL 120×5 and TABL width×1. `BookWindows` holds the state.
 
     Args:
@@ -40,9 +40,7 @@ class BinCtabl(nn.Module):
     def __init__(
         self, location: Tensor, scale: Tensor, *, window: int = WINDOW, price_scale: float = 5.0, width: int = 32
     ) -> None:
-        super().__init__()
-        self.windows = BookWindows(location, scale, window=window, price_scale=price_scale)
-        self.state_size, self.width = self.windows.state_size, width
+        super().__init__(BookWindows(location, scale, window=window, price_scale=price_scale), width)
         self.normalisation = BilinearNormalisation(BOOK, window)
         self.bilinear = nn.Sequential(
             Bilinear((BOOK, window), (60, 10)),
@@ -51,28 +49,6 @@ class BinCtabl(nn.Module):
             nn.ReLU(),
         )
         self.attention = TemporalAttention((120, 5), (width, 1))
-
-    def cold_state(self, batch: int) -> Tensor:
-        """Return the state of a stream of which nothing is known: zeros [B, S]."""
-        return self.windows.cold_state(batch)
-
-    def remember(self, features: Tensor, state: Tensor) -> Tensor:
-        """Return the state after T rows that nobody asks about."""
-        return self.windows.remember(features, state)
-
-    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Step through T rows.
-
-        Args:
-            features: float32 [B, T, F].
-            state: float32 [B, S].
-
-        Returns:
-            The representation float32 [B, T, width] and the state after the last row, float32 [B, S].
-        """
-        windows, next_state = self.windows(features, state)
-        encoded = self.encode(windows.reshape(-1, self.windows.window, BOOK))
-        return encoded.reshape(features.shape[0], features.shape[1], self.width), next_state
 
     def encode(self, windows: Tensor) -> Tensor:
         """Return the representation float32 [N, width] of windows float32 [N, W, 40]."""

@@ -101,8 +101,3 @@ def _fit_binary(logits: Tensor, hits: Tensor, ridge: float) -> tuple[Tensor, Ten
     if not math.isfinite(after) or after > before:
         return None
     return log_scale.exp().detach().float(), bias.detach().float()
-
-
-def flags_of(significant: Tensor, withdrawal: Tensor) -> Tensor:
-    """Join the binary targets: int8 [N, H] and int8 [N, H, 2] to float32 [N, H, 3]."""
-    return torch.cat([significant.unsqueeze(2), withdrawal], dim=2).float()

@@ -13,14 +13,14 @@ Every row has its own window, seen from its own mid, and shares no work with the
 import torch
 from torch import Tensor, nn
 
-from lobsmith.models.window import BOOK, BookWindows
+from lobsmith.models.window import BOOK, BookWindows, WindowTrunk
 
 WINDOW = 100
 _SLOPE = 0.01
 _ALONG_TIME = 4
 
 
-class DeepLob(nn.Module):
+class DeepLob(WindowTrunk):
     """DeepLOB without its last layer; `BookWindows` holds the state.
 
     The authors' later code has 32 and 64 filters, batch normalisation and no padding: 143,907 parameters with its last
@@ -47,9 +47,7 @@ class DeepLob(nn.Module):
         inception: int = 32,
         width: int = 64,
     ) -> None:
-        super().__init__()
-        self.windows = BookWindows(location, scale, window=window, price_scale=price_scale)
-        self.state_size, self.width = self.windows.state_size, width
+        super().__init__(BookWindows(location, scale, window=window, price_scale=price_scale), width)
         levels = BOOK // 4
         self.convolutions = nn.Sequential(
             _block(1, filters, across=2),
@@ -66,28 +64,6 @@ class DeepLob(nn.Module):
                 nn.init.kaiming_uniform_(module.weight, a=_SLOPE, nonlinearity="leaky_relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-    def cold_state(self, batch: int) -> Tensor:
-        """Return the state of a stream of which nothing is known: zeros [B, S]."""
-        return self.windows.cold_state(batch)
-
-    def remember(self, features: Tensor, state: Tensor) -> Tensor:
-        """Return the state after T rows that nobody asks about."""
-        return self.windows.remember(features, state)
-
-    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Step through T rows.
-
-        Args:
-            features: float32 [B, T, F].
-            state: float32 [B, S].
-
-        Returns:
-            The representation float32 [B, T, width] and the state after the last row, float32 [B, S].
-        """
-        windows, next_state = self.windows(features, state)
-        encoded = self.encode(windows.reshape(-1, self.windows.window, BOOK))
-        return encoded.reshape(features.shape[0], features.shape[1], self.width), next_state
 
     def encode(self, windows: Tensor) -> Tensor:
         """Return the representation float32 [N, width] of windows float32 [N, W, 40]."""

@@ -23,7 +23,7 @@ from lobsmith.models.loss import Loss, Prior, mass
 from lobsmith.models.material import Material, Part, Sampler, material, seconds_of
 from lobsmith.models.network import Network
 from lobsmith.models.registry import architecture
-from lobsmith.models.score import validation_loss
+from lobsmith.models.score import mean_validation_loss
 from lobsmith.params import Params, TrainParams
 
 
@@ -207,10 +207,11 @@ class Descent:
         while len(self.history) < settings.epochs and waited < self._cut.patience:
             network.train()
             losses = [self._step(step, loss, prior, optimiser, draws.next(), group) for _ in range(self._cut.steps)]
+            validated = mean_validation_loss(network, self._parts, settings.horizon_weights)
             epoch = Epoch(
                 epoch=len(self.history) + 1,
                 train_loss=float(np.mean(losses)),
-                validation_loss=self._agreed(self._validation_loss(), group),
+                validation_loss=self._agreed(validated, group),
                 learning_rate=optimiser.param_groups[0]["lr"],
             )
             if not math.isfinite(epoch.train_loss + epoch.validation_loss):
@@ -290,15 +291,6 @@ class Descent:
         shared = torch.tensor(value, dtype=torch.float64, device=self._device)
         torch.distributed.broadcast(shared, 0)
         return float(shared.item())
-
-    def _validation_loss(self) -> float:
-        network = self._network
-        losses = [
-            validation_loss(network, one.dataset, one.split.validation, self._settings.horizon_weights)
-            for one in self._parts
-        ]
-        rows = [len(one.split.validation) for one in self._parts]
-        return float(np.average(losses, weights=rows))
 
     def _identity(self, group: Group) -> str:
         """Return what must be the same for a checkpoint to be gone on from."""

@@ -11,7 +11,7 @@ from lobsmith.models.loss import Loss, mass
 from lobsmith.models.material import Material, Part, material
 from lobsmith.models.network import Network
 from lobsmith.models.outputs import BINARY, CLASSES, COLUMNS, MOVE, VOLATILITY
-from lobsmith.models.score import validation_loss
+from lobsmith.models.score import mean_horizon_losses, mean_validation_loss
 from lobsmith.models.trunks import ImbalanceBins
 from lobsmith.params import Params
 
@@ -39,16 +39,14 @@ def fit_newton(network: Network, parts: Sequence[Part], params: Params) -> float
         for parameter in network.linear.parameters():
             torch.nn.init.zeros_(parameter)
         _fit_rows(network, rows, index, loss, ridge)
-        for h in range(horizons):
-            alone = tuple(float(one == h) for one in range(horizons))
-            value = _validation_loss(network, parts, alone)
+        for h, value in enumerate(mean_horizon_losses(network, parts).tolist()):
             if value < best[h][0]:
                 best[h] = (value, *_copied(network))
     with torch.no_grad():
         for h, (_, weight, bias) in enumerate(best):
             rows_of = slice(h * COLUMNS, (h + 1) * COLUMNS)
             network.linear.weight[rows_of], network.linear.bias[rows_of] = weight[rows_of], bias[rows_of]
-    return _validation_loss(network, parts, params.train.horizon_weights)
+    return mean_validation_loss(network, parts, params.train.horizon_weights)
 
 
 def _copied(network: Network) -> tuple[Tensor, Tensor]:
@@ -110,13 +108,8 @@ def fit_counts(network: Network, parts: Sequence[Part], params: Params) -> float
             table[h, VOLATILITY, b] = torch.log(torch.expm1(_mean(rows.volatility[chosen, h]).clamp(min=1e-6)))
     with torch.no_grad():
         readout.weight.copy_(table.reshape(readout.weight.shape))
-    return _validation_loss(network, parts, params.train.horizon_weights)
+    return mean_validation_loss(network, parts, params.train.horizon_weights)
 
 
 def _mean(values: Tensor) -> Tensor:
     return values.double().mean().float() if len(values) else torch.tensor(0.0)
-
-
-def _validation_loss(network: Network, parts: Sequence[Part], weights: Sequence[float]) -> float:
-    losses = [validation_loss(network, one.dataset, one.split.validation, weights) for one in parts]
-    return float(np.average(losses, weights=[len(one.split.validation) for one in parts]))

@@ -112,8 +112,7 @@ def material(network: Network, parts: Sequence[Part], *, sequence: int, burn_in:
         known[train] = True
         inputs.append(network.standardise(torch.from_numpy(rows.features)))
         direction.append(np.where(known[:, None], one.dataset.labels, UNKNOWN).astype(np.int64))
-        flags = np.concatenate([targets.significant[:, :, None], targets.withdrawal], axis=2)
-        binary.append(np.where(known[:, None, None], flags, UNKNOWN).astype(np.float32))
+        binary.append(np.where(known[:, None, None], targets.flags, UNKNOWN).astype(np.float32))
         move.append(np.where(known[:, None], targets.move, np.nan))
         volatility.append(np.where(known[:, None], targets.volatility, np.nan))
         starts.append(offset + _sequence_starts(one, sequence, burn_in))

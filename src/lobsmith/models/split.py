@@ -120,7 +120,7 @@ def split_beside(dataset: Dataset, first: Dataset, parts: Split, embargo_ms: int
 
     So no row of one instrument trains a model that is tested on the same minutes of another.
     """
-    time, usable = dataset.rows.time, np.flatnonzero(dataset.usable)
+    time, usable = dataset.rows.time, usable_rows(dataset)
     horizon = max(dataset.horizons_ms) * _NS_PER_MS
     validation, test = (int(first.rows.time[part[0]]) for part in (parts.validation, parts.test))
     train = usable[time[usable] + horizon < validation]

@@ -17,7 +17,7 @@ from safetensors.torch import save as save_tensors
 from lobsmith.errors import TrainingError
 from lobsmith.features.dataset import Dataset, load_dataset
 from lobsmith.files import write_atomic
-from lobsmith.models.calibrate import calibrate, flags_of
+from lobsmith.models.calibrate import calibrate
 from lobsmith.models.checkpoint import CHECKPOINT
 from lobsmith.models.descent import Descent, Epoch, OnEpoch
 from lobsmith.models.distributed import leads
@@ -98,10 +98,10 @@ def _fitted(loss: float) -> Epoch:
 def _calibrate(network: Network, parts: Sequence[Part], deviation: float) -> list[str]:
     outputs, direction, binary = [], [], []
     for one in parts:
-        rows, targets = one.split.validation, one.dataset.targets
+        rows = one.split.validation
         outputs.append(outputs_at(network, one.dataset, rows))
         direction.append(torch.from_numpy(one.dataset.labels[rows].astype(np.int64)))
-        binary.append(flags_of(*(torch.from_numpy(array[rows]) for array in (targets.significant, targets.withdrawal))))
+        binary.append(torch.from_numpy(one.dataset.targets.flags[rows]).float())
     span_s = sum(seconds_of(one.dataset, one.split.validation) for one in parts)
     ridges = [horizon / 1e3 / span_s / (2.0 * deviation**2) for horizon in parts[0].dataset.horizons_ms]
     return calibrate(network.calibration, torch.cat(outputs), torch.cat(direction), torch.cat(binary), ridges)

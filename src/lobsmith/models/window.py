@@ -105,3 +105,41 @@ class BookWindows(nn.Module):
         picked = features.index_select(2, self.source)
         raw = picked * self.scale[self.source] + self.location[self.source]
         return torch.where(self.is_price, raw * self.sign, picked)
+
+
+class WindowTrunk(nn.Module):
+    """A trunk that sees each row with its own window and shares no work with the next: T rows cost T windows.
+
+    A network says in `encode` what it makes of windows float32 [N, W, 40]: a representation float32 [N, width].
+    """
+
+    def __init__(self, windows: BookWindows, width: int) -> None:
+        super().__init__()
+        self.windows = windows
+        self.state_size, self.width = windows.state_size, width
+
+    def encode(self, windows: Tensor) -> Tensor:
+        """Return the representation float32 [N, width] of windows float32 [N, W, 40]."""
+        raise NotImplementedError
+
+    def cold_state(self, batch: int) -> Tensor:
+        """Return the state of a stream of which nothing is known: zeros [B, S]."""
+        return self.windows.cold_state(batch)
+
+    def remember(self, features: Tensor, state: Tensor) -> Tensor:
+        """Return the state after T rows that nobody asks about."""
+        return self.windows.remember(features, state)
+
+    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Step through T rows.
+
+        Args:
+            features: float32 [B, T, F].
+            state: float32 [B, S].
+
+        Returns:
+            The representation float32 [B, T, width] and the state after the last row, float32 [B, S].
+        """
+        windows, next_state = self.windows(features, state)
+        encoded = self.encode(windows.reshape(-1, self.windows.window, BOOK))
+        return encoded.reshape(features.shape[0], features.shape[1], self.width), next_state
