@@ -22,6 +22,7 @@ _MINIMUM_STEPS = 3
 
 
 NetworkName = Literal["cnn_lstm_attention", "lstm", "volatility", "logistic", "queue_imbalance", "deeplob", "bin_ctabl"]
+PrecisionName = Literal["fp32", "int8_dynamic", "int8_static", "fp16", "bf16"]
 
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -192,6 +193,41 @@ class WalkForwardParams(_Section, frozen=True):
     minimum_rows: Positive
 
 
+class CompressParams(_Section, frozen=True):
+    """Which candidates are made of a trained network, and what the chosen one may lose."""
+
+    use: Literal["step", "chunk", "batch"]
+    pruning: tuple[Annotated[float, Meta(gt=0, lt=1)], ...]
+    fine_tune_epochs: Positive
+    precisions: Annotated[tuple[PrecisionName, ...], Meta(min_length=1)]
+    calibration: Literal["percentile", "entropy"]
+    percentile: Annotated[float, Meta(gt=50, le=100)]
+    calibration_rows: Annotated[int, Meta(ge=64)]
+    log_loss: Weight
+    agreement: Share
+    calls: Annotated[int, Meta(ge=100)]
+
+    def __post_init__(self) -> None:
+        """Refuse a choice that has nothing to fall back to."""
+        if "fp32" not in self.precisions:
+            raise ValueError("compress.precisions must have fp32: every other candidate is held against it")
+        for name in ("pruning", "precisions"):
+            if len(set(getattr(self, name))) != len(getattr(self, name)):
+                raise ValueError(f"compress.{name} names one of them twice")
+
+
+class EngineParams(_Section, frozen=True):
+    """How TensorRT plans are built."""
+
+    builder: Literal["auto", "tensorrt", "tensorrt_rtx", "none"]
+    precision: Literal["fp32", "fp16", "bf16", "int8"]
+    capabilities: tuple[Annotated[str, Meta(pattern=r"^\d{1,2}\.\d$")], ...]
+    largest_batch: Positive
+    largest_chunk: Annotated[int, Meta(ge=1, le=256)]
+    deadline_s: PositiveFloat
+    memory_mib: Annotated[int, Meta(ge=256)]
+
+
 class GateParams(_Section, frozen=True):
     """Thresholds of the gates."""
 
@@ -299,6 +335,8 @@ class Params(_Section, frozen=True):
     train: TrainParams
     evaluation: EvaluationParams
     walk_forward: WalkForwardParams
+    compress: CompressParams
+    engine: EngineParams
     gates: GateParams
     release: ReleaseParams
     serving: ServingParams
