@@ -41,7 +41,7 @@ def publish_small(workspace: Workspace, params: Params, *, seed: int, load: Load
         prime_rows=PRIME_ROWS,
         instruments=(Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001),),
         data_fingerprint="0" * 64,
-        verdicts=(parity(network, model, rows(200), params.gates.parity),),
+        verdicts=(parity(network, model, rows(200), params.gates.parity.fp32),),
         metrics={},
     )
     return publish(workspace, params, artifact, model=params.model.name, contract=contract, load=load)

@@ -29,6 +29,9 @@ SMALL: dict[str, Any] = {
     "train.batch": 8,
     "train.sequences_per_epoch": 64,
     "serving.warmup": 10,
+    "compress.pruning": [],
+    "compress.precisions": ["fp32"],
+    "compress.calls": 100,
     # A minute of data and a second of training need not beat anybody: the flow is under test.
     "gates.skill": 10.0,
     "gates.calibration": 1.0,

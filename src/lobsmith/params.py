@@ -206,6 +206,8 @@ class CompressParams(_Section, frozen=True):
     log_loss: Weight
     agreement: Share
     calls: Annotated[int, Meta(ge=100)]
+    candidate: str
+    """Name of the one to take whatever its speed; empty for the fastest inside the budget."""
 
     def __post_init__(self) -> None:
         """Refuse a choice that has nothing to fall back to."""
@@ -228,10 +230,23 @@ class EngineParams(_Section, frozen=True):
     memory_mib: Annotated[int, Meta(ge=256)]
 
 
+class ParityParams(_Section, frozen=True):
+    """How far any output may be from the network's own, by arithmetic."""
+
+    fp32: PositiveFloat
+    fp16: PositiveFloat
+    bf16: PositiveFloat
+    int8: PositiveFloat
+
+    def of(self, precision: str) -> float:
+        """Return the threshold of a precision; `int8_static` and `int8_dynamic` share one."""
+        return float(getattr(self, precision.partition("_")[0]))
+
+
 class GateParams(_Section, frozen=True):
     """Thresholds of the gates."""
 
-    parity: PositiveFloat
+    parity: ParityParams
     skill: PositiveFloat
     calibration: float
     walk_forward: PositiveFloat

@@ -53,7 +53,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         prime_rows=64,
         instruments=(Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001),),
         data_fingerprint="0" * 64,
-        verdicts=(parity(network, model, rows, params.gates.parity),),
+        verdicts=(parity(network, model, rows, params.gates.parity.fp32),),
         metrics={},
     )
     publish(workspace, params, artifact, model="lob_demo", contract=contract)

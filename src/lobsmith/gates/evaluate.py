@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -9,18 +10,22 @@ import numpy.typing as npt
 import torch
 
 from lobsmith.compress import MODEL as MODEL_FILE
-from lobsmith.compress.runtime import Float, OnnxModel
-from lobsmith.features.dataset import Dataset, load_dataset, other_datasets, training_datasets
+from lobsmith.compress import STEP
+from lobsmith.compress.candidates import FP32
+from lobsmith.compress.runtime import OnnxModel
+from lobsmith.features.dataset import load_dataset, other_datasets, training_datasets
 from lobsmith.files import write_atomic
 from lobsmith.gates.assess import Assessment, assess
+from lobsmith.gates.compression import compression, load_summary
 from lobsmith.gates.evaluation import MAJORITY, MODEL, RECENT, Evaluation
 from lobsmith.gates.parity import parity
 from lobsmith.gates.report import render_report
 from lobsmith.gates.rivals import mean_outlook, rivals
+from lobsmith.gates.streams import stream_predictions
 from lobsmith.gates.verdict import Verdict
 from lobsmith.gates.walk_forward import walk_forward
 from lobsmith.models.material import Part, parts_of
-from lobsmith.models.score import lead_runs
+from lobsmith.models.network import Network
 from lobsmith.models.split import longest_run
 from lobsmith.models.train import Trained, load_network
 from lobsmith.models.trunks import CnnLstmAttention
@@ -36,6 +41,14 @@ _ATTENTION_ROWS, _ATTENTION_CHUNK = 4096, 256
 Progress = Callable[[str], None]
 
 
+class Served(NamedTuple):
+    """What an exported file was made of: the network, pruned or not, in which arithmetic, and its file for one row."""
+
+    network: Network
+    precision: str = FP32
+    step: Path | None = None
+
+
 def evaluate(params: Params, directory: Path, *, on_train: Progress | None = None) -> Evaluation:
     """Score the exported model of a run on its held-out rows, walk forward, and write the report into its folder.
 
@@ -46,6 +59,7 @@ def evaluate(params: Params, directory: Path, *, on_train: Progress | None = Non
     """
     parts = parts_of([load_dataset(path) for path in training_datasets(params, directory)], params.split)
     trained, model = load_network(directory), OnnxModel(directory / MODEL_FILE)
+    summary = load_summary(directory)
     others = [] if params.train.pool else [load_dataset(path) for path in other_datasets(directory)]
     walked = walk_forward(parts, trained.network, params, others, on_fold=on_train)
     return evaluate_model(
@@ -56,7 +70,8 @@ def evaluate(params: Params, directory: Path, *, on_train: Progress | None = Non
         model,
         directory,
         protocol=f"within the window: its newest {params.split.test:.0%} held out, purged",
-        verdicts=(walked,),
+        served=Served(load_network(directory / summary.network).network, summary.precision, directory / STEP),
+        verdicts=(compression(summary, params.compress), walked),
         on_train=on_train,
     )
 
@@ -70,6 +85,7 @@ def evaluate_model(
     directory: Path,
     *,
     protocol: str,
+    served: Served | None = None,
     verdicts: tuple[Verdict, ...] = (),
     on_train: Progress | None = None,
 ) -> Evaluation:
@@ -79,10 +95,11 @@ def evaluate_model(
         params: all of `params.yaml`.
         parts: what the model was trained on, and the rivals will be.
         held_out: the dataset and the rows to score on.
-        trained: the network, for its history and its parity with the export.
-        model: its exported file, which is what is scored.
+        trained: the network as it was trained, for its history.
+        model: the exported file, which is what is scored.
         directory: where `evaluation.json` and `report.html` go.
         protocol: how training and test rows relate, in words.
+        served: what the file was exported from; None for `trained` itself.
         verdicts: what other gates have said; they go into the report.
         on_train: told the name of what is trained next.
     """
@@ -92,6 +109,7 @@ def evaluate_model(
     settings = params.evaluation
     found = assess(dataset, rows, predictions, outlook, mean_outlook(parts), settings.fees_bps, settings.confidences)
     start, stop = longest_run(dataset, rows)
+    longest, of = dataset.rows.features[start:stop], served or Served(trained.network)
     result = Evaluation(
         instrument=dataset.instrument,
         network=params.model.network,
@@ -104,9 +122,9 @@ def evaluate_model(
             "test": len(rows),
         },
         test_start_ns=int(dataset.rows.time[rows[0]]),
-        attention=attention_by_age(trained, dataset.rows.features[start:stop]),
+        attention=attention_by_age(trained, longest),
         verdicts=(
-            parity(trained.network, model, dataset.rows.features[start:stop], params.gates.parity),
+            parity(of.network, model, longest, params.gates.parity.of(of.precision), step=of.step),
             skill(found, params.gates.skill),
             calibrated(found, params.gates.calibration),
             *verdicts,
@@ -117,21 +135,6 @@ def evaluate_model(
     _write_plots(directory, trained, result)
     write_atomic(directory / REPORT, render_report(result, trained.history).encode())
     return result
-
-
-def stream_predictions(model: OnnxModel, dataset: Dataset, rows: npt.NDArray[np.int64]) -> tuple[Float, Float]:
-    """Return the model's probabilities float32 [N, H, 3] and outlook float32 [N, H, 5] at the given rising rows.
-
-    The model steps through every row between; up to `LEAD_ROWS` rows before the first one warm its state.
-    """
-    first, spans = lead_runs(dataset, rows)
-    length, horizons = int(rows[-1]) + 1 - first, dataset.labels.shape[1]
-    probabilities = np.full((length, horizons, 3), np.nan, np.float32)
-    outlook = np.full((length, horizons, 5), np.nan, np.float32)
-    for start, stop in spans:
-        span = slice(start - first, stop - first)
-        probabilities[span], outlook[span], _ = model.predict(dataset.rows.features[start:stop])
-    return probabilities[rows - first], outlook[rows - first]
 
 
 def skill(found: Assessment, threshold: float) -> Verdict:

@@ -1,9 +1,11 @@
 """Is the exported file the trained network?"""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
-from lobsmith.compress.runtime import Float, OnnxModel
+from lobsmith.compress.runtime import BoundModel, Float, OnnxModel
 from lobsmith.gates.verdict import Verdict
 from lobsmith.models.network import Network, ServedNetwork
 
@@ -12,7 +14,9 @@ _AT_ONCE = 500
 """More than a request may carry, and no more than any trunk is exported for (511, `volatility`)."""
 
 
-def parity(network: Network, model: OnnxModel, rows: Float, threshold: float) -> Verdict:
+def parity(
+    network: Network, model: OnnxModel, rows: Float, threshold: float, *, step: Path | None = None
+) -> Verdict:
     """Compare PyTorch with ONNX Runtime on real rows: many at once, one by one, and as a batch of two streams.
 
     Args:
@@ -20,6 +24,7 @@ def parity(network: Network, model: OnnxModel, rows: Float, threshold: float) ->
         model: its exported file.
         rows: float32 [N, F]; up to 1000 of them are used.
         threshold: largest difference in any output, as a share of it where it is above 1.
+        step: the file for one row of one stream, where there is one; it is compared too.
     """
     rows = rows[:_STEPS]
     expected = _torch(network, rows)
@@ -32,13 +37,16 @@ def parity(network: Network, model: OnnxModel, rows: Float, threshold: float) ->
         "stepped": _largest(stepped, expected),
         "batch": _largest(_joined(both.probabilities[0], both.outlook[0]), expected[:half]),
     }
-    finite = bool(np.isfinite(stepped).all())
+    if step is not None:
+        stepped = _bound(step, rows)
+        differences["step_graph"] = _largest(stepped, expected)
+    finite = bool(np.isfinite(at_once).all() and np.isfinite(stepped).all())
     constant = bool((np.ptp(stepped, axis=0) == 0).all())
     value = max(differences.values())
     return Verdict(
         gate="parity",
         passed=finite and not constant and value <= threshold,
-        value=value,
+        value=value if np.isfinite(value) else None,
         threshold=threshold,
         evidence={"rows": len(rows), "finite": finite, "constant": constant, **differences},
     )
@@ -50,6 +58,15 @@ def _torch(network: Network, rows: Float) -> Float:
         features = torch.from_numpy(np.ascontiguousarray(rows)).unsqueeze(0)
         probabilities, outlook, _ = served(features, network.cold_state(1))
     return _joined(probabilities[0].numpy(), outlook[0].numpy())
+
+
+def _bound(step: Path, rows: Float) -> Float:
+    model, answers = BoundModel(step), []
+    for row in rows:
+        model.features[0, 0] = row
+        model.step()
+        answers.append(_joined(model.probabilities[0], model.outlook[0]))
+    return np.concatenate(answers)
 
 
 def _joined(probabilities: Float, outlook: Float) -> Float:

@@ -1,0 +1,118 @@
+"""The candidates: one trained network, pruned or not, in each arithmetic, each as the files that would be served.
+
+    <directory>/<network>/weights.safetensors     the network, pruned and fine-tuned
+    <directory>/<network>/<precision>/model.onnx  any batch and time
+    <directory>/<network>/<precision>/step.onnx   one row of one stream
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lobsmith.compress import MODEL, STEP
+from lobsmith.compress.calibration_rows import calibration_streams
+from lobsmith.compress.export import export_onnx
+from lobsmith.compress.pruning import prune
+from lobsmith.compress.quantise import quantise
+from lobsmith.compress.runtime import Float
+from lobsmith.compress.specialise import specialise
+from lobsmith.errors import PrecisionError, TrainingError
+from lobsmith.models.material import Part
+from lobsmith.models.train import Trained, save_network
+from lobsmith.params import ModelParams, Params
+
+FULL = "full"
+"""The network as it was trained."""
+FP32 = "fp32"
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One network in one arithmetic; where it could not be made, `refused` says why and there are no files.
+
+    `pruned` is the share of channels and hidden units that was taken away.
+    """
+
+    name: str
+    precision: str
+    pruned: float
+    directory: Path
+    trained: Trained | None
+    refused: str = ""
+
+    @property
+    def model(self) -> Path:
+        """The graph for any batch and time."""
+        return self.directory / MODEL
+
+    @property
+    def step(self) -> Path:
+        """The graph for one row of one stream."""
+        return self.directory / STEP
+
+
+def make_candidates(
+    trained: Trained, parts: Sequence[Part], params: Params, directory: Path, *, on_progress: Progress | None = None
+) -> list[Candidate]:
+    """Prune, export and quantise a network in all the ways that `compress` names; the first one is the network itself.
+
+    Args:
+        trained: the network.
+        parts: the rows that it was trained on; fine-tuning and calibration see their training rows.
+        params: all of `params.yaml`.
+        directory: where the files go; what an earlier call has left there is deleted.
+        on_progress: told what is made next.
+    """
+    told = on_progress or (lambda _name: None)
+    shutil.rmtree(directory, ignore_errors=True)
+    settings, size = params.compress, trained.network.state_size
+    share = settings.calibration_rows // len(parts)
+    streams = [
+        stream for one in parts for stream in calibration_streams(one.dataset, one.split.train, share, params.train.seed)
+    ]
+    found = []
+    for pruned in (0.0, *settings.pruning):
+        network = FULL if pruned == 0 else f"pruned_{pruned * 100:g}"
+        told(network)
+        place = directory / network
+        place.mkdir(parents=True)
+        try:
+            made, model = (trained, params.model) if pruned == 0 else _pruned(trained, parts, params, pruned)
+        except TrainingError as error:
+            found.append(Candidate(network, FP32, pruned, place, None, str(error)))
+            continue
+        save_network(made, model, parts[0].dataset.horizons_ms, place)
+        export_onnx(made.network, place / MODEL, size)
+        for precision in sorted(settings.precisions, key=lambda one: one != FP32):
+            name = precision if pruned == 0 else network if precision == FP32 else f"{network}_{precision}"
+            told(name)
+            found.append(_candidate(name, precision, pruned, made, place, streams, params))
+    return found
+
+
+def _pruned(trained: Trained, parts: Sequence[Part], params: Params, share: float) -> tuple[Trained, ModelParams]:
+    pruned = prune(trained, parts, params, share)
+    return pruned.trained, pruned.model
+
+
+def _candidate(
+    name: str,
+    precision: str,
+    pruned: float,
+    trained: Trained,
+    place: Path,
+    streams: Sequence[Float],
+    params: Params,
+) -> Candidate:
+    directory = place / precision
+    directory.mkdir()
+    try:
+        quantise(place / MODEL, directory / MODEL, precision, streams, params.compress)
+        specialise(directory / MODEL, directory / STEP)
+    except PrecisionError as error:
+        shutil.rmtree(directory)
+        return Candidate(name, precision, pruned, directory, None, str(error))
+    return Candidate(name, precision, pruned, directory, trained)

@@ -1,0 +1,51 @@
+"""How much memory a model takes: loaded and run in a process of its own, because a process does not give memory back.
+
+`python -m lobsmith.compress.footprint FILE BATCH ROWS` prints the bytes by which the resident set has grown.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from lobsmith.errors import ReleaseError
+
+_DEADLINE_S = 60.0
+_STATUS = Path("/proc/self/statm")
+_CALLS = 20
+
+
+def measure_footprint(path: Path, batch: int, rows: int) -> int:
+    """Return the bytes of resident memory that loading a model and running calls of one shape takes.
+
+    Raises:
+        ReleaseError: the model cannot be loaded or run.
+    """
+    command = [sys.executable, "-P", "-m", "lobsmith.compress.footprint", str(path), str(batch), str(rows)]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_DEADLINE_S, check=True)
+    except subprocess.TimeoutExpired:
+        raise ReleaseError(f"{path}: not loaded and run within {_DEADLINE_S:g} s; export it again") from None
+    except subprocess.CalledProcessError as error:
+        words = error.stderr.decode(errors="replace").strip().splitlines()
+        raise ReleaseError(f"{path}: cannot be run: {words[-1] if words else f'status {error.returncode}'}") from error
+    return int(done.stdout)
+
+
+def _resident() -> int:
+    import resource
+
+    return int(_STATUS.read_text().split()[1]) * resource.getpagesize()
+
+
+def _main(arguments: list[str]) -> None:
+    from lobsmith.compress.runtime import BoundModel
+
+    before = _resident()
+    model = BoundModel(Path(arguments[0]), int(arguments[1]), int(arguments[2]))
+    for _ in range(_CALLS):
+        model.step()
+    sys.stdout.write(str(max(_resident() - before, 0)))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])
