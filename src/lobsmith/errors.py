@@ -6,6 +6,7 @@
     │   ├── CaptureError          a capture file is empty, truncated, garbled or of an unknown format
     │   └── ThinWindowError       the training window holds too little data
     ├── TrainingError             a model could not be trained
+    ├── PrecisionError            a model cannot be had in an arithmetic, here or at all
     ├── GateError                 a gate said no; nothing was published
     │   └── DataContractError     market data or features are not what the contract asks for
     ├── ReleaseError              a version could not be published, or a published one is not what it claims
@@ -30,6 +31,7 @@ __all__ = [
     "LobsmithError",
     "ParamsError",
     "PortBusyError",
+    "PrecisionError",
     "ReleaseError",
     "RequestError",
     "ServingError",
@@ -67,6 +69,10 @@ class ThinWindowError(DataError):
 
 class TrainingError(LobsmithError):
     """A model could not be trained."""
+
+
+class PrecisionError(LobsmithError):
+    """A model cannot be had in an arithmetic: the target lacks it, or there is nothing to quantise or to measure on."""
 
 
 class GateError(LobsmithError):

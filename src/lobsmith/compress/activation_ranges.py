@@ -1,0 +1,128 @@
+"""The range that int8 has to cover of each activation, measured on real rows with the state carried through.
+
+Two passes over the rows, so that memory does not grow with them: the first finds the largest magnitude of each tensor,
+the second fills a histogram of magnitudes of a fixed number of bins. ONNX Runtime's own calibrators keep every value
+of every tensor, and a histogram of theirs that meets a much larger value later on grows without bound.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnxruntime.quantization.calibrate import HistogramCollector
+
+from lobsmith.compress.calibration_rows import WARM_UP
+from lobsmith.compress.runtime import Float
+from lobsmith.errors import PrecisionError
+from lobsmith.params import CompressParams
+
+_CHUNK = 64
+_BINS = 8192
+_ENTROPY_BINS = 1024
+"""Bins of the magnitudes that the entropy method cuts from: its time rises with their square."""
+_ENTROPY_LEVELS = 128
+_UNUSED_RANGE = 1.0
+"""Of a tensor that was zero throughout: any range represents it."""
+
+
+def activation_ranges(
+    model: Any, tensors: Sequence[str], streams: Sequence[Float], settings: CompressParams
+) -> dict[str, float]:
+    """Return the magnitude at which each tensor is clipped.
+
+    Args:
+        model: the float32 graph, an `onnx.ModelProto`.
+        tensors: names of the activations.
+        streams: float32 [N, F]; their first `WARM_UP` rows, or half of a short one, only bring the state up. No more
+            than `settings.calibration_rows` rows are measured, up to the end of a chunk.
+        settings: the method.
+
+    Raises:
+        PrecisionError: there is no row, one has another number of features or is not finite, or an activation is not.
+    """
+    session = _session(model, tensors)
+    _check(streams, int(session.get_inputs()[0].shape[2]))
+    largest = dict.fromkeys(tensors, 0.0)
+    for values in _activations(session, tensors, streams, settings.calibration_rows):
+        for name, value in values.items():
+            largest[name] = max(largest[name], float(np.abs(value).max(initial=0.0)))
+    for name, limit in largest.items():
+        if not np.isfinite(limit):
+            raise PrecisionError(f"int8_static: {name} is not finite on the calibration rows; train the model again")
+    counts = {name: np.zeros(_BINS, np.int64) for name in tensors}
+    for values in _activations(session, tensors, streams, settings.calibration_rows):
+        for name, value in values.items():
+            if largest[name] > 0:
+                counts[name] += np.histogram(np.abs(value), bins=_BINS, range=(0.0, largest[name]))[0]
+    return {
+        name: _threshold(counts[name], largest[name], settings) if largest[name] > 0 else _UNUSED_RANGE
+        for name in tensors
+    }
+
+
+def _session(model: Any, tensors: Sequence[str]) -> Any:
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    watched.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _check(streams: Sequence[Float], features: int) -> None:
+    if not any(len(stream) for stream in streams):
+        raise PrecisionError("int8_static: there is no row to calibrate on; give more training data")
+    for number, stream in enumerate(streams):
+        if stream.ndim != 2 or stream.shape[1] != features:
+            raise PrecisionError(
+                f"int8_static: calibration stream {number} has shape {list(stream.shape)}, not [rows, {features}]"
+            )
+        bad = np.flatnonzero(~np.isfinite(stream).all(axis=1))
+        if len(bad):
+            raise PrecisionError(
+                f"int8_static: row {bad[0]} of calibration stream {number} is not finite ({len(bad)} of {len(stream)} "
+                f"are not); mend the features"
+            )
+
+
+def _activations(
+    session: Any, tensors: Sequence[str], streams: Sequence[Float], limit: int
+) -> Iterator[dict[str, Float]]:
+    """Yield what the tensors hold after each chunk of rows that counts."""
+    state_size = int(session.get_inputs()[1].shape[1])
+    measured = 0
+    for stream in streams:
+        state = np.zeros((1, state_size), np.float32)
+        warm_up = min(WARM_UP, len(stream) // 2)
+        if warm_up:
+            (state,) = session.run(["next_state"], {"features": stream[np.newaxis, :warm_up], "state": state})
+        for start in range(warm_up, len(stream), _CHUNK):
+            if measured >= limit:
+                return
+            rows = stream[np.newaxis, start : start + _CHUNK]
+            state, *values = session.run(["next_state", *tensors], {"features": rows, "state": state})
+            measured += rows.shape[1]
+            yield dict(zip(tensors, values, strict=True))
+
+
+def _threshold(counts: npt.NDArray[np.int64], largest: float, settings: CompressParams) -> float:
+    if settings.calibration == "percentile":
+        reached = np.searchsorted(np.cumsum(counts), settings.percentile / 100 * counts.sum())
+        return largest * (min(int(reached), _BINS - 1) + 1) / _BINS
+    return _entropy_threshold(counts, largest)
+
+
+def _entropy_threshold(counts: npt.NDArray[np.int64], largest: float) -> float:
+    """Return the cut that loses least information (Migacz 2017, "8-bit inference with TensorRT"), by ONNX Runtime."""
+    coarse = counts.reshape(_ENTROPY_BINS, -1).sum(axis=1)
+    edges = np.linspace(-largest, largest, 2 * _ENTROPY_BINS + 1).astype(np.float32)
+    histogram = (np.concatenate([coarse[::-1], coarse]), edges, edges[0], edges[-1], edges[-1])
+    collector = HistogramCollector("entropy", True, 2 * _ENTROPY_BINS, _ENTROPY_LEVELS, None, None)
+    return float(collector.get_entropy_threshold(histogram, _ENTROPY_LEVELS)[1])

@@ -1,0 +1,120 @@
+"""A graph in half precision: fp16 or bf16 where the arithmetic is, float32 where range or exactness matter.
+
+ONNX Runtime's converter knows no bf16, and puts a cast through fp16 between any two nodes that it was told to keep in
+float32: raw features beyond 65504 and the mask of the attention, −1e30, would become infinite.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnx.version_converter
+from onnx import TensorProto, helper, numpy_helper
+
+from lobsmith.errors import PrecisionError
+from lobsmith.files import write_atomic
+
+Half = Literal["fp16", "bf16"]
+
+_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+_ARITHMETIC = {"Conv", "Gemm", "LSTM", "MatMul"}
+_CARRIERS = {"LeakyRelu", "Relu", "Squeeze", "Transpose"}
+"""Cheap nodes between them, which would otherwise need a cast on each side."""
+_BF16_OPSET = 22
+"""The first in which Conv and LSTM may be bf16."""
+
+
+def convert_half(source: Path, destination: Path, precision: Half) -> None:
+    """Write a graph whose products and recurrence are in half precision, with inputs and outputs in float32.
+
+    Standardisation, the attention's mask and softmax, the count in the state and the calibration stay float32. Whether
+    this machine can run the result is not asked: plans for a GPU are built from it.
+
+    Raises:
+        PrecisionError: the graph has nothing to convert.
+    """
+    model = onnx.load_model(str(source), load_external_data=False)
+    if precision == "bf16":
+        model = onnx.version_converter.convert_version(model, _BF16_OPSET)
+    if not any(node.op_type in _ARITHMETIC for node in model.graph.node):
+        raise PrecisionError(f"{precision}: {source} has no product and no recurrence to convert; leave it in fp32")
+    _convert(model, _TYPES[precision])
+    onnx.checker.check_model(model, full_check=True)
+    write_atomic(destination, model.SerializeToString(deterministic=True))
+
+
+def _convert(model: Any, half: int) -> None:
+    graph = model.graph
+    floats = _float_tensors(model)
+    initialisers = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[Any] = []
+    halves: dict[str, str] = {}
+    """Float tensors to their counterparts in half precision."""
+    computed: set[str] = set()
+    """Those of them that are the result of a node in half precision."""
+
+    def in_half(name: str) -> str:
+        if name not in halves:
+            halves[name] = f"{name}_half"
+            if name in initialisers:
+                graph.initializer.append(_rounded(initialisers[name], halves[name], half))
+            else:
+                nodes.append(helper.make_node("Cast", [name], [halves[name]], f"{halves[name]}_cast", to=half))
+        return halves[name]
+
+    for node in graph.node:
+        nodes.append(node)
+        if not (node.op_type in _ARITHMETIC or (node.op_type in _CARRIERS and node.input[0] in computed)):
+            continue
+        nodes.pop()
+        for index, name in enumerate(node.input):
+            if name in floats:
+                node.input[index] = in_half(name)
+        nodes.append(node)
+        for index, name in enumerate(node.output):
+            if name in floats:
+                computed.add(name)
+                node.output[index] = halves[name] = f"{name}_half"
+                nodes.append(helper.make_node("Cast", [halves[name]], [name], f"{name}_cast", to=TensorProto.FLOAT))
+    kept = _without_unread(nodes, {output.name for output in graph.output})
+    read = {name for node in kept for name in node.input}
+    weights = [tensor for tensor in graph.initializer if tensor.name in read]
+    for field, content in ((graph.node, kept), (graph.initializer, weights), (graph.value_info, [])):
+        copies = [type(one).FromString(one.SerializeToString()) for one in content]
+        del field[:]
+        field.extend(copies)
+
+
+def _float_tensors(model: Any) -> set[str]:
+    """Return the names of all float32 tensors; the exporter's graphs have no subgraphs."""
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    values = {
+        value.name
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    }
+    return values | {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+
+
+def _rounded(tensor: Any, name: str, half: int) -> Any:
+    array = numpy_helper.to_array(tensor)
+    with np.errstate(over="ignore"):
+        rounded = array.astype(helper.tensor_dtype_to_np_dtype(half))
+    if not np.isfinite(rounded.astype(np.float32)).all():
+        raise PrecisionError(
+            f"{TensorProto.DataType.Name(half)}: {tensor.name} goes up to {np.abs(array).max():g}, beyond the type's "
+            f"range; use bf16 or fp32"
+        )
+    return numpy_helper.from_array(rounded, name)
+
+
+def _without_unread(nodes: list[Any], outputs: set[str]) -> list[Any]:
+    """Drop nodes whose results nobody reads: casts back to float32, for the most part."""
+    read = set(outputs)
+    kept = []
+    for node in reversed(nodes):
+        if any(name in read for name in node.output):
+            read.update(node.input)
+            kept.append(node)
+    return kept[::-1]
