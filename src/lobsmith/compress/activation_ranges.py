@@ -44,11 +44,12 @@ def activation_ranges(
         PrecisionError: there is no row, one has another number of features or is not finite, or an activation is not.
     """
     session = _session(model, tensors)
-    _check(streams, int(session.get_inputs()[0].shape[2]))
+    _check(streams, _width(session, "features"))
     largest = dict.fromkeys(tensors, 0.0)
     for values in _activations(session, tensors, streams, settings.calibration_rows):
         for name, value in values.items():
-            largest[name] = max(largest[name], float(np.abs(value).max(initial=0.0)))
+            # Not Python's max, which drops a NaN.
+            largest[name] = float(np.maximum(largest[name], np.abs(value).max(initial=0.0)))
     for name, limit in largest.items():
         if not np.isfinite(limit):
             raise PrecisionError(f"int8_static: {name} is not finite on the calibration rows; train the model again")
@@ -76,6 +77,12 @@ def _session(model: Any, tensors: Sequence[str]) -> Any:
     return onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+def _width(session: Any, name: str) -> int:
+    """Return the last dimension of an input."""
+    (width,) = [int(tensor.shape[-1]) for tensor in session.get_inputs() if tensor.name == name]
+    return width
+
+
 def _check(streams: Sequence[Float], features: int) -> None:
     if not any(len(stream) for stream in streams):
         raise PrecisionError("int8_static: there is no row to calibrate on; give more training data")
@@ -96,7 +103,7 @@ def _activations(
     session: Any, tensors: Sequence[str], streams: Sequence[Float], limit: int
 ) -> Iterator[dict[str, Float]]:
     """Yield what the tensors hold after each chunk of rows that counts."""
-    state_size = int(session.get_inputs()[1].shape[1])
+    state_size = _width(session, "state")
     measured = 0
     for stream in streams:
         state = np.zeros((1, state_size), np.float32)
@@ -122,6 +129,8 @@ def _threshold(counts: npt.NDArray[np.int64], largest: float, settings: Compress
 def _entropy_threshold(counts: npt.NDArray[np.int64], largest: float) -> float:
     """Return the cut that loses least information (Migacz 2017, "8-bit inference with TensorRT"), by ONNX Runtime."""
     coarse = counts.reshape(_ENTROPY_BINS, -1).sum(axis=1)
+    if np.count_nonzero(coarse) == 1:
+        return largest  # of a constant every cut loses the same, and ONNX Runtime would take the deepest
     edges = np.linspace(-largest, largest, 2 * _ENTROPY_BINS + 1).astype(np.float32)
     histogram = (np.concatenate([coarse[::-1], coarse]), edges, edges[0], edges[-1], edges[-1])
     collector = HistogramCollector("entropy", True, 2 * _ENTROPY_BINS, _ENTROPY_LEVELS, None, None)

@@ -19,8 +19,8 @@ Half = Literal["fp16", "bf16"]
 
 _TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _ARITHMETIC = {"Conv", "Gemm", "LSTM", "MatMul"}
-_CARRIERS = {"LeakyRelu", "Relu", "Squeeze", "Transpose"}
-"""Cheap nodes between them, which would otherwise need a cast on each side."""
+_ACTIVATIONS = {"LeakyRelu", "Relu"}
+"""Follow a convolution in its precision. Transpose and Squeeze do not: ONNX Runtime 1.31 dies of both in fp16."""
 _BF16_OPSET = 22
 """The first in which Conv and LSTM may be bf16."""
 
@@ -64,10 +64,9 @@ def _convert(model: Any, half: int) -> None:
         return halves[name]
 
     for node in graph.node:
-        nodes.append(node)
-        if not (node.op_type in _ARITHMETIC or (node.op_type in _CARRIERS and node.input[0] in computed)):
+        if not (node.op_type in _ARITHMETIC or (node.op_type in _ACTIVATIONS and node.input[0] in computed)):
+            nodes.append(node)
             continue
-        nodes.pop()
         for index, name in enumerate(node.input):
             if name in floats:
                 node.input[index] = in_half(name)

@@ -22,8 +22,9 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from lobsmith.compress.activation_ranges import activation_ranges
 from lobsmith.compress.half import convert_half
-from lobsmith.compress.runtime import Float, OnnxModel
-from lobsmith.errors import PrecisionError, ReleaseError
+from lobsmith.compress.runtime import Float
+from lobsmith.compress.trial import check_runs
+from lobsmith.errors import PrecisionError
 from lobsmith.files import write_atomic
 from lobsmith.params import CompressParams
 
@@ -39,7 +40,8 @@ def quantise(
 ) -> None:
     """Write a graph in another arithmetic: one whole file with the same float32 inputs and outputs, or none.
 
-    The same source, streams and settings give the same bytes.
+    The same source, streams and settings give the same bytes. A file of an earlier call is gone even where this one
+    fails: a stale candidate must not be taken for a new one.
 
     Args:
         source: the exported float32 graph.
@@ -61,25 +63,12 @@ def quantise(
     }
     if precision not in writers:
         raise PrecisionError(f"{precision!r} is no precision; choose one of {', '.join(writers)}")
+    destination.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="lobsmith-") as directory:
         candidate = Path(directory) / destination.name
         writers[precision](source, candidate)
-        _check_runs(candidate, precision)
+        check_runs(candidate, precision)
         write_atomic(destination, candidate.read_bytes())
-
-
-def _check_runs(path: Path, precision: str) -> None:
-    """Refuse a graph that this machine cannot load or run: not every arithmetic has kernels everywhere."""
-    try:
-        model = OnnxModel(path)
-        answered = model.run(np.zeros((1, 2, model.feature_count), np.float32), model.cold_state())
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        reason = " ".join(str(error.__cause__ if isinstance(error, ReleaseError) else error).split())
-        raise PrecisionError(
-            f"{precision}: this machine's ONNX Runtime cannot run it: {reason}; leave it out of compress.precisions"
-        ) from error
-    if not all(np.isfinite(output).all() for output in answered):
-        raise PrecisionError(f"{precision}: its answers are not finite; leave it out of compress.precisions")
 
 
 def _load(source: Path) -> Any:
