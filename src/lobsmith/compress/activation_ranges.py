@@ -21,7 +21,7 @@ from lobsmith.params import CompressParams
 
 _CHUNK = 64
 _BINS = 8192
-_ENTROPY_BINS = 1024
+_ENTROPY_BINS = 512
 """Bins of the magnitudes that the entropy method cuts from: its time rises with their square."""
 _ENTROPY_LEVELS = 128
 _UNUSED_RANGE = 1.0
