@@ -11,10 +11,10 @@ from msgspec import Struct
 from prefect import flow, task
 
 from lobsmith.compress import GOLDEN, MODEL
-from lobsmith.compress.compress import Compressed, compress
 from lobsmith.compress.golden import load_golden
 from lobsmith.errors import DataError
-from lobsmith.features.dataset import DATASET, build_features, training_datasets
+from lobsmith.features.dataset import build_features, training_datasets
+from lobsmith.gates.compression import Compressed, compress
 from lobsmith.gates.evaluate import EVALUATION, REPORT, evaluate
 from lobsmith.gates.evaluation import Evaluation
 from lobsmith.gates.validate import CONTRACT, EVENTS_DOCS, Validated, validate, validate_features
@@ -102,12 +102,15 @@ def _show_epoch(note: Note, params: Params, epoch: Epoch) -> None:
     )
 
 
-@task(name="export to ONNX")
-def export_to_onnx(params: Params, directory: Path) -> Compressed:
-    """Export, take golden vectors and measure how many rows prime a cold stream."""
-    with stage("export to ONNX") as note:
-        summary = compress(params, directory / DATASET, directory)
-        note(f"{summary.bytes:,} bytes, primed by {summary.prime_rows} rows")
+@task(name="compress and export")
+def compress_and_export(params: Params, directory: Path) -> Compressed:
+    """Prune, quantise and export; take the fastest candidate that loses little enough."""
+    with stage("compress and export") as note:
+        summary = compress(params, directory, on_progress=note)
+        note(
+            f"{summary.name} of {len(summary.candidates)} candidates, {summary.bytes:,} bytes, "
+            f"primed by {summary.prime_rows} rows"
+        )
         return summary
 
 
@@ -237,7 +240,7 @@ def retrain(
     validated = validate_market_data(params, directory)
     data_verdicts = compute_features(params, directory, validated)
     history = train_network(params, directory)
-    summary = export_to_onnx(params, directory)
+    summary = compress_and_export(params, directory)
     evaluation = evaluate_and_gate(params, directory)
     run = record_in_mlflow(workspace, params, evaluation, history, directory)
     manifest = publish_version(workspace, params, data_verdicts, evaluation, summary, run, directory)

@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from lobsmith.compress.compress import compress
 from lobsmith.features.dataset import DATASET, Dataset, build_dataset, build_features
 from lobsmith.gates.assess import Assessment
+from lobsmith.gates.compression import compress
 from lobsmith.gates.evaluate import CALIBRATION, EVALUATION, HISTORY, REPORT, calibrated, evaluate, skill
 from lobsmith.gates.evaluation import MAJORITY, MODEL, Calibration, Comparison, Evaluation, Interval, Score
 from lobsmith.gates.verdict import Verdict
@@ -130,7 +130,7 @@ def test_the_stages_from_files_to_files(tmp_path: Path) -> None:
     ingest(params.data, None, tmp_path / MARKET)
     build_features(params, tmp_path / MARKET, tmp_path)
     train_stage(params, [tmp_path / DATASET], tmp_path)
-    summary = compress(params, tmp_path / DATASET, tmp_path)
+    summary = compress(params, tmp_path)
     assert summary.bytes == (tmp_path / "model.onnx").stat().st_size
     told: list[str] = []
     result = evaluate(params, tmp_path, on_train=told.append)

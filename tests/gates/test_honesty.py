@@ -109,7 +109,7 @@ def test_its_own_labels_are() -> None:
 CODE = """
 import sys
 from pathlib import Path
-from lobsmith.compress.compress import compress
+from lobsmith.gates.compression import compress
 from lobsmith.features.dataset import build_dataset, save_dataset
 from lobsmith.market.simulator import simulate
 from lobsmith.models.train import train_stage
@@ -119,7 +119,7 @@ params, directory = params_of(sys.argv[1]), Path(sys.argv[2])
 dataset = directory / "dataset.safetensors"
 save_dataset(build_dataset(simulate(seed=3, seconds=SECONDS), params), dataset)
 train_stage(params, [dataset], directory)
-compress(params, dataset, directory)
+compress(params, directory)
 """
 
 

@@ -3,20 +3,24 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
+from rich.table import Table
 
-from lobsmith.cli.options import capture_arguments, overrides, set_option
+from lobsmith.cli.options import capture_arguments, json_option, overrides, print_json, results, set_option
 from lobsmith.params import Params, load_params
-from lobsmith.progress import console
+from lobsmith.progress import Note, console
 from lobsmith.progress import stage as show
 from lobsmith.workspace import Workspace
 
-Run = Callable[[Params, Path, list[Path]], Any]
+if TYPE_CHECKING:
+    from lobsmith.gates.compression import Compressed
+
+Run = Callable[[Params, Path, list[Path], Note], str]
 
 
-def _ingest(params: Params, directory: Path, captures: list[Path]) -> str:
+def _ingest(params: Params, directory: Path, captures: list[Path], _note: Note) -> str:
     from lobsmith.market.ingest import MARKET, ingest
 
     # The stage's output is this run's data and nothing that an earlier run has left there.
@@ -27,7 +31,7 @@ def _ingest(params: Params, directory: Path, captures: list[Path]) -> str:
     return "; ".join(f"{name}: {one.accounting.records:,} records" for name, one in done.done.items())
 
 
-def _validate(params: Params, directory: Path, _captures: list[Path]) -> str:
+def _validate(params: Params, directory: Path, _captures: list[Path], _note: Note) -> str:
     from lobsmith.gates.validate import validate
     from lobsmith.market.ingest import MARKET
 
@@ -37,7 +41,7 @@ def _validate(params: Params, directory: Path, _captures: list[Path]) -> str:
     return f"tradable: {', '.join(done.tradable)}"
 
 
-def _features(params: Params, directory: Path, _captures: list[Path]) -> str:
+def _features(params: Params, directory: Path, _captures: list[Path], _note: Note) -> str:
     from lobsmith.features.dataset import build_features
     from lobsmith.gates.validate import load_validated, validate_features
     from lobsmith.market.ingest import MARKET
@@ -49,7 +53,7 @@ def _features(params: Params, directory: Path, _captures: list[Path]) -> str:
     return "; ".join(f"{name}: {len(one.rows):,} rows" for name, one in built.datasets.items())
 
 
-def _train(params: Params, directory: Path, _captures: list[Path]) -> str:
+def _train(params: Params, directory: Path, _captures: list[Path], _note: Note) -> str:
     from lobsmith.features.dataset import training_datasets
     from lobsmith.models.train import train_stage
 
@@ -57,14 +61,14 @@ def _train(params: Params, directory: Path, _captures: list[Path]) -> str:
     return f"validation {min(one.validation_loss for one in history):.4f}"
 
 
-def _compress(params: Params, directory: Path, _captures: list[Path]) -> str:
-    from lobsmith.compress.compress import compress
-    from lobsmith.features.dataset import DATASET
+def _compress(params: Params, directory: Path, _captures: list[Path], note: Note) -> str:
+    from lobsmith.gates.compression import compress
 
-    return f"{compress(params, directory / DATASET, directory).bytes:,} bytes"
+    summary = compress(params, directory, on_progress=note)
+    return f"{summary.name} of {len(summary.candidates)} candidates, {summary.bytes:,} bytes"
 
 
-def _evaluate(params: Params, directory: Path, _captures: list[Path]) -> str:
+def _evaluate(params: Params, directory: Path, _captures: list[Path], _note: Note) -> str:
     from lobsmith.gates.evaluate import evaluate
 
     return "; ".join(map(str, evaluate(params, directory).verdicts))
@@ -91,6 +95,7 @@ STAGES: dict[str, Run] = {
     help="Where the stages' files lie.",
 )
 @set_option
+@json_option
 @click.pass_obj
 def stage(
     workspace: Workspace,
@@ -99,9 +104,66 @@ def stage(
     more: tuple[Path, ...],
     directory: Path,
     settings: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Run one stage from files to files."""
     params = load_params(workspace.params, overrides(settings))
     directory.mkdir(parents=True, exist_ok=True)
     with show(name) as note:
-        note(STAGES[name](params, directory, [*captures, *more]))
+        outcome = STAGES[name](params, directory, [*captures, *more], note)
+        note(outcome)
+    if name == "compress":
+        _show_candidates(directory, as_json=as_json)
+    elif as_json:
+        print_json({"stage": name, "outcome": outcome})
+
+
+def _show_candidates(directory: Path, *, as_json: bool) -> None:
+    from lobsmith.gates.compression import load_summary
+
+    summary = load_summary(directory)
+    if as_json:
+        print_json(summary)
+        return
+    results.print(candidates_table(summary))
+    for row in summary.candidates:
+        if row.refused:
+            results.print(f"{row.name} refused: {row.refused}", soft_wrap=True)
+
+
+def candidates_table(summary: "Compressed") -> Table:
+    """Return the table of candidates as it is printed."""
+
+    table = Table(title=f"Candidates for use in {summary.use}; losses of held-out rows with 95 % intervals")
+    for heading in (
+        "candidate",
+        "log-loss",
+        "MCC",
+        "as FP32",
+        "p50 µs",
+        "p99 µs",
+        "step ×",
+        "chunk ×",
+        "batch ×",
+        "kB",
+        "MB",
+    ):
+        table.add_column(heading, justify="left" if heading == "candidate" else "right")
+    for row in summary.candidates:
+        mark = "[green]✓[/green] " if row.chosen else "✗ " if row.refused else "  "
+        if row.test is None:
+            table.add_row(f"{mark}{row.name}", *[""] * 10)
+            continue
+        loss, mcc = row.test.delta_log_loss, row.test.delta_mcc
+        table.add_row(
+            f"{mark}{row.name}",
+            f"{loss.value:+.2%} [{loss.low:+.2%}, {loss.high:+.2%}]",
+            f"{mcc.value:+.3f} [{mcc.low:+.3f}, {mcc.high:+.3f}]",
+            f"{row.test.agreement.value:.2%}",
+            f"{row.p50_us:.1f}",
+            f"{row.p99_us:.1f}",
+            *(f"{one.speedup:.2f}" for one in row.timings),
+            f"{(row.bytes or 0) / 1e3:.0f}",
+            f"{(row.memory_bytes or 0) / 1e6:.1f}",
+        )
+    return table

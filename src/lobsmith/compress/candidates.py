@@ -1,8 +1,8 @@
 """The candidates: one trained network, pruned or not, in each arithmetic, each as the files that would be served.
 
-    <directory>/<network>/weights.safetensors     the network, pruned and fine-tuned
-    <directory>/<network>/<precision>/model.onnx  any batch and time
-    <directory>/<network>/<precision>/step.onnx   one row of one stream
+<directory>/<network>/weights.safetensors     the network, pruned and fine-tuned
+<directory>/<network>/<precision>/model.onnx  any batch and time
+<directory>/<network>/<precision>/step.onnx   one row of one stream
 """
 
 import shutil
@@ -71,7 +71,9 @@ def make_candidates(
     settings, size = params.compress, trained.network.state_size
     share = settings.calibration_rows // len(parts)
     streams = [
-        stream for one in parts for stream in calibration_streams(one.dataset, one.split.train, share, params.train.seed)
+        stream
+        for one in parts
+        for stream in calibration_streams(one.dataset, one.split.train, share, params.train.seed)
     ]
     found = []
     for pruned in (0.0, *settings.pruning):

@@ -4,7 +4,7 @@ What has one axis longer than 1 is computed on as [1, N], a 1×1 convolution of 
 from the front axes of a tensor is a part of its vector. Numbers and the order of their sums stay as they are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ class _Flattening:
         )
         for node in list(self.graph.node):
             if not any(rule(node) for rule in rules):
-                node.input[:] = [self._as(name, self.old[name]) if name else "" for name in node.input]
+                node.input[:] = self._unchanged(node.input)
                 self.nodes.append(node)
         for name in sorted(self.outputs & self.stored.keys()):
             self._emit("Reshape", [self.stored[name], self._shape(self.old[name])], name, self.old[name])
@@ -102,7 +102,11 @@ class _Flattening:
             vector, weight = (self.old[name] for name in node.input[:2])
             if len(weight) != 3 or weight[2] != 1 or _attribute(node, "group", 1) != 1 or vector != (1, weight[1], 1):
                 return False
-            inputs = [self._vector(node.input[0]), self._as(node.input[1], weight[:2]), *node.input[2:]]
+            inputs = [
+                self._vector(node.input[0]),
+                self._as(node.input[1], weight[:2]),
+                *self._unchanged(node.input[2:]),
+            ]
             self._emit("Gemm", inputs, self._flat(node.output[0]), (1, weight[0]), transB=1)
             return True
         if node.op_type != "MatMul":
@@ -126,7 +130,7 @@ class _Flattening:
         spread = node.input if node.op_type in _BINARY else node.input[:1]
         if any(_without_ones(self.old[name]) not in (like, ()) for name in spread):
             return False
-        self._emit_like(node, [*map(self._vector, spread), *node.input[len(spread) :]])
+        self._emit_like(node, [*map(self._vector, spread), *self._unchanged(node.input[len(spread) :])])
         return True
 
     def _contiguous(self, node: Any) -> bool:
@@ -199,6 +203,10 @@ class _Flattening:
         """Name the vector that holds a tensor's numbers."""
         self.stored[name] = f"{name}_flat"
         return f"{name}_flat"
+
+    def _unchanged(self, names: Iterable[str]) -> list[str]:
+        """Return tensors of the new graph with numbers and shapes of old ones; an input left out stays so."""
+        return [self._as(name, self.old[name]) if name else "" for name in names]
 
     def _vector(self, name: str) -> str:
         return self._as(name, (1, _size(self.old[name])))

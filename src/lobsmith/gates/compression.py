@@ -1,6 +1,5 @@
-"""The compress stage: candidates of one trained network, measured beside it, and the fastest that loses little enough."""
+"""The compress stage: candidates of one trained network beside it; the fastest that loses little is served."""
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,16 +9,15 @@ import numpy.typing as npt
 from msgspec import Struct, structs
 
 from lobsmith.compress import GOLDEN, MODEL, STEP
-from lobsmith.compress.candidates import FP32, Candidate, make_candidates
+from lobsmith.compress.candidates import Candidate, make_candidates
 from lobsmith.compress.footprint import measure_footprint
 from lobsmith.compress.golden import GOLDEN_ROWS, golden_vectors, save_golden
 from lobsmith.compress.priming import TOLERANCE, measure_prime_rows
 from lobsmith.compress.runtime import BoundModel, Float, OnnxModel
 from lobsmith.compress.timing import USES, Timing, compare_times
-from lobsmith.errors import ReleaseError, TrainingError
+from lobsmith.errors import TrainingError
 from lobsmith.features.dataset import load_dataset, training_datasets
 from lobsmith.files import write_atomic
-from lobsmith.gates.evaluation import Interval
 from lobsmith.gates.fidelity import Fidelity, fidelity
 from lobsmith.gates.parity import parity
 from lobsmith.gates.streams import stream_predictions
@@ -29,6 +27,7 @@ from lobsmith.models.split import longest_run
 from lobsmith.models.train import load_network
 from lobsmith.params import CompressParams, Params
 
+GATE = "compression"
 SUMMARY = "compress.json"
 CANDIDATES = "candidates"
 _PRIMING_ROWS = 8192
@@ -42,9 +41,9 @@ Progress = Callable[[str], None]
 class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A row of the table of candidates.
 
-    `delta_log_loss` (a share: 0.005 is half a percent worse), `delta_mcc` and `agreement` are of the held-out test rows;
-    the choice goes by the same figures of the validation rows, `validation`. Times are of the use that the parameters
-    name; `timings` has all uses. What could not be made or measured has a reason in `refused` and no figures.
+    `delta_log_loss` (a share: 0.005 is half a percent worse), `delta_mcc` and `agreement` are of the held-out test
+    rows; the choice goes by the same figures of the validation rows. Times are of the use that the parameters name;
+    `timings` has all uses. What may not be served has its reason in `refused`, what could not be made no figures.
     """
 
     name: str
@@ -100,7 +99,7 @@ def compress(params: Params, directory: Path, *, on_progress: Progress | None = 
     Raises:
         TrainingError: there is no trained network, the held-out rows hold no run worth measuring on, or the parameters
             name a candidate that there is not.
-        """
+    """
     told = on_progress or (lambda _text: None)
     parts = parts_of([load_dataset(path) for path in training_datasets(params, directory)], params.split)
     held_out = _held_out(parts[0])
@@ -143,9 +142,9 @@ def load_summary(directory: Path) -> Compressed:
 def choose(rows: Sequence[Row], settings: CompressParams) -> str:
     """Return the name of the fastest candidate inside the budget; the first row is the network itself.
 
-    A rise of the log-loss counts at the upper end of its interval and agreement at its value, both on validation rows:
-    what is chosen by them cannot be tuned to the test rows. A speed-up counts where its interval leaves out 1. A name
-    in the parameters is taken whatever its speed, so that a version can be made again: times differ, files do not.
+    What is chosen by validation rows cannot be tuned to the test rows: those only have a veto, and where they use it
+    the network itself is served. A speed-up counts where its interval leaves out 1. A name in the parameters is taken
+    whatever its speed, so that a version can be made again: times differ, files do not.
 
     Raises:
         TrainingError: the parameters name a candidate that there is not.
@@ -155,16 +154,19 @@ def choose(rows: Sequence[Row], settings: CompressParams) -> str:
         if settings.candidate not in able:
             raise TrainingError(f"compress.candidate is {settings.candidate!r}; choose one of {', '.join(able)}")
         return settings.candidate
-    best, name = 1.0, rows[0].name
-    for row in rows[1:]:
-        if row.refused or row.validation is None or row.speedup is None:
-            continue
-        timing = next(one for one in row.timings if one.use == settings.use)
-        inside = row.validation.delta_log_loss.high <= settings.log_loss
-        inside &= row.validation.agreement.value >= settings.agreement
-        if inside and timing.low > 1.0 and row.speedup > best:
-            best, name = row.speedup, row.name
-    return name
+    faster = [row for row in rows[1:] if not row.refused and _is_faster(row, settings.use)]
+    inside = [row for row in faster if row.validation and within_budget(row.validation, settings)]
+    fastest = max(inside, key=lambda row: row.speedup or 0.0, default=rows[0])
+    return fastest.name if fastest.test and within_budget(fastest.test, settings) else rows[0].name
+
+
+def within_budget(lost: Fidelity, settings: CompressParams) -> bool:
+    """Tell whether the upper end of the rise of the log-loss, and the agreement, are what the parameters allow."""
+    return lost.delta_log_loss.high <= settings.log_loss and lost.agreement.value >= settings.agreement
+
+
+def _is_faster(row: Row, use: str) -> bool:
+    return any(one.use == use and one.low > 1.0 for one in row.timings)
 
 
 def compression(summary: Compressed, settings: CompressParams) -> Verdict:
@@ -173,27 +175,27 @@ def compression(summary: Compressed, settings: CompressParams) -> Verdict:
     The value is the rise of the log-loss as a share, at the upper end of its interval.
     """
     row = summary.chosen
-    test = row.test or Fidelity(rows=0, delta_log_loss=_NOTHING, delta_mcc=_NOTHING, agreement=_NOTHING)
-    value = test.delta_log_loss.high
+    evidence = {
+        "candidate": row.name,
+        "use": summary.use,
+        "speedup": row.speedup,
+        "least_agreement": settings.agreement,
+    }
+    if row.test is None:
+        return Verdict(gate=GATE, passed=False, value=None, threshold=settings.log_loss, evidence=evidence)
     return Verdict(
-        gate="compression",
-        passed=value <= settings.log_loss and test.agreement.value >= settings.agreement,
-        value=value if math.isfinite(value) else None,
+        gate=GATE,
+        passed=within_budget(row.test, settings),
+        value=row.test.delta_log_loss.high,
         threshold=settings.log_loss,
         evidence={
-            "candidate": row.name,
-            "use": summary.use,
-            "speedup": row.speedup,
-            "agreement": test.agreement.value,
-            "least_agreement": settings.agreement,
-            "delta_log_loss": test.delta_log_loss.value,
-            "delta_mcc": test.delta_mcc.value,
-            "rows": test.rows,
+            **evidence,
+            "agreement": row.agreement,
+            "delta_log_loss": row.delta_log_loss,
+            "delta_mcc": row.delta_mcc,
+            "rows": row.test.rows,
         },
     )
-
-
-_NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
 def _held_out(part: Part) -> Float:
@@ -207,47 +209,54 @@ def _held_out(part: Part) -> Float:
     return found
 
 
-def _measure(
-    candidates: Sequence[Candidate], part: Part, held_out: Float, params: Params, told: Progress
-) -> list[Row]:
+def _measure(candidates: Sequence[Candidate], part: Part, held_out: Float, params: Params, told: Progress) -> list[Row]:
     """Measure every candidate beside the first one, the network as it was trained."""
-    reference = candidates[0]
-    dataset, splits = part.dataset, {"test": part.split.test, "validation": part.split.validation}
-    said = {name: _predict(reference, part, rows) for name, rows in splits.items()}
+    rows = {"test": part.split.test, "validation": part.split.validation}
+    said = {name: _predict(candidates[0], part, where) for name, where in rows.items()}
     found = []
     for one in candidates:
         row = Row(name=one.name, precision=one.precision, pruned=one.pruned, refused=one.refused)
-        if one.refused or one.trained is None:
-            found.append(row)
-            continue
-        told(f"measure {one.name}")
-        model = OnnxModel(one.model)
-        verdict = parity(one.trained.network, model, held_out, params.gates.parity.of(one.precision), step=one.step)
-        lost = {
-            name: fidelity(dataset, rows, _predict(one, part, rows), said[name], params.train.horizon_weights)
-            for name, rows in splits.items()
-        }
-        timings = _timings(one, reference, held_out, params.compress.calls)
-        timing = timings[list(USES).index(params.compress.use)]
-        found.append(
-            structs.replace(
-                row,
-                delta_log_loss=lost["test"].delta_log_loss.value,
-                delta_mcc=lost["test"].delta_mcc.value,
-                agreement=lost["test"].agreement.value,
-                p50_us=timing.p50_us,
-                p99_us=timing.p99_us,
-                speedup=timing.speedup,
-                bytes=one.model.stat().st_size,
-                memory_bytes=measure_footprint(_file(one, params.compress.use), *USES[params.compress.use]),
-                parity=verdict.value,
-                refused="" if verdict.passed else str(verdict),
-                test=lost["test"],
-                validation=lost["validation"],
-                timings=timings,
-            )
-        )
+        if one.trained is not None:
+            told(f"measure {one.name}")
+            limit = params.gates.parity.of(one.precision)
+            verdict = parity(one.trained.network, OnnxModel(one.model), held_out, limit, step=one.step)
+            row = structs.replace(row, parity=verdict.value, refused="" if verdict.passed else str(verdict))
+            if verdict.value is not None:
+                lost = {
+                    name: fidelity(
+                        part.dataset, where, _predict(one, part, where), said[name], params.train.horizon_weights
+                    )
+                    for name, where in rows.items()
+                }
+                row = _with_figures(row, one, candidates[0], lost, held_out, params.compress)
+        found.append(row)
     return found
+
+
+def _with_figures(
+    row: Row,
+    one: Candidate,
+    reference: Candidate,
+    lost: dict[str, Fidelity],
+    held_out: Float,
+    settings: CompressParams,
+) -> Row:
+    timings = _timings(one, reference, held_out, settings.calls)
+    timing = timings[list(USES).index(settings.use)]
+    return structs.replace(
+        row,
+        delta_log_loss=lost["test"].delta_log_loss.value,
+        delta_mcc=lost["test"].delta_mcc.value,
+        agreement=lost["test"].agreement.value,
+        p50_us=timing.p50_us,
+        p99_us=timing.p99_us,
+        speedup=timing.speedup,
+        bytes=one.model.stat().st_size,
+        memory_bytes=measure_footprint(_file(one, settings.use), *USES[settings.use]),
+        test=lost["test"],
+        validation=lost["validation"],
+        timings=timings,
+    )
 
 
 def _predict(candidate: Candidate, part: Part, rows: npt.NDArray[np.int64]) -> Float:

@@ -14,9 +14,7 @@ _AT_ONCE = 500
 """More than a request may carry, and no more than any trunk is exported for (511, `volatility`)."""
 
 
-def parity(
-    network: Network, model: OnnxModel, rows: Float, threshold: float, *, step: Path | None = None
-) -> Verdict:
+def parity(network: Network, model: OnnxModel, rows: Float, threshold: float, *, step: Path | None = None) -> Verdict:
     """Compare PyTorch with ONNX Runtime on real rows: many at once, one by one, and as a batch of two streams.
 
     Args:
