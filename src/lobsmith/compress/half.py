@@ -79,10 +79,7 @@ def _convert(model: Any, half: int) -> None:
     kept = _without_unread(nodes, {output.name for output in graph.output})
     read = {name for node in kept for name in node.input}
     weights = [tensor for tensor in graph.initializer if tensor.name in read]
-    for field, content in ((graph.node, kept), (graph.initializer, weights), (graph.value_info, [])):
-        copies = [type(one).FromString(one.SerializeToString()) for one in content]
-        del field[:]
-        field.extend(copies)
+    graph.CopyFrom(helper.make_graph(kept, graph.name, graph.input, graph.output, weights))
 
 
 def _float_tensors(model: Any) -> set[str]:

@@ -63,7 +63,8 @@ def quantise(
     }
     if precision not in writers:
         raise PrecisionError(f"{precision!r} is no precision; choose one of {', '.join(writers)}")
-    destination.unlink(missing_ok=True)
+    if not (destination.exists() and destination.samefile(source)):
+        destination.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="lobsmith-") as directory:
         candidate = Path(directory) / destination.name
         writers[precision](source, candidate)
@@ -141,12 +142,9 @@ def _int8_static(source: Path, destination: Path, *, streams: Sequence[Float], s
             done |= {activation, weight}
             node.input[0], node.input[1] = f"{activation}_dequantized", f"{weight}_dequantized"
         arranged.append(node)
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in arranged]
-    del graph.node[:]
-    graph.node.extend(copies)
-    read = {name for node in copies for name in node.input}
-    for tensor in [one for one in graph.initializer if one.name not in read]:
-        graph.initializer.remove(tensor)
+    read = {name for node in arranged for name in node.input}
+    weights_left = [tensor for tensor in graph.initializer if tensor.name in read]
+    graph.CopyFrom(helper.make_graph(arranged, graph.name, graph.input, graph.output, weights_left))
     _save(model, destination)
 
 

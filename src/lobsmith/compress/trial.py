@@ -15,6 +15,8 @@ from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import LobsmithError, PrecisionError, ReleaseError
 
 _DEADLINE_S = 60.0
+_WORDS = 400
+"""Of a trial that failed for another reason: the end of what it printed."""
 _SHAPES = ((1, 1), (2, 3))
 """Streams and rows."""
 
@@ -34,7 +36,7 @@ def check_runs(path: Path, precision: str) -> None:
     else:
         if done.returncode == 0:
             return
-        words = " ".join(done.stdout.decode(errors="replace").split())
+        words = " ".join((done.stdout or done.stderr[-_WORDS:]).decode(errors="replace").split())
         reason = words if done.returncode > 0 else f"ONNX Runtime died of it ({signal.Signals(-done.returncode).name})"
     raise PrecisionError(f"{precision}: not on this machine: {reason}; take it out of compress.precisions")
 
