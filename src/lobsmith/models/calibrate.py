@@ -21,7 +21,7 @@ def calibrate(
 
     A ridge of 1 / (2 σ² N) is a normal prior of deviation σ, counted against N labels that do not overlap.
 
-    Where rows or classes are too few, or the fit is not finite or no better, that logit keeps scale 1 and bias 0.
+    Where rows or classes are too few, or the fit is not finite or no better, that logit has scale 1 and bias 0.
 
     Args:
         calibration: its buffers are set.
@@ -33,6 +33,12 @@ def calibrate(
     Returns:
         What was left as it is, in words.
     """
+    for scale, bias in (
+        (calibration.direction_scale, calibration.direction_bias),
+        (calibration.binary_scale, calibration.binary_bias),
+    ):
+        scale.fill_(1.0)
+        bias.zero_()
     left = []
     for h in range(outputs.shape[1]):
         known = direction[:, h] >= 0

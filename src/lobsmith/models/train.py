@@ -26,9 +26,21 @@ from lobsmith.models.material import Part, fit_inputs, parts_of, seconds_of
 from lobsmith.models.network import Network
 from lobsmith.models.registry import architecture, build
 from lobsmith.models.score import outputs_at
-from lobsmith.params import ModelParams, Params
+from lobsmith.params import ModelParams, Params, TrainParams
 
-__all__ = ["WEIGHTS", "Epoch", "OnEpoch", "Trained", "load_network", "predict", "save_network", "train", "train_stage"]
+__all__ = [
+    "WEIGHTS",
+    "Epoch",
+    "OnEpoch",
+    "Trained",
+    "calibrate_outputs",
+    "load_network",
+    "make_repeatable",
+    "predict",
+    "save_network",
+    "train",
+    "train_stage",
+]
 
 WEIGHTS = "weights.safetensors"
 
@@ -75,9 +87,7 @@ def train(
             network.
     """
     settings = params.train
-    torch.set_num_threads(settings.threads)
-    torch.manual_seed(settings.seed)
-    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    make_repeatable(settings)
     horizons = parts[0].dataset.horizons_ms
     network = build(params.model, parts[0].dataset.rows.features.shape[1], horizons)
     fit_inputs(network, parts, symmetric=settings.mirror > 0)
@@ -88,14 +98,28 @@ def train(
         history = [_fitted(fit_counts(network, parts, params))]
     else:
         history = Descent(network, parts, params, checkpoint).run(on_epoch)
-    return Trained(network.eval(), tuple(history), tuple(_calibrate(network, parts, settings.calibration_prior)))
+    return Trained(network.eval(), tuple(history), tuple(calibrate_outputs(network, parts, settings.calibration_prior)))
+
+
+def make_repeatable(settings: TrainParams) -> None:
+    """Have torch give the same bits for the same seed and number of threads."""
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
 
 
 def _fitted(loss: float) -> Epoch:
     return Epoch(epoch=1, train_loss=loss, validation_loss=loss, learning_rate=0.0)
 
 
-def _calibrate(network: Network, parts: Sequence[Part], deviation: float) -> list[str]:
+def calibrate_outputs(network: Network, parts: Sequence[Part], deviation: float) -> list[str]:
+    """Calibrate a network on the validation rows of all parts, and return what could not be, in words.
+
+    Args:
+        network: its calibration is set.
+        parts: all instruments.
+        deviation: of the prior of log scales and biases.
+    """
     outputs, direction, binary = [], [], []
     for one in parts:
         rows = one.split.validation
