@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from lobsmith.compress.export import export_onnx
+from lobsmith.compress.folded import FoldedNetwork
 from lobsmith.compress.pruning import Pruned, prune, shrink
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.compress.units import importances, unit_counts
@@ -21,7 +22,7 @@ from lobsmith.features.definitions import COUNT
 from lobsmith.gates.parity import parity
 from lobsmith.market.simulator import simulate
 from lobsmith.models.material import Part, parts_of
-from lobsmith.models.network import Network, ServedNetwork
+from lobsmith.models.network import Network
 from lobsmith.models.registry import NETWORKS, build
 from lobsmith.models.score import validation_loss
 from lobsmith.models.train import Epoch, Trained, load_network, predict, save_network, train
@@ -306,4 +307,4 @@ def test_a_state_of_the_networks_own_size_changes_no_byte(size: int | None, para
 def test_a_network_that_remembers_more_than_the_wire_carries_is_one_clear_error(params: Params) -> None:
     network = random_network(params)
     with pytest.raises(ContractError, match=rf"{network.state_size} numbers .* {network.state_size - 1} .* model.name"):
-        ServedNetwork(network, network.state_size - 1)
+        FoldedNetwork(network, network.state_size - 1)

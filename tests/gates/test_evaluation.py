@@ -136,7 +136,8 @@ def test_the_stages_from_files_to_files(tmp_path: Path) -> None:
     result = evaluate(params, tmp_path, on_train=told.append)
     assert told == ["fold 1 of 1", "queue imbalance"]
     assert msgspec.json.decode((tmp_path / EVALUATION).read_bytes(), type=Evaluation) == result
-    assert [verdict.gate for verdict in result.verdicts] == ["parity", "skill", "calibration", "walk_forward"]
+    gates = ["parity", "skill", "calibration", "compression", "walk_forward"]
+    assert [verdict.gate for verdict in result.verdicts] == gates
     assert result.verdicts[0].passed
     assert {one.predictor for one in result.scores} == {"model", "base rate", "recent base rate", "queue imbalance"}
     assert {one.horizon_ms for one in result.scores} == {100, 1000}

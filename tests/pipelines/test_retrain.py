@@ -55,7 +55,7 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
     assert wanted.tags["artifact_id"] == manifest.artifact_id
     assert manifest.instruments == tuple(Store(Path(first.run_directory) / "market").instruments())
     gates = ["events contract", "daily volume", "spread", "features contract"]
-    gates += ["parity", "skill", "calibration", "walk_forward"]
+    gates += ["parity", "skill", "calibration", "compression", "walk_forward"]
     assert [verdict.gate for verdict in manifest.verdicts] == gates
     assert all(verdict.passed for verdict in manifest.verdicts)
     for pages in ("events", "features"):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad, softplus
 
+from lobsmith.errors import ContractError
 from lobsmith.models.network import Network
 from lobsmith.models.outputs import CLASSES, MOVE, VOLATILITY
 
@@ -18,6 +19,9 @@ class FoldedNetwork(nn.Module):
     Args:
         network: the network, calibrated.
         state_size: S of the wire contract. A smaller network uses the first part of it and leaves zeros in the rest.
+
+    Raises:
+        ContractError: the network's state is larger than the wire's.
     """
 
     weight: Tensor
@@ -25,6 +29,11 @@ class FoldedNetwork(nn.Module):
 
     def __init__(self, network: Network, state_size: int) -> None:
         super().__init__()
+        if state_size < network.state_size:
+            raise ContractError(
+                f"a state of {network.state_size} numbers does not fit into the {state_size} that the model is served "
+                "with; publish the network under a new model.name"
+            )
         self.network, self.state_size = network, state_size
         self.horizons = network.horizons
         weight, bias = _joined(network)

@@ -13,7 +13,7 @@ def merge_linear(model: Any) -> None:
     Their weights are put side by side and the sum is split again: no number is computed in another way.
     """
     graph = model.graph
-    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    constants = _constants(graph)
     groups: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
     for product, add in _linear_layers(graph, constants):
         groups[product.input[0]].append((product, add))
@@ -24,11 +24,24 @@ def merge_linear(model: Any) -> None:
 
 
 def drop_unused(graph: Any) -> None:
-    """Remove, in place, constants that no node reads."""
+    """Remove, in place, constants that no node reads, and second names of them."""
+    read = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
+    nodes = [node for node in graph.node if node.op_type != "Identity" or node.output[0] in read]
+    del graph.node[:]
+    graph.node.extend(nodes)
     used = {name for node in graph.node for name in node.input}
     kept = [one for one in graph.initializer if one.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def _constants(graph: Any) -> dict[str, Any]:
+    """Return constants by name; the exporter writes equal ones once, and the others as their `Identity`."""
+    found = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return found
 
 
 def _linear_layers(graph: Any, constants: dict[str, Any]) -> list[tuple[Any, Any]]:

@@ -11,6 +11,8 @@ from lobsmith.errors import ReleaseError
 
 Float = npt.NDArray[np.float32]
 OUTPUTS = ["probabilities", "outlook", "next_state"]
+_ROWS = ("features", "probabilities", "outlook")
+"""Tensors with an axis of time."""
 
 
 class Answered(NamedTuple):
@@ -92,13 +94,12 @@ class BoundModel:
             ReleaseError: ONNX Runtime cannot load it.
         """
         self._session = _session(path)
-        free = {"batch": batch, "time": rows}
         tensors = (*self._session.get_inputs(), *self._session.get_outputs())
-        arrays = {one.name: np.zeros([free.get(size, size) for size in one.shape], np.float32) for one in tensors}
-        self.features, self.probabilities, self.outlook = (
-            arrays[name] for name in ("features", "probabilities", "outlook")
-        )
-        self._states = (arrays["state"], arrays["next_state"])
+        last = {one.name: one.shape[2:] for one in tensors}
+        size = next(one.shape[1] for one in tensors if one.name == "state")
+        arrays = {name: np.zeros((batch, rows, *last[name]), np.float32) for name in _ROWS}
+        self.features, self.probabilities, self.outlook = arrays.values()
+        self._states = (np.zeros((batch, size), np.float32), np.zeros((batch, size), np.float32))
         self._calls = tuple(self._bound(arrays, *states) for states in (self._states, self._states[::-1]))
         self._turn = 0
 

@@ -10,9 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from lobsmith.errors import ContractError
 from lobsmith.models.outputs import COLUMNS, Calibration
 
 LARGEST_INPUT = 8.0
@@ -94,42 +92,16 @@ class Network(nn.Module):
 
 
 class ServedNetwork(nn.Module):
-    """The network as it is exported: calibrated predictions, and a state of the size that the wire has.
+    """The network as it is exported: calibrated predictions."""
 
-    A pruned network remembers less than the one whose size the wire got: it uses the first of the state's numbers and
-    sets the rest to 0.
-
-    Args:
-        network: the network.
-        state_size: S on the wire; None for the network's own.
-
-    Raises:
-        ContractError: the network's state is larger than the wire's.
-    """
-
-    def __init__(self, network: Network, state_size: int | None = None) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
-        self.state_size = network.state_size if state_size is None else state_size
-        self._unused = self.state_size - network.state_size
-        if self._unused < 0:
-            raise ContractError(
-                f"a state of {network.state_size} numbers does not fit into the {self.state_size} that the model is "
-                "served with; publish the network under a new model.name"
-            )
-
-    def cold_state(self, batch: int) -> Tensor:
-        """Return the state of a stream of which nothing is known: zeros [B, S]."""
-        return torch.zeros(batch, self.state_size, device=self.network.location.device)
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return probabilities float32 [B, T, H, 3], outlook float32 [B, T, H, 5] and the next state [B, S]."""
-        if self._unused:
-            state = state[:, : self.network.state_size]
         outputs, next_state = self.network(features, state)
         probabilities, outlook = self.network.calibration(outputs)
-        if self._unused:
-            next_state = pad(next_state, (0, self._unused))
         return probabilities, outlook, next_state
 
 
