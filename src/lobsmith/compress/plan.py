@@ -2,6 +2,8 @@
 
 from msgspec import Struct
 
+from lobsmith.errors import EngineError
+
 
 class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Shapes that an engine is optimised for: least, usual and most streams, and rows of each."""
@@ -37,3 +39,25 @@ class EngineBuild(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     plans: dict[str, str]
     sha256: dict[str, str]
     build_s: float
+
+
+def check_engine(build: EngineBuild, *, builder: str, builder_version: str, capability: str) -> None:
+    """Refuse plans that this runtime would not load, or would load and run wrongly.
+
+    Args:
+        build: what the plans were built with.
+        builder: the runtime's name: `tensorrt` or `tensorrt_rtx`.
+        builder_version: its full version; plans are only good for the very same.
+        capability: compute capability of the GPU, as "8.9".
+
+    Raises:
+        EngineError: another builder, another version, or no plan for that capability.
+    """
+    built, here = f"{build.builder} {build.builder_version}", f"{builder} {builder_version}"
+    if built != here:
+        raise EngineError(f"the engine was built with {built} and this is {here}; build it again with {here}")
+    if capability not in build.plans:
+        raise EngineError(
+            f"the engine was built for compute capability {', '.join(build.plans)} and this GPU has {capability}; "
+            f"add it to engine.capabilities and build the engine again"
+        )

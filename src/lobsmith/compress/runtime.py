@@ -1,5 +1,6 @@
 """ONNX Runtime on one thread: the one place that opens a model file."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,21 +27,18 @@ class Answered(NamedTuple):
     next_state: Float
 
 
-class OnnxModel:
-    """A served network in this process."""
+class StatefulModel(ABC):
+    """A network whose state travels with the caller.
 
-    def __init__(self, path: Path) -> None:
-        self._session = _session(path)
-        shapes = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
-        if set(shapes) != {"features", "state"}:
-            raise ReleaseError(f"{path}: its inputs are {sorted(shapes)}, not features and state; export it again")
-        self.feature_count = int(shapes["features"][2])
-        self.state_size = int(shapes["state"][1])
+    Attributes:
+        feature_count: F.
+        state_size: S.
+    """
 
-    def cold_state(self, batch: int = 1) -> Float:
-        """Return zeros [B, S]."""
-        return np.zeros((batch, self.state_size), np.float32)
+    feature_count: int
+    state_size: int
 
+    @abstractmethod
     def run(self, features: Float, state: Float) -> Answered:
         """Step through T rows.
 
@@ -48,7 +46,10 @@ class OnnxModel:
             features: float32 [B, T, F].
             state: float32 [B, S].
         """
-        return Answered(*self._session.run(OUTPUTS, {"features": features, "state": state}))
+
+    def cold_state(self, batch: int = 1) -> Float:
+        """Return zeros [B, S]."""
+        return np.zeros((batch, self.state_size), np.float32)
 
     def predict(self, rows: Float, *, chunk: int = 256, state: Float | None = None) -> tuple[Float, Float, Float]:
         """Step through one stream, `chunk` rows at a time.
@@ -70,67 +71,22 @@ class OnnxModel:
         return probabilities, outlook, state
 
 
-class BoundModel:
-    """A served network for calls of one shape, whose inputs and outputs are bound once and never allocated again.
+class OnnxModel(StatefulModel):
+    """A served network in this process."""
 
-    It holds the state of its stream (or of B streams): what a call leaves behind is what the next one begins with. Two
-    buffers take turns, so that no state is copied between calls. One thread at a time.
+    def __init__(self, path: Path) -> None:
+        self._session = _session(path)
+        shapes = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
+        if set(shapes) != {"features", "state"}:
+            raise ReleaseError(f"{path}: its inputs are {sorted(shapes)}, not features and state; export it again")
+        self.feature_count = int(shapes["features"][2])
+        self.state_size = int(shapes["state"][1])
 
-    Attributes:
-        features: float32 [B, T, F], to be written before a call.
-        probabilities: float32 [B, T, H, 3], of the last call.
-        outlook: float32 [B, T, H, 5], of the last call.
-    """
-
-    def __init__(self, path: Path, batch: int = 1, rows: int = 1) -> None:
-        """Load a model.
+    def run(self, features: Float, state: Float) -> Answered:
+        """Step through T rows.
 
         Args:
-            path: an exported model, dynamic or specialised to this shape.
-            batch: B, streams a call.
-            rows: T, rows of each.
-
-        Raises:
-            ReleaseError: ONNX Runtime cannot load it.
+            features: float32 [B, T, F].
+            state: float32 [B, S].
         """
-        self._session = _session(path)
-        tensors = (*self._session.get_inputs(), *self._session.get_outputs())
-        last = {one.name: one.shape[2:] for one in tensors}
-        size = next(one.shape[1] for one in tensors if one.name == "state")
-        arrays = {name: np.zeros((batch, rows, *last[name]), np.float32) for name in _ROWS}
-        self.features, self.probabilities, self.outlook = arrays.values()
-        self._states = (np.zeros((batch, size), np.float32), np.zeros((batch, size), np.float32))
-        self._calls = tuple(self._bound(arrays, *states) for states in (self._states, self._states[::-1]))
-        self._turn = 0
-
-    @property
-    def state(self) -> Float:
-        """The state after the last call, float32 [B, S]; zeros written here begin a new stream."""
-        return self._states[self._turn]
-
-    def step(self) -> None:
-        """Answer the rows in `features`."""
-        self._session.run_with_iobinding(self._calls[self._turn])
-        self._turn = 1 - self._turn
-
-    def _bound(self, arrays: dict[str, Float], before: Float, after: Float) -> Any:
-        binding = self._session.io_binding()
-        for name, array in {**arrays, "state": before, "next_state": after}.items():
-            bind = binding.bind_input if name in ("features", "state") else binding.bind_output
-            bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        return binding
-
-
-def _session(path: Path) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    # One small step is far shorter than handing work to a pool; a spinning pool takes cores from the stream.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        reason = " ".join(str(error).split())
-        raise ReleaseError(f"{path}: ONNX Runtime cannot load it: {reason}; export it again") from error
+        return Answered(*self._session.run(OUTPUTS, {"features": features, "state": state}))
