@@ -6,6 +6,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from msgspec import Struct
 from rich.table import Table
 
 from lobsmith.cli.options import json_option, print_json, results
+from lobsmith.compress.gpu import this_gpu
 from lobsmith.errors import LobsmithError
 from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
@@ -47,7 +49,7 @@ def doctor(workspace: Workspace, as_json: bool) -> None:
         _module("mlflow", "tracks and registers; pip install mlflow", needed=True),
         _module("prefect", "runs the flows; pip install prefect", needed=True),
         _gpu(),
-        _module("tensorrt", "builds TensorRT engines; optional, without it models stay on ONNX Runtime", needed=False),
+        _tensorrt(),
     ]
     if as_json:
         print_json({"checks": checks})
@@ -133,6 +135,16 @@ def _gpu() -> Check:
     found = shutil.which("nvidia-smi") is not None
     detail = "nvidia-smi is there" if found else "none; everything runs on the CPU"
     return Check(name="GPU", found=found, needed=False, detail=detail)
+
+
+def _tensorrt() -> Check:
+    builders = [name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)]
+    gpu = this_gpu()
+    where = f"{gpu.name}, compute capability {gpu.capability}" if gpu else "no GPU to run engines on"
+    detail = ", ".join(f"{name} {version(name)}" for name in builders)
+    if not builders:
+        detail = "not installed; pip install 'lobsmith[tensorrt]' or [tensorrt-rtx]; models stay on ONNX Runtime"
+    return Check(name="TensorRT", found=bool(builders), needed=False, detail=f"{detail}; {where}")
 
 
 def _module(name: str, purpose: str, *, needed: bool) -> Check:

@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class EngineModel(StatefulModel):
         self._log = error_log(trt)
         self._runtime = trt.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        self._context = self._engine.create_execution_context() if self._engine else None
+        self._context: Any = self._engine.create_execution_context() if self._engine else None
         if self._context is None:
             raise EngineError(f"{path}: {build.builder} does not load it: {self._log.words()}")
         for name in (*INPUTS, *OUTPUTS):
@@ -44,7 +45,7 @@ class EngineModel(StatefulModel):
         self._path = path
         self._profiles = build.profiles
         self._profile = 0
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.feature_count = int(self._engine.get_tensor_shape("features")[2])
         self.state_size = int(self._engine.get_tensor_shape("state")[1])
 
@@ -74,10 +75,13 @@ class EngineModel(StatefulModel):
             return Answered(*(tensors[name].cpu().numpy() for name in OUTPUTS))
 
     def _choose_profile(self, batch: int, rows: int) -> None:
-        for index, one in enumerate(self._profiles):
-            if one.batch[0] <= batch <= one.batch[2] and one.rows[0] <= rows <= one.rows[2]:
-                break
-        else:
+        fit = (
+            index
+            for index, one in enumerate(self._profiles)
+            if one.batch[0] <= batch <= one.batch[2] and one.rows[0] <= rows <= one.rows[2]
+        )
+        index = next(fit, None)
+        if index is None:
             raise EngineError(f"{self._path}: has no profile for {batch} streams of {rows} rows")
         if index != self._profile:
             if not self._context.set_optimization_profile_async(index, self._stream.cuda_stream):
