@@ -6,10 +6,14 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from lobsmith.cli.main import cli
 from lobsmith.workspace import Workspace
 from tests.small import params_file
 
@@ -127,6 +131,22 @@ def test_doctor_says_what_is_there(root: Path) -> None:
     assert checks["torch"]["found"]
     assert checks["parameters"]["found"]
     assert result.returncode == (1 if any(c["needed"] and not c["found"] for c in checks.values()) else 0)
+
+
+def test_doctor_names_the_builders_of_engines(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tensorrt() -> dict[str, Any]:
+        result = CliRunner().invoke(cli, ["--root", str(root), "doctor", "--json"])
+        (check,) = (one for one in json.loads(result.stdout)["checks"] if one["name"] == "TensorRT")
+        assert not check["needed"]
+        return check
+
+    pytest.importorskip("tensorrt_rtx")
+    assert tensorrt()["found"]
+    assert f"tensorrt_rtx {version('tensorrt_rtx')}" in tensorrt()["detail"]
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert not tensorrt()["found"]
+    assert "pip install" in tensorrt()["detail"]
 
 
 def test_doctor_says_what_to_do_where_triton_is_missing(root: Path, tmp_path: Path) -> None:

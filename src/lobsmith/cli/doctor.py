@@ -6,7 +6,8 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import click
@@ -138,12 +139,14 @@ def _gpu() -> Check:
 
 
 def _tensorrt() -> Check:
-    builders = [name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)]
+    builders = []
+    for name in ("tensorrt", "tensorrt_rtx"):
+        if importlib.util.find_spec(name):
+            with suppress(PackageNotFoundError):
+                builders.append(f"{name} {version(name)}")
+    detail = ", ".join(builders) or 'not installed: builds engines; optional, pip install "lobsmith[tensorrt-rtx]"'
     gpu = this_gpu()
     where = f"{gpu.name}, compute capability {gpu.capability}" if gpu else "no GPU to run engines on"
-    detail = ", ".join(f"{name} {version(name)}" for name in builders)
-    if not builders:
-        detail = "not installed; pip install 'lobsmith[tensorrt]' or [tensorrt-rtx]; models stay on ONNX Runtime"
     return Check(name="TensorRT", found=bool(builders), needed=False, detail=f"{detail}; {where}")
 
 

@@ -48,7 +48,7 @@ def available_builder(settings: EngineParams) -> str | None:
         return "tensorrt" if importlib.util.find_spec("tensorrt") and this_gpu() else None
     if importlib.util.find_spec(settings.builder) is None:
         extra = settings.builder.replace("_", "-")
-        raise EngineError(f"{settings.builder} is not installed; pip install 'lobsmith[{extra}]' or set engine.builder")
+        raise EngineError(f'{settings.builder} is not installed; pip install "lobsmith[{extra}]" or set engine.builder')
     return settings.builder
 
 

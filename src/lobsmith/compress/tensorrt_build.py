@@ -74,7 +74,7 @@ def build_plans(order: Order) -> Built:
     network, parser = _parse(trt, builder, log, Path(order.source))
     profiles = fit_profiles(order.profiles, {name: tuple(one.shape) for name, one in _inputs(network).items()})
     cuda_version = _cuda_version(order.builder)
-    cache = _TimingCache(order, trt.__version__, cuda_version, gpu)
+    cache = TimingCache(order, trt.__version__, cuda_version, gpu)
     plans = {}
     for capability in targets:
         config = builder.create_builder_config()
@@ -212,7 +212,7 @@ def _add_profile(builder: Any, config: Any, network: Any, profile: Profile) -> N
         raise EngineError(f"the profile {profile.name} does not fit the network's inputs")
 
 
-class _TimingCache:
+class TimingCache:
     """Times of kernels from earlier builds. What cannot be read is left out, what cannot be kept is measured again.
 
     TensorRT-RTX has none: it chooses its kernels where the plan runs.
@@ -226,6 +226,7 @@ class _TimingCache:
             self._path = Path(order.cache) / f"{re.sub(r'[^A-Za-z0-9.]+', '-', key)}.timing"
 
     def attach(self, config: Any) -> None:
+        """Let a build use what is known, or begin an empty cache."""
         if self._path is None:
             return
         for content in (self._read(), b""):
@@ -236,6 +237,7 @@ class _TimingCache:
                 return
 
     def keep(self, config: Any) -> None:
+        """Write what is known after a build."""
         if self._path is None or (cache := config.get_timing_cache()) is None:
             return
         try:
