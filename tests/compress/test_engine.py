@@ -28,9 +28,11 @@ from lobsmith.compress.plan import EngineBuild, check_engine
 from lobsmith.compress.run_engine import EngineModel
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import EngineError
+from lobsmith.features.definitions import COUNT
 from lobsmith.files import sha256_file
+from lobsmith.models import registry
 from lobsmith.params import EngineParams, load_params
-from tests.compress.test_export import make_network
+from tests.compress.test_export import HORIZONS, PARAMS, make_network
 from tests.small import params_file
 
 CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
@@ -198,6 +200,13 @@ def test_a_build_over_its_bounds_is_stopped(source: Path, changes: dict[str, Any
     (tmp_path / "model.onnx").write_bytes(source.read_bytes())
     refused(tmp_path / "model.onnx", settings(**changes), f"engine.{next(iter(changes))}")
     assert children(tmp_path) == []
+
+
+def test_shapes_too_large_for_the_workspace(tmp_path: Path) -> None:
+    network = registry.build(structs.replace(PARAMS, network="deeplob"), COUNT, HORIZONS).eval()
+    export_onnx(network, tmp_path / "model.onnx")
+    wanted = settings(capabilities=("8.9",), memory_mib=2048)
+    refused(tmp_path / "model.onnx", wanted, "OutOfMemory", "engine.largest_batch")
 
 
 def children(folder: Path) -> list[int]:

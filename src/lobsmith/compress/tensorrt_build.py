@@ -89,7 +89,7 @@ def build_plans(order: Order) -> Built:
         cache.attach(config)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise EngineError(f"{order.builder} built no plan for {capability}: {log.words()}")
+            raise EngineError(f"no plan for {capability}: {log.words()}{_way_out(log.words())}")
         cache.keep(config)
         plans[capability] = f"model.sm{capability.replace('.', '')}.plan"
         write_atomic(Path(order.directory) / plans[capability], bytes(plan))
@@ -128,6 +128,13 @@ def fit_profiles(profiles: tuple[Profile, ...], shapes: dict[str, tuple[int, ...
     if not fitted:
         raise EngineError(f"the network takes features [{batch}, {rows}] only, which no profile covers")
     return tuple(fitted)
+
+
+def _way_out(words: str) -> str:
+    """Return what to do about a failure that the largest shapes cause."""
+    if "OutOfMemory" not in words:
+        return ""
+    return "; lower engine.largest_batch or largest_chunk, or raise engine.memory_mib, of which a quarter is workspace"
 
 
 def _targets(trt: Any, order: Order, gpu: Gpu | None) -> tuple[str, ...]:
@@ -220,7 +227,6 @@ class TimingCache:
 
     def __init__(self, order: Order, version: str, cuda_version: str | None, gpu: Gpu | None) -> None:
         self._path: Path | None = None
-        self._attached: Any = None
         if order.cache and gpu and order.builder == "tensorrt":
             key = f"{order.builder}-{version}-cuda{cuda_version}-{gpu.name}-sm{gpu.capability}"
             self._path = Path(order.cache) / f"{re.sub(r'[^A-Za-z0-9.]+', '-', key)}.timing"
@@ -232,8 +238,6 @@ class TimingCache:
         for content in (self._read(), b""):
             cache = config.create_timing_cache(content)
             if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
-                # TensorRT asks that it outlives the build.
-                self._attached = cache
                 return
 
     def keep(self, config: Any) -> None:
