@@ -198,7 +198,7 @@ def test_no_capability_where_there_is_no_gpu(source: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("changes", [{"deadline_s": 0.05}, {"memory_mib": 48}], ids=["deadline", "memory"])
 def test_a_build_over_its_bounds_is_stopped(source: Path, changes: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(source.read_bytes())
-    refused(tmp_path / "model.onnx", settings(**changes), f"engine.{next(iter(changes))}")
+    refused(tmp_path / "model.onnx", settings(**changes), f"engine.{next(iter(changes))}", "was stopped")
     assert children(tmp_path) == []
 
 
