@@ -6,6 +6,7 @@
     │   ├── CaptureError          a capture file is empty, truncated, garbled or of an unknown format
     │   └── ThinWindowError       the training window holds too little data
     ├── TrainingError             a model could not be trained
+    ├── PrecisionError            a model cannot be had in an arithmetic, here or at all
     ├── EngineError               an engine could not be built, or does not fit this machine
     ├── GateError                 a gate said no; nothing was published
     │   └── DataContractError     market data or features are not what the contract asks for
@@ -70,6 +71,10 @@ class ThinWindowError(DataError):
 
 class TrainingError(LobsmithError):
     """A model could not be trained."""
+
+
+class PrecisionError(LobsmithError):
+    """A model cannot be had in an arithmetic: the target lacks it, or there is nothing to quantise or to measure on."""
 
 
 class EngineError(LobsmithError):

@@ -90,3 +90,69 @@ class OnnxModel(StatefulModel):
             state: float32 [B, S].
         """
         return Answered(*self._session.run(OUTPUTS, {"features": features, "state": state}))
+
+
+class BoundModel:
+    """A served network for calls of one shape, whose inputs and outputs are bound once and never allocated again.
+
+    It holds the state of its stream (or of B streams): what a call leaves behind is what the next one begins with. Two
+    buffers take turns, so that no state is copied between calls. One thread at a time.
+
+    Attributes:
+        features: float32 [B, T, F], to be written before a call.
+        probabilities: float32 [B, T, H, 3], of the last call.
+        outlook: float32 [B, T, H, 5], of the last call.
+    """
+
+    def __init__(self, path: Path, batch: int = 1, rows: int = 1) -> None:
+        """Load a model.
+
+        Args:
+            path: an exported model, dynamic or specialised to this shape.
+            batch: B, streams a call.
+            rows: T, rows of each.
+
+        Raises:
+            ReleaseError: ONNX Runtime cannot load it.
+        """
+        self._session = _session(path)
+        tensors = (*self._session.get_inputs(), *self._session.get_outputs())
+        last = {one.name: one.shape[2:] for one in tensors}
+        size = next(one.shape[1] for one in tensors if one.name == "state")
+        arrays = {name: np.zeros((batch, rows, *last[name]), np.float32) for name in _ROWS}
+        self.features, self.probabilities, self.outlook = arrays.values()
+        self._states = (np.zeros((batch, size), np.float32), np.zeros((batch, size), np.float32))
+        self._calls = tuple(self._bound(arrays, *states) for states in (self._states, self._states[::-1]))
+        self._turn = 0
+
+    @property
+    def state(self) -> Float:
+        """The state after the last call, float32 [B, S]; zeros written here begin a new stream."""
+        return self._states[self._turn]
+
+    def step(self) -> None:
+        """Answer the rows in `features`."""
+        self._session.run_with_iobinding(self._calls[self._turn])
+        self._turn = 1 - self._turn
+
+    def _bound(self, arrays: dict[str, Float], before: Float, after: Float) -> Any:
+        binding = self._session.io_binding()
+        for name, array in {**arrays, "state": before, "next_state": after}.items():
+            bind = binding.bind_input if name in ("features", "state") else binding.bind_output
+            bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        return binding
+
+
+def _session(path: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # One small step is far shorter than handing work to a pool; a spinning pool takes cores from the stream.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        reason = " ".join(str(error).split())
+        raise ReleaseError(f"{path}: ONNX Runtime cannot load it: {reason}; export it again") from error
