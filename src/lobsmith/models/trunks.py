@@ -11,8 +11,8 @@ so that 1000 rows at once and 1000 single steps give the same. Zeros mean cold.
 import torch
 from torch import Tensor, nn
 
-_MASKED = -1e30
-"""Minus infinity would turn a row without any valid key into NaN."""
+_MASKED = -6e4
+"""Minus infinity would turn a row without any valid key into NaN; a half holds no more than 65504."""
 _SLOPE = 0.01
 
 
