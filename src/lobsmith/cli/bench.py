@@ -1,14 +1,33 @@
 """`lobsmith bench`: the measurements that the performance claims rest on, always beside their baseline in one run."""
 
+import sys
 from pathlib import Path
 
 import click
+import msgspec
 from rich.table import Table
 
 from lobsmith.cli.options import json_option, print_json, results
+from lobsmith.files import write_atomic
 from lobsmith.params import load_params
 from lobsmith.progress import stage
 from lobsmith.workspace import Workspace
+
+_LARGEST_BATCH = 4096
+
+
+def _names(_context: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in value.split(",")))
+
+
+def _batches(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        batches = sorted({int(one) for one in value.split(",")})
+    except ValueError:
+        batches = []
+    if not batches or not 1 <= batches[0] <= batches[-1] <= _LARGEST_BATCH:
+        raise click.BadParameter(f"{value}: write whole numbers from 1 to {_LARGEST_BATCH}, as 1,8,64")
+    return tuple(batches)
 
 
 @click.group()
@@ -56,3 +75,64 @@ def features(workspace: Workspace, files: tuple[Path, ...], rounds: int, setup: 
         f"{report.memory_mib['tenfold']:,.0f} MiB for ten times as much",
         soft_wrap=True,
     )
+
+
+@bench.command()
+@click.option("--device", default="cuda", show_default=True, help="cuda, cuda:1, or cpu for a rehearsal.")
+@click.option("--directory", type=click.Path(path_type=Path), help="A trained network's folder; else random weights.")
+@click.option("--networks", default="step,window,lstm_a", show_default=True, callback=_names)
+@click.option(
+    "--precisions", default="fp32,fp16,bf16", show_default=True, callback=_names, help="Of PyTorch, TensorRT."
+)
+@click.option("--batches", default="1,8,64,512,4096", show_default=True, callback=_batches, help="Streams a call.")
+@click.option("--calls", type=click.IntRange(min=1), default=5000, show_default=True, help="Timed calls of each row.")
+@click.option("--seconds", type=click.FloatRange(min=0.01), default=3.0, show_default=True, help="Bound of each row.")
+@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="In which ways take turns.")
+@click.option(
+    "--state", type=click.Choice(["host", "device"]), default="host", show_default=True, help="Where it stays."
+)
+@click.option("--compile/--no-compile", "compiles", default=True, show_default=True, help="torch.compile, minutes.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write the JSON there too.")
+@json_option
+@click.pass_obj
+def gpu(
+    workspace: Workspace,
+    device: str,
+    directory: Path | None,
+    networks: tuple[str, ...],
+    precisions: tuple[str, ...],
+    batches: tuple[int, ...],
+    calls: int,
+    seconds: float,
+    rounds: int,
+    state: str,
+    compiles: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Networks on a GPU, from host to host, in every way that this machine has, beside the card's own ceilings."""
+    from benchmarks.gpu import Plan, bench_gpu
+    from benchmarks.gpu_table import print_report
+
+    plan = Plan(
+        device=device,
+        networks=networks,
+        precisions=precisions,
+        batches=batches,
+        calls=calls,
+        seconds=seconds,
+        rounds=rounds,
+        resident=state == "device",
+        compile=compiles,
+    )
+    params = load_params(workspace.params)
+    with stage("bench gpu") as note:
+        report = bench_gpu(params, directory, plan, note=note)
+    if output is not None:
+        write_atomic(output, msgspec.json.format(msgspec.json.encode(report), indent=1))
+    if as_json:
+        print_json(report)
+    else:
+        print_report(report, results)
+    if any(row.wrong for row in report.rows):
+        sys.exit(1)
