@@ -9,21 +9,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from msgspec import Struct
 from torch import Tensor
 
-from benchmarks.gpu_ceilings import Ceilings, Machine, describe_machine, floor, measure_ceilings
+from benchmarks.gpu_ceilings import Ceilings, describe_machine, floor, measure_ceilings
 from benchmarks.gpu_networks import DTYPES, Case, cases, count_flops, weight_bytes
+from benchmarks.gpu_report import REFERENCES, Plan, Report, Row
 from benchmarks.gpu_ways import (
+    BUILDERS,
     Buffers,
     Call,
     Engines,
-    UnavailableError,
     compiled,
     eager,
     graph,
@@ -44,93 +45,6 @@ _SETTLING_CALLS = 3
 Note = Callable[[str], None]
 
 
-class Reference(Struct, frozen=True, kw_only=True):
-    """What somebody else has measured."""
-
-    network: str
-    machine: str
-    p99_us: float
-    about: str
-
-
-_AUDITED = "audited result of a tuned stack for STAC-ML Markets (Inference); not comparable method for method"
-REFERENCES = (
-    Reference(network="lstm_a", machine="A100", p99_us=35.2, about=_AUDITED),
-    Reference(network="lstm_a", machine="GH200", p99_us=4.70, about=_AUDITED),
-)
-
-
-class Plan(Struct, frozen=True, kw_only=True):
-    """What to run.
-
-    Attributes:
-        device: `cuda`, `cuda:1` or `cpu`; the last is a rehearsal.
-        networks: of `step`, `window` and `lstm_a`.
-        precisions: of PyTorch and TensorRT.
-        batches: streams a call.
-        calls: for each row, over all rounds.
-        seconds: bound of each row's timed calls.
-        rounds: in which the ways take turns.
-        resident: whether a state stays on the device where the way can keep it there.
-        compile: whether `torch.compile` is among the ways.
-    """
-
-    device: str
-    networks: tuple[str, ...]
-    precisions: tuple[str, ...]
-    batches: tuple[int, ...]
-    calls: int
-    seconds: float
-    rounds: int
-    resident: bool
-    compile: bool
-
-
-class Row(Struct, frozen=True, kw_only=True):
-    """One network, way, precision and batch size. Where there was nothing to measure, only `reason` says why.
-
-    Attributes:
-        count: timed calls.
-        p50_us, p99_us, p999_us: host to host; the last one only of 1000 calls or more.
-        rows_per_s: new rows answered: streams over the mean time of a call, however many rows of a window it reads.
-        bytes: weights, state, inputs and outputs, each once.
-        flops: of matrix products and convolutions; a multiply-add counts two.
-        floor_us: least time by the card's measured ceilings; `bound` names the ceiling that sets it.
-        floor_ratio: p50 over that floor.
-        difference: largest one from eager fp32, over the largest answer where that is above 1.
-        wrong: a number that is not finite, or a difference beyond the precision's tolerance.
-    """
-
-    network: str
-    way: str
-    precision: str
-    batch: int
-    reason: str | None = None
-    count: int = 0
-    p50_us: float | None = None
-    p99_us: float | None = None
-    p999_us: float | None = None
-    rows_per_s: float | None = None
-    bytes: int | None = None
-    flops: int | None = None
-    floor_us: float | None = None
-    bound: str | None = None
-    floor_ratio: float | None = None
-    difference: float | None = None
-    wrong: bool = False
-
-
-class Report(Struct, frozen=True, kw_only=True):
-    """All that is printed, or kept as a result."""
-
-    machine: Machine
-    plan: Plan
-    weights: str
-    ceilings: Ceilings
-    references: tuple[Reference, ...]
-    rows: tuple[Row, ...]
-
-
 @dataclass
 class Attempt:
     """A way on its way to a row."""
@@ -148,7 +62,7 @@ class Attempt:
             return None
         try:
             return work()
-        except UnavailableError as error:
+        except LobsmithError as error:
             self.reason = str(error)
         except Exception as error:  # noqa: BLE001 - compilers and runtimes raise anything; the other ways must go on
             self.reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -179,9 +93,10 @@ def bench_gpu(params: Params, directory: Path | None, plan: Plan, *, note: Note)
         ceilings = measure_ceilings(device)
         engines = Engines(params.engine, Path(folder), max(plan.batches))
         for case in chosen:
+            flops = count_flops(case)
             for batch in plan.batches:
                 note(f"{case.name}, batch {batch}")
-                rows += _bench_case(case, batch, device, plan, ceilings, engines)
+                rows += _bench_case(case, batch, flops * batch, device, plan, ceilings, engines)
     return Report(
         machine=describe_machine(device),
         plan=plan,
@@ -219,18 +134,29 @@ def _exact_float32() -> Iterator[None]:
 
 
 @contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python's garbage collector out of the tail."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextmanager
 def _own_stream(device: torch.device) -> Iterator[None]:
     """Work on a stream of our own: ONNX Runtime can be told to share it, the default one it cannot tell from none."""
     if device.type != "cuda":
         yield
         return
     torch.cuda.set_device(device)
-    with torch.cuda.stream(torch.cuda.Stream(device)):
+    with torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
         yield
 
 
 def _bench_case(
-    case: Case, batch: int, device: torch.device, plan: Plan, ceilings: Ceilings, engines: Engines
+    case: Case, batch: int, flops: int, device: torch.device, plan: Plan, ceilings: Ceilings, engines: Engines
 ) -> list[Row]:
     """Measure all ways of one case at one batch size, taking turns."""
     try:
@@ -241,11 +167,11 @@ def _bench_case(
         return [Row(network=case.name, way="eager", precision="fp32", batch=batch, reason=reason)]
     attempts = _attempts(case, batch, buffers, plan, engines)
     for attempt in attempts:
-        attempt.difference = attempt.guard(lambda one=attempt: _check(one, buffers, reference, plan))
-    for _ in range(plan.rounds):
-        for attempt in attempts:
-            attempt.guard(lambda one=attempt: _time(one, -(-plan.calls // plan.rounds), plan.seconds / plan.rounds))
-    flops = count_flops(case, batch)
+        attempt.difference = attempt.guard(partial(_check, attempt, buffers, reference, plan))
+    with _no_collection():
+        for _ in range(plan.rounds):
+            for attempt in attempts:
+                attempt.guard(partial(_time, attempt, -(-plan.calls // plan.rounds), plan.seconds / plan.rounds))
     return [_row(case, batch, attempt, buffers, ceilings, flops) for attempt in attempts]
 
 
@@ -263,14 +189,15 @@ def _attempts(case: Case, batch: int, buffers: Buffers, plan: Plan, engines: Eng
     with torch.no_grad():
         for precision in plan.precisions:
             module = lowered(case, precision, buffers.device)
-            attempt("eager", precision, lambda module=module: eager(buffers, module))
-            attempt("graph", precision, lambda module=module: graph(buffers, module))
+            attempt("eager", precision, partial(eager, buffers, module))
+            attempt("graph", precision, partial(graph, buffers, module))
             if plan.compile:
-                attempt("compiled", precision, lambda module=module: eager(buffers, compiled(module)))
-                attempt("compiled graph", precision, lambda module=module: graph(buffers, compiled(module)))
-            attempt("engine", precision, lambda precision=precision: engines.call(case, precision, buffers))
-        attempt("onnx cpu", "fp32", lambda: onnx_cpu(case, batch, buffers))
-        attempt("onnx cuda", "fp32", lambda: onnx_cuda(case, batch, buffers))
+                attempt("compiled", precision, partial(compiled, eager, buffers, module))
+                attempt("compiled graph", precision, partial(compiled, graph, buffers, module))
+            for builder in BUILDERS:
+                attempt(builder, precision, partial(engines.call, case, builder, precision, buffers))
+        attempt("onnx cpu", "fp32", partial(onnx_cpu, case, batch, buffers))
+        attempt("onnx cuda", "fp32", partial(onnx_cuda, case, batch, buffers))
     return made
 
 
@@ -284,6 +211,7 @@ def _check(attempt: Attempt, buffers: Buffers, reference: tuple[Tensor, ...], pl
     """Warm a way up, then return its largest difference from the reference; not a number where it gave none."""
     assert attempt.call is not None  # noqa: S101
     with torch.inference_mode():
+        attempt.call()  # compiles what is compiled at the first call
         started = time.monotonic()
         for _ in range(_WARM_UP_CALLS):
             attempt.call()
@@ -309,22 +237,17 @@ def _time(attempt: Attempt, calls: int, seconds: float) -> None:
     """Add the time of each call to the attempt's, until there are enough or the time is up."""
     assert attempt.call is not None  # noqa: S101
     call, clock, times = attempt.call, time.perf_counter_ns, attempt.nanoseconds
-    gc.collect()
-    gc.disable()
-    try:
-        with torch.inference_mode():
-            for _ in range(_SETTLING_CALLS):
-                call()
-            last = clock() + int(seconds * 1e9)
-            for _ in range(calls):
-                started = clock()
-                call()
-                ended = clock()
-                times.append(ended - started)
-                if ended > last:
-                    break
-    finally:
-        gc.enable()
+    with torch.inference_mode():
+        for _ in range(_SETTLING_CALLS):
+            call()
+        last = clock() + int(seconds * 1e9)
+        for _ in range(calls):
+            started = clock()
+            call()
+            ended = clock()
+            times.append(ended - started)
+            if ended > last:
+                break
 
 
 def _row(case: Case, batch: int, attempt: Attempt, buffers: Buffers, ceilings: Ceilings, flops: int) -> Row:

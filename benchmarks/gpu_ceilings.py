@@ -66,7 +66,7 @@ def describe_machine(device: torch.device) -> Machine:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    cudnn = torch.backends.cudnn.version() if gpu else None
+    cudnn = torch.backends.cudnn.version() if gpu else None  # type: ignore[no-untyped-call]
     return Machine(
         device=str(device),
         gpu=gpu.name if gpu else None,

@@ -14,14 +14,17 @@ from lobsmith.compress.export import OPSET
 from lobsmith.errors import LobsmithError
 from lobsmith.features.definitions import COUNT
 from lobsmith.models.network import Network
+from lobsmith.models.outputs import MOVE, OUTLOOKS
 from lobsmith.models.registry import build
 from lobsmith.models.train import load_network
+from lobsmith.models.trunks import Lstm
 from lobsmith.params import Params
 
 WINDOW = 100
 """Rows of a window."""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _FEATURES, _HIDDEN, _LAYERS = 50, 100, 2
+_MOVE_BPS = OUTLOOKS.index("move_bps")
 _SEED = 7
 _SPREAD = 0.1
 _WARM_STREAMS = 64
@@ -63,15 +66,19 @@ class Window(Step):
 class LstmA(nn.Module):
     """The LSTM_A shape of STAC-ML Markets (Inference): 100 rows of 50 features, 2 × 100 LSTM units, one output.
 
-    A sliding window: each new row computes all 100 anew. The weights are random; the audited model is not public.
+    A sliding window: each new row computes all 100 anew. The weights are random, the audited model's are not public.
+    They are those of a network as this project serves it, its expected move the one output: so it has an engine too.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, network: Network, dtype: torch.dtype) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_SEED)
-            self.lstm = nn.LSTM(_FEATURES, _HIDDEN, _LAYERS, batch_first=True)
-            self.readout = nn.Linear(_HIDDEN, 1)
+        assert isinstance(network.trunk, Lstm)  # noqa: S101
+        assert network.readout is not None  # noqa: S101
+        self.lstm = copy.deepcopy(network.trunk.lstm)
+        self.readout = nn.Linear(_HIDDEN, 1)
+        self.readout.load_state_dict(
+            {name: value[MOVE : MOVE + 1] for name, value in network.readout.state_dict().items()}
+        )
         self.dtype = dtype
         self.to(dtype)
 
@@ -91,7 +98,8 @@ class Case:
         inputs, outputs: the tensors' names, as exported.
         rows: T of a call.
         features: F.
-        network: what the served file would be exported from; None for a shape that this project does not serve.
+        network: what the served file is exported from.
+        from_served: picks the outputs from what the served file answers to the same rows.
     """
 
     name: str
@@ -100,13 +108,14 @@ class Case:
     outputs: tuple[str, ...]
     rows: int
     features: int
-    network: Network | None = None
+    network: Network
+    from_served: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
 
     def example(self, batch: int) -> tuple[Tensor, ...]:
         """Return inputs as float32 on the CPU: normal features, and the state of streams that have seen a window."""
         generator = torch.Generator().manual_seed(_SEED)
         features = torch.randn(batch, self.rows, self.features, generator=generator)
-        if self.network is None or "state" not in self.inputs:
+        if "state" not in self.inputs:
             return (features,)
         streams = min(batch, _WARM_STREAMS)
         rows = torch.randn(streams, WINDOW, self.features, generator=generator)
@@ -117,21 +126,40 @@ class Case:
 
 def cases(params: Params, directory: Path | None, names: tuple[str, ...]) -> list[Case]:
     """Return the chosen cases; the network is the one trained in `directory`, or one with random weights."""
-    network = _random_network(params) if directory is None else load_network(directory).network
-    features = network.features
+    ours = _random_network(params) if directory is None else load_network(directory).network
+    lstm_a = _lstm_a_network()
     predictions = ("probabilities", "outlook")
     every = (
         Case(
-            "step",
-            lambda to: Step(network, to),
-            ("features", "state"),
-            (*predictions, "next_state"),
-            1,
-            features,
-            network,
+            name="step",
+            make=lambda dtype: Step(ours, dtype),
+            inputs=("features", "state"),
+            outputs=(*predictions, "next_state"),
+            rows=1,
+            features=ours.features,
+            network=ours,
+            from_served=lambda answers: answers,
         ),
-        Case("window", lambda to: Window(network, to), ("features",), predictions, WINDOW, features, network),
-        Case("lstm_a", LstmA, ("features",), ("output",), WINDOW, _FEATURES),
+        Case(
+            name="window",
+            make=lambda dtype: Window(ours, dtype),
+            inputs=("features",),
+            outputs=predictions,
+            rows=WINDOW,
+            features=ours.features,
+            network=ours,
+            from_served=lambda answers: tuple(answer[:, -1:] for answer in answers[:2]),
+        ),
+        Case(
+            name="lstm_a",
+            make=lambda dtype: LstmA(lstm_a, dtype),
+            inputs=("features",),
+            outputs=("output",),
+            rows=WINDOW,
+            features=_FEATURES,
+            network=lstm_a,
+            from_served=lambda answers: (answers[1][:, -1, 0, _MOVE_BPS : _MOVE_BPS + 1],),
+        ),
     )
     unknown = set(names) - {case.name for case in every}
     if unknown:
@@ -140,9 +168,20 @@ def cases(params: Params, directory: Path | None, names: tuple[str, ...]) -> lis
 
 
 def _random_network(params: Params) -> Network:
+    return _with_random_weights(lambda: build(params.model, COUNT, params.labels.horizons_ms))
+
+
+def _lstm_a_network() -> Network:
+    def trunk(location: Tensor, _scale: Tensor) -> nn.Module:
+        return Lstm(len(location), hidden=_HIDDEN, layers=_LAYERS)
+
+    return _with_random_weights(lambda: Network(_FEATURES, 1, trunk, linear=False))
+
+
+def _with_random_weights(make: Callable[[], Network]) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        network = build(params.model, COUNT, params.labels.horizons_ms).eval()
+        network = make().eval()
         # An untrained readout is all zeros, and answers that do not depend on the inputs prove nothing.
         for readout in (network.readout, network.linear):
             for parameter in () if readout is None else readout.parameters():
@@ -150,18 +189,18 @@ def _random_network(params: Params) -> Network:
     return network
 
 
-def count_flops(case: Case, batch: int) -> int:
-    """Return the floating-point operations of matrix products and convolutions in a call; a multiply-add counts two.
+def count_flops(case: Case) -> int:
+    """Return one stream's floating-point operations in products and convolutions of a call; a multiply-add counts two.
 
     For an LSTM these are 8 H (I + H) a row and layer: four gates of H units over I inputs and H units of the row before
     (Hochreiter & Schmidhuber 1997; Gers et al. 2000). Activations and sums are left out, as is usual.
     """
-    module = case.make(torch.float32).eval().to("meta")
+    module: nn.Module = case.make(torch.float32).eval().to("meta")
     inputs = [tensor.to("meta") for tensor in case.example(1)]
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         module(*inputs)
-    return int(counter.get_total_flops()) * batch
+    return int(counter.get_total_flops())
 
 
 def weight_bytes(module: nn.Module) -> int:

@@ -16,13 +16,16 @@ from msgspec import structs
 from torch import Tensor, nn
 
 from benchmarks.gpu_ceilings import wait
-from benchmarks.gpu_networks import DTYPES, Case, export_static
+from benchmarks.gpu_networks import DTYPES, WINDOW, Case, export_static
 from lobsmith.compress.export import export_onnx
 from lobsmith.errors import LobsmithError
+from lobsmith.models.network import Network
 from lobsmith.params import EngineParams
 
 Call = Callable[[], None]
+Function = Callable[..., tuple[Tensor, ...]]
 _CAPTURE_WARM_UP = 5
+BUILDERS = ("tensorrt", "tensorrt_rtx")
 COMPILE_MODE = "max-autotune-no-cudagraphs"
 """A CUDA graph is a way of its own here, taken of the compiled network too."""
 
@@ -91,7 +94,7 @@ def finish(device: torch.device) -> None:
         torch.cuda.current_stream(device).synchronize()
 
 
-def eager(buffers: Buffers, function: Callable[..., tuple[Tensor, ...]]) -> Call:
+def eager(buffers: Buffers, function: Function) -> Call:
     """Launch one kernel after the other."""
 
     def call() -> None:
@@ -102,7 +105,7 @@ def eager(buffers: Buffers, function: Callable[..., tuple[Tensor, ...]]) -> Call
     return call
 
 
-def graph(buffers: Buffers, function: Callable[..., tuple[Tensor, ...]]) -> Call:
+def graph(buffers: Buffers, function: Function) -> Call:
     """Capture copies and kernels once and replay them with one launch."""
     if buffers.device.type != "cuda":
         raise UnavailableError("CUDA graphs need a CUDA GPU")
@@ -112,7 +115,7 @@ def graph(buffers: Buffers, function: Callable[..., tuple[Tensor, ...]]) -> Call
         buffers.download(function(*buffers.inputs))
 
     stream = torch.cuda.current_stream(buffers.device)
-    side = torch.cuda.Stream(buffers.device)
+    side = torch.cuda.Stream(buffers.device)  # type: ignore[no-untyped-call]
     captured = torch.cuda.CUDAGraph()
     with torch.inference_mode():
         # What libraries allocate or choose at their first calls must not happen within the capture.
@@ -132,10 +135,9 @@ def graph(buffers: Buffers, function: Callable[..., tuple[Tensor, ...]]) -> Call
     return call
 
 
-def compiled(module: nn.Module) -> Callable[..., tuple[Tensor, ...]]:
-    """Return the module compiled for the shapes of its first call."""
-    function: Callable[..., tuple[Tensor, ...]] = torch.compile(module, mode=COMPILE_MODE, dynamic=False)
-    return function
+def compiled(way: Callable[[Buffers, Function], Call], buffers: Buffers, module: nn.Module) -> Call:
+    """Run the module in a way, compiled for the shapes of its first call."""
+    return way(buffers, torch.compile(module, mode=COMPILE_MODE, dynamic=False))
 
 
 def onnx_cpu(case: Case, batch: int, buffers: Buffers) -> Call:
@@ -196,62 +198,69 @@ def _bind(
 
 @dataclass
 class Engines:
-    """TensorRT engines, one for each network and precision, built when first wanted and kept for all batch sizes."""
+    """TensorRT engines, one for each network, builder and precision, built when first wanted and kept for all batches.
+
+    They are what lobsmith serves: the step's and the window's is the same, and it answers every row of a window.
+    """
 
     settings: EngineParams
     directory: Path
     largest_batch: int
-    _built: dict[tuple[str, str], Any] = field(default_factory=dict)
+    _built: dict[tuple[int, str, str], Any] = field(default_factory=dict)
 
-    def call(self, case: Case, precision: str, buffers: Buffers) -> Call:
+    def call(self, case: Case, builder: str, precision: str, buffers: Buffers) -> Call:
         """Run a case through its engine.
 
         Raises:
-            UnavailableError: there is no GPU, no TensorRT, or the network is not one that the builder takes.
+            LobsmithError: there is no GPU or no such builder, or it does not take the network.
         """
         if buffers.device.type != "cuda":
             raise UnavailableError("TensorRT engines run on a CUDA GPU")
-        if case.network is None:
-            raise UnavailableError("the engine builder takes networks with features and state")
         if not all(buffers.travels_in):
             raise UnavailableError("the engine's runner takes the state from the host; measure it with --state host")
-        engine = self._engine(case, precision)
+        engine = self._engine(case.network, builder, precision)
         features = buffers.sources[0].numpy()
-        # A window's engine is the served one: it is given the cold state and answers every row.
-        state = buffers.sources[1] if case.rows == 1 else case.network.cold_state(len(features))
-        given = state.numpy()
-        last = case.rows - 1
+        state = buffers.sources[1].numpy() if len(buffers.sources) > 1 else engine.cold_state(len(features))
 
         def call() -> None:
-            results = engine.run(features, given)
-            for host, result in zip(buffers.outputs, results, strict=False):
-                host.copy_(torch.as_tensor(result if case.rows == 1 else result[:, last:]))
+            answers = tuple(torch.from_numpy(answer) for answer in engine.run(features, state))
+            for host, answer in zip(buffers.outputs, case.from_served(answers), strict=True):
+                host.copy_(answer)
 
         return call
 
-    def _engine(self, case: Case, precision: str) -> Any:
-        try:
-            from lobsmith.compress.engine import build_engine
-            from lobsmith.compress.run_engine import RunEngine
-        except ImportError as error:
-            raise UnavailableError(f"no engine builder or runner: {error}") from error
-        # Step and window are the same file.
-        key = ("served", precision)
+    def _engine(self, network: Network, builder: str, precision: str) -> Any:
+        key = id(network), builder, precision
         if key not in self._built:
-            folder = self.directory / precision
-            folder.mkdir(parents=True)
-            source = folder / "model.onnx"
-            assert case.network is not None  # noqa: S101
-            export_onnx(case.network, source)
-            settings = structs.replace(self.settings, largest_batch=self.largest_batch)
             try:
-                build_engine(source, folder, settings, precision=precision)
-                self._built[key] = RunEngine(folder)
+                self._built[key] = self._build(network, builder, precision)
             except LobsmithError as error:
                 self._built[key] = error
         if isinstance(self._built[key], LobsmithError):
-            raise UnavailableError(str(self._built[key]))
+            raise self._built[key]
         return self._built[key]
+
+    def _build(self, network: Network, builder: str, precision: str) -> Any:
+        try:
+            from lobsmith.compress.engine import build_engine
+            from lobsmith.compress.half import convert_half
+            from lobsmith.compress.run_engine import EngineModel
+        except ImportError as error:
+            raise UnavailableError(f"engines cannot be built: {error}") from error
+        name = f"{builder}-{precision}-{len(self._built)}"
+        source = self.directory / f"{name}.onnx"
+        export_onnx(network, source)
+        if precision != "fp32":
+            convert_half(source, source, precision)
+        settings = structs.replace(
+            self.settings,
+            builder=builder,
+            capabilities=(),
+            largest_batch=self.largest_batch,
+            largest_chunk=max(WINDOW, self.settings.largest_chunk),
+        )
+        build_engine(source, self.directory / name, settings, precision=precision)
+        return EngineModel(self.directory / name)
 
 
 def lowered(case: Case, precision: str, device: torch.device) -> nn.Module:

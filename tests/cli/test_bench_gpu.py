@@ -9,11 +9,14 @@ import yaml
 from click.testing import CliRunner, Result
 from msgspec import structs
 
-from benchmarks.gpu import TOLERANCES, Plan, bench_gpu, largest_difference
+from benchmarks.gpu import TOLERANCES, bench_gpu, largest_difference
 from benchmarks.gpu_ceilings import Ceilings, Floor, floor
 from benchmarks.gpu_networks import cases, count_flops
-from benchmarks.gpu_ways import Buffers
+from benchmarks.gpu_report import Plan
+from benchmarks.gpu_ways import BUILDERS, Buffers
 from lobsmith.cli.main import cli
+from lobsmith.compress.export import export_onnx
+from lobsmith.compress.runtime import OnnxModel
 from lobsmith.features.definitions import COUNT
 from lobsmith.params import as_table
 from tests.small import small_params
@@ -23,8 +26,8 @@ PLAN = Plan(
     networks=("step", "window", "lstm_a"),
     precisions=("fp32", "bf16"),
     batches=(1, 3),
-    calls=40,
-    seconds=0.2,
+    calls=20,
+    seconds=0.05,
     rounds=2,
     resident=False,
     compile=False,
@@ -39,18 +42,20 @@ def report():
 def test_every_way_has_a_row_or_a_reason(report) -> None:
     ways = Counter((row.network, row.way, row.precision) for row in report.rows)
     assert set(ways.values()) == {len(PLAN.batches)}
-    assert {way for _, way, _ in ways} == {"eager", "graph", "engine", "onnx cpu", "onnx cuda"}
+    assert {way for _, way, _ in ways} == {"eager", "graph", *BUILDERS, "onnx cpu", "onnx cuda"}
     for row in report.rows:
         assert (row.reason is None) == (row.way in {"eager", "onnx cpu"}), row
         assert (row.count > 0) == (row.reason is None)
 
 
 def test_times_are_ordered_and_counted(report) -> None:
+    per_stream = {row.network: row.flops for row in report.rows if row.reason is None and row.batch == 1}
     for row in report.rows:
         if row.reason is None:
             assert 0 < row.p50_us <= row.p99_us
             assert row.count <= PLAN.calls
             assert row.p999_us is None, "there are too few calls for it"
+            assert row.flops == per_stream[row.network] * row.batch
             assert row.floor_ratio == pytest.approx(row.p50_us / row.floor_us)
 
 
@@ -84,8 +89,7 @@ def test_a_nan_or_a_large_difference_is_found() -> None:
 def test_operations_of_lstm_a_are_those_of_its_formula() -> None:
     (lstm_a,) = cases(small_params(), None, ("lstm_a",))
     a_row = 8 * 100 * (50 + 100) + 8 * 100 * (100 + 100)
-    assert count_flops(lstm_a, 1) == 100 * a_row + 2 * 100
-    assert count_flops(lstm_a, 64) == 64 * count_flops(lstm_a, 1)
+    assert count_flops(lstm_a) == 100 * a_row + 2 * 100
 
 
 def test_operations_of_the_network_are_those_of_its_layers() -> None:
@@ -96,7 +100,7 @@ def test_operations_of_the_network_are_those_of_its_layers() -> None:
     lstm = sum(8 * m.hidden * (inputs + m.hidden) for inputs in (m.channels, *[m.hidden] * (m.layers - 1)))
     attention = 3 * 2 * m.hidden * m.attention + 2 * 2 * m.attention * (m.ring + 1)
     readouts = 2 * 8 * horizons * (m.hidden + m.attention + COUNT)
-    assert count_flops(step, 1) == convolutions + lstm + attention + readouts
+    assert count_flops(step) == convolutions + lstm + attention + readouts
 
 
 def test_the_floor_is_the_highest_roof() -> None:
@@ -116,6 +120,20 @@ def test_a_state_on_the_device_does_not_travel() -> None:
     state = 4 * 4 * step.network.state_size
     assert [a - b for a, b in zip(travels.traffic(), stays.traffic(), strict=True)] == [state, state]
     assert travels.moved() == stays.moved()
+
+
+@pytest.mark.parametrize("name", ["step", "window", "lstm_a"])
+def test_the_served_file_answers_what_a_case_asks(name: str, tmp_path: Path) -> None:
+    (case,) = cases(small_params(), None, (name,))
+    export_onnx(case.network, tmp_path / "model.onnx")
+    served = OnnxModel(tmp_path / "model.onnx")
+    features, *state = (tensor.numpy() for tensor in case.example(3))
+    answers = served.run(features, state[0] if state else served.cold_state(3))
+    with torch.no_grad():
+        asked = case.make(torch.float32).eval()(*case.example(3))
+    for answer, expected in zip(case.from_served(tuple(map(torch.from_numpy, answers))), asked, strict=True):
+        assert expected.std() > 0
+        torch.testing.assert_close(answer, expected, atol=1e-5, rtol=0)
 
 
 def run(tmp_path: Path, *arguments: str) -> Result:
@@ -161,3 +179,13 @@ def test_a_trained_network_can_be_measured(tmp_path: Path) -> None:
     done = run(tmp_path, "--device", "cpu", "--directory", str(tmp_path))
     assert done.exit_code == 1
     assert "run the train stage again" in done.output
+
+
+def test_a_wrong_answer_is_printed_and_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = ("--networks", "lstm_a", "--precisions", "bf16", "--batches", "1", "--calls", "1", "--rounds", "1")
+    monkeypatch.setitem(TOLERANCES, "bf16", 0.0)
+    done = run(tmp_path, "--device", "cpu", "--no-compile", *quick)
+    assert done.exit_code == 1
+    assert "wrong" in done.output
+    assert "35.2" in done.output
+    assert "CUDA graphs need a CUDA GPU" in done.output

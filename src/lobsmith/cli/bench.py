@@ -92,7 +92,7 @@ def features(workspace: Workspace, files: tuple[Path, ...], rounds: int, setup: 
     "--state", type=click.Choice(["host", "device"]), default="host", show_default=True, help="Where it stays."
 )
 @click.option("--compile/--no-compile", "compiles", default=True, show_default=True, help="torch.compile, minutes.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write the JSON there too.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON there too.")
 @json_option
 @click.pass_obj
 def gpu(
@@ -111,9 +111,11 @@ def gpu(
     as_json: bool,
 ) -> None:
     """Networks on a GPU, from host to host, in every way that this machine has, beside the card's own ceilings."""
-    from benchmarks.gpu import Plan, bench_gpu
-    from benchmarks.gpu_table import print_report
+    from benchmarks.gpu import bench_gpu
+    from benchmarks.gpu_report import Plan, print_report
 
+    if output is not None and not output.parent.is_dir():
+        raise click.BadParameter(f"{output.parent}: no such folder", param_hint="--output")
     plan = Plan(
         device=device,
         networks=networks,

@@ -1,10 +1,97 @@
-"""The GPU benchmark's report as tables."""
+"""The GPU benchmark's report: what it holds, and as tables."""
 
+from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.gpu import Report, Row
 from benchmarks.gpu_ceilings import Ceilings, Machine
+
+
+class Reference(Struct, frozen=True, kw_only=True):
+    """What somebody else has measured."""
+
+    network: str
+    machine: str
+    p99_us: float
+    about: str
+
+
+_AUDITED = "audited result of a tuned stack for STAC-ML Markets (Inference); not comparable method for method"
+REFERENCES = (
+    Reference(network="lstm_a", machine="A100", p99_us=35.2, about=_AUDITED),
+    Reference(network="lstm_a", machine="GH200", p99_us=4.70, about=_AUDITED),
+)
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What to run.
+
+    Attributes:
+        device: `cuda`, `cuda:1` or `cpu`; the last is a rehearsal.
+        networks: of `step`, `window` and `lstm_a`.
+        precisions: of PyTorch and TensorRT.
+        batches: streams a call.
+        calls: for each row, over all rounds.
+        seconds: bound of each row's timed calls.
+        rounds: in which the ways take turns.
+        resident: whether a state stays on the device where the way can keep it there.
+        compile: whether `torch.compile` is among the ways.
+    """
+
+    device: str
+    networks: tuple[str, ...]
+    precisions: tuple[str, ...]
+    batches: tuple[int, ...]
+    calls: int
+    seconds: float
+    rounds: int
+    resident: bool
+    compile: bool
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """One network, way, precision and batch size. Where there was nothing to measure, only `reason` says why.
+
+    Attributes:
+        count: timed calls.
+        p50_us, p99_us, p999_us: host to host; the last one only of 1000 calls or more.
+        rows_per_s: new rows answered: streams over the mean time of a call, however many rows of a window it reads.
+        bytes: weights, state, inputs and outputs, each once.
+        flops: of matrix products and convolutions; a multiply-add counts two.
+        floor_us: least time by the card's measured ceilings; `bound` names the ceiling that sets it.
+        floor_ratio: p50 over that floor.
+        difference: largest one from eager fp32, over the largest answer where that is above 1.
+        wrong: a number that is not finite, or a difference beyond the precision's tolerance.
+    """
+
+    network: str
+    way: str
+    precision: str
+    batch: int
+    reason: str | None = None
+    count: int = 0
+    p50_us: float | None = None
+    p99_us: float | None = None
+    p999_us: float | None = None
+    rows_per_s: float | None = None
+    bytes: int | None = None
+    flops: int | None = None
+    floor_us: float | None = None
+    bound: str | None = None
+    floor_ratio: float | None = None
+    difference: float | None = None
+    wrong: bool = False
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """All that is printed, or kept as a result."""
+
+    machine: Machine
+    plan: Plan
+    weights: str
+    ceilings: Ceilings
+    references: tuple[Reference, ...]
+    rows: tuple[Row, ...]
 
 
 def print_report(report: Report, console: Console) -> None:
