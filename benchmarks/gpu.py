@@ -4,11 +4,13 @@ See README.md in this folder for what is measured and how it is counted.
 """
 
 import gc
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 _ENOUGH_FOR_P999 = 1000
 _WARM_UP_CALLS = 50
 _SETTLING_CALLS = 3
-"""Untimed, at the begin of each turn: the way before has left its own data in the caches."""
+"""Untimed, at the beginning of each turn: the way before has left its own data in the caches."""
 
 Note = Callable[[str], None]
 
@@ -98,6 +100,7 @@ def bench_gpu(params: Params, directory: Path | None, plan: Plan, *, note: Note)
                 note(f"{case.name}, batch {batch}")
                 rows += _bench_case(case, batch, flops * batch, device, plan, ceilings, engines)
     return Report(
+        measured=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=describe_machine(device),
         plan=plan,
         weights="random" if directory is None else "trained",
@@ -108,6 +111,8 @@ def bench_gpu(params: Params, directory: Path | None, plan: Plan, *, note: Note)
 
 
 def _device(name: str) -> torch.device:
+    if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
+        raise LobsmithError(f"{name}: no such device; write cuda, cuda:1 and so on, or cpu for a rehearsal")
     device = torch.device(name)
     if device.type == "cpu":
         return device
@@ -162,8 +167,8 @@ def _bench_case(
     try:
         buffers = Buffers.of(case, batch, device, resident=plan.resident)
         reference = _reference(case, buffers)
-    except torch.OutOfMemoryError as error:
-        reason = f"out of memory: {' '.join(str(error).split())[:300]}"
+    except RuntimeError as error:  # PyTorch's own for a card that is out of memory, or that an earlier way has broken
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return [Row(network=case.name, way="eager", precision="fp32", batch=batch, reason=reason)]
     attempts = _attempts(case, batch, buffers, plan, engines)
     for attempt in attempts:

@@ -60,7 +60,7 @@ class Window(Step):
         """Return probabilities [B, 1, H, 3] and outlook [B, 1, H, 5] of the last row."""
         cold = features.new_zeros(features.shape[0], self.network.state_size)
         probabilities, outlook, _ = super().forward(features, cold)
-        return probabilities[:, -1:], outlook[:, -1:]
+        return probabilities[:, -1:].contiguous(), outlook[:, -1:].contiguous()
 
 
 class LstmA(nn.Module):

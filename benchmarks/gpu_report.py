@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.gpu_ceilings import Ceilings, Machine
@@ -86,6 +87,8 @@ class Row(Struct, frozen=True, kw_only=True):
 class Report(Struct, frozen=True, kw_only=True):
     """All that is printed, or kept as a result."""
 
+    measured: str
+    """When it ended, UTC."""
     machine: Machine
     plan: Plan
     weights: str
@@ -105,7 +108,7 @@ def print_report(report: Report, console: Console) -> None:
             if one.network == network:
                 console.print(f"{one.machine}: p99 {one.p99_us:.4g} µs, {one.about}", soft_wrap=True)
         for reason, where in _reasons(rows).items():
-            console.print(f"[yellow]not measured[/yellow] {', '.join(where)}: {reason}", soft_wrap=True, markup=True)
+            console.print(f"[yellow]not measured[/yellow] {', '.join(where)}: {escape(reason)}", soft_wrap=True)
 
 
 def _machine(machine: Machine) -> str:

@@ -154,8 +154,8 @@ def test_batches_that_are_none_are_refused(tmp_path: Path, batches: str) -> None
     assert run(tmp_path, "--device", "cpu", "--batches", batches).exit_code == 2
 
 
-def test_an_unknown_network_or_precision_is_named(tmp_path: Path) -> None:
-    for option, name in (("--networks", "gru"), ("--precisions", "fp8")):
+def test_what_there_is_none_of_is_named(tmp_path: Path) -> None:
+    for option, name in (("--networks", "gru"), ("--precisions", "fp8"), ("--device", "tpu")):
         done = run(tmp_path, "--device", "cpu", option, name)
         assert done.exit_code in {1, 2}
         assert name in done.output
@@ -168,7 +168,7 @@ def test_a_rehearsal_prints_and_keeps_one_object(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
     assert report == json.loads(kept.read_text())
-    assert set(report) == {"machine", "plan", "weights", "ceilings", "references", "rows"}
+    assert set(report) == {"measured", "machine", "plan", "weights", "ceilings", "references", "rows"}
     assert report["machine"]["gpu"] is None
     assert report["machine"]["packages"]["torch"] == torch.__version__
     assert {one["machine"]: one["p99_us"] for one in report["references"]} == {"A100": 35.2, "GH200": 4.7}
