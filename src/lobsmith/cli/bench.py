@@ -36,6 +36,34 @@ def bench() -> None:
 
 
 @bench.command()
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A run's folder; by default the newest one, and without any an untrained network.",
+)
+@click.option("--calls", type=click.IntRange(min=100), default=5000, show_default=True, help="Of each side, in turn.")
+@json_option
+@click.pass_obj
+def tick(workspace: Workspace, directory: Path | None, calls: int, as_json: bool) -> None:
+    """One tick answered by a step with state, beside the window of the last 100 rows."""
+    from benchmarks.tick import WINDOW, bench_tick
+
+    params = load_params(workspace.params)
+    with stage("bench tick"):
+        report = bench_tick(workspace, params, directory, calls)
+    if as_json:
+        print_json(report)
+        return
+    table = Table(title=f"{report.network}: {report.calls:,} calls of each side, in turn; {report.rows} rows")
+    for heading in ("a tick answered by", "p50 µs", "p99 µs", "times faster"):
+        table.add_column(heading, justify="left" if heading.startswith("a") else "right")
+    table.add_row(f"window of {WINDOW} rows", f"{report.window_p50_us:.1f}", f"{report.window_p99_us:.1f}", "1.0")
+    faster = f"{report.ratio:.1f} [{report.low:.1f}, {report.high:.1f}]"
+    table.add_row("one step with state", f"{report.step_p50_us:.1f}", f"{report.step_p99_us:.1f}", faster)
+    results.print(table)
+
+
+@bench.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
 @click.option("--rounds", type=click.IntRange(min=3), default=15, show_default=True, help="Each side's, interleaved.")
 @click.option("--setup", is_flag=True, help="Make hftbacktest's virtual environment first, with pip.")
