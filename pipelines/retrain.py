@@ -10,7 +10,7 @@ from uuid import uuid4
 from msgspec import Struct
 from prefect import flow, task
 
-from lobsmith.compress import GOLDEN, MODEL
+from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import load_golden
 from lobsmith.errors import DataError
 from lobsmith.features.dataset import build_features, training_datasets
@@ -26,6 +26,7 @@ from lobsmith.params import Params, as_table, load_params
 from lobsmith.progress import Note, console, stage
 from lobsmith.release.contract import wire_contract
 from lobsmith.release.manifest import Manifest
+from lobsmith.release.plans import build_and_publish
 from lobsmith.release.publish import Artifact, publish
 from lobsmith.release.registry import RunRef, log_run, set_champion, tag_version
 from lobsmith.serving.control import activate, connect
@@ -42,6 +43,7 @@ class Retrained(Struct, frozen=True, kw_only=True):
     report: str
     mlflow_run_id: str
     served: bool
+    plans: str
 
 
 @task(name="ingest market data")
@@ -162,6 +164,8 @@ def publish_version(
             golden=load_golden(directory / GOLDEN),
             prime_rows=summary.prime_rows,
             precision=summary.precision,
+            candidate=summary.name,
+            step_path=directory / STEP,
             instruments=(evaluation.instrument,),
             data_fingerprint=evaluation.data_fingerprint,
             verdicts=(*data_verdicts, *evaluation.verdicts),
@@ -178,6 +182,19 @@ def publish_version(
         )
         note(f"{manifest.model} {manifest.version}")
         return manifest
+
+
+@task(name="build and publish plans")
+def build_and_publish_plans(
+    workspace: Workspace, params: Params, summary: Compressed, manifest: Manifest, directory: Path
+) -> str:
+    """Build TensorRT plans where this machine can, and publish them beside the ONNX model, which stays the fallback."""
+    with stage("build and publish plans") as note:
+        outcome = build_and_publish(
+            workspace, params, summary, manifest, directory, load=_loader(workspace, params), on_progress=note
+        )
+        note(outcome)
+        return outcome
 
 
 def _loader(workspace: Workspace, params: Params) -> Callable[[str, int], None] | None:
@@ -245,6 +262,7 @@ def retrain(
     run = record_in_mlflow(workspace, params, evaluation, history, directory)
     manifest = publish_version(workspace, params, data_verdicts, evaluation, summary, run, directory)
     name_the_champion(workspace, manifest, run)
+    plans = build_and_publish_plans(workspace, params, summary, manifest, directory)
     return Retrained(
         model=manifest.model,
         version=manifest.version,
@@ -253,4 +271,5 @@ def retrain(
         report=str(directory / REPORT),
         mlflow_run_id=run.run_id,
         served=connect(workspace) is not None,
+        plans=plans,
     )

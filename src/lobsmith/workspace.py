@@ -49,6 +49,11 @@ class Workspace:
         return self.home / "runs"
 
     @property
+    def timing_cache(self) -> Path:
+        """What TensorRT has timed already, a file for each builder, its version and GPU."""
+        return self.home / "timing"
+
+    @property
     def prefect(self) -> Path:
         """Prefect's home."""
         return self.home / "prefect"

@@ -21,10 +21,10 @@ from msgspec import structs
 from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
-from lobsmith.compress.engine import RECORD, available_builder, build_engine, load_build, profiles_for
+from lobsmith.compress.engine import available_builder, build_engine, load_build, profiles_for
 from lobsmith.compress.export import export_onnx
 from lobsmith.compress.gpu import this_gpu
-from lobsmith.compress.plan import EngineBuild, check_engine
+from lobsmith.compress.plan import ENGINE, EngineBuild, check_engine
 from lobsmith.compress.run_engine import EngineModel
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import EngineError
@@ -134,7 +134,7 @@ def test_plans_for_every_target_without_a_gpu(source: Path, precision: str, tmp_
     assert build.source_sha256 == sha256_file(wanted)
     assert len(set(build.sha256.values())) == len(CAPABILITIES)
     assert build == load_build(tmp_path / "engine")
-    assert {file.name for file in (tmp_path / "engine").iterdir()} == {RECORD, *build.plans.values()}
+    assert {file.name for file in (tmp_path / "engine").iterdir()} == {ENGINE, *build.plans.values()}
     assert told
 
 
@@ -142,7 +142,7 @@ def test_a_build_names_what_it_was_made_with(built: tuple[Path, EngineBuild], bu
     directory, build = built
     assert build.builder_version == builder.__version__
     assert version(f"tensorrt_rtx_cu{build.cuda_version}") == builder.__version__
-    assert msgspec.json.decode((directory / RECORD).read_bytes(), type=EngineBuild) == build
+    assert msgspec.json.decode((directory / ENGINE).read_bytes(), type=EngineBuild) == build
     assert {name: sha256_file(directory / name) for name in build.plans.values()} == build.sha256
     assert build.build_s > 0
 
@@ -306,7 +306,7 @@ def test_a_failed_build_leaves_the_last_engine_and_a_good_one_replaces_it(source
     assert load_build(tmp_path / "engine") == first
     second = build_engine(model, tmp_path / "engine", settings(capabilities=("8.6",)), precision="fp32")
     assert load_build(tmp_path / "engine") == second
-    assert {file.name for file in (tmp_path / "engine").iterdir()} == {RECORD, *second.plans.values()}
+    assert {file.name for file in (tmp_path / "engine").iterdir()} == {ENGINE, *second.plans.values()}
 
 
 def test_two_builds_at_once(source: Path, tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_plans_that_are_not_those_that_were_built(what: str, built: tuple[Path, 
     if what == "changed":
         plan.write_bytes(plan.read_bytes()[:-1] + b"?")
     else:
-        (plan if what == "missing" else directory / RECORD).unlink()
+        (plan if what == "missing" else directory / ENGINE).unlink()
     with pytest.raises(EngineError, match="build it again"):
         load_build(directory)
 

@@ -1,17 +1,20 @@
-"""A publisher that kills itself after a step: `python -m tests.release.publisher ROOT STEP`."""
+"""A publisher that kills itself after a step: `python -m tests.release.publisher ROOT STEP [plans]`."""
 
 import os
 import signal
 import sys
 from pathlib import Path
 
+from lobsmith.release.manifest import check_files
 from lobsmith.release.publish import publish
+from lobsmith.release.publish_engine import publish_engine
+from lobsmith.release.repository import Repository
 from lobsmith.workspace import Workspace
 from tests.release import toy
 
 
-def main(root: Path, fatal: str) -> None:
-    """Publish the model `toy` of the workspace `root` and die once the step `fatal` is done."""
+def main(root: Path, fatal: str, what: str = "") -> None:
+    """Publish the model `toy` of the workspace `root`, or its plans in `engine/`; die once the step `fatal` is done."""
 
     def die(step: str) -> None:
         if step == fatal:
@@ -20,9 +23,14 @@ def main(root: Path, fatal: str) -> None:
     def load(model: str, version: int) -> None:
         die("loading")
 
+    if what == "plans":
+        repository = Repository(Workspace(root).repository)
+        of = repository.verify("toy", repository.active("toy"))
+        publish_engine(Workspace(root), toy.params(), root / "engine", of, load=load, note=die, prove=check_files)
+        return
     artifact = toy.artifact(root / "run")
     publish(Workspace(root), toy.params(), artifact, model="toy", contract=toy.CONTRACT, load=load, note=die)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])

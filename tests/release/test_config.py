@@ -1,9 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
-from tritonclient.grpc.model_config_pb2 import TYPE_FP32
+from tritonclient.grpc.model_config_pb2 import TYPE_FP32, ModelInstanceGroup
 
 from lobsmith.errors import ReleaseError
 from lobsmith.release.config import config_text, configured_contract, listed_versions, prime_rows_for, read_config
-from tests.release import toy
+from tests.release import plans, toy
 
 
 def write(path, **changes):
@@ -61,3 +63,19 @@ def test_only_a_specific_policy_lists_versions(tmp_path, policy):
 @pytest.mark.parametrize(("measured", "rows"), [([1], 1), ([3], 4), ([64, 5], 64), ([65], 128), ([1024], 1024)])
 def test_priming_is_enough_for_every_version_and_seldom_changes(measured, rows):
     assert prime_rows_for(measured) == rows
+
+
+def test_plans_differ_in_what_runs_them_only(tmp_path):
+    engine = plans.build(tmp_path, SimpleNamespace(version=1, artifact_id="0" * 64), ("8.6", "8.9"))
+    config = read_config(write(tmp_path / "config.pbtxt", engine=engine))
+    assert (config.backend, config.default_model_filename) == ("tensorrt", "")
+    assert dict(config.cc_model_filenames) == {"8.6": "model_sm86.plan", "8.9": "model_sm89.plan"}
+    [group] = config.instance_group
+    assert (group.kind, list(group.profile)) == (ModelInstanceGroup.KIND_GPU, ["0", "1"])
+    # No batch may be larger than the narrowest profile takes.
+    assert config.max_batch_size == 8
+    onnx = read_config(write(tmp_path / "onnx.pbtxt"))
+    for name in ("backend", "default_model_filename", "cc_model_filenames", "instance_group", "max_batch_size"):
+        for one in (config, onnx):
+            one.ClearField(name)
+    assert config == onnx

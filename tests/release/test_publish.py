@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from lobsmith.errors import ContractError, DeadlineError, GateError, ReleaseError
-from lobsmith.release import journal
+from lobsmith.release import journal, publication
 from lobsmith.release import publish as publishing
 from lobsmith.release.config import listed_versions, read_config
 from lobsmith.release.lock import publisher_lock
@@ -228,7 +228,8 @@ def test_a_full_disk_publishes_nothing(workspace, artifact, monkeypatch, name):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         write(path, content, **settings)
 
-    monkeypatch.setattr(publishing, "write_atomic", full)
+    for module in (publishing, publication):
+        monkeypatch.setattr(module, "write_atomic", full)
     with pytest.raises(ReleaseError, match=rf"{name}: No space left on device; toy was not published"):
         put(workspace, artifact)
     assert tree(workspace.repository) == before
@@ -240,7 +241,7 @@ def test_two_filesystems_are_refused(workspace, artifact, tmp_path, monkeypatch)
     if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no second filesystem here")
     monkeypatch.setattr(Workspace, "staging", property(lambda self: other))
-    monkeypatch.setattr(publishing, "clear_up", lambda *_: None)
+    monkeypatch.setattr(publication, "clear_up", lambda *_: None)
     with pytest.raises(ReleaseError, match="lie on two filesystems"):
         put(workspace, artifact)
 

@@ -23,16 +23,27 @@ class Summing:
     looked_up: int = 0
     poison: str | None = None
     wrong_version: bool = False
+    plans: list[int] = field(default_factory=list)
+    plans_failures: list[Exception] = field(default_factory=list)
+    plans_asked: int = 0
+    plans_poison: str | None = None
 
     def versions(self, model: str) -> list[int]:
+        if model == "lob_trt":
+            return self.plans
         self.looked_up += 1
         return self.served
 
     def infer(self, model, version, features, state, deadline_s) -> Answer:
-        self.asked.append((version, features.shape[1]))
-        if self.failures:
-            raise self.failures.pop(0)
-        if version not in self.served:
+        if model == "lob_trt":
+            self.plans_asked += 1
+            if self.plans_failures:
+                raise self.plans_failures.pop(0)
+        else:
+            self.asked.append((version, features.shape[1]))
+            if self.failures:
+                raise self.failures.pop(0)
+        if version not in (self.plans if model == "lob_trt" else self.served):
             raise ServingError(f"version {version} is not there")
         assert state[0, 1] in (0.0, float(version)), "a state of another version"
         value, out = float(state[0, 0]), []
@@ -44,8 +55,8 @@ class Summing:
         # An outlook that says the same as the probabilities, so that one can be told from the other's row.
         outlook = np.repeat(probabilities[..., 2:], 5, axis=3)
         next_state = np.asarray([[value, version]], np.float32)
-        if self.poison:
-            {"probabilities": probabilities, "outlook": outlook, "next_state": next_state}[self.poison][:] = np.nan
+        if poison := self.plans_poison if model == "lob_trt" else self.poison:
+            {"probabilities": probabilities, "outlook": outlook, "next_state": next_state}[poison][:] = np.nan
         return Answer(version + self.wrong_version, probabilities, outlook, next_state)
 
     def close(self) -> None: ...
@@ -197,3 +208,59 @@ def test_a_reset_forgets_the_stream() -> None:
 def test_a_row_of_the_wrong_shape_or_type_is_refused(row: np.ndarray) -> None:
     with pytest.raises(RequestError, match="expected"):
         client(Summing(), Clock()).step(row)
+
+
+def test_plans_are_asked_where_they_are_ready_for_the_version() -> None:
+    transport, clock, data = Summing(served=[1, 2], plans=[1]), Clock(), rows(30)
+    stream = client(transport, clock)
+    predictions = [stream.step(row) for row in data[:10]]
+    assert {p.model for p in predictions} == {"lob"}
+    transport.plans = [1, 2]
+    clock.now += 2_000_000_000
+    predictions += [stream.step(row) for row in data[10:20]]
+    assert {p.model for p in predictions[10:]} == {"lob_trt"}
+    # A new version whose plans do not exist yet.
+    transport.served = [1, 2, 3]
+    clock.now += 2_000_000_000
+    assert [(p.model, p.version) for p in stream.predict(data[20:])] == [("lob", 3)] * 10
+    assert transport.plans_asked == 10
+    np.testing.assert_allclose(ups(predictions), truth(data[:20], 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("error", [DeadlineError("late"), RequestError("no profile"), ServingError("down")])
+def test_a_row_that_plans_do_not_answer_is_answered_by_the_model(error: Exception) -> None:
+    transport, clock, data = Summing(plans=[1]), Clock(), rows(30)
+    stream = client(transport, clock)
+    predictions = [stream.step(row) for row in data[:10]]
+    transport.plans_failures = [error]
+    predictions += [stream.step(row) for row in data[10:20]]
+    assert [p.model for p in predictions] == ["lob_trt"] * 10 + ["lob"] * 10
+    assert transport.plans_asked == 11
+    clock.now += 2_000_000_000
+    predictions += [stream.step(row) for row in data[20:]]
+    assert {p.model for p in predictions[20:]} == {"lob_trt"}
+    np.testing.assert_allclose(ups(predictions), truth(data), atol=1e-6)
+
+
+@pytest.mark.parametrize("poison", ["probabilities", "outlook", "next_state"])
+def test_an_answer_of_plans_that_is_not_finite_is_not_taken(poison: str) -> None:
+    transport, data = Summing(plans=[1], plans_poison=poison), rows(20)
+    stream = client(transport, Clock())
+    predictions = [stream.step(row) for row in data]
+    assert {p.model for p in predictions} == {"lob"}
+    np.testing.assert_allclose(ups(predictions), truth(data), atol=1e-6)
+
+
+def test_plans_and_model_share_one_deadline() -> None:
+    clock, given = Clock(), []
+
+    class Slow(Summing):
+        def infer(self, model, version, features, state, deadline_s) -> Answer:
+            given.append((model, deadline_s))
+            if model == "lob_trt":
+                clock.now += int(deadline_s * 1e9)
+                raise DeadlineError("late")
+            return super().infer(model, version, features, state, deadline_s)
+
+    assert client(Slow(plans=[1]), clock).step(rows(1)[0]).model == "lob"
+    assert given == [("lob_trt", 0.5), ("lob", 0.5)]

@@ -52,6 +52,7 @@ def _state(workspace: Workspace) -> dict[str, Any]:
     from lobsmith.release import journal
     from lobsmith.release.repository import Repository
     from lobsmith.serving.control import connect
+    from lobsmith.serving.loadable import loadable
 
     repository = Repository(workspace.repository)
     control = connect(workspace)
@@ -63,7 +64,7 @@ def _state(workspace: Workspace) -> dict[str, Any]:
         error = None
         try:
             listed = repository.listed(model)
-            faults = repository.sound(model)[1]
+            faults = loadable(workspace, model)[1] if control else repository.sound(model)[1]
             ready = control.ready_versions(model) if control else []
         except LobsmithError as fault:
             error = str(fault)

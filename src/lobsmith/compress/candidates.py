@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lobsmith.compress import MODEL, STEP
+from lobsmith.compress import FP32, MODEL, STEP
 from lobsmith.compress.calibration_rows import calibration_streams
 from lobsmith.compress.export import export_onnx
 from lobsmith.compress.pruning import prune
@@ -24,8 +24,6 @@ from lobsmith.params import ModelParams, Params
 
 FULL = "full"
 """The network as it was trained."""
-FP32 = "fp32"
-
 Progress = Callable[[str], None]
 
 

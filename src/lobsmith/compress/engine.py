@@ -21,14 +21,11 @@ from typing import IO
 import msgspec
 
 from lobsmith.compress.gpu import this_gpu
-from lobsmith.compress.plan import EngineBuild, Profile
+from lobsmith.compress.plan import ENGINE, EngineBuild, Profile, read_build
 from lobsmith.compress.tensorrt_build import Built, Order
 from lobsmith.errors import EngineError
 from lobsmith.files import fsync_directory, sha256_file, write_atomic
 from lobsmith.params import EngineParams
-
-RECORD = "engine.json"
-"""Stands beside the plans: an `EngineBuild`."""
 
 _USUAL_CHUNK = 32
 _POLL_S = 0.02
@@ -99,14 +96,14 @@ def load_build(directory: Path) -> EngineBuild:
     Raises:
         EngineError: the record or a plan is missing, or is not what was built.
     """
-    path = directory / RECORD
-    try:
-        build = msgspec.json.decode(path.read_bytes(), type=EngineBuild)
-        changed = [name for name in build.plans.values() if sha256_file(directory / name) != build.sha256.get(name)]
-    except (OSError, msgspec.DecodeError) as error:
-        raise EngineError(f"{path}: not an engine that can be read: {error}; build it again") from error
-    if changed:
-        raise EngineError(f"{directory / changed[0]}: its hash is not that of {RECORD}; build it again")
+    build = read_build(directory)
+    for name in build.plans.values():
+        try:
+            found = sha256_file(directory / name)
+        except OSError as error:
+            raise EngineError(f"{directory / name}: {error.strerror}; build it again") from error
+        if found != build.sha256.get(name):
+            raise EngineError(f"{directory / name}: its hash is not that of {ENGINE}; build it again")
     return build
 
 
@@ -121,7 +118,7 @@ def _build(
 ) -> EngineBuild:
     if not source.is_file() or not source.stat().st_size:
         raise EngineError(f"{source}: {'is empty' if source.is_file() else 'no such file'}; export the network again")
-    if directory.exists() and not (directory / RECORD).is_file():
+    if directory.exists() and not (directory / ENGINE).is_file():
         raise EngineError(f"{directory}: is there and is no engine; name another folder")
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
@@ -153,7 +150,7 @@ def _build(
             build_s=round(built.build_s, 3),
         )
         copy.unlink()
-        write_atomic(staging / RECORD, msgspec.json.format(msgspec.json.encode(build)) + b"\n")
+        write_atomic(staging / ENGINE, msgspec.json.format(msgspec.json.encode(build)) + b"\n")
         staging.chmod(0o755)
         if directory.exists():
             shutil.rmtree(directory)

@@ -1,8 +1,14 @@
 """What is known of a TensorRT engine: which plans it has, and what they were built with."""
 
+from pathlib import Path
+
+import msgspec
 from msgspec import Struct
 
 from lobsmith.errors import EngineError
+
+ENGINE = "engine.json"
+"""Lies beside the plans and holds their `EngineBuild`."""
 
 
 class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,6 +47,21 @@ class EngineBuild(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     build_s: float
 
 
+def read_build(directory: Path) -> EngineBuild:
+    """Read what is known of the plans in a directory.
+
+    Raises:
+        EngineError: there is no `engine.json`, or it is none.
+    """
+    path = directory / ENGINE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=EngineBuild)
+    except OSError as error:
+        raise EngineError(f"{path}: {error.strerror}; build it again") from error
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise EngineError(f"{path}: not the record of a build: {error}; build it again") from error
+
+
 def check_engine(build: EngineBuild, *, builder: str, builder_version: str, capability: str) -> None:
     """Refuse plans that this runtime would not load, or would load and run wrongly.
 
@@ -61,3 +82,24 @@ def check_engine(build: EngineBuild, *, builder: str, builder_version: str, capa
             f"the engine was built for compute capability {', '.join(build.plans)} and this GPU has {capability}; "
             f"add it to engine.capabilities and build the engine again"
         )
+
+
+def fits(build: EngineBuild, gpu_capability: str | None, tensorrt: str | None) -> str | None:
+    """Say why plans cannot run on a machine, None where they can.
+
+    Args:
+        build: the plans.
+        gpu_capability: of the machine's GPU, as "8.9"; None where there is none.
+        tensorrt: the version that is to run them, "10.13.2" or longer; None where there is none.
+    """
+    built_for = ", ".join(build.plans)
+    if tensorrt is None:
+        return f"there is no TensorRT here; the plans need {build.builder_version}"
+    if gpu_capability is None:
+        return f"there is no GPU here; the plans are for capability {built_for}"
+    if gpu_capability not in build.plans:
+        return f"the plans are for GPUs of capability {built_for}, the one here has {gpu_capability}"
+    # Libraries tell no more than three numbers of their version; a plan of another one is refused by TensorRT.
+    if tensorrt.split(".")[:3] != build.builder_version.split(".")[:3]:
+        return f"the plans were built with TensorRT {build.builder_version}, here is {tensorrt}"
+    return None

@@ -20,6 +20,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from lobsmith.compress import FP32
 from lobsmith.compress.activation_ranges import activation_ranges
 from lobsmith.compress.half import convert_half
 from lobsmith.compress.runtime import Float
@@ -55,7 +56,7 @@ def quantise(
             Runtime cannot run the result.
     """
     writers: dict[str, Callable[[Path, Path], None]] = {
-        "fp32": lambda source, destination: write_atomic(destination, source.read_bytes()),
+        FP32: lambda source, destination: write_atomic(destination, source.read_bytes()),
         "int8_dynamic": _int8_dynamic,
         "int8_static": partial(_int8_static, streams=streams, settings=settings),
         "fp16": partial(convert_half, precision="fp16"),

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lobsmith.compress import FP32, STEP
 from lobsmith.compress import MODEL as MODEL_FILE
-from lobsmith.compress import STEP
-from lobsmith.compress.candidates import FP32
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.features.dataset import load_dataset, other_datasets, training_datasets
 from lobsmith.files import write_atomic

@@ -1,25 +1,27 @@
-"""Is the exported file the trained network?"""
+"""Is the exported file, or the engine, the trained network?"""
 
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from lobsmith.compress.runtime import BoundModel, Float, OnnxModel
+from lobsmith.compress.runtime import BoundModel, Float, StatefulModel
 from lobsmith.gates.verdict import Verdict
 from lobsmith.models.network import Network, ServedNetwork
 
 _STEPS = 1000
-_AT_ONCE = 500
-"""More than a request may carry, and no more than any trunk is exported for (511, `volatility`)."""
+_AT_ONCE = 256
+"""What a request may carry, and an engine is built for."""
 
 
-def parity(network: Network, model: OnnxModel, rows: Float, threshold: float, *, step: Path | None = None) -> Verdict:
+def parity(
+    network: Network, model: StatefulModel, rows: Float, threshold: float, *, step: Path | None = None
+) -> Verdict:
     """Compare PyTorch with ONNX Runtime on real rows: many at once, one by one, and as a batch of two streams.
 
     Args:
         network: the trained network.
-        model: its exported file.
+        model: its exported file, or an engine of it.
         rows: float32 [N, F]; up to 1000 of them are used.
         threshold: largest difference in any output, as a share of it where it is above 1.
         step: the file for one row of one stream, where there is one; it is compared too.

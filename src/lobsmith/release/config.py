@@ -19,6 +19,7 @@ from tritonclient.grpc.model_config_pb2 import (
 )
 
 from lobsmith.compress import MODEL
+from lobsmith.compress.plan import EngineBuild
 from lobsmith.errors import ReleaseError
 from lobsmith.release.contract import (
     CLASSES,
@@ -33,6 +34,8 @@ from lobsmith.release.contract import (
 
 CONFIG = "config.pbtxt"
 BACKEND = "onnxruntime"
+PLANS_BACKEND = "tensorrt"
+_PLANS = "_trt"
 
 DEFINITIONS = "definitions_sha256"
 HORIZONS = "horizons_ms"
@@ -48,8 +51,12 @@ def config_text(
     max_batch: int,
     warmup: int,
     instances: int = 1,
+    engine: EngineBuild | None = None,
 ) -> str:
     """Return a model's `config.pbtxt`.
+
+    That of TensorRT plans differs in what runs them, and in nothing that a client sees. Names of plans belong to the
+    model and not to a version, and so do profiles: all versions that such a configuration lists must share them.
 
     Args:
         model: name of the model.
@@ -59,11 +66,17 @@ def config_text(
         max_batch: most requests that are answered in one execution.
         warmup: single-row inferences before a version is READY; 0 for none.
         instances: how many copies of the network answer at the same time.
+        engine: what the plans of all these versions have in common; None for ONNX.
     """
+    if engine is not None:
+        # A batch may meet any of the profiles, so the narrowest one bounds it.
+        max_batch = min(max_batch, *(profile.batch[2] for profile in engine.profiles))
     config = ModelConfig(
         name=model,
-        backend=BACKEND,
-        default_model_filename=MODEL,
+        backend=BACKEND if engine is None else PLANS_BACKEND,
+        # None for plans: a GPU of a capability that has no plan must not be given another one's.
+        default_model_filename=MODEL if engine is None else "",
+        cc_model_filenames=None if engine is None else engine.plans,
         max_batch_size=max_batch,
         # No queue delay: a batch is what has piled up while the last one ran, and no tick waits for company.
         dynamic_batching=ModelDynamicBatching(max_queue_delay_microseconds=0),
@@ -75,7 +88,11 @@ def config_text(
     config.output.add(name=PROBABILITIES, data_type=TYPE_FP32, dims=[-1, horizons, len(CLASSES)])
     config.output.add(name=OUTLOOK, data_type=TYPE_FP32, dims=[-1, horizons, len(OUTLOOKS)])
     config.output.add(name=NEXT_STATE, data_type=TYPE_FP32, dims=[contract.state_size])
-    config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=instances)
+    if engine is None:
+        config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=instances)
+    else:
+        profiles = [str(index) for index in range(len(engine.profiles))]
+        config.instance_group.add(kind=ModelInstanceGroup.KIND_GPU, count=instances, profile=profiles)
     if warmup:
         # Triton's random_data is random bytes: as floats 0.4 % of them are not finite and the rest reach 1e38, which no
         # backend should have to accept. Zeros are finite.
@@ -92,6 +109,20 @@ def config_text(
     config.parameters[HORIZONS].string_value = ",".join(map(str, contract.horizons_ms))
     config.parameters[PRIME_ROWS].string_value = str(prime_rows)
     return str(text_format.MessageToString(config))
+
+
+def plans_model(model: str) -> str:
+    """Return the name under which the TensorRT plans of a model are served.
+
+    >>> plans_model("lob")
+    'lob_trt'
+    """
+    return model + _PLANS
+
+
+def planned_model(plans: str) -> str:
+    """Return the name of the ONNX model that plans belong to: the inverse of `plans_model`."""
+    return plans.removesuffix(_PLANS)
 
 
 def prime_rows_for(measured: Iterable[int]) -> int:

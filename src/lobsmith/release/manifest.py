@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from lobsmith.compress import MODEL
+from lobsmith.compress.plan import EngineBuild
 from lobsmith.errors import ReleaseError
 from lobsmith.files import sha256_file, write_atomic
 from lobsmith.gates.verdict import Verdict
@@ -29,7 +30,8 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The record that lies beside a version's files.
 
     `files` maps each other file of the version to its SHA-256. `artifact_id` is the SHA-256 of the model file: the same
-    artifact published twice keeps it, while `version` is minted at each publication.
+    artifact published twice keeps it, while `version` is minted at each publication. A version of TensorRT plans has
+    `engine`, and the number and `artifact_id` of the version whose network it is.
     """
 
     model: str
@@ -49,6 +51,8 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     verdicts: tuple[Verdict, ...]
     metrics: dict[str, float]
     environment: Environment
+    candidate: str | None = None
+    engine: EngineBuild | None = None
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -75,8 +79,8 @@ def check_files(directory: Path) -> Manifest:
     """Read a version's manifest and compare every file of the directory with it.
 
     Raises:
-        ReleaseError: the manifest is missing or is not one, a file is missing, changed or extra, or the model file is
-            not the artifact that the manifest names.
+        ReleaseError: the manifest is missing or is not one, a file is missing, changed or extra, or the model file (the
+            plans) is not what the manifest says of it.
     """
     manifest = read_manifest(directory)
     try:
@@ -94,6 +98,10 @@ def check_files(directory: Path) -> Manifest:
                 raise ReleaseError(f"{path}: changed after publication (SHA-256 differs); publish the version again")
     except OSError as error:
         raise ReleaseError(f"{error.filename}: {error.strerror}; the version cannot be checked") from error
-    if manifest.files.get(MODEL) != manifest.artifact_id:
+    if manifest.engine is not None:
+        for name in manifest.engine.plans.values():
+            if manifest.files.get(name) != manifest.engine.sha256.get(name, ""):
+                raise ReleaseError(f"{directory / MANIFEST}: {name} is not the plan that was built; publish it again")
+    elif manifest.files.get(MODEL) != manifest.artifact_id:
         raise ReleaseError(f"{directory / MANIFEST}: artifact_id is not the hash of {MODEL}; publish the version again")
     return manifest

@@ -1,30 +1,44 @@
 """The proof that a version is what it claims, in a process of its own: a model file may crash or hang its reader.
 
-`python -m lobsmith.release.proof DIRECTORY` checks the hashes, loads the model with ONNX Runtime, and reproduces the
-golden vectors as one chunk and as single steps that carry the state. It prints one JSON object and exits with 0 if all
-of it holds, with 1 if not.
+`python -m lobsmith.release.proof DIRECTORY` checks the hashes, loads the model with ONNX Runtime (plans: TensorRT), and
+reproduces the golden vectors as one chunk and as single steps that carry the state. It prints one JSON object and exits
+with 0 if all of it holds, with 1 if not.
 """
 
+import importlib
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
-from lobsmith.compress import GOLDEN, MODEL
+from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import Golden, load_golden
+from lobsmith.compress.gpu import this_gpu
+from lobsmith.compress.plan import fits
 from lobsmith.compress.runtime import Answered, Float, OnnxModel
 from lobsmith.errors import LobsmithError, ReleaseError
 from lobsmith.release.contract import CLASSES, OUTLOOKS, WireContract
-from lobsmith.release.manifest import check_files
+from lobsmith.release.manifest import Manifest, check_files
 
-TOLERANCE = 1e-5
-"""Largest difference from the golden vectors: absolute up to 1, relative above (a state may hold larger numbers)."""
+TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 5e-2, "int8_static": 2e-2, "int8_dynamic": 1e-1}
+"""Largest difference from the golden vectors: absolute up to 1, relative above (a state may hold larger numbers).
+
+In integers, a sum's last bit decides which of two steps a number is rounded to, and dynamic ranges are those of a whole
+call: the same rows one by one, or on another processor, are not bit by bit the same."""
+
+PLAN_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}
+"""The same for a plan, by its precision: TensorRT sums in another order, and in TF32 where it may."""
 
 _SUM_TOLERANCE = 1e-3
+
+
+class _Model(Protocol):
+    def run(self, features: Float, state: Float) -> Answered: ...
 
 
 class Proof(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,35 +88,77 @@ def check_version(directory: Path) -> Proof:
     manifest = check_files(directory)
     golden = load_golden(directory / GOLDEN)
     _check_golden(directory / GOLDEN, golden, manifest.contract)
-    model = OnnxModel(directory / MODEL)
-    at_once = _run(model, directory, golden.features, golden.state)
-    parts, state = [], golden.state
-    for row in range(golden.features.shape[1]):
-        part = _run(model, directory, golden.features[:, row : row + 1], state)
-        state = part.next_state
-        parts.append(part)
-    stepped = Answered(
-        np.concatenate([one.probabilities for one in parts], axis=1),
-        np.concatenate([one.outlook for one in parts], axis=1),
-        state,
-    )
+    path, model, tolerance = _open(directory, manifest)
+    at_once = _run(model, path, golden.features, golden.state)
+    answers = [(path, "as one chunk", at_once), (path, "step by step", _stepped(model, path, golden))]
+    if STEP in manifest.files:
+        step = directory / STEP
+        answers.append((step, "step by step", _stepped(OnnxModel(step), step, golden)))
     largest = 0.0
-    for how, answer in (("as one chunk", at_once), ("step by step", stepped)):
+    for path, how, answer in answers:
         for name, have in answer._asdict().items():
             want = getattr(golden, name)
             difference = _difference(have, want)
-            if difference > TOLERANCE:
+            if difference > tolerance:
                 raise ReleaseError(
-                    f"{directory / MODEL}: {name} {how} differ from the golden vectors by {difference:.3g}, "
-                    f"more than {TOLERANCE:g}; export the model again"
+                    f"{path}: {name} {how} differ from the golden vectors by {difference:.3g}, "
+                    f"more than {tolerance:g}; export the model again"
                 )
             largest = max(largest, difference)
     probabilities = at_once.probabilities
     if np.ptp(probabilities, axis=1).max() == 0:
-        raise ReleaseError(f"{directory / MODEL}: its answers are the same for every row; train it again")
+        raise ReleaseError(f"{path}: its answers are the same for every row; train it again")
     if probabilities.min() < 0 or np.abs(probabilities.sum(axis=3) - 1).max() > _SUM_TOLERANCE:
-        raise ReleaseError(f"{directory / MODEL}: its answers are no probabilities; export it with the softmax")
+        raise ReleaseError(f"{path}: its answers are no probabilities; export it with the softmax")
     return Proof(proven=True, rows=golden.features.shape[1], largest_difference=largest)
+
+
+def _stepped(model: _Model, path: Path, golden: Golden) -> Answered:
+    """Answer the golden rows one by one, the state carried on."""
+    parts, state = [], golden.state
+    for row in range(golden.features.shape[1]):
+        part = _run(model, path, golden.features[:, row : row + 1], state)
+        state = part.next_state
+        parts.append(part)
+    return Answered(
+        np.concatenate([one.probabilities for one in parts], axis=1),
+        np.concatenate([one.outlook for one in parts], axis=1),
+        state,
+    )
+
+
+def _open(directory: Path, manifest: Manifest) -> tuple[Path, _Model, float]:
+    """Return the model's file, the model and how far it may be from the golden vectors.
+
+    Raises:
+        ReleaseError: it cannot be loaded, or this machine cannot run all of the plans.
+    """
+    build = manifest.engine
+    if build is None:
+        if manifest.precision not in TOLERANCE:
+            raise ReleaseError(f"{directory}: its precision is {manifest.precision!r}, none of {', '.join(TOLERANCE)}")
+        return directory / MODEL, OnnxModel(directory / MODEL), TOLERANCE[manifest.precision]
+    gpu = this_gpu()
+    capability = None if gpu is None else gpu.capability
+    reason = fits(build, capability, _installed_tensorrt())
+    unproven = [one for one in build.plans if one != capability]
+    if reason or unproven:
+        raise ReleaseError(
+            f"{directory}: a plan can only be proven on a GPU of capability {', '.join(build.plans)}: "
+            f"{reason or 'the one here has ' + str(capability)}; publish from such a machine, plans for each by itself"
+        )
+    # PyTorch takes two seconds to import, which the proof of an ONNX model need not wait for.
+    from lobsmith.compress.run_engine import EngineModel
+
+    [name] = build.plans.values()
+    return directory / name, EngineModel(directory), PLAN_TOLERANCE[build.precision]
+
+
+def _installed_tensorrt() -> str | None:
+    try:
+        return str(importlib.import_module("tensorrt").__version__)
+    except ImportError:
+        return None
 
 
 def _check_golden(path: Path, golden: Golden, contract: WireContract) -> None:
@@ -126,13 +182,14 @@ def _check_golden(path: Path, golden: Golden, contract: WireContract) -> None:
             raise ReleaseError(f"{path}: {name} holds numbers that are not finite; make the golden vectors again")
 
 
-def _run(model: OnnxModel, directory: Path, features: Float, state: Float) -> Answered:
-    path = directory / MODEL
+def _run(model: _Model, path: Path, features: Float, state: Float) -> Answered:
     try:
         answer = model.run(features, state)
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+    except ReleaseError as error:
+        raise ReleaseError(f"{path}: {error}") from error
+    except Exception as error:  # exceptions of runtimes share no base class
         reason = " ".join(str(error).split())
-        raise ReleaseError(f"{path}: ONNX Runtime cannot run it: {reason}; export it again") from error
+        raise ReleaseError(f"{path}: it cannot be run: {reason}; export it again") from error
     if not all(np.isfinite(one).all() for one in answer):
         raise ReleaseError(f"{path}: its answers are not finite; train it again")
     return answer

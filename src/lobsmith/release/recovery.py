@@ -8,7 +8,7 @@ from secrets import token_hex
 from lobsmith.errors import ReleaseError
 from lobsmith.files import fsync_directory
 from lobsmith.release import journal
-from lobsmith.release.config import CONFIG
+from lobsmith.release.config import CONFIG, plans_model
 from lobsmith.release.journal import Entry
 from lobsmith.release.manifest import Manifest, read_manifest
 from lobsmith.release.repository import Repository
@@ -19,8 +19,8 @@ def clear_up(workspace: Workspace, model: str, who: str) -> None:
     """Bring a model's folder, the staging folder and the journal to a state that a live publisher could have left.
 
     Staging folders and half-written configurations are deleted. A version that the policy does not list and the journal
-    does not know was moved but never listed: it is set aside. One that is listed but not in the journal is published,
-    and gets its line.
+    does not call published was moved but never listed: it is set aside. One that is listed and not published by the
+    journal is published, and gets its line. (Plans that were refused may come again under their number.)
 
     Raises:
         ReleaseError: the model's configuration or the journal is unreadable.
@@ -35,7 +35,11 @@ def clear_up(workspace: Workspace, model: str, who: str) -> None:
         return
     for leftover in home.glob(f".{CONFIG}.*"):
         leftover.unlink()
-    known = {entry.version_to for entry in journal.read(workspace.journal) if entry.model == model}
+    known = {
+        entry.version_to
+        for entry in journal.read(workspace.journal)
+        if entry.model == model and entry.action == journal.PUBLISHED
+    }
     listed = repository.listed(model)
     for version in repository.versions(model):
         if version in known:
@@ -60,6 +64,19 @@ def clear_up(workspace: Workspace, model: str, who: str) -> None:
                 reason="its publisher died after listing it" if version in listed else "its publisher died, set aside",
             ),
         )
+
+
+def follow(workspace: Workspace, model: str) -> None:
+    """Have the listing of a model's plans follow the model's own; plans without a version left are set aside.
+
+    Raises:
+        ReleaseError: a configuration is unreadable.
+        OSError: a folder cannot be changed.
+    """
+    repository = Repository(workspace.repository)
+    if not repository.follow(model):
+        plans = plans_model(model)
+        move_aside(workspace, repository.config_path(plans).parent, plans)
 
 
 def move_aside(workspace: Workspace, directory: Path, name: str) -> Path:

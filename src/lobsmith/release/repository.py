@@ -1,17 +1,29 @@
 """The Triton model repository as it lies on disk: models, versions, what is listed and what still holds."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lobsmith.errors import ReleaseError
 from lobsmith.files import write_atomic
-from lobsmith.release.config import CONFIG, configured_contract, listed_versions, listing, read_config
+from lobsmith.release.config import (
+    CONFIG,
+    PLANS_BACKEND,
+    configured_contract,
+    listed_versions,
+    listing,
+    planned_model,
+    plans_model,
+    read_config,
+)
 from lobsmith.release.contract import WireContract
 from lobsmith.release.manifest import Manifest, check_files
 
-# The names that params.yaml accepts for a model: no dots or slashes, so that a name cannot leave the repository.
-_MODEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}", re.ASCII)
+# The names that params.yaml accepts for a model, and those of their plans: no dots or slashes, so that a name cannot
+# leave the repository.
+_MODEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}(_trt)?", re.ASCII)
 # Triton reads `01` as version 1 too, and int64 has nineteen digits.
 _VERSION_NAME = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
@@ -20,7 +32,8 @@ _VERSION_NAME = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 class Repository:
     """A folder of models, `<model>/config.pbtxt` and `<model>/<version>/`.
 
-    A version is listed when the model's version policy names it; the active version is the highest listed one.
+    A version is listed when the model's version policy names it; the active version is the highest listed one. Plans
+    (`<model>_trt`) are listed only where their model lists the version too: what is taken back there is gone here.
     """
 
     root: Path
@@ -47,13 +60,29 @@ class Repository:
         )
 
     def listed(self, model: str) -> list[int]:
-        """Return the versions that the policy names, rising; none where there is no such model.
+        """Return the listed versions, rising; none where there is no such model.
 
         Raises:
             ReleaseError: the configuration is unreadable.
         """
         path = self.config_path(model)
-        return listed_versions(read_config(path)) if path.is_file() else []
+        if not path.is_file():
+            return []
+        config = read_config(path)
+        versions = listed_versions(config)
+        if not _of_plans(model, config):
+            return versions
+        served = set(self.listed(planned_model(model)))
+        return [version for version in versions if version in served]
+
+    def is_plans(self, model: str) -> bool:
+        """Say whether a model is made of TensorRT plans.
+
+        Raises:
+            ReleaseError: the configuration is unreadable.
+        """
+        path = self.config_path(model)
+        return path.is_file() and _of_plans(model, read_config(path))
 
     def active(self, model: str) -> int | None:
         """Return the highest listed version.
@@ -135,6 +164,8 @@ class Repository:
     def list_versions(self, model: str, versions: list[int]) -> None:
         """Rewrite the policy so that it names these versions and nothing else changes. A server has to be told.
 
+        The policy of the model's plans follows, as long as a version is left in it.
+
         Raises:
             ReleaseError: there is no such model, no version is given, or one of them is not on disk.
         """
@@ -145,8 +176,33 @@ class Repository:
         if not versions:
             raise ReleaseError(f"{path}: the policy must name a version; a model without one cannot be served")
         write_atomic(path, listing(read_config(path), versions).encode())
+        # Rolled back it is; `listed` leaves out what the plans' own policy still names too much.
+        with suppress(ReleaseError):
+            self.follow(model)
+
+    def follow(self, model: str) -> bool:
+        """Take from the policy of a model's plans what the model does not list.
+
+        Returns:
+            Whether the plans, if there are any, still have a version; where none is left the policy stays as it was.
+
+        Raises:
+            ReleaseError: a configuration is unreadable.
+        """
+        plans = plans_model(model)
+        if not self.is_plans(plans):
+            return True
+        path, left = self.config_path(plans), self.listed(plans)
+        config = read_config(path)
+        if left and left != listed_versions(config):
+            write_atomic(path, listing(config, left).encode())
+        return bool(left)
 
     def _model(self, model: str) -> Path:
         if not _MODEL_NAME.fullmatch(model):
             raise ReleaseError(f"{model!r} is not a model name; use letters, digits and underscores, a letter first")
         return self.root / model
+
+
+def _of_plans(model: str, config: Any) -> bool:
+    return planned_model(model) != model and bool(config.backend == PLANS_BACKEND)

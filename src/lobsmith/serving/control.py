@@ -7,7 +7,7 @@ import http.client
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,10 @@ from tritonclient.grpc import model_config_pb2
 from lobsmith.errors import ReleaseError, ServingError
 from lobsmith.files import exclusive_lock
 from lobsmith.params import Params
+from lobsmith.release.config import plans_model
 from lobsmith.release.repository import Repository
 from lobsmith.serving.endpoint import Endpoint, read_endpoint
+from lobsmith.serving.loadable import loadable
 from lobsmith.serving.triton import KEY_HEADER
 from lobsmith.workspace import Workspace
 
@@ -43,7 +45,10 @@ class VersionState:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a load left behind: the READY versions, rising, and why others were left out."""
+    """What a load left behind: the READY versions, rising, and why others were left out.
+
+    Only plans may have no version READY: their ONNX model answers in their place.
+    """
 
     model: str
     ready: tuple[int, ...]
@@ -147,7 +152,8 @@ def override(config_text: str, versions: list[int]) -> str:
 def load_sound(workspace: Workspace, control: TritonControl, model: str, deadline_s: float) -> Loaded:
     """Load a model's listed versions whose hashes hold, and see the newest of them READY.
 
-    Versions whose hashes do not hold are left out because one corrupt directory makes every version unavailable.
+    Versions whose hashes do not hold are left out because one corrupt directory makes every version unavailable. Plans
+    that this machine cannot run are left out too; where none is left the server is told to drop what it has of them.
 
     Raises:
         ServingError: no version is sound, or the newest sound one is not READY within `deadline_s`. The message names
@@ -157,7 +163,11 @@ def load_sound(workspace: Workspace, control: TritonControl, model: str, deadlin
     repository = Repository(workspace.repository)
     with _sole_load(workspace, deadline):
         # Read inside the lock: of two loads, the later one must know at least what the earlier one knew.
-        versions, skipped = repository.sound(model)
+        versions, skipped = loadable(workspace, model)
+        if not versions and repository.is_plans(model):
+            if control.ready_versions(model):
+                control.unload(model, deadline_s=max(0.1, deadline - time.monotonic()))
+            return Loaded(model=model, ready=(), skipped=skipped)
         if not versions:
             reasons = "; ".join(skipped.values()) or "config.pbtxt lists none"
             raise ServingError(f"{model}: no version can be served: {reasons}")
@@ -181,7 +191,7 @@ def load_sound(workspace: Workspace, control: TritonControl, model: str, deadlin
 
 
 def activate(workspace: Workspace, params: Params, model: str) -> Loaded:
-    """Have the running server serve what the repository lists for a model.
+    """Have the running server serve what the repository lists for a model, and its plans follow.
 
     A server that is starting again is waited for.
 
@@ -194,7 +204,7 @@ def activate(workspace: Workspace, params: Params, model: str) -> Loaded:
     active = repository.active(model)
     if active is None:
         raise ServingError(f"{model}: config.pbtxt lists no version; publish one first")
-    sound, skipped = repository.sound(model)
+    sound, skipped = loadable(workspace, model)
     if active not in sound:
         raise ServingError(f"{model}/{active}: {skipped.get(active, 'not sound')}; the server keeps what it serves")
     while True:
@@ -202,11 +212,18 @@ def activate(workspace: Workspace, params: Params, model: str) -> Loaded:
         if control is None:
             raise ServingError(f"{workspace.root}: no server runs here; start one with `lobsmith serve`")
         try:
-            return load_sound(workspace, control, model, max(0.1, deadline - time.monotonic()))
+            loaded = load_sound(workspace, control, model, max(0.1, deadline - time.monotonic()))
         except UnreachableError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(_POLL_S)
+        else:
+            break
+    # The model answers, whatever becomes of its plans.
+    with suppress(ReleaseError, ServingError):
+        if repository.is_plans(plans_model(model)):
+            load_sound(workspace, control, plans_model(model), max(0.1, deadline - time.monotonic()))
+    return loaded
 
 
 @contextmanager

@@ -1,19 +1,23 @@
 """The in-process engine: a published version, answered by ONNX Runtime in the caller's thread."""
 
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lobsmith.compress import MODEL
-from lobsmith.compress.runtime import Answered, OnnxModel
+from lobsmith.compress import MODEL, STEP
+from lobsmith.compress.runtime import Answered, BoundModel, OnnxModel
 from lobsmith.errors import RequestError, ServingError
 from lobsmith.release.contract import FEATURES, MAX_ROWS, STATE
 from lobsmith.release.manifest import check_files
 
 
 class Engine:
-    """One loaded version. Stateless: the stream's state comes with each call."""
+    """One loaded version. Stateless: the stream's state comes with each call.
+
+    A single row of a single stream goes to the graph made for that, where the version has one.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Load a version.
@@ -26,6 +30,9 @@ class Engine:
         """
         self.manifest = check_files(directory)
         self._model = OnnxModel(directory / MODEL)
+        self._step = BoundModel(directory / STEP) if STEP in self.manifest.files else None
+        # The step's buffers are one call's; several threads may share an engine.
+        self._stepping = Lock()
 
     @property
     def version(self) -> int:
@@ -46,10 +53,19 @@ class Engine:
         contract = self.manifest.contract
         check_request(features, state, contract.feature_count, contract.state_size)
         try:
+            if self._step is not None and features.shape[:2] == (1, 1):
+                return self._answer_one(self._step, features, state)
             return self._model.run(features, state)
         except Exception as error:  # ONNX Runtime's errors share no base of their own
             reason = " ".join(str(error).split())[:300]
             raise ServingError(f"{self.manifest.model}/{self.version}: ONNX Runtime: {reason}") from error
+
+    def _answer_one(self, step: BoundModel, features: NDArray[np.float32], state: NDArray[np.float32]) -> Answered:
+        with self._stepping:
+            step.features[:] = features
+            step.state[:] = state
+            step.step()
+            return Answered(step.probabilities.copy(), step.outlook.copy(), step.state.copy())
 
 
 def check_request(

@@ -47,7 +47,7 @@ class ServeEvent:
     """One thing that happened, with a line for people.
 
     `STARTED` carries the endpoint. `LOADED` and `FAILED` name a model, `SKIPPED` a model and the version that was left
-    out because it is not sound. `SERVING` follows once every model was tried.
+    out because it is not sound or is made for another machine. `SERVING` follows once every model was tried.
     """
 
     kind: EventKind
@@ -183,8 +183,9 @@ class _Attempt:
             for version, reason in sorted(loaded.skipped.items()):
                 message = f"{model}/{version} is left out: {reason}"
                 self.events.append(ServeEvent(EventKind.SKIPPED, message, model, version))
-            ready = ", ".join(map(str, loaded.ready))
-            self.events.append(ServeEvent(EventKind.LOADED, f"{model}: {ready} ready", model, max(loaded.ready)))
+            if loaded.ready:
+                ready = ", ".join(map(str, loaded.ready))
+                self.events.append(ServeEvent(EventKind.LOADED, f"{model}: {ready} ready", model, max(loaded.ready)))
         except LobsmithError as error:
             self.events.append(ServeEvent(EventKind.FAILED, str(error), model))
         except Exception as error:  # noqa: BLE001 - a fault of one model must not leave the others unserved

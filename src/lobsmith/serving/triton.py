@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lobsmith.errors import PortBusyError, ServingError, TritonMissingError
 from lobsmith.params import ServingParams
+from lobsmith.release.config import PLANS_BACKEND
 from lobsmith.serving.endpoint import Endpoint, start_ticks
 from lobsmith.serving.installation import Installation, find_triton
 from lobsmith.workspace import Workspace
@@ -33,6 +34,11 @@ _POLL_S = 0.05
 _DRAIN_S = 3
 """Seconds for requests under way; Triton waits them out for every HTTP client that merely keeps its connection open."""
 _LOG_TAIL_BYTES = 16_384
+
+
+def backends_folder(workspace: Workspace) -> Path:
+    """Return where the backends of a workspace's server lie; it is made at each start."""
+    return workspace.serving / "backends"
 
 
 class Triton:
@@ -121,8 +127,11 @@ class Triton:
             self._remove_shared_memory()
 
     def _assemble(self, installation: Installation) -> Path:
-        """Make the backend folder: the wheel's Python backend with the stub of our Python, and our `onnxruntime`."""
-        backends = self._workspace.serving / "backends"
+        """Make the backend folder: the wheel's Python backend with the stub of our Python, and our `onnxruntime`.
+
+        NVIDIA's `tensorrt` backend comes along where somebody has put it beside the wheel's Python backend.
+        """
+        backends = backends_folder(self._workspace)
         shutil.rmtree(backends, ignore_errors=True)
         python = backends / "python"
         python.mkdir(parents=True)
@@ -133,6 +142,9 @@ class Triton:
         ours = backends / "onnxruntime"
         ours.mkdir()
         shutil.copy2(_BACKEND, ours / "model.py")
+        tensorrt = installation.python_backend.with_name(PLANS_BACKEND)
+        if tensorrt.is_dir():
+            shutil.copytree(tensorrt, backends / PLANS_BACKEND)
         return backends.absolute()
 
     def _options(self, backends: Path, host: str, key: str) -> list[str]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lobsmith.errors import DeadlineError, RequestError, ServingError
 from lobsmith.params import ClientParams
+from lobsmith.release.config import plans_model
 from lobsmith.release.contract import MAX_ROWS
 from lobsmith.trading.history import RowHistory
 from lobsmith.trading.transports import Answer, DescribingTransport, Transport
@@ -19,6 +20,8 @@ Float32 = NDArray[np.float32]
 _FIRST_HISTORY_ROWS = 2048
 """Rows kept before any version has said how many it needs."""
 _SUM_TOLERANCE = 1e-3
+_PLANS_SHARE = 0.5
+"""Of the deadline, for the plans' answer: what is left must do for the ONNX model's."""
 
 
 class Reason(StrEnum):
@@ -39,7 +42,7 @@ class Prediction:
     `probabilities` float32 [H, 3] come with `outlook` float32 [H, 5] (see `lobsmith.release.contract`), or there is a
     `reason`. `version` is the one that was asked, None where none was known. `latency_ns` is what the whole step took,
     look-ups and priming included; rows asked together share it.
-    `detail` is a line for people.
+    `detail` is a line for people. `model` is the one that answered: the ONNX model, or its TensorRT plans.
     """
 
     probabilities: Float32 | None
@@ -48,6 +51,7 @@ class Prediction:
     reason: Reason | None
     latency_ns: int
     detail: str | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,11 @@ class StreamClient:
 
     The state belongs to the version that made it. When the active version changes or vanishes, the client starts from a
     cold state and feeds the rows it remembers through the new one. After a failure the rows it could not ask about go
-    into the next request, so no row is ever lost from the state. Not safe to share between threads.
+    into the next request, so no row is ever lost from the state.
+
+    Where a look-up finds the version's TensorRT plans READY (`<model>_trt`) they are asked first. State means the same
+    to both, so a row that the plans do not answer is answered by the model in the same call, and so are all rows until
+    the next look-up. Not safe to share between threads.
     """
 
     def __init__(
@@ -94,6 +102,8 @@ class StreamClient:
         self._clock = clock
         self._history = RowHistory(feature_count, _FIRST_HISTORY_ROWS)
         self._version: int | None = None
+        self._plans_ready = False
+        self._answered_by = model
         self._prime_rows = 0
         self._state: Float32 | None = None
         self._pending = 0
@@ -184,7 +194,7 @@ class StreamClient:
                 prediction = Prediction(None, None, self._version, outcome.reason, took, outcome.detail)
             else:
                 assert answers is not None  # noqa: S101 - a finite row was asked about
-                prediction = Prediction(*next(answers), self._version, None, took)
+                prediction = Prediction(*next(answers), self._version, None, took, model=self._answered_by)
             predictions.append(prediction)
         return predictions
 
@@ -217,9 +227,16 @@ class StreamClient:
             self._lookup_failure = _failure(error)
             return
         self._lookup_failure = None
+        self._plans_ready = active is not None and self._has_plans(active)
         if active != self._version:
             self._version, self._state = active, None
             self._history.reserve(self._prime_rows + MAX_ROWS)
+
+    def _has_plans(self, version: int) -> bool:
+        try:
+            return version in self._transport.versions(plans_model(self._model))
+        except ServingError:
+            return False
 
     def _ask(self, count: int) -> tuple[Float32, Float32] | _Failure:
         """Feed what the state has not seen yet, priming first where it is cold; answer for the last `count` rows."""
@@ -231,22 +248,42 @@ class StreamClient:
         else:
             state, rows = np.zeros((1, self._state_size), np.float32), self._history.last(prime)
         parts = []
-        try:
-            for start in range(0, len(rows), MAX_ROWS):
-                chunk = rows[np.newaxis, start : start + MAX_ROWS]
-                answer = self._transport.infer(self._model, self._version, chunk, state, self._params.deadline_s)
-                if answer.version != self._version:
-                    return _Failure(Reason.UNAVAILABLE, f"version {answer.version} answered for {self._version}")
-                fault = _fault(answer)
-                if fault is not None:
-                    return _Failure(Reason.BAD_ANSWER, f"{self._model}/{self._version}: {fault}")
-                state = answer.next_state
-                parts.append((answer.probabilities[0], answer.outlook[0]))
-        except ServingError as error:
-            return _failure(error)
+        for start in range(0, len(rows), MAX_ROWS):
+            answer = self._infer(self._version, rows[np.newaxis, start : start + MAX_ROWS], state)
+            if isinstance(answer, _Failure):
+                return answer
+            state = answer.next_state
+            parts.append((answer.probabilities[0], answer.outlook[0]))
         self._state, self._pending = state, 0
         probabilities, outlook = (np.concatenate(one)[-count:] for one in zip(*parts, strict=True))
         return probabilities, outlook
+
+    def _infer(self, version: int, features: Float32, state: Float32) -> Answer | _Failure:
+        """Ask the plans where they are READY; ask the model where they are not or give no sound answer."""
+        left_s = self._params.deadline_s
+        if self._plans_ready:
+            started = self._clock()
+            answer = self._infer_by(plans_model(self._model), version, features, state, left_s * _PLANS_SHARE)
+            if isinstance(answer, Answer):
+                return answer
+            self._plans_ready = False
+            left_s = max(0.0, left_s - (self._clock() - started) / 1e9)
+        return self._infer_by(self._model, version, features, state, left_s)
+
+    def _infer_by(
+        self, model: str, version: int, features: Float32, state: Float32, deadline_s: float
+    ) -> Answer | _Failure:
+        try:
+            answer = self._transport.infer(model, version, features, state, deadline_s)
+        except ServingError as error:
+            return _failure(error)
+        if answer.version != version:
+            return _Failure(Reason.UNAVAILABLE, f"version {answer.version} answered for {version}")
+        fault = _fault(answer)
+        if fault is not None:
+            return _Failure(Reason.BAD_ANSWER, f"{model}/{version}: {fault}")
+        self._answered_by = model
+        return answer
 
 
 def _failure(error: ServingError) -> _Failure:

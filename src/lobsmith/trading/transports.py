@@ -219,8 +219,13 @@ class InProcessTransport:
         self._broken: set[tuple[str, int]] = set()
 
     def versions(self, model: str) -> list[int]:
-        """Return the listed versions, rising; a newest one that cannot be loaded is left out, and so on downwards."""
+        """Return the listed versions, rising; a newest one that cannot be loaded is left out, and so on downwards.
+
+        Of TensorRT plans it returns none: this process runs ONNX.
+        """
         try:
+            if self._repository.is_plans(model):
+                return []
             listed = sorted(self._repository.listed(model)) if model in self._repository.models() else []
         except (OSError, ReleaseError) as error:
             raise ServingError(f"{model}: the repository cannot be read: {error}") from error

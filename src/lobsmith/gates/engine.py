@@ -1,0 +1,91 @@
+"""TensorRT plans of the network that is served: built where it can be done, and held against PyTorch on a GPU."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lobsmith.compress import FP32, MODEL
+from lobsmith.compress.engine import available_builder, build_engine
+from lobsmith.compress.gpu import this_gpu
+from lobsmith.compress.half import convert_half
+from lobsmith.compress.plan import EngineBuild
+from lobsmith.errors import EngineError
+from lobsmith.features.dataset import load_dataset, training_datasets
+from lobsmith.gates.compression import Compressed
+from lobsmith.gates.parity import parity
+from lobsmith.gates.verdict import Verdict
+from lobsmith.models.material import parts_of
+from lobsmith.models.split import longest_run
+from lobsmith.models.train import load_network
+from lobsmith.params import Params
+
+ENGINE_DIRECTORY = "engine"
+_INT8 = "int8"
+
+
+def build_plans(
+    params: Params,
+    directory: Path,
+    summary: Compressed,
+    *,
+    cache: Path | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> EngineBuild | None:
+    """Build plans of the chosen network into the run's folder; None where the parameters and the machine say none.
+
+    Args:
+        params: all of `params.yaml`; `engine` says for what and how.
+        directory: the run's folder, after the compress stage.
+        summary: what that stage found out.
+        cache: folder of timing caches.
+        on_progress: told what is built next.
+
+    Raises:
+        EngineError: the plans cannot be built.
+    """
+    if available_builder(params.engine) is None:
+        return None
+    precision = params.engine.precision
+    source = engine_source(directory / summary.network, precision)
+    place = directory / ENGINE_DIRECTORY
+    return build_engine(source, place, params.engine, precision=precision, cache=cache, on_progress=on_progress)
+
+
+def engine_source(network: Path, precision: str) -> Path:
+    """Return the ONNX file that plans of a precision are built from, made where it is not there yet.
+
+    Args:
+        network: a network's folder among the candidates.
+        precision: fp32, fp16, bf16 or int8.
+
+    Raises:
+        EngineError: int8 is wanted and `int8_static` is not among the candidates.
+    """
+    if precision == FP32:
+        return network / MODEL
+    if precision == _INT8:
+        source = network / "int8_static" / MODEL
+        if not source.is_file():
+            raise EngineError(f"{source}: no such file; add int8_static to compress.precisions")
+        return source
+    source = network / f"{precision}.onnx"
+    convert_half(network / MODEL, source, "fp16" if precision == "fp16" else "bf16")
+    return source
+
+
+def engine_parity(params: Params, directory: Path, summary: Compressed) -> Verdict:
+    """Compare the plan for this machine's GPU with PyTorch on held-out rows.
+
+    Raises:
+        EngineError: there is no GPU, or no plan that fits it.
+    """
+    gpu = this_gpu()
+    if gpu is None:
+        raise EngineError(f"{directory / ENGINE_DIRECTORY}: there is no GPU here to compare the engine's answers on")
+    # It needs a build of PyTorch for CUDA, which a machine that only builds plans need not have.
+    from lobsmith.compress.run_engine import EngineModel
+
+    part = parts_of([load_dataset(path) for path in training_datasets(params, directory)], params.split)[0]
+    start, stop = longest_run(part.dataset, part.split.test)
+    network = load_network(directory / summary.network).network
+    threshold = params.gates.parity.of(params.engine.precision)
+    return parity(network, EngineModel(directory / ENGINE_DIRECTORY), part.dataset.rows.features[start:stop], threshold)

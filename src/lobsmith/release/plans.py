@@ -1,0 +1,55 @@
+"""From a published version to TensorRT plans beside it, where this machine can build and prove them."""
+
+from pathlib import Path
+
+from lobsmith.errors import EngineError, ReleaseError
+from lobsmith.gates.compression import Compressed
+from lobsmith.gates.engine import ENGINE_DIRECTORY, build_plans, engine_parity
+from lobsmith.params import Params
+from lobsmith.progress import Note
+from lobsmith.release.manifest import Manifest
+from lobsmith.release.publication import Load
+from lobsmith.release.publish_engine import publish_engine
+from lobsmith.workspace import Workspace
+
+_SERVED = "tensorrt"
+"""The builder whose plans Triton runs; those of TensorRT-RTX show that the graph builds."""
+
+
+def build_and_publish(
+    workspace: Workspace,
+    params: Params,
+    summary: Compressed,
+    manifest: Manifest,
+    directory: Path,
+    *,
+    load: Load | None = None,
+    on_progress: Note | None = None,
+) -> str:
+    """Build plans of a version, hold them against PyTorch and publish them; say what came of it.
+
+    Nothing of it fails a retrain: the version is published already, and its ONNX model answers.
+
+    Args:
+        workspace: where the repository lies.
+        params: all of `params.yaml`.
+        summary: what the compress stage found out.
+        manifest: of the published ONNX version.
+        directory: the run's folder.
+        load: makes a running server load the plans.
+        on_progress: told what is built next.
+    """
+    try:
+        build = build_plans(params, directory, summary, cache=workspace.timing_cache, on_progress=on_progress)
+        if build is None:
+            return "no plans: no TensorRT with a GPU here, or engine.builder is none"
+        built = f"{build.builder} {build.builder_version}, {build.precision}, for {', '.join(build.plans)}"
+        if build.builder != _SERVED:
+            return f"{built}: shown to build, not served"
+        verdict = engine_parity(params, directory, summary)
+        if not verdict.passed:
+            return f"no plans: {verdict}"
+        published = publish_engine(workspace, params, directory / ENGINE_DIRECTORY, manifest, load=load)
+    except (EngineError, ReleaseError) as error:
+        return f"no plans: {error}"
+    return f"{built}: {published.model} {published.version}"
