@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from lobsmith.compress.distil import distil
+from lobsmith.compress.draws import draws, outputs_after
 from lobsmith.compress.export import export_onnx
 from lobsmith.compress.folded import FoldedNetwork
 from lobsmith.compress.pruning import Pruned, prune, shrink
@@ -21,7 +23,8 @@ from lobsmith.features.dataset import build_dataset
 from lobsmith.features.definitions import COUNT
 from lobsmith.gates.parity import parity
 from lobsmith.market.simulator import simulate
-from lobsmith.models.material import Part, parts_of
+from lobsmith.models.loss import Loss, mass
+from lobsmith.models.material import Part, material, parts_of
 from lobsmith.models.network import Network
 from lobsmith.models.registry import NETWORKS, build
 from lobsmith.models.score import validation_loss
@@ -34,6 +37,18 @@ DEAD = 4
 """Units without effect in each layer, of 8 and of 12: a share of 0.4 takes them and no other."""
 SHARE = 0.4
 LAYERS = ("trunk.convolutions.0", "trunk.convolutions.2", "trunk.convolutions.4", "trunk.lstm.0", "trunk.lstm.1")
+READERS = {
+    "trunk.convolutions.0": ["trunk.convolutions.2.weight"],
+    "trunk.convolutions.2": ["trunk.convolutions.4.weight"],
+    "trunk.convolutions.4": ["trunk.lstm.weight_ih_l0"],
+    "trunk.lstm.0": ["trunk.lstm.weight_hh_l0", "trunk.lstm.weight_ih_l1"],
+    "trunk.lstm.1": [
+        "trunk.lstm.weight_hh_l1",
+        *(f"trunk.{name}.weight" for name in ("query", "key", "value")),
+        "readout.weight",
+    ],
+}
+"""What hears a layer's units, column by column; written down once more, so as to check the module's own list."""
 
 dead_units = st.tuples(
     *(
@@ -82,18 +97,7 @@ def kill(network: Network, layer: str, unit: int, *, mute: bool) -> None:
     """Take every effect from a unit: nobody listens to it, or nothing ever makes it move."""
     weights = dict(network.named_parameters())
     if mute:
-        readers = {
-            "trunk.convolutions.0": ["trunk.convolutions.2.weight"],
-            "trunk.convolutions.2": ["trunk.convolutions.4.weight"],
-            "trunk.convolutions.4": ["trunk.lstm.weight_ih_l0"],
-            "trunk.lstm.0": ["trunk.lstm.weight_hh_l0", "trunk.lstm.weight_ih_l1"],
-            "trunk.lstm.1": [
-                "trunk.lstm.weight_hh_l1",
-                *(f"trunk.{name}.weight" for name in ("query", "key", "value")),
-                "readout.weight",
-            ],
-        }
-        for name in readers[layer]:
+        for name in READERS[layer]:
             weights[name].data[:, unit] = 0
         return
     if "lstm" in layer:
@@ -124,6 +128,34 @@ def test_units_without_effect_go_first_and_nobody_misses_them(
     torch.testing.assert_close(outputs, expected, rtol=1e-6, atol=2e-6)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_importance_is_the_squared_slope_of_the_loss_as_a_unit_fades(
+    layer: str, parts: list[Part], params: Params
+) -> None:
+    """The formula against central differences: what a unit says is scaled by 1 ± ε wherever it is read."""
+    train = structs.replace(params.train, sequences_per_epoch=params.train.batch)
+    network, params = random_network(params), structs.replace(params, train=train)
+    rows = material(network, parts, sequence=train.sequence, burn_in=train.burn_in)
+    index, weight = next(draws(rows, train))
+    learnt = index[:, train.burn_in :]
+    targets = [one[learnt] for one in (rows.direction, rows.binary, rows.move, rows.volatility)]
+    loss = Loss(train.loss, torch.ones(2), params.labels.significant_bps / network.calibration.move_scale)
+
+    def error(unit: int, gate: float) -> float:
+        gated = copy.deepcopy(network)
+        weights = dict(gated.named_parameters())
+        with torch.no_grad():
+            for name in READERS[layer]:
+                weights[name][:, unit] *= gate
+            outputs = outputs_after(gated, rows.inputs[index], train.burn_in)
+            return float(loss(outputs, *targets, weight).double() / mass(targets[0], weight))
+
+    found = importances(copy.deepcopy(network), parts, params)[layer]
+    slopes = [(error(unit, 1.01) - error(unit, 0.99)) / 0.02 for unit in range(len(found))]
+    # The kinks of the leaky ReLUs make no difference exact.
+    np.testing.assert_allclose(found.sqrt(), np.abs(slopes), rtol=0.05, atol=2e-3)
 
 
 def test_importance_is_of_what_a_unit_does_not_of_how_its_weights_are_scaled(parts: list[Part], params: Params) -> None:
@@ -192,31 +224,45 @@ def loss_on(network: Network, parts: list[Part], rows: str, calibration: Network
     return validation_loss(network, parts[0].dataset, getattr(parts[0].split, rows), (1, 1))
 
 
-def tuned(params: Params, **changes: float) -> Params:
-    """Six epochs of tuning, at a tenth of the rate."""
-    compress = structs.replace(params.compress, fine_tune_epochs=6)
-    return structs.replace(params, train=structs.replace(params.train, **changes), compress=compress)
+def distance(network: Network, trained: Trained, parts: list[Part]) -> float:
+    """Return the largest difference of a direction's probability from the whole network's, the mean over test rows."""
+    one, other = (predict(each, parts[0].dataset, parts[0].split.test)[0] for each in (network, trained.network))
+    return float(np.abs(one - other).max(axis=2).mean())
 
 
-def test_tuning_learns(trained: Trained, parts: list[Part], params: Params) -> None:
-    smaller, _ = shrink(trained.network, parts, params, SHARE)
-    long = tuned(params, learning_rate=0.05, sequences_per_epoch=256, feature_dropout=0.0)
-    found = prune(trained, parts, long, SHARE).trained.network
-    before, after = (loss_on(one, parts, "train", trained.network) for one in (smaller, found))
-    assert after < 0.99 * before
-
-
-def test_tuning_keeps_the_last_epoch_even_where_another_validates_better(
+def test_distillation_brings_it_back_to_what_the_whole_network_says(
     trained: Trained, parts: list[Part], params: Params
 ) -> None:
+    smaller, _ = shrink(trained.network, parts, params, SHARE)
+    before = distance(smaller, trained, parts)
+    long = structs.replace(params.train, sequences_per_epoch=128, learning_rate=0.01)
+    history = distil(smaller, trained.network, parts, structs.replace(params, train=long))
+    assert history[-1].train_loss < 0.2 * history[0].train_loss
+    assert distance(smaller, trained, parts) < 0.5 * before
+
+
+def test_the_last_epoch_is_kept_even_where_another_validates_better(
+    trained: Trained, parts: list[Part], params: Params
+) -> None:
+    wild = structs.replace(
+        params,
+        train=structs.replace(params.train, learning_rate=0.05),
+        compress=structs.replace(params.compress, fine_tune_epochs=6),
+    )
     told: list[Epoch] = []
-    found = prune(trained, parts, tuned(params, learning_rate=1.0), SHARE, on_epoch=told.append).trained
+    found = prune(trained, parts, wild, SHARE, on_epoch=told.append).trained
     assert tuple(told) == found.history
-    assert [one.learning_rate for one in told] == pytest.approx([0.1] * 6)
+    assert [one.epoch for one in told] == [1, 2, 3, 4, 5, 6]
     losses = [one.validation_loss for one in told]
     # A rate that great makes it worse in the end; else this test would say nothing.
     assert losses[-1] > 1.01 * min(losses)
     assert loss_on(found.network, parts, "validation", trained.network) == pytest.approx(losses[-1], rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_is_one_clear_error(trained: Trained, parts: list[Part], params: Params) -> None:
+    wild = structs.replace(params, train=structs.replace(params.train, learning_rate=1e30))
+    with pytest.raises(TrainingError, match=r"epoch \d+: the loss is not finite; lower train.learning_rate"):
+        prune(trained, parts, wild, SHARE)
 
 
 def test_labels_that_are_validated_only_calibrate(

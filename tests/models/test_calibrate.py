@@ -182,6 +182,14 @@ def test_where_there_is_nothing_to_fit_to_it_is_left_and_said(degenerate: object
     assert untouched(calibration)
 
 
+def test_of_an_earlier_calibration_nothing_is_left() -> None:
+    calibration = Calibration(2)
+    calibrate(calibration, *made(times=3.0, shift=1.0), [RIDGE] * 2)
+    assert not untouched(calibration)
+    assert len(calibrate(calibration, *all_unknown(), [RIDGE] * 2)) == 2 * 4
+    assert untouched(calibration)
+
+
 def test_what_can_be_fitted_is_fitted_beside_what_cannot() -> None:
     outputs, direction, binary = made(times=3.0)
     direction[:, 1] = 0

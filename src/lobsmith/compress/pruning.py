@@ -1,4 +1,4 @@
-"""Structured pruning: convolution channels and hidden units are taken out, and what is left is trained a little more.
+"""Structured pruning: channels and hidden units are taken out, and what is left learns to say what the whole one says.
 
 What comes out is an ordinary network of smaller sizes, so that everything that takes a network takes a pruned one.
 """
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from msgspec import structs
 
+from lobsmith.compress.distil import distil
 from lobsmith.compress.units import importances, unit_counts, without
 from lobsmith.errors import TrainingError
-from lobsmith.models.descent import Descent
 from lobsmith.models.material import Part
 from lobsmith.models.network import Network
 from lobsmith.models.registry import build
@@ -22,13 +22,11 @@ from lobsmith.params import ModelParams, Params
 _VECTOR = 4
 """Layers get a multiple of so many units: float32 numbers of the narrowest vector register. A matrix product over a
 number in between pays for the next multiple, in a tail loop or in padding."""
-_RATE = 0.1
-"""Share of the training's learning rate at which weights that have been learnt already are tuned."""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A smaller network, tuned and calibrated, and the parameters that build it."""
+    """A smaller network, calibrated, and the parameters that build it."""
 
     trained: Trained
     model: ModelParams
@@ -37,8 +35,9 @@ class Pruned:
 def prune(
     trained: Trained, parts: Sequence[Part], params: Params, share: float, *, on_epoch: OnEpoch | None = None
 ) -> Pruned:
-    """Take a share of the units out of a network, tune what is left on the training rows and calibrate it again.
+    """Take a share of the units out of a network, distil the whole one into what is left and calibrate that again.
 
+    The teacher is the network itself, so the smaller one agrees with it; trained on labels it would become another one.
     Validation rows calibrate, as they do after training. They choose neither epoch nor learning rate: candidates are
     compared on them later.
 
@@ -47,30 +46,20 @@ def prune(
         parts: the rows that it was trained on.
         params: all of `params.yaml`.
         share: of the channels of each convolution and of the hidden units of each LSTM layer, between 0 and 1.
-        on_epoch: told of each epoch of tuning.
+        on_epoch: told of each epoch of distillation.
 
     Raises:
         TrainingError: the network has no units to prune, the share takes none away, or a loss is not finite.
     """
     make_repeatable(params.train)
     network, model = shrink(trained.network, parts, params, share)
-    epochs = params.compress.fine_tune_epochs
-    tuning = structs.replace(
-        params.train,
-        epochs=epochs,
-        learning_rate=_RATE * params.train.learning_rate,
-        # Neither ends a run of so few epochs or changes its rate.
-        patience=epochs,
-        rate_patience=epochs,
-    )
-    changed = structs.replace(params, model=model, train=tuning)
-    history = Descent(network, parts, changed, keep="last").run(on_epoch)
+    history = distil(network, trained.network, parts, params, on_epoch)
     left = calibrate_outputs(network, parts, params.train.calibration_prior)
     return Pruned(Trained(network.eval(), tuple(history), tuple(left)), model)
 
 
 def shrink(network: Network, parts: Sequence[Part], params: Params, share: float) -> tuple[Network, ModelParams]:
-    """Return a network without the least important units of each layer, not tuned, and the parameters that build it.
+    """Return a network without the least important units, not distilled, and the parameters that build it.
 
     Every layer of a kind keeps as many, as `model.channels` and `model.hidden` want it.
 

@@ -1,15 +1,16 @@
 """The units of a network that can be taken out: which weights make them, which read them, and how much each matters."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
-import numpy as np
 import torch
 from msgspec import Struct
 from torch import Tensor
 
+from lobsmith.compress.draws import draws, epoch_batches, outputs_after
 from lobsmith.errors import TrainingError
 from lobsmith.models.loss import Loss, mass
-from lobsmith.models.material import Part, Sampler, material
+from lobsmith.models.material import Part, material
 from lobsmith.models.network import Network
 from lobsmith.models.trunks import CnnLstmAttention
 from lobsmith.params import Params
@@ -91,7 +92,7 @@ def importances(network: Network, parts: Sequence[Part], params: Params) -> dict
     """Estimate how much the training loss would change without each unit, float64 [units] of every layer.
 
     First-order Taylor expansion with a gate on each unit's output, after Molchanov, Mallya, Tyree, Frosio & Kautz,
-    "Importance Estimation for Neural Network Pruning", CVPR 2019 (arXiv:1906.10771), equation 8 for a group:
+    "Importance Estimation for Neural Network Pruning", CVPR 2019 (arXiv:1906.10771):
 
         importance of u  =  mean over batches of (Σ w ∂E/∂w)²,   over the weights w that read u
 
@@ -108,24 +109,13 @@ def importances(network: Network, parts: Sequence[Part], params: Params) -> dict
     """
     settings, wires = params.train, wiring(network)
     rows = material(network, parts, sequence=settings.sequence, burn_in=settings.burn_in)
-    sampler = Sampler(
-        rows,
-        sequence=settings.sequence,
-        burn_in=settings.burn_in,
-        priority=settings.priority,
-        uniform_share=settings.uniform_share,
-        generator=np.random.default_rng(settings.seed),
-    )
     significant = params.labels.significant_bps / network.calibration.move_scale
     loss = Loss(settings.loss, torch.tensor(settings.horizon_weights), significant)
     total = {name: torch.zeros(count, dtype=torch.float64) for name, count in unit_counts(network).items()}
-    batches = -(-settings.sequences_per_epoch // settings.batch)
-    for _ in range(batches):
-        starts, drawn = sampler.draw(settings.batch)
-        index = torch.from_numpy(starts).unsqueeze(1) + torch.arange(settings.burn_in + settings.sequence)
-        learnt, weight = index[:, settings.burn_in :], torch.from_numpy(drawn)
-        state = network.warm(rows.inputs[index[:, : settings.burn_in]], network.cold_state(len(index)))
-        outputs, _ = network.step(rows.inputs[learnt], state)
+    batches = epoch_batches(settings)
+    for index, weight in islice(draws(rows, settings), batches):
+        outputs = outputs_after(network, rows.inputs[index], settings.burn_in)
+        learnt = index[:, settings.burn_in :]
         direction = rows.direction[learnt]
         error = loss(outputs, direction, rows.binary[learnt], rows.move[learnt], rows.volatility[learnt], weight)
         network.zero_grad()

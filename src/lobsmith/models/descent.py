@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -146,28 +146,18 @@ class Descent:
         parts: all instruments.
         params: all of `params.yaml`.
         checkpoint: where to go on from, and to write to after each epoch; None for neither.
-        keep: which epoch's weights are kept: those of the best validation loss, or the last one's, where validation
-            rows are to have no say in them.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        parts: Sequence[Part],
-        params: Params,
-        checkpoint: Path | None = None,
-        *,
-        keep: Literal["best", "last"] = "best",
-    ) -> None:
+    def __init__(self, network: Network, parts: Sequence[Part], params: Params, checkpoint: Path | None = None) -> None:
         self._network, self._parts, self._params, self._settings = network, parts, params, params.train
-        self._path, self._keep = checkpoint, keep
+        self._path = checkpoint
         self._device = pick_device(params.train.device)
         self._cut = _batches(params)
         self._generator = np.random.default_rng(params.train.seed)
         self.history: list[Epoch] = []
 
     def run(self, on_epoch: OnEpoch | None = None) -> list[Epoch]:
-        """Train until the validation loss has not improved for `patience` epochs.
+        """Train until the validation loss has not improved for `patience` epochs; keep the best epoch's weights.
 
         Raises:
             TrainingError: no run of rows is long enough, or a loss is not finite.
@@ -246,8 +236,7 @@ class Descent:
                 save_checkpoint(self._path, identity, state)
             if on_epoch and group.leads:
                 on_epoch(epoch)
-        if self._keep == "best":
-            network.load_state_dict(best)
+        network.load_state_dict(best)
         network.cpu().eval()
 
     def _step(
