@@ -97,13 +97,17 @@ def compress(params: Params, directory: Path, *, on_progress: Progress | None = 
         on_progress: told what is made or measured next.
 
     Raises:
-        TrainingError: there is no trained network, the held-out rows hold no run worth measuring on, or the parameters
-            name a candidate that there is not.
+        TrainingError: there is no trained network, its answers are not finite, the held-out rows hold no run worth
+            measuring on, or the parameters name a candidate that there is not.
     """
     told = on_progress or (lambda _text: None)
     parts = parts_of([load_dataset(path) for path in training_datasets(params, directory)], params.split)
     held_out = _held_out(parts[0])
     candidates = make_candidates(load_network(directory), parts, params, directory / CANDIDATES, on_progress=told)
+    if candidates[0].trained is None:
+        raise TrainingError(
+            f"{directory}: the network itself cannot be served: {candidates[0].refused}; train it again"
+        )
     rows = _measure(candidates, parts[0], held_out, params, told)
     chosen = choose(rows, params.compress)
     rows = [structs.replace(row, chosen=row.name == chosen) for row in rows]
