@@ -13,6 +13,11 @@ def bench(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
+def bench_tick(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lobsmith", "--root", str(root), "bench", "tick", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "params.yaml").write_text(params_file().read_text())
@@ -42,3 +47,21 @@ def test_both_sides_are_measured_in_one_run(root: Path, recorded: Path) -> None:
     assert report["ingest_ratio"] == pytest.approx(rates[0] / rates[1])
     # Ten times the input may not take even twice the memory.
     assert report["memory_mib"]["tenfold"] < 2 * report["memory_mib"]["once"]
+
+
+def test_a_tick_by_step_and_by_window(root: Path) -> None:
+    done = bench_tick(root, "--calls", "200", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["rows"], report["calls"]) == ("random", 200)
+    for side in ("window", "step"):
+        assert 0 < report[f"{side}_p50_us"] <= report[f"{side}_p99_us"]
+    assert report["ratio"] == pytest.approx(report["window_p50_us"] / report["step_p50_us"])
+    assert "times faster" in bench_tick(root, "--calls", "100").stdout
+
+
+def test_a_folder_without_a_network_is_one_clear_error(root: Path) -> None:
+    done = bench_tick(root, "--directory", str(root))
+    assert done.returncode == 1
+    assert "weights.safetensors" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -19,14 +19,15 @@ import onnx
 import pytest
 from msgspec import structs
 from onnx import TensorProto, helper
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
 from lobsmith.compress.engine import available_builder, build_engine, load_build, profiles_for
 from lobsmith.compress.export import export_onnx
 from lobsmith.compress.gpu import this_gpu
 from lobsmith.compress.plan import ENGINE, EngineBuild, check_engine
+from lobsmith.compress.quantise import quantise
 from lobsmith.compress.run_engine import EngineModel
 from lobsmith.compress.runtime import OnnxModel
+from lobsmith.compress.specialise import specialise
 from lobsmith.errors import EngineError
 from lobsmith.features.definitions import COUNT
 from lobsmith.files import sha256_file
@@ -61,28 +62,11 @@ def settings(**changes: Any) -> EngineParams:
     return structs.replace(load_params(params_file()).engine, **{**usual, **changes})
 
 
-def quantise(source: Path, destination: Path) -> None:
-    """Static INT8 with explicit Q/DQ, symmetric, weights per channel, biases in float."""
-    model = OnnxModel(source)
-    rows = np.random.default_rng(0).normal(size=(4, 1, 16, model.feature_count)).astype(np.float32)
-
-    class Rows(CalibrationDataReader):
-        def __init__(self) -> None:
-            self._rows = iter({"features": one, "state": model.cold_state()} for one in rows)
-
-        def get_next(self) -> Any:
-            return next(self._rows, None)
-
-    quantize_static(
-        source,
-        destination,
-        Rows(),
-        per_channel=True,
-        activation_type=QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=["Conv", "MatMul", "Gemm"],
-        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
-    )
+def quantised(source: Path, destination: Path) -> Path:
+    """Static INT8 with explicit Q/DQ, as the candidate of that name."""
+    rows = np.random.default_rng(0).normal(size=(512, OnnxModel(source).feature_count)).astype(np.float32)
+    quantise(source, destination, "int8_static", [rows], load_params(params_file()).compress)
+    return destination
 
 
 def save_graph(path: Path, *nodes: onnx.NodeProto, inputs: tuple[str, ...] = ("features", "state")) -> None:
@@ -116,21 +100,23 @@ def refused(source: Path, wanted: EngineParams, *words: str) -> None:
     assert listing(source.parent) == before
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_plans_for_every_target_without_a_gpu(source: Path, precision: str, tmp_path: Path) -> None:
-    wanted = source
+@pytest.mark.parametrize("what", ["fp32", "int8", "int8, one row"])
+def test_plans_for_every_target_without_a_gpu(source: Path, what: str, tmp_path: Path) -> None:
+    wanted, precision, profiles = source, what.split(",")[0], profiles_for(settings())
     if precision == "int8":
-        wanted = tmp_path / "int8.onnx"
-        quantise(source, wanted)
+        wanted = quantised(source, tmp_path / "int8.onnx")
         operators = {node.op_type for node in onnx.load(wanted).graph.node}
         assert {"QuantizeLinear", "DequantizeLinear", "LSTM"} <= operators
+    if what.endswith("one row"):
+        specialise(wanted, tmp_path / "step.onnx")
+        wanted, profiles = tmp_path / "step.onnx", profiles[:1]
     told: list[str] = []
     build = build_engine(wanted, tmp_path / "engine", settings(), precision=precision, on_progress=told.append)
     assert tuple(build.plans) == CAPABILITIES
     assert build.builder == "tensorrt_rtx"
     assert build.precision == precision
     assert build.gpu is None
-    assert build.profiles == profiles_for(settings())
+    assert [one.name for one in build.profiles] == [one.name for one in profiles]
     assert build.source_sha256 == sha256_file(wanted)
     assert len(set(build.sha256.values())) == len(CAPABILITIES)
     assert build == load_build(tmp_path / "engine")

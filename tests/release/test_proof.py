@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 from safetensors.numpy import save_file
 
-from lobsmith.compress import GOLDEN, MODEL
+from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.errors import ReleaseError
 from lobsmith.files import sha256_file
 from lobsmith.release.manifest import read_manifest, write_manifest
@@ -132,3 +132,31 @@ def test_a_proof_that_hangs_is_killed(version):
     os.mkfifo(version / "manifest.json")
     with pytest.raises(ReleaseError, match="not proven within"):
         prove(version, 2)
+
+
+def test_the_graph_for_one_row_is_proven_too(tmp_path):
+    workspace = Workspace(tmp_path)
+    good = toy.artifact(workspace.root / "run", step_scale=0.3)
+    manifest = publish(workspace, toy.params(), good, model="toy", contract=toy.CONTRACT)
+    directory = Repository(workspace.repository).directory("toy", manifest.version)
+    assert set(manifest.files) == {MODEL, STEP, GOLDEN}
+    assert check_version(directory).proven
+    other = toy.artifact(workspace.root / "run", step_scale=0.31)
+    with pytest.raises(ReleaseError, match=r"step.onnx: probabilities step by step differ from the golden vectors"):
+        publish(workspace, toy.params(), other, model="toy", contract=toy.CONTRACT)
+    assert Repository(workspace.repository).versions("toy") == [manifest.version]
+
+
+def test_each_precision_has_its_tolerance(tmp_path):
+    workspace = Workspace(tmp_path)
+    for precision, passes in (("fp32", False), ("int8_static", True)):
+        near = toy.artifact(workspace.root / "run", step_scale=0.301, precision=precision)
+        if passes:
+            manifest = publish(workspace, toy.params(), near, model="toy", contract=toy.CONTRACT)
+            assert manifest.precision == precision
+        else:
+            with pytest.raises(ReleaseError, match="differ"):
+                publish(workspace, toy.params(), near, model="toy", contract=toy.CONTRACT)
+    strange = toy.artifact(workspace.root / "run", precision="fp8")
+    with pytest.raises(ReleaseError, match="its precision is 'fp8'"):
+        publish(workspace, toy.params(), strange, model="toy", contract=toy.CONTRACT)

@@ -117,12 +117,26 @@ def golden(path: Path) -> Golden:
     return golden_vectors(OnnxModel(path), ROWS)
 
 
-def artifact(folder: Path, *, scale: float = 0.3, verdicts: tuple[Verdict, ...] = (PASSED,), rows: int = 7) -> Artifact:
-    """Write a sound model into a folder and return what a retrain would hand over."""
+def artifact(
+    folder: Path,
+    *,
+    scale: float = 0.3,
+    verdicts: tuple[Verdict, ...] = (PASSED,),
+    rows: int = 7,
+    step_scale: float | None = None,
+    precision: str = "fp32",
+) -> Artifact:
+    """Write a sound model into a folder and return what a retrain would hand over.
+
+    With `step_scale` it has a graph for one row too; one of another scale is not the same network.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = write_model(folder / "model.onnx", scale=scale)
+    step = None if step_scale is None else write_model(folder / "step.onnx", scale=step_scale, batch=1)
     return Artifact(
         model_path=path,
+        step_path=step,
+        precision=precision,
         golden=golden(path),
         prime_rows=rows,
         instruments=(Instrument(venue="simulator", symbol="SIM", tick_size=0.01, lot_size=0.001),),

@@ -1,18 +1,27 @@
 """The in-process engine on a published version."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lobsmith.compress import GOLDEN, MODEL
-from lobsmith.compress.golden import load_golden
+from lobsmith.compress.export import export_onnx
+from lobsmith.compress.golden import golden_vectors, load_golden
+from lobsmith.compress.runtime import OnnxModel
+from lobsmith.compress.specialise import specialise
 from lobsmith.errors import ReleaseError, RequestError
-from lobsmith.release.publish import publish
+from lobsmith.models.registry import build
+from lobsmith.release.contract import wire_contract
+from lobsmith.release.publish import Artifact, publish
 from lobsmith.release.repository import Repository
 from lobsmith.serving.engine import Engine
 from lobsmith.workspace import Workspace
 from tests.release import toy
+from tests.served import rows
+from tests.small import small_params
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +82,88 @@ def test_a_changed_file_is_not_loaded(directory: Path, tmp_path: Path) -> None:
     (tmp_path / MODEL).write_bytes((tmp_path / MODEL).read_bytes() + b"\0")
     with pytest.raises(ReleaseError, match=r"model\.onnx: changed"):
         Engine(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def with_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workspace = Workspace(tmp_path_factory.mktemp("project"))
+    params = small_params()
+    torch.manual_seed(4)
+    contract = wire_contract(params)
+    network = build(params.model, contract.feature_count, contract.horizons_ms).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    path = workspace.root / "model.onnx"
+    export_onnx(network, path)
+    specialise(path, workspace.root / "step.onnx")
+    artifact = Artifact(
+        model_path=path,
+        step_path=workspace.root / "step.onnx",
+        golden=golden_vectors(OnnxModel(path), rows(128)),
+        prime_rows=16,
+        instruments=(),
+        data_fingerprint="0" * 64,
+        verdicts=(),
+        metrics={},
+    )
+    version = publish(workspace, params, artifact, model="lob", contract=contract).version
+    return Repository(workspace.repository).directory("lob", version)
+
+
+def test_single_rows_through_their_own_graph_equal_chunks(with_step: Path) -> None:
+    engine, features = Engine(with_step), rows(300)[None]
+    state = np.zeros((1, engine.manifest.contract.state_size), np.float32)
+    at_once = engine.infer(features[:, :250], state)
+    answers = []
+    for t in range(250):
+        answer = engine.infer(features[:, t : t + 1], state)
+        state = answer.next_state
+        answers.append(answer)
+    np.testing.assert_allclose(
+        np.concatenate([one.probabilities for one in answers], axis=1), at_once.probabilities, atol=1e-5
+    )
+    np.testing.assert_allclose(np.concatenate([one.outlook for one in answers], axis=1), at_once.outlook, atol=1e-5)
+    np.testing.assert_allclose(state, at_once.next_state, atol=1e-5)
+    # The state goes from one graph to the other in the middle of a stream.
+    rest = engine.infer(features[:, 250:], state)
+    whole = engine.infer(features[:, 250:], at_once.next_state)
+    np.testing.assert_allclose(rest.probabilities, whole.probabilities, atol=1e-5)
+
+
+def test_an_answer_is_the_callers_to_keep(with_step: Path) -> None:
+    engine = Engine(with_step)
+    state = np.zeros((1, engine.manifest.contract.state_size), np.float32)
+    first = engine.infer(rows(1)[None], state)
+    kept = [one.copy() for one in first]
+    engine.infer(rows(1, seed=5)[None], first.next_state)
+    for one, before in zip(first, kept, strict=True):
+        np.testing.assert_array_equal(one, before)
+    assert not state.any()
+
+
+def test_threads_that_share_an_engine_do_not_mix_their_streams(with_step: Path) -> None:
+    engine = Engine(with_step)
+    size = engine.manifest.contract.state_size
+
+    def stream(seed: int) -> np.ndarray:
+        state, answers = np.zeros((1, size), np.float32), []
+        for one in rows(200, seed=seed):
+            answer = engine.infer(one[None, None], state)
+            state = answer.next_state
+            answers.append(answer.probabilities[0, 0])
+        return np.stack(answers)
+
+    alone = [stream(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(stream, range(4)))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_one_row_that_is_not_finite_is_refused(with_step: Path) -> None:
+    """F29: a fused graph may hide it."""
+    engine = Engine(with_step)
+    features = rows(1)[None].copy()
+    features[0, 0, 3] = np.nan
+    with pytest.raises(RequestError, match=r"features\[0, 0, 3\] is nan"):
+        engine.infer(features, np.zeros((1, engine.manifest.contract.state_size), np.float32))
