@@ -2,6 +2,7 @@
 
 import json
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -67,8 +68,14 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
         assert control.ready_versions("lob") == [first.version]
         check_chunks_equal_steps(control.endpoint, workspace, first)
 
-        second = run(workspace, **{"train.seed": 12})
+        plans = {"engine.builder": "tensorrt_rtx", "engine.capabilities": ["8.9"]}
+        second = run(workspace, **{"train.seed": 12, **plans})
         assert second.served
+        # What becomes of plans never fails a retrain.
+        built = find_spec("tensorrt_rtx") is not None
+        assert ("for 8.9: shown to build" if built else "no plans: tensorrt_rtx is not installed") in second.plans
+        assert first.plans.startswith("no plans")
+        assert repository.models() == ["lob"]
         assert second.version > first.version
         assert control.ready_versions("lob") == [first.version, second.version]
         with urllib.request.urlopen(f"http://{control.endpoint.http_url}/v2/models/lob/stats") as answer:

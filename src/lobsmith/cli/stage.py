@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich import box
 from rich.table import Table
 
 from lobsmith.cli.options import capture_arguments, json_option, overrides, print_json, results, set_option
@@ -132,33 +133,25 @@ def _show_candidates(directory: Path, *, as_json: bool) -> None:
 
 
 def candidates_table(summary: "Compressed") -> Table:
-    """Return the table of candidates as it is printed."""
+    """Return the table of candidates as it is printed: losses of held-out rows, the upper end of 95 % behind them."""
+    from lobsmith.compress.timing import USES
 
-    table = Table(title=f"Candidates for use in {summary.use}; losses of held-out rows with 95 % intervals")
-    for heading in (
-        "candidate",
-        "log-loss",
-        "MCC",
-        "as FP32",
-        "p50 µs",
-        "p99 µs",
-        "step ×",
-        "chunk ×",
-        "batch ×",
-        "kB",
-        "MB",
-    ):
-        table.add_column(heading, justify="left" if heading == "candidate" else "right")
+    title = f"Candidates for use in {summary.use}: losses of held-out rows, times beside FP32's in one run"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("candidate", no_wrap=True)
+    uses = [f"{one} ×" for one in USES]
+    for heading in ("log-loss", "at most", "MCC", "as FP32", "p50 µs", "p99 µs", *uses, "kB", "MB"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in summary.candidates:
-        mark = "[green]✓[/green] " if row.chosen else "✗ " if row.refused else "  "
+        mark = "✓" if row.chosen else "✗" if row.refused else " "
         if row.test is None:
-            table.add_row(f"{mark}{row.name}", *[""] * 10)
+            table.add_row(f"{mark} {row.name}")
             continue
-        loss, mcc = row.test.delta_log_loss, row.test.delta_mcc
         table.add_row(
-            f"{mark}{row.name}",
-            f"{loss.value:+.2%} [{loss.low:+.2%}, {loss.high:+.2%}]",
-            f"{mcc.value:+.3f} [{mcc.low:+.3f}, {mcc.high:+.3f}]",
+            f"{mark} {row.name}",
+            f"{row.test.delta_log_loss.value:+.2%}",
+            f"{row.test.delta_log_loss.high:+.2%}",
+            f"{row.test.delta_mcc.value:+.3f}",
             f"{row.test.agreement.value:.2%}",
             f"{row.p50_us:.1f}",
             f"{row.p99_us:.1f}",

@@ -182,7 +182,6 @@ def compression(summary: Compressed, settings: CompressParams) -> Verdict:
     evidence = {
         "candidate": row.name,
         "use": summary.use,
-        "speedup": row.speedup,
         "least_agreement": settings.agreement,
     }
     if row.test is None:
