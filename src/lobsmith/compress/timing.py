@@ -8,18 +8,32 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from lobsmith.compress.runtime import BoundModel, Float
+from lobsmith.compress.runtime import Float
 
 USES = {"step": (1, 1), "chunk": (1, 32), "batch": (32, 1)}
 """What a model is used for, with the streams of a call and the rows of each."""
 _CALLS_IN_TURN = 20
 _WARM_CALLS = 50
 _DRAWS = 1000
+
+
+class Stepping(Protocol):
+    """A model with a state of its own, as `BoundModel` and `CompiledStep` are."""
+
+    features: Float
+
+    @property
+    def state(self) -> Float:
+        """The state after the last call; zeros written here begin a new stream."""
+
+    def step(self) -> None:
+        """Answer the rows in `features`."""
 
 
 class Timing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,7 +51,7 @@ class Timing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def compare_times(
-    model: BoundModel, reference: BoundModel, use: str, rows: Float, calls: int, *, forgets: bool = False
+    model: Stepping, reference: Stepping, use: str, rows: Float, calls: int, *, forgets: bool = False
 ) -> Timing:
     """Time a model beside a reference, each on the real rows that it is given.
 
@@ -79,7 +93,7 @@ def compare_times(
 class _Side:
     """A model and the rows that it is fed."""
 
-    def __init__(self, model: BoundModel, rows: Float, *, forgets: bool) -> None:
+    def __init__(self, model: Stepping, rows: Float, *, forgets: bool) -> None:
         self.model, self.forgets = model, forgets
         streams, steps, width = model.features.shape
         count = len(rows) // steps * steps
