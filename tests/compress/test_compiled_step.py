@@ -1,5 +1,7 @@
 """The compiled step beside ONNX Runtime on the same file."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,10 @@ from onnxruntime.quantization import quantize_dynamic
 from lobsmith.compress import step_kernel
 from lobsmith.compress.compiled_step import CompiledStep
 from lobsmith.compress.export import export_onnx
+from lobsmith.compress.half import convert_half
 from lobsmith.compress.runtime import BoundModel, OnnxModel
 from lobsmith.compress.specialise import specialise
+from lobsmith.compress.timing import compare_times
 from lobsmith.errors import PrecisionError, ReleaseError, RequestError
 from lobsmith.features.stream import FeatureStream
 from lobsmith.market.readers import read_captures
@@ -179,6 +183,19 @@ def test_it_takes_the_place_of_a_bound_model(tmp_path: Path) -> None:
     assert difference(stepped(model, rows(30)), stepped(bound, rows(30))) < TOLERANCE
 
 
+@pytest.mark.parametrize("forgets", [False, True])
+def test_it_is_timed_beside_onnx_runtime(forgets: bool, tmp_path: Path) -> None:
+    path = exported(ODD, tmp_path / "model.onnx")
+    timing = compare_times(BoundModel(path, rows=5), CompiledStep(path), "step", rows(30), 60, forgets=forgets)
+    assert timing.calls == 60
+    assert 0 < timing.reference_p50_us < timing.reference_p99_us
+
+
+def test_what_serves_needs_no_torch() -> None:
+    code = "import sys, lobsmith.compress.compiled_step; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_value_that_is_not_finite_is_refused_before_and_shows_after(tmp_path: Path) -> None:
     model = CompiledStep(exported(ODD, tmp_path / "model.onnx"))
     row = rows(1)
@@ -204,8 +221,9 @@ def test_other_networks_are_refused(name: str, tmp_path: Path) -> None:
 def test_other_arithmetics_and_specialised_graphs_are_refused(tmp_path: Path) -> None:
     path = exported(ODD, tmp_path / "model.onnx")
     quantize_dynamic(str(path), str(tmp_path / "int8.onnx"))
+    convert_half(path, tmp_path / "fp16.onnx", "fp16")
     specialise(path, tmp_path / "step.onnx")
-    for name in ("int8", "step"):
+    for name in ("int8", "fp16", "step"):
         with pytest.raises(PrecisionError, match="the compiled step knows"):
             CompiledStep(tmp_path / f"{name}.onnx")
 

@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lobsmith.compress.runtime import Float, OnnxModel
-from lobsmith.compress.step_kernel import LANES, MARKS, MASKED, PLACES, SIZES, lend_state, step
+from lobsmith.compress.step_kernel import CLASSES, LANES, MARKS, MASKED, OUTLOOK, PLACES, SIZES, lend_state, step
 from lobsmith.compress.step_weights import Linear, StepWeights, read_weights
 from lobsmith.errors import PrecisionError
-from lobsmith.models.outputs import CLASSES, COLUMNS, OUTLOOK
 
 TOLERANCE = 1e-4
 """Largest difference from ONNX Runtime's answer and state, as a share of what is above 1."""
@@ -128,7 +127,7 @@ def _sizes(weights: StepWeights) -> dict[str, int]:
         "L": len(weights.lstm),
         "S": weights.state_size,
         "horizons": horizons,
-        "O": _padded(COLUMNS * horizons),
+        "O": _padded((CLASSES + OUTLOOK) * horizons),
     }
 
 

@@ -22,6 +22,10 @@ LANES = 16
 """Floats that vectors are padded to: one AVX-512 register, two of AVX."""
 MASKED = np.float32(-1e30)
 """The score of a row that is not there."""
+CLASSES, OUTLOOK = 3, 5
+"""What is said of a horizon: directions, and three more probabilities, a move and a volatility."""
+SLOPE, LARGEST_INPUT = np.float32(0.01), np.float32(8.0)
+"""Of the LeakyReLUs; what standardised inputs are clipped at."""
 PLACES = (
     "features", "inputs", "location", "scale", "first", "second", "embedding", "hidden", "cell", "gates", "query",
     "scores", "keys", "values", "age_bias", "attended", "logits", "volatility_scale", "probabilities",
@@ -44,8 +48,6 @@ MARKS = ("lent",)
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 _0, _1, _2, _3, _4, _5, _6, _7, _8 = (np.uint64(number) for number in range(9))
 _ZERO, _ONE, _HALF = np.float32(0.0), np.float32(1.0), np.float32(0.5)
-_SLOPE = np.float32(0.01)
-_LARGEST = np.float32(8.0)
 
 # tanh x = x P(x²) / Q(x²) on |x| <= 7.998, beyond which it is ±1 to float32: the rational function of Eigen and MLAS.
 _TANH_LARGEST = np.float32(7.99881172180175781)
@@ -144,7 +146,7 @@ def _linear(a, x, count, weights, y, width):  # type: ignore[no-untyped-def]
 def _leaky(a, x, count):  # type: ignore[no-untyped-def]
     for i in range(count):
         value = a[x + i]
-        a[x + i] = value * _SLOPE if value < _ZERO else value
+        a[x + i] = value * SLOPE if value < _ZERO else value
 
 
 @njit(cache=True, error_model="numpy", fastmath=_FAST, forceinline=True)
@@ -242,8 +244,8 @@ def step(a: npt.NDArray[np.float32], layout: npt.NDArray[np.uint64]) -> None:
     features, inputs, location, scale = layout[_FEATURES], layout[_INPUTS], layout[_LOCATION], layout[_SCALE]
     for i in range(layout[_F]):
         x = (a[features + i] - a[location + i]) * a[scale + i]
-        x = _LARGEST if x > _LARGEST else x
-        a[inputs + i] = -_LARGEST if x < -_LARGEST else x
+        x = LARGEST_INPUT if x > LARGEST_INPUT else x
+        a[inputs + i] = -LARGEST_INPUT if x < -LARGEST_INPUT else x
     channels, units, width = layout[_PADDED_C], layout[_PADDED_H], layout[_PADDED_A]
     weights = _linear(a, inputs, layout[_PADDED_F], layout[_WEIGHTS], layout[_FIRST], channels)
     _leaky(a, layout[_FIRST], channels)

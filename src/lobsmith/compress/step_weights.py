@@ -14,11 +14,9 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from lobsmith.compress.step_kernel import CLASSES, LARGEST_INPUT, OUTLOOK, SLOPE
 from lobsmith.errors import PrecisionError, ReleaseError
-from lobsmith.models.network import LARGEST_INPUT
-from lobsmith.models.outputs import COLUMNS
 
-_SLOPE = 0.01
 _CONVOLUTIONS = 3
 
 Float = npt.NDArray[np.float32]
@@ -97,7 +95,7 @@ class _Walk:
 
     def weights(self) -> StepWeights:
         logits = self.chain("probabilities", "Softmax", "Reshape", "Split")
-        self.outlook(logits)
+        volatility_scale = self.outlook(logits)
         readout, joined = self.linear(logits)
         recurrent, attended, inputs = self.inputs(joined, "Concat", 3)
         location, scale = self.standardised(inputs)
@@ -105,7 +103,6 @@ class _Walk:
         if source != recurrent:
             self.refuse("attention and readout see different tensors")
         lstm, embedded = self.lstm(recurrent)
-        volatility_scale = self.volatility_scale()
         found = StepWeights(
             location=location,
             scale=scale,
@@ -120,26 +117,22 @@ class _Walk:
         self.check(found)
         return found
 
-    def outlook(self, logits: str) -> None:
-        """Check that everything else is said of the same logits."""
-        binary, move, _ = self.inputs("outlook", "Concat", 3)
-        others = self.chain(binary, "Reshape", "Sigmoid", "Split"), self.chain(move, "Unsqueeze", "Split")
-        _, volatility, _ = self.volatility()
-        if {*others, self.chain(volatility, "Softplus", "Split")} != {logits}:
+    def outlook(self, logits: str) -> Float:
+        """Check that everything else is said of the same logits; return what volatilities are multiplied by."""
+        binary, move, volatility = self.inputs("outlook", "Concat", 3)
+        softplus, scale = self.inputs(self.chain(volatility, "Unsqueeze"), "Mul", 2)
+        sources = {
+            self.chain(binary, "Reshape", "Sigmoid", "Split"),
+            self.chain(move, "Unsqueeze", "Split"),
+            self.chain(softplus, "Softplus", "Split"),
+        }
+        if sources != {logits}:
             self.refuse("its outputs are not made of the same logits")
-
-    def volatility(self) -> tuple[str, str, str]:
-        last = self.inputs("outlook", "Concat", 3)[2]
-        product = self.chain(last, "Unsqueeze")
-        softplus, scale = self.inputs(product, "Mul", 2)
-        return product, softplus, scale
-
-    def volatility_scale(self) -> Float:
-        return self.constant(self.volatility()[2], 1)
+        return self.constant(scale, 1)
 
     def standardised(self, inputs: str) -> tuple[Float, Float]:
         divided, low, high = self.inputs(inputs, "Clip", 3)
-        if (float(self.constant(low, 0)), float(self.constant(high, 0))) != (-LARGEST_INPUT, LARGEST_INPUT):
+        if self.constant(high, 0) != LARGEST_INPUT or self.constant(low, 0) != -LARGEST_INPUT:
             self.refuse(f"its inputs are not clipped at {LARGEST_INPUT:g}")
         centred, scale = self.inputs(divided, "Div", 2)
         features, location = self.inputs(centred, "Sub", 2)
@@ -184,17 +177,11 @@ class _Walk:
                 self.constant(one, rank) for one, rank in zip(node.input[1:4], (3, 3, 2), strict=True)
             )
             units = recurrence.shape[2]
-            if (
-                weight.shape[:2] != (1, 4 * units)
-                or recurrence.shape != (1, 4 * units, units)
-                or bias.shape != (1, 8 * units)
-            ):
+            sizes = (weight.shape[:2], recurrence.shape, bias.shape)
+            if sizes != ((1, 4 * units), (1, 4 * units, units), (1, 8 * units)):
                 self.refuse("the weights of its LSTM do not fit together")
-            layers.append(
-                Linear(
-                    np.concatenate([weight[0], recurrence[0]], axis=1).T, bias[0, : 4 * units] + bias[0, 4 * units :]
-                )
-            )
+            both = np.concatenate([weight[0], recurrence[0]], axis=1).T
+            layers.append(Linear(both, bias[0, : 4 * units] + bias[0, 4 * units :]))
             name = node.input[0]
         return tuple(reversed(layers)), self.chain(name, "Transpose")
 
@@ -202,8 +189,8 @@ class _Walk:
         layers = []
         for _ in range(_CONVOLUTIONS):
             leaky = self.node(embedded, "LeakyRelu")
-            if abs(_attributes(leaky).get("alpha", 0.0) - _SLOPE) > 1e-6:
-                self.refuse(f"its LeakyReLU has another slope than {_SLOPE}")
+            if abs(_attributes(leaky).get("alpha", 0.0) - SLOPE) > 1e-6:
+                self.refuse(f"its LeakyReLU has another slope than {SLOPE:g}")
             embedded, weight, bias = self.inputs(leaky.input[0], "Conv", 3)
             kernel = self.constant(weight, 3)
             if kernel.shape[2] != 1:
@@ -234,7 +221,7 @@ class _Walk:
         layers = len(found.lstm)
         first = [(features, channels)] + [(channels, channels)] * (_CONVOLUTIONS - 1)
         lstm = [(channels + units, 4 * units)] + [(2 * units, 4 * units)] * (layers - 1)
-        readout = (units + attention + features, COLUMNS * horizons)
+        readout = (units + attention + features, (CLASSES + OUTLOOK) * horizons)
         wanted = [*first, *lstm, *[(units, attention)] * 3, readout]
         linear = (*found.convolutions, *found.lstm, found.query, found.key, found.value, found.readout)
         if layers == 0 or [one.weight.shape for one in linear] != wanted:
