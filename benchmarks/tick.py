@@ -1,8 +1,8 @@
 """A tick answered in one step with state, beside the same network over the whole window of the last rows.
 
-Both are ONNX Runtime on one thread with inputs and outputs bound, in one run, some calls of each in turn. The window is
-the network as it was trained, unpruned and in float32, over 100 rows from a cold state; the step is its graph for one
-row.
+All in one run, on one thread, some calls of each in turn. The window is the network as it was trained, unpruned and in
+float32, over 100 rows from a cold state; the step is its graph for one row, both through ONNX Runtime with inputs and
+outputs bound; and the compiled step is what the in-process engine takes.
 """
 
 import tempfile
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
+from lobsmith.compress.compiled_step import CompiledStep, open_step
 from lobsmith.compress.export import export_onnx
 from lobsmith.compress.runtime import BoundModel, Float
 from lobsmith.compress.specialise import specialise
@@ -41,6 +42,9 @@ class TickReport(Struct, frozen=True, kw_only=True):
     ratio: float
     low: float
     high: float
+    compiled_p50_us: float | None
+    compiled_p99_us: float | None
+    compiled_ratio: float | None
 
 
 def bench_tick(workspace: Workspace, params: Params, directory: Path | None, calls: int) -> TickReport:
@@ -58,7 +62,7 @@ def bench_tick(workspace: Workspace, params: Params, directory: Path | None, cal
     """
     found = directory or newest_run(workspace)
     network, rows = _untrained(params) if found is None else _trained(params, found)
-    timing = step_beside_window(network, rows, calls)
+    timing, compiled = beside_window(network, rows, calls)
     return TickReport(
         network=params.model.network if found is None else str(found),
         rows="random" if found is None else "held out",
@@ -70,6 +74,9 @@ def bench_tick(workspace: Workspace, params: Params, directory: Path | None, cal
         ratio=timing.speedup,
         low=timing.low,
         high=timing.high,
+        compiled_p50_us=compiled.p50_us if compiled else None,
+        compiled_p99_us=compiled.p99_us if compiled else None,
+        compiled_ratio=compiled.speedup if compiled else None,
     )
 
 
@@ -79,14 +86,18 @@ def newest_run(workspace: Workspace) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime_ns).parent if found else None
 
 
-def step_beside_window(network: Network, rows: Float, calls: int) -> Timing:
-    """Time one step beside one window of 100 rows."""
+def beside_window(network: Network, rows: Float, calls: int) -> tuple[Timing, Timing | None]:
+    """Time the step, and the compiled step where there is one, each beside the window of 100 rows."""
     with tempfile.TemporaryDirectory(prefix="lobsmith-") as folder:
         general, single = Path(folder) / "general.onnx", Path(folder) / "single.onnx"
         export_onnx(network, general)
         specialise(general, single)
         window = BoundModel(general, rows=WINDOW)
-        return compare_times(BoundModel(single), window, "step", rows, calls, forgets=True)
+        timing = compare_times(BoundModel(single), window, "step", rows, calls, forgets=True)
+        fastest = open_step(general, single)
+        if fastest.runtime != CompiledStep.runtime:
+            return timing, None
+        return timing, compare_times(fastest, window, "step", rows, calls, forgets=True)
 
 
 def _trained(params: Params, directory: Path) -> tuple[Network, Float]:

@@ -60,6 +60,9 @@ def tick(workspace: Workspace, directory: Path | None, calls: int, as_json: bool
     table.add_row(f"window of {WINDOW} rows", f"{report.window_p50_us:.1f}", f"{report.window_p99_us:.1f}", "1.0")
     faster = f"{report.ratio:.1f} [{report.low:.1f}, {report.high:.1f}]"
     table.add_row("one step with state", f"{report.step_p50_us:.1f}", f"{report.step_p99_us:.1f}", faster)
+    if report.compiled_ratio is not None:
+        compiled = (report.compiled_p50_us, report.compiled_p99_us, report.compiled_ratio)
+        table.add_row("one compiled step", *(f"{figure:.1f}" for figure in compiled))
     results.print(table)
 
 

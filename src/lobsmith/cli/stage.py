@@ -137,7 +137,9 @@ def candidates_table(summary: "Compressed") -> Table:
     from lobsmith.compress.timing import USES
 
     title = f"Candidates for use in {summary.use}: losses of held-out rows, times beside FP32's in one run"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    compiled = [row.name for row in summary.candidates for one in row.timings if one.runtime == "compiled"]
+    caption = f"single rows by the compiled step: {', '.join(compiled)}" if compiled else None
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("candidate", no_wrap=True)
     uses = [f"{one} ×" for one in USES]
     for heading in ("log-loss", "at most", "MCC", "as FP32", "p50 µs", "p99 µs", *uses, "kB", "MB"):

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +92,29 @@ class OnnxModel(StatefulModel):
         return Answered(*self._session.run(OUTPUTS, {"features": features, "state": state}))
 
 
+class Stepping(Protocol):
+    """A model that holds the state of its stream, for calls of one shape: `BoundModel`, `CompiledStep`.
+
+    Attributes:
+        runtime: what answers, in a word.
+        features: float32 [B, T, F], to be written before a call.
+        probabilities: float32 [B, T, H, 3], of the last call.
+        outlook: float32 [B, T, H, 5], of the last call.
+    """
+
+    runtime: str
+    features: Float
+    probabilities: Float
+    outlook: Float
+
+    @property
+    def state(self) -> Float:
+        """The state after the last call, float32 [B, S]; zeros written here begin a new stream."""
+
+    def step(self) -> None:
+        """Answer the rows in `features`."""
+
+
 class BoundModel:
     """A served network for calls of one shape, whose inputs and outputs are bound once and never allocated again.
 
@@ -103,6 +126,8 @@ class BoundModel:
         probabilities: float32 [B, T, H, 3], of the last call.
         outlook: float32 [B, T, H, 5], of the last call.
     """
+
+    runtime = "onnxruntime"
 
     def __init__(self, path: Path, batch: int = 1, rows: int = 1) -> None:
         """Load a model.

@@ -8,13 +8,12 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from lobsmith.compress.runtime import Float
+from lobsmith.compress.runtime import Float, Stepping
 
 USES = {"step": (1, 1), "chunk": (1, 32), "batch": (32, 1)}
 """What a model is used for, with the streams of a call and the rows of each."""
@@ -23,23 +22,14 @@ _WARM_CALLS = 50
 _DRAWS = 1000
 
 
-class Stepping(Protocol):
-    """A model with a state of its own, as `BoundModel` and `CompiledStep` are."""
-
-    features: Float
-
-    @property
-    def state(self) -> Float:
-        """The state after the last call; zeros written here begin a new stream."""
-
-    def step(self) -> None:
-        """Answer the rows in `features`."""
-
-
 class Timing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Times of one call, microseconds; `speedup` is the reference's median by this one's, with a 95 % interval."""
+    """Times of one call, microseconds; `speedup` is the reference's median by this one's, with a 95 % interval.
+
+    `runtime` is what answered: `onnxruntime`, or `compiled` for the compiled step.
+    """
 
     use: str
+    runtime: str
     calls: int
     p50_us: float
     p99_us: float
@@ -79,6 +69,7 @@ def compare_times(
     (p50, p99), (reference_p50, reference_p99) = np.percentile(times.reshape(2, -1), [50, 99], axis=1).T / 1e3
     return Timing(
         use=use,
+        runtime=model.runtime,
         calls=turns * _CALLS_IN_TURN,
         p50_us=float(p50),
         p99_us=float(p99),

@@ -10,10 +10,11 @@ from msgspec import Struct, structs
 
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.candidates import Candidate, make_candidates
+from lobsmith.compress.compiled_step import open_step
 from lobsmith.compress.footprint import measure_footprint
 from lobsmith.compress.golden import GOLDEN_ROWS, golden_vectors, save_golden
 from lobsmith.compress.priming import TOLERANCE, measure_prime_rows
-from lobsmith.compress.runtime import BoundModel, Float, OnnxModel
+from lobsmith.compress.runtime import BoundModel, Float, OnnxModel, Stepping
 from lobsmith.compress.timing import USES, Timing, compare_times
 from lobsmith.errors import TrainingError
 from lobsmith.features.dataset import load_dataset, training_datasets
@@ -268,10 +269,17 @@ def _predict(candidate: Candidate, part: Part, rows: npt.NDArray[np.int64]) -> F
 
 def _timings(one: Candidate, reference: Candidate, rows: Float, calls: int) -> tuple[Timing, ...]:
     found = []
-    for use, (batch, steps) in USES.items():
-        model, against = (BoundModel(_file(each, use), batch, steps) for each in (one, reference))
+    for use in USES:
+        model, against = (_open(each, use) for each in (one, reference))
         found.append(compare_times(model, against, use, rows, calls if use == "step" else calls // _SLOW_USES))
     return tuple(found)
+
+
+def _open(candidate: Candidate, use: str) -> Stepping:
+    """Load a candidate as it would be used: single rows in process, the rest behind Triton."""
+    if use == "step":
+        return open_step(candidate.model, candidate.step)
+    return BoundModel(candidate.model, *USES[use])
 
 
 def _file(candidate: Candidate, use: str) -> Path:

@@ -1,4 +1,4 @@
-"""The in-process engine: a published version, answered by ONNX Runtime in the caller's thread."""
+"""The in-process engine: a published version, answered in the caller's thread."""
 
 from pathlib import Path
 from threading import Lock
@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lobsmith.compress import MODEL, STEP
-from lobsmith.compress.runtime import Answered, BoundModel, OnnxModel
+from lobsmith.compress.compiled_step import open_step
+from lobsmith.compress.runtime import Answered, OnnxModel
 from lobsmith.errors import RequestError, ServingError
 from lobsmith.release.contract import FEATURES, MAX_ROWS, STATE
 from lobsmith.release.manifest import check_files
@@ -16,7 +17,8 @@ from lobsmith.release.manifest import check_files
 class Engine:
     """One loaded version. Stateless: the stream's state comes with each call.
 
-    A single row of a single stream goes to the graph made for that, where the version has one.
+    Where the version has a graph for one row, a single row of a single stream goes to the compiled step, or to that
+    graph where the network is none that the compiled step knows.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -30,7 +32,7 @@ class Engine:
         """
         self.manifest = check_files(directory)
         self._model = OnnxModel(directory / MODEL)
-        self._step = BoundModel(directory / STEP) if STEP in self.manifest.files else None
+        self._step = open_step(directory / MODEL, directory / STEP) if STEP in self.manifest.files else None
         # The step's buffers are one call's; several threads may share an engine.
         self._stepping = Lock()
 
@@ -60,7 +62,7 @@ class Engine:
             reason = " ".join(str(error).split())[:300]
             raise ServingError(f"{self.manifest.model}/{self.version}: ONNX Runtime: {reason}") from error
 
-    def _answer_one(self, step: BoundModel, features: NDArray[np.float32], state: NDArray[np.float32]) -> Answered:
+    def _answer_one(self, step: Stepping, features: NDArray[np.float32], state: NDArray[np.float32]) -> Answered:
         with self._stepping:
             step.features[:] = features
             step.state[:] = state
