@@ -38,6 +38,7 @@ def lost(loss: float, agreement: float = 0.999, half: float = 0.001) -> Fidelity
 def timing(speedup: float, use: str = "step", half: float = 0.01) -> Timing:
     return Timing(
         use=use,
+        runtime="onnxruntime",
         calls=100,
         p50_us=30 / speedup,
         p99_us=60.0,

@@ -56,7 +56,7 @@ class CompiledStep:
         served = OnnxModel(path)
         self._arena, self._layout = _arranged(weights)
         horizons = len(weights.volatility_scale)
-        self.features = self._view("features", served.feature_count).reshape(1, 1, -1)
+        self.features = self._view("features", len(weights.location)).reshape(1, 1, -1)
         self.probabilities = self._view("probabilities", CLASSES * horizons).reshape(1, 1, horizons, CLASSES)
         self.outlook = self._view("outlook", OUTLOOK * horizons).reshape(1, 1, horizons, OUTLOOK)
         self._state = self._view("state", weights.state_size).reshape(1, -1)
@@ -67,7 +67,8 @@ class CompiledStep:
                 f"{path}: the compiled step differs from ONNX Runtime by {difference:.1e}, more than {TOLERANCE:g}; "
                 "it is answered by ONNX Runtime"
             )
-        self.state[:] = 0.0
+        for array in (self.features, self.probabilities, self.outlook, self.state):
+            array[:] = 0.0
 
     @property
     def state(self) -> Float:

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from numba import njit, types
 from numba.extending import intrinsic
 
-LANES = 16
-"""Floats that vectors are padded to: one AVX-512 register, two of AVX."""
+LANES = 8
+"""Vectors are padded to a multiple of this: a product takes so many inputs a pass, and a register of AVX is as wide."""
 MASKED = np.float32(-1e30)
 """The score of a row that is not there."""
 CLASSES, OUTLOOK = 3, 5

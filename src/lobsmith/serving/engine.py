@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lobsmith.compress import MODEL, STEP
 from lobsmith.compress.compiled_step import open_step
-from lobsmith.compress.runtime import Answered, OnnxModel
+from lobsmith.compress.runtime import Answered, OnnxModel, Stepping
 from lobsmith.errors import RequestError, ServingError
 from lobsmith.release.contract import FEATURES, MAX_ROWS, STATE
 from lobsmith.release.manifest import check_files
