@@ -6,6 +6,7 @@ outputs bound; and the compiled step is what the in-process engine takes.
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -92,12 +93,11 @@ def beside_window(network: Network, rows: Float, calls: int) -> tuple[Timing, Ti
         general, single = Path(folder) / "general.onnx", Path(folder) / "single.onnx"
         export_onnx(network, general)
         specialise(general, single)
-        window = BoundModel(general, rows=WINDOW)
-        timing = compare_times(BoundModel(single), window, "step", rows, calls, forgets=True)
-        fastest = open_step(general, single)
-        if fastest.runtime != CompiledStep.runtime:
+        window = partial(BoundModel, general, rows=WINDOW)
+        timing = compare_times(partial(BoundModel, single), window, "step", rows, calls, forgets=True)
+        if open_step(general, single).runtime != CompiledStep.runtime:
             return timing, None
-        return timing, compare_times(fastest, window, "step", rows, calls, forgets=True)
+        return timing, compare_times(partial(CompiledStep, general), window, "step", rows, calls, forgets=True)
 
 
 def _trained(params: Params, directory: Path) -> tuple[Network, Float]:

@@ -14,7 +14,7 @@ from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import load_golden
 from lobsmith.errors import DataError
 from lobsmith.features.dataset import build_features, training_datasets
-from lobsmith.gates.compression import Compressed, compress
+from lobsmith.gates.compression import SUMMARY, Compressed, compress
 from lobsmith.gates.evaluate import EVALUATION, REPORT, evaluate
 from lobsmith.gates.evaluation import Evaluation
 from lobsmith.gates.validate import CONTRACT, EVENTS_DOCS, Validated, validate, validate_features
@@ -138,7 +138,7 @@ def record_in_mlflow(
             params=as_table(params),
             metrics=evaluation.metrics(),
             history=[{"train_loss": one.train_loss, "validation_loss": one.validation_loss} for one in history],
-            artifacts=[directory / EVALUATION, directory / REPORT, directory / WEIGHTS],
+            artifacts=[directory / one for one in (EVALUATION, REPORT, WEIGHTS, SUMMARY)],
             model_path=directory / MODEL,
             model_name=params.model.name,
             tags={"data_fingerprint": evaluation.data_fingerprint},

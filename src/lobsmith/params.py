@@ -19,6 +19,7 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 
 _MAXIMUM_BUCKETS = 1_000_000
 _MINIMUM_STEPS = 3
+_LARGEST_CHUNK = 256
 
 
 NetworkName = Literal["cnn_lstm_attention", "lstm", "volatility", "logistic", "queue_imbalance", "deeplob", "bin_ctabl"]
@@ -228,6 +229,11 @@ class EngineParams(_Section, frozen=True):
     largest_chunk: Annotated[int, Meta(ge=1, le=256)]
     deadline_s: PositiveFloat
     memory_mib: Annotated[int, Meta(ge=256)]
+
+    def __post_init__(self) -> None:
+        """Refuse plans that could not be served."""
+        if self.builder in ("auto", "tensorrt") and self.largest_chunk != _LARGEST_CHUNK:
+            raise ValueError(f"engine.largest_chunk must be {_LARGEST_CHUNK}: a request may carry as many rows")
 
 
 class ParityParams(_Section, frozen=True):

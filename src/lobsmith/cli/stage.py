@@ -142,17 +142,18 @@ def candidates_table(summary: "Compressed") -> Table:
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("candidate", no_wrap=True)
     uses = [f"{one} ×" for one in USES]
-    for heading in ("log-loss", "at most", "MCC", "as FP32", "p50 µs", "p99 µs", *uses, "kB", "MB"):
+    for heading in ("loss", "at most", "(valid.)", "MCC", "as FP32", "p50 µs", "p99 µs", *uses, "kB", "MB"):
         table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("outcome", no_wrap=True)
     for row in summary.candidates:
-        mark = "✓" if row.chosen else "✗" if row.refused else " "
-        if row.test is None:
-            table.add_row(f"{mark} {row.name}")
+        if row.test is None or row.validation is None:
+            table.add_row(row.name, *[""] * (9 + len(uses)), row.outcome)
             continue
         table.add_row(
-            f"{mark} {row.name}",
+            row.name,
             f"{row.test.delta_log_loss.value:+.2%}",
             f"{row.test.delta_log_loss.high:+.2%}",
+            f"{row.validation.delta_log_loss.high:+.2%}",
             f"{row.test.delta_mcc.value:+.3f}",
             f"{row.test.agreement.value:.2%}",
             f"{row.p50_us:.1f}",
@@ -160,5 +161,6 @@ def candidates_table(summary: "Compressed") -> Table:
             *(f"{one.speedup:.2f}" for one in row.timings),
             f"{(row.bytes or 0) / 1e3:.0f}",
             f"{(row.memory_bytes or 0) / 1e6:.1f}",
+            row.outcome,
         )
     return table

@@ -5,13 +5,15 @@ from pathlib import Path
 
 from lobsmith.compress import FP32, MODEL
 from lobsmith.compress.engine import available_builder, build_engine
-from lobsmith.compress.gpu import this_gpu
 from lobsmith.compress.half import convert_half
 from lobsmith.compress.plan import EngineBuild
+from lobsmith.compress.runtime import OnnxModel, StatefulModel
 from lobsmith.errors import EngineError
 from lobsmith.features.dataset import load_dataset, training_datasets
-from lobsmith.gates.compression import Compressed
+from lobsmith.gates.compression import Compressed, judge
+from lobsmith.gates.fidelity import fidelity
 from lobsmith.gates.parity import parity
+from lobsmith.gates.streams import stream_predictions
 from lobsmith.gates.verdict import Verdict
 from lobsmith.models.material import parts_of
 from lobsmith.models.split import longest_run
@@ -40,11 +42,16 @@ def build_plans(
         on_progress: told what is built next.
 
     Raises:
-        EngineError: the plans cannot be built.
+        EngineError: the plans cannot be built, or the candidate that is served is not one of float32.
     """
     if available_builder(params.engine) is None:
         return None
     precision = params.engine.precision
+    if summary.precision != FP32:
+        raise EngineError(
+            f"{directory}: plans are held against a float32 candidate and the one served is {summary.name}; "
+            "name another in compress.candidate"
+        )
     source = engine_source(directory / summary.network, precision)
     place = directory / ENGINE_DIRECTORY
     return build_engine(source, place, params.engine, precision=precision, cache=cache, on_progress=on_progress)
@@ -72,20 +79,36 @@ def engine_source(network: Path, precision: str) -> Path:
     return source
 
 
-def engine_parity(params: Params, directory: Path, summary: Compressed) -> Verdict:
-    """Compare the plan for this machine's GPU with PyTorch on held-out rows.
+def judge_plans(params: Params, directory: Path, summary: Compressed, model: StatefulModel) -> tuple[Verdict, ...]:
+    """Hold an engine against PyTorch, and what it loses on the test rows against the budget of the candidates.
+
+    A compiler may lose accuracy that neither the network nor its file has lost, so the engine itself is asked.
+
+    Args:
+        params: all of `params.yaml`.
+        directory: the run's folder.
+        summary: what the compress stage found out.
+        model: the engine.
+    """
+    part = parts_of([load_dataset(path) for path in training_datasets(params, directory)], params.split)[0]
+    dataset, rows, place = part.dataset, part.split.test, directory / summary.network
+    start, stop = longest_run(dataset, rows)
+    limit = params.gates.parity.of(params.engine.precision)
+    same = parity(load_network(place).network, model, dataset.rows.features[start:stop], limit)
+    if same.value is None:
+        return (same,)
+    said, reference = (stream_predictions(one, dataset, rows)[0] for one in (model, OnnxModel(place / MODEL)))
+    lost = fidelity(dataset, rows, said, reference, params.train.horizon_weights)
+    return same, judge(lost, params.compress, {"engine": params.engine.precision})
+
+
+def open_engine(directory: Path) -> StatefulModel:
+    """Open the plans in a run's folder on this machine's GPU.
 
     Raises:
         EngineError: there is no GPU, or no plan that fits it.
     """
-    gpu = this_gpu()
-    if gpu is None:
-        raise EngineError(f"{directory / ENGINE_DIRECTORY}: there is no GPU here to compare the engine's answers on")
     # It needs a build of PyTorch for CUDA, which a machine that only builds plans need not have.
     from lobsmith.compress.run_engine import EngineModel
 
-    part = parts_of([load_dataset(path) for path in training_datasets(params, directory)], params.split)[0]
-    start, stop = longest_run(part.dataset, part.split.test)
-    network = load_network(directory / summary.network).network
-    threshold = params.gates.parity.of(params.engine.precision)
-    return parity(network, EngineModel(directory / ENGINE_DIRECTORY), part.dataset.rows.features[start:stop], threshold)
+    return EngineModel(directory / ENGINE_DIRECTORY)

@@ -121,7 +121,7 @@ def evaluate_model(
             "test": len(rows),
         },
         test_start_ns=int(dataset.rows.time[rows[0]]),
-        attention=attention_by_age(trained, longest),
+        attention=attention_by_age(of.network, longest),
         verdicts=(
             parity(of.network, model, longest, params.gates.parity.of(of.precision), step=of.step),
             skill(found, params.gates.skill),
@@ -179,12 +179,11 @@ def calibrated(found: Assessment, threshold: float) -> Verdict:
     )
 
 
-def attention_by_age(trained: Trained, rows: npt.NDArray[np.float32]) -> list[float]:
+def attention_by_age(network: Network, rows: npt.NDArray[np.float32]) -> list[float]:
     """Return the mean weight that attention gives the row 0, 1, … rows old; empty where the network has none."""
-    trunk = trained.network.trunk
+    trunk = network.trunk
     if not isinstance(trunk, CnnLstmAttention) or len(rows) <= trunk.ring:
         return []
-    network = trained.network
     state, weights = network.cold_state(1), []
     with torch.inference_mode():
         for part in torch.split(torch.from_numpy(np.ascontiguousarray(rows[:_ATTENTION_ROWS])), _ATTENTION_CHUNK):

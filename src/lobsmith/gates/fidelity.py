@@ -84,6 +84,8 @@ def fidelity(
         return np.stack([drawn[:, 0] / drawn[:, 1], rises, drawn[:, 2] / drawn[:, 3]], axis=1)
 
     loss, correlation, agreement = bootstrap_intervals(sums, statistic, seed=seed)
+    # The interval is widened for few blocks; no share is above 1.
+    agreement = Interval(agreement.value, max(agreement.low, 0.0), min(agreement.high, 1.0))
     return Fidelity(rows=len(rows), delta_log_loss=loss, delta_mcc=correlation, agreement=agreement)
 
 

@@ -8,6 +8,7 @@ import torch
 from lobsmith.compress.runtime import BoundModel, Float, StatefulModel
 from lobsmith.gates.verdict import Verdict
 from lobsmith.models.network import Network, ServedNetwork
+from lobsmith.models.outputs import CLASSES
 
 _STEPS = 1000
 _AT_ONCE = 256
@@ -37,11 +38,13 @@ def parity(
         "stepped": _largest(stepped, expected),
         "batch": _largest(_joined(both.probabilities[0], both.outlook[0]), expected[:half]),
     }
+    answers = [at_once, stepped]
     if step is not None:
-        stepped = _bound(step, rows)
-        differences["step_graph"] = _largest(stepped, expected)
-    finite = bool(np.isfinite(at_once).all() and np.isfinite(stepped).all())
-    constant = bool((np.ptp(stepped, axis=0) == 0).all())
+        answers.append(_bound(step, rows))
+        differences["step_graph"] = _largest(answers[-1], expected)
+    finite = all(bool(np.isfinite(one).all()) for one in answers)
+    # Directions of a horizon that never change are no answer, whatever the other horizons say.
+    constant = any(bool((np.ptp(one[:, :, :CLASSES], axis=0) == 0).all(axis=1).any()) for one in answers)
     value = max(differences.values())
     return Verdict(
         gate="parity",

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from lobsmith.errors import EngineError, ReleaseError
+from lobsmith.errors import LobsmithError
 from lobsmith.gates.compression import Compressed
-from lobsmith.gates.engine import ENGINE_DIRECTORY, build_plans, engine_parity
+from lobsmith.gates.engine import ENGINE_DIRECTORY, build_plans, judge_plans, open_engine
 from lobsmith.params import Params
 from lobsmith.progress import Note
 from lobsmith.release.manifest import Manifest
@@ -46,10 +46,11 @@ def build_and_publish(
         built = f"{build.builder} {build.builder_version}, {build.precision}, for {', '.join(build.plans)}"
         if build.builder != _SERVED:
             return f"{built}: shown to build, not served"
-        verdict = engine_parity(params, directory, summary)
-        if not verdict.passed:
-            return f"no plans: {verdict}"
+        refusals = [one for one in judge_plans(params, directory, summary, open_engine(directory)) if not one.passed]
+        if refusals:
+            return f"no plans: {'; '.join(map(str, refusals))}"
         published = publish_engine(workspace, params, directory / ENGINE_DIRECTORY, manifest, load=load)
-    except (EngineError, ReleaseError) as error:
-        return f"no plans: {error}"
+    except (LobsmithError, OSError, RuntimeError) as error:
+        # PyTorch and CUDA raise RuntimeError.
+        return f"no plans: {' '.join(str(error).split())}"
     return f"{built}: {published.model} {published.version}"

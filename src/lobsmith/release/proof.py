@@ -32,7 +32,7 @@ In integers, a sum's last bit decides which of two steps a number is rounded to,
 call: the same rows one by one, or on another processor, are not bit by bit the same."""
 
 PLAN_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}
-"""The same for a plan, by its precision: TensorRT sums in another order, and in TF32 where it may."""
+"""The same for a plan, by its precision: TensorRT sums in another order."""
 
 _SUM_TOLERANCE = 1e-3
 
@@ -157,7 +157,7 @@ def _open(directory: Path, manifest: Manifest) -> tuple[Path, _Model, float]:
 def _installed_tensorrt() -> str | None:
     try:
         return str(importlib.import_module("tensorrt").__version__)
-    except ImportError:
+    except (ImportError, OSError):
         return None
 
 
