@@ -22,7 +22,7 @@ from lobsmith.features.definitions import COUNT
 from lobsmith.models.network import Network
 from lobsmith.models.registry import build
 from lobsmith.models.split import longest_run, split
-from lobsmith.models.train import WEIGHTS, load_network
+from lobsmith.models.train import WEIGHTS, load_trained
 from lobsmith.params import Params
 from lobsmith.workspace import Workspace
 
@@ -101,8 +101,8 @@ def beside_window(network: Network, rows: Float, calls: int) -> tuple[Timing, Ti
 
 
 def _trained(params: Params, directory: Path) -> tuple[Network, Float]:
-    network = load_network(directory).network
     dataset = load_dataset(directory / DATASET)
+    network = load_trained(directory, dataset, params).network
     start, stop = longest_run(dataset, split(dataset, params.split).test)
     return network, dataset.rows.features[start : min(stop, start + _ROWS)]
 

@@ -206,7 +206,7 @@ class CompressParams(_Section, frozen=True):
     calibration_rows: Annotated[int, Meta(ge=64)]
     log_loss: Weight
     agreement: Share
-    calls: Annotated[int, Meta(ge=100)]
+    calls: Annotated[int, Meta(ge=100, le=1_000_000)]
     candidate: str
     """Name of the one to take whatever its speed; empty for the fastest inside the budget."""
 
@@ -214,8 +214,8 @@ class CompressParams(_Section, frozen=True):
         """Refuse a choice that has nothing to fall back to."""
         if "fp32" not in self.precisions:
             raise ValueError("compress.precisions must have fp32: every other candidate is held against it")
-        for name in ("pruning", "precisions"):
-            if len(set(getattr(self, name))) != len(getattr(self, name)):
+        for name, values in (("pruning", [f"{share:.2%}" for share in self.pruning]), ("precisions", self.precisions)):
+            if len(set(values)) != len(values):
                 raise ValueError(f"compress.{name} names one of them twice")
 
 
@@ -225,7 +225,7 @@ class EngineParams(_Section, frozen=True):
     builder: Literal["auto", "tensorrt", "tensorrt_rtx", "none"]
     precision: Literal["fp32", "fp16", "bf16", "int8"]
     capabilities: tuple[Annotated[str, Meta(pattern=r"^\d{1,2}\.\d$")], ...]
-    largest_batch: Positive
+    largest_batch: Annotated[int, Meta(ge=1, le=65_536)]
     largest_chunk: Annotated[int, Meta(ge=1, le=256)]
     deadline_s: PositiveFloat
     memory_mib: Annotated[int, Meta(ge=256)]

@@ -41,7 +41,9 @@ def bench() -> None:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="A run's folder; by default the newest one, and without any an untrained network.",
 )
-@click.option("--calls", type=click.IntRange(min=100), default=5000, show_default=True, help="Of each side, in turn.")
+@click.option(
+    "--calls", type=click.IntRange(100, 1_000_000), default=5000, show_default=True, help="Of each side, in turn."
+)
 @json_option
 @click.pass_obj
 def tick(workspace: Workspace, directory: Path | None, calls: int, as_json: bool) -> None:

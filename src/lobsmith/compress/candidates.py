@@ -75,7 +75,7 @@ def make_candidates(
     ]
     found = []
     for pruned in (0.0, *settings.pruning):
-        network = FULL if pruned == 0 else f"pruned_{pruned * 100:g}"
+        network = FULL if pruned == 0 else f"pruned_{round(pruned * 100, 2):g}"
         told(network)
         place = directory / network
         place.mkdir(parents=True)

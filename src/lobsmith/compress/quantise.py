@@ -173,6 +173,8 @@ def _rounded_weight(graph: Any, weight: Any, axis: int) -> list[Any]:
     values = numpy_helper.to_array(weight)
     others = tuple(one for one in range(values.ndim) if one != axis)
     limits = np.abs(values).max(axis=others, keepdims=True)
+    if not np.isfinite(limits).all():
+        raise PrecisionError(f"int8_static: {weight.name} holds numbers that are not finite; train the network again")
     # A channel of zeros, as pruning leaves them, is exact at any scale.
     scales = (np.where(limits > 0, limits, 1.0) / _LARGEST).astype(np.float32)
     integers, rounded = f"{weight.name}_quantized", f"{weight.name}_dequantized"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lobsmith.compress import FP32
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import LobsmithError, PrecisionError, ReleaseError
 
@@ -38,7 +39,8 @@ def check_runs(path: Path, precision: str) -> None:
             return
         words = " ".join((done.stdout or done.stderr[-_WORDS:]).decode(errors="replace").split())
         reason = words if done.returncode > 0 else f"ONNX Runtime died of it ({signal.Signals(-done.returncode).name})"
-    raise PrecisionError(f"{precision}: not on this machine: {reason}; take it out of compress.precisions")
+    way_out = "train the network again" if precision == FP32 else "take it out of compress.precisions"
+    raise PrecisionError(f"{precision}: not on this machine: {reason}; {way_out}")
 
 
 def _try(path: Path) -> None:

@@ -17,6 +17,7 @@ from lobsmith.errors import ReleaseError
 from lobsmith.gates.fidelity import Fidelity, fidelity
 from lobsmith.gates.parity import parity
 from lobsmith.gates.streams import stream_predictions
+from lobsmith.gates.verdict import Verdict
 from lobsmith.models.material import Part
 from lobsmith.params import CompressParams, Params
 
@@ -74,7 +75,7 @@ def measure(
             told(f"measure {one.name}")
             limit = params.gates.parity.of(one.precision)
             verdict = parity(one.trained.network, OnnxModel(one.model), held_out, limit, step=one.step)
-            row = structs.replace(row, parity=verdict.value, refused="" if verdict.passed else str(verdict))
+            row = structs.replace(row, parity=verdict.value, refused=_refusal(verdict))
             if verdict.value is not None:
                 lost = {
                     name: fidelity(
@@ -85,6 +86,14 @@ def measure(
                 row = _with_figures(row, one, candidates[0], lost, held_out, params.compress)
         found.append(row)
     return found
+
+
+def _refusal(verdict: Verdict) -> str:
+    if verdict.passed:
+        return ""
+    if not verdict.evidence["finite"]:
+        return "its answers are not finite"
+    return "its directions at some horizon never change" if verdict.evidence["constant"] else str(verdict)
 
 
 def _with_figures(

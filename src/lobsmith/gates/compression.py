@@ -13,18 +13,19 @@ from lobsmith.compress.priming import TOLERANCE, measure_prime_rows
 from lobsmith.compress.runtime import Float, OnnxModel
 from lobsmith.errors import TrainingError
 from lobsmith.features.dataset import load_dataset, training_datasets
-from lobsmith.files import write_atomic
+from lobsmith.files import exclusive_lock, sha256_file, write_atomic
 from lobsmith.gates.candidate_table import Row, measure
 from lobsmith.gates.fidelity import Fidelity
 from lobsmith.gates.verdict import Verdict
 from lobsmith.models.material import Part, parts_of
 from lobsmith.models.split import longest_run
-from lobsmith.models.train import load_network
+from lobsmith.models.train import WEIGHTS, load_trained
 from lobsmith.params import CompressParams, Params
 
 GATE = "compression"
 SUMMARY = "compress.json"
 CANDIDATES = "candidates"
+_LOCK, _LOCK_DEADLINE_S = ".compress.lock", 3.0
 _PRIMING_ROWS = 8192
 _FEWEST_ROWS = GOLDEN_ROWS
 
@@ -37,9 +38,10 @@ Progress = Callable[[str], None]
 class Compressed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the stage found out: the table, and of the chosen candidate what a version's manifest says.
 
-    `network` is the folder of its weights, relative to the run's.
+    `network` is the folder of its weights, relative to the run's; `weights_sha256` is of the network as trained.
     """
 
+    weights_sha256: str
     name: str
     precision: str
     network: str
@@ -68,13 +70,25 @@ def compress(params: Params, directory: Path, *, on_progress: Progress | None = 
 
     Raises:
         TrainingError: there is no trained network, its answers are not finite or refused by parity, the held-out rows
-            hold no run worth measuring on, or the parameters name a candidate that there is not.
+            hold no run worth measuring on, the parameters name a candidate that there is not, another process is at it,
+            or the folder cannot be written.
     """
-    told = on_progress or (lambda _text: None)
+    try:
+        with exclusive_lock(directory / _LOCK, _LOCK_DEADLINE_S):
+            return _compress(params, directory, on_progress or (lambda _text: None))
+    except TimeoutError:
+        raise TrainingError(f"{directory}: its network is being compressed by another process; wait for it") from None
+    except OSError as error:
+        place = error.filename or directory
+        raise TrainingError(f"{place}: {error.strerror or error}; {directory} holds no candidate to serve") from error
+
+
+def _compress(params: Params, directory: Path, told: Progress) -> Compressed:
     (directory / SUMMARY).unlink(missing_ok=True)
     parts = parts_of([load_dataset(path) for path in training_datasets(params, directory)], params.split)
+    trained = load_trained(directory, parts[0].dataset, params)
     held_out = _held_out(parts[0])
-    candidates = make_candidates(load_network(directory), parts, params, directory / CANDIDATES, on_progress=told)
+    candidates = make_candidates(trained, parts, params, directory / CANDIDATES, on_progress=told)
     if candidates[0].trained is None:
         reason = candidates[0].refused
         raise TrainingError(f"{directory}: the network itself cannot be served: {reason}; train it again")
@@ -85,6 +99,7 @@ def compress(params: Params, directory: Path, *, on_progress: Progress | None = 
     model = OnnxModel(directory / MODEL)
     save_golden(golden_vectors(model, held_out), directory / GOLDEN)
     summary = Compressed(
+        weights_sha256=sha256_file(directory / WEIGHTS),
         name=candidate.name,
         precision=candidate.precision,
         network=str(candidate.directory.parent.relative_to(directory)),
@@ -102,13 +117,17 @@ def load_summary(directory: Path) -> Compressed:
     """Read what `compress` found out.
 
     Raises:
-        TrainingError: the file is missing or of another release.
+        TrainingError: the file is missing or of another release, or the network was trained again since.
     """
     path = directory / SUMMARY
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Compressed)
+        summary = msgspec.json.decode(path.read_bytes(), type=Compressed)
+        weights = sha256_file(directory / WEIGHTS)
     except (OSError, msgspec.MsgspecError) as error:
         raise TrainingError(f"{path}: no summary of candidates: {error}; run the compress stage again") from error
+    if summary.weights_sha256 != weights:
+        raise TrainingError(f"{path}: of other weights; run the compress stage again")
+    return summary
 
 
 def choose(rows: Sequence[Row], settings: CompressParams) -> list[Row]:

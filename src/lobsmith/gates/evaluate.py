@@ -26,7 +26,7 @@ from lobsmith.gates.walk_forward import walk_forward
 from lobsmith.models.material import Part, parts_of
 from lobsmith.models.network import Network
 from lobsmith.models.split import longest_run
-from lobsmith.models.train import Trained, load_network
+from lobsmith.models.train import Trained, load_network, load_trained
 from lobsmith.models.trunks import CnnLstmAttention
 from lobsmith.params import Params
 
@@ -57,8 +57,8 @@ def evaluate(params: Params, directory: Path, *, on_train: Progress | None = Non
         on_train: told what is trained next.
     """
     parts = parts_of([load_dataset(path) for path in training_datasets(params, directory)], params.split)
-    trained, model = load_network(directory), OnnxModel(directory / MODEL_FILE)
-    summary = load_summary(directory)
+    trained, summary = load_trained(directory, parts[0].dataset, params), load_summary(directory)
+    model = OnnxModel(directory / MODEL_FILE)
     others = [] if params.train.pool else [load_dataset(path) for path in other_datasets(directory)]
     walked = walk_forward(parts, trained.network, params, others, on_fold=on_train)
     return evaluate_model(

@@ -35,6 +35,7 @@ __all__ = [
     "Trained",
     "calibrate_outputs",
     "load_network",
+    "load_trained",
     "make_repeatable",
     "predict",
     "save_network",
@@ -154,6 +155,10 @@ def load_network(directory: Path) -> Trained:
     Raises:
         TrainingError: the file is missing or is not such a file.
     """
+    return _load(directory)[0]
+
+
+def _load(directory: Path) -> tuple[Trained, _Shape]:
     path = directory / WEIGHTS
     try:
         content = path.read_bytes()
@@ -162,9 +167,32 @@ def load_network(directory: Path) -> Trained:
         shape = about.shape
         network = build(shape.model, shape.features, shape.horizons_ms)
         network.load_state_dict(load_tensors(content))
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, msgspec.MsgspecError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, msgspec.MsgspecError) as error:
         raise TrainingError(f"{path}: not a trained network: {error}; run the train stage again") from error
-    return Trained(network.eval(), about.history, about.uncalibrated)
+    return Trained(network.eval(), about.history, about.uncalibrated), shape
+
+
+def load_trained(directory: Path, dataset: Dataset, params: Params) -> Trained:
+    """Read the network of a run, and see that it, the run's rows and the parameters speak of the same.
+
+    Raises:
+        TrainingError: there is none, or features or horizons are not those of the rows or of the parameters.
+    """
+    trained, shape = _load(directory)
+    have = (shape.features, shape.horizons_ms)
+    rows = (dataset.rows.features.shape[1], dataset.horizons_ms)
+    wanted = (rows[0], params.labels.horizons_ms)
+    for what, other, stage in (("rows", rows, "train"), ("parameters", wanted, "features")):
+        if have != other:
+            raise TrainingError(
+                f"{directory / WEIGHTS}: for {have[0]} features and horizons of {_listed(have[1])} ms, while the "
+                f"{what} have {other[0]} and {_listed(other[1])} ms; run the {stage} stage again"
+            )
+    return trained
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def train_stage(
