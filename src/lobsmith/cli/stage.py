@@ -126,28 +126,20 @@ def _show_candidates(directory: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(summary)
         return
-    results.print(candidates_table(summary))
+    results.print(losses_table(summary))
+    results.print(times_table(summary))
     for row in summary.candidates:
         if row.refused:
             results.print(f"{row.name} refused: {row.refused}", soft_wrap=True)
 
 
-def candidates_table(summary: "Compressed") -> Table:
-    """Return the table of candidates as it is printed: losses of held-out rows, the upper end of 95 % behind them."""
-    from lobsmith.compress.timing import USES
-
-    title = f"Candidates for use in {summary.use}: losses of held-out rows, times beside FP32's in one run"
-    compiled = [row.name for row in summary.candidates for one in row.timings if one.runtime == "compiled"]
-    caption = f"single rows by the compiled step: {', '.join(compiled)}" if compiled else None
-    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("candidate", no_wrap=True)
-    uses = [f"{one} ×" for one in USES]
-    for heading in ("loss", "at most", "(valid.)", "MCC", "as FP32", "p50 µs", "p99 µs", *uses, "kB", "MB"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("outcome", no_wrap=True)
+def losses_table(summary: "Compressed") -> Table:
+    """Return what candidates lose against the network as trained, on held-out rows."""
+    title = "What candidates lose on held-out rows (upper ends of 95 % of test and validation rows)"
+    table = _table(title, "log-loss", "at most", "at most, validation", "MCC", "directions as FP32", "parity")
     for row in summary.candidates:
         if row.test is None or row.validation is None:
-            table.add_row(row.name, *[""] * (9 + len(uses)), row.outcome)
+            table.add_row(row.name)
             continue
         table.add_row(
             row.name,
@@ -156,6 +148,25 @@ def candidates_table(summary: "Compressed") -> Table:
             f"{row.validation.delta_log_loss.high:+.2%}",
             f"{row.test.delta_mcc.value:+.3f}",
             f"{row.test.agreement.value:.2%}",
+            f"{row.parity:.1e}",
+        )
+    return table
+
+
+def times_table(summary: "Compressed") -> Table:
+    """Return how fast and how large candidates are, and which one is served."""
+    from lobsmith.compress.timing import USES
+
+    title = f"For use in {summary.use}: microseconds of a call; times as fast as FP32 in the same run"
+    table = _table(title, "p50 µs", "p99 µs", *(f"{one} ×" for one in USES), "kB", "MB in use", "outcome")
+    compiled = [row.name for row in summary.candidates for one in row.timings if one.runtime == "compiled"]
+    table.caption = f"single rows by the compiled step: {', '.join(compiled)}" if compiled else None
+    for row in summary.candidates:
+        if not row.timings:
+            table.add_row(row.name, *[""] * (len(USES) + 4), row.outcome)
+            continue
+        table.add_row(
+            row.name,
             f"{row.p50_us:.1f}",
             f"{row.p99_us:.1f}",
             *(f"{one.speedup:.2f}" for one in row.timings),
@@ -163,4 +174,12 @@ def candidates_table(summary: "Compressed") -> Table:
             f"{(row.memory_bytes or 0) / 1e6:.1f}",
             row.outcome,
         )
+    return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table.add_column("candidate", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right")
     return table

@@ -70,10 +70,10 @@ def compare_times(
     runtime = ""
     with _without_collector():
         for opening in range(_OPENINGS):
-            sides = (_Side(model(), rows, forgets=False), _Side(reference(), rows, forgets=forgets))
-            runtime = sides[0].model.runtime
-            # Who goes first finds the caches as the other has left them.
+            # Who goes first finds memory and caches as the other has left them.
             order = (0, 1) if opening % 2 == 0 else (1, 0)
+            sides = {number: _Side((model, reference)[number](), rows, forgets and number == 1) for number in order}
+            runtime = sides[0].model.runtime
             for number in order:
                 sides[number].run(_WARM_CALLS)
             for turn in range(turns):
@@ -98,13 +98,10 @@ def compare_times(
 class _Side:
     """A model and the rows that it is fed."""
 
-    def __init__(self, model: Stepping, rows: Float, *, forgets: bool) -> None:
+    def __init__(self, model: Stepping, rows: Float, forgets: bool) -> None:
         self.model, self.forgets = model, forgets
-        streams, steps, width = model.features.shape
-        count = len(rows) // steps * steps
-        calls = rows[:count].reshape(-1, steps, width)
-        # Each stream of a batch is some rows further on, so that no two of them are the same.
-        self.inputs = [np.stack([calls[(i + k) % len(calls)] for k in range(streams)]) for i in range(len(calls))]
+        self.streams, steps, width = model.features.shape
+        self.calls = rows[: len(rows) // steps * steps].reshape(-1, steps, width)
         self.next = 0
 
     def run(self, calls: int) -> npt.NDArray[np.int64]:
@@ -112,8 +109,9 @@ class _Side:
         model, clock = self.model, time.perf_counter_ns
         taken = np.empty(calls, np.int64)
         for number in range(calls):
-            rows = self.inputs[self.next]
-            self.next = (self.next + 1) % len(self.inputs)
+            # Each stream of a batch is some rows further on, so that no two of them are the same.
+            rows = self.calls.take(range(self.next, self.next + self.streams), axis=0, mode="wrap")
+            self.next = (self.next + 1) % len(self.calls)
             begin = clock()
             model.features[:] = rows
             if self.forgets:
