@@ -29,7 +29,11 @@ def loadable(workspace: Workspace, model: str) -> tuple[list[int], dict[int, str
     sound, skipped = repository.sound(model)
     if not sound or not repository.is_plans(model):
         return sound, skipped
-    tensorrt = _tensorrt_version() if (backends_folder(workspace) / PLANS_BACKEND).is_dir() else None
+    backend = backends_folder(workspace) / PLANS_BACKEND
+    if not backend.is_dir():
+        missing = f"Triton has no tensorrt backend in {backend.parent}; the ONNX model answers"
+        return [], {**skipped, **dict.fromkeys(sound, missing)}
+    tensorrt = _tensorrt_version()
     gpu = this_gpu()
     capability = None if gpu is None else gpu.capability
     fitting = []
