@@ -64,5 +64,5 @@ def test_a_tick_by_step_and_by_window(root: Path) -> None:
 def test_a_folder_without_a_network_is_one_clear_error(root: Path) -> None:
     done = bench_tick(root, "--directory", str(root))
     assert done.returncode == 1
-    assert "weights.safetensors" in done.stderr
+    assert "dataset.safetensors" in done.stderr
     assert "Traceback" not in done.stderr

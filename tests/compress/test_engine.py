@@ -330,6 +330,15 @@ def test_an_engine_that_does_not_fit(changes: dict[str, str], word: str, built: 
     assert ("8.9" if "capability" in changes else "tensorrt_rtx 1.7.1.116") in str(caught.value)
 
 
+def test_what_a_killed_build_has_left_is_swept_once_it_is_old(source: Path, tmp_path: Path) -> None:
+    old, young = tmp_path / ".engine.old", tmp_path / ".engine.young"
+    for folder in (old, young):
+        folder.mkdir()
+    os.utime(old, (time.time() - 1000, time.time() - 1000))
+    build_engine(source, tmp_path / "engine", settings(capabilities=("8.9",)), precision="fp32")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, "engine"]
+
+
 @pytest.mark.parametrize("what", ["changed", "missing", "no record"])
 def test_plans_that_are_not_those_that_were_built(what: str, built: tuple[Path, EngineBuild], tmp_path: Path) -> None:
     directory, build = shutil.copytree(built[0], tmp_path / "engine"), built[1]

@@ -107,6 +107,14 @@ def load_build(directory: Path) -> EngineBuild:
     return build
 
 
+def _sweep(directory: Path, deadline_s: float) -> None:
+    """Remove what builds that were killed have left; one that still runs is younger than its deadline."""
+    for staging in directory.parent.glob(f".{directory.name}.*"):
+        with suppress(OSError):
+            if time.time() - staging.stat().st_mtime > 2 * deadline_s:
+                shutil.rmtree(staging, ignore_errors=True)
+
+
 def _build(
     source: Path,
     directory: Path,
@@ -121,6 +129,7 @@ def _build(
     if directory.exists() and not (directory / ENGINE).is_file():
         raise EngineError(f"{directory}: is there and is no engine; name another folder")
     directory.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(directory, settings.deadline_s)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         # A copy, so that what is hashed is what is built.
