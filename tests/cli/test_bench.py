@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from lobsmith.cli.main import cli
 from tests.small import params_file
 
 
@@ -58,7 +60,12 @@ def test_a_tick_by_step_and_by_window(root: Path) -> None:
         assert 0 < report[f"{side}_p50_us"] <= report[f"{side}_p99_us"]
     assert 0 < report["low"] < report["ratio"] < report["high"]
     assert report["compiled_ratio"] > 0
-    assert "times faster" in bench_tick(root, "--calls", "100").stdout
+
+
+def test_a_tick_is_shown_as_a_table(root: Path) -> None:
+    done = CliRunner().invoke(cli, ["--root", str(root), "bench", "tick", "--calls", "100"])
+    assert done.exit_code == 0, done.output
+    assert "times faster" in done.output
 
 
 def test_a_folder_without_a_network_is_one_clear_error(root: Path) -> None:

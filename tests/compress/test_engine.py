@@ -100,7 +100,9 @@ def refused(source: Path, wanted: EngineParams, *words: str) -> None:
     assert listing(source.parent) == before
 
 
-@pytest.mark.parametrize("what", ["fp32", "int8", "int8, one row"])
+@pytest.mark.parametrize(
+    "what", ["int8", *(pytest.param(one, marks=pytest.mark.slow) for one in ("fp32", "int8, one row"))]
+)
 def test_plans_for_every_target_without_a_gpu(source: Path, what: str, tmp_path: Path) -> None:
     wanted, precision, profiles = source, what.split(",")[0], profiles_for(settings())
     if precision == "int8":

@@ -178,6 +178,7 @@ def done(params: Params, trained: Path) -> Compressed:
     return compress(params, trained)
 
 
+@pytest.mark.slow
 def test_every_candidate_has_its_row(done: Compressed, trained: Path) -> None:
     names = [*ALL, "pruned_50", *(f"pruned_50_{one}" for one in ALL[1:])]
     assert [one.name for one in done.candidates] == names
@@ -201,6 +202,7 @@ def test_every_candidate_has_its_row(done: Compressed, trained: Path) -> None:
     assert done.candidates[2].bytes < first.bytes
 
 
+@pytest.mark.slow
 def test_exactly_one_is_chosen_and_its_files_are_those_that_are_served(done: Compressed, trained: Path) -> None:
     assert [one.name for one in done.candidates if one.chosen] == [done.name]
     place = trained / done.network / done.precision
@@ -215,6 +217,7 @@ def test_exactly_one_is_chosen_and_its_files_are_those_that_are_served(done: Com
     np.testing.assert_allclose(step.probabilities[0, 0], golden.probabilities[0, 0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_pruned_candidate_keeps_the_wires_state(done: Compressed, trained: Path) -> None:
     network = load_network(trained / "candidates" / "pruned_50").network
     model = OnnxModel(trained / "candidates" / "pruned_50" / "fp32" / MODEL)
