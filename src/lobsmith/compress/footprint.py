@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lobsmith.child import run_module
 from lobsmith.errors import ReleaseError
 
 _DEADLINE_S = 60.0
@@ -20,14 +21,13 @@ def measure_footprint(path: Path, batch: int, rows: int) -> int:
     Raises:
         ReleaseError: the model cannot be loaded or run.
     """
-    command = [sys.executable, "-P", "-m", "lobsmith.compress.footprint", str(path), str(batch), str(rows)]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_DEADLINE_S, check=True)
+        done = run_module("lobsmith.compress.footprint", str(path), str(batch), str(rows), deadline_s=_DEADLINE_S)
     except subprocess.TimeoutExpired:
         raise ReleaseError(f"{path}: not loaded and run within {_DEADLINE_S:g} s; export it again") from None
-    except subprocess.CalledProcessError as error:
-        words = error.stderr.decode(errors="replace").strip().splitlines()
-        raise ReleaseError(f"{path}: cannot be run: {words[-1] if words else f'status {error.returncode}'}") from error
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ReleaseError(f"{path}: cannot be run: {words[-1] if words else f'status {done.returncode}'}")
     return int(done.stdout)
 
 

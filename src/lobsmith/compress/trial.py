@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lobsmith.child import run_module
 from lobsmith.compress import FP32
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import LobsmithError, PrecisionError, ReleaseError
@@ -28,10 +29,8 @@ def check_runs(path: Path, precision: str) -> None:
     Raises:
         PrecisionError: ONNX Runtime cannot load or run it, crashed or hung on it, or the answers are not finite.
     """
-    # -P keeps a local file named like a package from being imported in its place.
-    command = [sys.executable, "-P", "-m", "lobsmith.compress.trial", str(path)]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_DEADLINE_S, check=False)
+        done = run_module("lobsmith.compress.trial", str(path), deadline_s=_DEADLINE_S)
     except subprocess.TimeoutExpired:
         reason = f"ONNX Runtime has not run it within {_DEADLINE_S:g} s"
     else:

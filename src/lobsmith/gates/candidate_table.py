@@ -1,6 +1,6 @@
 """The table of candidates: each measured beside the network that it was made of."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def measure(
         told: told what is measured next.
     """
     use, rows = params.compress.use, {"test": part.split.test, "validation": part.split.validation}
-    said = {name: _predict(candidates[0], part, where, use) for name, where in rows.items()}
+    reference: dict[str, Float] = {}
     found = []
     for one in candidates:
         row = Row(name=one.name, precision=one.precision, pruned=one.pruned, refused=one.refused)
@@ -77,10 +77,10 @@ def measure(
             verdict = parity(one.trained.network, OnnxModel(one.model), held_out, limit, step=one.step)
             row = structs.replace(row, parity=verdict.value, refused=_refusal(verdict))
             if verdict.value is not None:
+                said = _predict(one, part, rows, use)
+                reference = reference or said
                 lost = {
-                    name: fidelity(
-                        part.dataset, where, _predict(one, part, where, use), said[name], params.train.horizon_weights
-                    )
+                    name: fidelity(part.dataset, where, said[name], reference[name], params.train.horizon_weights)
                     for name, where in rows.items()
                 }
                 row = _with_figures(row, one, candidates[0], lost, held_out, params.compress)
@@ -121,9 +121,10 @@ def _with_figures(
     )
 
 
-def _predict(candidate: Candidate, part: Part, rows: npt.NDArray[np.int64], use: str) -> Float:
+def _predict(candidate: Candidate, part: Part, rows: Mapping[str, npt.NDArray[np.int64]], use: str) -> dict[str, Float]:
     """Answer rows in calls as long as those of the use: ranges found in each call depend on what else is in it."""
-    return stream_predictions(OnnxModel(_file(candidate, use)), part.dataset, rows, chunk=USES[use][1])[0]
+    model, chunk = OnnxModel(_file(candidate, use)), USES[use][1]
+    return {name: stream_predictions(model, part.dataset, where, chunk=chunk)[0] for name, where in rows.items()}
 
 
 def _timings(one: Candidate, reference: Candidate, rows: Float, calls: int) -> tuple[Timing, ...]:

@@ -92,7 +92,7 @@ class Network(nn.Module):
 
 
 class ServedNetwork(nn.Module):
-    """The network as it is exported: calibrated predictions."""
+    """The network with its calibration, in plain form: what exports and engines are held against."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from lobsmith.child import run_module
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import Golden, load_golden
 from lobsmith.compress.gpu import this_gpu
@@ -60,10 +61,8 @@ def prove(directory: Path, deadline_s: float) -> Proof:
     Raises:
         ReleaseError: the proof failed, crashed or took too long; the message carries the reason.
     """
-    # -P keeps a local file named like a package from being imported in its place.
-    command = [sys.executable, "-P", "-m", "lobsmith.release.proof", str(directory)]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=deadline_s, check=False)
+        done = run_module("lobsmith.release.proof", str(directory), deadline_s=deadline_s)
     except subprocess.TimeoutExpired:
         raise ReleaseError(f"{directory}: not proven within {deadline_s:g} s; nothing was published") from None
     lines = done.stdout.splitlines()
