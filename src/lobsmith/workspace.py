@@ -44,6 +44,16 @@ class Workspace:
         return self.home / "journal.jsonl"
 
     @property
+    def predictions(self) -> Path:
+        """The prediction logs, `<model>.db`: one for each production model, its candidate and fallback included."""
+        return self.home / "predictions"
+
+    @property
+    def keys(self) -> Path:
+        """The publisher's signing key (mode 0600) and the public keys that are trusted."""
+        return self.home / "keys"
+
+    @property
     def runs(self) -> Path:
         """One folder of intermediate files for each run of the retrain flow."""
         return self.home / "runs"

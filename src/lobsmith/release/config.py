@@ -36,6 +36,7 @@ CONFIG = "config.pbtxt"
 BACKEND = "onnxruntime"
 PLANS_BACKEND = "tensorrt"
 _PLANS = "_trt"
+_CANDIDATE = "_candidate"
 
 DEFINITIONS = "definitions_sha256"
 HORIZONS = "horizons_ms"
@@ -123,6 +124,15 @@ def plans_model(model: str) -> str:
 def planned_model(plans: str) -> str:
     """Return the name of the ONNX model that plans belong to: the inverse of `plans_model`."""
     return plans.removesuffix(_PLANS)
+
+
+def candidate_model(model: str) -> str:
+    """Return the name of the slot in which candidates of a model are judged.
+
+    >>> candidate_model("lob")
+    'lob_candidate'
+    """
+    return model + _CANDIDATE
 
 
 def prime_rows_for(measured: Iterable[int]) -> int:
