@@ -165,6 +165,7 @@ def publish_version(
             prime_rows=summary.prime_rows,
             precision=summary.precision,
             candidate=summary.name,
+            run=directory.name,
             step_path=directory / STEP,
             instruments=(evaluation.instrument,),
             data_fingerprint=evaluation.data_fingerprint,

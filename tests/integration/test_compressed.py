@@ -86,7 +86,7 @@ def test_triton_gives_what_the_table_promised(name: str, tmp_path: Path) -> None
         transports: list[Transport] = [
             GrpcTransport(f"{params.serving.host}:{params.serving.grpc_port}"),
             HttpTransport(f"{params.serving.host}:{params.serving.http_port}"),
-            InProcessTransport(Repository(workspace.repository)),
+            InProcessTransport(Repository.of(workspace)),
         ]
         assert control.ready_versions(params.model.name) == [version]
         for transport in transports:

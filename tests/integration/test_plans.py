@@ -23,6 +23,7 @@ from lobsmith.release.config import config_text
 from lobsmith.release.manifest import check_files, write_manifest
 from lobsmith.release.publish_engine import publish_engine
 from lobsmith.release.repository import Repository
+from lobsmith.release.signing import signer
 from lobsmith.serving.control import TritonControl, activate
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, with_free_ports
 from lobsmith.trading.client import StreamClient
@@ -53,18 +54,18 @@ def workspace(tmp_path: Path, params: Params) -> Workspace:
     return workspace
 
 
-def stand_in(root: Path, onnx: Repository, params: Params) -> Repository:
+def stand_in(workspace: Workspace, root: Path, onnx: Repository) -> Repository:
     """Make `lob_trt` of the ONNX files of all versions of `lob`, in the repository at `root`."""
     versions = onnx.listed("lob")
     for version in versions:
         directory = root / "lob_trt" / str(version)
         shutil.copytree(onnx.directory("lob", version), directory)
-        write_manifest(directory, structs.replace(onnx.verify("lob", version), model="lob_trt"))
+        write_manifest(directory, structs.replace(onnx.verify("lob", version), model="lob_trt"), signer(workspace))
     contract = onnx.contract("lob")
     assert contract is not None
     text = config_text("lob_trt", contract, versions=versions, prime_rows=64, max_batch=64, warmup=5)
     (root / "lob_trt" / "config.pbtxt").write_text(text)
-    return Repository(root)
+    return Repository(root, onnx.trust)
 
 
 class Stream:
@@ -98,8 +99,8 @@ class Stream:
 
 @pytest.fixture(params=[GrpcTransport, HttpTransport], ids=["grpc", "http"])
 def served(request, workspace: Workspace, params: Params) -> Iterator[tuple[TritonControl, Stream]]:
-    repository = Repository(workspace.repository)
-    stand_in(workspace.repository, repository, params)
+    repository = Repository.of(workspace)
+    stand_in(workspace, workspace.repository, repository)
     with running_triton(workspace, params) as control:
         stream = Stream(control, request.param)
         yield control, stream
@@ -108,7 +109,7 @@ def served(request, workspace: Workspace, params: Params) -> Iterator[tuple[Trit
 
 def test_a_stream_goes_from_the_plans_to_the_model_and_back(served, workspace: Workspace) -> None:
     control, stream = served
-    repository, data = Repository(workspace.repository), rows(160)
+    repository, data = Repository.of(workspace), rows(160)
     versions = repository.listed("lob")
     before = stream.executions("lob_trt"), stream.executions("lob")
     assert stream.step(data[:40]) == "lob_trt"
@@ -130,11 +131,11 @@ def test_a_stream_goes_from_the_plans_to_the_model_and_back(served, workspace: W
 
 
 def test_plans_of_another_machine_are_left_out_and_hurt_nobody(workspace: Workspace, params: Params) -> None:
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     version = repository.active("lob")
     plans.build(workspace.root / "engine", repository.verify("lob", version), ("1.0",))
     of = repository.verify("lob", version)
-    publish_engine(workspace, params, workspace.root / "engine", of, prove=lambda directory: None)
+    publish_engine(workspace, params, workspace.root / "engine", of, prove=lambda directory, trust: None)
     events: list[ServeEvent] = []
     with running_triton(workspace, params, on_event=events.append) as control:
         assert control.ready_versions("lob") == repository.listed("lob")
@@ -154,7 +155,7 @@ def test_plans_of_another_machine_are_left_out_and_hurt_nobody(workspace: Worksp
 def test_a_server_takes_no_plans_of_another_machine_and_drops_those_of_a_version_taken_back(
     workspace: Workspace, params: Params, tmp_path: Path
 ) -> None:
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     old, new = repository.listed("lob")
     of = repository.verify("lob", new)
     plans.build(workspace.root / "engine", of)
@@ -168,7 +169,7 @@ def test_a_server_takes_no_plans_of_another_machine_and_drops_those_of_a_version
             publish_engine(workspace, params, engine, of, load=load, prove=check_files)
         assert repository.models() == ["lob"]
         publish_engine(workspace, params, engine, of, prove=check_files)
-        onnx = stand_in(tmp_path / "elsewhere", repository, params)
+        onnx = stand_in(workspace, tmp_path / "elsewhere", repository)
         shutil.copy(repository.directory("lob", new) / "model.onnx", repository.directory("lob_trt", new))
         TritonControl(control.endpoint, onnx).load("lob_trt", [new])
         assert control.ready_versions("lob_trt") == [new]

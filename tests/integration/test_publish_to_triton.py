@@ -57,7 +57,7 @@ def executions(client, version):
 
 
 def test_a_new_version_answers_and_the_old_one_is_not_loaded_again(workspace, params, client):
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     old = repository.active("toy")
     for _ in range(5):
         ask(client, old, toy.ROWS)
@@ -72,7 +72,7 @@ def test_a_new_version_answers_and_the_old_one_is_not_loaded_again(workspace, pa
 
 
 def test_a_version_that_is_refused_after_loading_is_served_no_longer(workspace, params, client):
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     active, versions = repository.active("toy"), repository.versions("toy")
     loaded = []
 

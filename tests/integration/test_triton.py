@@ -75,7 +75,7 @@ def running(template: Workspace) -> Iterator[tuple[Workspace, Params, TritonCont
 
 def test_every_version_answers_by_number_and_the_newest_by_default(running) -> None:
     workspace, _, control = running
-    versions = Repository(workspace.repository).listed("lob")
+    versions = Repository.of(workspace).listed("lob")
     assert control.ready_versions("lob") == versions
     transport = GrpcTransport(control.endpoint.grpc_url)
     state = np.zeros((1, transport.describe("lob").state_size), np.float32)
@@ -213,7 +213,7 @@ def test_a_killed_triton_is_started_again_and_answers(workspace: Workspace, para
         eventually(lambda: sum(event.kind is EventKind.SERVING for event in events) == 2)
         again = connect(workspace)
         assert again is not None
-        assert again.ready_versions("lob") == Repository(workspace.repository).listed("lob")
+        assert again.ready_versions("lob") == Repository.of(workspace).listed("lob")
         assert again.endpoint.key != control.endpoint.key
     assert read_endpoint(workspace) is None
     assert events[-1].kind is EventKind.STOPPED
@@ -243,7 +243,7 @@ def test_the_end_of_serve_is_the_end_of_triton(workspace: Workspace, params: Par
 
 @pytest.mark.parametrize("damage", ["newest", "middle", "manifest", "foreign"])
 def test_a_cold_start_serves_what_is_sound(workspace: Workspace, params: Params, damage: str) -> None:
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     old, middle, new = repository.listed("lob")
     expected = [old, middle, new]
     if damage in ("newest", "middle"):

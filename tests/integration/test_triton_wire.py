@@ -72,7 +72,7 @@ def running(template: Workspace) -> Iterator[tuple[Workspace, Params, TritonCont
 @pytest.mark.parametrize("kind", ["grpc", "http", "in process"])
 def test_rows_in_chunks_equal_rows_one_by_one(running: tuple[Workspace, Params, TritonControl], kind: str) -> None:
     workspace, params, control = running
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
 
     def transport() -> GrpcTransport | HttpTransport | InProcessTransport:
         if kind == "in process":
@@ -98,7 +98,7 @@ def test_rows_in_chunks_equal_rows_one_by_one(running: tuple[Workspace, Params, 
 
 
 def test_a_rollback_reaches_the_client_and_primes_it(workspace: Workspace, params: Params) -> None:
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     old, new = repository.listed("toy")
     with running_triton(workspace, params) as control:
         transport = HttpTransport(control.endpoint.http_url)
@@ -131,7 +131,7 @@ def test_a_model_that_cannot_be_loaded_stops_no_other(workspace: Workspace, para
     config.write_text(config.read_text().replace('"onnxruntime"', '"no_such_backend"'))
     events: list[ServeEvent] = []
     with running_triton(workspace, params, on_event=events.append) as control:
-        assert control.ready_versions("toy") == Repository(workspace.repository).listed("toy")
+        assert control.ready_versions("toy") == Repository.of(workspace).listed("toy")
         assert control.ready_versions("other") == []
     [failed] = [event for event in events if event.kind is EventKind.FAILED]
     assert failed.model == "other"
@@ -148,7 +148,7 @@ def test_a_load_that_hangs_ends_at_its_deadline(workspace: Workspace, params: Pa
     )
     events: list[ServeEvent] = []
     with running_triton(workspace, params, on_event=events.append) as control:
-        assert control.ready_versions("toy") == Repository(workspace.repository).listed("toy")
+        assert control.ready_versions("toy") == Repository.of(workspace).listed("toy")
     [failed] = [event for event in events if event.kind is EventKind.FAILED]
     assert failed.model == "other"
     assert "within" in failed.message

@@ -41,13 +41,13 @@ def run(workspace: Workspace, captures: list[str] | None = None, **changes):
 
 def untouched(workspace: Workspace) -> bool:
     """Nothing half-made: no version, nothing staged."""
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     return not repository.models() and not (workspace.staging.exists() and list(workspace.staging.iterdir()))
 
 
 def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) -> None:
     first = run(workspace)
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     assert repository.active("lob") == first.version
     manifest = read_manifest(Path(first.manifest).parent)
     wanted = champion(workspace, "lob")
@@ -91,7 +91,7 @@ def check_chunks_equal_steps(endpoint, workspace: Workspace, retrained) -> None:
     for transport in (
         GrpcTransport(endpoint.grpc_url),
         HttpTransport(endpoint.http_url),
-        InProcessTransport(Repository(workspace.repository)),
+        InProcessTransport(Repository.of(workspace)),
     ):
         for chunk in (250, 1):
             state = np.zeros((1, transport.describe("lob").state_size), np.float32)
@@ -132,7 +132,7 @@ def test_another_wire_contract_under_the_same_name_is_refused(workspace: Workspa
     published = run(workspace)
     with pytest.raises(ContractError, match="model.name"):
         run(workspace, **{"features.size_decay_s": 30.0})
-    assert Repository(workspace.repository).versions("lob") == [published.version]
+    assert Repository.of(workspace).versions("lob") == [published.version]
 
 
 @pytest.mark.recorded

@@ -24,7 +24,7 @@ def main(root: Path, fatal: str, what: str = "") -> None:
         die("loading")
 
     if what == "plans":
-        repository = Repository(Workspace(root).repository)
+        repository = Repository.of(Workspace(root))
         of = repository.verify("toy", repository.active("toy"))
         publish_engine(Workspace(root), toy.params(), root / "engine", of, load=load, note=die, prove=check_files)
         return

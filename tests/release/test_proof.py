@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.errors import ReleaseError
 from lobsmith.files import sha256_file
-from lobsmith.release.manifest import read_manifest, write_manifest
+from lobsmith.release.manifest import read_manifest
 from lobsmith.release.proof import check_version, prove
 from lobsmith.release.publish import publish
 from lobsmith.release.repository import Repository
@@ -28,33 +28,34 @@ def published(tmp_path_factory):
     manifest = publish(
         workspace, toy.params(), toy.artifact(workspace.root / "run"), model="toy", contract=toy.CONTRACT
     )
-    return Repository(workspace.repository).directory("toy", manifest.version)
+    return Repository.of(workspace).directory("toy", manifest.version)
 
 
 @pytest.fixture
 def version(published, tmp_path):
     """A copy of it that a test may damage."""
-    return shutil.copytree(published, tmp_path / "version")
+    root = shutil.copytree(published.parents[2], tmp_path / "project")
+    return root / published.relative_to(published.parents[2])
 
 
 def reseal(directory):
     """Make the manifest agree with the files again, as an honest publisher of a bad model would."""
     manifest = read_manifest(directory)
     files = {name: sha256_file(directory / name) for name in (MODEL, GOLDEN)}
-    write_manifest(directory, structs.replace(manifest, files=files, artifact_id=files[MODEL]))
+    toy.seal(directory, structs.replace(manifest, files=files, artifact_id=files[MODEL]))
 
 
 def test_proves_a_sound_version_in_another_process(version):
-    proof = prove(version, 60)
+    proof = prove(version, toy.trust_of(version), 60)
     assert proof.rows == len(toy.ROWS)
     assert proof.largest_difference <= 1e-6
 
 
 def test_prints_one_object_and_a_status(version):
     command = [sys.executable, "-m", "lobsmith.release.proof"]
-    sound = subprocess.run([*command, str(version)], capture_output=True, check=False)
+    sound = subprocess.run([*command, str(version), str(toy.trust_of(version).path)], capture_output=True, check=False)
     (version / GOLDEN).unlink()
-    broken = subprocess.run([*command, str(version)], capture_output=True, check=False)
+    broken = subprocess.run([*command, str(version), str(toy.trust_of(version).path)], capture_output=True, check=False)
     assert (sound.returncode, json.loads(sound.stdout)["proven"]) == (0, True)
     assert (broken.returncode, json.loads(broken.stdout)["proven"]) == (1, False)
     assert "golden.safetensors: missing" in json.loads(broken.stdout)["reason"]
@@ -80,21 +81,21 @@ def test_refuses_a_bad_model(version, model, words):
         save_file({name: np.nan_to_num(value) for name, value in golden.items()}, version / GOLDEN)
     reseal(version)
     with pytest.raises(ReleaseError, match=words):
-        check_version(version)
+        check_version(version, toy.trust_of(version))
 
 
 def test_refuses_another_models_answers(version):
     toy.write_model(version / MODEL, scale=0.301)
     reseal(version)
     with pytest.raises(ReleaseError, match="probabilities as one chunk differ from the golden vectors by"):
-        check_version(version)
+        check_version(version, toy.trust_of(version))
 
 
 def test_refuses_another_models_outlook(version):
     toy.write_model(version / MODEL, outlook_offset=0.001)
     reseal(version)
     with pytest.raises(ReleaseError, match="outlook as one chunk differ from the golden vectors by"):
-        check_version(version)
+        check_version(version, toy.trust_of(version))
 
 
 @pytest.mark.parametrize(
@@ -116,14 +117,14 @@ def test_refuses_vectors_that_prove_nothing(version, name, change):
     save_file(golden, version / GOLDEN)
     reseal(version)
     with pytest.raises(ReleaseError, match="make the golden vectors again"):
-        check_version(version)
+        check_version(version, toy.trust_of(version))
 
 
 def test_refuses_a_file_that_is_no_golden_file(version):
     (version / GOLDEN).write_bytes(b"")
     reseal(version)
     with pytest.raises(ReleaseError, match=r"golden.safetensors: not golden vectors"):
-        check_version(version)
+        check_version(version, toy.trust_of(version))
 
 
 def test_a_proof_that_hangs_is_killed(version):
@@ -131,20 +132,20 @@ def test_a_proof_that_hangs_is_killed(version):
     (version / "manifest.json").unlink()
     os.mkfifo(version / "manifest.json")
     with pytest.raises(ReleaseError, match="not proven within"):
-        prove(version, 2)
+        prove(version, toy.trust_of(version), 2)
 
 
 def test_the_graph_for_one_row_is_proven_too(tmp_path):
     workspace = Workspace(tmp_path)
     good = toy.artifact(workspace.root / "run", step_scale=0.3)
     manifest = publish(workspace, toy.params(), good, model="toy", contract=toy.CONTRACT)
-    directory = Repository(workspace.repository).directory("toy", manifest.version)
+    directory = Repository.of(workspace).directory("toy", manifest.version)
     assert set(manifest.files) == {MODEL, STEP, GOLDEN}
-    assert check_version(directory).proven
+    assert check_version(directory, toy.trust_of(directory)).proven
     other = toy.artifact(workspace.root / "run", step_scale=0.31)
     with pytest.raises(ReleaseError, match=r"step.onnx: probabilities step by step differ from the golden vectors"):
         publish(workspace, toy.params(), other, model="toy", contract=toy.CONTRACT)
-    assert Repository(workspace.repository).versions("toy") == [manifest.version]
+    assert Repository.of(workspace).versions("toy") == [manifest.version]
 
 
 def test_each_precision_has_its_tolerance(tmp_path):

@@ -27,7 +27,7 @@ def workspace(tmp_path):
 
 @pytest.fixture
 def repository(workspace):
-    return Repository(workspace.repository)
+    return Repository.of(workspace)
 
 
 @pytest.fixture

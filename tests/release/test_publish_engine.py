@@ -12,7 +12,7 @@ from lobsmith.errors import DeadlineError, ReleaseError
 from lobsmith.files import sha256_file
 from lobsmith.release import journal
 from lobsmith.release.config import listed_versions, read_config
-from lobsmith.release.manifest import check_files, read_manifest, write_manifest
+from lobsmith.release.manifest import check_files, read_manifest
 from lobsmith.release.publish import publish
 from lobsmith.release.publish_engine import publish_engine
 from lobsmith.release.repository import Repository
@@ -37,7 +37,7 @@ def workspace(template, tmp_path):
 
 @pytest.fixture
 def repository(workspace):
-    return Repository(workspace.repository)
+    return Repository.of(workspace)
 
 
 def put(workspace, **overrides):
@@ -133,7 +133,7 @@ def test_a_manifest_that_goes_along_with_a_changed_plan_is_found(workspace, repo
     directory = repository.directory("toy_trt", of.version)
     (directory / "model_sm89.plan").write_bytes(b"another")
     changed = sha256_file(directory / "model_sm89.plan")
-    write_manifest(directory, structs.replace(manifest, files={**manifest.files, "model_sm89.plan": changed}))
+    toy.seal(directory, structs.replace(manifest, files={**manifest.files, "model_sm89.plan": changed}))
     assert "model_sm89.plan is not the plan that was built" in repository.sound("toy_trt")[1][of.version]
 
 
@@ -160,7 +160,7 @@ def test_a_proof_that_fails_publishes_nothing(workspace, repository):
     of, folder = manifest_of(repository), workspace.root / "engine"
     plans.build(folder, of)
 
-    def refuse(directory):
+    def refuse(directory, trust):
         raise ReleaseError(f"{directory}: differs")
 
     with pytest.raises(ReleaseError, match="differs"):

@@ -26,7 +26,7 @@ def killed_after(root, step):
 @pytest.mark.parametrize("step", STEPS)
 def test_the_first_version_is_whole_or_absent(tmp_path, step):
     workspace = Workspace(tmp_path)
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     killed_after(tmp_path, step)
     published = step not in ("staged", "proven")
     assert repository.models() == (["toy"] if published else [])
@@ -37,7 +37,7 @@ def test_the_first_version_is_whole_or_absent(tmp_path, step):
 @pytest.mark.parametrize("step", STEPS)
 def test_the_next_version_is_listed_or_not(tmp_path, step):
     workspace = Workspace(tmp_path)
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     first = put(workspace)
     killed_after(tmp_path, step)
     listed, faulty = repository.sound("toy")

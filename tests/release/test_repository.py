@@ -16,17 +16,17 @@ def published(tmp_path_factory):
     artifact = toy.artifact(workspace.root / "run")
     for _ in range(2):
         publish(workspace, toy.params(), artifact, model="toy", contract=toy.CONTRACT)
-    return workspace.repository
+    return workspace.root
 
 
 @pytest.fixture
 def repository(published, tmp_path):
     """A copy of it that a test may damage."""
-    return Repository(shutil.copytree(published, tmp_path / "model_repository"))
+    return Repository.of(Workspace(shutil.copytree(published, tmp_path / "project")))
 
 
 def test_an_empty_place_holds_nothing(tmp_path):
-    repository = Repository(tmp_path / "absent")
+    repository = Repository.of(Workspace(tmp_path / "absent"))
     assert (repository.models(), repository.versions("toy"), repository.listed("toy")) == ([], [], [])
     assert (repository.active("toy"), repository.contract("toy")) == (None, None)
 

@@ -13,13 +13,31 @@ from lobsmith.gates.verdict import Verdict
 from lobsmith.market.instrument import Instrument
 from lobsmith.params import Params, load_params
 from lobsmith.release.contract import WireContract
+from lobsmith.release.manifest import Manifest, write_manifest
 from lobsmith.release.publish import Artifact
+from lobsmith.release.signing import Trust, signer
+from lobsmith.workspace import Workspace
 
 F, S, HORIZONS = 3, 2, (100, 1000)
 CONTRACT = WireContract(feature_count=F, state_size=S, horizons_ms=HORIZONS, definitions_sha256="5" * 64)
 PASSED = Verdict(gate="parity", passed=True, value=1e-7, threshold=1e-5)
 REFUSED = Verdict(gate="skill", passed=False, value=1.2, threshold=1.0)
 ROWS = np.random.default_rng(3).normal(size=(20, F)).astype(np.float32)
+
+
+def workspace_of(version: Path) -> Workspace:
+    """Return the workspace in whose repository a version lies."""
+    return Workspace(version.parents[2])
+
+
+def trust_of(version: Path) -> Trust:
+    """Return what that workspace trusts."""
+    return Trust.of(workspace_of(version))
+
+
+def seal(version: Path, manifest: Manifest) -> None:
+    """Write a manifest as an honest publisher of the version's workspace would."""
+    write_manifest(version, manifest, signer(workspace_of(version)))
 
 
 def params(**overrides: Any) -> Params:

@@ -29,11 +29,11 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workspace = Workspace(tmp_path_factory.mktemp("project"))
     artifact = toy.artifact(workspace.root / "run")
     version = publish(workspace, toy.params(), artifact, model="toy", contract=toy.CONTRACT).version
-    return Repository(workspace.repository).directory("toy", version)
+    return Repository.of(workspace).directory("toy", version)
 
 
 def test_it_reproduces_the_golden_vectors(directory: Path) -> None:
-    engine, golden = Engine(directory), load_golden(directory / GOLDEN)
+    engine, golden = Engine(directory, toy.trust_of(directory)), load_golden(directory / GOLDEN)
     probabilities, outlook, state = engine.infer(golden.features, golden.state)
     np.testing.assert_allclose(probabilities, golden.probabilities, atol=1e-6)
     np.testing.assert_allclose(outlook, golden.outlook, atol=1e-6)
@@ -42,7 +42,7 @@ def test_it_reproduces_the_golden_vectors(directory: Path) -> None:
 
 
 def test_rows_one_by_one_equal_rows_at_once(directory: Path) -> None:
-    engine = Engine(directory)
+    engine = Engine(directory, toy.trust_of(directory))
     rows = np.random.default_rng(0).normal(size=(2, 50, toy.F)).astype(np.float32)
     at_once = engine.infer(rows, np.zeros((2, toy.S), np.float32))
     assert at_once.outlook.shape == (2, 50, 2, 5)
@@ -73,7 +73,7 @@ def test_rows_one_by_one_equal_rows_at_once(directory: Path) -> None:
 )
 def test_a_wrong_request_is_refused(directory: Path, features: np.ndarray, state: np.ndarray, message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        Engine(directory).infer(features, state)
+        Engine(directory, toy.trust_of(directory)).infer(features, state)
 
 
 def test_a_changed_file_is_not_loaded(directory: Path, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_changed_file_is_not_loaded(directory: Path, tmp_path: Path) -> None:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / MODEL).write_bytes((tmp_path / MODEL).read_bytes() + b"\0")
     with pytest.raises(ReleaseError, match=r"model\.onnx: changed"):
-        Engine(tmp_path)
+        Engine(tmp_path, toy.trust_of(directory))
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +107,11 @@ def with_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
         metrics={},
     )
     version = publish(workspace, params, artifact, model="lob", contract=contract).version
-    return Repository(workspace.repository).directory("lob", version)
+    return Repository.of(workspace).directory("lob", version)
 
 
 def test_single_rows_through_their_own_graph_equal_chunks(with_step: Path) -> None:
-    engine, features = Engine(with_step), rows(300)[None]
+    engine, features = Engine(with_step, toy.trust_of(with_step)), rows(300)[None]
     state = np.zeros((1, engine.manifest.contract.state_size), np.float32)
     at_once = engine.infer(features[:, :250], state)
     answers = []
@@ -131,7 +131,7 @@ def test_single_rows_through_their_own_graph_equal_chunks(with_step: Path) -> No
 
 
 def test_an_answer_is_the_callers_to_keep(with_step: Path) -> None:
-    engine = Engine(with_step)
+    engine = Engine(with_step, toy.trust_of(with_step))
     state = np.zeros((1, engine.manifest.contract.state_size), np.float32)
     first = engine.infer(rows(1)[None], state)
     kept = [one.copy() for one in first]
@@ -142,7 +142,7 @@ def test_an_answer_is_the_callers_to_keep(with_step: Path) -> None:
 
 
 def test_threads_that_share_an_engine_do_not_mix_their_streams(with_step: Path) -> None:
-    engine = Engine(with_step)
+    engine = Engine(with_step, toy.trust_of(with_step))
     size = engine.manifest.contract.state_size
 
     def stream(seed: int) -> np.ndarray:
@@ -162,7 +162,7 @@ def test_threads_that_share_an_engine_do_not_mix_their_streams(with_step: Path) 
 
 def test_one_row_that_is_not_finite_is_refused(with_step: Path) -> None:
     """F29: a fused graph may hide it."""
-    engine = Engine(with_step)
+    engine = Engine(with_step, toy.trust_of(with_step))
     features = rows(1)[None].copy()
     features[0, 0, 3] = np.nan
     with pytest.raises(RequestError, match=r"features\[0, 0, 3\] is nan"):

@@ -114,7 +114,7 @@ def repository(tmp_path: Path) -> Repository:
     for scale in (0.3, 0.6):
         artifact = toy.artifact(tmp_path / "run", scale=scale)
         publish(workspace, toy.params(), artifact, model="toy", contract=toy.CONTRACT)
-    return Repository(workspace.repository)
+    return Repository.of(workspace)
 
 
 def test_in_process_serves_what_is_listed(repository: Repository) -> None:

@@ -86,7 +86,7 @@ def open_transport(workspace: Workspace, params: Params, name: str, url: str | N
     from lobsmith.trading.transports import GrpcTransport, HttpTransport, InProcessTransport
 
     if name == "inprocess":
-        return InProcessTransport(Repository(workspace.repository))
+        return InProcessTransport(Repository.of(workspace))
     endpoint = None if url else read_endpoint(workspace)
     if name == "grpc":
         default = endpoint.grpc_url if endpoint else f"{params.serving.host}:{params.serving.grpc_port}"

@@ -54,7 +54,7 @@ def _state(workspace: Workspace) -> dict[str, Any]:
     from lobsmith.serving.control import connect
     from lobsmith.serving.loadable import loadable
 
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     control = connect(workspace)
     models = {}
     for model in repository.models():

@@ -13,6 +13,7 @@ from lobsmith.files import sha256_file, write_atomic
 from lobsmith.gates.verdict import Verdict
 from lobsmith.market.instrument import Instrument
 from lobsmith.release.contract import WireContract
+from lobsmith.release.signing import SIGNATURE, Signer, Trust
 
 MANIFEST = "manifest.json"
 
@@ -30,7 +31,8 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The record that lies beside a version's files.
 
     `files` maps each other file of the version to its SHA-256. `artifact_id` is the SHA-256 of the model file: the same
-    artifact published twice keeps it, while `version` is minted at each publication. A version of TensorRT plans has
+    artifact published twice keeps it, while `version` is minted at each publication. `run` is the folder of the retrain
+    that made it, below the workspace's runs. A version of TensorRT plans has
     `engine`, and the number and `artifact_id` of the version whose network it is.
     """
 
@@ -52,39 +54,49 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     metrics: dict[str, float]
     environment: Environment
     candidate: str | None = None
+    run: str | None = None
     engine: EngineBuild | None = None
 
 
-def read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: Path, trust: Trust | None = None) -> Manifest:
     """Read the manifest of a version's directory.
 
+    Args:
+        directory: the version.
+        trust: which keys may have signed it; None reads it unchecked, for what is only reported.
+
     Raises:
-        ReleaseError: it is missing or is not a manifest.
+        ReleaseError: it is missing, is not a manifest, or is not signed with a trusted key.
     """
     path = directory / MANIFEST
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        content = path.read_bytes()
+        if trust is not None:
+            trust.check(path, content)
+        return msgspec.json.decode(content, type=Manifest)
     except OSError as error:
         raise ReleaseError(f"{path}: {error.strerror}; the directory is not a published version") from error
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise ReleaseError(f"{path}: not a manifest: {error}; publish the version again") from error
 
 
-def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest durably."""
-    write_atomic(directory / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+def write_manifest(directory: Path, manifest: Manifest, signer: Signer) -> None:
+    """Write the manifest and its signature durably."""
+    content = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    write_atomic(directory / MANIFEST, content)
+    write_atomic(directory / SIGNATURE, signer.sign(content).encode())
 
 
-def check_files(directory: Path) -> Manifest:
-    """Read a version's manifest and compare every file of the directory with it.
+def check_files(directory: Path, trust: Trust) -> Manifest:
+    """Read a version's manifest, check its signature and compare every file of the directory with it.
 
     Raises:
-        ReleaseError: the manifest is missing or is not one, a file is missing, changed or extra, or the model file (the
-            plans) is not what the manifest says of it.
+        ReleaseError: the manifest is missing, is not one or is not signed with a trusted key, a file is missing,
+            changed or extra, or the model file (the plans) is not what the manifest says of it.
     """
-    manifest = read_manifest(directory)
+    manifest = read_manifest(directory, trust)
     try:
-        found = {entry.name: entry for entry in directory.iterdir() if entry.name != MANIFEST}
+        found = {entry.name: entry for entry in directory.iterdir() if entry.name not in (MANIFEST, SIGNATURE)}
         for name in sorted(found.keys() | manifest.files.keys()):
             path = directory / name
             if name not in manifest.files:

@@ -1,8 +1,9 @@
 """The proof that a version is what it claims, in a process of its own: a model file may crash or hang its reader.
 
-`python -m lobsmith.release.proof DIRECTORY` checks the hashes, loads the model with ONNX Runtime (plans: TensorRT), and
-reproduces the golden vectors as one chunk and as single steps that carry the state. It prints one JSON object and exits
-with 0 if all of it holds, with 1 if not.
+`python -m lobsmith.release.proof DIRECTORY TRUSTED` checks the hashes and the signature, which a key in the file
+TRUSTED must have made, loads the model with ONNX Runtime (plans: TensorRT), and reproduces the golden vectors as one
+chunk and as single steps that carry the state. It prints one JSON object and exits with 0 if all of it holds, with 1 if
+not.
 """
 
 import importlib
@@ -25,6 +26,7 @@ from lobsmith.compress.runtime import Answered, Float, OnnxModel
 from lobsmith.errors import LobsmithError, ReleaseError
 from lobsmith.release.contract import CLASSES, OUTLOOKS, WireContract
 from lobsmith.release.manifest import Manifest, check_files
+from lobsmith.release.signing import Trust
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 5e-2, "int8_static": 2e-2, "int8_dynamic": 1e-1}
 """Largest difference from the golden vectors: absolute up to 1, relative above (a state may hold larger numbers).
@@ -51,18 +53,19 @@ class Proof(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
-def prove(directory: Path, deadline_s: float) -> Proof:
+def prove(directory: Path, trust: Trust, deadline_s: float) -> Proof:
     """Prove a version's directory in a scratch process.
 
     Args:
         directory: the version, staged or published.
+        trust: which keys may have signed it.
         deadline_s: seconds after which the process is killed.
 
     Raises:
         ReleaseError: the proof failed, crashed or took too long; the message carries the reason.
     """
     try:
-        done = run_module("lobsmith.release.proof", str(directory), deadline_s=deadline_s)
+        done = run_module("lobsmith.release.proof", str(directory), str(trust.path), deadline_s=deadline_s)
     except subprocess.TimeoutExpired:
         raise ReleaseError(f"{directory}: not proven within {deadline_s:g} s; nothing was published") from None
     lines = done.stdout.splitlines()
@@ -77,14 +80,14 @@ def prove(directory: Path, deadline_s: float) -> Proof:
     return proof
 
 
-def check_version(directory: Path) -> Proof:
+def check_version(directory: Path, trust: Trust) -> Proof:
     """Prove a version's directory in this process.
 
     Raises:
         ReleaseError: a file is not what the manifest says, the model cannot be loaded, its answers are not finite,
             are constant, are no probabilities, or differ from the golden vectors.
     """
-    manifest = check_files(directory)
+    manifest = check_files(directory, trust)
     golden = load_golden(directory / GOLDEN)
     _check_golden(directory / GOLDEN, golden, manifest.contract)
     path, model, tolerance = _open(directory, manifest)
@@ -203,7 +206,7 @@ def _difference(have: Float, want: Float) -> float:
 def _main(arguments: list[str]) -> int:
     directory = Path(arguments[0])
     try:
-        proof = check_version(directory)
+        proof = check_version(directory, Trust(Path(arguments[1])))
     except LobsmithError as error:
         proof = Proof(proven=False, reason=str(error))
     sys.stdout.write(msgspec.json.encode(proof).decode() + "\n")

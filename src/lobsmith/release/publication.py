@@ -41,6 +41,7 @@ from lobsmith.release.lock import publisher_lock
 from lobsmith.release.manifest import Manifest, read_manifest, write_manifest
 from lobsmith.release.recovery import clear_up, follow, move_aside
 from lobsmith.release.repository import Repository
+from lobsmith.release.signing import signer
 from lobsmith.workspace import Workspace
 
 Load = Callable[[str, int], None]
@@ -120,7 +121,7 @@ class Publication(ABC):
     @property
     def repository(self) -> Repository:
         """Where versions lie."""
-        return Repository(self.workspace.repository)
+        return Repository.of(self.workspace)
 
     @property
     def home(self) -> Path:
@@ -195,14 +196,14 @@ class Publication(ABC):
             )
         directory.mkdir(parents=True)
         self.write(directory)
-        write_manifest(directory, self.manifest(directory, version))
+        write_manifest(directory, self.manifest(directory, version), signer(self.workspace))
         fsync_directory(staging)
         self._note("staged")
 
     def _prove(self, staging: Path, version: int) -> Manifest:
         directory = staging / str(version)
         self.prove(directory)
-        manifest = read_manifest(directory)
+        manifest = read_manifest(directory, self.repository.trust)
         self._note("proven")
         return manifest
 

@@ -32,7 +32,7 @@ class Artifact:
     """What a retrain hands over: the exported model, what it must answer, and where it came from.
 
     `step_path` is the model's graph for one row of one stream, which the in-process engine prefers; `candidate` is the
-    name that it had among the compressed ones.
+    name that it had among the compressed ones, `run` the retrain's folder below the workspace's runs.
     """
 
     model_path: Path
@@ -47,6 +47,7 @@ class Artifact:
     gpu_architecture: str | None = None
     step_path: Path | None = None
     candidate: str | None = None
+    run: str | None = None
 
 
 def mint_version(now_ns: int, last: int | None) -> int:
@@ -151,6 +152,7 @@ class _ModelPublication(Publication):
             instruments=self.artifact.instruments,
             precision=self.artifact.precision,
             candidate=self.artifact.candidate,
+            run=self.artifact.run,
             gpu_architecture=self.artifact.gpu_architecture,
             git_commit=git_commit(self.workspace.root),
             data_fingerprint=self.artifact.data_fingerprint,
@@ -164,7 +166,7 @@ class _ModelPublication(Publication):
     def prove(self, directory: Path) -> None:
         # The copy is what gets served, so it is the copy that has to be whole.
         check_model_file(directory / MODEL, self.contract)
-        prove(directory, PROOF_DEADLINE_S)
+        prove(directory, self.repository.trust, PROOF_DEADLINE_S)
 
     def config(self, kept: list[Manifest]) -> str:
         return config_text(

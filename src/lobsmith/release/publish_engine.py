@@ -29,6 +29,7 @@ from lobsmith.release.contract import MAX_ROWS
 from lobsmith.release.manifest import Manifest
 from lobsmith.release.proof import prove as prove_in_a_process
 from lobsmith.release.publication import Load, Publication
+from lobsmith.release.signing import Trust
 from lobsmith.workspace import Workspace
 
 PROOF_DEADLINE_S = 300.0
@@ -43,7 +44,7 @@ def publish_engine(
     load: Load | None = None,
     who: str | None = None,
     note: Note | None = None,
-    prove: Callable[[Path], None] | None = None,
+    prove: Callable[[Path, Trust], object] | None = None,
 ) -> Manifest:
     """Publish the plans of a published ONNX version, under the version's own number.
 
@@ -89,7 +90,7 @@ class _PlansPublication(Publication):
     source: Path
     build: EngineBuild
     network: Manifest
-    proof: Callable[[Path], None]
+    proof: Callable[[Path, Trust], object]
 
     def version(self, last: int | None) -> int:
         del last
@@ -135,7 +136,7 @@ class _PlansPublication(Publication):
         )
 
     def prove(self, directory: Path) -> None:
-        self.proof(directory)
+        self.proof(directory, self.repository.trust)
 
     def config(self, kept: list[Manifest]) -> str:
         alike = [one for one in kept if one.engine is not None and _layout(one.engine) == _layout(self.build)]
@@ -181,8 +182,8 @@ def check_build(directory: Path, build: EngineBuild) -> None:
         )
 
 
-def _prove(directory: Path) -> None:
-    prove_in_a_process(directory, PROOF_DEADLINE_S)
+def _prove(directory: Path, trust: Trust) -> None:
+    prove_in_a_process(directory, trust, PROOF_DEADLINE_S)
 
 
 def _layout(build: EngineBuild) -> tuple[object, ...]:

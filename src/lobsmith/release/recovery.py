@@ -29,7 +29,7 @@ def clear_up(workspace: Workspace, model: str, who: str) -> None:
     if workspace.staging.is_dir():
         for leftover in workspace.staging.iterdir():
             shutil.rmtree(leftover)
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     home = repository.config_path(model).parent
     if not home.is_dir():
         return
@@ -73,7 +73,7 @@ def follow(workspace: Workspace, model: str) -> None:
         ReleaseError: a configuration is unreadable.
         OSError: a folder cannot be changed.
     """
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     if not repository.follow(model):
         plans = plans_model(model)
         move_aside(workspace, repository.config_path(plans).parent, plans)

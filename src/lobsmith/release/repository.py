@@ -20,6 +20,8 @@ from lobsmith.release.config import (
 )
 from lobsmith.release.contract import WireContract
 from lobsmith.release.manifest import Manifest, check_files
+from lobsmith.release.signing import Trust
+from lobsmith.workspace import Workspace
 
 # The names that params.yaml accepts for a model, and those of their plans: no dots or slashes, so that a name cannot
 # leave the repository.
@@ -37,6 +39,12 @@ class Repository:
     """
 
     root: Path
+    trust: Trust
+
+    @classmethod
+    def of(cls, workspace: Workspace) -> "Repository":
+        """Return a workspace's repository, trusting the keys that the workspace trusts."""
+        return cls(workspace.repository, Trust.of(workspace))
 
     def models(self) -> list[str]:
         """Return the models, by name: folders with a `config.pbtxt` under a name that a model may have."""
@@ -137,7 +145,7 @@ class Repository:
             ReleaseError: a file is missing, changed or extra (the message names it), or it is another version's folder.
         """
         directory = self.directory(model, version)
-        manifest = check_files(directory)
+        manifest = check_files(directory, self.trust)
         if (manifest.model, manifest.version) != (model, version):
             raise ReleaseError(f"{directory}: holds {manifest.model} {manifest.version}; publish the version again")
         return manifest

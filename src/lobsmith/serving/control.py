@@ -131,7 +131,7 @@ class TritonControl:
 def connect(workspace: Workspace) -> TritonControl | None:
     """Return the control of the workspace's running server, None where no server lives."""
     endpoint = read_endpoint(workspace)
-    return None if endpoint is None else TritonControl(endpoint, Repository(workspace.repository))
+    return None if endpoint is None else TritonControl(endpoint, Repository.of(workspace))
 
 
 def override(config_text: str, versions: list[int]) -> str:
@@ -160,7 +160,7 @@ def load_sound(workspace: Workspace, control: TritonControl, model: str, deadlin
             the versions that still answer.
     """
     deadline = time.monotonic() + deadline_s
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     with _sole_load(workspace, deadline):
         # Read inside the lock: of two loads, the later one must know at least what the earlier one knew.
         versions, skipped = loadable(workspace, model)
@@ -200,7 +200,7 @@ def activate(workspace: Workspace, params: Params, model: str) -> Loaded:
             serves), or it is not READY within `serving.load_deadline_s`.
     """
     deadline = time.monotonic() + params.serving.load_deadline_s
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     active = repository.active(model)
     if active is None:
         raise ServingError(f"{model}: config.pbtxt lists no version; publish one first")

@@ -12,6 +12,7 @@ from lobsmith.compress.runtime import Answered, OnnxModel, Stepping
 from lobsmith.errors import RequestError, ServingError
 from lobsmith.release.contract import FEATURES, MAX_ROWS, STATE
 from lobsmith.release.manifest import check_files
+from lobsmith.release.signing import Trust
 
 
 class Engine:
@@ -21,16 +22,17 @@ class Engine:
     graph where the network is none that the compiled step knows.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, trust: Trust) -> None:
         """Load a version.
 
         Args:
             directory: `model_repository/<model>/<version>`.
+            trust: which keys may have signed it.
 
         Raises:
-            ReleaseError: the files are not those that were published, or ONNX Runtime cannot load the model.
+            ReleaseError: the files are not those that were published and signed, or ONNX Runtime cannot load the model.
         """
-        self.manifest = check_files(directory)
+        self.manifest = check_files(directory, trust)
         self._model = OnnxModel(directory / MODEL)
         self._step = open_step(directory / MODEL, directory / STEP) if STEP in self.manifest.files else None
         # The step's buffers are one call's; several threads may share an engine.

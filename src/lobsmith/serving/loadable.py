@@ -25,7 +25,7 @@ def loadable(workspace: Workspace, model: str) -> tuple[list[int], dict[int, str
     Raises:
         ReleaseError: a configuration is unreadable.
     """
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     sound, skipped = repository.sound(model)
     if not sound or not repository.is_plans(model):
         return sound, skipped

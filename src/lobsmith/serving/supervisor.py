@@ -154,7 +154,7 @@ def _load_all(
     on_event: OnEvent,
 ) -> None:
     """Load every model of the repository; one that cannot be loaded is reported and stops no other."""
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     control = TritonControl(endpoint, repository)
     for model in repository.models():
         attempt = _Attempt(workspace, control, model, params.serving.load_deadline_s)
@@ -245,7 +245,7 @@ def running_triton(workspace: Workspace, params: Params, *, on_event: OnEvent = 
         serving.wait()
         if failures:
             raise failures[0]
-        yield TritonControl(endpoints[-1], Repository(workspace.repository))
+        yield TritonControl(endpoints[-1], Repository.of(workspace))
     finally:
         stop.set()
         thread.join()

@@ -280,7 +280,7 @@ class InProcessTransport:
         if engine is None:
             if version not in self._repository.listed(model):
                 raise ServingError(f"{model}/{version}: not a listed version")
-            engine = Engine(self._repository.directory(model, version))
+            engine = Engine(self._repository.directory(model, version), self._repository.trust)
             # The first run allocates and is many times slower than the rest.
             contract = engine.manifest.contract
             engine.infer(
