@@ -91,7 +91,10 @@ FAULTS = {
     "side weights": (lambda d: (d / "weights.bin").write_bytes(b"1"), r"weights.bin: not in the manifest"),
     "a folder": (lambda d: (d / "model.onnx.data").mkdir(), r"model.onnx.data: not in the manifest"),
     "no manifest": (lambda d: (d / "manifest.json").unlink(), r"manifest.json: No such file"),
-    "a torn manifest": (lambda d: (d / "manifest.json").write_text('{"model": '), r"manifest.json: not a manifest"),
+    "a torn manifest": (
+        lambda d: (d / "manifest.json").write_text('{"model": '),
+        r"manifest.json: changed after it was signed",
+    ),
     "a link": (
         lambda d: ((d / "model.onnx").rename(d.parent / "elsewhere"), (d / "model.onnx").symlink_to("../elsewhere")),
         r"model.onnx: not a plain file",
