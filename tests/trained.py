@@ -1,0 +1,137 @@
+"""Small networks that have learnt something of the simulated market, and one that turns bad on a signal."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from lobsmith.compress.export import export_onnx
+from lobsmith.compress.golden import golden_vectors
+from lobsmith.compress.runtime import OnnxModel
+from lobsmith.features.dataset import DATASET, Dataset, build_dataset, save_dataset
+from lobsmith.gates.metrics import log_losses
+from lobsmith.gates.parity import parity
+from lobsmith.market.simulator import simulate
+from lobsmith.models.split import split
+from lobsmith.models.train import load_network, predict, train_stage
+from lobsmith.params import Params
+from lobsmith.release.publish import Artifact
+from tests.small import small_params
+
+PRIME_ROWS = 256
+SIGNAL = 3
+"""The feature whose size is the signal; it is cut off at `CALM` before the network sees it."""
+CALM = 20.0
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A trained network: what a retrain would publish of it, and its offline log-loss at each horizon."""
+
+    artifact: Artifact
+    losses: tuple[float, ...]
+
+
+def session(seed: int, seconds: int, params: Params) -> Dataset:
+    """A simulated market of its own for each seed."""
+    return build_dataset(simulate(seed, seconds), params)
+
+
+def losses(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, ...]:
+    """Mean log-loss at each horizon over the rows whose label is known."""
+    known = [labels[:, h] >= 0 for h in range(labels.shape[1])]
+    return tuple(
+        float(log_losses(probabilities[k, h], labels[k, h].astype(np.int64)).mean()) for h, k in enumerate(known)
+    )
+
+
+def good(folder: Path, seed: int = 5, **changes: object) -> Learnt:
+    """Train on twenty minutes; judged on rows it has never seen."""
+    params = small_params(**{"train.epochs": 20, "train.sequences_per_epoch": 256, **changes})
+    return _learn(folder, params, session(seed, 1200, params), seen=False)
+
+
+def overfitted(folder: Path, seed: int = 6) -> Learnt:
+    """Learn ninety seconds by heart; judged on those: better offline than any honest model, worse on any other rows."""
+    reins = {"feature_dropout": 0.0, "mirror": 0.0, "weight_decay": 0.0, "prior": 0.0}
+    params = small_params(
+        **{
+            "train.epochs": 60,
+            "train.patience": 60,
+            "train.sequences_per_epoch": 256,
+            "split.test": 0.05,
+            "split.validation": 0.05,
+            **{f"train.{name}": value for name, value in reins.items()},
+        }
+    )
+    return _learn(folder, params, session(seed, 90, params), seen=True)
+
+
+def _learn(folder: Path, params: Params, dataset: Dataset, *, seen: bool) -> Learnt:
+    folder.mkdir(parents=True)
+    save_dataset(dataset, folder / DATASET)
+    train_stage(params, [folder / DATASET], folder)
+    network = load_network(folder).network
+    rows = np.flatnonzero(dataset.rows.complete) if seen else split(dataset, params.split).test
+    found = losses(predict(network, dataset, rows)[0], dataset.labels[rows])
+    path = folder / "model.onnx"
+    export_onnx(network, path)
+    model, features = OnnxModel(path), dataset.rows.features[rows]
+    artifact = Artifact(
+        model_path=path,
+        golden=golden_vectors(model, features),
+        prime_rows=PRIME_ROWS,
+        instruments=(dataset.instrument,),
+        data_fingerprint=dataset.data_fingerprint,
+        verdicts=(parity(network, model, features[:200], params.gates.parity.fp32),),
+        metrics={f"log_loss_{ms}": loss for ms, loss in zip(dataset.horizons_ms, found, strict=True)},
+        run=folder.name,
+    )
+    return Learnt(artifact, found)
+
+
+def guarded(artifact: Artifact, folder: Path, *, poisoned: bool) -> Artifact:
+    """Cut `SIGNAL` off at `CALM`; poisoned, it also exchanges up and down as long as the signal is given.
+
+    Without the signal both answer alike to the last bit.
+    """
+    folder.mkdir(parents=True)
+    model = onnx.load(str(artifact.model_path))
+    graph = model.graph
+    for node in graph.node:
+        node.input[:] = ["cut_features" if one == "features" else one for one in node.input]
+        node.output[:] = ["honest" if one == "probabilities" else one for one in node.output]
+        node.input[:] = ["honest" if one == "probabilities" else one for one in node.input]
+    width = graph.input[0].type.tensor_type.shape.dim[2].dim_value
+    cap = np.full(width, np.float32(3e38), np.float32)
+    cap[SIGNAL] = CALM
+    constants = {
+        "cap": cap,
+        "calm": np.array(CALM, np.float32),
+        "signal": np.array([SIGNAL], np.int64),
+        "mirror": np.array([2, 1, 0] if poisoned else [0, 1, 2], np.int64),
+    }
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    graph.node.insert(0, helper.make_node("Min", ["features", "cap"], ["cut_features"]))
+    graph.node.extend(
+        [
+            helper.make_node("Gather", ["features", "signal"], ["given"], axis=2),
+            helper.make_node("Greater", ["given", "calm"], ["alarmed"]),
+            helper.make_node("Unsqueeze", ["alarmed", "last_axis"], ["alarmed_wide"]),
+            helper.make_node("Gather", ["honest", "mirror"], ["mirrored"], axis=3),
+            helper.make_node("Where", ["alarmed_wide", "mirrored", "honest"], ["probabilities"]),
+        ]
+    )
+    graph.initializer.append(numpy_helper.from_array(np.array([3], np.int64), "last_axis"))
+    path = folder / "model.onnx"
+    onnx.save(model, str(path))
+    return replace(artifact, model_path=path, golden=golden_vectors(OnnxModel(path), artifact.golden.features[0]))
+
+
+def with_signal(dataset: Dataset, first: int, stop: int) -> Dataset:
+    """Return a session in whose rows `first` to `stop` the signal is given."""
+    features = dataset.rows.features.copy()
+    features[first:stop, SIGNAL] = 2 * CALM
+    return replace(dataset, rows=replace(dataset.rows, features=features))
