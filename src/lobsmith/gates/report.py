@@ -3,10 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lobsmith.gates import report_plots as plots
@@ -23,6 +21,7 @@ from lobsmith.gates.evaluation import (
     Interval,
     Score,
 )
+from lobsmith.gates.page import render
 
 if TYPE_CHECKING:
     from lobsmith.models.train import Epoch
@@ -109,13 +108,11 @@ def render_report(evaluation: Evaluation, history: Sequence["Epoch"]) -> str:
         evaluation: what was found on the held-out rows.
         history: the epochs of the training.
     """
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters.update({one.__name__: one for one in _FILTERS})
-    source = files("lobsmith.gates").joinpath(_TEMPLATE).read_text(encoding="utf-8")
     horizons = _horizons(evaluation)
-    return environment.from_string(source).render(
+    return render(
+        "lobsmith.gates",
+        _TEMPLATE,
+        _FILTERS,
         e=evaluation,
         decision=words.decision(evaluation.verdicts),
         titles=_SECTIONS,

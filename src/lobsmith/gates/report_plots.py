@@ -1,56 +1,25 @@
-"""Drawings of the evaluation page: SVG whose colours are the page's, so that they follow its light or dark scheme."""
+"""Drawings of the evaluation page."""
 
-import io
 import math
-import re
 import statistics
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from markupsafe import Markup, escape
-from matplotlib import rc_context
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lobsmith.gates.drawing import ACCENT, BAD, DOWN, GOOD, INK, MUTED, PAPER, STILL, UP, svg
 from lobsmith.gates.evaluation import DIRECTIONS, MODEL, AtConfidence, Calibration, Comparison
 from lobsmith.gates.report_words import BETTER, FEW_BLOCKS, NO_DIFFERENT, WORSE, judge, number
 
 if TYPE_CHECKING:
     from lobsmith.models.train import Epoch
 
-_COLOURS = ("ink", "muted", "grid", "paper", "accent", "good", "bad", "down", "still", "up")
-"""The page's colours; matplotlib draws a stand-in for each, which `_svg` replaces."""
-_INK, _MUTED, _GRID, _PAPER, _ACCENT, _GOOD, _BAD, _DOWN, _STILL, _UP = (f"#0{n:x}0{n:x}0{n:x}" for n in range(1, 11))
-_STAND_IN = re.compile(r"(fill|stroke): #(0[1-9a])\2\2")
-
-_STYLE: Any = {
-    "font.size": 9.5,
-    "axes.titlesize": 10,
-    "text.color": _INK,
-    "text.parse_math": False,
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _INK,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "legend.frameon": False,
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-    "svg.fonttype": "none",
-}
-_WIDTH = 4.8
 _LONGEST_NAME = 24
-_BY_JUDGEMENT = {BETTER: _GOOD, NO_DIFFERENT: _MUTED, WORSE: _BAD}
-_BY_DIRECTION = dict(zip(DIRECTIONS, ((_DOWN, "v"), (_STILL, "s"), (_UP, "^")), strict=True))
+_BY_JUDGEMENT = {BETTER: GOOD, NO_DIFFERENT: MUTED, WORSE: BAD}
+_BY_DIRECTION = dict(zip(DIRECTIONS, ((DOWN, "v"), (STILL, "s"), (UP, "^")), strict=True))
 
 
 def plot_differences(name: str, comparisons: Sequence[Comparison]) -> Markup:
@@ -67,7 +36,7 @@ def plot_differences(name: str, comparisons: Sequence[Comparison]) -> Markup:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.axvline(0, color=_INK, linewidth=1)
+        axes.axvline(0, color=INK, linewidth=1)
         for y, one in enumerate(drawn):
             _difference(axes, y, one, limit)
         axes.set_yticks(range(len(drawn)), [_short(one.against) for one in drawn])
@@ -77,7 +46,7 @@ def plot_differences(name: str, comparisons: Sequence[Comparison]) -> Markup:
         axes.xaxis.set_major_locator(MaxNLocator(5))
 
     told = "; ".join(f"{one.against} {number(one.difference.value, signed=True)}" for one in drawn)
-    return _svg(f"differences-{name}", f"Log-loss differences at {name}: {told}", 1.3 + 0.27 * len(drawn), draw)
+    return svg(f"differences-{name}", f"Log-loss differences at {name}: {told}", 1.3 + 0.27 * len(drawn), draw)
 
 
 def _difference(axes: Axes, y: int, one: Comparison, limit: float) -> None:
@@ -90,7 +59,7 @@ def _difference(axes: Axes, y: int, one: Comparison, limit: float) -> None:
         words, anchor = number(value, signed=True), "left" if value < 0 else "right"
         axes.text(side * limit * 0.9, y, words, ha=anchor, va="center", color=colour, fontsize=8.5)
         return
-    inside = _PAPER if answer == NO_DIFFERENT else colour
+    inside = PAPER if answer == NO_DIFFERENT else colour
     axes.plot([value], [y], marker="o", markersize=6, color=colour, markerfacecolor=inside)
 
 
@@ -102,22 +71,22 @@ def plot_reliability(name: str, calibrations: Sequence[Calibration]) -> Markup:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.plot([0.3, 1], [0.3, 1], color=_INK, linewidth=0.8, linestyle="--", label="said = came true")
+        axes.plot([0.3, 1], [0.3, 1], color=INK, linewidth=0.8, linestyle="--", label="said = came true")
         others = 0
         for own, points in sorted(curves, key=lambda curve: curve[0]):
             said, true = [one.said for one in points], [one.came_true for one in points]
             if own:
                 largest = max(one.rows for one in points) or 1
-                axes.plot(said, true, color=_ACCENT, linewidth=1.6, label="model; larger dot: more rows")
-                axes.scatter(said, true, [10 + 60 * one.rows / largest for one in points], color=_ACCENT, zorder=3)
+                axes.plot(said, true, color=ACCENT, linewidth=1.6, label="model; larger dot: more rows")
+                axes.scatter(said, true, [10 + 60 * one.rows / largest for one in points], color=ACCENT, zorder=3)
             else:
                 others += 1
                 label = "other predictors" if others == 1 else None
-                axes.plot(said, true, color=_MUTED, linewidth=0.9, marker=".", markersize=4, alpha=0.7, label=label)
+                axes.plot(said, true, color=MUTED, linewidth=0.9, marker=".", markersize=4, alpha=0.7, label=label)
         axes.set(xlabel="probability said of the likeliest direction", ylabel="share that came true")
         axes.legend(fontsize=8.5)
 
-    return _svg(f"reliability-{name}", f"Reliability diagram at {name}", 3.5, draw)
+    return svg(f"reliability-{name}", f"Reliability diagram at {name}", 3.5, draw)
 
 
 def plot_confidence(name: str, points: Sequence[AtConfidence]) -> Markup:
@@ -136,14 +105,14 @@ def plot_confidence(name: str, points: Sequence[AtConfidence]) -> Markup:
                 axes.plot(x, y, color=colour, linewidth=1.4, marker=marker, label=direction)
                 for one, height in zip(own, y, strict=True):
                     if one.blocks < FEW_BLOCKS:
-                        axes.plot([one.confidence], [height], marker=marker, color=colour, markerfacecolor=_PAPER)
+                        axes.plot([one.confidence], [height], marker=marker, color=colour, markerfacecolor=PAPER)
         levels = sorted({one.confidence for one in points})
-        above.plot(levels, levels, color=_INK, linewidth=0.8, linestyle="--", label="as said")
+        above.plot(levels, levels, color=INK, linewidth=0.8, linestyle="--", label="as said")
         above.set(ylabel="precision", ylim=(-0.03, 1.03), title=f"hollow: fewer than {FEW_BLOCKS} blocks")
         below.set(ylabel="recall", xlabel="confidence: probability of the direction at least", ylim=(-0.03, None))
         figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
 
-    return _svg(f"confidence-{name}", f"Precision and recall over confidence at {name}", 4.4, draw)
+    return svg(f"confidence-{name}", f"Precision and recall over confidence at {name}", 4.4, draw)
 
 
 def plot_attention(weights: Sequence[float]) -> Markup:
@@ -153,14 +122,14 @@ def plot_attention(weights: Sequence[float]) -> Markup:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.fill_between(range(len(weights)), weights, step="mid", color=_ACCENT, alpha=0.25, linewidth=0)
-        axes.step(range(len(weights)), weights, where="mid", color=_ACCENT, linewidth=1.4)
-        axes.axhline(1 / len(weights), color=_INK, linewidth=0.8, linestyle="--", label="all rows alike")
+        axes.fill_between(range(len(weights)), weights, step="mid", color=ACCENT, alpha=0.25, linewidth=0)
+        axes.step(range(len(weights)), weights, where="mid", color=ACCENT, linewidth=1.4)
+        axes.axhline(1 / len(weights), color=INK, linewidth=0.8, linestyle="--", label="all rows alike")
         axes.set(xlabel="age in rows (0: the newest)", ylabel="mean weight", ylim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.legend(fontsize=8.5)
 
-    return _svg("attention", "Mean attention weight by age in rows", 2.8, draw)
+    return svg("attention", "Mean attention weight by age in rows", 2.8, draw)
 
 
 def plot_training(history: Sequence["Epoch"]) -> Markup:
@@ -171,42 +140,19 @@ def plot_training(history: Sequence["Epoch"]) -> Markup:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.plot(epochs, [one.train_loss for one in history], color=_MUTED, marker=".", label="training")
-        axes.plot(epochs, [one.validation_loss for one in history], color=_ACCENT, marker=".", label="validation")
+        axes.plot(epochs, [one.train_loss for one in history], color=MUTED, marker=".", label="training")
+        axes.plot(epochs, [one.validation_loss for one in history], color=ACCENT, marker=".", label="validation")
         finite = [one for one in history if math.isfinite(one.validation_loss)]
         if finite:
             best = min(finite, key=lambda one: one.validation_loss)
             label = f"best, epoch {best.epoch}"
-            axes.plot([best.epoch], [best.validation_loss], color=_GOOD, marker="o", linestyle="", label=label)
+            axes.plot([best.epoch], [best.validation_loss], color=GOOD, marker="o", linestyle="", label=label)
         axes.set(xlabel="epoch", ylabel="loss, nats")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.legend(fontsize=8.5)
 
-    return _svg("training", "Training and validation loss by epoch", 2.8, draw)
+    return svg("training", "Training and validation loss by epoch", 2.8, draw)
 
 
 def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-
-
-def _svg(name: str, words: str, height: float, draw: Callable[[Figure], None]) -> Markup:
-    """Return a drawing as markup that stands in a page among others: same bytes for same figures, its ids its own.
-
-    Args:
-        name: unlike that of any other drawing on the page.
-        words: what is read aloud in its place.
-        height: inches.
-        draw: puts the drawing on the figure.
-    """
-    text = io.StringIO()
-    with rc_context(_STYLE), rc_context({"svg.hashsalt": f"lobsmith {name}"}):  # else ids differ from run to run
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        draw(figure)
-        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    drawing = text.getvalue()
-    drawing = drawing[drawing.index("<svg") :]
-    drawing = re.sub(r"<style[^>]*>.*?</style>", "", drawing, count=1, flags=re.DOTALL)  # would hold for the whole page
-    drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)  # figure_1 and the like, in every drawing
-    drawing = _STAND_IN.sub(lambda found: f"{found[1]}: var(--{_COLOURS[int(found[2], 16) - 1]})", drawing)
-    label = str(escape(words))
-    return Markup(drawing.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))  # noqa: S704 - ours, and escaped
