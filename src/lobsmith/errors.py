@@ -12,11 +12,12 @@
     │   └── DataContractError     market data or features are not what the contract asks for
     ├── ReleaseError              a version could not be published, or a published one is not what it claims
     │   └── ContractError         a change of the wire contract under an existing model name
-    └── ServingError              no answer can be had from a model server
-        ├── TritonMissingError    Triton cannot be started on this machine
-        ├── PortBusyError         a port that Triton needs is taken
-        ├── RequestError          the request is wrong: shape, type, a non-finite value
-        └── DeadlineError         the answer did not come in time
+    ├── ServingError              no answer can be had from a model server
+    │   ├── TritonMissingError    Triton cannot be started on this machine
+    │   ├── PortBusyError         a port that Triton needs is taken
+    │   ├── RequestError          the request is wrong: shape, type, a non-finite value
+    │   └── DeadlineError         the answer did not come in time
+    └── PredictionLogError        a prediction log cannot be read or written
 
 Each message is one line that names the thing, the place and the way out. The command line prints it without a traceback
 and exits with status 1.
@@ -34,6 +35,7 @@ __all__ = [
     "ParamsError",
     "PortBusyError",
     "PrecisionError",
+    "PredictionLogError",
     "ReleaseError",
     "RequestError",
     "ServingError",
@@ -115,3 +117,7 @@ class RequestError(ServingError):
 
 class DeadlineError(ServingError):
     """The answer did not come in time."""
+
+
+class PredictionLogError(LobsmithError):
+    """A prediction log cannot be read or written."""

@@ -285,6 +285,14 @@ class ClientParams(_Section, frozen=True):
     poll_s: PositiveFloat
 
 
+class PredictionLogParams(_Section, frozen=True):
+    """The log of predictions and their outcomes."""
+
+    flush_s: PositiveFloat
+    keep_days: PositiveFloat
+    busy_s: PositiveFloat
+
+
 class CrashParams(_Section, frozen=True):
     """When a fall of the price is a flash crash."""
 
@@ -362,6 +370,7 @@ class Params(_Section, frozen=True):
     release: ReleaseParams
     serving: ServingParams
     client: ClientParams
+    prediction_log: PredictionLogParams
     surveillance: SurveillanceParams
 
     def __post_init__(self) -> None:

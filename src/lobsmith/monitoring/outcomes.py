@@ -1,0 +1,81 @@
+"""Outcomes: the labels of rows as their horizons pass, by the definition that models are trained on."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lobsmith.features.labels import direction_labels
+
+_NS_PER_MS = 1_000_000
+
+
+class Outcomes(NamedTuple):
+    """What the market did after n rows, in the order in which they came.
+
+    Attributes:
+        row: int64 [n], numbers of the rows.
+        labels: int8 [n, H]: 0 down, 1 unchanged, 2 up, -1 unknown for good.
+    """
+
+    row: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int8]
+
+
+class OutcomeJoin:
+    """Labels the rows of one session once all of their horizons have passed.
+
+    However the session is cut into pushes, the outcomes are those of `features.labels.direction_labels` on the whole of
+    it: a horizon that ends after its segment's last row is unknown, and a horizon has passed only when a later row
+    shows that no other row was received by then. Memory holds the rows of the longest horizon.
+
+        join = OutcomeJoin(params.labels.horizons_ms)
+        outcomes = join.push(row, time_ns, mid, segment)   # often none, later those of earlier pushes
+        outcomes = join.finish()                           # the session has ended
+
+    Args:
+        horizons_ms: the H horizons, milliseconds.
+    """
+
+    def __init__(self, horizons_ms: tuple[int, ...]) -> None:
+        self._horizons_ms = horizons_ms
+        self._longest_ns = max(horizons_ms) * _NS_PER_MS
+        self._held = np.empty((4, 0), np.int64)
+
+    def __len__(self) -> int:
+        """Rows whose outcome is not known yet."""
+        return int(self._held.shape[1])
+
+    def push(self, row: npt.ArrayLike, time_ns: npt.ArrayLike, mid: npt.ArrayLike, segment: npt.ArrayLike) -> Outcomes:
+        """Take the next rows and return the outcomes that they settle, of these rows or earlier ones.
+
+        Args:
+            row: int [N], number of each row.
+            time_ns: int [N], local receive time, never decreasing within a segment.
+            mid: int [N], in any unit.
+            segment: int [N], constant over each gap-free run of rows, another number for each run.
+        """
+        pushed = np.array([row, time_ns, mid, segment], np.int64).reshape(4, -1)
+        self._held = np.concatenate([self._held, pushed], axis=1)
+        return self._settle(self._settled())
+
+    def finish(self) -> Outcomes:
+        """End the session: return the outcomes of all rows that are left, and be ready for another session."""
+        return self._settle(len(self))
+
+    def _settled(self) -> int:
+        """Count the rows that nothing can be added to: of earlier segments, or with a later row beyond all horizons."""
+        if not len(self):
+            return 0
+        _, time, _, segment = self._held
+        start = int(np.flatnonzero(np.append(True, np.diff(segment) != 0))[-1])
+        return start + int(np.searchsorted(time[start:], time[-1] - self._longest_ns, side="left"))
+
+    def _settle(self, count: int) -> Outcomes:
+        row, time, mid, segment = self._held
+        if not count:
+            return Outcomes(row[:0], np.empty((0, len(self._horizons_ms)), np.int8))
+        labels = direction_labels(time, mid, segment, self._horizons_ms)
+        outcomes = Outcomes(row[:count].copy(), labels[:count])
+        self._held = self._held[:, count:].copy()
+        return outcomes
