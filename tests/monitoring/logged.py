@@ -51,7 +51,8 @@ if __name__ == "__main__":  # a writer process that is killed: rows go in until 
     with writer(Path(sys.argv[1])) as log:
         begin(log, str(os.getpid()))
         for row in range(int(sys.argv[2])):
+            added_ns = time.monotonic_ns()
             add(log, str(os.getpid()), MODEL, row, row + 1)
-            flushed = log.flush_if_due()
-            print(f"{row} {int(flushed)} {time.monotonic_ns()}", flush=True)
+            log.flush_if_due()
+            print(f"{row} {added_ns}", flush=True)
             time.sleep(0.002)

@@ -12,6 +12,7 @@ from lobsmith.cli.bench import bench
 from lobsmith.cli.data import data
 from lobsmith.cli.demo import demo
 from lobsmith.cli.doctor import doctor
+from lobsmith.cli.predictions import predictions
 from lobsmith.cli.replay import replay
 from lobsmith.cli.report import report
 from lobsmith.cli.retrain import retrain
@@ -47,7 +48,7 @@ def cli(ctx: click.Context, root: Path) -> None:
     ctx.obj = Workspace(root.resolve())
 
 
-for command in (bench, data, demo, doctor, replay, report, retrain, serve, stage, status):
+for command in (bench, data, demo, doctor, predictions, replay, report, retrain, serve, stage, status):
     cli.add_command(command)
 
 

@@ -8,6 +8,9 @@
     drops         rows that could not be logged or asked about, and where they were lost
     logged        a view of predictions with names, roles and outcomes: a row a prediction
 
+A process must not open the same file through `sqlite3` as well: two SQLite libraries in one process do not see each
+other's locks, and either frees the other's by closing the file. Other processes may use any SQLite.
+
 Times are UTC ns. Horizons are part of the column names: `p_down_50ms`, `label_50ms`.
 """
 
@@ -71,7 +74,7 @@ def _statements(horizons_ms: tuple[int, ...]) -> list[str]:
         """CREATE TABLE drops (
             session INTEGER NOT NULL, noted_ns INTEGER NOT NULL, place TEXT NOT NULL, count INTEGER NOT NULL)""",
         "CREATE INDEX drops_noted ON drops (noted_ns)",
-        f"""CREATE VIEW logged AS SELECT
+        f"""CREATE VIEW logged AS SELECT streams.id AS stream,
             sessions.session, sessions.source, sessions.instrument, predictions.row, predictions.time_ns,
             predictions.asked_ns, predictions.segment, predictions.mid, streams.model, streams.version, streams.role,
             predictions.latency_ns, predictions.rows, predictions.reason,

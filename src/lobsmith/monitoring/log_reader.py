@@ -71,8 +71,9 @@ class PredictionLog:
 
     def streams(self, since_ns: int = EVER, until_ns: int = NEVER) -> list[Stream]:
         """Return every version and role that was asked from `since_ns` to before `until_ns`, the last asked first."""
+        # CROSS JOIN, here and below: a range of each stream is read, never the whole table.
         query = """SELECT model, version, role, count(*), min(asked_ns), max(asked_ns)
-            FROM streams JOIN predictions ON stream = id WHERE asked_ns >= ? AND asked_ns < ?
+            FROM streams CROSS JOIN predictions ON stream = id WHERE asked_ns >= ? AND asked_ns < ?
             GROUP BY model, version, role ORDER BY max(asked_ns) DESC, model, version, role"""
         return [Stream(*row) for row in self._rows(query, (since_ns, until_ns))]
 
@@ -193,7 +194,7 @@ def _logged(
     chosen, names = _among(sessions)
     query = f"""SELECT streams.session, row, time_ns, segment, latency_ns, COALESCE(reason, ''),
         {", ".join(probabilities)}
-        FROM streams JOIN predictions ON stream = streams.id
+        FROM streams CROSS JOIN predictions ON stream = streams.id
         WHERE model = ? AND version = ? AND asked_ns >= ? AND asked_ns < ? {chosen}"""  # noqa: S608
     parts = []
     with batches(log.connection, query, (*version, since_ns, until_ns, *names)) as read:

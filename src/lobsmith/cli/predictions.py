@@ -1,0 +1,132 @@
+"""`lobsmith predictions`: the log of predictions and their outcomes."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from lobsmith.cli.options import json_option, print_json, results
+from lobsmith.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lobsmith.monitoring.accuracy import HorizonScore, VersionScore
+
+_NS_PER_HOUR = 3_600_000_000_000
+
+model_option = click.option(
+    "--model", help="The production model; params.yaml says which is meant where it is missing."
+)
+hours_option = click.option(
+    "--hours", type=click.FloatRange(min=0, min_open=True), help="Only what was asked in the last hours."
+)
+
+
+@click.group()
+def predictions() -> None:
+    """Look into the log of predictions, or export it."""
+
+
+@predictions.command()
+@model_option
+@hours_option
+@json_option
+@click.pass_obj
+def describe(workspace: Workspace, model: str | None, hours: float | None, as_json: bool) -> None:
+    """Show what each version has answered and how good it was."""
+    from lobsmith.monitoring.accuracy import score
+    from lobsmith.monitoring.log_reader import PredictionLog, answers
+
+    since_ns = _since(hours)
+    with PredictionLog.of(workspace, model or _production(workspace)) as log:
+        streams = log.streams(since_ns)
+        scores = {
+            (one.model, one.version): score(answers(log, one.model, one.version, since_ns=since_ns)) for one in streams
+        }
+        state: dict[str, Any] = {
+            "log": str(log.path),
+            "sessions": log.sessions(),
+            "versions": [
+                {
+                    "roles": {one.role: one.rows for one in streams if (one.model, one.version) == version},
+                    "score": scored,
+                }
+                for version, scored in scores.items()
+            ],
+            "drops": log.drops(since_ns),
+        }
+    if as_json:
+        print_json(state)
+        return
+    results.print(f"{state['log']}: {len(state['sessions'])} sessions", soft_wrap=True)
+    if not scores:
+        results.print("no predictions" + (f" in the last {hours:g} hours" if hours else ""))
+    else:
+        results.print(_table(state["versions"]))
+    for place, count in state["drops"].items():
+        results.print(f"dropped  {place}: {count} rows")
+
+
+@predictions.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@model_option
+@hours_option
+@json_option
+@click.pass_obj
+def export(workspace: Workspace, file: Path, model: str | None, hours: float | None, as_json: bool) -> None:
+    """Write the log to FILE as Parquet, a row a prediction with its outcome."""
+    from lobsmith.monitoring.log_export import export_parquet
+    from lobsmith.monitoring.log_reader import PredictionLog
+
+    with PredictionLog.of(workspace, model or _production(workspace)) as log:
+        rows = export_parquet(log, file, since_ns=_since(hours))
+    if as_json:
+        print_json({"file": str(file), "rows": rows, "bytes": file.stat().st_size})
+    else:
+        results.print(f"{file}: {rows} rows, {file.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
+
+
+def _production(workspace: Workspace) -> str:
+    from lobsmith.params import load_params
+
+    return load_params(workspace.params).model.name
+
+
+def _since(hours: float | None) -> int:
+    from lobsmith.monitoring.log_reader import EVER
+
+    return EVER if hours is None else time.time_ns() - int(hours * _NS_PER_HOUR)
+
+
+def _table(versions: list[dict[str, Any]]) -> Table:
+    table = Table()
+    for heading in ("model", "version", "roles", "answered", "p50, p99", "horizon", "scored", "accuracy", "log-loss"):
+        table.add_column(heading)
+    for one in versions:
+        scored = one["score"]
+        about = (
+            scored.model,
+            str(scored.version),
+            ", ".join(one["roles"]),
+            f"{scored.answered} of {scored.rows}",
+            "-"
+            if scored.latency_p50_ns is None
+            else f"{scored.latency_p50_ns / 1e3:.0f}, {scored.latency_p99_ns / 1e3:.0f} µs",
+        )
+        for index, horizon in enumerate(scored.horizons):
+            table.add_row(*(about if index == 0 else [""] * len(about)), *_cells(horizon))
+    return table
+
+
+def _latency(scored: "VersionScore") -> str:
+    if scored.latency_p50_ns is None or scored.latency_p99_ns is None:
+        return "-"
+    return f"{scored.latency_p50_ns / 1e3:.0f}, {scored.latency_p99_ns / 1e3:.0f} µs"
+
+
+def _cells(horizon: "HorizonScore") -> tuple[str, str, str, str]:
+    if horizon.accuracy is None or horizon.log_loss is None:
+        return f"{horizon.horizon_ms} ms", "0", "-", "-"
+    losses = f"{horizon.log_loss:.4f} (base rate {horizon.base_log_loss:.4f})"
+    return f"{horizon.horizon_ms} ms", str(horizon.rows), f"{horizon.accuracy:.2%}", losses

@@ -1,0 +1,128 @@
+"""How good a version's answers have been: loss, hits, share answered and latency, of a window or over time.
+
+What cannot be told is None, never zero and never left out: no data must not read as no problem.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from lobsmith.features.labels import UNKNOWN
+from lobsmith.gates import metrics
+from lobsmith.gates.answers import Answers
+
+
+class HorizonScore(Struct, frozen=True):
+    """A version's answers at one horizon, over the rows that were answered and whose outcome is known."""
+
+    horizon_ms: int
+    rows: int
+    """How many of these rows there are; the rest is None where there is none."""
+    accuracy: float | None
+    """Share of rows whose likeliest direction came true."""
+    log_loss: float | None
+    """Mean of -ln of what came true, nats."""
+    base_log_loss: float | None
+    """The same of always saying how often each direction came true on just these rows: their entropy, nats."""
+    brier: float | None
+    """Mean of the squared distance from what came true, 0 to 2 (Brier 1950)."""
+    calibration_error: float | None
+    """Mean distance between what the likeliest direction was said to be and how often it came true, 0 to 1."""
+
+
+class VersionScore(Struct, frozen=True):
+    """A version's answers."""
+
+    model: str
+    version: int
+    from_ns: int | None
+    """Receive time of the first row, or the beginning of the time bin, UTC."""
+    until_ns: int | None
+    """Receive time of the last row, or the end of the time bin."""
+    rows: int
+    """Rows that it was asked about."""
+    answered: int
+    reasons: dict[str, int]
+    """Why the others were not answered; empty for time bins, which do not tell."""
+    latency_p50_ns: float | None
+    """Of answered rows."""
+    latency_p99_ns: float | None
+    horizons: tuple[HorizonScore, ...]
+
+    @property
+    def answered_share(self) -> float | None:
+        """Answered rows by all rows."""
+        return self.answered / self.rows if self.rows else None
+
+
+def score(answers: Answers) -> VersionScore:
+    """Score a version over all the rows given."""
+    every = slice(0, len(answers.time_ns))
+    known = len(answers.time_ns) > 0
+    from_ns, until_ns = (int(answers.time_ns.min()), int(answers.time_ns.max())) if known else (None, None)
+    return _score(answers, every, from_ns, until_ns, answers.reasons)
+
+
+def score_over_time(answers: Answers, edges_ns: Sequence[int]) -> list[VersionScore]:
+    """Score a version in each of K time bins by the rows' receive time.
+
+    Args:
+        answers: of the version.
+        edges_ns: K + 1 rising times, UTC ns; a bin holds its lower edge. Bins without a row are there, with 0 rows.
+    """
+    edges = np.asarray(edges_ns, np.int64)
+    if len(edges) < 2 or (np.diff(edges) <= 0).any():
+        raise ValueError("edges_ns must be two or more rising times")
+    bin_of = np.searchsorted(edges, answers.time_ns, side="right") - 1
+    return [
+        _score(answers, np.flatnonzero(bin_of == index), int(edges[index]), int(edges[index + 1]), {})
+        for index in range(len(edges) - 1)
+    ]
+
+
+def _score(
+    answers: Answers,
+    chosen: slice | npt.NDArray[np.int64],
+    from_ns: int | None,
+    until_ns: int | None,
+    reasons: dict[str, int],
+) -> VersionScore:
+    probabilities, labels = answers.probabilities[chosen], answers.labels[chosen]
+    answered = np.isfinite(probabilities).all(axis=(1, 2))
+    latency = answers.latency_ns[chosen][answered]
+    p50, p99 = np.percentile(latency, (50, 99)).tolist() if len(latency) else (None, None)
+    return VersionScore(
+        answers.model,
+        answers.version,
+        from_ns,
+        until_ns,
+        len(labels),
+        int(answered.sum()),
+        reasons,
+        p50,
+        p99,
+        tuple(
+            _score_horizon(horizon, probabilities[answered, index], labels[answered, index])
+            for index, horizon in enumerate(answers.horizons_ms)
+        ),
+    )
+
+
+def _score_horizon(horizon_ms: int, p: npt.NDArray[np.float32], labels: npt.NDArray[np.int8]) -> HorizonScore:
+    known = labels != UNKNOWN
+    p, y = p[known], labels[known].astype(np.int64)
+    if not len(y):
+        return HorizonScore(horizon_ms, 0, None, None, None, None, None)
+    share = np.bincount(y, minlength=p.shape[1]) / len(y)
+    entropy = float(-(share[share > 0] * np.log(share[share > 0])).sum())
+    return HorizonScore(
+        horizon_ms,
+        len(y),
+        float((p.argmax(axis=1) == y).mean()),
+        float(metrics.log_losses(p, y).mean()),
+        entropy,
+        float(((p - np.eye(p.shape[1], dtype=np.float32)[y]) ** 2).sum(axis=1, dtype=np.float64).mean()),
+        metrics.expected_calibration_error(p, y),
+    )

@@ -1,0 +1,115 @@
+"""The prediction log as Parquet, for a desk's own backtester: a row a prediction, with its outcome.
+
+| column            | type      | meaning |
+|-------------------|-----------|---------|
+| `session`         | string    | one client's run |
+| `source`          | string    | what its rows came from: `live`, `replay`, `demo` |
+| `instrument`      | string    | `venue:symbol` |
+| `row`             | int64     | number of the row within the session, rising |
+| `time_ns`         | timestamp | local receive time of the row, ns, UTC |
+| `asked_ns`        | timestamp | wall clock when the version was asked, ns, UTC |
+| `segment`         | int64     | number of the gap-free run of rows within the session |
+| `mid`             | int64     | twice the mid, in ticks of the instrument |
+| `model`           | string    | the Triton model that was asked |
+| `version`         | int64     | its version |
+| `role`            | string    | `primary`, `candidate`, `fallback` |
+| `latency_ns`      | int64     | from hand-over to answer, or to giving up |
+| `rows`            | int64     | rows in the request |
+| `reason`          | string    | why there is no answer, null where there is one |
+| `p_down_50ms` …   | float     | and `p_unchanged_50ms`, `p_up_50ms`, at each horizon; null without an answer |
+| `label_50ms` …    | int8      | what came at each horizon: 0 down, 1 unchanged, 2 up; null where it is not known |
+| `known_ns`        | timestamp | when the outcome was known, null where it is not |
+
+Rows of one version in one session and role lie together, in the order in which it was asked. The file's metadata has
+the horizons.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lobsmith.errors import PredictionLogError
+from lobsmith.files import fsync_directory, fsync_file
+from lobsmith.monitoring.log_file import batches, faults_named, label_columns, probability_columns
+from lobsmith.monitoring.log_reader import EVER, NEVER, PredictionLog
+
+_TIME = pa.timestamp("ns", "UTC")
+_UNKNOWN = -1
+
+
+def export_parquet(log: PredictionLog, path: Path, *, since_ns: int = EVER, until_ns: int = NEVER) -> int:
+    """Write what was asked from `since_ns` to before `until_ns`, batch by batch, and return the number of rows.
+
+    The file is there when it is whole; one that was there before is replaced then.
+
+    Args:
+        log: the log.
+        path: the Parquet file, compressed with zstd.
+        since_ns: UTC.
+        until_ns: UTC.
+
+    Raises:
+        PredictionLogError: the log cannot be read, or the file not be written.
+    """
+    schema = _schema(log.horizons_ms)
+    query = f"""SELECT {", ".join(map(_selected, schema))} FROM logged
+        WHERE asked_ns >= ? AND asked_ns < ? ORDER BY stream, asked_ns, row"""  # noqa: S608
+    count = 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            part = Path(folder) / path.name
+            with (
+                faults_named(log.path),
+                pq.ParquetWriter(part, schema, compression="zstd") as writer,
+                batches(log.connection, query, (since_ns, until_ns)) as read,
+            ):
+                for batch in read:
+                    columns = [_typed(column, field) for column, field in zip(batch.columns, schema, strict=True)]
+                    writer.write_batch(pa.record_batch(columns, schema=schema))
+                    count += len(batch)
+            fsync_file(part)
+            os.replace(part, path)  # noqa: PTH105
+            fsync_directory(path.parent)
+    except OSError as error:
+        raise PredictionLogError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return count
+
+
+def _schema(horizons_ms: tuple[int, ...]) -> pa.Schema:
+    text, number = pa.string(), pa.int64()
+    fields = [
+        *(pa.field(name, text, nullable=False) for name in ("session", "source", "instrument")),
+        pa.field("row", number, nullable=False),
+        *(pa.field(name, _TIME, nullable=False) for name in ("time_ns", "asked_ns")),
+        *(pa.field(name, number, nullable=False) for name in ("segment", "mid")),
+        pa.field("model", text, nullable=False),
+        pa.field("version", number, nullable=False),
+        pa.field("role", text, nullable=False),
+        *(pa.field(name, number, nullable=False) for name in ("latency_ns", "rows")),
+        pa.field("reason", text),
+        *(pa.field(name, pa.float32()) for name in probability_columns(horizons_ms)),
+        *(pa.field(name, pa.int8()) for name in label_columns(horizons_ms)),
+        pa.field("known_ns", _TIME),
+    ]
+    return pa.schema(fields, metadata={"lobsmith.horizons_ms": ",".join(map(str, horizons_ms))})
+
+
+def _selected(field: pa.Field) -> str:
+    """Name a column, a value in the place of NULL: see `batches`."""
+    if not field.nullable:
+        return str(field.name)
+    if pa.types.is_string(field.type):
+        return f"COALESCE({field.name}, '')"
+    return f"COALESCE({field.name}, {float(_UNKNOWN) if pa.types.is_floating(field.type) else _UNKNOWN})"
+
+
+def _typed(column: pa.Array, field: pa.Field) -> pa.Array:
+    if field.nullable:
+        missing = "" if pa.types.is_string(field.type) else _UNKNOWN
+        column = pc.if_else(pc.equal(column, pa.scalar(missing, column.type)), pa.scalar(None, column.type), column)
+    return column.cast(field.type, safe=not pa.types.is_floating(field.type))
