@@ -26,6 +26,7 @@ from lobsmith.workspace import Workspace
 
 _POLL_S = 0.1
 _CALL_DEADLINE_S = 10.0
+_SETTLE_POLL_S = 0.02
 _READY = "READY"
 
 
@@ -161,7 +162,7 @@ def load_sound(workspace: Workspace, control: TritonControl, model: str, deadlin
     """
     deadline = time.monotonic() + deadline_s
     repository = Repository.of(workspace)
-    with _sole_load(workspace, deadline):
+    with sole_load(workspace, deadline):
         # Read inside the lock: of two loads, the later one must know at least what the earlier one knew.
         versions, skipped = loadable(workspace, model)
         if not versions and repository.is_plans(model):
@@ -171,6 +172,7 @@ def load_sound(workspace: Workspace, control: TritonControl, model: str, deadlin
         if not versions:
             reasons = "; ".join(skipped.values()) or "config.pbtxt lists none"
             raise ServingError(f"{model}: no version can be served: {reasons}")
+        _settle(control, model, versions, deadline)
         failure: ServingError | None = None
         try:
             control.load(model, versions, deadline_s=max(0.1, deadline - time.monotonic()))
@@ -188,6 +190,28 @@ def load_sound(workspace: Workspace, control: TritonControl, model: str, deadlin
         serving = f"versions {', '.join(map(str, ready))} answer" if ready else "no version answers"
         raise ServingError(f"{model}/{newest}: {why}; {serving}") from failure
     return Loaded(model=model, ready=tuple(ready), skipped=skipped)
+
+
+def _settle(control: TritonControl, model: str, versions: list[int], deadline: float) -> None:
+    """Wait until Triton can be told to serve `versions`: a load that fails while an unload is under way has crashed it.
+
+    And it queues the control calls of a model behind a load that hangs, to carry them out when they are out of date.
+    What only drops versions need not wait for unloads, so that rolling back is quick.
+
+    Raises:
+        ServingError: it is still loading or unloading at `deadline`, on the monotonic clock.
+    """
+    while True:
+        rows = [row for row in control.index() if row.model == model]
+        drops = set(versions) <= {row.version for row in rows if row.state == _READY}
+        busy = [row for row in rows if row.state == "LOADING" or (row.state == "UNLOADING" and not drops)]
+        if not busy:
+            return
+        if time.monotonic() > deadline:
+            raise ServingError(
+                f"{model}/{busy[0].version}: Triton is still {busy[0].state.lower()} it; try again later"
+            )
+        time.sleep(_SETTLE_POLL_S)
 
 
 def activate(workspace: Workspace, params: Params, model: str) -> Loaded:
@@ -227,7 +251,7 @@ def activate(workspace: Workspace, params: Params, model: str) -> Loaded:
 
 
 @contextmanager
-def _sole_load(workspace: Workspace, deadline: float) -> Iterator[None]:
+def sole_load(workspace: Workspace, deadline: float) -> Iterator[None]:
     """Let one process at a time decide which versions the server loads."""
     path, held = workspace.serving / "load.lock", False
     try:

@@ -81,6 +81,15 @@ def start_ticks(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+def is_supervised(workspace: Workspace) -> bool:
+    """Say whether somebody serves the workspace, be it that the server is just starting (again)."""
+    try:
+        pid, ticks = map(int, _lock(workspace).read_text().split())
+    except (OSError, ValueError):
+        return False
+    return start_ticks(pid) == ticks
+
+
 @contextmanager
 def sole_server(workspace: Workspace) -> Iterator[None]:
     """Hold the workspace's server lock.
@@ -90,23 +99,29 @@ def sole_server(workspace: Workspace) -> Iterator[None]:
     Raises:
         ServingError: another server of this workspace lives.
     """
-    path = workspace.serving / "serve.lock"
+    path = _lock(workspace)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").partition(" ")[0] or "unknown"
             raise ServingError(
                 f"{workspace.root}: a server already runs here (pid {holder}); stop it first, or use another --root"
             ) from None
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(descriptor, f"{os.getpid()} {start_ticks(os.getpid())}\n".encode(), 0)
         try:
             yield
         finally:
+            # This process may live on without a server.
+            os.ftruncate(descriptor, 0)
             # Closing alone is not enough: a child that is just being started may still hold a copy for an instant.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
+
+
+def _lock(workspace: Workspace) -> Path:
+    return workspace.serving / "serve.lock"

@@ -1,0 +1,114 @@
+"""The running server as publishing needs it: calls that outlast a restart of Triton and never leave it half-way."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from lobsmith.errors import ReleaseError, ServingError
+from lobsmith.params import Params
+from lobsmith.release.config import plans_model
+from lobsmith.release.repository import Repository
+from lobsmith.serving.control import Loaded, TritonControl, UnreachableError, connect, load_sound, sole_load
+from lobsmith.serving.endpoint import is_supervised
+from lobsmith.workspace import Workspace
+
+_POLL_S = 0.02
+_GONE = ("", "UNAVAILABLE")
+
+
+def running_server(workspace: Workspace, params: Params) -> "RunningServer | None":
+    """Return the workspace's server, be it that it is just starting (again); None where nobody serves."""
+    return RunningServer(workspace, params) if is_supervised(workspace) else None
+
+
+class RunningServer:
+    """The supervised Triton of a workspace; it is `lobsmith.release.server.Server`.
+
+    A Triton that dies during a call is waited for, and the call made again to the next one.
+    """
+
+    def __init__(self, workspace: Workspace, params: Params) -> None:
+        self._workspace = workspace
+        self._deadline_s = params.serving.load_deadline_s
+
+    def serve(self, model: str, version: int) -> None:
+        """See `lobsmith.release.server.Server.serve`. TensorRT plans of the model follow, as far as this GPU runs them.
+
+        Raises:
+            ServingError: `version` is not READY within `serving.load_deadline_s`, or nobody serves any more.
+        """
+        deadline = time.monotonic() + self._deadline_s
+
+        def attempt(control: TritonControl) -> None:
+            loaded = load_sound(self._workspace, control, model, _left(deadline))
+            if version not in loaded.ready:
+                why = loaded.skipped.get(version, "it is not READY")
+                raise ServingError(f"{model}/{version}: {why}; {_answering(loaded)}")
+            # The model answers, whatever becomes of its plans.
+            with suppress(ReleaseError, ServingError):
+                if Repository.of(self._workspace).is_plans(plans_model(model)):
+                    load_sound(self._workspace, control, plans_model(model), _left(deadline))
+
+        self._outlasting_restarts(attempt, deadline)
+
+    def withdraw(self, model: str, versions: Sequence[int]) -> None:
+        """See `lobsmith.release.server.Server.withdraw`. Where nobody serves there is nothing to withdraw.
+
+        Raises:
+            ServingError: they are still loaded after `serving.load_deadline_s`.
+        """
+        deadline = time.monotonic() + self._deadline_s
+        unwanted = set(versions)
+
+        def attempt(control: TritonControl) -> None:
+            self._drop(control, model, unwanted, deadline)
+            while loaded := unwanted & _loaded(control, model):
+                if time.monotonic() > deadline:
+                    raise ServingError(
+                        f"{model}: version {min(loaded)} is still loaded after {self._deadline_s:g} s; "
+                        "look at `lobsmith status`, or start the server again"
+                    )
+                time.sleep(_POLL_S)
+
+        if is_supervised(self._workspace):
+            self._outlasting_restarts(attempt, deadline)
+
+    def _drop(self, control: TritonControl, model: str, unwanted: set[int], deadline: float) -> None:
+        if set(Repository.of(self._workspace).listed(model)) - unwanted:
+            if unwanted & set(control.ready_versions(model)):
+                load_sound(self._workspace, control, model, _left(deadline))
+            return
+        with sole_load(self._workspace, deadline):
+            if _loaded(control, model):
+                control.unload(model, deadline_s=_left(deadline))
+
+    def _outlasting_restarts(self, attempt: Callable[[TritonControl], None], deadline: float) -> None:
+        while True:
+            control = connect(self._workspace)
+            try:
+                if control is not None:
+                    return attempt(control)
+                if not is_supervised(self._workspace):
+                    raise ServingError(
+                        f"{self._workspace.root}: no server runs here any more; start one with `lobsmith serve`"
+                    )
+                if time.monotonic() > deadline:
+                    raise ServingError(
+                        f"{self._workspace.root}: the server has not started again within {self._deadline_s:g} s"
+                    )
+            except UnreachableError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_POLL_S)
+
+
+def _loaded(control: TritonControl, model: str) -> set[int]:
+    return {row.version for row in control.index() if row.model == model and row.version and row.state not in _GONE}
+
+
+def _left(deadline: float) -> float:
+    return max(0.1, deadline - time.monotonic())
+
+
+def _answering(loaded: Loaded) -> str:
+    return f"versions {', '.join(map(str, loaded.ready))} answer" if loaded.ready else "no version answers"
