@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import structs
+
 from lobsmith.compress import FP32, MODEL, STEP
 from lobsmith.compress.calibration_rows import calibration_streams
 from lobsmith.compress.export import export_onnx
@@ -20,7 +22,7 @@ from lobsmith.compress.specialise import specialise
 from lobsmith.errors import PrecisionError, TrainingError
 from lobsmith.models.material import Part
 from lobsmith.models.train import Trained, save_network
-from lobsmith.params import ModelParams, Params
+from lobsmith.params import CompressParams, ModelParams, Params
 
 FULL = "full"
 """The network as it was trained."""
@@ -75,7 +77,7 @@ def make_candidates(
     ]
     found = []
     for pruned in (0.0, *settings.pruning):
-        network = FULL if pruned == 0 else f"pruned_{round(pruned * 100, 2):g}"
+        network = _network(pruned)
         told(network)
         place = directory / network
         place.mkdir(parents=True)
@@ -87,10 +89,37 @@ def make_candidates(
         save_network(made, model, parts[0].dataset.horizons_ms, place)
         export_onnx(made.network, place / MODEL, size)
         for precision in sorted(settings.precisions, key=lambda one: one != FP32):
-            name = precision if pruned == 0 else network if precision == FP32 else f"{network}_{precision}"
+            name = _name(pruned, precision)
             told(name)
             found.append(_candidate(name, precision, pruned, made, place, streams, params))
     return found
+
+
+def only(settings: CompressParams, name: str) -> CompressParams:
+    """Return settings that make one candidate of those that `settings` make, and FP32's of its network.
+
+    It has the same bits: each network is pruned from the trained one, with a seed of its own, and each arithmetic is
+    made of its network's FP32 file.
+
+    Raises:
+        TrainingError: there is none of that name.
+    """
+    for pruned in (0.0, *settings.pruning):
+        for precision in settings.precisions:
+            if _name(pruned, precision) == name:
+                precisions = tuple(dict.fromkeys((FP32, precision)))
+                return structs.replace(settings, pruning=(pruned,) if pruned else (), precisions=precisions)
+    raise TrainingError(f"{name} is none of the candidates that compress.pruning and compress.precisions make")
+
+
+def _network(pruned: float) -> str:
+    return FULL if pruned == 0 else f"pruned_{round(pruned * 100, 2):g}"
+
+
+def _name(pruned: float, precision: str) -> str:
+    if pruned == 0:
+        return precision
+    return _network(pruned) if precision == FP32 else f"{_network(pruned)}_{precision}"
 
 
 def _pruned(trained: Trained, parts: Sequence[Part], params: Params, share: float) -> tuple[Trained, ModelParams]:

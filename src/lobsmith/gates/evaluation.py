@@ -1,6 +1,7 @@
 """What an evaluation finds: plain figures, from which the page and the verdicts are made."""
 
 import re
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -147,14 +148,19 @@ class Evaluation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def metrics(self) -> dict[str, float]:
         """Return the main figures under flat names, such as `model_log_loss_100ms`."""
-        flat = {}
-        for one in self.scores:
-            name = f"{re.sub('[^a-z0-9]+', '_', one.predictor.lower())}_{{}}_{one.horizon_ms}ms"
-            flat[name.format("accuracy")] = one.accuracy
-            flat[name.format("log_loss")] = one.log_loss.value
-            flat[name.format("macro_f1")] = one.macro_f1.value
-            flat[name.format("mcc")] = one.mcc.value
-        for error in self.calibration:
-            if error.predictor == MODEL:
-                flat[f"model_ece_{error.horizon_ms}ms"] = error.ece
-        return flat
+        return flat_metrics(self.scores, self.calibration)
+
+
+def flat_metrics(scores: Sequence[Score], calibration: Sequence[Calibration]) -> dict[str, float]:
+    """Return the main figures of scores and of the model's calibration, as `Evaluation.metrics` names them."""
+    flat = {}
+    for one in scores:
+        name = f"{re.sub('[^a-z0-9]+', '_', one.predictor.lower())}_{{}}_{one.horizon_ms}ms"
+        flat[name.format("accuracy")] = one.accuracy
+        flat[name.format("log_loss")] = one.log_loss.value
+        flat[name.format("macro_f1")] = one.macro_f1.value
+        flat[name.format("mcc")] = one.mcc.value
+    for error in calibration:
+        if error.predictor == MODEL:
+            flat[f"model_ece_{error.horizon_ms}ms"] = error.ece
+    return flat

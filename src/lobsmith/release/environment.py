@@ -7,6 +7,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from lobsmith.compress.gpu import this_gpu
 from lobsmith.release.manifest import Environment
 
 _PACKAGES = ("lobsmith", "numba", "numpy", "onnx", "onnxruntime", "torch")
@@ -17,12 +18,14 @@ _GIT_DEADLINE_S = 10
 
 
 def environment(threads: int) -> Environment:
-    """Return versions of interpreter and packages, the training's thread count and the processor's instruction set."""
+    """Return versions of interpreter and packages, the training's thread count, the instruction set and the GPU."""
+    gpu = this_gpu()
     return Environment(
         python=platform.python_version(),
         packages={name: metadata.version(name) for name in _PACKAGES},
         threads=threads,
         instruction_set=_instruction_set(),
+        gpu=None if gpu is None else gpu.name,
     )
 
 

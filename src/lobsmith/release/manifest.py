@@ -19,12 +19,16 @@ MANIFEST = "manifest.json"
 
 
 class Environment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the bits of a model depend on besides data and parameters."""
+    """What the bits of a model depend on besides data and parameters.
+
+    `gpu` is the name of the one that `train.device: auto` takes, None where there is none.
+    """
 
     python: str
     packages: dict[str, str]
     threads: int
     instruction_set: str
+    gpu: str | None = None
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

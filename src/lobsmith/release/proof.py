@@ -100,7 +100,7 @@ def check_version(directory: Path, trust: Trust) -> Proof:
     for path, how, answer in answers:
         for name, have in answer._asdict().items():
             want = getattr(golden, name)
-            difference = _difference(have, want)
+            difference = largest_difference(have, want)
             if difference > tolerance:
                 raise ReleaseError(
                     f"{path}: {name} {how} differ from the golden vectors by {difference:.3g}, "
@@ -197,7 +197,8 @@ def _run(model: _Model, path: Path, features: Float, state: Float) -> Answered:
     return answer
 
 
-def _difference(have: Float, want: Float) -> float:
+def largest_difference(have: Float, want: Float) -> float:
+    """Return the largest difference of two arrays: absolute up to 1, relative above; infinite for other shapes."""
     if have.shape != want.shape:
         return float("inf")
     return float((np.abs(have - want) / np.maximum(1, np.abs(want))).max())

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from lobsmith.errors import ReleaseError
 from lobsmith.params import Params, as_table
 from lobsmith.release.manifest import Manifest
 
@@ -29,6 +30,23 @@ def same_recipe(manifest: Manifest, fingerprint: str, params: Params) -> bool:
         return False
     wanted = sections(as_table(params), *BITS, *VERDICTS)
     return bool(sections(manifest.params, *BITS, *VERDICTS) == wanted)
+
+
+def recorded_params(manifest: Manifest, here: Params) -> Params:
+    """Return the parameters that a version was made with; sections that make no difference are those of `here`.
+
+    Raises:
+        ReleaseError: this release of lobsmith has other parameters.
+    """
+    names = ("data", *BITS, *VERDICTS)
+    kept = {name: manifest.params.get(name) for name in names}
+    try:
+        return msgspec.convert(as_table(here) | kept, Params)
+    except msgspec.ValidationError as error:
+        raise ReleaseError(
+            f"{manifest.model} {manifest.version}: its parameters are of another release of lobsmith: {error}; "
+            f"check out the commit that it was made with, {manifest.git_commit or 'which was not recorded'}"
+        ) from error
 
 
 def sections(table: Mapping[str, Any], *names: str) -> Any:

@@ -1,0 +1,223 @@
+"""Making a published version again, from its manifest and its data, to see whether the same comes out."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from msgspec import structs
+
+from lobsmith.compress import GOLDEN, MODEL, STEP
+from lobsmith.compress.candidates import Candidate, make_candidates, only
+from lobsmith.compress.golden import golden_vectors, load_golden
+from lobsmith.compress.runtime import OnnxModel
+from lobsmith.errors import DataError, ReleaseError, TrainingError
+from lobsmith.features.dataset import Dataset, build_features, load_dataset, training_datasets
+from lobsmith.files import sha256_file
+from lobsmith.gates.assess import assess
+from lobsmith.gates.compression import CANDIDATES
+from lobsmith.gates.evaluation import MODEL as PREDICTOR
+from lobsmith.gates.evaluation import flat_metrics
+from lobsmith.gates.rivals import mean_outlook, rivals
+from lobsmith.gates.streams import stream_predictions
+from lobsmith.gates.validate import validate
+from lobsmith.market.ingest import MARKET, ingest
+from lobsmith.market.store import Store
+from lobsmith.models.material import Part, parts_of
+from lobsmith.models.train import Epoch, load_trained, train_stage
+from lobsmith.params import Params, load_params
+from lobsmith.release.comparison import Change, Reproduced, environment_changes, judge, metric_changes
+from lobsmith.release.environment import environment, git_commit
+from lobsmith.release.manifest import Manifest, check_files
+from lobsmith.release.proof import TOLERANCE, largest_difference
+from lobsmith.release.recipe import recorded_params
+from lobsmith.release.signing import Trust
+from lobsmith.workspace import Workspace
+
+_ANSWERS = ("probabilities", "outlook", "next_state")
+
+Told = Callable[[str], None]
+
+
+def reproduce(
+    workspace: Workspace,
+    directory: Path,
+    *,
+    captures: Sequence[Path] = (),
+    keep: bool = False,
+    on_progress: Told | None = None,
+) -> Reproduced:
+    """Read the data of a version again, train, compress and evaluate, and compare what comes out with the version.
+
+    Nothing is written but a temporary folder. Candidates are not timed, since which of them was the fastest stands in
+    the manifest, and neither rivals nor the folds of walk-forward validation are trained: no figure of the model
+    depends on them.
+
+    Args:
+        workspace: whose keys are trusted and whose runs may hold the version's data.
+        directory: the version, published or set aside.
+        captures: recorded files that it was made of, in order; without them the data are those of its run, and where
+            that is gone what its parameters name.
+        keep: whether the temporary folder stays.
+        on_progress: told what is done next.
+
+    Raises:
+        ReleaseError: the version is not signed or was altered, holds plans, does not say what it was made of, or is of
+            a release whose parameters or features are others.
+        DataError: the data are not there, or are not those that the version was trained on.
+        TrainingError: they could not be trained on.
+    """
+    told = on_progress or (lambda _text: None)
+    manifest = check_files(directory, Trust.of(workspace))
+    candidate = _candidate_name(directory, manifest)
+    params = recorded_params(manifest, load_params(workspace.params))
+    params = structs.replace(
+        params,
+        data=structs.replace(params.data, instrument=str(manifest.instruments[0])),
+        compress=only(params.compress, candidate),
+    )
+    with _scratch(keep=keep) as scratch:
+        market = _market(workspace, manifest, params, captures, scratch, told)
+        told("features")
+        _features(manifest, params, market, scratch)
+        made, parts = _train(params, candidate, scratch, told)
+        return _compare(workspace, directory, manifest, params, market, made, parts, scratch if keep else None, told)
+
+
+def _candidate_name(directory: Path, manifest: Manifest) -> str:
+    if manifest.engine is not None:
+        raise ReleaseError(f"{directory}: holds TensorRT plans; reproduce the model whose network they hold")
+    if manifest.candidate is None or not manifest.instruments:
+        raise ReleaseError(f"{directory}: its manifest names no candidate or no instrument; no retrain has made it")
+    return manifest.candidate
+
+
+@contextmanager
+def _scratch(*, keep: bool) -> Iterator[Path]:
+    scratch = Path(tempfile.mkdtemp(prefix="lobsmith-reproduce-"))
+    try:
+        yield scratch
+    finally:
+        if not keep:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _market(
+    workspace: Workspace, manifest: Manifest, params: Params, captures: Sequence[Path], scratch: Path, told: Told
+) -> Path:
+    """Return the store with the version's data, that of its run or a new one."""
+    if manifest.run is not None and not captures:
+        kept = workspace.runs / manifest.run / MARKET
+        if kept.is_dir():
+            return kept
+    told("market data")
+    try:
+        ingest(params.data, captures, scratch / MARKET)
+    except DataError as error:
+        if captures:
+            raise
+        raise DataError(
+            f"{manifest.model} {manifest.version}: the folder of its run, {manifest.run}, is gone, and {error}; "
+            "name the files that it was made of with --capture"
+        ) from error
+    return scratch / MARKET
+
+
+def _features(manifest: Manifest, params: Params, market: Path, scratch: Path) -> Dataset:
+    """Compute the datasets to train on.
+
+    Raises:
+        DataError: these are not the data that the version was trained on.
+        ReleaseError: features or labels are defined otherwise than they were.
+    """
+    name = params.data.instrument
+    held = [str(one) for one in Store(market).instruments()]
+    if name not in held:
+        raise DataError(f"{market}: holds {', '.join(held)}, not {name}; name the files of it with --capture")
+    tradable = validate(params, market, scratch).tradable if params.train.pool else [name]
+    chosen = build_features(params, market, scratch, tradable).chosen
+    version = f"{manifest.model} {manifest.version}"
+    if chosen.data_fingerprint != manifest.data_fingerprint:
+        raise DataError(
+            f"{market}: the fingerprint of its data is {chosen.data_fingerprint}, while {version} was trained on "
+            f"{manifest.data_fingerprint}; name the files that it was made of with --capture"
+        )
+    if chosen.definitions_sha256 != manifest.contract.definitions_sha256:
+        raise ReleaseError(
+            f"{version}: its features or labels are defined otherwise than here "
+            f"({manifest.contract.definitions_sha256[:12]}, not {chosen.definitions_sha256[:12]}); "
+            f"check out the commit that it was made with, {manifest.git_commit or 'which was not recorded'}"
+        )
+    return chosen
+
+
+def _train(params: Params, candidate: str, scratch: Path, told: Told) -> tuple[Candidate, list[Part]]:
+    """Train and compress; return the candidate and the rows."""
+
+    def show(epoch: Epoch) -> None:
+        told(f"epoch {epoch.epoch} of {params.train.epochs}, validation {epoch.validation_loss:.4f}")
+
+    told("train")
+    paths = training_datasets(params, scratch)
+    train_stage(params, paths, scratch, on_epoch=show)
+    parts = parts_of([load_dataset(path) for path in paths], params.split)
+    trained = load_trained(scratch, parts[0].dataset, params)
+    candidates = make_candidates(trained, parts, params, scratch / CANDIDATES, on_progress=told)
+    made = next((one for one in candidates if one.name == candidate), None)
+    if made is None or made.trained is None:
+        raise TrainingError(f"{candidate}: cannot be made again here: {made.refused if made else 'its network failed'}")
+    return made, parts
+
+
+def _compare(
+    workspace: Workspace,
+    directory: Path,
+    manifest: Manifest,
+    params: Params,
+    market: Path,
+    made: Candidate,
+    parts: Sequence[Part],
+    kept: Path | None,
+    told: Told,
+) -> Reproduced:
+    files = tuple(
+        Change(name=name, published=manifest.files[name], here=sha256_file(path))
+        for name, path in ((MODEL, made.model), (STEP, made.step))
+        if name in manifest.files
+    )
+    told("golden vectors")
+    model, golden = OnnxModel(made.model), load_golden(directory / GOLDEN)
+    again = golden_vectors(model, golden.features[0])
+    difference = max(largest_difference(getattr(again, one), getattr(golden, one)) for one in _ANSWERS)
+    told("held-out rows")
+    metrics, not_compared = metric_changes(manifest.metrics, _metrics(params, model, parts))
+    changes = environment_changes(
+        manifest.environment, environment(params.train.threads), manifest.git_commit, git_commit(workspace.root)
+    )
+    verdict, reason = judge(files, difference, TOLERANCE[manifest.precision], metrics, changes)
+    return Reproduced(
+        model=manifest.model,
+        version=manifest.version,
+        verdict=verdict,
+        reason=reason,
+        data=str(market),
+        data_fingerprint=manifest.data_fingerprint,
+        environment=changes,
+        files=files,
+        golden_difference=difference,
+        golden_tolerance=TOLERANCE[manifest.precision],
+        metrics=metrics,
+        not_compared=not_compared,
+        directory=None if kept is None else str(kept),
+    )
+
+
+def _metrics(params: Params, model: OnnxModel, parts: Sequence[Part]) -> dict[str, float]:
+    """Return the metrics of the model and of the base rates on the held-out rows."""
+    settings = structs.replace(params.evaluation, rivals=(), seeds=())
+    dataset, rows = parts[0].dataset, parts[0].split.test
+    alone = structs.replace(params, evaluation=settings)
+    predictions = {PREDICTOR: stream_predictions(model, dataset, rows)[0], **rivals(parts, alone, dataset, rows)}
+    found = assess(dataset, rows, predictions, None, mean_outlook(parts), settings.fees_bps, settings.confidences)
+    return flat_metrics(found.scores, found.calibration)

@@ -1,0 +1,52 @@
+"""A small version that was really trained, compressed, evaluated and published, without Prefect and MLflow."""
+
+import shutil
+from pathlib import Path
+
+from lobsmith.compress import GOLDEN, MODEL, STEP
+from lobsmith.compress.golden import load_golden
+from lobsmith.features.dataset import build_features, training_datasets
+from lobsmith.gates.compression import compress
+from lobsmith.gates.evaluate import evaluate
+from lobsmith.market.ingest import MARKET, ingest
+from lobsmith.models.train import train_stage
+from lobsmith.params import Params
+from lobsmith.release.contract import wire_contract
+from lobsmith.release.manifest import Manifest
+from lobsmith.release.publish import Artifact, publish
+from lobsmith.workspace import Workspace
+from tests.small import params_file
+
+RUN = "20240101T000000-abcdef"
+
+
+def project(root: Path, params: Params) -> Workspace:
+    """Return a workspace with a run whose network is trained."""
+    shutil.copy(params_file(), root / "params.yaml")
+    workspace = Workspace(root)
+    directory = workspace.runs / RUN
+    ingest(params.data, None, directory / MARKET)
+    build_features(params, directory / MARKET, directory)
+    train_stage(params, training_datasets(params, directory), directory)
+    return workspace
+
+
+def published(workspace: Workspace, params: Params) -> Manifest:
+    """Compress, evaluate and publish the run's network."""
+    directory = workspace.runs / RUN
+    summary = compress(params, directory)
+    evaluation = evaluate(params, directory)
+    artifact = Artifact(
+        model_path=directory / MODEL,
+        step_path=directory / STEP,
+        golden=load_golden(directory / GOLDEN),
+        prime_rows=summary.prime_rows,
+        precision=summary.precision,
+        candidate=summary.name,
+        run=RUN,
+        instruments=(evaluation.instrument,),
+        data_fingerprint=evaluation.data_fingerprint,
+        verdicts=evaluation.verdicts,
+        metrics=evaluation.metrics(),
+    )
+    return publish(workspace, params, artifact, model=params.model.name, contract=wire_contract(params))
