@@ -20,12 +20,12 @@ from tests.small import params_file
 RUN = "20240101T000000-abcdef"
 
 
-def project(root: Path, params: Params) -> Workspace:
+def project(root: Path, params: Params, captures: list[Path] | None = None) -> Workspace:
     """Return a workspace with a run whose network is trained."""
     shutil.copy(params_file(), root / "params.yaml")
     workspace = Workspace(root)
     directory = workspace.runs / RUN
-    ingest(params.data, None, directory / MARKET)
+    ingest(params.data, captures, directory / MARKET)
     build_features(params, directory / MARKET, directory)
     train_stage(params, training_datasets(params, directory), directory)
     return workspace
