@@ -293,6 +293,58 @@ class PredictionLogParams(_Section, frozen=True):
     busy_s: PositiveFloat
 
 
+class PairedParams(_Section, frozen=True):
+    """How two versions are compared on the same rows of live traffic."""
+
+    longest_ms: Positive
+    block_s: PositiveFloat
+    horizons_per_block: PositiveFloat
+    correlation_times: PositiveFloat
+    block_rows: Positive
+    measure_s: PositiveFloat
+    clip: PositiveFloat
+
+
+class ShadowParams(_Section, frozen=True):
+    """When a candidate beside production, or on a share of its traffic, is promoted or rejected."""
+
+    alpha: Annotated[float, Meta(gt=0, lt=1)]
+    minimum_s: Weight
+    minimum_blocks: Positive
+    maximum_s: PositiveFloat
+    rows: Positive
+    unanswered: Share
+    probes: Annotated[int, Meta(ge=0)]
+    latency_p50: PositiveFloat
+    latency_p99: PositiveFloat
+    share: Annotated[float, Meta(ge=0, lt=1)]
+    salt: str
+    arm_s: PositiveFloat
+
+    def __post_init__(self) -> None:
+        """Refuse an end that comes before the earliest decision."""
+        if self.maximum_s < self.minimum_s:
+            raise ValueError("shadow.maximum_s is shorter than shadow.minimum_s")
+
+
+class RollbackParams(_Section, frozen=True):
+    """When the active version is taken back."""
+
+    alpha: Annotated[float, Meta(gt=0, lt=1)]
+    margin: Weight
+    minimum_blocks: Positive
+    watch_s: PositiveFloat
+    window_s: PositiveFloat
+    rows: Positive
+    floor: Annotated[float, Meta(gt=1)]
+    least_base: PositiveFloat
+    unanswered: Share
+    malformed: Share
+    saturated_at: Annotated[float, Meta(gt=0.5, le=1)]
+    saturated: Share
+    latency_p99_ms: PositiveFloat
+
+
 class CrashParams(_Section, frozen=True):
     """When a fall of the price is a flash crash."""
 
@@ -371,6 +423,9 @@ class Params(_Section, frozen=True):
     serving: ServingParams
     client: ClientParams
     prediction_log: PredictionLogParams
+    paired: PairedParams
+    shadow: ShadowParams
+    rollback: RollbackParams
     surveillance: SurveillanceParams
 
     def __post_init__(self) -> None:

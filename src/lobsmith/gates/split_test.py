@@ -1,0 +1,155 @@
+"""A/B test: a share of the blocks of time is answered by the candidate, the rest by production.
+
+Which version answers a block is drawn by a hash, independently of the market. With the share s, a block's loss l and a
+baseline b that is known before the block, the difference
+
+    D = -(l - b) / s        where the candidate answered,
+    D = (l - b) / (1 - s)   where production did,
+
+has the mean of production's less the candidate's loss, whatever b (inverse probability weighting; Horvitz & Thompson
+1952), and the closer b is to l, the smaller is its variance. l - b is clipped before it is weighted. So two equal
+versions give differences of mean 0 given all before, by the draw alone: how losses depend on each other in time does
+not matter.
+"""
+
+import functools
+import hashlib
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from lobsmith.errors import GateError
+from lobsmith.gates.answers import Answers
+from lobsmith.gates.live_rows import answered, check_order, judged_horizons, losses, too_slow, unanswered
+from lobsmith.gates.live_verdict import LiveVerdict, compare_latency, summarise
+from lobsmith.gates.paired_blocks import BlockRule, Blocks
+from lobsmith.gates.sequential import Evidence, predictable_bounds, weigh
+from lobsmith.gates.shadow import decide, too_silent
+from lobsmith.params import PairedParams, ShadowParams
+
+GATE = "split test"
+_NS_PER_S = 1_000_000_000
+_BASELINE = 10
+"""Blocks before that the baseline is the mean loss of."""
+
+Float = npt.NDArray[np.float64]
+
+
+def arm(symbol: str, time_ns: int, *, block_s: float, share: float, salt: str) -> bool:
+    """Tell whether the candidate answers a row; the same for all rows of a symbol and block of time, on every machine.
+
+    Args:
+        symbol: whose row it is.
+        time_ns: local receive time, UTC.
+        block_s: length of the blocks, which begin with the epoch.
+        share: of blocks that the candidate answers.
+        salt: another one draws other blocks.
+    """
+    return _drawn(symbol, time_ns // round(block_s * _NS_PER_S), salt) < share
+
+
+@functools.lru_cache(maxsize=1024)
+def _drawn(symbol: str, block: int, salt: str) -> float:
+    """Return a number in [0, 1), uniform over blocks."""
+    words = f"{len(salt)}:{salt}{len(symbol)}:{symbol}{block}".encode()
+    return int.from_bytes(hashlib.blake2b(words, digest_size=6).digest(), "big") / 2**48
+
+
+def judge_split(first: Answers, second: Answers, params: ShadowParams, paired: PairedParams) -> LiveVerdict:
+    """Judge the candidate, `second`, by the blocks that it answered, beside those that production, `first`, answered.
+
+    Blocks in which both have rows are left out. Only rows of one instrument belong into one call.
+
+    Args:
+        first: rows that production was drawn for.
+        second: rows that the candidate was drawn for.
+        params: limits, and the share and length of blocks that `arm` was given.
+        paired: how losses are compared; `measure_s` of traffic only set the first baseline and bounds.
+
+    Raises:
+        GateError: no share was drawn, horizons differ, or rows are not in the order of time.
+    """
+    if not params.share:
+        raise GateError("shadow.share is 0: no traffic was split; set the share that the candidate answered")
+    if first.horizons_ms != second.horizons_ms:
+        raise GateError(f"{second.model} {second.version} has other horizons than {first.model} {first.version}")
+    for one in (first, second):
+        check_order(one)
+    blocks, evidence, compared = _weigh(first, second, params, paired)
+    latencies = first.latency_ns[answered(first)], second.latency_ns[answered(second)]
+    few = min(map(len, latencies)) < params.probes
+    slow = None
+    if params.probes and not few:
+        slow = too_slow(*latencies, {0.5: params.latency_p50, 0.99: params.latency_p99})
+    rows = min(len(first.time_ns), len(second.time_ns))
+    silent = too_silent(unanswered(first), unanswered(second), rows, params)
+    return summarise(
+        GATE,
+        decide(evidence, blocks, params, broken=silent or slow, few_probes=few),
+        first=first,
+        second=second,
+        rows=len(first.time_ns) + len(second.time_ns),
+        compared=compared,
+        blocks=blocks,
+        evidence=evidence,
+        threshold=1 / params.alpha,
+        latency=compare_latency(*latencies),
+    )
+
+
+def _weigh(first: Answers, second: Answers, params: ShadowParams, paired: PairedParams) -> tuple[Blocks, Evidence, int]:
+    """Return the blocks' differences, what they say, and how many rows they are made of."""
+    horizons = judged_horizons(first.horizons_ms, paired.longest_ms)
+    (loss_first, known_first), (loss_second, known_second) = losses(first, horizons), losses(second, horizons)
+    loss = np.concatenate([loss_first[known_first], loss_second[known_second]])
+    time_ns = np.concatenate([first.time_ns[known_first], second.time_ns[known_second]])
+    candidate = np.repeat([False, True], [int(known_first.sum()), int(known_second.sum())])
+    watched_s = _watched_s(np.concatenate([first.time_ns, second.time_ns]), params.arm_s)
+    mean, arms, block, left_out = _blocks(loss, time_ns, candidate, params.arm_s, paired.block_rows)
+    residual = mean - _baseline(mean)
+    measuring = int(np.searchsorted(block - block[:1], paired.measure_s / params.arm_s)) if len(block) else 0
+    if measuring == len(block):
+        return Blocks(None, residual[:0], left_out, watched_s, None), weigh(residual[:0], residual[:0], 0.5), len(loss)
+    # The first block has no baseline.
+    seen, judged, arms = residual[1:measuring], residual[max(measuring, 1) :], arms[max(measuring, 1) :]
+    bounds = predictable_bounds(judged, seen, paired.clip)
+    weight = np.where(arms, -1 / params.share, 1 / (1 - params.share))
+    evidence = weigh(
+        np.clip(judged, -bounds, bounds) * weight,
+        bounds * np.abs([1 / params.share, 1 / (1 - params.share)]).max(),
+        params.alpha,
+    )
+    if evidence.blocks:
+        evidence = evidence._replace(mean=float((judged * weight).mean()))
+    rule = BlockRule(params.arm_s, 0.0, seen)
+    return Blocks(rule, judged * weight, left_out, watched_s, None), evidence, len(loss)
+
+
+def _watched_s(time_ns: npt.NDArray[np.int64], arm_s: float) -> float:
+    """Return the length of the blocks of time that hold rows, seconds."""
+    return len(np.unique(time_ns // round(arm_s * _NS_PER_S))) * arm_s
+
+
+def _blocks(
+    loss: Float, time_ns: npt.NDArray[np.int64], candidate: npt.NDArray[np.bool_], arm_s: float, least: int
+) -> tuple[Float, npt.NDArray[np.bool_], npt.NDArray[np.int64], int]:
+    """Return the mean losses of complete blocks, who answered them, their numbers, and how many were left out."""
+    number, place = np.unique(time_ns // round(arm_s * _NS_PER_S), return_inverse=True)
+    rows = np.bincount(place, minlength=len(number))
+    theirs = np.bincount(place, candidate.astype(np.float64), len(number))
+    pure = (theirs == 0) | (theirs == rows)
+    # The newest block may still get rows.
+    complete = np.arange(len(number)) < len(number) - 1
+    good = complete & pure & (rows >= least)
+    means = np.bincount(place, loss, len(number)) / np.maximum(rows, 1)
+    return means[good], theirs[good] > 0, number[good], int((complete & ~good).sum())
+
+
+def _baseline(means: Float) -> Float:
+    """Return the mean of up to ten blocks before each, float64 [K]; the first one's is NaN."""
+    upto = np.concatenate([[0.0], np.cumsum(means)])
+    place = np.arange(len(means))
+    start = np.maximum(place - _BASELINE, 0)
+    with np.errstate(invalid="ignore"):
+        return np.asarray((upto[place] - upto[start]) / np.where(place > 0, place - start, math.nan), np.float64)

@@ -1,0 +1,149 @@
+"""The page on two versions that answered the same rows of live traffic, for who wonders about a decision."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from lobsmith.gates import report_words as words
+from lobsmith.gates.answers import Answers, Compared
+from lobsmith.gates.drawing import ACCENT, BAD, GOOD, INK, MUTED, svg
+from lobsmith.gates.live_rows import judged_horizons, losses
+from lobsmith.gates.live_verdict import LiveVerdict
+from lobsmith.gates.page import render
+from lobsmith.gates.paired_blocks import paired_blocks
+from lobsmith.gates.sequential import log_capital, predictable_bounds
+from lobsmith.params import PairedParams
+
+_TEMPLATE = "shadow.html.jinja"
+_NOTHING = Markup("")
+_SECTIONS = {
+    "decision": "Decision",
+    "evidence": "Evidence by block",
+    "losses": "Losses by horizon",
+    "answers": "Answers and latency",
+    "reading": "How to read this",
+}
+_FILTERS = (words.number, words.figure, words.count, words.percent, words.horizon)
+
+Float = npt.NDArray[np.float64]
+
+
+class Row(NamedTuple):
+    """Both versions at one horizon, on the rows that both answered and whose label is known."""
+
+    horizon_ms: int
+    rows: int
+    first_loss: float
+    second_loss: float
+    first_accuracy: float
+    second_accuracy: float
+    judged: bool
+
+
+def render_shadow(verdict: LiveVerdict, compared: Compared, paired: PairedParams) -> str:
+    """Return the page of a verdict, the same for the same rows.
+
+    Args:
+        verdict: what was decided.
+        compared: the rows it was decided on.
+        paired: how they were compared.
+    """
+    differences, evidence = _blocks(compared, paired)
+    return render(
+        "lobsmith.monitoring",
+        _TEMPLATE,
+        _FILTERS,
+        v=verdict,
+        rows=_rows(compared, paired),
+        evidence_plot=_plot_evidence(evidence, verdict.threshold),
+        difference_plot=_plot_differences(differences, verdict),
+        titles=_SECTIONS,
+    )
+
+
+def _blocks(compared: Compared, paired: PairedParams) -> tuple[Float, Float]:
+    """Return the blocks' differences, second less first, and log10 of both capitals after each, [K] and [2, K]."""
+    first, second = compared.first, compared.second
+    horizons = judged_horizons(first.horizons_ms, paired.longest_ms)
+    (loss_first, known_first), (loss_second, known_second) = losses(first, horizons), losses(second, horizons)
+    blocks = paired_blocks(
+        loss_first - loss_second,
+        known_first & known_second,
+        first.time_ns,
+        first.segment,
+        horizon_ms=max(first.horizons_ms[h] for h in horizons),
+        params=paired,
+    )
+    if blocks.rule is None or not len(blocks.differences):
+        return np.empty(0), np.empty((2, 0))
+    bounds = predictable_bounds(blocks.differences, blocks.rule.measured, paired.clip)
+    bets = np.clip(blocks.differences / bounds, -1.0, 1.0)
+    return -blocks.differences, np.stack([log_capital(bets), log_capital(-bets)]) / np.log(10)
+
+
+def _rows(compared: Compared, paired: PairedParams) -> list[Row]:
+    judged = judged_horizons(compared.first.horizons_ms, paired.longest_ms)
+    return [_row(compared, h, judged=h in judged) for h in range(len(compared.first.horizons_ms))]
+
+
+def _row(compared: Compared, h: int, *, judged: bool) -> Row:
+    (first_loss, known), (second_loss, also) = losses(compared.first, [h]), losses(compared.second, [h])
+    both = known & also
+    nothing = float("nan")
+
+    def mean(values: Float) -> float:
+        return float(values[both].mean()) if both.any() else nothing
+
+    def accuracy(answers: Answers) -> float:
+        right = answers.probabilities[both][:, h].argmax(axis=1) == answers.labels[both][:, h]
+        return float(right.mean()) if both.any() else nothing
+
+    return Row(
+        compared.first.horizons_ms[h],
+        int(both.sum()),
+        mean(first_loss),
+        mean(second_loss),
+        accuracy(compared.first),
+        accuracy(compared.second),
+        judged,
+    )
+
+
+def _plot_evidence(evidence: Float, threshold: float) -> Markup:
+    """Draw both capitals by block against what decides."""
+    if not evidence.shape[1]:
+        return _NOTHING
+    blocks = np.arange(1, evidence.shape[1] + 1)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for one, colour, label in zip(evidence, (GOOD, BAD), ("it is better", "it is worse"), strict=True):
+            axes.plot(blocks, one, color=colour, marker=".", label=label)
+        axes.axhline(np.log10(threshold), color=INK, linewidth=0.9, linestyle="--", label="decides")
+        axes.axhline(0.0, color=MUTED, linewidth=0.6)
+        axes.set(xlabel="block", ylabel="e-value, log10")
+        axes.legend(fontsize=8.5)
+
+    return svg("evidence", "Evidence by block, for better and for worse", 2.8, draw)
+
+
+def _plot_differences(differences: Float, verdict: LiveVerdict) -> Markup:
+    """Draw the difference of each block, and the robust mean with its interval."""
+    if not len(differences):
+        return _NOTHING
+    blocks = np.arange(1, len(differences) + 1)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.axhline(0.0, color=INK, linewidth=0.9)
+        if verdict.low is not None and verdict.high is not None:
+            axes.axhspan(verdict.low, verdict.high, color=ACCENT, alpha=0.15, linewidth=0)
+        if verdict.difference is not None:
+            axes.axhline(verdict.difference, color=ACCENT, linewidth=0.9)
+        axes.plot(blocks, differences, color=MUTED, marker="o", markersize=3, linestyle="")
+        axes.set(xlabel="block", ylabel="log-loss less the first's, nats")
+
+    return svg("differences", "Difference in log-loss of each block; below zero the second is better", 2.8, draw)
