@@ -7,6 +7,7 @@ import click
 from rich.table import Table
 
 from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
+from lobsmith.cli.report_shadow import report_shadow
 from lobsmith.errors import DataError
 from lobsmith.params import load_params
 from lobsmith.progress import stage
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 @click.group()
 def report() -> None:
     """Reports to review, as pages and JSON."""
+
+
+report.add_command(report_shadow)
 
 
 @report.command()

@@ -1,0 +1,61 @@
+"""The page on two versions that answered the same rows."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from lobsmith.gates.live_verdict import PROMOTE
+from lobsmith.gates.rollback import judge_active, without_fallback
+from lobsmith.gates.shadow import judge_shadow
+from lobsmith.monitoring.shadow_page import render_shadow
+from tests.gates.live_traffic import params, silent, two, until
+
+
+class Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.drawings = 0
+
+    def handle_starttag(self, tag, attrs):
+        self.drawings += tag == "svg"
+
+    def handle_data(self, data):
+        self.words.append(" ".join(data.split()))
+
+
+def read(page: str) -> tuple[str, int]:
+    reader = Reader()
+    reader.feed(page)
+    return " ".join(filter(None, reader.words)), reader.drawings
+
+
+def test_it_says_what_was_decided_and_on_what():
+    chosen, pair = params(), two(3600, 0.05)
+    verdict = judge_shadow(pair, chosen.shadow, chosen.paired)
+    assert verdict.decision == PROMOTE
+    page = render_shadow(verdict, pair, chosen.paired)
+    words, drawings = read(page)
+    assert drawings == 2
+    for part in ("lob 2 beside lob 1", verdict.reason, "promote", f"{verdict.blocks} of 30 s", "50 ms", "1 s"):
+        assert part in words
+    assert page == render_shadow(verdict, pair, chosen.paired)
+    assert not re.search(r"(src|href)=\"?https?:", page)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 200])
+def test_with_little_to_show_it_says_so(rows):
+    chosen, pair = params(), until(two(3600, 0.05), rows)
+    words, drawings = read(render_shadow(judge_shadow(pair, chosen.shadow, chosen.paired), pair, chosen.paired))
+    assert drawings == 0
+    assert "No block is judged yet." in words
+
+
+def test_a_version_without_fallback_and_without_answers_has_a_page():
+    chosen = params()
+    pair = without_fallback(silent(two(900, 0.0).second))
+    verdict = judge_active(pair, chosen.rollback, chosen.paired)
+    words, _ = read(render_shadow(verdict, pair, chosen.paired))
+    assert verdict.reason in words
+    assert "deadline" in words
