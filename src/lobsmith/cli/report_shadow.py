@@ -55,10 +55,12 @@ def report_shadow(
         both = compared(log, pair[0], pair[1], sessions=sessions or None)
     if fallback:
         verdict = judge_active(both, params.rollback, params.paired)
+        margin = params.rollback.margin
     else:
         verdict = judge_shadow(both, params.shadow, params.paired)
+        margin = 0.0
     path = (directory or workspace.home / "reports") / f"{verdict.judged}-{pair[1][0]}-{pair[1][1]}.html"
-    write_atomic(path, render_shadow(verdict, both, params.paired).encode())
+    write_atomic(path, render_shadow(verdict, both, params.paired, margin=margin).encode())
     if as_json:
         print_json({"verdict": verdict, "page": str(path)})
         return

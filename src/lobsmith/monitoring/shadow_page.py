@@ -43,15 +43,16 @@ class Row(NamedTuple):
     judged: bool
 
 
-def render_shadow(verdict: LiveVerdict, compared: Compared, paired: PairedParams) -> str:
+def render_shadow(verdict: LiveVerdict, compared: Compared, paired: PairedParams, *, margin: float = 0.0) -> str:
     """Return the page of a verdict, the same for the same rows.
 
     Args:
         verdict: what was decided.
         compared: the rows it was decided on.
         paired: how they were compared.
+        margin: nats a row that the second may be worse: `rollback.margin` of its verdicts.
     """
-    differences, evidence = _blocks(compared, paired)
+    differences, evidence = _blocks(compared, paired, margin)
     return render(
         "lobsmith.monitoring",
         _TEMPLATE,
@@ -64,7 +65,7 @@ def render_shadow(verdict: LiveVerdict, compared: Compared, paired: PairedParams
     )
 
 
-def _blocks(compared: Compared, paired: PairedParams) -> tuple[Float, Float]:
+def _blocks(compared: Compared, paired: PairedParams, margin: float) -> tuple[Float, Float]:
     """Return the blocks' differences, second less first, and log10 of both capitals after each, [K] and [2, K]."""
     first, second = compared.first, compared.second
     horizons = judged_horizons(first.horizons_ms, paired.longest_ms)
@@ -79,8 +80,9 @@ def _blocks(compared: Compared, paired: PairedParams) -> tuple[Float, Float]:
     )
     if blocks.rule is None or not len(blocks.differences):
         return np.empty(0), np.empty((2, 0))
-    bounds = predictable_bounds(blocks.differences, blocks.rule.measured, paired.clip)
-    bets = np.clip(blocks.differences / bounds, -1.0, 1.0)
+    shifted = blocks.differences + margin
+    bounds = predictable_bounds(shifted, blocks.rule.measured + margin, paired.clip)
+    bets = np.clip(shifted / bounds, -1.0, 1.0)
     return -blocks.differences, np.stack([log_capital(bets), log_capital(-bets)]) / np.log(10)
 
 
