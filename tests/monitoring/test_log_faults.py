@@ -14,6 +14,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from lobsmith.errors import PredictionLogError
+from lobsmith.monitoring.log_export import export_parquet
 from lobsmith.monitoring.log_reader import PredictionLog, answers
 from lobsmith.monitoring.prediction_log import LogWriter
 from tests.monitoring.logged import HORIZONS, MODEL, PARAMS, START_NS, STEP_NS, add, begin, said, writer
@@ -180,15 +181,20 @@ def test_another_schema_is_refused(path) -> None:
         PredictionLog(path)
 
 
-def test_a_damaged_log_is_named(path) -> None:
+@pytest.mark.parametrize("damage", [0.05, 0.9], ids=["first batch", "later"])
+def test_a_damaged_log_is_named(path, tmp_path, damage) -> None:
     with writer(path) as log:
         begin(log, "a")
-        add(log, "a", MODEL, 0, 5000)
+        add(log, "a", MODEL, 0, 100_000)
     content = bytearray(path.read_bytes())
-    content[8 * 8192 : -8192] = b"\xff" * (len(content) - 9 * 8192)
+    start = int(damage * len(content) / 8192) * 8192
+    content[start : start + 10 * 8192] = b"\xff" * 10 * 8192
     path.write_bytes(content)
     with pytest.raises(PredictionLogError, match=r"lob\.db: .*damaged"):
         rows_of(path)
+    with PredictionLog(path) as log, pytest.raises(PredictionLogError, match=r"lob\.db: .*damaged"):
+        export_parquet(log, tmp_path / "out" / "lob.parquet")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_missing_log_is_no_empty_one(path) -> None:

@@ -66,7 +66,7 @@ def export_parquet(log: PredictionLog, path: Path, *, since_ns: int = EVER, unti
             with (
                 faults_named(log.path),
                 pq.ParquetWriter(part, schema, compression="zstd") as writer,
-                batches(log.connection, query, (since_ns, until_ns)) as read,
+                batches(log.path, log.connection, query, (since_ns, until_ns)) as read,
             ):
                 for batch in read:
                     columns = [_typed(column, field) for column, field in zip(batch.columns, schema, strict=True)]

@@ -19,10 +19,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import adbc_driver_manager
+import pyarrow as pa
 from adbc_driver_sqlite import dbapi
 
 from lobsmith.errors import PredictionLogError
@@ -92,16 +92,20 @@ def faults_named(path: Path) -> Iterator[None]:
     try:
         yield
     except adbc_driver_manager.Error as error:
-        what = " ".join(str(error).split())
-        if "database is locked" in what:
-            way_out = "another process holds it; raise prediction_log.busy_s or end that process"
-        elif "disk is full" in what:
-            way_out = "free space on its disk; what was committed before is safe"
-        elif "not a database" in what or "malformed" in what:
-            way_out = "the file is no prediction log or is damaged; move it away, a new one is then begun"
-        else:
-            way_out = "see `lobsmith predictions describe`"
-        raise PredictionLogError(f"{path}: {what}: {way_out}") from error
+        raise _named(path, error) from error
+
+
+def _named(path: Path, error: Exception) -> PredictionLogError:
+    what = " ".join(str(error).split())
+    if "database is locked" in what:
+        way_out = "another process holds it; raise prediction_log.busy_s or end that process"
+    elif "disk is full" in what:
+        way_out = "free space on its disk; what was committed before is safe"
+    elif "not a database" in what or "malformed" in what:
+        way_out = "the file is no prediction log or is damaged; move it away, a new one is then begun"
+    else:
+        way_out = "check the file, its folder and its disk"
+    return PredictionLogError(f"{path}: {what}: {way_out}")
 
 
 def _connect(path: Path, mode: str, busy_s: float) -> dbapi.Connection:
@@ -205,7 +209,9 @@ def transaction(connection: dbapi.Connection) -> Iterator[dbapi.Cursor]:
 
 
 @contextmanager
-def batches(connection: dbapi.Connection, query: str, parameters: tuple[object, ...] = ()) -> Iterator[Iterator[Any]]:
+def batches(
+    path: Path, connection: dbapi.Connection, query: str, parameters: tuple[object, ...] = ()
+) -> Iterator[Iterator[pa.RecordBatch]]:
     """Run a query and hand out its record batches of up to 65,536 rows.
 
     The driver takes each column's type from the first batch: a query must give no column that is NULL there and
@@ -214,4 +220,15 @@ def batches(connection: dbapi.Connection, query: str, parameters: tuple[object, 
     with connection.cursor() as cursor:
         cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": _BATCH_ROWS})
         cursor.execute(query, parameters or None)
-        yield iter(cursor.fetch_record_batch())
+        yield _read(path, cursor.fetch_record_batch())
+
+
+def _read(path: Path, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    while True:
+        try:
+            batch = reader.read_next_batch()
+        except StopIteration:
+            return
+        except (OSError, pa.ArrowException) as error:  # past the first batch, faults of SQLite come as those of Arrow
+            raise _named(path, error) from error
+        yield batch

@@ -133,7 +133,7 @@ def answers(
     """
     with faults_named(log.path):
         logged = _logged(log, (model, version), since_ns, until_ns, sessions)
-        return _as_answers(log, (model, version), logged)
+        return _as_answers(log, (model, version), logged, _labels(log, logged))
 
 
 def compared(
@@ -164,9 +164,10 @@ def compared(
         one, other = (_logged(log, version, since_ns, until_ns, sessions) for version in (first, second))
         here, there = _shared(one, other)
         one, other = one.take(here), other.take(there)
+        labels = _labels(log, one)
         return Compared(
-            _as_answers(log, first, one),
-            _as_answers(log, second, other),
+            _as_answers(log, first, one, labels),
+            _as_answers(log, second, other, labels),
             *_probes(log, first, second, since_ns, until_ns, sessions),
         )
 
@@ -197,7 +198,7 @@ def _logged(
         FROM streams CROSS JOIN predictions ON stream = streams.id
         WHERE model = ? AND version = ? AND asked_ns >= ? AND asked_ns < ? {chosen}"""  # noqa: S608
     parts = []
-    with batches(log.connection, query, (*version, since_ns, until_ns, *names)) as read:
+    with batches(log.path, log.connection, query, (*version, since_ns, until_ns, *names)) as read:
         for batch in read:
             numbers = [_numbers(batch.column(index)) for index in range(5)]
             said = np.stack([_numbers(column).astype(np.float32) for column in batch.columns[6:]], axis=1)
@@ -236,7 +237,7 @@ def _shared(one: _Logged, other: _Logged) -> tuple[Int64, Int64]:
     return here, there
 
 
-def _as_answers(log: PredictionLog, version: Version, logged: _Logged) -> Answers:
+def _as_answers(log: PredictionLog, version: Version, logged: _Logged, labels: npt.NDArray[np.int8]) -> Answers:
     segment = np.zeros(len(logged.row), np.int64)
     if len(segment):
         segment[1:] = np.cumsum((np.diff(logged.session) != 0) | (np.diff(logged.segment) != 0))
@@ -246,7 +247,7 @@ def _as_answers(log: PredictionLog, version: Version, logged: _Logged) -> Answer
         version=version[1],
         time_ns=logged.time_ns,
         segment=segment,
-        labels=_labels(log, logged),
+        labels=labels,
         probabilities=logged.probabilities,
         latency_ns=logged.latency_ns,
         reasons={str(word): int(count) for word, count in zip(words, counts, strict=True) if word},
@@ -262,7 +263,9 @@ def _labels(log: PredictionLog, logged: _Logged) -> npt.NDArray[np.int8]:
     _, starts = np.unique(logged.session, return_index=True)
     for start, stop in pairwise([*starts.tolist(), len(labels)]):
         rows = logged.row[start:stop]
-        with batches(log.connection, query, (int(logged.session[start]), int(rows[0]), int(rows[-1]))) as read:
+        with batches(
+            log.path, log.connection, query, (int(logged.session[start]), int(rows[0]), int(rows[-1]))
+        ) as read:
             for batch in read:
                 known = _numbers(batch.column(0))
                 place = np.searchsorted(rows, known)
