@@ -118,7 +118,7 @@ def answers(
     """Return what a version answered in any role, in the order of sessions and of rows within them.
 
     Segments are numbered anew, so that those of different sessions differ. A version that was asked twice about a row
-    counts with its first answer. No row at all is no error: the arrays are then empty.
+    counts once, with the first answer of the role it had first. No row at all is no error: the arrays are then empty.
 
     Args:
         log: the log.
