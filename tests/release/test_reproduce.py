@@ -154,6 +154,7 @@ def test_the_command_takes_the_active_version_and_ends_with_1_if_it_differs(proj
     assert "different: " in done.output
 
 
+@pytest.mark.slow
 def test_threads_of_the_environment_change_nothing(project, version):
     """Training sets its own number of threads, which is the one that the manifest records."""
     code = (

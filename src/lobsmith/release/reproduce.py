@@ -21,7 +21,6 @@ from lobsmith.gates.evaluation import MODEL as PREDICTOR
 from lobsmith.gates.evaluation import flat_metrics
 from lobsmith.gates.rivals import mean_outlook, rivals
 from lobsmith.gates.streams import stream_predictions
-from lobsmith.gates.validate import validate
 from lobsmith.market.ingest import MARKET, ingest
 from lobsmith.market.store import Store
 from lobsmith.models.material import Part, parts_of
@@ -135,8 +134,7 @@ def _features(manifest: Manifest, params: Params, market: Path, scratch: Path) -
     held = [str(one) for one in Store(market).instruments()]
     if name not in held:
         raise DataError(f"{market}: holds {', '.join(held)}, not {name}; name the files of it with --capture")
-    tradable = validate(params, market, scratch).tradable if params.train.pool else [name]
-    chosen = build_features(params, market, scratch, tradable).chosen
+    chosen = build_features(params, market, scratch, _tradable(params, market, scratch)).chosen
     version = f"{manifest.model} {manifest.version}"
     if chosen.data_fingerprint != manifest.data_fingerprint:
         raise DataError(
@@ -150,6 +148,16 @@ def _features(manifest: Manifest, params: Params, market: Path, scratch: Path) -
             f"check out the commit that it was made with, {manifest.git_commit or 'which was not recorded'}"
         )
     return chosen
+
+
+def _tradable(params: Params, market: Path, scratch: Path) -> Sequence[str]:
+    """Return the instruments that have to be computed: the one to train on, for a pool all that may be traded."""
+    if not params.train.pool:
+        return [params.data.instrument]
+    # Great Expectations takes seconds to import, and only a pool asks which other instruments belong to it.
+    from lobsmith.gates.validate import validate
+
+    return validate(params, market, scratch).tradable
 
 
 def _train(params: Params, candidate: str, scratch: Path, told: Told) -> tuple[Candidate, list[Part]]:
