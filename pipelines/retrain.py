@@ -1,6 +1,6 @@
 """The retrain flow: market data in, a proven version that Triton serves out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from lobsmith.release.manifest import Manifest
 from lobsmith.release.plans import build_and_publish
 from lobsmith.release.publish import Artifact, publish
 from lobsmith.release.registry import RunRef, log_run, set_champion, tag_version
-from lobsmith.serving.control import activate, connect
+from lobsmith.serving.control import connect, running_server
 from lobsmith.workspace import Workspace
 
 
@@ -179,7 +179,7 @@ def publish_version(
             artifact,
             model=params.model.name,
             contract=wire_contract(params),
-            load=_loader(workspace, params),
+            server=running_server(workspace, params),
         )
         note(f"{manifest.model} {manifest.version}")
         return manifest
@@ -192,21 +192,10 @@ def build_and_publish_plans(
     """Build TensorRT plans where this machine can, and publish them beside the ONNX model, which stays the fallback."""
     with stage("build and publish plans") as note:
         outcome = build_and_publish(
-            workspace, params, summary, manifest, directory, load=_loader(workspace, params), on_progress=note
+            workspace, params, summary, manifest, directory, server=running_server(workspace, params), on_progress=note
         )
         note(outcome)
         return outcome
-
-
-def _loader(workspace: Workspace, params: Params) -> Callable[[str, int], None] | None:
-    """Return what makes a running server load a version; None where no server runs."""
-    if connect(workspace) is None:
-        return None
-
-    def load(model: str, _version: int) -> None:
-        activate(workspace, params, model)
-
-    return load
 
 
 @task(name="name the champion", retries=2, retry_delay_seconds=5)

@@ -15,7 +15,8 @@ from lobsmith.models.registry import build
 from lobsmith.params import Params
 from lobsmith.release.contract import wire_contract
 from lobsmith.release.manifest import Manifest
-from lobsmith.release.publish import Artifact, Load, publish
+from lobsmith.release.publish import Artifact, publish
+from lobsmith.release.server import Server
 from lobsmith.workspace import Workspace
 
 PRIME_ROWS = 64
@@ -25,7 +26,7 @@ def rows(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, COUNT)).astype(np.float32)
 
 
-def publish_small(workspace: Workspace, params: Params, *, seed: int, load: Load | None = None) -> Manifest:
+def publish_small(workspace: Workspace, params: Params, *, seed: int, server: Server | None = None) -> Manifest:
     """Publish a network with random weights: each seed gives other answers."""
     torch.manual_seed(seed)
     contract = wire_contract(params)
@@ -44,4 +45,4 @@ def publish_small(workspace: Workspace, params: Params, *, seed: int, load: Load
         verdicts=(parity(network, model, rows(200), params.gates.parity.fp32),),
         metrics={},
     )
-    return publish(workspace, params, artifact, model=params.model.name, contract=contract, load=load)
+    return publish(workspace, params, artifact, model=params.model.name, contract=contract, server=server)

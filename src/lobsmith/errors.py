@@ -12,6 +12,8 @@
     │   └── DataContractError     market data or features are not what the contract asks for
     ├── ReleaseError              a version could not be published, or a published one is not what it claims
     │   └── ContractError         a change of the wire contract under an existing model name
+    ├── LeaseError                somebody else has the right to act
+    │   └── LeaseLostError        it was taken over from who thought to have it; nothing more was done
     ├── ServingError              no answer can be had from a model server
     │   ├── TritonMissingError    Triton cannot be started on this machine
     │   ├── PortBusyError         a port that Triton needs is taken
@@ -31,6 +33,8 @@ __all__ = [
     "DeadlineError",
     "EngineError",
     "GateError",
+    "LeaseError",
+    "LeaseLostError",
     "LobsmithError",
     "ParamsError",
     "PortBusyError",
@@ -97,6 +101,14 @@ class ReleaseError(LobsmithError):
 
 class ContractError(ReleaseError):
     """A change of the wire contract under an existing model name."""
+
+
+class LeaseError(LobsmithError):
+    """Somebody else has the right to act."""
+
+
+class LeaseLostError(LeaseError):
+    """The right to act was taken over from who thought to have it; nothing more was done."""
 
 
 class ServingError(LobsmithError):

@@ -15,7 +15,8 @@ Weight = Annotated[float, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
+# The endings belong to the candidate slot and to TensorRT plans.
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$(?<!_candidate)(?<!_trt)")]
 
 _MAXIMUM_BUCKETS = 1_000_000
 _MINIMUM_STEPS = 3
@@ -259,9 +260,11 @@ class GateParams(_Section, frozen=True):
 
 
 class ReleaseParams(_Section, frozen=True):
-    """How many versions stay listed."""
+    """How versions come and go."""
 
-    keep: Positive
+    keep: Annotated[int, Meta(ge=2)]
+    """The active version and its fallback at least."""
+    lease_s: Annotated[float, Meta(ge=1)]
 
 
 class ServingParams(_Section, frozen=True):

@@ -44,6 +44,21 @@ class Workspace:
         return self.home / "journal.jsonl"
 
     @property
+    def lease(self) -> Path:
+        """Whose turn it is to change the repository."""
+        return self.home / "publish.lease"
+
+    @property
+    def intent(self) -> Path:
+        """What that one is about to do."""
+        return self.home / "intent.json"
+
+    @property
+    def set_aside(self) -> Path:
+        """What was taken out of the repository for a person to look at."""
+        return self.home / "set_aside"
+
+    @property
     def predictions(self) -> Path:
         """The prediction logs, `<model>.db`: one for each production model, its candidate and fallback included."""
         return self.home / "predictions"

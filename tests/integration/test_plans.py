@@ -24,7 +24,7 @@ from lobsmith.release.manifest import check_files, write_manifest
 from lobsmith.release.publish_engine import publish_engine
 from lobsmith.release.repository import Repository
 from lobsmith.release.signing import signer
-from lobsmith.serving.control import TritonControl, activate
+from lobsmith.serving.control import TritonControl, activate, running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, with_free_ports
 from lobsmith.trading.client import StreamClient
 from lobsmith.trading.transports import GrpcTransport, HttpTransport
@@ -160,13 +160,10 @@ def test_a_server_takes_no_plans_of_another_machine_and_drops_those_of_a_version
     of = repository.verify("lob", new)
     plans.build(workspace.root / "engine", of)
 
-    def load(model: str, version: int) -> None:
-        activate(workspace, params, model)
-
     with running_triton(workspace, params) as control:
         engine = workspace.root / "engine"
         with pytest.raises(ServingError, match=f"lob_trt/{new}: Triton has no tensorrt backend"):
-            publish_engine(workspace, params, engine, of, load=load, prove=check_files)
+            publish_engine(workspace, params, engine, of, server=running_server(workspace, params), prove=check_files)
         assert repository.models() == ["lob"]
         publish_engine(workspace, params, engine, of, prove=check_files)
         onnx = stand_in(workspace, tmp_path / "elsewhere", repository)

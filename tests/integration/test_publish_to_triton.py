@@ -8,7 +8,7 @@ from lobsmith.errors import ServingError
 from lobsmith.release.config import read_config
 from lobsmith.release.publish import publish
 from lobsmith.release.repository import Repository
-from lobsmith.serving.control import activate
+from lobsmith.serving.control import RunningServer, activate, running_server
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.workspace import Workspace
 from tests.release import toy
@@ -37,9 +37,9 @@ def client(workspace, params):
         yield client
 
 
-def put(workspace, params, load, **changes):
+def put(workspace, params, server, **changes):
     artifact = toy.artifact(workspace.root / "run", **changes)
-    return publish(workspace, params, artifact, model="toy", contract=toy.CONTRACT, load=load), artifact
+    return publish(workspace, params, artifact, model="toy", contract=toy.CONTRACT, server=server), artifact
 
 
 def ask(client, version, rows, output="probabilities"):
@@ -62,7 +62,7 @@ def test_a_new_version_answers_and_the_old_one_is_not_loaded_again(workspace, pa
     for _ in range(5):
         ask(client, old, toy.ROWS)
     before = executions(client, old)
-    manifest, artifact = put(workspace, params, lambda model, _: activate(workspace, params, model), scale=0.5, rows=8)
+    manifest, artifact = put(workspace, params, running_server(workspace, params), scale=0.5, rows=8)
     np.testing.assert_allclose(ask(client, manifest.version, toy.ROWS), artifact.golden.probabilities, atol=1e-6)
     outlook = ask(client, manifest.version, toy.ROWS, "outlook")
     np.testing.assert_allclose(outlook, artifact.golden.outlook, atol=1e-6)
@@ -76,14 +76,15 @@ def test_a_version_that_is_refused_after_loading_is_served_no_longer(workspace, 
     active, versions = repository.active("toy"), repository.versions("toy")
     loaded = []
 
-    def load(model, version):
-        activate(workspace, params, model)
-        if version > active:
-            loaded.append(ask(client, version, toy.ROWS))
-            raise ServingError("its answers through the server are wrong")
+    class Wrong(RunningServer):
+        def serve(self, model, version):
+            super().serve(model, version)
+            if version > active:
+                loaded.append(ask(client, version, toy.ROWS))
+                raise ServingError("its answers through the server are wrong")
 
     with pytest.raises(ServingError, match="wrong"):
-        put(workspace, params, load)
+        put(workspace, params, Wrong(workspace, params))
     assert len(loaded) == 1
     assert (repository.active("toy"), repository.versions("toy")) == (active, versions)
     assert activate(workspace, params, "toy").ready == tuple(versions)

@@ -18,7 +18,7 @@ import tritonclient.http
 from lobsmith.errors import PortBusyError, RequestError, ServingError
 from lobsmith.params import Params
 from lobsmith.release.repository import Repository
-from lobsmith.serving.control import TritonControl, activate, connect
+from lobsmith.serving.control import TritonControl, connect, running_server
 from lobsmith.serving.endpoint import read_endpoint
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, serve, with_free_ports
 from lobsmith.trading.client import StreamClient
@@ -190,11 +190,7 @@ def test_a_client_follows_a_version_that_is_published_while_it_asks(workspace: W
         client = StreamClient.open(transport, "lob", params.client)
         data = rows(400)
         first = [client.step(row) for row in data[:200]]
-
-        def load(model: str, _version: int) -> None:
-            activate(workspace, params, model)
-
-        new = publish_small(workspace, params, seed=4, load=load).version
+        new = publish_small(workspace, params, seed=4, server=running_server(workspace, params)).version
         assert control.ready_versions("lob")[-1] == new
         time.sleep(params.client.poll_s)
         second = [client.step(row) for row in data[200:]]

@@ -1,35 +1,47 @@
-"""A publisher that kills itself after a step: `python -m tests.release.publisher ROOT STEP [plans]`."""
+"""A writer that kills itself after a step: `python -m tests.release.publisher ROOT STEP PROCEDURE`."""
 
 import os
 import signal
 import sys
 from pathlib import Path
 
+from lobsmith.release.candidate import retire_candidate
 from lobsmith.release.manifest import check_files
+from lobsmith.release.promote import promote
 from lobsmith.release.publish import publish
 from lobsmith.release.publish_engine import publish_engine
 from lobsmith.release.repository import Repository
+from lobsmith.release.rollback import rollback
 from lobsmith.workspace import Workspace
 from tests.release import toy
+from tests.release.stand_in import StandIn
 
 
-def main(root: Path, fatal: str, what: str = "") -> None:
-    """Publish the model `toy` of the workspace `root`, or its plans in `engine/`; die once the step `fatal` is done."""
+def main(root: Path, fatal: str, what: str = "publish") -> None:
+    """Do something to the model `toy` of the workspace `root`; die once the step `fatal` is done."""
+    workspace = Workspace(root)
+    params = toy.params(release__keep=2)
 
     def die(step: str) -> None:
         if step == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def load(model: str, version: int) -> None:
-        die("loading")
-
-    if what == "plans":
-        repository = Repository.of(Workspace(root))
-        of = repository.verify("toy", repository.active("toy"))
-        publish_engine(Workspace(root), toy.params(), root / "engine", of, load=load, note=die, prove=check_files)
-        return
-    artifact = toy.artifact(root / "run")
-    publish(Workspace(root), toy.params(), artifact, model="toy", contract=toy.CONTRACT, load=load, note=die)
+    settings = {"server": StandIn(workspace), "who": "the first", "note": die}
+    repository = Repository.of(workspace)
+    match what:
+        case "publish":
+            artifact = toy.artifact(root / "run")
+            publish(workspace, params, artifact, model="toy", contract=toy.CONTRACT, **settings)
+        case "plans":
+            of = repository.verify("toy", repository.active("toy"))
+            publish_engine(workspace, params, root / "engine", of, prove=check_files, **settings)
+        case "promote":
+            source = repository.directory("toy_candidate", repository.active("toy_candidate"))
+            promote(workspace, params, source, model="toy", reason="it is better", **settings)
+        case "retire":
+            retire_candidate(workspace, params, "toy", reason="it is old", **settings)
+        case "rollback":
+            rollback(workspace, params, "toy", reason="it is bad", **settings)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from lobsmith.errors import ContractError, DeadlineError, GateError, ReleaseError
-from lobsmith.release import journal, publication
+from lobsmith.errors import ContractError, DeadlineError, GateError, LeaseError, ReleaseError
+from lobsmith.release import journal, placement, publication
 from lobsmith.release import publish as publishing
 from lobsmith.release.config import listed_versions, read_config
-from lobsmith.release.lock import publisher_lock
 from lobsmith.release.publish import mint_version, publish
 from lobsmith.release.repository import Repository
+from lobsmith.release.steps import PROCEDURES
+from lobsmith.release.writer import sole_writer
 from lobsmith.workspace import Workspace
 from tests.release import toy
+from tests.release.stand_in import StandIn
 
 NOW_NS = 1_700_000_000_000_000_000
 
@@ -59,10 +61,10 @@ def test_versions_are_utc_times_and_only_rise(last, version):
 
 
 def test_publishes_a_version(workspace, repository, artifact):
-    steps, loaded = [], []
-    manifest = put(workspace, artifact, load=lambda *one: loaded.append(one), note=steps.append, who="a flow")
-    assert steps == ["staged", "proven", "moved", "listed", "loaded", "recorded"]
-    assert loaded == [("toy", manifest.version)]
+    steps, server = [], StandIn(workspace)
+    manifest = put(workspace, artifact, server=server, note=steps.append, who="a flow")
+    assert steps == list(PROCEDURES["publish"])
+    assert server.loaded == {"toy": [manifest.version]}
     assert repository.verify("toy", manifest.version) == manifest
     assert repository.active("toy") == manifest.version
     assert (
@@ -82,8 +84,8 @@ def test_a_server_never_sees_a_model_half_made(workspace, repository, artifact):
         seen.append((step, repository.models(), repository.active("toy") is not None))
 
     put(workspace, artifact, note=look)
-    assert seen[:2] == [("staged", [], False), ("proven", [], False)]
-    assert seen[2] == ("moved", ["toy"], True)
+    assert seen[:3] == [(step, [], False) for step in ("intended", "staged", "proven")]
+    assert seen[3] == ("moved", ["toy"], True)
 
 
 def test_lists_the_newest_and_primes_for_the_slowest(workspace, repository, tmp_path):
@@ -93,14 +95,16 @@ def test_lists_the_newest_and_primes_for_the_slowest(workspace, repository, tmp_
         versions.append(put(workspace, artifact, params=toy.params(release__keep=3)).version)
     assert versions == sorted(set(versions))
     assert repository.listed("toy") == versions[1:]
-    assert repository.versions("toy") == versions
+    assert repository.versions("toy") == versions[1:]
     assert read_config(repository.config_path("toy")).parameters["prime_rows"].string_value == "32"
 
 
-def test_keeps_only_the_new_one_where_that_is_asked_for(workspace, repository, artifact):
+def test_the_slot_of_candidates_holds_the_newest(workspace, repository, artifact):
     for _ in range(2):
-        last = put(workspace, artifact, params=toy.params(release__keep=1))
-    assert repository.listed("toy") == [last.version]
+        last = put(workspace, artifact, model="toy_candidate")
+    assert repository.listed("toy_candidate") == repository.versions("toy_candidate") == [last.version]
+    actions = [one.action for one in journal.read(workspace.journal)]
+    assert actions == ["published", "published", "retired"]
 
 
 def test_what_was_taken_off_the_list_or_damaged_stays_off(workspace, repository, artifact):
@@ -110,6 +114,8 @@ def test_what_was_taken_off_the_list_or_damaged_stays_off(workspace, repository,
     fourth = put(workspace, artifact).version
     assert fourth > third
     assert repository.listed("toy") == [second, fourth]
+    assert repository.versions("toy") == [second, third, fourth]
+    assert [one.name.split("-")[1] for one in workspace.set_aside.iterdir()] == [str(first)]
 
 
 def test_a_refused_gate_publishes_nothing(workspace, repository, tmp_path):
@@ -178,7 +184,7 @@ def test_a_failed_load_of_the_first_version_leaves_no_model(workspace, repositor
         raise DeadlineError("the server does not answer")
 
     with pytest.raises(DeadlineError):
-        put(workspace, artifact, load=load)
+        put(workspace, artifact, server=StandIn(workspace, load))
     assert list(workspace.repository.iterdir()) == []
     assert len(list((workspace.home / "set_aside").iterdir())) == 1
     assert [one.action for one in journal.read(workspace.journal)] == ["refused"]
@@ -196,7 +202,7 @@ def test_a_failed_load_takes_the_server_back_to_the_old_version(workspace, repos
             raise RuntimeError("warm-up failed")
 
     with pytest.raises(RuntimeError, match="warm-up failed"):
-        put(workspace, artifact, load=load)
+        put(workspace, artifact, server=StandIn(workspace, load))
     (new, listed_then), (again, listed_after) = calls
     assert listed_then == [first.version, new]
     assert (again, listed_after) == (first.version, [first.version])
@@ -211,10 +217,10 @@ def test_a_server_that_is_gone_is_named_in_the_journal(workspace, artifact):
         raise DeadlineError(f"no answer for {version}")
 
     with pytest.raises(DeadlineError) as caught:
-        put(workspace, artifact, load=load)
+        put(workspace, artifact, server=StandIn(workspace, load))
     reason = journal.read(workspace.journal)[-1].reason
     assert reason.startswith(str(caught.value))
-    assert f"toy {first.version} could not be loaded again" in reason
+    assert f"the server did not go back to toy {first.version}" in reason
 
 
 @pytest.mark.parametrize("name", ["golden.safetensors", "config.pbtxt"])
@@ -228,9 +234,9 @@ def test_a_full_disk_publishes_nothing(workspace, artifact, monkeypatch, name):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         write(path, content, **settings)
 
-    for module in (publishing, publication):
+    for module in (publishing, placement):
         monkeypatch.setattr(module, "write_atomic", full)
-    with pytest.raises(ReleaseError, match=rf"{name}: No space left on device; toy was not published"):
+    with pytest.raises(ReleaseError, match=rf"{name}: No space left on device; could not publish toy"):
         put(workspace, artifact)
     assert tree(workspace.repository) == before
     assert list(workspace.staging.iterdir()) == []
@@ -279,8 +285,8 @@ def test_publishers_take_turns(workspace, repository, artifact):
 
 def test_a_publisher_does_not_wait_for_ever(workspace):
     with (
-        publisher_lock(workspace.home),
-        pytest.raises(ReleaseError, match=r"publish.lock: another publisher"),
-        publisher_lock(workspace.home, deadline_s=0.1),
+        sole_writer(workspace, toy.params(), "publish toy", server=None, who=None),
+        pytest.raises(LeaseError, match=r"publish.lease: .* \(publish toy\) has held the lease"),
+        sole_writer(workspace, toy.params(), "publish toy", server=None, who=None, wait_s=0.1),
     ):
         pass

@@ -16,9 +16,11 @@ from lobsmith.release.manifest import check_files, read_manifest
 from lobsmith.release.publish import publish
 from lobsmith.release.publish_engine import publish_engine
 from lobsmith.release.repository import Repository
+from lobsmith.release.steps import PROCEDURES
 from lobsmith.trading.transports import InProcessTransport
 from lobsmith.workspace import Workspace
 from tests.release import plans, toy
+from tests.release.stand_in import StandIn
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +51,11 @@ def manifest_of(repository, version=None):
     return repository.verify("toy", version or repository.active("toy"))
 
 
-def put_plans(workspace, of, *, load=None, note=None, params=None, **changes):
+def put_plans(workspace, of, *, server=None, note=None, params=None, **changes):
     folder = workspace.root / "engine"
     shutil.rmtree(folder, ignore_errors=True)
     plans.build(folder, of, **changes)
-    return publish_engine(workspace, params or toy.params(), folder, of, load=load, note=note, prove=check_files)
+    return publish_engine(workspace, params or toy.params(), folder, of, server=server, note=note, prove=check_files)
 
 
 def refuse_to_load(model, version):
@@ -66,10 +68,10 @@ def policy(repository, model="toy_trt"):
 
 
 def test_plans_are_published_under_the_number_of_their_network(workspace, repository):
-    of, steps, loaded = manifest_of(repository), [], []
-    manifest = put_plans(workspace, of, load=lambda *one: loaded.append(one), note=steps.append)
-    assert steps == ["staged", "proven", "moved", "listed", "loaded", "recorded"]
-    assert loaded == [("toy_trt", of.version)]
+    of, steps, server = manifest_of(repository), [], StandIn(workspace)
+    manifest = put_plans(workspace, of, server=server, note=steps.append)
+    assert steps == list(PROCEDURES["publish"])
+    assert server.loaded == {"toy_trt": [of.version]}
     assert repository.verify("toy_trt", of.version) == manifest
     assert repository.listed("toy_trt") == [of.version]
     assert (manifest.version, manifest.artifact_id, manifest.contract) == (of.version, of.artifact_id, of.contract)
@@ -148,9 +150,9 @@ def test_plans_are_not_published_twice_nor_for_a_version_that_is_not_listed(work
 
 
 def test_an_onnx_model_of_that_name_is_left_alone(workspace, repository):
-    artifact = toy.artifact(workspace.root / "run")
-    publish(workspace, toy.params(), artifact, model="toy_trt", contract=toy.CONTRACT)
-    before = repository.config_text("toy_trt")
+    before = repository.config_text("toy").replace('name: "toy"', 'name: "toy_trt"')
+    repository.config_path("toy_trt").parent.mkdir()
+    repository.config_path("toy_trt").write_text(before)
     with pytest.raises(ReleaseError, match="of the backend onnxruntime"):
         put_plans(workspace, manifest_of(repository))
     assert repository.config_text("toy_trt") == before
@@ -185,11 +187,11 @@ def test_a_failed_load_is_taken_back_and_may_be_tried_again(workspace, repositor
             refuse_to_load(model, version)
 
     with pytest.raises(DeadlineError):
-        put_plans(workspace, manifest_of(repository, new), load=load)
+        put_plans(workspace, manifest_of(repository, new), server=StandIn(workspace, load))
     assert repository.models() == ["toy"]
-    put_plans(workspace, manifest_of(repository, old), load=load)
+    put_plans(workspace, manifest_of(repository, old), server=StandIn(workspace, load))
     with pytest.raises(DeadlineError):
-        put_plans(workspace, manifest_of(repository, new), load=load)
+        put_plans(workspace, manifest_of(repository, new), server=StandIn(workspace, load))
     assert (repository.listed("toy_trt"), repository.versions("toy_trt")) == ([old], [old])
     put_plans(workspace, manifest_of(repository, new))
     assert repository.listed("toy_trt") == [old, new]
@@ -238,7 +240,7 @@ def test_a_killed_publisher_of_plans_leaves_the_old_state_or_the_new(workspace, 
     put_plans(workspace, manifest_of(repository, old))
     # That the journal knows the number from a refusal must not make a later leftover look like a version.
     with pytest.raises(DeadlineError):
-        put_plans(workspace, manifest_of(repository, new), load=refuse_to_load)
+        put_plans(workspace, manifest_of(repository, new), server=StandIn(workspace, refuse_to_load))
     done = subprocess.run(
         [sys.executable, "-m", "tests.release.publisher", str(workspace.root), step, "plans"], check=False
     )

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from lobsmith.errors import ServingError
+from lobsmith.process import start_ticks
 from lobsmith.serving.control import connect
-from lobsmith.serving.endpoint import Endpoint, read_endpoint, sole_server, start_ticks, write_endpoint
+from lobsmith.serving.endpoint import Endpoint, read_endpoint, sole_server, write_endpoint
 from lobsmith.workspace import Workspace
 
 

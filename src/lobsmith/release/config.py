@@ -135,6 +135,20 @@ def candidate_model(model: str) -> str:
     return model + _CANDIDATE
 
 
+def is_candidate(model: str) -> bool:
+    """Say whether a name is that of a slot of candidates."""
+    return model.endswith(_CANDIDATE)
+
+
+def may_produce(model: str) -> bool:
+    """Say whether a name may be that of a production model: the endings of candidates and plans are taken.
+
+    >>> may_produce("lob"), may_produce("lob_candidate"), may_produce("lob_trt")
+    (True, False, False)
+    """
+    return not model.endswith((_CANDIDATE, _PLANS))
+
+
 def prime_rows_for(measured: Iterable[int]) -> int:
     """Return the rows that prime any of several versions: the largest figure, rounded up to a power of two.
 

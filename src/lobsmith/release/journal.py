@@ -7,6 +7,7 @@ last one short, and the next writer closes such a stump with a mark that readers
 
 import fcntl
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,22 @@ from lobsmith.files import fsync_directory
 from lobsmith.gates.verdict import Verdict
 
 PUBLISHED = "published"
+PROMOTED = "promoted"
 REFUSED = "refused"
+"""A version that was to be published and was not."""
+ROLLED_BACK = "rolled back"
+"""From a bad version to an older one; every version between them left too."""
+RETIRED = "retired"
+"""A version left because newer ones took its place."""
+REJECTED = "rejected"
+"""A candidate left because its verdicts were against it."""
+FAULTY = "faulty"
+"""A version was found not to be what it was when it was published."""
+REPAIRED = "repaired"
+"""Something was mended; `version_to` is what is active since then."""
+
+ACTIVATING = frozenset({PUBLISHED, PROMOTED})
+LEAVING = frozenset({RETIRED, REJECTED})
 
 _TORN = b" <torn>\n"
 
@@ -25,8 +41,8 @@ _TORN = b" <torn>\n"
 class Entry(Struct, frozen=True, kw_only=True):
     """One line: an action on a model's versions.
 
-    `version_from` is what was active before, `version_to` the version that the action is about; `who` is a user or a
-    flow run; `reason` says why, empty where there is nothing to say.
+    `version_from` is what was active before, `version_to` the version that the action is about; after a rollback it is
+    the one gone back to. `who` is a user or a flow run; `reason` says why, empty where there is nothing to say.
     """
 
     time_ns: int
@@ -87,6 +103,54 @@ def read(path: Path) -> list[Entry]:
         elif line.endswith(b"\n"):
             raise ReleaseError(f"{path}:{number}: not a journal entry; restore the file from a backup")
     return entries
+
+
+def fates(entries: Iterable[Entry], model: str) -> dict[int, str]:
+    """Return what last became of each version of a model: the action that brought it in or took it out."""
+    last: dict[int, str] = {}
+    for entry in entries:
+        if entry.model != model or entry.version_to is None:
+            continue
+        if entry.action in ACTIVATING | LEAVING | {REFUSED}:
+            last[entry.version_to] = entry.action
+        elif entry.action == ROLLED_BACK and entry.version_from is not None:
+            gone = [version for version in last if entry.version_to < version <= entry.version_from]
+            last.update(dict.fromkeys([*gone, entry.version_from], ROLLED_BACK))
+    return last
+
+
+def knows_fault(entries: Iterable[Entry], model: str, version: int, fault: str) -> bool:
+    """Say whether a fault of a version is journaled already."""
+    return any(
+        (entry.action, entry.model, entry.version_to, entry.reason) == (FAULTY, model, version, fault)
+        for entry in entries
+    )
+
+
+def state_at(entries: Iterable[Entry], model: str, time_ns: int) -> Entry | None:
+    """Return why a model served what it served at a time, None where it served nothing.
+
+    Args:
+        entries: of the journal, oldest first.
+        model: the Triton model.
+        time_ns: UTC, in ns.
+
+    Returns:
+        The line that made `version_to` the active version.
+    """
+    state: Entry | None = None
+    for entry in entries:
+        if entry.model != model or entry.time_ns > time_ns:
+            continue
+        before = None if state is None else state.version_to
+        if entry.action in ACTIVATING:
+            # The line of a writer that died may come late, for a version that is not the highest any more.
+            state = entry if before is None or (entry.version_to or 0) > before else state
+        elif entry.action == ROLLED_BACK or (entry.action == REPAIRED and entry.version_to not in (None, before)):
+            state = entry
+        elif entry.action in LEAVING and entry.version_to == before:
+            state = None
+    return state
 
 
 def _decode(line: bytes) -> Entry | None:

@@ -31,13 +31,20 @@ class Environment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     gpu: str | None = None
 
 
+class Origin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The version that a promoted one is a copy of."""
+
+    model: str
+    version: int
+
+
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The record that lies beside a version's files.
 
     `files` maps each other file of the version to its SHA-256. `artifact_id` is the SHA-256 of the model file: the same
     artifact published twice keeps it, while `version` is minted at each publication. `run` is the folder of the retrain
-    that made it, below the workspace's runs. A version of TensorRT plans has
-    `engine`, and the number and `artifact_id` of the version whose network it is.
+    that made it, below the workspace's runs; `promoted_from` the version that was promoted to become this one. Of
+    TensorRT plans it has `engine`, and the number and `artifact_id` of the version whose network it is.
     """
 
     model: str
@@ -60,6 +67,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     candidate: str | None = None
     run: str | None = None
     engine: EngineBuild | None = None
+    promoted_from: Origin | None = None
 
 
 def read_manifest(directory: Path, trust: Trust | None = None) -> Manifest:

@@ -8,8 +8,8 @@ from lobsmith.gates.engine import ENGINE_DIRECTORY, build_plans, judge_plans, op
 from lobsmith.params import Params
 from lobsmith.progress import Note
 from lobsmith.release.manifest import Manifest
-from lobsmith.release.publication import Load
 from lobsmith.release.publish_engine import publish_engine
+from lobsmith.release.server import Server
 from lobsmith.workspace import Workspace
 
 _SERVED = "tensorrt"
@@ -23,7 +23,7 @@ def build_and_publish(
     manifest: Manifest,
     directory: Path,
     *,
-    load: Load | None = None,
+    server: Server | None = None,
     on_progress: Note | None = None,
 ) -> str:
     """Build plans of a version, hold them against PyTorch and publish them; say what came of it.
@@ -36,7 +36,7 @@ def build_and_publish(
         summary: what the compress stage found out.
         manifest: of the published ONNX version.
         directory: the run's folder.
-        load: makes a running server load the plans.
+        server: the running server, None where none runs.
         on_progress: told what is built next.
     """
     try:
@@ -49,7 +49,7 @@ def build_and_publish(
         refusals = [one for one in judge_plans(params, directory, summary, open_engine(directory)) if not one.passed]
         if refusals:
             return f"no plans: {'; '.join(map(str, refusals))}"
-        published = publish_engine(workspace, params, directory / ENGINE_DIRECTORY, manifest, load=load)
+        published = publish_engine(workspace, params, directory / ENGINE_DIRECTORY, manifest, server=server)
     except (LobsmithError, OSError, RuntimeError) as error:
         # PyTorch and CUDA raise RuntimeError.
         return f"no plans: {' '.join(str(error).split())}"

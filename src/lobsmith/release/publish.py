@@ -9,19 +9,20 @@ from safetensors.numpy import save
 
 from lobsmith.compress import FP32, GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import Golden
-from lobsmith.errors import GateError
+from lobsmith.errors import GateError, ReleaseError
 from lobsmith.files import copy_durably, sha256_file, write_atomic
 from lobsmith.gates.verdict import Verdict
 from lobsmith.market.instrument import Instrument
 from lobsmith.params import Params, as_table
 from lobsmith.progress import Note
-from lobsmith.release.config import BACKEND, config_text, prime_rows_for
+from lobsmith.release.config import BACKEND, config_text, planned_model, prime_rows_for
 from lobsmith.release.contract import WireContract
 from lobsmith.release.environment import environment, git_commit
 from lobsmith.release.manifest import Manifest
 from lobsmith.release.onnx_file import check_model_file
 from lobsmith.release.proof import prove
-from lobsmith.release.publication import Load, Publication
+from lobsmith.release.publication import Publication
+from lobsmith.release.server import Server
 from lobsmith.workspace import Workspace
 
 PROOF_DEADLINE_S = 120.0
@@ -65,6 +66,17 @@ def mint_version(now_ns: int, last: int | None) -> int:
     return now if last is None else max(now, last + 1)
 
 
+def check_verdicts(model: str, verdicts: tuple[Verdict, ...]) -> None:
+    """Refuse what a gate has refused.
+
+    Raises:
+        GateError: a verdict is a refusal.
+    """
+    refusals = [str(verdict) for verdict in verdicts if not verdict.passed]
+    if refusals:
+        raise GateError(f"{model}: {'; '.join(refusals)}; nothing was published")
+
+
 def publish(
     workspace: Workspace,
     params: Params,
@@ -72,7 +84,7 @@ def publish(
     *,
     model: str,
     contract: WireContract,
-    load: Load | None = None,
+    server: Server | None = None,
     who: str | None = None,
     note: Note | None = None,
 ) -> Manifest:
@@ -82,12 +94,12 @@ def publish(
         workspace: where the repository lies.
         params: `release.keep`, `serving.max_batch`, `serving.warmup` and `train.threads` are used, all are recorded.
         artifact: what to publish.
-        model: the Triton model.
+        model: the Triton model, or the slot of its candidates, which holds one version.
         contract: tensors and definitions that the artifact was made for.
-        load: makes a running server load the version. If it raises, the listing goes back to what it was, the server is
-            asked to load the version that was active before, and the new version is set aside.
+        server: the running server, None where none runs. If it does not serve the version, the listing goes back to
+            what it was, the server is asked to serve the version that was active before, and the new one is set aside.
         who: user or flow run, for the journal; the user of this process by default.
-        note: told the name of each step once it is done: staged, proven, moved, listed, loaded, recorded.
+        note: told the name of each step once it is done; see `lobsmith.release.steps`.
 
     Returns:
         The manifest of the published version.
@@ -95,15 +107,19 @@ def publish(
     Raises:
         GateError: a verdict is a refusal.
         ContractError: the model exists with another contract.
-        ReleaseError: the model file or a folder is unfit, or the proof failed. Nothing was published.
+        ReleaseError: the model file or a folder is unfit, the proof failed, or the name is one of plans. Nothing was
+            published.
+        ServingError: the server does not serve it. Nothing was published.
     """
-    publication = _ModelPublication(
+    if planned_model(model) != model:
+        raise ReleaseError(f"{model}: a name that ends so belongs to TensorRT plans; choose another model.name")
+    publication = _NewPublication(
         workspace=workspace,
         params=params,
         model=model,
         contract=contract,
         backend=BACKEND,
-        load=load,
+        server=server,
         who=who,
         note=note,
         artifact=artifact,
@@ -112,18 +128,38 @@ def publish(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ModelPublication(Publication):
-    """An attempt to publish an ONNX model."""
+class OnnxPublication(Publication):
+    """An attempt to publish an ONNX model, wherever it comes from."""
+
+    def version(self, last: int | None) -> int:
+        """Return a number of its own."""
+        return mint_version(time.time_ns(), last)
+
+    def prove(self, directory: Path) -> None:
+        """Prove the copy: it is what gets served."""
+        check_model_file(directory / MODEL, self.contract)
+        prove(directory, self.repository.trust, PROOF_DEADLINE_S)
+
+    def config(self, kept: list[Manifest]) -> str:
+        """Return the model's configuration; its rows to prime with are those of the slowest version."""
+        return config_text(
+            self.model,
+            self.contract,
+            versions=[one.version for one in kept],
+            prime_rows=prime_rows_for(one.prime_rows for one in kept),
+            max_batch=self.params.serving.max_batch,
+            warmup=self.params.serving.warmup,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NewPublication(OnnxPublication):
+    """An attempt to publish what a retrain hands over."""
 
     artifact: Artifact
 
-    def version(self, last: int | None) -> int:
-        return mint_version(time.time_ns(), last)
-
     def check(self) -> None:
-        refusals = [str(verdict) for verdict in self.artifact.verdicts if not verdict.passed]
-        if refusals:
-            raise GateError(f"{self.model}: {'; '.join(refusals)}; nothing was published")
+        check_verdicts(self.model, self.artifact.verdicts)
         check_model_file(self.artifact.model_path, self.contract)
 
     def artifact_id(self) -> str | None:
@@ -161,19 +197,4 @@ class _ModelPublication(Publication):
             verdicts=self.artifact.verdicts,
             metrics=self.artifact.metrics,
             environment=environment(self.params.train.threads),
-        )
-
-    def prove(self, directory: Path) -> None:
-        # The copy is what gets served, so it is the copy that has to be whole.
-        check_model_file(directory / MODEL, self.contract)
-        prove(directory, self.repository.trust, PROOF_DEADLINE_S)
-
-    def config(self, kept: list[Manifest]) -> str:
-        return config_text(
-            self.model,
-            self.contract,
-            versions=[one.version for one in kept],
-            prime_rows=prime_rows_for(one.prime_rows for one in kept),
-            max_batch=self.params.serving.max_batch,
-            warmup=self.params.serving.warmup,
         )

@@ -28,7 +28,8 @@ from lobsmith.release.config import PLANS_BACKEND, config_text, plans_model, pri
 from lobsmith.release.contract import MAX_ROWS
 from lobsmith.release.manifest import Manifest
 from lobsmith.release.proof import prove as prove_in_a_process
-from lobsmith.release.publication import Load, Publication
+from lobsmith.release.publication import Publication
+from lobsmith.release.server import Server
 from lobsmith.release.signing import Trust
 from lobsmith.workspace import Workspace
 
@@ -41,7 +42,7 @@ def publish_engine(
     engine_directory: Path,
     manifest: Manifest,
     *,
-    load: Load | None = None,
+    server: Server | None = None,
     who: str | None = None,
     note: Note | None = None,
     prove: Callable[[Path, Trust], object] | None = None,
@@ -53,7 +54,7 @@ def publish_engine(
         params: `release.keep`, `serving.max_batch` and `serving.warmup` are used.
         engine_directory: plans and `engine.json`, as a build leaves them.
         manifest: of the ONNX version that the plans belong to.
-        load: makes a running server load the version; if it raises, the publication is taken back.
+        server: the running server; if it does not serve the plans, the publication is taken back.
         who: user or flow run, for the journal; the user of this process by default.
         note: told the name of each step once it is done.
         prove: raises where the staged folder that it is given is not what it claims. By default a process of its own
@@ -72,7 +73,7 @@ def publish_engine(
         model=plans_model(manifest.model),
         contract=manifest.contract,
         backend=PLANS_BACKEND,
-        load=load,
+        server=server,
         who=who,
         note=note,
         source=engine_directory,

@@ -1,96 +1,157 @@
-"""What a publisher that died left behind, and what becomes of it; all of it is done under the publishers' lock."""
+"""What a writer that died left behind, and what becomes of it; all of it is done by the next one, under the lease.
 
-import shutil
-import time
-from pathlib import Path
-from secrets import token_hex
+What he intended is ended or undone: `intent` says what that was. The rest is told from the disk and the journal.
+"""
 
-from lobsmith.errors import ReleaseError
-from lobsmith.files import fsync_directory
+from contextlib import suppress
+
+from msgspec import structs
+
+from lobsmith.errors import ServingError
 from lobsmith.release import journal
+from lobsmith.release.completion import go_back, leave
 from lobsmith.release.config import CONFIG, plans_model
-from lobsmith.release.journal import Entry
-from lobsmith.release.manifest import Manifest, read_manifest
-from lobsmith.release.repository import Repository
-from lobsmith.workspace import Workspace
+from lobsmith.release.intent import Intent, close, pending
+from lobsmith.release.removal import expel, manifest_of, set_aside, withdraw
+from lobsmith.release.steps import Step
+from lobsmith.release.writer import Writer
+
+_DIED = "its publisher died before it was listed"
 
 
-def clear_up(workspace: Workspace, model: str, who: str) -> None:
-    """Bring a model's folder, the staging folder and the journal to a state that a live publisher could have left.
+def clear_up(writer: Writer, model: str) -> None:
+    """Bring a model's folder, the staging folder and the journal to a state that a live writer could have left.
 
-    Staging folders and half-written configurations are deleted. A version that the policy does not list and the journal
-    does not call published was moved but never listed: it is set aside. One that is listed and not published by the
-    journal is published, and gets its line. (Plans that were refused may come again under their number.)
+    What was intended is ended: a rollback and a removal are done, a publication that was listed gets its line, and one
+    that was not is refused. Staging folders and half-written configurations are deleted. A version that the policy does
+    not list and that the journal does not call published is set aside, or deleted where its end is journaled; one that
+    is listed and not published by the journal is published, and gets its line.
 
     Raises:
-        ReleaseError: the model's configuration or the journal is unreadable.
+        ReleaseError: the model's configuration, the intent or the journal is unreadable.
         OSError: a folder cannot be changed.
     """
-    if workspace.staging.is_dir():
-        for leftover in workspace.staging.iterdir():
-            shutil.rmtree(leftover)
-    repository = Repository.of(workspace)
+    resume(writer)
+    writer.sweep()
+    tidy(writer, model)
+
+
+def resume(writer: Writer) -> None:
+    """End or undo what a writer that died intended.
+
+    Raises:
+        ReleaseError: a configuration, the intent or the journal is unreadable.
+        OSError: a folder cannot be changed.
+    """
+    intent = pending(writer.workspace)
+    if intent is None:
+        return
+    if intent.entry.action in journal.ACTIVATING:
+        _resolve_publication(writer, intent)
+    else:
+        # The server may be gone for good; what the journal and the policy say is right without it.
+        with suppress(ServingError):
+            (go_back if intent.entry.action == journal.ROLLED_BACK else leave)(writer, intent)
+    close(writer.workspace)
+    writer.reached(Step.CLOSED)
+
+
+def tidy(writer: Writer, model: str) -> None:
+    """Do for one model what the disk and the journal alone tell; see `clear_up`."""
+    repository = writer.repository
     home = repository.config_path(model).parent
     if not home.is_dir():
         return
     for leftover in home.glob(f".{CONFIG}.*"):
         leftover.unlink()
-    known = {
-        entry.version_to
-        for entry in journal.read(workspace.journal)
-        if entry.model == model and entry.action == journal.PUBLISHED
-    }
     listed = repository.listed(model)
+    fates = journal.fates(journal.read(writer.workspace.journal), model)
     for version in repository.versions(model):
-        if version in known:
+        fate = fates.get(version)
+        if fate in journal.ACTIVATING:
             continue
-        directory = repository.directory(model, version)
-        manifest = _manifest(directory)
-        if version not in listed:
-            move_aside(workspace, directory, f"{model}-{version}")
-        elif manifest is None:
+        if version in listed:
+            if fate not in journal.LEAVING:
+                _publish_late(writer, model, version)
             continue
-        journal.append(
-            workspace.journal,
-            Entry(
-                time_ns=time.time_ns() if manifest is None else manifest.created_ns,
-                action=journal.PUBLISHED if version in listed else journal.REFUSED,
-                model=model,
-                version_from=max((one for one in listed if one < version), default=None),
-                version_to=version,
-                artifact_id=None if manifest is None else manifest.artifact_id,
-                who=who,
-                verdicts=() if manifest is None else manifest.verdicts,
-                reason="its publisher died after listing it" if version in listed else "its publisher died, set aside",
-            ),
-        )
+        with suppress(ServingError):
+            withdraw(writer, model, [version])
+            _remove(writer, model, version, fate)
 
 
-def follow(workspace: Workspace, model: str) -> None:
+def follow(writer: Writer, model: str) -> None:
     """Have the listing of a model's plans follow the model's own; plans without a version left are set aside.
 
     Raises:
         ReleaseError: a configuration is unreadable.
         OSError: a folder cannot be changed.
     """
-    repository = Repository.of(workspace)
-    if not repository.follow(model):
-        plans = plans_model(model)
-        move_aside(workspace, repository.config_path(plans).parent, plans)
+    repository = writer.repository
+    with writer.lease.fence():
+        left = repository.follow(model)
+    plans = plans_model(model)
+    if not left and (versions := repository.versions(plans)):
+        with suppress(ServingError):
+            withdraw(writer, plans, versions)
+        for version in versions:
+            entry = writer.entry(
+                journal.RETIRED, plans, before=None, about=version, reason=f"{model} does not list it; set aside"
+            )
+            writer.record(entry)
+        writer.set_aside(repository.config_path(plans).parent, plans)
 
 
-def move_aside(workspace: Workspace, directory: Path, name: str) -> Path:
-    """Move a folder out of the repository, for a person to look at; return where it went."""
-    place = workspace.home / "set_aside" / f"{name}-{token_hex(4)}"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    directory.rename(place)
-    fsync_directory(place.parent)
-    fsync_directory(directory.parent)
-    return place
+def _remove(writer: Writer, model: str, version: int, fate: str | None) -> None:
+    """Take out of the repository what should have left it, or never came in."""
+    if fate in journal.LEAVING:
+        expel(writer, model, version)
+        return
+    if fate is None:
+        manifest = manifest_of(writer, model, version)
+        writer.record(
+            writer.entry(
+                journal.REFUSED,
+                model,
+                before=writer.repository.active(model),
+                about=version,
+                artifact_id=None if manifest is None else manifest.artifact_id,
+                verdicts=() if manifest is None else manifest.verdicts,
+                reason=f"{_DIED}, set aside",
+            )
+        )
+    set_aside(writer, model, [version])
 
 
-def _manifest(directory: Path) -> Manifest | None:
-    try:
-        return read_manifest(directory)
-    except ReleaseError:
-        return None
+def _publish_late(writer: Writer, model: str, version: int) -> None:
+    """Write the line that a listed version lacks."""
+    manifest = manifest_of(writer, model, version)
+    if manifest is None:
+        return
+    below = [one for one in writer.repository.listed(model) if one < version]
+    entry = writer.entry(
+        journal.PUBLISHED,
+        model,
+        before=max(below, default=None),
+        about=version,
+        artifact_id=manifest.artifact_id,
+        verdicts=manifest.verdicts,
+        reason="its publisher died after listing it",
+    )
+    writer.record(structs.replace(entry, time_ns=manifest.created_ns))
+
+
+def _resolve_publication(writer: Writer, intent: Intent) -> None:
+    entry, repository = intent.entry, writer.repository
+    version = entry.version_to
+    fate = journal.fates(journal.read(writer.workspace.journal), entry.model).get(version or 0)
+    if version is None or fate in journal.ACTIVATING:
+        return
+    if version in repository.listed(entry.model):
+        # When the policy was written is when it began to be served.
+        listed_ns = repository.config_path(entry.model).stat().st_mtime_ns
+        writer.record(structs.replace(entry, time_ns=max(entry.time_ns, listed_ns)))
+        return
+    if version in repository.versions(entry.model):
+        set_aside(writer, entry.model, [version])
+    reason = f"{_DIED}{': ' if entry.reason else ''}{entry.reason}"
+    writer.record(structs.replace(entry, action=journal.REFUSED, reason=reason))

@@ -23,9 +23,9 @@ from lobsmith.release.manifest import Manifest, check_files
 from lobsmith.release.signing import Trust
 from lobsmith.workspace import Workspace
 
-# The names that params.yaml accepts for a model, and those of their plans: no dots or slashes, so that a name cannot
-# leave the repository.
-_MODEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}(_trt)?", re.ASCII)
+# The names that params.yaml accepts for a model, and those of their candidates and plans: no dots or slashes, so that a
+# name cannot leave the repository.
+_MODEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}(_candidate)?(_trt)?", re.ASCII)
 # Triton reads `01` as version 1 too, and int64 has nineteen digits.
 _VERSION_NAME = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
@@ -100,6 +100,15 @@ class Repository:
         """
         return max(self.listed(model), default=None)
 
+    def fallback(self, model: str) -> int | None:
+        """Return the version to go back to: the highest below the active one that is listed and sound.
+
+        Raises:
+            ReleaseError: the configuration is unreadable.
+        """
+        below = self.listed(model)[:-1]
+        return next((version for version in reversed(below) if self.fault(model, version) is None), None)
+
     def directory(self, model: str, version: int) -> Path:
         """Return the folder of a version, which need not exist.
 
@@ -150,6 +159,14 @@ class Repository:
             raise ReleaseError(f"{directory}: holds {manifest.model} {manifest.version}; publish the version again")
         return manifest
 
+    def fault(self, model: str, version: int) -> str | None:
+        """Return why a version is not what it was when it was published, None where it is."""
+        try:
+            self.verify(model, version)
+        except ReleaseError as error:
+            return str(error)
+        return None
+
     def sound(self, model: str) -> tuple[list[int], dict[int, str]]:
         """Divide the listed versions.
 
@@ -159,15 +176,9 @@ class Repository:
         Raises:
             ReleaseError: the configuration is unreadable.
         """
-        sound, faulty = [], {}
-        for version in self.listed(model):
-            try:
-                self.verify(model, version)
-            except ReleaseError as error:
-                faulty[version] = str(error)
-            else:
-                sound.append(version)
-        return sound, faulty
+        faults = {version: self.fault(model, version) for version in self.listed(model)}
+        sound = [version for version, fault in faults.items() if fault is None]
+        return sound, {version: fault for version, fault in faults.items() if fault is not None}
 
     def list_versions(self, model: str, versions: list[int]) -> None:
         """Rewrite the policy so that it names these versions and nothing else changes. A server has to be told.

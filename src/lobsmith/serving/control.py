@@ -6,7 +6,7 @@ They go over HTTP: a control call that Triton refuses over gRPC answers UNAVAILA
 import http.client
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ _POLL_S = 0.1
 _CALL_DEADLINE_S = 10.0
 _SETTLE_POLL_S = 0.02
 _READY = "READY"
+_HELD = frozenset({_READY, "LOADING", "UNLOADING"})
 
 
 class UnreachableError(ServingError):
@@ -248,6 +249,40 @@ def activate(workspace: Workspace, params: Params, model: str) -> Loaded:
         if repository.is_plans(plans_model(model)):
             load_sound(workspace, control, plans_model(model), max(0.1, deadline - time.monotonic()))
     return loaded
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """The workspace's running server, as publishing sees it."""
+
+    workspace: Workspace
+    params: Params
+
+    def serve(self, model: str, version: int) -> None:
+        """Serve what the repository lists for a model; see `lobsmith.release.server.Server`."""
+        loaded = activate(self.workspace, self.params, model)
+        if version not in loaded.ready:
+            raise ServingError(f"{model}/{version}: {loaded.skipped.get(version, 'it is not READY')}")
+
+    def withdraw(self, model: str, versions: Sequence[int]) -> None:
+        """Wait until none of these versions is loaded; see `lobsmith.release.server.Server`."""
+        control = connect(self.workspace)
+        if control is None:
+            return
+        repository = Repository.of(self.workspace)
+        deadline = time.monotonic() + self.params.serving.load_deadline_s
+        if not set(repository.listed(model)) - set(versions):
+            control.unload(model)
+        gone = set(versions)
+        while any(row.model == model and row.version in gone and row.state in _HELD for row in control.index()):
+            if time.monotonic() > deadline:
+                raise ServingError(f"{model}: the server has not let go of {', '.join(map(str, versions))} in time")
+            time.sleep(_POLL_S)
+
+
+def running_server(workspace: Workspace, params: Params) -> RunningServer | None:
+    """Return the workspace's running server, None where none lives."""
+    return None if connect(workspace) is None else RunningServer(workspace, params)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from lobsmith.errors import ServingError
 from lobsmith.files import write_atomic
+from lobsmith.process import start_ticks
 from lobsmith.workspace import Workspace
 
 
@@ -68,17 +69,6 @@ def read_endpoint(workspace: Workspace) -> Endpoint | None:
             f"{workspace.endpoint}: {error.strerror}; only the user who runs `lobsmith serve` may control it"
         ) from error
     return endpoint if start_ticks(endpoint.pid) == endpoint.started_ticks else None
-
-
-def start_ticks(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot, None where it does not live."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    # The second field is the program's name in parentheses and may hold spaces.
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def is_supervised(workspace: Workspace) -> bool:

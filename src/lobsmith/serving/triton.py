@@ -17,8 +17,9 @@ from pathlib import Path
 
 from lobsmith.errors import PortBusyError, ServingError, TritonMissingError
 from lobsmith.params import ServingParams
+from lobsmith.process import start_ticks
 from lobsmith.release.config import PLANS_BACKEND
-from lobsmith.serving.endpoint import Endpoint, start_ticks
+from lobsmith.serving.endpoint import Endpoint
 from lobsmith.serving.installation import Installation, find_triton
 from lobsmith.workspace import Workspace
 

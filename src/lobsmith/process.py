@@ -1,0 +1,61 @@
+"""Who a process is: told from another one that was given the same number later, and from one of another machine."""
+
+import getpass
+import os
+import socket
+from pathlib import Path
+
+from msgspec import Struct
+
+
+class Process(Struct, frozen=True, kw_only=True):
+    """A process, so that anybody can say whether it is this one, and those beside it whether it lives.
+
+    `started_ticks` is its start in the kernel's clock ticks. `space` names the boot and the namespace in which `pid`
+    means something: of two containers with one host name, neither can tell whether a process of the other lives.
+    """
+
+    user: str
+    pid: int
+    started_ticks: int
+    host: str
+    space: str
+
+    @classmethod
+    def this(cls) -> "Process":
+        """Return the process that asks."""
+        pid = os.getpid()
+        return cls(user=user(), pid=pid, started_ticks=start_ticks(pid) or 0, host=socket.gethostname(), space=_space())
+
+    def is_dead(self) -> bool:
+        """Say whether it is known to have ended; False for one that lives and for one that cannot be seen from here."""
+        return (self.host, self.space) == (socket.gethostname(), _space()) and start_ticks(
+            self.pid
+        ) != self.started_ticks
+
+    def __str__(self) -> str:
+        return f"{self.user}, process {self.pid} on {self.host}"
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot, None where it does not live."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The second field is the program's name in parentheses and may hold spaces.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def user() -> str:
+    """Return the name of the user, or the number where a container runs under one that has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def _space() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"

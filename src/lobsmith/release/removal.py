@@ -1,0 +1,144 @@
+"""How versions leave the repository: unlisted, unloaded, journaled, moved out, deleted, in this order.
+
+| killed after | the repository shows            | the next writer            |
+|--------------|---------------------------------|----------------------------|
+| `withdrawn`  | an unlisted version             | begins anew                |
+| `dismissed`  | an unlisted version, journaled  | takes it out               |
+| `taken out`  | nothing of it                   | deletes it                 |
+
+The last version of a model takes the model's folder along.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from lobsmith.errors import ReleaseError
+from lobsmith.gates.verdict import Verdict
+from lobsmith.release import journal
+from lobsmith.release.config import plans_model
+from lobsmith.release.manifest import Manifest, read_manifest
+from lobsmith.release.steps import Step
+from lobsmith.release.writer import Writer, delete
+
+
+def withdraw(writer: Writer, model: str, versions: Sequence[int]) -> None:
+    """Have the server let go of versions that are to leave, and of their plans.
+
+    Raises:
+        ServingError: it does not; nothing of them may be moved.
+    """
+    if writer.server is not None:
+        for name, leaving in _with_plans(writer, model, versions):
+            writer.server.withdraw(name, leaving)
+    writer.reached(Step.WITHDRAWN)
+
+
+def retire(
+    writer: Writer,
+    model: str,
+    versions: Sequence[int],
+    *,
+    reason: str,
+    action: str = journal.RETIRED,
+    verdicts: tuple[Verdict, ...] = (),
+) -> None:
+    """Delete versions that the server has let go of, and their plans. What is not sound any more is set aside.
+
+    Args:
+        writer: who may.
+        model: the model.
+        versions: listed no longer, or all that the model has.
+        reason: for the journal.
+        action: what the journal calls it.
+        verdicts: for the journal.
+    """
+    repository = writer.repository
+    active = repository.active(model)
+    for name, leaving in _with_plans(writer, model, versions):
+        fates = journal.fates(journal.read(writer.workspace.journal), name)
+        for version in leaving:
+            try:
+                manifest = repository.verify(name, version)
+            except ReleaseError as error:
+                set_aside(writer, name, [version], fault=str(error))
+                continue
+            if fates.get(version) not in journal.LEAVING:
+                writer.record(
+                    writer.entry(
+                        action,
+                        name,
+                        before=active,
+                        about=version,
+                        artifact_id=manifest.artifact_id,
+                        verdicts=verdicts,
+                        reason=reason,
+                    )
+                )
+            writer.reached(Step.DISMISSED)
+            expel(writer, name, version)
+
+
+def expel(writer: Writer, model: str, version: int) -> None:
+    """Delete a version whose end is journaled."""
+    place = writer.take_out(_folder(writer, model, version), f"{model}-{version}")
+    writer.reached(Step.TAKEN_OUT)
+    delete(place)
+    writer.reached(Step.DELETED)
+
+
+def set_aside(writer: Writer, model: str, versions: Sequence[int], *, fault: str | None = None) -> None:
+    """Move versions that the server has let go of, and their plans, where a person may look at them.
+
+    Args:
+        writer: who may.
+        model: the model.
+        versions: listed no longer, or all that the model has.
+        fault: what is wrong with them, for the journal; None where the journal has their end already.
+    """
+    for name, leaving in _with_plans(writer, model, versions):
+        for version in leaving:
+            if fault is not None:
+                record_fault(writer, name, version, fault)
+            writer.set_aside(_folder(writer, name, version), f"{name}-{version}")
+            writer.reached(Step.TAKEN_OUT)
+
+
+def record_fault(writer: Writer, model: str, version: int, fault: str) -> bool:
+    """Journal that a version is not sound, unless the journal has it; return whether it was new."""
+    entries = journal.read(writer.workspace.journal)
+    if journal.knows_fault(entries, model, version, fault):
+        return False
+    manifest = manifest_of(writer, model, version)
+    artifact_id = None if manifest is None else manifest.artifact_id
+    active = writer.repository.active(model)
+    writer.record(
+        writer.entry(journal.FAULTY, model, before=active, about=version, artifact_id=artifact_id, reason=fault)
+    )
+    return True
+
+
+def manifest_of(writer: Writer, model: str, version: int) -> Manifest | None:
+    """Return a version's manifest as it is, None where it is unreadable."""
+    try:
+        return read_manifest(writer.repository.directory(model, version))
+    except ReleaseError:
+        return None
+
+
+def _with_plans(writer: Writer, model: str, versions: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
+    """Yield the plans of versions, where there are any, then the versions."""
+    repository, plans = writer.repository, plans_model(model)
+    # Plans that cannot be read must not hinder the model.
+    with suppress(ReleaseError):
+        if repository.is_plans(plans) and (planned := sorted(set(versions) & set(repository.versions(plans)))):
+            yield plans, planned
+    yield model, sorted(versions)
+
+
+def _folder(writer: Writer, model: str, version: int) -> Path:
+    """Return the folder that leaves: the version's, or the model's where it is the last."""
+    repository = writer.repository
+    if repository.versions(model) == [version]:
+        return repository.config_path(model).parent
+    return repository.directory(model, version)

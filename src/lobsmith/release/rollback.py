@@ -1,0 +1,155 @@
+"""Rolling back: the version that was good before answers again, and the bad one is set aside.
+
+The policy is written first, because that is what every server and every in-process client goes by; nothing is proven
+anew, but the hashes and the signature of the version gone back to must hold.
+
+| killed after | the repository shows | the next writer                                        |
+|--------------|----------------------|--------------------------------------------------------|
+| `intended`   | the old state        | rolls back                                             |
+| `listed`     | the new state        | has it served, journals it, sets the bad version aside |
+| `loaded`     | the new state        | journals it, sets the bad version aside                |
+| `recorded`   | the new state        | sets the bad version aside                             |
+| `withdrawn`  | the new state        | sets the bad version aside                             |
+| `taken out`  | the new state        | has nothing left to do                                 |
+"""
+
+from msgspec import Struct
+
+from lobsmith.errors import ReleaseError
+from lobsmith.gates.verdict import Verdict
+from lobsmith.params import Params
+from lobsmith.progress import Note
+from lobsmith.release import journal
+from lobsmith.release.completion import go_back
+from lobsmith.release.intent import Intent, close, declare, pending
+from lobsmith.release.recovery import resume
+from lobsmith.release.removal import manifest_of
+from lobsmith.release.repository import Repository
+from lobsmith.release.server import Server
+from lobsmith.release.steps import Step
+from lobsmith.release.writer import Writer, sole_writer
+from lobsmith.workspace import Workspace
+
+
+class RolledBack(Struct, frozen=True, kw_only=True):
+    """From which version to which, and which were set aside; from None where nothing was to be done."""
+
+    model: str
+    version_from: int | None
+    version_to: int
+    set_aside: tuple[int, ...]
+
+
+def rollback(
+    workspace: Workspace,
+    params: Params,
+    model: str,
+    *,
+    to: int | None = None,
+    bad: int | None = None,
+    server: Server | None,
+    who: str | None = None,
+    reason: str = "",
+    verdicts: tuple[Verdict, ...] = (),
+    note: Note | None = None,
+) -> RolledBack:
+    """Go back to an older version of a model.
+
+    A publication that is under way is broken off: its publisher is refused at the next step.
+
+    Args:
+        workspace: where the repository lies.
+        params: `release.lease_s` is used.
+        model: the model.
+        to: a listed version; the active one's fallback by default.
+        bad: the version to be taken back. Where it is not active any more nothing is done, so that a caller who does
+            not know whether an earlier call came through may call again.
+        server: the running server, None where none runs.
+        who: user or flow run, for the journal; the user of this process by default.
+        reason: for the journal.
+        verdicts: what speaks against the version, for the journal.
+        note: told the name of each step once it is done.
+
+    Raises:
+        ReleaseError: there is no version to go back to, or it is not sound. Nothing was changed.
+        ServingError: the server does not serve the version gone back to, though the policy says so, or does not unload
+            the bad one. The rollback is journaled; the next writer, or a call with the same `to`, tries again.
+        LeaseError: somebody else took the right to act over.
+    """
+    with sole_writer(workspace, params, f"roll back {model}", server=server, who=who, note=note, seize=True) as writer:
+        intent = _begun(workspace, model, to)
+        if intent is None:
+            # Only what was intended: to clear up the rest takes time that a bad version would answer for.
+            resume(writer)
+            active = _active(writer.repository, model)
+            if to == active or bad not in (None, active):
+                if server is not None:
+                    server.serve(model, active)
+                return RolledBack(model=model, version_from=None, version_to=active, set_aside=())
+            intent = _intent(writer, model, active, _target(writer.repository, model, to), reason, verdicts)
+            with writer.lease.fence():
+                declare(workspace, intent)
+        writer.reached(Step.INTENDED)
+        try:
+            go_back(writer, intent)
+        except OSError:
+            # Nothing was rolled back. After any other error the next writer ends what was begun.
+            if intent.entry.version_from in writer.repository.listed(model):
+                close(workspace)
+            raise
+        with writer.lease.fence():
+            close(workspace)
+        writer.reached(Step.CLOSED)
+        target = intent.entry.version_to or 0
+        return RolledBack(
+            model=model, version_from=intent.entry.version_from, version_to=target, set_aside=intent.leaving
+        )
+
+
+def _begun(workspace: Workspace, model: str, to: int | None) -> Intent | None:
+    """Return the same rollback, where one was begun and not ended."""
+    intent = pending(workspace)
+    if intent is None or (intent.entry.action, intent.entry.model) != (journal.ROLLED_BACK, model):
+        return None
+    return intent if to in (None, intent.entry.version_to) else None
+
+
+def _active(repository: Repository, model: str) -> int:
+    active = repository.active(model)
+    if active is None:
+        raise ReleaseError(f"{model}: no version is listed, there is nothing to roll back")
+    return active
+
+
+def _target(repository: Repository, model: str, to: int | None) -> int:
+    listed = repository.listed(model)
+    if to is None:
+        fallback = repository.fallback(model)
+        if fallback is None:
+            _, faulty = repository.sound(model)
+            below = "; ".join(why for version, why in faulty.items() if version != listed[-1]) or "no other is listed"
+            raise ReleaseError(f"{model}: there is no good version below {listed[-1]} to go back to: {below}")
+        return fallback
+    if to not in listed:
+        others = ", ".join(map(str, listed[:-1])) or "none"
+        raise ReleaseError(
+            f"{model}/{to}: not listed, so it cannot be gone back to; listed below the active one: {others}"
+        )
+    repository.verify(model, to)
+    return to
+
+
+def _intent(writer: Writer, model: str, active: int, target: int, reason: str, verdicts: tuple[Verdict, ...]) -> Intent:
+    manifest = manifest_of(writer, model, target)
+    return Intent(
+        entry=writer.entry(
+            journal.ROLLED_BACK,
+            model,
+            before=active,
+            about=target,
+            artifact_id=None if manifest is None else manifest.artifact_id,
+            verdicts=verdicts,
+            reason=reason,
+        ),
+        leaving=tuple(version for version in writer.repository.versions(model) if target < version <= active),
+    )
