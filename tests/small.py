@@ -29,6 +29,7 @@ SMALL: dict[str, Any] = {
     "train.batch": 8,
     "train.sequences_per_epoch": 64,
     "serving.warmup": 10,
+    "serving.warmup_rows": 50,
     "compress.pruning": [],
     "compress.precisions": ["fp32"],
     "compress.calls": 100,

@@ -268,7 +268,11 @@ class ReleaseParams(_Section, frozen=True):
 
 
 class ServingParams(_Section, frozen=True):
-    """The embedded Triton."""
+    """The embedded Triton.
+
+    `warmup` rows of zeros are answered before a version is READY, by `model_warmup` in its configuration; `warmup_rows`
+    real ones after it, before a publisher trusts it.
+    """
 
     host: str
     http_port: Port
@@ -276,6 +280,7 @@ class ServingParams(_Section, frozen=True):
     metrics_port: Port
     max_batch: Positive
     warmup: Annotated[int, Meta(ge=0)]
+    warmup_rows: Annotated[int, Meta(ge=2)]
     start_deadline_s: PositiveFloat
     load_deadline_s: PositiveFloat
     stop_deadline_s: PositiveFloat

@@ -43,7 +43,9 @@ def seal(version: Path, manifest: Manifest) -> None:
 def params(**overrides: Any) -> Params:
     """The project's parameters; overrides are dotted names with `__` for the dot."""
     named = {name.replace("__", "."): value for name, value in overrides.items()}
-    return load_params(Path(__file__).parents[2] / "params.yaml", {"serving.warmup": 2, **named})
+    return load_params(
+        Path(__file__).parents[2] / "params.yaml", {"serving.warmup": 2, "serving.warmup_rows": 50, **named}
+    )
 
 
 def write_model(

@@ -89,6 +89,21 @@ class TritonControl:
             if row.model == model and row.version is not None and row.state == _READY
         )
 
+    def counts(self, model: str) -> dict[int, tuple[int, int]]:
+        """Return how many requests each loaded version answered and failed since it was loaded, warm-ups included.
+
+        Raises:
+            ServingError: the server does not answer, or has no such model.
+        """
+        rows = self._call(f"/v2/models/{model}/stats", None, _CALL_DEADLINE_S)["model_stats"]
+        return {
+            int(row["version"]): (
+                int(row["inference_stats"]["success"]["count"]),
+                int(row["inference_stats"]["fail"]["count"]),
+            )
+            for row in rows
+        }
+
     def load(self, model: str, versions: list[int], *, deadline_s: float = 120.0) -> None:
         """Have the server serve exactly these versions of a model; those it serves already are not interrupted.
 
@@ -111,12 +126,15 @@ class TritonControl:
         """
         self._call(f"/v2/repository/models/{model}/unload", {}, deadline_s)
 
-    def _call(self, path: str, body: dict[str, Any], deadline_s: float) -> Any:
+    def _call(self, path: str, body: dict[str, Any] | None, deadline_s: float) -> Any:
         where = self.endpoint.http_url
         connection = http.client.HTTPConnection(self.endpoint.host, self.endpoint.http_port, timeout=deadline_s)
         try:
             headers = {KEY_HEADER: self.endpoint.key, "Content-Type": "application/json"}
-            connection.request("POST", path, json.dumps(body), headers)
+            if body is None:
+                connection.request("GET", path, headers=headers)
+            else:
+                connection.request("POST", path, json.dumps(body), headers)
             response = connection.getresponse()
             content = response.read()
         except TimeoutError as error:

@@ -10,6 +10,7 @@ from lobsmith.release.config import plans_model
 from lobsmith.release.repository import Repository
 from lobsmith.serving.control import Loaded, TritonControl, UnreachableError, connect, load_sound, sole_load
 from lobsmith.serving.endpoint import is_supervised
+from lobsmith.serving.warmup import ask_once, forget, warm_up, warmed_up
 from lobsmith.workspace import Workspace
 
 _POLL_S = 0.02
@@ -30,20 +31,31 @@ class RunningServer:
     def __init__(self, workspace: Workspace, params: Params) -> None:
         self._workspace = workspace
         self._deadline_s = params.serving.load_deadline_s
+        self._warmup_rows = params.serving.warmup_rows
 
     def serve(self, model: str, version: int) -> None:
         """See `lobsmith.release.server.Server.serve`. TensorRT plans of the model follow, as far as this GPU runs them.
 
+        A version that was not READY before, or was never warmed up, answers `serving.warmup_rows` real rows first, any
+        other a single one.
+
         Raises:
-            ServingError: `version` is not READY within `serving.load_deadline_s`, or nobody serves any more.
+            ServingError: `version` is not READY within `serving.load_deadline_s` or its answers are none, or nobody
+                serves any more.
         """
         deadline = time.monotonic() + self._deadline_s
 
         def attempt(control: TritonControl) -> None:
+            warmed = warmed_up(self._workspace, model, version) if version in control.ready_versions(model) else None
             loaded = load_sound(self._workspace, control, model, _left(deadline))
             if version not in loaded.ready:
                 why = loaded.skipped.get(version, "it is not READY")
                 raise ServingError(f"{model}/{version}: {why}; {_answering(loaded)}")
+            # READY says that it was loaded, not that it answers.
+            if warmed is None:
+                warm_up(self._workspace, control.endpoint, model, version, self._warmup_rows)
+            else:
+                ask_once(self._workspace, control.endpoint, warmed)
             # The model answers, whatever becomes of its plans.
             with suppress(ReleaseError, ServingError):
                 if Repository.of(self._workspace).is_plans(plans_model(model)):
@@ -72,6 +84,8 @@ class RunningServer:
 
         if is_supervised(self._workspace):
             self._outlasting_restarts(attempt, deadline)
+        for version in unwanted:
+            forget(self._workspace, model, version)
 
     def _drop(self, control: TritonControl, model: str, unwanted: set[int], deadline: float) -> None:
         if set(Repository.of(self._workspace).listed(model)) - unwanted:
