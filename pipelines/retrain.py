@@ -29,7 +29,8 @@ from lobsmith.release.manifest import Manifest
 from lobsmith.release.plans import build_and_publish
 from lobsmith.release.publish import Artifact, publish
 from lobsmith.release.registry import RunRef, log_run, set_champion, tag_version
-from lobsmith.serving.control import connect, running_server
+from lobsmith.serving.control import connect
+from lobsmith.serving.running import running_server
 from lobsmith.workspace import Workspace
 
 

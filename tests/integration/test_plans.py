@@ -24,7 +24,9 @@ from lobsmith.release.manifest import check_files, write_manifest
 from lobsmith.release.publish_engine import publish_engine
 from lobsmith.release.repository import Repository
 from lobsmith.release.signing import signer
-from lobsmith.serving.control import TritonControl, activate, running_server
+from lobsmith.serving.control import TritonControl
+from lobsmith.serving.loading import activate
+from lobsmith.serving.running import running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, with_free_ports
 from lobsmith.trading.client import StreamClient
 from lobsmith.trading.transports import GrpcTransport, HttpTransport

@@ -8,7 +8,8 @@ from lobsmith.errors import ServingError
 from lobsmith.release.config import read_config
 from lobsmith.release.publish import publish
 from lobsmith.release.repository import Repository
-from lobsmith.serving.control import RunningServer, activate, running_server
+from lobsmith.serving.loading import activate
+from lobsmith.serving.running import RunningServer, running_server
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.workspace import Workspace
 from tests.release import toy

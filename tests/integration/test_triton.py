@@ -18,8 +18,9 @@ import tritonclient.http
 from lobsmith.errors import PortBusyError, RequestError, ServingError
 from lobsmith.params import Params
 from lobsmith.release.repository import Repository
-from lobsmith.serving.control import TritonControl, connect, running_server
+from lobsmith.serving.control import TritonControl, connect
 from lobsmith.serving.endpoint import read_endpoint
+from lobsmith.serving.running import running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, serve, with_free_ports
 from lobsmith.trading.client import StreamClient
 from lobsmith.trading.transports import Answer, GrpcTransport, HttpTransport

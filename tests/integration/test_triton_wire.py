@@ -16,7 +16,8 @@ from lobsmith.params import Params
 from lobsmith.release.publish import publish
 from lobsmith.release.repository import Repository
 from lobsmith.serving import supervisor
-from lobsmith.serving.control import TritonControl, activate
+from lobsmith.serving.control import TritonControl
+from lobsmith.serving.loading import activate
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, serve, with_free_ports
 from lobsmith.trading.client import StreamClient
 from lobsmith.trading.replay import replay

@@ -8,8 +8,9 @@ from lobsmith.errors import ReleaseError, ServingError
 from lobsmith.params import Params
 from lobsmith.release.config import plans_model
 from lobsmith.release.repository import Repository
-from lobsmith.serving.control import Loaded, TritonControl, UnreachableError, connect, load_sound, sole_load
+from lobsmith.serving.control import TritonControl, UnreachableError, connect
 from lobsmith.serving.endpoint import is_supervised
+from lobsmith.serving.loading import Loaded, load_sound, settle, sole_load
 from lobsmith.serving.warmup import ask_once, forget, warm_up, warmed_up
 from lobsmith.workspace import Workspace
 
@@ -93,7 +94,8 @@ class RunningServer:
                 load_sound(self._workspace, control, model, _left(deadline))
             return
         with sole_load(self._workspace, deadline):
-            if _loaded(control, model):
+            settle(control, model, deadline)
+            if control.ready_versions(model):
                 control.unload(model, deadline_s=_left(deadline))
 
     def _outlasting_restarts(self, attempt: Callable[[TritonControl], None], deadline: float) -> None:

@@ -16,8 +16,10 @@ import msgspec
 from lobsmith.errors import LobsmithError, ServingError
 from lobsmith.params import Params
 from lobsmith.release.repository import Repository
-from lobsmith.serving.control import TritonControl, load_sound
+from lobsmith.serving.cold_start import load_best
+from lobsmith.serving.control import TritonControl
 from lobsmith.serving.endpoint import Endpoint, sole_server, write_endpoint
+from lobsmith.serving.stubs import StubWatch
 from lobsmith.serving.triton import Triton, describe_exit, ipv4
 from lobsmith.workspace import Workspace
 
@@ -97,8 +99,11 @@ def serve(
                 on_event(
                     ServeEvent(EventKind.STARTED, f"Triton listens on http {endpoint.http_url}", endpoint=endpoint)
                 )
-                _load_all(workspace, params, endpoint, triton, stop, on_event)
-                why = _watch(triton, stop)
+                control = TritonControl(endpoint, Repository.of(workspace))
+                watch = _Watch(triton, StubWatch(control, params.serving.load_deadline_s))
+                why = _load_all(workspace, params, control, watch, stop, on_event)
+                while why is None and not stop.wait(_POLL_S):
+                    why = watch.trouble()
             except ServingError as error:
                 if not started_once:
                     raise
@@ -111,23 +116,24 @@ def serve(
         on_event(ServeEvent(EventKind.STOPPED, "Triton is stopped"))
 
 
-def _watch(triton: Triton, stop: threading.Event) -> str | None:
-    """Wait until `stop` is set (None), or Triton ends or can no longer answer (why)."""
-    suspects: set[int] = set()
-    next_look = 0.0
-    while not stop.wait(_POLL_S):
-        code = triton.exit_code()
+class _Watch:
+    """The watch over one run of Triton."""
+
+    def __init__(self, triton: Triton, stubs: StubWatch) -> None:
+        self._triton = triton
+        self._stubs = stubs
+        self._next_look = 0.0
+
+    def trouble(self) -> str | None:
+        """Return why Triton has to be started again, None where it has not."""
+        code = self._triton.exit_code()
         if code is not None:
-            words = triton.last_words()
+            words = self._triton.last_words()
             return f"Triton died ({describe_exit(code)})" + (f": {words}" if words and code >= 0 else "")
-        if time.monotonic() > next_look:
-            # A version whose process died stays READY for ever and answers nothing; an unloaded one is gone by the next
-            # look.
-            dead = triton.dead_stubs()
-            if dead & suspects:
-                return "the process of a version died (out of memory?)"
-            suspects, next_look = dead, time.monotonic() + _STUB_POLL_S
-    return None
+        if time.monotonic() < self._next_look:
+            return None
+        self._next_look = time.monotonic() + _STUB_POLL_S
+        return self._stubs.look()
 
 
 def _pause(why: str, deaths: deque[float], stop: threading.Event, on_event: OnEvent) -> None:
@@ -148,23 +154,26 @@ def _pause(why: str, deaths: deque[float], stop: threading.Event, on_event: OnEv
 def _load_all(
     workspace: Workspace,
     params: Params,
-    endpoint: Endpoint,
-    triton: Triton,
+    control: TritonControl,
+    watch: _Watch,
     stop: threading.Event,
     on_event: OnEvent,
-) -> None:
-    """Load every model of the repository; one that cannot be loaded is reported and stops no other."""
-    repository = Repository.of(workspace)
-    control = TritonControl(endpoint, repository)
-    for model in repository.models():
+) -> str | None:
+    """Load every model of the repository; one that cannot be loaded is reported and stops no other.
+
+    Returns:
+        Why Triton has to be started again, None where it has not.
+    """
+    for model in Repository.of(workspace).models():
         attempt = _Attempt(workspace, control, model, params.serving.load_deadline_s)
         # A load blocks for as long as it takes; a stop or a crash must not wait for it.
         while not attempt.done.wait(_POLL_S):
-            if stop.is_set() or triton.exit_code() is not None:
-                return
+            if (why := watch.trouble()) or stop.is_set():
+                return why
         for event in attempt.events:
             on_event(event)
-    on_event(ServeEvent(EventKind.SERVING, "every model was tried", endpoint=endpoint))
+    on_event(ServeEvent(EventKind.SERVING, "every model was tried", endpoint=control.endpoint))
+    return None
 
 
 class _Attempt:
@@ -179,7 +188,7 @@ class _Attempt:
     def _run(self) -> None:
         model = self._arguments[2]
         try:
-            loaded = load_sound(*self._arguments)
+            loaded = load_best(*self._arguments)
             for version, reason in sorted(loaded.skipped.items()):
                 message = f"{model}/{version} is left out: {reason}"
                 self.events.append(ServeEvent(EventKind.SKIPPED, message, model, version))

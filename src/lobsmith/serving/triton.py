@@ -96,10 +96,6 @@ class Triton:
         """Return the child's exit status, None while it runs; negative is the signal that killed it."""
         return None if self._child is None else self._child.poll()
 
-    def dead_stubs(self) -> set[int]:
-        """Return the process ids of model processes that died and that Triton has not noticed (yet)."""
-        return set() if self._child is None else dead_children(self._child.pid)
-
     def last_words(self) -> str:
         """Return the last line of the log that tells of an error, in one line, or an empty text."""
         try:
@@ -276,15 +272,6 @@ def is_ready(endpoint: Endpoint, *, deadline_s: float = 2.0) -> bool:
         return False
     finally:
         connection.close()
-
-
-def dead_children(pid: int) -> set[int]:
-    """Return the children of a process that are dead and that it has not waited for."""
-    dead = set()
-    with suppress(OSError):
-        for path in Path(f"/proc/{pid}/task").glob("*/children"):
-            dead |= {int(child) for child in path.read_text().split() if start_ticks(int(child)) is None}
-    return dead
 
 
 def describe_exit(code: int) -> str:
