@@ -94,7 +94,7 @@ def test_each_limit_acts_at_once(words: str) -> None:
 def test_what_the_fallback_does_too_is_no_reason_to_go_back(words: str) -> None:
     found = judge(second_with(CALM, BAD[words], both=True))
     assert found.decision == KEEP
-    assert words == "log-loss" or words in " ".join(found.alarms)
+    assert words in " ".join(found.alarms)
 
 
 def test_slow_answers() -> None:
@@ -119,7 +119,9 @@ def test_a_regime_that_hurts_both_rolls_nothing_back() -> None:
     pair = compared(
         *(answers(time_ns, np.clip(level + 0.2 * generator.normal(size=len(time_ns)), 0.01, 9)) for _ in "ab")
     )
-    assert judge(pair).decision == KEEP
+    found = judge(pair)
+    assert found.decision == KEEP
+    assert "log-loss" in found.alarms[0]
 
 
 def test_an_unlucky_stretch_rolls_nothing_back() -> None:

@@ -50,7 +50,7 @@ def judge_active(
     """Judge the active version, `second`, beside its fallback, `first`.
 
     Args:
-        compared: rows in the order of time, from the beginning of the epoch.
+        compared: rows that both were asked about, in the order of time, from the beginning of the epoch.
         params: limits.
         paired: how losses are compared.
         epoch: see `epoch_at`.
@@ -150,8 +150,12 @@ def _limits(compared: Compared, params: RollbackParams) -> tuple[list[str], list
     else:
         # Its rows are asked in chunks, which says nothing about a single one.
         excused.pop(SLOW, None)
-    floor = _below_floor(mine, theirs, params)
-    broken = [words for name, words in found.items() if name not in excused] + ([floor] if floor else [])
+    floor, shared = _below_floor(mine, theirs, params)
+    if floor:
+        found[FLOOR] = floor
+    if shared:
+        excused[FLOOR] = ""
+    broken = [words for name, words in found.items() if name not in excused]
     return broken, [f"{words}; the fallback does so too" for name, words in found.items() if name in excused]
 
 
@@ -202,25 +206,22 @@ def _p99_ms(latency_ns: npt.NDArray[np.int64]) -> float:
     return float(np.percentile(latency_ns, 99)) / _NS_PER_MS
 
 
-def _below_floor(mine: Answers, theirs: Answers, params: RollbackParams) -> str | None:
-    """Return in words that the log-loss at the first horizon is far above what the rows allow; None if it is not.
+def _below_floor(mine: Answers, theirs: Answers, params: RollbackParams) -> tuple[str | None, bool]:
+    """Return in words that the log-loss at the first horizon is far above what the rows allow, and if it is not alone.
 
     It is held against the base rate of the very rows, known in hindsight: in any market that much can be had without a
-    model. A base rate of almost nothing, in a market that stands still, counts as `least_base`. With a fallback, the
-    rows are those that it answered as well, and its loss is the bar where it is the higher: a market that no model
-    understands trips nothing.
+    model. A base rate of almost nothing, in a market that stands still, counts as `least_base`. It is not alone where
+    it is not as far above the fallback's on the rows that both answered: a market that no model understands.
     """
     (loss, known), (other, both) = losses(mine, [0]), losses(theirs, [0])
-    paired = known & both
-    enough = paired.sum() >= params.rows
-    rows = paired if enough else known
-    if rows.sum() < params.rows:
-        return None
-    y = mine.labels[rows, 0].astype(np.int64)
+    if known.sum() < params.rows:
+        return None, False
+    y = mine.labels[known, 0].astype(np.int64)
     shares = np.bincount(y, minlength=3) / len(y)
-    base = float(-np.log(shares[y]).mean())
-    bar = max(base, params.least_base, float(other[rows].mean()) if enough else 0.0)
-    value = float(loss[rows].mean())
+    bar = max(float(-np.log(shares[y]).mean()), params.least_base)
+    value = float(loss[known].mean())
     if value <= params.floor * bar:
-        return None
-    return f"its log-loss of {value:.4g} is more than {params.floor:g} times {bar:.4g} (base rate or fallback)"
+        return None, False
+    pairs = known & both
+    shared = pairs.sum() >= params.rows and loss[pairs].mean() <= params.floor * other[pairs].mean()
+    return f"its log-loss of {value:.4g} is more than {params.floor:g} times the base rate's {bar:.4g}", bool(shared)

@@ -29,6 +29,7 @@ STAKES = np.array([0.1, 0.25, 0.5, 0.95])
 """Shares of the capital that are staked on each block; the capital is spread over them evenly."""
 _GAUSSIAN_MEDIAN = 0.6744897501960817
 """Median of the absolute value of a standard Gaussian: a median distance divided by it is a deviation."""
+_RENEWAL = 16
 _LARGEST_LOG = 690.0
 """Capital is reported up to exp of this; beyond, a float64 ends."""
 _HALVINGS = 60
@@ -52,8 +53,8 @@ def predictable_bounds(differences: Float, measured: Float, multiple: float) -> 
 
     It is `multiple` deviations of all differences before, and of those of the stretch that was measured and is not bet
     on: their median distance from their median, scaled as of a Gaussian. Where they do not differ it is the size of
-        their
-    median, and where that is 0 too it is infinite: nothing is staked on that block.
+    their median, and where that is 0 too it is infinite: nothing is staked on that block. It is renewed each time that
+    the past has grown by a sixteenth.
 
     Args:
         differences: float64 [K], in the order of time.
@@ -61,7 +62,13 @@ def predictable_bounds(differences: Float, measured: Float, multiple: float) -> 
         multiple: deviations.
     """
     past = np.concatenate([measured, differences])
-    return np.array([_bound(past[: len(measured) + k], multiple) for k in range(len(differences))])
+    bounds = np.full(len(differences), math.inf)
+    known = len(measured)
+    while known < len(past):
+        until = known + max(1, known // _RENEWAL)
+        bounds[known - len(measured) : until - len(measured)] = _bound(past[:known], multiple)
+        known = until
+    return bounds
 
 
 def _bound(past: Float, multiple: float) -> float:

@@ -15,6 +15,7 @@ not matter.
 import functools
 import hashlib
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from lobsmith.gates.answers import Answers
 from lobsmith.gates.live_rows import answered, check_order, judged_horizons, losses, too_slow, unanswered
 from lobsmith.gates.live_verdict import LiveVerdict, compare_latency, summarise
 from lobsmith.gates.paired_blocks import BlockRule, Blocks
-from lobsmith.gates.sequential import Evidence, predictable_bounds, weigh
+from lobsmith.gates.sequential import predictable_bounds, weigh
 from lobsmith.gates.shadow import decide, too_silent
 from lobsmith.params import PairedParams, ShadowParams
 
@@ -76,7 +77,20 @@ def judge_split(first: Answers, second: Answers, params: ShadowParams, paired: P
         raise GateError(f"{second.model} {second.version} has other horizons than {first.model} {first.version}")
     for one in (first, second):
         check_order(one)
-    blocks, evidence, compared = _weigh(first, second, params, paired)
+    horizons = judged_horizons(first.horizons_ms, paired.longest_ms)
+    (loss_first, known_first), (loss_second, known_second) = losses(first, horizons), losses(second, horizons)
+    found = split_blocks(
+        np.concatenate([loss_first[known_first], loss_second[known_second]]),
+        np.concatenate([first.time_ns[known_first], second.time_ns[known_second]]),
+        np.repeat([False, True], [int(known_first.sum()), int(known_second.sum())]),
+        params,
+        paired,
+    )
+    watched_s = _watched_s(np.concatenate([first.time_ns, second.time_ns]), params.arm_s)
+    blocks = Blocks(found.rule, found.differences, found.left_out, watched_s, None)
+    evidence = weigh(found.differences, found.bounds, params.alpha)
+    if evidence.blocks:
+        evidence = evidence._replace(mean=found.mean)
     latencies = first.latency_ns[answered(first)], second.latency_ns[answered(second)]
     few = min(map(len, latencies)) < params.probes
     slow = None
@@ -90,7 +104,7 @@ def judge_split(first: Answers, second: Answers, params: ShadowParams, paired: P
         first=first,
         second=second,
         rows=len(first.time_ns) + len(second.time_ns),
-        compared=compared,
+        compared=int(known_first.sum() + known_second.sum()),
         blocks=blocks,
         evidence=evidence,
         threshold=1 / params.alpha,
@@ -98,32 +112,56 @@ def judge_split(first: Answers, second: Answers, params: ShadowParams, paired: P
     )
 
 
-def _weigh(first: Answers, second: Answers, params: ShadowParams, paired: PairedParams) -> tuple[Blocks, Evidence, int]:
-    """Return the blocks' differences, what they say, and how many rows they are made of."""
-    horizons = judged_horizons(first.horizons_ms, paired.longest_ms)
-    (loss_first, known_first), (loss_second, known_second) = losses(first, horizons), losses(second, horizons)
-    loss = np.concatenate([loss_first[known_first], loss_second[known_second]])
-    time_ns = np.concatenate([first.time_ns[known_first], second.time_ns[known_second]])
-    candidate = np.repeat([False, True], [int(known_first.sum()), int(known_second.sum())])
-    watched_s = _watched_s(np.concatenate([first.time_ns, second.time_ns]), params.arm_s)
+class SplitBlocks(NamedTuple):
+    """Blocks of split traffic.
+
+    Attributes:
+        rule: None while there are too few for a first baseline and bound.
+        differences: float64 [K], weighted, of mean 0 under equal versions; clipped.
+        bounds: float64 [K], what none of them can exceed.
+        mean: of the differences before they were clipped.
+        left_out: blocks with too few rows, or with rows of both.
+    """
+
+    rule: BlockRule | None
+    differences: Float
+    bounds: Float
+    mean: float
+    left_out: int
+
+
+def split_blocks(
+    loss: Float,
+    time_ns: npt.NDArray[np.int64],
+    candidate: npt.NDArray[np.bool_],
+    params: ShadowParams,
+    paired: PairedParams,
+) -> SplitBlocks:
+    """Cut rows into the blocks that arms were drawn for, and weigh their mean losses.
+
+    Args:
+        loss: float64 [N], of the version that the row was drawn for.
+        time_ns: int64 [N], in any order.
+        candidate: bool [N], whether that was the candidate.
+        params: share and length of blocks.
+        paired: `measure_s`, `block_rows` and `clip`.
+    """
     mean, arms, block, left_out = _blocks(loss, time_ns, candidate, params.arm_s, paired.block_rows)
     residual = mean - _baseline(mean)
-    measuring = int(np.searchsorted(block - block[:1], paired.measure_s / params.arm_s)) if len(block) else 0
-    if measuring == len(block):
-        return Blocks(None, residual[:0], left_out, watched_s, None), weigh(residual[:0], residual[:0], 0.5), len(loss)
     # The first block has no baseline.
-    seen, judged, arms = residual[1:measuring], residual[max(measuring, 1) :], arms[max(measuring, 1) :]
+    start = max(1, int(np.searchsorted(block - block[:1], paired.measure_s / params.arm_s))) if len(block) else 0
+    if start >= len(block):
+        return SplitBlocks(None, residual[:0], residual[:0], 0.0, left_out)
+    seen, judged = residual[1:start], residual[start:]
     bounds = predictable_bounds(judged, seen, paired.clip)
-    weight = np.where(arms, -1 / params.share, 1 / (1 - params.share))
-    evidence = weigh(
-        np.clip(judged, -bounds, bounds) * weight,
-        bounds * np.abs([1 / params.share, 1 / (1 - params.share)]).max(),
-        params.alpha,
+    weight = np.where(arms[start:], -1 / params.share, 1 / (1 - params.share))
+    return SplitBlocks(
+        rule=BlockRule(params.arm_s, 0.0, seen),
+        differences=np.clip(judged, -bounds, bounds) * weight,
+        bounds=bounds * max(1 / params.share, 1 / (1 - params.share)),
+        mean=float((judged * weight).mean()),
+        left_out=left_out,
     )
-    if evidence.blocks:
-        evidence = evidence._replace(mean=float((judged * weight).mean()))
-    rule = BlockRule(params.arm_s, 0.0, seen)
-    return Blocks(rule, judged * weight, left_out, watched_s, None), evidence, len(loss)
 
 
 def _watched_s(time_ns: npt.NDArray[np.int64], arm_s: float) -> float:
