@@ -353,6 +353,15 @@ class RollbackParams(_Section, frozen=True):
     latency_p99_ms: PositiveFloat
 
 
+class MirrorParams(_Section, frozen=True):
+    """The way of live rows to the prediction log and to the versions that are mirrored."""
+
+    ring_rows: Positive
+    queue_rows: Annotated[int, Meta(ge=_LARGEST_CHUNK)]
+    probe_s: PositiveFloat
+    drain_s: PositiveFloat
+
+
 class CrashParams(_Section, frozen=True):
     """When a fall of the price is a flash crash."""
 
@@ -434,6 +443,8 @@ class Params(_Section, frozen=True):
     paired: PairedParams
     shadow: ShadowParams
     rollback: RollbackParams
+
+    mirror: MirrorParams
     surveillance: SurveillanceParams
 
     def __post_init__(self) -> None:

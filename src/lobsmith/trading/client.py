@@ -33,6 +33,18 @@ class Reason(StrEnum):
     REFUSED = "refused"
     NON_FINITE_INPUT = "non_finite_input"
     BAD_ANSWER = "bad_answer"
+    PRIMING = "priming"
+    """There is an answer, from a state that has not seen enough rows to be that of a warm stream."""
+
+
+def newest(versions: list[int]) -> int | None:
+    """Return the active one of the served versions, None where there is none."""
+    return max(versions, default=None)
+
+
+def second_newest(versions: list[int]) -> int | None:
+    """Return the version to go back to from the active one, None where there is none."""
+    return sorted(versions)[-2] if len(versions) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,7 @@ class StreamClient:
         state_size: int,
         prime_rows: Callable[[int], int],
         params: ClientParams,
+        choose: Callable[[list[int]], int | None] = newest,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Make a client with a cold state; nothing is asked yet.
@@ -92,6 +105,7 @@ class StreamClient:
             state_size: S.
             prime_rows: how many rows a version needs before a cold state agrees with a warm one.
             params: deadline of one request and how often the served versions are looked up, both in seconds.
+            choose: which of the served versions to talk to, the active one by default.
             clock: nanoseconds that never go back.
         """
         self._transport = transport
@@ -99,6 +113,7 @@ class StreamClient:
         self._state_size = state_size
         self._prime_rows_of = prime_rows
         self._params = params
+        self._choose = choose
         self._clock = clock
         self._history = RowHistory(feature_count, _FIRST_HISTORY_ROWS)
         self._version: int | None = None
@@ -111,8 +126,21 @@ class StreamClient:
         self._lookup_failure: _Failure | None = None
 
     @classmethod
-    def open(cls, transport: DescribingTransport, model: str, params: ClientParams) -> "StreamClient":
+    def open(
+        cls,
+        transport: DescribingTransport,
+        model: str,
+        params: ClientParams,
+        *,
+        choose: Callable[[list[int]], int | None] = newest,
+    ) -> "StreamClient":
         """Make a client that takes the model's shape and priming rows from the server.
+
+        Args:
+            transport: what answers.
+            model: the model's name.
+            params: deadline of one request and how often the served versions are looked up, both in seconds.
+            choose: which of the served versions to talk to, the active one by default.
 
         Raises:
             ServingError: the server does not answer, or has no such model.
@@ -125,12 +153,18 @@ class StreamClient:
             state_size=shape.state_size,
             prime_rows=lambda _version: transport.describe(model).prime_rows,
             params=params,
+            choose=choose,
         )
 
     @property
     def version(self) -> int | None:
         """The version that the client talks to, None before the first look-up found one."""
         return self._version
+
+    @property
+    def prime_rows(self) -> int:
+        """The rows after which a cold state of that version can be trusted, 0 before any is known."""
+        return self._prime_rows
 
     def step(self, row: Float32) -> Prediction:
         """Ask about the next row.
@@ -167,6 +201,16 @@ class StreamClient:
         for start in range(0, len(rows), MAX_ROWS):
             predictions += self._predict_chunk(rows[start : start + MAX_ROWS])
         return predictions
+
+    def observe(self, rows: Float32) -> None:
+        """Take rows, float32 [T, F], into the stream without asking about them: the next request makes up for it.
+
+        As in `predict`, a row that is not finite is left out.
+        """
+        finite = np.isfinite(rows).all(axis=1)
+        rows = rows if finite.all() else rows[finite]
+        self._history.append(rows)
+        self._pending += len(rows)
 
     def reset(self) -> None:
         """Forget the stream: after a gap in the feed the next row starts from a cold state."""
@@ -219,7 +263,7 @@ class StreamClient:
             return
         self._looked_up_ns = now
         try:
-            active = max(self._transport.versions(self._model), default=None)
+            active = self._choose(self._transport.versions(self._model))
             if active is not None and active != self._version:
                 self._prime_rows = self._prime_rows_of(active)
         except ServingError as error:

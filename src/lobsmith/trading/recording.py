@@ -1,0 +1,233 @@
+"""The recorder's process: it empties the ring into the prediction log and asks the mirrored versions.
+
+Run as `python -m lobsmith.trading.recording CONFIG`. It ends on SIGTERM, and when the ring's writer has closed it or
+died, but not before the ring is empty or `mirror.drain_s` has passed.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from enum import IntEnum, auto
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from lobsmith.errors import LobsmithError, PredictionLogError
+from lobsmith.monitoring.prediction_log import LogWriter, Role, Source
+from lobsmith.params import Params
+from lobsmith.progress import console
+from lobsmith.release.config import candidate_model
+from lobsmith.trading.channels import open_transport
+from lobsmith.trading.client import newest, second_newest
+from lobsmith.trading.log_sink import LogSink
+from lobsmith.trading.mirror_thread import MirrorThread
+from lobsmith.trading.ring import RingReader
+from lobsmith.trading.shadow import Mirror
+from lobsmith.workspace import Workspace
+
+_READ_ROWS = 2048
+_IDLE_S = 0.005
+_NICENESS = 10
+"""The recorder and the mirrors may have what the trading process leaves of a core."""
+
+
+class Tally(IntEnum):
+    """What the recorder counts in the ring's header."""
+
+    LOGGED = 0
+    DROPPED = auto()
+    CANDIDATE = auto()
+    CANDIDATE_DROPPED = auto()
+    FALLBACK = auto()
+    FALLBACK_DROPPED = auto()
+    PROBES = auto()
+    FAULTS = auto()
+
+
+class RecorderConfig(Struct, frozen=True, kw_only=True):
+    """What the recorder's process is told, in a file beside the log.
+
+    `patient` is for replays: records wait in the ring while mirrors have enough to do, and so does the replay.
+    """
+
+    ring: str
+    root: str
+    session: str
+    source: str
+    instrument: str
+    started_ns: int
+    model: str
+    params: dict[str, Any]
+    definitions_sha256: str
+    transport: str
+    url: str | None
+    parent_pid: int
+    patient: bool
+
+
+class Recording:
+    """One session's way from the ring to the log."""
+
+    def __init__(
+        self,
+        reader: RingReader,
+        sink: LogSink,
+        mirrors: Sequence[tuple[Role, str, MirrorThread]],
+        *,
+        flush_s: float,
+        patient: bool,
+    ) -> None:
+        self._reader = reader
+        self._sink = sink
+        self._mirrors = mirrors
+        self._flush_s = flush_s
+        self._patient = patient
+        self._flushed_s = time.monotonic()
+        if reader.resumed:
+            sink.resume()
+
+    def run(self, ended: Callable[[], bool], drain_s: float) -> None:
+        """Go on until `ended` and everything has been written down, or `drain_s` after `ended`."""
+        deadline_s: float | None = None
+        while True:
+            # Asked before the turn: the turn then sees all that was put in before the end.
+            if deadline_s is None and ended():
+                deadline_s = time.monotonic() + drain_s
+            busy = self.turn()
+            if deadline_s is not None and (self._done() or time.monotonic() > deadline_s):
+                break
+            if not busy:
+                time.sleep(_IDLE_S)
+        self._collect()
+        if self._reader.finished:
+            self._sink.finish()
+        self._flush()
+
+    def turn(self) -> bool:
+        """Take what is there, once; return whether there was anything."""
+        waits = self._patient and any(mirror.pressed for _, _, mirror in self._mirrors)
+        records = self._reader.read(0 if waits else _READ_ROWS)
+        if len(records):
+            self._sink.live(records)
+            for _, _, mirror in self._mirrors:
+                mirror.offer(records)
+            self._reader.count(Tally.LOGGED, int((records["row"] >= 0).sum()))
+        collected = self._collect()
+        full = 2 * self._reader.unreleased > self._reader.capacity and len(records) > 0
+        if full or time.monotonic() - self._flushed_s > self._flush_s:
+            try:
+                self._flush()
+            except PredictionLogError as error:
+                # Nothing is lost yet: what was read stays in the ring until the log has it.
+                console.print(f"{error}", markup=False)
+                self._reader.count(Tally.FAULTS, 1)
+                self._flushed_s = time.monotonic()
+        return bool(len(records)) or collected
+
+    def _collect(self) -> bool:
+        any_collected = False
+        for role, model, mirror in self._mirrors:
+            answered, probes = mirror.collect()
+            for one in answered:
+                self._sink.mirrored(role, model, one)
+                self._reader.count(Tally[role.name], len(one.predictions))
+            for probe in probes:
+                self._sink.probed(probe)
+            self._reader.count(Tally.PROBES, len(probes))
+            any_collected |= bool(answered)
+        return any_collected
+
+    def _flush(self) -> None:
+        """Make durable what was read, and only then let the writer have its places."""
+        self._note_drops("ring", Tally.DROPPED, self._reader.dropped - self._reader.tally(Tally.DROPPED))
+        for role, _, mirror in self._mirrors:
+            self._note_drops(role.value, Tally[f"{role.name}_DROPPED"], mirror.take_dropped())
+            self._reader.count(Tally.FAULTS, mirror.take_faults())
+        self._sink.flush()
+        self._reader.release()
+        self._flushed_s = time.monotonic()
+
+    def _note_drops(self, place: str, tally: Tally, count: int) -> None:
+        self._sink.dropped(place, count)
+        self._reader.count(tally, count)
+
+    def _done(self) -> bool:
+        return self._reader.waiting == 0 and all(mirror.idle for _, _, mirror in self._mirrors)
+
+
+def mirrors(config: RecorderConfig, params: Params, features: int) -> list[tuple[Role, str, MirrorThread]]:
+    """Start the mirrors of the candidate and of the version to go back to."""
+    workspace = Workspace(Path(config.root))
+
+    def make(role: Role, model: str, choose: Callable[[list[int]], int | None]) -> Mirror:
+        return Mirror(
+            role,
+            open_transport(workspace, params, config.transport, config.url),
+            model,
+            choose=choose,
+            definitions_sha256=config.definitions_sha256,
+            feature_count=features,
+            params=params.client,
+        )
+
+    return [
+        (
+            role,
+            model,
+            MirrorThread(
+                partial(make, role, model, choose),
+                config.model,
+                queue_rows=params.mirror.queue_rows,
+                probe_s=params.mirror.probe_s,
+            ),
+        )
+        for role, model, choose in (
+            (Role.CANDIDATE, candidate_model(config.model), newest),
+            (Role.FALLBACK, config.model, second_newest),
+        )
+    ]
+
+
+def main(path: Path) -> None:
+    """Record the session that a configuration describes."""
+    os.nice(_NICENESS)
+    config = msgspec.json.decode(path.read_bytes(), type=RecorderConfig)
+    params = msgspec.convert(config.params, Params)
+    reader = RingReader(Path(config.ring))
+    stopped = False
+
+    def stop(_signal: int, _frame: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    signal.signal(signal.SIGTERM, stop)
+
+    def orphaned() -> bool:
+        return os.getppid() != config.parent_pid
+
+    with LogWriter.of(Workspace(Path(config.root)), config.model, params) as log:
+        log.begin(config.session, Source(config.source), config.instrument, config.started_ns)
+        recording = Recording(
+            reader,
+            LogSink(log, config.session, config.model, params.labels.horizons_ms),
+            mirrors(config, params, reader.features),
+            flush_s=params.prediction_log.flush_s,
+            patient=config.patient,
+        )
+        recording.run(lambda: stopped or reader.finished or orphaned(), params.mirror.drain_s)
+    if orphaned():
+        # Nobody else is left to do so.
+        Path(config.ring).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except LobsmithError as error:
+        sys.exit(f"error: {error}")
