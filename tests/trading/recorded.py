@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lobsmith.features.labels import direction_labels
+from lobsmith.monitoring.prediction_log import Source
 from lobsmith.params import Params
 from lobsmith.trading.client import Prediction, StreamClient
 from lobsmith.trading.recorder import Recorder
@@ -42,7 +43,7 @@ def published(root: Path, *, candidate: bool = True) -> Workspace:
 
 def recorder(workspace: Workspace, params: Params, transport: str = "inprocess", **changes) -> Recorder:
     return Recorder(
-        workspace, params, model="lob", instrument="simulator:SIM", source="live", transport=transport, **changes
+        workspace, params, model="lob", instrument="simulator:SIM", source=Source.LIVE, transport=transport, **changes
     )
 
 

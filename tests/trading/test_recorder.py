@@ -1,7 +1,5 @@
 """Recording with the real engine and the real log: what trading did, and what the mirrored versions made of it."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -9,6 +7,7 @@ from lobsmith.monitoring.log_reader import PredictionLog, answers, compared
 from lobsmith.params import Params
 from lobsmith.release.repository import Repository
 from lobsmith.trading.client import StreamClient, second_newest
+from lobsmith.trading.recorder import SHARED_MEMORY
 from lobsmith.trading.transports import InProcessTransport
 from lobsmith.workspace import Workspace
 from tests.small import small_params
@@ -70,4 +69,4 @@ def test_every_prediction_is_logged_with_its_outcome_and_the_mirrored_answers(te
             atol=1e-5,
         )
     assert not list(template.predictions.glob("recording/*.json"))
-    assert not Path(f"/dev/shm/lobsmith-{recorded.session}.ring").exists()
+    assert not list(SHARED_MEMORY.glob(f"*{recorded.session}*"))

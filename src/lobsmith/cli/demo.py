@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 
 from lobsmith.cli.options import capture_arguments, json_option, overrides, print_json, results, set_option, use_prefect
+from lobsmith.cli.replay import recorded_line
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
 from lobsmith.workspace import Workspace
@@ -71,6 +72,7 @@ def _serve_and_replay(workspace: Workspace, params: Params, dataset: "Dataset") 
     """Replay held-out rows through the running server, or through one started for the purpose on free ports."""
     from lobsmith.cli.replay import run
     from lobsmith.models.split import split
+    from lobsmith.monitoring.prediction_log import Source
     from lobsmith.serving.control import connect
     from lobsmith.serving.supervisor import running_triton, with_free_ports
 
@@ -87,6 +89,7 @@ def _serve_and_replay(workspace: Workspace, params: Params, dataset: "Dataset") 
                     first,
                     name,
                     limit=rows,
+                    record=Source.DEMO,
                     on_progress=lambda done, total, note=note: note(f"{done:,} of {total:,} rows"),  # type: ignore[misc]
                 )
                 note(f"{measured[name].answered:,} of {measured[name].rows:,} rows answered")
@@ -139,6 +142,7 @@ def _show(
     for name, value in (
         ("served", f"{retrained.model} version {', '.join(map(str, served.versions))}"),
         *((f"latency {name}", _latency(one)) for name, one in measured.items()),
+        *((f"log {name}", recorded_line(one.recorded)) for name, one in measured.items() if one.recorded),
         ("MLflow run", f"{retrained.mlflow_run_id}  (mlflow ui --backend-store-uri {workspace.mlflow_uri})"),
         ("manifest", retrained.manifest),
         ("report", f"{retrained.report}  (all held-out rows, training curve, calibration)"),

@@ -9,15 +9,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
-from lobsmith.errors import DataError, ServingError
+from lobsmith.errors import DataError, ParamsError, ServingError
 from lobsmith.params import Params, load_params
 from lobsmith.progress import console
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
     from lobsmith.features.dataset import Dataset
+    from lobsmith.monitoring.prediction_log import Source
     from lobsmith.trading.measure import Measured
-    from lobsmith.trading.transports import DescribingTransport
+    from lobsmith.trading.recorder import Recorded
 
 TRANSPORTS = ("grpc", "http", "inprocess")
 
@@ -29,6 +30,8 @@ TRANSPORTS = ("grpc", "http", "inprocess")
 @click.option("--transport", type=click.Choice(TRANSPORTS), default="grpc", show_default=True)
 @click.option("--url", help="HOST:PORT of a server; the workspace's own by default.")
 @click.option("--model", help="Instead of model.name.")
+@click.option("--record/--no-record", default=True, show_default=True, help="Into the prediction log, and mirrored.")
+@click.option("--ab", is_flag=True, help="Let the candidate answer shadow.share of the time, by blocks.")
 @click.option("--rows", type=click.IntRange(min=1), help="Ask about this many rows at most.")
 @set_option
 @json_option
@@ -41,14 +44,21 @@ def replay(
     transport: str,
     url: str | None,
     model: str | None,
+    record: bool,
+    ab: bool,
     rows: int | None,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Replay recorded FILES, read in order as one stream, and print accuracy and latency."""
+    """Replay recorded FILES, read in order as one stream, and print accuracy and latency.
+
+    What was asked and answered goes into the model's prediction log, and its candidate and its fallback version are
+    asked about the same rows.
+    """
     from lobsmith.features.dataset import build_dataset
     from lobsmith.market.readers import read_captures
     from lobsmith.market.simulator import simulate
+    from lobsmith.monitoring.prediction_log import Source
 
     params = load_params(workspace.params, overrides(settings))
     if bool(files) == (seconds is not None):
@@ -67,6 +77,8 @@ def replay(
             url=url,
             model=model,
             limit=rows,
+            record=Source.REPLAY if record else None,
+            ab=ab,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     if as_json:
@@ -75,24 +87,10 @@ def replay(
         results.print(table({transport: measured}))
         if measured.reasons:
             results.print(f"without an answer: {measured.reasons}")
+        if measured.recorded is not None:
+            results.print(recorded_line(measured.recorded), soft_wrap=True)
     if measured.answered == 0:
         raise ServingError(f"no row was answered: {measured.reasons or 'the data has no complete row'}")
-
-
-def open_transport(workspace: Workspace, params: Params, name: str, url: str | None = None) -> "DescribingTransport":
-    """Return a transport to the server named by `url`, else to the workspace's running one, else to params' ports."""
-    from lobsmith.release.repository import Repository
-    from lobsmith.serving.endpoint import read_endpoint
-    from lobsmith.trading.transports import GrpcTransport, HttpTransport, InProcessTransport
-
-    if name == "inprocess":
-        return InProcessTransport(Repository.of(workspace))
-    endpoint = None if url else read_endpoint(workspace)
-    if name == "grpc":
-        default = endpoint.grpc_url if endpoint else f"{params.serving.host}:{params.serving.grpc_port}"
-        return GrpcTransport(url or default)
-    default = endpoint.http_url if endpoint else f"{params.serving.host}:{params.serving.http_port}"
-    return HttpTransport(url or default)
 
 
 def run(
@@ -105,18 +103,42 @@ def run(
     url: str | None = None,
     model: str | None = None,
     limit: int | None = None,
+    record: "Source | None" = None,
+    ab: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> "Measured":
     """Replay a dataset from row `first` on.
 
+    Args:
+        workspace: of the server and of the prediction log.
+        params: those that the model was trained with.
+        dataset: what is replayed.
+        first: index of the first row to ask about.
+        transport: grpc, http or inprocess.
+        url: HOST:PORT of a server that is not the workspace's.
+        model: instead of `model.name`.
+        limit: ask about this many rows at most.
+        record: what the rows count as in the prediction log; None records nothing.
+        ab: let the candidate answer some blocks of time.
+        on_progress: told how many rows are done, of how many.
+
     Raises:
+        ParamsError: `ab` without a share.
         ServingError: no server answers, it has no such model, or the model means other features by its inputs.
     """
+    from msgspec.structs import replace
+
+    from lobsmith.trading.channels import open_transport
     from lobsmith.trading.client import StreamClient
     from lobsmith.trading.measure import measure
+    from lobsmith.trading.recorder import Recorder
+    from lobsmith.trading.split_client import SplitClient
 
     name = model or params.model.name
+    if ab and not params.shadow.share:
+        raise ParamsError("shadow.share is 0: the candidate would answer nothing; pass --set shadow.share=0.5")
     channel = open_transport(workspace, params, transport, url)
+    recorder = None
     try:
         served = channel.describe(name).definitions_sha256
         if served != dataset.definitions_sha256:
@@ -124,10 +146,49 @@ def run(
                 f"{name}: the served model was made for other features or labels (definitions {served[:12]}) than "
                 f"params.yaml describes ({dataset.definitions_sha256[:12]}); use the parameters it was trained with"
             )
-        client = StreamClient.open(channel, name, params.client)
-        return measure(dataset, first, client, limit=limit, on_progress=on_progress)
+        client: StreamClient | SplitClient
+        if ab:
+            client = SplitClient(
+                channel,
+                name,
+                params.client,
+                symbol=str(dataset.instrument),
+                block_s=params.shadow.arm_s,
+                share=params.shadow.share,
+                salt=params.shadow.salt,
+            )
+        else:
+            client = StreamClient.open(channel, name, params.client)
+        if record is not None:
+            recorder = Recorder(
+                workspace,
+                params,
+                model=name,
+                instrument=str(dataset.instrument),
+                source=record,
+                transport=transport,
+                url=url,
+                patient=True,
+            )
+        measured = measure(dataset, first, client, recorder=recorder, limit=limit, on_progress=on_progress)
     finally:
+        recorded = None if recorder is None else recorder.close()
         channel.close()
+    return replace(measured, recorded=recorded)
+
+
+def recorded_line(recorded: "Recorded") -> str:
+    """Say in one line what went into the prediction log."""
+    line = (
+        f"recorded {recorded.logged:,} of {recorded.rows:,} rows as {recorded.session}; mirrored to the candidate "
+        f"{recorded.candidate:,}, to the fallback {recorded.fallback:,}"
+    )
+    dropped = recorded.dropped + recorded.candidate_dropped + recorded.fallback_dropped
+    if dropped:
+        line += f"; dropped {recorded.dropped:,} / {recorded.candidate_dropped:,} / {recorded.fallback_dropped:,}"
+    if recorded.restarts or recorded.faults:
+        line += f"; {recorded.restarts} restarts, {recorded.faults} faults, see {recorded.log}"
+    return line
 
 
 def table(measured: "dict[str, Measured]") -> Table:

@@ -8,10 +8,13 @@ from msgspec import Struct
 
 from lobsmith.features.dataset import Dataset
 from lobsmith.features.labels import UNKNOWN
+from lobsmith.features.stream import Rows
 from lobsmith.gates.metrics import log_losses
 from lobsmith.models.split import runs
-from lobsmith.trading.client import StreamClient
-from lobsmith.trading.replay import ReplayResult, replay
+from lobsmith.trading.client import Prediction, StreamClient
+from lobsmith.trading.recorder import Recorded, Recorder
+from lobsmith.trading.replay import Float32, ReplayResult, replay
+from lobsmith.trading.split_client import SplitClient
 
 _WARM_ROWS = 2048
 """Rows before the first that are fed to the client, if the run holds as many."""
@@ -28,7 +31,10 @@ class Score(Struct, frozen=True, kw_only=True):
 
 
 class Measured(Struct, frozen=True, kw_only=True):
-    """The outcome of a replay; latencies in microseconds, each from the row's hand-over to its answer."""
+    """The outcome of a replay; latencies in microseconds, each from the row's hand-over to its answer.
+
+    `recorded` says what went into the prediction log, None where nothing was to.
+    """
 
     rows: int
     answered: int
@@ -36,13 +42,15 @@ class Measured(Struct, frozen=True, kw_only=True):
     versions: list[int]
     scores: list[Score]
     latency_us: dict[str, float]
+    recorded: Recorded | None = None
 
 
 def measure(
     dataset: Dataset,
     first: int,
-    client: StreamClient,
+    client: StreamClient | SplitClient,
     *,
+    recorder: Recorder | None = None,
     limit: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Measured:
@@ -54,6 +62,7 @@ def measure(
         dataset: rows and labels.
         first: index of the first row to ask about.
         client: a client of the model that serves.
+        recorder: is told of every row, between two answers; the replay waits for it where it cannot keep up.
         limit: ask about this many rows at most.
         on_progress: told how many rows are done, of how many.
     """
@@ -66,11 +75,13 @@ def measure(
             continue
         start = int(inside[0])
         client.reset()
+        if recorder is not None:
+            recorder.reset()
         earlier = dataset.rows.features[max(begin, start - _WARM_ROWS) : start]
         results.append(
             replay(
                 dataset.rows.features[start : start + len(inside)],
-                client,
+                _Run(client, recorder, dataset.rows, start - len(earlier)),
                 prime=earlier if len(earlier) else None,
                 on_progress=None if on_progress is None else _shifted(on_progress, done, len(rows)),
             )
@@ -101,6 +112,41 @@ def measure(
             if answered.any()
         },
     )
+
+
+class _Run:
+    """A run of a dataset's rows through a client: knows when each was received, and has it recorded."""
+
+    def __init__(self, client: StreamClient | SplitClient, recorder: Recorder | None, rows: Rows, first: int) -> None:
+        self._client = client
+        self._recorder = recorder
+        self._rows = rows
+        self._next = first
+
+    def step(self, row: Float32) -> Prediction:
+        """Ask about the next row, float32 [F]."""
+        time_ns, segment, mid = self._about()
+        if isinstance(self._client, SplitClient):
+            prediction = self._client.step(row, time_ns)
+        else:
+            prediction = self._client.step(row)
+        if self._recorder is not None:
+            self._recorder.record(time_ns, segment, mid, row, prediction)
+            self._recorder.pace()
+        return prediction
+
+    def predict(self, rows: Float32) -> list[Prediction]:
+        """Take rows, float32 [T, F], that only prime."""
+        for row in rows:
+            about = self._about()
+            if self._recorder is not None:
+                self._recorder.prime(*about, row)
+                self._recorder.pace()
+        return self._client.predict(rows)
+
+    def _about(self) -> tuple[int, int, int]:
+        place, self._next = self._next, self._next + 1
+        return int(self._rows.time[place]), int(self._rows.segment[place]), int(self._rows.mid[place])
 
 
 def replayed_rows(dataset: Dataset, first: int, limit: int | None = None) -> npt.NDArray[np.int64]:

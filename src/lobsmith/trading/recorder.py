@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -20,17 +21,22 @@ from lobsmith.files import write_atomic
 from lobsmith.params import Params, as_table
 from lobsmith.release.config import candidate_model, plans_model
 from lobsmith.trading.client import Prediction, Reason
-from lobsmith.trading.recording import RecorderConfig, Tally
+from lobsmith.trading.recorder_config import RecorderConfig, Tally
 from lobsmith.trading.ring import PRIME, RESET, RingWriter
 from lobsmith.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lobsmith.monitoring.prediction_log import Source
 
 Float32 = npt.NDArray[np.float32]
 
 _MODULE = "lobsmith.trading.recording"
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the file's name is random, and nobody else may open it
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the file's name is random, and nobody else may open it
 _REASONS = {reason: number for number, reason in enumerate(Reason, start=1)}
 _PACE_S = 0.005
 _FIRST_RESTART_S, _LONGEST_RESTART_S = 0.1, 10.0
+_LATE_FAILURES = 3
+"""After which a recorder that cannot write down what is left is not started again."""
 _EXIT_S = 5.0
 """For the recorder's last flush, beyond `mirror.drain_s`."""
 
@@ -40,6 +46,7 @@ class Recorded(Struct, frozen=True, kw_only=True):
 
     Attributes:
         session: its name in the prediction log.
+        log: where recorders print what went wrong.
         rows: rows that were asked about while it was recorded.
         dropped: records that found the ring full.
         logged: rows that reached the log.
@@ -53,6 +60,7 @@ class Recorded(Struct, frozen=True, kw_only=True):
     """
 
     session: str
+    log: str
     rows: int
     dropped: int
     logged: int
@@ -79,7 +87,7 @@ class Recorder:
         *,
         model: str,
         instrument: str,
-        source: str,
+        source: "Source",
         transport: str,
         url: str | None = None,
         patient: bool = False,
@@ -92,7 +100,7 @@ class Recorder:
             params: `mirror`, `prediction_log`, `client`, and what the features and labels are.
             model: the production model that is asked.
             instrument: `venue:symbol` of the stream.
-            source: what the rows are: `live` or `replay`.
+            source: what the rows are.
             transport: how the mirrored versions are asked: grpc, http or inprocess.
             url: HOST:PORT of a server that is not the workspace's.
             patient: rows come faster than in a market and may wait for the mirrored versions: see `pace`.
@@ -118,7 +126,7 @@ class Recorder:
             ring=str(self._ring.path),
             root=str(workspace.root.absolute()),
             session=self.session,
-            source=source,
+            source=source.value,
             instrument=instrument,
             started_ns=clock(),
             model=model,
@@ -243,7 +251,7 @@ class Recorder:
     def _make_ring(self, params: Params) -> RingWriter | None:
         """Make the ring in memory, or beside the log where there is no room; None where neither can be."""
         name = f"lobsmith-{self.session}.ring"
-        for folder in (_SHARED_MEMORY, self._folder):
+        for folder in (SHARED_MEMORY, self._folder):
             with suppress(OSError):
                 if folder is self._folder:
                     folder.mkdir(parents=True, exist_ok=True)
@@ -255,6 +263,7 @@ class Recorder:
         tally = self._ring.tally if self._ring is not None else lambda _place: 0
         return Recorded(
             session=self.session,
+            log=str(self._log),
             rows=self._rows,
             dropped=self._unrecorded + (self._ring.dropped if self._ring is not None else 0),
             logged=tally(Tally.LOGGED),
@@ -275,7 +284,7 @@ class Recorder:
 
     def _keep_alive(self) -> None:
         """Start the recorder, and again whenever it ends before its work is done."""
-        pause_s = _FIRST_RESTART_S
+        pause_s, late_failures = _FIRST_RESTART_S, 0
         while not self._abandoned.is_set():
             started_s = time.monotonic()
             code = self._run_child()
@@ -283,8 +292,11 @@ class Recorder:
             if done or self._abandoned.is_set():
                 return
             self._restarts += 1
+            late_failures += self._closing.is_set()
+            if late_failures == _LATE_FAILURES:
+                return
             pause_s = _FIRST_RESTART_S if time.monotonic() - started_s > _LONGEST_RESTART_S else pause_s
-            self._abandoned.wait(pause_s)
+            (self._abandoned if self._closing.is_set() else self._closing).wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_RESTART_S)
 
     def _run_child(self) -> int:

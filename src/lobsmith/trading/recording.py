@@ -9,13 +9,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from enum import IntEnum, auto
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from lobsmith.errors import LobsmithError, PredictionLogError
 from lobsmith.monitoring.prediction_log import LogWriter, Role, Source
@@ -26,6 +23,7 @@ from lobsmith.trading.channels import open_transport
 from lobsmith.trading.client import newest, second_newest
 from lobsmith.trading.log_sink import LogSink
 from lobsmith.trading.mirror_thread import MirrorThread
+from lobsmith.trading.recorder_config import RecorderConfig, Tally
 from lobsmith.trading.ring import RingReader
 from lobsmith.trading.shadow import Mirror
 from lobsmith.workspace import Workspace
@@ -34,40 +32,6 @@ _READ_ROWS = 2048
 _IDLE_S = 0.005
 _NICENESS = 10
 """The recorder and the mirrors may have what the trading process leaves of a core."""
-
-
-class Tally(IntEnum):
-    """What the recorder counts in the ring's header."""
-
-    LOGGED = 0
-    DROPPED = auto()
-    CANDIDATE = auto()
-    CANDIDATE_DROPPED = auto()
-    FALLBACK = auto()
-    FALLBACK_DROPPED = auto()
-    PROBES = auto()
-    FAULTS = auto()
-
-
-class RecorderConfig(Struct, frozen=True, kw_only=True):
-    """What the recorder's process is told, in a file beside the log.
-
-    `patient` is for replays: records wait in the ring while mirrors have enough to do, and so does the replay.
-    """
-
-    ring: str
-    root: str
-    session: str
-    source: str
-    instrument: str
-    started_ns: int
-    model: str
-    params: dict[str, Any]
-    definitions_sha256: str
-    transport: str
-    url: str | None
-    parent_pid: int
-    patient: bool
 
 
 class Recording:

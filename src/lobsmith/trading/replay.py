@@ -3,15 +3,26 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lobsmith.trading.client import Prediction, StreamClient
+from lobsmith.trading.client import Prediction
 
 Float32 = NDArray[np.float32]
 
 _PROGRESS_ROWS = 256
+
+
+class Stepping(Protocol):
+    """What a replay needs of a client: see `lobsmith.trading.client.StreamClient`."""
+
+    def step(self, row: Float32) -> Prediction:
+        """Ask about the next row, float32 [F]."""
+
+    def predict(self, rows: Float32) -> list[Prediction]:
+        """Ask about the next rows, float32 [T, F]."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class ReplayResult:
 
 def replay(
     rows: Float32,
-    client: StreamClient,
+    client: Stepping,
     *,
     prime: Float32 | None = None,
     stop_after: int | None = None,

@@ -1,0 +1,40 @@
+"""What the trading process and the recorder's process know of each other."""
+
+from enum import IntEnum, auto
+from typing import Any
+
+from msgspec import Struct
+
+
+class Tally(IntEnum):
+    """What the recorder counts in the ring's header."""
+
+    LOGGED = 0
+    DROPPED = auto()
+    CANDIDATE = auto()
+    CANDIDATE_DROPPED = auto()
+    FALLBACK = auto()
+    FALLBACK_DROPPED = auto()
+    PROBES = auto()
+    FAULTS = auto()
+
+
+class RecorderConfig(Struct, frozen=True, kw_only=True):
+    """What the recorder's process is told, in a file beside the log.
+
+    `patient` is for replays: records wait in the ring while mirrors have enough to do, and so does the replay.
+    """
+
+    ring: str
+    root: str
+    session: str
+    source: str
+    instrument: str
+    started_ns: int
+    model: str
+    params: dict[str, Any]
+    definitions_sha256: str
+    transport: str
+    url: str | None
+    parent_pid: int
+    patient: bool
