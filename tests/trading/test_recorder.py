@@ -1,8 +1,16 @@
 """Recording with the real engine and the real log: what trading did, and what the mirrored versions made of it."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from lobsmith.features.labels import direction_labels
 from lobsmith.monitoring.log_reader import PredictionLog, answers, compared
 from lobsmith.params import Params
 from lobsmith.release.repository import Repository
@@ -10,8 +18,39 @@ from lobsmith.trading.client import StreamClient, second_newest
 from lobsmith.trading.recorder import SHARED_MEMORY
 from lobsmith.trading.transports import InProcessTransport
 from lobsmith.workspace import Workspace
+from tests.served import PRIME_ROWS
 from tests.small import small_params
-from tests.trading.recorded import COUNT, ROWS, SEGMENTS, TIMES, labels, probabilities, published, recorder, stream
+from tests.trading.recorded import (
+    COUNT,
+    MIDS,
+    ROWS,
+    SEGMENTS,
+    TIMES,
+    eventually,
+    labels,
+    probabilities,
+    published,
+    recorder,
+    stream,
+)
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from lobsmith.trading.client import StreamClient
+from lobsmith.trading.transports import InProcessTransport
+from lobsmith.release.repository import Repository
+from lobsmith.workspace import Workspace
+from tests.small import small_params
+from tests.trading.recorded import recorder, stream
+workspace, params = Workspace(Path(sys.argv[1])), small_params()
+client = StreamClient.open(InProcessTransport(Repository(workspace.repository)), "lob", params.client)
+into = recorder(workspace, params)
+print(into.session, flush=True)
+stream(client, into, 0, 1000)
+print("recorded 1000", flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +65,14 @@ def params() -> Params:
 
 def client(workspace: Workspace, params: Params, model: str = "lob", **choose) -> StreamClient:
     return StreamClient.open(InProcessTransport(Repository(workspace.repository)), model, params.client, **choose)
+
+
+def active(workspace: Workspace) -> int:
+    return Repository(workspace.repository).listed("lob")[-1]
+
+
+def candidate(workspace: Workspace) -> int:
+    return Repository(workspace.repository).listed("lob_candidate")[-1]
 
 
 def directly(workspace: Workspace, params: Params, model: str, **choose) -> np.ndarray:
@@ -44,21 +91,20 @@ def test_every_prediction_is_logged_with_its_outcome_and_the_mirrored_answers(te
     assert (recorded.rows, recorded.logged, recorded.dropped, recorded.faults) == (COUNT, COUNT, 0, 0)
     assert (recorded.candidate, recorded.fallback) == (COUNT, COUNT)
     assert recorded.probes > 0
-    fallback, active = Repository(template.repository).listed("lob")
-    (candidate,) = Repository(template.repository).listed("lob_candidate")
+    fallback, serving = Repository(template.repository).listed("lob")
     with PredictionLog.of(template, "lob") as log:
-        (session,) = log.sessions()
+        session = log.sessions()[0]
         assert (session["session"], session["source"], session["instrument"]) == (
             recorded.session,
             "live",
             "simulator:SIM",
         )
-        live = answers(log, "lob", active)
+        live = answers(log, "lob", serving)
         np.testing.assert_array_equal(live.probabilities, probabilities(primary))
         np.testing.assert_array_equal(live.latency_ns, [one.latency_ns for one in primary])
         np.testing.assert_array_equal(live.time_ns, TIMES)
         np.testing.assert_array_equal(live.labels, labels(params.labels.horizons_ms))
-        mirrored = compared(log, ("lob", active), ("lob_candidate", candidate))
+        mirrored = compared(log, ("lob", serving), ("lob_candidate", candidate(template)))
         np.testing.assert_allclose(
             mirrored.second.probabilities, directly(template, params, "lob_candidate"), atol=1e-5
         )
@@ -69,4 +115,99 @@ def test_every_prediction_is_logged_with_its_outcome_and_the_mirrored_answers(te
             atol=1e-5,
         )
     assert not list(template.predictions.glob("recording/*.json"))
+    assert not list(SHARED_MEMORY.glob(f"*{recorded.session}*"))
+
+
+def test_a_recorder_that_is_killed_is_started_again_and_nothing_is_lost(template, params) -> None:
+    into, asked = recorder(template, params), client(template, params)
+    primary = stream(asked, into, 0, 300)
+    eventually(lambda: into.pid is not None and into.waiting == 0)
+    os.kill(into.pid, signal.SIGKILL)
+    primary += stream(asked, into, 300)
+    recorded = into.close()
+    assert (recorded.logged, recorded.dropped, recorded.restarts) == (COUNT, 0, 1)
+    with PredictionLog.of(template, "lob") as log:
+        live = answers(log, "lob", primary[0].version, sessions=[recorded.session])
+        np.testing.assert_array_equal(live.probabilities, probabilities(primary))
+        # Those that were open when it died too.
+        np.testing.assert_array_equal(live.labels, labels(params.labels.horizons_ms))
+        mirrored = answers(log, "lob_candidate", candidate(template), sessions=[recorded.session])
+    # The new mirror begins in the middle of a stream that it has not seen the beginning of.
+    assert mirrored.reasons == {"priming": PRIME_ROWS}
+    assert len(mirrored.time_ns) == COUNT
+
+
+def test_a_full_ring_drops_and_counts_and_trading_goes_on(template) -> None:
+    params = small_params(**{"mirror.ring_rows": 200, "prediction_log.flush_s": 0.1})
+    into, asked = recorder(template, params), client(template, params)
+    primary = stream(asked, into, 0, 100)
+    eventually(lambda: into.pid is not None and into.waiting == 0)
+    os.kill(into.pid, signal.SIGSTOP)
+    primary += stream(asked, into, 100, 500)
+    os.kill(into.pid, signal.SIGCONT)
+    eventually(lambda: into.waiting == 0)
+    primary += stream(asked, into, 500, 650)
+    recorded = into.close()
+    assert all(one.reason is None for one in primary)
+    assert (recorded.rows, recorded.dropped, recorded.logged) == (650, 200, 450)
+    kept = np.r_[0:300, 500:650]
+    with PredictionLog.of(template, "lob") as log:
+        live = answers(log, "lob", primary[0].version, sessions=[recorded.session])
+        mirrored = answers(log, "lob_candidate", candidate(template), sessions=[recorded.session])
+        assert log.drops()["ring"] == 200
+    np.testing.assert_array_equal(live.time_ns, TIMES[kept])
+    # A label whose horizon ends among the rows that were lost is unknown, not guessed.
+    after_hole = kept >= 500
+    known = np.concatenate(
+        [
+            direction_labels(TIMES[rows], MIDS[rows], SEGMENTS[rows], params.labels.horizons_ms)
+            for rows in (kept[~after_hole], kept[after_hole])
+        ]
+    )
+    np.testing.assert_array_equal(live.labels, known)
+    assert mirrored.reasons == {"priming": PRIME_ROWS}
+    expected = directly(template, params, "lob_candidate")[kept]
+    counted = np.isfinite(mirrored.probabilities).all(axis=(1, 2))
+    assert counted.sum() == len(kept) - PRIME_ROWS
+    np.testing.assert_allclose(mirrored.probabilities[counted], expected[counted], atol=2e-3)
+
+
+def test_mirrors_that_hang_hold_up_neither_trading_nor_the_log(template) -> None:
+    params = small_params(**{"client.deadline_s": 0.2, "mirror.drain_s": 1.0, "mirror.queue_rows": 300})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        into = recorder(template, params, "http", url=f"127.0.0.1:{silent.getsockname()[1]}")
+        primary = stream(client(template, params), into)
+        # Records that no ring can hold.
+        into.record(0, 0, 2**70, ROWS[0], primary[0])
+        into.record(0, 0, 0, ROWS[0][:3], primary[0])
+        recorded = into.close()
+    np.testing.assert_allclose(probabilities(primary), directly(template, params, "lob"), atol=1e-5)
+    assert (recorded.logged, recorded.dropped, recorded.candidate, recorded.fallback) == (COUNT, 0, 0, 0)
+    assert recorded.faults == 2
+
+
+def test_a_session_whose_trading_process_is_killed_is_written_down_all_the_same(template, params) -> None:
+    trading = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(template.root)], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    assert trading.stdout is not None
+    session = trading.stdout.readline().strip()
+    assert trading.stdout.readline() == "recorded 1000\n"
+    trading.kill()
+    trading.wait()
+    assert list(SHARED_MEMORY.glob(f"*{session}*"))
+    eventually(lambda: not list(SHARED_MEMORY.glob(f"*{session}*")))
+    with PredictionLog.of(template, "lob") as log:
+        assert len(answers(log, "lob", active(template), sessions=[session]).time_ns) == 1000
+
+
+def test_a_log_that_cannot_be_written_is_reported_and_raises_nothing(template, tmp_path: Path, params) -> None:
+    (tmp_path / "elsewhere").write_text("a file where the log's folder should be")
+    nowhere = Workspace(tmp_path / "elsewhere")
+    into = recorder(nowhere, params)
+    primary = stream(client(template, params), into, 0, 50)
+    recorded = into.close()
+    assert all(one.reason is None for one in primary)
+    assert (recorded.rows, recorded.logged) == (50, 0)
+    assert recorded.faults > 0
     assert not list(SHARED_MEMORY.glob(f"*{recorded.session}*"))

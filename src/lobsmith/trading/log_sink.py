@@ -14,6 +14,7 @@ from lobsmith.trading.shadow import Mirrored, Probe, Records
 
 _OPEN_ROWS = """SELECT row, time_ns, mid, segment FROM logged
     WHERE session = ? AND role = 'primary' AND known_ns IS NULL ORDER BY row"""
+_LAST_ROW = "SELECT row, segment FROM logged WHERE session = ? AND role = 'primary' ORDER BY row DESC LIMIT 1"
 _REASONS = (None, *(reason.value for reason in Reason))
 
 
@@ -44,9 +45,13 @@ class LogSink:
         with PredictionLog(self._log.path) as log, log.connection.cursor() as cursor:
             cursor.execute(_OPEN_ROWS, (self._session,))
             rows = np.array(cursor.fetchall(), np.int64).reshape(-1, 4)
+            cursor.execute(_LAST_ROW, (self._session,))
+            last = cursor.fetchone()
         if len(rows):
             row, time_ns, mid, segment = rows.T
             self._settle(self._join.push(row, time_ns, mid, self._runs(row, segment)))
+        if last is not None:
+            self._last = (int(last[0]), int(last[1]))
 
     def live(self, records: Records) -> None:
         """Take records of the ring, oldest first: their predictions and, as far as they settle any, outcomes."""
@@ -57,9 +62,11 @@ class LogSink:
             arm = asked[asked["candidate"] == candidate]
             for version in np.unique(arm["version"]):
                 self._add(model, int(version), Role.PRIMARY, arm[arm["version"] == version])
-        self._settle(
-            self._join.push(asked["row"], asked["time_ns"], asked["mid"], self._runs(asked["row"], asked["segment"]))
-        )
+        # An earlier recorder has written down rows that it had not released.
+        new = asked if self._last is None else asked[asked["row"] > self._last[0]]
+        if len(new):
+            runs = self._runs(new["row"], new["segment"])
+            self._settle(self._join.push(new["row"], new["time_ns"], new["mid"], runs))
 
     def mirrored(self, role: Role, model: str, mirrored: Mirrored) -> None:
         """Take the answers of a mirrored version."""

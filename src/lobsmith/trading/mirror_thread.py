@@ -10,7 +10,6 @@ from threading import Condition, Thread
 import numpy as np
 
 from lobsmith.progress import console
-from lobsmith.release.contract import MAX_ROWS
 from lobsmith.trading.ring import PRIME
 from lobsmith.trading.shadow import Mirror, Mirrored, Probe, Records
 
@@ -77,7 +76,7 @@ class MirrorThread:
             return not self._queue and not self._busy
 
     def offer(self, records: Records) -> None:
-        """Hand over the next records."""
+        """Hand over the next records, best as many as one request carries."""
         with self._changed:
             if self._waiting + len(records) > self._queue_rows:
                 self._dropped += len(records)
@@ -118,18 +117,16 @@ class MirrorThread:
                 self._busy = False
 
     def _take(self) -> Records:
-        """Return the next records, at most as many as one request carries; wait a little where there are none."""
+        """Return the next records; wait a little where there are none."""
         with self._changed:
             if not self._queue:
                 self._changed.wait(_WAIT_S)
             if not self._queue:
                 return np.zeros(0, np.dtype([]))
             self._busy = True
-            block = self._queue.popleft()
-            if len(block) > MAX_ROWS:
-                self._queue.appendleft(block[MAX_ROWS:])
-            self._waiting -= min(len(block), MAX_ROWS)
-            return block[:MAX_ROWS]
+            records = self._queue.popleft()
+            self._waiting -= len(records)
+            return records
 
     def _probe(self, mirror: Mirror, records: Records) -> Probe | None:
         """Probe with the newest row that the active version was asked about."""

@@ -164,6 +164,11 @@ class Recorder:
         """Rows recorded so far, those that were dropped included."""
         return self._rows
 
+    @property
+    def waiting(self) -> int:
+        """Rows that have not reached the log yet."""
+        return 0 if self._ring is None else self._ring.waiting
+
     def reset(self) -> None:
         """Say that the stream begins anew with the next row: call it whenever the client is reset."""
         self._flags = RESET
@@ -277,10 +282,10 @@ class Recorder:
         )
 
     def _remove_files(self) -> None:
-        with suppress(OSError):
-            self._config.unlink(missing_ok=True)
-            if self._ring is not None:
-                self._ring.path.unlink(missing_ok=True)
+        paths = [self._config] if self._ring is None else [self._config, self._ring.path]
+        for path in paths:
+            with suppress(OSError):
+                path.unlink()
 
     def _keep_alive(self) -> None:
         """Start the recorder, and again whenever it ends before its work is done."""

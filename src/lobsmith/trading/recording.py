@@ -19,6 +19,7 @@ from lobsmith.monitoring.prediction_log import LogWriter, Role, Source
 from lobsmith.params import Params
 from lobsmith.progress import console
 from lobsmith.release.config import candidate_model
+from lobsmith.release.contract import MAX_ROWS
 from lobsmith.trading.channels import open_transport
 from lobsmith.trading.client import newest, second_newest
 from lobsmith.trading.log_sink import LogSink
@@ -44,19 +45,25 @@ class Recording:
         mirrors: Sequence[tuple[Role, str, MirrorThread]],
         *,
         flush_s: float,
+        read_rows: int,
         patient: bool,
     ) -> None:
         self._reader = reader
         self._sink = sink
         self._mirrors = mirrors
         self._flush_s = flush_s
+        self._read_rows = read_rows
         self._patient = patient
         self._flushed_s = time.monotonic()
+        self._unreleased = 0
         if reader.resumed:
             sink.resume()
 
     def run(self, ended: Callable[[], bool], drain_s: float) -> None:
-        """Go on until `ended` and everything has been written down, or `drain_s` after `ended`."""
+        """Go on until `ended` and everything has been written down.
+
+        For `drain_s` after `ended` it waits for the mirrors; rows that are then left go into the log alone.
+        """
         deadline_s: float | None = None
         while True:
             # Asked before the turn: the turn then sees all that was put in before the end.
@@ -67,23 +74,18 @@ class Recording:
                 break
             if not busy:
                 time.sleep(_IDLE_S)
-        self._collect()
+        while self._read(self._read_rows, mirrored=False):
+            pass
         if self._reader.finished:
             self._sink.finish()
-        self._flush()
+        self._flush(at_end=True)
 
     def turn(self) -> bool:
         """Take what is there, once; return whether there was anything."""
         waits = self._patient and any(mirror.pressed for _, _, mirror in self._mirrors)
-        records = self._reader.read(0 if waits else _READ_ROWS)
-        if len(records):
-            self._sink.live(records)
-            for _, _, mirror in self._mirrors:
-                mirror.offer(records)
-            self._reader.count(Tally.LOGGED, int((records["row"] >= 0).sum()))
+        count = self._read(0 if waits else self._read_rows, mirrored=True)
         collected = self._collect()
-        full = 2 * self._reader.unreleased > self._reader.capacity and len(records) > 0
-        if full or time.monotonic() - self._flushed_s > self._flush_s:
+        if (self._pressed() and count) or time.monotonic() - self._flushed_s > self._flush_s:
             try:
                 self._flush()
             except PredictionLogError as error:
@@ -91,7 +93,20 @@ class Recording:
                 console.print(f"{error}", markup=False)
                 self._reader.count(Tally.FAULTS, 1)
                 self._flushed_s = time.monotonic()
-        return bool(len(records)) or collected
+        return count > 0 or collected
+
+    def _read(self, limit: int, *, mirrored: bool) -> int:
+        records = self._reader.read(limit)
+        if len(records):
+            self._sink.live(records)
+            self._unreleased += int((records["row"] >= 0).sum())
+        for role, _, mirror in self._mirrors:
+            for start in range(0, len(records), MAX_ROWS):
+                if mirrored:
+                    mirror.offer(records[start : start + MAX_ROWS])
+            if not mirrored:
+                self._note_drops(role.value, Tally[f"{role.name}_DROPPED"], len(records))
+        return len(records)
 
     def _collect(self) -> bool:
         any_collected = False
@@ -106,15 +121,28 @@ class Recording:
             any_collected |= bool(answered)
         return any_collected
 
-    def _flush(self) -> None:
-        """Make durable what was read, and only then let the writer have its places."""
+    def _flush(self, *, at_end: bool = False) -> None:
+        """Make durable what there is, and then let the writer have the places of what was read.
+
+        A recorder that is killed leaves to the next one what it has not released, and what has been written is not
+        written twice. So rows are kept until the mirrors have answered them, as long as there is room.
+        """
+        # Asked before they are collected: then no answer is left behind.
+        answered = all(mirror.idle for _, _, mirror in self._mirrors)
+        self._collect()
         self._note_drops("ring", Tally.DROPPED, self._reader.dropped - self._reader.tally(Tally.DROPPED))
         for role, _, mirror in self._mirrors:
             self._note_drops(role.value, Tally[f"{role.name}_DROPPED"], mirror.take_dropped())
             self._reader.count(Tally.FAULTS, mirror.take_faults())
         self._sink.flush()
-        self._reader.release()
         self._flushed_s = time.monotonic()
+        if answered or at_end or self._pressed():
+            self._reader.release()
+            self._reader.count(Tally.LOGGED, self._unreleased)
+            self._unreleased = 0
+
+    def _pressed(self) -> bool:
+        return 2 * self._reader.unreleased > self._reader.capacity
 
     def _note_drops(self, place: str, tally: Tally, count: int) -> None:
         self._sink.dropped(place, count)
@@ -181,6 +209,7 @@ def main(path: Path) -> None:
             LogSink(log, config.session, config.model, params.labels.horizons_ms),
             mirrors(config, params, reader.features),
             flush_s=params.prediction_log.flush_s,
+            read_rows=min(_READ_ROWS, params.mirror.queue_rows // 2),
             patient=config.patient,
         )
         recording.run(lambda: stopped or reader.finished or orphaned(), params.mirror.drain_s)
