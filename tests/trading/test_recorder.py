@@ -44,7 +44,7 @@ from lobsmith.workspace import Workspace
 from tests.small import small_params
 from tests.trading.recorded import recorder, stream
 workspace, params = Workspace(Path(sys.argv[1])), small_params()
-client = StreamClient.open(InProcessTransport(Repository(workspace.repository)), "lob", params.client)
+client = StreamClient.open(InProcessTransport(Repository.of(workspace)), "lob", params.client)
 into = recorder(workspace, params)
 print(into.session, flush=True)
 stream(client, into, 0, 1000)
@@ -64,15 +64,15 @@ def params() -> Params:
 
 
 def client(workspace: Workspace, params: Params, model: str = "lob", **choose) -> StreamClient:
-    return StreamClient.open(InProcessTransport(Repository(workspace.repository)), model, params.client, **choose)
+    return StreamClient.open(InProcessTransport(Repository.of(workspace)), model, params.client, **choose)
 
 
 def active(workspace: Workspace) -> int:
-    return Repository(workspace.repository).listed("lob")[-1]
+    return Repository.of(workspace).listed("lob")[-1]
 
 
 def candidate(workspace: Workspace) -> int:
-    return Repository(workspace.repository).listed("lob_candidate")[-1]
+    return Repository.of(workspace).listed("lob_candidate")[-1]
 
 
 def directly(workspace: Workspace, params: Params, model: str, **choose) -> np.ndarray:

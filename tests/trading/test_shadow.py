@@ -34,7 +34,7 @@ def params() -> Params:
 
 
 def mirror(workspace: Workspace, params: Params, role: Role = Role.CANDIDATE) -> Mirror:
-    transport = InProcessTransport(Repository(workspace.repository))
+    transport = InProcessTransport(Repository.of(workspace))
     return Mirror(
         role,
         transport,
@@ -68,7 +68,7 @@ def joined(answered: Iterator[Mirrored]) -> tuple[np.ndarray, list]:
 
 def directly(workspace: Workspace, model: str, rows: np.ndarray, **choose) -> np.ndarray:
     client = StreamClient.open(
-        InProcessTransport(Repository(workspace.repository)), model, ClientParams(deadline_s=5, poll_s=1), **choose
+        InProcessTransport(Repository.of(workspace)), model, ClientParams(deadline_s=5, poll_s=1), **choose
     )
     return probabilities(client.predict(rows))
 
@@ -142,7 +142,7 @@ def test_a_candidate_may_come_change_and_go(tmp_path: Path, params: Params) -> N
     np.testing.assert_allclose(
         probabilities(one.predictions), directly(workspace, "lob_candidate", ROWS[:300])[200:], atol=2e-3
     )
-    Repository(workspace.repository).config_path("lob_candidate").unlink()
+    Repository.of(workspace).config_path("lob_candidate").unlink()
     assert followed.answer(records(300, 350)) == []
     assert followed.version is None
 
@@ -159,7 +159,7 @@ def test_a_candidate_of_another_size_takes_over(tmp_path: Path, params: Params) 
     workspace = published(tmp_path)
     followed = mirror(workspace, params)
     followed.answer(records(0, 100))
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     repository.config_path("lob_candidate").unlink()
     version = publish_small(
         workspace, small_params(**{"model.name": "lob_candidate", "model.hidden": 16}), seed=3

@@ -17,7 +17,7 @@ def open_transport(workspace: Workspace, params: Params, name: str, url: str | N
         url: HOST:PORT of another server.
     """
     if name == "inprocess":
-        return InProcessTransport(Repository(workspace.repository))
+        return InProcessTransport(Repository.of(workspace))
     endpoint = None if url else read_endpoint(workspace)
     if name == "grpc":
         default = endpoint.grpc_url if endpoint else f"{params.serving.host}:{params.serving.grpc_port}"
