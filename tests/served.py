@@ -26,8 +26,10 @@ def rows(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, COUNT)).astype(np.float32)
 
 
-def publish_small(workspace: Workspace, params: Params, *, seed: int, server: Server | None = None) -> Manifest:
-    """Publish a network with random weights: each seed gives other answers."""
+def publish_small(
+    workspace: Workspace, params: Params, *, seed: int, server: Server | None = None, model: str | None = None
+) -> Manifest:
+    """Publish a network with random weights: each seed gives other answers. By default as `model.name`."""
     torch.manual_seed(seed)
     contract = wire_contract(params)
     network = build(params.model, contract.feature_count, contract.horizons_ms)
@@ -45,4 +47,4 @@ def publish_small(workspace: Workspace, params: Params, *, seed: int, server: Se
         verdicts=(parity(network, model, rows(200), params.gates.parity.fp32),),
         metrics={},
     )
-    return publish(workspace, params, artifact, model=params.model.name, contract=contract, server=server)
+    return publish(workspace, params, artifact, model=model or params.model.name, contract=contract, server=server)

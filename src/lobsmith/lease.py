@@ -188,7 +188,11 @@ def _locked(path: Path, deadline_s: float) -> Iterator[None]:
     except TimeoutError as error:
         if entered:
             raise
-        raise LeaseError(f"{path}: locked for {deadline_s:g} s in the middle of a step; end that process") from error
+        # Read without the lock, for the words only.
+        by = _read(path) or "somebody"
+        raise LeaseError(
+            f"{path}: {by} has been in the middle of a step for {deadline_s:g} s; end that process"
+        ) from error
 
 
 def _read(path: Path) -> Held | None:

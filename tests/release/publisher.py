@@ -10,8 +10,10 @@ from lobsmith.release.manifest import check_files
 from lobsmith.release.promote import promote
 from lobsmith.release.publish import publish
 from lobsmith.release.publish_engine import publish_engine
+from lobsmith.release.repair import repair
 from lobsmith.release.repository import Repository
 from lobsmith.release.rollback import rollback
+from lobsmith.release.verify import verify
 from lobsmith.workspace import Workspace
 from tests.release import toy
 from tests.release.stand_in import StandIn
@@ -42,6 +44,8 @@ def main(root: Path, fatal: str, what: str = "publish") -> None:
             retire_candidate(workspace, params, "toy", reason="it is old", **settings)
         case "rollback":
             rollback(workspace, params, "toy", reason="it is bad", **settings)
+        case "repair":
+            repair(workspace, params, verify(workspace), **settings)
 
 
 if __name__ == "__main__":

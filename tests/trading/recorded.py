@@ -37,7 +37,7 @@ def published(root: Path, *, candidate: bool = True) -> Workspace:
     publish_small(workspace, small_params(), seed=1)
     publish_small(workspace, small_params(), seed=2)
     if candidate:
-        publish_small(workspace, small_params(**{"model.name": "lob_candidate"}), seed=3)
+        publish_small(workspace, small_params(), seed=3, model="lob_candidate")
     return workspace
 
 

@@ -126,17 +126,17 @@ def test_rows_that_prime_move_the_state_and_get_no_answer(template, params) -> N
 def test_a_candidate_may_come_change_and_go(tmp_path: Path, params: Params) -> None:
     workspace = published(tmp_path, candidate=False)
     followed = mirror(workspace, params)
-    candidate = small_params(**{"model.name": "lob_candidate"})
+    candidate = small_params()
     assert followed.answer(records(0, 100)) == []
     assert followed.version is None
-    first = publish_small(workspace, candidate, seed=3).version
+    first = publish_small(workspace, candidate, seed=3, model="lob_candidate").version
     (one,) = followed.answer(records(100, 200))
     # It has been primed with the rows from before it came.
     assert {(p.version, p.reason) for p in one.predictions} == {(first, None)}
     np.testing.assert_allclose(
         probabilities(one.predictions), directly(workspace, "lob_candidate", ROWS[:200])[100:], atol=1e-5
     )
-    second = publish_small(workspace, candidate, seed=4).version
+    second = publish_small(workspace, candidate, seed=4, model="lob_candidate").version
     (one,) = followed.answer(records(200, 300))
     assert {(p.version, p.reason) for p in one.predictions} == {(second, None)}
     np.testing.assert_allclose(
@@ -149,8 +149,8 @@ def test_a_candidate_may_come_change_and_go(tmp_path: Path, params: Params) -> N
 
 def test_a_candidate_made_for_other_labels_is_refused_not_asked(tmp_path: Path, params: Params) -> None:
     workspace = published(tmp_path, candidate=False)
-    other = {"labels.horizons_ms": [200, 2000], "model.name": "lob_candidate"}
-    version = publish_small(workspace, small_params(**other), seed=3).version
+    other = {"labels.horizons_ms": [200, 2000]}
+    version = publish_small(workspace, small_params(**other), seed=3, model="lob_candidate").version
     (one,) = mirror(workspace, params).answer(records(0, 50))
     assert {(p.version, p.reason) for p in one.predictions} == {(version, Reason.REFUSED)}
 
@@ -161,9 +161,7 @@ def test_a_candidate_of_another_size_takes_over(tmp_path: Path, params: Params) 
     followed.answer(records(0, 100))
     repository = Repository.of(workspace)
     repository.config_path("lob_candidate").unlink()
-    version = publish_small(
-        workspace, small_params(**{"model.name": "lob_candidate", "model.hidden": 16}), seed=3
-    ).version
+    version = publish_small(workspace, small_params(**{"model.hidden": 16}), seed=3, model="lob_candidate").version
     _, predictions = joined(in_chunks(followed, records(100)))
     assert predictions[-1].version == version
     assert predictions[-1].reason is None

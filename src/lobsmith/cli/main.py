@@ -15,6 +15,7 @@ from lobsmith.cli.doctor import doctor
 from lobsmith.cli.predictions import predictions
 from lobsmith.cli.replay import replay
 from lobsmith.cli.report import report
+from lobsmith.cli.repository import repository
 from lobsmith.cli.retrain import retrain
 from lobsmith.cli.serve import serve
 from lobsmith.cli.stage import stage
@@ -48,7 +49,20 @@ def cli(ctx: click.Context, root: Path) -> None:
     ctx.obj = Workspace(root.resolve())
 
 
-for command in (bench, data, demo, doctor, predictions, replay, report, retrain, serve, stage, status):
+for command in (
+    bench,
+    data,
+    demo,
+    doctor,
+    predictions,
+    replay,
+    report,
+    repository,
+    retrain,
+    serve,
+    stage,
+    status,
+):
     cli.add_command(command)
 
 

@@ -15,9 +15,9 @@ from lobsmith.progress import Note
 from lobsmith.release import journal
 from lobsmith.release.completion import leave
 from lobsmith.release.config import candidate_model
+from lobsmith.release.faults import manifest_of
 from lobsmith.release.intent import Intent, close, declare
 from lobsmith.release.recovery import clear_up
-from lobsmith.release.removal import manifest_of
 from lobsmith.release.server import Server
 from lobsmith.release.steps import Step
 from lobsmith.release.writer import sole_writer
@@ -62,7 +62,7 @@ def retire_candidate(
         if not versions:
             return None
         newest = versions[-1]
-        manifest = manifest_of(writer, slot, newest)
+        manifest = manifest_of(writer.repository, slot, newest)
         refused = any(not verdict.passed for verdict in verdicts)
         entry = writer.entry(
             journal.REJECTED if refused else journal.RETIRED,

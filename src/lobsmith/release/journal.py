@@ -27,13 +27,15 @@ RETIRED = "retired"
 """A version left because newer ones took its place."""
 REJECTED = "rejected"
 """A candidate left because its verdicts were against it."""
+SET_ASIDE = "set aside"
+"""A version left because something is wrong with it, and was kept for a person to look at."""
 FAULTY = "faulty"
 """A version was found not to be what it was when it was published."""
 REPAIRED = "repaired"
 """Something was mended; `version_to` is what is active since then."""
 
 ACTIVATING = frozenset({PUBLISHED, PROMOTED})
-LEAVING = frozenset({RETIRED, REJECTED})
+LEAVING = frozenset({RETIRED, REJECTED, SET_ASIDE})
 
 _TORN = b" <torn>\n"
 

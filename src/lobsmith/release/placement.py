@@ -1,26 +1,32 @@
 """The part of a publication that servers can see: moved, listed and served, or all of that taken back."""
 
+import time
 from pathlib import Path
 
-from lobsmith.errors import LeaseLostError
+from msgspec import structs
+
+from lobsmith.errors import LeaseLostError, ServingError
 from lobsmith.files import fsync_directory, write_atomic
 from lobsmith.release.config import CONFIG
+from lobsmith.release.journal import Entry
 from lobsmith.release.manifest import Manifest
 from lobsmith.release.steps import Step
-from lobsmith.release.writer import Writer
+from lobsmith.release.writer import Writer, delete
 
 
-def place(writer: Writer, staging: Path, manifest: Manifest, config: str) -> None:
-    """Move a proven version into the repository, list it and have it served; undo all of that if a part fails.
+def place(writer: Writer, staging: Path, manifest: Manifest, config: str, entry: Entry) -> None:
+    """Move a proven version into the repository, list it, have it served and journal it; undo all if a part fails.
 
     Args:
         writer: who may.
         staging: holds the version's folder.
         manifest: of the version.
         config: the configuration that lists it.
+        entry: of the journal.
 
     Raises:
         ServingError: the server does not serve it. It is set aside, and the server was asked for the old version.
+        OSError: a file cannot be written. Nothing is left of the version; so for every other error.
         LeaseLostError: somebody else took over, who decides what becomes of it.
     """
     model, version = manifest.model, manifest.version
@@ -45,6 +51,7 @@ def place(writer: Writer, staging: Path, manifest: Manifest, config: str) -> Non
         if writer.server is not None:
             writer.server.serve(model, version)
             writer.reached(Step.LOADED)
+        writer.record(structs.replace(entry, time_ns=time.time_ns()))
     except LeaseLostError:
         raise
     except BaseException as error:
@@ -52,8 +59,11 @@ def place(writer: Writer, staging: Path, manifest: Manifest, config: str) -> Non
         if unlisted:
             _ask_server(writer, model, version, previous, error)
         directory = home if alone else home / str(version)
-        if directory.exists():
+        if directory.exists() and isinstance(error, ServingError):
             writer.set_aside(directory, f"{model}-{version}")
+        elif directory.exists():
+            # Kept, it would take up room on a disk that may be full; who published it has it still.
+            delete(writer.take_out(directory, f"{model}-{version}"))
         raise
 
 

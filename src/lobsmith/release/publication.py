@@ -18,7 +18,6 @@ The first version of a model is moved together with its configuration, as one fo
 """
 
 import shutil
-import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
@@ -150,21 +149,20 @@ class Publication(ABC):
             with writer.lease.fence():
                 declare(self.workspace, Intent(entry=entry))
             writer.reached(Step.INTENDED)
-            manifest = self._release(writer, version)
+            manifest = self._release(writer, version, entry)
         except LeaseError:
             # Whoever has the lease now accounts for it.
             raise
         except BaseException as error:
             self._refuse(writer, entry, error)
             raise
-        writer.record(structs.replace(entry, time_ns=time.time_ns()))
         writer.reached(Step.RECORDED)
         with writer.lease.fence():
             close(self.workspace)
         writer.reached(Step.CLOSED)
         return manifest
 
-    def _release(self, writer: Writer, version: int) -> Manifest:
+    def _release(self, writer: Writer, version: int, entry: Entry) -> Manifest:
         staging = self.workspace.staging / f"{self.model}-{version}-{token_hex(4)}"
         try:
             self._stage(staging, version)
@@ -174,7 +172,7 @@ class Publication(ABC):
             manifest = read_manifest(directory, self.repository.trust)
             writer.reached(Step.PROVEN)
             listed = kept(self.repository, self.params, self.model, manifest)
-            place(writer, staging, manifest, self.config(listed))
+            place(writer, staging, manifest, self.config(listed), entry)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return manifest

@@ -11,8 +11,9 @@ from lobsmith.errors import ServingError
 from lobsmith.release import journal
 from lobsmith.release.completion import go_back, leave
 from lobsmith.release.config import CONFIG, plans_model
+from lobsmith.release.faults import manifest_of
 from lobsmith.release.intent import Intent, close, pending
-from lobsmith.release.removal import expel, manifest_of, set_aside, withdraw
+from lobsmith.release.removal import expel, set_aside, withdraw
 from lobsmith.release.steps import Step
 from lobsmith.release.writer import Writer
 
@@ -71,7 +72,7 @@ def tidy(writer: Writer, model: str) -> None:
         if fate in journal.ACTIVATING:
             continue
         if version in listed:
-            if fate not in journal.LEAVING:
+            if fate in (None, journal.REFUSED):
                 _publish_late(writer, model, version)
             continue
         with suppress(ServingError):
@@ -93,21 +94,16 @@ def follow(writer: Writer, model: str) -> None:
     if not left and (versions := repository.versions(plans)):
         with suppress(ServingError):
             withdraw(writer, plans, versions)
-        for version in versions:
-            entry = writer.entry(
-                journal.RETIRED, plans, before=None, about=version, reason=f"{model} does not list it; set aside"
-            )
-            writer.record(entry)
-        writer.set_aside(repository.config_path(plans).parent, plans)
+        set_aside(writer, plans, versions, reason=f"{model} does not list it")
 
 
 def _remove(writer: Writer, model: str, version: int, fate: str | None) -> None:
     """Take out of the repository what should have left it, or never came in."""
-    if fate in journal.LEAVING:
+    if fate in (journal.RETIRED, journal.REJECTED):
         expel(writer, model, version)
         return
     if fate is None:
-        manifest = manifest_of(writer, model, version)
+        manifest = manifest_of(writer.repository, model, version)
         writer.record(
             writer.entry(
                 journal.REFUSED,
@@ -124,7 +120,7 @@ def _remove(writer: Writer, model: str, version: int, fate: str | None) -> None:
 
 def _publish_late(writer: Writer, model: str, version: int) -> None:
     """Write the line that a listed version lacks."""
-    manifest = manifest_of(writer, model, version)
+    manifest = manifest_of(writer.repository, model, version)
     if manifest is None:
         return
     below = [one for one in writer.repository.listed(model) if one < version]

@@ -17,7 +17,7 @@ from lobsmith.errors import ReleaseError
 from lobsmith.gates.verdict import Verdict
 from lobsmith.release import journal
 from lobsmith.release.config import plans_model
-from lobsmith.release.manifest import Manifest, read_manifest
+from lobsmith.release.faults import manifest_of
 from lobsmith.release.steps import Step
 from lobsmith.release.writer import Writer, delete
 
@@ -61,7 +61,7 @@ def retire(
             try:
                 manifest = repository.verify(name, version)
             except ReleaseError as error:
-                set_aside(writer, name, [version], fault=str(error))
+                set_aside(writer, name, [version], reason=str(error))
                 continue
             if fates.get(version) not in journal.LEAVING:
                 writer.record(
@@ -87,43 +87,30 @@ def expel(writer: Writer, model: str, version: int) -> None:
     writer.reached(Step.DELETED)
 
 
-def set_aside(writer: Writer, model: str, versions: Sequence[int], *, fault: str | None = None) -> None:
+def set_aside(writer: Writer, model: str, versions: Sequence[int], *, reason: str | None = None) -> None:
     """Move versions that the server has let go of, and their plans, where a person may look at them.
 
     Args:
         writer: who may.
         model: the model.
         versions: listed no longer, or all that the model has.
-        fault: what is wrong with them, for the journal; None where the journal has their end already.
+        reason: for the journal; None where it has their end already.
     """
+    active = writer.repository.active(model)
     for name, leaving in _with_plans(writer, model, versions):
+        words = reason if name == model else reason or f"went with that of {model}"
+        fates = journal.fates(journal.read(writer.workspace.journal), name)
         for version in leaving:
-            if fault is not None:
-                record_fault(writer, name, version, fault)
+            if words is not None and fates.get(version) not in journal.LEAVING:
+                manifest = manifest_of(writer.repository, name, version)
+                artifact_id = None if manifest is None else manifest.artifact_id
+                writer.record(
+                    writer.entry(
+                        journal.SET_ASIDE, name, before=active, about=version, artifact_id=artifact_id, reason=words
+                    )
+                )
             writer.set_aside(_folder(writer, name, version), f"{name}-{version}")
             writer.reached(Step.TAKEN_OUT)
-
-
-def record_fault(writer: Writer, model: str, version: int, fault: str) -> bool:
-    """Journal that a version is not sound, unless the journal has it; return whether it was new."""
-    entries = journal.read(writer.workspace.journal)
-    if journal.knows_fault(entries, model, version, fault):
-        return False
-    manifest = manifest_of(writer, model, version)
-    artifact_id = None if manifest is None else manifest.artifact_id
-    active = writer.repository.active(model)
-    writer.record(
-        writer.entry(journal.FAULTY, model, before=active, about=version, artifact_id=artifact_id, reason=fault)
-    )
-    return True
-
-
-def manifest_of(writer: Writer, model: str, version: int) -> Manifest | None:
-    """Return a version's manifest as it is, None where it is unreadable."""
-    try:
-        return read_manifest(writer.repository.directory(model, version))
-    except ReleaseError:
-        return None
 
 
 def _with_plans(writer: Writer, model: str, versions: Sequence[int]) -> Iterator[tuple[str, list[int]]]:

@@ -46,6 +46,11 @@ class Repository:
         """Return a workspace's repository, trusting the keys that the workspace trusts."""
         return cls(workspace.repository, Trust.of(workspace))
 
+    @staticmethod
+    def is_name(name: str) -> bool:
+        """Say whether a model, its slot of candidates or its plans may have this name."""
+        return bool(_MODEL_NAME.fullmatch(name))
+
     def models(self) -> list[str]:
         """Return the models, by name: folders with a `config.pbtxt` under a name that a model may have."""
         if not self.root.is_dir():

@@ -52,5 +52,5 @@ def retire_fallen(writer: Writer, model: str) -> list[int]:
         withdraw(writer, model, leaving)
         retire(writer, model, old, reason=f"newer good versions took its place, up to {max(listed)}")
         for version, fault in unsound.items():
-            set_aside(writer, model, [version], fault=fault)
+            set_aside(writer, model, [version], reason=fault)
     return leaving

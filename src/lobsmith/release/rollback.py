@@ -21,9 +21,9 @@ from lobsmith.params import Params
 from lobsmith.progress import Note
 from lobsmith.release import journal
 from lobsmith.release.completion import go_back
+from lobsmith.release.faults import manifest_of
 from lobsmith.release.intent import Intent, close, declare, pending
 from lobsmith.release.recovery import resume
-from lobsmith.release.removal import manifest_of
 from lobsmith.release.repository import Repository
 from lobsmith.release.server import Server
 from lobsmith.release.steps import Step
@@ -140,7 +140,7 @@ def _target(repository: Repository, model: str, to: int | None) -> int:
 
 
 def _intent(writer: Writer, model: str, active: int, target: int, reason: str, verdicts: tuple[Verdict, ...]) -> Intent:
-    manifest = manifest_of(writer, model, target)
+    manifest = manifest_of(writer.repository, model, target)
     return Intent(
         entry=writer.entry(
             journal.ROLLED_BACK,

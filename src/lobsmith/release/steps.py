@@ -1,8 +1,8 @@
 """The crash points: every step after which a writer of the repository may be killed.
 
 A procedure reports each step as it is done, and a test kills it at every one that is declared here. What the next
-writer makes of the state found then is written where the procedure is: `publication`, `removal`, `rollback` and
-`candidate`.
+writer makes of the state found then is written where the procedure is: `publication`, `removal`, `rollback`,
+`candidate` and `repair`.
 """
 
 from enum import StrEnum
@@ -62,5 +62,7 @@ PROCEDURES: dict[str, tuple[Step, ...]] = {
         Step.TAKEN_OUT,
         Step.CLOSED,
     ),
+    "repair": (Step.LISTED, Step.RECORDED, Step.LOADED, Step.WITHDRAWN, Step.TAKEN_OUT, Step.CLOSED),
 }
-"""What each procedure goes through, in this order; a promotion goes on to retire what falls out of the list."""
+"""What each procedure goes through, in this order; a promotion goes on to retire what falls out of the list, and the
+repair is that of a version that is not sound."""

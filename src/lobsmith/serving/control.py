@@ -130,6 +130,22 @@ def connect(workspace: Workspace) -> TritonControl | None:
     return None if endpoint is None else TritonControl(endpoint, Repository.of(workspace))
 
 
+def served_versions(workspace: Workspace) -> dict[str, list[int]] | None:
+    """Return for each model the versions that the running server has READY, rising; None where no server lives.
+
+    Raises:
+        ServingError: the server does not answer.
+    """
+    control = connect(workspace)
+    if control is None:
+        return None
+    served: dict[str, list[int]] = {}
+    for row in control.index():
+        if row.version is not None and row.state == READY:
+            served[row.model] = sorted([*served.get(row.model, []), row.version])
+    return served
+
+
 def override(config_text: str, versions: list[int]) -> str:
     """Return a model's configuration as JSON with a version policy that lists exactly these versions.
 
