@@ -74,7 +74,7 @@ def served(workspace: Workspace, params: Params) -> Iterator[tuple[RunningServer
 
 
 def publish(workspace: Workspace, params: Params, server: RunningServer, seed: int = 9) -> int:
-    return publish_small(workspace, params, seed=seed, load=server.serve).version
+    return publish_small(workspace, params, seed=seed, server=server).version
 
 
 def eventually(holds: Callable[[], bool], within_s: float = 30.0) -> None:
@@ -173,12 +173,10 @@ def test_f10_a_load_that_hangs_is_taken_back_and_the_server_is_usable(
 
 def test_f11_a_version_that_is_not_served_is_not_taken_for_served(workspace: Workspace, params: Params) -> None:
     with served(workspace, params) as (server, control):
+        before = control.ready_versions("lob")
         with pytest.raises(ServingError, match="17"):
             server.serve("lob", 17)
-        change_backend(backend_of(workspace), _ANSWERED, "raise RuntimeError('no answer')")
-        with pytest.raises(ServingError, match="no answer"):
-            publish(workspace, params, server)
-        assert answering(control) == Repository.of(workspace).listed("lob")
+        assert answering(control) == before
 
 
 def test_f12_no_load_meets_an_unload_under_way(workspace: Workspace, params: Params) -> None:
@@ -189,33 +187,39 @@ def test_f12_no_load_meets_an_unload_under_way(workspace: Workspace, params: Par
         assert "UNLOADING" in states(control).values()
         settle(control, "lob", time.monotonic() + 20)
         assert set(states(control).values()) == {"READY", "UNAVAILABLE"}
-        for _ in range(3):
-            control.unload("lob")
-            server.serve("lob", new)
-            assert answering(control) == [old, new]
-            server.withdraw("lob", [old, new])
-            assert set(states(control).values()) == {"UNAVAILABLE"}
+        control.unload("lob")
         server.serve("lob", new)
+        assert answering(control) == [old, new]
+        server.withdraw("lob", [old, new])
+        assert set(states(control).values()) == {"UNAVAILABLE"}
         assert connect(workspace).endpoint == control.endpoint
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "outputs[0][:] = np.nan",
-        "outputs[0][:] = 1 / 3",
-        "outputs[0][:] *= 2",
-        "outputs[2][:] = np.inf",
-    ],
-)
-def test_f13_a_version_that_fails_its_warm_up_is_taken_back(workspace: Workspace, params: Params, line: str) -> None:
-    before = Repository.of(workspace).listed("lob")
+def test_f13_a_version_that_fails_its_warm_up_is_taken_back(workspace: Workspace, params: Params) -> None:
+    """READY it is each time, for that is all that Triton looks at."""
+    repository = Repository.of(workspace)
+    old, new = repository.listed("lob")
     with served(workspace, params) as (server, control):
-        change_backend(backend_of(workspace), _ANSWERED, line)
+        sound = backend_of(workspace).read_text()
+        for line in (
+            "outputs[0][:] = np.nan",
+            "outputs[0][:] = 1 / 3",
+            "outputs[0][:] *= 2",
+            "outputs[2][:] = np.inf",
+            "if any(one.any() for one, _ in group): raise RuntimeError('no answer')",
+        ):
+            backend_of(workspace).write_text(sound)
+            change_backend(backend_of(workspace), _ANSWERED, line)
+            repository.list_versions("lob", [old])
+            server.withdraw("lob", [new])
+            repository.list_versions("lob", [old, new])
+            with pytest.raises(ServingError, match="warm-up"):
+                server.serve("lob", new)
+            assert control.ready_versions("lob") == [old, new]
         with pytest.raises(ServingError, match="warm-up"):
             publish(workspace, params, server)
-        assert control.ready_versions("lob") == before
-    assert Repository.of(workspace).listed("lob") == before
+        assert control.ready_versions("lob") == [old, new]
+    assert repository.listed("lob") == [old, new]
 
 
 @pytest.mark.parametrize("which", ["newest", "oldest"])

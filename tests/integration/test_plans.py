@@ -25,7 +25,6 @@ from lobsmith.release.publish_engine import publish_engine
 from lobsmith.release.repository import Repository
 from lobsmith.release.signing import signer
 from lobsmith.serving.control import TritonControl
-from lobsmith.serving.loading import activate
 from lobsmith.serving.running import running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, with_free_ports
 from lobsmith.trading.client import StreamClient
@@ -173,5 +172,6 @@ def test_a_server_takes_no_plans_of_another_machine_and_drops_those_of_a_version
         TritonControl(control.endpoint, onnx).load("lob_trt", [new])
         assert control.ready_versions("lob_trt") == [new]
         repository.list_versions("lob", [old])
-        assert activate(workspace, params, "lob").ready == (old,)
+        running_server(workspace, params).serve("lob", old)
+        assert control.ready_versions("lob") == [old]
         assert control.ready_versions("lob_trt") == []

@@ -8,7 +8,7 @@ from lobsmith.errors import ServingError
 from lobsmith.release.config import read_config
 from lobsmith.release.publish import publish
 from lobsmith.release.repository import Repository
-from lobsmith.serving.loading import activate
+from lobsmith.serving.control import connect
 from lobsmith.serving.running import RunningServer, running_server
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.workspace import Workspace
@@ -88,5 +88,5 @@ def test_a_version_that_is_refused_after_loading_is_served_no_longer(workspace, 
         put(workspace, params, Wrong(workspace, params))
     assert len(loaded) == 1
     assert (repository.active("toy"), repository.versions("toy")) == (active, versions)
-    assert activate(workspace, params, "toy").ready == tuple(versions)
+    assert connect(workspace).ready_versions("toy") == versions
     assert ask(client, "", toy.ROWS).shape == (1, len(toy.ROWS), 2, 3)

@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
-from lobsmith.errors import ReleaseError, ServingError
+from lobsmith.errors import DeadlineError, ReleaseError, ServingError
 from lobsmith.release.repository import Repository
 from lobsmith.serving.endpoint import Endpoint, read_endpoint
 from lobsmith.serving.triton import KEY_HEADER
@@ -114,7 +114,7 @@ class TritonControl:
             response = connection.getresponse()
             content = response.read()
         except TimeoutError as error:
-            raise ServingError(f"{where}{path}: Triton did not answer within {deadline_s:.1f} s") from error
+            raise DeadlineError(f"{where}{path}: Triton did not answer within {deadline_s:.1f} s") from error
         except (OSError, http.client.HTTPException) as error:
             raise UnreachableError(f"{where}{path}: Triton does not answer: {error}") from error
         finally:

@@ -10,6 +10,7 @@ from lobsmith.release.config import plans_model
 from lobsmith.release.repository import Repository
 from lobsmith.serving.control import TritonControl, UnreachableError, connect
 from lobsmith.serving.endpoint import is_supervised
+from lobsmith.serving.loadable import loadable
 from lobsmith.serving.loading import Loaded, load_sound, settle, sole_load
 from lobsmith.serving.warmup import ask_once, forget, warm_up, warmed_up
 from lobsmith.workspace import Workspace
@@ -41,12 +42,13 @@ class RunningServer:
         other a single one.
 
         Raises:
-            ServingError: `version` is not READY within `serving.load_deadline_s` or its answers are none, or nobody
-                serves any more.
+            ServingError: `version` is not listed or not sound (the server then keeps what it serves), is not READY
+                within `serving.load_deadline_s`, or its answers are none; or nobody serves any more.
         """
         deadline = time.monotonic() + self._deadline_s
 
         def attempt(control: TritonControl) -> None:
+            self._check(model, version)
             warmed = warmed_up(self._workspace, model, version) if version in control.ready_versions(model) else None
             loaded = load_sound(self._workspace, control, model, _left(deadline))
             if version not in loaded.ready:
@@ -68,7 +70,7 @@ class RunningServer:
         """See `lobsmith.release.server.Server.withdraw`. Where nobody serves there is nothing to withdraw.
 
         Raises:
-            ServingError: they are still loaded after `serving.load_deadline_s`.
+            ServingError: they are still loaded after `serving.load_deadline_s`, or still listed beside others.
         """
         deadline = time.monotonic() + self._deadline_s
         unwanted = set(versions)
@@ -88,8 +90,17 @@ class RunningServer:
         for version in unwanted:
             forget(self._workspace, model, version)
 
+    def _check(self, model: str, version: int) -> None:
+        sound, skipped = loadable(self._workspace, model)
+        if version not in sound:
+            why = skipped.get(version, "config.pbtxt does not list it")
+            raise ServingError(f"{model}/{version}: {why}; the server keeps what it serves")
+
     def _drop(self, control: TritonControl, model: str, unwanted: set[int], deadline: float) -> None:
-        if set(Repository.of(self._workspace).listed(model)) - unwanted:
+        listed = set(Repository.of(self._workspace).listed(model))
+        if listed - unwanted:
+            if listed & unwanted:
+                raise ServingError(f"{model}/{min(listed & unwanted)}: it is listed; list other versions first")
             if unwanted & set(control.ready_versions(model)):
                 load_sound(self._workspace, control, model, _left(deadline))
             return

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lobsmith.errors import ServingError
 from lobsmith.process import start_ticks
-from lobsmith.serving.control import TritonControl
+from lobsmith.serving.control import READY, TritonControl
 
 _GRACE_S = 15.0
 """Seconds for Triton to give up a version whose process was killed."""
@@ -44,8 +44,8 @@ class StubWatch:
             # Whether it lives is for others to judge.
             return None
         now = time.monotonic()
-        loading = {(row.model, row.version) for row in rows if row.version is not None and row.state == "LOADING"}
-        self._loading = {one: self._loading.get(one, now) for one in loading}
+        versions = {(row.model, row.version): row.state for row in rows if row.version is not None}
+        self._loading = {one: self._loading.get(one, now) for one, state in versions.items() if state == "LOADING"}
         alive, dead = _children(self._triton)
         self._stubs |= {pid: version for pid in alive - self._stubs.keys() if (version := _served_by(pid))}
         for one, since in self._loading.items():
@@ -53,8 +53,9 @@ class StubWatch:
                 return f"{one[0]}/{one[1]} hangs while it loads, and Triton does not give it up"
             if now > since + self._deadline_s:
                 _kill([pid for pid in alive if self._stubs.get(pid) == one])
-        # Triton itself notices the death of a process that it is starting.
-        dead = {pid for pid in dead if (self._stubs[pid] not in loading if pid in self._stubs else not loading)}
+        # Triton notices by itself that a process died which it was starting or ending.
+        busy = not {"LOADING", "UNLOADING"}.isdisjoint(versions.values())
+        dead = {pid for pid in dead if (versions.get(self._stubs[pid]) == READY if pid in self._stubs else not busy)}
         # One that was just unloaded is gone by the next look.
         lost = dead & self._suspects
         self._suspects = dead

@@ -16,9 +16,9 @@ import msgspec
 from lobsmith.errors import LobsmithError, ServingError
 from lobsmith.params import Params
 from lobsmith.release.repository import Repository
-from lobsmith.serving.cold_start import load_best
 from lobsmith.serving.control import TritonControl
 from lobsmith.serving.endpoint import Endpoint, sole_server, write_endpoint
+from lobsmith.serving.loading import load_sound
 from lobsmith.serving.stubs import StubWatch
 from lobsmith.serving.triton import Triton, describe_exit, ipv4
 from lobsmith.workspace import Workspace
@@ -188,7 +188,7 @@ class _Attempt:
     def _run(self) -> None:
         model = self._arguments[2]
         try:
-            loaded = load_best(*self._arguments)
+            loaded = load_sound(*self._arguments)
             for version, reason in sorted(loaded.skipped.items()):
                 message = f"{model}/{version} is left out: {reason}"
                 self.events.append(ServeEvent(EventKind.SKIPPED, message, model, version))
