@@ -8,6 +8,7 @@ import msgspec
 from rich.table import Table
 
 from lobsmith.cli.options import json_option, print_json, results
+from lobsmith.cli.replay import recorded_line
 from lobsmith.files import write_atomic
 from lobsmith.params import load_params
 from lobsmith.progress import stage
@@ -108,6 +109,32 @@ def features(workspace: Workspace, files: tuple[Path, ...], rounds: int, setup: 
         f"{report.memory_mib['tenfold']:,.0f} MiB for ten times as much",
         soft_wrap=True,
     )
+
+
+@bench.command()
+@click.option("--rows", type=click.IntRange(500, 1_000_000), default=20_000, show_default=True, help="Of each side.")
+@click.option("--rate", type=click.FloatRange(1, 100_000), default=1000.0, show_default=True, help="Rows a second.")
+@json_option
+@click.pass_obj
+def mirror(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
+    """A tick answered in process, with and without its row being recorded and mirrored to candidate and fallback."""
+    from benchmarks.mirror import bench_mirror
+
+    params = load_params(workspace.params)
+    with stage("bench mirror"):
+        report = bench_mirror(params, rows, rate)
+    if as_json:
+        print_json(report)
+        return
+    table = Table(title=f"{rows:,} rows of each side, in turn, {rate:g} a second")
+    for heading in ("", "count", "p50 µs", "p99 µs"):
+        table.add_column(heading, justify="right" if heading else "left")
+    sides = {"answer, alone": report.plain, "answer, mirrored": report.mirrored, "put into the ring": report.put}
+    for name, side in sides.items():
+        table.add_row(name, f"{side.count:,}", f"{side.p50_us:.1f}", f"{side.p99_us:.1f}")
+    table.add_row("ratio", "", f"{report.ratio_p50:.2f}", f"{report.ratio_p99:.2f}")
+    results.print(table)
+    results.print(recorded_line(report.recorded), soft_wrap=True)
 
 
 @bench.command()

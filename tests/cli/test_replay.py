@@ -1,0 +1,78 @@
+"""`lobsmith replay` with the engine in process: what it answers, and what it puts into the prediction log."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from lobsmith.cli.main import cli
+from lobsmith.features.dataset import build_dataset
+from lobsmith.gates.split_test import arm
+from lobsmith.market.simulator import simulate
+from lobsmith.monitoring.log_reader import PredictionLog, answers
+from lobsmith.release.repository import Repository
+from lobsmith.trading.measure import replayed_rows
+from lobsmith.workspace import Workspace
+from tests.small import small_params
+from tests.trading.recorded import published
+
+SMALL = ["--set", "labels.horizons_ms=[100, 1000]", "--set", "train.horizon_weights=[1, 1]"]
+SECONDS = 20
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return published(tmp_path_factory.mktemp("replayed"))
+
+
+def replay(workspace: Workspace, *arguments: str):
+    command = ["--root", str(workspace.root), "replay", "--simulate", str(SECONDS), "--transport", "inprocess"]
+    return CliRunner().invoke(cli, [*command, *SMALL, *arguments])
+
+
+def report(workspace: Workspace, *arguments: str) -> dict:
+    done = replay(workspace, "--json", *arguments)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_a_replay_is_recorded_with_outcomes_and_mirrored(workspace: Workspace) -> None:
+    got = report(workspace)
+    plain = report(workspace, "--no-record")
+    assert plain["recorded"] is None
+    assert got["scores"] == plain["scores"]
+    recorded = got["recorded"]
+    assert (recorded["rows"], recorded["logged"], recorded["dropped"]) == (got["rows"], got["rows"], 0)
+    assert (recorded["candidate"], recorded["fallback"]) == (got["rows"], got["rows"])
+    dataset = build_dataset(simulate(1, SECONDS), small_params())
+    rows = replayed_rows(dataset, 0)
+    with PredictionLog.of(workspace, "lob") as log:
+        assert log.sessions()[0]["source"] == "replay"
+        live = answers(log, "lob", Repository(workspace.repository).listed("lob")[-1], sessions=[recorded["session"]])
+        (candidate,) = Repository(workspace.repository).listed("lob_candidate")
+        mirrored = answers(log, "lob_candidate", candidate, sessions=[recorded["session"]])
+    np.testing.assert_array_equal(live.time_ns, dataset.rows.time[rows])
+    np.testing.assert_array_equal(live.labels, dataset.labels[rows])
+    # The rows before the first, which only prime, have reached the mirror too: nothing had to be primed again.
+    assert (live.reasons, mirrored.reasons) == ({}, {})
+
+
+def test_a_replay_is_split_where_that_is_asked_for(workspace: Workspace) -> None:
+    changes = {"share": 0.5, "arm_s": 2, "salt": "x"}
+    settings = [word for name, value in changes.items() for word in ("--set", f"shadow.{name}={value}")]
+    recorded = report(workspace, "--ab", *settings)["recorded"]
+    assert recorded["logged"] == recorded["rows"]
+    dataset = build_dataset(simulate(1, SECONDS), small_params())
+    times = dataset.rows.time[replayed_rows(dataset, 0)]
+    split = [arm(str(dataset.instrument), int(one), block_s=2, share=0.5, salt="x") for one in times]
+    with PredictionLog.of(workspace, "lob") as log:
+        streams = {one.model: one.rows for one in log.streams() if one.role == "primary"}
+    assert streams == {"lob_candidate": sum(split), "lob": len(split) - sum(split)}
+    assert 0 < sum(split) < len(split)
+
+
+def test_a_split_without_a_share_is_refused(workspace: Workspace) -> None:
+    done = replay(workspace, "--ab")
+    assert done.exit_code == 1
+    assert "shadow.share" in done.output
