@@ -46,7 +46,9 @@ from tests.trading.recorded import recorder, stream
 workspace, params = Workspace(Path(sys.argv[1])), small_params()
 client = StreamClient.open(InProcessTransport(Repository.of(workspace)), "lob", params.client)
 into = recorder(workspace, params)
-print(into.session, flush=True)
+while into.pid is None:
+    time.sleep(0.01)
+print(into.session, into.pid, flush=True)
 stream(client, into, 0, 1000)
 print("recorded 1000", flush=True)
 time.sleep(60)
@@ -186,17 +188,25 @@ def test_mirrors_that_hang_hold_up_neither_trading_nor_the_log(template) -> None
     assert recorded.faults == 2
 
 
-def test_a_session_whose_trading_process_is_killed_is_written_down_all_the_same(template, params) -> None:
+@pytest.mark.parametrize("both", [False, True])
+def test_a_session_whose_trading_process_is_killed_is_written_down_all_the_same(template, params, both: bool) -> None:
     trading = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(template.root)], stdout=subprocess.PIPE, text=True, env=os.environ
     )
     assert trading.stdout is not None
-    session = trading.stdout.readline().strip()
+    session, pid = trading.stdout.readline().split()
+    if both:
+        os.kill(int(pid), signal.SIGSTOP)
     assert trading.stdout.readline() == "recorded 1000\n"
     trading.kill()
     trading.wait()
     assert list(SHARED_MEMORY.glob(f"*{session}*"))
+    if both:
+        os.kill(int(pid), signal.SIGKILL)
+        # The next session takes care of what the last one has left.
+        recorder(template, params).close()
     eventually(lambda: not list(SHARED_MEMORY.glob(f"*{session}*")))
+    assert not list(template.predictions.glob(f"recording/*{session}*"))
     with PredictionLog.of(template, "lob") as log:
         assert len(answers(log, "lob", active(template), sessions=[session]).time_ns) == 1000
 

@@ -98,6 +98,7 @@ def test_it_does_what_a_bounded_queue_does(tmp_path_factory, capacity: int, step
             unreleased.clear()
         else:
             # A reader that died: the next one begins after what was released.
+            reader.close()
             reader = RingReader(path)
             unread.extendleft(reversed(unreleased))
             unreleased.clear()
@@ -144,8 +145,10 @@ def test_a_writer_that_is_killed_leaves_only_whole_records(tmp_path: Path) -> No
 
 def test_what_the_reader_counts_outlives_it(tmp_path: Path) -> None:
     writer = RingWriter(tmp_path / "ring", 4, F, H)
-    RingReader(tmp_path / "ring").count(14, 3)
-    RingReader(tmp_path / "ring").count(14, 4)
+    for number in (3, 4):
+        reader = RingReader(tmp_path / "ring")
+        reader.count(14, number)
+        reader.close()
     assert writer.tally(14) == 7
 
 
@@ -161,3 +164,12 @@ def test_a_ring_is_made_once_and_is_nobody_elses(tmp_path: Path) -> None:
     assert (tmp_path / "ring").stat().st_mode & 0o777 == 0o600
     with pytest.raises(FileExistsError):
         RingWriter(tmp_path / "ring", 4, F, H)
+
+
+def test_a_ring_has_one_reader(tmp_path: Path) -> None:
+    RingWriter(tmp_path / "ring", 4, F, H)
+    reader = RingReader(tmp_path / "ring")
+    with pytest.raises(ServingError, match="another process"):
+        RingReader(tmp_path / "ring")
+    reader.close()
+    RingReader(tmp_path / "ring").close()

@@ -137,6 +137,7 @@ class Recorder:
             parent_pid=os.getpid(),
             patient=patient,
         )
+        self._adopted = self._adopt()
         try:
             write_atomic(self._config, msgspec.json.encode(config), mode=0o600)
         except OSError:
@@ -281,6 +282,23 @@ class Recorder:
             faults=self._faults + tally(Tally.FAULTS),
         )
 
+    def _adopt(self) -> list[subprocess.Popen[bytes]]:
+        """Start recorders for sessions of which both processes were killed, for what they have left in their rings."""
+        adopted = []
+        for path in self._folder.glob("*.json"):
+            try:
+                left = msgspec.json.decode(path.read_bytes(), type=RecorderConfig)
+                if Path(f"/proc/{left.parent_pid}").exists():
+                    continue
+                if Path(left.ring).exists():
+                    # Where a recorder is still at it, this one finds the ring taken and ends.
+                    adopted.append(self._start(path))
+                else:
+                    path.unlink()
+            except (OSError, msgspec.MsgspecError):
+                self._faults += 1
+        return adopted
+
     def _remove_files(self) -> None:
         paths = [self._config] if self._ring is None else [self._config, self._ring.path]
         for path in paths:
@@ -306,20 +324,21 @@ class Recorder:
 
     def _run_child(self) -> int:
         """Run the recorder until it ends; return its exit status."""
-        # -P keeps a local file named like a package from being imported in its place.
-        command = [sys.executable, "-P", "-m", _MODULE, str(self._config)]
         try:
-            with self._log.open("ab") as log:
-                # A session of its own: an interrupt at the terminal must not reach it before the ring is empty.
-                self._child = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-                )
+            self._child = self._start(self._config)
         except OSError:
             self._faults += 1
             return 1
         if self._abandoned.is_set():
             self._kill_child()
         return self._child.wait()
+
+    def _start(self, config: Path) -> subprocess.Popen[bytes]:
+        # -P keeps a local file named like a package from being imported in its place.
+        command = [sys.executable, "-P", "-m", _MODULE, str(config)]
+        with self._log.open("ab") as log:
+            # A session of its own: an interrupt at the terminal must not reach it before the ring is empty.
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
     def _kill_child(self) -> None:
         if self._child is not None:

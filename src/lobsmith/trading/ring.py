@@ -17,6 +17,7 @@ The writer stores the record first and the head after it. x86-64 keeps stores in
 and so does CPython between two calls: a reader that sees the new head sees the record. No other architecture is served.
 """
 
+import fcntl
 import mmap
 import os
 import struct
@@ -210,17 +211,16 @@ class RingReader:
     """The side that takes records out. One process, one thread at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Open a ring where the last reader left off.
+        """Open a ring where the last reader left off, and keep other readers away.
 
         Raises:
-            ServingError: the file is missing or is no ring.
+            ServingError: the file is missing, is no ring, or has a reader.
         """
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                self._map = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
-            finally:
-                os.close(descriptor)
+            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+            # The kernel lets go of it when this process ends, however it ends.
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._map = mmap.mmap(self._file.fileno(), 0)
             self._words = memoryview(self._map).cast("q")
             magic, capacity, features, horizons, size = self._words[:5]
             self._dtype = record_dtype(features, horizons)
@@ -228,9 +228,17 @@ class RingReader:
                 raise ValueError("its header is another one's")
             self._capacity = capacity
             self._records = np.frombuffer(self._map, self._dtype, capacity, _HEADER_BYTES)
+        except BlockingIOError as error:
+            raise ServingError(f"{path}: another process reads this ring; end it first") from error
         except (OSError, ValueError, TypeError) as error:
             raise ServingError(f"{path}: not a ring of records: {error}; start the recorder anew") from error
         self._cursor = self._words[_TAIL]
+
+    def close(self) -> None:
+        """Let another reader in."""
+        # Closing alone would not: the mapping has a descriptor of its own.
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+        self._file.close()
 
     @property
     def dropped(self) -> int:
