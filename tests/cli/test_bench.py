@@ -73,3 +73,17 @@ def test_a_folder_without_a_network_is_one_clear_error(root: Path) -> None:
     assert done.returncode == 1
     assert "dataset.safetensors" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_tick_with_and_without_mirroring(root: Path) -> None:
+    command = [sys.executable, "-m", "lobsmith", "--root", str(root), "bench", "mirror", "--rows", "500", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    for side in ("plain", "mirrored", "put"):
+        assert report[side]["count"] == 500
+        assert 0 < report[side]["p50_us"] <= report[side]["p99_us"]
+    assert report["ratio_p50"] == pytest.approx(report["mirrored"]["p50_us"] / report["plain"]["p50_us"])
+    recorded = report["recorded"]
+    assert recorded["rows"] == recorded["logged"] == recorded["candidate"] == recorded["fallback"] == 1500

@@ -96,16 +96,17 @@ class Recording:
         return count > 0 or collected
 
     def _read(self, limit: int, *, mirrored: bool) -> int:
+        """Take at most `limit` records from the ring to the log and, where wanted, the mirrors; return how many."""
         records = self._reader.read(limit)
         if len(records):
             self._sink.live(records)
             self._unreleased += int((records["row"] >= 0).sum())
         for role, _, mirror in self._mirrors:
-            for start in range(0, len(records), MAX_ROWS):
-                if mirrored:
-                    mirror.offer(records[start : start + MAX_ROWS])
             if not mirrored:
                 self._note_drops(role.value, Tally[f"{role.name}_DROPPED"], len(records))
+                continue
+            for start in range(0, len(records), MAX_ROWS):
+                mirror.offer(records[start : start + MAX_ROWS])
         return len(records)
 
     def _collect(self) -> bool:
