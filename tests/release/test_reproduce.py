@@ -97,7 +97,7 @@ def test_without_the_run_the_market_is_simulated_again(project, version):
 def test_without_run_and_files_it_says_what_to_pass(project, version):
     without_run(project)
     change_params(version, **{"data.source": "captures", "data.captures": ["gone-*.gz"]})
-    with pytest.raises(DataError, match=r"is gone, and .*matches no file; .* with --capture"):
+    with pytest.raises(DataError, match=r"is gone, and .*matches no file; .* --capture"):
         reproduce(project, version)
 
 
@@ -193,7 +193,7 @@ def test_every_kind_of_candidate_comes_out_again_from_files(tmp_path, candidate)
     assert manifest.candidate == candidate or not candidate
     without_run(workspace)
     version = workspace.repository / manifest.model / str(manifest.version)
-    with pytest.raises(DataError, match="--capture"):
+    with pytest.raises(DataError, match=r"is gone, and it was trained on recorded files; .* --capture"):
         reproduce(workspace, version)
     found = reproduce(workspace, version, captures=[capture])
     assert found.verdict == IDENTICAL, found.reason

@@ -22,6 +22,7 @@ from lobsmith.gates.evaluation import flat_metrics
 from lobsmith.gates.rivals import mean_outlook, rivals
 from lobsmith.gates.streams import stream_predictions
 from lobsmith.market.ingest import MARKET, ingest
+from lobsmith.market.simulator.market import INSTRUMENT as SIMULATED
 from lobsmith.market.store import Store
 from lobsmith.models.material import Part, parts_of
 from lobsmith.models.train import Epoch, load_trained, train_stage
@@ -112,13 +113,15 @@ def _market(
             return kept
     told("market data")
     try:
+        if not captures and params.data.source == "simulator" and manifest.instruments[0] != SIMULATED:
+            raise DataError("it was trained on recorded files")
         ingest(params.data, captures, scratch / MARKET)
     except DataError as error:
         if captures:
             raise
         raise DataError(
             f"{manifest.model} {manifest.version}: the folder of its run, {manifest.run}, is gone, and {error}; "
-            "name the files that it was made of with --capture"
+            f"name those of {manifest.instruments[0]} with --capture"
         ) from error
     return scratch / MARKET
 
@@ -133,7 +136,7 @@ def _features(manifest: Manifest, params: Params, market: Path, scratch: Path) -
     name = params.data.instrument
     held = [str(one) for one in Store(market).instruments()]
     if name not in held:
-        raise DataError(f"{market}: holds {', '.join(held)}, not {name}; name the files of it with --capture")
+        raise DataError(f"{market}: holds {', '.join(held)}, not {name}; name files of that with --capture")
     chosen = build_features(params, market, scratch, _tradable(params, market, scratch)).chosen
     version = f"{manifest.model} {manifest.version}"
     if chosen.data_fingerprint != manifest.data_fingerprint:
