@@ -22,7 +22,7 @@ from lobsmith.gates.evaluation import flat_metrics
 from lobsmith.gates.rivals import mean_outlook, rivals
 from lobsmith.gates.streams import stream_predictions
 from lobsmith.market.ingest import MARKET, ingest
-from lobsmith.market.simulator.market import INSTRUMENT as SIMULATED
+from lobsmith.market.simulator import INSTRUMENT as SIMULATED
 from lobsmith.market.store import Store
 from lobsmith.models.material import Part, parts_of
 from lobsmith.models.train import Epoch, load_trained, train_stage
