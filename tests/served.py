@@ -37,14 +37,14 @@ def publish_small(
         torch.nn.init.normal_(parameter, std=0.2)
     path = Path(workspace.root) / f"model-{seed}.onnx"
     export_onnx(network, path)
-    model = OnnxModel(path)
+    exported = OnnxModel(path)
     artifact = Artifact(
         model_path=path,
-        golden=golden_vectors(model, rows(128)),
+        golden=golden_vectors(exported, rows(128)),
         prime_rows=PRIME_ROWS,
         instruments=(Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001),),
         data_fingerprint="0" * 64,
-        verdicts=(parity(network, model, rows(200), params.gates.parity.fp32),),
+        verdicts=(parity(network, exported, rows(200), params.gates.parity.fp32),),
         metrics={},
     )
     return publish(workspace, params, artifact, model=model or params.model.name, contract=contract, server=server)
