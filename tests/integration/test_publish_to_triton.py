@@ -5,10 +5,14 @@ import pytest
 import tritonclient.http as triton
 
 from lobsmith.errors import ServingError
+from lobsmith.release.candidate import retire_candidate
 from lobsmith.release.config import read_config
+from lobsmith.release.promote import promote
 from lobsmith.release.publish import publish
 from lobsmith.release.repository import Repository
-from lobsmith.serving.control import connect
+from lobsmith.release.rollback import rollback
+from lobsmith.release.verify import verify
+from lobsmith.serving.control import connect, served_versions
 from lobsmith.serving.running import RunningServer, running_server
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.workspace import Workspace
@@ -90,3 +94,38 @@ def test_a_version_that_is_refused_after_loading_is_served_no_longer(workspace, 
     assert (repository.active("toy"), repository.versions("toy")) == (active, versions)
     assert connect(workspace).ready_versions("toy") == versions
     assert ask(client, "", toy.ROWS).shape == (1, len(toy.ROWS), 2, 3)
+
+
+def test_promotion_rollback_and_retirement_are_followed_by_the_server(workspace, params, client):
+    repository, server = Repository.of(workspace), running_server(workspace, params)
+    publish(
+        workspace,
+        params,
+        toy.artifact(workspace.root / "run", scale=0.7),
+        model="toy_candidate",
+        contract=toy.CONTRACT,
+        server=server,
+    )
+    source = repository.directory("toy_candidate", repository.active("toy_candidate"))
+    before = repository.active("toy")
+    new = promote(workspace, params, source, model="toy", server=server).version
+    assert retire_candidate(workspace, params, "toy", server=server) == int(source.name)
+    assert not client.is_model_ready("toy_candidate")
+    assert verify(workspace, served_versions(workspace)) == []
+    assert client.is_model_ready("toy", str(new))
+    assert rollback(workspace, params, "toy", server=server).version_to == before
+    assert not client.is_model_ready("toy", str(new))
+    assert client.is_model_ready("toy", str(before))
+    assert ask(client, "", toy.ROWS).shape == (1, len(toy.ROWS), 2, 3)
+    assert verify(workspace, served_versions(workspace)) == []
+
+
+def test_only_so_many_versions_stay_and_each_answers(workspace, params, client):
+    repository, server = Repository.of(workspace), running_server(workspace, params)
+    for _ in range(params.release.keep + 1):
+        put(workspace, params, server)
+    versions = repository.versions("toy")
+    assert len(versions) == params.release.keep
+    assert served_versions(workspace) == {"toy": versions}
+    for version in versions:
+        assert ask(client, version, toy.ROWS).shape == (1, len(toy.ROWS), 2, 3)
