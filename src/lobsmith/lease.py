@@ -136,11 +136,11 @@ def hold_lease(path: Path, purpose: str, *, ttl_s: float, wait_s: float, seize: 
 
 
 def lease_holder(path: Path) -> Held | None:
-    """Return who holds the lease of a file, None where nobody does or where it may be taken over."""
-    if not path.exists():
-        return None
-    with _locked(path, 1.0):
-        now = _read(path)
+    """Return who holds the lease of a file, None where nobody does or where it may be taken over.
+
+    It is only looked at, which needs no right to write: by the time of the answer things may have changed.
+    """
+    now = _read(path)
     return None if now is None or _free(now) else now
 
 

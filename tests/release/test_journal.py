@@ -87,3 +87,58 @@ def test_writers_do_not_mix_their_lines(tmp_path):
     versions = [one.version_to for one in journal.read(path)]
     assert sorted(versions) == [*range(50), *range(100, 150), *range(200, 250)]
     assert all(one == sorted(one) for one in ([v for v in versions if v // 100 == w] for w in range(3)))
+
+
+def told(*lines):
+    """Return entries of the model `toy`, one a second, from (action, version before, version that it is about)."""
+    times = range(1, len(lines) + 1)
+    return [
+        entry(about, time_ns=time_ns, action=action, version_from=before)
+        for time_ns, (action, before, about) in zip(times, lines, strict=True)
+    ]
+
+
+HISTORY = told(
+    ("published", None, 1),
+    ("promoted", 1, 2),
+    ("refused", 2, 3),
+    ("promoted", 2, 4),
+    ("retired", 4, 1),
+    ("faulty", 4, 2),
+    ("rolled back", 4, 2),
+    ("promoted", 2, 5),
+    ("repaired", 5, 2),
+    ("set aside", 2, 5),
+)
+
+
+def test_the_journal_says_what_was_serving_and_why():
+    states = [journal.state_at(HISTORY, "toy", time_ns) for time_ns in range(12)]
+    assert [None if one is None else (one.action, one.version_to) for one in states] == [
+        None,
+        ("published", 1),
+        *[("promoted", 2)] * 2,
+        *[("promoted", 4)] * 3,
+        ("rolled back", 2),
+        ("promoted", 5),
+        *[("repaired", 2)] * 3,
+    ]
+    assert journal.state_at(HISTORY, "other", 99) is None
+
+
+def test_the_line_of_a_dead_publisher_may_come_late():
+    history = told(("promoted", None, 1), ("promoted", 1, 2))
+    late = [*history, entry(1, time_ns=1, action="published")]
+    assert journal.state_at(late, "toy", 9).version_to == 2
+    slot = [*history, *told(("rejected", 2, 2))]
+    assert journal.state_at(slot, "toy", 9) is None
+
+
+def test_the_journal_says_what_became_of_each_version():
+    assert journal.fates(HISTORY, "toy") == {
+        1: "retired",
+        2: "promoted",
+        3: "refused",
+        4: "rolled back",
+        5: "set aside",
+    }

@@ -3,6 +3,8 @@ import shutil
 import pytest
 
 from lobsmith.errors import ReleaseError
+from lobsmith.release import journal
+from lobsmith.release.faults import record_faults
 from lobsmith.release.publish import publish
 from lobsmith.release.repository import Repository
 from lobsmith.workspace import Workspace
@@ -125,3 +127,17 @@ def test_a_sound_version_gives_its_manifest(repository):
     version = repository.active("toy")
     manifest = repository.verify("toy", version)
     assert (manifest.model, manifest.version, manifest.contract) == ("toy", version, toy.CONTRACT)
+
+
+def test_a_fault_is_journaled_once(published, tmp_path):
+    workspace = Workspace(shutil.copytree(published, tmp_path / "project"))
+    repository = Repository.of(workspace)
+    old, new = repository.versions("toy")
+    flip(repository.directory("toy", new) / "model.onnx")
+    _, faulty = repository.sound("toy")
+    assert record_faults(workspace, "toy", faulty, who="the server") == [new]
+    assert record_faults(workspace, "toy", faulty) == []
+    entry = journal.read(workspace.journal)[-1]
+    assert (entry.action, entry.version_from, entry.version_to, entry.who) == ("faulty", new, new, "the server")
+    assert "model.onnx: changed" in entry.reason
+    assert repository.fallback("toy") == old

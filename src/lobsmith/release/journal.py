@@ -116,7 +116,8 @@ def fates(entries: Iterable[Entry], model: str) -> dict[int, str]:
         if entry.action in ACTIVATING | LEAVING | {REFUSED}:
             last[entry.version_to] = entry.action
         elif entry.action == ROLLED_BACK and entry.version_from is not None:
-            gone = [version for version in last if entry.version_to < version <= entry.version_from]
+            served = [version for version, action in last.items() if action in ACTIVATING]
+            gone = [version for version in served if entry.version_to < version <= entry.version_from]
             last.update(dict.fromkeys([*gone, entry.version_from], ROLLED_BACK))
     return last
 
