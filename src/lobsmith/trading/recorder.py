@@ -37,8 +37,8 @@ _PACE_S = 0.005
 _FIRST_RESTART_S, _LONGEST_RESTART_S = 0.1, 10.0
 _LATE_FAILURES = 3
 """After which a recorder that cannot write down what is left is not started again."""
-_EXIT_S = 5.0
-"""For the recorder's last flush, beyond `mirror.drain_s`."""
+_EXIT_S = 20.0
+"""For the recorder's start and its last flush, beyond `mirror.drain_s`; it is killed after that."""
 
 
 class Recorded(Struct, frozen=True, kw_only=True):
@@ -208,7 +208,7 @@ class Recorder:
             time.sleep(_PACE_S)
 
     def close(self) -> Recorded:
-        """End the session; wait until all of it is written down, or `mirror.drain_s`."""
+        """End the session; wait until all of it is written down, for little more than `mirror.drain_s`."""
         self._closing.set()
         if self._ring is not None:
             self._ring.close()

@@ -189,6 +189,8 @@ def mirrors(config: RecorderConfig, params: Params, features: int) -> list[tuple
 def main(path: Path) -> None:
     """Record the session that a configuration describes."""
     os.nice(_NICENESS)
+    # A batch process does not interrupt another one when it wakes up.
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     config = msgspec.json.decode(path.read_bytes(), type=RecorderConfig)
     params = msgspec.convert(config.params, Params)
     reader = RingReader(Path(config.ring))
