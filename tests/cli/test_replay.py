@@ -1,6 +1,7 @@
 """`lobsmith replay` with the engine in process: what it answers, and what it puts into the prediction log."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -61,13 +62,14 @@ def test_a_replay_is_recorded_with_outcomes_and_mirrored(workspace: Workspace) -
 def test_a_replay_is_split_where_that_is_asked_for(workspace: Workspace) -> None:
     changes = {"share": 0.5, "arm_s": 2, "salt": "x"}
     settings = [word for name, value in changes.items() for word in ("--set", f"shadow.{name}={value}")]
+    started_ns = time.time_ns()
     recorded = report(workspace, "--ab", *settings)["recorded"]
     assert recorded["logged"] == recorded["rows"]
     dataset = build_dataset(simulate(1, SECONDS), small_params())
     times = dataset.rows.time[replayed_rows(dataset, 0)]
     split = [arm(str(dataset.instrument), int(one), block_s=2, share=0.5, salt="x") for one in times]
     with PredictionLog.of(workspace, "lob") as log:
-        streams = {one.model: one.rows for one in log.streams() if one.role == "primary"}
+        streams = {one.model: one.rows for one in log.streams(started_ns) if one.role == "primary"}
     assert streams == {"lob_candidate": sum(split), "lob": len(split) - sum(split)}
     assert 0 < sum(split) < len(split)
 
