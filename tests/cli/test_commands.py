@@ -67,10 +67,10 @@ def test_a_bad_capture_is_one_line_that_names_file_and_place(root: Path, content
 
 
 @pytest.mark.integration
-def test_a_bad_capture_leaves_no_half_made_version(root: Path) -> None:
+@pytest.mark.parametrize("command", ["retrain", pytest.param("demo", marks=pytest.mark.slow)])
+def test_a_bad_capture_leaves_no_half_made_version(root: Path, command: str) -> None:
     (root / "bad.gz").write_bytes(gzip.compress(LINE + b"what is this\n"))
-    for command in ("retrain", "demo"):
-        refused(lobsmith(root, command, "--capture", "bad.gz", timeout=240), "bad.gz:2")
+    refused(lobsmith(root, command, "--capture", "bad.gz", timeout=240), "bad.gz:2")
     assert not list(Workspace(root).repository.glob("*"))
     assert not Workspace(root).staging.exists() or not list(Workspace(root).staging.iterdir())
 

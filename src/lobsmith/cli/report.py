@@ -50,11 +50,11 @@ def evaluation(
 
     With --test, which may be repeated, all rows of FILEs train and all rows of the test files are held out.
     """
-    from lobsmith.gates.protocols import across_days, with_rivals, within_sessions
-
     params = load_params(workspace.params, overrides(settings))
     found: list[Evaluation]
     if files:
+        from lobsmith.gates.protocols import across_days, with_rivals, within_sessions
+
         params = with_rivals(
             params,
             tuple(filter(None, rivals.split(","))) or params.evaluation.rivals,
@@ -88,8 +88,7 @@ def _numbers(text: str) -> list[int]:
 def _last(workspace: Workspace) -> "Evaluation":
     import msgspec
 
-    from lobsmith.gates.evaluate import EVALUATION
-    from lobsmith.gates.evaluation import Evaluation
+    from lobsmith.gates.evaluation import EVALUATION, Evaluation
 
     found = [*workspace.runs.glob(f"*/{EVALUATION}"), *workspace.home.glob(f"stages/{EVALUATION}")]
     paths = sorted(found, key=lambda path: path.stat().st_mtime_ns)

@@ -16,6 +16,7 @@ from lobsmith.features.dataset import load_dataset, other_datasets, training_dat
 from lobsmith.files import write_atomic
 from lobsmith.gates.assess import Assessment, assess
 from lobsmith.gates.compression import compression, load_summary
+from lobsmith.gates.evaluation import EVALUATION as EVALUATION
 from lobsmith.gates.evaluation import MAJORITY, MODEL, RECENT, Evaluation
 from lobsmith.gates.parity import parity
 from lobsmith.gates.report import render_report
@@ -30,7 +31,6 @@ from lobsmith.models.train import Trained, load_network, load_trained
 from lobsmith.models.trunks import CnnLstmAttention
 from lobsmith.params import Params
 
-EVALUATION = "evaluation.json"
 REPORT = "report.html"
 HISTORY = "history.json"
 CALIBRATION = "calibration.json"

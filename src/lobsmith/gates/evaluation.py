@@ -8,6 +8,8 @@ from msgspec import Struct
 from lobsmith.gates.verdict import Verdict
 from lobsmith.market.instrument import Instrument
 
+EVALUATION = "evaluation.json"
+"""Name of its file in a run's folder."""
 MODEL, MAJORITY, RECENT = "model", "base rate", "recent base rate"
 DIRECTIONS = ("down", "unchanged", "up")
 
