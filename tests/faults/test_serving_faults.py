@@ -1,5 +1,6 @@
 """Faults of the running server, with the real Triton: F9, F10, F11, F12, F13, F14, F16, F18, F50."""
 
+import json
 import os
 import shutil
 import signal
@@ -11,11 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from msgspec import structs
 
+from lobsmith.cli.main import cli
+from lobsmith.compress import MODEL
 from lobsmith.errors import ServingError
 from lobsmith.files import sha256_file
 from lobsmith.params import Params
+from lobsmith.release import journal
 from lobsmith.release.manifest import read_manifest, write_manifest
 from lobsmith.release.repository import Repository
 from lobsmith.release.signing import signer
@@ -125,7 +130,8 @@ def reseal(workspace: Workspace, model: str, version: int) -> None:
     directory = repository.directory(model, version)
     manifest = read_manifest(directory, repository.trust)
     files = {name: sha256_file(directory / name) for name in manifest.files}
-    write_manifest(directory, structs.replace(manifest, files=files), signer(workspace))
+    changed = structs.replace(manifest, files=files, artifact_id=files[MODEL])
+    write_manifest(directory, changed, signer(workspace))
 
 
 def test_f9_triton_killed_during_a_load(workspace: Workspace, params: Params, tmp_path: Path) -> None:
@@ -163,7 +169,7 @@ def test_f10_a_load_that_hangs_is_taken_back_and_the_server_is_usable(
         publisher.start()
         while publisher.is_alive():
             assert answering(control) == before
-        assert "did not answer within" in str(failed[0])
+        assert "not loaded within" in str(failed[0])
         assert Repository.of(workspace).listed("lob") == before
         (tmp_path / "flag").unlink()
         new = publish(workspace, hasty, server, seed=10)
@@ -226,12 +232,17 @@ def test_f13_a_version_that_fails_its_warm_up_is_taken_back(workspace: Workspace
 def test_f14_a_sound_version_that_triton_cannot_load(workspace: Workspace, params: Params, which: str) -> None:
     repository = Repository.of(workspace)
     good, bad = repository.listed("lob") if which == "newest" else repository.listed("lob")[::-1]
-    (repository.directory("lob", bad) / "model.onnx").write_bytes(b"no model")
+    (repository.directory("lob", bad) / MODEL).write_bytes(b"no model")
     reseal(workspace, "lob", bad)
     events: list[ServeEvent] = []
     with running_triton(workspace, params, on_event=events.append) as control:
         assert answering(control) == [good]
+        status = CliRunner().invoke(cli, ["--root", str(workspace.root), "status", "--json"])
+        assert json.loads(status.stdout)["models"]["lob"]["faults"].keys() == {str(bad)}
     assert [event.version for event in events if event.kind is EventKind.SKIPPED] == [bad]
+    [entry] = [entry for entry in journal.read(workspace.journal) if entry.action == journal.FAULTY]
+    assert (entry.model, entry.version_to) == ("lob", bad)
+    assert "Triton cannot load it" in entry.reason
 
 
 def test_f14_a_version_that_hangs_at_a_cold_start(
@@ -263,7 +274,7 @@ def test_f16_publishing_touches_no_older_version(workspace: Workspace, params: P
 def test_f16_a_rewritten_time_costs_a_reload_and_no_answer(workspace: Workspace, params: Params) -> None:
     repository = Repository.of(workspace)
     with served(workspace, params) as (server, control):
-        (repository.directory("lob", repository.listed("lob")[0]) / "model.onnx").touch()
+        (repository.directory("lob", repository.listed("lob")[0]) / MODEL).touch()
         new: list[int] = []
         publisher = threading.Thread(target=lambda: new.append(publish(workspace, params, server)))
         publisher.start()

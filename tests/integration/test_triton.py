@@ -1,5 +1,6 @@
 """The real Triton as a supervised child: locked doors, restarts, clean ends, cold starts with damage."""
 
+import json
 import os
 import shutil
 import signal
@@ -14,10 +15,14 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+from click.testing import CliRunner
 
+from lobsmith.cli.main import cli
 from lobsmith.errors import PortBusyError, RequestError, ServingError
 from lobsmith.params import Params
+from lobsmith.release import journal
 from lobsmith.release.repository import Repository
+from lobsmith.release.signing import SIGNATURE
 from lobsmith.serving.control import TritonControl, connect
 from lobsmith.serving.endpoint import read_endpoint
 from lobsmith.serving.running import running_server
@@ -238,7 +243,7 @@ def test_the_end_of_serve_is_the_end_of_triton(workspace: Workspace, params: Par
         assert not workspace.endpoint.exists()
 
 
-@pytest.mark.parametrize("damage", ["newest", "middle", "manifest", "foreign"])
+@pytest.mark.parametrize("damage", ["newest", "middle", "manifest", "unsigned", "foreign"])
 def test_a_cold_start_serves_what_is_sound(workspace: Workspace, params: Params, damage: str) -> None:
     repository = Repository.of(workspace)
     old, middle, new = repository.listed("lob")
@@ -251,11 +256,20 @@ def test_a_cold_start_serves_what_is_sound(workspace: Workspace, params: Params,
     elif damage == "manifest":
         (repository.directory("lob", new) / "manifest.json").write_text("{")
         expected.remove(new)
+    elif damage == "unsigned":
+        (repository.directory("lob", new) / SIGNATURE).unlink()
+        expected.remove(new)
     else:
         (workspace.repository / "lob" / "01").mkdir()
         (workspace.repository / "stray").mkdir()
+    faulty = set(repository.listed("lob")) - set(expected)
     events: list[ServeEvent] = []
-    with running_triton(workspace, params, on_event=events.append) as control:
-        assert control.ready_versions("lob") == expected
-    skipped = {event.version for event in events if event.kind is EventKind.SKIPPED}
-    assert skipped == {old, middle, new} - set(expected)
+    for _ in range(2):
+        with running_triton(workspace, params, on_event=events.append) as control:
+            assert control.ready_versions("lob") == expected
+            status = CliRunner().invoke(cli, ["--root", str(workspace.root), "status", "--json"])
+        assert {int(version) for version in json.loads(status.stdout)["models"]["lob"]["faults"]} == faulty
+    assert {event.version for event in events if event.kind is EventKind.SKIPPED} == faulty
+    # Once, however often the server starts.
+    journaled = [entry.version_to for entry in journal.read(workspace.journal) if entry.action == journal.FAULTY]
+    assert sorted(journaled) == sorted(faulty)

@@ -18,6 +18,8 @@ from lobsmith.serving.triton import KEY_HEADER
 from lobsmith.workspace import Workspace
 
 _CALL_DEADLINE_S = 10.0
+_REASON_LENGTH = 500
+_FAILED, _UNLOADED = "UNAVAILABLE", "unloaded"
 READY = "READY"
 
 
@@ -64,6 +66,18 @@ class TritonControl:
         return sorted(
             row.version for row in self.index() if row.model == model and row.version is not None and row.state == READY
         )
+
+    def failures(self, model: str) -> dict[int, str]:
+        """Return the versions that Triton could not load, and its reasons, each in one bounded line.
+
+        Raises:
+            ServingError: the server does not answer.
+        """
+        return {
+            row.version: f"Triton cannot load it: {' '.join(row.reason.split())[:_REASON_LENGTH]}"
+            for row in self.index()
+            if row.model == model and row.version is not None and row.state == _FAILED and row.reason != _UNLOADED
+        }
 
     def counts(self, model: str) -> dict[int, tuple[int, int]]:
         """Return how many requests each loaded version answered and failed since it was loaded, warm-ups included.
@@ -167,4 +181,4 @@ def _reason(content: bytes) -> str:
         text = str(json.loads(content)["error"])
     except (ValueError, KeyError, TypeError):
         text = content.decode(errors="replace")
-    return " ".join(text.split())[:500] or "no reason given"
+    return " ".join(text.split())[:_REASON_LENGTH] or "no reason given"

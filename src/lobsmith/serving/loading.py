@@ -43,24 +43,19 @@ def load_sound(workspace: Workspace, control: TritonControl, model: str, deadlin
         deadline_s: seconds for each version.
 
     Returns:
-        What is READY, and for every other listed version why it is not.
+        What is READY, perhaps nothing, and for every other listed version why it is not.
 
     Raises:
         UnreachableError: the server went away.
-        ServingError: no version is READY; the message says why.
+        ReleaseError: a configuration is unreadable.
     """
     repository = Repository.of(workspace)
     with sole_load(workspace, time.monotonic() + deadline_s):
         # Read inside the lock: of two loads, the later one must know at least what the earlier one knew.
         versions, skipped = loadable(workspace, model)
         ready = set(control.ready_versions(model))
-        if not versions:
-            if repository.is_plans(model):
-                if ready:
-                    control.unload(model, deadline_s=deadline_s)
-                return Loaded(model=model, ready=(), skipped=skipped)
-            reasons = "; ".join(skipped.values()) or "config.pbtxt lists none"
-            raise ServingError(f"{model}: no version can be served: {reasons}")
+        if not versions and ready and repository.is_plans(model):
+            control.unload(model, deadline_s=deadline_s)
         if ready - set(versions) and ready & set(versions):
             _load(control, model, ready & set(versions), deadline_s)
         for version in _order(set(versions) - ready):
@@ -68,13 +63,12 @@ def load_sound(workspace: Workspace, control: TritonControl, model: str, deadlin
                 _load(control, model, {version, *ready} & set(versions), deadline_s)
             except UnreachableError:
                 raise
+            except DeadlineError:
+                skipped[version] = f"not loaded within {deadline_s:.0f} s"
             except ServingError as error:
-                skipped[version] = str(error)
+                skipped[version] = control.failures(model).get(version, str(error))
             ready = set(control.ready_versions(model))
-    answering = sorted(ready & set(versions))
-    if not answering:
-        raise ServingError(f"{model}: no version can be served: {'; '.join(skipped.values())}")
-    return Loaded(model=model, ready=tuple(answering), skipped=skipped)
+    return Loaded(model=model, ready=tuple(sorted(ready & set(versions))), skipped=skipped)
 
 
 def _order(versions: set[int]) -> list[int]:

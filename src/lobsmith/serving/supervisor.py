@@ -15,10 +15,11 @@ import msgspec
 
 from lobsmith.errors import LobsmithError, ServingError
 from lobsmith.params import Params
+from lobsmith.release.faults import record_faults
 from lobsmith.release.repository import Repository
 from lobsmith.serving.control import TritonControl
 from lobsmith.serving.endpoint import Endpoint, sole_server, write_endpoint
-from lobsmith.serving.loading import load_sound
+from lobsmith.serving.loading import Loaded, load_sound
 from lobsmith.serving.stubs import StubWatch
 from lobsmith.serving.triton import Triton, describe_exit, ipv4
 from lobsmith.workspace import Workspace
@@ -188,19 +189,30 @@ class _Attempt:
     def _run(self) -> None:
         model = self._arguments[2]
         try:
-            loaded = load_sound(*self._arguments)
-            for version, reason in sorted(loaded.skipped.items()):
-                message = f"{model}/{version} is left out: {reason}"
-                self.events.append(ServeEvent(EventKind.SKIPPED, message, model, version))
-            if loaded.ready:
-                ready = ", ".join(map(str, loaded.ready))
-                self.events.append(ServeEvent(EventKind.LOADED, f"{model}: {ready} ready", model, max(loaded.ready)))
+            self._note(load_sound(*self._arguments))
         except LobsmithError as error:
             self.events.append(ServeEvent(EventKind.FAILED, str(error), model))
         except Exception as error:  # noqa: BLE001 - a fault of one model must not leave the others unserved
             self.events.append(ServeEvent(EventKind.FAILED, f"{model}: {type(error).__name__}: {error}", model))
         finally:
             self.done.set()
+
+    def _note(self, loaded: Loaded) -> None:
+        workspace, model = self._arguments[0], loaded.model
+        for version, reason in sorted(loaded.skipped.items()):
+            message = f"{model}/{version} is left out: {reason}"
+            self.events.append(ServeEvent(EventKind.SKIPPED, message, model, version))
+        repository = Repository.of(workspace)
+        plans = repository.is_plans(model)
+        if loaded.ready:
+            ready = ", ".join(map(str, loaded.ready))
+            self.events.append(ServeEvent(EventKind.LOADED, f"{model}: {ready} ready", model, max(loaded.ready)))
+        elif not plans:
+            reasons = "; ".join(loaded.skipped.values()) or "config.pbtxt lists none"
+            self.events.append(ServeEvent(EventKind.FAILED, f"{model}: no version can be served: {reasons}", model))
+        # Plans for another machine are left out too, and nothing is wrong with them.
+        faults = repository.sound(model)[1] if plans else loaded.skipped
+        record_faults(workspace, model, faults, who="supervisor")
 
 
 @contextmanager
