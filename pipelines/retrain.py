@@ -1,50 +1,75 @@
-"""The retrain flow: market data in, a proven version that Triton serves out."""
+"""The retrain flow: market data in, a proven candidate out; the first one of all is promoted at once."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from msgspec import Struct
 from prefect import flow, task
+from prefect.runtime import flow_run
+from prefect.states import Completed
 
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import load_golden
-from lobsmith.errors import DataError
+from lobsmith.errors import DataError, LeaseError
 from lobsmith.features.dataset import build_features, training_datasets
+from lobsmith.files import sha256_file
 from lobsmith.gates.compression import SUMMARY, Compressed, compress
 from lobsmith.gates.evaluate import EVALUATION, REPORT, evaluate
 from lobsmith.gates.evaluation import Evaluation
 from lobsmith.gates.validate import CONTRACT, EVENTS_DOCS, Validated, validate, validate_features
 from lobsmith.gates.verdict import Verdict
+from lobsmith.lease import hold_lease
 from lobsmith.market.ingest import MARKET, ingest
 from lobsmith.market.session import Accounting
 from lobsmith.models.train import WEIGHTS, Epoch, train_stage
 from lobsmith.params import Params, as_table, load_params
 from lobsmith.progress import Note, console, stage
+from lobsmith.release import journal
+from lobsmith.release.config import candidate_model
 from lobsmith.release.contract import wire_contract
-from lobsmith.release.manifest import Manifest
-from lobsmith.release.plans import build_and_publish
-from lobsmith.release.publish import Artifact, publish
-from lobsmith.release.registry import RunRef, log_run, set_champion, tag_version
+from lobsmith.release.environment import git_commit
+from lobsmith.release.manifest import MANIFEST, Manifest
+from lobsmith.release.nominate import in_service, nominate_new, note_serving
+from lobsmith.release.publish import Artifact
+from lobsmith.release.registry import SERVING, Registered
+from lobsmith.release.repository import Repository
+from lobsmith.release.tracking import WINDOW, RunRef, already_trained, log_run, window_id
 from lobsmith.serving.control import connect
 from lobsmith.serving.running import running_server
 from lobsmith.workspace import Workspace
+from pipelines.reconcile import follow_and_build
+
+_LEASE_S = 120.0
 
 
 class Retrained(Struct, frozen=True, kw_only=True):
-    """What a retrain leaves behind."""
+    """What a retrain leaves behind.
 
+    `model` and `version` are the Triton model that holds the result and its version there: the production model after
+    PROMOTED and IN_SERVICE, the candidate slot after CANDIDATE. After SKIPPED there is no version, and `reason` says
+    why.
+    """
+
+    outcome: str
+    reason: str
     model: str
-    version: int
-    run_directory: str
-    manifest: str
-    report: str
-    mlflow_run_id: str
-    served: bool
-    plans: str
+    version: int | None = None
+    run_directory: str | None = None
+    manifest: str | None = None
+    report: str | None = None
+    mlflow_run_id: str | None = None
+    registered: int | None = None
+    served: bool = False
+    plans: str = "no plans: nothing was promoted"
+
+
+PROMOTED, CANDIDATE, IN_SERVICE, SKIPPED = "promoted", "candidate", "in service", "skipped"
+"""Outcomes. IN_SERVICE: training has led to the very bits that are in production already."""
 
 
 @task(name="ingest market data")
@@ -77,15 +102,21 @@ def validate_market_data(params: Params, directory: Path) -> Validated:
 
 
 @task(name="compute features")
-def compute_features(params: Params, directory: Path, validated: Validated) -> tuple[Verdict, ...]:
-    """Turn the market data into labelled rows, hold them against the contract; return all verdicts on the data."""
+def compute_features(params: Params, directory: Path, validated: Validated) -> tuple[tuple[Verdict, ...], str]:
+    """Turn the market data into labelled rows, hold them against the contract.
+
+    Returns:
+        All verdicts on the data, and what tells this training from others.
+    """
     with stage("compute features") as note:
         built = build_features(params, directory / MARKET, directory, validated.tradable)
         verdict = validate_features(params, built, directory)
         note("; ".join(f"{name}: {len(one.rows):,} rows" for name, one in built.datasets.items()))
     for name, error in built.left_out.items():
         console.print(f"[red]left out[/red] {name}: {error}")
-    return *validated.verdicts[str(built.chosen.instrument)], verdict
+    learnt = built.datasets.values() if params.train.pool else [built.chosen]
+    window = window_id(params, [one.data_fingerprint for one in learnt], git_commit(directory))
+    return (*validated.verdicts[str(built.chosen.instrument)], verdict), window
 
 
 @task(name="train network")
@@ -128,7 +159,12 @@ def evaluate_and_gate(params: Params, directory: Path) -> Evaluation:
 
 @task(name="record in MLflow", retries=2, retry_delay_seconds=5)
 def record_in_mlflow(
-    workspace: Workspace, params: Params, evaluation: Evaluation, history: list[Epoch], directory: Path
+    workspace: Workspace,
+    params: Params,
+    evaluation: Evaluation,
+    history: list[Epoch],
+    directory: Path,
+    window: str,
 ) -> RunRef:
     """Log parameters, metrics, reports and the model, and register it."""
     with stage("record in MLflow") as note:
@@ -142,14 +178,14 @@ def record_in_mlflow(
             artifacts=[directory / one for one in (EVALUATION, REPORT, WEIGHTS, SUMMARY)],
             model_path=directory / MODEL,
             model_name=params.model.name,
-            tags={"data_fingerprint": evaluation.data_fingerprint},
+            tags={"data_fingerprint": evaluation.data_fingerprint, WINDOW: window},
         )
-        note(f"run {run.run_id}")
+        note(f"run {run.run_id}, registered version {run.registry_version}")
         return run
 
 
-@task(name="publish version")
-def publish_version(
+@task(name="publish candidate")
+def publish_candidate(
     workspace: Workspace,
     params: Params,
     data_verdicts: tuple[Verdict, ...],
@@ -158,8 +194,9 @@ def publish_version(
     run: RunRef,
     directory: Path,
 ) -> Manifest:
-    """Prove the version in a process of its own, publish it and have a running server load it."""
-    with stage("publish version") as note:
+    """Prove the candidate in a process of its own, have a running server load it, and ask for its judgement."""
+    model = params.model.name
+    with stage("publish candidate") as note:
         artifact = Artifact(
             model_path=directory / MODEL,
             golden=load_golden(directory / GOLDEN),
@@ -174,38 +211,17 @@ def publish_version(
             metrics=evaluation.metrics(),
             mlflow_run_id=run.run_id,
         )
-        manifest = publish(
+        manifest = nominate_new(
             workspace,
             params,
             artifact,
-            model=params.model.name,
+            model=model,
             contract=wire_contract(params),
+            run=run,
             server=running_server(workspace, params),
         )
-        note(f"{manifest.model} {manifest.version}")
+        note(f"{manifest.model} {manifest.version}, registered version {run.registry_version}")
         return manifest
-
-
-@task(name="build and publish plans")
-def build_and_publish_plans(
-    workspace: Workspace, params: Params, summary: Compressed, manifest: Manifest, directory: Path
-) -> str:
-    """Build TensorRT plans where this machine can, and publish them beside the ONNX model, which stays the fallback."""
-    with stage("build and publish plans") as note:
-        outcome = build_and_publish(
-            workspace, params, summary, manifest, directory, server=running_server(workspace, params), on_progress=note
-        )
-        note(outcome)
-        return outcome
-
-
-@task(name="name the champion", retries=2, retry_delay_seconds=5)
-def name_the_champion(workspace: Workspace, manifest: Manifest, run: RunRef) -> None:
-    """Point the registry's alias at the published version."""
-    with stage("name the champion") as note:
-        tag_version(workspace, manifest.model, run.registry_version, manifest)
-        set_champion(workspace, manifest.model, run.registry_version)
-        note(f"{manifest.model}@champion is registered version {run.registry_version}")
 
 
 def run_to_resume(workspace: Workspace, name: str) -> Path:
@@ -228,17 +244,43 @@ def retrain(
     captures: list[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
     resume: str | None = None,
+    force: bool = False,
+    scheduled: bool = False,
 ) -> Retrained:
-    """Train on the newest window of data and publish the result.
+    """Train on the newest window of data and publish the result as a candidate.
 
     Args:
         root: the project's folder, with `params.yaml`.
         captures: recorded files, read in order as one stream; None takes what `params.yaml` names.
         overrides: parameters to replace, keyed by dotted name.
         resume: name of a run that was killed; its market data are kept, and training goes on from its last epoch.
+        force: train although the same window was trained with the same parameters before.
+        scheduled: end as skipped, instead of failing, where another run trains, or where one has trained a newer
+            window since this one was due.
+
+    Raises:
+        LeaseError: another run trains.
     """
     workspace = Workspace(Path(root).resolve())
     params = load_params(workspace.params, overrides)
+    model = params.model.name
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold_lease(workspace.retrain_lease, f"retrain {model}", ttl_s=_LEASE_S, wait_s=0.0))
+        except LeaseError as error:
+            if not scheduled:
+                raise
+            return skipped(model, str(error))
+        if scheduled and (newer := newer_than(workspace, model, flow_run.scheduled_start_time)):
+            return skipped(model, newer)
+        return train_and_nominate(workspace, params, captures, resume, force=force or bool(resume))
+
+
+def train_and_nominate(
+    workspace: Workspace, params: Params, captures: list[str] | None, resume: str | None, *, force: bool
+) -> Retrained:
+    """Do what the flow does, once nobody else does it."""
+    model = params.model.name
     if resume:
         directory = run_to_resume(workspace, resume)
     else:
@@ -246,21 +288,64 @@ def retrain(
         directory.mkdir(parents=True)
         ingest_market_data(params, [Path(name) for name in captures] if captures else None, directory)
     validated = validate_market_data(params, directory)
-    data_verdicts = compute_features(params, directory, validated)
+    data_verdicts, window = compute_features(params, directory, validated)
+    if not force and (before := already_trained(workspace, model, window)):
+        return skipped(model, f"the same window was trained before: {_described(before)}; --force trains it again")
     history = train_network(params, directory)
     summary = compress_and_export(params, directory)
     evaluation = evaluate_and_gate(params, directory)
-    run = record_in_mlflow(workspace, params, evaluation, history, directory)
-    manifest = publish_version(workspace, params, data_verdicts, evaluation, summary, run, directory)
-    name_the_champion(workspace, manifest, run)
-    plans = build_and_publish_plans(workspace, params, summary, manifest, directory)
-    return Retrained(
-        model=manifest.model,
-        version=manifest.version,
-        run_directory=str(directory),
-        manifest=str(workspace.repository / manifest.model / str(manifest.version) / "manifest.json"),
-        report=str(directory / REPORT),
-        mlflow_run_id=run.run_id,
-        served=connect(workspace) is not None,
-        plans=plans,
-    )
+    run = record_in_mlflow(workspace, params, evaluation, history, directory, window)
+    settings = {
+        "run_directory": str(directory),
+        "report": str(directory / REPORT),
+        "mlflow_run_id": run.run_id,
+        "registered": run.registry_version,
+        "served": connect(workspace) is not None,
+    }
+    if (version := in_service(workspace, model, sha256_file(directory / MODEL))) is not None:
+        note_serving(workspace, model, run, f"the same bits are active as {model} {version}")
+        reason = "training has led to the bits that are active already"
+        return _retrained(workspace, IN_SERVICE, reason, model, version, settings)
+    candidate = publish_candidate(workspace, params, data_verdicts, evaluation, summary, run, directory)
+    if Repository.of(workspace).active(model) is not None:
+        reason = "it waits for the verdict of live traffic"
+        return _retrained(workspace, CANDIDATE, reason, candidate.model, candidate.version, settings)
+    done, plans = follow_and_build(workspace, params, "retrain flow")
+    if done.promoted is None:
+        reason = done.away or "; ".join(done.refused.values()) or "the registry's aliases ask for something else"
+        return _retrained(workspace, CANDIDATE, reason, candidate.model, candidate.version, settings)
+    reason = "nothing was in service to compare it with, and its gates have passed"
+    return _retrained(workspace, PROMOTED, reason, model, done.promoted, {**settings, "plans": plans})
+
+
+def skipped(model: str, reason: str) -> Retrained:
+    """End a run as skipped; its reason is in Prefect's page too."""
+    console.print(f"skipped: {reason}")
+    result = Retrained(outcome=SKIPPED, reason=reason, model=model)
+    # Prefect takes a state that a flow returns for the run's own, and hands its data to the caller.
+    return cast(Retrained, Completed(name="Skipped", message=reason, data=result))
+
+
+def newer_than(workspace: Workspace, model: str, due: datetime) -> str | None:
+    """Say which candidate has been made since a run was due: of late runs, only the first has anything to do."""
+    slot, due_ns = candidate_model(model), int(due.timestamp() * 1e9)
+    made = [
+        entry
+        for entry in journal.read(workspace.journal)
+        if entry.model == slot and entry.action in (journal.PUBLISHED, journal.REFUSED) and entry.time_ns > due_ns
+    ]
+    if not made:
+        return None
+    at = datetime.fromtimestamp(made[-1].time_ns / 1e9, UTC)
+    return f"this run was due at {due:%Y-%m-%d %H:%M:%S}; a newer window was trained by {at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _described(before: Registered) -> str:
+    return f"registry:{before.version}, {before.tags.get(SERVING)}"
+
+
+def _retrained(
+    workspace: Workspace, outcome: str, reason: str, model: str, version: int, settings: dict[str, Any]
+) -> Retrained:
+    manifest = Repository.of(workspace).directory(model, version) / MANIFEST
+    return Retrained(outcome=outcome, reason=reason, model=model, version=version, manifest=str(manifest), **settings)

@@ -11,7 +11,8 @@
     ├── GateError                 a gate said no; nothing was published
     │   └── DataContractError     market data or features are not what the contract asks for
     ├── ReleaseError              a version could not be published, or a published one is not what it claims
-    │   └── ContractError         a change of the wire contract under an existing model name
+    │   ├── ContractError         a change of the wire contract under an existing model name
+    │   └── RegistryError         MLflow is away: it cannot be reached, is locked, or does not answer in time
     ├── LeaseError                somebody else has the right to act
     │   └── LeaseLostError        it was taken over from who thought to have it; nothing more was done
     ├── ServingError              no answer can be had from a model server
@@ -40,6 +41,7 @@ __all__ = [
     "PortBusyError",
     "PrecisionError",
     "PredictionLogError",
+    "RegistryError",
     "ReleaseError",
     "RequestError",
     "ServingError",
@@ -109,6 +111,10 @@ class LeaseError(LobsmithError):
 
 class LeaseLostError(LeaseError):
     """The right to act was taken over from who thought to have it; nothing more was done."""
+
+
+class RegistryError(ReleaseError):
+    """MLflow is away: it cannot be reached, is locked, or does not answer in time."""
 
 
 class ServingError(LobsmithError):

@@ -362,6 +362,14 @@ class MirrorParams(_Section, frozen=True):
     drain_s: PositiveFloat
 
 
+class ReconcileParams(_Section, frozen=True):
+    """How the repository is made to follow the registry."""
+
+    retry_s: PositiveFloat
+    lease_s: Annotated[float, Meta(ge=1)]
+    wait_s: Weight
+
+
 class CrashParams(_Section, frozen=True):
     """When a fall of the price is a flash crash."""
 
@@ -445,6 +453,7 @@ class Params(_Section, frozen=True):
     rollback: RollbackParams
 
     mirror: MirrorParams
+    reconcile: ReconcileParams
     surveillance: SurveillanceParams
 
     def __post_init__(self) -> None:

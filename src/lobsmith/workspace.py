@@ -1,7 +1,11 @@
 """Where a project's files lie."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+MLFLOW_URI = "LOBSMITH_MLFLOW_URI"
+SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class Workspace:
         return self.home / "intent.json"
 
     @property
+    def reconcile_lease(self) -> Path:
+        """Whose turn it is to make the repository follow the registry."""
+        return self.home / "reconcile.lease"
+
+    @property
     def set_aside(self) -> Path:
         """What was taken out of the repository for a person to look at."""
         return self.home / "set_aside"
@@ -62,6 +71,21 @@ class Workspace:
     def predictions(self) -> Path:
         """The prediction logs, `<model>.db`: one for each production model, its candidate and fallback included."""
         return self.home / "predictions"
+
+    @property
+    def alerts(self) -> Path:
+        """What a person should look at, one JSON object a line."""
+        return self.home / "alerts.jsonl"
+
+    @property
+    def monitor_lease(self) -> Path:
+        """Whose turn it is to watch the active version."""
+        return self.home / "monitor.lease"
+
+    @property
+    def retrain_lease(self) -> Path:
+        """Whose turn it is to train."""
+        return self.home / "retrain.lease"
 
     @property
     def keys(self) -> Path:
@@ -85,8 +109,8 @@ class Workspace:
 
     @property
     def mlflow_uri(self) -> str:
-        """MLflow's tracking and registry store."""
-        return f"sqlite:///{self.home / 'mlflow.db'}"
+        """MLflow's tracking and registry store: the server that LOBSMITH_MLFLOW_URI names, else a file of our own."""
+        return os.environ.get(MLFLOW_URI) or f"{SQLITE}{self.home / 'mlflow.db'}"
 
     @property
     def mlflow_artifacts(self) -> Path:

@@ -1,3 +1,4 @@
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -5,11 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from lobsmith.errors import ReleaseError
+from lobsmith.errors import RegistryError, ReleaseError
 from lobsmith.files import sha256_file
 from lobsmith.params import as_table
 from lobsmith.release.publish import publish
-from lobsmith.release.registry import champion, log_run, set_champion, tag_version
+from lobsmith.release.registry import (
+    CHALLENGER,
+    CHAMPION,
+    Registered,
+    Wanted,
+    delete_alias,
+    find_registered,
+    log_release,
+    registered,
+    release_of,
+    set_alias,
+    tag,
+    wanted,
+)
+from lobsmith.release.repository import Repository
+from lobsmith.release.tracking import log_run
 from lobsmith.workspace import Workspace
 from tests.release import toy
 
@@ -75,30 +91,70 @@ def test_keeps_the_model_bit_for_bit_in_one_file(workspace, run):
     assert [one.name for one in signature.outputs.inputs] == ["probabilities", "outlook", "next_state"]
 
 
-def test_a_promotion_is_an_alias_that_leads_to_the_served_version(workspace, run):
-    assert champion(workspace, "lob") is None
-    assert champion(workspace, "absent") is None
-    set_champion(workspace, "lob", run.registry_version)
+def test_aliases_say_what_is_wanted(workspace, run):
+    assert wanted(workspace, "absent") == Wanted()
+    assert wanted(workspace, "lob") == Wanted()
+    tag(workspace, "lob", run.registry_version, {"triton_version": "7"})
+    set_alias(workspace, "lob", CHAMPION, run.registry_version)
+    set_alias(workspace, "lob", CHALLENGER, run.registry_version)
+    found = wanted(workspace, "lob")
+    assert found.champion == found.challenger == registered(workspace, "lob", run.registry_version)
+    assert found.champion.run_id == run.run_id
+    artifact = sha256_file(workspace.root / "run" / "model.onnx")
+    assert found.champion.tags == {"flow_run": "7", "artifact_id": artifact, "triton_version": "7"}
+    for _ in range(2):
+        delete_alias(workspace, "lob", CHALLENGER)
+    assert wanted(workspace, "lob") == Wanted(champion=found.champion)
+    assert find_registered(workspace, "lob", {"artifact_id": artifact, "flow_run": "7"}) == [found.champion]
+    assert find_registered(workspace, "lob", {"flow_run": "8"}) == []
+
+
+def test_a_version_is_fetched_as_it_was_published(workspace, run):
+    version = registered(workspace, "lob", run.registry_version)
+    with pytest.raises(ReleaseError, match="no release folder is kept"), release_of(workspace, "lob", version):
+        pass
+    artifact = toy.artifact(workspace.root / "run", step_scale=0.3)
+    manifest = publish(workspace, toy.params(), artifact, model="lob", contract=toy.CONTRACT)
+    directory = Repository.of(workspace).directory("lob", manifest.version)
+    log_release(workspace, run.run_id, directory)
+    with release_of(workspace, "lob", version) as (fetched, kept):
+        assert kept == manifest
+        assert {path.name: path.read_bytes() for path in fetched.iterdir()} == {
+            path.name: path.read_bytes() for path in directory.iterdir()
+        }
+    assert not fetched.exists()
+    another = Registered(version.version, version.run_id, {"artifact_id": "5" * 64})
+    with pytest.raises(ReleaseError, match="correct the tag"), release_of(workspace, "lob", another):
+        pass
+
+
+def test_an_altered_version_is_not_taken_back_from_the_registry(workspace, client):
+    changed = log(workspace, run_name="altered")
+    directory = workspace.root / "altered"
     manifest = publish(
-        workspace, toy.params(), toy.artifact(workspace.root / "run"), model="lob", contract=toy.CONTRACT
+        workspace, toy.params(), toy.artifact(workspace.root / "run"), model="other", contract=toy.CONTRACT
     )
-    tag_version(workspace, "lob", run.registry_version, manifest)
-    found = champion(workspace, "lob")
-    assert (found.registry_version, found.run_id) == (run.registry_version, run.run_id)
-    assert found.tags == {
-        "flow_run": "7",
-        "artifact_id": manifest.artifact_id,
-        "triton_version": str(manifest.version),
-    }
+    shutil.copytree(Repository.of(workspace).directory("other", manifest.version), directory)
+    path = directory / "manifest.json"
+    path.write_text(path.read_text().replace('"precision": "fp32"', '"precision": "fp16"'))
+    log_release(workspace, changed.run_id, directory)
+    version = registered(workspace, "lob", changed.registry_version)
+    with pytest.raises(ReleaseError, match="changed after it was signed"), release_of(workspace, "lob", version):
+        pass
 
 
 def test_the_next_run_is_the_next_registered_version(workspace, run):
-    assert log(workspace).registry_version == run.registry_version + 1
+    before = len(find_registered(workspace, "lob", {}))
+    assert log(workspace).registry_version == before + 1
 
 
 def test_refuses_what_the_registry_does_not_have(workspace, run):
-    with pytest.raises(ReleaseError, match=r"mlflow.db: MLflow refused: .*not found"):
-        set_champion(workspace, "lob", 99)
+    for alias in (CHAMPION, CHALLENGER):
+        with pytest.raises(ReleaseError, match=r"mlflow.db: MLflow refused: .*not found") as caught:
+            set_alias(workspace, "lob", alias, 99)
+        assert not isinstance(caught.value, RegistryError), "MLflow is not away, the version is"
+    with pytest.raises(ReleaseError, match="not found"):
+        registered(workspace, "lob", 99)
 
 
 def test_a_run_that_cannot_be_recorded_is_marked_as_failed(workspace, run, client):
@@ -109,12 +165,12 @@ def test_a_run_that_cannot_be_recorded_is_marked_as_failed(workspace, run, clien
 
 
 def test_a_locked_database_is_named(workspace, run, monkeypatch):
-    monkeypatch.setattr("lobsmith.release.registry._LOCK_DEADLINE_S", 0.2)
+    monkeypatch.setattr("lobsmith.release.mlflow_store._REACH_DEADLINE_S", 0.2)
     holder = sqlite3.connect(workspace.home / "mlflow.db", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     try:
-        with pytest.raises(ReleaseError, match=r"mlflow.db: MLflow's database cannot be used: database is locked"):
-            champion(workspace, "lob")
+        with pytest.raises(RegistryError, match=r"mlflow.db: MLflow's database cannot be used: database is locked"):
+            wanted(workspace, "lob")
     finally:
         holder.close()
 
@@ -125,8 +181,8 @@ def test_a_database_that_is_none_is_named(tmp_path, content):
     path = workspace.home / "mlflow.db"
     path.parent.mkdir()
     path.mkdir() if content is None else path.write_bytes(content)
-    with pytest.raises(ReleaseError, match=r"mlflow.db: MLflow's database cannot be used"):
-        champion(workspace, "lob")
+    with pytest.raises(RegistryError, match=r"mlflow.db: MLflow's database cannot be used"):
+        wanted(workspace, "lob")
 
 
 def test_standard_output_and_error_stay_clean(tmp_path):

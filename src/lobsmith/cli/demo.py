@@ -55,12 +55,13 @@ def demo(
 
         note("a server of its own runs for as long as the flow")
     files = [str(path.resolve()) for path in (*captures, *more)]
-    retrained = flow(str(workspace.root), files or None, changes)
+    # The same window may have been trained by an earlier demonstration.
+    retrained = flow(str(workspace.root), files or None, changes, force=True)
     params = load_params(workspace.params, changes)
 
     from lobsmith.features.dataset import DATASET, load_dataset
 
-    dataset = load_dataset(Path(retrained.run_directory) / DATASET)
+    dataset = load_dataset(Path(retrained.run_directory or "") / DATASET)
     measured = _serve_and_replay(workspace, params, dataset)
     if as_json:
         print_json({"retrained": retrained, "replay": measured})
@@ -140,7 +141,8 @@ def _show(
     command = "lobsmith" if shutil.which("lobsmith") else os.path.relpath(sys.argv[0])
     option = f"--model {params.model.name}"
     for name, value in (
-        ("served", f"{retrained.model} version {', '.join(map(str, served.versions))}"),
+        ("served", f"{params.model.name} version {', '.join(map(str, served.versions))}"),
+        ("retrained", f"{retrained.outcome}: {retrained.model} {retrained.version}; {retrained.reason}"),
         *((f"latency {name}", _latency(one)) for name, one in measured.items()),
         *((f"log {name}", recorded_line(one.recorded)) for name, one in measured.items() if one.recorded),
         ("MLflow run", f"{retrained.mlflow_run_id}  (mlflow ui --backend-store-uri {workspace.mlflow_uri})"),

@@ -12,6 +12,7 @@ from lobsmith.cli.bench import bench
 from lobsmith.cli.data import data
 from lobsmith.cli.demo import demo
 from lobsmith.cli.doctor import doctor
+from lobsmith.cli.models import models
 from lobsmith.cli.predictions import predictions
 from lobsmith.cli.replay import replay
 from lobsmith.cli.report import report
@@ -54,6 +55,7 @@ for command in (
     data,
     demo,
     doctor,
+    models,
     predictions,
     replay,
     report,

@@ -15,6 +15,7 @@ from lobsmith.workspace import Workspace
 @click.option(
     "--resume", metavar="RUN", help="Go on with a run that was killed: the name of its folder in .lobsmith/runs."
 )
+@click.option("--force", is_flag=True, help="Also where the same window was trained before with the same parameters.")
 @set_option
 @json_option
 @click.pass_obj
@@ -23,10 +24,11 @@ def retrain(
     captures: tuple[Path, ...],
     more: tuple[Path, ...],
     resume: str | None,
+    force: bool,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Train on the newest window of data, gate, publish, and load into a running server."""
+    """Train on the newest window of data, gate, and publish the result as a candidate."""
     changes = overrides(settings)
     load_params(workspace.params, changes)  # a mistake in them is told before Prefect is started
     files = [str(path.resolve()) for path in (*captures, *more)]
@@ -35,7 +37,7 @@ def retrain(
     use_prefect(workspace)
     from pipelines.retrain import retrain as flow
 
-    result = flow(str(workspace.root), files or None, changes, resume)
+    result = flow(str(workspace.root), files or None, changes, resume, force)
     if as_json:
         print_json(result)
         return

@@ -1,6 +1,6 @@
 """`lobsmith status`: desired and actual state."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -9,12 +9,19 @@ from lobsmith.cli.options import json_option, print_json, results
 from lobsmith.errors import LobsmithError
 from lobsmith.workspace import Workspace
 
+if TYPE_CHECKING:
+    from lobsmith.release.journal import Entry
+
 
 @click.command()
+@click.option("--at", metavar="TIME", help="What was serving then, and why: ISO 8601, UTC unless it says otherwise.")
 @json_option
 @click.pass_obj
-def status(workspace: Workspace, as_json: bool) -> None:
+def status(workspace: Workspace, at: str | None, as_json: bool) -> None:
     """Show what the registry wants, what the repository holds and what Triton serves."""
+    if at is not None:
+        _show_past(workspace, at, as_json)
+        return
     state = _state(workspace)
     if as_json:
         print_json(state)
@@ -26,29 +33,78 @@ def status(workspace: Workspace, as_json: bool) -> None:
         else "server   not running; start it with `lobsmith serve`",
         soft_wrap=True,
     )
+    for alert in state["alerts"]:
+        results.print(f"[red]alert[/red]    {alert['since']}  {alert['name']}: {alert['message']}", soft_wrap=True)
     if not state["models"]:
         results.print("models   none yet; make one with `lobsmith retrain`")
         return
     table = Table()
-    for heading in ("model", "champion", "active", "listed", "READY", "faults"):
+    for heading in ("model", "champion", "challenger", "active", "listed", "READY", "faults"):
         table.add_column(heading)
     for model, one in state["models"].items():
         table.add_row(
             model,
             str(one["champion"] or "-"),
+            str(one["challenger"] or "-"),
             str(one["active"] or "-"),
             ", ".join(map(str, one["listed"])),
             ", ".join(map(str, one["ready"])) or "-",
             "; ".join(f"{version}: {why}" for version, why in one["faults"].items()) or "none",
         )
     results.print(table)
+    for model, one in state["models"].items():
+        if one["verdict"]:
+            results.print(f"verdict  {model}: {one['verdict']}", soft_wrap=True)
     for entry in state["journal"]:
         results.print(f"{entry['time']}  {entry['action']:<10} {entry['model']} {entry['version']}  {entry['reason']}")
+
+
+def _show_past(workspace: Workspace, at: str, as_json: bool) -> None:
+    from datetime import UTC, datetime
+
+    from lobsmith.release import journal
+
+    try:
+        time = datetime.fromisoformat(at)
+    except ValueError as error:
+        raise click.BadParameter(f"{at}: write it as 2026-03-01T14:03", param_hint="--at") from error
+    time = time if time.tzinfo else time.replace(tzinfo=UTC)
+    entries = journal.read(workspace.journal)
+    found = {}
+    for model in sorted({entry.model for entry in entries}):
+        entry = journal.state_at(entries, model, int(time.timestamp() * 1e9))
+        found[model] = None if entry is None else {**_line(entry), "verdicts": list(map(str, entry.verdicts))}
+    if as_json:
+        print_json({"at": time.isoformat(), "models": found})
+        return
+    for model, line in found.items():
+        if line is None:
+            results.print(f"{model}: served nothing")
+        else:
+            why = f": {line['reason']}" if line["reason"] else ""
+            words = f"{model} {line['version']}, {line['action']} at {line['time']} by {line['who']}{why}"
+            results.print(words, soft_wrap=True)
+            for verdict in line["verdicts"]:
+                results.print(f"    {verdict}", soft_wrap=True)
+
+
+def _line(entry: "Entry") -> dict[str, Any]:
+    from datetime import UTC, datetime
+
+    return {
+        "time": datetime.fromtimestamp(entry.time_ns / 1e9, UTC).isoformat(timespec="seconds"),
+        "action": entry.action,
+        "model": entry.model,
+        "version": entry.version_to,
+        "who": entry.who,
+        "reason": entry.reason,
+    }
 
 
 def _state(workspace: Workspace) -> dict[str, Any]:
     from datetime import UTC, datetime
 
+    from lobsmith.monitoring.alerts import firing
     from lobsmith.release import journal
     from lobsmith.release.repository import Repository
     from lobsmith.serving.control import connect
@@ -66,12 +122,10 @@ def _state(workspace: Workspace) -> dict[str, Any]:
             listed = repository.listed(model)
             faults = loadable(workspace, model)[1] if control else repository.sound(model)[1]
             ready = control.ready_versions(model) if control else []
-            unloadable = control.failures(model) if control else {}
-            faults |= {version: why for version, why in unloadable.items() if version in set(listed) - faults.keys()}
         except LobsmithError as fault:
             error = str(fault)
         models[model] = {
-            "champion": _champion(workspace, model),
+            **_wanted(workspace, model),
             "active": max(listed, default=None),
             "listed": listed,
             "ready": ready,
@@ -86,28 +140,46 @@ def _state(workspace: Workspace) -> dict[str, Any]:
         if control
         else None,
         "models": models,
-        "journal": [
+        "alerts": [
             {
-                "time": datetime.fromtimestamp(entry.time_ns / 1e9, UTC).isoformat(timespec="seconds"),
-                "action": entry.action,
-                "model": entry.model,
-                "version": entry.version_to,
-                "who": entry.who,
-                "reason": entry.reason,
+                "since": datetime.fromtimestamp(alert.time_ns / 1e9, UTC).isoformat(timespec="seconds"),
+                "name": alert.name,
+                "about": alert.about,
+                "message": alert.message,
             }
-            for entry in journal.read(workspace.journal)[-5:]
+            for alert in firing(workspace)
         ],
+        "journal": [_line(entry) for entry in journal.read(workspace.journal)[-5:]],
     }
 
 
-def _champion(workspace: Workspace, model: str) -> str | None:
-    """Return what the registry's alias asks for, or why that cannot be told."""
-    from lobsmith.release.registry import champion
+def _wanted(workspace: Workspace, model: str) -> dict[str, str | None]:
+    """Return what the registry's aliases ask for and the last verdict on the challenger, or why that cannot be told."""
+    import msgspec
 
-    if not (workspace.home / "mlflow.db").exists():
-        return None
+    from lobsmith.gates.verdict import Verdict
+    from lobsmith.release.config import may_produce
+    from lobsmith.release.registry import SHADOW, wanted
+    from lobsmith.workspace import SQLITE
+
+    nothing: dict[str, str | None] = {"champion": None, "challenger": None, "verdict": None}
+    embedded = workspace.mlflow_uri.startswith(SQLITE)
+    if not may_produce(model) or (embedded and not (workspace.home / "mlflow.db").exists()):
+        return nothing
     try:
-        wanted = champion(workspace, model)
+        found = wanted(workspace, model)
     except LobsmithError as error:
-        return f"unknown: {error}"
-    return None if wanted is None else f"registered version {wanted.registry_version}"
+        return {**nothing, "champion": f"unknown: {error}"}
+    verdict = None
+    if found.challenger is not None and (text := found.challenger.tags.get(SHADOW)):
+        try:
+            said = msgspec.json.decode(text, type=Verdict)
+            decision, reason = said.evidence.get("decision"), said.evidence.get("reason")
+            verdict = f"{decision}: {reason}" if decision else str(said)
+        except msgspec.DecodeError:
+            verdict = text
+    aliases = {"champion": found.champion, "challenger": found.challenger}
+    return {
+        **{name: None if one is None else f"registered version {one.version}" for name, one in aliases.items()},
+        "verdict": verdict,
+    }

@@ -33,6 +33,8 @@ FAULTY = "faulty"
 """A version was found not to be what it was when it was published."""
 REPAIRED = "repaired"
 """Something was mended; `version_to` is what is active since then."""
+SETTLED = "settled"
+"""The registry's alias asks no longer for what was rolled back."""
 
 ACTIVATING = frozenset({PUBLISHED, PROMOTED})
 LEAVING = frozenset({RETIRED, REJECTED, SET_ASIDE})

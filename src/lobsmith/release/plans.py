@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lobsmith.errors import LobsmithError
-from lobsmith.gates.compression import Compressed
+from lobsmith.gates.compression import Compressed, load_summary
 from lobsmith.gates.engine import ENGINE_DIRECTORY, build_plans, judge_plans, open_engine
 from lobsmith.params import Params
 from lobsmith.progress import Note
@@ -14,6 +14,28 @@ from lobsmith.workspace import Workspace
 
 _SERVED = "tensorrt"
 """The builder whose plans Triton runs; those of TensorRT-RTX show that the graph builds."""
+
+
+def plans_of(
+    workspace: Workspace,
+    params: Params,
+    manifest: Manifest,
+    *,
+    server: Server | None = None,
+    on_progress: Note | None = None,
+) -> str:
+    """Build and publish the plans of a promoted version from the folder of the run that made it; say what came of it.
+
+    Arguments are those of `build_and_publish`.
+    """
+    directory = workspace.runs / (manifest.run or "")
+    if manifest.run is None or not directory.is_dir():
+        return f"no plans: the folder of the run that made {manifest.model} {manifest.version} is gone"
+    try:
+        summary = load_summary(directory)
+    except LobsmithError as error:
+        return f"no plans: {error}"
+    return build_and_publish(workspace, params, summary, manifest, directory, server=server, on_progress=on_progress)
 
 
 def build_and_publish(

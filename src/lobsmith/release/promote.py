@@ -18,7 +18,7 @@ from lobsmith.gates.verdict import Verdict
 from lobsmith.params import Params
 from lobsmith.progress import Note
 from lobsmith.release import journal
-from lobsmith.release.config import BACKEND, may_produce
+from lobsmith.release.config import BACKEND, candidate_model, may_produce
 from lobsmith.release.manifest import Manifest, Origin, check_files
 from lobsmith.release.onnx_file import check_model_file
 from lobsmith.release.publication import check_model, last_version
@@ -101,6 +101,39 @@ def promote(
     return promotion.run()
 
 
+def nominate(
+    workspace: Workspace,
+    params: Params,
+    source: Path,
+    *,
+    model: str,
+    server: Server | None,
+    who: str | None = None,
+    reason: str = "",
+    note: Note | None = None,
+) -> Manifest:
+    """Publish a version's artifact in the slot of a production model's candidates, in place of what is there.
+
+    Arguments and errors are those of `promote`.
+    """
+    manifest = _source(model, source, Trust.of(workspace))
+    nomination = _Promotion(
+        workspace=workspace,
+        params=params,
+        model=candidate_model(model),
+        contract=manifest.contract,
+        backend=BACKEND,
+        server=server,
+        who=who,
+        note=note,
+        reason=reason,
+        source=source,
+        original=manifest,
+        added=(),
+    )
+    return nomination.run()
+
+
 def promotion_plan(
     workspace: Workspace, params: Params, source: Path, *, model: str, verdicts: tuple[Verdict, ...] = ()
 ) -> PromotionPlan:
@@ -150,7 +183,7 @@ class _Promotion(OnnxPublication):
     def check(self) -> None:
         check_verdicts(self.model, self.verdicts())
         # Retention may have been at work since it was read.
-        if _source(self.model, self.source, self.repository.trust) != self.original:
+        if _sound(self.source, self.repository.trust) != self.original:
             raise ReleaseError(f"{self.source}: changed while it was to be promoted; start again")
 
     def artifact_id(self) -> str | None:
@@ -186,6 +219,10 @@ def _source(model: str, source: Path, trust: Trust) -> Manifest:
     """
     if not may_produce(model):
         raise ReleaseError(f"{model}: a name that ends so belongs to candidates or plans and cannot be promoted to")
+    return _sound(source, trust)
+
+
+def _sound(source: Path, trust: Trust) -> Manifest:
     manifest = check_files(source, trust)
     if manifest.engine is not None:
         raise ReleaseError(f"{source}: TensorRT plans; promote the ONNX version, plans follow it")

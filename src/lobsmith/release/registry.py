@@ -1,272 +1,213 @@
-"""MLflow: where runs are recorded and registered models wait for promotion.
+"""MLflow's registry: what is wanted of a model, as two aliases on its registered versions.
 
-MLflow says what is wanted (the alias `champion`), the model repository says what is so. Both know the artifact by the
-SHA-256 of its file, which stands on the registered version as the tag `artifact_id`.
+`champion` is wanted in production, `challenger` in the candidate slot; the model repository says what is so. Both
+know the artifact by the SHA-256 of its file, which stands on the registered version as the tag `artifact_id`. A
+version's whole directory is kept with the run as `release`, so that it can be promoted when the repository has long
+deleted it.
 """
 
-import os
-import sqlite3
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import onnx
-
-from lobsmith import telemetry
-from lobsmith.compress import MODEL
 from lobsmith.errors import ReleaseError
-from lobsmith.files import sha256_file
-from lobsmith.release.manifest import Manifest
+from lobsmith.release.manifest import MANIFEST, Manifest, check_files
+from lobsmith.release.mlflow_store import mlflow_store
+from lobsmith.release.signing import Trust
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.models import ModelSignature
 
 CHAMPION = "champion"
+CHALLENGER = "challenger"
+RELEASE = "release"
+
 ARTIFACT_ID = "artifact_id"
 TRITON_VERSION = "triton_version"
-
-_SQLITE = "sqlite:///"
-_LOCK_DEADLINE_S = 5.0
-# Limits of one MLflow call.
-_BATCH = 100
-_LONGEST_VALUE = 6000
-
-
-@dataclass(frozen=True)
-class RunRef:
-    """A run in MLflow, the model it logged and the registered version made of that."""
-
-    run_id: str
-    model_uri: str
-    registry_version: int
+SHADOW = "shadow"
+"""Tag: the last verdict of the shadow evaluation, as JSON."""
+SERVING = "serving"
+"""Tag: what became of the version last, in words."""
+REQUEST = "request"
+"""Tag: who asked for the version, and why, until it is served."""
+REFUSED = "refused"
+"""Tag: why the version could not be had, and when that was found out, as JSON."""
 
 
 @dataclass(frozen=True)
-class Champion:
-    """The registered version that the alias `champion` points at."""
+class Registered:
+    """A registered version of a model."""
 
-    registry_version: int
+    version: int
     run_id: str | None
-    tags: dict[str, str]
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def artifact_id(self) -> str | None:
+        """SHA-256 of the model file; None where nobody noted it."""
+        return self.tags.get(ARTIFACT_ID)
 
 
-def log_run(
-    workspace: Workspace,
-    *,
-    experiment: str,
-    run_name: str,
-    params: Mapping[str, Any],
-    metrics: Mapping[str, float],
-    history: Sequence[Mapping[str, float]] = (),
-    artifacts: Sequence[Path] = (),
-    model_path: Path,
-    model_name: str,
-    tags: Mapping[str, str] | None = None,
-) -> RunRef:
-    """Record a training run and register its model.
+@dataclass(frozen=True)
+class Wanted:
+    """What the aliases of a registered model point at; None where an alias is not set."""
 
-    Args:
-        workspace: whose MLflow store is used; it is made on first use, which takes seconds.
-        experiment: what the run belongs to; made on first use.
-        run_name: name of the run in MLflow's page.
-        params: nested tables; recorded under dotted names.
-        metrics: final numbers.
-        history: one mapping of metric to value for each epoch, the first epoch being step 0.
-        artifacts: files and folders to keep with the run.
-        model_path: the ONNX file, without side files.
-        model_name: the registered model.
-        tags: put on the run and on the registered version.
+    champion: Registered | None = None
+    challenger: Registered | None = None
+
+
+def wanted(workspace: Workspace, model: str) -> Wanted:
+    """Return what the aliases of a model ask for; nothing where it is not registered.
 
     Raises:
-        ReleaseError: the store cannot be reached, is locked, or refused a call; or its copy of the model differs.
+        RegistryError: MLflow cannot be reached.
     """
-    artifact_id = sha256_file(model_path)
-    tags = dict(tags or {})
-    with _store(workspace) as client:
-        run_id = client.create_run(_experiment(client, workspace, experiment), run_name=run_name, tags=tags).info.run_id
-        try:
-            _log_numbers(client, run_id, flatten(params), metrics, history)
-            for path in artifacts:
-                client.log_artifact(run_id, str(path))
-            model_uri = _log_model(run_id, model_path, artifact_id)
-            version = _register(client, model_name, model_uri, run_id, {**tags, ARTIFACT_ID: artifact_id})
-        except BaseException:
-            client.set_terminated(run_id, "FAILED")
-            raise
-        client.set_terminated(run_id)
-    return RunRef(run_id, model_uri, version)
+    with mlflow_store(workspace) as client:
+        if not client.search_registered_models(f"name = '{model}'"):
+            return Wanted()
+        aliases = client.get_registered_model(model).aliases
+        found = {
+            name: _registered(client.get_model_version(model, str(aliases[name])))
+            for name in (CHAMPION, CHALLENGER)
+            if name in aliases
+        }
+        return Wanted(found.get(CHAMPION), found.get(CHALLENGER))
 
 
-def tag_version(workspace: Workspace, model_name: str, registry_version: int, manifest: Manifest) -> None:
-    """Note on a registered version under which number Triton serves it, and the artifact that is.
+def registered(workspace: Workspace, model: str, version: int) -> Registered:
+    """Return a registered version.
 
     Raises:
-        ReleaseError: the store cannot be reached, is locked, or has no such version.
+        RegistryError: MLflow cannot be reached.
+        ReleaseError: there is no such version.
     """
-    with _store(workspace) as client:
-        for key, value in {TRITON_VERSION: manifest.version, ARTIFACT_ID: manifest.artifact_id}.items():
-            client.set_model_version_tag(model_name, str(registry_version), key, str(value))
+    with mlflow_store(workspace) as client:
+        return _registered(client.get_model_version(model, str(version)))
 
 
-def set_champion(workspace: Workspace, model_name: str, registry_version: int) -> None:
-    """Point the alias `champion` at a registered version: this is what asks for its promotion.
+def find_registered(workspace: Workspace, model: str, tags: Mapping[str, str]) -> list[Registered]:
+    """Return the registered versions of a model that carry all of these tags, rising.
 
     Raises:
-        ReleaseError: the store cannot be reached, is locked, or has no such version.
+        RegistryError: MLflow cannot be reached.
     """
-    with _store(workspace) as client:
-        client.set_registered_model_alias(model_name, CHAMPION, str(registry_version))
+    with mlflow_store(workspace) as client:
+        # Searched by name only: MLflow's filter takes some characters of a tag's value for its own syntax.
+        found = client.search_model_versions(f"name = '{model}'")
+        versions: list[Any] = list(found)
+        while found.token:
+            found = client.search_model_versions(f"name = '{model}'", page_token=found.token)
+            versions += found
+        matching = [one for one in versions if all(one.tags.get(key) == value for key, value in tags.items())]
+        return sorted(map(_registered, matching), key=lambda one: one.version)
 
 
-def champion(workspace: Workspace, model_name: str) -> Champion | None:
-    """Return what the alias `champion` points at; None where there is no such model or alias.
+def set_alias(workspace: Workspace, model: str, alias: str, version: int) -> None:
+    """Point an alias at a registered version; `champion` asks for its promotion.
 
     Raises:
-        ReleaseError: the store cannot be reached or is locked.
+        RegistryError: MLflow cannot be reached.
+        ReleaseError: there is no such version.
     """
-    with _store(workspace) as client:
-        if not client.search_registered_models(f"name = '{model_name}'"):
-            return None
-        version = client.get_registered_model(model_name).aliases.get(CHAMPION)
-        if version is None:
-            return None
-        found = client.get_model_version(model_name, str(version))
-        return Champion(int(found.version), found.run_id, dict(found.tags))
+    with mlflow_store(workspace) as client:
+        client.set_registered_model_alias(model, alias, str(version))
 
 
-def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested tables as one, under dotted names.
+def delete_alias(workspace: Workspace, model: str, alias: str) -> None:
+    """Take an alias away; one that is not set stays so.
 
-    >>> flatten({"train": {"epochs": 6}, "labels": {"horizons_ms": [100, 1000]}})
-    {'train.epochs': '6', 'labels.horizons_ms': '[100, 1000]'}
+    Raises:
+        RegistryError: MLflow cannot be reached.
+        ReleaseError: there is no such model.
     """
-    flat: dict[str, str] = {}
-    for key, value in table.items():
-        name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: str(value)}
-    return flat
+    with mlflow_store(workspace) as client:
+        client.delete_registered_model_alias(model, alias)
+
+
+def request(workspace: Workspace, model: str, alias: str, version: int, why: str) -> None:
+    """Point an alias at a registered version, and note there who asks for it and why.
+
+    Raises:
+        RegistryError: MLflow cannot be reached.
+        ReleaseError: there is no such version.
+    """
+    tag(workspace, model, version, {REQUEST: why})
+    set_alias(workspace, model, alias, version)
+
+
+def tag(workspace: Workspace, model: str, version: int, tags: Mapping[str, str]) -> None:
+    """Set tags of a registered version.
+
+    Raises:
+        RegistryError: MLflow cannot be reached.
+        ReleaseError: there is no such version.
+    """
+    with mlflow_store(workspace) as client:
+        for key, value in tags.items():
+            client.set_model_version_tag(model, str(version), key, value)
+
+
+def untag(workspace: Workspace, model: str, version: Registered, *names: str) -> None:
+    """Remove tags of a registered version, as far as it has them.
+
+    Raises:
+        RegistryError: MLflow cannot be reached.
+    """
+    with mlflow_store(workspace) as client:
+        for name in set(names) & set(version.tags):
+            client.delete_model_version_tag(model, str(version.version), name)
+
+
+def log_release(workspace: Workspace, run_id: str, directory: Path) -> None:
+    """Keep a version's whole directory with a run, replacing what was kept there.
+
+    Raises:
+        RegistryError: MLflow cannot be reached.
+        ReleaseError: there is no such run.
+    """
+    with mlflow_store(workspace) as client:
+        client.log_artifacts(run_id, str(directory), artifact_path=RELEASE)
 
 
 @contextmanager
-def _store(workspace: Workspace) -> Iterator["MlflowClient"]:
-    """Open the workspace's MLflow store; every fault of it becomes one error that names the place."""
-    telemetry.turn_off()
-    # MLflow reads these when it is imported, which takes seconds and is put off until it is needed.
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    uri = workspace.mlflow_uri
-    _check_reachable(uri)
-    import mlflow
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+def release_of(workspace: Workspace, model: str, version: Registered) -> Iterator[tuple[Path, Manifest]]:
+    """Fetch the directory that was kept of a registered version, for as long as the block lasts.
 
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    try:
-        yield mlflow.MlflowClient(uri, uri)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ReleaseError(f"{uri}: MLflow refused: {reason[0]}") from error
+    Yields:
+        Where it lies, and its manifest; hashes and signature hold.
+
+    Raises:
+        RegistryError: MLflow cannot be reached.
+        ReleaseError: nothing was kept of it, it is not whole, is signed with no trusted key, or is another model's.
+    """
+    workspace.home.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="release-", dir=workspace.home) as folder:
+        with mlflow_store(workspace) as client:
+            directory = _download(client, model, version, Path(folder))
+        manifest = check_files(directory, Trust.of(workspace))
+        if version.artifact_id not in (None, manifest.artifact_id):
+            raise ReleaseError(
+                f"{model} registry:{version.version}: its tag {ARTIFACT_ID} is {version.artifact_id}, that of what "
+                f"is kept with its run {manifest.artifact_id}; correct the tag, or register the version again"
+            )
+        yield directory, manifest
 
 
-def _check_reachable(uri: str) -> None:
-    """Find out in seconds what MLflow would retry for minutes: a database that is locked, foreign or out of reach."""
-    path = Path(uri.removeprefix(_SQLITE))
-    if not uri.startswith(_SQLITE) or not path.exists():
-        return
-    try:
-        with closing(sqlite3.connect(path, timeout=_LOCK_DEADLINE_S, isolation_level=None)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-    except sqlite3.Error as error:
+def _download(client: "MlflowClient", model: str, version: Registered, folder: Path) -> Path:
+    if not version.run_id or not any(one.path == RELEASE for one in client.list_artifacts(version.run_id)):
         raise ReleaseError(
-            f"{path}: MLflow's database cannot be used: {error}; end the process that holds it, or move the file away"
-        ) from error
-
-
-def _experiment(client: "MlflowClient", workspace: Workspace, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    return client.create_experiment(name, artifact_location=workspace.mlflow_artifacts.absolute().as_uri())
-
-
-def _log_numbers(
-    client: "MlflowClient",
-    run_id: str,
-    params: Mapping[str, str],
-    metrics: Mapping[str, float],
-    history: Sequence[Mapping[str, float]],
-) -> None:
-    from mlflow.entities import Metric, Param
-
-    now_ms = time.time_ns() // 1_000_000
-    rows = [Param(key, value[:_LONGEST_VALUE]) for key, value in params.items()]
-    numbers = [Metric(key, value, now_ms, step) for step, epoch in enumerate(history) for key, value in epoch.items()]
-    numbers += [Metric(key, value, now_ms, 0) for key, value in metrics.items()]
-    for start in range(0, len(rows), _BATCH):
-        client.log_batch(run_id, params=rows[start : start + _BATCH])
-    for start in range(0, len(numbers), _BATCH):
-        client.log_batch(run_id, metrics=numbers[start : start + _BATCH])
-
-
-def _log_model(run_id: str, path: Path, artifact_id: str) -> str:
-    """Log the ONNX model with the run; return its URI."""
-    import mlflow
-    import mlflow.onnx
-    import onnxruntime
-
-    model = onnx.load_model(str(path), load_external_data=False)
-    with mlflow.start_run(run_id=run_id):
-        logged = mlflow.onnx.log_model(
-            model,
-            name="model",
-            # By default the weights go to a side file, which the model repository refuses.
-            save_as_external_data=False,
-            # Left out, they are found by loading the model in a child process.
-            pip_requirements=[f"onnx=={onnx.__version__}", f"onnxruntime=={onnxruntime.__version__}"],
-            onnx_execution_providers=["CPUExecutionProvider"],
-            signature=_signature(model),
+            f"{model} registry:{version.version}: no {RELEASE} folder is kept with it (run {version.run_id or 'none'}) "
+            "and the repository does not have it; retrain, or move the alias to another version"
         )
-    copy = Path(mlflow.artifacts.download_artifacts(logged.model_uri)) / MODEL
-    if sha256_file(copy) != artifact_id:
-        raise ReleaseError(f"{copy}: MLflow wrote the model with other bytes than {path}; export the model again")
-    return str(logged.model_uri)
+    directory = Path(client.download_artifacts(version.run_id, RELEASE, str(folder)))
+    if not (directory / MANIFEST).is_file():
+        raise ReleaseError(f"{model} registry:{version.version}: what is kept with its run has no {MANIFEST}; retrain")
+    return directory
 
 
-def _signature(model: Any) -> "ModelSignature":
-    """Return MLflow's description of the model's tensors; -1 stands for batch and time."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    def schema(tensors: Any) -> Schema:
-        return Schema(
-            [
-                TensorSpec(
-                    onnx.helper.tensor_dtype_to_np_dtype(tensor.type.tensor_type.elem_type),
-                    tuple(
-                        dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.type.tensor_type.shape.dim
-                    ),
-                    tensor.name,
-                )
-                for tensor in tensors
-            ]
-        )
-
-    return ModelSignature(inputs=schema(model.graph.input), outputs=schema(model.graph.output))
-
-
-def _register(client: "MlflowClient", name: str, uri: str, run_id: str, tags: dict[str, str]) -> int:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    return int(client.create_model_version(name, uri, run_id=run_id, tags=tags).version)
+def _registered(found: Any) -> Registered:
+    return Registered(int(found.version), found.run_id or None, dict(found.tags))

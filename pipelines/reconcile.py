@@ -1,0 +1,63 @@
+"""The reconcile flow: what MLflow's aliases ask for is served."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+
+from lobsmith.params import Params, load_params
+from lobsmith.progress import stage
+from lobsmith.release.plans import plans_of
+from lobsmith.release.reconcile import Reconciled
+from lobsmith.release.reconcile import reconcile as follow
+from lobsmith.release.repository import Repository
+from lobsmith.serving.running import running_server
+from lobsmith.workspace import Workspace
+
+LONGEST_S = 1800
+"""A run that takes longer is ended; the next one goes on."""
+
+
+@task(name="follow the registry")
+def follow_the_registry(workspace: Workspace, params: Params, who: str, retry: bool = False) -> Reconciled:
+    """Make the repository follow the aliases."""
+    with stage("follow the registry") as note:
+        server = running_server(workspace, params)
+        done = follow(workspace, params, params.model.name, server=server, who=who, retry=retry)
+        refused = [f"refused: {reason}" for reason in done.refused.values()]
+        note(
+            "; ".join([*([f"nothing changed: {done.away}"] if done.away else []), *done.done, *refused]) or "as wanted"
+        )
+        return done
+
+
+@task(name="build and publish plans")
+def build_plans_of(workspace: Workspace, params: Params, version: int) -> str:
+    """Build TensorRT plans of a promoted version where this machine can; the ONNX model stays the fallback."""
+    with stage("build and publish plans") as note:
+        manifest = Repository.of(workspace).verify(params.model.name, version)
+        server = running_server(workspace, params)
+        outcome = plans_of(workspace, params, manifest, server=server, on_progress=note)
+        note(outcome)
+        return outcome
+
+
+def follow_and_build(workspace: Workspace, params: Params, who: str) -> tuple[Reconciled, str]:
+    """Reconcile, and build the plans of what was promoted; return what came of both."""
+    done = follow_the_registry(workspace, params, who)
+    if done.promoted is None:
+        return done, "no plans: nothing was promoted"
+    return done, build_plans_of(workspace, params, done.promoted)
+
+
+@flow(name="reconcile", log_prints=False, timeout_seconds=LONGEST_S)
+def reconcile(root: str = ".", overrides: Mapping[str, Any] | None = None) -> Reconciled:
+    """Promote, publish and retire until the repository is what the registry wants.
+
+    Args:
+        root: the project's folder, with `params.yaml`.
+        overrides: parameters to replace, keyed by dotted name.
+    """
+    workspace = Workspace(Path(root).resolve())
+    return follow_and_build(workspace, load_params(workspace.params, overrides), "reconcile flow")[0]

@@ -1,0 +1,124 @@
+"""The shadow flow: a candidate beside the active version on the same live rows, until it is promoted or rejected."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+
+from lobsmith.gates.live_verdict import PROMOTE, REJECT, LiveVerdict
+from lobsmith.monitoring.judged import judge_candidate
+from lobsmith.params import Params, load_params
+from lobsmith.progress import stage
+from lobsmith.release.config import candidate_model
+from lobsmith.release.manifest import Manifest
+from lobsmith.release.registry import CHALLENGER, CHAMPION, SHADOW, Registered, delete_alias, request, tag, wanted
+from lobsmith.release.repository import Repository
+from lobsmith.workspace import Workspace
+from pipelines.reconcile import follow_and_build
+
+LONGEST_S = 1800
+"""A run that takes longer is ended; the next one judges again."""
+
+
+class Shadowed(Struct, frozen=True, kw_only=True):
+    """What came of one look at a candidate; without a decision there was nothing to judge."""
+
+    model: str
+    active: int | None
+    candidate: int | None
+    decision: str | None
+    reason: str
+    verdict: LiveVerdict | None = None
+
+
+class _Pair(Struct, frozen=True):
+    active: int
+    candidate: Manifest
+    challenger: Registered
+
+
+@task(name="find the candidate")
+def find_the_candidate(workspace: Workspace, model: str) -> _Pair | str:
+    """Return the active version, the candidate and its registered version, or why there is nothing to judge."""
+    repository, slot = Repository.of(workspace), candidate_model(model)
+    active, candidate = repository.active(model), repository.active(slot)
+    if candidate is None:
+        return "there is no candidate"
+    if active is None:
+        return "nothing serves that a candidate could be compared with"
+    manifest = repository.verify(slot, candidate)
+    challenger = wanted(workspace, model).challenger
+    if challenger is None or challenger.artifact_id != manifest.artifact_id:
+        return "the candidate is not the challenger; reconcile first"
+    return _Pair(active, manifest, challenger)
+
+
+@task(name="judge the candidate")
+def judge(workspace: Workspace, params: Params, pair: _Pair) -> LiveVerdict | None:
+    """Compare what both answered since the candidate was published."""
+    with stage("judge the candidate") as note:
+        judged = judge_candidate(
+            workspace,
+            params,
+            params.model.name,
+            active=pair.active,
+            candidate=pair.candidate.version,
+            since_ns=pair.candidate.created_ns,
+        )
+        note("no row was put to both yet" if judged is None else f"{judged.verdict.decision}: {judged.verdict.reason}")
+    return None if judged is None else judged.verdict
+
+
+@task(name="act on the verdict")
+def act(workspace: Workspace, params: Params, pair: _Pair, verdict: LiveVerdict) -> None:
+    """Note the verdict on the registered version, and move the aliases as it says."""
+    model, challenger = params.model.name, pair.challenger.version
+    tag(workspace, model, challenger, {SHADOW: msgspec.json.encode(verdict.as_verdict()).decode()})
+    create_markdown_artifact(key="shadow", markdown=as_markdown(verdict), description=f"registry:{challenger}")
+    if verdict.decision == PROMOTE:
+        request(workspace, model, CHAMPION, challenger, f"shadow verdict: {verdict.reason}")
+    elif verdict.decision == REJECT:
+        delete_alias(workspace, model, CHALLENGER)
+
+
+def as_markdown(verdict: LiveVerdict) -> str:
+    """Return a verdict as a page for Prefect."""
+    table = msgspec.to_builtins(verdict)
+    rows = "\n".join(f"| {name} | {value} |" for name, value in table.items())
+    return f"# {verdict.judged}: {verdict.decision}\n\n{verdict.reason}\n\n| | |\n|---|---|\n{rows}\n"
+
+
+@flow(name="shadow", log_prints=False, timeout_seconds=LONGEST_S)
+def shadow(root: str = ".", overrides: Mapping[str, Any] | None = None) -> Shadowed:
+    """Judge the candidate on all live rows so far; promote or reject it, or go on watching.
+
+    Args:
+        root: the project's folder, with `params.yaml`.
+        overrides: parameters to replace, keyed by dotted name.
+    """
+    workspace = Workspace(Path(root).resolve())
+    params = load_params(workspace.params, overrides)
+    model, repository = params.model.name, Repository.of(workspace)
+    pair = find_the_candidate(workspace, model)
+    verdict = None
+    if isinstance(pair, str):
+        decision, reason = None, pair
+    else:
+        verdict = judge(workspace, params, pair)
+        decision, reason = (verdict.decision, verdict.reason) if verdict else (None, "no row was put to both yet")
+    if verdict is not None and not isinstance(pair, str):
+        act(workspace, params, pair, verdict)
+        if verdict.decision in (PROMOTE, REJECT):
+            follow_and_build(workspace, params, "shadow flow")
+    return Shadowed(
+        model=model,
+        active=repository.active(model),
+        candidate=repository.active(candidate_model(model)),
+        decision=decision,
+        reason=reason,
+        verdict=verdict,
+    )

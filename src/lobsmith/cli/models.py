@@ -1,0 +1,248 @@
+"""`lobsmith models`: what is registered and what serves; promote, and take back."""
+
+import sys
+from typing import Any
+
+import click
+import msgspec
+from rich.table import Table
+
+from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
+from lobsmith.errors import LobsmithError, RegistryError, ReleaseError
+from lobsmith.params import Params, load_params
+from lobsmith.workspace import Workspace
+
+_model_option = click.option("--model", metavar="NAME", help="The production model; model.name by default.")
+_reason_option = click.option("--reason", default="", help="Why, for the journal.")
+
+
+@click.group()
+def models() -> None:
+    """List, show, promote and take back versions."""
+
+
+@models.command(name="list")
+@_model_option
+@set_option
+@json_option
+@click.pass_obj
+def list_models(workspace: Workspace, model: str | None, settings: tuple[str, ...], as_json: bool) -> None:
+    """List what serves, the candidate, and what is registered."""
+    name = _params(workspace, model, settings).model.name
+    found = _listing(workspace, name)
+    if as_json:
+        print_json(found)
+        return
+    table = Table(title=f"{name} in the repository")
+    for heading in ("version", "artifact", "is", "registered"):
+        table.add_column(heading)
+    for one in found["versions"]:
+        known = ", ".join(f"registry:{number}" for number in one["registered"])
+        table.add_row(str(one["version"]), (one["artifact_id"] or "?")[:12], one["state"], known or "-")
+    results.print(table)
+    if found["away"]:
+        results.print(f"MLflow is away: {found['away']}", soft_wrap=True)
+        return
+    table = Table(title=f"{name} in MLflow")
+    for heading in ("version", "artifact", "aliases", "what became of it"):
+        table.add_column(heading)
+    for one in found["registered"]:
+        artifact = (one["artifact_id"] or "?")[:12]
+        table.add_row(f"registry:{one['version']}", artifact, ", ".join(one["aliases"]) or "-", one["serving"] or "-")
+    results.print(table)
+
+
+@models.command()
+@click.argument("version")
+@_model_option
+@set_option
+@json_option
+@click.pass_obj
+def show(workspace: Workspace, version: str, model: str | None, settings: tuple[str, ...], as_json: bool) -> None:
+    """Show the manifest of VERSION, a number in the repository or registry:N, and what happened to it."""
+    from lobsmith.release import journal
+    from lobsmith.release.config import candidate_model
+    from lobsmith.release.registry import release_of
+    from lobsmith.release.wish import registered_of, version_named
+
+    name = _params(workspace, model, settings).model.name
+    if version.startswith("registry:"):
+        with release_of(workspace, name, registered_of(workspace, name, version)) as (_, manifest):
+            pass
+    else:
+        manifest = version_named(workspace, name, version)
+    entries = [
+        entry
+        for entry in journal.read(workspace.journal)
+        if entry.model in (name, candidate_model(name))
+        and (entry.artifact_id == manifest.artifact_id or entry.version_from == manifest.version)
+    ]
+    shown: dict[str, Any] = {"manifest": msgspec.to_builtins(manifest), "journal": msgspec.to_builtins(entries)}
+    if as_json:
+        print_json(shown)
+        return
+    for key, value in shown["manifest"].items():
+        if key not in ("params", "environment", "verdicts", "files", "metrics"):
+            results.print(f"{key:<17} {value}", soft_wrap=True)
+    for verdict in manifest.verdicts:
+        results.print(f"{'verdict':<17} {verdict}", soft_wrap=True)
+    for entry in entries:
+        results.print(f"{_time(entry.time_ns)}  {entry.action} {entry.model} {entry.version_to}: {entry.reason}")
+
+
+@models.command()
+@click.argument("version", required=False)
+@click.option("--dry-run", is_flag=True, help="Say what would happen, and do nothing.")
+@_reason_option
+@_model_option
+@set_option
+@json_option
+@click.pass_obj
+def promote(
+    workspace: Workspace,
+    version: str | None,
+    dry_run: bool,
+    reason: str,
+    model: str | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Make VERSION the champion and serve it: a number in the repository, registry:N, or else the challenger.
+
+    An older artifact gets a new, highest number. Exits with status 1 if it is not served in the end.
+    """
+    from lobsmith.release.promote import promotion_plan
+    from lobsmith.release.sources import source_of
+    from lobsmith.release.wish import ask_for, registered_of
+    from lobsmith.serving.running import running_server
+
+    params = _params(workspace, model, settings)
+    name = params.model.name
+    meant = registered_of(workspace, name, version)
+    if dry_run:
+        with source_of(workspace, name, meant) as source:
+            plan = promotion_plan(workspace, params, source, model=name)
+        if as_json:
+            print_json(plan)
+        else:
+            for key, value in msgspec.to_builtins(plan).items():
+                results.print(f"{key:<14} {value}", soft_wrap=True)
+        if plan.refusals:
+            sys.exit(1)
+        return
+    server = running_server(workspace, params)
+    done = ask_for(workspace, params, name, meant.version, server=server, reason=reason)
+    if done.away is not None:
+        raise RegistryError(f"{done.away}; {name} {done.active} goes on serving")
+    refusal = done.refused.get("champion")
+    if refusal is not None:
+        raise ReleaseError(f"{refusal}; {name} {done.active} goes on serving")
+    if as_json:
+        print_json({"registered": meant.version, **msgspec.to_builtins(done), "served": server is not None})
+        return
+    for line in done.done:
+        results.print(line, soft_wrap=True)
+    where = "serves it" if server is not None else "will serve it; start it with lobsmith serve"
+    results.print(f"{name} {done.active} holds registry:{meant.version}; Triton {where}", soft_wrap=True)
+
+
+@models.command()
+@click.argument("version", type=int, required=False)
+@_reason_option
+@_model_option
+@set_option
+@json_option
+@click.pass_obj
+def rollback(
+    workspace: Workspace,
+    version: int | None,
+    reason: str,
+    model: str | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Go back to VERSION, a listed one; by default the last good one before the active version.
+
+    The repository and Triton go back at once, with MLflow or without it; its alias follows as soon as it can.
+    """
+    from lobsmith.release.reconcile import reconcile
+    from lobsmith.release.rollback import rollback as go_back
+    from lobsmith.serving.running import running_server
+
+    params = _params(workspace, model, settings)
+    name = params.model.name
+    server = running_server(workspace, params)
+    back = go_back(workspace, params, name, to=version, server=server, reason=reason)
+    try:
+        followed = reconcile(workspace, params, name, server=server)
+        away = followed.away
+    except LobsmithError as error:
+        away = str(error)
+    if as_json:
+        print_json({**msgspec.to_builtins(back), "alias_follows_later": away})
+        return
+    if back.version_from is None:
+        results.print(f"{name} {back.version_to} is active already")
+    else:
+        results.print(f"{name} went back from {back.version_from} to {back.version_to}")
+    if away is not None:
+        results.print(f"the alias follows once lobsmith can reconcile: {away}", soft_wrap=True)
+
+
+def _params(workspace: Workspace, model: str | None, settings: tuple[str, ...]) -> Params:
+    return load_params(workspace.params, overrides(settings) | ({"model.name": model} if model else {}))
+
+
+def _listing(workspace: Workspace, model: str) -> dict[str, Any]:
+    from lobsmith.release.config import candidate_model
+    from lobsmith.release.registry import CHALLENGER, CHAMPION, SERVING, Registered, find_registered, wanted
+    from lobsmith.release.repository import Repository
+
+    away, registered, aliases = None, list[Registered](), dict[str, Registered | None]()
+    try:
+        registered = find_registered(workspace, model, {})
+        wish = wanted(workspace, model)
+        aliases = {CHAMPION: wish.champion, CHALLENGER: wish.challenger}
+    except RegistryError as error:
+        away = str(error)
+    repository = Repository.of(workspace)
+    versions = []
+    for name in (candidate_model(model), model):
+        listed, fallback = repository.listed(name), repository.fallback(name)
+        for version in reversed(repository.versions(name)):
+            artifact, state = None, "not listed"
+            if version in listed:
+                state = "active" if version == listed[-1] else "fallback" if version == fallback else "listed"
+            try:
+                artifact = repository.verify(name, version).artifact_id
+            except LobsmithError as error:
+                state = f"faulty: {error}"
+            if name != model and state == "active":
+                state = "candidate"
+            same = [one.version for one in registered if one.artifact_id == artifact]
+            versions.append(
+                {"model": name, "version": version, "artifact_id": artifact, "state": state, "registered": same}
+            )
+    return {
+        "model": model,
+        "versions": versions,
+        "registered": [
+            {
+                "version": one.version,
+                "artifact_id": one.artifact_id,
+                "run_id": one.run_id,
+                "aliases": [
+                    alias for alias, wish in aliases.items() if wish is not None and wish.version == one.version
+                ],
+                "serving": one.tags.get(SERVING),
+            }
+            for one in reversed(registered)
+        ],
+        "away": away,
+    }
+
+
+def _time(time_ns: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,126 @@
+"""What live traffic says of two versions, read from the prediction log and judged, instrument by instrument."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from lobsmith.gates.answers import Compared
+from lobsmith.gates.live_verdict import PROMOTE, REJECT, ROLL_BACK, LiveVerdict
+from lobsmith.gates.rollback import epoch_at, judge_active, without_fallback
+from lobsmith.gates.shadow import judge_shadow
+from lobsmith.monitoring.log_reader import PredictionLog, answers, compared
+from lobsmith.monitoring.prediction_log import log_path
+from lobsmith.params import Params
+from lobsmith.release.config import candidate_model
+from lobsmith.workspace import Workspace
+
+# One rejection is enough, promotion has to be unanimous.
+_CAUTION = {REJECT: 0, PROMOTE: 2}
+
+
+class Judged(NamedTuple):
+    """The verdict that decides, and the instrument whose traffic it is about."""
+
+    instrument: str
+    verdict: LiveVerdict
+
+
+def judge_candidate(
+    workspace: Workspace, params: Params, model: str, *, active: int, candidate: int, since_ns: int
+) -> Judged | None:
+    """Judge a candidate beside the active version; None where no row was put to both.
+
+    With several instruments, one rejection rejects, and all have to be for a promotion.
+
+    Args:
+        workspace: where the log lies.
+        params: `shadow` and `paired` are used.
+        model: the production model.
+        active: its active version.
+        candidate: the version in the candidate slot.
+        since_ns: when the candidate was published, UTC.
+
+    Raises:
+        PredictionLogError: the log cannot be read.
+        GateError: the log holds answers that cannot be compared.
+    """
+    pair = (model, active), (candidate_model(model), candidate)
+
+    def judge(log: PredictionLog, sessions: list[str]) -> LiveVerdict | None:
+        both = compared(log, *pair, since_ns=since_ns, sessions=sessions)
+        return judge_shadow(both, params.shadow, params.paired) if len(both.first.time_ns) else None
+
+    found = _each(workspace, model, judge)
+    return min(found, key=lambda one: (_CAUTION.get(one.verdict.decision, 1), one.verdict.e_better), default=None)
+
+
+def judge_in_service(
+    workspace: Workspace, params: Params, model: str, *, active: int, fallback: int | None, since_ns: int, now_ns: int
+) -> Judged | None:
+    """Judge the active version beside its fallback; None where it was asked about no row.
+
+    Args:
+        workspace: where the log lies.
+        params: `rollback` and `paired` are used.
+        model: the production model.
+        active: its active version.
+        fallback: the version that would be gone back to; None where there is none.
+        since_ns: when the active version was promoted, UTC.
+        now_ns: the time, UTC.
+
+    Raises:
+        PredictionLogError: the log cannot be read.
+        GateError: the log holds answers that cannot be compared.
+    """
+    epoch, start_ns = epoch_at(since_ns, now_ns, params.rollback.watch_s)
+
+    def judge(log: PredictionLog, sessions: list[str]) -> LiveVerdict | None:
+        alone = without_fallback(answers(log, model, active, since_ns=start_ns, sessions=sessions))
+        if not len(alone.second.time_ns):
+            return None
+        both = alone
+        if fallback is not None:
+            both = compared(log, (model, fallback), (model, active), since_ns=start_ns, sessions=sessions)
+        # A fallback that is asked no more must not hide what the active version does by itself.
+        used = both if _reaches(both, alone, params.rollback.window_s) else alone
+        return judge_active(used, params.rollback, params.paired, epoch=epoch)
+
+    found = _each(workspace, model, judge)
+    return max(found, key=lambda one: (one.verdict.decision == ROLL_BACK, one.verdict.e_worse), default=None)
+
+
+def last_asked_ns(workspace: Workspace, model: str, version: int) -> int | None:
+    """Return when a version was asked last, UTC; None where it never was, or where there is no log.
+
+    Raises:
+        PredictionLogError: the log cannot be read.
+    """
+    if not log_path(workspace, model).exists():
+        return None
+    with PredictionLog.of(workspace, model) as log:
+        times = [one.last_ns for one in log.streams() if (one.model, one.version) == (model, version)]
+    return max(times, default=None)
+
+
+def _reaches(both: Compared, alone: Compared, window_s: float) -> bool:
+    """Say whether the newest rows were put to both."""
+    return len(both.second.time_ns) > 0 and alone.second.time_ns[-1] - both.second.time_ns[-1] <= window_s * 1e9
+
+
+def _each(
+    workspace: Workspace, model: str, judge: Callable[[PredictionLog, list[str]], LiveVerdict | None]
+) -> list[Judged]:
+    """Judge the sessions of each instrument together; only rows of one instrument can be compared."""
+
+    def verdicts(log: PredictionLog) -> Iterator[Judged]:
+        sessions: dict[str, list[str]] = {}
+        for one in log.sessions():
+            sessions.setdefault(one["instrument"], []).append(one["session"])
+        for instrument, names in sessions.items():
+            verdict = judge(log, names)
+            if verdict is not None:
+                yield Judged(instrument, verdict)
+
+    if not log_path(workspace, model).exists():
+        return []
+    with PredictionLog.of(workspace, model) as log:
+        return list(verdicts(log))

@@ -1,0 +1,302 @@
+"""F19 to F21: MLflow down, slow or locked; killed between alias and publication; promotions that race."""
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from lobsmith.errors import RegistryError, ReleaseError
+from lobsmith.release import journal
+from lobsmith.release.reconcile import Point, Reconciled, reconcile
+from lobsmith.release.registry import CHALLENGER, CHAMPION, Wanted, set_alias, wanted
+from lobsmith.release.repository import Repository
+from lobsmith.release.rollback import rollback
+from lobsmith.release.wish import ask_for, registered_of
+from lobsmith.workspace import MLFLOW_URI, Workspace
+from tests.release.stand_in import StandIn
+from tests.release.wished import PARAMS, SLOT, candidate, register, wish, workspace_with_mlflow
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return workspace_with_mlflow(tmp_path)
+
+
+def settled(workspace: Workspace) -> Reconciled:
+    """Reconcile twice: the second finds nothing left to do."""
+    server = StandIn(workspace)
+    done = reconcile(workspace, PARAMS, "toy", server=server)
+    assert reconcile(workspace, PARAMS, "toy", server=server).done == ()
+    return done
+
+
+def artifact_of(workspace: Workspace, model: str = "toy") -> str | None:
+    repository = Repository.of(workspace)
+    version = repository.active(model)
+    return None if version is None else repository.verify(model, version).artifact_id
+
+
+def register_candidate(workspace, scale):
+    return register(workspace, candidate(workspace, scale))
+
+
+def promoted(workspace, scale):
+    version = register_candidate(workspace, scale)
+    wish(workspace, CHAMPION, version)
+    settled(workspace)
+    return version
+
+
+def killed_at(workspace: Workspace, point: Point) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.release.reconciler", str(workspace.root), point.value],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+
+POINTS = {
+    "promotion": (Point.DECIDED, Point.FOUND, Point.PROMOTED, Point.TAGGED, Point.EMPTIED),
+    "first challenger": (Point.CROWNED, Point.DROPPED),
+    "challenger": (Point.FILLED,),
+    "rollback": (Point.BLAMED, Point.RESTORED, Point.SETTLED),
+    "refusal": (Point.JOURNALED, Point.REFUSED),
+}
+
+
+def test_every_crash_point_is_swept():
+    assert {point for points in POINTS.values() for point in points} == set(Point)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("story", "point"), [(story, point) for story, points in POINTS.items() for point in points])
+def test_f20_whoever_is_killed_another_one_goes_on(workspace, story, point):
+    old = None if story == "first challenger" else promoted(workspace, 0.3)
+    new = register(workspace, candidate(workspace, 0.4), keep=story != "refusal")
+    aliases, serving, slot = Wanted(champion=new), new, None
+    match story:
+        case "promotion":
+            wish(workspace, CHAMPION, new)
+        case "first challenger":
+            wish(workspace, CHALLENGER, new)
+        case "challenger":
+            candidate(workspace, 0.5)
+            wish(workspace, CHALLENGER, new)
+            aliases, serving, slot = Wanted(old, new), old, new
+        case "rollback":
+            wish(workspace, CHAMPION, new)
+            settled(workspace)
+            rollback(workspace, PARAMS, "toy", server=None)
+            aliases, serving = Wanted(champion=old), old
+        case "refusal":
+            candidate(workspace, 0.5)
+            wish(workspace, CHAMPION, new)
+            serving = old
+    killed_at(workspace, point)
+    repository = Repository.of(workspace)
+    assert repository.sound("toy")[1] == {}
+    if old is not None:
+        assert repository.active("toy") is not None
+    settled(workspace)
+    found = wanted(workspace, "toy")
+    for alias in (CHAMPION, CHALLENGER):
+        have, want = getattr(found, alias), getattr(aliases, alias)
+        assert (have and have.version) == (want and want.version)
+    assert artifact_of(workspace) == serving.artifact_id
+    assert artifact_of(workspace, SLOT) == (slot and slot.artifact_id)
+    assert repository.sound("toy")[1] == {}
+    lines = [one for one in journal.read(workspace.journal) if one.model == "toy"]
+    activated = [one.version_to for one in lines if one.action in journal.ACTIVATING]
+    assert len(activated) == len(set(activated)) == {"first challenger": 1, "challenger": 1, "refusal": 1}.get(story, 2)
+    assert sum(one.action == journal.SETTLED for one in lines) == (story == "rollback")
+
+
+@pytest.mark.slow
+def test_f21_promotions_that_race_end_in_what_the_alias_says(workspace):
+    """Processes that reconcile and processes that move the alias, all at once."""
+    first = promoted(workspace, 0.3)
+    versions = [first, *(register(workspace, candidate(workspace, scale)) for scale in (0.4, 0.5))]
+    racing = []
+    for version in versions[1:]:
+        wish(workspace, CHAMPION, version)
+        racing += [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.release.reconciler", str(workspace.root)], stdout=subprocess.DEVNULL
+            )
+            for _ in range(2)
+        ]
+    assert [process.wait() for process in racing] == [0] * 4
+    settled(workspace)
+    assert artifact_of(workspace) == versions[-1].artifact_id
+    repository = Repository.of(workspace)
+    assert repository.sound("toy") == (repository.versions("toy"), {})
+    lines = [one for one in journal.read(workspace.journal) if (one.model, one.action) == ("toy", journal.PROMOTED)]
+    assert [one.version_to for one in lines] == repository.versions("toy")
+    # Each wish was fulfilled once at most, and the last one certainly.
+    artifacts = [one.artifact_id for one in lines]
+    assert len(artifacts) == len(set(artifacts))
+
+
+def test_f19_a_locked_database_changes_nothing(workspace, monkeypatch):
+    promoted(workspace, 0.3)
+    new = register(workspace, candidate(workspace, 0.4))
+    wish(workspace, CHAMPION, new)
+    monkeypatch.setattr("lobsmith.release.mlflow_store._REACH_DEADLINE_S", 0.3)
+    before, lines = artifact_of(workspace), journal.read(workspace.journal)
+    code = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "c.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(workspace.home / "mlflow.db")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout.readline() == b"locked\n"
+        done = reconcile(workspace, PARAMS, "toy", server=None)
+        assert "database is locked" in done.away
+        assert "mlflow.db" in done.away
+        with pytest.raises(RegistryError, match="end the process that holds it"):
+            set_alias(workspace, "toy", CHAMPION, new.version)
+        assert (artifact_of(workspace), journal.read(workspace.journal)) == (before, lines)
+    finally:
+        holder.kill()
+        holder.communicate()
+    settled(workspace)
+    assert artifact_of(workspace) == new.artifact_id
+
+
+def test_a_database_that_is_locked_between_two_steps_is_named_too(workspace):
+    """It is free when it is looked at, and locked at the call."""
+    new = register(workspace, candidate(workspace, 0.3))
+    wish(workspace, CHAMPION, new)
+    lock = sqlite3.connect(workspace.home / "mlflow.db", isolation_level=None, timeout=0)
+
+    def hold(step: str) -> None:
+        if step == Point.PROMOTED:
+            lock.execute("BEGIN EXCLUSIVE")
+
+    try:
+        done = reconcile(workspace, PARAMS, "toy", server=None, note=hold)
+    finally:
+        lock.close()
+    assert "locked" in done.away
+    assert done.promoted == done.active
+    assert settled(workspace).promoted is None
+
+
+class MlflowServer:
+    """A real `mlflow server` process on SQLite."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self.start()
+
+    def start(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        arguments = ["--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}", "--port", str(self.port)]
+        arguments += ["--artifacts-destination", str(self._folder / "artifacts"), "--workers", "1"]
+        log = (self._folder / "log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *arguments], stdout=log, stderr=log, start_new_session=True
+        )
+        for _ in range(600):
+            try:
+                httpx.get(f"{self.uri}/health", timeout=1)
+            except httpx.HTTPError:
+                time.sleep(0.2)
+            else:
+                return
+        raise AssertionError((self._folder / "log").read_text())
+
+    def signal(self, number: int) -> None:
+        os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def mlflow_server(tmp_path, monkeypatch):
+    server = MlflowServer(tmp_path / "server")
+    monkeypatch.setenv(MLFLOW_URI, server.uri)
+    yield server
+    server.kill()
+
+
+@pytest.mark.slow
+def test_f19_an_mlflow_server_that_is_killed_or_hangs(tmp_path, mlflow_server, monkeypatch):
+    """What serves goes on; a rollback needs no MLflow; the alias follows when it is back."""
+    workspace = Workspace(tmp_path / "project")
+    workspace.home.mkdir(parents=True)
+    assert workspace.mlflow_uri == mlflow_server.uri
+    good = register_candidate(workspace, 0.3)
+    bad = register_candidate(workspace, 0.4)
+    for version in (good, bad):
+        wish(workspace, CHAMPION, version)
+        settled(workspace)
+    third = register_candidate(workspace, 0.5)
+    wish(workspace, CHAMPION, third)
+    assert not (workspace.home / "mlflow.db").exists()
+    serving = artifact_of(workspace)
+
+    monkeypatch.setattr("lobsmith.release.mlflow_store._REACH_DEADLINE_S", 1.0)
+    mlflow_server.signal(signal.SIGSTOP)
+    assert "does not answer" in reconcile(workspace, PARAMS, "toy", server=None).away
+    mlflow_server.signal(signal.SIGCONT)
+    mlflow_server.kill()
+    done = reconcile(workspace, PARAMS, "toy", server=None)
+    assert mlflow_server.uri in done.away
+    assert (done.done, artifact_of(workspace)) == ((), serving)
+    with pytest.raises(RegistryError, match="does not answer"):
+        registered_of(workspace, "toy", str(third.version))
+    back = rollback(workspace, PARAMS, "toy", server=None, reason="it is bad")
+    assert artifact_of(workspace) == good.artifact_id
+
+    mlflow_server.start()
+    wish(workspace, CHAMPION, bad)  # as it was when the rollback was made
+    settled(workspace)
+    assert wanted(workspace, "toy").champion.version == good.version
+    assert Repository.of(workspace).active("toy") == back.version_to
+    # What the repository does not have is fetched from the server.
+    candidate(workspace, 0.6)
+    done = ask_for(workspace, PARAMS, "toy", third.version, server=None, who="me", reason="now")
+    assert artifact_of(workspace) == third.artifact_id
+    assert done.away is None
+
+
+def test_an_address_that_is_none_of_ours_is_refused(tmp_path, monkeypatch):
+    workspace = Workspace(tmp_path)
+    monkeypatch.setenv(MLFLOW_URI, "postgresql://somewhere/mlflow")
+    with pytest.raises(ReleaseError, match=r"postgresql: .*name an http"):
+        wanted(workspace, "toy")
+    monkeypatch.setenv(MLFLOW_URI, "https://me:secret@somewhere")
+    with pytest.raises(ReleaseError, match="MLFLOW_TRACKING_USERNAME") as caught:
+        wanted(workspace, "toy")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_rolled_back_version_can_be_asked_for_again_by_hand(workspace):
+    """Also while the alias still points at it: the rollback is completed first."""
+    promoted(workspace, 0.3)
+    bad = promoted(workspace, 0.4)
+    rollback(workspace, PARAMS, "toy", server=None)
+    done = ask_for(workspace, PARAMS, "toy", bad.version, server=None, who="me", reason="it was the feed")
+    assert artifact_of(workspace) == bad.artifact_id
+    assert done.promoted == done.active
+    last = [one for one in journal.read(workspace.journal) if one.action == journal.PROMOTED][-1]
+    assert last.reason == f"registry:{bad.version} is champion: me: it was the feed"

@@ -1,0 +1,39 @@
+"""What `prefect.yaml` deploys is what Prefect accepts and what is there."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from prefect.cli.deploy._models import ConcurrencyLimitSpec, PrefectYamlModel
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy
+from prefect.flows import Flow, load_flow_from_entrypoint
+
+ROOT = Path(__file__).parents[2]
+DEPLOYMENTS = PrefectYamlModel.model_validate(yaml.safe_load((ROOT / "prefect.yaml").read_text())).deployments
+
+
+def test_every_flow_is_deployed() -> None:
+    flows = {path.stem for path in (ROOT / "pipelines").glob("*.py")} - {"__init__"}
+    assert {one.entrypoint.split(":")[1] for one in DEPLOYMENTS} == flows
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda one: one.name)
+def test_an_entrypoint_leads_to_a_flow_that_takes_the_parameters(deployment, monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    flow = load_flow_from_entrypoint(deployment.entrypoint)
+    assert isinstance(flow, Flow)
+    flow.validate_parameters(deployment.parameters)
+    file, name = deployment.entrypoint.split(":")
+    assert (Path(file).stem, flow.name) == (name, name)
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda one: one.name)
+def test_late_runs_do_not_pile_up(deployment) -> None:
+    limit = deployment.concurrency_limit
+    assert isinstance(limit, ConcurrencyLimitSpec)
+    assert (limit.limit, limit.collision_strategy) == (1, ConcurrencyLimitStrategy.CANCEL_NEW.value)
+    [schedule] = deployment.schedules
+    often = schedule.interval == timedelta(minutes=1)
+    assert often or (schedule.cron, schedule.timezone) == ("0 */6 * * *", "UTC")
+    assert often == (deployment.name != "every-six-hours")

@@ -1,0 +1,28 @@
+"""A process that reconciles: `python -m tests.release.reconciler ROOT [POINT]`; it kills itself at a crash point."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from lobsmith.release.reconcile import reconcile
+from lobsmith.workspace import Workspace
+from tests.release.stand_in import StandIn
+from tests.release.wished import PARAMS
+
+
+def main(root: Path, fatal: str = "") -> None:
+    workspace = Workspace(root)
+
+    def die(step: str) -> None:
+        if step == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    done = reconcile(workspace, PARAMS, "toy", server=StandIn(workspace), who="another", note=die)
+    print(msgspec.json.encode(done).decode())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,65 @@
+"""Registered versions of the model `toy` to wish for, in a real MLflow on SQLite."""
+
+import shutil
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+from lobsmith.release.config import candidate_model
+from lobsmith.release.manifest import Manifest
+from lobsmith.release.mlflow_store import mlflow_store
+from lobsmith.release.publish import publish
+from lobsmith.release.registry import ARTIFACT_ID, Registered, log_release, registered
+from lobsmith.release.repository import Repository
+from lobsmith.workspace import SQLITE, Workspace
+from tests.release import toy
+
+PARAMS = toy.params(reconcile__wait_s=60, reconcile__lease_s=5)
+SLOT = candidate_model("toy")
+
+
+@cache
+def _empty_database() -> Path:
+    """An MLflow database without anything in it: to make one takes seconds."""
+    made = Workspace(Path(mkdtemp()))
+    with mlflow_store(made) as client:
+        client.search_registered_models()
+    return made.home / "mlflow.db"
+
+
+def workspace_with_mlflow(root: Path) -> Workspace:
+    workspace = Workspace(root)
+    workspace.home.mkdir(parents=True)
+    shutil.copy(_empty_database(), workspace.home / "mlflow.db")
+    return workspace
+
+
+def candidate(workspace: Workspace, scale: float) -> Manifest:
+    """Publish an artifact in the slot, as a retrain does."""
+    made = toy.artifact(workspace.root / f"run-{scale}", scale=scale)
+    return publish(workspace, toy.params(), made, model=SLOT, contract=toy.CONTRACT)
+
+
+def register(workspace: Workspace, manifest: Manifest | None, *, keep: bool = True, tagged: bool = True) -> Registered:
+    """Register the version in the slot; with `keep` its directory stays with the run."""
+    with mlflow_store(workspace) as client:
+        found = client.get_experiment_by_name("toy")
+        location = workspace.mlflow_artifacts.as_uri() if workspace.mlflow_uri.startswith(SQLITE) else None
+        experiment = found.experiment_id if found else client.create_experiment("toy", artifact_location=location)
+        run = client.create_run(experiment).info.run_id
+        if not client.search_registered_models("name = 'toy'"):
+            client.create_registered_model("toy")
+        tags = {ARTIFACT_ID: manifest.artifact_id} if manifest is not None and tagged else {}
+        number = int(client.create_model_version("toy", f"runs:/{run}/release", run_id=run, tags=tags).version)
+    if keep and manifest is not None:
+        log_release(workspace, run, Repository.of(workspace).directory(SLOT, manifest.version))
+    return registered(workspace, "toy", number)
+
+
+def wish(workspace: Workspace, alias: str, version: Registered | None) -> None:
+    """Set an alias as MLflow's own page does, or take it away."""
+    with mlflow_store(workspace) as client:
+        if version is None:
+            client.delete_registered_model_alias("toy", alias)
+        else:
+            client.set_registered_model_alias("toy", alias, str(version.version))
