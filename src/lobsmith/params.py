@@ -16,7 +16,7 @@ PositiveFloat = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 # The endings belong to the candidate slot and to TensorRT plans.
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$(?<!_candidate)(?<!_trt)")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}(?<!_candidate)(?<!_trt)\Z")]
 
 _MAXIMUM_BUCKETS = 1_000_000
 _MINIMUM_STEPS = 3

@@ -223,7 +223,7 @@ def test_plans_of_what_is_no_longer_listed_are_set_aside_with_the_next_publicati
     assert repository.listed("toy_trt") == []
     put(workspace)
     assert repository.models() == ["toy"]
-    assert [one.name.rsplit("-", 1)[0] for one in (workspace.home / "set_aside").iterdir()] == ["toy_trt"]
+    assert [one.name.rsplit("-", 1)[0] for one in workspace.set_aside.iterdir()] == [f"toy_trt-{new}"]
 
 
 def test_plans_follow_what_publishing_keeps(workspace, repository):
