@@ -15,6 +15,8 @@ from lobsmith.gates.live_verdict import ROLL_BACK, LiveVerdict
 from lobsmith.lease import hold_lease
 from lobsmith.monitoring import alerts
 from lobsmith.monitoring.judged import judge_in_service, last_asked_ns
+from lobsmith.monitoring.prediction_log import log_path
+from lobsmith.monitoring.retention import expire
 from lobsmith.params import Params, load_params
 from lobsmith.progress import console, stage
 from lobsmith.release.manifest import Manifest, read_manifest
@@ -75,6 +77,14 @@ def roll_back(workspace: Workspace, params: Params, bad: int, verdict: LiveVerdi
         )
         note(f"from {done.version_from} to {done.version_to}")
         return done
+
+
+@task(name="forget old predictions")
+def forget(workspace: Workspace, params: Params) -> None:
+    """Delete what is older than the log keeps."""
+    path = log_path(workspace, params.model.name)
+    if path.exists():
+        expire(path, params.prediction_log)
 
 
 @task(name="alert")
@@ -150,6 +160,7 @@ def watch(workspace: Workspace, params: Params) -> Monitored:
                 alerts.fire(workspace, alerts.CANNOT_ROLL_BACK, model, f"version {version}: {error}")
                 raise
     alert(workspace, params, active, fallback, verdict)
+    forget(workspace, params)
     if done is not None:
         complete(workspace, params)
     return Monitored(

@@ -12,6 +12,7 @@ from lobsmith.cli.bench import bench
 from lobsmith.cli.data import data
 from lobsmith.cli.demo import demo
 from lobsmith.cli.doctor import doctor
+from lobsmith.cli.flows import monitor, reconcile, shadow
 from lobsmith.cli.models import models
 from lobsmith.cli.predictions import predictions
 from lobsmith.cli.replay import replay
@@ -56,12 +57,15 @@ for command in (
     demo,
     doctor,
     models,
+    monitor,
     predictions,
+    reconcile,
     replay,
     report,
     repository,
     retrain,
     serve,
+    shadow,
     stage,
     status,
 ):

@@ -8,6 +8,7 @@ import msgspec
 from rich.table import Table
 
 from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
+from lobsmith.cli.reproduce import reproduce
 from lobsmith.errors import LobsmithError, RegistryError, ReleaseError
 from lobsmith.params import Params, load_params
 from lobsmith.workspace import Workspace
@@ -18,7 +19,10 @@ _reason_option = click.option("--reason", default="", help="Why, for the journal
 
 @click.group()
 def models() -> None:
-    """List, show, promote and take back versions."""
+    """List, show, promote, take back and reproduce versions."""
+
+
+models.add_command(reproduce)
 
 
 @models.command(name="list")

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+PRIMING = "priming"
+"""The reason of a row that a mirrored version was only primed with: it was not put to it."""
+
 
 @dataclass(frozen=True)
 class Answers:

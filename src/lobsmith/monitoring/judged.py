@@ -7,8 +7,9 @@ from lobsmith.gates.answers import Compared
 from lobsmith.gates.live_verdict import PROMOTE, REJECT, ROLL_BACK, LiveVerdict
 from lobsmith.gates.rollback import epoch_at, judge_active, without_fallback
 from lobsmith.gates.shadow import judge_shadow
+from lobsmith.gates.split_test import judge_split
 from lobsmith.monitoring.log_reader import PredictionLog, answers, compared
-from lobsmith.monitoring.prediction_log import log_path
+from lobsmith.monitoring.prediction_log import Role, log_path
 from lobsmith.params import Params
 from lobsmith.release.config import candidate_model
 from lobsmith.workspace import Workspace
@@ -29,6 +30,7 @@ def judge_candidate(
 ) -> Judged | None:
     """Judge a candidate beside the active version; None where no row was put to both.
 
+    Where clients have it answer its share of the traffic (`shadow.share`), on that; else on mirrored rows.
     With several instruments, one rejection rejects, and all have to be for a promotion.
 
     Args:
@@ -46,6 +48,12 @@ def judge_candidate(
     pair = (model, active), (candidate_model(model), candidate)
 
     def judge(log: PredictionLog, sessions: list[str]) -> LiveVerdict | None:
+        if params.shadow.share:
+            first, second = (
+                answers(log, *one, since_ns=since_ns, sessions=sessions, role=Role.PRIMARY) for one in pair
+            )
+            if len(second.time_ns):
+                return judge_split(first, second, params.shadow, params.paired)
         both = compared(log, *pair, since_ns=since_ns, sessions=sessions)
         return judge_shadow(both, params.shadow, params.paired) if len(both.first.time_ns) else None
 

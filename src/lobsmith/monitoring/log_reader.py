@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lobsmith.features.labels import UNKNOWN
-from lobsmith.gates.answers import Answers, Compared
+from lobsmith.gates.answers import PRIMING, Answers, Compared
 from lobsmith.monitoring.log_file import batches, faults_named, label_columns, open_log, probability_columns
-from lobsmith.monitoring.prediction_log import log_path
+from lobsmith.monitoring.prediction_log import Role, log_path
 from lobsmith.workspace import Workspace
 
 EVER = -(2**63)
@@ -114,11 +114,13 @@ def answers(
     since_ns: int = EVER,
     until_ns: int = NEVER,
     sessions: Sequence[str] | None = None,
+    role: Role | None = None,
 ) -> Answers:
-    """Return what a version answered in any role, in the order of sessions and of rows within them.
+    """Return what a version answered, in the order of sessions and of rows within them.
 
     Segments are numbered anew, so that those of different sessions differ. A version that was asked twice about a row
-    counts once, with the first answer of the role it had first. No row at all is no error: the arrays are then empty.
+    counts once, with the first answer of the role it had first. Rows that it was only primed with were not put to it.
+    No row at all is no error: the arrays are then empty.
 
     Args:
         log: the log.
@@ -127,12 +129,13 @@ def answers(
         since_ns: rows asked about from then on, UTC.
         until_ns: rows asked about before that.
         sessions: the sessions to take; None takes all.
+        role: why it was asked; None takes all.
 
     Raises:
         PredictionLogError: the log cannot be read.
     """
     with faults_named(log.path):
-        logged = _logged(log, (model, version), since_ns, until_ns, sessions)
+        logged = _logged(log, (model, version), since_ns, until_ns, sessions, role)
         return _as_answers(log, (model, version), logged, _labels(log, logged))
 
 
@@ -188,7 +191,12 @@ class _Logged(NamedTuple):
 
 
 def _logged(
-    log: PredictionLog, version: Version, since_ns: int, until_ns: int, sessions: Sequence[str] | None
+    log: PredictionLog,
+    version: Version,
+    since_ns: int,
+    until_ns: int,
+    sessions: Sequence[str] | None,
+    role: Role | None = None,
 ) -> _Logged:
     # COALESCE: see `batches`.
     probabilities = [f"COALESCE({name}, {_NO_PROBABILITY})" for name in probability_columns(log.horizons_ms)]
@@ -196,9 +204,10 @@ def _logged(
     query = f"""SELECT streams.session, row, time_ns, segment, latency_ns, COALESCE(reason, ''),
         {", ".join(probabilities)}
         FROM streams CROSS JOIN predictions ON stream = streams.id
-        WHERE model = ? AND version = ? AND asked_ns >= ? AND asked_ns < ? {chosen}"""  # noqa: S608
+        WHERE model = ? AND version = ? AND role = COALESCE(?, role) AND asked_ns >= ? AND asked_ns < ?
+        AND reason IS NOT '{PRIMING}' {chosen}"""  # noqa: S608
     parts = []
-    with batches(log.path, log.connection, query, (*version, since_ns, until_ns, *names)) as read:
+    with batches(log.path, log.connection, query, (*version, role, since_ns, until_ns, *names)) as read:
         for batch in read:
             numbers = [_numbers(batch.column(index)) for index in range(5)]
             said = np.stack([_numbers(column).astype(np.float32) for column in batch.columns[6:]], axis=1)

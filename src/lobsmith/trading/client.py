@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lobsmith.errors import DeadlineError, RequestError, ServingError
+from lobsmith.gates import answers
 from lobsmith.params import ClientParams
 from lobsmith.release.config import plans_model
 from lobsmith.release.contract import MAX_ROWS
@@ -33,7 +34,7 @@ class Reason(StrEnum):
     REFUSED = "refused"
     NON_FINITE_INPUT = "non_finite_input"
     BAD_ANSWER = "bad_answer"
-    PRIMING = "priming"
+    PRIMING = answers.PRIMING
     """There is an answer, from a state that has not seen enough rows to be that of a warm stream."""
 
 

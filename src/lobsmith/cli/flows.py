@@ -1,0 +1,63 @@
+"""`lobsmith reconcile`, `shadow` and `monitor`: the flows of a model in service, now."""
+
+from typing import Any
+
+import click
+
+from lobsmith.cli.options import json_option, overrides, print_json, results, set_option, use_prefect
+from lobsmith.params import load_params
+from lobsmith.workspace import Workspace
+
+
+@click.command()
+@set_option
+@json_option
+@click.pass_obj
+def reconcile(workspace: Workspace, settings: tuple[str, ...], as_json: bool) -> None:
+    """Make the repository what MLflow's aliases ask for."""
+    changes = _ready(workspace, settings)
+    from pipelines.reconcile import reconcile as flow
+
+    done = flow(str(workspace.root), changes)
+    words = [*([f"nothing changed: {done.away}"] if done.away else []), *done.done, *done.refused.values()]
+    _show(done, "; ".join(words) or "as wanted", as_json)
+
+
+@click.command()
+@set_option
+@json_option
+@click.pass_obj
+def shadow(workspace: Workspace, settings: tuple[str, ...], as_json: bool) -> None:
+    """Judge the candidate on live traffic so far: promote it, reject it, or keep watching."""
+    changes = _ready(workspace, settings)
+    from pipelines.shadow import shadow as flow
+
+    seen = flow(str(workspace.root), changes)
+    _show(seen, f"{seen.decision or 'nothing to judge'}: {seen.reason}", as_json)
+
+
+@click.command()
+@set_option
+@json_option
+@click.pass_obj
+def monitor(workspace: Workspace, settings: tuple[str, ...], as_json: bool) -> None:
+    """Judge the active version beside its fallback: keep it, or take it back."""
+    changes = _ready(workspace, settings)
+    from pipelines.monitor import monitor as flow
+
+    seen = flow(str(workspace.root), changes)
+    _show(seen, f"{seen.decision or 'nothing to judge'}: {seen.reason}", as_json)
+
+
+def _ready(workspace: Workspace, settings: tuple[str, ...]) -> dict[str, Any]:
+    changes = overrides(settings)
+    load_params(workspace.params, changes)  # a mistake in them is told before Prefect is started
+    use_prefect(workspace)
+    return changes
+
+
+def _show(result: object, words: str, as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+    else:
+        results.print(words, soft_wrap=True)
