@@ -76,7 +76,7 @@ def bench_mirror(params: Params, rows: int, rows_per_s: float) -> MirrorReport:
         workspace = Workspace(Path(folder))
         for seed, model in enumerate((params.model.name, params.model.name, candidate_model(params.model.name))):
             _publish(workspace, params, model, seed)
-        transport = InProcessTransport(Repository(workspace.repository))
+        transport = InProcessTransport(Repository.of(workspace))
         client = StreamClient.open(transport, params.model.name, params.client)
         recorder = Recorder(
             workspace,

@@ -50,8 +50,8 @@ def test_a_replay_is_recorded_with_outcomes_and_mirrored(workspace: Workspace) -
     rows = replayed_rows(dataset, 0)
     with PredictionLog.of(workspace, "lob") as log:
         assert log.sessions()[0]["source"] == "replay"
-        live = answers(log, "lob", Repository(workspace.repository).listed("lob")[-1], sessions=[recorded["session"]])
-        (candidate,) = Repository(workspace.repository).listed("lob_candidate")
+        live = answers(log, "lob", Repository.of(workspace).listed("lob")[-1], sessions=[recorded["session"]])
+        (candidate,) = Repository.of(workspace).listed("lob_candidate")
         mirrored = answers(log, "lob_candidate", candidate, sessions=[recorded["session"]])
     np.testing.assert_array_equal(live.time_ns, dataset.rows.time[rows])
     np.testing.assert_array_equal(live.labels, dataset.labels[rows])

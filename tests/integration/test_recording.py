@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 def test_mirrored_answers_are_those_of_a_client_and_a_candidate_that_goes_takes_nothing_along(tmp_path: Path) -> None:
     workspace = published(tmp_path)
     params = with_free_ports(small_params(**{"client.deadline_s": 5.0, "mirror.probe_s": 0.05, "client.poll_s": 0.1}))
-    repository = Repository(workspace.repository)
+    repository = Repository.of(workspace)
     (fallback, active), (candidate,) = repository.listed("lob"), repository.listed("lob_candidate")
     gone = 900
     with running_triton(workspace, params) as control:
