@@ -263,7 +263,7 @@ def test_f19_an_mlflow_server_that_is_killed_or_hangs(tmp_path, mlflow_server, m
     assert mlflow_server.uri in done.away
     assert (done.done, artifact_of(workspace)) == ((), serving)
     with pytest.raises(RegistryError, match="does not answer"):
-        registered_of(workspace, "toy", str(third.version))
+        registered_of(workspace, "toy", f"registry:{third.version}")
     back = rollback(workspace, PARAMS, "toy", server=None, reason="it is bad")
     assert artifact_of(workspace) == good.artifact_id
 
