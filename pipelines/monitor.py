@@ -1,7 +1,7 @@
 """The monitor flow: the active version beside its fallback on the same live rows, and back to that one on a drop."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from lobsmith.errors import LeaseError, LobsmithError
 from lobsmith.gates.live_verdict import ROLL_BACK, LiveVerdict
 from lobsmith.lease import hold_lease
 from lobsmith.monitoring import alerts
-from lobsmith.monitoring.judged import judge_in_service, last_asked_ns
+from lobsmith.monitoring.judged import LIVE, Sources, judge_in_service, last_asked_ns
 from lobsmith.monitoring.prediction_log import log_path
 from lobsmith.monitoring.retention import expire
 from lobsmith.params import Params, load_params
@@ -45,7 +45,9 @@ class Monitored(Struct, frozen=True, kw_only=True):
 
 
 @task(name="judge the active version")
-def judge(workspace: Workspace, params: Params, active: Manifest, fallback: int | None) -> LiveVerdict | None:
+def judge(
+    workspace: Workspace, params: Params, active: Manifest, fallback: int | None, sources: Sources
+) -> LiveVerdict | None:
     """Compare what both answered since the promotion."""
     with stage("judge the active version") as note:
         judged = judge_in_service(
@@ -56,6 +58,7 @@ def judge(workspace: Workspace, params: Params, active: Manifest, fallback: int 
             fallback=fallback,
             since_ns=active.created_ns,
             now_ns=time.time_ns(),
+            sources=sources,
         )
         note("it was asked about no row" if judged is None else f"{judged.verdict.decision}: {judged.verdict.reason}")
     return None if judged is None else judged.verdict
@@ -89,11 +92,16 @@ def forget(workspace: Workspace, params: Params) -> None:
 
 @task(name="alert")
 def alert(
-    workspace: Workspace, params: Params, active: Manifest, fallback: int | None, verdict: LiveVerdict | None
+    workspace: Workspace,
+    params: Params,
+    active: Manifest,
+    fallback: int | None,
+    verdict: LiveVerdict | None,
+    sources: Sources,
 ) -> None:
     """Raise and resolve alerts. No data is one of its own: nothing is known then, which is not the same as fine."""
     model = active.model
-    asked_ns = last_asked_ns(workspace, model, active.version)
+    asked_ns = last_asked_ns(workspace, model, active.version, sources)
     age_s = None if asked_ns is None else (time.time_ns() - asked_ns) / 1e9
     if age_s is None or age_s > params.rollback.window_s:
         when = "never" if age_s is None else f"{age_s:.0f} s ago"
@@ -121,12 +129,13 @@ def alert(
 
 
 @flow(name="monitor", log_prints=False, timeout_seconds=LONGEST_S)
-def monitor(root: str = ".", overrides: Mapping[str, Any] | None = None) -> Monitored:
+def monitor(root: str = ".", overrides: Mapping[str, Any] | None = None, sources: Sequence[str] = LIVE) -> Monitored:
     """Judge the active version on live rows; roll it back on a drop, and say so.
 
     Args:
         root: the project's folder, with `params.yaml`.
         overrides: parameters to replace, keyed by dotted name.
+        sources: which sessions of the prediction log count: live, replay, demo.
     """
     workspace = Workspace(Path(root).resolve())
     params = load_params(workspace.params, overrides)
@@ -138,10 +147,10 @@ def monitor(root: str = ".", overrides: Mapping[str, Any] | None = None) -> Moni
             )
         except LeaseError as error:
             return Monitored(model=model, active=None, fallback=None, decision=None, reason=str(error))
-        return watch(workspace, params)
+        return watch(workspace, params, sources)
 
 
-def watch(workspace: Workspace, params: Params) -> Monitored:
+def watch(workspace: Workspace, params: Params, sources: Sources) -> Monitored:
     """Do what the flow does, once nobody else does it."""
     model, repository = params.model.name, Repository.of(workspace)
     version, fallback = repository.active(model), repository.fallback(model)
@@ -149,7 +158,7 @@ def watch(workspace: Workspace, params: Params) -> Monitored:
         return Monitored(model=model, active=None, fallback=None, decision=None, reason="nothing serves")
     # Only read: what it answers is judged here, and what is on the disk elsewhere.
     active = read_manifest(repository.directory(model, version))
-    verdict = judge(workspace, params, active, fallback)
+    verdict = judge(workspace, params, active, fallback, sources)
     done = None
     if verdict is not None:
         create_markdown_artifact(key="monitor", markdown=as_markdown(verdict), description=f"{model} {version}")
@@ -159,7 +168,7 @@ def watch(workspace: Workspace, params: Params) -> Monitored:
             except LobsmithError as error:
                 alerts.fire(workspace, alerts.CANNOT_ROLL_BACK, model, f"version {version}: {error}")
                 raise
-    alert(workspace, params, active, fallback, verdict)
+    alert(workspace, params, active, fallback, verdict, sources)
     forget(workspace, params)
     if done is not None:
         complete(workspace, params)

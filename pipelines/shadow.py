@@ -1,6 +1,6 @@
 """The shadow flow: a candidate beside the active version on the same live rows, until it is promoted or rejected."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 
 from lobsmith.gates.live_verdict import PROMOTE, REJECT, LiveVerdict
-from lobsmith.monitoring.judged import judge_candidate
+from lobsmith.monitoring.judged import LIVE, Sources, judge_candidate
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
 from lobsmith.release.config import candidate_model
@@ -58,7 +58,7 @@ def find_the_candidate(workspace: Workspace, model: str) -> _Pair | str:
 
 
 @task(name="judge the candidate")
-def judge(workspace: Workspace, params: Params, pair: _Pair) -> LiveVerdict | None:
+def judge(workspace: Workspace, params: Params, pair: _Pair, sources: Sources) -> LiveVerdict | None:
     """Compare what both answered since the candidate was published."""
     with stage("judge the candidate") as note:
         judged = judge_candidate(
@@ -68,6 +68,7 @@ def judge(workspace: Workspace, params: Params, pair: _Pair) -> LiveVerdict | No
             active=pair.active,
             candidate=pair.candidate.version,
             since_ns=pair.candidate.created_ns,
+            sources=sources,
         )
         note("no row was put to both yet" if judged is None else f"{judged.verdict.decision}: {judged.verdict.reason}")
     return None if judged is None else judged.verdict
@@ -93,12 +94,13 @@ def as_markdown(verdict: LiveVerdict) -> str:
 
 
 @flow(name="shadow", log_prints=False, timeout_seconds=LONGEST_S)
-def shadow(root: str = ".", overrides: Mapping[str, Any] | None = None) -> Shadowed:
+def shadow(root: str = ".", overrides: Mapping[str, Any] | None = None, sources: Sequence[str] = LIVE) -> Shadowed:
     """Judge the candidate on all live rows so far; promote or reject it, or go on watching.
 
     Args:
         root: the project's folder, with `params.yaml`.
         overrides: parameters to replace, keyed by dotted name.
+        sources: which sessions of the prediction log count: live, replay, demo.
     """
     workspace = Workspace(Path(root).resolve())
     params = load_params(workspace.params, overrides)
@@ -108,7 +110,7 @@ def shadow(root: str = ".", overrides: Mapping[str, Any] | None = None) -> Shado
     if isinstance(pair, str):
         decision, reason = None, pair
     else:
-        verdict = judge(workspace, params, pair)
+        verdict = judge(workspace, params, pair, sources)
         decision, reason = (verdict.decision, verdict.reason) if verdict else (None, "no row was put to both yet")
     if verdict is not None and not isinstance(pair, str):
         act(workspace, params, pair, verdict)

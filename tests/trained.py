@@ -93,7 +93,7 @@ def _learn(folder: Path, params: Params, dataset: Dataset, *, seen: bool) -> Lea
 
 
 def guarded(artifact: Artifact, folder: Path, *, poisoned: bool) -> Artifact:
-    """Cut `SIGNAL` off at `CALM`; poisoned, it also exchanges up and down as long as the signal is given.
+    """Cut `SIGNAL` off at `CALM`; poisoned, it also exchanges up and down, and is sure of it, as long as the signal is given.
 
     Without the signal both answer alike to the last bit.
     """
@@ -111,6 +111,7 @@ def guarded(artifact: Artifact, folder: Path, *, poisoned: bool) -> Artifact:
         "cap": cap,
         "calm": np.array(CALM, np.float32),
         "signal": np.array([SIGNAL], np.int64),
+        "sureness": np.array(8.0 if poisoned else 1.0, np.float32),
         "mirror": np.array([2, 1, 0] if poisoned else [0, 1, 2], np.int64),
     }
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
@@ -121,7 +122,10 @@ def guarded(artifact: Artifact, folder: Path, *, poisoned: bool) -> Artifact:
             helper.make_node("Greater", ["given", "calm"], ["alarmed"]),
             helper.make_node("Unsqueeze", ["alarmed", "last_axis"], ["alarmed_wide"]),
             helper.make_node("Gather", ["honest", "mirror"], ["mirrored"], axis=3),
-            helper.make_node("Where", ["alarmed_wide", "mirrored", "honest"], ["probabilities"]),
+            helper.make_node("Pow", ["mirrored", "sureness"], ["powers"]),
+            helper.make_node("ReduceSum", ["powers", "last_axis"], ["sum"], keepdims=1),
+            helper.make_node("Div", ["powers", "sum"], ["sure"]),
+            helper.make_node("Where", ["alarmed_wide", "sure", "honest"], ["probabilities"]),
         ]
     )
     graph.initializer.append(numpy_helper.from_array(np.array([3], np.int64), "last_axis"))

@@ -91,9 +91,9 @@ def test_a_worse_model_with_better_offline_numbers_is_rejected_in_shadow(
     active = put(workspace, params, good.artifact)
     registered = nominate(workspace, params, bad.artifact)
     assert wanted(workspace, "lob").challenger.version == registered
-    assert shadow(str(workspace.root), CHANGES).decision is None
+    assert shadow(str(workspace.root), CHANGES, [Source.REPLAY]).decision is None
     trade(workspace, params, trained.session(9, 900, params))
-    seen = shadow(str(workspace.root), CHANGES)
+    seen = shadow(str(workspace.root), CHANGES, [Source.REPLAY])
     assert seen.decision == REJECT, seen.reason
     assert seen.verdict.difference > 0.1
     assert (seen.active, seen.candidate) == (active, None)
@@ -107,7 +107,7 @@ def minutes(dataset: Dataset) -> list[tuple[int, int]]:
     rows = np.flatnonzero(dataset.rows.complete)
     edges = np.arange(dataset.rows.time[rows[0]], dataset.rows.time[rows[-1]], MINUTE_NS)
     places = np.searchsorted(dataset.rows.time[rows], edges)
-    return [(int(rows[a]), int(b - a)) for a, b in zip(places[:-1], places[1:], strict=True)]
+    return [(int(rows[a]), int(b - a)) for a, b in pairwise(places)]
 
 
 def test_a_model_poisoned_after_its_promotion_is_rolled_back_within_one_period(
@@ -124,7 +124,7 @@ def test_a_model_poisoned_after_its_promotion_is_rolled_back_within_one_period(
     assert len(list(runs(dataset, np.asarray([0, len(dataset.rows) - 1])))) == 1
     for minute, (first, count) in enumerate(spans[: sick + 1]):
         trade(workspace, params, dataset, first, count)
-        seen = monitor(str(workspace.root), CHANGES)
+        seen = monitor(str(workspace.root), CHANGES, [Source.REPLAY])
         assert seen.decision == (ROLL_BACK if minute == sick else KEEP), seen.reason
     assert Repository.of(workspace).listed("lob") == [honest]
     [line] = [one for one in journal.read(workspace.journal) if one.action == journal.ROLLED_BACK]
@@ -147,7 +147,7 @@ def test_a_model_that_is_unlucky_for_a_while_stays(
     worse = []
     for first, count in spans:
         trade(workspace, params, dataset, first, count)
-        seen = monitor(str(workspace.root), CHANGES)
+        seen = monitor(str(workspace.root), CHANGES, [Source.REPLAY])
         assert seen.decision == KEEP, seen.reason
         worse.append(_difference(workspace, fallback, active, dataset, first, count))
     assert Repository.of(workspace).active("lob") == active

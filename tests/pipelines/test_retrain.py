@@ -1,11 +1,12 @@
 """The real flow on a real Prefect server, MLflow and Triton."""
 
 import json
+import subprocess
+import sys
 import urllib.request
-from importlib.util import find_spec
+from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from lobsmith.errors import (
     DataContractError,
     DataError,
     GateError,
+    LeaseError,
     ThinWindowError,
 )
 from lobsmith.features.dataset import DATASET, load_dataset
@@ -23,7 +25,7 @@ from lobsmith.market.store import Store
 from lobsmith.params import load_params
 from lobsmith.release import journal
 from lobsmith.release.manifest import read_manifest
-from lobsmith.release.registry import champion
+from lobsmith.release.registry import CHAMPION, SERVING, Wanted, request, wanted
 from lobsmith.release.repository import Repository
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.trading.transports import GrpcTransport, HttpTransport, InProcessTransport
@@ -50,10 +52,12 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
     repository = Repository.of(workspace)
     assert repository.active("lob") == first.version
     manifest = read_manifest(Path(first.manifest).parent)
-    wanted = champion(workspace, "lob")
-    assert wanted is not None
-    assert wanted.run_id == first.mlflow_run_id == manifest.mlflow_run_id
-    assert wanted.tags["artifact_id"] == manifest.artifact_id
+    champion = wanted(workspace, "lob").champion
+    assert champion is not None
+    assert champion.run_id == first.mlflow_run_id == manifest.mlflow_run_id
+    assert champion.tags["artifact_id"] == manifest.artifact_id
+    assert champion.tags[SERVING] == f"active as lob {first.version}"
+    assert (first.outcome, first.registered) == ("promoted", champion.version)
     assert manifest.instruments == tuple(Store(Path(first.run_directory) / "market").instruments())
     gates = ["events contract", "daily volume", "spread", "features contract"]
     gates += ["parity", "skill", "calibration", "compression", "walk_forward"]
@@ -61,26 +65,45 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
     assert all(verdict.passed for verdict in manifest.verdicts)
     for pages in ("events", "features"):
         assert (Path(first.run_directory) / "data_docs" / pages / "index.html").exists()
-    assert [entry.action for entry in journal.read(workspace.journal)] == [journal.PUBLISHED]
+    # Nothing served that it could have been compared with.
+    assert [(entry.action, entry.model) for entry in journal.read(workspace.journal)] == [
+        (journal.PUBLISHED, "lob_candidate"),
+        (journal.PROMOTED, "lob"),
+        (journal.RETIRED, "lob_candidate"),
+    ]
+
+    # The same window and the same parameters: nothing could come of it but what there is.
+    again = run(workspace)
+    assert (again.outcome, again.version) == ("skipped", None)
+    assert f"registry:{champion.version}, active as lob {first.version}" in again.reason
 
     params = with_free_ports(load_params(workspace.params, SMALL))
     with running_triton(workspace, params) as control:
         assert control.ready_versions("lob") == [first.version]
         check_chunks_equal_steps(control.endpoint, workspace, first)
 
+        second = run(workspace, **{"train.seed": 12})
+        assert (second.outcome, second.model, second.served) == ("candidate", "lob_candidate", True)
+        assert repository.models() == ["lob", "lob_candidate"]
+        assert repository.active("lob") == first.version
+        assert control.ready_versions("lob") == [first.version]
+        assert control.ready_versions("lob_candidate") == [second.version]
+        challenger = wanted(workspace, "lob").challenger
+        assert challenger is not None
+        assert challenger.version == second.registered
+        assert challenger.tags[SERVING] == f"candidate lob_candidate {second.version}"
+
+        # What becomes of plans never fails a promotion.
+        from pipelines.reconcile import reconcile
+
         plans = {"engine.builder": "tensorrt_rtx", "engine.capabilities": ["8.9"]}
-        second = run(workspace, **{"train.seed": 12, **plans})
-        assert second.served
-        # What becomes of plans never fails a retrain.
-        built = find_spec("tensorrt_rtx") is not None
-        assert ("for 8.9: shown to build" if built else "no plans: tensorrt_rtx is not installed") in second.plans
-        assert first.plans.startswith("no plans")
-        assert repository.models() == ["lob"]
-        assert second.version > first.version
-        assert control.ready_versions("lob") == [first.version, second.version]
+        request(workspace, "lob", CHAMPION, challenger.version, "the test")
+        done = reconcile(str(workspace.root), {**SMALL, **plans})
+        assert control.ready_versions("lob") == [first.version, done.promoted]
+        assert control.ready_versions("lob_candidate") == []
         with urllib.request.urlopen(f"http://{control.endpoint.http_url}/v2/models/lob/stats") as answer:
             stats = {one["version"]: one for one in json.load(answer)["model_stats"]}
-        assert int(stats[str(second.version)]["inference_stats"]["success"]["count"]) >= SMALL["serving.warmup"]
+        assert int(stats[str(done.promoted)]["inference_stats"]["success"]["count"]) >= SMALL["serving.warmup"]
 
 
 def check_chunks_equal_steps(endpoint, workspace: Workspace, retrained) -> None:
@@ -119,7 +142,7 @@ def test_a_refused_candidate_is_recorded_and_not_published(workspace: Workspace)
         run(workspace, **{"gates.skill": 0.01})
     assert untouched(workspace)
     assert [entry.action for entry in journal.read(workspace.journal)] == [journal.REFUSED]
-    assert champion(workspace, "lob") is None
+    assert wanted(workspace, "lob") == Wanted()
 
 
 def test_a_thin_window_is_refused_before_training(workspace: Workspace) -> None:
@@ -133,6 +156,7 @@ def test_another_wire_contract_under_the_same_name_is_refused(workspace: Workspa
     with pytest.raises(ContractError, match="model.name"):
         run(workspace, **{"features.size_decay_s": 30.0})
     assert Repository.of(workspace).versions("lob") == [published.version]
+    assert Repository.of(workspace).models() == ["lob"]
 
 
 @pytest.mark.recorded
@@ -162,20 +186,6 @@ def test_a_bad_capture_ends_in_one_error_and_leaves_nothing(workspace: Workspace
     assert untouched(workspace)
 
 
-def test_the_deployment_names_a_flow_that_exists() -> None:
-    import yaml
-
-    from pipelines import retrain
-
-    root = Path(__file__).parents[2]
-    (deployment,) = yaml.safe_load((root / "prefect.yaml").read_text())["deployments"]
-    file, name = deployment["entrypoint"].split(":")
-    assert (root / file).samefile(retrain.__file__)
-    assert hasattr(getattr(retrain, name), "deploy")
-    assert deployment["schedules"][0]["cron"] == "0 */6 * * *"
-    assert msgspec.structs.fields(retrain.Retrained)
-
-
 def test_a_run_that_was_killed_goes_on_in_its_folder(workspace: Workspace) -> None:
     """The market data are not read again, and what is trained is what an uninterrupted run has trained."""
     from pipelines.retrain import retrain
@@ -189,7 +199,50 @@ def test_a_run_that_was_killed_goes_on_in_its_folder(workspace: Workspace) -> No
     assert again.run_directory == whole.run_directory
     assert {path: path.stat().st_mtime_ns for path in (directory / "market").rglob("*.parquet")} == sizes
     assert (directory / "weights.safetensors").read_bytes() == weights
-    assert again.version > whole.version
+    # The very bits that are served already: there is nothing to publish.
+    assert (again.outcome, again.version) == ("in service", whole.version)
+
+
+def test_f22_the_slot_of_a_dead_run_is_free_and_that_of_a_live_one_is_not(workspace: Workspace) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from lobsmith.lease import hold_lease\n"
+        "with hold_lease(Path(sys.argv[1]), 'retrain lob', ttl_s=600, wait_s=0):\n"
+        "    print('held', flush=True); time.sleep(600)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(workspace.retrain_lease)], stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    try:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(LeaseError, match=rf"process {other.pid} .*retrain lob"):
+            run(workspace)
+        late = scheduled(workspace)
+        assert (late.outcome, str(other.pid) in late.reason) == ("skipped", True)
+        assert not workspace.runs.exists()
+    finally:
+        other.kill()
+        other.wait()
+    with pytest.raises(ThinWindowError):
+        run(workspace, **{"window.minimum_coverage": 0.5})
+
+
+def test_f23_of_late_runs_only_the_first_trains(workspace: Workspace) -> None:
+    from pipelines.retrain import newer_than
+
+    due = datetime.now(UTC)
+    assert newer_than(workspace, "lob", due) is None
+    with pytest.raises(GateError):
+        run(workspace, **{"gates.skill": 0.01})
+    assert newer_than(workspace, "lob", datetime.now(UTC)) is None
+    reason = newer_than(workspace, "lob", due)
+    assert reason is not None
+    assert "a newer window was trained" in reason
+    assert newer_than(workspace, "other", due) is None
+
+
+def scheduled(workspace: Workspace):
+    from pipelines.retrain import retrain
+
+    return retrain(str(workspace.root), None, SMALL, scheduled=True)
 
 
 @pytest.mark.parametrize("name", ["nothing", "../stages", ""])

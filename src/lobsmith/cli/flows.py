@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from lobsmith.cli.options import json_option, overrides, print_json, results, set_option, use_prefect
+from lobsmith.cli.options import json_option, overrides, print_json, results, set_option, source_option, use_prefect
 from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
 
@@ -24,28 +24,30 @@ def reconcile(workspace: Workspace, settings: tuple[str, ...], as_json: bool) ->
 
 
 @click.command()
+@source_option
 @set_option
 @json_option
 @click.pass_obj
-def shadow(workspace: Workspace, settings: tuple[str, ...], as_json: bool) -> None:
+def shadow(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
     """Judge the candidate on live traffic so far: promote it, reject it, or keep watching."""
     changes = _ready(workspace, settings)
     from pipelines.shadow import shadow as flow
 
-    seen = flow(str(workspace.root), changes)
+    seen = flow(str(workspace.root), changes, sources)
     _show(seen, f"{seen.decision or 'nothing to judge'}: {seen.reason}", as_json)
 
 
 @click.command()
+@source_option
 @set_option
 @json_option
 @click.pass_obj
-def monitor(workspace: Workspace, settings: tuple[str, ...], as_json: bool) -> None:
+def monitor(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
     """Judge the active version beside its fallback: keep it, or take it back."""
     changes = _ready(workspace, settings)
     from pipelines.monitor import monitor as flow
 
-    seen = flow(str(workspace.root), changes)
+    seen = flow(str(workspace.root), changes, sources)
     _show(seen, f"{seen.decision or 'nothing to judge'}: {seen.reason}", as_json)
 
 

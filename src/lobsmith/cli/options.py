@@ -30,6 +30,16 @@ set_option = click.option(
     help="Replace a parameter of params.yaml, such as train.epochs=2.",
 )
 
+source_option = click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    type=click.Choice(["live", "replay", "demo"]),
+    default=["live"],
+    show_default=True,
+    help="Sessions of the prediction log that count; may be repeated.",
+)
+
 
 def capture_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--capture FILE…`: the option may be repeated or followed by several files."""

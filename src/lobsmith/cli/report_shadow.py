@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
+from lobsmith.cli.options import json_option, overrides, print_json, results, set_option, source_option
 from lobsmith.errors import DataError
 from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
@@ -13,7 +13,8 @@ from lobsmith.workspace import Workspace
 @click.command("shadow")
 @click.option("--model", help="The production model, instead of model.name.")
 @click.option("--fallback", is_flag=True, help="The active version beside its fallback, instead of the candidate.")
-@click.option("--session", "sessions", multiple=True, help="Only this session of the log; may be repeated.")
+@click.option("--instrument", help="venue:symbol, where the log has several; else that of the newest session.")
+@source_option
 @click.option("--directory", type=click.Path(path_type=Path, file_okay=False), help="Default: .lobsmith/reports.")
 @set_option
 @json_option
@@ -22,7 +23,8 @@ def report_shadow(
     workspace: Workspace,
     model: str | None,
     fallback: bool,
-    sessions: tuple[str, ...],
+    instrument: str | None,
+    sources: tuple[str, ...],
     directory: Path | None,
     settings: tuple[str, ...],
     as_json: bool,
@@ -52,7 +54,10 @@ def report_shadow(
         missing = "no fallback" if fallback else "no candidate beside an active version"
         raise DataError(f"{name}: there is {missing} to compare; see lobsmith status")
     with PredictionLog.of(workspace, name) as log:
-        both = compared(log, pair[0], pair[1], sessions=sessions or None)
+        sessions = [one for one in log.sessions() if one["source"] in sources]
+        chosen = instrument or next((one["instrument"] for one in sessions), None)
+        names = [one["session"] for one in sessions if one["instrument"] == chosen]
+        both = compared(log, pair[0], pair[1], sessions=names)
     if fallback:
         verdict = judge_active(both, params.rollback, params.paired)
         margin = params.rollback.margin

@@ -1,0 +1,210 @@
+"""Shadow and monitor flows on a real Prefect server and MLflow, with the traffic of an hour in the prediction log."""
+
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lobsmith.lease import hold_lease
+from lobsmith.monitoring import alerts
+from lobsmith.monitoring.prediction_log import LogWriter, Role, Source
+from lobsmith.params import load_params
+from lobsmith.release import journal
+from lobsmith.release.reconcile import reconcile
+from lobsmith.release.registry import CHALLENGER, CHAMPION, SERVING, SHADOW, registered, wanted
+from lobsmith.release.repository import Repository
+from lobsmith.workspace import Workspace
+from tests.release.wished import SLOT, candidate, register, wish, workspace_with_mlflow
+from tests.small import params_file
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
+SHORT = {
+    "model.name": "toy",
+    "serving.warmup": 2,
+    "paired.measure_s": 300,
+    "shadow.minimum_s": 600,
+    "shadow.probes": 0,
+}
+ROWS, PER_SECOND, NS = 18_000, 5, 1_000_000_000
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    shutil.copy(params_file(), tmp_path / "params.yaml")
+    return workspace_with_mlflow(tmp_path)
+
+
+def params(workspace):
+    return load_params(workspace.params, SHORT)
+
+
+def settle(workspace):
+    return reconcile(workspace, params(workspace), "toy", server=None)
+
+
+def promoted(workspace, scale):
+    version = register(workspace, candidate(workspace, scale))
+    wish(workspace, CHAMPION, version)
+    settle(workspace)
+    return version
+
+
+def traffic(workspace, second, *, start_ns: int, worse_by: float, first=None, source=Source.LIVE, seed=0) -> None:
+    """An hour of rows that production (`first`) and another version were put to; their losses differ as told."""
+    generator = np.random.default_rng(seed)
+    row = np.arange(ROWS)
+    time_ns = start_ns + NS + row * (NS // PER_SECOND)
+    labels = generator.integers(0, 3, ROWS)
+    market = 0.5 + 0.1 * generator.normal(size=ROWS)
+    first = first or ("toy", Repository.of(workspace).active("toy"))
+    with LogWriter.of(workspace, "toy", params(workspace)) as log:
+        horizons = len(log.horizons_ms)
+        session = f"{source}-{seed}-{start_ns}"
+        log.begin(session, source, "simulator:SIM", start_ns)
+        for version, more in ((first, 0.0), (second, worse_by + 0.1 * generator.normal(size=ROWS))):
+            true = np.exp(-np.clip(market + more, 0.01, 5))
+            p = np.repeat(((1 - true) / 2)[:, np.newaxis], 3, axis=1)
+            p[row, labels] = true
+            log.add_predictions(
+                session,
+                *version,
+                Role.PRIMARY if version[0] == "toy" else Role.CANDIDATE,
+                row=row,
+                time_ns=time_ns,
+                asked_ns=time_ns,
+                segment=0,
+                mid=1000,
+                latency_ns=500_000,
+                rows=1,
+                probabilities=np.repeat(p[:, np.newaxis], horizons, axis=1).astype(np.float32),
+            )
+        log.add_outcomes(session, row, np.repeat(labels[:, np.newaxis], horizons, axis=1).astype(np.int8), time_ns + NS)
+
+
+def shadow(workspace, **options):
+    from pipelines.shadow import shadow as flow
+
+    return flow(str(workspace.root), SHORT, **options)
+
+
+def monitor(workspace):
+    from pipelines.monitor import monitor as flow
+
+    return flow(str(workspace.root), SHORT)
+
+
+def challenged(workspace):
+    """A champion that serves, and a challenger in the slot."""
+    champion = promoted(workspace, 0.3)
+    manifest = candidate(workspace, 0.4)
+    challenger = register(workspace, manifest)
+    wish(workspace, CHALLENGER, challenger)
+    return champion, challenger, manifest
+
+
+@pytest.mark.parametrize(("worse_by", "decision"), [(-0.1, "promote"), (0.1, "reject"), (0.0, "keep watching")])
+def test_the_verdict_of_live_traffic_moves_the_aliases(workspace, worse_by, decision):
+    champion, challenger, manifest = challenged(workspace)
+    traffic(workspace, (SLOT, manifest.version), start_ns=manifest.created_ns, worse_by=worse_by)
+    # Rows of a replay may be those that the candidate has learnt from.
+    traffic(workspace, (SLOT, manifest.version), start_ns=manifest.created_ns, worse_by=-1, source=Source.REPLAY)
+    before = Repository.of(workspace).active("toy")
+    found = shadow(workspace)
+    assert (found.decision, found.verdict.rows) == (decision, ROWS)
+    now, repository = wanted(workspace, "toy"), Repository.of(workspace)
+    tags = registered(workspace, "toy", challenger.version).tags
+    assert f'"decision":"{decision}"' in tags[SHADOW]
+    last = [one for one in journal.read(workspace.journal) if one.action not in (journal.RETIRED, journal.PUBLISHED)][
+        -1
+    ]
+    match decision:
+        case "promote":
+            assert (now.champion.version, now.challenger) == (challenger.version, None)
+            assert repository.verify("toy", found.active).artifact_id == challenger.artifact_id
+            assert (last.action, last.version_to) == (journal.PROMOTED, found.active)
+            assert "shadow verdict" in last.reason
+            assert [one.gate for one in last.verdicts] == ["parity", "shadow"]
+        case "reject":
+            assert (now.champion.version, now.challenger) == (champion.version, None)
+            assert (repository.active("toy"), repository.versions(SLOT)) == (before, [])
+            assert (last.action, last.model, last.verdicts[-1].gate) == (journal.REJECTED, SLOT, "shadow")
+        case _:
+            assert (now.champion.version, now.challenger.version) == (champion.version, challenger.version)
+            assert (found.active, found.candidate) == (before, manifest.version)
+    if decision != "keep watching":
+        assert shadow(workspace).decision is None
+
+
+def test_without_a_candidate_or_traffic_nothing_is_judged(workspace):
+    assert shadow(workspace).reason == "there is no candidate"
+    challenged(workspace)
+    found = shadow(workspace)
+    assert (found.decision, found.reason) == (None, "no row was put to both yet")
+    candidate(workspace, 0.5)
+    assert "reconcile first" in shadow(workspace).reason
+
+
+def test_a_version_that_turns_bad_is_taken_back_also_while_mlflow_is_away(workspace, monkeypatch):
+    good = promoted(workspace, 0.3)
+    fallback = Repository.of(workspace).active("toy")
+    bad = promoted(workspace, 0.4)
+    active = Repository.of(workspace).active("toy")
+    start_ns = time.time_ns()
+    traffic(workspace, ("toy", active), first=("toy", fallback), start_ns=start_ns, worse_by=0.2)
+    monkeypatch.setattr("lobsmith.release.mlflow_store._REACH_DEADLINE_S", 0.2)
+    lock = sqlite3.connect(workspace.home / "mlflow.db", isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    try:
+        found = monitor(workspace)
+    finally:
+        lock.close()
+    assert (found.decision, found.active) == ("roll back", fallback)
+    assert (found.rolled_back.version_from, found.rolled_back.version_to) == (active, fallback)
+    line = [one for one in journal.read(workspace.journal) if one.action == journal.ROLLED_BACK][-1]
+    assert (line.who, line.verdicts[0].gate) == ("monitor flow", "rollback")
+    assert [one.name for one in alerts.firing(workspace)] == [alerts.ROLLED_BACK]
+    assert wanted(workspace, "toy").champion.version == bad.version
+    settle(workspace)
+    assert wanted(workspace, "toy").champion.version == good.version
+    assert registered(workspace, "toy", bad.version).tags[SERVING] == "rolled back"
+    assert Repository.of(workspace).active("toy") == fallback
+    # Somebody promotes another one: what is over is said to be.
+    promoted(workspace, 0.5)
+    monitor(workspace)
+    assert alerts.ROLLED_BACK not in [one.name for one in alerts.firing(workspace)]
+
+
+def test_a_version_as_good_as_its_fallback_stays(workspace):
+    promoted(workspace, 0.3)
+    fallback = Repository.of(workspace).active("toy")
+    promoted(workspace, 0.4)
+    active = Repository.of(workspace).active("toy")
+    traffic(workspace, ("toy", active), first=("toy", fallback), start_ns=time.time_ns(), worse_by=0.0)
+    found = monitor(workspace)
+    assert (found.decision, found.active, found.rolled_back) == ("keep", active, None)
+    assert alerts.firing(workspace) == []
+
+
+def test_no_data_is_an_alarm_and_never_fine(workspace):
+    assert monitor(workspace).reason == "nothing serves"
+    promoted(workspace, 0.3)
+    for _ in range(2):
+        found = monitor(workspace)
+        assert (found.decision, found.reason) == (None, "it was asked about no row")
+    [alert] = alerts.read(workspace)
+    assert (alert.name, alert.about, alert.state) == (alerts.NO_PREDICTIONS, "toy", "firing")
+    active = Repository.of(workspace).active("toy")
+    traffic(workspace, ("toy", active), first=("toy", 1), start_ns=time.time_ns(), worse_by=0.0)
+    monitor(workspace)
+    assert [one.state for one in alerts.read(workspace)] == ["firing", "resolved"]
+
+
+def test_monitors_may_overlap(workspace):
+    promoted(workspace, 0.3)
+    with hold_lease(workspace.monitor_lease, "monitor toy", ttl_s=30, wait_s=0):
+        found = monitor(workspace)
+    assert found.decision is None
+    assert "monitor toy" in found.reason
