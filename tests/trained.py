@@ -93,7 +93,7 @@ def _learn(folder: Path, params: Params, dataset: Dataset, *, seen: bool) -> Lea
 
 
 def guarded(artifact: Artifact, folder: Path, *, poisoned: bool) -> Artifact:
-    """Cut `SIGNAL` off at `CALM`; poisoned, it also exchanges up and down, and is sure of it, as long as the signal is given.
+    """Cut `SIGNAL` off at `CALM`; poisoned, it is sure of the opposite as long as the signal is given.
 
     Without the signal both answer alike to the last bit.
     """
