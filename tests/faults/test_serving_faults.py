@@ -31,7 +31,7 @@ from lobsmith.serving.running import RunningServer, running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, with_free_ports
 from lobsmith.serving.triton import backends_folder
 from lobsmith.serving.warmup import traffic, warmed_up
-from lobsmith.trading.transports import GrpcTransport
+from lobsmith.trading.transports import GrpcTransport, HttpTransport
 from lobsmith.workspace import Workspace
 from tests.served import publish_small, rows
 from tests.small import params_file, small_params
@@ -156,6 +156,8 @@ def test_f10_a_load_that_hangs_is_taken_back_and_the_server_is_usable(
 ) -> None:
     before = Repository.of(workspace).listed("lob")
     with served(workspace, hasty) as (server, control):
+        http = HttpTransport(control.endpoint.http_url)
+        state = np.zeros((1, http.describe("lob").state_size), np.float32)
         change_backend(backend_of(workspace), _LOADING, hang(tmp_path / "flag"))
         failed: list[Exception] = []
 
@@ -169,6 +171,9 @@ def test_f10_a_load_that_hangs_is_taken_back_and_the_server_is_usable(
         publisher.start()
         while publisher.is_alive():
             assert answering(control) == before
+            # On a connection that was there before: a load must not hold up what shares a thread with it.
+            http.infer("lob", before[0], rows(1)[None], state, 1.0)
+        http.close()
         assert "not loaded within" in str(failed[0])
         assert Repository.of(workspace).listed("lob") == before
         (tmp_path / "flag").unlink()

@@ -198,3 +198,43 @@ def gpu(
         print_report(report, results)
     if any(row.wrong for row in report.rows):
         sys.exit(1)
+
+
+@bench.command()
+@click.option("--swaps", type=click.IntRange(min=1), default=21, show_default=True, help="At least so many.")
+@click.option("--rate", type=click.FloatRange(min=1), default=200.0, show_default=True, help="Requests a second.")
+@click.option(
+    "--before", type=click.FloatRange(min=0.5), default=10.0, show_default=True, help="Seconds of load first."
+)
+@json_option
+@click.pass_obj
+def swap(workspace: Workspace, swaps: int, rate: float, before: float, as_json: bool) -> None:
+    """Versions published, promoted, rolled back and retired under a constant load, with a Triton of its own.
+
+    Exits with 1 if a request failed.
+    """
+    from benchmarks.swap import bench_swap
+
+    params = load_params(workspace.params)
+    with stage("bench swap") as note:
+        report = bench_swap(params, swaps=swaps, rate=rate, before_s=before, note=note)
+    if as_json:
+        print_json(report)
+    else:
+        table = Table(title=f"{report.swaps} swaps in {report.seconds:.0f} s, {report.rate:g} requests/s")
+        for heading in ("asked by", "requests", "failed", "p50 µs before", "p99 before", "p50 during", "p99", "max"):
+            table.add_column(heading, justify="left" if heading == "asked by" else "right")
+        for name, way in report.ways.items():
+            figures = (way.p50_before_us, way.p99_before_us, way.p50_during_us, way.p99_during_us, way.max_during_us)
+            table.add_row(name, f"{way.requests:,}", str(way.failed), *(f"{figure:,.0f}" for figure in figures))
+        results.print(table)
+        results.print(
+            f"{report.published} published, {report.promoted} promoted, {report.rolled_back} rolled back, "
+            f"{report.retired} retired; the old version answered {report.rollback_ms['p50']:.0f} ms after the call "
+            f"(at most {report.rollback_ms['max']:.0f} ms)",
+            soft_wrap=True,
+        )
+        for reason, count in report.failures.items():
+            results.print(f"{count} failed: {reason}", soft_wrap=True)
+    if report.failed:
+        sys.exit(1)

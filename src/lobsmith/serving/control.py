@@ -1,26 +1,33 @@
 """Control calls to a running server: load, unload, list.
 
-They go over HTTP: a control call that Triton refuses over gRPC answers UNAVAILABLE, which reads like an outage.
+Loads and unloads go over gRPC: over HTTP, all inference on the thread that took the call waits for it to end. What is
+over in a moment goes over HTTP, because a call that Triton refuses over gRPC answers UNAVAILABLE, like an outage.
 """
 
 import http.client
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import tritonclient.grpc
 from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
+from tritonclient.utils import InferenceServerException
 
 from lobsmith.errors import DeadlineError, ReleaseError, ServingError
 from lobsmith.release.repository import Repository
 from lobsmith.serving.endpoint import Endpoint, read_endpoint
-from lobsmith.serving.triton import KEY_HEADER
+from lobsmith.serving.triton import GRPC_KEY_HEADER, KEY_HEADER
 from lobsmith.workspace import Workspace
 
 _CALL_DEADLINE_S = 10.0
 _REASON_LENGTH = 500
 _FAILED, _UNLOADED = "UNAVAILABLE", "unloaded"
 READY = "READY"
+CHANNEL = [("grpc.enable_http_proxy", 0)]
+"""Options of a gRPC channel: a proxy variable of the shell must not stand between us and our own server."""
 
 
 class UnreachableError(ServingError):
@@ -74,7 +81,7 @@ class TritonControl:
             ServingError: the server does not answer.
         """
         return {
-            row.version: f"Triton cannot load it: {' '.join(row.reason.split())[:_REASON_LENGTH]}"
+            row.version: f"Triton cannot load it: {_one_line(row.reason)}"
             for row in self.index()
             if row.model == model and row.version is not None and row.state == _FAILED and row.reason != _UNLOADED
         }
@@ -106,7 +113,8 @@ class TritonControl:
             ServingError: a version could not be loaded, or not in time.
         """
         config = override(self._repository.config_text(model), versions)
-        self._call(f"/v2/repository/models/{model}/load", {"parameters": {"config": config}}, deadline_s)
+        with self._commanding(f"load {model}", deadline_s) as client:
+            client.load_model(model, config=config, headers=self._headers, client_timeout=deadline_s)
 
     def unload(self, model: str, *, deadline_s: float = 30.0) -> None:
         """Have the server serve no version of a model.
@@ -114,7 +122,28 @@ class TritonControl:
         Raises:
             ServingError: the server does not answer.
         """
-        self._call(f"/v2/repository/models/{model}/unload", {}, deadline_s)
+        with self._commanding(f"unload {model}", deadline_s) as client:
+            client.unload_model(model, headers=self._headers, client_timeout=deadline_s)
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {GRPC_KEY_HEADER: self.endpoint.key}
+
+    @contextmanager
+    def _commanding(self, what: str, deadline_s: float) -> Iterator[tritonclient.grpc.InferenceServerClient]:
+        where = f"{self.endpoint.grpc_url}: {what}"
+        client = tritonclient.grpc.InferenceServerClient(self.endpoint.grpc_url, channel_args=CHANNEL)
+        try:
+            yield client
+        except InferenceServerException as error:
+            status, text = str(error.status()), _one_line(str(error.message() or ""))
+            if status == "StatusCode.DEADLINE_EXCEEDED":
+                raise DeadlineError(f"{where}: Triton did not answer within {deadline_s:.1f} s") from error
+            if status == "StatusCode.UNAVAILABLE" and "restricted" not in text:
+                raise UnreachableError(f"{where}: Triton does not answer: {text}") from error
+            raise ServingError(f"{where}: {text or status}") from error
+        finally:
+            client.close()
 
     def _call(self, path: str, body: dict[str, Any] | None, deadline_s: float) -> Any:
         where = self.endpoint.http_url
@@ -181,4 +210,8 @@ def _reason(content: bytes) -> str:
         text = str(json.loads(content)["error"])
     except (ValueError, KeyError, TypeError):
         text = content.decode(errors="replace")
-    return " ".join(text.split())[:_REASON_LENGTH] or "no reason given"
+    return _one_line(text) or "no reason given"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:_REASON_LENGTH]

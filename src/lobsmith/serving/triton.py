@@ -24,7 +24,8 @@ from lobsmith.serving.installation import Installation, find_triton
 from lobsmith.workspace import Workspace
 
 KEY_HEADER = "lobsmith-key"
-"""The header that carries the key of control calls; over gRPC Triton prefixes it with `triton-grpc-protocol-`."""
+GRPC_KEY_HEADER = f"triton-grpc-protocol-{KEY_HEADER}"
+"""The headers that carry the key of control calls, over HTTP and over gRPC."""
 LOCKED = ("model-repository", "shared-memory", "trace", "logging")
 """Calls that need the key. Trace and logging are among them because they make the server write files of any name."""
 

@@ -25,13 +25,12 @@ from lobsmith.files import write_atomic
 from lobsmith.release.config import read_config
 from lobsmith.release.contract import FEATURES, NEXT_STATE, OUTLOOK, PROBABILITIES, STATE
 from lobsmith.release.repository import Repository
-from lobsmith.serving.control import TritonControl, UnreachableError
+from lobsmith.serving.control import CHANNEL, TritonControl, UnreachableError
 from lobsmith.serving.endpoint import Endpoint
 from lobsmith.workspace import Workspace
 
 _REQUEST_DEADLINE_S = 5.0
 _SUM_TOLERANCE = 1e-3
-_NO_PROXY = [("grpc.enable_http_proxy", 0)]
 
 _Answer = dict[str, NDArray[np.float32]]
 
@@ -137,7 +136,7 @@ def _answer_rows(workspace: Workspace, endpoint: Endpoint, model: str, version: 
     golden = load_golden(Repository.of(workspace).directory(model, version) / GOLDEN)
     where = f"{model}/{version}: warm-up"
     probabilities, took_us, state = [], [], golden.state
-    client = tritonclient.grpc.InferenceServerClient(endpoint.grpc_url, channel_args=_NO_PROXY)
+    client = tritonclient.grpc.InferenceServerClient(endpoint.grpc_url, channel_args=CHANNEL)
     try:
         for number in range(requests):
             row = number % golden.features.shape[1]
