@@ -14,7 +14,8 @@ import pytest
 
 from lobsmith.errors import RegistryError, ReleaseError
 from lobsmith.release import journal
-from lobsmith.release.reconcile import Point, Reconciled, reconcile
+from lobsmith.release.reconcile import Reconciled, reconcile
+from lobsmith.release.reconcile_steps import Point
 from lobsmith.release.registry import CHALLENGER, CHAMPION, Wanted, set_alias, wanted
 from lobsmith.release.repository import Repository
 from lobsmith.release.rollback import rollback

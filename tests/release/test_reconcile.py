@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from lobsmith.errors import ServingError
+from lobsmith.errors import GateError, LeaseError, ServingError
 from lobsmith.release import journal
+from lobsmith.release.nominate import nominate_new
 from lobsmith.release.reconcile import reconcile
 from lobsmith.release.registry import (
     ARTIFACT_ID,
@@ -16,14 +17,18 @@ from lobsmith.release.registry import (
     SERVING,
     SHADOW,
     TRITON_VERSION,
+    Wanted,
     delete_alias,
     registered,
+    release_of,
     request,
     tag,
     wanted,
 )
 from lobsmith.release.repository import Repository
 from lobsmith.release.rollback import rollback
+from lobsmith.release.tracking import RunRef
+from tests.release import toy
 from tests.release.stand_in import StandIn
 from tests.release.wished import PARAMS, SLOT, candidate, register, wish, workspace_with_mlflow
 
@@ -131,6 +136,40 @@ def test_a_challenger_fills_the_slot_and_its_absence_empties_it(workspace, repos
     assert (last.action, last.model, last.verdicts[0].gate) == (journal.REJECTED, SLOT, "shadow")
 
 
+def test_a_candidate_that_nobody_asks_for_yet_is_not_retired(workspace, repository):
+    """Somebody reconciles between its publication and its alias."""
+    promoted(workspace, 0.3)
+    bare = register(workspace, None)
+    hasty = toy.params(reconcile__wait_s=0)
+
+    def meanwhile(step: str) -> None:
+        if step == "recorded":
+            with pytest.raises(LeaseError, match="nominate a candidate of toy"):
+                reconcile(workspace, hasty, "toy", server=None)
+
+    made = toy.artifact(workspace.root / "run", scale=0.4)
+    run = RunRef(bare.run_id, "", bare.version)
+    manifest = nominate_new(
+        workspace, PARAMS, made, model="toy", contract=toy.CONTRACT, run=run, server=None, note=meanwhile
+    )
+    settle(workspace)
+    assert repository.active(SLOT) == manifest.version
+    found = wanted(workspace, "toy").challenger
+    assert found.tags[SERVING] == f"candidate {SLOT} {manifest.version}"
+    with release_of(workspace, "toy", found) as (_, kept):
+        assert kept == manifest
+
+
+def test_a_refused_candidate_says_so_in_the_registry(workspace, repository):
+    bare = register(workspace, None)
+    made = toy.artifact(workspace.root / "run", verdicts=(toy.REFUSED,))
+    run = RunRef(bare.run_id, "", bare.version)
+    with pytest.raises(GateError):
+        nominate_new(workspace, PARAMS, made, model="toy", contract=toy.CONTRACT, run=run, server=None)
+    assert registered(workspace, "toy", bare.version).tags[SERVING].startswith("refused: toy_candidate: skill refused")
+    assert (repository.models(), wanted(workspace, "toy")) == ([], Wanted())
+
+
 def test_a_promoted_challenger_is_none_any_more(workspace, repository, server):
     promoted(workspace, 0.3, server)
     version = register(workspace, candidate(workspace, 0.4))
@@ -198,6 +237,7 @@ def test_a_rollback_that_was_begun_is_not_undone(workspace, repository):
     done = settle(workspace)
     assert artifact_of(repository) == good
     assert done.promoted is None
+    assert journal.REFUSED not in actions(workspace), "it was not even tried"
 
 
 def test_rolled_back_to_what_is_not_registered_leaves_no_champion(workspace, repository):
