@@ -153,24 +153,6 @@ def test_bad_requests_are_refused_and_hurt_nobody(running, kind) -> None:
     transport.close()
 
 
-def test_control_calls_need_the_key_over_both_protocols(running) -> None:
-    _, _, control = running
-    endpoint = control.endpoint
-    http = tritonclient.http.InferenceServerClient(endpoint.http_url)
-    grpc = tritonclient.grpc.InferenceServerClient(endpoint.grpc_url)
-    for client in (http, grpc):
-        for call in (
-            lambda c=client: c.load_model("lob"),
-            lambda c=client: c.unload_model("lob"),
-            lambda c=client: c.register_system_shared_memory("x", "/x", 8),
-        ):
-            with pytest.raises(Exception, match="(?i)restrict"):
-                call()
-        assert client.is_model_ready("lob")
-        client.close()
-    assert control.ready_versions("lob")
-
-
 def test_the_key_is_readable_by_its_owner_only_and_shown_nowhere(running) -> None:
     workspace, _, control = running
     assert workspace.endpoint.stat().st_mode & 0o777 == 0o600
