@@ -71,6 +71,7 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
         (journal.PROMOTED, "lob"),
         (journal.RETIRED, "lob_candidate"),
     ]
+    assert "nothing serves that it could be compared with" in journal.read(workspace.journal)[1].reason
 
     # The same window and the same parameters: nothing could come of it but what there is.
     again = run(workspace)

@@ -109,9 +109,10 @@ def take(work: Work, step: Step) -> None:
         case Promote(champion):
             _grant(work, CHAMPION, champion, lambda: _promote(work, champion))
         case Crown(challenger):
-            registry.set_alias(work.workspace, work.model, CHAMPION, challenger.version)
+            why = "nothing serves that it could be compared with, and its gates have passed"
+            registry.request(work.workspace, work.model, CHAMPION, challenger.version, why)
             work.reached(Point.CROWNED)
-            work.done.append(f"registry:{challenger.version} is {CHAMPION}: nothing serves, and its gates have passed")
+            work.done.append(f"registry:{challenger.version} is {CHAMPION}: {why}")
         case Fill(challenger):
             _grant(work, CHALLENGER, challenger, lambda: _fill(work, challenger))
         case Retire(slot):
@@ -226,6 +227,8 @@ def _restore(work: Work, champion: Registered, active: Present | None) -> None:
     if active is not None:
         wanted = {registry.ARTIFACT_ID: active.artifact_id}
         serving = registry.find_registered(work.workspace, work.model, wanted)
+        # Of several with the same bits, the one that was promoted.
+        serving.sort(key=lambda one: (one.tags.get(registry.TRITON_VERSION) == str(active.version), one.version))
     if serving:
         registry.set_alias(work.workspace, work.model, CHAMPION, serving[-1].version)
         where = f"registry:{serving[-1].version}"
