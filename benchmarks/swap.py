@@ -43,7 +43,7 @@ from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, w
 from lobsmith.workspace import Workspace
 
 _PRIME_ROWS = 128
-_LOAD_START_S = 60.0
+_LOAD_STOP_S = 30.0
 _EXAMPLES = 5
 
 
@@ -191,17 +191,20 @@ def _load(workspace: Workspace, plan: Plan) -> Iterator[list[Asked]]:
     paths = workspace.root / "load.json", workspace.root / "load.msgpack"
     paths[0].write_bytes(msgspec.json.encode(plan))
     command = [sys.executable, "-P", "-m", "benchmarks.swap_load", *map(str, paths)]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE)
-    try:
-        yield asked
-    finally:
-        if child.stdin is not None:
-            child.stdin.close()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         try:
-            code = child.wait(_LOAD_START_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            code = child.wait()
+            # Its first line, or its end.
+            if child.stdout is not None and not child.stdout.readline():
+                raise ServingError("benchmarks.swap_load could not ask; look at what it says above")
+            yield asked
+        finally:
+            if child.stdin is not None:
+                child.stdin.close()
+            try:
+                code = child.wait(_LOAD_STOP_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                code = child.wait()
     if code:
         raise ServingError(f"benchmarks.swap_load ended with status {code}; no requests were counted")
     asked += msgspec.msgpack.decode(paths[1].read_bytes(), type=list[Asked])

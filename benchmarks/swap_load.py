@@ -2,8 +2,8 @@
 
 Two streams ask whatever version is newest, naming none, one over gRPC and one over HTTP. Two are trading clients, one
 over each, which name the version that they talk to and go over to another as `StreamClient` does. Each asks for single
-rows at a constant rate; what an answer delays is caught up with. It stops when its standard input ends, and writes what
-it saw.
+rows at a constant rate; what an answer delays is caught up with. It prints a line once all of them are about to ask,
+stops when its standard input ends, and writes what it saw.
 """
 
 import sys
@@ -20,7 +20,6 @@ import tritonclient.grpc
 import tritonclient.http
 from msgspec import Struct
 
-from lobsmith.errors import LobsmithError
 from lobsmith.params import ClientParams
 from lobsmith.release.contract import FEATURES, PROBABILITIES, STATE
 from lobsmith.trading.client import StreamClient
@@ -28,6 +27,7 @@ from lobsmith.trading.transports import GrpcTransport, HttpTransport
 
 WAYS = ("grpc", "http", "grpc client", "http client")
 _ROWS = 4096
+_START_S = 60.0
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -59,14 +59,16 @@ class _Answered:
 def main(plan_path: str, result_path: str) -> None:
     """Ask until standard input ends."""
     plan = msgspec.json.decode(Path(plan_path).read_bytes(), type=Plan)
-    stop = threading.Event()
+    stop, ready = threading.Event(), threading.Barrier(len(WAYS) + 1, timeout=_START_S)
     asked: list[list[Asked]] = [[] for _ in WAYS]
     threads = [
-        threading.Thread(target=_ask, args=(plan, way, offset / len(WAYS), stop, into))
+        threading.Thread(target=_ask, args=(plan, way, offset / len(WAYS), ready, stop, into))
         for offset, (way, into) in enumerate(zip(WAYS, asked, strict=True))
     ]
     for thread in threads:
         thread.start()
+    ready.wait()
+    print("asking", flush=True)
     sys.stdin.read()
     stop.set()
     for thread in threads:
@@ -74,9 +76,12 @@ def main(plan_path: str, result_path: str) -> None:
     Path(result_path).write_bytes(msgspec.msgpack.encode([one for way in asked for one in way]))
 
 
-def _ask(plan: Plan, way: str, phase: float, stop: threading.Event, into: list[Asked]) -> None:
+def _ask(
+    plan: Plan, way: str, phase: float, ready: threading.Barrier, stop: threading.Event, into: list[Asked]
+) -> None:
     # A transport belongs to the thread that made it.
     step = _client(plan, way) if way.endswith("client") else _nameless(plan, way)
+    ready.wait()
     next_s = time.monotonic() + phase / plan.rate
     while not stop.is_set():
         time.sleep(max(0.0, next_s - time.monotonic()))
@@ -143,5 +148,5 @@ def _rows(features: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 if __name__ == "__main__":
     try:
         main(sys.argv[1], sys.argv[2])
-    except LobsmithError as error:
-        sys.exit(str(error))
+    except threading.BrokenBarrierError:
+        sys.exit("the server does not answer")
