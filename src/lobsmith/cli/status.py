@@ -122,6 +122,8 @@ def _state(workspace: Workspace) -> dict[str, Any]:
             listed = repository.listed(model)
             faults = loadable(workspace, model)[1] if control else repository.sound(model)[1]
             ready = control.ready_versions(model) if control else []
+            unloadable = control.failures(model) if control else {}
+            faults |= {version: why for version, why in unloadable.items() if version in set(listed) - faults.keys()}
         except LobsmithError as fault:
             error = str(fault)
         models[model] = {
