@@ -113,7 +113,7 @@ def test_a_version_that_became_worse_is_rolled_back_by_its_losses() -> None:
 
 
 def test_a_regime_that_hurts_both_rolls_nothing_back() -> None:
-    time_ns = times(1800, 5.0)
+    time_ns = times(1800, 10.0)
     generator = np.random.default_rng(0)
     level = np.where(time_ns - time_ns[0] > 900 * S, 2.5, 0.5)
     pair = compared(
@@ -169,3 +169,28 @@ def test_later_epochs_ask_for_more_evidence_and_all_together_for_alpha() -> None
     assert spent == sorted(spent, reverse=True)
     assert sum(1 / (j * (j + 1)) for j in range(1, 100_000)) == pytest.approx(1.0, abs=1e-4)
     assert spent[0] == pytest.approx(P.rollback.alpha / 2)
+
+
+def test_a_fallback_that_is_asked_about_little_hides_nothing() -> None:
+    pair = second_with(two(1800, 0.0, rate=20.0), to_nan)
+    few = np.arange(len(pair.first.time_ns)) % 50 == 0
+    thin = replace(pair, first=_some(pair.first, few), second=_some(pair.second, few))
+    stopped = until(pair, len(few) // 2)
+    for both in (thin, stopped):
+        assert judge(both).decision == KEEP
+        assert "unanswered" in judge(both, alone=pair.second).reason
+        assert judge(both, alone=pair.second).decision == ROLL_BACK
+
+
+def test_a_clock_that_is_set_back_does_not_blind_the_limits() -> None:
+    pair = second_with(two(1800, 0.0, rate=20.0), to_nan)
+    place = len(pair.first.time_ns) - 3000
+    time_ns = pair.first.time_ns - np.where(np.arange(len(pair.first.time_ns)) >= place, 600 * S, 0)
+    segment = (np.arange(len(time_ns)) >= place).astype(np.int64)
+    first, second = (replace(one, time_ns=time_ns, segment=segment) for one in (pair.first, pair.second))
+    assert judge(replace(pair, first=first, second=second)).decision == ROLL_BACK
+
+
+def _some(one: Answers, rows: np.ndarray) -> Answers:
+    arrays = ("time_ns", "segment", "labels", "probabilities", "latency_ns")
+    return replace(one, **{name: getattr(one, name)[rows] for name in arrays})

@@ -9,7 +9,7 @@ import pytest
 from lobsmith.errors import GateError
 from lobsmith.gates.answers import Answers
 from lobsmith.gates.live_verdict import PROMOTE, REJECT, WATCH
-from lobsmith.gates.split_test import arm, judge_split
+from lobsmith.gates.split_test import arm, by_draw, judge_split
 from tests.gates.live_traffic import S, answers, params, silent, times
 
 P = params()
@@ -107,3 +107,37 @@ def test_traffic_that_was_not_split_is_refused() -> None:
     first, second = split(100, 0.0)
     with pytest.raises(GateError, match=r"shadow\.share"):
         judge_split(first, second, params(shadow__share=0.0).shadow, P.paired)
+
+
+def test_rows_that_production_answered_for_the_candidate_count_as_its_unanswered_ones() -> None:
+    settings = params(shadow__salt="0").shadow
+    first, second = split(3600, 0.05)
+    honest = judge_split(first, second, settings, P.paired)
+    assert judge_split(*by_draw(first, second, "BTCUSDT", settings), settings, P.paired) == honest
+    kept = np.arange(len(second.time_ns)) % 10 > 0
+    kept[:1] = True
+    missed = replace(first, **{name: _merged(first, second, ~kept, name) for name in ARRAYS})
+    left = replace(second, **{name: getattr(second, name)[kept] for name in ARRAYS})
+    assert judge_split(missed, left, settings, P.paired).unanswered_second == 0.0
+    found = judge_split(*by_draw(missed, left, "BTCUSDT", settings), settings, P.paired)
+    assert found.unanswered_second == pytest.approx((~kept).mean())
+    assert found.unanswered_reasons == {"answered by production": int((~kept).sum())}
+    assert (found.decision, "unanswered" in found.reason) == (REJECT, True)
+    # Before it was there for the first time nothing was its fault.
+    late = replace(left, **{name: getattr(left, name)[-500:] for name in ARRAYS})
+    assert judge_split(*by_draw(first, late, "BTCUSDT", settings), settings, P.paired).unanswered_second == 0.0
+
+
+def test_blocks_that_were_drawn_otherwise_are_refused() -> None:
+    first, second = split(900, 0.0)
+    with pytest.raises(GateError, match=r"shadow\.share"):
+        by_draw(first, second, "BTCUSDT", params(shadow__salt="0", shadow__share=0.1).shadow)
+
+
+ARRAYS = ("time_ns", "segment", "labels", "probabilities", "latency_ns")
+
+
+def _merged(first: Answers, second: Answers, chosen: np.ndarray, name: str) -> np.ndarray:
+    """Rows of both, in the order of time."""
+    order = np.argsort(np.concatenate([first.time_ns, second.time_ns[chosen]]), kind="stable")
+    return np.concatenate([getattr(first, name), getattr(second, name)[chosen]])[order]

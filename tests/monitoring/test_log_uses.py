@@ -135,3 +135,16 @@ def test_commands_without_a_log_say_so(tmp_path) -> None:
     result = CliRunner().invoke(cli, ["--root", str(tmp_path), "predictions", "describe", "--model", "lob"])
     assert result.exit_code == 1
     assert "no prediction log" in result.output
+
+
+def test_versions_are_shown_whole_and_bad_hours_refused(path, tmp_path) -> None:
+    def run(*arguments):
+        return CliRunner().invoke(cli, ["--root", str(tmp_path), "predictions", "describe", "--model", *arguments])
+
+    shown = run("lob")
+    assert str(MODEL[1]) in shown.output
+    assert str(CANDIDATE[1]) in shown.output
+    for words in (("lob", "--hours", "nan"), ("lob", "--hours", "1e300"), ("../lob",)):
+        refused = run(*words)
+        assert refused.exit_code != 0
+        assert refused.exception is None or isinstance(refused.exception, SystemExit)

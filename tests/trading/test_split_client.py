@@ -133,3 +133,12 @@ def test_a_reset_forgets_both_streams() -> None:
     client.reset()
     expected = np.where(theirs(200), truth(data, 7), truth(data, 1))
     np.testing.assert_allclose(ups(through(client, data)), expected, atol=1e-6)
+
+
+def test_a_row_that_is_not_finite_says_nothing_of_the_candidate() -> None:
+    data = rows(300)
+    first = int(np.flatnonzero(theirs(300))[2])
+    data[first, 0] = np.nan
+    models = np.array([one.model for one in through(split(Two(), Clock()), data)])
+    mine = theirs(300) & (np.arange(300) != first)
+    assert (models[mine] == "lob_candidate").all()

@@ -1,5 +1,6 @@
 """`lobsmith predictions`: the log of predictions and their outcomes."""
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,16 @@ if TYPE_CHECKING:
     from lobsmith.monitoring.accuracy import HorizonScore, VersionScore
 
 _NS_PER_HOUR = 3_600_000_000_000
+_MOST_HOURS = 876_000.0
+"""A century; what is asked for reaches the log as whole nanoseconds."""
 
 model_option = click.option(
     "--model", help="The production model; params.yaml says which is meant where it is missing."
 )
 hours_option = click.option(
-    "--hours", type=click.FloatRange(min=0, min_open=True), help="Only what was asked in the last hours."
+    "--hours",
+    type=click.FloatRange(min=0, max=_MOST_HOURS, min_open=True),
+    help="Only what was asked in the last hours.",
 )
 
 
@@ -96,13 +101,16 @@ def _production(workspace: Workspace) -> str:
 def _since(hours: float | None) -> int:
     from lobsmith.monitoring.log_reader import EVER
 
+    if hours is not None and math.isnan(hours):
+        raise click.BadParameter("nan is no number of hours", param_hint="--hours")
     return EVER if hours is None else time.time_ns() - int(hours * _NS_PER_HOUR)
 
 
 def _table(versions: list[dict[str, Any]]) -> Table:
     table = Table()
     for heading in ("model", "version", "roles", "answered", "p50, p99", "horizon", "scored", "accuracy", "log-loss"):
-        table.add_column(heading)
+        # Versions differ in their last digits.
+        table.add_column(heading, no_wrap=heading == "version", overflow="fold")
     for one in versions:
         scored = one["score"]
         about = (
@@ -110,9 +118,7 @@ def _table(versions: list[dict[str, Any]]) -> Table:
             str(scored.version),
             ", ".join(one["roles"]),
             f"{scored.answered} of {scored.rows}",
-            "-"
-            if scored.latency_p50_ns is None
-            else f"{scored.latency_p50_ns / 1e3:.0f}, {scored.latency_p99_ns / 1e3:.0f} µs",
+            _latency(scored),
         )
         for index, horizon in enumerate(scored.horizons):
             table.add_row(*(about if index == 0 else [""] * len(about)), *_cells(horizon))

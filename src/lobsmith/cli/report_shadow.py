@@ -1,8 +1,11 @@
 """`lobsmith report shadow`: two versions on the same rows of live traffic."""
 
+import time
 from pathlib import Path
+from typing import TypedDict
 
 import click
+from msgspec.structs import replace
 
 from lobsmith.cli.options import json_option, overrides, print_json, results, set_option, source_option
 from lobsmith.errors import DataError
@@ -10,10 +13,16 @@ from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
 
 
+class _Chosen(TypedDict):
+    since_ns: int
+    sources: tuple[str, ...]
+    instrument: str | None
+
+
 @click.command("shadow")
 @click.option("--model", help="The production model, instead of model.name.")
 @click.option("--fallback", is_flag=True, help="The active version beside its fallback, instead of the candidate.")
-@click.option("--instrument", help="venue:symbol, where the log has several; else that of the newest session.")
+@click.option("--instrument", help="venue:symbol; else the one whose traffic decides.")
 @source_option
 @click.option("--directory", type=click.Path(path_type=Path, file_okay=False), help="Default: .lobsmith/reports.")
 @set_option
@@ -31,44 +40,49 @@ def report_shadow(
 ) -> None:
     """Judge the candidate beside the active version on what both have answered so far, as a page and as JSON.
 
-    Nothing is promoted or rejected: that is for the shadow flow, which asks the same question.
+    Nothing is promoted, rejected or rolled back: that is for the flows, which judge the same rows in the same way.
     """
     from lobsmith.files import write_atomic
-    from lobsmith.gates.rollback import judge_active
-    from lobsmith.gates.shadow import judge_shadow
-    from lobsmith.monitoring.log_reader import PredictionLog, compared
+    from lobsmith.monitoring.judged import judge_candidate, judge_in_service
     from lobsmith.monitoring.shadow_page import render_shadow
     from lobsmith.release.config import candidate_model
+    from lobsmith.release.manifest import read_manifest
     from lobsmith.release.repository import Repository
 
     params = load_params(workspace.params, overrides(settings))
+    # The page is about rows that both answered: a split test's are mirrored too.
+    params = replace(params, shadow=replace(params.shadow, share=0.0))
     name = model or params.model.name
-    repository = Repository.of(workspace)
-    listed = repository.listed(name)
-    if fallback:
-        pair = [(name, version) for version in listed[-2:]]
-    else:
-        pair = [(name, version) for version in listed[-1:]]
-        pair += [(candidate_model(name), version) for version in repository.listed(candidate_model(name))[-1:]]
-    if len(pair) < 2:
+    repository, slot = Repository.of(workspace), candidate_model(name)
+    active, other = repository.active(name), repository.fallback(name) if fallback else repository.active(slot)
+    if active is None or other is None:
         missing = "no fallback" if fallback else "no candidate beside an active version"
         raise DataError(f"{name}: there is {missing} to compare; see lobsmith status")
-    with PredictionLog.of(workspace, name) as log:
-        sessions = [one for one in log.sessions() if one["source"] in sources]
-        chosen = instrument or next((one["instrument"] for one in sessions), None)
-        names = [one["session"] for one in sessions if one["instrument"] == chosen]
-        both = compared(log, pair[0], pair[1], sessions=names)
+    judged_version = (name, active) if fallback else (slot, other)
+    since_ns = read_manifest(repository.directory(*judged_version)).created_ns
+    chosen: _Chosen = {"since_ns": since_ns, "sources": sources, "instrument": instrument}
     if fallback:
-        verdict = judge_active(both, params.rollback, params.paired)
-        margin = params.rollback.margin
+        now_ns = time.time_ns()
+        judged = judge_in_service(workspace, params, name, active=active, fallback=other, now_ns=now_ns, **chosen)
     else:
-        verdict = judge_shadow(both, params.shadow, params.paired)
-        margin = 0.0
-    path = (directory or workspace.home / "reports") / f"{verdict.judged}-{pair[1][0]}-{pair[1][1]}.html"
-    write_atomic(path, render_shadow(verdict, both, params.paired, margin=margin).encode())
+        judged = judge_candidate(workspace, params, name, active=active, candidate=other, **chosen)
+    if judged is None or judged.compared is None:
+        of = "" if instrument is None else f" of {instrument}"
+        raise DataError(
+            f"{name}: no row{of} from {' or '.join(sources)} sessions was put to both yet; --source counts others"
+        )
+    verdict = judged.verdict
+    page = render_shadow(verdict, judged.compared, params.paired, margin=params.rollback.margin if fallback else 0.0)
+    path = (directory or workspace.home / "reports") / f"{verdict.judged}-{judged_version[0]}-{judged_version[1]}.html"
+    try:
+        write_atomic(path, page.encode())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}; pass another --directory") from error
     if as_json:
-        print_json({"verdict": verdict, "page": str(path)})
+        print_json({"instrument": judged.instrument, "verdict": verdict, "page": str(path)})
         return
-    results.print(f"{verdict.second} beside {verdict.first}: {verdict.decision}", soft_wrap=True)
+    results.print(f"{verdict.second} beside {verdict.first}, {judged.instrument}: {verdict.decision}", soft_wrap=True)
     results.print(verdict.reason, soft_wrap=True)
+    for alarm in verdict.alarms:
+        results.print(f"alarm  {alarm}", soft_wrap=True)
     results.print(f"page {path}", soft_wrap=True)

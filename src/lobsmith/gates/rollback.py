@@ -44,6 +44,7 @@ def judge_active(
     params: RollbackParams,
     paired: PairedParams,
     *,
+    alone: Answers | None = None,
     epoch: int = 1,
     rule: BlockRule | None = None,
 ) -> LiveVerdict:
@@ -53,6 +54,8 @@ def judge_active(
         compared: rows that both were asked about, in the order of time, from the beginning of the epoch.
         params: limits.
         paired: how losses are compared.
+        alone: all rows of the active version, whose newest are held against the limits: a fallback that is asked about
+            few of them, or no more, must not hide what it does. None takes those of `compared`.
         epoch: see `epoch_at`.
         rule: length of blocks, where the same two versions were compared before; None measures it on the first rows.
 
@@ -79,7 +82,7 @@ def judge_active(
         shifted = shifted._replace(rule=blocks.rule._replace(measured=blocks.rule.measured + params.margin))
     evidence = weigh_blocks(shifted, paired.clip, params.alpha)
     threshold = epoch * (epoch + 1) / params.alpha
-    broken, alarms = _limits(compared, params)
+    broken, alarms = _limits(compared, active if alone is None else alone, params)
     decision = (ROLL_BACK, "; ".join(broken)) if broken else _by_losses(evidence, threshold, params)
     return summarise(
         GATE,
@@ -134,23 +137,23 @@ def _by_losses(evidence: Evidence, threshold: float, params: RollbackParams) -> 
     return KEEP, f"no limit is broken: {found}"
 
 
-def _limits(compared: Compared, params: RollbackParams) -> tuple[list[str], list[str]]:
+def _limits(compared: Compared, active: Answers, params: RollbackParams) -> tuple[list[str], list[str]]:
     """Return what the active version breaks, and what is only an alarm, in words."""
-    active = compared.second
     if not len(active.time_ns):
         return [], ["there are no rows: nothing is known of it"]
-    newest = active.time_ns > active.time_ns.max() - round(params.window_s * _NS_PER_S)
-    mine, theirs = _rows(active, newest), _rows(compared.first, newest)
+    until_ns = int(active.time_ns[-1])
+    mine = _newest(active, until_ns, params)
+    theirs, beside = (_newest(one, until_ns, params) for one in (compared.first, compared.second))
     if len(mine.time_ns) < params.rows:
         return [], [f"only {len(mine.time_ns)} rows in the last {params.window_s:g} s: nothing is known of it"]
     found = _broken(mine, params)
-    excused = _broken(theirs, params) if answered(compared.first).any() else {}
+    excused = _broken(theirs, params) if len(theirs.time_ns) and answered(compared.first).any() else {}
     if len(compared.first_probe_ns) >= _PROBES and _p99_ms(compared.first_probe_ns) > params.latency_p99_ms:
         excused[SLOW] = ""
     else:
         # Its rows are asked in chunks, which says nothing about a single one.
         excused.pop(SLOW, None)
-    floor, shared = _below_floor(mine, theirs, params)
+    floor, shared = _below_floor(mine, theirs, beside, params)
     if floor:
         found[FLOOR] = floor
     if shared:
@@ -159,7 +162,10 @@ def _limits(compared: Compared, params: RollbackParams) -> tuple[list[str], list
     return broken, [f"{words}; the fallback does so too" for name, words in found.items() if name in excused]
 
 
-def _rows(answers: Answers, chosen: npt.NDArray[np.bool_]) -> Answers:
+def _newest(answers: Answers, until_ns: int, params: RollbackParams) -> Answers:
+    """Return the rows of the last window, counted in rows as well as in time: a clock may have been set back."""
+    older = np.flatnonzero(answers.time_ns <= until_ns - round(params.window_s * _NS_PER_S))
+    chosen = slice(int(older[-1]) + 1 if len(older) else 0, None)
     return replace(
         answers,
         time_ns=answers.time_ns[chosen],
@@ -206,14 +212,15 @@ def _p99_ms(latency_ns: npt.NDArray[np.int64]) -> float:
     return float(np.percentile(latency_ns, 99)) / _NS_PER_MS
 
 
-def _below_floor(mine: Answers, theirs: Answers, params: RollbackParams) -> tuple[str | None, bool]:
+def _below_floor(mine: Answers, theirs: Answers, beside: Answers, params: RollbackParams) -> tuple[str | None, bool]:
     """Return in words that the log-loss at the first horizon is far above what the rows allow, and if it is not alone.
 
     It is held against the base rate of the very rows, known in hindsight: in any market that much can be had without a
     model. A base rate of almost nothing, in a market that stands still, counts as `least_base`. It is not alone where
-    it is not as far above the fallback's on the rows that both answered: a market that no model understands.
+    it is not as far above the fallback's on the rows that both answered: a market that no model understands. `beside`
+    are its answers to the rows of `theirs`.
     """
-    (loss, known), (other, both) = losses(mine, [0]), losses(theirs, [0])
+    loss, known = losses(mine, [0])
     if known.sum() < params.rows:
         return None, False
     y = mine.labels[known, 0].astype(np.int64)
@@ -222,6 +229,7 @@ def _below_floor(mine: Answers, theirs: Answers, params: RollbackParams) -> tupl
     value = float(loss[known].mean())
     if value <= params.floor * bar:
         return None, False
-    pairs = known & both
-    shared = pairs.sum() >= params.rows and loss[pairs].mean() <= params.floor * other[pairs].mean()
+    (ours, told), (other, also) = losses(beside, [0]), losses(theirs, [0])
+    pairs = told & also
+    shared = pairs.sum() >= params.rows and ours[pairs].mean() <= params.floor * other[pairs].mean()
     return f"its log-loss of {value:.4g} is more than {params.floor:g} times the base rate's {bar:.4g}", bool(shared)

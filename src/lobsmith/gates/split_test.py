@@ -15,6 +15,7 @@ not matter.
 import functools
 import hashlib
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,8 @@ from lobsmith.params import PairedParams, ShadowParams
 
 GATE = "split test"
 _NS_PER_S = 1_000_000_000
+_MISSED = "answered by production"
+"""The reason of a row that was drawn for the candidate and that it did not answer."""
 _BASELINE = 10
 """Blocks before that the baseline is the mean loss of."""
 
@@ -55,6 +58,56 @@ def _drawn(symbol: str, block: int, salt: str) -> float:
     """Return a number in [0, 1), uniform over blocks."""
     words = f"{len(salt)}:{salt}{len(symbol)}:{symbol}{block}".encode()
     return int.from_bytes(hashlib.blake2b(words, digest_size=6).digest(), "big") / 2**48
+
+
+def by_draw(first: Answers, second: Answers, symbol: str, params: ShadowParams) -> tuple[Answers, Answers]:
+    """Give rows to the version they were drawn for: those that production had to answer for it, it left unanswered.
+
+    What came before the candidate's first answer, which is when it was there for the first time, is left out.
+
+    Args:
+        first: rows that production was asked about, by clients that split their traffic.
+        second: rows that the candidate answered, at least one.
+        symbol: whose rows these are.
+        params: what `arm` was given.
+
+    Raises:
+        GateError: the candidate answered rows that were not drawn for it.
+    """
+    if not _drawn_for_second(second.time_ns, symbol, params).all():
+        raise GateError(
+            f"{second.model} {second.version} answered {symbol} in blocks of time that were not drawn for it; give "
+            "shadow.share, shadow.arm_s and shadow.salt the values that its clients have, or publish it anew"
+        )
+    theirs = _drawn_for_second(first.time_ns, symbol, params)
+    missed = np.flatnonzero(theirs & (first.time_ns >= second.time_ns.min()))
+    unanswered_rows = np.full((len(missed), *second.probabilities.shape[1:]), np.nan, np.float32)
+    return _rows(first, np.flatnonzero(~theirs)), replace(
+        second,
+        time_ns=np.concatenate([second.time_ns, first.time_ns[missed]]),
+        segment=np.concatenate([second.segment, first.segment[missed] + second.segment.max() + 1]),
+        labels=np.concatenate([second.labels, first.labels[missed]]),
+        probabilities=np.concatenate([second.probabilities, unanswered_rows]),
+        latency_ns=np.concatenate([second.latency_ns, first.latency_ns[missed]]),
+        reasons=second.reasons | ({_MISSED: len(missed)} if len(missed) else {}),
+    )
+
+
+def _drawn_for_second(time_ns: npt.NDArray[np.int64], symbol: str, params: ShadowParams) -> npt.NDArray[np.bool_]:
+    blocks, place = np.unique(time_ns // round(params.arm_s * _NS_PER_S), return_inverse=True)
+    drawn = [_drawn(symbol, block, params.salt) < params.share for block in blocks.tolist()]
+    return np.array(drawn, bool)[place]
+
+
+def _rows(answers: Answers, rows: npt.NDArray[np.int64]) -> Answers:
+    return replace(
+        answers,
+        time_ns=answers.time_ns[rows],
+        segment=answers.segment[rows],
+        labels=answers.labels[rows],
+        probabilities=answers.probabilities[rows],
+        latency_ns=answers.latency_ns[rows],
+    )
 
 
 def judge_split(first: Answers, second: Answers, params: ShadowParams, paired: PairedParams) -> LiveVerdict:

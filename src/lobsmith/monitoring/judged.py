@@ -1,18 +1,15 @@
 """What live traffic says of two versions, read from the prediction log and judged, instrument by instrument."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
-from lobsmith.gates.answers import Answers, Compared
+from lobsmith.gates.answers import Compared
 from lobsmith.gates.live_verdict import PROMOTE, REJECT, ROLL_BACK, LiveVerdict
 from lobsmith.gates.rollback import epoch_at, judge_active, without_fallback
 from lobsmith.gates.shadow import judge_shadow
-from lobsmith.gates.split_test import judge_split
+from lobsmith.gates.split_test import by_draw, judge_split
 from lobsmith.monitoring import log_reader
-from lobsmith.monitoring.log_reader import PredictionLog, answers, compared
+from lobsmith.monitoring.log_reader import PredictionLog, answers, compared, sessions_asked
 from lobsmith.monitoring.prediction_log import Role, Source, log_path
 from lobsmith.params import Params
 from lobsmith.release.config import candidate_model
@@ -27,10 +24,11 @@ _CAUTION = {REJECT: 0, PROMOTE: 2}
 
 
 class Judged(NamedTuple):
-    """The verdict that decides, and the instrument whose traffic it is about."""
+    """The verdict that decides, the instrument whose traffic it is about, and the rows; None where they were split."""
 
     instrument: str
     verdict: LiveVerdict
+    compared: Compared | None = None
 
 
 def judge_candidate(
@@ -42,6 +40,7 @@ def judge_candidate(
     candidate: int,
     since_ns: int,
     sources: Sources = LIVE,
+    instrument: str | None = None,
 ) -> Judged | None:
     """Judge a candidate beside the active version; None where no row was put to both.
 
@@ -56,6 +55,7 @@ def judge_candidate(
         candidate: the version in the candidate slot.
         since_ns: when the candidate was published, UTC.
         sources: which sessions count.
+        instrument: the only one to look at; None takes all.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -63,17 +63,20 @@ def judge_candidate(
     """
     pair = (model, active), (candidate_model(model), candidate)
 
-    def judge(log: PredictionLog, sessions: list[str]) -> LiveVerdict | None:
-        if params.shadow.share:
-            first, second = (
-                answers(log, *one, since_ns=since_ns, sessions=sessions, role=Role.PRIMARY) for one in pair
-            )
+    def judge(log: PredictionLog, about: str, sessions: list[str]) -> Judged | None:
+        # A client that splits nothing asks production whatever was drawn.
+        split = sessions_asked(log, *pair[1], Role.PRIMARY, sessions) if params.shadow.share else []
+        if split:
+            first, second = (answers(log, *one, since_ns=since_ns, sessions=split, role=Role.PRIMARY) for one in pair)
             if len(second.time_ns):
-                return judge_split(first, second, params.shadow, params.paired)
-        both = _in_time(compared(log, *pair, since_ns=since_ns, sessions=sessions))
-        return judge_shadow(both, params.shadow, params.paired) if len(both.first.time_ns) else None
+                drawn = by_draw(first, second, about, params.shadow)
+                return Judged(about, judge_split(*drawn, params.shadow, params.paired))
+        both = compared(log, *pair, since_ns=since_ns, sessions=sessions, overlaps=False)
+        if not len(both.first.time_ns):
+            return None
+        return Judged(about, judge_shadow(both, params.shadow, params.paired), both)
 
-    found = _each(workspace, model, sources, judge)
+    found = _each(workspace, model, sources, instrument, judge)
     return min(found, key=lambda one: (_CAUTION.get(one.verdict.decision, 1), one.verdict.e_better), default=None)
 
 
@@ -87,6 +90,7 @@ def judge_in_service(
     since_ns: int,
     now_ns: int,
     sources: Sources = LIVE,
+    instrument: str | None = None,
 ) -> Judged | None:
     """Judge the active version beside its fallback; None where it was asked about no row.
 
@@ -99,6 +103,7 @@ def judge_in_service(
         since_ns: when the active version was promoted, UTC.
         now_ns: the time, UTC.
         sources: which sessions count.
+        instrument: the only one to look at; None takes all.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -106,19 +111,19 @@ def judge_in_service(
     """
     epoch, start_ns = epoch_at(since_ns, now_ns, params.rollback.watch_s)
 
-    def judge(log: PredictionLog, sessions: list[str]) -> LiveVerdict | None:
-        alone = _in_time(without_fallback(answers(log, model, active, since_ns=start_ns, sessions=sessions)))
-        if not len(alone.second.time_ns):
+    def judge(log: PredictionLog, about: str, sessions: list[str]) -> Judged | None:
+        # Only as what serves: mirrored rows, which it got before a rollback, are asked about in chunks and wait.
+        mine = answers(log, model, active, since_ns=start_ns, sessions=sessions, role=Role.PRIMARY, overlaps=False)
+        if not len(mine.time_ns):
             return None
-        both = alone
+        both = without_fallback(mine)
         if fallback is not None:
             pair = (model, fallback), (model, active)
-            both = _in_time(compared(log, *pair, since_ns=start_ns, sessions=sessions))
-        # A fallback that is asked no more must not hide what the active version does by itself.
-        used = both if _reaches(both, alone, params.rollback.window_s) else alone
-        return judge_active(used, params.rollback, params.paired, epoch=epoch)
+            both = compared(log, *pair, since_ns=start_ns, sessions=sessions, overlaps=False)
+        verdict = judge_active(both, params.rollback, params.paired, alone=mine, epoch=epoch)
+        return Judged(about, verdict, both)
 
-    found = _each(workspace, model, sources, judge)
+    found = _each(workspace, model, sources, instrument, judge)
     return max(found, key=lambda one: (one.verdict.decision == ROLL_BACK, one.verdict.e_worse), default=None)
 
 
@@ -135,37 +140,21 @@ def last_asked_ns(workspace: Workspace, model: str, version: int, sources: Sourc
         return log_reader.last_asked_ns(log, model, version, sessions)
 
 
-def _reaches(both: Compared, alone: Compared, window_s: float) -> bool:
-    """Say whether the newest rows were put to both."""
-    return len(both.second.time_ns) > 0 and alone.second.time_ns[-1] - both.second.time_ns[-1] <= window_s * 1e9
-
-
-def _in_time(both: Compared) -> Compared:
-    """Leave out what overlaps: several clients of one instrument see the same rows, which are no more evidence."""
-    time_ns = both.second.time_ns
-    rising = time_ns >= np.maximum.accumulate(time_ns)
-    if rising.all():
-        return both
-
-    def chosen(one: Answers) -> Answers:
-        arrays = ("time_ns", "segment", "labels", "probabilities", "latency_ns")
-        return replace(one, **{name: getattr(one, name)[rising] for name in arrays})
-
-    return replace(both, first=chosen(both.first), second=chosen(both.second))
-
-
 def _each(
     workspace: Workspace,
     model: str,
     sources: Sources,
-    judge: Callable[[PredictionLog, list[str]], LiveVerdict | None],
+    instrument: str | None,
+    judge: Callable[[PredictionLog, str, list[str]], Judged | None],
 ) -> list[Judged]:
     """Judge the sessions of each instrument together; only rows of one instrument can be compared."""
     if not log_path(workspace, model).exists():
         return []
     with PredictionLog.of(workspace, model) as log:
-        verdicts = {instrument: judge(log, names) for instrument, names in _sessions(log, sources).items()}
-    return [Judged(instrument, verdict) for instrument, verdict in verdicts.items() if verdict is not None]
+        found = [
+            judge(log, about, names) for about, names in _sessions(log, sources).items() if instrument in (None, about)
+        ]
+    return [one for one in found if one is not None]
 
 
 def _sessions(log: PredictionLog, sources: Sources) -> dict[str, list[str]]:

@@ -115,12 +115,13 @@ def answers(
     until_ns: int = NEVER,
     sessions: Sequence[str] | None = None,
     role: Role | None = None,
+    overlaps: bool = True,
 ) -> Answers:
     """Return what a version answered, in the order of sessions and of rows within them.
 
-    Segments are numbered anew, so that those of different sessions differ. A version that was asked twice about a row
-    counts once, with the first answer of the role it had first. Rows that it was only primed with were not put to it.
-    No row at all is no error: the arrays are then empty.
+    Segments are numbered anew: those of different sessions differ, and one ends where the clock was set back. A version
+    that was asked twice about a row counts once, with the first answer of the role it had first. Rows that it was only
+    primed with were not put to it. No row at all is no error: the arrays are then empty.
 
     Args:
         log: the log.
@@ -130,12 +131,16 @@ def answers(
         until_ns: rows asked about before that.
         sessions: the sessions to take; None takes all.
         role: why it was asked; None takes all.
+        overlaps: whether rows count that were received no later than some of an earlier session. Clients of one
+            instrument at the same time see the same rows, which are no more evidence.
 
     Raises:
         PredictionLogError: the log cannot be read.
     """
     with faults_named(log.path):
         logged = _logged(log, (model, version), since_ns, until_ns, sessions, role)
+        if not overlaps:
+            logged = logged.take(_first_seen(logged))
         return _as_answers(log, (model, version), logged, _labels(log, logged))
 
 
@@ -159,6 +164,18 @@ def last_asked_ns(log: PredictionLog, model: str, version: int, sessions: Sequen
     return None if last is None else int(last)
 
 
+def sessions_asked(log: PredictionLog, model: str, version: int, role: Role, sessions: Sequence[str]) -> list[str]:
+    """Return those of the sessions in which a version was asked in a role.
+
+    Raises:
+        PredictionLogError: the log cannot be read.
+    """
+    chosen, names = _among(sessions)
+    query = f"""SELECT sessions.session FROM streams JOIN sessions ON sessions.id = streams.session
+        WHERE model = ? AND version = ? AND role = ? {chosen}"""  # noqa: S608
+    return [name for (name,) in log._rows(query, (model, version, role, *names))]
+
+
 def compared(
     log: PredictionLog,
     first: Version,
@@ -167,6 +184,7 @@ def compared(
     since_ns: int = EVER,
     until_ns: int = NEVER,
     sessions: Sequence[str] | None = None,
+    overlaps: bool = True,
 ) -> Compared:
     """Return what two versions answered to the rows that were put to both, and their probes.
 
@@ -179,6 +197,7 @@ def compared(
         since_ns: rows that both were asked about from then on, UTC.
         until_ns: rows that both were asked about before that.
         sessions: the sessions to take; None takes all.
+        overlaps: as for `answers`.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -187,6 +206,9 @@ def compared(
         one, other = (_logged(log, version, since_ns, until_ns, sessions) for version in (first, second))
         here, there = _shared(one, other)
         one, other = one.take(here), other.take(there)
+        if not overlaps:
+            new = _first_seen(one)
+            one, other = one.take(new), other.take(new)
         labels = _labels(log, one)
         return Compared(
             _as_answers(log, first, one, labels),
@@ -266,10 +288,23 @@ def _shared(one: _Logged, other: _Logged) -> tuple[Int64, Int64]:
     return here, there
 
 
+def _first_seen(logged: _Logged) -> npt.NDArray[np.bool_]:
+    """Tell the rows received later than all of the sessions before theirs, bool [N]; a clock may go back within one."""
+    seen = np.ones(len(logged.row), bool)
+    _, starts = np.unique(logged.session, return_index=True)
+    latest = EVER
+    for start, stop in pairwise([*starts.tolist(), len(seen)]):
+        seen[start:stop] = logged.time_ns[start:stop] > latest
+        latest = max(latest, int(logged.time_ns[start:stop].max()))
+    return seen
+
+
 def _as_answers(log: PredictionLog, version: Version, logged: _Logged, labels: npt.NDArray[np.int8]) -> Answers:
     segment = np.zeros(len(logged.row), np.int64)
     if len(segment):
-        segment[1:] = np.cumsum((np.diff(logged.session) != 0) | (np.diff(logged.segment) != 0))
+        segment[1:] = np.cumsum(
+            (np.diff(logged.session) != 0) | (np.diff(logged.segment) != 0) | (np.diff(logged.time_ns) < 0)
+        )
     words, counts = np.unique(logged.reason.astype(str), return_counts=True)
     return Answers(
         model=version[0],

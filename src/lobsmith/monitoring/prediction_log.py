@@ -15,8 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from adbc_driver_sqlite import dbapi
 
+from lobsmith.errors import PredictionLogError
 from lobsmith.monitoring.log_file import faults_named, label_columns, number, open_log, probability_columns, transaction
 from lobsmith.params import Params, PredictionLogParams
+from lobsmith.release.config import may_produce
+from lobsmith.release.repository import Repository
 from lobsmith.workspace import Workspace
 
 _NS_PER_S = 1_000_000_000
@@ -50,7 +53,15 @@ def log_path(workspace: Workspace, model: str) -> Path:
     Args:
         workspace: the project's folders.
         model: the production model, such as `lob`, not the candidate's name.
+
+    Raises:
+        PredictionLogError: no production model may have this name.
     """
+    if not (Repository.is_name(model) and may_produce(model)):
+        raise PredictionLogError(
+            f"{model!r} is not a production model's name; use letters, digits and underscores, a letter first, "
+            "without the ending of a candidate or of plans"
+        )
     return workspace.predictions / f"{model}.db"
 
 

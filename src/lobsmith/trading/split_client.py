@@ -122,7 +122,8 @@ class SplitClient:
             self._candidate = self._open_candidate()
         prediction = None if self._candidate is None else self._candidate.step(row)
         self._history.append(row[np.newaxis])
-        failed = prediction is None or prediction.probabilities is None
+        # Of a row that is not finite nobody can say anything.
+        failed = prediction is None or prediction.reason not in (None, Reason.NON_FINITE_INPUT)
         if prediction is not None and prediction.reason is Reason.REFUSED:
             # The model may have been published anew with another state: learn its shape again.
             self._candidate = None
