@@ -27,6 +27,7 @@ SHORT = {
     "paired.measure_s": 300,
     "shadow.minimum_s": 600,
     "shadow.probes": 0,
+    "rollback.rows": 200,
 }
 ROWS, PER_SECOND, NS = 18_000, 5, 1_000_000_000
 

@@ -82,7 +82,7 @@ def test_a_stream_in_chunks_is_answered_as_a_client_would_be(template, params, r
         expected = directly(template, "lob_candidate", ROWS[:N])
     else:
         expected = directly(template, "lob", ROWS[:N], choose=second_newest)
-        assert {one.version for one in predictions} == {Repository(template.repository).listed("lob")[0]}
+        assert {one.version for one in predictions} == {Repository.of(template).listed("lob")[0]}
     np.testing.assert_allclose(probabilities(predictions), expected, atol=1e-5)
 
 
@@ -172,7 +172,7 @@ def test_a_candidate_of_another_size_takes_over(tmp_path: Path, params: Params) 
 
 def test_probes_time_both_versions_whichever_goes_first(template, params) -> None:
     followed = mirror(template, params)
-    (active,) = Repository(template.repository).listed("lob")[-1:]
+    (active,) = Repository.of(template).listed("lob")[-1:]
     assert followed.probe("lob", active, ROWS[0], swap=False) is None
     followed.answer(records(0, 10))
     for swap in (False, True):

@@ -1,6 +1,5 @@
 """The trading process's side of recording: rows go into a ring, a process of its own takes them out."""
 
-import os
 import secrets
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from msgspec import Struct
 from lobsmith.features.definitions import COUNT, definitions_sha256
 from lobsmith.files import write_atomic
 from lobsmith.params import Params, as_table
+from lobsmith.process import Process
 from lobsmith.release.config import candidate_model, plans_model
 from lobsmith.trading.client import Prediction, Reason
 from lobsmith.trading.recorder_config import RecorderConfig, Tally
@@ -134,7 +134,7 @@ class Recorder:
             definitions_sha256=definitions_sha256(params.features, params.labels),
             transport=transport,
             url=url,
-            parent_pid=os.getpid(),
+            parent=Process.this(),
             patient=patient,
         )
         self._adopted = self._adopt()
@@ -288,7 +288,7 @@ class Recorder:
         for path in self._folder.glob("*.json"):
             try:
                 left = msgspec.json.decode(path.read_bytes(), type=RecorderConfig)
-                if Path(f"/proc/{left.parent_pid}").exists():
+                if not left.parent.is_dead():
                     continue
                 if Path(left.ring).exists():
                     # Where a recorder is still at it, this one finds the ring taken and ends.

@@ -5,6 +5,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from lobsmith.process import Process
+
 
 class Tally(IntEnum):
     """What the recorder counts in the ring's header."""
@@ -36,5 +38,5 @@ class RecorderConfig(Struct, frozen=True, kw_only=True):
     definitions_sha256: str
     transport: str
     url: str | None
-    parent_pid: int
+    parent: Process
     patient: bool

@@ -203,7 +203,7 @@ def main(path: Path) -> None:
     signal.signal(signal.SIGTERM, stop)
 
     def orphaned() -> bool:
-        return os.getppid() != config.parent_pid
+        return os.getppid() != config.parent.pid
 
     with LogWriter.of(Workspace(Path(config.root)), config.model, params) as log:
         log.begin(config.session, Source(config.source), config.instrument, config.started_ns)
