@@ -12,8 +12,10 @@ from lobsmith.release import journal, placement, publication
 from lobsmith.release import publish as publishing
 from lobsmith.release.config import listed_versions, read_config
 from lobsmith.release.publish import mint_version, publish
+from lobsmith.release.repair import repair
 from lobsmith.release.repository import Repository
 from lobsmith.release.steps import PROCEDURES
+from lobsmith.release.verify import verify
 from lobsmith.release.writer import sole_writer
 from lobsmith.workspace import Workspace
 from tests.release import toy
@@ -290,3 +292,16 @@ def test_a_publisher_does_not_wait_for_ever(workspace):
         sole_writer(workspace, toy.params(), "publish toy", server=None, who=None, wait_s=0.1),
     ):
         pass
+
+
+def test_a_lost_configuration_costs_no_version(workspace, repository, artifact):
+    """Published all the same, the new version would be the only one listed, and the older ones retired."""
+    for _ in range(2):
+        put(workspace, artifact)
+    listed = repository.listed("toy")
+    repository.config_path("toy").unlink()
+    with pytest.raises(ReleaseError, match=r"config.pbtxt: missing.*verify --repair"):
+        put(workspace, artifact)
+    assert repository.versions("toy") == listed
+    assert repair(workspace, toy.params(), verify(workspace), server=None) == []
+    assert repository.listed("toy") == listed

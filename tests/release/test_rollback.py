@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from lobsmith.errors import DeadlineError, LeaseLostError, ReleaseError
-from lobsmith.release import journal
+from lobsmith.release import intent, journal
 from lobsmith.release.manifest import check_files
 from lobsmith.release.publish import publish
 from lobsmith.release.publish_engine import publish_engine
@@ -162,3 +162,24 @@ def test_plans_go_back_along(workspace, repository, server):
     rollback(workspace, PARAMS, "toy", server=server)
     assert repository.models() == ["toy"]
     assert set_aside(workspace) == [f"toy-{second}", f"toy-{third}", f"toy_trt-{second}", f"toy_trt-{third}"]
+
+
+def test_an_older_version_whose_folder_is_gone_does_not_stand_in_the_way(workspace, repository, server):
+    first, second, _ = repository.listed("toy")
+    shutil.rmtree(repository.directory("toy", first))
+    assert rollback(workspace, PARAMS, "toy", server=server).version_to == second
+    assert repository.listed("toy") == repository.versions("toy") == [second]
+    assert intent.pending(workspace) is None
+
+
+def test_a_bad_version_is_taken_back_though_an_older_rollback_was_not_ended(workspace, repository):
+    first, second, third = repository.listed("toy")
+
+    def refuse(model, version):
+        raise DeadlineError("no answer")
+
+    with pytest.raises(DeadlineError):
+        rollback(workspace, PARAMS, "toy", bad=third, server=StandIn(workspace, refuse))
+    done = rollback(workspace, PARAMS, "toy", bad=second, server=StandIn(workspace))
+    assert (done.version_from, done.version_to) == (second, first)
+    assert set_aside(workspace) == [f"toy-{second}", f"toy-{third}"]

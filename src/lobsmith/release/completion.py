@@ -13,7 +13,8 @@ from lobsmith.release.writer import Writer
 def go_back(writer: Writer, intent: Intent) -> None:
     """Do a rollback: list, serve, journal, then have the bad versions unloaded and set aside.
 
-    Each part is left out where it was done already, and all of them where the old version is listed no longer.
+    Each part is left out where it was done already, and all of them where the old version is gone or listed no longer.
+    An older version that is listed and gone leaves the list too: it must not stand in the way.
 
     Raises:
         ServingError: the server does not serve the old version, though the policy says so, or does not let go of the
@@ -22,9 +23,10 @@ def go_back(writer: Writer, intent: Intent) -> None:
     entry, repository = intent.entry, writer.repository
     model, target = entry.model, entry.version_to
     listed = repository.listed(model)
-    if target is None or target not in listed:
+    good = [version for version in listed if version in repository.versions(model)]
+    if target is None or target not in good:
         return
-    stay = [version for version in listed if version <= target]
+    stay = [version for version in good if version <= target]
     if stay != listed:
         with writer.lease.fence():
             repository.list_versions(model, stay)

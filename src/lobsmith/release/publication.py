@@ -32,7 +32,7 @@ from lobsmith.gates.verdict import Verdict
 from lobsmith.params import Params
 from lobsmith.progress import Note
 from lobsmith.release import journal
-from lobsmith.release.config import read_config
+from lobsmith.release.config import is_candidate, read_config
 from lobsmith.release.contract import WireContract
 from lobsmith.release.intent import Intent, close, declare
 from lobsmith.release.journal import Entry
@@ -212,10 +212,16 @@ def check_model(repository: Repository, model: str, contract: WireContract, back
 
     Raises:
         ContractError: the model has another wire contract.
-        ReleaseError: it is of another backend, or not a model that lobsmith wrote.
+        ReleaseError: it is of another backend, not a model that lobsmith wrote, or its configuration is lost.
     """
     existing = repository.contract(model)
     if existing is None:
+        # Nothing would be known of the older versions, and they would be retired.
+        if repository.versions(model) and not is_candidate(model):
+            raise ReleaseError(
+                f"{repository.config_path(model)}: missing, though there are versions beside it; "
+                "write it anew with lobsmith repository verify --repair"
+            )
         return
     if existing != contract:
         have, want = structs.asdict(existing), structs.asdict(contract)

@@ -77,7 +77,7 @@ def rollback(
         LeaseError: somebody else took the right to act over.
     """
     with sole_writer(workspace, params, f"roll back {model}", server=server, who=who, note=note, seize=True) as writer:
-        intent = _begun(workspace, model, to)
+        intent = _begun(workspace, model, to, bad)
         if intent is None:
             # Only what was intended: to clear up the rest takes time that a bad version would answer for.
             resume(writer)
@@ -106,12 +106,13 @@ def rollback(
         )
 
 
-def _begun(workspace: Workspace, model: str, to: int | None) -> Intent | None:
+def _begun(workspace: Workspace, model: str, to: int | None, bad: int | None) -> Intent | None:
     """Return the same rollback, where one was begun and not ended."""
     intent = pending(workspace)
     if intent is None or (intent.entry.action, intent.entry.model) != (journal.ROLLED_BACK, model):
         return None
-    return intent if to in (None, intent.entry.version_to) else None
+    same = to in (None, intent.entry.version_to) and bad in (None, intent.entry.version_from)
+    return intent if same else None
 
 
 def _active(repository: Repository, model: str) -> int:
