@@ -97,6 +97,7 @@ def alert(
     active: Manifest,
     fallback: int | None,
     verdict: LiveVerdict | None,
+    done: RolledBack | None,
     sources: Sources,
 ) -> None:
     """Raise and resolve alerts. No data is one of its own: nothing is known then, which is not the same as fine."""
@@ -118,7 +119,7 @@ def alert(
         if fallback is None:
             message = f"version {active.version} has no fallback: {verdict.reason}"
             alerts.fire(workspace, alerts.CANNOT_ROLL_BACK, model, message)
-        else:
+        elif done is not None and done.version_from is not None:
             message = f"version {active.version} was taken back: {verdict.reason}"
             alerts.fire(workspace, alerts.ROLLED_BACK, model, message)
         return
@@ -168,7 +169,7 @@ def watch(workspace: Workspace, params: Params, sources: Sources) -> Monitored:
             except LobsmithError as error:
                 alerts.fire(workspace, alerts.CANNOT_ROLL_BACK, model, f"version {version}: {error}")
                 raise
-    alert(workspace, params, active, fallback, verdict, sources)
+    alert(workspace, params, active, fallback, verdict, done, sources)
     forget(workspace, params)
     if done is not None:
         complete(workspace, params)

@@ -14,8 +14,8 @@ from lobsmith.monitoring.judged import LIVE, Sources, judge_candidate
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
 from lobsmith.release.config import candidate_model
-from lobsmith.release.manifest import Manifest
-from lobsmith.release.registry import CHALLENGER, CHAMPION, SHADOW, Registered, delete_alias, request, tag, wanted
+from lobsmith.release.contest import Pair, move_aliases, pair_of
+from lobsmith.release.registry import SHADOW, tag
 from lobsmith.release.repository import Repository
 from lobsmith.workspace import Workspace
 from pipelines.reconcile import follow_and_build
@@ -35,30 +35,14 @@ class Shadowed(Struct, frozen=True, kw_only=True):
     verdict: LiveVerdict | None = None
 
 
-class _Pair(Struct, frozen=True):
-    active: int
-    candidate: Manifest
-    challenger: Registered
-
-
 @task(name="find the candidate")
-def find_the_candidate(workspace: Workspace, model: str) -> _Pair | str:
+def find_the_candidate(workspace: Workspace, model: str) -> Pair | str:
     """Return the active version, the candidate and its registered version, or why there is nothing to judge."""
-    repository, slot = Repository.of(workspace), candidate_model(model)
-    active, candidate = repository.active(model), repository.active(slot)
-    if candidate is None:
-        return "there is no candidate"
-    if active is None:
-        return "nothing serves that a candidate could be compared with"
-    manifest = repository.verify(slot, candidate)
-    challenger = wanted(workspace, model).challenger
-    if challenger is None or challenger.artifact_id != manifest.artifact_id:
-        return "the candidate is not the challenger; reconcile first"
-    return _Pair(active, manifest, challenger)
+    return pair_of(workspace, model)
 
 
 @task(name="judge the candidate")
-def judge(workspace: Workspace, params: Params, pair: _Pair, sources: Sources) -> LiveVerdict | None:
+def judge(workspace: Workspace, params: Params, pair: Pair, sources: Sources) -> LiveVerdict | None:
     """Compare what both answered since the candidate was published."""
     with stage("judge the candidate") as note:
         judged = judge_candidate(
@@ -75,15 +59,12 @@ def judge(workspace: Workspace, params: Params, pair: _Pair, sources: Sources) -
 
 
 @task(name="act on the verdict")
-def act(workspace: Workspace, params: Params, pair: _Pair, verdict: LiveVerdict) -> None:
-    """Note the verdict on the registered version, and move the aliases as it says."""
+def act(workspace: Workspace, params: Params, pair: Pair, verdict: LiveVerdict) -> bool:
+    """Note the verdict on the registered version, and move the aliases as it says; False where it came too late."""
     model, challenger = params.model.name, pair.challenger.version
     tag(workspace, model, challenger, {SHADOW: msgspec.json.encode(verdict.as_verdict()).decode()})
     create_markdown_artifact(key="shadow", markdown=as_markdown(verdict), description=f"registry:{challenger}")
-    if verdict.decision == PROMOTE:
-        request(workspace, model, CHAMPION, challenger, f"shadow verdict: {verdict.reason}")
-    elif verdict.decision == REJECT:
-        delete_alias(workspace, model, CHALLENGER)
+    return move_aliases(workspace, params, model, pair, verdict)
 
 
 def as_markdown(verdict: LiveVerdict) -> str:
@@ -113,8 +94,9 @@ def shadow(root: str = ".", overrides: Mapping[str, Any] | None = None, sources:
         verdict = judge(workspace, params, pair, sources)
         decision, reason = (verdict.decision, verdict.reason) if verdict else (None, "no row was put to both yet")
     if verdict is not None and not isinstance(pair, str):
-        act(workspace, params, pair, verdict)
-        if verdict.decision in (PROMOTE, REJECT):
+        if not act(workspace, params, pair, verdict):
+            decision, reason = None, f"aliases or versions have changed meanwhile; it was: {verdict.reason}"
+        elif verdict.decision in (PROMOTE, REJECT):
             follow_and_build(workspace, params, "shadow flow")
     return Shadowed(
         model=model,

@@ -285,10 +285,14 @@ def test_an_address_that_is_none_of_ours_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv(MLFLOW_URI, "postgresql://somewhere/mlflow")
     with pytest.raises(ReleaseError, match=r"postgresql: .*name an http"):
         wanted(workspace, "toy")
-    monkeypatch.setenv(MLFLOW_URI, "https://me:secret@somewhere")
-    with pytest.raises(ReleaseError, match="MLFLOW_TRACKING_USERNAME") as caught:
+    for credentials in ("me:secret", ":secret"):
+        monkeypatch.setenv(MLFLOW_URI, f"https://{credentials}@somewhere")
+        with pytest.raises(ReleaseError, match="MLFLOW_TRACKING_USERNAME") as caught:
+            wanted(workspace, "toy")
+        assert "secret" not in str(caught.value)
+    monkeypatch.setenv(MLFLOW_URI, "http://somewhere:port")
+    with pytest.raises(RegistryError, match="does not answer: Invalid port"):
         wanted(workspace, "toy")
-    assert "secret" not in str(caught.value)
 
 
 def test_a_rolled_back_version_can_be_asked_for_again_by_hand(workspace):

@@ -8,15 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lobsmith.gates.live_verdict import ROLL_BACK
 from lobsmith.lease import hold_lease
 from lobsmith.monitoring import alerts
+from lobsmith.monitoring.judged import LIVE
 from lobsmith.monitoring.prediction_log import LogWriter, Role, Source
 from lobsmith.params import load_params
 from lobsmith.release import journal
 from lobsmith.release.reconcile import reconcile
 from lobsmith.release.registry import CHALLENGER, CHAMPION, SERVING, SHADOW, registered, wanted
 from lobsmith.release.repository import Repository
+from lobsmith.release.rollback import RolledBack
 from lobsmith.workspace import Workspace
+from tests.release.verdicts import verdict
 from tests.release.wished import SLOT, candidate, register, wish, workspace_with_mlflow
 from tests.small import params_file
 
@@ -209,3 +213,15 @@ def test_monitors_may_overlap(workspace):
         found = monitor(workspace)
     assert found.decision is None
     assert "monitor toy" in found.reason
+
+
+def test_nothing_is_said_to_be_taken_back_that_was_replaced_meanwhile(workspace):
+    """Another version was promoted between the verdict and the rollback, which then had nothing to do."""
+    from pipelines.monitor import alert
+
+    promoted(workspace, 0.3)
+    repository = Repository.of(workspace)
+    active = repository.verify("toy", repository.active("toy"))
+    back = RolledBack(model="toy", version_from=None, version_to=active.version + 1, set_aside=())
+    alert.fn(workspace, params(workspace), active, 1, verdict(ROLL_BACK), back, LIVE)
+    assert [one.name for one in alerts.firing(workspace)] == [alerts.NO_PREDICTIONS]

@@ -4,10 +4,11 @@ import shutil
 
 import pytest
 
-from lobsmith.errors import GateError, LeaseError, ServingError
+from lobsmith.errors import GateError, LeaseError, LeaseLostError, ServingError
 from lobsmith.release import journal
 from lobsmith.release.nominate import nominate_new
 from lobsmith.release.reconcile import reconcile
+from lobsmith.release.reconcile_steps import Point
 from lobsmith.release.registry import (
     ARTIFACT_ID,
     CHALLENGER,
@@ -238,6 +239,25 @@ def test_a_rollback_that_was_begun_is_not_undone(workspace, repository):
     assert artifact_of(repository) == good
     assert done.promoted is None
     assert journal.REFUSED not in actions(workspace), "it was not even tried"
+
+
+def test_a_rollback_between_decision_and_promotion_is_not_undone(workspace, repository):
+    """The served copy is spoilt, so what was rolled back was about to be published again."""
+    good, bad = promoted(workspace, 0.3), promoted(workspace, 0.4)
+    spoil(repository, repository.active("toy"))
+    candidate(workspace, 0.4)
+
+    def meanwhile(step: str) -> None:
+        if step == Point.FOUND:
+            rollback(workspace, PARAMS, "toy", server=None)
+
+    with pytest.raises(LeaseLostError, match="rolled back when it was about to be promoted"):
+        reconcile(workspace, PARAMS, "toy", server=None, note=meanwhile)
+    assert artifact_of(repository) == good.artifact_id
+    assert REFUSED not in registered(workspace, "toy", bad.version).tags
+    settle(workspace)
+    assert artifact_of(repository) == good.artifact_id
+    assert wanted(workspace, "toy").champion.version == good.version
 
 
 def test_rolled_back_to_what_is_not_registered_leaves_no_champion(workspace, repository):

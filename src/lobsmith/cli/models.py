@@ -141,6 +141,9 @@ def promote(
     refusal = done.refused.get("champion")
     if refusal is not None:
         raise ReleaseError(f"{refusal}; {name} {done.active} goes on serving")
+    if done.champion != meant.version:
+        wish = "no version" if done.champion is None else f"registry:{done.champion}"
+        raise ReleaseError(f"{name}: champion asks for {wish} by now, somebody else moved it; promote again if need be")
     if as_json:
         print_json({"registered": meant.version, **msgspec.to_builtins(done), "served": server is not None})
         return

@@ -115,11 +115,11 @@ def _check_reachable(uri: str) -> None:
 
 
 def _check_server(uri: str) -> None:
-    if urlsplit(uri).username:
+    if "@" in urlsplit(uri).netloc:
         raise ReleaseError("LOBSMITH_MLFLOW_URI holds credentials; set MLFLOW_TRACKING_USERNAME and _PASSWORD instead")
     try:
         status = httpx.get(f"{uri.rstrip('/')}/health", timeout=_REACH_DEADLINE_S).status_code
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise RegistryError(
             f"{uri}: the MLflow server does not answer: {_first_line(error)}; start it, or unset LOBSMITH_MLFLOW_URI"
         ) from error

@@ -66,8 +66,9 @@ def nominate_new(
             note_serving(workspace, model, run, f"refused: {error}")
             raise
         log_release(workspace, run.run_id, Repository.of(workspace).directory(slot, manifest.version))
-        note_serving(workspace, model, run, f"candidate {slot} {manifest.version}")
         request(workspace, model, CHALLENGER, run.registry_version, f"run {artifact.run}")
+        # Last: with it the window counts as trained, and a candidate that nobody asks for would be lost.
+        note_serving(workspace, model, run, f"candidate {slot} {manifest.version}")
         return manifest
 
 

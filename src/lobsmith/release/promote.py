@@ -6,6 +6,7 @@ of any publication.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def promote(
     who: str | None = None,
     reason: str = "",
     verdicts: tuple[Verdict, ...] = (),
+    confirm: Callable[[], None] | None = None,
     note: Note | None = None,
 ) -> Manifest:
     """Publish a version's artifact as the new, highest version of a production model.
@@ -71,6 +73,7 @@ def promote(
         who: user or flow run, for the journal; the user of this process by default.
         reason: for the journal.
         verdicts: what live traffic said of it, added to those of the source.
+        confirm: called once nobody else can change the repository; raises where it is wanted no longer.
         note: told the name of each step once it is done.
 
     Returns:
@@ -97,6 +100,7 @@ def promote(
         source=source,
         original=manifest,
         added=verdicts,
+        confirm=confirm,
     )
     return promotion.run()
 
@@ -179,8 +183,11 @@ class _Promotion(OnnxPublication):
     source: Path
     original: Manifest
     added: tuple[Verdict, ...]
+    confirm: Callable[[], None] | None = None
 
     def check(self) -> None:
+        if self.confirm is not None:
+            self.confirm()
         check_verdicts(self.model, self.verdicts())
         # Retention may have been at work since it was read.
         if _sound(self.source, self.repository.trust) != self.original:

@@ -37,6 +37,7 @@ class Reconciled(Struct, frozen=True, kw_only=True):
         model: the production model.
         active: its active version.
         candidate: the version in the candidate slot.
+        champion: the registered version that the alias asked for in the end.
         promoted: the last version that was promoted in this call.
         done: the steps taken, in words.
         refused: aliases whose wish cannot be had, and why.
@@ -46,6 +47,7 @@ class Reconciled(Struct, frozen=True, kw_only=True):
     model: str
     active: int | None
     candidate: int | None
+    champion: int | None = None
     promoted: int | None = None
     done: tuple[str, ...] = ()
     refused: dict[str, str] = {}
@@ -80,12 +82,21 @@ def reconcile(
         ReleaseError: the repository or the journal is unreadable.
         ServingError: the server does not let go of a candidate.
     """
-    work = Work(workspace=workspace, params=params, model=model, server=server, who=who, retry=retry, note=note)
     limits = params.reconcile
     away = None
     with hold_lease(
         workspace.reconcile_lease, f"reconcile {model}", ttl_s=limits.lease_s, wait_s=limits.wait_s
     ) as lease:
+        work = Work(
+            workspace=workspace,
+            params=params,
+            model=model,
+            server=server,
+            who=who,
+            retry=retry,
+            note=note,
+            lease=lease,
+        )
         wanted = Wanted()
         try:
             for _ in range(_MOST_STEPS):
@@ -105,6 +116,7 @@ def reconcile(
         model=model,
         active=active,
         candidate=slot,
+        champion=None if wanted.champion is None else wanted.champion.version,
         promoted=None if work.promoted is None else work.promoted.version,
         done=tuple(work.done),
         refused=_refused(wanted),

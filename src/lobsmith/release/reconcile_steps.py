@@ -9,9 +9,10 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from lobsmith.errors import LobsmithError, RegistryError
+from lobsmith.errors import LeaseError, LeaseLostError, LobsmithError, RegistryError
 from lobsmith.gates.live_verdict import WATCH
 from lobsmith.gates.verdict import Verdict
+from lobsmith.lease import Lease
 from lobsmith.params import Params
 from lobsmith.progress import Note
 from lobsmith.release import journal, registry
@@ -28,6 +29,7 @@ from lobsmith.release.desired import (
     Settle,
     Step,
     Tag,
+    taken_back,
 )
 from lobsmith.release.manifest import Manifest
 from lobsmith.release.promote import nominate, promote
@@ -83,6 +85,7 @@ class Work:
     who: str | None
     retry: bool
     note: Note | None
+    lease: Lease
     promoted: Manifest | None = None
     done: list[str] = field(default_factory=list)
     tried: set[tuple[str, int]] = field(default_factory=set)
@@ -140,7 +143,8 @@ def _grant(work: Work, alias: str, wished: Registered, act: Callable[[], str]) -
             work.tried.discard((alias, wished.version))
             return
         work.done.append(act())
-    except RegistryError:
+    except (RegistryError, LeaseError):
+        # Neither says anything of the wish.
         raise
     except LobsmithError as error:
         before, reason = refusal_of(wished), " ".join(str(error).split())
@@ -166,6 +170,10 @@ def _identify(work: Work, wished: Registered) -> None:
 
 def _promote(work: Work, champion: Registered) -> str:
     verdict = _verdict(champion)
+    reason = _why(CHAMPION, champion)
+    # Who sets the alias by hand may overrule live traffic, but not unseen.
+    if verdict is not None and not verdict.passed and not _undecided(verdict):
+        reason += f"; against the verdict {verdict}"
     with source_of(work.workspace, work.model, champion) as source:
         work.reached(Point.FOUND)
         work.promoted = promote(
@@ -175,12 +183,26 @@ def _promote(work: Work, champion: Registered) -> str:
             model=work.model,
             server=work.server,
             who=work.who,
-            reason=_why(CHAMPION, champion),
+            reason=reason,
             verdicts=(verdict,) if verdict is not None and verdict.passed else (),
+            confirm=lambda: _confirm(work, champion),
             note=work.note,
         )
     work.reached(Point.PROMOTED)
     return f"promoted registry:{champion.version} as {work.model} {work.promoted.version}"
+
+
+def _confirm(work: Work, champion: Registered) -> None:
+    """Refuse to promote on what was known before somebody else took over, or rolled the wanted version back.
+
+    Raises:
+        LeaseLostError: so it was.
+    """
+    with work.lease.fence():
+        pass
+    if champion.artifact_id in taken_back(journal.read(work.workspace.journal), work.model):
+        wish = f"{work.model} registry:{champion.version}"
+        raise LeaseLostError(f"{wish}: rolled back when it was about to be promoted; reconcile again")
 
 
 def _fill(work: Work, challenger: Registered) -> str:

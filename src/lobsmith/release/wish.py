@@ -3,6 +3,7 @@
 import re
 
 from lobsmith.errors import ReleaseError
+from lobsmith.lease import hold_lease
 from lobsmith.params import Params
 from lobsmith.process import user
 from lobsmith.release.config import candidate_model
@@ -87,5 +88,8 @@ def ask_for(
     # A rollback that the alias has not followed yet is completed first: then this is a new wish, and not the old one.
     before = reconcile(workspace, params, model, server=server, who=who)
     if before.away is None:
-        request(workspace, model, CHAMPION, version, f"{who}{': ' if reason else ''}{reason}")
+        limits = params.reconcile
+        # Nobody else is in the middle of moving the alias, or he would overwrite the wish.
+        with hold_lease(workspace.reconcile_lease, f"promote {model}", ttl_s=limits.lease_s, wait_s=limits.wait_s):
+            request(workspace, model, CHAMPION, version, f"{who}{': ' if reason else ''}{reason}")
     return reconcile(workspace, params, model, server=server, who=who, retry=True)

@@ -1,0 +1,38 @@
+"""`lobsmith models` as its users see it; with the real Triton: tests/integration/test_promotion.py."""
+
+import pytest
+from click.testing import CliRunner
+
+from lobsmith.cli.main import cli
+from lobsmith.release import wish
+from lobsmith.release.registry import CHAMPION
+from lobsmith.release.repository import Repository
+from tests.release.wished import candidate, register, workspace_with_mlflow
+from tests.release.wished import wish as move_alias
+from tests.small import params_file
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    workspace = workspace_with_mlflow(tmp_path)
+    workspace.params.write_text(params_file().read_text())
+    return workspace
+
+
+def test_who_is_overtaken_by_another_promotion_is_told_so(workspace, monkeypatch):
+    first, second = (register(workspace, candidate(workspace, scale)) for scale in (0.3, 0.4))
+    ask = wish.request
+
+    def overtaken(*arguments):
+        ask(*arguments)
+        move_alias(workspace, CHAMPION, second)
+
+    monkeypatch.setattr(wish, "request", overtaken)
+    arguments = ["--root", str(workspace.root), "models", "promote", f"registry:{first.version}", "--model", "toy"]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 1
+    assert f"champion asks for registry:{second.version} by now" in done.stderr
+    repository = Repository.of(workspace)
+    assert repository.verify("toy", repository.active("toy")).artifact_id == second.artifact_id
