@@ -36,9 +36,10 @@ from lobsmith.release.environment import git_commit
 from lobsmith.release.manifest import MANIFEST, Manifest
 from lobsmith.release.nominate import in_service, nominate_new, note_serving
 from lobsmith.release.publish import Artifact
+from lobsmith.release.recipe import window_id
 from lobsmith.release.registry import SERVING, Registered
 from lobsmith.release.repository import Repository
-from lobsmith.release.tracking import WINDOW, RunRef, already_trained, log_run, window_id
+from lobsmith.release.tracking import WINDOW, RunRef, already_trained, log_run
 from lobsmith.serving.control import connect
 from lobsmith.serving.running import running_server
 from lobsmith.workspace import Workspace

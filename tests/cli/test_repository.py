@@ -6,8 +6,11 @@ import pytest
 from click.testing import CliRunner
 
 from lobsmith.cli.main import cli
+from lobsmith.release import journal
+from lobsmith.release.misplaced import record_misplaced
 from lobsmith.release.publish import publish
 from lobsmith.release.repository import Repository
+from lobsmith.release.rollback import rollback
 from lobsmith.workspace import Workspace
 from tests.release import toy
 from tests.small import params_file
@@ -51,3 +54,27 @@ def test_what_needs_a_person_is_left_with_the_way_out(workspace):
     assert mended.exit_code == 1
     assert "2 found, 2 left" in mended.output
     assert "restore this one from a backup" in " ".join(run(workspace).output.split())
+
+
+def test_what_is_foreign_is_in_the_status_and_once_in_the_journal(workspace):
+    (workspace.repository / "toy" / "01").mkdir()
+    (workspace.repository / "stray").mkdir()
+    arguments = ["--root", str(workspace.root), "status"]
+    state = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).stdout)
+    assert {(one["kind"], one["place"].rpartition("/")[2]) for one in state["findings"]} == {
+        ("foreign", "01"),
+        ("foreign", "stray"),
+    }
+    shown = CliRunner().invoke(cli, arguments).output
+    assert "stray: not a model; Triton takes every folder here for one" in shown
+    assert len(record_misplaced(workspace)) == 2
+    assert record_misplaced(workspace) == []
+    assert [one.model for one in journal.read(workspace.journal) if one.action == journal.FAULTY] == ["*", "toy"]
+    past = CliRunner().invoke(cli, [*arguments, "--at", "2100-01-01", "--json"])
+    assert list(json.loads(past.stdout)["models"]) == ["toy"]
+
+
+def test_a_reason_with_brackets_is_shown_as_it_was_written(workspace):
+    rollback(workspace, toy.params(), "toy", server=None, reason="see [/ticket 5]")
+    shown = CliRunner().invoke(cli, ["--root", str(workspace.root), "status"])
+    assert "see [/ticket 5]" in shown.output

@@ -245,13 +245,18 @@ def test_a_cold_start_serves_what_is_sound(workspace: Workspace, params: Params,
         (workspace.repository / "lob" / "01").mkdir()
         (workspace.repository / "stray").mkdir()
     faulty = set(repository.listed("lob")) - set(expected)
+    foreign = {"01", "stray"} if damage == "foreign" else set()
     events: list[ServeEvent] = []
     for _ in range(2):
         with running_triton(workspace, params, on_event=events.append) as control:
             assert control.ready_versions("lob") == expected
-            status = CliRunner().invoke(cli, ["--root", str(workspace.root), "status", "--json"])
-        assert {int(version) for version in json.loads(status.stdout)["models"]["lob"]["faults"]} == faulty
+            status = json.loads(CliRunner().invoke(cli, ["--root", str(workspace.root), "status", "--json"]).stdout)
+        assert {int(version) for version in status["models"]["lob"]["faults"]} == faulty
+        assert {Path(one["place"]).name for one in status["findings"] if one["kind"] == "foreign"} == foreign
     assert {event.version for event in events if event.kind is EventKind.SKIPPED} == faulty
     # Once, however often the server starts.
-    journaled = [entry.version_to for entry in journal.read(workspace.journal) if entry.action == journal.FAULTY]
-    assert sorted(journaled) == sorted(faulty)
+    journaled = [entry for entry in journal.read(workspace.journal) if entry.action == journal.FAULTY]
+    assert sorted(one.version_to for one in journaled if one.version_to) == sorted(faulty)
+    assert sorted(one.reason.split(": ")[0].rpartition("/")[2] for one in journaled if not one.version_to) == sorted(
+        foreign
+    )

@@ -62,4 +62,4 @@ def _show(result: object, words: str, as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:
-        results.print(words, soft_wrap=True)
+        results.print(words, soft_wrap=True, markup=False)

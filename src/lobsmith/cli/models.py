@@ -87,11 +87,12 @@ def show(workspace: Workspace, version: str, model: str | None, settings: tuple[
         return
     for key, value in shown["manifest"].items():
         if key not in ("params", "environment", "verdicts", "files", "metrics"):
-            results.print(f"{key:<17} {value}", soft_wrap=True)
+            results.print(f"{key:<17} {value}", soft_wrap=True, markup=False)
     for verdict in manifest.verdicts:
         results.print(f"{'verdict':<17} {verdict}", soft_wrap=True)
     for entry in entries:
-        results.print(f"{_time(entry.time_ns)}  {entry.action} {entry.model} {entry.version_to}: {entry.reason}")
+        words = f"{_time(entry.time_ns)}  {entry.action} {entry.model} {entry.version_to}: {entry.reason}"
+        results.print(words, markup=False)
 
 
 @models.command()
@@ -130,7 +131,7 @@ def promote(
             print_json(plan)
         else:
             for key, value in msgspec.to_builtins(plan).items():
-                results.print(f"{key:<14} {value}", soft_wrap=True)
+                results.print(f"{key:<14} {value}", soft_wrap=True, markup=False)
         if plan.refusals:
             sys.exit(1)
         return
@@ -148,7 +149,7 @@ def promote(
         print_json({"registered": meant.version, **msgspec.to_builtins(done), "served": server is not None})
         return
     for line in done.done:
-        results.print(line, soft_wrap=True)
+        results.print(line, soft_wrap=True, markup=False)
     where = "serves it" if server is not None else "will serve it; start it with lobsmith serve"
     results.print(f"{name} {done.active} holds registry:{meant.version}; Triton {where}", soft_wrap=True)
 

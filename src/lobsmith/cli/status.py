@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from lobsmith.cli.options import json_option, print_json, results
@@ -34,7 +35,13 @@ def status(workspace: Workspace, at: str | None, as_json: bool) -> None:
         soft_wrap=True,
     )
     for alert in state["alerts"]:
-        results.print(f"[red]alert[/red]    {alert['since']}  {alert['name']}: {alert['message']}", soft_wrap=True)
+        words = escape(f"{alert['since']}  {alert['name']}: {alert['message']}")
+        results.print(f"[red]alert[/red]    {words}", soft_wrap=True)
+    for one in state["findings"]:
+        words = f"{one['place']}: {one['words']}; lobsmith repository verify --repair would {one['remedy']}"
+        if not one["safe"]:
+            words = f"{one['place']}: {one['words']}; {one['remedy']}"
+        results.print(f"[red]wrong[/red]    {escape(words)}", soft_wrap=True)
     if not state["models"]:
         results.print("models   none yet; make one with `lobsmith retrain`")
         return
@@ -44,19 +51,20 @@ def status(workspace: Workspace, at: str | None, as_json: bool) -> None:
     for model, one in state["models"].items():
         table.add_row(
             model,
-            str(one["champion"] or "-"),
+            escape(str(one["champion"] or "-")),
             str(one["challenger"] or "-"),
             str(one["active"] or "-"),
             ", ".join(map(str, one["listed"])),
             ", ".join(map(str, one["ready"])) or "-",
-            "; ".join(f"{version}: {why}" for version, why in one["faults"].items()) or "none",
+            escape("; ".join(f"{version}: {why}" for version, why in one["faults"].items())) or "none",
         )
     results.print(table)
     for model, one in state["models"].items():
         if one["verdict"]:
-            results.print(f"verdict  {model}: {one['verdict']}", soft_wrap=True)
+            results.print(f"verdict  {model}: {one['verdict']}", soft_wrap=True, markup=False)
     for entry in state["journal"]:
-        results.print(f"{entry['time']}  {entry['action']:<10} {entry['model']} {entry['version']}  {entry['reason']}")
+        words = f"{entry['time']}  {entry['action']:<10} {entry['model']} {entry['version']}  {entry['reason']}"
+        results.print(words, markup=False)
 
 
 def _show_past(workspace: Workspace, at: str, as_json: bool) -> None:
@@ -71,7 +79,7 @@ def _show_past(workspace: Workspace, at: str, as_json: bool) -> None:
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
     entries = journal.read(workspace.journal)
     found = {}
-    for model in sorted({entry.model for entry in entries}):
+    for model in sorted({entry.model for entry in entries} - {journal.EVERYTHING}):
         entry = journal.state_at(entries, model, int(time.timestamp() * 1e9))
         found[model] = None if entry is None else {**_line(entry), "verdicts": list(map(str, entry.verdicts))}
     if as_json:
@@ -83,7 +91,7 @@ def _show_past(workspace: Workspace, at: str, as_json: bool) -> None:
         else:
             why = f": {line['reason']}" if line["reason"] else ""
             words = f"{model} {line['version']}, {line['action']} at {line['time']} by {line['who']}{why}"
-            results.print(words, soft_wrap=True)
+            results.print(words, soft_wrap=True, markup=False)
             for verdict in line["verdicts"]:
                 results.print(f"    {verdict}", soft_wrap=True)
 
@@ -142,6 +150,7 @@ def _state(workspace: Workspace) -> dict[str, Any]:
         if control
         else None,
         "models": models,
+        "findings": _findings(workspace),
         "alerts": [
             {
                 "since": datetime.fromtimestamp(alert.time_ns / 1e9, UTC).isoformat(timespec="seconds"),
@@ -153,6 +162,21 @@ def _state(workspace: Workspace) -> dict[str, Any]:
         ],
         "journal": [_line(entry) for entry in journal.read(workspace.journal)[-5:]],
     }
+
+
+def _findings(workspace: Workspace) -> list[dict[str, Any]]:
+    """Return what is wrong with the repository besides its versions' own faults."""
+    import msgspec
+
+    from lobsmith.release.verify import Kind, verify
+    from lobsmith.serving.control import served_versions
+
+    try:
+        served = served_versions(workspace)
+    except LobsmithError:
+        served = None
+    found = [one for one in verify(workspace, served) if one.kind is not Kind.UNSOUND]
+    return [{"kind": one.kind.value, **msgspec.to_builtins(one)} for one in found]
 
 
 def _wanted(workspace: Workspace, model: str) -> dict[str, str | None]:

@@ -30,11 +30,14 @@ REJECTED = "rejected"
 SET_ASIDE = "set aside"
 """A version left because something is wrong with it, and was kept for a person to look at."""
 FAULTY = "faulty"
-"""A version was found not to be what it was when it was published."""
+"""A version was found not to be what it was when it was published; without one, what else cannot be gone by."""
 REPAIRED = "repaired"
 """Something was mended; `version_to` is what is active since then."""
 SETTLED = "settled"
 """The registry's alias asks no longer for what was rolled back."""
+
+EVERYTHING = "*"
+"""Stands for a model where the repository as a whole is meant."""
 
 ACTIVATING = frozenset({PUBLISHED, PROMOTED})
 LEAVING = frozenset({RETIRED, REJECTED, SET_ASIDE})
@@ -124,7 +127,7 @@ def fates(entries: Iterable[Entry], model: str) -> dict[int, str]:
     return last
 
 
-def knows_fault(entries: Iterable[Entry], model: str, version: int, fault: str) -> bool:
+def knows_fault(entries: Iterable[Entry], model: str, version: int | None, fault: str) -> bool:
     """Say whether a fault of a version is journaled already."""
     return any(
         (entry.action, entry.model, entry.version_to, entry.reason) == (FAULTY, model, version, fault)

@@ -1,6 +1,7 @@
 """The recipe of a version: the data and the parameters that its bits, and the verdicts on them, follow from."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -15,21 +16,20 @@ VERDICTS = ("contract", "evaluation", "walk_forward", "gates")
 """Sections that the verdicts on those bits depend on."""
 
 
-def same_recipe(manifest: Manifest, fingerprint: str, params: Params) -> bool:
-    """Say whether a retrain would make the version again and judge it by the same rules.
+def window_id(params: Params, fingerprints: Iterable[str], commit: str | None) -> str:
+    """Return what tells one training from another: the data, the code, and the parameters that it depends on.
 
-    Parameters of what comes after that (serving, client, engines, retention) make no difference. Nor does `data`: the
-    fingerprint says what was read. It is of one instrument, so with `train.pool` the answer is always no.
+    Parameters of what comes after the verdicts (serving, client, engines, retention) make no difference. Nor does
+    `data`: the fingerprints say what was read.
 
     Args:
-        manifest: of the version.
-        fingerprint: of the data that would be trained on.
-        params: that it would be trained with.
+        params: all of `params.yaml`.
+        fingerprints: of the datasets that are trained on.
+        commit: of the code, None where it is unknown.
     """
-    if params.train.pool or manifest.data_fingerprint != fingerprint:
-        return False
-    wanted = sections(as_table(params), *BITS, *VERDICTS)
-    return bool(sections(manifest.params, *BITS, *VERDICTS) == wanted)
+    recipe = sections(as_table(params), *BITS, *VERDICTS)
+    content = msgspec.json.encode([sorted(fingerprints), commit, recipe], order="sorted")
+    return hashlib.sha256(content).hexdigest()
 
 
 def recorded_params(manifest: Manifest, here: Params) -> Params:

@@ -28,7 +28,7 @@ from lobsmith.release.removal import set_aside, withdraw
 from lobsmith.release.retention import retire_fallen
 from lobsmith.release.server import Server
 from lobsmith.release.steps import Step
-from lobsmith.release.verify import EVERYTHING, Finding, Kind, inspect, version_fault
+from lobsmith.release.verify import Finding, Kind, inspect, version_fault
 from lobsmith.release.writer import Writer, sole_writer
 from lobsmith.workspace import Workspace
 
@@ -103,7 +103,7 @@ def _mend(writer: Writer, params: Params, finding: Finding, served: Mapping[str,
     if finding.kind is Kind.FOREIGN:
         place = Path(finding.place)
         moved = writer.set_aside(place, place.name.lstrip(".") or "unnamed")
-        _say(writer, model or EVERYTHING, f"{place}: {finding.words}; now {moved}")
+        _say(writer, model or journal.EVERYTHING, f"{place}: {finding.words}; now {moved}")
     elif model is None:
         # What lies in staging, and what was intended, is gone by now.
         return
@@ -188,5 +188,5 @@ def _publish_again(writer: Writer, model: str, version: int) -> None:
 
 def _say(writer: Writer, model: str, reason: str) -> None:
     """Journal a repair, and what is active since then."""
-    active = None if model == EVERYTHING else writer.repository.active(model)
+    active = None if model == journal.EVERYTHING else writer.repository.active(model)
     writer.record(writer.entry(journal.REPAIRED, model, before=None, about=active, reason=reason))

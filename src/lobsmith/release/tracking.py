@@ -1,19 +1,16 @@
 """Training runs in MLflow, and the registered versions made of them."""
 
-import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import onnx
 
 from lobsmith.compress import MODEL
 from lobsmith.errors import ReleaseError
 from lobsmith.files import sha256_file
-from lobsmith.params import Params, as_table
 from lobsmith.release.mlflow_store import mlflow_store
 from lobsmith.release.registry import ARTIFACT_ID, SERVING, Registered, find_registered
 from lobsmith.workspace import SQLITE, Workspace
@@ -23,9 +20,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 WINDOW = "window"
-"""Tag: what a training depended on; see `window_id`."""
-# Sections that the bits of a model depend on, and whether its gates pass.
-_RECIPE = ("window", "features", "labels", "split", "model", "train", "walk_forward", "compress", "gates")
+"""Tag: what a training depended on; see `lobsmith.release.recipe.window_id`."""
 # Limits of one MLflow call.
 _BATCH = 100
 _LONGEST_VALUE = 6000
@@ -85,20 +80,6 @@ def log_run(
             raise
         client.set_terminated(run_id)
     return RunRef(run_id, model_uri, version)
-
-
-def window_id(params: Params, fingerprints: Iterable[str], commit: str | None) -> str:
-    """Return what tells one training from another: the data, the code, and the parameters that the model depends on.
-
-    Args:
-        params: all of `params.yaml`.
-        fingerprints: of the datasets that are trained on.
-        commit: of the code, None where it is unknown.
-    """
-    table = as_table(params)
-    recipe = {name: table[name] for name in _RECIPE}
-    content = msgspec.json.encode([sorted(fingerprints), commit, recipe], order="sorted")
-    return hashlib.sha256(content).hexdigest()
 
 
 def already_trained(workspace: Workspace, model: str, window: str) -> Registered | None:

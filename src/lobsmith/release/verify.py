@@ -58,9 +58,6 @@ class Finding(Struct, frozen=True, kw_only=True):
     version: int | None = None
 
 
-EVERYTHING = "*"
-"""Stands for a model in the journal where the repository as a whole is meant."""
-
 _PASSING = frozenset({Kind.LEFTOVER, Kind.UNLISTED, Kind.JOURNAL, Kind.SERVED})
 """What is seen while somebody changes the repository, and gone when he is done."""
 
@@ -111,7 +108,7 @@ def inspect(workspace: Workspace, served: Mapping[str, Sequence[int]] | None = N
         if served is not None:
             findings += _served(repository, model, served.get(model, ()))
     if known:
-        for model in sorted({entry.model for entry in entries} - {EVERYTHING, *repository.models()}):
+        for model in sorted({entry.model for entry in entries} - {journal.EVERYTHING, *repository.models()}):
             findings += _journaled(workspace, repository, model, entries)
     for model in sorted(set(served or ()) - set(repository.models())):
         if served is not None and served[model]:

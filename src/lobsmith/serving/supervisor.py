@@ -16,6 +16,7 @@ import msgspec
 from lobsmith.errors import LobsmithError, ServingError
 from lobsmith.params import Params
 from lobsmith.release.faults import record_faults
+from lobsmith.release.misplaced import record_misplaced
 from lobsmith.release.repository import Repository
 from lobsmith.serving.control import TritonControl
 from lobsmith.serving.endpoint import Endpoint, sole_server, write_endpoint
@@ -165,6 +166,10 @@ def _load_all(
     Returns:
         Why Triton has to be started again, None where it has not.
     """
+    try:
+        record_misplaced(workspace, who="supervisor")
+    except LobsmithError as error:
+        on_event(ServeEvent(EventKind.FAILED, str(error)))
     for model in Repository.of(workspace).models():
         attempt = _Attempt(workspace, control, model, params.serving.load_deadline_s)
         # A load blocks for as long as it takes; a stop or a crash must not wait for it.
