@@ -191,6 +191,16 @@ def test_a_passed_shadow_verdict_goes_along(workspace, repository):
     assert [one.gate for one in repository.verify("toy", done.active).verdicts] == ["parity", "shadow"]
 
 
+def test_who_overrules_a_shadow_verdict_is_seen_to(workspace, repository):
+    version = register(workspace, candidate(workspace, 0.4))
+    verdict = '{"gate": "shadow", "passed": false, "value": 0.5, "threshold": 20.0}'
+    tag(workspace, "toy", version.version, {SHADOW: verdict})
+    wish(workspace, CHAMPION, version)
+    settle(workspace)
+    [entry] = [one for one in journal.read(workspace.journal) if one.action == journal.PROMOTED]
+    assert "; against the verdict shadow" in entry.reason
+
+
 def test_after_a_rollback_the_alias_goes_back_and_a_new_wish_counts(workspace, repository, server):
     good, bad = promoted(workspace, 0.3, server), promoted(workspace, 0.4, server)
     rollback(workspace, PARAMS, "toy", server=server, reason="it is worse")
