@@ -178,3 +178,18 @@ def test_of_many_that_want_it_one_acts_at_a_time(path, tmp_path, seed):
         thread.join()
     assert len(log) == 24
     assert all(log[i][0] == log[i + 1][0] for i in range(0, 24, 2))
+
+
+def test_a_file_that_is_no_text_is_free(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b'{"token":1,"purpose":"\xff"}\n')
+    assert lease_holder(path) is None
+    with hold_lease(path, "publish lob", ttl_s=1, wait_s=0):
+        assert lease_holder(path) is not None
+
+
+def test_a_folder_in_its_place_is_named(path):
+    path.mkdir(parents=True)
+    for attempt in (lambda: lease_holder(path), lambda: hold_lease(path, "publish", ttl_s=1, wait_s=0).__enter__()):
+        with pytest.raises(LeaseError, match="Is a directory"):
+            attempt()

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from lobsmith import record
 from lobsmith.errors import LeaseError, LeaseLostError
 from lobsmith.files import exclusive_lock
 from lobsmith.process import Process
@@ -126,7 +127,7 @@ def hold_lease(path: Path, purpose: str, *, ttl_s: float, wait_s: float, seize: 
         seize: take it from a holder that lives. That one is refused at its next step; only an emergency may do so.
 
     Raises:
-        LeaseError: another one holds it all the time.
+        LeaseError: another one holds it all the time, or the file cannot be used.
     """
     held = Lease(path, _take(path, purpose, ttl_s, wait_s, seize))
     try:
@@ -193,17 +194,27 @@ def _locked(path: Path, deadline_s: float) -> Iterator[None]:
         raise LeaseError(
             f"{path}: {by} has been in the middle of a step for {deadline_s:g} s; end that process"
         ) from error
+    except OSError as error:
+        if entered:
+            raise
+        raise _unusable(path, error) from error
 
 
 def _read(path: Path) -> Held | None:
     """Return what the first line says; what a longer record left behind it means nothing."""
     try:
-        return msgspec.json.decode(path.read_bytes().partition(b"\n")[0], type=Held)
+        return record.decode(path.read_bytes().partition(b"\n")[0], Held)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
+    except OSError as error:
+        raise _unusable(path, error) from error
 
 
 def _write(path: Path, held: Held) -> None:
     """Write in place: a full disk must not keep a holder from renewing, and the lock is on this file."""
     with path.open("r+b") as file:
         file.write(msgspec.json.encode(held) + b"\n")
+
+
+def _unusable(path: Path, error: OSError) -> LeaseError:
+    return LeaseError(f"{path}: {error.strerror}; it must be a file that this user can read and write")

@@ -305,3 +305,8 @@ def test_a_lost_configuration_costs_no_version(workspace, repository, artifact):
     assert repository.versions("toy") == listed
     assert repair(workspace, toy.params(), verify(workspace), server=None) == []
     assert repository.listed("toy") == listed
+
+
+def test_a_number_that_no_version_can_have_is_not_minted():
+    with pytest.raises(ReleaseError, match="no version number is left"):
+        mint_version(1_700_000_000_000_000_000, 10**18 - 1)

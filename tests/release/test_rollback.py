@@ -11,6 +11,7 @@ from lobsmith.release.publish_engine import publish_engine
 from lobsmith.release.repository import Repository
 from lobsmith.release.rollback import rollback
 from lobsmith.release.steps import PROCEDURES
+from lobsmith.release.verify import verify
 from lobsmith.workspace import Workspace
 from tests.release import plans, toy
 from tests.release.stand_in import StandIn
@@ -183,3 +184,33 @@ def test_a_bad_version_is_taken_back_though_an_older_rollback_was_not_ended(work
     done = rollback(workspace, PARAMS, "toy", bad=second, server=StandIn(workspace))
     assert (done.version_from, done.version_to) == (second, first)
     assert set_aside(workspace) == [f"toy-{second}", f"toy-{third}"]
+
+
+def test_what_a_lost_journal_does_not_know_is_known_as_taken_back(workspace, repository, server):
+    bad = repository.active("toy")
+    artifact_id = repository.verify("toy", bad).artifact_id
+    lines = workspace.journal.read_bytes().splitlines(keepends=True)
+    workspace.journal.write_bytes(b"".join(line for line in lines if str(bad).encode() not in line))
+    rollback(workspace, PARAMS, "toy", server=server)
+    entries = [one for one in journal.read(workspace.journal) if one.version_to == bad]
+    assert [(one.action, one.artifact_id) for one in entries] == [("published", artifact_id)]
+    assert journal.fates(journal.read(workspace.journal), "toy")[bad] == journal.ROLLED_BACK
+
+
+@pytest.mark.parametrize("spoilt", ["journal", "set_aside"])
+def test_what_went_back_but_could_not_be_tidied_says_so(workspace, repository, server, spoilt):
+    first, second, third = repository.listed("toy")
+    good = workspace.journal.read_bytes()
+    if spoilt == "journal":
+        workspace.journal.write_bytes(b"torn\n" + good)
+    else:
+        workspace.set_aside.write_text("a file")
+    with pytest.raises(ReleaseError, match=f"went back to {second}, but"):
+        rollback(workspace, PARAMS, "toy", server=server)
+    assert repository.listed("toy") == server.loaded["toy"] == [first, second]
+    if spoilt == "journal":
+        workspace.journal.write_bytes(good)
+    else:
+        workspace.set_aside.unlink()
+    assert rollback(workspace, PARAMS, "toy", server=server).set_aside == (third,)
+    assert verify(workspace) == []

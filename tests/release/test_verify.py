@@ -213,3 +213,36 @@ def test_a_journal_that_cannot_be_read_hides_nothing_else(workspace, repository)
     assert kinds(verify(workspace)) == [(Kind.JOURNAL, None, None, False), (Kind.FOREIGN, "toy", None, True)]
     with pytest.raises(LobsmithError, match="not a journal entry"):
         promote(workspace, PARAMS, repository.directory("toy", repository.active("toy")), model="toy", server=None)
+
+
+@pytest.mark.parametrize("number", [-5, 0, 10**18])
+def test_a_policy_that_names_no_version_is_written_anew(workspace, repository, number):
+    path, listed = repository.config_path("toy"), repository.listed("toy")
+    path.write_text(path.read_text().replace("specific {", f"specific {{ versions: {number}"))
+    assert kinds(verify(workspace)) == [(Kind.POLICY, "toy", None, True)]
+    assert mend(workspace) == []
+    assert repository.listed("toy") == listed
+    assert verify(workspace) == []
+
+
+def test_a_linked_version_is_not_sound_and_one_repair_is_enough(workspace, repository, tmp_path):
+    newest = repository.active("toy")
+    repository.directory("toy", newest).rename(tmp_path / "elsewhere")
+    repository.directory("toy", newest).symlink_to(tmp_path / "elsewhere")
+    assert "a link" in repository.fault("toy", newest)
+    assert mend(workspace) == []
+    assert newest not in repository.listed("toy")
+    assert verify(workspace) == []
+
+
+@pytest.mark.parametrize("file", ["manifest", "journal", "intent"])
+def test_bytes_that_are_no_text_are_found(workspace, repository, file):
+    paths = {
+        "manifest": repository.directory("toy", repository.listed("toy")[0]) / "manifest.json",
+        "journal": workspace.journal,
+        "intent": workspace.intent,
+    }
+    spoilt = b'{"entry":{"action":"\xff"}}' if file == "intent" else paths[file].read_bytes().replace(b"toy", b"to\xff")
+    paths[file].write_bytes(spoilt)
+    assert [one.place for one in verify(workspace) if str(paths[file]) in (one.place, f"{one.place}/manifest.json")]
+    mend(workspace)

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from lobsmith import record
 from lobsmith.errors import EngineError
 
 ENGINE = "engine.json"
@@ -55,7 +56,7 @@ def read_build(directory: Path) -> EngineBuild:
     """
     path = directory / ENGINE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=EngineBuild)
+        return record.decode(path.read_bytes(), EngineBuild)
     except OSError as error:
         raise EngineError(f"{path}: {error.strerror}; build it again") from error
     except (msgspec.DecodeError, msgspec.ValidationError) as error:

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from lobsmith import record
 from lobsmith.errors import ReleaseError
 from lobsmith.files import exclusive_lock
 from lobsmith.progress import console
@@ -106,6 +107,6 @@ def _append(path: Path, alert: Alert) -> None:
 
 def _decode(line: bytes) -> Alert | None:
     try:
-        return msgspec.json.decode(line, type=Alert)
+        return record.decode(line, Alert)
     except msgspec.DecodeError:
         return None

@@ -6,6 +6,7 @@ There is one writer at a time, and so one intent. It is written before the first
 import msgspec
 from msgspec import Struct
 
+from lobsmith import record
 from lobsmith.errors import ReleaseError
 from lobsmith.files import fsync_directory, write_atomic
 from lobsmith.release.journal import Entry
@@ -31,7 +32,7 @@ def pending(workspace: Workspace) -> Intent | None:
         ReleaseError: the file is unreadable.
     """
     try:
-        return msgspec.json.decode(workspace.intent.read_bytes(), type=Intent)
+        return record.decode(workspace.intent.read_bytes(), Intent)
     except FileNotFoundError:
         return None
     except OSError as error:

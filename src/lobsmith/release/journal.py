@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from lobsmith import record
 from lobsmith.errors import ReleaseError
 from lobsmith.files import fsync_directory
 from lobsmith.gates.verdict import Verdict
@@ -163,7 +164,7 @@ def state_at(entries: Iterable[Entry], model: str, time_ns: int) -> Entry | None
 
 def _decode(line: bytes) -> Entry | None:
     try:
-        return msgspec.json.decode(line, type=Entry)
+        return record.decode(line, Entry)
     except msgspec.DecodeError:
         return None
 

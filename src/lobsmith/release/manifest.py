@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from lobsmith import record
 from lobsmith.compress import MODEL
 from lobsmith.compress.plan import EngineBuild
 from lobsmith.errors import ReleaseError
@@ -85,7 +86,7 @@ def read_manifest(directory: Path, trust: Trust | None = None) -> Manifest:
         content = path.read_bytes()
         if trust is not None:
             trust.check(path, content)
-        return msgspec.json.decode(content, type=Manifest)
+        return record.decode(content, Manifest)
     except OSError as error:
         raise ReleaseError(f"{path}: {error.strerror}; the directory is not a published version") from error
     except (msgspec.DecodeError, msgspec.ValidationError) as error:

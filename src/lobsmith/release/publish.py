@@ -26,6 +26,8 @@ from lobsmith.release.server import Server
 from lobsmith.workspace import Workspace
 
 PROOF_DEADLINE_S = 120.0
+_VERSIONS_END = 10**18
+"""Above the numbers that `Repository` takes for versions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +63,15 @@ def mint_version(now_ns: int, last: int | None) -> int:
     20231114221320
     >>> mint_version(1_700_000_000_000_000_000, 20231114235959)
     20231114235960
+
+    Raises:
+        ReleaseError: the last one has as many digits as a number may have.
     """
     now = int(datetime.fromtimestamp(now_ns // 1_000_000_000, UTC).strftime("%Y%m%d%H%M%S"))
-    return now if last is None else max(now, last + 1)
+    version = now if last is None else max(now, last + 1)
+    if version >= _VERSIONS_END:
+        raise ReleaseError(f"{last}: no version number is left above it; take it out of the journal or the repository")
+    return version
 
 
 def check_verdicts(model: str, verdicts: tuple[Verdict, ...]) -> None:

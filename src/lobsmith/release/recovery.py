@@ -65,19 +65,29 @@ def tidy(writer: Writer, model: str) -> None:
         return
     for leftover in home.glob(f".{CONFIG}.*"):
         leftover.unlink()
+    account_for(writer, model)
     listed = repository.listed(model)
     fates = journal.fates(journal.read(writer.workspace.journal), model)
     for version in repository.versions(model):
         fate = fates.get(version)
-        if fate in journal.ACTIVATING:
-            continue
-        if version in listed:
-            if fate in (None, journal.REFUSED):
-                _publish_late(writer, model, version)
+        if fate in journal.ACTIVATING or version in listed:
             continue
         with suppress(ServingError):
             withdraw(writer, model, [version])
             _remove(writer, model, version, fate)
+
+
+def account_for(writer: Writer, model: str) -> None:
+    """Write the lines that listed versions lack: of a writer that died, or of a journal restored from an old copy.
+
+    Raises:
+        ReleaseError: the model's configuration or the journal is unreadable.
+    """
+    fates = journal.fates(journal.read(writer.workspace.journal), model)
+    on_disk = writer.repository.versions(model)
+    for version in writer.repository.listed(model):
+        if version in on_disk and fates.get(version) in (None, journal.REFUSED):
+            _publish_late(writer, model, version)
 
 
 def follow(writer: Writer, model: str) -> None:

@@ -68,9 +68,11 @@ def repair(
         failures = _mend_all(
             writer, params, [one for one in before if any(_same(one, want) for want in findings)], served
         )
-        after = [one for one in inspect(workspace, served) if not any(_same(one, old) for old in before)]
+        seen = list(before)
         # To mend one thing may show another: who takes a lost version off the list finds that the journal misses it.
-        failures += _mend_all(writer, params, after, served)
+        while after := [one for one in inspect(workspace, served) if not any(_same(one, old) for old in seen)]:
+            failures += _mend_all(writer, params, after, served)
+            seen += after
         writer.reached(Step.CLOSED)
     return failures
 

@@ -156,9 +156,12 @@ class Repository:
             Its manifest.
 
         Raises:
-            ReleaseError: a file is missing, changed or extra (the message names it), or it is another version's folder.
+            ReleaseError: a file is missing, changed or extra (the message names it), or it is a link or another's folder.
         """
         directory = self.directory(model, version)
+        # A link can be pointed elsewhere after the check.
+        if directory.is_symlink():
+            raise ReleaseError(f"{directory}: a link, not a folder; publish the version again")
         manifest = check_files(directory, self.trust)
         if (manifest.model, manifest.version) != (model, version):
             raise ReleaseError(f"{directory}: holds {manifest.model} {manifest.version}; publish the version again")

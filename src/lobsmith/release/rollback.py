@@ -13,6 +13,8 @@ anew, but the hashes and the signature of the version gone back to must hold.
 | `taken out`  | the new state        | has nothing left to do                                 |
 """
 
+from contextlib import suppress
+
 from msgspec import Struct
 
 from lobsmith.errors import ReleaseError
@@ -23,7 +25,7 @@ from lobsmith.release import journal
 from lobsmith.release.completion import go_back
 from lobsmith.release.faults import manifest_of
 from lobsmith.release.intent import Intent, close, declare, pending
-from lobsmith.release.recovery import resume
+from lobsmith.release.recovery import account_for, resume
 from lobsmith.release.repository import Repository
 from lobsmith.release.server import Server
 from lobsmith.release.steps import Step
@@ -71,7 +73,8 @@ def rollback(
         note: told the name of each step once it is done.
 
     Raises:
-        ReleaseError: there is no version to go back to, or it is not sound. Nothing was changed.
+        ReleaseError: there is no version to go back to, or it is not sound; nothing was changed. Or the model went back
+            and the rest of the work failed, which the message says; the next writer ends it.
         ServingError: the server does not serve the version gone back to, though the policy says so, or does not unload
             the bad one. The rollback is journaled; the next writer, or a call with the same `to`, tries again.
         LeaseError: somebody else took the right to act over.
@@ -86,17 +89,22 @@ def rollback(
                 if server is not None:
                     server.serve(model, active)
                 return RolledBack(model=model, version_from=None, version_to=active, set_aside=())
+            # What the journal does not know as published it would not know as taken back, and it would come back.
+            with suppress(ReleaseError):
+                account_for(writer, model)
             intent = _intent(writer, model, active, _target(writer.repository, model, to), reason, verdicts)
             with writer.lease.fence():
                 declare(workspace, intent)
         writer.reached(Step.INTENDED)
         try:
             go_back(writer, intent)
-        except OSError:
-            # Nothing was rolled back. After any other error the next writer ends what was begun.
+        except (OSError, ReleaseError) as error:
             if intent.entry.version_from in writer.repository.listed(model):
+                # Nothing was rolled back. After any other error the next writer ends what was begun.
                 close(workspace)
-            raise
+                raise
+            words = f"{model} went back to {intent.entry.version_to}, but not all of it is done: {error}"
+            raise ReleaseError(words) from error
         with writer.lease.fence():
             close(workspace)
         writer.reached(Step.CLOSED)

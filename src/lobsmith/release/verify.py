@@ -139,6 +139,8 @@ def _check_config(repository: Repository, model: str) -> None:
         raise ReleaseError(f"{path}: is the configuration of {config.name or 'no model'}")
     if not listed_versions(config):
         raise ReleaseError(f"{path}: its policy names no version")
+    for version in listed_versions(config):
+        repository.directory(model, version)
     repository.contract(model)
 
 

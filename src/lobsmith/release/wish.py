@@ -51,7 +51,7 @@ def version_named(workspace: Workspace, model: str, name: str) -> Manifest:
     """
     repository = Repository.of(workspace)
     for place in (model, candidate_model(model)):
-        if name.isascii() and name.isdigit() and int(name) in repository.versions(place):
+        if name in map(str, repository.versions(place)):
             return repository.verify(place, int(name))
     raise ReleaseError(
         f"{name}: neither {model} nor {candidate_model(model)} has such a version; see lobsmith models list"

@@ -18,6 +18,7 @@ from msgspec import Struct, structs
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
+from lobsmith import record
 from lobsmith.compress import GOLDEN
 from lobsmith.compress.golden import load_golden
 from lobsmith.errors import ServingError
@@ -105,7 +106,7 @@ def ask_once(workspace: Workspace, endpoint: Endpoint, warmed: WarmedUp) -> None
 def warmed_up(workspace: Workspace, model: str, version: int) -> WarmedUp | None:
     """Return the last warm-up of a version, None where there was none."""
     try:
-        return msgspec.json.decode(_path(workspace, model, version).read_bytes(), type=WarmedUp)
+        return record.decode(_path(workspace, model, version).read_bytes(), WarmedUp)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
 
