@@ -122,7 +122,14 @@ def test_nobody_listens_is_one_line(root: Path) -> None:
 def test_status_of_a_new_project(root: Path) -> None:
     result = lobsmith(root, "status", "--json")
     assert result.returncode == 0
-    assert json.loads(result.stdout) == {"server": None, "models": {}, "findings": [], "alerts": [], "journal": []}
+    assert json.loads(result.stdout) == {
+        "server": None,
+        "models": {},
+        "findings": [],
+        "alerts": [],
+        "journal": [],
+        "errors": [],
+    }
 
 
 def test_doctor_says_what_is_there(root: Path) -> None:

@@ -78,3 +78,12 @@ def test_a_reason_with_brackets_is_shown_as_it_was_written(workspace):
     rollback(workspace, toy.params(), "toy", server=None, reason="see [/ticket 5]")
     shown = CliRunner().invoke(cli, ["--root", str(workspace.root), "status"])
     assert "see [/ticket 5]" in shown.output
+
+
+def test_status_tells_what_it_can_beside_a_spoilt_journal(workspace):
+    active = Repository.of(workspace).active("toy")
+    workspace.journal.write_bytes(b"torn\n" + workspace.journal.read_bytes())
+    shown = CliRunner().invoke(cli, ["--root", str(workspace.root), "status", "--json"])
+    state = json.loads(shown.stdout)
+    assert state["models"]["toy"]["active"] == active
+    assert [str(workspace.journal) in error for error in state["errors"]] == [True]

@@ -1,6 +1,7 @@
 """`lobsmith status`: desired and actual state."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.markup import escape
@@ -12,6 +13,8 @@ from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
     from lobsmith.release.journal import Entry
+
+_Answer = TypeVar("_Answer")
 
 
 @click.command()
@@ -34,6 +37,8 @@ def status(workspace: Workspace, at: str | None, as_json: bool) -> None:
         else "server   not running; start it with `lobsmith serve`",
         soft_wrap=True,
     )
+    for error in state["errors"]:
+        results.print(f"[red]error[/red]    {error}", soft_wrap=True)
     for alert in state["alerts"]:
         words = escape(f"{alert['since']}  {alert['name']}: {alert['message']}")
         results.print(f"[red]alert[/red]    {words}", soft_wrap=True)
@@ -119,7 +124,9 @@ def _state(workspace: Workspace) -> dict[str, Any]:
     from lobsmith.serving.loadable import loadable
 
     repository = Repository.of(workspace)
-    control = connect(workspace)
+    errors: list[str] = []
+    # One spoilt file must not hide what the others tell.
+    control = _told(errors, lambda: connect(workspace))
     models = {}
     for model in repository.models():
         faults: dict[int, str] = {}
@@ -150,7 +157,7 @@ def _state(workspace: Workspace) -> dict[str, Any]:
         if control
         else None,
         "models": models,
-        "findings": _findings(workspace),
+        "findings": _told(errors, lambda: _findings(workspace)) or [],
         "alerts": [
             {
                 "since": datetime.fromtimestamp(alert.time_ns / 1e9, UTC).isoformat(timespec="seconds"),
@@ -158,9 +165,10 @@ def _state(workspace: Workspace) -> dict[str, Any]:
                 "about": alert.about,
                 "message": alert.message,
             }
-            for alert in firing(workspace)
+            for alert in _told(errors, lambda: firing(workspace)) or ()
         ],
-        "journal": [_line(entry) for entry in journal.read(workspace.journal)[-5:]],
+        "journal": [_line(entry) for entry in (_told(errors, lambda: journal.read(workspace.journal)) or [])[-5:]],
+        "errors": errors,
     }
 
 
@@ -177,6 +185,16 @@ def _findings(workspace: Workspace) -> list[dict[str, Any]]:
         served = None
     found = [one for one in verify(workspace, served) if one.kind is not Kind.UNSOUND]
     return [{"kind": one.kind.value, **msgspec.to_builtins(one)} for one in found]
+
+
+def _told(errors: list[str], ask: Callable[[], _Answer]) -> _Answer | None:
+    try:
+        return ask()
+    except LobsmithError as error:
+        words = " ".join(str(error).split())
+        if words not in errors:
+            errors.append(words)
+        return None
 
 
 def _wanted(workspace: Workspace, model: str) -> dict[str, str | None]:

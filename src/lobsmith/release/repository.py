@@ -156,7 +156,7 @@ class Repository:
             Its manifest.
 
         Raises:
-            ReleaseError: a file is missing, changed or extra (the message names it), or it is a link or another's folder.
+            ReleaseError: a file is missing, changed or extra (the message names it), or is a link or another's folder.
         """
         directory = self.directory(model, version)
         # A link can be pointed elsewhere after the check.
