@@ -358,6 +358,7 @@ class MirrorParams(_Section, frozen=True):
 
     ring_rows: Positive
     queue_rows: Annotated[int, Meta(ge=_LARGEST_CHUNK)]
+    deadline_s: PositiveFloat
     probe_s: PositiveFloat
     drain_s: PositiveFloat
 

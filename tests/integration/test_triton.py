@@ -27,6 +27,7 @@ from lobsmith.serving.control import TritonControl, connect
 from lobsmith.serving.endpoint import read_endpoint
 from lobsmith.serving.running import running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, serve, with_free_ports
+from lobsmith.serving.triton import backends_folder
 from lobsmith.trading.client import StreamClient
 from lobsmith.trading.transports import Answer, GrpcTransport, HttpTransport
 from lobsmith.workspace import Workspace
@@ -260,3 +261,16 @@ def test_a_cold_start_serves_what_is_sound(workspace: Workspace, params: Params,
     assert sorted(one.reason.split(": ")[0].rpartition("/")[2] for one in journaled if not one.version_to) == sorted(
         foreign
     )
+
+
+def test_model_processes_of_a_killed_server_are_ended(workspace: Workspace, params: Params) -> None:
+    stub = (backends_folder(workspace) / "python" / "triton_python_backend_stub").absolute()
+    others = workspace.root / stub.name
+    left, foreign = (subprocess.Popen([str(name), "60"], executable="sleep") for name in (stub, others))
+    try:
+        with running_triton(workspace, params):
+            assert left.wait(10) == -signal.SIGKILL
+            assert foreign.poll() is None
+    finally:
+        foreign.kill()
+        foreign.wait()

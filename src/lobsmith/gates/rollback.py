@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lobsmith.gates.answers import Answers, Compared
-from lobsmith.gates.live_rows import answered, check_same_rows, judged_horizons, losses, unanswered
+from lobsmith.gates.compared_blocks import compared_blocks, weigh_blocks
+from lobsmith.gates.live_rows import answered, losses, unanswered
 from lobsmith.gates.live_verdict import KEEP, ROLL_BACK, LiveVerdict, compare_latency, in_words, summarise
-from lobsmith.gates.paired_blocks import BlockRule, paired_blocks
+from lobsmith.gates.paired_blocks import BlockRule
 from lobsmith.gates.sequential import Evidence
-from lobsmith.gates.shadow import weigh_blocks
 from lobsmith.params import PairedParams, RollbackParams
 
 GATE = "rollback"
@@ -62,25 +62,10 @@ def judge_active(
     Raises:
         GateError: the answers are not to the same rows, or not in the order of time.
     """
-    check_same_rows(compared)
-    fallback, active = compared.first, compared.second
-    horizons = judged_horizons(active.horizons_ms, paired.longest_ms)
-    (loss_first, known_first), (loss_second, known_second) = losses(fallback, horizons), losses(active, horizons)
-    known = known_first & known_second
-    blocks = paired_blocks(
-        loss_first - loss_second,
-        known,
-        active.time_ns,
-        active.segment,
-        horizon_ms=max(active.horizons_ms[h] for h in horizons),
-        params=paired,
-        rule=rule,
-    )
     # What is bet on is "worse by more than the margin".
-    shifted = blocks._replace(differences=blocks.differences + params.margin)
-    if blocks.rule:
-        shifted = shifted._replace(rule=blocks.rule._replace(measured=blocks.rule.measured + params.margin))
-    evidence = weigh_blocks(shifted, paired.clip, params.alpha)
+    blocks, counted = compared_blocks(compared, paired, rule, margin=params.margin)
+    fallback, active = compared.first, compared.second
+    evidence = weigh_blocks(blocks, paired.clip, params.alpha)
     threshold = epoch * (epoch + 1) / params.alpha
     broken, alarms = _limits(compared, active if alone is None else alone, params)
     decision = (ROLL_BACK, "; ".join(broken)) if broken else _by_losses(evidence, threshold, params)
@@ -90,7 +75,7 @@ def judge_active(
         first=fallback,
         second=active,
         rows=len(active.time_ns),
-        compared=int(known.sum()),
+        compared=counted,
         blocks=blocks,
         evidence=_moved(evidence, -params.margin),
         threshold=threshold,

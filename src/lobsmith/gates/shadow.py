@@ -1,10 +1,11 @@
 """Shadow evaluation: the candidate answers the rows that production answers; is it better, worse, or too slow?"""
 
 from lobsmith.gates.answers import Compared
-from lobsmith.gates.live_rows import check_same_rows, judged_horizons, losses, too_slow, unanswered
+from lobsmith.gates.compared_blocks import compared_blocks, weigh_blocks
+from lobsmith.gates.live_rows import too_slow, unanswered
 from lobsmith.gates.live_verdict import PROMOTE, REJECT, WATCH, LiveVerdict, compare_latency, in_words, summarise
-from lobsmith.gates.paired_blocks import BlockRule, Blocks, paired_blocks
-from lobsmith.gates.sequential import Evidence, predictable_bounds, weigh
+from lobsmith.gates.paired_blocks import BlockRule, Blocks
+from lobsmith.gates.sequential import Evidence
 from lobsmith.params import PairedParams, ShadowParams
 
 GATE = "shadow"
@@ -28,20 +29,8 @@ def judge_shadow(
     Raises:
         GateError: the answers are not to the same rows, or not in the order of time.
     """
-    check_same_rows(compared)
+    blocks, counted = compared_blocks(compared, paired, rule)
     first, second = compared.first, compared.second
-    horizons = judged_horizons(first.horizons_ms, paired.longest_ms)
-    (loss_first, known_first), (loss_second, known_second) = losses(first, horizons), losses(second, horizons)
-    known = known_first & known_second
-    blocks = paired_blocks(
-        loss_first - loss_second,
-        known,
-        first.time_ns,
-        first.segment,
-        horizon_ms=max(first.horizons_ms[h] for h in horizons),
-        params=paired,
-        rule=rule,
-    )
     evidence = weigh_blocks(blocks, paired.clip, params.alpha)
     probes = compared.first_probe_ns, compared.second_probe_ns
     few = min(map(len, probes)) < params.probes
@@ -56,18 +45,12 @@ def judge_shadow(
         first=first,
         second=second,
         rows=len(first.time_ns),
-        compared=int(known.sum()),
+        compared=counted,
         blocks=blocks,
         evidence=evidence,
         threshold=1 / params.alpha,
         latency=compare_latency(*probes),
     )
-
-
-def weigh_blocks(blocks: Blocks, clip: float, alpha: float) -> Evidence:
-    """Bet on the differences of blocks."""
-    measured = blocks.rule.measured if blocks.rule else blocks.differences[:0]
-    return weigh(blocks.differences, predictable_bounds(blocks.differences, measured, clip), alpha)
 
 
 def too_silent(first: float | None, second: float | None, rows: int, params: ShadowParams) -> str | None:

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 
 from lobsmith.gates import report_words as words
 from lobsmith.gates.answers import Answers, Compared
+from lobsmith.gates.compared_blocks import compared_blocks
 from lobsmith.gates.drawing import ACCENT, BAD, GOOD, INK, MUTED, svg
 from lobsmith.gates.live_rows import judged_horizons, losses
 from lobsmith.gates.live_verdict import LiveVerdict
 from lobsmith.gates.page import render
-from lobsmith.gates.paired_blocks import paired_blocks
 from lobsmith.gates.sequential import log_capital, predictable_bounds
 from lobsmith.params import PairedParams
 
@@ -67,23 +67,12 @@ def render_shadow(verdict: LiveVerdict, compared: Compared, paired: PairedParams
 
 def _blocks(compared: Compared, paired: PairedParams, margin: float) -> tuple[Float, Float]:
     """Return the blocks' differences, second less first, and log10 of both capitals after each, [K] and [2, K]."""
-    first, second = compared.first, compared.second
-    horizons = judged_horizons(first.horizons_ms, paired.longest_ms)
-    (loss_first, known_first), (loss_second, known_second) = losses(first, horizons), losses(second, horizons)
-    blocks = paired_blocks(
-        loss_first - loss_second,
-        known_first & known_second,
-        first.time_ns,
-        first.segment,
-        horizon_ms=max(first.horizons_ms[h] for h in horizons),
-        params=paired,
-    )
+    blocks, _ = compared_blocks(compared, paired, margin=margin)
     if blocks.rule is None or not len(blocks.differences):
         return np.empty(0), np.empty((2, 0))
-    shifted = blocks.differences + margin
-    bounds = predictable_bounds(shifted, blocks.rule.measured + margin, paired.clip)
-    bets = np.clip(shifted / bounds, -1.0, 1.0)
-    return -blocks.differences, np.stack([log_capital(bets), log_capital(-bets)]) / np.log(10)
+    bounds = predictable_bounds(blocks.differences, blocks.rule.measured, paired.clip)
+    bets = np.clip(blocks.differences / bounds, -1.0, 1.0)
+    return margin - blocks.differences, np.stack([log_capital(bets), log_capital(-bets)]) / np.log(10)
 
 
 def _rows(compared: Compared, paired: PairedParams) -> list[Row]:

@@ -32,6 +32,7 @@ LOCKED = ("model-repository", "shared-memory", "trace", "logging")
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _BACKEND = Path(__file__).with_name("backends") / "onnxruntime" / "model.py"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton's Python backend puts its regions
+_STUB = "triton_python_backend_stub"
 _POLL_S = 0.05
 _DRAIN_S = 3
 """Seconds for requests under way; Triton waits them out for every HTTP client that merely keeps its connection open."""
@@ -73,6 +74,7 @@ class Triton:
         installation = find_triton()
         host = ipv4(self._params.host)
         check_ports(host, self._params)
+        self._end_orphans()
         self._remove_shared_memory()
         key = secrets.token_urlsafe(24)
         command = [str(installation.server), *self._options(self._assemble(installation), host, key)]
@@ -136,7 +138,7 @@ class Triton:
         for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
             # Copies, because Triton refuses a library whose real path lies outside the backend folder.
             shutil.copy2(installation.python_backend / name, python / name)
-        shutil.copy2(installation.stub, python / "triton_python_backend_stub")
+        shutil.copy2(installation.stub, python / _STUB)
         ours = backends / "onnxruntime"
         ours.mkdir()
         shutil.copy2(_BACKEND, ours / "model.py")
@@ -217,6 +219,14 @@ class Triton:
     def _shared_memory_prefix(self) -> str:
         digest = hashlib.sha256(str(self._workspace.root.absolute()).encode()).hexdigest()[:12]
         return f"lobsmith_{digest}_"
+
+    def _end_orphans(self) -> None:
+        """End the model processes that a killed server of this workspace left behind: they wait for it for ever."""
+        stub = os.fsencode((backends_folder(self._workspace) / "python" / _STUB).absolute())
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                if path.read_bytes().split(b"\0")[0] == stub:
+                    os.kill(int(path.parent.name), signal.SIGKILL)
 
     def _remove_shared_memory(self) -> None:
         """Free the regions that a killed server of this workspace left behind; nobody else does."""

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
 from lobsmith.errors import LobsmithError, PredictionLogError
 from lobsmith.monitoring.prediction_log import LogWriter, Role, Source
@@ -165,7 +166,8 @@ def mirrors(config: RecorderConfig, params: Params, features: int) -> list[tuple
             choose=choose,
             definitions_sha256=config.definitions_sha256,
             feature_count=features,
-            params=params.client,
+            # A chunk of what has piled up takes longer than a row, and nobody waits for it.
+            params=structs.replace(params.client, deadline_s=params.mirror.deadline_s),
         )
 
     return [
