@@ -88,6 +88,11 @@ class Workspace:
         return self.home / "retrain.lease"
 
     @property
+    def reserve(self) -> Path:
+        """A file that only keeps room on the disk for a rollback."""
+        return self.home / "reserve"
+
+    @property
     def keys(self) -> Path:
         """The publisher's signing key (mode 0600) and the public keys that are trusted."""
         return self.home / "keys"

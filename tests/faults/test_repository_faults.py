@@ -88,6 +88,21 @@ def test_f6_a_disk_that_fills_up_at_any_point_publishes_all_or_nothing(small_dis
     assert verify(workspace) == []
 
 
+def test_f6_a_full_disk_does_not_stand_in_the_way_of_a_rollback(small_disk, tmp_path):
+    workspace = Workspace(small_disk)
+    repository = Repository.of(workspace)
+    first, second = (put(workspace, toy.artifact(tmp_path / str(scale), scale=scale)) for scale in (0.3, 0.4))
+    fill(small_disk, 0)
+    with pytest.raises(OSError, match="No space left"):
+        (small_disk / "other").write_bytes(b"1" * PAGE)
+    done = rollback(workspace, PARAMS, "toy", server=None, reason="it is worse")
+    assert (done.version_from, done.version_to, repository.listed("toy")) == (second, first, [first])
+    assert [one.reason for one in journal.read(workspace.journal) if one.action == journal.ROLLED_BACK] == [
+        "it is worse"
+    ]
+    assert verify(workspace) == []
+
+
 @pytest.mark.parametrize("how", ["missing", "truncated", "no signature"])
 def test_f5_a_partial_copy_is_not_promoted(tmp_path, how):
     workspace = Workspace(tmp_path)

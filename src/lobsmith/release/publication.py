@@ -31,7 +31,7 @@ from lobsmith.files import fsync_directory
 from lobsmith.gates.verdict import Verdict
 from lobsmith.params import Params
 from lobsmith.progress import Note
-from lobsmith.release import journal
+from lobsmith.release import journal, reserve
 from lobsmith.release.config import is_candidate, read_config
 from lobsmith.release.contract import WireContract
 from lobsmith.release.intent import Intent, close, declare
@@ -124,6 +124,7 @@ class Publication(ABC):
             with suppress(LobsmithError, OSError):
                 follow(writer, self.model)
                 retire_fallen(writer, self.model)
+            reserve.keep(self.workspace)
             return manifest
 
     @property

@@ -21,7 +21,7 @@ from lobsmith.errors import ReleaseError
 from lobsmith.gates.verdict import Verdict
 from lobsmith.params import Params
 from lobsmith.progress import Note
-from lobsmith.release import journal
+from lobsmith.release import journal, reserve
 from lobsmith.release.completion import go_back
 from lobsmith.release.faults import manifest_of
 from lobsmith.release.intent import Intent, close, declare, pending
@@ -79,6 +79,25 @@ def rollback(
             the bad one. The rollback is journaled; the next writer, or a call with the same `to`, tries again.
         LeaseError: somebody else took the right to act over.
     """
+    reserve.free(workspace)
+    try:
+        return _roll_back(workspace, params, model, to, bad, server, who, reason, verdicts, note)
+    finally:
+        reserve.keep(workspace)
+
+
+def _roll_back(
+    workspace: Workspace,
+    params: Params,
+    model: str,
+    to: int | None,
+    bad: int | None,
+    server: Server | None,
+    who: str | None,
+    reason: str,
+    verdicts: tuple[Verdict, ...],
+    note: Note | None,
+) -> RolledBack:
     with sole_writer(workspace, params, f"roll back {model}", server=server, who=who, note=note, seize=True) as writer:
         intent = _begun(workspace, model, to, bad)
         if intent is None:
