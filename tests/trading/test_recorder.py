@@ -13,6 +13,7 @@ import pytest
 from lobsmith.features.labels import direction_labels
 from lobsmith.monitoring.log_reader import PredictionLog, answers, compared
 from lobsmith.params import Params
+from lobsmith.process import start_ticks
 from lobsmith.release.repository import Repository
 from lobsmith.trading.client import StreamClient, second_newest
 from lobsmith.trading.recorder import SHARED_MEMORY
@@ -201,6 +202,8 @@ def test_a_session_whose_trading_process_is_killed_is_written_down_all_the_same(
     assert list(SHARED_MEMORY.glob(f"*{session}*"))
     if both:
         os.kill(int(pid), signal.SIGKILL)
+        # A signal takes its time, and who may yet live is left alone.
+        eventually(lambda: start_ticks(trading.pid) is None and start_ticks(int(pid)) is None)
         # The next session takes care of what the last one has left.
         recorder(template, params).close()
     eventually(lambda: not list(SHARED_MEMORY.glob(f"*{session}*")))
