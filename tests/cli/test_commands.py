@@ -66,8 +66,9 @@ def test_a_bad_capture_is_one_line_that_names_file_and_place(root: Path, content
     refused(lobsmith(root, "replay", "bad.gz"), *words)
 
 
+@pytest.mark.slow
 @pytest.mark.integration
-@pytest.mark.parametrize("command", ["retrain", pytest.param("demo", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("command", ["retrain", "demo"])
 def test_a_bad_capture_leaves_no_half_made_version(root: Path, command: str) -> None:
     (root / "bad.gz").write_bytes(gzip.compress(LINE + b"what is this\n"))
     refused(lobsmith(root, command, "--capture", "bad.gz", timeout=240), "bad.gz:2")
@@ -111,6 +112,7 @@ def test_a_busy_port_is_one_line_that_names_it(root: Path) -> None:
         refused(lobsmith(root, "serve", "--http-port", str(port)), str(port))
 
 
+@pytest.mark.slow
 def test_nobody_listens_is_one_line(root: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

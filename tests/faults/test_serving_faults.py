@@ -206,6 +206,7 @@ def test_f12_no_load_meets_an_unload_under_way(workspace: Workspace, params: Par
         assert connect(workspace).endpoint == control.endpoint
 
 
+@pytest.mark.slow
 def test_f13_a_version_that_fails_its_warm_up_is_taken_back(workspace: Workspace, params: Params) -> None:
     """READY it is each time, for that is all that Triton looks at."""
     repository = Repository.of(workspace)
@@ -250,6 +251,7 @@ def test_f14_a_sound_version_that_triton_cannot_load(workspace: Workspace, param
     assert "Triton cannot load it" in entry.reason
 
 
+@pytest.mark.slow
 def test_f14_a_version_that_hangs_at_a_cold_start(
     workspace: Workspace, hasty: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +278,7 @@ def test_f16_publishing_touches_no_older_version(workspace: Workspace, params: P
         assert processes < stubs(control)
 
 
+@pytest.mark.slow
 def test_f16_a_rewritten_time_costs_a_reload_and_no_answer(workspace: Workspace, params: Params) -> None:
     repository = Repository.of(workspace)
     with served(workspace, params) as (server, control):
@@ -289,6 +292,7 @@ def test_f16_a_rewritten_time_costs_a_reload_and_no_answer(workspace: Workspace,
         assert repository.active("lob") == new[0]
 
 
+@pytest.mark.slow
 def test_f50_warm_ups_are_no_traffic(workspace: Workspace, params: Params) -> None:
     with served(workspace, params) as (server, control):
         new = publish(workspace, params, server)

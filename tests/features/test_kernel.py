@@ -73,7 +73,7 @@ def test_equals_the_slow_reference_on_a_simulated_session(simulated: Session) ->
 
 
 @pytest.mark.recorded
-@pytest.mark.parametrize("name", ["usdm", "spot"])
+@pytest.mark.parametrize("name", ["usdm", pytest.param("spot", marks=pytest.mark.slow)])
 def test_equals_the_slow_reference_on_a_recorded_session(recorded: Path, name: str) -> None:
     session = read_captures([recorded / "binance" / file for file in SESSIONS[name]])
     bounds = session.events.message_bounds()

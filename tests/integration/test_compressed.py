@@ -71,10 +71,8 @@ def asked(
     return found[rows - first]
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("pruned_50", "pruned_50_int8_static")]
-
-
-@pytest.mark.parametrize("name", ["int8_static", *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["int8_static", "pruned_50", "pruned_50_int8_static"])
 def test_triton_gives_what_the_table_promised(name: str, tmp_path: Path) -> None:
     workspace, dataset = Workspace(tmp_path), build_dataset(simulate(seed=3, seconds=120), small_params())
     params, summary, version = publish_candidate(workspace, dataset, name)

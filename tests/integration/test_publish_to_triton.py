@@ -118,14 +118,3 @@ def test_promotion_rollback_and_retirement_are_followed_by_the_server(workspace,
     assert client.is_model_ready("toy", str(before))
     assert ask(client, "", toy.ROWS).shape == (1, len(toy.ROWS), 2, 3)
     assert verify(workspace, served_versions(workspace)) == []
-
-
-def test_only_so_many_versions_stay_and_each_answers(workspace, params, client):
-    repository, server = Repository.of(workspace), running_server(workspace, params)
-    for _ in range(params.release.keep + 1):
-        put(workspace, params, server)
-    versions = repository.versions("toy")
-    assert len(versions) == params.release.keep
-    assert served_versions(workspace) == {"toy": versions}
-    for version in versions:
-        assert ask(client, version, toy.ROWS).shape == (1, len(toy.ROWS), 2, 3)

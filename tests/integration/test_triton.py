@@ -226,7 +226,10 @@ def test_the_end_of_serve_is_the_end_of_triton(workspace: Workspace, params: Par
         assert not workspace.endpoint.exists()
 
 
-@pytest.mark.parametrize("damage", ["newest", "middle", "manifest", "unsigned", "foreign"])
+MORE_DAMAGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("middle", "manifest", "unsigned")]
+
+
+@pytest.mark.parametrize("damage", ["newest", "foreign", *MORE_DAMAGE])
 def test_a_cold_start_serves_what_is_sound(workspace: Workspace, params: Params, damage: str) -> None:
     repository = Repository.of(workspace)
     old, middle, new = repository.listed("lob")

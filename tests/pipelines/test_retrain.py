@@ -138,6 +138,7 @@ def check_chunks_equal_steps(endpoint, workspace: Workspace, retrained) -> None:
         transport.close()
 
 
+@pytest.mark.slow
 def test_a_refused_candidate_is_recorded_and_not_published(workspace: Workspace) -> None:
     with pytest.raises(GateError, match="skill refused"):
         run(workspace, **{"gates.skill": 0.01})
@@ -152,6 +153,7 @@ def test_a_thin_window_is_refused_before_training(workspace: Workspace) -> None:
     assert untouched(workspace)
 
 
+@pytest.mark.slow
 def test_another_wire_contract_under_the_same_name_is_refused(workspace: Workspace) -> None:
     published = run(workspace)
     with pytest.raises(ContractError, match="model.name"):
@@ -171,6 +173,7 @@ def test_a_batch_that_breaks_the_contract_stops_the_flow(workspace: Workspace) -
     assert untouched(workspace)
 
 
+@pytest.mark.slow
 def test_a_recorded_session_over_midnight(workspace: Workspace, recorded: Path) -> None:
     files = [str(recorded / "binance" / f"usdm-btcusdt-202407{day}.gz") for day in (18, 19)]
     retrained = run(workspace, files, **{"gates.skill": 1.0, "train.epochs": 4, "train.sequences_per_epoch": 512})
@@ -187,6 +190,7 @@ def test_a_bad_capture_ends_in_one_error_and_leaves_nothing(workspace: Workspace
     assert untouched(workspace)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_in_its_folder(workspace: Workspace) -> None:
     """The market data are not read again, and what is trained is what an uninterrupted run has trained."""
     from pipelines.retrain import retrain
@@ -226,6 +230,7 @@ def test_f22_the_slot_of_a_dead_run_is_free_and_that_of_a_live_one_is_not(worksp
         run(workspace, **{"window.minimum_coverage": 0.5})
 
 
+@pytest.mark.slow
 def test_f23_of_late_runs_only_the_first_trains(workspace: Workspace) -> None:
     from pipelines.retrain import newer_than
 
