@@ -32,7 +32,7 @@ def main(root: Path, fatal: str, what: str = "publish") -> None:
     repository = Repository.of(workspace)
     match what:
         case "publish":
-            artifact = toy.artifact(root / "run")
+            artifact = toy.artifact(root / f"run-{os.getpid()}")
             publish(workspace, params, artifact, model="toy", contract=toy.CONTRACT, **settings)
         case "plans":
             of = repository.verify("toy", repository.active("toy"))
