@@ -7,7 +7,7 @@ of any publication.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from msgspec import Struct, structs
@@ -85,24 +85,8 @@ def promote(
         ReleaseError: the source is not sound, is of plans, or the name is not one of production. Nothing was published.
         ServingError: the server does not serve it. Nothing was published.
     """
-    manifest = _source(model, source, Trust.of(workspace))
-    promotion = _Promotion(
-        workspace=workspace,
-        params=params,
-        model=model,
-        contract=manifest.contract,
-        backend=BACKEND,
-        server=server,
-        who=who,
-        note=note,
-        action=journal.PROMOTED,
-        reason=reason,
-        source=source,
-        original=manifest,
-        added=verdicts,
-        confirm=confirm,
-    )
-    return promotion.run()
+    promotion = _publication_of(workspace, params, source, model, server=server, who=who, reason=reason, note=note)
+    return replace(promotion, action=journal.PROMOTED, added=verdicts, confirm=confirm).run()
 
 
 def nominate(
@@ -120,11 +104,27 @@ def nominate(
 
     Arguments and errors are those of `promote`.
     """
+    nomination = _publication_of(workspace, params, source, model, server=server, who=who, reason=reason, note=note)
+    return replace(nomination, model=candidate_model(model)).run()
+
+
+def _publication_of(
+    workspace: Workspace,
+    params: Params,
+    source: Path,
+    model: str,
+    *,
+    server: Server | None,
+    who: str | None,
+    reason: str,
+    note: Note | None,
+) -> "_Promotion":
+    """Return the publication of a source's artifact under a production model's name."""
     manifest = _source(model, source, Trust.of(workspace))
-    nomination = _Promotion(
+    return _Promotion(
         workspace=workspace,
         params=params,
-        model=candidate_model(model),
+        model=model,
         contract=manifest.contract,
         backend=BACKEND,
         server=server,
@@ -135,7 +135,6 @@ def nominate(
         original=manifest,
         added=(),
     )
-    return nomination.run()
 
 
 def promotion_plan(
