@@ -15,8 +15,8 @@ Weight = Annotated[float, Meta(ge=0)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
-# The endings belong to the candidate slot and to TensorRT plans.
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}(?<!_candidate)(?<!_trt)\Z")]
+# The endings belong to the candidate slot, to TensorRT plans and to the reference score.
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}(?<!_candidate)(?<!_trt)(?<!_drift)\Z")]
 
 _MAXIMUM_BUCKETS = 1_000_000
 _MINIMUM_STEPS = 3
@@ -371,6 +371,55 @@ class ReconcileParams(_Section, frozen=True):
     wait_s: Weight
 
 
+class DiscriminatorParams(_Section, frozen=True):
+    """The network that learns to tell old rows from new ones."""
+
+    seed: int
+    hidden: Positive
+    folds: Annotated[int, Meta(ge=2)]
+    """Blocks of time that are held out in turn."""
+    rows: Annotated[int, Meta(ge=100)]
+    """Of each of the two windows, at most."""
+    seconds: PositiveFloat
+    """Of training, at most."""
+
+
+class DriftParams(_Section, frozen=True):
+    """What recent rows are compared with, and when they count as others."""
+
+    every_ms: Positive
+    reference_s: PositiveFloat
+    recent_s: PositiveFloat
+    minimum_rows: Annotated[int, Meta(ge=20)]
+    past_pairs: Annotated[int, Meta(ge=40)]
+    pairs_a_look: Positive
+    false_alarms_a_day: PositiveFloat
+    look_s: PositiveFloat
+    raw_keep_days: PositiveFloat
+    discriminator: DiscriminatorParams
+
+
+class ReferenceParams(_Section, frozen=True):
+    """The score of one class that clients compute themselves."""
+
+    block_rows: Annotated[int, Meta(ge=16, le=_LARGEST_CHUNK)]
+    held_out: Annotated[float, Meta(gt=0, lt=1)]
+    false_alarms_a_day: PositiveFloat
+
+
+class ModeParams(_Section, frozen=True):
+    """What drift leads to."""
+
+    drift_looks: Positive
+    paused_looks: Positive
+    calm_looks: Positive
+    stale_s: PositiveFloat
+    win_rate: Annotated[float, Meta(gt=0.5, lt=1)]
+    minimum_count: Positive
+    buckets: Annotated[int, Meta(ge=2)]
+    retrain_every_s: PositiveFloat
+
+
 class CrashParams(_Section, frozen=True):
     """When a fall of the price is a flash crash."""
 
@@ -452,7 +501,9 @@ class Params(_Section, frozen=True):
     paired: PairedParams
     shadow: ShadowParams
     rollback: RollbackParams
-
+    drift: DriftParams
+    reference: ReferenceParams
+    modes: ModeParams
     mirror: MirrorParams
     reconcile: ReconcileParams
     surveillance: SurveillanceParams

@@ -83,6 +83,21 @@ class Workspace:
         return self.home / "monitor.lease"
 
     @property
+    def drift(self) -> Path:
+        """What looks for drift leave: past pairs, reports, and `evidently/`, the workspace of Evidently's pages."""
+        return self.home / "drift"
+
+    @property
+    def drift_lease(self) -> Path:
+        """Whose turn it is to look for drift."""
+        return self.home / "drift.lease"
+
+    @property
+    def modes(self) -> Path:
+        """The mode of each production model, `<model>.json`, and `journal.jsonl`, every change of one."""
+        return self.home / "modes"
+
+    @property
     def retrain_lease(self) -> Path:
         """Whose turn it is to train."""
         return self.home / "retrain.lease"

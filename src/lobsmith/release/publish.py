@@ -35,7 +35,8 @@ class Artifact:
     """What a retrain hands over: the exported model, what it must answer, and where it came from.
 
     `step_path` is the model's graph for one row of one stream, which the in-process engine prefers; `candidate` is the
-    name that it had among the compressed ones, `run` the retrain's folder below the workspace's runs.
+    name that it had among the compressed ones, `run` the retrain's folder below the workspace's runs. `reference_path`
+    and `score_path` are what drift is told by, see `lobsmith.gates.drift`; both or none.
     """
 
     model_path: Path
@@ -51,6 +52,8 @@ class Artifact:
     step_path: Path | None = None
     candidate: str | None = None
     run: str | None = None
+    reference_path: Path | None = None
+    score_path: Path | None = None
 
 
 def mint_version(now_ns: int, last: int | None) -> int:

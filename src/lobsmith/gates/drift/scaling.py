@@ -1,0 +1,37 @@
+"""The constants that raw features are scaled by, frozen with the model.
+
+After a rolling z-score a doubled scale and a shift of three deviations are gone; after these they are what they are.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+
+_NORMAL_IQR = 1.349
+"""Interquartile range of the standard normal distribution."""
+
+
+class Scaling(NamedTuple):
+    """Centre and scale of each feature, float32 [F]; no scale is 0."""
+
+    centre: Float32
+    scale: Float32
+
+    def apply(self, raw: Float32) -> Float32:
+        """Return raw rows, float32 [..., F], in deviations from the centre."""
+        scaled: Float32 = (raw - self.centre) / self.scale
+        return scaled
+
+
+def fit_scaling(raw: Float32) -> Scaling:
+    """Take medians and interquartile ranges of rows, float32 [N, F], N >= 1, all finite.
+
+    Where half of all rows agree the standard deviation takes the place of the range, and 1 where all do.
+    """
+    low, centre, high = np.quantile(raw, (0.25, 0.5, 0.75), axis=0)
+    spread, deviation = (high - low) / _NORMAL_IQR, raw.std(axis=0, dtype=np.float64)
+    scale = np.where(spread > 0, spread, np.where(deviation > 0, deviation, 1.0))
+    return Scaling(centre.astype(np.float32), scale.astype(np.float32))
