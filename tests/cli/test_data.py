@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from lobsmith.cli.main import cli
 from tests.market.captured import SPOT, write
 from tests.small import params_file
 
@@ -101,3 +103,32 @@ def test_validate_shows_verdicts_and_fails_with_the_reason(root: Path, tmp_path:
     assert "seconds: 1 of 1 rows" in done.stderr
     assert "events contract refused" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def simulated(output: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["data", "simulate", str(output), "--seconds", "8", *arguments])
+
+
+def test_a_simulated_market_changes_when_it_is_told_to(tmp_path: Path) -> None:
+    plain, changed = tmp_path / "a.txt", tmp_path / "b.txt"
+    assert simulated(plain).exit_code == 0
+    assert simulated(changed, "--change-at", "4", "--change", "order=3", "--change", "queue=3").exit_code == 0
+    a, b = (path.read_bytes().splitlines() for path in (plain, changed))
+    same = next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    assert same > len(a) / 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--change-at", "4"], "belong together"),
+        (["--change", "order=3"], "belong together"),
+        (["--change-at", "4", "--change", "order"], "NAME=FACTOR"),
+        (["--change-at", "4", "--change", "orders=3"], "no constant orders"),
+        (["--change-at", "9", "--change", "order=3"], "within it"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused(tmp_path: Path, arguments: list[str], what: str) -> None:
+    done = simulated(tmp_path / "a.gz", *arguments)
+    assert done.exit_code != 0
+    assert what in done.output

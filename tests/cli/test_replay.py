@@ -78,3 +78,10 @@ def test_a_split_without_a_share_is_refused(workspace: Workspace) -> None:
     done = replay(workspace, "--ab")
     assert done.exit_code == 1
     assert "shadow.share" in done.output
+
+
+def test_a_replay_takes_a_market_that_changes(workspace: Workspace) -> None:
+    plain, changed = (
+        report(workspace, "--no-record", *more) for more in ([], ["--change-at", "10", "--change", "limit=2"])
+    )
+    assert changed["rows"] > 1.1 * plain["rows"]

@@ -12,7 +12,7 @@ from lobsmith.market.book import CROSSED, ROW, apply, levels, new_book, touch
 from lobsmith.market.events import ASK, BID, CLEAR, END, LEVEL, TICKER, TRADE, concatenate
 from lobsmith.market.readers import read_captures
 from lobsmith.market.session import Session, fingerprint
-from lobsmith.market.simulator import Dynamics, Market, row_probabilities, simulate
+from lobsmith.market.simulator import START_NS, Change, Dynamics, Market, row_probabilities, simulate
 from lobsmith.market.simulator.raw import raw_lines, write_raw
 
 SEED = 7
@@ -44,6 +44,49 @@ def test_stopping_and_going_on_changes_nothing() -> None:
     whole = simulate(SEED, 30).events
     for name in ("price", "local_time", "size"):
         np.testing.assert_array_equal(getattr(concatenate(parts), name), getattr(whole, name))
+
+
+def test_a_change_of_the_dynamics_changes_only_what_comes_after_it() -> None:
+    change = Change(at_s=20.0, dynamics=Dynamics(order=1600.0, queue=4400.0))
+    plain, changed = simulate(SEED, 60).events, simulate(SEED, 60, changes=[change]).events
+    before = int((plain.exchange_time < START_NS + 20 * 10**9).sum())
+    for name in ("local_time", "kind", "price", "size", "sequence"):
+        a, b = getattr(plain, name), getattr(changed, name)
+        np.testing.assert_array_equal(a[:before], b[:before], err_msg=name)
+    assert (plain.local_time[before : before + 100] != changed.local_time[before : before + 100]).any()
+    traded, larger = (e.size[before:][e.kind[before:] == TRADE].mean() for e in (plain, changed))
+    assert larger > 1.5 * traded
+
+
+def test_a_market_that_was_copied_does_not_change_with_the_other() -> None:
+    market = Market(SEED)
+    market.advance(5.0)
+    other = market.copy()
+    other.change(Dynamics().scaled({"order": 2.0}))
+    other.advance(10.0)
+    whole = Market(SEED).advance(10.0).local_time
+    rest = market.advance(10.0).local_time
+    np.testing.assert_array_equal(rest, whole[-len(rest) :])
+
+
+@pytest.mark.parametrize("times", [[10.0, 10.0], [20.0, 10.0], [30.0]])
+def test_changes_that_do_not_rise_within_the_session_are_an_error(times: list[float]) -> None:
+    with pytest.raises(DataError, match="times that rise"):
+        simulate(SEED, 30, changes=[Change(at_s=one, dynamics=Dynamics()) for one in times])
+
+
+@pytest.mark.parametrize("at_s", [0.0, -1.0, math.nan, math.inf])
+def test_a_change_at_no_time_is_an_error(at_s: float) -> None:
+    with pytest.raises(DataError, match="cannot change"):
+        Change(at_s=at_s, dynamics=Dynamics())
+
+
+@pytest.mark.parametrize(
+    ("factors", "what"), [({"orders": 2.0}, "no constant orders"), ({"order": 0.0}, "order"), ({"market": 9.0}, "end")]
+)
+def test_factors_of_which_no_market_can_be_made_are_refused(factors: dict[str, float], what: str) -> None:
+    with pytest.raises(DataError, match=what):
+        Dynamics().scaled(factors)
 
 
 def test_speaks_the_schema(session: Session) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from rich.table import Table
 
 from lobsmith.cli.capture import capture
-from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
+from lobsmith.cli.options import change_options, changes, json_option, overrides, print_json, results, set_option
 from lobsmith.cli.watch import watch
 from lobsmith.params import load_params
 from lobsmith.progress import console, stage
@@ -157,14 +157,18 @@ def ingest(
 @click.option("--seed", type=int, default=7, show_default=True)
 @click.option("--seconds", type=click.IntRange(min=1), default=600, show_default=True)
 @click.option("--crash-at", type=float, help="Second at which a flash crash begins.")
-def simulate(output: Path, seed: int, seconds: int, crash_at: float | None) -> None:
+@change_options
+def simulate(
+    output: Path, seed: int, seconds: int, crash_at: float | None, change_at: float | None, factors: tuple[str, ...]
+) -> None:
     """Write a simulated session as a raw capture: OUTPUT, gzip where it ends with .gz."""
     from lobsmith.market.simulator import Dynamics
     from lobsmith.market.simulator import simulate as run
     from lobsmith.market.simulator.raw import write_raw
 
+    dynamics = Dynamics() if crash_at is None else Dynamics(crash_at_s=crash_at)
     with stage("simulate") as note:
-        session = run(seed, seconds, Dynamics() if crash_at is None else Dynamics(crash_at_s=crash_at))
+        session = run(seed, seconds, dynamics, changes(change_at, factors, dynamics))
         write_raw(session, output)
         note(f"{session.accounting.records:,} messages")
 

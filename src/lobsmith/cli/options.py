@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -12,6 +12,9 @@ import yaml
 from rich.console import Console
 
 from lobsmith.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lobsmith.market.simulator import Change, Dynamics
 
 _PIPED_WIDTH = 120
 
@@ -60,6 +63,41 @@ def overrides(settings: tuple[str, ...]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise click.BadParameter(f"{setting}: the value is not YAML", param_hint="--set") from error
     return table
+
+
+def change_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--change-at SECOND --change NAME=FACTOR`: a drift in the simulated market."""
+    factors = click.option(
+        "--change",
+        "factors",
+        multiple=True,
+        metavar="NAME=FACTOR",
+        help="Constant of the simulated market, such as order=1.3 for larger orders; may be repeated.",
+    )
+    at = click.option("--change-at", type=float, help="Second from which the simulated market has other constants.")
+    return at(factors(command))
+
+
+def changes(at_s: float | None, factors: tuple[str, ...], dynamics: "Dynamics") -> "list[Change]":
+    """Turn the options of a change into what the simulator takes.
+
+    Raises:
+        DataError: there is no such constant, or no market can be made of what comes out.
+    """
+    from lobsmith.market.simulator import Change
+
+    if (at_s is None) != (not factors):
+        raise click.UsageError("--change-at and --change belong together: pass both, or neither")
+    if at_s is None:
+        return []
+    table = {}
+    for factor in factors:
+        name, _, value = factor.partition("=")
+        try:
+            table[name] = float(value)
+        except ValueError as error:
+            raise click.BadParameter(f"{factor}: write NAME=FACTOR", param_hint="--change") from error
+    return [Change(at_s=at_s, dynamics=dynamics.scaled(table))]
 
 
 def print_json(value: Any) -> None:

@@ -8,7 +8,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
+from lobsmith.cli.options import change_options, changes, json_option, overrides, print_json, results, set_option
 from lobsmith.errors import DataError, ParamsError, ServingError
 from lobsmith.params import Params, load_params
 from lobsmith.progress import console
@@ -27,6 +27,7 @@ TRANSPORTS = ("grpc", "http", "inprocess")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--simulate", "seconds", type=click.IntRange(min=1), help="Replay this many simulated seconds instead.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the simulator.")
+@change_options
 @click.option("--transport", type=click.Choice(TRANSPORTS), default="grpc", show_default=True)
 @click.option("--url", help="HOST:PORT of a server; the workspace's own by default.")
 @click.option("--model", help="Instead of model.name.")
@@ -41,6 +42,8 @@ def replay(
     files: tuple[Path, ...],
     seconds: int | None,
     seed: int,
+    change_at: float | None,
+    factors: tuple[str, ...],
     transport: str,
     url: str | None,
     model: str | None,
@@ -57,13 +60,16 @@ def replay(
     """
     from lobsmith.features.dataset import build_dataset
     from lobsmith.market.readers import read_captures
-    from lobsmith.market.simulator import simulate
+    from lobsmith.market.simulator import Dynamics, simulate
     from lobsmith.monitoring.prediction_log import Source
 
     params = load_params(workspace.params, overrides(settings))
     if bool(files) == (seconds is not None):
         raise DataError("nothing to replay, or two things: name recorded FILES, or pass --simulate SECONDS")
-    session = read_captures(files) if files else simulate(seed, seconds or 0)
+    drift = changes(change_at, factors, Dynamics())
+    if files and drift:
+        raise click.UsageError("--change is of the simulated market; pass --simulate SECONDS in place of FILES")
+    session = read_captures(files) if files else simulate(seed, seconds or 0, changes=drift)
     dataset = build_dataset(session, params)
     columns = (TextColumn(f"replay over {transport}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:

@@ -19,6 +19,7 @@ Randomness is a SplitMix64 sequence: the same seed gives the same bytes. Nothing
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -103,6 +104,36 @@ class Dynamics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 f"dynamics: a trade excites {children:.2f} others and trades would multiply without end; "
                 "keep market * excitement * excitement_s, times the greatest regime factor, below 1"
             )
+
+    def scaled(self, factors: Mapping[str, float]) -> "Dynamics":
+        """Return these constants with some of them multiplied, such as `{"order": 1.3}`.
+
+        Raises:
+            DataError: there is no constant of that name, or no market can be made of what comes out.
+        """
+        for name in factors:
+            if name not in self.__struct_fields__:
+                raise DataError(
+                    f"dynamics: there is no constant {name}; it is one of {', '.join(self.__struct_fields__)}"
+                )
+        return msgspec.structs.replace(self, **{name: getattr(self, name) * by for name, by in factors.items()})
+
+
+class Change(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Other constants from some time on.
+
+    Raises:
+        DataError: the time is not finite, or not after the opening.
+    """
+
+    at_s: float
+    """Seconds since the start."""
+    dynamics: Dynamics
+
+    def __post_init__(self) -> None:
+        """Refuse a change at no time."""
+        if not 0 < self.at_s < math.inf:
+            raise DataError(f"cannot change the market at {self.at_s} s; give a time after its opening")
 
 
 STATE = np.dtype(

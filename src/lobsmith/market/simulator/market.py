@@ -4,6 +4,7 @@ import math
 from collections import namedtuple
 from collections.abc import Sequence
 from copy import copy
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from lobsmith.market.events import DTYPES, Events, concatenate
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.payloads import ROW_DTYPE
 from lobsmith.market.session import Session, account
-from lobsmith.market.simulator.dynamics import STATE, Dynamics
+from lobsmith.market.simulator.dynamics import STATE, Change, Dynamics
 from lobsmith.market.simulator.feed import MESSAGE_ROOM, START_NS, direction_after, run
 
 __all__ = ["INSTRUMENT", "START_NS", "Market", "row_probabilities", "simulate"]
@@ -38,8 +39,7 @@ class Market:
     """
 
     def __init__(self, seed: int, dynamics: Dynamics | None = None) -> None:
-        values = [float(value) for value in msgspec.structs.astuple(dynamics or Dynamics())]
-        self._constants: Any = _Constants(*values)
+        self.change(dynamics or Dynamics())
         self._state = np.zeros(1, STATE)
         self._state["random"] = seed % 2**64
 
@@ -47,6 +47,11 @@ class Market:
     def seconds(self) -> float:
         """Time of the last event since the start."""
         return float(self._state["now"][0])
+
+    def change(self, dynamics: Dynamics) -> None:
+        """Let other constants hold from here on; the book, the regime and all that is latent stay as they are."""
+        values = [float(value) for value in msgspec.structs.astuple(dynamics)]
+        self._constants: Any = _Constants(*values)
 
     def copy(self) -> "Market":
         """Return a market in the same state, which goes on the same way whatever becomes of this one."""
@@ -105,16 +110,31 @@ class Market:
         return shares
 
 
-def simulate(seed: int, seconds: int, dynamics: Dynamics | None = None) -> Session:
+def simulate(seed: int, seconds: int, dynamics: Dynamics | None = None, changes: Sequence[Change] = ()) -> Session:
     """Simulate a session of `seconds`, beginning 2024-01-01T00:00:00Z; the same arguments give the same events.
 
+    Args:
+        seed: of everything random.
+        seconds: how long.
+        dynamics: the constants.
+        changes: other constants from some time on, in the order of time; what comes before a change is as without it.
+
     Raises:
-        DataError: `seconds` is not positive and finite.
+        DataError: `seconds` is not positive and finite, or changes do not rise in time or lie beyond the end.
     """
     if not 0 < seconds < math.inf:
         raise DataError(f"cannot simulate {seconds} seconds; give a positive number")
-    events = Market(seed, dynamics).advance(seconds)
-    return Session(INSTRUMENT, events, account(events), (f"simulator seed {seed}, {seconds} s",))
+    times = [0.0, *(one.at_s for one in changes), seconds]
+    if any(later <= earlier for earlier, later in pairwise(times)):
+        raise DataError(f"cannot change the market at {times[1:-1]} s of {seconds}; give times that rise within it")
+    market = Market(seed, dynamics)
+    parts = []
+    for one in changes:
+        parts.append(market.advance(one.at_s))
+        market.change(one.dynamics)
+    events = concatenate([*parts, market.advance(seconds)])
+    changed = "".join(f", changed at {one.at_s:g} s" for one in changes)
+    return Session(INSTRUMENT, events, account(events), (f"simulator seed {seed}, {seconds} s{changed}",))
 
 
 def row_probabilities(
