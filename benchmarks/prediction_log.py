@@ -108,7 +108,10 @@ def main() -> None:
         }
         begun = time.perf_counter()
         params = PredictionLogParams(flush_s=1.0, keep_days=DAYS - 1, busy_s=10.0)
-        figures["expire"] = {"rows": expire(path, params, END_NS), "s": time.perf_counter() - begun}
+        figures["expire"] = {
+            "rows": expire(path, params, END_NS, raw_keep_days=DAYS - 1),
+            "s": time.perf_counter() - begun,
+        }
     figures["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(figures, indent=1))
 

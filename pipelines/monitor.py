@@ -87,7 +87,7 @@ def forget(workspace: Workspace, params: Params) -> None:
     """Delete what is older than the log keeps."""
     path = log_path(workspace, params.model.name)
     if path.exists():
-        expire(path, params.prediction_log)
+        expire(path, params.prediction_log, raw_keep_days=params.drift.raw_keep_days)
 
 
 @task(name="alert")

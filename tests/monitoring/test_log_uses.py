@@ -98,7 +98,7 @@ def test_export_is_the_log(path, tmp_path) -> None:
 
 def test_rows_expire_by_age(path, monkeypatch) -> None:
     monkeypatch.setattr("lobsmith.monitoring.retention._AT_ONCE", 16)
-    deleted = expire(path, PARAMS, START_NS + 120 * STEP_NS + DAY_NS)
+    deleted = expire(path, PARAMS, START_NS + 120 * STEP_NS + DAY_NS, raw_keep_days=1.0)
     assert deleted == 240
     with PredictionLog(path) as log:
         left = answers(log, *MODEL)

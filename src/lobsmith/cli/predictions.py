@@ -42,6 +42,7 @@ def describe(workspace: Workspace, model: str | None, hours: float | None, as_js
     """Show what each version has answered and how good it was."""
     from lobsmith.monitoring.accuracy import score
     from lobsmith.monitoring.log_reader import PredictionLog, answers
+    from lobsmith.monitoring.raw_rows import count_raw_rows
 
     since_ns = _since(hours)
     with PredictionLog.of(workspace, model or _production(workspace)) as log:
@@ -59,6 +60,7 @@ def describe(workspace: Workspace, model: str | None, hours: float | None, as_js
                 }
                 for version, scored in scores.items()
             ],
+            "raw_rows": count_raw_rows(log, since_ns),
             "drops": log.drops(since_ns),
         }
     if as_json:
@@ -69,6 +71,7 @@ def describe(workspace: Workspace, model: str | None, hours: float | None, as_js
         results.print("no predictions" + (f" in the last {hours:g} hours" if hours else ""))
     else:
         results.print(_table(state["versions"]))
+    results.print(f"{state['raw_rows']} rows in their own units, for drift")
     for place, count in state["drops"].items():
         results.print(f"dropped  {place}: {count} rows")
 

@@ -4,6 +4,7 @@
     streams       a version within a session: model, version, role
     predictions   one row of a stream each; by stream and time of asking: a version's last hours are one range
     outcomes      what the market then did after each row of a session
+    raw_rows      rows in their own units, thinned; by session and time of receipt: its last minutes are one range
     probes        latencies of single-row requests that were put to two versions in turn
     drops         rows that could not be logged or asked about, and where they were lost
     logged        a view of predictions with names, roles and outcomes: a row a prediction
@@ -28,11 +29,18 @@ from adbc_driver_sqlite import dbapi
 from lobsmith.errors import PredictionLogError
 from lobsmith.files import fsync_directory
 
-SCHEMA = 1
+SCHEMA = 2
+_WITHOUT_RAW_ROWS = 1
+"""The schema before: a writer adds the table, a reader finds no raw rows."""
 _APPLICATION = 0x4C4F4253  # "LOBS", in the header of the file
 _DIRECTIONS = ("down", "unchanged", "up")
 _PAGE_BYTES = 8192
 _BATCH_ROWS = 65_536
+
+
+_RAW_ROWS = """CREATE TABLE raw_rows (
+    session INTEGER NOT NULL, time_ns INTEGER NOT NULL, row INTEGER NOT NULL, asked_ns INTEGER NOT NULL,
+    segment INTEGER NOT NULL, raw BLOB NOT NULL, PRIMARY KEY (session, time_ns, row)) WITHOUT ROWID"""
 
 
 def probability_columns(horizons_ms: tuple[int, ...]) -> list[str]:
@@ -66,6 +74,7 @@ def _statements(horizons_ms: tuple[int, ...]) -> list[str]:
         f"""CREATE TABLE outcomes (
             session INTEGER NOT NULL, row INTEGER NOT NULL, known_ns INTEGER NOT NULL,
             {", ".join(f"{name} INTEGER" for name in labels)}, PRIMARY KEY (session, row)) WITHOUT ROWID""",
+        _RAW_ROWS,
         """CREATE TABLE probes (
             session INTEGER NOT NULL, asked_ns INTEGER NOT NULL, first_model TEXT NOT NULL,
             first_version INTEGER NOT NULL, first_ns INTEGER NOT NULL, second_model TEXT NOT NULL,
@@ -160,7 +169,10 @@ def open_log(
             raise PredictionLogError(f"{path}: no prediction log; it is written by a client that has answers recorded")
         connection = _connect(path, "rw" if write else "ro", busy_s)
         try:
-            return connection, _checked(connection, path, horizons_ms)
+            horizons = _checked(connection, path, horizons_ms)
+            if write:
+                _upgrade(connection)
+            return connection, horizons
         except BaseException:
             connection.close()
             raise
@@ -171,7 +183,7 @@ def _checked(connection: dbapi.Connection, path: Path, wanted: tuple[int, ...] |
         application, schema = (number(cursor, f"PRAGMA {name}") for name in ("application_id", "user_version"))
         if application != _APPLICATION:
             raise PredictionLogError(f"{path}: not a prediction log; move the file away, a new one is then begun")
-        if schema != SCHEMA:
+        if schema not in (_WITHOUT_RAW_ROWS, SCHEMA):
             raise PredictionLogError(
                 f"{path}: schema {schema}, this lobsmith writes {SCHEMA}; move the file away or use the release of "
                 "lobsmith that wrote it"
@@ -184,6 +196,17 @@ def _checked(connection: dbapi.Connection, path: Path, wanted: tuple[int, ...] |
             "model.name, or move the file away"
         )
     return held
+
+
+def _upgrade(connection: dbapi.Connection) -> None:
+    """Add to a log of the schema before what it lacks, once, whoever else does so at the same time."""
+    with connection.cursor() as cursor:
+        if number(cursor, "PRAGMA user_version") == SCHEMA:
+            return
+    with transaction(connection) as cursor:
+        if number(cursor, "PRAGMA user_version") != SCHEMA:
+            cursor.execute(_RAW_ROWS)
+            cursor.execute(f"PRAGMA user_version = {SCHEMA}")
 
 
 def number(cursor: dbapi.Cursor, query: str, parameters: tuple[object, ...] = (), *, otherwise: int = 0) -> int:

@@ -198,6 +198,36 @@ class LogWriter:
         self._waiting.outcomes.setdefault(session, []).append(pa.record_batch(columns))
         self._grow(count)
 
+    def add_raw(
+        self,
+        session: str,
+        *,
+        row: npt.ArrayLike,
+        time_ns: npt.ArrayLike,
+        asked_ns: npt.ArrayLike,
+        segment: npt.ArrayLike,
+        raw: npt.NDArray[np.float32],
+    ) -> None:
+        """Add N rows as they were before any z-score, thinned by the caller; one that is there already is ignored.
+
+        Args:
+            session: as announced by `begin`.
+            row: int [N], number of the row within the session.
+            time_ns: int [N], local receive time of the row, UTC.
+            asked_ns: int [N], wall clock when it was asked about, UTC: it is deleted by this time's age.
+            segment: int [N], number of the gap-free run of rows within the session.
+            raw: float32 [N, F].
+        """
+        numbers = np.array(row, np.int64, ndmin=1)
+        count = len(numbers)
+        if not self._room(session, "raw_rows", count):
+            return
+        given = {"time_ns": time_ns, "asked_ns": asked_ns, "segment": segment}
+        columns = {"row": pa.array(numbers)} | {name: _column(values, count) for name, values in given.items()}
+        columns["raw"] = _blobs(np.array(raw, "<f4").reshape(count, -1))
+        self._waiting.raw_rows.setdefault(session, []).append(pa.record_batch(columns))
+        self._grow(count)
+
     def add_probe(
         self,
         session: str,
@@ -316,12 +346,20 @@ class _Waiting:
         self.sessions: dict[str, tuple[str, str, int]] = {}
         self.predictions: dict[tuple[str, str, int, str], list[pa.RecordBatch]] = {}
         self.outcomes: dict[str, list[pa.RecordBatch]] = {}
+        self.raw_rows: dict[str, list[pa.RecordBatch]] = {}
         self.probes: list[tuple[str, int, str, int, int, str, int, int]] = []
         self.drops: list[tuple[str, int, str, int]] = []
 
 
 def _column(values: npt.ArrayLike, count: int) -> pa.Array:
     return pa.array(np.broadcast_to(np.asarray(values, np.int64), count).copy())
+
+
+def _blobs(rows: npt.NDArray[np.float32]) -> pa.Array:
+    """Return the bytes of each of N rows, float32 [N, F]."""
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * np.int32(rows.shape[1] * rows.itemsize)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(rows))]
+    return pa.Array.from_buffers(pa.binary(), len(rows), buffers)
 
 
 def _write(cursor: dbapi.Cursor, waiting: _Waiting) -> None:
@@ -335,6 +373,8 @@ def _write(cursor: dbapi.Cursor, waiting: _Waiting) -> None:
         _insert(cursor, "predictions", "stream", number(cursor, query, (owner, *stream)), parts)
     for session, parts in waiting.outcomes.items():
         _insert(cursor, "outcomes", "session", _session(cursor, ids, session), parts)
+    for session, parts in waiting.raw_rows.items():
+        _insert(cursor, "raw_rows", "session", _session(cursor, ids, session), parts)
     for session, *rest in waiting.probes:
         values = (_session(cursor, ids, session), *rest)
         cursor.execute("INSERT INTO probes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)

@@ -13,8 +13,10 @@ _AT_ONCE = 100_000
 _LAST_ROW = 2**63 - 1
 
 
-def expire(path: Path, params: PredictionLogParams, now_ns: int | None = None) -> int:
+def expire(path: Path, params: PredictionLogParams, now_ns: int | None = None, *, raw_keep_days: float) -> int:
     """Delete what was asked more than `keep_days` ago, with its outcomes, and return the number of predictions.
+
+    Raw rows take more room and have an age of their own.
 
     Sessions and streams stay: they are few, and a writer may be about to add to them. The file does not shrink; its
     free pages are used again. Other processes may write meanwhile.
@@ -23,17 +25,21 @@ def expire(path: Path, params: PredictionLogParams, now_ns: int | None = None) -
         path: the log.
         params: how long predictions are kept, and how long to wait for other processes.
         now_ns: the time to count from, UTC; None takes the clock.
+        raw_keep_days: how long raw rows are kept, `drift.raw_keep_days`.
 
     Raises:
         PredictionLogError: the log is missing, damaged or locked, or the disk refuses.
     """
-    before_ns = (time.time_ns() if now_ns is None else now_ns) - int(params.keep_days * _NS_PER_DAY)
+    now_ns = time.time_ns() if now_ns is None else now_ns
+    before_ns = now_ns - int(params.keep_days * _NS_PER_DAY)
+    raw_before_ns = now_ns - int(raw_keep_days * _NS_PER_DAY)
     with faults_named(path):
         connection, _ = open_log(path, write=True, busy_s=params.busy_s)
         with connection:
             deleted = sum(_expire_stream(connection, stream, before_ns) for stream in _ids(connection, "streams"))
             for session in _ids(connection, "sessions"):
                 _expire_outcomes(connection, session, before_ns)
+                _expire_raw_rows(connection, session, raw_before_ns)
             with transaction(connection) as cursor:
                 cursor.execute("DELETE FROM probes WHERE asked_ns < ?", (before_ns,))
                 cursor.execute("DELETE FROM drops WHERE noted_ns < ?", (before_ns,))
@@ -66,3 +72,22 @@ def _expire_outcomes(connection: dbapi.Connection, session: int, before_ns: int)
     with transaction(connection) as cursor:
         row = number(cursor, oldest, (session,), otherwise=_LAST_ROW)
         cursor.execute("DELETE FROM outcomes WHERE session = ? AND row < ? AND known_ns < ?", (session, row, before_ns))
+
+
+def _expire_raw_rows(connection: dbapi.Connection, session: int, before_ns: int) -> None:
+    """Delete in pieces from the oldest on; within a session rows were asked about as they were received.
+
+    Not by the time of receipt: that of a replayed session is as old as its recording.
+    """
+    query = "SELECT time_ns FROM raw_rows WHERE session = ? ORDER BY time_ns"
+    while True:
+        with transaction(connection) as cursor:
+            kept_ns = number(cursor, f"{query} LIMIT 1 OFFSET ?", (session, _AT_ONCE), otherwise=_LAST_ROW)
+            cursor.execute(
+                """DELETE FROM raw_rows WHERE session = ?1 AND time_ns < min(?2, COALESCE(
+                (SELECT time_ns FROM raw_rows WHERE session = ?1 AND asked_ns >= ?3 ORDER BY time_ns LIMIT 1), ?2))""",
+                (session, kept_ns, before_ns),
+            )
+            deleted = number(cursor, "SELECT changes()")
+        if deleted < _AT_ONCE:
+            return

@@ -10,6 +10,7 @@ from lobsmith.monitoring.outcomes import OutcomeJoin, Outcomes
 from lobsmith.monitoring.prediction_log import LogWriter, Role
 from lobsmith.release.config import candidate_model
 from lobsmith.trading.client import Reason
+from lobsmith.trading.ring import HAS_RAW
 from lobsmith.trading.shadow import Mirrored, Probe, Records
 
 _OPEN_ROWS = """SELECT row, time_ns, mid, segment FROM logged
@@ -54,7 +55,7 @@ class LogSink:
             self._last = (int(last[0]), int(last[1]))
 
     def live(self, records: Records) -> None:
-        """Take records of the ring, oldest first: their predictions and, as far as they settle any, outcomes."""
+        """Take records of the ring, oldest first: predictions, raw rows and, as far as they settle any, outcomes."""
         asked = records[records["row"] >= 0]
         if not len(asked):
             return
@@ -62,6 +63,11 @@ class LogSink:
             arm = asked[asked["candidate"] == candidate]
             for version in np.unique(arm["version"]):
                 self._add(model, int(version), Role.PRIMARY, arm[arm["version"] == version])
+        raw = asked[(asked["flags"] & HAS_RAW) != 0]
+        if len(raw):
+            self._log.add_raw(
+                self._session, **{name: raw[name] for name in ("row", "time_ns", "asked_ns", "segment", "raw")}
+            )
         # An earlier recorder has written down rows that it had not released.
         new = asked if self._last is None else asked[asked["row"] > self._last[0]]
         if len(new):

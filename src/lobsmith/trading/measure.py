@@ -125,13 +125,14 @@ class _Run:
 
     def step(self, row: Float32) -> Prediction:
         """Ask about the next row, float32 [F]."""
+        raw = self._rows.raw[self._next]
         time_ns, segment, mid = self._about()
         if isinstance(self._client, SplitClient):
             prediction = self._client.step(row, time_ns)
         else:
             prediction = self._client.step(row)
         if self._recorder is not None:
-            self._recorder.record(time_ns, segment, mid, row, prediction)
+            self._recorder.record(time_ns, segment, mid, row, prediction, raw)
             self._recorder.pace()
         return prediction
 

@@ -178,7 +178,15 @@ class Recorder:
         """Take a row, float32 [F], that the client was fed without being asked about it."""
         self._put(-1, time_ns, segment, mid, row, None)
 
-    def record(self, time_ns: int, segment: int, mid: int, row: Float32, prediction: Prediction) -> None:
+    def record(
+        self,
+        time_ns: int,
+        segment: int,
+        mid: int,
+        row: Float32,
+        prediction: Prediction,
+        raw: Float32 | None = None,
+    ) -> None:
         """Take a row and what was answered.
 
         Args:
@@ -187,8 +195,10 @@ class Recorder:
             mid: twice the mid, ticks.
             row: float32 [F].
             prediction: the answer, or the reason why there is none.
+            raw: float32 [F], the row's features in their own units, for drift; the first of each `drift.every_ms` is
+                kept, by the rule of `lobsmith.gates.drift.rows.thinned`. None where the caller has none.
         """
-        self._put(self._rows, time_ns, segment, mid, row, prediction)
+        self._put(self._rows, time_ns, segment, mid, row, prediction, raw)
         self._rows += 1
 
     def pace(self, longest_s: float = 1.0) -> None:
@@ -223,7 +233,14 @@ class Recorder:
         return self._recorded()
 
     def _put(
-        self, number: int, time_ns: int, segment: int, mid: int, row: Float32, prediction: Prediction | None
+        self,
+        number: int,
+        time_ns: int,
+        segment: int,
+        mid: int,
+        row: Float32,
+        prediction: Prediction | None,
+        raw: Float32 | None = None,
     ) -> None:
         if self._ring is None:
             self._unrecorded += 1
@@ -248,6 +265,7 @@ class Recorder:
                     row,
                     np.nan if prediction.probabilities is None else prediction.probabilities,
                     np.nan if prediction.outlook is None else prediction.outlook,
+                    raw,
                 )
             if put:
                 self._flags = 0
@@ -261,7 +279,13 @@ class Recorder:
             with suppress(OSError):
                 if folder is self._folder:
                     folder.mkdir(parents=True, exist_ok=True)
-                return RingWriter(folder / name, params.mirror.ring_rows, COUNT, len(params.labels.horizons_ms))
+                return RingWriter(
+                    folder / name,
+                    params.mirror.ring_rows,
+                    COUNT,
+                    len(params.labels.horizons_ms),
+                    raw_every_ms=params.drift.every_ms,
+                )
         self._faults += 1
         return None
 

@@ -35,14 +35,17 @@ RESET = 1
 """The stream begins anew with this row: whoever answers has forgotten all rows before it."""
 PRIME = 2
 """The row only moves the state: it was not asked about."""
+HAS_RAW = 4
+"""`raw` is this row's; without it the field holds what was left there."""
 
-_MAGIC = 0x6C6F62736D697431
+_MAGIC = 0x6C6F62736D697432
 _LINE = 8
 """Words of a cache line: what writer and reader store lies on lines of their own."""
 _HEAD, _DROPPED, _CLOSED = _LINE, _LINE + 1, _LINE + 2
 _TAIL, _TALLIES = 2 * _LINE, 2 * _LINE + 1
 _HEADER_BYTES = 4096
 _OUTLOOKS = 5
+_NS_PER_MS = 1_000_000
 _NUMBERS = struct.Struct("<8q3b5x")
 
 
@@ -61,8 +64,9 @@ def record_dtype(features: int, horizons: int) -> np.dtype[np.void]:
     | `latency_ns`    | from hand-over to answer |
     | `candidate`     | 1 where the candidate was asked, 0 where the model itself |
     | `reason`        | why there is no answer: place in `Reason` from 1, 0 where there is one |
-    | `flags`         | `RESET`, `PRIME` |
-    | `features`      | float32 [F] |
+    | `flags`         | `RESET`, `PRIME`, `HAS_RAW` |
+    | `features`      | float32 [F], what the network sees |
+    | `raw`           | float32 [F], in their own units; only with `HAS_RAW` |
     | `probabilities` | float32 [H, 3], NaN where there is no answer |
     | `outlook`       | float32 [H, 5], NaN where there is no answer |
     """
@@ -72,11 +76,11 @@ def record_dtype(features: int, horizons: int) -> np.dtype[np.void]:
             *((name, "<i8") for name in words),
             *((name, "i1") for name in ("candidate", "reason", "flags")),
             ("unused", "V5"),
+            # Twice F and 8 H of 4 bytes: records start at multiples of 8.
             ("features", "<f4", (features,)),
+            ("raw", "<f4", (features,)),
             ("probabilities", "<f4", (horizons, 3)),
             ("outlook", "<f4", (horizons, _OUTLOOKS)),
-            # Records start at multiples of 8 bytes.
-            ("padding", f"V{4 * ((features + horizons * (3 + _OUTLOOKS)) % 2)}"),
         ]
     )
 
@@ -84,7 +88,7 @@ def record_dtype(features: int, horizons: int) -> np.dtype[np.void]:
 class RingWriter:
     """The side that puts records in. One process, one thread at a time."""
 
-    def __init__(self, path: Path, capacity: int, features: int, horizons: int) -> None:
+    def __init__(self, path: Path, capacity: int, features: int, horizons: int, *, raw_every_ms: int = 1) -> None:
         """Make a ring.
 
         Args:
@@ -92,6 +96,8 @@ class RingWriter:
             capacity: records that it holds before it drops any, at least 1.
             features: F.
             horizons: H.
+            raw_every_ms: of the rows received within so long the first keeps its `raw`, by the rule of
+                `lobsmith.gates.drift.rows.thinned`.
 
         Raises:
             OSError: the file cannot be made, or there is no room for it.
@@ -115,10 +121,13 @@ class RingWriter:
         self._words = memoryview(self._map).cast("q")
         records = np.frombuffer(self._map, self._dtype, capacity, _HEADER_BYTES)
         self._features = records["features"]
+        self._raw = records["raw"]
         self._probabilities = records["probabilities"]
         self._outlook = records["outlook"]
         self._head = self._dropped = 0
         self._tail = 0
+        self._slot_ns = raw_every_ms * _NS_PER_MS
+        self._slot_from_ns = self._slot_until_ns = 0
         self._words[1:5] = memoryview(array("q", (capacity, features, horizons, self._dtype.itemsize)))
         self._words[0] = _MAGIC
 
@@ -162,8 +171,9 @@ class RingWriter:
         features: Float32,
         probabilities: Float32 | float,
         outlook: Float32 | float,
+        raw: Float32 | None = None,
     ) -> bool:
-        """Put a record in: see `record_dtype`.
+        """Put a record in: see `record_dtype`; `raw` may be given with every row.
 
         Returns:
             Whether there was room.
@@ -176,6 +186,12 @@ class RingWriter:
                 self._words[_DROPPED] = self._dropped
                 return False
         place = head % self._capacity
+        # Bounds are compared, because a division takes longer.
+        if raw is not None and not self._slot_from_ns <= time_ns < self._slot_until_ns:
+            self._raw[place] = raw
+            flags |= HAS_RAW
+            self._slot_from_ns = time_ns - time_ns % self._slot_ns
+            self._slot_until_ns = self._slot_from_ns + self._slot_ns
         _NUMBERS.pack_into(
             self._map,
             _HEADER_BYTES + place * self._dtype.itemsize,
