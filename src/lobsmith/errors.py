@@ -15,6 +15,7 @@
     │   └── RegistryError         MLflow is away: it cannot be reached, is locked, or does not answer in time
     ├── LeaseError                somebody else has the right to act
     │   └── LeaseLostError        it was taken over from who thought to have it; nothing more was done
+    ├── ModeError                 the mode of a model cannot be told or set
     ├── ServingError              no answer can be had from a model server
     │   ├── TritonMissingError    Triton cannot be started on this machine
     │   ├── PortBusyError         a port that Triton needs is taken
@@ -37,6 +38,7 @@ __all__ = [
     "LeaseError",
     "LeaseLostError",
     "LobsmithError",
+    "ModeError",
     "ParamsError",
     "PortBusyError",
     "PrecisionError",
@@ -115,6 +117,10 @@ class LeaseLostError(LeaseError):
 
 class RegistryError(ReleaseError):
     """MLflow is away: it cannot be reached, is locked, or does not answer in time."""
+
+
+class ModeError(LobsmithError):
+    """The mode of a model cannot be told or set."""
 
 
 class ServingError(LobsmithError):

@@ -9,6 +9,7 @@ import fcntl
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -44,6 +45,7 @@ ACTIVATING = frozenset({PUBLISHED, PROMOTED})
 LEAVING = frozenset({RETIRED, REJECTED, SET_ASIDE})
 
 _TORN = b" <torn>\n"
+_Line = TypeVar("_Line", bound=Struct)
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -64,8 +66,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-def append(path: Path, entry: Entry) -> None:
-    """Add one entry durably.
+def append(path: Path, entry: Struct) -> None:
+    """Add one entry durably; a journal of another kind has entries of that kind throughout.
 
     Raises:
         ReleaseError: the file cannot be written.
@@ -76,7 +78,7 @@ def append(path: Path, entry: Entry) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             size = os.fstat(descriptor).st_size
-            line = _mend(path, descriptor, size) + msgspec.json.encode(entry) + b"\n"
+            line = _mend(path, descriptor, size, type(entry)) + msgspec.json.encode(entry) + b"\n"
             written = os.write(descriptor, line)
             os.fsync(descriptor)
         finally:
@@ -95,6 +97,11 @@ def read(path: Path) -> list[Entry]:
     Raises:
         ReleaseError: the file cannot be read, or a line is not an entry.
     """
+    return read_lines(path, Entry)
+
+
+def read_lines(path: Path, kind: type[_Line]) -> list[_Line]:
+    """Return all entries of a journal of another kind, as `read` does."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
@@ -105,7 +112,7 @@ def read(path: Path) -> list[Entry]:
     for number, line in enumerate(lines, 1):
         if line.endswith(_TORN):
             continue
-        entry = _decode(line)
+        entry = _decode(line, kind)
         if entry is not None:
             entries.append(entry)
         elif line.endswith(b"\n"):
@@ -162,16 +169,16 @@ def state_at(entries: Iterable[Entry], model: str, time_ns: int) -> Entry | None
     return state
 
 
-def _decode(line: bytes) -> Entry | None:
+def _decode(line: bytes, kind: type[_Line]) -> _Line | None:
     try:
-        return record.decode(line, Entry)
+        return record.decode(line, kind)
     except msgspec.DecodeError:
         return None
 
 
-def _mend(path: Path, descriptor: int, size: int) -> bytes:
+def _mend(path: Path, descriptor: int, size: int, kind: type[Struct]) -> bytes:
     """Return what has to be written first so that a new entry starts on a line of its own."""
     if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
         return b""
     last = path.read_bytes().rsplit(b"\n", 1)[-1]
-    return b"\n" if _decode(last) is not None else _TORN
+    return b"\n" if _decode(last, kind) is not None else _TORN

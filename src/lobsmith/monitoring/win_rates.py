@@ -1,0 +1,139 @@
+"""How often confident answers came true: what conservative mode trades on.
+
+Only answers whose likeliest direction is down or up count, because nobody would act on the others. An answer has won
+when that direction came true. Neighbouring rows share their outcome, so that a thousand of them within one move are one
+observation: of the rows of one slot as long as the horizon, each bucket of confidence counts the first only.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from lobsmith.gates.answers import Answers
+from lobsmith.params import ModeParams
+
+_LEAST = 1 / 3
+"""The likeliest of three directions is at least so likely."""
+_NS_PER_MS = 1_000_000
+_DOWN, _UP = 0, 2
+
+Counts = tuple[tuple[int, ...], ...]
+
+
+class WinRates(Struct, frozen=True, kw_only=True):
+    """Answers counted by horizon and confidence.
+
+    Attributes:
+        version: whose answers.
+        horizons_ms: the H horizons.
+        edges: bounds of the B buckets of confidence, B + 1 numbers from 1/3 to 1.
+        counts: [H][B], answers for a direction whose outcome is known.
+        wins: [H][B], those that came true.
+    """
+
+    version: int
+    horizons_ms: tuple[int, ...]
+    edges: tuple[float, ...]
+    counts: Counts
+    wins: Counts
+
+    def __post_init__(self) -> None:
+        """Refuse tables of another shape than it says."""
+        horizons, buckets = len(self.horizons_ms), len(self.edges) - 1
+        for table in (self.counts, self.wins):
+            if buckets < 1 or [len(row) for row in table] != [buckets] * horizons:
+                raise ValueError(f"counts and wins must have {horizons} horizons of {buckets} buckets each")
+
+    def plus(self, other: "WinRates") -> "WinRates":
+        """Return both together: of the same version, horizons and buckets."""
+        same = ("version", "horizons_ms", "edges")
+        if any(getattr(self, name) != getattr(other, name) for name in same):
+            raise ValueError(f"win rates of other versions, horizons or buckets: {self.version}, {other.version}")
+        counts, wins = (np.add(getattr(self, name), getattr(other, name)).tolist() for name in ("counts", "wins"))
+        return WinRates(
+            version=self.version,
+            horizons_ms=self.horizons_ms,
+            edges=self.edges,
+            counts=tuple(map(tuple, counts)),
+            wins=tuple(map(tuple, wins)),
+        )
+
+
+def win_rates(answers: Answers, buckets: int) -> WinRates:
+    """Count the answers of one instrument, in as many buckets of equal width."""
+    tables = [_of_horizon(answers, horizon, buckets) for horizon in range(len(answers.horizons_ms))]
+    return WinRates(
+        version=answers.version,
+        horizons_ms=answers.horizons_ms,
+        edges=tuple(np.linspace(_LEAST, 1.0, buckets + 1).tolist()),
+        counts=tuple(tuple(counts.tolist()) for counts, _ in tables),
+        wins=tuple(tuple(wins.tolist()) for _, wins in tables),
+    )
+
+
+class ActTable:
+    """Which answers conservative mode acts on: prepared once for win rates, then asked at each tick.
+
+        table = ActTable.of(record.win_rates, version, horizons_ms, params.modes)
+        table.may_act(answer.probabilities)
+
+    Args:
+        allowed: [H][B], whether a bucket's answers may be acted on.
+    """
+
+    def __init__(self, allowed: Sequence[Sequence[bool]]) -> None:
+        self._allowed = [list(row) for row in allowed]
+
+    @classmethod
+    def of(cls, rates: WinRates | None, version: int, horizons_ms: tuple[int, ...], params: ModeParams) -> "ActTable":
+        """Allow what came true more often than `win_rate`, counted at least `minimum_count` times.
+
+        Rates that are missing, or of another version or other horizons, allow nothing.
+        """
+        if rates is None or (rates.version, rates.horizons_ms) != (version, horizons_ms):
+            return cls([[False]] * len(horizons_ms))
+        return cls(
+            [
+                [
+                    count >= params.minimum_count and won > params.win_rate * count
+                    for count, won in zip(*row, strict=True)
+                ]
+                for row in zip(rates.counts, rates.wins, strict=True)
+            ]
+        )
+
+    def may_act(self, probabilities: npt.NDArray[np.float32]) -> tuple[bool, ...]:
+        """Say of each horizon whether its answer may be acted on; never where it is no direction, or NaN.
+
+        Args:
+            probabilities: float32 [H, 3], of down, unchanged and up.
+        """
+        found = []
+        # Plain numbers: on so few, NumPy's own calls take ten times as long.
+        for (down, unchanged, up), row in zip(probabilities.tolist(), self._allowed, strict=True):
+            confidence = min(down if down > up else up, 1.0)
+            if (down > up or up > down) and confidence > unchanged:
+                buckets = len(row)
+                found.append(row[min(int((confidence - _LEAST) * buckets / (1 - _LEAST)), buckets - 1)])
+            else:
+                found.append(False)
+        return tuple(found)
+
+
+def _of_horizon(answers: Answers, horizon: int, buckets: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    # In float64, as `ActTable` computes: both must put an answer into the same bucket.
+    down, unchanged, up = answers.probabilities[:, horizon].astype(np.float64).T
+    label = answers.labels[:, horizon]
+    confidence = np.maximum(down, up).clip(max=1.0)
+    counts = (confidence > unchanged) & ((down > up) | (up > down)) & (label >= 0)
+    said = np.where(down > up, _DOWN, _UP)[counts]
+    bucket = ((confidence[counts] - _LEAST) * buckets / (1 - _LEAST)).astype(np.int64).clip(0, buckets - 1)
+    time_ns = answers.time_ns[counts]
+    slot = time_ns // (answers.horizons_ms[horizon] * _NS_PER_MS)
+    # Sessions of several clients may hold the same rows, or come in another order than their times.
+    order = np.lexsort((time_ns, slot, bucket))
+    first = order[(np.diff(bucket[order], prepend=-1) != 0) | (np.diff(slot[order], prepend=-1) != 0)]
+    won = first[said[first] == label[counts][first]]
+    return np.bincount(bucket[first], minlength=buckets), np.bincount(bucket[won], minlength=buckets)
