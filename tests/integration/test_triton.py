@@ -28,8 +28,9 @@ from lobsmith.serving.endpoint import read_endpoint
 from lobsmith.serving.running import running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, serve, with_free_ports
 from lobsmith.serving.triton import backends_folder
+from lobsmith.trading.answer import Answer
 from lobsmith.trading.client import StreamClient
-from lobsmith.trading.transports import Answer, GrpcTransport, HttpTransport
+from lobsmith.trading.transports import GrpcTransport, HttpTransport
 from lobsmith.workspace import Workspace
 from tests.served import publish_small, rows
 from tests.small import params_file, small_params

@@ -7,8 +7,8 @@ import pytest
 
 from lobsmith.errors import DeadlineError, RequestError, ServingError
 from lobsmith.params import ClientParams
+from lobsmith.trading.answer import Answer
 from lobsmith.trading.client import Reason, StreamClient
-from lobsmith.trading.transports import Answer
 
 F, S, PRIME = 3, 2, 8
 

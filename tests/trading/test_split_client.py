@@ -8,9 +8,9 @@ import pytest
 from lobsmith.errors import DeadlineError, RequestError, ServingError
 from lobsmith.gates.split_test import arm
 from lobsmith.params import ClientParams
+from lobsmith.trading.answer import Answer, ModelShape
 from lobsmith.trading.client import Prediction
 from lobsmith.trading.split_client import SplitClient
-from lobsmith.trading.transports import Answer, ModelShape
 from tests.trading.test_client import Clock, F, S, Summing, rows, truth, ups
 
 BLOCK_NS = 1_000_000_000

@@ -13,8 +13,9 @@ from lobsmith.gates import answers
 from lobsmith.params import ClientParams
 from lobsmith.release.config import plans_model
 from lobsmith.release.contract import MAX_ROWS
+from lobsmith.trading.answer import Answer
 from lobsmith.trading.history import RowHistory
-from lobsmith.trading.transports import Answer, DescribingTransport, Transport
+from lobsmith.trading.transports import DescribingTransport, Transport
 
 Float32 = NDArray[np.float32]
 

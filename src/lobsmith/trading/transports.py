@@ -4,9 +4,8 @@ Deadlines are seconds everywhere. A transport belongs to the thread that made it
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import gevent
@@ -17,13 +16,15 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from lobsmith.errors import DeadlineError, LobsmithError, ReleaseError, RequestError, ServingError
-from lobsmith.release.config import DEFINITIONS, PRIME_ROWS
-from lobsmith.release.contract import CLASSES, FEATURES, NEXT_STATE, OUTLOOK, OUTLOOKS, PROBABILITIES, STATE
+from lobsmith.release.contract import FEATURES, NEXT_STATE, OUTLOOK, PROBABILITIES, STATE
 from lobsmith.release.repository import Repository
 from lobsmith.serving.engine import Engine
+from lobsmith.trading.answer import Answer, ModelShape, Score, checked_answer, checked_score, model_shape
+from lobsmith.trading.score_model import CONTRIBUTIONS, ROWS, SCORE, ScoreModels, score_model
 
 Float32 = NDArray[np.float32]
 
+_SCORES = (SCORE, CONTRIBUTIONS)
 _OUTPUTS = (PROBABILITIES, OUTLOOK, NEXT_STATE)
 _LOOKUP_DEADLINE_S = 2.0
 _GRPC_OPTIONS = [
@@ -39,30 +40,6 @@ _GRPC_OPTIONS = [
     # A proxy variable of the shell must not put a proxy between a trading client and its model server.
     ("grpc.enable_http_proxy", 0),
 ]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a version made of one request.
-
-    `probabilities` float32 [B, T, H, 3]; `outlook` float32 [B, T, H, 5]; `next_state` float32 [B, S].
-    """
-
-    version: int
-    probabilities: Float32
-    outlook: Float32
-    next_state: Float32
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """What a client must know of a model: F, S, H, how many rows prime a stream, and what its numbers mean."""
-
-    feature_count: int
-    state_size: int
-    horizons: int
-    prime_rows: int
-    definitions_sha256: str
 
 
 class Transport(Protocol):
@@ -106,6 +83,28 @@ class DescribingTransport(Transport, Protocol):
         """
 
 
+class ScoringTransport(Protocol):
+    """A transport that can also score rows against what a version has learnt from."""
+
+    def score(self, model: str, version: int, rows: Float32, deadline_s: float) -> Score:
+        """Ask the score of one class that was published with a version.
+
+        Args:
+            model: the model's name, not the score's.
+            version: the version whose training window the rows are held against.
+            rows: float32 [T, F], thinned raw rows, oldest first.
+            deadline_s: an answer that comes later is discarded.
+
+        Raises:
+            DeadlineError: no answer in time.
+            RequestError: the server refused the request itself, for instance another T than the score was made for.
+            ServingError: no server, no score of that version, or an answer of the wrong shape or version.
+        """
+
+    def close(self) -> None:
+        """Let go of connections and loaded models."""
+
+
 class GrpcTransport:
     """Triton over gRPC."""
 
@@ -126,7 +125,7 @@ class GrpcTransport:
             answer = self._client.get_model_config(model, as_json=True, client_timeout=_LOOKUP_DEADLINE_S)
         if unknown:
             raise ServingError(f"{self._url}: {unknown[0]}")
-        return _shape(answer["config"])
+        return model_shape(answer["config"])
 
     def infer(self, model: str, version: int, features: Float32, state: Float32, deadline_s: float) -> Answer:
         """See `Transport.infer`."""
@@ -134,7 +133,7 @@ class GrpcTransport:
         with _mapped(self._url, model, deadline_s) as unknown:
             result = self._client.infer(
                 model,
-                _inputs(tritonclient.grpc.InferInput, features, state),
+                _inputs(tritonclient.grpc.InferInput, {FEATURES: features, STATE: state}),
                 model_version=str(version),
                 outputs=[tritonclient.grpc.InferRequestedOutput(name) for name in _OUTPUTS],
                 client_timeout=deadline_s,
@@ -143,7 +142,24 @@ class GrpcTransport:
             raise ServingError(f"{self._url}: {unknown[0]}")
         _check_in_time(self._url, started, deadline_s)
         answered = result.get_response().model_version
-        return _answer(f"{self._url}: {model}", version, answered, features, state, result.as_numpy)
+        return checked_answer(f"{self._url}: {model}", version, answered, features, state, result.as_numpy)
+
+    def score(self, model: str, version: int, rows: Float32, deadline_s: float) -> Score:
+        """See `ScoringTransport.score`."""
+        started, name = time.monotonic(), score_model(model)
+        with _mapped(self._url, name, deadline_s) as unknown:
+            result = self._client.infer(
+                name,
+                _inputs(tritonclient.grpc.InferInput, {ROWS: rows[np.newaxis]}),
+                model_version=str(version),
+                outputs=[tritonclient.grpc.InferRequestedOutput(name) for name in _SCORES],
+                client_timeout=deadline_s,
+            )
+        if unknown:
+            raise ServingError(f"{self._url}: {unknown[0]}")
+        _check_in_time(self._url, started, deadline_s)
+        answered = result.get_response().model_version
+        return checked_score(f"{self._url}: {name}", version, answered, rows, result.as_numpy)
 
     def close(self) -> None:
         """Close the channel."""
@@ -170,7 +186,7 @@ class HttpTransport:
             config = self._client.get_model_config(model)
         if unknown:
             raise ServingError(f"{self._url}: {unknown[0]}")
-        return _shape(config)
+        return model_shape(config)
 
     def infer(self, model: str, version: int, features: Float32, state: Float32, deadline_s: float) -> Answer:
         """See `Transport.infer`."""
@@ -178,7 +194,7 @@ class HttpTransport:
         with self._within(deadline_s), _mapped(self._url, model, deadline_s) as unknown:
             result = self._client.infer(
                 model,
-                _inputs(tritonclient.http.InferInput, features, state),
+                _inputs(tritonclient.http.InferInput, {FEATURES: features, STATE: state}),
                 model_version=str(version),
                 outputs=[tritonclient.http.InferRequestedOutput(name, binary_data=True) for name in _OUTPUTS],
             )
@@ -186,7 +202,23 @@ class HttpTransport:
             raise ServingError(f"{self._url}: {unknown[0]}")
         _check_in_time(self._url, started, deadline_s)
         answered = result.get_response().get("model_version")
-        return _answer(f"{self._url}: {model}", version, answered, features, state, result.as_numpy)
+        return checked_answer(f"{self._url}: {model}", version, answered, features, state, result.as_numpy)
+
+    def score(self, model: str, version: int, rows: Float32, deadline_s: float) -> Score:
+        """See `ScoringTransport.score`."""
+        started, name = time.monotonic(), score_model(model)
+        with self._within(deadline_s), _mapped(self._url, name, deadline_s) as unknown:
+            result = self._client.infer(
+                name,
+                _inputs(tritonclient.http.InferInput, {ROWS: rows[np.newaxis]}),
+                model_version=str(version),
+                outputs=[tritonclient.http.InferRequestedOutput(name, binary_data=True) for name in _SCORES],
+            )
+        if unknown:
+            raise ServingError(f"{self._url}: {unknown[0]}")
+        _check_in_time(self._url, started, deadline_s)
+        answered = result.get_response().get("model_version")
+        return checked_score(f"{self._url}: {name}", version, answered, rows, result.as_numpy)
 
     def close(self) -> None:
         """Close the connections."""
@@ -217,6 +249,7 @@ class InProcessTransport:
         self._repository = repository
         self._engines: dict[tuple[str, int], Engine] = {}
         self._broken: set[tuple[str, int]] = set()
+        self._scores = ScoreModels(repository)
 
     def versions(self, model: str) -> list[int]:
         """Return the listed versions, rising; a newest one that cannot be loaded is left out, and so on downwards.
@@ -259,11 +292,19 @@ class InProcessTransport:
             raise ServingError(str(error)) from error
         answer = engine.infer(features, state)
         _check_in_time("in process", started, deadline_s)
-        return _answer(f"in process: {model}", version, engine.version, features, state, answer._asdict().get)
+        return checked_answer(f"in process: {model}", version, engine.version, features, state, answer._asdict().get)
+
+    def score(self, model: str, version: int, rows: Float32, deadline_s: float) -> Score:
+        """See `ScoringTransport.score`."""
+        started = time.monotonic()
+        outputs = self._scores.run(model, version, rows[np.newaxis])
+        _check_in_time("in process", started, deadline_s)
+        return checked_score(f"in process: {model}", version, version, rows, outputs.get)
 
     def close(self) -> None:
         """Drop the loaded models."""
         self._engines.clear()
+        self._scores.close()
 
     def _loads(self, model: str, version: int) -> bool:
         if (model, version) in self._broken:
@@ -316,9 +357,9 @@ def _mapped(url: str, model: str, deadline_s: float) -> Iterator[list[str]]:
         raise ServingError(f"{url}: {model}: {' '.join(str(error).split())[:300] or type(error).__name__}") from error
 
 
-def _inputs(kind: Any, features: Float32, state: Float32) -> list[Any]:
+def _inputs(kind: Any, arrays: dict[str, Float32]) -> list[Any]:
     tensors = []
-    for name, array in ((FEATURES, features), (STATE, state)):
+    for name, array in arrays.items():
         if array.dtype != np.float32:
             raise RequestError(f"{name}: expected float32, got {array.dtype}")
         tensor = kind(name, list(array.shape), "FP32")
@@ -331,55 +372,3 @@ def _check_in_time(where: str, started: float, deadline_s: float) -> None:
     took = time.monotonic() - started
     if took > deadline_s:
         raise DeadlineError(f"{where}: the answer took {took:.3f} s, the deadline is {deadline_s:g} s; it is discarded")
-
-
-def _answer(
-    where: str,
-    version: int,
-    answered: object,
-    features: Float32,
-    state: Float32,
-    tensor: Callable[[str], Float32 | None],
-) -> Answer:
-    """Check an answer's version and shapes."""
-    if str(answered) != str(version):
-        raise ServingError(f"{where}: version {version} was asked, version {answered} answered")
-    probabilities, outlook, next_state = (tensor(name) for name in _OUTPUTS)
-    if probabilities is None or outlook is None or next_state is None:
-        raise ServingError(f"{where}/{version}: the answer lacks a tensor")
-    expected = (*features.shape[:2], len(CLASSES))
-    got = probabilities.shape
-    if probabilities.ndim != 4 or (*got[:2], got[3]) != expected or probabilities.dtype != np.float32:
-        raise ServingError(
-            f"{where}/{version}: {PROBABILITIES}: expected float32 [{expected[0]}, {expected[1]}, H, {expected[2]}], "
-            f"got {probabilities.dtype} {list(got)}"
-        )
-    if outlook.shape != (*got[:3], len(OUTLOOKS)) or outlook.dtype != np.float32:
-        raise ServingError(
-            f"{where}/{version}: {OUTLOOK}: expected float32 {[*got[:3], len(OUTLOOKS)]}, "
-            f"got {outlook.dtype} {list(outlook.shape)}"
-        )
-    if next_state.shape != state.shape or next_state.dtype != np.float32:
-        raise ServingError(
-            f"{where}/{version}: {NEXT_STATE}: expected float32 {list(state.shape)}, "
-            f"got {next_state.dtype} {list(next_state.shape)}"
-        )
-    return Answer(version=version, probabilities=probabilities, outlook=outlook, next_state=next_state)
-
-
-def _shape(config: dict[str, Any]) -> ModelShape:
-    """Read a model's shape from its configuration in JSON."""
-    try:
-        inputs = {tensor["name"]: tensor["dims"] for tensor in config["input"]}
-        outputs = {tensor["name"]: tensor["dims"] for tensor in config["output"]}
-        return ModelShape(
-            feature_count=int(inputs[FEATURES][-1]),
-            state_size=int(inputs[STATE][-1]),
-            horizons=int(outputs[PROBABILITIES][-2]),
-            prime_rows=int(config["parameters"][PRIME_ROWS]["string_value"]),
-            definitions_sha256=str(config["parameters"][DEFINITIONS]["string_value"]),
-        )
-    except (KeyError, IndexError, ValueError, TypeError) as error:
-        raise ServingError(
-            f"{config.get('name', 'the model')}: its configuration lacks {error}; it was not published by lobsmith"
-        ) from error
