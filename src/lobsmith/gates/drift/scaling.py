@@ -27,11 +27,14 @@ class Scaling(NamedTuple):
 
 
 def fit_scaling(raw: Float32) -> Scaling:
-    """Take medians and interquartile ranges of rows, float32 [N, F], N >= 1, all finite.
+    """Take medians, and interquartile ranges or standard deviations, of rows, float32 [N, F], N >= 1, all finite.
 
-    Where half of all rows agree the standard deviation takes the place of the range, and 1 where all do.
+    The larger of the two counts. A spread is one tick most of the time, and its middle half, as a share of the price,
+    shows no more than how the price has wandered: in units of that, any other hour would be far away and two ticks
+    thousands of units. Where all rows agree the scale is 1.
     """
     low, centre, high = np.quantile(raw, (0.25, 0.5, 0.75), axis=0)
     spread, deviation = (high - low) / _NORMAL_IQR, raw.std(axis=0, dtype=np.float64)
-    scale = np.where(spread > 0, spread, np.where(deviation > 0, deviation, 1.0))
+    scale = np.maximum(spread, deviation)
+    scale[scale == 0] = 1.0
     return Scaling(centre.astype(np.float32), scale.astype(np.float32))
