@@ -13,6 +13,9 @@ Float32 = npt.NDArray[np.float32]
 _NORMAL_IQR = 1.349
 """Interquartile range of the standard normal distribution."""
 
+_LEAST = 0.05
+"""Smallest scale as a share of the centre: a spread of one tick, in basis points, moves with each move of the price."""
+
 
 class Scaling(NamedTuple):
     """Centre and scale of each feature, float32 [F]; no scale is 0."""
@@ -31,10 +34,10 @@ def fit_scaling(raw: Float32) -> Scaling:
 
     The larger of the two counts. A spread is one tick most of the time, and its middle half, as a share of the price,
     shows no more than how the price has wandered: in units of that, any other hour would be far away and two ticks
-    thousands of units. Where all rows agree the scale is 1.
+    thousands of units. For the same reason no scale is less than a twentieth of its centre. Where all rows are 0 it is 1.
     """
     low, centre, high = np.quantile(raw, (0.25, 0.5, 0.75), axis=0)
     spread, deviation = (high - low) / _NORMAL_IQR, raw.std(axis=0, dtype=np.float64)
-    scale = np.maximum(spread, deviation)
+    scale = np.maximum(np.maximum(spread, deviation), _LEAST * np.abs(centre))
     scale[scale == 0] = 1.0
     return Scaling(centre.astype(np.float32), scale.astype(np.float32))
