@@ -1,0 +1,213 @@
+"""Covariate drift: do recent rows differ from those that the model has learnt from by more than is usual."""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from lobsmith.errors import DataContractError
+from lobsmith.features.definitions import NAMES
+from lobsmith.gates.drift.discriminator import Discriminator, fit_discriminator
+from lobsmith.gates.drift.moved import moved
+from lobsmith.gates.drift.null import log_odds, p_value
+from lobsmith.gates.drift.past import Drifted, Measured, PastStore, past_key
+from lobsmith.gates.drift.rows import RawRows
+from lobsmith.gates.drift.scaling import Scaling
+from lobsmith.gates.drift.verdict import DriftVerdict, Finding, Kind, Moved
+from lobsmith.gates.drift.windows import Lengths, covered, enough, past_pairs, rounded_gap
+from lobsmith.params import DriftParams
+
+_NS_PER_S = 1_000_000_000
+_KINDS = len(Kind)
+_S_PER_DAY = 86_400
+
+
+class _Null(NamedTuple):
+    """Past pairs of one gap: those measured, and how many the history could give."""
+
+    gap: int
+    aucs: list[float]
+    possible: int
+
+
+def look_level(params: DriftParams) -> float:
+    """Return the level of one kind of drift in one look, so that all looks of a day keep to the budget."""
+    return min(params.false_alarms_a_day * params.look_s / _S_PER_DAY / _KINDS, 0.5)
+
+
+def look_for_covariate_drift(
+    reference: RawRows,
+    recent: RawRows,
+    history: RawRows,
+    scaling: Scaling,
+    store: PastStore,
+    params: DriftParams,
+    *,
+    level: float | None = None,
+    gap_s: float | None = None,
+    names: tuple[str, ...] = NAMES,
+) -> DriftVerdict:
+    """Tell recent rows from those of the training window, and compare how well that goes with past pairs of windows.
+
+    Args:
+        reference: rows of the training window; the newest `reference_s` count.
+        recent: live rows; the newest `recent_s` count.
+        history: all rows that are known of this stream, training window and live rows, in the order of time; pairs are
+            of those before the recent window.
+        scaling: constants frozen with the model.
+        store: past pairs of this model and instrument; at most `pairs_a_look` are added.
+        params: `drift`.
+        level: drift from this p-value down; None takes `look_level`.
+        gap_s: between the two windows; None takes the time between them. For windows that are no earlier and later
+            part of one stream.
+        names: of the features.
+
+    Raises:
+        DataContractError: rows hold numbers that are not finite, or another number of features.
+    """
+    level = look_level(params) if level is None else level
+    lengths = Lengths.of(params)
+    reference, recent = _newest(reference, lengths.reference), _newest(recent, lengths.recent)
+    for what, rows in (("reference", reference), ("recent", recent)):
+        _check(rows, what, scaling, names)
+    answer = _Answer(reference, recent, level)
+    if not enough(reference, lengths.reference, lengths.minimum_rows):
+        return answer.give(Finding.INSUFFICIENT, _too_few("reference", reference, lengths.reference, lengths))
+    if not enough(recent, lengths.recent, lengths.minimum_rows):
+        return answer.give(Finding.MISSING, _too_few("recent", recent, lengths.recent, lengths))
+    end = time.monotonic() + params.discriminator.seconds
+    fitted = fit_discriminator(scaling.apply(reference.raw), scaling.apply(recent.raw), params.discriminator)
+    until = int(recent.time_ns[0])
+    between = until - int(reference.time_ns[-1]) if gap_s is None else round(gap_s * _NS_PER_S)
+    null = _null(history, scaling, store, params, names, max(between, 0), until, end)
+    shown = _most_moved(fitted, reference, recent, names, params)
+    if len(null.aucs) < params.past_pairs:
+        reason = f"{len(null.aucs)} past pairs of windows {null.gap * params.recent_s:g} s apart are measured"
+        reason += f", {params.past_pairs} are needed, {null.possible} are in the history"
+        return answer.give(Finding.INSUFFICIENT, reason, value=fitted.auc, null=tuple(null.aucs), moved=shown)
+    p = p_value(log_odds(fitted.auc), np.array([log_odds(auc) for auc in null.aucs]))
+    drift = p <= level
+    if drift:
+        store.add([Drifted(from_ns=until, until_ns=until + lengths.recent)])
+    reason = f"AUC {fitted.auc:.3f}, {np.median(null.aucs):.3f} is usual and {max(null.aucs):.3f} the most of the past"
+    if not fitted.finished:
+        reason += "; the discriminator ran out of time"
+    return answer.give(
+        Finding.DRIFT if drift else Finding.NO_DRIFT,
+        reason,
+        value=fitted.auc,
+        p_value=p,
+        null=tuple(null.aucs),
+        moved=shown,
+    )
+
+
+class _Answer(NamedTuple):
+    """What all verdicts of one look share."""
+
+    reference: RawRows
+    recent: RawRows
+    level: float
+
+    def give(
+        self,
+        finding: Finding,
+        reason: str,
+        *,
+        value: float | None = None,
+        p_value: float | None = None,
+        null: tuple[float, ...] = (),
+        moved: tuple[Moved, ...] = (),
+    ) -> DriftVerdict:
+        old, new = self.reference, self.recent
+        return DriftVerdict(
+            kind=Kind.COVARIATE,
+            finding=finding,
+            reason=reason,
+            value=value,
+            p_value=p_value,
+            level=self.level,
+            past=len(null),
+            null=null,
+            reference_from_ns=int(old.time_ns[0]) if len(old) else None,
+            reference_until_ns=int(old.time_ns[-1]) if len(old) else None,
+            recent_from_ns=int(new.time_ns[0]) if len(new) else None,
+            recent_until_ns=int(new.time_ns[-1]) if len(new) else None,
+            reference_rows=len(old),
+            recent_rows=len(new),
+            moved=moved,
+        )
+
+
+def _newest(rows: RawRows, length_ns: int) -> RawRows:
+    if not len(rows):
+        return rows
+    last = int(rows.time_ns[-1])
+    return rows.between(last + 1 - length_ns, last + 1)
+
+
+def _check(rows: RawRows, what: str, scaling: Scaling, names: tuple[str, ...]) -> None:
+    if rows.raw.ndim != 2 or rows.raw.shape[1] != len(scaling.centre) or len(names) != len(scaling.centre):
+        raise DataContractError(
+            f"drift: {what} rows are {rows.raw.shape}, the scaling is of {len(scaling.centre)} features and"
+            f" {len(names)} are named; take the reference of the same version"
+        )
+    finite = np.isfinite(rows.raw)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise DataContractError(
+            f"drift: {int((~finite).sum())} numbers of the {what} rows are not finite, the first is"
+            f" {names[column]} at {int(rows.time_ns[row])} ns; leave incomplete rows out"
+        )
+
+
+def _too_few(what: str, rows: RawRows, length_ns: int, lengths: Lengths) -> str:
+    return (
+        f"{len(rows)} {what} rows cover {covered(rows) / _NS_PER_S:.0f} of {length_ns / _NS_PER_S:.0f} s,"
+        f" at least {lengths.minimum_rows} rows over four fifths of it are needed"
+    )
+
+
+def _null(
+    history: RawRows,
+    scaling: Scaling,
+    store: PastStore,
+    params: DriftParams,
+    names: tuple[str, ...],
+    gap_ns: int,
+    until_ns: int,
+    end: float,
+) -> _Null:
+    """Return the past pairs of the least gap that is long enough; measure some that are missing."""
+    lengths, key = Lengths.of(params), past_key(scaling, params)
+    gap = rounded_gap(gap_ns, lengths)
+    known, possible = store.measured(key, gap), 0
+    fresh: list[Measured] = []
+    for pair in past_pairs(history, lengths, gap, until_ns):
+        if store.drifted(pair.from_ns, pair.from_ns + lengths.recent):
+            continue
+        possible += 1
+        left = end - time.monotonic()
+        if pair.from_ns in known or len(fresh) == params.pairs_a_look or left <= 0:
+            continue
+        _check(pair.reference, "history", scaling, names)
+        fitted = fit_discriminator(
+            scaling.apply(pair.reference.raw), scaling.apply(pair.recent.raw), params.discriminator, seconds=left
+        )
+        if fitted.finished:
+            fresh.append(Measured(key=key, gap=gap, from_ns=pair.from_ns, auc=fitted.auc))
+    if fresh:
+        store.add(fresh)
+    usual = [
+        auc
+        for start, auc in store.measured(key, gap).items()
+        if start + lengths.recent <= until_ns and not store.drifted(start, start + lengths.recent)
+    ]
+    return _Null(gap, usual, possible)
+
+
+def _most_moved(
+    fitted: Discriminator, reference: RawRows, recent: RawRows, names: tuple[str, ...], params: DriftParams
+) -> tuple[Moved, ...]:
+    described = moved(names, reference.raw, recent.raw, importance=fitted.importance(params.discriminator.seed))
+    return tuple(sorted(described, key=lambda one: -one.wasserstein))
