@@ -270,6 +270,7 @@ class ReleaseParams(_Section, frozen=True):
 class ServingParams(_Section, frozen=True):
     """The embedded Triton.
 
+    `modes_port` is that of the pages of modes, which the supervisor itself serves; the other ports are Triton's.
     `warmup` rows of zeros are answered before a version is READY, by `model_warmup` in its configuration; `warmup_rows`
     real ones after it, before a publisher trusts it.
     """
@@ -278,6 +279,7 @@ class ServingParams(_Section, frozen=True):
     http_port: Port
     grpc_port: Port
     metrics_port: Port
+    modes_port: Port
     max_batch: Positive
     warmup: Annotated[int, Meta(ge=0)]
     warmup_rows: Annotated[int, Meta(ge=2)]
@@ -416,7 +418,8 @@ class ModeParams(_Section, frozen=True):
     stale_s: PositiveFloat
     win_rate: Annotated[float, Meta(gt=0.5, lt=1)]
     minimum_count: Positive
-    buckets: Annotated[int, Meta(ge=2)]
+    buckets: Annotated[int, Meta(ge=2, le=1000)]
+    win_rows: Positive
     retrain_every_s: PositiveFloat
 
 

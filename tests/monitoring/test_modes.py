@@ -21,6 +21,7 @@ PARAMS = ModeParams(
     win_rate=0.99,
     minimum_count=500,
     buckets=20,
+    win_rows=1000,
     retrain_every_s=3600.0,
 )
 N, C, P = Mode.NORMAL, Mode.CONSERVATIVE, Mode.PAUSED

@@ -136,7 +136,7 @@ def last_asked_ns(workspace: Workspace, model: str, version: int, sources: Sourc
     if not log_path(workspace, model).exists():
         return None
     with PredictionLog.of(workspace, model) as log:
-        sessions = [name for names in _sessions(log, sources).values() for name in names]
+        sessions = [name for names in sessions_by_instrument(log, sources).values() for name in names]
         return log_reader.last_asked_ns(log, model, version, sessions)
 
 
@@ -152,12 +152,15 @@ def _each(
         return []
     with PredictionLog.of(workspace, model) as log:
         found = [
-            judge(log, about, names) for about, names in _sessions(log, sources).items() if instrument in (None, about)
+            judge(log, about, names)
+            for about, names in sessions_by_instrument(log, sources).items()
+            if instrument in (None, about)
         ]
     return [one for one in found if one is not None]
 
 
-def _sessions(log: PredictionLog, sources: Sources) -> dict[str, list[str]]:
+def sessions_by_instrument(log: PredictionLog, sources: Sources) -> dict[str, list[str]]:
+    """Return the names of the sessions that count, by instrument, the newest first."""
     found: dict[str, list[str]] = {}
     for one in log.sessions():
         if one["source"] in sources:

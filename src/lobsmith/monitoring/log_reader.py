@@ -164,6 +164,20 @@ def last_asked_ns(log: PredictionLog, model: str, version: int, sessions: Sequen
     return None if last is None else int(last)
 
 
+def newest_ns(log: PredictionLog, model: str, version: int, role: Role, sessions: Sequence[str], rows: int) -> int:
+    """Return a time from which on no session has more than `rows` rows that a version was asked about in a role, UTC.
+
+    Raises:
+        PredictionLogError: the log cannot be read.
+    """
+    chosen, names = _among(sessions)
+    query = f"""SELECT max((SELECT asked_ns FROM predictions WHERE stream = streams.id
+        ORDER BY asked_ns DESC LIMIT 1 OFFSET ?))
+        FROM streams WHERE model = ? AND version = ? AND role = ? {chosen}"""  # noqa: S608
+    [(before,)] = log._rows(query, (rows, model, version, role, *names))
+    return EVER if before is None else int(before) + 1
+
+
 def sessions_asked(log: PredictionLog, model: str, version: int, role: Role, sessions: Sequence[str]) -> list[str]:
     """Return those of the sessions in which a version was asked in a role.
 
