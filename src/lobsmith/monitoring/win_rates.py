@@ -84,7 +84,7 @@ class ActTable:
     """
 
     def __init__(self, allowed: Sequence[Sequence[bool]]) -> None:
-        self._allowed = [list(row) for row in allowed]
+        self._horizons = [(_least_confidence(row), len(row), tuple(row)) for row in allowed]
 
     @classmethod
     def of(cls, rates: WinRates | None, version: int, horizons_ms: tuple[int, ...], params: ModeParams) -> "ActTable":
@@ -112,24 +112,30 @@ class ActTable:
         """
         found = []
         # Plain numbers: on so few, NumPy's own calls take ten times as long.
-        for (down, unchanged, up), row in zip(probabilities.tolist(), self._allowed, strict=True):
-            confidence = min(down if down > up else up, 1.0)
-            if (down > up or up > down) and confidence > unchanged:
-                buckets = len(row)
-                found.append(row[min(int((confidence - _LEAST) * buckets / (1 - _LEAST)), buckets - 1)])
+        for (down, unchanged, up), (least, buckets, row) in zip(probabilities.tolist(), self._horizons, strict=True):
+            confidence = down if down > up else up
+            if confidence >= least and confidence > unchanged and (down > up or up > down):
+                bucket = int((min(confidence, 1.0) - _LEAST) * buckets / (1 - _LEAST))
+                found.append(row[min(bucket, buckets - 1)])
             else:
                 found.append(False)
         return tuple(found)
+
+
+def _least_confidence(allowed: Sequence[bool]) -> float:
+    """Return what no confidence that may be acted on is below; a little less, as sums of floats are."""
+    places = np.flatnonzero(allowed)
+    return _LEAST + (1 - _LEAST) * int(places[0]) / len(allowed) - 1e-9 if len(places) else float("inf")
 
 
 def _of_horizon(answers: Answers, horizon: int, buckets: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     # In float64, as `ActTable` computes: both must put an answer into the same bucket.
     down, unchanged, up = answers.probabilities[:, horizon].astype(np.float64).T
     label = answers.labels[:, horizon]
-    confidence = np.maximum(down, up).clip(max=1.0)
+    confidence = np.maximum(down, up)
     counts = (confidence > unchanged) & ((down > up) | (up > down)) & (label >= 0)
     said = np.where(down > up, _DOWN, _UP)[counts]
-    bucket = ((confidence[counts] - _LEAST) * buckets / (1 - _LEAST)).astype(np.int64).clip(0, buckets - 1)
+    bucket = ((confidence[counts].clip(max=1.0) - _LEAST) * buckets / (1 - _LEAST)).astype(np.int64).clip(0, buckets - 1)
     time_ns = answers.time_ns[counts]
     slot = time_ns // (answers.horizons_ms[horizon] * _NS_PER_MS)
     # Sessions of several clients may hold the same rows, or come in another order than their times.
