@@ -9,9 +9,11 @@ from click.testing import CliRunner
 
 from lobsmith.cli.main import cli
 from lobsmith.features.dataset import build_dataset
+from lobsmith.gates.drift.rows import thinned
 from lobsmith.gates.split_test import arm
 from lobsmith.market.simulator import simulate
 from lobsmith.monitoring.log_reader import PredictionLog, answers
+from lobsmith.monitoring.raw_rows import raw_rows
 from lobsmith.release.repository import Repository
 from lobsmith.trading.measure import replayed_rows
 from lobsmith.workspace import Workspace
@@ -51,9 +53,12 @@ def test_a_replay_is_recorded_with_outcomes_and_mirrored(workspace: Workspace) -
     with PredictionLog.of(workspace, "lob") as log:
         assert log.sessions()[0]["source"] == "replay"
         live = answers(log, "lob", Repository.of(workspace).listed("lob")[-1], sessions=[recorded["session"]])
+        raw = raw_rows(log, [recorded["session"]], every_ms=small_params().drift.every_ms)
         (candidate,) = Repository.of(workspace).listed("lob_candidate")
         mirrored = answers(log, "lob_candidate", candidate, sessions=[recorded["session"]])
     np.testing.assert_array_equal(live.time_ns, dataset.rows.time[rows])
+    kept = rows[thinned(dataset.rows.time[rows], small_params().drift.every_ms)]
+    np.testing.assert_array_equal(raw.raw, dataset.rows.raw[kept])
     np.testing.assert_array_equal(live.labels, dataset.labels[rows])
     # The rows before the first, which only prime, have reached the mirror too: nothing had to be primed again.
     assert (live.reasons, mirrored.reasons) == ({}, {})

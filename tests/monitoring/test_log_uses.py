@@ -126,6 +126,7 @@ def test_commands(path, tmp_path) -> None:
     assert by_model["lob"]["score"]["reasons"] == {"deadline": 1}
     assert by_model["lob_candidate"]["roles"] == {"candidate": 300}
     assert state["drops"] == {"ring": 3}
+    assert state["raw_rows"] == 0
     assert "299 of 300" in run("describe", "--model", "lob")
     assert json.loads(run("describe", "--model", "lob", "--hours", "1e-9", "--json"))["versions"] == []
     assert json.loads(run("export", str(tmp_path / "x.parquet"), "--model", "lob", "--json"))["rows"] == 600

@@ -21,6 +21,7 @@ TIMES = 1_700_000_000_000_000_000 + np.cumsum(np.random.default_rng(3).integers(
 MIDS = 20_000 + np.cumsum(np.random.default_rng(4).integers(-2, 3, COUNT))
 SEGMENTS = np.where(np.arange(COUNT) < 700, 5, 6)
 ROWS = rows(COUNT, 8)
+RAW = rows(COUNT, 9)
 
 
 def eventually(holds: Callable[[], bool], within_s: float = 30.0) -> None:
@@ -57,7 +58,8 @@ def stream(
             client.reset()
             into.reset()
         predictions.append(client.step(ROWS[index]))
-        into.record(int(TIMES[index]), int(SEGMENTS[index]), int(MIDS[index]), ROWS[index], predictions[-1])
+        about = int(TIMES[index]), int(SEGMENTS[index]), int(MIDS[index])
+        into.record(*about, ROWS[index], predictions[-1], raw=RAW[index])
         if pause_s:
             time.sleep(pause_s)
     return predictions

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from lobsmith.features.labels import direction_labels
+from lobsmith.gates.drift.rows import thinned
 from lobsmith.monitoring.log_reader import PredictionLog, answers, compared
+from lobsmith.monitoring.raw_rows import raw_rows
 from lobsmith.params import Params
 from lobsmith.process import start_ticks
 from lobsmith.release.repository import Repository
@@ -24,6 +26,7 @@ from tests.small import small_params
 from tests.trading.recorded import (
     COUNT,
     MIDS,
+    RAW,
     ROWS,
     SEGMENTS,
     TIMES,
@@ -87,6 +90,19 @@ def directly(workspace: Workspace, params: Params, model: str, **choose) -> np.n
     return np.concatenate(parts)
 
 
+def assert_raw_rows(log: PredictionLog, session: str, rows: np.ndarray) -> None:
+    """Of the rows that reached the log those are kept that the rule takes of all of them at once, each once."""
+    every_ms = small_params().drift.every_ms
+    kept = rows[thinned(TIMES[rows], every_ms)]
+    query = (
+        "SELECT row FROM raw_rows JOIN sessions ON id = raw_rows.session WHERE sessions.session = ? ORDER BY time_ns"
+    )
+    assert [row for (row,) in log._rows(query, (session,))] == kept.tolist()
+    got = raw_rows(log, [session], every_ms=every_ms)
+    np.testing.assert_array_equal(got.raw, RAW[kept])
+    np.testing.assert_array_equal(got.time_ns, TIMES[kept])
+
+
 def test_every_prediction_is_logged_with_its_outcome_and_the_mirrored_answers(template, params) -> None:
     into = recorder(template, params)
     primary = stream(client(template, params), into)
@@ -106,6 +122,7 @@ def test_every_prediction_is_logged_with_its_outcome_and_the_mirrored_answers(te
         np.testing.assert_array_equal(live.probabilities, probabilities(primary))
         np.testing.assert_array_equal(live.latency_ns, [one.latency_ns for one in primary])
         np.testing.assert_array_equal(live.time_ns, TIMES)
+        assert_raw_rows(log, recorded.session, np.arange(COUNT))
         np.testing.assert_array_equal(live.labels, labels(params.labels.horizons_ms))
         mirrored = compared(log, ("lob", serving), ("lob_candidate", candidate(template)))
         np.testing.assert_allclose(
@@ -132,6 +149,7 @@ def test_a_recorder_that_is_killed_is_started_again_and_nothing_is_lost(template
     with PredictionLog.of(template, "lob") as log:
         live = answers(log, "lob", primary[0].version, sessions=[recorded.session])
         np.testing.assert_array_equal(live.probabilities, probabilities(primary))
+        assert_raw_rows(log, recorded.session, np.arange(COUNT))
         # Those that were open when it died too.
         np.testing.assert_array_equal(live.labels, labels(params.labels.horizons_ms))
         mirrored = answers(log, "lob_candidate", candidate(template), sessions=[recorded.session])
@@ -157,6 +175,7 @@ def test_a_full_ring_drops_and_counts_and_trading_goes_on(template) -> None:
         live = answers(log, "lob", primary[0].version, sessions=[recorded.session])
         mirrored = answers(log, "lob_candidate", candidate(template), sessions=[recorded.session])
         assert log.drops()["ring"] == 200
+        assert_raw_rows(log, recorded.session, kept)
     np.testing.assert_array_equal(live.time_ns, TIMES[kept])
     # A label whose horizon ends among the rows that were lost is unknown, not guessed.
     after_hole = kept >= 500

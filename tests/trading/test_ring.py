@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lobsmith.errors import ServingError
-from lobsmith.trading.ring import PRIME, RESET, RingReader, RingWriter
+from lobsmith.gates.drift.rows import thinned
+from lobsmith.trading.ring import HAS_RAW, PRIME, RESET, RingReader, RingWriter
 
 F, H = 3, 2
 
@@ -141,6 +142,28 @@ def test_a_writer_that_is_killed_leaves_only_whole_records(tmp_path: Path) -> No
     assert got == list(range(len(got)))
     assert len(got) >= 500
     assert not reader.finished
+
+
+@given(st.lists(st.tuples(st.integers(-3, 7), st.booleans(), st.booleans()), max_size=60))
+def test_the_first_row_of_each_slot_keeps_its_raw_features(tmp_path_factory, steps) -> None:
+    path = tmp_path_factory.mktemp("ring") / "ring"
+    writer = RingWriter(path, 4, F, H, raw_every_ms=5)
+    reader = RingReader(path)
+    held, got, time_ns = [], [], 1_772_000_000_000_000_000
+    for number, (step_ms, empties, has_raw) in enumerate(steps):
+        time_ns += step_ms * 1_000_000
+        nothing = np.full(F, np.nan, np.float32)
+        raw = np.full(F, number, np.float32) if has_raw else None
+        if writer.put(number, time_ns, 0, 0, 0, 0, 0, 0, 0, RESET, nothing, np.nan, np.nan, raw) and has_raw:
+            held.append((number, time_ns))
+        if empties or number == len(steps) - 1:
+            got.append(reader.read(4))
+            reader.release()
+            got.append(reader.read(4))
+    expected = [held[place][0] for place in thinned(np.array([time for _, time in held], np.int64), 5)]
+    records = [one for part in got for one in part if one["flags"] & HAS_RAW]
+    assert [int(one["row"]) for one in records] == expected
+    assert all((one["raw"] == one["row"]).all() for one in records)
 
 
 def test_what_the_reader_counts_outlives_it(tmp_path: Path) -> None:
