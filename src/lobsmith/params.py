@@ -423,6 +423,22 @@ class ModeParams(_Section, frozen=True):
     retrain_every_s: PositiveFloat
 
 
+class GuardParams(_Section, frozen=True):
+    """What a trading client makes of the mode and of its own last rows."""
+
+    every_rows: Positive
+    alarms: Positive
+    of: Positive
+    calm: Annotated[float, Meta(gt=0, le=1)]
+    calm_blocks: Positive
+    silent_s: PositiveFloat
+
+    def __post_init__(self) -> None:
+        """Refuse an alarm that could never be raised."""
+        if self.alarms > self.of:
+            raise ValueError("guard.alarms is larger than guard.of")
+
+
 class CrashParams(_Section, frozen=True):
     """When a fall of the price is a flash crash."""
 
@@ -507,6 +523,7 @@ class Params(_Section, frozen=True):
     drift: DriftParams
     reference: ReferenceParams
     modes: ModeParams
+    guard: GuardParams
     mirror: MirrorParams
     reconcile: ReconcileParams
     surveillance: SurveillanceParams
