@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,13 +14,16 @@ import pytest
 
 from lobsmith.compress import MODEL
 from lobsmith.errors import DeadlineError, RequestError, ServingError
+from lobsmith.gates.drift import SCORE
 from lobsmith.release.publish import publish
 from lobsmith.release.repository import Repository
 from lobsmith.trading.transports import GrpcTransport, HttpTransport, InProcessTransport
 from lobsmith.workspace import Workspace
 from tests.release import toy
+from tests.trading.scores import add_score
 
 FEATURES, STATE = np.zeros((1, 2, toy.F), np.float32), np.zeros((1, toy.S), np.float32)
+BLOCK = np.arange(4 * toy.F, dtype=np.float32).reshape(4, toy.F) - 3
 
 
 @pytest.fixture
@@ -38,6 +42,8 @@ def test_silence_ends_at_the_deadline(silent: str, kind: type) -> None:
     with pytest.raises(DeadlineError, match=silent):
         transport.infer("toy", 1, FEATURES, STATE, 0.3)
     assert time.monotonic() - started < 1.0
+    with pytest.raises(DeadlineError, match=silent):
+        transport.score("toy", 1, BLOCK, 0.3)
     transport.close()
 
 
@@ -49,6 +55,7 @@ def test_a_refused_connection_is_an_outage(kind: type) -> None:
     transport = kind(url)
     for call in (
         lambda: transport.infer("toy", 1, FEATURES, STATE, 5.0),
+        lambda: transport.score("toy", 1, BLOCK, 5.0),
         lambda: transport.versions("toy"),
         lambda: transport.describe("toy"),
     ):
@@ -62,10 +69,12 @@ class Nonsense(BaseHTTPRequestHandler):
     """Answers as Triton does, but with the version and the shapes that the test asks for."""
 
     version, probabilities, outlook, next_state = "1", (1, 2, 2, 3), (1, 2, 2, 5), (1, toy.S)
+    score, contributions = (1, 1), (1, toy.F)
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        named = {"probabilities": self.probabilities, "outlook": self.outlook, "next_state": self.next_state}
+        names = ("probabilities", "outlook", "next_state", "score", "contributions")
+        named = {name: getattr(self, name) for name in names}
         named = {name: shape for name, shape in named.items() if shape}
         outputs = [
             {"name": name, "datatype": "FP32", "shape": shape, "data": [0.0] * int(np.prod(shape))}
@@ -78,6 +87,19 @@ class Nonsense(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *arguments: object) -> None: ...
+
+
+@contextmanager
+def nonsense(changes: dict[str, object]) -> Iterator[HttpTransport]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Nonsense,), changes))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    transport = HttpTransport(f"127.0.0.1:{server.server_port}")
+    try:
+        yield transport
+    finally:
+        transport.close()
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize(
@@ -96,16 +118,24 @@ class Nonsense(BaseHTTPRequestHandler):
     ],
 )
 def test_an_answer_of_another_version_or_shape_is_refused(changes: dict[str, object], message: str) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Nonsense,), changes))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    transport = HttpTransport(f"127.0.0.1:{server.server_port}")
-    try:
-        with pytest.raises(ServingError, match=message):
-            transport.infer("toy", 1, FEATURES, STATE, 5.0)
-    finally:
-        transport.close()
-        server.shutdown()
-        server.server_close()
+    with nonsense(changes) as transport, pytest.raises(ServingError, match=message):
+        transport.infer("toy", 1, FEATURES, STATE, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": "2"}, "version 1 was asked, version 2 answered"),
+        ({"score": (1,)}, r"score: expected float32 \[1, 1\], got float32 \[1\]"),
+        ({"contributions": (1, toy.F + 1)}, r"contributions: expected float32 \[1, 3\], got float32 \[1, 4\]"),
+        ({"contributions": ()}, "lacks a tensor"),
+    ],
+)
+def test_a_score_of_another_version_or_shape_is_refused(changes: dict[str, object], message: str) -> None:
+    with nonsense({}) as transport:
+        assert transport.score("toy", 1, BLOCK, 5.0).score == 0
+    with nonsense(changes) as transport, pytest.raises(ServingError, match=message):
+        transport.score("toy", 1, BLOCK, 5.0)
 
 
 @pytest.fixture
@@ -147,3 +177,30 @@ def test_in_process_leaves_damage_out(repository: Repository) -> None:
     (repository.root / "toy" / "config.pbtxt").write_text("{")
     with pytest.raises(ServingError, match="cannot be read"):
         transport.versions("toy")
+
+
+def test_in_process_scores_what_is_listed_and_has_a_score(repository: Repository) -> None:
+    transport, (old, new) = InProcessTransport(repository), repository.listed("toy")
+    with pytest.raises(ServingError, match="published without a score"):
+        transport.score("toy", old, BLOCK, 5.0)
+    add_score(repository, "toy", new)
+    score = transport.score("toy", new, BLOCK, 5.0)
+    assert score.score == pytest.approx(np.abs(BLOCK).mean())
+    np.testing.assert_allclose(score.contributions, np.abs(BLOCK).mean(axis=0))
+    with pytest.raises(RequestError, match=r"rows: expected .* got \[1, 4, 2\]"):
+        transport.score("toy", new, BLOCK[:, 1:], 5.0)
+    with pytest.raises(DeadlineError):
+        transport.score("toy", new, BLOCK, 0.0)
+    with pytest.raises(ServingError, match="not a listed version"):
+        transport.score("toy", new + 1, BLOCK, 5.0)
+
+
+def test_in_process_refuses_a_score_that_changed(repository: Repository) -> None:
+    _, new = repository.listed("toy")
+    add_score(repository, "toy", new, rows=4)
+    with pytest.raises(RequestError, match=r"rows: expected \['batch', 4, 3\], got \[1, 3, 3\]"):
+        InProcessTransport(repository).score("toy", new, BLOCK[1:], 5.0)
+    path = repository.directory("toy", new) / SCORE
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ServingError, match="changed after publication"):
+        InProcessTransport(repository).score("toy", new, BLOCK, 5.0)

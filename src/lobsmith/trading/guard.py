@@ -63,7 +63,8 @@ class Guard:
     """Reads the mode and scores the stream's last rows, every `client.poll_s`.
 
     The thread that trades only writes its rows down and reads the last finding. Before the first health check, after a
-    gap or a change of version until the next one, and where one is overdue or has failed, that is conservative, BLIND.
+    gap or a change of version until the next one, and where one is overdue or has failed, that is conservative, BLIND,
+    or paused where it was.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Guard:
         self._version: int | None = None
         self._block = RawBlock(*self._shape)
         self._checked: Checked | None = None
-        self._fault = "no health check has ended yet"
+        self._fault: str | None = "no health check has ended yet"
         self._wake, self._ended, self._closing = Event(), Event(), Event()
         self._start()
 
@@ -138,10 +139,12 @@ class Guard:
     def state(self) -> tuple[Stance, ActTable]:
         """What holds now, and where to act while conservative."""
         checked = self._checked
-        if checked is None or self._clock() - checked.ended_ns > self._overdue_ns:
-            return self._revive(), self._no_win_rates
+        if checked is None or self._fault is not None:
+            return self._unsure(self._fault or "no health check has ended yet")
+        if self._clock() - checked.ended_ns > self._overdue_ns:
+            return self._unsure("the health check is overdue")
         if checked.version != self._version or checked.block is not self._block:
-            return _blind("the version or the stream is a new one since the last health check"), self._no_win_rates
+            return self._unsure("the version or the stream is a new one since the last health check")
         return checked.stance, checked.win_rates
 
     def pace(self, patience_s: float = 5.0) -> None:
@@ -171,13 +174,14 @@ class Guard:
         self._thread = Thread(target=self._run, name="guard", daemon=True)
         self._thread.start()
 
-    def _revive(self) -> Stance:
-        """Return that nothing is known; a thread that is gone is started anew, one that hangs is not."""
+    def _unsure(self, detail: str) -> tuple[Stance, ActTable]:
+        """Return that nothing is known, unless it was worse; a thread that is gone is started anew, no other is."""
         if not self._thread.is_alive() and not self._closing.is_set():
             self._counts.restarts += 1
             self._start()
-        fault = self._fault if self._checked is None else "the health check is overdue"
-        return _blind(fault)
+        if self._checked is not None and self._checked.stance.mode is Mode.PAUSED:
+            return self._checked.stance, self._no_win_rates
+        return Stance(Mode.CONSERVATIVE, Abstain.BLIND, detail), self._no_win_rates
 
     def _run(self) -> None:
         transport: ScoringTransport | None = None
@@ -186,9 +190,9 @@ class Guard:
                 try:
                     transport = transport or self._open_transport()
                     self._checked = self._check(transport)
+                    self._fault = None
                     self._counts.checks += 1
                 except Exception as error:  # noqa: BLE001 - whatever it is, nothing is known then
-                    self._checked = None
                     self._note(error)
                     if transport is not None:
                         transport.close()
@@ -198,7 +202,7 @@ class Guard:
                 self._wake.clear()
         finally:
             # However the thread ends, what it found last holds no longer.
-            self._checked = None
+            self._fault = self._fault or "the thread of the health check has ended"
             if transport is not None:
                 transport.close()
 
@@ -223,7 +227,3 @@ class Guard:
         if fault != self._fault:
             console.print(f"{fault}\n{traceback.format_exc()}", markup=False)
         self._fault = fault
-
-
-def _blind(detail: str) -> Stance:
-    return Stance(Mode.CONSERVATIVE, Abstain.BLIND, detail)
