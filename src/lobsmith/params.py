@@ -401,6 +401,21 @@ class DriftParams(_Section, frozen=True):
     discriminator: DiscriminatorParams
 
 
+class DriftReportParams(_Section, frozen=True):
+    """Reports about looks for drift."""
+
+    rows: Annotated[int, Meta(ge=20)]
+    deadline_s: PositiveFloat
+    keep_evidently: Positive
+    keep_pages: Positive
+    keep_looks: Positive
+
+    def __post_init__(self) -> None:
+        """Refuse to keep reports of looks that are forgotten."""
+        if not self.keep_evidently <= self.keep_pages <= self.keep_looks:
+            raise ValueError("drift_report.keep_evidently, keep_pages and keep_looks must not fall")
+
+
 class ReferenceParams(_Section, frozen=True):
     """The score of one class that clients compute themselves."""
 
@@ -521,6 +536,7 @@ class Params(_Section, frozen=True):
     shadow: ShadowParams
     rollback: RollbackParams
     drift: DriftParams
+    drift_report: DriftReportParams
     reference: ReferenceParams
     modes: ModeParams
     guard: GuardParams
