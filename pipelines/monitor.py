@@ -1,20 +1,34 @@
-"""The monitor flow: the active version beside its fallback on the same live rows, and back to that one on a drop."""
+"""What is in service, watched: against its fallback every minute, and for drift every few.
+
+`monitor` compares the active version with its fallback on the same live rows, and goes back to that one on a drop.
+`drift` compares live rows, answers and losses with what the version has learnt and with what is usual, sets the mode
+that clients keep to, and asks for a retrain. Each has a lease of its own and may overlap with the other.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from msgspec import Struct
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 
 from lobsmith.errors import LeaseError, LobsmithError
+from lobsmith.gates.drift.verdict import DriftLook
 from lobsmith.gates.live_verdict import ROLL_BACK, LiveVerdict
 from lobsmith.lease import hold_lease
-from lobsmith.monitoring import alerts
+from lobsmith.monitoring import alerts, looks
+from lobsmith.monitoring.counted_wins import count_wins
+from lobsmith.monitoring.drift_report import Reported, link_to_run
 from lobsmith.monitoring.judged import LIVE, Sources, judge_in_service, last_asked_ns
+from lobsmith.monitoring.look import Looked, look_for_drift
+from lobsmith.monitoring.look_report import report_look
+from lobsmith.monitoring.mode_store import Change, apply, forget_retrain
 from lobsmith.monitoring.prediction_log import log_path
 from lobsmith.monitoring.retention import expire
 from lobsmith.params import Params, load_params
@@ -29,7 +43,13 @@ from pipelines.shadow import as_markdown
 
 LONGEST_S = 600
 """A run that takes longer is ended; the next one judges again."""
-WHO = "monitor flow"
+WHO, DRIFT_FLOW = "monitor flow", "drift flow"
+
+
+LONGEST_LOOK_S = 240
+"""A look for drift that takes longer is ended: the next one is due by then."""
+RETRAIN = "retrain/every-six-hours"
+"""The deployment that drift opens a run of."""
 
 
 class Monitored(Struct, frozen=True, kw_only=True):
@@ -190,3 +210,128 @@ def complete(workspace: Workspace, params: Params) -> None:
         follow_the_registry(workspace, params, WHO)
     except LobsmithError as error:
         console.print(f"the alias does not follow yet: {error}")
+
+
+class Drifted(Struct, frozen=True, kw_only=True):
+    """What came of one look for drift; without a mode nothing was looked at, and why.
+
+    `retrain` says what became of a retrain that drift has asked for, `page` is the report.
+    """
+
+    model: str
+    mode: str | None
+    reason: str
+    looks: tuple[DriftLook, ...] = ()
+    retrain: str | None = None
+    page: str | None = None
+
+
+@task(name="look for drift")
+def look(
+    workspace: Workspace, params: Params, active: Manifest, fallback: int | None, sources: Sources
+) -> list[Looked]:
+    """Compare live rows, answers and losses with what the active version has learnt, stream by stream."""
+    with stage("look for drift") as note:
+        verdict = judge.fn(workspace, params, active, fallback, sources)
+        found = look_for_drift(
+            workspace,
+            params,
+            active,
+            now_ns=time.time_ns(),
+            before=looks.read(workspace, active.model),
+            beside=verdict,
+            sources=sources,
+        )
+        words = (f"{one.look.instrument}: {kind.kind}: {kind.finding}" for one in found for kind in one.look.verdicts)
+        note("; ".join(words))
+        return found
+
+
+@task(name="set the mode")
+def set_the_mode(workspace: Workspace, params: Params, found: DriftLook, sources: Sources) -> Change:
+    """Take the look that asks for most caution into account."""
+    with stage("set the mode") as note:
+        rates = count_wins(workspace, params.modes, found.model, found.version, sources)
+        change = apply(workspace, params, found, rates, DRIFT_FLOW)
+        note(f"{change.after.mode}: {change.after.reason}")
+        return change
+
+
+@task(name="ask for a retrain")
+def ask_for_a_retrain(workspace: Workspace, model: str, reason: str) -> str:
+    """Open a run of the retrain deployment; where there is none, say who has to."""
+    try:
+        run = cast(FlowRun, run_deployment(RETRAIN, timeout=0, as_subflow=False, tags=["drift"]))
+    except ObjectNotFound:
+        forget_retrain(workspace, model)
+        words = f"drift asks for a retrain and {RETRAIN} is not deployed: run lobsmith retrain, or prefect deploy --all"
+        alerts.fire(workspace, alerts.RETRAIN_WANTED, model, words)
+        return words
+    alerts.resolve(workspace, alerts.RETRAIN_WANTED, model)
+    console.print(f"retrain {run.name} was opened: {reason}", markup=False)
+    return f"opened as {run.name}"
+
+
+@task(name="report drift")
+def report(workspace: Workspace, params: Params, found: Looked, active: Manifest) -> Reported | None:
+    """Keep the look, its page and Evidently's report; link them from this run and from the version's."""
+    with stage("report drift") as note:
+        try:
+            done = report_look(workspace, params, found)
+        except LobsmithError as error:
+            # What was found may be shown late or never; what follows from it was done before.
+            note(f"no report of this look: {error}")
+            return None
+        create_markdown_artifact(
+            key="drift", markdown=done.as_markdown(), description=f"{active.model} {active.version}"
+        )
+        missed = link_to_run(workspace, done, found.look, active.mlflow_run_id)
+        note("; ".join(filter(None, (done.headline, str(done.page), missed))))
+        return done
+
+
+@flow(name="drift", log_prints=False, timeout_seconds=LONGEST_LOOK_S)
+def drift(root: str = ".", overrides: Mapping[str, Any] | None = None, sources: Sequence[str] = LIVE) -> Drifted:
+    """Look for drift; set the mode, ask for a retrain, report.
+
+    Args:
+        root: the project's folder, with `params.yaml`.
+        overrides: parameters to replace, keyed by dotted name.
+        sources: which sessions of the prediction log count: live, replay, demo.
+    """
+    workspace = Workspace(Path(root).resolve())
+    params = load_params(workspace.params, overrides)
+    model = params.model.name
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(
+                hold_lease(
+                    workspace.drift_lease, f"look for drift of {model}", ttl_s=params.reconcile.lease_s, wait_s=0.0
+                )
+            )
+        except LeaseError as error:
+            return Drifted(model=model, mode=None, reason=str(error))
+        repository = Repository.of(workspace)
+        version, fallback = repository.active(model), repository.fallback(model)
+        if version is None:
+            return Drifted(model=model, mode=None, reason="nothing serves")
+        active = read_manifest(repository.directory(model, version), repository.trust)
+        return act_on_drift(workspace, params, active, look(workspace, params, active, fallback, sources), sources)
+
+
+def act_on_drift(
+    workspace: Workspace, params: Params, active: Manifest, found: list[Looked], sources: Sources
+) -> Drifted:
+    """Do what follows from a look: the mode first, which clients wait for."""
+    gravest = found[0]
+    change = set_the_mode(workspace, params, gravest.look, sources)
+    retrain = ask_for_a_retrain(workspace, active.model, change.after.reason) if change.retrain else None
+    reports = [report(workspace, params, one, active) for one in found]
+    return Drifted(
+        model=active.model,
+        mode=change.after.mode,
+        reason=change.after.reason,
+        looks=tuple(one.look for one in found),
+        retrain=retrain,
+        page=str(reports[0].page) if reports[0] is not None else None,
+    )

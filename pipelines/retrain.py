@@ -16,7 +16,7 @@ from prefect.states import Completed
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import load_golden
 from lobsmith.errors import DataError, LeaseError
-from lobsmith.features.dataset import build_features, training_datasets
+from lobsmith.features.dataset import DATASET, build_features, load_dataset, training_datasets
 from lobsmith.files import sha256_file
 from lobsmith.gates.compression import SUMMARY, Compressed, compress
 from lobsmith.gates.evaluate import EVALUATION, REPORT, evaluate
@@ -27,6 +27,7 @@ from lobsmith.lease import hold_lease
 from lobsmith.market.ingest import MARKET, ingest
 from lobsmith.market.session import Accounting
 from lobsmith.models.train import WEIGHTS, Epoch, train_stage
+from lobsmith.monitoring.drift_gates import judge_window, require
 from lobsmith.params import Params, as_table, load_params
 from lobsmith.progress import Note, console, stage
 from lobsmith.release import journal
@@ -118,6 +119,20 @@ def compute_features(params: Params, directory: Path, validated: Validated) -> t
     learnt = built.datasets.values() if params.train.pool else [built.chosen]
     window = window_id(params, [one.data_fingerprint for one in learnt], git_commit(directory))
     return (*validated.verdicts[str(built.chosen.instrument)], verdict), window
+
+
+@task(name="hold the window against the newest data")
+def hold_against_the_newest(workspace: Workspace, params: Params, directory: Path) -> tuple[Verdict, ...]:
+    """Refuse a window of a market that has gone, or of a broken feed, before training is paid for.
+
+    Raises:
+        GateError: it is one.
+    """
+    with stage("hold the window against the newest data") as note:
+        verdicts = judge_window(workspace, params, load_dataset(directory / DATASET), directory)
+        note("; ".join(f"{one.gate}: {one.evidence.get('finding') or one}" for one in verdicts))
+        require(verdicts)
+        return verdicts
 
 
 @task(name="train network")
@@ -292,6 +307,7 @@ def train_and_nominate(
     data_verdicts, window = compute_features(params, directory, validated)
     if not force and (before := already_trained(workspace, model, window)):
         return skipped(model, f"the same window was trained before: {_described(before)}; --force trains it again")
+    data_verdicts += hold_against_the_newest(workspace, params, directory)
     history = train_network(params, directory)
     summary = compress_and_export(params, directory)
     evaluation = evaluate_and_gate(params, directory)

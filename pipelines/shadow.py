@@ -10,6 +10,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 
 from lobsmith.gates.live_verdict import PROMOTE, REJECT, LiveVerdict
+from lobsmith.monitoring.drift_gates import judge_period
 from lobsmith.monitoring.judged import LIVE, Sources, judge_candidate
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
@@ -58,6 +59,17 @@ def judge(workspace: Workspace, params: Params, pair: Pair, sources: Sources) ->
     return None if judged is None else judged.verdict
 
 
+@task(name="hold the candidate's window against the shadow period")
+def hold_against_the_period(
+    workspace: Workspace, params: Params, pair: Pair, verdict: LiveVerdict, sources: Sources
+) -> LiveVerdict:
+    """Let nothing be promoted that has learnt another market than that of its shadow period."""
+    with stage("hold the candidate's window against the shadow period") as note:
+        judged = verdict.beside_market(judge_period(workspace, params, pair.candidate, sources=sources))
+        note(f"{judged.decision}: {judged.reason}")
+        return judged
+
+
 @task(name="act on the verdict")
 def act(workspace: Workspace, params: Params, pair: Pair, verdict: LiveVerdict) -> bool:
     """Note the verdict on the registered version, and move the aliases as it says; False where it came too late."""
@@ -92,6 +104,8 @@ def shadow(root: str = ".", overrides: Mapping[str, Any] | None = None, sources:
         decision, reason = None, pair
     else:
         verdict = judge(workspace, params, pair, sources)
+        if verdict is not None and verdict.decision == PROMOTE:
+            verdict = hold_against_the_period(workspace, params, pair, verdict, sources)
         decision, reason = (verdict.decision, verdict.reason) if verdict else (None, "no row was put to both yet")
     if verdict is not None and not isinstance(pair, str):
         if not act(workspace, params, pair, verdict):

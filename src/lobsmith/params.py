@@ -398,6 +398,8 @@ class DriftParams(_Section, frozen=True):
     false_alarms_a_day: PositiveFloat
     look_s: PositiveFloat
     raw_keep_days: PositiveFloat
+    gate_level: Annotated[float, Meta(gt=0, lt=1)]
+    feed_limit: Share
     discriminator: DiscriminatorParams
 
 

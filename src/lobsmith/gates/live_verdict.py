@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from lobsmith.gates.answers import Answers
 from lobsmith.gates.live_rows import unanswered
@@ -52,6 +52,7 @@ class LiveVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         unanswered_first, unanswered_second: shares of rows without an answer.
         unanswered_reasons: why the second did not answer, with numbers.
         latency: None where there are no measurements of both.
+        market: what was said of the second's training window beside the market of this traffic, before a promotion.
     """
 
     judged: str
@@ -79,11 +80,20 @@ class LiveVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     unanswered_second: float | None
     unanswered_reasons: dict[str, int]
     latency: Latency | None
+    market: tuple[Verdict, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether the second version may serve."""
         return self.decision in (PROMOTE, KEEP)
+
+    def beside_market(self, market: tuple[Verdict, ...]) -> "LiveVerdict":
+        """Return the verdict as it is once the market is known: nothing is promoted that has learnt another one."""
+        refused = [one for one in market if not one.passed]
+        if not refused or self.decision != PROMOTE:
+            return structs.replace(self, market=market)
+        reason = f"{self.reason}; but {'; '.join(map(str, refused))}: the market is not the one it has learnt"
+        return structs.replace(self, decision=WATCH, reason=reason, market=market)
 
     def as_verdict(self) -> Verdict:
         """Return the gate's verdict; its value is the e-value that the decision is about."""

@@ -22,6 +22,7 @@ ROLLED_BACK = "rolled back"
 CANNOT_ROLL_BACK = "cannot roll back"
 NO_PREDICTIONS = "no predictions"
 LIMITS = "limits"
+RETRAIN_WANTED = "retrain wanted"
 _LOCK_DEADLINE_S = 5.0
 
 

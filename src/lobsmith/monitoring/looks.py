@@ -38,6 +38,8 @@ class Found(Struct, frozen=True, kw_only=True):
     value: float | None = None
     p_value: float | None = None
     level: float = 0.0
+    recent_from_ns: int | None = None
+    recent_until_ns: int | None = None
 
 
 class Line(Struct, frozen=True, kw_only=True):
@@ -67,7 +69,15 @@ class Line(Struct, frozen=True, kw_only=True):
 def as_line(look: DriftLook, folder: str, evidently_failed: str | None) -> Line:
     """Return a look as the history keeps it."""
     found = tuple(
-        Found(kind=one.kind, finding=one.finding, value=one.value, p_value=one.p_value, level=one.level)
+        Found(
+            kind=one.kind,
+            finding=one.finding,
+            value=one.value,
+            p_value=one.p_value,
+            level=one.level,
+            recent_from_ns=one.recent_from_ns,
+            recent_until_ns=one.recent_until_ns,
+        )
         for one in look.verdicts
     )
     return Line(

@@ -135,7 +135,9 @@ def _of_horizon(answers: Answers, horizon: int, buckets: int) -> tuple[npt.NDArr
     confidence = np.maximum(down, up)
     counts = (confidence > unchanged) & ((down > up) | (up > down)) & (label >= 0)
     said = np.where(down > up, _DOWN, _UP)[counts]
-    bucket = ((confidence[counts].clip(max=1.0) - _LEAST) * buckets / (1 - _LEAST)).astype(np.int64).clip(0, buckets - 1)
+    bucket = (
+        ((confidence[counts].clip(max=1.0) - _LEAST) * buckets / (1 - _LEAST)).astype(np.int64).clip(0, buckets - 1)
+    )
     time_ns = answers.time_ns[counts]
     slot = time_ns // (answers.horizons_ms[horizon] * _NS_PER_MS)
     # Sessions of several clients may hold the same rows, or come in another order than their times.

@@ -34,7 +34,8 @@ def fit_scaling(raw: Float32) -> Scaling:
 
     The larger of the two counts. A spread is one tick most of the time, and its middle half, as a share of the price,
     shows no more than how the price has wandered: in units of that, any other hour would be far away and two ticks
-    thousands of units. For the same reason no scale is less than a twentieth of its centre. Where all rows are 0 it is 1.
+    thousands of units. For the same reason no scale is less than a twentieth of its centre. It is 1 where all rows
+    are 0.
     """
     low, centre, high = np.quantile(raw, (0.25, 0.5, 0.75), axis=0)
     spread, deviation = (high - low) / _NORMAL_IQR, raw.std(axis=0, dtype=np.float64)

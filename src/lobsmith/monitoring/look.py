@@ -1,0 +1,134 @@
+"""One look for drift: a version's live rows, its answers and what they cost, beside what it has learnt."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lobsmith.errors import DataError
+from lobsmith.files import sha256_file
+from lobsmith.gates.drift import REFERENCE
+from lobsmith.gates.drift.covariate import look_for_covariate_drift, look_level
+from lobsmith.gates.drift.past import PastStore
+from lobsmith.gates.drift.reference import Reference, load_reference
+from lobsmith.gates.drift.rows import RawRows, joined
+from lobsmith.gates.drift.verdict import DriftLook, DriftVerdict, Finding, Kind
+from lobsmith.gates.live_verdict import LiveVerdict
+from lobsmith.monitoring.judged import LIVE, Sources
+from lobsmith.monitoring.lived import Lived, newest_of, no_rows, read_lived
+from lobsmith.monitoring.looks import Line
+from lobsmith.monitoring.unusual import concept_drift, prediction_drift
+from lobsmith.params import DriftParams, Params
+from lobsmith.release.manifest import Manifest
+from lobsmith.release.repository import Repository
+from lobsmith.workspace import Workspace
+
+_SEVERITY = (Finding.INSUFFICIENT, Finding.NO_DRIFT, Finding.MISSING, Finding.DRIFT)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A look and what was looked at; `reference` is the part of the training window that rows were compared with."""
+
+    look: DriftLook
+    reference: RawRows
+    lived: Lived
+
+    @property
+    def severity(self) -> int:
+        """Rises from knowing nothing to drift."""
+        return max(_SEVERITY.index(one.finding) for one in self.look.verdicts)
+
+
+def look_for_drift(
+    workspace: Workspace,
+    params: Params,
+    active: Manifest,
+    *,
+    now_ns: int,
+    before: Sequence[Line] = (),
+    beside: LiveVerdict | None = None,
+    sources: Sources = LIVE,
+) -> list[Looked]:
+    """Look at each stream that a version was trained for.
+
+    Args:
+        workspace: where the version, the prediction log and past pairs lie.
+        params: `drift` and `paired` are used.
+        active: the version that serves.
+        now_ns: the time, UTC. Of rows that are not live the newest one's receive time counts.
+        before: the history of looks at the model, in the order of time.
+        beside: what live traffic said of the version beside its fallback.
+        sources: which sessions of the log count.
+
+    Returns:
+        A look for each instrument, the one that asks for most caution first.
+
+    Raises:
+        PredictionLogError: the log cannot be read.
+        DataError: the version's reference is not what it was when it was published.
+    """
+    reference = reference_of(workspace, active)
+    streams = list(reference.rows) if reference is not None else [str(one) for one in active.instruments]
+    level = look_level(params.drift)
+    found = []
+    for instrument in streams:
+        started = time.monotonic()
+        learnt = newest_of(reference.rows[instrument], params.drift.reference_s) if reference else no_rows()
+        lived = read_lived(workspace, params, active, instrument, learnt, now_ns=now_ns, sources=sources)
+        past = [one for one in before if one.instrument == instrument]
+        verdicts = (
+            _covariate(workspace, params.drift, active, instrument, reference, learnt, lived),
+            prediction_drift(lived, past, params.drift, level),
+            concept_drift(lived, past, params, level, beside),
+        )
+        look = DriftLook(
+            model=active.model,
+            version=active.version,
+            instrument=instrument,
+            looked_ns=now_ns,
+            verdicts=verdicts,
+            seconds=time.monotonic() - started,
+        )
+        found.append(Looked(look, learnt, lived))
+    return sorted(found, key=lambda one: one.severity, reverse=True)
+
+
+def reference_of(workspace: Workspace, version: Manifest) -> Reference | None:
+    """Return what a version has learnt from; None of one that was published without.
+
+    Raises:
+        DataError: the file is not the one that was published.
+    """
+    if REFERENCE not in version.files:
+        return None
+    path = Repository.of(workspace).directory(version.model, version.version) / REFERENCE
+    if not path.is_file() or sha256_file(path) != version.files[REFERENCE]:
+        raise DataError(f"{path}: missing or changed since it was published; run lobsmith repository verify --repair")
+    return load_reference(path)
+
+
+def past_of(workspace: Workspace, model: str, instrument: str) -> PastStore:
+    """Return the past pairs of a model's stream.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    return PastStore(workspace.drift / "past" / model / f"{instrument.replace(':', '-')}.jsonl")
+
+
+def _covariate(
+    workspace: Workspace,
+    drift: DriftParams,
+    active: Manifest,
+    instrument: str,
+    reference: Reference | None,
+    learnt: RawRows,
+    lived: Lived,
+) -> DriftVerdict:
+    level = look_level(drift)
+    if reference is None:
+        why = f"{active.model} {active.version} was published without its training window; the next retrain keeps it"
+        return DriftVerdict(kind=Kind.COVARIATE, finding=Finding.INSUFFICIENT, reason=why, level=level)
+    store = past_of(workspace, active.model, instrument)
+    history = joined(reference.rows[instrument], lived.earlier)
+    return look_for_covariate_drift(learnt, lived.recent, history, reference.scaling, store, drift, level=level)
