@@ -18,7 +18,7 @@
     ├── ModeError                 the mode of a model cannot be told or set
     ├── ServingError              no answer can be had from a model server
     │   ├── TritonMissingError    Triton cannot be started on this machine
-    │   ├── PortBusyError         a port that Triton needs is taken
+    │   ├── PortBusyError         a port that the server needs is taken
     │   ├── RequestError          the request is wrong: shape, type, a non-finite value
     │   └── DeadlineError         the answer did not come in time
     └── PredictionLogError        a prediction log cannot be read or written
@@ -132,7 +132,7 @@ class TritonMissingError(ServingError):
 
 
 class PortBusyError(ServingError):
-    """A port that Triton needs is taken."""
+    """A port that the server needs is taken."""
 
 
 class RequestError(ServingError):

@@ -11,6 +11,7 @@ from lobsmith.release import journal
 from lobsmith.release.registry import CHAMPION, request
 from lobsmith.release.repository import Repository
 from lobsmith.serving.supervisor import running_triton, with_free_ports
+from lobsmith.serving.triton import PORTS
 from lobsmith.trading.transports import GrpcTransport
 from lobsmith.workspace import Workspace
 from tests.small import SMALL
@@ -25,7 +26,7 @@ def test_exactly_five_versions_stay_and_the_newest_is_what_an_unversioned_reques
     from pipelines.retrain import retrain
 
     params = with_free_ports(load_params(workspace.params, SMALL))
-    ports = {f"serving.{name}": getattr(params.serving, name) for name in ("http_port", "grpc_port", "metrics_port")}
+    ports = {f"serving.{name}": getattr(params.serving, name) for name in PORTS}
     repository = Repository.of(workspace)
     promoted = []
     with running_triton(workspace, params) as control:

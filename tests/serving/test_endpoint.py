@@ -16,7 +16,7 @@ from lobsmith.workspace import Workspace
 
 
 def endpoint(pid: int, ticks: int) -> Endpoint:
-    ports = {"http_port": 1, "grpc_port": 2, "metrics_port": 3}
+    ports = {"http_port": 1, "grpc_port": 2, "metrics_port": 3, "modes_port": 4}
     return Endpoint(pid=pid, started_ticks=ticks, triton_pid=1, host="127.0.0.1", key="secret", **ports)
 
 

@@ -12,7 +12,7 @@ from lobsmith.params import ServingParams
 from lobsmith.release.config import config_text
 from lobsmith.serving.control import override
 from lobsmith.serving.supervisor import stop_on_signals, with_free_ports
-from lobsmith.serving.triton import check_ports, describe_exit, error_line, ipv4
+from lobsmith.serving.triton import PORTS, check_ports, describe_exit, error_line, ipv4
 from tests.release import toy
 
 
@@ -20,13 +20,13 @@ def serving(**changes: object) -> ServingParams:
     return msgspec.structs.replace(with_free_ports(toy.params()).serving, **changes)
 
 
-def test_free_ports_are_three_and_pass_the_check() -> None:
+def test_free_ports_differ_and_pass_the_check() -> None:
     params = serving()
-    assert len({params.http_port, params.grpc_port, params.metrics_port}) == 3
-    check_ports("127.0.0.1", params)
+    assert len({getattr(params, name) for name in PORTS}) == 4
+    check_ports("127.0.0.1", params, PORTS)
 
 
-@pytest.mark.parametrize("name", ["http_port", "grpc_port", "metrics_port"])
+@pytest.mark.parametrize("name", PORTS)
 def test_a_taken_port_says_which_setting_to_change(name: str) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -36,7 +36,7 @@ def test_a_taken_port_says_which_setting_to_change(name: str) -> None:
         with pytest.raises(
             PortBusyError, match=rf"port {port} .*taken.*serving\.{name} in params\.yaml or pass {flag}"
         ):
-            check_ports("127.0.0.1", serving(**{name: port}))
+            check_ports("127.0.0.1", serving(**{name: port}), PORTS)
 
 
 def test_one_port_for_two_doors_is_refused() -> None:

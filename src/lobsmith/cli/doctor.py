@@ -121,13 +121,13 @@ def _triton() -> Check:
 def _ports(workspace: Workspace) -> Check:
     def look() -> str:
         from lobsmith.serving.control import connect
-        from lobsmith.serving.triton import check_ports
+        from lobsmith.serving.triton import PORTS, check_ports
 
         params = load_params(workspace.params).serving
         if connect(workspace) is not None:
             return "in use by this workspace's own server"
-        check_ports(params.host, params)
-        return f"{params.http_port}, {params.grpc_port}, {params.metrics_port} are free on {params.host}"
+        check_ports(params.host, params, PORTS)
+        return f"{', '.join(str(getattr(params, name)) for name in PORTS)} are free on {params.host}"
 
     return _attempt("ports", look, needed=False)
 

@@ -13,6 +13,7 @@ from lobsmith.workspace import Workspace
 @click.option("--http-port", type=int, help="Instead of serving.http_port.")
 @click.option("--grpc-port", type=int, help="Instead of serving.grpc_port.")
 @click.option("--metrics-port", type=int, help="Instead of serving.metrics_port.")
+@click.option("--modes-port", type=int, help="Instead of serving.modes_port.")
 @set_option
 @click.pass_obj
 def serve(
@@ -20,13 +21,19 @@ def serve(
     http_port: int | None,
     grpc_port: int | None,
     metrics_port: int | None,
+    modes_port: int | None,
     settings: tuple[str, ...],
 ) -> None:
     """Serve the model repository with Triton until Ctrl-C."""
     from lobsmith.serving.supervisor import ServeEvent, stop_on_signals
     from lobsmith.serving.supervisor import serve as supervise
 
-    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
+    ports = {
+        "http_port": http_port,
+        "grpc_port": grpc_port,
+        "metrics_port": metrics_port,
+        "modes_port": modes_port,
+    }
     given = {f"serving.{name}": port for name, port in ports.items() if port is not None}
     params = load_params(workspace.params, {**overrides(settings), **given})
 
@@ -34,7 +41,8 @@ def serve(
         results.print(f"{event.kind.value:<9} {event.message}", soft_wrap=True)
         if event.endpoint is not None and event.kind.value == "serving":
             e = event.endpoint
-            results.print(f"{'':9} HTTP {e.http_url}, gRPC {e.grpc_url}, metrics {e.metrics_url}; Ctrl-C stops")
+            where = f"HTTP {e.http_url}, gRPC {e.grpc_url}, metrics {e.metrics_url}, modes {e.modes_url}"
+            results.print(f"{'':9} {where}; Ctrl-C stops", soft_wrap=True)
 
     stop = threading.Event()
     with stop_on_signals(stop):

@@ -30,6 +30,7 @@ class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     http_port: int
     grpc_port: int
     metrics_port: int
+    modes_port: int
     key: str
 
     @property
@@ -46,6 +47,11 @@ class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def metrics_url(self) -> str:
         """The page that Prometheus scrapes."""
         return f"http://{self.host}:{self.metrics_port}/metrics"
+
+    @property
+    def modes_url(self) -> str:
+        """The pages of modes: one more part of the path is the name of a model."""
+        return f"http://{self.host}:{self.modes_port}/modes"
 
     def __repr__(self) -> str:
         return f"Endpoint(pid={self.pid}, http={self.http_url}, grpc={self.grpc_url}, key=<hidden>)"

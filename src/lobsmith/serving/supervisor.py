@@ -14,15 +14,16 @@ from types import FrameType
 import msgspec
 
 from lobsmith.errors import LobsmithError, ServingError
-from lobsmith.params import Params
+from lobsmith.params import Params, ServingParams
 from lobsmith.release.faults import record_faults
 from lobsmith.release.misplaced import record_misplaced
 from lobsmith.release.repository import Repository
 from lobsmith.serving.control import TritonControl
 from lobsmith.serving.endpoint import Endpoint, sole_server, write_endpoint
 from lobsmith.serving.loading import Loaded, load_sound
+from lobsmith.serving.mode_page import mode_page
 from lobsmith.serving.stubs import StubWatch
-from lobsmith.serving.triton import Triton, describe_exit, ipv4
+from lobsmith.serving.triton import PORTS, Triton, check_ports, describe_exit, ipv4
 from lobsmith.workspace import Workspace
 
 RESTARTS = 5
@@ -82,10 +83,11 @@ def serve(
         stop: ends the server; `stop_on_signals` sets it on Ctrl-C and SIGTERM.
 
     Raises:
+        PortBusyError: a port is taken.
         ServingError: Triton cannot be started, died too often, or another server of this workspace lives.
     """
     stop = stop or threading.Event()
-    with sole_server(workspace):
+    with sole_server(workspace), _pages(workspace, params.serving):
         deaths: deque[float] = deque()
         started_once = False
         while not stop.is_set():
@@ -116,6 +118,14 @@ def serve(
             if why is not None:
                 _pause(why, deaths, stop, on_event)
         on_event(ServeEvent(EventKind.STOPPED, "Triton is stopped"))
+
+
+@contextmanager
+def _pages(workspace: Workspace, params: ServingParams) -> Iterator[None]:
+    # All ports at once, so that the first start tells of the first that is taken, whose it ever is.
+    check_ports(ipv4(params.host), params, PORTS)
+    with mode_page(workspace, params):
+        yield
 
 
 class _Watch:
@@ -278,15 +288,14 @@ def running_triton(workspace: Workspace, params: Params, *, on_event: OnEvent = 
 
 
 def with_free_ports(params: Params) -> Params:
-    """Return the parameters with three ports that are free at this moment."""
+    """Return the parameters with ports that are free at this moment."""
     host = ipv4(params.serving.host)
-    probes = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(3)]
+    probes = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in PORTS]
     try:
         for probe in probes:
             probe.bind((host, 0))
-        http_port, grpc_port, metrics_port = (probe.getsockname()[1] for probe in probes)
+        ports = {name: probe.getsockname()[1] for name, probe in zip(PORTS, probes, strict=True)}
     finally:
         for probe in probes:
             probe.close()
-    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
     return msgspec.structs.replace(params, serving=msgspec.structs.replace(params.serving, **ports))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +29,10 @@ GRPC_KEY_HEADER = f"triton-grpc-protocol-{KEY_HEADER}"
 """The headers that carry the key of control calls, over HTTP and over gRPC."""
 LOCKED = ("model-repository", "shared-memory", "trace", "logging")
 """Calls that need the key. Trace and logging are among them because they make the server write files of any name."""
+
+TRITON_PORTS = ("http_port", "grpc_port", "metrics_port")
+PORTS = (*TRITON_PORTS, "modes_port")
+"""Of `serving`: those that Triton itself listens on, and all of them."""
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _BACKEND = Path(__file__).with_name("backends") / "onnxruntime" / "model.py"
@@ -68,7 +73,7 @@ class Triton:
 
         Raises:
             TritonMissingError: this machine cannot run it.
-            PortBusyError: a port is taken.
+            PortBusyError: a port of its own is taken.
             ServingError: it died at once or is not ready within `start_deadline_s`; no child is left.
         """
         installation = find_triton()
@@ -87,6 +92,7 @@ class Triton:
             http_port=self._params.http_port,
             grpc_port=self._params.grpc_port,
             metrics_port=self._params.metrics_port,
+            modes_port=self._params.modes_port,
             key=key,
         )
         try:
@@ -246,15 +252,15 @@ def ipv4(host: str) -> str:
         raise ServingError(f"serving.host in params.yaml: {host} has no IPv4 address ({error})") from error
 
 
-def check_ports(host: str, params: ServingParams) -> None:
-    """Check that Triton will be able to bind each of its ports.
+def check_ports(host: str, params: ServingParams, names: Sequence[str] = TRITON_PORTS) -> None:
+    """Check that each of some ports of `serving` can be bound.
 
     Raises:
         PortBusyError: one is taken, or named twice.
         ServingError: the address is none of this machine's.
     """
     seen: dict[int, str] = {}
-    for name in ("http_port", "grpc_port", "metrics_port"):
+    for name in names:
         port: int = getattr(params, name)
         remedy = f"free it, or set serving.{name} in params.yaml or pass --{name.replace('_', '-')}"
         if port in seen:

@@ -1,0 +1,148 @@
+"""The mode of each model over HTTP, for clients on other machines: `GET /modes/<model>` is the record, byte for byte.
+
+It has a port of its own beside Triton's three, lives in the supervisor, and so answers while Triton is started again.
+It only reads, needs no key, and takes nothing from a request but the name of a model. A request has to come whole, soon
+and short; more of them at once than it is made for are turned away.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from typing import Any
+
+from lobsmith.errors import PortBusyError
+from lobsmith.params import ServingParams
+from lobsmith.release.repository import Repository
+from lobsmith.serving.triton import ipv4
+from lobsmith.workspace import Workspace
+
+PREFIX = "/modes/"
+_HEAD_BYTES = 8192
+_DEADLINE_S = 2.0
+_AT_ONCE = 64
+_POLL_S = 0.1
+
+
+@contextmanager
+def mode_page(workspace: Workspace, params: ServingParams) -> Iterator[None]:
+    """Serve the pages in threads of their own for as long as the block lasts.
+
+    Raises:
+        PortBusyError: `serving.modes_port` cannot be bound.
+    """
+    host = ipv4(params.host)
+    try:
+        server = _Server((host, params.modes_port), workspace)
+    except OSError as error:
+        raise PortBusyError(
+            f"port {params.modes_port} on {host} cannot be used: {error.strerror}; free it, or set serving.modes_port "
+            "in params.yaml or pass --modes-port"
+        ) from error
+    thread = threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="mode page", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 2 * _AT_ONCE
+
+    def __init__(self, address: tuple[str, int], workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._places = threading.BoundedSemaphore(_AT_ONCE)
+        super().__init__(address, _Page)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that went away."""
+
+
+class _Page(BaseHTTPRequestHandler):
+    server: _Server
+    server_version = "lobsmith"
+    sys_version = ""
+
+    def setup(self) -> None:
+        super().setup()
+        # Read before it is parsed: the parser would wait for ever for a client that sends a byte a second.
+        self.rfile = BytesIO(_head(self.connection))
+        self.connection.settimeout(_DEADLINE_S)
+
+    def do_GET(self) -> None:
+        """Answer with the record of the model that the path names."""
+        name = self.path.removeprefix(PREFIX)
+        if name == self.path:
+            self._answer(HTTPStatus.NOT_FOUND, f"no such page; ask for {PREFIX}<model>")
+        elif not Repository.is_name(name):
+            self._answer(HTTPStatus.BAD_REQUEST, "not a model's name: letters, digits and underscores, a letter first")
+        else:
+            self._record(name)
+
+    do_HEAD = do_GET  # noqa: N815 - the parser looks for this name
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """Refuse what is no request for a page, in one line where the parser would write HTML."""
+        self._answer(HTTPStatus(code), message or HTTPStatus(code).phrase)
+
+    def log_message(self, *_: Any) -> None:
+        """Leave the supervisor's output to the supervisor."""
+
+    def _record(self, model: str) -> None:
+        try:
+            content = (self.server.workspace.modes / f"{model}.json").read_bytes()
+        except FileNotFoundError:
+            self._answer(HTTPStatus.NOT_FOUND, f"{model} has no mode yet; the monitor sets it")
+        except OSError as error:
+            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, f"the mode of {model} cannot be read: {error.strerror}")
+        else:
+            self._answer(HTTPStatus.OK, content)
+
+    def _answer(self, status: HTTPStatus, body: bytes | str) -> None:
+        content = body if isinstance(body, bytes) else f"{body}\n".encode(errors="replace")
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json" if isinstance(body, bytes) else "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+
+def _head(connection: socket.socket) -> bytes:
+    """Return a request's line and headers; nothing where they are too long or come too late."""
+    deadline, head = time.monotonic() + _DEADLINE_S, b""
+    while b"\r\n\r\n" not in head and b"\n\n" not in head:
+        left = deadline - time.monotonic()
+        if left <= 0 or len(head) > _HEAD_BYTES:
+            return b""
+        connection.settimeout(left)
+        try:
+            received = connection.recv(_HEAD_BYTES)
+        except OSError:
+            return b""
+        if not received:
+            return b""
+        head += received
+    return head
