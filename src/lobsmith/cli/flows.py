@@ -1,4 +1,4 @@
-"""`lobsmith reconcile`, `shadow` and `monitor`: the flows of a model in service, now."""
+"""`lobsmith reconcile`, `shadow`, `monitor` and `drift`: the flows of a model in service, now."""
 
 from typing import Any
 
@@ -49,6 +49,23 @@ def monitor(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str,
 
     seen = flow(str(workspace.root), changes, sources)
     _show(seen, f"{seen.decision or 'nothing to judge'}: {seen.reason}", as_json)
+
+
+@click.command()
+@source_option
+@set_option
+@json_option
+@click.pass_obj
+def drift(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+    """Look for drift in live traffic: set the mode that clients keep to, report, and ask for a retrain."""
+    changes = _ready(workspace, settings)
+    from pipelines.monitor import drift as flow
+
+    seen = flow(str(workspace.root), changes, sources)
+    words = [f"{seen.mode or 'nothing to look at'}: {seen.reason}"]
+    words += [f"{one.kind}: {one.finding}: {one.reason}" for look in seen.looks for one in look.verdicts]
+    words += [line for line in (seen.retrain, seen.page) if line]
+    _show(seen, "\n".join(words), as_json)
 
 
 def _ready(workspace: Workspace, settings: tuple[str, ...]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from lobsmith.cli.bench import bench
 from lobsmith.cli.data import data
 from lobsmith.cli.demo import demo
 from lobsmith.cli.doctor import doctor
-from lobsmith.cli.flows import monitor, reconcile, shadow
+from lobsmith.cli.flows import drift, monitor, reconcile, shadow
 from lobsmith.cli.models import models
 from lobsmith.cli.predictions import predictions
 from lobsmith.cli.replay import replay
@@ -56,6 +56,7 @@ for command in (
     data,
     demo,
     doctor,
+    drift,
     models,
     monitor,
     predictions,

@@ -1,0 +1,174 @@
+"""A simulated market changes under a model in service: modes, a retrain ahead of its schedule, and the way back.
+
+Everything is real: the network has learnt, the client replays through its guard, the recorder writes the log, and the
+drift flow runs in a process of its own that is killed in the end.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+
+from lobsmith.features.dataset import Dataset, build_dataset
+from lobsmith.market.simulator import Change, Dynamics, simulate
+from lobsmith.monitoring.mode_store import changes, read_mode
+from lobsmith.monitoring.modes import Mode
+from lobsmith.monitoring.prediction_log import Source
+from lobsmith.params import Params, load_params
+from lobsmith.release.contract import wire_contract
+from lobsmith.release.publish import publish
+from lobsmith.trading.channels import open_transport
+from lobsmith.trading.client import StreamClient
+from lobsmith.trading.guard import Guard
+from lobsmith.trading.guarded_client import Advised, GuardedClient
+from lobsmith.trading.mode_source import FileModes
+from lobsmith.trading.recorder import Recorder
+from lobsmith.trading.stance import Abstain
+from lobsmith.workspace import Workspace
+from tests import trained
+from tests.small import SMALL
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
+
+LEARNT_S, LOOK_S = 1200, 20
+CHANGES: dict[str, Any] = {
+    **SMALL,
+    "client.poll_s": 0.1,
+    "drift.every_ms": 100,
+    "drift.reference_s": 200,
+    "drift.recent_s": LOOK_S,
+    "drift.look_s": LOOK_S,
+    "drift.minimum_rows": 50,
+    "drift.pairs_a_look": 60,
+    "drift.discriminator.seconds": 60,
+    "reference.block_rows": 64,
+    "guard.every_rows": 16,
+    "modes.calm_looks": 3,
+    "modes.stale_s": 600,
+}
+MODEL = "lob"
+DRIFT_FROM, DRIFT_UNTIL, DRIFT_AGAIN, END = 1400, 1480, 1640, 1700
+NS = 1_000_000_000
+"""Seconds of the simulated session: the market changes, changes back, and changes again once the monitor is dead."""
+
+_MONITOR = """
+import sys
+from pipelines.monitor import drift
+import json
+changes = json.loads(sys.argv[2])
+for line in sys.stdin:
+    seen = drift(sys.argv[1], changes, ["replay"])
+    print("LOOKED", seen.mode, seen.reason, flush=True)
+"""
+
+
+@dataclass
+class Monitor:
+    """The drift flow in a process of its own, that looks whenever it is told to."""
+
+    process: subprocess.Popen[str]
+
+    def look(self) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("look\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("LOOKED"):
+                return line
+        raise AssertionError("the monitor has ended")
+
+
+@pytest.fixture
+def monitor(workspace: Workspace, prefect_server: None) -> Iterator[Monitor]:
+    command = [sys.executable, "-c", _MONITOR, str(workspace.root), msgspec.json.encode(CHANGES).decode()]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    yield Monitor(process)
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def params(workspace: Workspace) -> Params:
+    return load_params(workspace.params, CHANGES)
+
+
+def market(params: Params) -> Dataset:
+    """The market that was learnt from, as it goes on: twice its orders are three times as large."""
+    large = Dynamics(order=3 * Dynamics().order, queue=3 * Dynamics().queue)
+    turns = [Change(at_s=DRIFT_FROM, dynamics=large), Change(at_s=DRIFT_UNTIL, dynamics=Dynamics())]
+    turns.append(Change(at_s=DRIFT_AGAIN, dynamics=large))
+    return build_dataset(simulate(5, END, changes=turns), params)
+
+
+class Desk:
+    """A running client: it trades on, stretch after stretch, and has everything recorded."""
+
+    def __init__(self, workspace: Workspace, params: Params, rows: Dataset) -> None:
+        self._workspace, self._params, self._rows = workspace, params, rows.rows
+        self._channel = open_transport(workspace, params, "inprocess")
+        self.guard = Guard(
+            MODEL,
+            rows.rows.raw.shape[1],
+            params,
+            FileModes(workspace),
+            lambda: open_transport(workspace, params, "inprocess"),
+        )
+        stream = StreamClient.open(self._channel, MODEL, params.client)
+        self._client = GuardedClient(stream, self.guard, model=MODEL, horizons=len(params.labels.horizons_ms))
+
+    def trade(self, from_s: float, until_s: float) -> list[Advised]:
+        """Ask about the rows of a stretch of the session; return what was advised."""
+        start = self._rows.time[0]
+        places = np.searchsorted(self._rows.time, start + np.asarray([from_s, until_s]) * NS)
+        recorder = Recorder(
+            self._workspace, self._params, model=MODEL, instrument="simulator:SIM", source=Source.REPLAY,
+            transport="inprocess", patient=True,
+        )
+        advised = []
+        for place in range(*places.tolist()):
+            row, raw, at = self._rows.features[place], self._rows.raw[place], int(self._rows.time[place])
+            advised.append(self._client.step(row, raw, at))
+            segment, mid = int(self._rows.segment[place]), int(self._rows.mid[place])
+            recorder.record(at, segment, mid, row, advised[-1].prediction, raw)
+            recorder.pace()
+            self.guard.pace()
+        assert recorder.close().dropped == 0
+        return advised
+
+    def close(self) -> None:
+        self.guard.close()
+        self._channel.close()
+
+
+def test_a_market_that_changes_turns_clients_conservative_and_asks_for_a_retrain(
+    workspace: Workspace, params: Params, monitor: Monitor, tmp_path: Path
+) -> None:
+    from pipelines.retrain import retrain
+
+    deployment = retrain.to_deployment("every-six-hours", parameters={"scheduled": True}).apply()
+    session = market(params)
+    good = trained.good(tmp_path / "run", **{name: CHANGES[name] for name in CHANGES if name not in SMALL})
+    publish(workspace, params, good.artifact, model=MODEL, contract=wire_contract(params))
+    desk = Desk(workspace, params, session)
+    try:
+        modes: dict[int, Mode] = {}
+        for until in range(LEARNT_S + LOOK_S, DRIFT_AGAIN + 1, LOOK_S):
+            advised = desk.trade(until - LOOK_S, until)
+            words = monitor.look()
+            modes[until] = read_mode(workspace, MODEL).mode
+            print(until, words, advised[-1].mode, advised[-1].abstain)
+        assert {mode for until, mode in modes.items() if until <= DRIFT_FROM} == {Mode.NORMAL}
+        turned = min(until for until, mode in modes.items() if mode is Mode.CONSERVATIVE)
+        assert turned <= DRIFT_FROM + 2 * LOOK_S
+    finally:
+        desk.close()
