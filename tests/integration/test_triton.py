@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -194,19 +195,34 @@ def test_a_client_follows_a_version_that_is_published_while_it_asks(workspace: W
 
 def test_a_killed_triton_is_started_again_and_answers(workspace: Workspace, params: Params) -> None:
     events: list[ServeEvent] = []
-    with running_triton(workspace, params, on_event=events.append) as control:
+    modes: list[bytes] = []
+    workspace.modes.mkdir(parents=True)
+    (workspace.modes / "lob.json").write_bytes(b"a mode")
+
+    def note(event: ServeEvent) -> None:
+        events.append(event)
+        # Between the death of one Triton and the start of the next clients still have to know the mode.
+        if event.kind in (EventKind.DIED, EventKind.SERVING):
+            with urllib.request.urlopen(f"http://127.0.0.1:{params.serving.modes_port}/modes/lob", timeout=5) as page:
+                modes.append(page.read())
+
+    with running_triton(workspace, params, on_event=note) as control:
         os.kill(control.endpoint.triton_pid, signal.SIGKILL)
         eventually(lambda: sum(event.kind is EventKind.SERVING for event in events) == 2)
+        assert modes == [b"a mode"] * 3
         again = connect(workspace)
         assert again is not None
         assert again.ready_versions("lob") == Repository.of(workspace).listed("lob")
         assert again.endpoint.key != control.endpoint.key
+        assert again.endpoint.modes_url == f"http://127.0.0.1:{params.serving.modes_port}/modes"
     assert read_endpoint(workspace) is None
     assert events[-1].kind is EventKind.STOPPED
 
 
 def serve_in_a_process(workspace: Workspace, params: Params) -> subprocess.Popen[bytes]:
-    ports = [f"--{name}-port={getattr(params.serving, f'{name}_port')}" for name in ("http", "grpc", "metrics")]
+    ports = [
+        f"--{name}-port={getattr(params.serving, f'{name}_port')}" for name in ("http", "grpc", "metrics", "modes")
+    ]
     command = [sys.executable, "-m", "lobsmith", "--root", str(workspace.root), "serve", *ports]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     eventually(lambda: (connect(workspace) is not None) or process.poll() is not None, 60)
