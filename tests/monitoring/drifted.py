@@ -1,8 +1,5 @@
 """A look for drift as one might turn out, with rows and answers to go with it."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import numpy as np
 
 from lobsmith.features.definitions import COUNT, NAMES
@@ -137,5 +134,16 @@ def look(*verdicts: DriftVerdict, looked_ns: int = NOW_NS) -> DriftLook:
     )
 
 
-def at(verdicts: Sequence[DriftVerdict], looked_ns: int) -> DriftLook:
-    return replace(look(), verdicts=tuple(verdicts), looked_ns=looked_ns)
+def history(count: int, drifted: int) -> list[DriftLook]:
+    """Looks each five minutes before `NOW_NS`, the last of which have found drift."""
+    generator = np.random.default_rng(8)
+    made = []
+    for back in range(count, 0, -1):
+        p_value = round(float(generator.uniform(0.06, 1.0)), 3)
+        found = (
+            covariate(value=float(generator.uniform(0.8, 0.9)))
+            if back <= drifted
+            else covariate(Finding.NO_DRIFT, float(generator.uniform(0.5, 0.63)), p_value)
+        )
+        made.append(look(found, prediction(), concept(), looked_ns=NOW_NS - back * 300 * S))
+    return made

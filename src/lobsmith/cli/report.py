@@ -7,6 +7,7 @@ import click
 from rich.table import Table
 
 from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
+from lobsmith.cli.report_drift import report_drift
 from lobsmith.cli.report_shadow import report_shadow
 from lobsmith.errors import DataError
 from lobsmith.params import load_params
@@ -22,6 +23,7 @@ def report() -> None:
     """Reports to review, as pages and JSON."""
 
 
+report.add_command(report_drift)
 report.add_command(report_shadow)
 
 

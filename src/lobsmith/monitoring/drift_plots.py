@@ -9,6 +9,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from lobsmith.gates.drawing import ACCENT, BAD, DOWN, GOOD, INK, MUTED, PAPER, svg
 from lobsmith.gates.drift.verdict import DriftLook, DriftVerdict, Finding, Kind, Moved
@@ -94,7 +95,7 @@ def plot_history(look: DriftLook, earlier: Sequence[Line], changes: Sequence["Mo
         _time_axis(below)
         handles, labels = above.get_legend_handles_labels()
         more, names = below.get_legend_handles_labels()
-        figure.legend(handles + more, labels + names, loc="outside lower center", ncols=4, fontsize=8.5)
+        figure.legend(handles + more, labels + names, loc="outside lower center", ncols=3, fontsize=8.5)
 
     return svg("history", f"What {len(lines)} looks have found", 5.0, draw)
 
@@ -118,7 +119,7 @@ def plot_losses(losses: Sequence[Sequence[VersionScore]]) -> Markup:
                 axes.plot(times, base, color=MUTED, linestyle="--", linewidth=0.9, label="base rate")
         axes.set(ylabel=f"log-loss at {horizon(drawn[0][0].horizons[0].horizon_ms)}, nats")
         _time_axis(axes)
-        axes.legend(fontsize=8.5)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8.5)
 
     return svg("losses", "Log-loss over time", 2.8, draw)
 
@@ -168,8 +169,10 @@ def _statistics(auc: Axes, p_value: Axes, lines: Sequence[Line]) -> None:
             p_value.plot(times, values, color=colour, marker=".", linewidth=0.9, label=f"p of {kind.value}")
     levels = [one.level for line in lines[-1:] for one in line.found if one.level > 0]
     if levels:
-        p_value.axhline(max(levels), color=INK, linewidth=0.8, linestyle="--", label="drift from here down")
+        p_value.axhline(max(levels), color=INK, linewidth=0.8, linestyle="--", label="level")
     p_value.set(yscale="log", ylabel="p-value", ylim=(None, 1.5))
+    p_value.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    p_value.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _finding(line: Line, kind: Kind) -> Finding | None:
