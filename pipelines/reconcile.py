@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow, task
 
+from lobsmith.monitoring.alerts import NO_SCORE, fire, resolve
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
 from lobsmith.release.plans import plans_of
@@ -26,10 +27,20 @@ def follow_the_registry(workspace: Workspace, params: Params, who: str, retry: b
         server = running_server(workspace, params)
         done = follow(workspace, params, params.model.name, server=server, who=who, retry=retry)
         refused = [f"refused: {reason}" for reason in done.refused.values()]
+        refused += [f"{version} is without its score: {reason}" for version, reason in done.unscored.items()]
+        _alert(workspace, done)
         note(
             "; ".join([*([f"nothing changed: {done.away}"] if done.away else []), *done.done, *refused]) or "as wanted"
         )
         return done
+
+
+def _alert(workspace: Workspace, done: Reconciled) -> None:
+    if done.unscored:
+        version, reason = max(done.unscored.items())
+        fire(workspace, NO_SCORE, done.model, f"clients of {version} cannot score their own rows: {reason}")
+    else:
+        resolve(workspace, NO_SCORE, done.model)
 
 
 @task(name="build and publish plans")

@@ -18,6 +18,7 @@ from lobsmith.release.manifest import Manifest
 from lobsmith.release.publish import Artifact, publish
 from lobsmith.release.server import Server
 from lobsmith.workspace import Workspace
+from tests.release.scores import write_reference, write_score
 
 PRIME_ROWS = 64
 
@@ -27,9 +28,18 @@ def rows(count: int, seed: int = 0) -> np.ndarray:
 
 
 def publish_small(
-    workspace: Workspace, params: Params, *, seed: int, server: Server | None = None, model: str | None = None
+    workspace: Workspace,
+    params: Params,
+    *,
+    seed: int,
+    server: Server | None = None,
+    model: str | None = None,
+    scored: bool = False,
 ) -> Manifest:
-    """Publish a network with random weights: each seed gives other answers. By default as `model.name`."""
+    """Publish a network with random weights: each seed gives other answers. By default as `model.name`.
+
+    Where it is `scored` it has a reference score, which is `seed` times the mean squares of a block.
+    """
     torch.manual_seed(seed)
     contract = wire_contract(params)
     network = build(params.model, contract.feature_count, contract.horizons_ms)
@@ -38,7 +48,10 @@ def publish_small(
     path = Path(workspace.root) / f"model-{seed}.onnx"
     export_onnx(network, path)
     exported = OnnxModel(path)
+    reference, score = Path(workspace.root) / "reference.safetensors", Path(workspace.root) / "drift.onnx"
     artifact = Artifact(
+        reference_path=write_reference(reference, features=COUNT) if scored else None,
+        score_path=write_score(score, features=COUNT, scale=seed) if scored else None,
         model_path=path,
         golden=golden_vectors(exported, rows(128)),
         prime_rows=PRIME_ROWS,

@@ -10,6 +10,7 @@ from lobsmith.release.manifest import check_files
 from lobsmith.release.promote import promote
 from lobsmith.release.publish import publish
 from lobsmith.release.publish_engine import publish_engine
+from lobsmith.release.publish_score import catch_up
 from lobsmith.release.repair import repair
 from lobsmith.release.repository import Repository
 from lobsmith.release.rollback import rollback
@@ -37,6 +38,8 @@ def main(root: Path, fatal: str, what: str = "publish") -> None:
         case "plans":
             of = repository.verify("toy", repository.active("toy"))
             publish_engine(workspace, params, root / "engine", of, prove=check_files, **settings)
+        case "score":
+            catch_up(workspace, params, "toy", retry=True, **settings)
         case "promote":
             source = repository.directory("toy_candidate", repository.active("toy_candidate"))
             promote(workspace, params, source, model="toy", reason="it is better", **settings)

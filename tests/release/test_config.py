@@ -81,8 +81,8 @@ def test_plans_differ_in_what_runs_them_only(tmp_path):
     assert config == onnx
 
 
-@pytest.mark.parametrize("name", ["lob_candidate", "lob_trt", "../lob", "lob\n"])
-def test_names_of_candidates_and_plans_are_no_production_models(name):
+@pytest.mark.parametrize("name", ["lob_candidate", "lob_trt", "lob_drift", "../lob", "lob\n"])
+def test_names_of_candidates_and_companions_are_no_production_models(name):
     with pytest.raises(ParamsError, match=r"model\.name"):
         toy.params(model__name=name)
 

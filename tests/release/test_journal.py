@@ -130,8 +130,14 @@ def test_the_line_of_a_dead_publisher_may_come_late():
     history = told(("promoted", None, 1), ("promoted", 1, 2))
     late = [*history, entry(1, time_ns=1, action="published")]
     assert journal.state_at(late, "toy", 9).version_to == 2
-    slot = [*history, *told(("rejected", 2, 2))]
+    slot = told(("published", None, 1), ("published", 1, 2), ("retired", 2, 1), ("rejected", 2, 2))
     assert journal.state_at(slot, "toy", 9) is None
+
+
+def test_the_next_version_below_is_active_after_one_that_left_alone():
+    history = told(("published", None, 1), ("published", 1, 2), ("published", 2, 3), ("set aside", 2, 3))
+    assert journal.state_at(history, "toy", 9).version_to == 2
+    assert journal.state_at([*history, *told(("retired", 2, 1), ("set aside", 2, 2))], "toy", 9) is None
 
 
 def test_the_journal_says_what_became_of_each_version():

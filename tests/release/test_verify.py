@@ -168,7 +168,7 @@ def test_a_policy_that_was_edited_is_journaled_and_what_it_leaves_out_set_aside(
     _, second, third = repository.listed("toy")
     repository.list_versions("toy", [second])
     found = verify(workspace)
-    assert {one.kind for one in found} == {Kind.UNLISTED, Kind.JOURNAL, Kind.LEFTOVER, Kind.PLANS} & {
+    assert {one.kind for one in found} == {Kind.UNLISTED, Kind.JOURNAL, Kind.LEFTOVER, Kind.COMPANION} & {
         one.kind for one in found
     }
     assert (Kind.UNLISTED, "toy", third, True) in kinds(found)
@@ -180,7 +180,7 @@ def test_a_policy_that_was_edited_is_journaled_and_what_it_leaves_out_set_aside(
 
 def test_plans_without_their_model_are_set_aside(workspace, repository):
     shutil.rmtree(repository.root / "toy")
-    assert Kind.PLANS in {one.kind for one in verify(workspace)}
+    assert Kind.COMPANION in {one.kind for one in verify(workspace)}
     assert mend(workspace) == []
     assert repository.models() == ["toy_candidate"]
     assert verify(workspace) == []

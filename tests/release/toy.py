@@ -17,6 +17,7 @@ from lobsmith.release.manifest import Manifest, write_manifest
 from lobsmith.release.publish import Artifact
 from lobsmith.release.signing import Trust, signer
 from lobsmith.workspace import Workspace
+from tests.release.scores import write_reference, write_score
 
 F, S, HORIZONS = 3, 2, (100, 1000)
 CONTRACT = WireContract(feature_count=F, state_size=S, horizons_ms=HORIZONS, definitions_sha256="5" * 64)
@@ -145,15 +146,20 @@ def artifact(
     rows: int = 7,
     step_scale: float | None = None,
     precision: str = "fp32",
+    scored: bool = False,
+    score_scale: float = 1.0,
 ) -> Artifact:
     """Write a sound model into a folder and return what a retrain would hand over.
 
     With `step_scale` it has a graph for one row too; one of another scale is not the same network.
+    Where it is `scored` it has a reference score.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = write_model(folder / "model.onnx", scale=scale)
     step = None if step_scale is None else write_model(folder / "step.onnx", scale=step_scale, batch=1)
     return Artifact(
+        reference_path=write_reference(folder / "reference.safetensors", features=F) if scored else None,
+        score_path=write_score(folder / "drift.onnx", features=F, scale=score_scale) if scored else None,
         model_path=path,
         step_path=step,
         precision=precision,

@@ -13,6 +13,7 @@ import pytest
 from lobsmith.release import contract
 from lobsmith.serving import triton
 from tests.release import toy
+from tests.release.scores import write_score
 
 
 @dataclass
@@ -82,9 +83,23 @@ def some(batch: int, rows: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(batch, rows, toy.F)).astype(np.float32)
 
 
-def test_the_names_are_those_of_the_contract(backend: ModuleType) -> None:
-    for name in ("FEATURES", "STATE", "PROBABILITIES", "OUTLOOK", "NEXT_STATE", "MAX_ROWS"):
-        assert getattr(backend, name) == getattr(contract, name)
+def test_the_longest_request_is_that_of_the_contract(backend: ModuleType) -> None:
+    assert backend.MAX_ROWS == contract.MAX_ROWS
+
+
+def test_a_score_is_served_whatever_its_tensors_and_lengths_are(backend: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    write_score(tmp_path / "7" / "model.onnx", features=toy.F)
+    model = backend.TritonPythonModel()
+    model.initialize({"model_repository": str(tmp_path), "model_version": "7"})
+    blocks = [some(1, 16, 0), some(2, 128, 1), some(1, 16, 2), some(1, 2, 3)[:, :, :1]]
+    *answers, refused = model.execute([[Tensor("rows", block)] for block in blocks])
+    for block, answer in zip(blocks, answers, strict=False):
+        found = {tensor.name: tensor.array for tensor in answer.output_tensors}
+        want = (block**2).mean(axis=1)
+        np.testing.assert_allclose(found["contributions"], want, rtol=1e-5)
+        np.testing.assert_allclose(found["score"], want.sum(axis=1, keepdims=True), rtol=1e-5)
+    assert refused.error.message == "rows: expected float32 [B, T, 3], got [1, 2, 1]"
 
 
 def test_requests_of_one_length_share_a_run_and_get_their_own_answers(model: Any) -> None:

@@ -1,7 +1,7 @@
 """`lobsmith models`: what is registered and what serves; promote, and take back."""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -12,6 +12,9 @@ from lobsmith.cli.reproduce import reproduce
 from lobsmith.errors import LobsmithError, RegistryError, ReleaseError
 from lobsmith.params import Params, load_params
 from lobsmith.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lobsmith.release.repository import Repository
 
 _model_option = click.option("--model", metavar="NAME", help="The production model; model.name by default.")
 _reason_option = click.option("--reason", default="", help="Why, for the journal.")
@@ -38,11 +41,12 @@ def list_models(workspace: Workspace, model: str | None, settings: tuple[str, ..
         print_json(found)
         return
     table = Table(title=f"{name} in the repository")
-    for heading in ("version", "artifact", "is", "registered"):
+    for heading in ("version", "artifact", "is", "registered", "with it"):
         table.add_column(heading)
     for one in found["versions"]:
         known = ", ".join(f"registry:{number}" for number in one["registered"])
-        table.add_row(str(one["version"]), (one["artifact_id"] or "?")[:12], one["state"], known or "-")
+        beside = ", ".join(one["companions"]) or "-"
+        table.add_row(str(one["version"]), (one["artifact_id"] or "?")[:12], one["state"], known or "-", beside)
     results.print(table)
     if found["away"]:
         results.print(f"MLflow is away: {found['away']}", soft_wrap=True)
@@ -202,7 +206,7 @@ def _params(workspace: Workspace, model: str | None, settings: tuple[str, ...]) 
 
 
 def _listing(workspace: Workspace, model: str) -> dict[str, Any]:
-    from lobsmith.release.config import candidate_model
+    from lobsmith.release.config import candidate_model, companions
     from lobsmith.release.registry import CHALLENGER, CHAMPION, SERVING, Registered, find_registered, wanted
     from lobsmith.release.repository import Repository
 
@@ -217,6 +221,7 @@ def _listing(workspace: Workspace, model: str) -> dict[str, Any]:
     versions = []
     for name in (candidate_model(model), model):
         listed, fallback = repository.listed(name), repository.fallback(name)
+        beside = {companion: _listed(repository, companion) for companion in companions(name)}
         for version in reversed(repository.versions(name)):
             artifact, state = None, "not listed"
             if version in listed:
@@ -229,7 +234,14 @@ def _listing(workspace: Workspace, model: str) -> dict[str, Any]:
                 state = "candidate"
             same = [one.version for one in registered if one.artifact_id == artifact]
             versions.append(
-                {"model": name, "version": version, "artifact_id": artifact, "state": state, "registered": same}
+                {
+                    "model": name,
+                    "version": version,
+                    "artifact_id": artifact,
+                    "state": state,
+                    "registered": same,
+                    "companions": [companion for companion, own in beside.items() if version in own],
+                }
             )
     return {
         "model": model,
@@ -248,6 +260,14 @@ def _listing(workspace: Workspace, model: str) -> dict[str, Any]:
         ],
         "away": away,
     }
+
+
+def _listed(repository: "Repository", model: str) -> list[int]:
+    try:
+        return repository.listed(model)
+    except ReleaseError:
+        # `lobsmith status` says what is wrong with it.
+        return []
 
 
 def _time(time_ns: int) -> str:

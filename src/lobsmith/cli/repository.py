@@ -21,7 +21,7 @@ def repository() -> None:
 @set_option
 @click.pass_obj
 def verify(workspace: Workspace, mend: bool, as_json: bool, settings: tuple[str, ...]) -> None:
-    """Check files, signatures, policies, plans, journal and server against each other.
+    """Check files, signatures, policies, companions, journal and server against each other.
 
     Exits with status 1 if something is wrong and was not mended.
     """

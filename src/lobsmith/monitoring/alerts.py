@@ -23,6 +23,7 @@ CANNOT_ROLL_BACK = "cannot roll back"
 NO_PREDICTIONS = "no predictions"
 LIMITS = "limits"
 RETRAIN_WANTED = "retrain wanted"
+NO_SCORE = "no score"
 _LOCK_DEADLINE_S = 5.0
 
 

@@ -23,11 +23,15 @@ from lobsmith.compress.plan import EngineBuild
 from lobsmith.errors import ReleaseError
 from lobsmith.release.contract import (
     CLASSES,
+    CONTRIBUTIONS,
     FEATURES,
+    MAX_ROWS,
     NEXT_STATE,
     OUTLOOK,
     OUTLOOKS,
     PROBABILITIES,
+    ROWS,
+    SCORE,
     STATE,
     WireContract,
 )
@@ -36,11 +40,13 @@ CONFIG = "config.pbtxt"
 BACKEND = "onnxruntime"
 PLANS_BACKEND = "tensorrt"
 _PLANS = "_trt"
+_DRIFT = "_drift"
 _CANDIDATE = "_candidate"
 
 DEFINITIONS = "definitions_sha256"
 HORIZONS = "horizons_ms"
 PRIME_ROWS = "prime_rows"
+STATE_SIZE = "state_size"
 
 
 def config_text(
@@ -79,9 +85,8 @@ def config_text(
         default_model_filename=MODEL if engine is None else "",
         cc_model_filenames=None if engine is None else engine.plans,
         max_batch_size=max_batch,
-        # No queue delay: a batch is what has piled up while the last one ran, and no tick waits for company.
-        dynamic_batching=ModelDynamicBatching(max_queue_delay_microseconds=0),
-        version_policy=ModelVersionPolicy(specific=ModelVersionPolicy.Specific(versions=sorted(versions))),
+        dynamic_batching=_batching(),
+        version_policy=_listed(versions),
     )
     horizons = len(contract.horizons_ms)
     config.input.add(name=FEATURES, data_type=TYPE_FP32, dims=[-1, contract.feature_count])
@@ -106,10 +111,49 @@ def config_text(
                 STATE: ModelWarmup.Input(data_type=TYPE_FP32, dims=[contract.state_size], zero_data=True),
             },
         )
-    config.parameters[DEFINITIONS].string_value = contract.definitions_sha256
-    config.parameters[HORIZONS].string_value = ",".join(map(str, contract.horizons_ms))
+    _bind(config, contract)
     config.parameters[PRIME_ROWS].string_value = str(prime_rows)
     return str(text_format.MessageToString(config))
+
+
+def score_config_text(
+    model: str, contract: WireContract, *, versions: Sequence[int], max_batch: int, warmup: int
+) -> str:
+    """Return the `config.pbtxt` of a model's reference score; arguments are those of `config_text`."""
+    config = ModelConfig(
+        name=model,
+        backend=BACKEND,
+        default_model_filename=MODEL,
+        max_batch_size=max_batch,
+        dynamic_batching=_batching(),
+        version_policy=_listed(versions),
+    )
+    features = contract.feature_count
+    config.input.add(name=ROWS, data_type=TYPE_FP32, dims=[-1, features])
+    config.output.add(name=SCORE, data_type=TYPE_FP32, dims=[1])
+    config.output.add(name=CONTRIBUTIONS, data_type=TYPE_FP32, dims=[features])
+    config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=1)
+    if warmup:
+        zeros = ModelWarmup.Input(data_type=TYPE_FP32, dims=[MAX_ROWS, features], zero_data=True)
+        config.model_warmup.add(name="one_block", batch_size=1, count=warmup, inputs={ROWS: zeros})
+    _bind(config, contract)
+    # Of the model that it goes with, for the contract to be whole; the score has no state.
+    config.parameters[STATE_SIZE].string_value = str(contract.state_size)
+    return str(text_format.MessageToString(config))
+
+
+def _batching() -> Any:
+    # No queue delay: a batch is what has piled up while the last one ran, and no tick waits for company.
+    return ModelDynamicBatching(max_queue_delay_microseconds=0)
+
+
+def _listed(versions: Sequence[int]) -> Any:
+    return ModelVersionPolicy(specific=ModelVersionPolicy.Specific(versions=sorted(versions)))
+
+
+def _bind(config: Any, contract: WireContract) -> None:
+    config.parameters[DEFINITIONS].string_value = contract.definitions_sha256
+    config.parameters[HORIZONS].string_value = ",".join(map(str, contract.horizons_ms))
 
 
 def plans_model(model: str) -> str:
@@ -121,9 +165,31 @@ def plans_model(model: str) -> str:
     return model + _PLANS
 
 
-def planned_model(plans: str) -> str:
-    """Return the name of the ONNX model that plans belong to: the inverse of `plans_model`."""
-    return plans.removesuffix(_PLANS)
+def score_model(model: str) -> str:
+    """Return the name under which the reference score of a model is served, for clients to tell drift by.
+
+    >>> score_model("lob")
+    'lob_drift'
+    """
+    return model + _DRIFT
+
+
+def companions(model: str) -> tuple[str, ...]:
+    """Return the names of the models that may go with a model, each version under the number of the model's own.
+
+    >>> companions("lob"), companions("lob_trt")
+    (('lob_trt', 'lob_drift'), ())
+    """
+    return (plans_model(model), score_model(model)) if followed_model(model) == model else ()
+
+
+def followed_model(model: str) -> str:
+    """Return the name of the model that a companion goes with; any other name is returned as it is.
+
+    >>> followed_model("lob_trt"), followed_model("lob_drift"), followed_model("lob")
+    ('lob', 'lob', 'lob')
+    """
+    return model.removesuffix(_PLANS).removesuffix(_DRIFT)
 
 
 def candidate_model(model: str) -> str:
@@ -141,12 +207,12 @@ def is_candidate(model: str) -> bool:
 
 
 def may_produce(model: str) -> bool:
-    """Say whether a name may be that of a production model: the endings of candidates and plans are taken.
+    """Say whether a name may be that of a production model: the endings of candidates and companions are taken.
 
-    >>> may_produce("lob"), may_produce("lob_candidate"), may_produce("lob_trt")
-    (True, False, False)
+    >>> may_produce("lob"), may_produce("lob_candidate"), may_produce("lob_trt"), may_produce("lob_drift")
+    (True, False, False, False)
     """
-    return not model.endswith((_CANDIDATE, _PLANS))
+    return not model.endswith((_CANDIDATE, _PLANS, _DRIFT))
 
 
 def prime_rows_for(measured: Iterable[int]) -> int:
@@ -175,6 +241,16 @@ def read_config(path: Path) -> Any:
         raise ReleaseError(f"{path}:{error}; not a Triton model configuration, restore it from a backup") from error
 
 
+def is_plans(model: str, config: Any) -> bool:
+    """Say whether a `ModelConfig` is that of TensorRT plans."""
+    return model.endswith(_PLANS) and bool(config.backend == PLANS_BACKEND)
+
+
+def is_score(model: str, config: Any) -> bool:
+    """Say whether a `ModelConfig` is that of a reference score."""
+    return model.endswith(_DRIFT) and [tensor.name for tensor in config.input] == [ROWS]
+
+
 def listed_versions(config: Any) -> list[int]:
     """Return the versions that the policy of a `ModelConfig` names, rising; none unless the policy is `specific`."""
     return sorted(set(config.version_policy.specific.versions))
@@ -198,8 +274,8 @@ def configured_contract(path: Path) -> WireContract:
     inputs = {tensor.name: list(tensor.dims) for tensor in config.input}
     try:
         return WireContract(
-            feature_count=inputs[FEATURES][1],
-            state_size=inputs[STATE][0],
+            feature_count=inputs[ROWS if ROWS in inputs else FEATURES][1],
+            state_size=int(config.parameters[STATE_SIZE].string_value) if ROWS in inputs else inputs[STATE][0],
             horizons_ms=tuple(int(one) for one in config.parameters[HORIZONS].string_value.split(",")),
             definitions_sha256=config.parameters[DEFINITIONS].string_value,
         )

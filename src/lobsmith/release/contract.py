@@ -11,6 +11,14 @@
 | `next_state`     | out       | [B, S]       | the state after the last row, to be sent with the next request |
 
 All are float32. T is 1 for a live tick and at most `MAX_ROWS` for catching up.
+
+`<model>_drift` takes and gives, float32 too, with the model's F:
+
+| tensor           | direction | shape        | meaning |
+|------------------|-----------|--------------|---------|
+| `rows`           | in        | [B, T, F]    | T raw rows in their own units, thinned, oldest first |
+| `score`          | out       | [B, 1]       | how unlike the training window the block is; from 1 on it is drift |
+| `contributions`  | out       | [B, F]       | what each feature adds to it |
 """
 
 from msgspec import Struct
@@ -24,6 +32,10 @@ STATE = "state"
 PROBABILITIES = "probabilities"
 OUTLOOK = "outlook"
 NEXT_STATE = "next_state"
+
+ROWS = "rows"
+SCORE = "score"
+CONTRIBUTIONS = "contributions"
 
 CLASSES = ("down", "unchanged", "up")
 OUTLOOKS = ("significant", "bid_withdrawal", "ask_withdrawal", "move_bps", "volatility_bps")

@@ -152,9 +152,11 @@ def state_at(entries: Iterable[Entry], model: str, time_ns: int) -> Entry | None
         time_ns: UTC, in ns.
 
     Returns:
-        The line that made `version_to` the active version.
+        The line that made `version_to` the active version. Where the active one left without a line that says what took
+        its place (a companion goes with its model's version), that is the next one below.
     """
     state: Entry | None = None
+    inside: dict[int, Entry] = {}
     for entry in entries:
         if entry.model != model or entry.time_ns > time_ns:
             continue
@@ -162,10 +164,14 @@ def state_at(entries: Iterable[Entry], model: str, time_ns: int) -> Entry | None
         if entry.action in ACTIVATING:
             # The line of a writer that died may come late, for a version that is not the highest any more.
             state = entry if before is None or (entry.version_to or 0) > before else state
+            inside[entry.version_to or 0] = entry
         elif entry.action == ROLLED_BACK or (entry.action == REPAIRED and entry.version_to not in (None, before)):
             state = entry
-        elif entry.action in LEAVING and entry.version_to == before:
-            state = None
+            inside = {version: one for version, one in inside.items() if version <= (entry.version_to or 0)}
+        elif entry.action in LEAVING:
+            inside.pop(entry.version_to or 0, None)
+            if entry.version_to == before:
+                state = inside[max(inside)] if inside else None
     return state
 
 

@@ -10,11 +10,14 @@ from google.protobuf.message import DecodeError
 from lobsmith.errors import ReleaseError
 from lobsmith.release.contract import (
     CLASSES,
+    CONTRIBUTIONS,
     FEATURES,
     NEXT_STATE,
     OUTLOOK,
     OUTLOOKS,
     PROBABILITIES,
+    ROWS,
+    SCORE,
     STATE,
     WireContract,
 )
@@ -32,6 +35,25 @@ def check_model_file(path: Path, contract: WireContract) -> None:
         ReleaseError: the file is missing, empty, truncated or not ONNX; keeps weights in a side file; is not a valid
             graph; or its inputs and outputs are not those of the contract. The message says which.
     """
+    horizons = len(contract.horizons_ms)
+    _check(
+        path,
+        {FEATURES: [_FREE, _FREE, contract.feature_count], STATE: [_FREE, contract.state_size]},
+        {
+            PROBABILITIES: [_FREE, _FREE, horizons, len(CLASSES)],
+            OUTLOOK: [_FREE, _FREE, horizons, len(OUTLOOKS)],
+            NEXT_STATE: [_FREE, contract.state_size],
+        },
+    )
+
+
+def check_score_file(path: Path, contract: WireContract) -> None:
+    """Refuse a reference score that cannot be served beside a model of a contract; see `check_model_file`."""
+    features = contract.feature_count
+    _check(path, {ROWS: [_FREE, _FREE, features]}, {SCORE: [_FREE, 1], CONTRIBUTIONS: [_FREE, features]})
+
+
+def _check(path: Path, expected_inputs: dict[str, _Shape], expected_outputs: dict[str, _Shape]) -> None:
     model = _read(path)
     for tensor in _tensors(model.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -42,18 +64,8 @@ def check_model_file(path: Path, contract: WireContract) -> None:
     except Exception as error:  # the checker's exceptions share no base class of their own
         reason = " ".join(str(error).split())
         raise ReleaseError(f"{path}: not a valid ONNX graph: {reason}; export it again") from error
-    horizons = len(contract.horizons_ms)
     given = {tensor.name for tensor in model.graph.initializer}
     inputs = [tensor for tensor in model.graph.input if tensor.name not in given]
-    expected_inputs: dict[str, _Shape] = {
-        FEATURES: [_FREE, _FREE, contract.feature_count],
-        STATE: [_FREE, contract.state_size],
-    }
-    expected_outputs: dict[str, _Shape] = {
-        PROBABILITIES: [_FREE, _FREE, horizons, len(CLASSES)],
-        OUTLOOK: [_FREE, _FREE, horizons, len(OUTLOOKS)],
-        NEXT_STATE: [_FREE, contract.state_size],
-    }
     _compare(path, "inputs", inputs, expected_inputs, inferred=False)
     _compare(path, "outputs", list(model.graph.output), expected_outputs, inferred=True)
 

@@ -2,8 +2,8 @@
 
 `python -m lobsmith.release.proof DIRECTORY TRUSTED` checks the hashes and the signature, which a key in the file
 TRUSTED must have made, loads the model with ONNX Runtime (plans: TensorRT), and reproduces the golden vectors as one
-chunk and as single steps that carry the state. It prints one JSON object and exits with 0 if all of it holds, with 1 if
-not.
+chunk and as single steps that carry the state. A reference score is loaded and asked too. It prints one JSON object and
+exits with 0 if all of it holds, with 1 if not.
 """
 
 import importlib
@@ -24,6 +24,7 @@ from lobsmith.compress.gpu import this_gpu
 from lobsmith.compress.plan import fits
 from lobsmith.compress.runtime import Answered, Float, OnnxModel
 from lobsmith.errors import LobsmithError, ReleaseError
+from lobsmith.gates.drift import SCORE
 from lobsmith.release.contract import CLASSES, OUTLOOKS, WireContract
 from lobsmith.release.manifest import Manifest, check_files
 from lobsmith.release.signing import Trust
@@ -85,7 +86,7 @@ def check_version(directory: Path, trust: Trust) -> Proof:
 
     Raises:
         ReleaseError: a file is not what the manifest says, the model cannot be loaded, its answers are not finite,
-            are constant, are no probabilities, or differ from the golden vectors.
+            are constant, are no probabilities, or differ from the golden vectors; or its score is none.
     """
     manifest = check_files(directory, trust)
     golden = load_golden(directory / GOLDEN)
@@ -112,6 +113,11 @@ def check_version(directory: Path, trust: Trust) -> Proof:
         raise ReleaseError(f"{path}: its answers are the same for every row; train it again")
     if probabilities.min() < 0 or np.abs(probabilities.sum(axis=3) - 1).max() > _SUM_TOLERANCE:
         raise ReleaseError(f"{path}: its answers are no probabilities; export it with the softmax")
+    if SCORE in manifest.files:
+        # `onnx` takes half a second to import.
+        from lobsmith.release.score_proof import check_score
+
+        check_score(directory, manifest.contract)
     return Proof(proven=True, rows=golden.features.shape[1], largest_difference=largest)
 
 

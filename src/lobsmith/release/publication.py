@@ -118,14 +118,23 @@ class Publication(ABC):
         with sole_writer(
             self.workspace, self.params, f"publish {self.model}", server=self.server, who=self.who, note=self.note
         ) as writer:
-            clear_up(writer, self.model)
-            manifest = self._publish(writer)
-            # Published it is by now; what is left to be tidied the next writer finds again.
-            with suppress(LobsmithError, OSError):
-                follow(writer, self.model)
-                retire_fallen(writer, self.model)
-            reserve.keep(self.workspace)
-            return manifest
+            return self.run_by(writer)
+
+    def run_by(self, writer: Writer) -> Manifest:
+        """Publish, by a writer who may already; errors are those of `run`."""
+        clear_up(writer, self.model)
+        manifest = self._publish(writer)
+        # Published it is by now; what is left to be tidied the next writer finds again.
+        with suppress(LobsmithError, OSError):
+            follow(writer, self.model)
+            retire_fallen(writer, self.model)
+        with suppress(LobsmithError, OSError):
+            self.accompany(writer)
+        reserve.keep(self.workspace)
+        return manifest
+
+    def accompany(self, writer: Writer) -> None:  # noqa: B027 - most publications are alone
+        """Publish what goes with the version, which is in service already; whatever is missing is tried again."""
 
     @property
     def repository(self) -> Repository:

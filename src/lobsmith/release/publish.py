@@ -11,18 +11,21 @@ from lobsmith.compress import FP32, GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import Golden
 from lobsmith.errors import GateError, ReleaseError
 from lobsmith.files import copy_durably, sha256_file, write_atomic
+from lobsmith.gates.drift import REFERENCE, SCORE
 from lobsmith.gates.verdict import Verdict
 from lobsmith.market.instrument import Instrument
 from lobsmith.params import Params, as_table
 from lobsmith.progress import Note
-from lobsmith.release.config import BACKEND, config_text, planned_model, prime_rows_for
+from lobsmith.release.config import BACKEND, config_text, followed_model, prime_rows_for
 from lobsmith.release.contract import WireContract
 from lobsmith.release.environment import environment, git_commit
 from lobsmith.release.manifest import Manifest
 from lobsmith.release.onnx_file import check_model_file
 from lobsmith.release.proof import prove
 from lobsmith.release.publication import Publication
+from lobsmith.release.publish_score import accompany
 from lobsmith.release.server import Server
+from lobsmith.release.writer import Writer
 from lobsmith.workspace import Workspace
 
 PROOF_DEADLINE_S = 120.0
@@ -118,12 +121,12 @@ def publish(
     Raises:
         GateError: a verdict is a refusal.
         ContractError: the model exists with another contract.
-        ReleaseError: the model file or a folder is unfit, the proof failed, or the name is one of plans. Nothing was
+        ReleaseError: the model file or a folder is unfit, the proof failed, or the name is a companion's. Nothing was
             published.
         ServingError: the server does not serve it. Nothing was published.
     """
-    if planned_model(model) != model:
-        raise ReleaseError(f"{model}: a name that ends so belongs to TensorRT plans; choose another model.name")
+    if followed_model(model) != model:
+        raise ReleaseError(f"{model}: a name that ends so belongs to what goes with a model; choose another model.name")
     publication = _NewPublication(
         workspace=workspace,
         params=params,
@@ -162,6 +165,10 @@ class OnnxPublication(Publication):
             warmup=self.params.serving.warmup,
         )
 
+    def accompany(self, writer: Writer) -> None:
+        """Publish the reference score of the version, where it has one."""
+        accompany(writer, self.params, self.model, retry=True)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _NewPublication(OnnxPublication):
@@ -172,6 +179,8 @@ class _NewPublication(OnnxPublication):
     def check(self) -> None:
         check_verdicts(self.model, self.artifact.verdicts)
         check_model_file(self.artifact.model_path, self.contract)
+        if (self.artifact.reference_path is None) != (self.artifact.score_path is None):
+            raise ReleaseError(f"{self.model}: {REFERENCE} and {SCORE} belong together; hand over both or none")
 
     def artifact_id(self) -> str | None:
         model_path = self.artifact.model_path
@@ -184,6 +193,9 @@ class _NewPublication(OnnxPublication):
         copy_durably(self.artifact.model_path, directory / MODEL)
         if self.artifact.step_path is not None:
             copy_durably(self.artifact.step_path, directory / STEP)
+        if self.artifact.reference_path is not None and self.artifact.score_path is not None:
+            copy_durably(self.artifact.reference_path, directory / REFERENCE)
+            copy_durably(self.artifact.score_path, directory / SCORE)
         write_atomic(directory / GOLDEN, save(asdict(self.artifact.golden)))
 
     def manifest(self, directory: Path, version: int) -> Manifest:

@@ -6,7 +6,7 @@ from lobsmith.errors import ReleaseError
 from lobsmith.files import write_atomic
 from lobsmith.params import Params
 from lobsmith.release import journal
-from lobsmith.release.config import config_text, prime_rows_for
+from lobsmith.release.config import config_text, followed_model, prime_rows_for, score_config_text, score_model
 from lobsmith.release.journal import Entry
 from lobsmith.release.manifest import Manifest
 from lobsmith.release.repository import Repository
@@ -16,7 +16,8 @@ from lobsmith.release.writer import Writer
 def rebuildable(repository: Repository, model: str, entries: Sequence[Entry]) -> list[Manifest]:
     """Return what a new configuration would list, rising; nothing where the model is none of ours.
 
-    These are the sound ONNX versions that are in service by the journal and keep the newest one's contract.
+    These are the sound ONNX versions that are in service by the journal and keep the newest one's contract. Plans are
+    built again instead.
     """
     fates = journal.fates(entries, model)
     known = [version for version in repository.versions(model) if fates.get(version) in journal.ACTIVATING]
@@ -33,13 +34,18 @@ def rebuild(writer: Writer, params: Params, model: str) -> None:
     manifests = rebuildable(writer.repository, model, journal.read(writer.workspace.journal))
     if not manifests:
         raise ReleaseError(f"{model}: no version is left of which a configuration could be written")
-    text = config_text(
-        model,
-        manifests[-1].contract,
-        versions=[one.version for one in manifests],
-        prime_rows=prime_rows_for(one.prime_rows for one in manifests),
-        max_batch=params.serving.max_batch,
-        warmup=params.serving.warmup,
-    )
+    contract, versions = manifests[-1].contract, [one.version for one in manifests]
+    serving = params.serving
+    if model == score_model(followed_model(model)):
+        text = score_config_text(model, contract, versions=versions, max_batch=serving.max_batch, warmup=serving.warmup)
+    else:
+        text = config_text(
+            model,
+            contract,
+            versions=versions,
+            prime_rows=prime_rows_for(one.prime_rows for one in manifests),
+            max_batch=serving.max_batch,
+            warmup=serving.warmup,
+        )
     with writer.lease.fence():
         write_atomic(writer.repository.config_path(model), text.encode())

@@ -17,6 +17,7 @@ from lobsmith.release import journal, registry
 from lobsmith.release.config import candidate_model
 from lobsmith.release.desired import Present, Situation, next_step, taken_back
 from lobsmith.release.manifest import read_manifest
+from lobsmith.release.publish_score import catch_up
 from lobsmith.release.reconcile_steps import Point, Work, refusal_of, take
 from lobsmith.release.recovery import resume
 from lobsmith.release.registry import CHALLENGER, CHAMPION, Registered, Wanted
@@ -42,6 +43,7 @@ class Reconciled(Struct, frozen=True, kw_only=True):
         done: the steps taken, in words.
         refused: aliases whose wish cannot be had, and why.
         away: why MLflow cannot be asked; what was not done before is left as it is.
+        unscored: listed versions whose reference score is not served, and why; they answer without it.
     """
 
     model: str
@@ -52,6 +54,7 @@ class Reconciled(Struct, frozen=True, kw_only=True):
     done: tuple[str, ...] = ()
     refused: dict[str, str] = {}
     away: str | None = None
+    unscored: dict[int, str] = {}
 
 
 def reconcile(
@@ -111,6 +114,7 @@ def reconcile(
                 take(work, step)
         except RegistryError as error:
             away = str(error)
+        unscored = catch_up(workspace, params, model, server=server, who=who, note=note, retry=retry)
     active, slot = (work.repository.active(name) for name in (model, candidate_model(model)))
     return Reconciled(
         model=model,
@@ -121,6 +125,7 @@ def reconcile(
         done=tuple(work.done),
         refused=_refused(wanted),
         away=away,
+        unscored=unscored,
     )
 
 

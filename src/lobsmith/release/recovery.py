@@ -10,14 +10,15 @@ from msgspec import structs
 from lobsmith.errors import ServingError
 from lobsmith.release import journal
 from lobsmith.release.completion import go_back, leave
-from lobsmith.release.config import CONFIG, plans_model
+from lobsmith.release.config import CONFIG, companions
 from lobsmith.release.faults import manifest_of
 from lobsmith.release.intent import Intent, close, pending
 from lobsmith.release.removal import expel, set_aside, withdraw
 from lobsmith.release.steps import Step
 from lobsmith.release.writer import Writer
 
-_DIED = "its publisher died before it was listed"
+DIED = "its publisher died before it was listed"
+"""How the reason begins of a refusal that says nothing of the version."""
 
 
 def clear_up(writer: Writer, model: str) -> None:
@@ -91,20 +92,20 @@ def account_for(writer: Writer, model: str) -> None:
 
 
 def follow(writer: Writer, model: str) -> None:
-    """Have the listing of a model's plans follow the model's own; plans without a version left are set aside.
+    """Have the listings of a model's companions follow its own; one without a version left is set aside.
 
     Raises:
         ReleaseError: a configuration is unreadable.
         OSError: a folder cannot be changed.
     """
     repository = writer.repository
-    with writer.lease.fence():
-        left = repository.follow(model)
-    plans = plans_model(model)
-    if not left and (versions := repository.versions(plans)):
-        with suppress(ServingError):
-            withdraw(writer, plans, versions)
-        set_aside(writer, plans, versions, reason=f"{model} does not list it")
+    for companion in companions(model):
+        with writer.lease.fence():
+            left = repository.follow(companion)
+        if not left and (versions := repository.versions(companion)):
+            with suppress(ServingError):
+                withdraw(writer, companion, versions)
+            set_aside(writer, companion, versions, reason=f"{model} does not list it")
 
 
 def _remove(writer: Writer, model: str, version: int, fate: str | None) -> None:
@@ -122,7 +123,7 @@ def _remove(writer: Writer, model: str, version: int, fate: str | None) -> None:
                 about=version,
                 artifact_id=None if manifest is None else manifest.artifact_id,
                 verdicts=() if manifest is None else manifest.verdicts,
-                reason=f"{_DIED}, set aside",
+                reason=f"{DIED}, set aside",
             )
         )
     set_aside(writer, model, [version])
@@ -159,5 +160,5 @@ def _resolve_publication(writer: Writer, intent: Intent) -> None:
         return
     if version in repository.versions(entry.model):
         set_aside(writer, entry.model, [version])
-    reason = f"{_DIED}{': ' if entry.reason else ''}{entry.reason}"
+    reason = f"{DIED}{': ' if entry.reason else ''}{entry.reason}"
     writer.record(structs.replace(entry, action=journal.REFUSED, reason=reason))

@@ -10,26 +10,25 @@ The last version of a model takes the model's folder along.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from lobsmith.errors import ReleaseError
 from lobsmith.gates.verdict import Verdict
 from lobsmith.release import journal
-from lobsmith.release.config import plans_model
+from lobsmith.release.config import companions
 from lobsmith.release.faults import manifest_of
 from lobsmith.release.steps import Step
 from lobsmith.release.writer import Writer, delete
 
 
 def withdraw(writer: Writer, model: str, versions: Sequence[int]) -> None:
-    """Have the server let go of versions that are to leave, and of their plans.
+    """Have the server let go of versions that are to leave, and of what goes with them.
 
     Raises:
         ServingError: it does not; nothing of them may be moved.
     """
     if writer.server is not None:
-        for name, leaving in _with_plans(writer, model, versions):
+        for name, leaving in _with_companions(writer, model, versions):
             writer.server.withdraw(name, leaving)
     writer.reached(Step.WITHDRAWN)
 
@@ -43,7 +42,7 @@ def retire(
     action: str = journal.RETIRED,
     verdicts: tuple[Verdict, ...] = (),
 ) -> None:
-    """Delete versions that the server has let go of, and their plans. What is not sound any more is set aside.
+    """Delete versions that the server has let go of, and what goes with them. What is unsound by now is set aside.
 
     Args:
         writer: who may.
@@ -55,7 +54,7 @@ def retire(
     """
     repository = writer.repository
     active = repository.active(model)
-    for name, leaving in _with_plans(writer, model, versions):
+    for name, leaving in _with_companions(writer, model, versions):
         fates = journal.fates(journal.read(writer.workspace.journal), name)
         for version in leaving:
             try:
@@ -88,7 +87,7 @@ def expel(writer: Writer, model: str, version: int) -> None:
 
 
 def set_aside(writer: Writer, model: str, versions: Sequence[int], *, reason: str | None = None) -> None:
-    """Move versions that the server has let go of, and their plans, where a person may look at them.
+    """Move versions that the server has let go of, and what goes with them, where a person may look at them.
 
     Args:
         writer: who may.
@@ -97,7 +96,7 @@ def set_aside(writer: Writer, model: str, versions: Sequence[int], *, reason: st
         reason: for the journal; None where it has their end already.
     """
     active = writer.repository.active(model)
-    for name, leaving in _with_plans(writer, model, versions):
+    for name, leaving in _with_companions(writer, model, versions):
         words = reason if name == model else reason or f"went with that of {model}"
         fates = journal.fates(journal.read(writer.workspace.journal), name)
         for version in leaving:
@@ -113,14 +112,21 @@ def set_aside(writer: Writer, model: str, versions: Sequence[int], *, reason: st
             writer.reached(Step.TAKEN_OUT)
 
 
-def _with_plans(writer: Writer, model: str, versions: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
-    """Yield the plans of versions, where there are any, then the versions."""
-    repository, plans = writer.repository, plans_model(model)
-    # Plans that cannot be read must not hinder the model.
-    with suppress(ReleaseError):
-        if repository.is_plans(plans) and (planned := sorted(set(versions) & set(repository.versions(plans)))):
-            yield plans, planned
+def _with_companions(writer: Writer, model: str, versions: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
+    """Yield what goes with versions, where there is any, then the versions."""
+    for companion in companions(model):
+        if leaving := sorted(set(versions) & set(_companions_of(writer, companion))):
+            yield companion, leaving
     yield model, sorted(versions)
+
+
+def _companions_of(writer: Writer, companion: str) -> list[int]:
+    repository = writer.repository
+    try:
+        return repository.versions(companion) if repository.is_companion(companion) else []
+    except ReleaseError:
+        # A companion that cannot be read must not hinder the model.
+        return []
 
 
 def _folder(writer: Writer, model: str, version: int) -> Path:

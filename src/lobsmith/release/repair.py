@@ -20,8 +20,9 @@ from lobsmith.errors import LobsmithError, ReleaseError
 from lobsmith.params import Params
 from lobsmith.progress import Note
 from lobsmith.release import journal
-from lobsmith.release.config import CONFIG, planned_model
+from lobsmith.release.config import CONFIG, followed_model
 from lobsmith.release.faults import manifest_of
+from lobsmith.release.publish_score import accompany
 from lobsmith.release.rebuild import rebuild
 from lobsmith.release.recovery import clear_up, follow, resume
 from lobsmith.release.removal import set_aside, withdraw
@@ -114,8 +115,11 @@ def _mend(writer: Writer, params: Params, finding: Finding, served: Mapping[str,
         _say(writer, model, f"{CONFIG} written anew: {finding.words}")
     elif finding.kind in (Kind.UNSOUND, Kind.UNLISTED) and version is not None:
         _dismiss(writer, model, version, finding.words)
-    elif finding.kind is Kind.PLANS:
-        follow(writer, planned_model(model))
+    elif finding.kind is Kind.COMPANION:
+        follow(writer, followed_model(model))
+        failed = accompany(writer, params, model, retry=True)
+        if version in failed:
+            raise ReleaseError(failed[version])
     elif finding.kind is Kind.LEFTOVER:
         clear_up(writer, model)
         retire_fallen(writer, model)

@@ -4,18 +4,18 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lobsmith.errors import ReleaseError
 from lobsmith.files import write_atomic
 from lobsmith.release.config import (
     CONFIG,
-    PLANS_BACKEND,
+    companions,
     configured_contract,
+    followed_model,
+    is_plans,
+    is_score,
     listed_versions,
     listing,
-    planned_model,
-    plans_model,
     read_config,
 )
 from lobsmith.release.contract import WireContract
@@ -23,9 +23,9 @@ from lobsmith.release.manifest import Manifest, check_files
 from lobsmith.release.signing import Trust
 from lobsmith.workspace import Workspace
 
-# The names that params.yaml accepts for a model, and those of their candidates and plans: no dots or slashes, so that a
-# name cannot leave the repository.
-_MODEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}(_candidate)?(_trt)?", re.ASCII)
+# The names that params.yaml accepts for a model, and those of their candidates and companions: no dots or slashes, so
+# that a name cannot leave the repository.
+_MODEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}(_candidate)?(_trt|_drift)?", re.ASCII)
 # Triton reads `01` as version 1 too, and int64 has nineteen digits.
 _VERSION_NAME = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
@@ -34,8 +34,9 @@ _VERSION_NAME = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 class Repository:
     """A folder of models, `<model>/config.pbtxt` and `<model>/<version>/`.
 
-    A version is listed when the model's version policy names it; the active version is the highest listed one. Plans
-    (`<model>_trt`) are listed only where their model lists the version too: what is taken back there is gone here.
+    A version is listed when the model's version policy names it; the active version is the highest listed one. The
+    companions of a model, plans (`<model>_trt`) and reference score (`<model>_drift`), are listed only where the model
+    lists the version too: what is taken back there is gone here.
     """
 
     root: Path
@@ -48,7 +49,7 @@ class Repository:
 
     @staticmethod
     def is_name(name: str) -> bool:
-        """Say whether a model, its slot of candidates or its plans may have this name."""
+        """Say whether a model, its slot of candidates or a companion may have this name."""
         return bool(_MODEL_NAME.fullmatch(name))
 
     def models(self) -> list[str]:
@@ -83,9 +84,9 @@ class Repository:
             return []
         config = read_config(path)
         versions = listed_versions(config)
-        if not _of_plans(model, config):
+        if not (is_plans(model, config) or is_score(model, config)):
             return versions
-        served = set(self.listed(planned_model(model)))
+        served = set(self.listed(followed_model(model)))
         return [version for version in versions if version in served]
 
     def is_plans(self, model: str) -> bool:
@@ -95,7 +96,24 @@ class Repository:
             ReleaseError: the configuration is unreadable.
         """
         path = self.config_path(model)
-        return path.is_file() and _of_plans(model, read_config(path))
+        return path.is_file() and is_plans(model, read_config(path))
+
+    def is_score(self, model: str) -> bool:
+        """Say whether a model is the reference score of another one.
+
+        Raises:
+            ReleaseError: the configuration is unreadable.
+        """
+        path = self.config_path(model)
+        return path.is_file() and is_score(model, read_config(path))
+
+    def is_companion(self, model: str) -> bool:
+        """Say whether a model goes with another one: its plans or its reference score.
+
+        Raises:
+            ReleaseError: the configuration is unreadable.
+        """
+        return self.is_plans(model) or self.is_score(model)
 
     def active(self, model: str) -> int | None:
         """Return the highest listed version.
@@ -191,7 +209,7 @@ class Repository:
     def list_versions(self, model: str, versions: list[int]) -> None:
         """Rewrite the policy so that it names these versions and nothing else changes. A server has to be told.
 
-        The policy of the model's plans follows, as long as a version is left in it.
+        The policies of the model's companions follow, as long as a version is left in them.
 
         Raises:
             ReleaseError: there is no such model, no version is given, or one of them is not on disk.
@@ -203,23 +221,23 @@ class Repository:
         if not versions:
             raise ReleaseError(f"{path}: the policy must name a version; a model without one cannot be served")
         write_atomic(path, listing(read_config(path), versions).encode())
-        # Rolled back it is; `listed` leaves out what the plans' own policy still names too much.
-        with suppress(ReleaseError):
-            self.follow(model)
+        for companion in companions(model):
+            # Rolled back it is; `listed` leaves out what a companion's own policy still names too much.
+            with suppress(ReleaseError):
+                self.follow(companion)
 
-    def follow(self, model: str) -> bool:
-        """Take from the policy of a model's plans what the model does not list.
+    def follow(self, companion: str) -> bool:
+        """Take from the policy of a companion what its model does not list.
 
         Returns:
-            Whether the plans, if there are any, still have a version; where none is left the policy stays as it was.
+            Whether the companion, if there is one, still has a version; where none is left the policy stays as it was.
 
         Raises:
             ReleaseError: a configuration is unreadable.
         """
-        plans = plans_model(model)
-        if not self.is_plans(plans):
+        if not self.is_companion(companion):
             return True
-        path, left = self.config_path(plans), self.listed(plans)
+        path, left = self.config_path(companion), self.listed(companion)
         config = read_config(path)
         if left and left != listed_versions(config):
             write_atomic(path, listing(config, left).encode())
@@ -229,7 +247,3 @@ class Repository:
         if not _MODEL_NAME.fullmatch(model):
             raise ReleaseError(f"{model!r} is not a model name; use letters, digits and underscores, a letter first")
         return self.root / model
-
-
-def _of_plans(model: str, config: Any) -> bool:
-    return planned_model(model) != model and bool(config.backend == PLANS_BACKEND)

@@ -21,7 +21,9 @@ def kept(repository: Repository, params: Params, model: str, new: Manifest) -> l
     sound, _ = repository.sound(model)
     # The active one and its fallback stay, whatever a caller may have made of the parameters.
     keep = max(2, params.release.keep)
-    return [*(repository.verify(model, version) for version in sound), new][-keep:]
+    manifests = [*(repository.verify(model, version) for version in sound), new]
+    # A companion of an older version may come after that of a newer one.
+    return sorted(manifests, key=lambda one: one.version)[-keep:]
 
 
 def fallen(on_disk: Sequence[int], listed: Sequence[int]) -> list[int]:

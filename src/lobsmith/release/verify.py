@@ -1,4 +1,4 @@
-"""Is the repository what it claims: files, signatures, policies, plans, journal and server against each other.
+"""Is the repository what it claims: files, signatures, policies, companions, journal and server against each other.
 
 Nothing is changed and no right to act is needed. What may be mended without a decision of a person is marked so, and
 `lobsmith.release.repair` mends it.
@@ -6,16 +6,19 @@ Nothing is changed and no right to act is needed. What may be mended without a d
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 
 from msgspec import Struct
 
 from lobsmith.errors import ReleaseError
+from lobsmith.gates.drift import SCORE
 from lobsmith.lease import lease_holder
 from lobsmith.release import journal
-from lobsmith.release.config import CONFIG, listed_versions, planned_model, read_config
+from lobsmith.release.config import CONFIG, followed_model, listed_versions, read_config
 from lobsmith.release.intent import pending
 from lobsmith.release.journal import Entry
+from lobsmith.release.publish_score import unscored
 from lobsmith.release.rebuild import rebuildable
 from lobsmith.release.repository import Repository
 from lobsmith.release.retention import fallen
@@ -35,8 +38,8 @@ class Kind(StrEnum):
     """What a writer that died left behind."""
     UNLISTED = "unlisted"
     """A good version that nobody is offered, and no newer ones have pushed out."""
-    PLANS = "plans"
-    """TensorRT plans that do not go with their model."""
+    COMPANION = "companion"
+    """Plans or a reference score that do not go with their model, or a score that is missing beside it."""
     JOURNAL = "journal"
     """The journal says something else than the disk."""
     SERVED = "served"
@@ -58,7 +61,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     version: int | None = None
 
 
-_PASSING = frozenset({Kind.LEFTOVER, Kind.UNLISTED, Kind.JOURNAL, Kind.SERVED})
+_PASSING = frozenset({Kind.LEFTOVER, Kind.UNLISTED, Kind.COMPANION, Kind.JOURNAL, Kind.SERVED})
 """What is seen while somebody changes the repository, and gone when he is done."""
 
 
@@ -93,7 +96,7 @@ def inspect(workspace: Workspace, served: Mapping[str, Sequence[int]] | None = N
     findings += _leftovers(workspace)
     findings += _foreign(repository, entries)
     for model in repository.models():
-        if planned_model(model) in {one.model for one in findings if one.kind is Kind.POLICY}:
+        if followed_model(model) in {one.model for one in findings if one.kind is Kind.POLICY}:
             # What it lists depends on what its model lists, and that is not known.
             continue
         try:
@@ -123,10 +126,11 @@ def version_fault(repository: Repository, model: str, version: int) -> str | Non
         manifest = repository.verify(model, version)
         if manifest.contract != repository.contract(model):
             return f"{repository.directory(model, version)}: made for another wire contract than that of {model}"
-        if manifest.engine is not None:
-            network = repository.verify(planned_model(model), version)
-            if network.artifact_id != manifest.artifact_id:
-                return f"{repository.directory(model, version)}: plans of another network than that of the version"
+        if repository.is_companion(model):
+            network = repository.verify(followed_model(model), version)
+            of = network.artifact_id if manifest.engine is not None else network.files.get(SCORE)
+            if of != manifest.artifact_id:
+                return f"{repository.directory(model, version)}: does not belong to {network.model} {version}"
     except ReleaseError as error:
         return str(error)
     return None
@@ -195,22 +199,28 @@ def _versions(repository: Repository, model: str) -> Iterator[Finding]:
     """What the versions on disk and those listed are."""
     named = listed_versions(read_config(repository.config_path(model)))
     listed = repository.listed(model)
-    plans = planned_model(model) != model and repository.is_plans(model)
-    if plans and (stray := sorted(set(named) - set(listed))):
-        words = f"lists {', '.join(map(str, stray))}, which {planned_model(model)} does not"
-        yield _safe(Kind.PLANS, repository.config_path(model), words, "take them off the list", model)
+    companion = repository.is_companion(model)
+    if companion and (stray := sorted(set(named) - set(listed))):
+        words = f"lists {', '.join(map(str, stray))}, which {followed_model(model)} does not"
+        yield _safe(Kind.COMPANION, repository.config_path(model), words, "take them off the list", model)
     faults = {version: version_fault(repository, model, version) for version in {*listed, *repository.versions(model)}}
     left = [version for version in listed if faults[version] is None]
     for version, fault in sorted(faults.items()):
         if fault is None:
             continue
         place = repository.directory(model, version)
-        if version in listed and not left and not plans:
+        if version in listed and not left and not companion:
             words = "publish a good version, or restore this one from a backup: no other is left"
             yield _unsafe(Kind.UNSOUND, place, fault, words, model, version)
         else:
             remedy = "take it off the list and set it aside" if version in listed else "set it aside"
             yield _safe(Kind.UNSOUND, place, fault, remedy, model, version)
+    # A configuration of scores that cannot be read is a finding of its own.
+    with suppress(ReleaseError):
+        for version in unscored(repository, model):
+            if faults[version] is None:
+                place = repository.directory(model, version) / SCORE
+                yield _safe(Kind.COMPANION, place, "its score is not served", "publish it", model, version)
 
 
 def _on_disk(repository: Repository, model: str, entries: list[Entry]) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ _SETTLE_POLL_S = 0.02
 class Loaded:
     """What a load left behind: the READY versions, rising, and why others were left out.
 
-    Only plans may have no version READY: their ONNX model answers in their place.
+    Only a companion may have no version READY: the ONNX model answers in the place of its plans, and without its score.
     """
 
     model: str
@@ -54,7 +54,7 @@ def load_sound(workspace: Workspace, control: TritonControl, model: str, deadlin
         # Read inside the lock: of two loads, the later one must know at least what the earlier one knew.
         versions, skipped = loadable(workspace, model)
         ready = set(control.ready_versions(model))
-        if not versions and ready and repository.is_plans(model):
+        if not versions and ready and repository.is_companion(model):
             control.unload(model, deadline_s=deadline_s)
         if ready - set(versions) and ready & set(versions):
             _load(control, model, ready & set(versions), deadline_s)

@@ -6,13 +6,13 @@ from contextlib import suppress
 
 from lobsmith.errors import ReleaseError, ServingError
 from lobsmith.params import Params
-from lobsmith.release.config import plans_model
+from lobsmith.release.config import companions
 from lobsmith.release.repository import Repository
 from lobsmith.serving.control import TritonControl, UnreachableError, connect
 from lobsmith.serving.endpoint import is_supervised
 from lobsmith.serving.loadable import loadable
 from lobsmith.serving.loading import Loaded, load_sound, settle, sole_load
-from lobsmith.serving.warmup import ask_once, forget, warm_up, warmed_up
+from lobsmith.serving.warmup import ask_once, ask_score, forget, warm_up, warmed_up
 from lobsmith.workspace import Workspace
 
 _POLL_S = 0.02
@@ -36,10 +36,10 @@ class RunningServer:
         self._warmup_rows = params.serving.warmup_rows
 
     def serve(self, model: str, version: int) -> None:
-        """See `lobsmith.release.server.Server.serve`. TensorRT plans of the model follow, as far as this GPU runs them.
+        """See `lobsmith.release.server.Server.serve`. What goes with the model follows, as far as it can be loaded.
 
         A version that was not READY before, or was never warmed up, answers `serving.warmup_rows` real rows first, any
-        other a single one.
+        other a single one; a reference score answers one block of zeros.
 
         Raises:
             ServingError: `version` is not listed or not sound (the server then keeps what it serves), is not READY
@@ -55,14 +55,18 @@ class RunningServer:
                 why = loaded.skipped.get(version, "it is not READY")
                 raise ServingError(f"{model}/{version}: {why}; {_answering(loaded)}")
             # READY says that it was loaded, not that it answers.
-            if warmed is None:
+            repository = Repository.of(self._workspace)
+            if repository.is_score(model):
+                ask_score(repository, control.endpoint, model, version)
+            elif warmed is None:
                 warm_up(self._workspace, control.endpoint, model, version, self._warmup_rows)
             else:
                 ask_once(self._workspace, control.endpoint, warmed)
-            # The model answers, whatever becomes of its plans.
-            with suppress(ReleaseError, ServingError):
-                if Repository.of(self._workspace).is_plans(plans_model(model)):
-                    load_sound(self._workspace, control, plans_model(model), _left(deadline))
+            for companion in companions(model):
+                # The model answers, whatever becomes of its companions.
+                with suppress(ReleaseError, ServingError):
+                    if repository.is_companion(companion):
+                        load_sound(self._workspace, control, companion, _left(deadline))
 
         self._outlasting_restarts(attempt, deadline)
 

@@ -15,6 +15,7 @@ import msgspec
 
 from lobsmith.errors import LobsmithError, ServingError
 from lobsmith.params import Params, ServingParams
+from lobsmith.release.config import may_produce
 from lobsmith.release.faults import record_faults
 from lobsmith.release.misplaced import record_misplaced
 from lobsmith.release.repository import Repository
@@ -180,7 +181,8 @@ def _load_all(
         record_misplaced(workspace, who="supervisor")
     except LobsmithError as error:
         on_event(ServeEvent(EventKind.FAILED, str(error)))
-    for model in Repository.of(workspace).models():
+    # Models that clients trade by come first: a load that hangs must not keep them waiting.
+    for model in sorted(Repository.of(workspace).models(), key=lambda name: not may_produce(name)):
         attempt = _Attempt(workspace, control, model, params.serving.load_deadline_s)
         # A load blocks for as long as it takes; a stop or a crash must not wait for it.
         while not attempt.done.wait(_POLL_S):
@@ -218,15 +220,14 @@ class _Attempt:
             message = f"{model}/{version} is left out: {reason}"
             self.events.append(ServeEvent(EventKind.SKIPPED, message, model, version))
         repository = Repository.of(workspace)
-        plans = repository.is_plans(model)
         if loaded.ready:
             ready = ", ".join(map(str, loaded.ready))
             self.events.append(ServeEvent(EventKind.LOADED, f"{model}: {ready} ready", model, max(loaded.ready)))
-        elif not plans:
+        elif not repository.is_companion(model):
             reasons = "; ".join(loaded.skipped.values()) or "config.pbtxt lists none"
             self.events.append(ServeEvent(EventKind.FAILED, f"{model}: no version can be served: {reasons}", model))
         # Plans for another machine are left out too, and nothing is wrong with them.
-        faults = repository.sound(model)[1] if plans else loaded.skipped
+        faults = repository.sound(model)[1] if repository.is_plans(model) else loaded.skipped
         record_faults(workspace, model, faults, who="supervisor")
 
 

@@ -9,6 +9,8 @@ Triton counts warm-ups as requests like any others, so what was sent is kept bes
 
 import hashlib
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -24,7 +26,16 @@ from lobsmith.compress.golden import load_golden
 from lobsmith.errors import ServingError
 from lobsmith.files import write_atomic
 from lobsmith.release.config import read_config
-from lobsmith.release.contract import FEATURES, NEXT_STATE, OUTLOOK, PROBABILITIES, STATE
+from lobsmith.release.contract import (
+    FEATURES,
+    MAX_ROWS,
+    NEXT_STATE,
+    OUTLOOK,
+    PROBABILITIES,
+    ROWS,
+    SCORE,
+    STATE,
+)
 from lobsmith.release.repository import Repository
 from lobsmith.serving.control import CHANNEL, TritonControl, UnreachableError
 from lobsmith.serving.endpoint import Endpoint
@@ -103,6 +114,20 @@ def ask_once(workspace: Workspace, endpoint: Endpoint, warmed: WarmedUp) -> None
     _keep(workspace, structs.replace(warmed, server=server, sent=sent))
 
 
+def ask_score(repository: Repository, endpoint: Endpoint, model: str, version: int) -> None:
+    """Have a loaded reference score answer a block of zeros.
+
+    Raises:
+        ReleaseError: the repository is unreadable.
+        UnreachableError: the server went away.
+        ServingError: the answer is missing, late or not finite.
+    """
+    features = repository.verify(model, version).contract.feature_count
+    with _client(endpoint) as client:
+        answer = _ask(client, model, version, {ROWS: np.zeros((1, MAX_ROWS, features), np.float32)}, (SCORE,))
+    _check_finite(f"{model}/{version}: warm-up", answer)
+
+
 def warmed_up(workspace: Workspace, model: str, version: int) -> WarmedUp | None:
     """Return the last warm-up of a version, None where there was none."""
     try:
@@ -137,32 +162,39 @@ def _answer_rows(workspace: Workspace, endpoint: Endpoint, model: str, version: 
     golden = load_golden(Repository.of(workspace).directory(model, version) / GOLDEN)
     where = f"{model}/{version}: warm-up"
     probabilities, took_us, state = [], [], golden.state
-    client = tritonclient.grpc.InferenceServerClient(endpoint.grpc_url, channel_args=CHANNEL)
-    try:
+    with _client(endpoint) as client:
         for number in range(requests):
             row = number % golden.features.shape[1]
             started = time.perf_counter()
-            answer = _ask(client, model, version, golden.features[:, row : row + 1], state)
+            given = {FEATURES: golden.features[:, row : row + 1], STATE: state}
+            answer = _ask(client, model, version, given, (PROBABILITIES, OUTLOOK, NEXT_STATE))
             took_us.append((time.perf_counter() - started) * 1e6)
             _check(f"{where}, row {number}", answer)
             probabilities.append(answer[PROBABILITIES])
             state = answer[NEXT_STATE]
-    finally:
-        client.close()
     if requests > 1 and np.ptp(np.concatenate(probabilities), axis=0).max() == 0:
         raise ServingError(f"{where}: its answers are the same for every row; train it again")
     return took_us
+
+
+@contextmanager
+def _client(endpoint: Endpoint) -> Iterator[tritonclient.grpc.InferenceServerClient]:
+    client = tritonclient.grpc.InferenceServerClient(endpoint.grpc_url, channel_args=CHANNEL)
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 def _ask(
     client: tritonclient.grpc.InferenceServerClient,
     model: str,
     version: int,
-    features: NDArray[np.float32],
-    state: NDArray[np.float32],
+    given: Mapping[str, NDArray[np.float32]],
+    wanted: Sequence[str],
 ) -> _Answer:
     inputs = []
-    for name, array in ((FEATURES, features), (STATE, state)):
+    for name, array in given.items():
         inputs.append(tritonclient.grpc.InferInput(name, list(array.shape), "FP32"))
         inputs[-1].set_data_from_numpy(np.ascontiguousarray(array))
     try:
@@ -171,13 +203,17 @@ def _ask(
         text = " ".join(str(error.message() or "").split())[:300] or str(error.status())
         lost = str(error.status()) == "StatusCode.UNAVAILABLE" and "unknown model" not in text
         raise (UnreachableError if lost else ServingError)(f"{model}/{version}: warm-up: {text}") from error
-    return {name: result.as_numpy(name) for name in (PROBABILITIES, OUTLOOK, NEXT_STATE)}
+    return {name: result.as_numpy(name) for name in wanted}
 
 
-def _check(where: str, answer: _Answer) -> None:
+def _check_finite(where: str, answer: _Answer) -> None:
     for name, tensor in answer.items():
         if tensor is None or not np.isfinite(tensor).all():
             raise ServingError(f"{where}: {name} is not finite; train it again")
+
+
+def _check(where: str, answer: _Answer) -> None:
+    _check_finite(where, answer)
     probabilities = answer[PROBABILITIES]
     if probabilities.min() < 0 or np.abs(probabilities.sum(axis=-1) - 1).max() > _SUM_TOLERANCE:
         raise ServingError(f"{where}: the answer holds no probabilities; export it with the softmax")

@@ -1,7 +1,8 @@
 """Serves `<model>/<version>/model.onnx` with ONNX Runtime inside Triton's Python stub.
 
 `config.pbtxt` says `backend: "onnxruntime"`; a Triton with the native backend of that name serves the same repository.
-This file runs in the stub's interpreter, so it imports nothing of lobsmith; a test keeps its names equal to the
+Names and widths of tensors are those of the model file: float32 [B, T, width] with T rows of B streams, or [B, width].
+This file runs in the stub's interpreter, so it imports nothing of lobsmith; a test keeps `MAX_ROWS` equal to the
 contract's.
 """
 
@@ -19,15 +20,9 @@ import onnxruntime  # noqa: E402
 import triton_python_backend_utils as pb_utils  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
-FEATURES = "features"
-STATE = "state"
-PROBABILITIES = "probabilities"
-OUTLOOK = "outlook"
-NEXT_STATE = "next_state"
-OUTPUTS = [PROBABILITIES, OUTLOOK, NEXT_STATE]
 MAX_ROWS = 256
 
-Inputs = tuple[NDArray[np.float32], NDArray[np.float32]]
+Inputs = dict[str, NDArray[np.float32]]
 
 
 class TritonPythonModel:
@@ -47,20 +42,21 @@ class TritonPythonModel:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        widths = {tensor.name: tensor.shape[-1] for tensor in self.session.get_inputs()}
-        self.feature_count, self.state_size = widths[FEATURES], widths[STATE]
+        self.inputs = {tensor.name: tensor.shape for tensor in self.session.get_inputs()}
+        self.outputs = [tensor.name for tensor in self.session.get_outputs()]
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request, those with equally many rows in one run; a wrong request is refused alone."""
         responses: list[Any] = [None] * len(requests)
-        groups: dict[int, list[tuple[int, Inputs]]] = {}
+        groups: dict[tuple[tuple[int, ...], ...], list[tuple[int, Inputs]]] = {}
         for position, request in enumerate(requests):
             try:
                 inputs = self._read(request)
             except ValueError as error:
                 responses[position] = _failure(str(error), pb_utils.TritonError.INVALID_ARG)
             else:
-                groups.setdefault(inputs[0].shape[1], []).append((position, inputs))
+                one = tuple(tensor.shape[1:] for tensor in inputs.values())
+                groups.setdefault(one, []).append((position, inputs))
         for group in groups.values():
             positions = [position for position, _ in group]
             for position, response in zip(positions, self._run([inputs for _, inputs in group]), strict=True):
@@ -68,39 +64,39 @@ class TritonPythonModel:
         return responses
 
     def _read(self, request: Any) -> Inputs:
-        """Return features [B, T, F] and state [B, S], or raise ValueError that says what is wrong with them."""
-        features = _tensor(request, FEATURES)
-        state = _tensor(request, STATE)
-        if features.ndim != 3 or features.shape[2] != self.feature_count:
-            raise ValueError(f"{FEATURES}: expected float32 [B, T, {self.feature_count}], got {list(features.shape)}")
-        if not 1 <= features.shape[1] <= MAX_ROWS:
-            raise ValueError(f"{FEATURES}: expected 1 to {MAX_ROWS} rows, got {features.shape[1]}")
-        if state.shape != (features.shape[0], self.state_size):
-            raise ValueError(
-                f"{STATE}: expected float32 [{features.shape[0]}, {self.state_size}], got {list(state.shape)}"
-            )
-        for name, tensor in ((FEATURES, features), (STATE, state)):
+        """Return the inputs, or raise ValueError that says what is wrong with them."""
+        inputs: Inputs = {}
+        batch: int | None = None
+        for name, (_, *between, width) in self.inputs.items():
+            tensor = _tensor(request, name)
+            shape = tensor.shape
+            if len(shape) != 2 + len(between) or shape[-1] != width or batch not in (None, shape[0]):
+                expected = ["B" if batch is None else batch, *("T" for _ in between), width]
+                raise ValueError(f"{name}: expected float32 [{', '.join(map(str, expected))}], got {list(shape)}")
+            if between and not 1 <= shape[1] <= MAX_ROWS:
+                raise ValueError(f"{name}: expected 1 to {MAX_ROWS} rows, got {shape[1]}")
+            inputs[name], batch = tensor, shape[0]
+        for name, tensor in inputs.items():
             finite = np.isfinite(tensor)
             # A fused convolution and activation swallows NaN: the answer to an all-NaN window looks plausible.
             if not finite.all():
                 place = np.argwhere(~finite)[0].tolist()
                 raise ValueError(f"{name}{place} is {tensor[tuple(place)]}; only finite values are accepted")
-        return features, state
+        return inputs
 
     def _run(self, group: list[Inputs]) -> list[Any]:
         """Run requests of one length as one batch and return a response for each, in order."""
-        features = np.concatenate([features for features, _ in group])
-        state = np.concatenate([state for _, state in group])
+        batch = {name: np.concatenate([inputs[name] for inputs in group]) for name in self.inputs}
         try:
-            outputs = self.session.run(OUTPUTS, {FEATURES: features, STATE: state})
+            answers = self.session.run(self.outputs, batch)
         except Exception as error:  # noqa: BLE001 - whatever the runtime raises, each request must get a response
             what = " ".join(str(error).split())
             return [_failure(f"ONNX Runtime: {what}", pb_utils.TritonError.INTERNAL) for _ in group]
-        ends = list(itertools.accumulate(len(features) for features, _ in group))
+        ends = list(itertools.accumulate(len(next(iter(inputs.values()))) for inputs in group))
         return [
             pb_utils.InferenceResponse(
                 output_tensors=[
-                    pb_utils.Tensor(name, output[start:end]) for name, output in zip(OUTPUTS, outputs, strict=True)
+                    pb_utils.Tensor(name, answer[start:end]) for name, answer in zip(self.outputs, answers, strict=True)
                 ]
             )
             for start, end in itertools.pairwise([0, *ends])
