@@ -443,6 +443,7 @@ class ModeParams(_Section, frozen=True):
 class GuardParams(_Section, frozen=True):
     """What a trading client makes of the mode and of its own last rows."""
 
+    shortest: Annotated[int, Meta(ge=16)]
     every_rows: Positive
     alarms: Positive
     of: Positive

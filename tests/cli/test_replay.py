@@ -3,6 +3,7 @@
 import json
 import time
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -13,12 +14,14 @@ from lobsmith.gates.drift.rows import thinned
 from lobsmith.gates.split_test import arm
 from lobsmith.market.simulator import simulate
 from lobsmith.monitoring.log_reader import PredictionLog, answers
+from lobsmith.monitoring.mode_store import record_path
 from lobsmith.monitoring.raw_rows import raw_rows
 from lobsmith.release.repository import Repository
 from lobsmith.trading.measure import replayed_rows
 from lobsmith.workspace import Workspace
 from tests.small import small_params
 from tests.trading.recorded import published
+from tests.trading.scores import record as told
 
 SMALL = ["--set", "labels.horizons_ms=[100, 1000]", "--set", "train.horizon_weights=[1, 1]"]
 SECONDS = 20
@@ -90,3 +93,25 @@ def test_a_replay_takes_a_market_that_changes(workspace: Workspace) -> None:
         report(workspace, "--no-record", *more) for more in ([], ["--change-at", "10", "--change", "limit=2"])
     )
     assert changed["rows"] > 1.1 * plain["rows"]
+
+
+def test_a_replay_counts_what_might_have_been_acted_on(workspace: Workspace) -> None:
+    assert report(workspace, "--no-record", "--no-guard", "--rows", "50")["acting"] is None
+    # There is no score, and nobody watches.
+    got = report(workspace, "--no-record", "--rows", "50")
+    acting = got["acting"]
+    assert (acting["acted"], acting["modes"], acting["abstained"]) == (0, {"conservative": 50}, {"blind": 50})
+    assert got["scores"] == report(workspace, "--no-record", "--no-guard", "--rows", "50")["scores"]
+    (version, path) = Repository.of(workspace).active("lob"), record_path(workspace, "lob")
+    path.parent.mkdir(parents=True)
+    try:
+        path.write_bytes(msgspec.json.encode(told(version=version, looked_ns=time.time_ns())))
+        done = replay(workspace, "--no-record", "--rows", "50")
+        assert done.exit_code == 0, done.output
+        assert "of them at every horizon; " in done.stdout
+        acting = report(workspace, "--no-record", "--rows", "50")["acting"]
+        # Only the first row may come before the guard knows which version answers.
+        assert acting["acted"] >= 49
+        assert acting["acted"] == acting["in_full"]
+    finally:
+        path.unlink()

@@ -15,12 +15,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 
 from lobsmith.features.dataset import Dataset, build_dataset
 from lobsmith.market.simulator import Change, Dynamics, simulate
-from lobsmith.monitoring.mode_store import changes, read_mode
+from lobsmith.monitoring.mode_store import read_mode
 from lobsmith.monitoring.modes import Mode
 from lobsmith.monitoring.prediction_log import Source
 from lobsmith.params import Params, load_params
@@ -32,7 +30,6 @@ from lobsmith.trading.guard import Guard
 from lobsmith.trading.guarded_client import Advised, GuardedClient
 from lobsmith.trading.mode_source import FileModes
 from lobsmith.trading.recorder import Recorder
-from lobsmith.trading.stance import Abstain
 from lobsmith.workspace import Workspace
 from tests import trained
 from tests.small import SMALL
@@ -131,8 +128,13 @@ class Desk:
         start = self._rows.time[0]
         places = np.searchsorted(self._rows.time, start + np.asarray([from_s, until_s]) * NS)
         recorder = Recorder(
-            self._workspace, self._params, model=MODEL, instrument="simulator:SIM", source=Source.REPLAY,
-            transport="inprocess", patient=True,
+            self._workspace,
+            self._params,
+            model=MODEL,
+            instrument="simulator:SIM",
+            source=Source.REPLAY,
+            transport="inprocess",
+            patient=True,
         )
         advised = []
         for place in range(*places.tolist()):

@@ -7,7 +7,7 @@ from lobsmith.trading.raw_block import RawBlock
 from lobsmith.trading.score_watch import Own, ScoreWatch
 from tests.trading.scores import Scores
 
-PARAMS = GuardParams(every_rows=4, alarms=2, of=3, calm=0.8, calm_blocks=3, silent_s=10)
+PARAMS = GuardParams(shortest=16, every_rows=4, alarms=2, of=3, calm=0.8, calm_blocks=3, silent_s=10)
 BLOCK = 16
 CALM, ALARM, UNKNOWN = Own
 
@@ -21,7 +21,7 @@ class Stream:
         self.begin()
 
     def begin(self) -> None:
-        self.block, self.time_ns = RawBlock(2, BLOCK, every_ms=1), 0
+        self.block, self.time_ns = RawBlock(2, BLOCK, every_ms=1, shortest=BLOCK), 0
 
     def come(self, rows: int, version: int | None = 1) -> Own:
         for _ in range(rows):

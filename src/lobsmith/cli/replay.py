@@ -17,6 +17,7 @@ from lobsmith.workspace import Workspace
 if TYPE_CHECKING:
     from lobsmith.features.dataset import Dataset
     from lobsmith.monitoring.prediction_log import Source
+    from lobsmith.trading.acting import Acting
     from lobsmith.trading.measure import Measured
     from lobsmith.trading.recorder import Recorded
 
@@ -32,6 +33,8 @@ TRANSPORTS = ("grpc", "http", "inprocess")
 @click.option("--url", help="HOST:PORT of a server; the workspace's own by default.")
 @click.option("--model", help="Instead of model.name.")
 @click.option("--record/--no-record", default=True, show_default=True, help="Into the prediction log, and mirrored.")
+@click.option("--guard/--no-guard", default=True, show_default=True, help="Count what the mode lets one act on.")
+@click.option("--modes", help="URL of another machine's modes, http://HOST:PORT/modes; the workspace's by default.")
 @click.option("--ab", is_flag=True, help="Let the candidate answer shadow.share of the time, by blocks.")
 @click.option("--rows", type=click.IntRange(min=1), help="Ask about this many rows at most.")
 @set_option
@@ -48,6 +51,8 @@ def replay(
     url: str | None,
     model: str | None,
     record: bool,
+    guard: bool,
+    modes: str | None,
     ab: bool,
     rows: int | None,
     settings: tuple[str, ...],
@@ -56,7 +61,7 @@ def replay(
     """Replay recorded FILES, read in order as one stream, and print accuracy and latency.
 
     What was asked and answered goes into the model's prediction log, and its candidate and its fallback version are
-    asked about the same rows.
+    asked about the same rows. A guard beside the client says what might have been acted on.
     """
     from lobsmith.features.dataset import build_dataset
     from lobsmith.market.readers import read_captures
@@ -84,6 +89,8 @@ def replay(
             model=model,
             limit=rows,
             record=Source.REPLAY if record else None,
+            guard=guard,
+            modes=modes,
             ab=ab,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
@@ -95,6 +102,8 @@ def replay(
             results.print(f"without an answer: {measured.reasons}")
         if measured.recorded is not None:
             results.print(recorded_line(measured.recorded), soft_wrap=True)
+        if measured.acting is not None:
+            results.print(acting_line(measured.acting), soft_wrap=True)
     if measured.answered == 0:
         raise ServingError(f"no row was answered: {measured.reasons or 'the data has no complete row'}")
 
@@ -110,6 +119,8 @@ def run(
     model: str | None = None,
     limit: int | None = None,
     record: "Source | None" = None,
+    guard: bool = True,
+    modes: str | None = None,
     ab: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> "Measured":
@@ -125,6 +136,8 @@ def run(
         model: instead of `model.name`.
         limit: ask about this many rows at most.
         record: what the rows count as in the prediction log; None records nothing.
+        guard: count what might have been acted on, in the mode of now and by scores of these rows.
+        modes: URL of the pages of modes of another machine.
         ab: let the candidate answer some blocks of time.
         on_progress: told how many rows are done, of how many.
 
@@ -134,8 +147,9 @@ def run(
     """
     from msgspec.structs import replace
 
-    from lobsmith.trading.channels import open_transport
+    from lobsmith.trading.channels import open_guard, open_transport
     from lobsmith.trading.client import StreamClient
+    from lobsmith.trading.guarded_client import GuardedClient
     from lobsmith.trading.measure import measure
     from lobsmith.trading.recorder import Recorder
     from lobsmith.trading.split_client import SplitClient
@@ -144,7 +158,7 @@ def run(
     if ab and not params.shadow.share:
         raise ParamsError("shadow.share is 0: the candidate would answer nothing; pass --set shadow.share=0.5")
     channel = open_transport(workspace, params, transport, url)
-    recorder = None
+    recorder, watcher = None, None
     try:
         served = channel.describe(name).definitions_sha256
         if served != dataset.definitions_sha256:
@@ -152,7 +166,7 @@ def run(
                 f"{name}: the served model was made for other features or labels (definitions {served[:12]}) than "
                 f"params.yaml describes ({dataset.definitions_sha256[:12]}); use the parameters it was trained with"
             )
-        client: StreamClient | SplitClient
+        client: StreamClient | SplitClient | GuardedClient
         if ab:
             client = SplitClient(
                 channel,
@@ -165,6 +179,9 @@ def run(
             )
         else:
             client = StreamClient.open(channel, name, params.client)
+        if guard:
+            watcher = open_guard(workspace, params, name, transport, url, modes)
+            client = GuardedClient(client, watcher, model=name, horizons=len(dataset.horizons_ms))
         if record is not None:
             recorder = Recorder(
                 workspace,
@@ -178,6 +195,8 @@ def run(
             )
         measured = measure(dataset, first, client, recorder=recorder, limit=limit, on_progress=on_progress)
     finally:
+        if watcher is not None:
+            watcher.close()
         recorded = None if recorder is None else recorder.close()
         channel.close()
     return replace(measured, recorded=recorded)
@@ -195,6 +214,15 @@ def recorded_line(recorded: "Recorded") -> str:
     if recorded.restarts or recorded.faults:
         line += f"; {recorded.restarts} restarts, {recorded.faults} faults, see {recorded.log}"
     return line
+
+
+def acting_line(acting: "Acting") -> str:
+    """Say in one line what might have been acted on."""
+    modes = ", ".join(f"{mode} {rows:,}" for mode, rows in acting.modes.items())
+    line = f"to act on: {acting.acted:,} rows, {acting.in_full:,} of them at every horizon; {modes}"
+    if acting.abstained:
+        line += "; held back: " + ", ".join(f"{code} {rows:,}" for code, rows in acting.abstained.items())
+    return line if acting.last is None else f"{line} (last: {acting.last})"
 
 
 def table(measured: "dict[str, Measured]") -> Table:

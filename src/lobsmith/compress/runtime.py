@@ -75,7 +75,7 @@ class OnnxModel(StatefulModel):
     """A served network in this process."""
 
     def __init__(self, path: Path) -> None:
-        self._session = open_session(path)
+        self._session = session(path)
         shapes = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
         if set(shapes) != {"features", "state"}:
             raise ReleaseError(f"{path}: its inputs are {sorted(shapes)}, not features and state; export it again")
@@ -140,7 +140,7 @@ class BoundModel:
         Raises:
             ReleaseError: ONNX Runtime cannot load it.
         """
-        self._session = open_session(path)
+        self._session = session(path)
         tensors = (*self._session.get_inputs(), *self._session.get_outputs())
         last = {one.name: one.shape[2:] for one in tensors}
         size = next(one.shape[1] for one in tensors if one.name == "state")
@@ -168,8 +168,11 @@ class BoundModel:
         return binding
 
 
-def open_session(path: Path) -> Any:
-    """Open a model file of any kind for calls on one thread.
+def session(path: Path) -> Any:
+    """Open a model file.
+
+    Returns:
+        An `onnxruntime.InferenceSession`.
 
     Raises:
         ReleaseError: ONNX Runtime cannot load it.

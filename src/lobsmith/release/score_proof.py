@@ -7,7 +7,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from lobsmith.compress.runtime import Float, open_session
+from lobsmith.compress.runtime import Float, session
 from lobsmith.errors import ReleaseError
 from lobsmith.gates.drift import REFERENCE, SCORE
 from lobsmith.release.contract import CONTRIBUTIONS, MAX_ROWS, ROWS, WireContract
@@ -30,7 +30,7 @@ def check_score(directory: Path, contract: WireContract) -> None:
     path = directory / SCORE
     check_score_file(path, contract)
     blocks = [np.zeros((rows, contract.feature_count), np.float32) for rows in _BLOCKS]
-    model = open_session(path)
+    model = session(path)
     for block in (*blocks, *_reference_rows(directory / REFERENCE, contract.feature_count)):
         _check_block(path, model, block)
 

@@ -9,8 +9,17 @@ from numpy.typing import NDArray
 
 from lobsmith.errors import ServingError
 from lobsmith.release.config import DEFINITIONS, PRIME_ROWS
-from lobsmith.release.contract import CLASSES, FEATURES, NEXT_STATE, OUTLOOK, OUTLOOKS, PROBABILITIES, STATE
-from lobsmith.trading.score_model import CONTRIBUTIONS, SCORE
+from lobsmith.release.contract import (
+    CLASSES,
+    CONTRIBUTIONS,
+    FEATURES,
+    NEXT_STATE,
+    OUTLOOK,
+    OUTLOOKS,
+    PROBABILITIES,
+    SCORE,
+    STATE,
+)
 
 Float32 = NDArray[np.float32]
 

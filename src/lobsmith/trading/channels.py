@@ -1,13 +1,28 @@
-"""Transports by name."""
+"""Transports by name, and the guard that asks over one of its own."""
 
+from typing import Protocol
+
+from lobsmith.features.definitions import COUNT
 from lobsmith.params import Params
 from lobsmith.release.repository import Repository
 from lobsmith.serving.endpoint import read_endpoint
-from lobsmith.trading.transports import DescribingTransport, GrpcTransport, HttpTransport, InProcessTransport
+from lobsmith.trading.guard import Guard
+from lobsmith.trading.mode_source import FileModes, HttpModes
+from lobsmith.trading.transports import (
+    DescribingTransport,
+    GrpcTransport,
+    HttpTransport,
+    InProcessTransport,
+    ScoringTransport,
+)
 from lobsmith.workspace import Workspace
 
 
-def open_transport(workspace: Workspace, params: Params, name: str, url: str | None = None) -> DescribingTransport:
+class ClientTransport(DescribingTransport, ScoringTransport, Protocol):
+    """A transport that can do all that a client asks for."""
+
+
+def open_transport(workspace: Workspace, params: Params, name: str, url: str | None = None) -> ClientTransport:
     """Return a transport to the server named by `url`, else to the workspace's running one, else to params' ports.
 
     Args:
@@ -24,3 +39,23 @@ def open_transport(workspace: Workspace, params: Params, name: str, url: str | N
         return GrpcTransport(url or default)
     default = endpoint.http_url if endpoint else f"{params.serving.host}:{params.serving.http_port}"
     return HttpTransport(url or default)
+
+
+def open_guard(
+    workspace: Workspace, params: Params, model: str, name: str, url: str | None = None, modes: str | None = None
+) -> Guard:
+    """Return a guard of one stream, which runs until it is closed.
+
+    Args:
+        workspace: of the server, and of the record of the mode.
+        params: those that the model was trained with.
+        model: the production model.
+        name: grpc, http or inprocess.
+        url: HOST:PORT of another server.
+        modes: URL of the pages of modes on another machine, `http://HOST:PORT/modes`.
+
+    Raises:
+        ServingError: `modes` is no such URL.
+    """
+    source = FileModes(workspace, model) if modes is None else HttpModes(modes, model)
+    return Guard(model, COUNT, params, source, lambda: open_transport(workspace, params, name, url))

@@ -90,7 +90,7 @@ class Guard:
             wall: nanoseconds since 1970, UTC.
         """
         self._params = params
-        self._shape = (feature_count, params.reference.block_rows, params.drift.every_ms)
+        self._shape = (feature_count, params.reference.block_rows, params.drift.every_ms, params.guard.shortest)
         self._open_transport = open_transport
         self._clock = clock
         self._modes = ModeWatch(modes, params.modes.stale_s, clock=clock, wall=wall)
@@ -166,7 +166,7 @@ class Guard:
         checked, count = self._checked, self._block.count
         if checked is None or checked.version != self._version or checked.block is not self._block:
             return True
-        if self._version is None or count < self._params.reference.block_rows:
+        if self._version is None or count < self._params.guard.shortest:
             return False
         return checked.tried_at is None or count - checked.tried_at >= self._params.guard.every_rows
 

@@ -1,7 +1,6 @@
 """A client that says of each answer whether it may be acted on."""
 
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,23 +86,27 @@ class GuardedClient:
             detail = f"the guard failed: {type(error).__name__}: {error}"
             return Advised(prediction, Mode.CONSERVATIVE, self._none, Abstain.BLIND, detail)
 
-    def predict(self, rows: Float32, raw: Float32, times_ns: Sequence[int]) -> list[Prediction]:
+    def predict(self, rows: Float32, raw: Float32, times_ns: NDArray[np.int64]) -> list[Prediction]:
         """Move the stream over rows that only prime it.
 
         Args:
             rows: float32 [T, F].
             raw: float32 [T, F].
-            times_ns: T receive times.
+            times_ns: int64 [T], local receive times, UTC.
         """
         predictions = self._client.predict(rows)
-        for prediction, one, time_ns in zip(predictions, raw, times_ns, strict=True):
-            self._guard.observe(one, int(time_ns), self._version_of(prediction))
+        for prediction, one, time_ns in zip(predictions, raw, times_ns.tolist(), strict=True):
+            self._guard.observe(one, time_ns, self._version_of(prediction))
         return predictions
 
     def reset(self) -> None:
         """Forget the stream: after a gap in the feed the next row starts from a cold state, and an empty block."""
         self._client.reset()
         self._guard.reset()
+
+    def pace(self) -> None:
+        """Wait for the guard, for replays: see `Guard.pace`."""
+        self._guard.pace()
 
     def _advise(self, prediction: Prediction, raw: Float32, time_ns: int) -> Advised:
         finite = self._guard.observe(raw, time_ns, self._version_of(prediction))

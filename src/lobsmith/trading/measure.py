@@ -11,7 +11,9 @@ from lobsmith.features.labels import UNKNOWN
 from lobsmith.features.stream import Rows
 from lobsmith.gates.metrics import log_losses
 from lobsmith.models.split import runs
+from lobsmith.trading.acting import Acting, ActingCounter
 from lobsmith.trading.client import Prediction, StreamClient
+from lobsmith.trading.guarded_client import GuardedClient
 from lobsmith.trading.recorder import Recorded, Recorder
 from lobsmith.trading.replay import Float32, ReplayResult, replay
 from lobsmith.trading.split_client import SplitClient
@@ -33,7 +35,8 @@ class Score(Struct, frozen=True, kw_only=True):
 class Measured(Struct, frozen=True, kw_only=True):
     """The outcome of a replay; latencies in microseconds, each from the row's hand-over to its answer.
 
-    `recorded` says what went into the prediction log, None where nothing was to.
+    `recorded` says what went into the prediction log, None where nothing was to; `acting` what might have been done
+    with the answers, None where there was no guard.
     """
 
     rows: int
@@ -43,12 +46,13 @@ class Measured(Struct, frozen=True, kw_only=True):
     scores: list[Score]
     latency_us: dict[str, float]
     recorded: Recorded | None = None
+    acting: Acting | None = None
 
 
 def measure(
     dataset: Dataset,
     first: int,
-    client: StreamClient | SplitClient,
+    client: StreamClient | SplitClient | GuardedClient,
     *,
     recorder: Recorder | None = None,
     limit: int | None = None,
@@ -61,13 +65,14 @@ def measure(
     Args:
         dataset: rows and labels.
         first: index of the first row to ask about.
-        client: a client of the model that serves.
+        client: a client of the model that serves; the replay waits for the scores of a guarded one.
         recorder: is told of every row, between two answers; the replay waits for it where it cannot keep up.
         limit: ask about this many rows at most.
         on_progress: told how many rows are done, of how many.
     """
     rows = replayed_rows(dataset, first, limit)
     results: list[ReplayResult] = []
+    acting = ActingCounter() if isinstance(client, GuardedClient) else None
     done = 0
     for begin, stop in runs(dataset, np.asarray([0, len(dataset.rows) - 1])):
         inside = rows[(rows >= begin) & (rows < stop)]
@@ -81,7 +86,7 @@ def measure(
         results.append(
             replay(
                 dataset.rows.features[start : start + len(inside)],
-                _Run(client, recorder, dataset.rows, start - len(earlier)),
+                _Run(client, recorder, dataset.rows, start - len(earlier), acting),
                 prime=earlier if len(earlier) else None,
                 on_progress=None if on_progress is None else _shifted(on_progress, done, len(rows)),
             )
@@ -111,23 +116,38 @@ def measure(
             for name, q in _PERCENTILES.items()
             if answered.any()
         },
+        acting=None if acting is None else acting.result(),
     )
 
 
 class _Run:
     """A run of a dataset's rows through a client: knows when each was received, and has it recorded."""
 
-    def __init__(self, client: StreamClient | SplitClient, recorder: Recorder | None, rows: Rows, first: int) -> None:
+    def __init__(
+        self,
+        client: StreamClient | SplitClient | GuardedClient,
+        recorder: Recorder | None,
+        rows: Rows,
+        first: int,
+        acting: ActingCounter | None,
+    ) -> None:
         self._client = client
         self._recorder = recorder
         self._rows = rows
         self._next = first
+        self._acting = acting
 
     def step(self, row: Float32) -> Prediction:
         """Ask about the next row, float32 [F]."""
         raw = self._rows.raw[self._next]
         time_ns, segment, mid = self._about()
-        if isinstance(self._client, SplitClient):
+        if isinstance(self._client, GuardedClient):
+            advised = self._client.step(row, raw, time_ns)
+            prediction = advised.prediction
+            self._client.pace()
+            if self._acting is not None:
+                self._acting.add(advised)
+        elif isinstance(self._client, SplitClient):
             prediction = self._client.step(row, time_ns)
         else:
             prediction = self._client.step(row)
@@ -138,11 +158,17 @@ class _Run:
 
     def predict(self, rows: Float32) -> list[Prediction]:
         """Take rows, float32 [T, F], that only prime."""
+        first = self._next
         for row in rows:
             about = self._about()
             if self._recorder is not None:
                 self._recorder.prime(*about, row)
                 self._recorder.pace()
+        if isinstance(self._client, GuardedClient):
+            primed = self._rows.slice(first, self._next)
+            predictions = self._client.predict(rows, primed.raw, primed.time)
+            self._client.pace()
+            return predictions
         return self._client.predict(rows)
 
     def _about(self) -> tuple[int, int, int]:

@@ -18,16 +18,18 @@ class RawBlock:
     One thread appends and any may read; neither ever waits.
     """
 
-    def __init__(self, width: int, rows: int, every_ms: int) -> None:
+    def __init__(self, width: int, rows: int, every_ms: int, shortest: int) -> None:
         """Begin empty.
 
         Args:
             width: F.
             rows: length of a block.
             every_ms: length of a slot.
+            shortest: of a stream that has only begun, so many rows are a block.
         """
         self._ring = np.empty((_ROOM * rows, width), np.float32)
         self._block_rows = rows
+        self._shortest = shortest
         self._slot_ns = every_ms * _NS_PER_MS
         self._slot: int | None = None
         self._count = 0
@@ -61,12 +63,12 @@ class RawBlock:
         return finite
 
     def last(self) -> tuple[int, Float32 | None]:
-        """Return the count, and a copy of the block that ends there, float32 [rows, F]; None while there are fewer."""
+        """Return the count, and a copy of the block that ends there, float32 [<= rows, F]; None while it is too short."""
         while True:
             count = self._count
-            if count < self._block_rows:
+            if count < self._shortest:
                 return count, None
-            rows = self._ring[np.arange(count - self._block_rows, count) % len(self._ring)]
+            rows = self._ring[np.arange(max(0, count - self._block_rows), count) % len(self._ring)]
             # The writer may already be writing the row after the last counted one.
             if self._count - count < len(self._ring) - self._block_rows:
                 return count, rows

@@ -5,22 +5,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lobsmith.compress.runtime import open_session
+from lobsmith.compress import runtime
 from lobsmith.errors import ReleaseError, RequestError, ServingError
 from lobsmith.gates import drift
+from lobsmith.release.config import score_model
+from lobsmith.release.contract import CONTRIBUTIONS, ROWS, SCORE
 from lobsmith.release.repository import Repository
 
 Float32 = NDArray[np.float32]
 
-ROWS, SCORE, CONTRIBUTIONS = "rows", "score", "contributions"
-"""Tensors of a score: float32 [B, T, F] in, [B, 1] and [B, F] out."""
 _KEPT = 2
 """Loaded scores: that of the version in use, and of the one before it for a rollback."""
-
-
-def score_model(model: str) -> str:
-    """Return the name that a model's score is served under."""
-    return f"{model}_drift"
 
 
 class ScoreModels:
@@ -72,6 +67,6 @@ class ScoreModels:
                 raise ServingError(f"{model}/{version}: not a listed version")
             if drift.SCORE not in self._repository.verify(model, version).files:
                 raise ServingError(f"{model}/{version}: published without a score; the next retrain makes one")
-            return open_session(self._repository.directory(model, version) / drift.SCORE)
+            return runtime.session(self._repository.directory(model, version) / drift.SCORE)
         except (OSError, ReleaseError) as error:
             raise ServingError(str(error)) from error

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from lobsmith.errors import DeadlineError, LobsmithError, ReleaseError, RequestError, ServingError
-from lobsmith.release.contract import FEATURES, NEXT_STATE, OUTLOOK, PROBABILITIES, STATE
+from lobsmith.release.config import score_model
+from lobsmith.release.contract import CONTRIBUTIONS, FEATURES, NEXT_STATE, OUTLOOK, PROBABILITIES, ROWS, SCORE, STATE
 from lobsmith.release.repository import Repository
 from lobsmith.serving.engine import Engine
 from lobsmith.trading.answer import Answer, ModelShape, Score, checked_answer, checked_score, model_shape
-from lobsmith.trading.score_model import CONTRIBUTIONS, ROWS, SCORE, ScoreModels, score_model
+from lobsmith.trading.score_model import ScoreModels
 
 Float32 = NDArray[np.float32]
 
