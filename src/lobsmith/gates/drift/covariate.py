@@ -1,33 +1,33 @@
-"""Covariate drift: do recent rows differ from those that the model has learnt from by more than is usual."""
+"""Covariate drift: do recent rows differ from those that the model has learnt from by more than is usual.
+
+Two numbers are compared with what they were between past windows: the AUC of a discriminator, which sees features
+together, and the move of the one feature that has moved most against its own past. Slow features alone let a
+discriminator tell any two windows apart, and then a change of another feature adds nothing to its AUC; the second
+number sees it. The smaller of the two p-values counts, twice (Bonferroni).
+"""
 
 import time
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from lobsmith.errors import DataContractError
 from lobsmith.features.definitions import NAMES
 from lobsmith.gates.drift.discriminator import Discriminator, fit_discriminator
 from lobsmith.gates.drift.moved import moved
-from lobsmith.gates.drift.null import log_odds, p_value
-from lobsmith.gates.drift.past import Drifted, Measured, PastStore, past_key
+from lobsmith.gates.drift.null import Unusual, log_odds, p_value, unusual_moves
+from lobsmith.gates.drift.past import Drifted, PastStore
 from lobsmith.gates.drift.rows import RawRows
 from lobsmith.gates.drift.scaling import Scaling
+from lobsmith.gates.drift.usual import usual_pairs
 from lobsmith.gates.drift.verdict import DriftVerdict, Finding, Kind, Moved
-from lobsmith.gates.drift.windows import Lengths, covered, enough, past_pairs, rounded_gap
+from lobsmith.gates.drift.windows import Lengths, covered, enough
 from lobsmith.params import DriftParams
 
 _NS_PER_S = 1_000_000_000
 _KINDS = len(Kind)
 _S_PER_DAY = 86_400
-
-
-class _Null(NamedTuple):
-    """Past pairs of one gap: those measured, and how many the history could give."""
-
-    gap: int
-    aucs: list[float]
-    possible: int
 
 
 def look_level(params: DriftParams) -> float:
@@ -68,7 +68,7 @@ def look_for_covariate_drift(
     level = look_level(params) if level is None else level
     lengths = Lengths.of(params)
     reference, recent = _newest(reference, lengths.reference), _newest(recent, lengths.recent)
-    for what, rows in (("reference", reference), ("recent", recent)):
+    for what, rows in (("reference", reference), ("recent", recent), ("history", history)):
         _check(rows, what, scaling, names)
     answer = _Answer(reference, recent, level)
     if not enough(reference, lengths.reference, lengths.minimum_rows):
@@ -79,27 +79,40 @@ def look_for_covariate_drift(
     fitted = fit_discriminator(scaling.apply(reference.raw), scaling.apply(recent.raw), params.discriminator)
     until = int(recent.time_ns[0])
     between = until - int(reference.time_ns[-1]) if gap_s is None else round(gap_s * _NS_PER_S)
-    null = _null(history, scaling, store, params, names, max(between, 0), until, end)
-    shown = _most_moved(fitted, reference, recent, names, params)
-    if len(null.aucs) < params.past_pairs:
-        reason = f"{len(null.aucs)} past pairs of windows {null.gap * params.recent_s:g} s apart are measured"
-        reason += f", {params.past_pairs} are needed, {null.possible} are in the history"
-        return answer.give(Finding.INSUFFICIENT, reason, value=fitted.auc, null=tuple(null.aucs), moved=shown)
-    p = p_value(log_odds(fitted.auc), np.array([log_odds(auc) for auc in null.aucs]))
-    drift = p <= level
-    if drift:
-        store.add([Drifted(from_ns=until, until_ns=until + lengths.recent)])
-    reason = f"AUC {fitted.auc:.3f}, {np.median(null.aucs):.3f} is usual and {max(null.aucs):.3f} the most of the past"
-    if not fitted.finished:
-        reason += "; the discriminator ran out of time"
+    past = usual_pairs(history, scaling, store, params, gap_ns=max(between, 0), until_ns=until, end=end)
+    aucs = tuple(pair.auc for pair in past.pairs)
+    shown = moved(names, reference.raw, recent.raw, importance=fitted.importance(params.discriminator.seed))
+    if len(aucs) < params.past_pairs:
+        reason = f"{len(aucs)} past pairs of windows {past.gap * params.recent_s:g} s apart are measured"
+        reason += f", {params.past_pairs} are needed, {past.possible} are in the history"
+        return answer.give(
+            Finding.INSUFFICIENT, reason, value=fitted.auc, null=aucs, moved=_ordered(shown, fitted.distances)
+        )
+    unusual = unusual_moves(fitted.distances, np.array([pair.distances for pair in past.pairs]))
+    p_auc = p_value(log_odds(fitted.auc), np.array([log_odds(auc) for auc in aucs]))
+    p = min(1.0, 2 * min(p_auc, unusual.p_value))
+    if p <= level:
+        store.add([Drifted(from_ns=until, until_ns=int(recent.time_ns[-1]) + 1)])
     return answer.give(
-        Finding.DRIFT if drift else Finding.NO_DRIFT,
-        reason,
+        Finding.DRIFT if p <= level else Finding.NO_DRIFT,
+        _why(fitted, aucs, p_auc, unusual, names),
         value=fitted.auc,
         p_value=p,
-        null=tuple(null.aucs),
-        moved=shown,
+        null=aucs,
+        moved=_ordered(shown, unusual.deviations),
     )
+
+
+def _why(fitted: Discriminator, aucs: tuple[float, ...], p_auc: float, unusual: Unusual, names: tuple[str, ...]) -> str:
+    best = int(unusual.deviations.argmax())
+    reason = f"AUC {fitted.auc:.3f}, {np.median(aucs):.3f} is usual and {max(aucs):.3f} the most of the past: p ="
+    reason += f" {p_auc:.2g}; {names[best]} has moved {unusual.deviations[best]:.1f} deviations more than it usually"
+    reason += f" does: p = {unusual.p_value:.2g}; the smaller counts twice"
+    return reason if fitted.finished else f"{reason}; the discriminator ran out of time"
+
+
+def _ordered(shown: tuple[Moved, ...], by: npt.NDArray[np.float64]) -> tuple[Moved, ...]:
+    return tuple(shown[at] for at in np.argsort(-by, kind="stable"))
 
 
 class _Answer(NamedTuple):
@@ -166,48 +179,3 @@ def _too_few(what: str, rows: RawRows, length_ns: int, lengths: Lengths) -> str:
         f"{len(rows)} {what} rows cover {covered(rows) / _NS_PER_S:.0f} of {length_ns / _NS_PER_S:.0f} s,"
         f" at least {lengths.minimum_rows} rows over four fifths of it are needed"
     )
-
-
-def _null(
-    history: RawRows,
-    scaling: Scaling,
-    store: PastStore,
-    params: DriftParams,
-    names: tuple[str, ...],
-    gap_ns: int,
-    until_ns: int,
-    end: float,
-) -> _Null:
-    """Return the past pairs of the least gap that is long enough; measure some that are missing."""
-    lengths, key = Lengths.of(params), past_key(scaling, params)
-    gap = rounded_gap(gap_ns, lengths)
-    known, possible = store.measured(key, gap), 0
-    fresh: list[Measured] = []
-    for pair in past_pairs(history, lengths, gap, until_ns):
-        if store.drifted(pair.from_ns, pair.from_ns + lengths.recent):
-            continue
-        possible += 1
-        left = end - time.monotonic()
-        if pair.from_ns in known or len(fresh) == params.pairs_a_look or left <= 0:
-            continue
-        _check(pair.reference, "history", scaling, names)
-        fitted = fit_discriminator(
-            scaling.apply(pair.reference.raw), scaling.apply(pair.recent.raw), params.discriminator, seconds=left
-        )
-        if fitted.finished:
-            fresh.append(Measured(key=key, gap=gap, from_ns=pair.from_ns, auc=fitted.auc))
-    if fresh:
-        store.add(fresh)
-    usual = [
-        auc
-        for start, auc in store.measured(key, gap).items()
-        if start + lengths.recent <= until_ns and not store.drifted(start, start + lengths.recent)
-    ]
-    return _Null(gap, usual, possible)
-
-
-def _most_moved(
-    fitted: Discriminator, reference: RawRows, recent: RawRows, names: tuple[str, ...], params: DriftParams
-) -> tuple[Moved, ...]:
-    described = moved(names, reference.raw, recent.raw, importance=fitted.importance(params.discriminator.seed))
-    return tuple(sorted(described, key=lambda one: -one.wasserstein))

@@ -16,6 +16,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from lobsmith.gates.drift.moved import earth_movers
 from lobsmith.params import DiscriminatorParams
 
 Float32 = npt.NDArray[np.float32]
@@ -43,6 +44,7 @@ class Discriminator:
         recent: bool [N].
         block: int64 [N], the block that each row is held out with.
         scores: float32 [N], held-out log-odds of being recent.
+        distances: float64 [F], earth mover's, of each feature alone, in the deviations that it was scaled by.
     """
 
     auc: float
@@ -51,6 +53,7 @@ class Discriminator:
     recent: npt.NDArray[np.bool_]
     block: npt.NDArray[np.int64]
     scores: Float32
+    distances: Float64
     _networks: "_Networks"
 
     def importance(self, seed: int) -> Float64:
@@ -88,7 +91,8 @@ def fit_discriminator(
         networks = _Networks(rows.shape[1], params)
         finished = networks.fit(rows, len(old), end)
         scores = networks.held_out(rows, block)
-    return Discriminator(_mean_auc(scores, is_recent, block), finished, rows, is_recent, block, scores, networks)
+    auc, distances = _mean_auc(scores, is_recent, block), earth_movers(np.sort(old, axis=0), np.sort(new, axis=0))
+    return Discriminator(auc, finished, rows, is_recent, block, scores, distances, networks)
 
 
 class _Networks:
@@ -105,24 +109,20 @@ class _Networks:
 
     def fit(self, rows: Float32, old: int, end: float) -> bool:
         """Descend on batches that are half old and half recent; return whether time was enough."""
-        generator = np.random.default_rng(self._params.seed)
-        seen = [
-            (_seen(old, fold, self._params.folds), old + _seen(len(rows) - old, fold, self._params.folds))
-            for fold in range(self._params.folds)
-        ]
+        folds = self._params.folds
+        drawn = torch.from_numpy(_batches(old, len(rows) - old, self._params))
         x = torch.from_numpy(rows)
-        target = torch.arange(_BATCH).ge(_BATCH // 2).float().expand(self._params.folds, -1)
+        target = torch.arange(_BATCH).ge(_BATCH // 2).float().expand(folds, -1)
         parameters = [self._into, self._bias, self._out]
-        descent = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=_DECAY)
+        descent = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=_DECAY, fused=True)
         for step in range(_STEPS):
             if time.monotonic() > end:
                 return False
             for group in descent.param_groups:
                 group["lr"] = _RATE * (1 - step / _STEPS)
-            drawn = np.stack([np.concatenate([generator.choice(part, _BATCH // 2) for part in both]) for both in seen])
-            loss = nn.functional.binary_cross_entropy_with_logits(self._logits(x[torch.from_numpy(drawn)]), target)
+            loss = nn.functional.binary_cross_entropy_with_logits(self._logits(x[drawn[step]]), target)
             descent.zero_grad()
-            (loss * self._params.folds).backward()  # type: ignore[no-untyped-call]
+            (loss * folds).backward()  # type: ignore[no-untyped-call]
             descent.step()
         return True
 
@@ -173,6 +173,16 @@ def _standardised(rows: Float32) -> Float32:
 def _blocks(count: int, folds: int) -> npt.NDArray[np.int64]:
     """Return the number of each row's block: contiguous and equally long."""
     return np.asarray(np.arange(count) * folds // count, np.int64)
+
+
+def _batches(old: int, new: int, params: DiscriminatorParams) -> Indices:
+    """Draw the rows of all steps, [steps, folds, batch]: half of each batch is of either window, however long it is."""
+    generator = np.random.default_rng(params.seed)
+    drawn = np.empty((_STEPS, params.folds, _BATCH), np.intp)
+    for fold in range(params.folds):
+        for first, seen in ((0, _seen(old, fold, params.folds)), (_BATCH // 2, old + _seen(new, fold, params.folds))):
+            drawn[:, fold, first : first + _BATCH // 2] = generator.choice(seen, (_STEPS, _BATCH // 2))
+    return drawn
 
 
 def _seen(count: int, fold: int, folds: int) -> Indices:

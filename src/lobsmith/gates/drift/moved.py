@@ -29,7 +29,7 @@ def moved(
         bins: quantiles of the reference between which rows are counted.
     """
     old, new = np.sort(reference, axis=0).astype(np.float64), np.sort(recent, axis=0).astype(np.float64)
-    distance = wasserstein(old, new)
+    distance = _in_deviations(earth_movers(old, new), old, new)
     result = []
     for column, name in enumerate(names):
         edges, before, after = _histogram(old[:, column], new[:, column], bins)
@@ -47,17 +47,20 @@ def moved(
     return tuple(result)
 
 
-def wasserstein(reference: Float64, recent: Float64) -> Float64:
-    """Return the earth mover's distance of order 1 in standard deviations of the reference, float64 [F].
+def earth_movers(reference: Numbers, recent: Numbers) -> Float64:
+    """Return the earth mover's distance of order 1 of each column, float64 [F], in the columns' units.
 
-    On the line it is the mean distance of the quantile functions, here at 1000 levels. Where the reference is constant
-    the deviation of all rows takes the place of its own, and a column that never changes has not moved.
+    On the line it is the mean distance of the quantile functions, here at 1000 levels.
 
     Args:
-        reference: float64 [N, F], each column rising.
-        recent: float64 [M, F], likewise.
+        reference: [N, F], each column rising.
+        recent: [M, F], likewise.
     """
-    distance: Float64 = np.abs(_quantiles(reference) - _quantiles(recent)).mean(axis=0)
+    return np.asarray(np.abs(_quantiles(reference) - _quantiles(recent)).mean(axis=0), np.float64)
+
+
+def _in_deviations(distance: Float64, reference: Float64, recent: Float64) -> Float64:
+    """Divide by deviations of the reference; of all rows where it is constant, and what has not moved stays 0."""
     deviation = reference.std(axis=0)
     constant = reference[0] == reference[-1]
     if constant.any():
@@ -65,9 +68,9 @@ def wasserstein(reference: Float64, recent: Float64) -> Float64:
     return np.asarray(np.divide(distance, deviation, out=np.zeros_like(distance), where=distance > 0), np.float64)
 
 
-def _quantiles(ordered: Float64) -> Float64:
+def _quantiles(ordered: Numbers) -> Float64:
     levels = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    return np.asarray(ordered[(levels * len(ordered)).astype(np.intp)], np.float64)
+    return ordered[(levels * len(ordered)).astype(np.intp)].astype(np.float64)
 
 
 def _histogram(old: Float64, new: Float64, bins: int) -> tuple[Float64, Float64, Float64]:

@@ -20,7 +20,7 @@ from lobsmith.record import decode
 
 _VERSION = 1
 """Raised where the discriminator's arithmetic changes: AUCs of two kinds are not comparable."""
-_KEPT = 4000
+_KEPT = 2000
 """Lines, the newest."""
 
 
@@ -32,12 +32,14 @@ class Measured(Struct, frozen=True, kw_only=True, tag="pair", forbid_unknown_fie
         gap: between its windows, in recent windows.
         from_ns: where its recent window begins, UTC.
         auc: of its rows.
+        distances: earth mover's, of each feature, in frozen deviations.
     """
 
     key: str
     gap: int
     from_ns: int
     auc: float
+    distances: tuple[float, ...]
 
 
 class Drifted(Struct, frozen=True, kw_only=True, tag="drift", forbid_unknown_fields=True):
@@ -69,10 +71,10 @@ class PastStore:
         self._path = path
         self._lines = _read(path)
 
-    def measured(self, key: str, gap: int) -> dict[int, float]:
-        """Return AUCs by where the recent window begins, in the order of time."""
+    def measured(self, key: str, gap: int) -> dict[int, Measured]:
+        """Return pairs by where the recent window begins, in the order of time."""
         pairs = {
-            line.from_ns: line.auc
+            line.from_ns: line
             for line in self._lines
             if isinstance(line, Measured) and line.key == key and line.gap == gap
         }
@@ -90,7 +92,10 @@ class PastStore:
         Raises:
             DataError: the file cannot be written.
         """
-        self._lines = [*self._lines, *lines][-_KEPT:]
+        new = list(lines)
+        if not new:
+            return
+        self._lines = [*self._lines, *new][-_KEPT:]
         try:
             write_atomic(self._path, b"".join(msgspec.json.encode(line) + b"\n" for line in self._lines))
         except OSError as error:
