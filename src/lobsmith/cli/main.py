@@ -13,6 +13,7 @@ from lobsmith.cli.data import data
 from lobsmith.cli.demo import demo
 from lobsmith.cli.doctor import doctor
 from lobsmith.cli.flows import drift, monitor, reconcile, shadow
+from lobsmith.cli.mode import mode
 from lobsmith.cli.models import models
 from lobsmith.cli.predictions import predictions
 from lobsmith.cli.replay import replay
@@ -57,6 +58,7 @@ for command in (
     demo,
     doctor,
     drift,
+    mode,
     models,
     monitor,
     predictions,

@@ -1,6 +1,7 @@
 """`lobsmith status`: desired and actual state."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -32,7 +33,7 @@ def status(workspace: Workspace, at: str | None, as_json: bool) -> None:
         return
     server = state["server"]
     results.print(
-        f"server   HTTP {server['http']}, gRPC {server['grpc']}, metrics {server['metrics']}"
+        f"server   HTTP {server['http']}, gRPC {server['grpc']}, metrics {server['metrics']}, modes {server['modes']}"
         if server
         else "server   not running; start it with `lobsmith serve`",
         soft_wrap=True,
@@ -51,7 +52,7 @@ def status(workspace: Workspace, at: str | None, as_json: bool) -> None:
         results.print("models   none yet; make one with `lobsmith retrain`")
         return
     table = Table()
-    for heading in ("model", "champion", "challenger", "active", "listed", "READY", "faults"):
+    for heading in ("model", "champion", "challenger", "active", "listed", "READY", "mode", "faults"):
         table.add_column(heading)
     for model, one in state["models"].items():
         table.add_row(
@@ -61,12 +62,16 @@ def status(workspace: Workspace, at: str | None, as_json: bool) -> None:
             str(one["active"] or "-"),
             ", ".join(map(str, one["listed"])),
             ", ".join(map(str, one["ready"])) or "-",
+            one["mode"]["mode"] if one["mode"] else "-",
             escape("; ".join(f"{version}: {why}" for version, why in one["faults"].items())) or "none",
         )
     results.print(table)
     for model, one in state["models"].items():
         if one["verdict"]:
             results.print(f"verdict  {model}: {one['verdict']}", soft_wrap=True, markup=False)
+        if one["mode"]:
+            words = f"{one['mode']['mode']} since {one['mode']['since']}: {one['mode']['reason']}"
+            results.print(f"mode     {model}: {words}", soft_wrap=True, markup=False)
     for entry in state["journal"]:
         words = f"{entry['time']}  {entry['action']:<10} {entry['model']} {entry['version']}  {entry['reason']}"
         results.print(words, markup=False)
@@ -75,7 +80,9 @@ def status(workspace: Workspace, at: str | None, as_json: bool) -> None:
 def _show_past(workspace: Workspace, at: str, as_json: bool) -> None:
     from datetime import UTC, datetime
 
+    from lobsmith.monitoring.mode_store import mode_at
     from lobsmith.release import journal
+    from lobsmith.release.config import may_produce
 
     try:
         time = datetime.fromisoformat(at)
@@ -83,10 +90,16 @@ def _show_past(workspace: Workspace, at: str, as_json: bool) -> None:
         raise click.BadParameter(f"{at}: write it as 2026-03-01T14:03", param_hint="--at") from error
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
     entries = journal.read(workspace.journal)
-    found = {}
+    found: dict[str, Any] = {}
     for model in sorted({entry.model for entry in entries} - {journal.EVERYTHING}):
-        entry = journal.state_at(entries, model, int(time.timestamp() * 1e9))
-        found[model] = None if entry is None else {**_line(entry), "verdicts": list(map(str, entry.verdicts))}
+        time_ns = int(time.timestamp() * 1e9)
+        entry = journal.state_at(entries, model, time_ns)
+        if entry is None:
+            found[model] = None
+            continue
+        found[model] = {**_line(entry), "verdicts": list(map(str, entry.verdicts)), "mode": None}
+        if may_produce(model) and (change := mode_at(workspace, model, time_ns)):
+            found[model]["mode"] = _mode_line(change.mode_to, change.time_ns, change.reason, who=change.who)
     if as_json:
         print_json({"at": time.isoformat(), "models": found})
         return
@@ -99,6 +112,9 @@ def _show_past(workspace: Workspace, at: str, as_json: bool) -> None:
             results.print(words, soft_wrap=True, markup=False)
             for verdict in line["verdicts"]:
                 results.print(f"    {verdict}", soft_wrap=True)
+            if mode := line["mode"]:
+                words = f"    mode {mode['mode']} since {mode['since']} by {mode['who']}: {mode['reason']}"
+                results.print(words, soft_wrap=True, markup=False)
 
 
 def _line(entry: "Entry") -> dict[str, Any]:
@@ -112,6 +128,21 @@ def _line(entry: "Entry") -> dict[str, Any]:
         "who": entry.who,
         "reason": entry.reason,
     }
+
+
+def _mode(workspace: Workspace, model: str) -> dict[str, str] | None:
+    from lobsmith.monitoring.mode_store import read_mode
+    from lobsmith.release.config import may_produce
+
+    record = read_mode(workspace, model) if may_produce(model) else None
+    return None if record is None else _mode_line(record.mode, record.since_ns, record.reason)
+
+
+def _mode_line(mode: str, since_ns: int, reason: str, **more: str) -> dict[str, str]:
+    from datetime import UTC, datetime
+
+    since = datetime.fromtimestamp(since_ns / 1e9, UTC).isoformat(timespec="seconds")
+    return {"mode": mode, "since": since, "reason": reason, **more}
 
 
 def _state(workspace: Workspace) -> dict[str, Any]:
@@ -143,6 +174,7 @@ def _state(workspace: Workspace) -> dict[str, Any]:
             error = str(fault)
         models[model] = {
             **_wanted(workspace, model),
+            "mode": _told(errors, partial(_mode, workspace, model)),
             "active": max(listed, default=None),
             "listed": listed,
             "ready": ready,
@@ -153,6 +185,7 @@ def _state(workspace: Workspace) -> dict[str, Any]:
             "http": control.endpoint.http_url,
             "grpc": control.endpoint.grpc_url,
             "metrics": control.endpoint.metrics_url,
+            "modes": control.endpoint.modes_url,
         }
         if control
         else None,

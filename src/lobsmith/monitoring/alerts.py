@@ -24,6 +24,9 @@ NO_PREDICTIONS = "no predictions"
 LIMITS = "limits"
 RETRAIN_WANTED = "retrain wanted"
 NO_SCORE = "no score"
+DRIFT = "drift"
+NO_ROWS = "no rows"
+"""Drift cannot be looked for: nothing is known, which is not the same as no drift."""
 _LOCK_DEADLINE_S = 5.0
 
 

@@ -73,6 +73,14 @@ def win_rates(answers: Answers, buckets: int) -> WinRates:
     )
 
 
+def allowed(rates: WinRates, params: ModeParams) -> list[list[bool]]:
+    """Tell which buckets came true more often than `win_rate`, of at least `minimum_count` answers; [H][B]."""
+    return [
+        [count >= params.minimum_count and won > params.win_rate * count for count, won in zip(*row, strict=True)]
+        for row in zip(rates.counts, rates.wins, strict=True)
+    ]
+
+
 class ActTable:
     """Which answers conservative mode acts on: prepared once for win rates, then asked at each tick.
 
@@ -94,15 +102,7 @@ class ActTable:
         """
         if rates is None or (rates.version, rates.horizons_ms) != (version, horizons_ms):
             return cls([[False]] * len(horizons_ms))
-        return cls(
-            [
-                [
-                    count >= params.minimum_count and won > params.win_rate * count
-                    for count, won in zip(*row, strict=True)
-                ]
-                for row in zip(rates.counts, rates.wins, strict=True)
-            ]
-        )
+        return cls(allowed(rates, params))
 
     def may_act(self, probabilities: npt.NDArray[np.float32]) -> tuple[bool, ...]:
         """Say of each horizon whether its answer may be acted on; never where it is no direction, or NaN.
