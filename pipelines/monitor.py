@@ -28,6 +28,7 @@ from lobsmith.monitoring.drift_report import Reported, link_to_run
 from lobsmith.monitoring.judged import LIVE, Sources, judge_in_service, last_asked_ns
 from lobsmith.monitoring.look import Looked, look_for_drift
 from lobsmith.monitoring.look_report import report_look
+from lobsmith.monitoring.mode_alerts import alert_mode
 from lobsmith.monitoring.mode_store import Change, apply, forget_retrain
 from lobsmith.monitoring.prediction_log import log_path
 from lobsmith.monitoring.retention import expire
@@ -326,6 +327,7 @@ def act_on_drift(
     gravest = found[0]
     change = set_the_mode(workspace, params, gravest.look, sources)
     retrain = ask_for_a_retrain(workspace, active.model, change.after.reason) if change.retrain else None
+    alert_mode(workspace, change)
     reports = [report(workspace, params, one, active) for one in found]
     return Drifted(
         model=active.model,
