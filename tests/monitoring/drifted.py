@@ -1,12 +1,18 @@
 """A look for drift as one might turn out, with rows and answers to go with it."""
 
+import msgspec
 import numpy as np
 
 from lobsmith.features.definitions import COUNT, NAMES
 from lobsmith.gates.answers import Answers
 from lobsmith.gates.drift.rows import RawRows
 from lobsmith.gates.drift.verdict import DriftLook, DriftVerdict, Finding, Kind, Moved
-from lobsmith.monitoring.drift_evidently import Side
+from lobsmith.monitoring import looks
+from lobsmith.monitoring.drift_evidently import Side, project_of
+from lobsmith.monitoring.drift_page import Content, Evidently, Happening, ModeChange, drift_since
+from lobsmith.monitoring.drift_report import losses_over_time
+from lobsmith.params import Params
+from lobsmith.workspace import Workspace
 
 S = 1_000_000_000
 NOW_NS = 1_772_374_980 * S
@@ -147,3 +153,42 @@ def history(count: int, drifted: int) -> list[DriftLook]:
         )
         made.append(look(found, prediction(), concept(), looked_ns=NOW_NS - back * 300 * S))
     return made
+
+
+CHANGES = (
+    ModeChange(
+        time_ns=NOW_NS - 12 * 300 * S, before="normal", after="conservative", reason="covariate drift in 1 look"
+    ),
+)
+HAPPENINGS = (
+    Happening(time_ns=NOW_NS - 12 * 300 * S + S, what="retrain", about="asked for, ahead of its schedule"),
+    Happening(time_ns=NOW_NS - 600 * S, what="alert firing: drift", about="3 outcomes are known, 200 are needed"),
+)
+
+
+def content(one: DriftLook | None = None, count: int = 60, **changed) -> Content:
+    """What the page says of a look after others, the last dozen of which have found drift."""
+    one = one or look()
+    earlier = tuple(looks.as_line(before, str(before.looked_ns), None) for before in history(count, 12))
+    said = Content(
+        look=one,
+        since_ns=drift_since(one, earlier),
+        earlier=earlier,
+        changes=CHANGES,
+        happenings=HAPPENINGS,
+        losses=losses_over_time([answers(30_000, NOW_NS, seed=1), answers(30_000, NOW_NS, up=2.0, seed=2)]),
+        evidently=Evidently(
+            page="evidently.html", failure=None, failures=0, looks=count + 1, project=project_of(MODEL), report=None
+        ),
+    )
+    return msgspec.structs.replace(said, **changed)
+
+
+def keep(workspace: Workspace, params: Params, said: Content) -> looks.Line:
+    """Keep a look as a monitor run does, without drawing it."""
+    folder = looks.new_folder(workspace, said.look)
+    (folder / looks.PAGE).write_text("a page")
+    (folder / looks.CONTENT).write_bytes(msgspec.json.encode(said))
+    line = looks.as_line(said.look, folder.name, said.evidently.failure)
+    looks.add(workspace, said.look.model, line, params.drift_report)
+    return line

@@ -93,10 +93,10 @@ def _open(workspace: Workspace, content: "Content", page: str, port: int | None)
     # A terminal that is closed must not leave the server behind.
     signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
     with evidently_ui(folder, port) as url:
-        project = f"{url}/projects/{content.evidently.project}"
+        drawn = f"{url}/projects/{content.evidently.project}/reports"
         results.print(f"open {page}", soft_wrap=True, markup=False)
-        results.print(f"open {project}  until Ctrl-C", soft_wrap=True, markup=False)
-        webbrowser.open(project)
+        results.print(f"open {drawn}  until Ctrl-C", soft_wrap=True, markup=False)
+        webbrowser.open(drawn)
         try:
             signal.pause()
         except KeyboardInterrupt:

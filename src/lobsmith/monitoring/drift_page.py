@@ -16,7 +16,7 @@ _TEMPLATE = "drift.html.jinja"
 _SECTIONS = {
     "verdict": "Verdict",
     "kinds": "Three kinds of drift",
-    "moved": "What moved",
+    "moved": "What moved most",
     "usual": "What is usual",
     "time": "Over time",
     "loss": "Loss over time",
@@ -131,7 +131,7 @@ def headline(look: DriftLook) -> str:
     if by[Finding.NO_DRIFT]:
         parts.append(f"No {' drift, no '.join(kind.value for kind in by[Finding.NO_DRIFT])} drift")
     parts += [
-        f"{finding.value.capitalize()}: {_listed([f'{kind.value} drift' for kind in by[finding]])} cannot be told"
+        f"{finding.value.capitalize()}: {_listed([kind.value for kind in by[finding]])} drift cannot be told"
         for finding in (Finding.MISSING, Finding.INSUFFICIENT)
         if by[finding]
     ]

@@ -194,7 +194,7 @@ def _time(nanoseconds: int) -> float:
 
 
 def _time_axis(axes: Axes) -> None:
-    locator = AutoDateLocator(tz=UTC, maxticks=7)  # type: ignore[no-untyped-call]
+    locator = AutoDateLocator(tz=UTC, minticks=3, maxticks=7)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))  # type: ignore[no-untyped-call]
     axes.set_xlabel("UTC")

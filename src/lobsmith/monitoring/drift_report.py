@@ -108,7 +108,7 @@ def write_report(
         earlier=tuple(lines[-_HISTORY:]),
         changes=tuple(changes[-_CHANGES:]),
         happenings=tuple(happenings[-_CHANGES:]),
-        losses=_losses(answers),
+        losses=losses_over_time(answers),
         evidently=_evidently(look, drawn, [*lines[-_HISTORY:], looks.as_line(look, folder.name, failed)]),
     )
     reported = Reported(
@@ -170,6 +170,16 @@ def link_to_run(workspace: Workspace, reported: Reported, look: DriftLook, run_i
     return None
 
 
+def losses_over_time(answers: Sequence[Answers]) -> tuple[tuple[VersionScore, ...], ...]:
+    """Score each version over the same time bins, from the first row of any to the last."""
+    times = [one.time_ns for one in answers if len(one.time_ns)]
+    if not times:
+        return ()
+    first, last = min(int(one.min()) for one in times), max(int(one.max()) for one in times)
+    edges = np.unique(np.linspace(first, last + 1, _BINS + 1).astype(np.int64)).tolist()
+    return tuple(tuple(score_over_time(one, edges)) for one in answers)
+
+
 def _metrics(look: DriftLook) -> list["Metric"]:
     from mlflow.entities import Metric
 
@@ -180,15 +190,6 @@ def _metrics(look: DriftLook) -> list["Metric"]:
         for name, value in (("statistic", one.value), ("p_value", one.p_value))
     ]
     return [Metric(name, value, at_ms, at_ms // 1000) for name, value in named if value is not None]
-
-
-def _losses(answers: Sequence[Answers]) -> tuple[tuple[VersionScore, ...], ...]:
-    times = [one.time_ns for one in answers if len(one.time_ns)]
-    if not times:
-        return ()
-    first, last = min(int(one.min()) for one in times), max(int(one.max()) for one in times)
-    edges = np.unique(np.linspace(first, last + 1, _BINS + 1).astype(np.int64)).tolist()
-    return tuple(tuple(score_over_time(one, edges)) for one in answers) if len(edges) > 1 else ()
 
 
 def _evidently(look: DriftLook, drawn: Drawn | str, lines: Sequence[looks.Line]) -> Evidently:

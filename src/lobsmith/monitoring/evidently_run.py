@@ -18,9 +18,9 @@ import msgspec  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import plotly.io  # noqa: E402
-import uuid6  # noqa: E402
 from evidently import DataDefinition, Dataset, Report  # noqa: E402
 from evidently.core.report import Snapshot  # noqa: E402
+from evidently.legacy.core import new_id  # noqa: E402
 from evidently.legacy.utils import NumpyEncoder  # noqa: E402
 from evidently.metrics import ColumnCount, RowCount  # noqa: E402
 from evidently.presets import DataDriftPreset, DatasetStats, ValueStats  # noqa: E402
@@ -52,7 +52,7 @@ def main(path: str) -> None:
         snapshot = _run(job, arrays)
     write_atomic(Path(job.page), snapshot.get_html_str(as_iframe=False).encode())
     write_atomic(Path(job.json), snapshot.json().encode())
-    drawn = Drawn(page=job.page, json=job.json, project=job.project, report=_add(job, snapshot))
+    drawn = Drawn(page=job.page, json=job.json, project=job.project, report=add(job, snapshot))
     sys.stdout.write(f"\n{msgspec.json.encode(drawn).decode()}\n")
 
 
@@ -101,19 +101,22 @@ def _directions(codes: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> p
     return pd.Series([None if code < 0 else DIRECTIONS[code] for code in codes], dtype=object)
 
 
-def _add(job: Job, snapshot: Snapshot) -> str:
+def add(job: Job, snapshot: Snapshot) -> str:
     """Add a report to the project, which is made on first use, and delete the oldest; return its id.
 
     Evidently writes in place: a crash, or a reader at that moment, would leave half a file, and its pages fail then.
     """
     project = Path(job.workspace) / job.project
-    report = str(uuid6.uuid7())
+    report = str(new_id())
     with exclusive_lock(Path(job.workspace).with_suffix(".lock"), job.lock_s):
         if not (project / PROJECT_FILE_NAME).exists():
             model = ProjectModel(id=job.project, name=job.model, description="looks for drift")
             write_atomic(project / PROJECT_FILE_NAME, json.dumps(model.dict(), cls=NumpyEncoder).encode())
         reports = project / SNAPSHOTS_DIR_NAME
         write_atomic(reports / f"{report}.json", snapshot.dumps().encode())
+        # Only a writer that was killed has left one of these: whoever writes holds the lock.
+        for torn in reports.glob(".*.json.*"):
+            torn.unlink()
         # An id begins with the time that it was given at.
         for old in sorted(reports.glob("*.json"))[: -job.keep]:
             old.unlink(missing_ok=True)

@@ -1,0 +1,61 @@
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from lobsmith.cli.main import cli
+from lobsmith.monitoring import looks
+from lobsmith.params import load_params
+from lobsmith.workspace import Workspace
+from tests.cli.test_commands import root
+from tests.monitoring import drifted
+
+__all__ = ["root"]
+
+
+def drift(root: Path, *options: str) -> Result:
+    return CliRunner().invoke(cli, ["--root", str(root), "report", "drift", *options])
+
+
+def refused(done: Result, *words: str) -> None:
+    assert done.exit_code == 1, done.output
+    [line] = done.stderr.splitlines()
+    for word in words:
+        assert word in line
+
+
+def test_without_a_look_there_is_one_clear_line(root: Path) -> None:
+    for options in ((), ("--json",), ("--open",)):
+        refused(drift(root, *options), "lob: nobody has looked for drift yet", "lobsmith monitor")
+
+
+@pytest.fixture
+def looked(root: Path) -> Path:
+    workspace, params = Workspace(root), load_params(root / "params.yaml")
+    drifted.keep(workspace, params, drifted.content(drifted.look(looked_ns=drifted.NOW_NS - 3600 * drifted.S), 0))
+    drifted.keep(workspace, params, drifted.content(count=0))
+    return root
+
+
+def test_the_newest_look_is_shown_or_that_of_a_time(looked: Path) -> None:
+    shown = drift(looked).stdout
+    for part in ("Covariate drift: spread", "insufficient history", "missing data", "14:23:00 UTC", looks.PAGE):
+        assert part in shown
+    assert "13:23:00 UTC" in drift(looked, "--at", "2026-03-01T14:00").stdout
+    assert "13:23:00 UTC" in drift(looked, "--at", "2026-03-01T15:00+01:00").stdout
+    found = json.loads(drift(looked, "--json").stdout)
+    assert found["look"]["looked_ns"] == drifted.NOW_NS
+    assert Path(found["page"]).is_file()
+    assert found["evidently"] is None
+
+
+def test_what_cannot_be_shown_is_one_line(looked: Path) -> None:
+    refused(drift(looked, "--at", "2026-02-01"), "until then")
+    refused(drift(looked, "--instrument", "kraken:XBTEUR"), "nobody has looked")
+    assert "write it as" in drift(looked, "--at", "yesterday").stderr
+    [content] = looks.reports(Workspace(looked), "lob").glob(f"*T1423*/{looks.CONTENT}")
+    content.write_text('{"look": 1}')
+    refused(drift(looked), looks.CONTENT, "look again")
+    content.unlink()
+    refused(drift(looked), "drift_report.keep_pages")
