@@ -20,7 +20,6 @@ from lobsmith.release.repository import Repository
 from lobsmith.trading.transports import GrpcTransport, HttpTransport, InProcessTransport
 from lobsmith.workspace import Workspace
 from tests.release import toy
-from tests.trading.scores import add_score
 
 FEATURES, STATE = np.zeros((1, 2, toy.F), np.float32), np.zeros((1, toy.S), np.float32)
 BLOCK = np.arange(4 * toy.F, dtype=np.float32).reshape(4, toy.F) - 3
@@ -179,27 +178,21 @@ def test_in_process_leaves_damage_out(repository: Repository) -> None:
         transport.versions("toy")
 
 
-def test_in_process_scores_what_is_listed_and_has_a_score(repository: Repository) -> None:
-    transport, (old, new) = InProcessTransport(repository), repository.listed("toy")
+def test_in_process_scores_what_is_listed_and_has_a_score(repository: Repository, tmp_path: Path) -> None:
+    transport, old = InProcessTransport(repository), repository.active("toy")
     with pytest.raises(ServingError, match="published without a score"):
         transport.score("toy", old, BLOCK, 5.0)
-    add_score(repository, "toy", new)
+    scored = toy.artifact(tmp_path / "run", scale=0.9, scored=True)
+    new = publish(Workspace(tmp_path), toy.params(), scored, model="toy", contract=toy.CONTRACT).version
     score = transport.score("toy", new, BLOCK, 5.0)
-    assert score.score == pytest.approx(np.abs(BLOCK).mean())
-    np.testing.assert_allclose(score.contributions, np.abs(BLOCK).mean(axis=0))
+    np.testing.assert_allclose(score.contributions, (BLOCK**2).mean(axis=0), rtol=1e-6)
+    assert score.score == pytest.approx((BLOCK**2).mean(axis=0).sum())
     with pytest.raises(RequestError, match=r"rows: expected .* got \[1, 4, 2\]"):
         transport.score("toy", new, BLOCK[:, 1:], 5.0)
     with pytest.raises(DeadlineError):
         transport.score("toy", new, BLOCK, 0.0)
     with pytest.raises(ServingError, match="not a listed version"):
         transport.score("toy", new + 1, BLOCK, 5.0)
-
-
-def test_in_process_refuses_a_score_that_changed(repository: Repository) -> None:
-    _, new = repository.listed("toy")
-    add_score(repository, "toy", new, rows=4)
-    with pytest.raises(RequestError, match=r"rows: expected \['batch', 4, 3\], got \[1, 3, 3\]"):
-        InProcessTransport(repository).score("toy", new, BLOCK[1:], 5.0)
     path = repository.directory("toy", new) / SCORE
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ServingError, match="changed after publication"):

@@ -1,0 +1,117 @@
+"""A guarded client of the real Triton: with nobody watching, its own rows turn it and turn it back."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lobsmith.errors import RequestError, ServingError
+from lobsmith.features.definitions import COUNT
+from lobsmith.monitoring.modes import Mode
+from lobsmith.params import Params
+from lobsmith.release.repository import Repository
+from lobsmith.serving.control import TritonControl
+from lobsmith.serving.supervisor import running_triton, with_free_ports
+from lobsmith.trading.channels import open_guard, open_transport
+from lobsmith.trading.client import StreamClient
+from lobsmith.trading.guarded_client import Advised, GuardedClient
+from lobsmith.trading.stance import Abstain
+from lobsmith.workspace import Workspace
+from tests.served import publish_small, rows
+from tests.small import params_file, small_params
+from tests.trading.recorded import eventually
+
+pytestmark = pytest.mark.integration
+
+BLOCK = rows(32, 3)
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    changes = {"drift.every_ms": 1, "reference.block_rows": 16, "guard.every_rows": 4, "client.poll_s": 0.1}
+    return with_free_ports(small_params(**changes))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Iterator[tuple[Workspace, TritonControl]]:
+    """A server of two versions, of which the older one has no score."""
+    workspace = Workspace(tmp_path_factory.mktemp("guarded"))
+    shutil.copy(params_file(), workspace.params)
+    publish_small(workspace, params, seed=2)
+    publish_small(workspace, params, seed=1, scored=True)
+    with running_triton(workspace, params) as control:
+        yield workspace, control
+
+
+def test_every_transport_scores_alike(served: tuple[Workspace, TritonControl], params: Params) -> None:
+    workspace, _ = served
+    without, version = Repository.of(workspace).listed("lob")
+    found = []
+    for name in ("grpc", "http", "inprocess"):
+        transport = open_transport(workspace, params, name)
+        found.append(transport.score("lob", version, BLOCK, 5.0))
+        with pytest.raises(ServingError):
+            transport.score("lob", without, BLOCK, 5.0)
+        with pytest.raises(RequestError):
+            transport.score("lob", version, BLOCK[:, 1:], 5.0)
+        transport.close()
+    for one in found:
+        np.testing.assert_allclose(one.contributions, (BLOCK**2).mean(axis=0), rtol=1e-5)
+        assert one.score == pytest.approx((BLOCK**2).mean(axis=0).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["grpc", "http", "inprocess"])
+def test_with_nobody_watching_rows_that_drift_turn_the_client(
+    served: tuple[Workspace, TritonControl], params: Params, name: str
+) -> None:
+    workspace, _ = served
+    channel = open_transport(workspace, params, name)
+    guard = open_guard(workspace, params, "lob", name)
+    client = GuardedClient(
+        StreamClient.open(channel, "lob", params.client), guard, model="lob", horizons=len(params.labels.horizons_ms)
+    )
+    asked = rows(120, 5)
+    # The score is the sum of mean squares: 0.5 of calm rows, 2 of wild ones.
+    calm, wild = (np.full(COUNT, np.sqrt(size / COUNT), np.float32) for size in (0.5, 2.0))
+
+    def step(index: int, raw: np.ndarray) -> Advised:
+        advised = client.step(asked[index], raw, index * 1_000_000)
+        client.pace()
+        return advised
+
+    try:
+        got = [step(index, wild if 40 <= index < 60 else calm) for index in range(120)]
+    finally:
+        guard.close()
+        channel.close()
+    assert all(one.prediction.probabilities is not None for one in got)
+    codes = [one.abstain for one in got]
+    assert codes[20:40] == [None] * 20
+    assert codes[60] is Abstain.REFERENCE
+    assert not any(got[60].may_act)
+    assert got[60].mode is Mode.CONSERVATIVE
+    assert codes[-1] is None
+    assert set(codes) == {None, Abstain.BLIND, Abstain.REFERENCE}
+
+
+def test_a_server_that_goes_away_takes_answers_and_score_with_it(tmp_path: Path, params: Params) -> None:
+    workspace = Workspace(tmp_path)
+    publish_small(workspace, params, seed=1, scored=True)
+    own = with_free_ports(params)
+    raw = np.full(COUNT, 0.01, np.float32)
+    with running_triton(workspace, own):
+        guard = open_guard(workspace, own, "lob", "grpc")
+        channel = open_transport(workspace, own, "grpc")
+        client = GuardedClient(StreamClient.open(channel, "lob", own.client), guard, model="lob", horizons=2)
+        for index in range(20):
+            advised = client.step(BLOCK[0], raw, index * 1_000_000)
+            client.pace()
+        assert advised.abstain is None
+    for index in range(20, 24):
+        advised = client.step(BLOCK[0], raw, index * 1_000_000)
+    assert (advised.may_act, advised.abstain) == ((False, False), Abstain.NO_ANSWER)
+    eventually(lambda: guard.state[0].abstain is Abstain.BLIND)
+    guard.close()
+    channel.close()
