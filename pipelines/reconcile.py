@@ -26,12 +26,8 @@ def follow_the_registry(workspace: Workspace, params: Params, who: str, retry: b
     with stage("follow the registry") as note:
         server = running_server(workspace, params)
         done = follow(workspace, params, params.model.name, server=server, who=who, retry=retry)
-        refused = [f"refused: {reason}" for reason in done.refused.values()]
-        refused += [f"{version} is without its score: {reason}" for version, reason in done.unscored.items()]
         _alert(workspace, done)
-        note(
-            "; ".join([*([f"nothing changed: {done.away}"] if done.away else []), *done.done, *refused]) or "as wanted"
-        )
+        note(done.words() or "as wanted")
         return done
 
 

@@ -33,7 +33,7 @@ def main(root: Path, fatal: str, what: str = "publish") -> None:
     repository = Repository.of(workspace)
     match what:
         case "publish":
-            artifact = toy.artifact(root / f"run-{os.getpid()}")
+            artifact = toy.artifact(root / f"run-{os.getpid()}", scored=True)
             publish(workspace, params, artifact, model="toy", contract=toy.CONTRACT, **settings)
         case "plans":
             of = repository.verify("toy", repository.active("toy"))

@@ -10,6 +10,7 @@ import pytest
 from lobsmith.release import journal
 from lobsmith.release.candidate import retire_candidate
 from lobsmith.release.publish import publish
+from lobsmith.release.publish_score import accompany
 from lobsmith.release.recovery import clear_up
 from lobsmith.release.repair import repair
 from lobsmith.release.repository import Repository
@@ -33,13 +34,13 @@ SWEEP = [
 
 
 def put(workspace, model="toy"):
-    artifact = toy.artifact(workspace.root / "run")
+    artifact = toy.artifact(workspace.root / "run", scored=True)
     return publish(workspace, PARAMS, artifact, model=model, contract=toy.CONTRACT).version
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """A project with two versions of one model and a candidate."""
+    """A project with two versions of one model, their scores and a candidate."""
     workspace = Workspace(tmp_path_factory.mktemp("project"))
     for model in ("toy", "toy", "toy_candidate"):
         put(workspace, model)
@@ -95,6 +96,7 @@ def test_the_old_state_or_the_new_and_the_next_writer_ends_it(workspace, procedu
     recover(workspace, procedure)
     check_clean(workspace)
     after = repository.listed("toy")
+    assert repository.listed("toy_drift") == repository.versions("toy_drift") == after
     new = [version for version in after if version > second]
     assert repository.versions("toy") == after
     match procedure:
@@ -103,7 +105,7 @@ def test_the_old_state_or_the_new_and_the_next_writer_ends_it(workspace, procedu
             action = {"publish": "published", "promote": "promoted"}[procedure]
             ended = [(action, new[0]), ("retired", first)] if new else []
         case "retire":
-            assert repository.models() == ["toy"]
+            assert repository.models() == ["toy", "toy_drift"]
             assert lines(workspace, "toy_candidate")[1:] == [("retired", before[1][0])]
             ended = []
         case "rollback":
@@ -134,6 +136,7 @@ def recover(workspace, procedure):
             with sole_writer(workspace, PARAMS, "clear up", server=server, who="the second") as writer:
                 clear_up(writer, "toy")
                 retire_fallen(writer, "toy")
+                assert accompany(writer, PARAMS, "toy", retry=False) == {}
 
 
 @pytest.mark.parametrize("step", [Step.PROVEN, Step.MOVED, Step.LISTED])
@@ -142,6 +145,7 @@ def test_the_first_version_is_whole_or_absent(tmp_path, step):
     repository = Repository.of(workspace)
     killed(workspace, step, "publish")
     published = step not in OLD_STATE
+    # Of the model itself: its score follows.
     assert repository.models() == (["toy"] if published else [])
     assert repository.sound("toy") == (repository.versions("toy"), {})
     listed = repository.listed("toy")

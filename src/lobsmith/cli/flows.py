@@ -19,8 +19,7 @@ def reconcile(workspace: Workspace, settings: tuple[str, ...], as_json: bool) ->
     from pipelines.reconcile import reconcile as flow
 
     done = flow(str(workspace.root), changes)
-    words = [*([f"nothing changed: {done.away}"] if done.away else []), *done.done, *done.refused.values()]
-    _show(done, "; ".join(words) or "as wanted", as_json)
+    _show(done, done.words() or "as wanted", as_json)
 
 
 @click.command()

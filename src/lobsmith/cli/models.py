@@ -152,8 +152,7 @@ def promote(
     if as_json:
         print_json({"registered": meant.version, **msgspec.to_builtins(done), "served": server is not None})
         return
-    for line in done.done:
-        results.print(line, soft_wrap=True, markup=False)
+    results.print(done.words(), soft_wrap=True, markup=False)
     where = "serves it" if server is not None else "will serve it; start it with lobsmith serve"
     results.print(f"{name} {done.active} holds registry:{meant.version}; Triton {where}", soft_wrap=True)
 

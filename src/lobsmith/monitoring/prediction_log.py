@@ -60,7 +60,7 @@ def log_path(workspace: Workspace, model: str) -> Path:
     if not (Repository.is_name(model) and may_produce(model)):
         raise PredictionLogError(
             f"{model!r} is not a production model's name; use letters, digits and underscores, a letter first, "
-            "without the ending of a candidate or of plans"
+            "without the ending of a candidate, of plans or of a score"
         )
     return workspace.predictions / f"{model}.db"
 

@@ -17,8 +17,8 @@ All are float32. T is 1 for a live tick and at most `MAX_ROWS` for catching up.
 | tensor           | direction | shape        | meaning |
 |------------------|-----------|--------------|---------|
 | `rows`           | in        | [B, T, F]    | T raw rows in their own units, thinned, oldest first |
-| `score`          | out       | [B, 1]       | how unlike the training window the block is; from 1 on it is drift |
-| `contributions`  | out       | [B, F]       | what each feature adds to it |
+| `score`          | out       | [B, 1]       | how unlike the training window the block is; above 1 is an alarm |
+| `contributions`  | out       | [B, F]       | how far each feature has moved by itself |
 """
 
 from msgspec import Struct

@@ -56,6 +56,17 @@ class Reconciled(Struct, frozen=True, kw_only=True):
     away: str | None = None
     unscored: dict[int, str] = {}
 
+    def words(self) -> str:
+        """Return what came of it, in one line."""
+        return "; ".join(
+            [
+                *([f"nothing changed: {self.away}"] if self.away else []),
+                *self.done,
+                *(f"refused: {reason}" for reason in self.refused.values()),
+                *(f"{version} is without its score: {reason}" for version, reason in self.unscored.items()),
+            ]
+        )
+
 
 def reconcile(
     workspace: Workspace,

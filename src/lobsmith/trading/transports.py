@@ -255,10 +255,10 @@ class InProcessTransport:
     def versions(self, model: str) -> list[int]:
         """Return the listed versions, rising; a newest one that cannot be loaded is left out, and so on downwards.
 
-        Of TensorRT plans it returns none: this process runs ONNX.
+        Of companions it returns none: this process runs the ONNX models themselves.
         """
         try:
-            if self._repository.is_plans(model):
+            if self._repository.is_companion(model):
                 return []
             listed = sorted(self._repository.listed(model)) if model in self._repository.models() else []
         except (OSError, ReleaseError) as error:
