@@ -182,7 +182,7 @@ def tables(result: dict[str, Any]) -> str:
     for name in ("budget", "plain"):
         level = next(iter(result.values()))[name]["level"]
         lines += [
-            f"| change | cases | p <= {level:.2g}, % | delay, rows | messages | s | one of three has moved, % | all three, % |",
+            f"| change | cases | p <= {level:.2g}, % | delay, rows | messages | s | one has moved, % | all three, % |",
             "|---" * 8 + "|",
         ]
         for change, found in result.items():
