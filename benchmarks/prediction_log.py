@@ -1,7 +1,8 @@
 """How fast the prediction log is written and read: `python benchmarks/prediction_log.py [ROWS]` (10 million).
 
 A log of three days is filled as a recorder fills it: 2000 rows a flush, of one version in production and one candidate,
-with outcomes. Then the last hours of both are compared, and all of it is exported. One JSON object on standard output.
+with outcomes, once without and once with raw rows. Then the last hours of both versions are compared, their raw rows
+are read, and all of it is exported. One JSON object on standard output.
 """
 
 import json
@@ -13,9 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from lobsmith.features.definitions import COUNT
+from lobsmith.gates.drift.rows import thinned
 from lobsmith.monitoring.log_export import export_parquet
 from lobsmith.monitoring.log_reader import PredictionLog, compared
 from lobsmith.monitoring.prediction_log import LogWriter, Role, Source
+from lobsmith.monitoring.raw_rows import raw_rows
 from lobsmith.monitoring.retention import expire
 from lobsmith.params import PredictionLogParams
 
@@ -26,12 +30,14 @@ FIRST, SECOND = ("lob", 20260301000000), ("lob_candidate", 20260301010000)
 END_NS = 1_775_000_000_000_000_000
 HOUR_NS = 3_600_000_000_000
 DAYS = 3
+EVERY_MS = 500
 
 
-def fill(path: Path, rows: int) -> dict[str, float]:
+def fill(path: Path, rows: int, *, with_raw: bool) -> dict[str, float]:
     generator = np.random.default_rng(0)
     said = generator.dirichlet([1, 1, 1], (FLUSH_ROWS, len(HORIZONS))).astype(np.float32)
     labels = generator.integers(-1, 3, (FLUSH_ROWS, len(HORIZONS))).astype(np.int8)
+    raw, raw_count = generator.normal(size=(FLUSH_ROWS, COUNT)).astype(np.float32), 0
     step_ns = DAYS * 24 * HOUR_NS // (rows // 2)
     adding, flushing = [], []
     busy = time.process_time()
@@ -57,12 +63,18 @@ def fill(path: Path, rows: int) -> dict[str, float]:
                     probabilities=said,
                 )
             log.add_outcomes(session, row, labels, time_ns + 10_000_000_000)
+            if with_raw:
+                kept = thinned(time_ns, EVERY_MS)
+                raw_count += len(kept)
+                about = {"row": row[kept], "time_ns": time_ns[kept], "asked_ns": time_ns[kept] + 1000}
+                log.add_raw(session, **about, segment=row[kept] // 100_000, raw=raw[kept])
             added = time.perf_counter()
             log.flush()
             adding.append(added - begun)
             flushing.append(time.perf_counter() - added)
     return {
         "predictions": rows,
+        "raw_rows": raw_count,
         "add_us_a_row": 1e6 * float(np.median(adding)) / (2 * FLUSH_ROWS),
         "flush_p50_ms": 1e3 * float(np.median(flushing)),
         "flush_p99_ms": 1e3 * float(np.percentile(flushing, 99)),
@@ -79,6 +91,19 @@ def read(path: Path, hours: int) -> dict[str, float]:
     return {
         "hours": hours,
         "pairs": len(pairs.first.time_ns),
+        "s": time.perf_counter() - begun,
+        "cpu_s": time.process_time() - busy,
+    }
+
+
+def read_raw(path: Path, hours: int) -> dict[str, float]:
+    begun, busy = time.perf_counter(), time.process_time()
+    with PredictionLog(path) as log:
+        sessions = [one["session"] for one in log.sessions()]
+        rows = raw_rows(log, sessions, every_ms=EVERY_MS, since_ns=END_NS - hours * HOUR_NS)
+    return {
+        "hours": hours,
+        "rows": len(rows),
         "s": time.perf_counter() - begun,
         "cpu_s": time.process_time() - busy,
     }
@@ -102,8 +127,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lob.db"
         figures = {
-            "write": fill(path, rows),
+            "write_without_raw": fill(path.with_name("plain.db"), rows, with_raw=False),
+            "write": fill(path, rows, with_raw=True),
             "read": [read(path, hours) for hours in (1, 6, 24)],
+            "read_raw": [read_raw(path, hours) for hours in (1, 24, 72)],
             "export": export(path),
         }
         begun = time.perf_counter()

@@ -130,6 +130,7 @@ def test_commands(path, tmp_path) -> None:
     assert "299 of 300" in run("describe", "--model", "lob")
     assert json.loads(run("describe", "--model", "lob", "--hours", "1e-9", "--json"))["versions"] == []
     assert json.loads(run("export", str(tmp_path / "x.parquet"), "--model", "lob", "--json"))["rows"] == 600
+    assert json.loads(run("export", str(tmp_path / "raw.parquet"), "--model", "lob", "--raw", "--json"))["rows"] == 0
 
 
 def test_commands_without_a_log_say_so(tmp_path) -> None:

@@ -6,14 +6,17 @@ from contextlib import closing
 from itertools import count
 
 import numpy as np
+import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from lobsmith.errors import PredictionLogError
 from lobsmith.features.definitions import COUNT as F
+from lobsmith.features.definitions import NAMES
 from lobsmith.gates.drift.rows import thinned
+from lobsmith.monitoring.log_export import export_raw_rows
 from lobsmith.monitoring.log_reader import EVER, NEVER, PredictionLog, answers
 from lobsmith.monitoring.prediction_log import LogWriter
 from lobsmith.monitoring.raw_rows import count_raw_rows, newest_raw_ns, raw_rows
@@ -108,15 +111,15 @@ def test_sessions_that_overlap_see_the_same_rows_and_the_earliest_counts(path) -
     with writer(path) as log:
         for session in ("first", "second"):
             begin(log, session)
-        add_raw(log, "second", np.arange(50, 150), shift_ns=-1000, segment=0, raw=-values(np.arange(50, 150)))
-        add_raw(log, "first", np.r_[0:70, 75:100], segment=0)
+        # Each client has a clock of its own.
+        add_raw(log, "second", np.arange(50, 150), segment=0, raw=-values(np.arange(50, 150)))
+        add_raw(log, "first", np.r_[0:70, 75:100], segment=0, shift_ns=1000)
     got = read(path, "second", "first")
     taken = slots_of(got)
-    # A thousand ns before a slot's begin is the slot before.
-    assert_array_equal(taken, np.arange(149))
+    assert_array_equal(taken, np.arange(150))
     from_second = got.raw[:, 0] < 0
-    assert_array_equal(taken[from_second], np.r_[70:75, 100:149])
-    assert_array_equal(got.segment, np.repeat([0, 1, 2, 3], [70, 5, 25, 49]))
+    assert_array_equal(taken[from_second], np.r_[70:75, 100:150])
+    assert_array_equal(got.segment, np.repeat([0, 1, 2, 3], [70, 5, 25, 50]))
     assert (np.diff(got.time_ns) > 0).all()
 
 
@@ -126,7 +129,8 @@ def shared(tmp_path_factory):
     return tmp_path_factory.mktemp("shared") / "lob.db", count()
 
 
-@given(st.lists(st.integers(-700, 1500), min_size=1, max_size=60), st.integers(1, 7))
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(-700, 1500), min_size=1, max_size=40), st.integers(4, 15))
 def test_rows_in_any_portions_are_thinned_as_a_whole_session_is(shared, steps_ms, portion) -> None:
     path, numbers = shared
     session = str(next(numbers))
@@ -148,6 +152,21 @@ def test_rows_in_any_portions_are_thinned_as_a_whole_session_is(shared, steps_ms
     with PredictionLog(path) as log:
         query = "SELECT count(*) FROM raw_rows JOIN sessions ON id = raw_rows.session WHERE sessions.session = ?"
         assert log._rows(query, (session,)) == [(len(steps_ms),)]
+
+
+def test_export_is_what_was_written(path, tmp_path) -> None:
+    file = tmp_path / "raw.parquet"
+    with writer(path) as log:
+        for session in ("a", "b"):
+            begin(log, session)
+            add_raw(log, session, np.arange(30), segment=2)
+    with PredictionLog(path) as log:
+        assert export_raw_rows(log, file, since_ns=T0 + 10 * SLOT_NS) == 40
+    table = pl.read_parquet(file)
+    assert table["session"].to_list() == ["a"] * 20 + ["b"] * 20
+    assert_array_equal(table.select(NAMES).to_numpy(), values(np.r_[10:30, 10:30]))
+    assert_array_equal(table["time_ns"].cast(pl.Int64), T0 + np.r_[10:30, 10:30] * SLOT_NS)
+    assert (table["row"].to_list(), set(table["segment"])) == ([*range(10, 30)] * 2, {2})
 
 
 def test_rows_that_are_not_finite_are_no_rows(path) -> None:
@@ -177,6 +196,8 @@ def test_a_log_from_before_has_no_raw_rows_until_a_writer_comes(old) -> None:
     with PredictionLog(old) as log:
         assert (len(raw_rows(log, ["old"], every_ms=EVERY_MS)), newest_raw_ns(log, ["old"])) == (0, None)
         assert count_raw_rows(log) == 0
+        with pytest.raises(PredictionLogError, match=r"lob\.db: from before"):
+            export_raw_rows(log, old.with_suffix(".parquet"))
         assert len(answers(log, *MODEL).time_ns) == 1
         with writer(old) as more:
             begin(more, "old")

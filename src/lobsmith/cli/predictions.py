@@ -80,15 +80,16 @@ def describe(workspace: Workspace, model: str | None, hours: float | None, as_js
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @model_option
 @hours_option
+@click.option("--raw", is_flag=True, help="In place of predictions the rows that drift is looked for in.")
 @json_option
 @click.pass_obj
-def export(workspace: Workspace, file: Path, model: str | None, hours: float | None, as_json: bool) -> None:
+def export(workspace: Workspace, file: Path, model: str | None, hours: float | None, raw: bool, as_json: bool) -> None:
     """Write the log to FILE as Parquet, a row a prediction with its outcome."""
-    from lobsmith.monitoring.log_export import export_parquet
+    from lobsmith.monitoring.log_export import export_parquet, export_raw_rows
     from lobsmith.monitoring.log_reader import PredictionLog
 
     with PredictionLog.of(workspace, model or _production(workspace)) as log:
-        rows = export_parquet(log, file, since_ns=_since(hours))
+        rows = (export_raw_rows if raw else export_parquet)(log, file, since_ns=_since(hours))
     if as_json:
         print_json({"file": str(file), "rows": rows, "bytes": file.stat().st_size})
     else:

@@ -22,10 +22,14 @@
 
 Rows of one version in one session and role lie together, in the order in which it was asked. The file's metadata has
 the horizons.
+
+Raw rows have a file of their own: `session` to `segment` as above, without `mid`, and a float column a feature, in its
+own unit.
 """
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,9 +37,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lobsmith.errors import PredictionLogError
+from lobsmith.features.definitions import NAMES
 from lobsmith.files import fsync_directory, fsync_file
 from lobsmith.monitoring.log_file import batches, faults_named, label_columns, probability_columns
 from lobsmith.monitoring.log_reader import EVER, NEVER, PredictionLog
+from lobsmith.monitoring.raw_rows import as_floats, has_raw_rows
 
 _TIME = pa.timestamp("ns", "UTC")
 _UNKNOWN = -1
@@ -58,6 +64,43 @@ def export_parquet(log: PredictionLog, path: Path, *, since_ns: int = EVER, unti
     schema = _schema(log.horizons_ms)
     query = f"""SELECT {", ".join(map(_selected, schema))} FROM logged
         WHERE asked_ns >= ? AND asked_ns < ? ORDER BY stream, asked_ns, row"""  # noqa: S608
+
+    def columns(batch: pa.RecordBatch) -> list[pa.Array]:
+        return [_typed(column, field) for column, field in zip(batch.columns, schema, strict=True)]
+
+    return _write(log, path, schema, query, (since_ns, until_ns), columns)
+
+
+def export_raw_rows(log: PredictionLog, path: Path, *, since_ns: int = EVER, until_ns: int = NEVER) -> int:
+    """Write the raw rows that were asked about from `since_ns` to before `until_ns`; otherwise as `export_parquet`."""
+    if not has_raw_rows(log):
+        raise PredictionLogError(f"{log.path}: from before raw rows were kept; a client that records adds them")
+    about = _about_row()
+    schema = pa.schema([*about, *(pa.field(name, pa.float32(), nullable=False) for name in NAMES)])
+    query = """SELECT sessions.session, source, instrument, row, time_ns, asked_ns, segment, CAST(raw AS BLOB)
+        FROM sessions CROSS JOIN raw_rows ON raw_rows.session = sessions.id
+        WHERE asked_ns >= ? AND asked_ns < ? ORDER BY raw_rows.session, time_ns, row"""
+
+    def columns(batch: pa.RecordBatch) -> list[pa.Array]:
+        *described, blobs = batch.columns
+        floats = as_floats(log, blobs, batch.column(4).to_numpy())
+        return [
+            *(column.cast(field.type) for column, field in zip(described, about, strict=True)),
+            *map(pa.array, floats.T),
+        ]
+
+    return _write(log, path, schema, query, (since_ns, until_ns), columns)
+
+
+def _write(
+    log: PredictionLog,
+    path: Path,
+    schema: pa.Schema,
+    query: str,
+    parameters: tuple[int, int],
+    columns: Callable[[pa.RecordBatch], list[pa.Array]],
+) -> int:
+    """Write what a query gives batch by batch to a file that is there when it is whole; return the number of rows."""
     count = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,11 +109,10 @@ def export_parquet(log: PredictionLog, path: Path, *, since_ns: int = EVER, unti
             with (
                 faults_named(log.path),
                 pq.ParquetWriter(part, schema, compression="zstd") as writer,
-                batches(log.path, log.connection, query, (since_ns, until_ns)) as read,
+                batches(log.path, log.connection, query, parameters) as read,
             ):
                 for batch in read:
-                    columns = [_typed(column, field) for column, field in zip(batch.columns, schema, strict=True)]
-                    writer.write_batch(pa.record_batch(columns, schema=schema))
+                    writer.write_batch(pa.record_batch(columns(batch), schema=schema))
                     count += len(batch)
             fsync_file(part)
             os.replace(part, path)  # noqa: PTH105
@@ -80,13 +122,20 @@ def export_parquet(log: PredictionLog, path: Path, *, since_ns: int = EVER, unti
     return count
 
 
+def _about_row() -> list[pa.Field]:
+    return [
+        *(pa.field(name, pa.string(), nullable=False) for name in ("session", "source", "instrument")),
+        pa.field("row", pa.int64(), nullable=False),
+        *(pa.field(name, _TIME, nullable=False) for name in ("time_ns", "asked_ns")),
+        pa.field("segment", pa.int64(), nullable=False),
+    ]
+
+
 def _schema(horizons_ms: tuple[int, ...]) -> pa.Schema:
     text, number = pa.string(), pa.int64()
     fields = [
-        *(pa.field(name, text, nullable=False) for name in ("session", "source", "instrument")),
-        pa.field("row", number, nullable=False),
-        *(pa.field(name, _TIME, nullable=False) for name in ("time_ns", "asked_ns")),
-        *(pa.field(name, number, nullable=False) for name in ("segment", "mid")),
+        *_about_row(),
+        pa.field("mid", number, nullable=False),
         pa.field("model", text, nullable=False),
         pa.field("version", number, nullable=False),
         pa.field("role", text, nullable=False),

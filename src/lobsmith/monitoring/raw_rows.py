@@ -45,7 +45,7 @@ def raw_rows(
     Raises:
         PredictionLogError: the log cannot be read, or holds rows of another number of features.
     """
-    parts = _read(log, sessions, since_ns, until_ns) if sessions and _has_table(log) else []
+    parts = _read(log, sessions, since_ns, until_ns) if sessions and has_raw_rows(log) else []
     if not parts:
         none = np.empty(0, np.int64)
         return RawRows(none, none, np.empty((0, COUNT), np.float32))
@@ -67,7 +67,7 @@ def newest_raw_ns(log: PredictionLog, sessions: Sequence[str]) -> int | None:
     Raises:
         PredictionLogError: the log cannot be read.
     """
-    if not sessions or not _has_table(log):
+    if not sessions or not has_raw_rows(log):
         return None
     # A look at the end of each session, where one over all of them would read every row.
     query = f"""SELECT max((SELECT max(time_ns) FROM raw_rows WHERE raw_rows.session = sessions.id))
@@ -82,13 +82,14 @@ def count_raw_rows(log: PredictionLog, since_ns: int = EVER) -> int:
     Raises:
         PredictionLogError: the log cannot be read.
     """
-    if not _has_table(log):
+    if not has_raw_rows(log):
         return 0
     [(count,)] = log._rows("SELECT count(*) FROM raw_rows WHERE asked_ns >= ?", (since_ns,))
     return int(count)
 
 
-def _has_table(log: PredictionLog) -> bool:
+def has_raw_rows(log: PredictionLog) -> bool:
+    """Say whether the log has a table of raw rows; one from before they were kept has none."""
     # Asked each time: a writer may add the table while the log is open.
     return bool(log._rows("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'raw_rows'"))
 
@@ -107,7 +108,7 @@ def _read(
     ):
         for batch in read:
             session, time_ns, segment = (_numbers(batch.column(index)) for index in range(3))
-            parts.append((session, time_ns, segment, _floats(log, batch.column(3), time_ns)))
+            parts.append((session, time_ns, segment, as_floats(log, batch.column(3), time_ns)))
     return parts
 
 
@@ -123,8 +124,17 @@ def _taken(blocks: list[Float32], rows: npt.NDArray[np.intp]) -> Float32:
     return taken
 
 
-def _floats(log: PredictionLog, blobs: pa.Array, time_ns: Int64) -> Float32:
-    """Return float32 [N, F], views of the driver's memory."""
+def as_floats(log: PredictionLog, blobs: pa.Array, time_ns: Int64) -> Float32:
+    """Return the values of N raw rows, float32 [N, F], as a view of the driver's memory.
+
+    Args:
+        log: the log.
+        blobs: binary [N], as the log has them.
+        time_ns: int64 [N], their receive times, to name one that is of other features.
+
+    Raises:
+        PredictionLogError: one is of another number of features.
+    """
     _, offsets, data = blobs.buffers()
     bounds = np.frombuffer(offsets, np.int32, len(blobs) + 1, 4 * blobs.offset)
     (wrong,) = np.nonzero(np.diff(bounds) != _BYTES)
