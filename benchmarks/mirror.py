@@ -133,7 +133,7 @@ def _block(
         answered = time.perf_counter_ns()
         answers[index] = answered - started
         if recorder is not None:
-            recorder.record(time.time_ns(), 1, 20_000 + index % 3, row, prediction)
+            recorder.record(time.time_ns(), 1, 20_000 + index % 3, row, prediction, raw=row)
             puts[index] = time.perf_counter_ns() - answered
     return answers, puts
 
