@@ -72,6 +72,7 @@ CONCEPT = (CALM, CALM, DRIFT)
         ((CONCEPT, CONCEPT, (CALM, CALM, UNKNOWN), CONCEPT), (N, C, C, P)),
         ((DRIFT,) * 6, (N, C, C, C, C, C)),
         ((CONCEPT,) * 3 + (CALM,) * 5, (N, C, P, P, C, C, N, N)),
+        ((CONCEPT,) * 3 + ((CALM, CALM, UNKNOWN),) * 2 + (CONCEPT,) * 3, (N, C, P, P, C, C, C, P)),
         ((MISSING, CALM, MISSING, CALM, CALM), (C, C, C, C, N)),
         ((MISSING, CALM, (UNKNOWN,) * 3, CALM), (C, C, C, N)),
         ((MISSING, CALM, DRIFT, CALM, CALM), (C, C, C, C, N)),

@@ -141,7 +141,8 @@ def step(record: ModeRecord | None, look: DriftLook, params: ModeParams, now_ns:
     if mode is not record.mode:
         seen = replace(seen, mode=mode, reason=reason, since_ns=now_ns, calm_looks=0)
         if mode.caution < record.mode.caution:
-            seen = replace(seen, drift_looks=0, concept_looks=0)
+            # Else one more look would undo a step back that was made without news of concept drift.
+            seen = replace(seen, concept_looks=0)
     return replace(seen, last_look=_in_words(look))
 
 
