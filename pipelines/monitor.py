@@ -11,12 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
+from httpx import HTTPError
 from msgspec import Struct
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectException
 
 from lobsmith.errors import LeaseError, LobsmithError
 from lobsmith.gates.drift.verdict import DriftLook
@@ -263,9 +264,10 @@ def ask_for_a_retrain(workspace: Workspace, model: str, reason: str) -> str:
     """Open a run of the retrain deployment; where there is none, say who has to."""
     try:
         run = cast(FlowRun, run_deployment(RETRAIN, timeout=0, as_subflow=False, tags=["drift"]))
-    except ObjectNotFound:
+    except (PrefectException, HTTPError) as error:
         forget_retrain(workspace, model)
-        words = f"drift asks for a retrain and {RETRAIN} is not deployed: run lobsmith retrain, or prefect deploy --all"
+        why = "is not deployed" if isinstance(error, ObjectNotFound) else f"cannot be run ({type(error).__name__})"
+        words = f"drift asks for a retrain and {RETRAIN} {why}: run lobsmith retrain, or prefect deploy --all"
         alerts.fire(workspace, alerts.RETRAIN_WANTED, model, words)
         return words
     alerts.resolve(workspace, alerts.RETRAIN_WANTED, model)

@@ -117,7 +117,7 @@ class Desk:
             MODEL,
             rows.rows.raw.shape[1],
             params,
-            FileModes(workspace),
+            FileModes(workspace, MODEL),
             lambda: open_transport(workspace, params, "inprocess"),
         )
         stream = StreamClient.open(self._channel, MODEL, params.client)
@@ -157,9 +157,10 @@ def test_a_market_that_changes_turns_clients_conservative_and_asks_for_a_retrain
 ) -> None:
     from pipelines.retrain import retrain
 
-    deployment = retrain.to_deployment("every-six-hours", parameters={"scheduled": True}).apply()
+    retrain.to_deployment("every-six-hours", parameters={"scheduled": True}).apply()
     session = market(params)
-    good = trained.good(tmp_path / "run", **{name: CHANGES[name] for name in CHANGES if name not in SMALL})
+    few = {"train.epochs": 3, **{name: CHANGES[name] for name in CHANGES if name not in SMALL}}
+    good = trained.good(tmp_path / "run", **few)
     publish(workspace, params, good.artifact, model=MODEL, contract=wire_contract(params))
     desk = Desk(workspace, params, session)
     try:
