@@ -76,7 +76,7 @@ def look_for_covariate_drift(
     if not enough(recent, lengths.recent, lengths.minimum_rows):
         return answer.give(Finding.MISSING, _too_few("recent", recent, lengths.recent, lengths))
     end = time.monotonic() + params.discriminator.seconds
-    fitted = fit_discriminator(scaling.apply(reference.raw), scaling.apply(recent.raw), params.discriminator)
+    fitted = fit_discriminator(reference.raw, recent.raw, scaling, params.discriminator)
     until = int(recent.time_ns[0])
     between = until - int(reference.time_ns[-1]) if gap_s is None else round(gap_s * _NS_PER_S)
     past = usual_pairs(history, scaling, store, params, gap_ns=max(between, 0), until_ns=until, end=end)

@@ -17,6 +17,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from lobsmith.gates.drift.moved import earth_movers
+from lobsmith.gates.drift.scaling import Scaling
 from lobsmith.params import DiscriminatorParams
 
 Float32 = npt.NDArray[np.float32]
@@ -72,18 +73,24 @@ def rank_auc(scores: Float32, positive: npt.NDArray[np.bool_]) -> float:
 
 
 def fit_discriminator(
-    reference: Float32, recent: Float32, params: DiscriminatorParams, *, seconds: float | None = None
+    reference: Float32,
+    recent: Float32,
+    scaling: Scaling,
+    params: DiscriminatorParams,
+    *,
+    seconds: float | None = None,
 ) -> Discriminator:
     """Fit one network for each block of time, all of them at once, on one thread; the same rows give the same bits.
 
     Args:
-        reference: float32 [N, F], scaled, in the order of time; more than `params.rows` are thinned evenly.
+        reference: float32 [N, F], own units, in the order of time; more than `params.rows` are thinned evenly.
         recent: float32 [M, F].
+        scaling: frozen with the model.
         params: size and bounds.
         seconds: of training, at most, on a monotonic clock; None takes `params.seconds`.
     """
     end = time.monotonic() + (params.seconds if seconds is None else seconds)
-    old, new = _bounded(reference, params.rows), _bounded(recent, params.rows)
+    old, new = (_scaled(_evenly(rows, params.rows), scaling) for rows in (reference, recent))
     rows = _standardised(np.concatenate([old, new]))
     is_recent = np.arange(len(rows)) >= len(old)
     block = np.concatenate([_blocks(len(old), params.folds), _blocks(len(new), params.folds)])
@@ -158,10 +165,12 @@ class _Networks:
         return lost
 
 
-def _bounded(rows: Float32, most: int) -> Float32:
-    if len(rows) > most:
-        rows = rows[np.linspace(0, len(rows) - 1, most).round().astype(np.intp)]
-    return np.asarray(np.clip(rows, -CLIP, CLIP), np.float32)
+def _evenly(rows: Float32, most: int) -> Float32:
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).round().astype(np.intp)]
+
+
+def _scaled(raw: Float32, scaling: Scaling) -> Float32:
+    return np.asarray(np.clip(scaling.apply(raw), -CLIP, CLIP), np.float32)
 
 
 def _standardised(rows: Float32) -> Float32:

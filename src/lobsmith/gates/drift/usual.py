@@ -96,9 +96,7 @@ def _measured(
         left = end - time.monotonic()
         if left <= 0:
             break
-        fitted = fit_discriminator(
-            scaling.apply(pair.reference.raw), scaling.apply(pair.recent.raw), params.discriminator, seconds=left
-        )
+        fitted = fit_discriminator(pair.reference.raw, pair.recent.raw, scaling, params.discriminator, seconds=left)
         if fitted.finished:
             distances = tuple(round(one, 5) for one in fitted.distances.tolist())
             found.append(Measured(key=key, gap=gap, from_ns=pair.from_ns, auc=fitted.auc, distances=distances))
