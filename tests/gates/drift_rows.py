@@ -21,7 +21,7 @@ def drift_params(**changes: float) -> DriftParams:
         "past_pairs": 40,
         "pairs_a_look": 100,
         "false_alarms_a_day": 1.0,
-        "look_s": 300.0,
+        "look_s": 10.0,
         "raw_keep_days": 7.0,
         "discriminator": DiscriminatorParams(seed=5, hidden=8, folds=4, rows=1000, seconds=30.0),
     }

@@ -31,8 +31,8 @@ def test_a_torn_file_keeps_its_whole_lines(tmp_path: Path) -> None:
 
 def test_a_store_is_bounded_and_forgets_the_oldest(tmp_path: Path) -> None:
     store = PastStore(tmp_path / "past.jsonl")
-    store.add(measured(at) for at in range(3000))
-    assert len(store.measured("k", 0)) == 2000
+    store.add(measured(at) for at in range(5000))
+    assert len(store.measured("k", 0)) == 4000
     assert min(PastStore(tmp_path / "past.jsonl").measured("k", 0)) == 1000
 
 

@@ -20,7 +20,7 @@ from lobsmith.record import decode
 
 _VERSION = 1
 """Raised where the discriminator's arithmetic changes: AUCs of two kinds are not comparable."""
-_KEPT = 2000
+_KEPT = 4000
 """Lines, the newest."""
 
 

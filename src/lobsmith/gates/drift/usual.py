@@ -1,7 +1,9 @@
 """What is usual: the past pairs that a present one is compared with, measured a few at a time."""
 
+import itertools
 import math
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from lobsmith.gates.drift.discriminator import fit_discriminator
@@ -12,6 +14,8 @@ from lobsmith.gates.drift.windows import Lengths, Pair, past_pairs, rounded_gap
 from lobsmith.params import DriftParams
 
 _NS_PER_S = 1_000_000_000
+_MOST = 400
+"""Pairs of a gap that are of use, the newest: ranks among them reach a quarter of a percent."""
 
 
 class Usual(NamedTuple):
@@ -38,7 +42,8 @@ def usual_pairs(
     """Return the measured pairs that the present one is to be compared with, after measuring some that are missing.
 
     They are of the least gap that is no shorter than the present one and has `past_pairs` of them. The gap grows while
-    a version serves, hence the gap that will be needed by the time its pairs are measured is measured ahead.
+    a version serves, hence pairs of the gap that will be needed by the time they are measured are measured ahead.
+    What a look may measure beyond these makes the past longer.
 
     Args:
         history: in the order of time, finite.
@@ -49,42 +54,40 @@ def usual_pairs(
         until_ns: pairs end before.
         end: monotonic time at which measuring stops.
     """
+    lengths, key = Lengths.of(params), past_key(scaling, params)
     looks = math.ceil(params.past_pairs / params.pairs_a_look)
     later_ns = gap_ns + round(looks * params.look_s * _NS_PER_S)
-    gaps = [rounded_gap(one, Lengths.of(params)) for one in (gap_ns, later_ns)]
-    now, left = _of_gap(history, scaling, store, params, gaps[0], until_ns, params.pairs_a_look, end)
-    if gaps[1] == gaps[0]:
-        return now
-    later, _ = _of_gap(history, scaling, store, params, gaps[1], until_ns, left, end)
-    return later if len(now.pairs) < params.past_pairs <= len(later.pairs) else now
+    now, later = rounded_gap(gap_ns, lengths), rounded_gap(later_ns, lengths)
+    possible = {
+        gap: list(itertools.islice(_usual_windows(history, lengths, gap, until_ns, store), _MOST))
+        for gap in (now, later)
+    }
+    left = params.pairs_a_look
+    for gap, wanted in ((now, params.past_pairs), (later, params.past_pairs), (now, _MOST)):
+        known = store.measured(key, gap)
+        missing = [pair for pair in possible[gap][:wanted] if pair.from_ns not in known][:left]
+        left -= len(missing)
+        store.add(_measured(missing, scaling, params, key, gap, end))
+    found = {gap: _known(store, key, gap, until_ns, lengths) for gap in (now, later)}
+    gap = later if len(found[now]) < params.past_pairs <= len(found[later]) else now
+    return Usual(gap, found[gap], len(possible[gap]))
 
 
-def _of_gap(
-    history: RawRows,
-    scaling: Scaling,
-    store: PastStore,
-    params: DriftParams,
-    gap: int,
-    until_ns: int,
-    most: int,
-    end: float,
-) -> tuple[Usual, int]:
-    """Return the measured pairs of one gap, and how many of `most` are left after measuring the missing ones."""
-    lengths, key = Lengths.of(params), past_key(scaling, params)
-    possible = [pair for pair in past_pairs(history, lengths, gap, until_ns) if _usual(store, pair.from_ns, lengths)]
-    known = store.measured(key, gap)
-    missing = [pair for pair in possible if pair.from_ns not in known][:most]
-    store.add(_measured(missing, scaling, params, key, gap, end))
+def _usual_windows(history: RawRows, lengths: Lengths, gap: int, until_ns: int, store: PastStore) -> Iterator[Pair]:
+    return (
+        pair
+        for pair in past_pairs(history, lengths, gap, until_ns)
+        if not store.drifted(pair.from_ns, pair.from_ns + lengths.recent)
+    )
+
+
+def _known(store: PastStore, key: str, gap: int, until_ns: int, lengths: Lengths) -> list[Measured]:
     pairs = [
         pair
         for pair in store.measured(key, gap).values()
-        if pair.from_ns + lengths.recent <= until_ns and _usual(store, pair.from_ns, lengths)
+        if pair.from_ns + lengths.recent <= until_ns and not store.drifted(pair.from_ns, pair.from_ns + lengths.recent)
     ]
-    return Usual(gap, pairs, len(possible)), most - len(missing)
-
-
-def _usual(store: PastStore, from_ns: int, lengths: Lengths) -> bool:
-    return not store.drifted(from_ns, from_ns + lengths.recent)
+    return pairs[-_MOST:]
 
 
 def _measured(
