@@ -225,3 +225,19 @@ def test_nothing_is_said_to_be_taken_back_that_was_replaced_meanwhile(workspace)
     back = RolledBack(model="toy", version_from=None, version_to=active.version + 1, set_aside=())
     alert.fn(workspace, params(workspace), active, 1, verdict(ROLL_BACK), back, LIVE)
     assert [one.name for one in alerts.firing(workspace)] == [alerts.NO_PREDICTIONS]
+
+
+def test_a_version_without_its_score_is_an_alert_until_it_has_it(workspace):
+    from pipelines.reconcile import follow_the_registry
+
+    occupied = Repository.of(workspace).config_path("toy_drift")
+    occupied.parent.mkdir(parents=True)
+    occupied.write_text('name: "toy_drift"')
+    wish(workspace, CHAMPION, register(workspace, candidate(workspace, 0.3, scored=True)))
+    done = follow_the_registry.fn(workspace, params(workspace), "reconcile flow")
+    assert done.promoted == done.active
+    [alert] = alerts.firing(workspace)
+    assert (alert.name, alert.about) == (alerts.NO_SCORE, "toy")
+    shutil.rmtree(occupied.parent)
+    assert follow_the_registry.fn(workspace, params(workspace), "reconcile flow", retry=True).unscored == {}
+    assert alerts.firing(workspace) == []

@@ -1,9 +1,12 @@
 """Reconciling with a real MLflow on SQLite; with a real Triton: tests/integration/test_promotion.py."""
 
+import json
 import shutil
 
 import pytest
+from click.testing import CliRunner
 
+from lobsmith.cli.main import cli
 from lobsmith.errors import GateError, LeaseError, LeaseLostError, ServingError
 from lobsmith.release import journal
 from lobsmith.release.nominate import nominate_new
@@ -32,6 +35,7 @@ from lobsmith.release.tracking import RunRef
 from tests.release import toy
 from tests.release.stand_in import StandIn
 from tests.release.wished import PARAMS, SLOT, candidate, register, wish, workspace_with_mlflow
+from tests.small import params_file
 
 pytestmark = pytest.mark.integration
 
@@ -348,6 +352,39 @@ def test_what_the_server_refuses_is_tried_again_when_asked(workspace, repository
     assert settle(workspace, server).promoted is None
     assert settle(workspace, server, retry=True).promoted == repository.active("toy")
     assert REFUSED not in registered(workspace, "toy", version.version).tags
+
+
+def test_a_score_that_is_not_to_be_had_refuses_no_promotion_and_is_made_up_for(workspace, repository):
+    refusing = [True]
+
+    def refuse(model, version):
+        if model == "toy_drift" and refusing[0]:
+            raise ServingError(f"{model}/{version}: warm-up failed")
+
+    server = StandIn(workspace, refuse)
+    version = register(workspace, candidate(workspace, 0.3, scored=True))
+    wish(workspace, CHAMPION, version)
+    done = settle(workspace, server)
+    assert (done.promoted, done.refused, done.champion) == (repository.active("toy"), {}, version.version)
+    assert "warm-up failed" in done.unscored[done.active]
+    assert "without its score" in done.words()
+    refusing[0] = False
+    assert settle(workspace, server).unscored == done.unscored
+    assert settle(workspace, server, retry=True).unscored == {}
+    assert server.loaded["toy_drift"] == repository.listed("toy_drift") == repository.listed("toy")
+
+    shutil.copy(params_file(), workspace.params)
+    shown = CliRunner().invoke(cli, ["--root", str(workspace.root), "models", "list", "--model", "toy", "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert [one["companions"] for one in json.loads(shown.stdout)["versions"]] == [["toy_drift"]]
+
+
+def test_a_score_comes_from_mlflow_with_its_version(workspace, repository):
+    version = register(workspace, candidate(workspace, 0.3, scored=True))
+    shutil.rmtree(repository.root / SLOT)
+    wish(workspace, CHAMPION, version)
+    settle(workspace)
+    assert repository.listed("toy_drift") == repository.listed("toy") != []
 
 
 def test_a_version_registered_by_hand_says_what_it_holds(workspace, repository):

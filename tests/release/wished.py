@@ -34,9 +34,9 @@ def workspace_with_mlflow(root: Path) -> Workspace:
     return workspace
 
 
-def candidate(workspace: Workspace, scale: float) -> Manifest:
+def candidate(workspace: Workspace, scale: float, *, scored: bool = False) -> Manifest:
     """Publish an artifact in the slot, as a retrain does."""
-    made = toy.artifact(workspace.root / f"run-{scale}", scale=scale)
+    made = toy.artifact(workspace.root / f"run-{scale}", scale=scale, scored=scored)
     return publish(workspace, toy.params(), made, model=SLOT, contract=toy.CONTRACT)
 
 
