@@ -5,6 +5,7 @@ drift flow runs in a process of its own that is killed in the end.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 
 from lobsmith.features.dataset import Dataset, build_dataset
 from lobsmith.market.simulator import Change, Dynamics, simulate
@@ -30,11 +33,12 @@ from lobsmith.trading.guard import Guard
 from lobsmith.trading.guarded_client import Advised, GuardedClient
 from lobsmith.trading.mode_source import FileModes
 from lobsmith.trading.recorder import Recorder
+from lobsmith.trading.stance import Abstain
 from lobsmith.workspace import Workspace
 from tests import trained
 from tests.small import SMALL
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 LEARNT_S, LOOK_S = 1200, 20
 CHANGES: dict[str, Any] = {
@@ -53,9 +57,9 @@ CHANGES: dict[str, Any] = {
     "modes.stale_s": 600,
 }
 MODEL = "lob"
-DRIFT_FROM, DRIFT_UNTIL, DRIFT_AGAIN, END = 1400, 1480, 1640, 1700
-NS = 1_000_000_000
+DRIFT_FROM, DRIFT_UNTIL, DRIFT_AGAIN, END = 1260, 1320, 1400, 1440
 """Seconds of the simulated session: the market changes, changes back, and changes again once the monitor is dead."""
+NS = 1_000_000_000
 
 _MONITOR = """
 import sys
@@ -152,6 +156,13 @@ class Desk:
         self._channel.close()
 
 
+def opened_retrains() -> list[str]:
+    """The names of the flow runs that drift has opened."""
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=["drift"])))
+    return [run.name for run in runs]
+
+
 def test_a_market_that_changes_turns_clients_conservative_and_asks_for_a_retrain(
     workspace: Workspace, params: Params, monitor: Monitor, tmp_path: Path
 ) -> None:
@@ -161,17 +172,40 @@ def test_a_market_that_changes_turns_clients_conservative_and_asks_for_a_retrain
     session = market(params)
     few = {"train.epochs": 3, **{name: CHANGES[name] for name in CHANGES if name not in SMALL}}
     good = trained.good(tmp_path / "run", **few)
-    publish(workspace, params, good.artifact, model=MODEL, contract=wire_contract(params))
+    version = publish(workspace, params, good.artifact, model=MODEL, contract=wire_contract(params)).version
     desk = Desk(workspace, params, session)
     try:
         modes: dict[int, Mode] = {}
         for until in range(LEARNT_S + LOOK_S, DRIFT_AGAIN + 1, LOOK_S):
             advised = desk.trade(until - LOOK_S, until)
-            words = monitor.look()
+            if modes.get(until - LOOK_S) is Mode.CONSERVATIVE:
+                # Rows are answered as before, for outcomes; nothing may be acted on.
+                assert advised[-1].prediction.probabilities is not None
+                assert (advised[-1].mode, advised[-1].abstain) == (Mode.CONSERVATIVE, Abstain.CONSERVATIVE)
+                assert not any(advised[-1].may_act)
+            if until == DRIFT_FROM:
+                assert advised[-1].mode is Mode.NORMAL, advised[-1]
+                assert not opened_retrains()
+            monitor.look()
             modes[until] = read_mode(workspace, MODEL).mode
-            print(until, words, advised[-1].mode, advised[-1].abstain)
         assert {mode for until, mode in modes.items() if until <= DRIFT_FROM} == {Mode.NORMAL}
         turned = min(until for until, mode in modes.items() if mode is Mode.CONSERVATIVE)
-        assert turned <= DRIFT_FROM + 2 * LOOK_S
+        assert turned <= DRIFT_FROM + 2 * LOOK_S, modes
+        assert len(opened_retrains()) == 1
+        assert modes[DRIFT_AGAIN] is Mode.NORMAL, modes
+        journaled = [(one.mode_from, one.mode_to, one.version) for one in changes(workspace, MODEL)]
+        assert journaled == [
+            (None, Mode.NORMAL, version),
+            (Mode.NORMAL, Mode.CONSERVATIVE, version),
+            (Mode.CONSERVATIVE, Mode.NORMAL, version),
+        ]
+
+        monitor.process.send_signal(signal.SIGKILL)
+        monitor.process.wait()
+        looked = read_mode(workspace, MODEL).looked_ns
+        advised = desk.trade(DRIFT_AGAIN, END)
+        assert read_mode(workspace, MODEL).looked_ns == looked
+        assert (advised[-1].mode, advised[-1].abstain) == (Mode.CONSERVATIVE, Abstain.REFERENCE), advised[-1]
+        assert not any(advised[-1].may_act)
     finally:
         desk.close()
