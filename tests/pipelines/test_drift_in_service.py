@@ -21,7 +21,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 
 from lobsmith.features.dataset import Dataset, build_dataset
 from lobsmith.market.simulator import Change, Dynamics, simulate
-from lobsmith.monitoring.mode_store import read_mode
+from lobsmith.monitoring.mode_store import changes, read_mode
 from lobsmith.monitoring.modes import Mode
 from lobsmith.monitoring.prediction_log import Source
 from lobsmith.params import Params, load_params

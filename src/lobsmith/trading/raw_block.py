@@ -63,7 +63,7 @@ class RawBlock:
         return finite
 
     def last(self) -> tuple[int, Float32 | None]:
-        """Return the count, and a copy of the block that ends there, float32 [<= rows, F]; None while it is too short."""
+        """Return the count, and a copy of the block that ends there, float32 [<= rows, F]; None while too short."""
         while True:
             count = self._count
             if count < self._shortest:
