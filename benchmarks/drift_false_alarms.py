@@ -128,7 +128,7 @@ def measure(memories: tuple[float | str, ...], series: int, pairs: int, jobs: in
     lines = output.read_text().splitlines() if output is not None and output.exists() else []
     results = [one for one in map(json.loads, lines) if one["pairs"] == pairs and one["seed"] < series]
     done = {(one["memory"], one["seed"]) for one in results}
-    tasks = [(memory, seed, pairs) for memory in memories for seed in range(series) if (memory, seed) not in done]
+    tasks = [(memory, seed, pairs) for seed in range(series) for memory in memories if (memory, seed) not in done]
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         for number, result in enumerate(pool.imap_unordered(one_series, tasks), 1):
             results.append(result)

@@ -70,6 +70,7 @@ class PastStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lines = _read(path)
+        self._drifts = [line for line in self._lines if isinstance(line, Drifted)]
 
     def measured(self, key: str, gap: int) -> dict[int, Measured]:
         """Return pairs by where the recent window begins, in the order of time."""
@@ -82,9 +83,7 @@ class PastStore:
 
     def drifted(self, from_ns: int, until_ns: int) -> bool:
         """Say whether drift was found in any part of a time."""
-        return any(
-            isinstance(line, Drifted) and line.from_ns < until_ns and from_ns < line.until_ns for line in self._lines
-        )
+        return any(one.from_ns < until_ns and from_ns < one.until_ns for one in self._drifts)
 
     def add(self, lines: Iterable[Measured | Drifted]) -> None:
         """Keep lines, and forget the oldest.
@@ -96,6 +95,7 @@ class PastStore:
         if not new:
             return
         self._lines = [*self._lines, *new][-_KEPT:]
+        self._drifts = [line for line in self._lines if isinstance(line, Drifted)]
         try:
             write_atomic(self._path, b"".join(msgspec.json.encode(line) + b"\n" for line in self._lines))
         except OSError as error:
