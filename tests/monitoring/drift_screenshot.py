@@ -13,7 +13,7 @@ def main(target: str) -> None:
     with tempfile.TemporaryDirectory() as folder, browser() as page:
         path = Path(folder) / "drift.html"
         path.write_text(render_drift(drifted.content()))
-        page.open(path.as_uri(), width=1240, height=1260)
+        page.open(path.as_uri(), width=1240, height=1480)
         Path(target).parent.mkdir(parents=True, exist_ok=True)
         Path(target).write_bytes(page.screenshot())
 

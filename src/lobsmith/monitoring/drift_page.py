@@ -15,8 +15,8 @@ from lobsmith.monitoring.looks import Line
 _TEMPLATE = "drift.html.jinja"
 _SECTIONS = {
     "verdict": "Verdict",
-    "kinds": "Three kinds of drift",
     "moved": "What moved most",
+    "kinds": "Three kinds of drift",
     "usual": "What is usual",
     "time": "Over time",
     "loss": "Loss over time",
@@ -161,7 +161,10 @@ def drift_since(look: DriftLook, earlier: Sequence[Line]) -> int | None:
 def span(verdict: DriftVerdict, which: str) -> str:
     """Return from when until when the `reference` or the `recent` rows of a verdict were received."""
     first, last = getattr(verdict, f"{which}_from_ns"), getattr(verdict, f"{which}_until_ns")
-    return words.DASH if first is None or last is None else f"{words.moment(first)} to {words.moment(last)}"
+    if first is None or last is None:
+        return words.DASH
+    (day, start, _), (until, end, zone) = words.moment(first).split(), words.moment(last).split()
+    return f"{day} {start} to {end if day == until else f'{until} {end}'} {zone}"
 
 
 def _finding(look: DriftLook, kind: Kind) -> Finding | None:
