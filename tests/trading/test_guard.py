@@ -85,20 +85,41 @@ def test_every_block_of_a_replay_is_scored_at_its_row() -> None:
     assert [len(rows) for _, rows in scores.asked] == [BLOCK] * 7
 
 
-def test_another_version_and_a_gap_hold_until_they_are_checked() -> None:
+def test_another_version_and_a_gap_are_checked_at_once() -> None:
     # Nothing comes by itself: without the rows' own word the thread would sleep.
-    scores = Scores()
-    with guarding(Modes(record()), lambda: scores, **{"client.poll_s": 60.0}) as guard:
+    scores, modes = Scores(), Modes(record())
+    with guarding(modes, lambda: scores, **{"client.poll_s": 60.0}) as guard:
         come(guard, BLOCK)
         assert holds(guard) == NORMAL
         guard.reset()
         eventually(lambda: holds(guard) == NORMAL)
+        modes.says = record(version=2)
         guard.observe(np.zeros(2, np.float32), 0, 2)
-        # The record is about version 1, and the block is empty.
-        eventually(lambda: holds(guard) == BLIND)
-        come(guard, BLOCK, version=2)
+        eventually(lambda: holds(guard) == NORMAL)
+        modes.says = None
+        come(guard, BLOCK, start=1, version=2)
         assert holds(guard) == NORMAL
     assert [version for version, _ in scores.asked] == [1, 2]
+
+
+@pytest.mark.parametrize("change", [Guard.reset, lambda guard: guard.observe(np.zeros(2, np.float32), 0, 2)])
+def test_until_then_what_was_found_of_the_last_one_does_not_hold(change: Callable[[Guard], object]) -> None:
+    asked, go, modes = Event(), Event(), Modes(record())
+
+    def read() -> object:
+        asked.set()
+        assert go.wait(30)
+        return modes.says
+
+    with guarding(modes, Scores) as guard:
+        guard.observe(np.zeros(2, np.float32), 0, 1)
+        eventually(lambda: holds(guard) == NORMAL)
+        modes.read = read
+        assert asked.wait(10)
+        assert holds(guard) == NORMAL
+        change(guard)
+        assert holds(guard) == BLIND
+        go.set()
 
 
 def test_an_error_that_nobody_expected_is_blind_counted_and_over_with_the_next_check() -> None:
