@@ -129,9 +129,12 @@ def test_f8_two_publishers_at_once_take_turns(tmp_path):
     publishers = [subprocess.Popen(command) for _ in range(3)]
     assert [process.wait() for process in publishers] == [0, 0, 0]
     entries = journal.read(workspace.journal)
-    published = [one.version_to for one in entries if one.action == "published"]
+    published = [one.version_to for one in entries if (one.action, one.model) == ("published", "toy")]
     assert published == sorted(set(published))
-    assert [one.version_from for one in entries if one.action == "published"] == [None, *published[:-1]]
+    assert [one.version_from for one in entries if (one.action, one.model) == ("published", "toy")] == [
+        None,
+        *published[:-1],
+    ]
     assert Repository.of(workspace).listed("toy") == published[-2:]
     assert verify(workspace) == []
 
