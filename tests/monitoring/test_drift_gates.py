@@ -30,7 +30,7 @@ CHANGES = {
     "drift.minimum_rows": 30,
     "drift.discriminator.seconds": 120,
 }
-LARGE = Dynamics(order=3 * Dynamics().order, queue=3 * Dynamics().queue)
+LARGE = Dynamics(order=8 * Dynamics().order, queue=8 * Dynamics().queue)
 NS = 1_000_000_000
 
 

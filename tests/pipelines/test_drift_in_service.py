@@ -16,9 +16,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-
 from lobsmith.features.dataset import Dataset, build_dataset
 from lobsmith.market.simulator import Change, Dynamics, simulate
 from lobsmith.monitoring.mode_store import changes, read_mode
@@ -158,6 +155,9 @@ class Desk:
 
 def opened_retrains() -> list[str]:
     """The names of the flow runs that drift has opened."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=["drift"])))
     return [run.name for run in runs]
