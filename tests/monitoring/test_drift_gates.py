@@ -45,7 +45,9 @@ def calm(params: Params) -> Dataset:
 
 
 def turned(params: Params, at_s: float) -> Dataset:
-    return build_dataset(simulate(3, SECONDS, changes=[Change(at_s=at_s, dynamics=LARGE)]), params)
+    """The market of seed 3, whose orders are eight times as large from a second on; never from the last second on."""
+    changes = [Change(at_s=at_s, dynamics=LARGE)] if at_s < SECONDS else []
+    return build_dataset(simulate(3, SECONDS, changes=changes), params)
 
 
 def publish_with(workspace: Workspace, params: Params, window: Dataset, model: str = "toy") -> int:

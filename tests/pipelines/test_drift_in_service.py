@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+
 from lobsmith.features.dataset import Dataset, build_dataset
 from lobsmith.market.simulator import Change, Dynamics, simulate
 from lobsmith.monitoring.mode_store import changes, read_mode
