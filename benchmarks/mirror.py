@@ -26,6 +26,7 @@ from lobsmith.monitoring.prediction_log import Source
 from lobsmith.params import Params
 from lobsmith.release.config import candidate_model
 from lobsmith.release.contract import wire_contract
+from lobsmith.release.manifest import Manifest
 from lobsmith.release.publish import Artifact, publish
 from lobsmith.release.repository import Repository
 from lobsmith.trading.client import StreamClient
@@ -37,7 +38,7 @@ Int64 = npt.NDArray[np.int64]
 
 _BLOCK_ROWS = 500
 _PRIME_ROWS = 64
-_INSTRUMENT = Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001)
+INSTRUMENT = Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001)
 _IDLE_S = 0.01
 
 
@@ -75,14 +76,14 @@ def bench_mirror(params: Params, rows: int, rows_per_s: float) -> MirrorReport:
     with tempfile.TemporaryDirectory(prefix="lobsmith-") as folder:
         workspace = Workspace(Path(folder))
         for seed, model in enumerate((params.model.name, params.model.name, candidate_model(params.model.name))):
-            _publish(workspace, params, model, seed)
+            publish_untrained(workspace, params, model, seed)
         transport = InProcessTransport(Repository.of(workspace))
         client = StreamClient.open(transport, params.model.name, params.client)
         recorder = Recorder(
             workspace,
             params,
             model=params.model.name,
-            instrument=str(_INSTRUMENT),
+            instrument=str(INSTRUMENT),
             source=Source.REPLAY,
             transport="inprocess",
         )
@@ -92,9 +93,9 @@ def bench_mirror(params: Params, rows: int, rows_per_s: float) -> MirrorReport:
             recorded = recorder.close()
     return MirrorReport(
         rows_per_s=rows_per_s,
-        plain=_latency(plain),
-        mirrored=_latency(mirrored),
-        put=_latency(put),
+        plain=latency(plain),
+        mirrored=latency(mirrored),
+        put=latency(put),
         ratio_p50=float(np.percentile(mirrored, 50) / np.percentile(plain, 50)),
         ratio_p99=float(np.percentile(mirrored, 99) / np.percentile(plain, 99)),
         recorded=recorded,
@@ -138,12 +139,22 @@ def _block(
     return answers, puts
 
 
-def _latency(took_ns: Int64) -> Latency:
+def latency(took_ns: Int64) -> Latency:
+    """Return percentiles of times in ns."""
     p50, p99 = np.percentile(took_ns, [50, 99]) / 1e3
     return Latency(count=len(took_ns), p50_us=float(p50), p99_us=float(p99))
 
 
-def _publish(workspace: Workspace, params: Params, model: str, seed: int) -> None:
+def publish_untrained(
+    workspace: Workspace,
+    params: Params,
+    model: str,
+    seed: int,
+    *,
+    reference_path: Path | None = None,
+    score_path: Path | None = None,
+) -> Manifest:
+    """Publish a network as it is made; with a reference score where there is one."""
     torch.manual_seed(seed)
     contract = wire_contract(params)
     network = build(params.model, contract.feature_count, contract.horizons_ms).eval()
@@ -158,11 +169,13 @@ def _publish(workspace: Workspace, params: Params, model: str, seed: int) -> Non
     artifact = Artifact(
         model_path=path,
         step_path=step,
+        reference_path=reference_path,
+        score_path=score_path,
         golden=golden_vectors(exported, rows[:128]),
         prime_rows=_PRIME_ROWS,
-        instruments=(_INSTRUMENT,),
+        instruments=(INSTRUMENT,),
         data_fingerprint="0" * 64,
         verdicts=(parity(network, exported, rows, params.gates.parity.fp32),),
         metrics={},
     )
-    publish(workspace, params, artifact, model=model, contract=contract)
+    return publish(workspace, params, artifact, model=model, contract=contract)

@@ -138,6 +138,32 @@ def mirror(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
 
 
 @bench.command()
+@click.option("--rows", type=click.IntRange(500, 1_000_000), default=20_000, show_default=True, help="Of each side.")
+@click.option("--rate", type=click.FloatRange(1, 100_000), default=1000.0, show_default=True, help="Rows a second.")
+@json_option
+@click.pass_obj
+def guard(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
+    """A tick answered in process, with and without a guard that says whether it may be acted on."""
+    from benchmarks.guard import bench_guard
+
+    params = load_params(workspace.params)
+    with stage("bench guard"):
+        report = bench_guard(params, rows, rate)
+    if as_json:
+        print_json(report)
+        return
+    table = Table(title=f"{rows:,} rows of each side, in turn, {rate:g} a second")
+    for heading in ("", "count", "p50 µs", "p99 µs"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, side in {"step, alone": report.plain, "step, guarded": report.guarded}.items():
+        table.add_row(name, f"{side.count:,}", f"{side.p50_us:.1f}", f"{side.p99_us:.1f}")
+    table.add_row("ratio", "", f"{report.ratio_p50:.2f}", f"{report.ratio_p99:.2f}")
+    table.add_row("difference", "", f"{report.more_p50_us:.1f}", f"{report.more_p99_us:.1f}")
+    results.print(table)
+    results.print(f"{report.checks:,} health checks, {report.scores:,} blocks scored, {report.acted:,} rows to act on")
+
+
+@bench.command()
 @click.option("--device", default="cuda", show_default=True, help="cuda, cuda:1, or cpu for a rehearsal.")
 @click.option("--directory", type=click.Path(path_type=Path), help="A trained network's folder; else random weights.")
 @click.option("--networks", default="step,window,lstm_a", show_default=True, callback=_names)
