@@ -12,17 +12,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from lobsmith.gates.drift.fit_score import fit_score
-from lobsmith.gates.drift.score_file import export_score
 from msgspec import Struct
 from msgspec.structs import replace
 
 from benchmarks.mirror import INSTRUMENT, Latency, latency, publish_untrained
 from lobsmith.features.definitions import COUNT
 from lobsmith.gates.drift import REFERENCE, SCORE
+from lobsmith.gates.drift.fit_score import fit_score
 from lobsmith.gates.drift.reference import Reference, save_reference
 from lobsmith.gates.drift.rows import RawRows
 from lobsmith.gates.drift.scaling import fit_scaling
+from lobsmith.gates.drift.score_file import export_score
 from lobsmith.monitoring.mode_store import record_path
 from lobsmith.monitoring.modes import Mode, ModeRecord
 from lobsmith.params import Params

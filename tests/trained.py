@@ -11,6 +11,10 @@ from lobsmith.compress.export import export_onnx
 from lobsmith.compress.golden import golden_vectors
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.features.dataset import DATASET, Dataset, build_dataset, save_dataset
+from lobsmith.gates.drift import REFERENCE, SCORE
+from lobsmith.gates.drift.fit_score import fit_score
+from lobsmith.gates.drift.reference import freeze, save_reference
+from lobsmith.gates.drift.score_file import export_score
 from lobsmith.gates.metrics import log_losses
 from lobsmith.gates.parity import parity
 from lobsmith.market.simulator import simulate
@@ -79,8 +83,13 @@ def _learn(folder: Path, params: Params, dataset: Dataset, *, seen: bool) -> Lea
     path = folder / "model.onnx"
     export_onnx(network, path)
     model, features = OnnxModel(path), dataset.rows.features[rows]
+    reference = freeze([dataset], params.drift)
+    save_reference(reference, folder / REFERENCE)
+    export_score(fit_score(reference, params.reference)[0], folder / SCORE)
     artifact = Artifact(
         model_path=path,
+        reference_path=folder / REFERENCE,
+        score_path=folder / SCORE,
         golden=golden_vectors(model, features),
         prime_rows=PRIME_ROWS,
         instruments=(dataset.instrument,),
