@@ -19,6 +19,8 @@ from lobsmith.errors import DataError, LeaseError
 from lobsmith.features.dataset import DATASET, build_features, load_dataset, training_datasets
 from lobsmith.files import sha256_file
 from lobsmith.gates.compression import SUMMARY, Compressed, compress
+from lobsmith.gates.drift import REFERENCE, SCORE
+from lobsmith.gates.drift.describe import describe_window
 from lobsmith.gates.evaluate import EVALUATION, REPORT, evaluate
 from lobsmith.gates.evaluation import Evaluation
 from lobsmith.gates.validate import CONTRACT, EVENTS_DOCS, Validated, validate, validate_features
@@ -135,6 +137,13 @@ def hold_against_the_newest(workspace: Workspace, params: Params, directory: Pat
         return verdicts
 
 
+@task(name="describe the training window")
+def describe_training_window(params: Params, directory: Path) -> None:
+    """Keep what drift is told by: rows of the training window, and a score of how unlike it others are."""
+    with stage("describe the training window") as note:
+        note(str(describe_window(params, directory)))
+
+
 @task(name="train network")
 def train_network(params: Params, directory: Path) -> list[Epoch]:
     """Train, keeping the best epoch."""
@@ -221,6 +230,8 @@ def publish_candidate(
             candidate=summary.name,
             run=directory.name,
             step_path=directory / STEP,
+            reference_path=directory / REFERENCE,
+            score_path=directory / SCORE,
             instruments=(evaluation.instrument,),
             data_fingerprint=evaluation.data_fingerprint,
             verdicts=(*data_verdicts, *evaluation.verdicts),
@@ -308,6 +319,7 @@ def train_and_nominate(
     if not force and (before := already_trained(workspace, model, window)):
         return skipped(model, f"the same window was trained before: {_described(before)}; --force trains it again")
     data_verdicts += hold_against_the_newest(workspace, params, directory)
+    describe_training_window(params, directory)
     history = train_network(params, directory)
     summary = compress_and_export(params, directory)
     evaluation = evaluate_and_gate(params, directory)

@@ -60,7 +60,7 @@ def ran(output: str) -> list[str]:
 
 
 TIMES = ".lobsmith/stages/compress.json"
-STAGES = ["ingest", "validate", "features", "train", "compress", "evaluate"]
+STAGES = ["ingest", "validate", "features", "reference", "train", "compress", "evaluate"]
 
 
 def test_reproduces_skips_and_reruns_only_what_depends(tmp_path: Path) -> None:
@@ -95,4 +95,4 @@ def test_reproduces_skips_and_reruns_only_what_depends(tmp_path: Path) -> None:
     # The same rows come out: nothing is trained again.
     assert "train" not in again
     set_param(one, "labels", "horizons_ms", [100, 500])
-    assert ran(dvc(one, "repro")) == ["features", "train", "compress", "evaluate"]
+    assert ran(dvc(one, "repro")) == ["features", "reference", "train", "compress", "evaluate"]

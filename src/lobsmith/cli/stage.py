@@ -54,6 +54,12 @@ def _features(params: Params, directory: Path, _captures: list[Path], _note: Not
     return "; ".join(f"{name}: {len(one.rows):,} rows" for name, one in built.datasets.items())
 
 
+def _reference(params: Params, directory: Path, _captures: list[Path], _note: Note) -> str:
+    from lobsmith.gates.drift.describe import describe_window
+
+    return str(describe_window(params, directory))
+
+
 def _train(params: Params, directory: Path, _captures: list[Path], _note: Note) -> str:
     from lobsmith.features.dataset import training_datasets
     from lobsmith.models.train import train_stage
@@ -79,6 +85,7 @@ STAGES: dict[str, Run] = {
     "ingest": _ingest,
     "validate": _validate,
     "features": _features,
+    "reference": _reference,
     "train": _train,
     "compress": _compress,
     "evaluate": _evaluate,

@@ -141,9 +141,9 @@ class ReferenceScore(nn.Module):
             rows: float32 [B, T, F], T consecutive thinned raw rows of one instrument, T >= 16.
 
         Returns:
-            score [B], above 1 where the block is unlike the training window; contributions [B, F], how far each feature
-            has moved by itself, in units of the level from which it alone is an alarm. Where a value is not finite
-            both are infinite: a comparison with NaN would be no alarm.
+            score [B, 1], above 1 where the block is unlike the training window; contributions [B, F], how far each
+            feature has moved by itself, in units of the level from which it alone is an alarm. Where a value is not
+            finite both are infinite: a comparison with NaN would be no alarm.
         """
         unknown = torch.isnan(rows) | torch.isinf(rows)
         figures = self.figures(torch.where(unknown, torch.zeros_like(rows), rows))
@@ -155,6 +155,6 @@ class ReferenceScore(nn.Module):
         lost = unknown.any(dim=1)
         infinite = torch.full_like(features, torch.inf)
         return (
-            torch.where(lost.any(dim=1), torch.full_like(score, torch.inf), score),
+            torch.where(lost.any(dim=1), torch.full_like(score, torch.inf), score).unsqueeze(1),
             torch.where(lost, infinite, features),
         )

@@ -14,7 +14,7 @@ SCORE_OUTPUTS = ("score", "contributions")
 
 
 def export_score(score: ReferenceScore, destination: Path) -> None:
-    """Write the score for any number of blocks and rows: `rows` [B, T, F] to `score` [B], `contributions` [B, F]."""
+    """Write the score for any number of blocks and rows: `rows` [B, T, F] to `score` [B, 1], `contributions` [B, F]."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         # The tracer warns of constants that it records; the tests compare other shapes than the traced one.
