@@ -46,6 +46,8 @@ CHANGES: dict[str, Any] = {
     "drift.reference_s": 200,
     "drift.recent_s": LOOK_S,
     "drift.look_s": LOOK_S,
+    # A look every twenty seconds is fifteen times as often as usual.
+    "drift.false_alarms_a_day": 15,
     "drift.minimum_rows": 50,
     "drift.pairs_a_look": 60,
     "drift.discriminator.seconds": 60,
@@ -102,8 +104,8 @@ def params(workspace: Workspace) -> Params:
 
 
 def market(params: Params) -> Dataset:
-    """The market that was learnt from, as it goes on: twice its orders are three times as large."""
-    large = Dynamics(order=3 * Dynamics().order, queue=3 * Dynamics().queue)
+    """The market that was learnt from, as it goes on: twice its orders are eight times as large."""
+    large = Dynamics(order=8 * Dynamics().order, queue=8 * Dynamics().queue)
     turns = [Change(at_s=DRIFT_FROM, dynamics=large), Change(at_s=DRIFT_UNTIL, dynamics=Dynamics())]
     turns.append(Change(at_s=DRIFT_AGAIN, dynamics=large))
     return build_dataset(simulate(5, END, changes=turns), params)
