@@ -27,6 +27,8 @@ from lobsmith.workspace import Workspace
 
 WINDOW, PERIOD, FEED = "window drift", "shadow drift", "feed"
 PAST = "past_pairs.jsonl"
+_LONGEST_S = 120.0
+"""For the discriminator of a window and its past pairs; training takes longer."""
 
 
 def judge_window(
@@ -61,7 +63,8 @@ def judge_window(
         if len(lived.recent) >= drift.minimum_rows and lived.from_ns >= int(rows.time_ns[-1]):
             recent, learnt, history = lived.recent, rows, joined(rows, lived.earlier)
     # All past pairs at once: there is no look before or after this one.
-    once = structs.replace(drift, pairs_a_look=2 * drift.past_pairs)
+    patient = structs.replace(drift.discriminator, seconds=_LONGEST_S)
+    once = structs.replace(drift, pairs_a_look=drift.past_pairs, discriminator=patient)
     found = look_for_covariate_drift(
         newest_of(learnt, drift.reference_s),
         recent,
