@@ -7,6 +7,8 @@ from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import load_golden
 from lobsmith.features.dataset import build_features, training_datasets
 from lobsmith.gates.compression import compress
+from lobsmith.gates.drift import REFERENCE, SCORE
+from lobsmith.gates.drift.describe import describe_window
 from lobsmith.gates.evaluate import evaluate
 from lobsmith.market.ingest import MARKET, ingest
 from lobsmith.models.train import train_stage
@@ -34,11 +36,14 @@ def project(root: Path, params: Params, captures: list[Path] | None = None) -> W
 def published(workspace: Workspace, params: Params) -> Manifest:
     """Compress, evaluate and publish the run's network."""
     directory = workspace.runs / RUN
+    describe_window(params, directory)
     summary = compress(params, directory)
     evaluation = evaluate(params, directory)
     artifact = Artifact(
         model_path=directory / MODEL,
         step_path=directory / STEP,
+        reference_path=directory / REFERENCE,
+        score_path=directory / SCORE,
         golden=load_golden(directory / GOLDEN),
         prime_rows=summary.prime_rows,
         precision=summary.precision,

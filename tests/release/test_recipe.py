@@ -29,6 +29,8 @@ def test_other_data_or_code_are_another_training():
         {"split.embargo_ms": 300},
         {"gates.skill": 0.9},
         {"evaluation.fees_bps": 7.0},
+        {"reference.held_out": 0.2},
+        {"drift.every_ms": 250},
     ],
     ids=str,
 )

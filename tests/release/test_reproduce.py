@@ -68,7 +68,8 @@ def test_the_same_bits_come_out_and_nothing_else_is_written(project, version):
     found = reproduce(project, version)
     assert (found.verdict, found.environment) == (IDENTICAL, ()), found.reason
     assert {one.name: one.here for one in found.files} == {
-        name: read_manifest(version).files[name] for name in ("model.onnx", "step.onnx")
+        name: read_manifest(version).files[name]
+        for name in ("model.onnx", "step.onnx", "reference.safetensors", "drift.onnx")
     }
     assert found.golden_difference == 0.0
     published = read_manifest(version).metrics

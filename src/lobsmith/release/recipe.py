@@ -10,10 +10,10 @@ from lobsmith.errors import ReleaseError
 from lobsmith.params import Params, as_table
 from lobsmith.release.manifest import Manifest
 
-BITS = ("window", "features", "labels", "split", "model", "train", "compress")
-"""Sections of `params.yaml` that the bits of a model depend on besides its data."""
-VERDICTS = ("contract", "evaluation", "walk_forward", "gates")
-"""Sections that the verdicts on those bits depend on."""
+BITS = ("window", "features", "labels", "split", "model", "train", "compress", "reference")
+"""Sections of `params.yaml` that the bits of a version depend on besides its data."""
+VERDICTS = ("contract", "evaluation", "walk_forward", "gates", "drift")
+"""Sections that the verdicts on those bits depend on; of `drift` the rows of the reference do, too."""
 
 
 def window_id(params: Params, fingerprints: Iterable[str], commit: str | None) -> str:

@@ -17,6 +17,8 @@ from lobsmith.features.dataset import Dataset, build_features, load_dataset, tra
 from lobsmith.files import sha256_file
 from lobsmith.gates.assess import assess
 from lobsmith.gates.compression import CANDIDATES
+from lobsmith.gates.drift import REFERENCE, SCORE
+from lobsmith.gates.drift.describe import describe_window
 from lobsmith.gates.evaluation import MODEL as PREDICTOR
 from lobsmith.gates.evaluation import flat_metrics
 from lobsmith.gates.rivals import mean_outlook, rivals
@@ -82,7 +84,15 @@ def reproduce(
         told("features")
         _features(manifest, params, market, scratch)
         made, parts = _train(params, candidate, scratch, told)
-        return _compare(workspace, directory, manifest, params, market, made, parts, scratch if keep else None, told)
+        files = {MODEL: made.model, STEP: made.step, **_described(manifest, params, scratch, told)}
+        changes = tuple(
+            Change(name=name, published=manifest.files[name], here=sha256_file(path))
+            for name, path in files.items()
+            if name in manifest.files
+        )
+        return _compare(
+            workspace, directory, manifest, params, market, made, parts, changes, scratch if keep else None, told
+        )
 
 
 def _candidate_name(directory: Path, manifest: Manifest) -> str:
@@ -181,6 +191,15 @@ def _train(params: Params, candidate: str, scratch: Path, told: Told) -> tuple[C
     return made, parts
 
 
+def _described(manifest: Manifest, params: Params, scratch: Path, told: Told) -> dict[str, Path]:
+    """Make the reference and its score again, where the version has them; return the files by their names."""
+    if SCORE not in manifest.files:
+        return {}
+    told("reference")
+    describe_window(params, scratch)
+    return {name: scratch / name for name in (REFERENCE, SCORE)}
+
+
 def _compare(
     workspace: Workspace,
     directory: Path,
@@ -189,14 +208,10 @@ def _compare(
     market: Path,
     made: Candidate,
     parts: Sequence[Part],
+    files: tuple[Change, ...],
     kept: Path | None,
     told: Told,
 ) -> Reproduced:
-    files = tuple(
-        Change(name=name, published=manifest.files[name], here=sha256_file(path))
-        for name, path in ((MODEL, made.model), (STEP, made.step))
-        if name in manifest.files
-    )
     told("golden vectors")
     model, golden = OnnxModel(made.model), load_golden(directory / GOLDEN)
     again = golden_vectors(model, golden.features[0])
