@@ -59,7 +59,7 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
     assert champion.tags[SERVING] == f"active as lob {first.version}"
     assert (first.outcome, first.registered) == ("promoted", champion.version)
     assert manifest.instruments == tuple(Store(Path(first.run_directory) / "market").instruments())
-    gates = ["events contract", "daily volume", "spread", "features contract"]
+    gates = ["events contract", "daily volume", "spread", "features contract", "window drift", "feed"]
     gates += ["parity", "skill", "calibration", "compression", "walk_forward"]
     assert [verdict.gate for verdict in manifest.verdicts] == gates
     assert all(verdict.passed for verdict in manifest.verdicts)
