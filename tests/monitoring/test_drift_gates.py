@@ -21,6 +21,8 @@ from lobsmith.release.repository import Repository
 from lobsmith.workspace import Workspace
 from tests.release import toy
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
 SECONDS, RECENT, REFERENCE = 360, 5, 40
 CHANGES = {
     "model.name": "toy",
