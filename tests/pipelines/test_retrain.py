@@ -69,6 +69,7 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
     assert [(entry.action, entry.model) for entry in journal.read(workspace.journal)] == [
         (journal.PUBLISHED, "lob_candidate"),
         (journal.PROMOTED, "lob"),
+        (journal.PUBLISHED, "lob_drift"),
         (journal.RETIRED, "lob_candidate"),
     ]
     assert "nothing serves that it could be compared with" in journal.read(workspace.journal)[1].reason
@@ -85,7 +86,8 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
 
         second = run(workspace, **{"train.seed": 12})
         assert (second.outcome, second.model, second.served) == ("candidate", "lob_candidate", True)
-        assert repository.models() == ["lob", "lob_candidate"]
+        assert repository.models() == ["lob", "lob_candidate", "lob_drift"]
+        assert control.ready_versions("lob_drift") == [first.version]
         assert repository.active("lob") == first.version
         assert control.ready_versions("lob") == [first.version]
         assert control.ready_versions("lob_candidate") == [second.version]
@@ -101,6 +103,7 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
         request(workspace, "lob", CHAMPION, challenger.version, "the test")
         done = reconcile(str(workspace.root), {**SMALL, **plans})
         assert control.ready_versions("lob") == [first.version, done.promoted]
+        assert control.ready_versions("lob_drift") == [first.version, done.promoted]
         assert control.ready_versions("lob_candidate") == []
         with urllib.request.urlopen(f"http://{control.endpoint.http_url}/v2/models/lob/stats") as answer:
             stats = {one["version"]: one for one in json.load(answer)["model_stats"]}
