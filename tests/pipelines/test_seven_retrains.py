@@ -43,7 +43,7 @@ def test_exactly_five_versions_stay_and_the_newest_is_what_an_unversioned_reques
         assert len(set(promoted)) == RETRAINS
         assert repository.versions("lob") == repository.listed("lob") == kept
         ready = sorted((row.model, row.version) for row in control.index() if row.state == "READY")
-        assert ready == [("lob", version) for version in kept]
+        assert ready == [(model, version) for model in ("lob", "lob_drift") for version in kept]
         transport = GrpcTransport(control.endpoint.grpc_url)
         for version in kept:
             golden = load_golden(repository.directory("lob", version) / GOLDEN)
