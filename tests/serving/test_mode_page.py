@@ -153,3 +153,27 @@ def test_a_port_is_free_again_at_once(workspace, serving) -> None:
     for _ in range(3):
         with mode_page(workspace, params):
             assert ask(params, "/modes/lob")[0] == 200
+
+
+def test_nobody_is_asked_for_the_name_of_an_address(workspace, monkeypatch) -> None:
+    def ask_dns(_: str = "") -> str:
+        raise AssertionError("DNS was asked")
+
+    monkeypatch.setattr(socket, "getfqdn", ask_dns)
+    with mode_page(workspace, with_free_ports(toy.params()).serving):
+        pass
+
+
+def test_a_machine_out_of_threads_loses_no_places(serving, monkeypatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name.endswith("(process_request_thread)"):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    with monkeypatch.context() as out_of_threads:
+        out_of_threads.setattr(threading.Thread, "start", refuse)
+        for _ in range(100):
+            assert send(serving, b"") == b""
+    assert ask(serving, "/modes/lob")[0] == 200

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
+from socketserver import TCPServer
 from typing import Any
 
 from lobsmith.errors import PortBusyError
@@ -63,11 +64,20 @@ class _Server(ThreadingHTTPServer):
         self._places = threading.BoundedSemaphore(_AT_ONCE)
         super().__init__(address, _Page)
 
+    def server_bind(self) -> None:
+        # HTTPServer would ask DNS for a name that nobody reads, and some resolvers take long to say no.
+        TCPServer.server_bind(self)
+
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._places.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._places.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            # No thread could be started, and none will give the place back.
+            self._places.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
