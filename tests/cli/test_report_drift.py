@@ -27,7 +27,7 @@ def refused(done: Result, *words: str) -> None:
 
 def test_without_a_look_there_is_one_clear_line(root: Path) -> None:
     for options in ((), ("--json",), ("--open",)):
-        refused(drift(root, *options), "lob: nobody has looked for drift yet", "lobsmith monitor")
+        refused(drift(root, *options), "lob: nobody has looked for drift yet", "lobsmith drift")
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def report_drift(
     line = looks.newest(lines, None if at is None else _time_ns(at))
     if line is None:
         when = " until then" if lines else " yet"
-        raise DataError(f"{name}: nobody has looked for drift{when}; lobsmith monitor does")
+        raise DataError(f"{name}: nobody has looked for drift{when}; lobsmith drift looks now")
     content = read_content(workspace, name, line)
     folder = looks.reports(workspace, name) / line.folder
     page, drawn = folder / looks.PAGE, folder / looks.EVIDENTLY_PAGE

@@ -79,7 +79,7 @@ def export_raw_rows(log: PredictionLog, path: Path, *, since_ns: int = EVER, unt
     schema = pa.schema([*about, *(pa.field(name, pa.float32(), nullable=False) for name in NAMES)])
     query = """SELECT sessions.session, source, instrument, row, time_ns, asked_ns, segment, CAST(raw AS BLOB)
         FROM sessions CROSS JOIN raw_rows ON raw_rows.session = sessions.id
-        WHERE asked_ns >= ? AND asked_ns < ? ORDER BY raw_rows.session, time_ns, row"""
+        WHERE asked_ns >= ? AND asked_ns < ? ORDER BY sessions.id, time_ns, row"""
 
     def columns(batch: pa.RecordBatch) -> list[pa.Array]:
         *described, blobs = batch.columns

@@ -224,7 +224,9 @@ def _source(model: str, source: Path, trust: Trust) -> Manifest:
         ReleaseError: it may not.
     """
     if not may_produce(model):
-        raise ReleaseError(f"{model}: a name that ends so belongs to candidates or plans and cannot be promoted to")
+        raise ReleaseError(
+            f"{model}: a name that ends so belongs to candidates, plans or scores; name the production model"
+        )
     return _sound(source, trust)
 
 
