@@ -11,8 +11,8 @@ from lobsmith.trading.answer import Score
 NOW_NS = 1_772_000_000_000_000_000
 
 
-def record(mode: Mode = Mode.NORMAL, *, version: int = 1, looked_ns: int = NOW_NS) -> ModeRecord:
-    return ModeRecord(model="lob", version=version, mode=mode, since_ns=0, looked_ns=looked_ns, reason="as told")
+def record(mode: Mode = Mode.NORMAL, *, version: int = 1, looked_ns: int = NOW_NS, since_ns: int = 0) -> ModeRecord:
+    return ModeRecord(model="lob", version=version, mode=mode, since_ns=since_ns, looked_ns=looked_ns, reason="as told")
 
 
 @dataclass

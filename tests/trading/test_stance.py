@@ -74,6 +74,18 @@ def test_caution_outlasts_the_monitor_that_asked_for_it(mode: Mode, then: object
     assert stance(word, OwnWord(CALM, "")).mode is mode
 
 
+def test_an_outdated_record_takes_no_caution_back_and_a_word_by_hand_does() -> None:
+    source = Modes(record(P))
+    watched = watch(source)
+    watched.look(1)
+    source.says = record(N, looked_ns=STALE_NS, since_ns=STALE_NS)
+    word = watched.look(1)
+    assert (word.mode, word.fresh) == (P, False)
+    assert "older" in word.detail
+    source.says = record(N, looked_ns=STALE_NS, since_ns=NOW_NS + S)
+    assert watched.look(1).mode is N
+
+
 def test_a_monitor_that_is_back_is_heard_again() -> None:
     source = Modes(record(P))
     watched = watch(source)

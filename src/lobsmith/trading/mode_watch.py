@@ -77,10 +77,21 @@ class ModeWatch:
             return str(error)
         if record is None:
             return "it has left no record"
+        if self._is_outdated(record):
+            return f"its record says {record.mode} and is older than what it said last"
         if self._record is None or record.looked_ns != self._record.looked_ns:
             self._seen_ns = self._clock()
         self._record = record
         return None
+
+    def _is_outdated(self, record: ModeRecord) -> bool:
+        """Say whether a record, of a backup or another machine, would take back a caution that is newer."""
+        last = self._record
+        if last is None or record.mode.caution >= last.mode.caution:
+            return False
+        # A mode set by hand is news without a look.
+        said_ns = max(record.looked_ns, record.since_ns)
+        return said_ns < max(last.looked_ns, last.since_ns) and abs(self._wall() - said_ns) > self._stale_ns
 
     def _stale(self, record: ModeRecord) -> str | None:
         age_ns = self._wall() - record.looked_ns
