@@ -57,7 +57,7 @@ CHANGES: dict[str, Any] = {
     "modes.stale_s": 600,
 }
 MODEL = "lob"
-DRIFT_FROM, DRIFT_UNTIL, DRIFT_AGAIN, END = 1260, 1320, 1400, 1440
+DRIFT_FROM, DRIFT_UNTIL, DRIFT_AGAIN, END = 1260, 1320, 1460, 1500
 """Seconds of the simulated session: the market changes, changes back, and changes again once the monitor is dead."""
 NS = 1_000_000_000
 
