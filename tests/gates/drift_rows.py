@@ -23,6 +23,8 @@ def drift_params(**changes: float) -> DriftParams:
         "false_alarms_a_day": 1.0,
         "look_s": 10.0,
         "raw_keep_days": 7.0,
+        "gate_level": 0.01,
+        "feed_limit": 0.2,
         "discriminator": DiscriminatorParams(seed=5, hidden=8, folds=4, rows=1000, seconds=30.0),
     }
     return DriftParams(**{**settings, **changes})
