@@ -16,7 +16,7 @@ from prefect.states import Completed
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import load_golden
 from lobsmith.errors import DataError, LeaseError
-from lobsmith.features.dataset import DATASET, build_features, load_dataset, training_datasets
+from lobsmith.features.dataset import build_features, load_dataset, training_datasets
 from lobsmith.files import sha256_file
 from lobsmith.gates.compression import SUMMARY, Compressed, compress
 from lobsmith.gates.drift import REFERENCE, SCORE
@@ -29,7 +29,7 @@ from lobsmith.lease import hold_lease
 from lobsmith.market.ingest import MARKET, ingest
 from lobsmith.market.session import Accounting
 from lobsmith.models.train import WEIGHTS, Epoch, train_stage
-from lobsmith.monitoring.drift_gates import judge_window, require
+from lobsmith.monitoring.drift_gates import judge_windows, require
 from lobsmith.params import Params, as_table, load_params
 from lobsmith.progress import Note, console, stage
 from lobsmith.release import journal
@@ -131,7 +131,8 @@ def hold_against_the_newest(workspace: Workspace, params: Params, directory: Pat
         GateError: it is one.
     """
     with stage("hold the window against the newest data") as note:
-        verdicts = judge_window(workspace, params, load_dataset(directory / DATASET), directory)
+        windows = map(load_dataset, training_datasets(params, directory))
+        verdicts = judge_windows(workspace, params, windows, directory)
         note("; ".join(f"{one.gate}: {one.evidence.get('finding') or one}" for one in verdicts))
         require(verdicts)
         return verdicts

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from lobsmith.errors import GateError
 from lobsmith.features.dataset import Dataset, build_dataset
 from lobsmith.features.definitions import NAMES
 from lobsmith.gates.drift.reference import freeze, save_reference
 from lobsmith.market.simulator import Change, Dynamics, simulate
-from lobsmith.monitoring.drift_gates import judge_period, judge_window, require
+from lobsmith.monitoring.drift_gates import judge_period, judge_windows, require
 from lobsmith.monitoring.prediction_log import LogWriter, Source
 from lobsmith.params import Params
 from lobsmith.release.config import candidate_model
@@ -88,7 +89,7 @@ def head(dataset: Dataset, seconds: float) -> Dataset:
 
 
 def judge(workspace: Workspace, params: Params, window: Dataset, tmp_path: Path):
-    return judge_window(workspace, params, window, tmp_path, sources=[Source.REPLAY])
+    return judge_windows(workspace, params, [window], tmp_path, sources=[Source.REPLAY])
 
 
 def test_a_window_of_one_market_is_learnt(params, calm, tmp_path):
@@ -140,6 +141,23 @@ def test_a_broken_feed_is_not_learnt(params, calm, tmp_path, columns, broken):
     assert (feed.gate, feed.passed) == ("feed", False), feed
     with pytest.raises(GateError, match="feed refused.*feed_limit"):
         require(verdicts)
+
+
+def test_each_instrument_that_would_be_learnt_is_judged(params, calm, tmp_path):
+    short = head(calm, 60)
+    other = replace(short, instrument=structs.replace(short.instrument, symbol="OTHER"))
+    verdicts = judge_windows(Workspace(tmp_path), params, [short, other], tmp_path)
+    judged = [(one.evidence["instrument"], one.gate) for one in verdicts]
+    assert judged == [(str(one.instrument), gate) for one in (short, other) for gate in ("window drift", "feed")]
+
+
+def test_a_shadow_period_without_rows_is_waited_for(params, calm, tmp_path):
+    workspace, slot = Workspace(tmp_path), candidate_model("toy")
+    version = publish_with(workspace, params, head(calm, 120), slot)
+    repository = Repository.of(workspace)
+    manifest = read_manifest(repository.directory(slot, version), repository.trust)
+    [verdict] = judge_period(workspace, params, manifest)
+    assert (verdict.passed, verdict.evidence["finding"]) == (False, "missing data")
 
 
 @pytest.mark.parametrize(("turn", "finding"), [(SECONDS, "no drift"), (SECONDS - RECENT, "drift")])

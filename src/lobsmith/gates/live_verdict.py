@@ -92,7 +92,8 @@ class LiveVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         refused = [one for one in market if not one.passed]
         if not refused or self.decision != PROMOTE:
             return structs.replace(self, market=market)
-        reason = f"{self.reason}; but {'; '.join(map(str, refused))}: the market is not the one it has learnt"
+        reasons = "; ".join(f"{one}, {one.evidence.get('reason', 'no reason given')}" for one in refused)
+        reason = f"{self.reason}; but this is not known to be the market that it has learnt: {reasons}"
         return structs.replace(self, decision=WATCH, reason=reason, market=market)
 
     def as_verdict(self) -> Verdict:

@@ -1,9 +1,11 @@
 """The gates of drift: a window that would be learnt beside the newest data, one that was learnt beside live rows.
 
-History that is too short refuses nothing, and the verdict says so: it is never the same as "no drift".
+History that is too short refuses nothing, and the verdict says so: it is never the same as "no drift". A shadow period
+without rows is waited for: it ends by itself, and a promotion can wait.
 """
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from msgspec import structs
@@ -16,25 +18,25 @@ from lobsmith.gates.drift.past import PastStore
 from lobsmith.gates.drift.reference import freeze
 from lobsmith.gates.drift.rows import RawRows, joined
 from lobsmith.gates.drift.verdict import DriftVerdict, Finding, Kind
+from lobsmith.gates.drift.windows import Lengths
 from lobsmith.gates.verdict import Verdict
 from lobsmith.monitoring.judged import LIVE, Sources
-from lobsmith.monitoring.lived import newest_of, read_lived
+from lobsmith.monitoring.lived import instruments_seen, read_lived
 from lobsmith.monitoring.look import past_of, reference_of
-from lobsmith.params import Params
+from lobsmith.params import DriftParams, Params
 from lobsmith.release.manifest import Manifest, read_manifest
 from lobsmith.release.repository import Repository
 from lobsmith.workspace import Workspace
 
 WINDOW, PERIOD, FEED = "window drift", "shadow drift", "feed"
-PAST = "past_pairs.jsonl"
-_LONGEST_S = 120.0
-"""For the discriminator of a window and its past pairs; training takes longer."""
+_PATIENCE = 6
+"""Times the seconds of a look that a gate has: nobody waits for it, and with too few past pairs it refuses nothing."""
 
 
-def judge_window(
-    workspace: Workspace, params: Params, window: Dataset, directory: Path, *, sources: Sources = LIVE
+def judge_windows(
+    workspace: Workspace, params: Params, windows: Iterable[Dataset], directory: Path, *, sources: Sources = LIVE
 ) -> tuple[Verdict, ...]:
-    """Judge a training window before training is paid for.
+    """Judge a training window before training is paid for, two verdicts for each instrument.
 
     It must not be of a market that has gone: its rows are held against the newest live ones, or where none are logged
     after it, those before its newest stretch against that. And it must not be of a broken feed: its newest rows are
@@ -43,38 +45,50 @@ def judge_window(
     Args:
         workspace: where the active version and the prediction log lie.
         params: `drift` is used.
-        window: the rows that would be learnt.
+        windows: the rows that would be learnt, of each instrument.
         directory: of the run; past pairs are kept there.
         sources: which sessions of the log are live rows.
 
     Raises:
         PredictionLogError: the log cannot be read.
-        DataError: the window has no complete row, or the active version's reference is damaged.
+        DataError: a window has no complete row, or the active version's reference is damaged.
     """
-    drift, instrument = params.drift, str(window.instrument)
-    frozen = freeze([window], drift)
-    rows = frozen.rows[instrument]
-    newest = newest_of(rows, drift.recent_s)
     active = _active(workspace, params.model.name)
+    return tuple(
+        verdict
+        for window in windows
+        for verdict in _judge_window(workspace, params, window, active, directory, sources)
+    )
+
+
+def _judge_window(
+    workspace: Workspace,
+    params: Params,
+    window: Dataset,
+    active: Manifest | None,
+    directory: Path,
+    sources: Sources,
+) -> tuple[Verdict, Verdict]:
+    drift, instrument = _all_at_once(params.drift), str(window.instrument)
+    frozen, lengths = freeze([window], drift), Lengths.of(drift)
+    rows = frozen.rows[instrument]
+    newest = rows.newest(lengths.recent)
     recent, learnt = newest, rows.between(0, int(newest.time_ns[0]))
     history = learnt
     if active is not None:
         lived = read_lived(workspace, params, active, instrument, rows, now_ns=time.time_ns(), sources=sources)
         if len(lived.recent) >= drift.minimum_rows and lived.from_ns >= int(rows.time_ns[-1]):
             recent, learnt, history = lived.recent, rows, joined(rows, lived.earlier)
-    # All past pairs at once: there is no look before or after this one.
-    patient = structs.replace(drift.discriminator, seconds=_LONGEST_S)
-    once = structs.replace(drift, pairs_a_look=drift.past_pairs, discriminator=patient)
     found = look_for_covariate_drift(
-        newest_of(learnt, drift.reference_s),
+        learnt.newest(lengths.reference),
         recent,
         history,
         frozen.scaling,
-        PastStore(directory / PAST),
-        once,
+        PastStore(directory / f"past_pairs_{instrument.replace(':', '-')}.jsonl"),
+        drift,
         level=drift.gate_level,
     )
-    return (_named(WINDOW, found), *_feed(workspace, params, active, instrument, newest))
+    return _named(WINDOW, instrument, found), _feed(workspace, params, active, instrument, newest)
 
 
 def judge_period(
@@ -92,16 +106,16 @@ def judge_period(
         PredictionLogError: the log cannot be read.
         DataError: the candidate's reference is damaged.
     """
-    reference = reference_of(workspace, candidate)
+    drift, reference = _all_at_once(params.drift), reference_of(workspace, candidate)
     if reference is None:
         why = f"{candidate.model} {candidate.version} was published without its training window"
-        found = DriftVerdict(
-            kind=Kind.COVARIATE, finding=Finding.INSUFFICIENT, reason=why, level=params.drift.gate_level
-        )
-        return (_named(PERIOD, found),)
+        found = DriftVerdict(kind=Kind.COVARIATE, finding=Finding.INSUFFICIENT, reason=why, level=drift.gate_level)
+        return (_named(PERIOD, ", ".join(map(str, candidate.instruments)), found),)
+    seen = instruments_seen(workspace, params.model.name, sources)
     verdicts = []
-    for instrument, rows in reference.rows.items():
-        learnt = newest_of(rows, params.drift.reference_s)
+    for instrument in [one for one in reference.rows if one in seen] or reference.rows:
+        rows = reference.rows[instrument]
+        learnt = rows.newest(Lengths.of(drift).reference)
         lived = read_lived(workspace, params, candidate, instrument, learnt, now_ns=time.time_ns(), sources=sources)
         found = look_for_covariate_drift(
             learnt,
@@ -109,10 +123,11 @@ def judge_period(
             joined(rows, lived.earlier),
             reference.scaling,
             past_of(workspace, candidate.model, instrument),
-            params.drift,
-            level=params.drift.gate_level,
+            drift,
+            level=drift.gate_level,
         )
-        verdicts.append(_named(PERIOD, found))
+        verdict = _named(PERIOD, instrument, found)
+        verdicts.append(structs.replace(verdict, passed=verdict.passed and found.finding is not Finding.MISSING))
     return tuple(verdicts)
 
 
@@ -125,14 +140,15 @@ def require(verdicts: tuple[Verdict, ...]) -> None:
     for one in verdicts:
         if one.passed:
             continue
+        refused = f"{one.evidence['instrument']}: {one}"
         if one.gate == FEED:
             features = ", ".join([*one.evidence["frozen"], *one.evidence["beyond"]][:5])
             raise GateError(
-                f"{one}: its newest rows lie where none have been, or stand still ({features}...); mend the feed, or "
-                "where the market really is so raise drift.feed_limit"
+                f"{refused}: its newest rows lie where none have been, or stand still ({features}...); mend the feed, "
+                "or where the market really is so raise drift.feed_limit"
             )
         raise GateError(
-            f"{one}: {one.evidence['reason']}, most of all {', '.join(one.evidence['moved'])}; it is of another "
+            f"{refused}: {one.evidence['reason']}, most of all {', '.join(one.evidence['moved'])}; it is of another "
             "market than the newest data: give newer data, or wait until the window holds it, or lower drift.gate_level"
         )
 
@@ -143,17 +159,23 @@ def _active(workspace: Workspace, model: str) -> Manifest | None:
     return None if version is None else read_manifest(repository.directory(model, version), repository.trust)
 
 
-def _feed(
-    workspace: Workspace, params: Params, active: Manifest | None, instrument: str, newest: RawRows
-) -> tuple[Verdict, ...]:
+def _feed(workspace: Workspace, params: Params, active: Manifest | None, instrument: str, newest: RawRows) -> Verdict:
     reference = None if active is None else reference_of(workspace, active)
+    limit = params.drift.feed_limit
     if reference is None or instrument not in reference.rows:
         why = f"nothing serves that has learnt {instrument}"
-        return (
-            Verdict(gate=FEED, passed=True, value=None, threshold=params.drift.feed_limit, evidence={"reason": why}),
-        )
-    return (judge_feed(reference.rows[instrument], newest, limit=params.drift.feed_limit),)
+        evidence = {"instrument": instrument, "reason": why}
+        return Verdict(gate=FEED, passed=True, value=None, threshold=limit, evidence=evidence)
+    found = judge_feed(reference.rows[instrument], newest, limit=limit)
+    return structs.replace(found, evidence={"instrument": instrument, **found.evidence})
 
 
-def _named(gate: str, found: DriftVerdict) -> Verdict:
-    return structs.replace(found.as_verdict(), gate=gate)
+def _named(gate: str, instrument: str, found: DriftVerdict) -> Verdict:
+    verdict = found.as_verdict()
+    return structs.replace(verdict, gate=gate, evidence={"instrument": instrument, **verdict.evidence})
+
+
+def _all_at_once(drift: DriftParams) -> DriftParams:
+    """Return settings that measure all past pairs now: there may be no look before or after this one."""
+    patient = structs.replace(drift.discriminator, seconds=_PATIENCE * drift.discriminator.seconds)
+    return structs.replace(drift, pairs_a_look=2 * drift.past_pairs, discriminator=patient)

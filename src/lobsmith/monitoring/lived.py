@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lobsmith.features.definitions import COUNT
 from lobsmith.gates.answers import Answers
 from lobsmith.gates.drift.answered import between
-from lobsmith.gates.drift.rows import RawRows
+from lobsmith.gates.drift.rows import RawRows, joined
 from lobsmith.gates.drift.windows import Lengths, rounded_gap
 from lobsmith.monitoring.judged import LIVE, Sources, sessions_by_instrument
 from lobsmith.monitoring.log_reader import EVER, PredictionLog, answers
@@ -24,11 +25,12 @@ class Lived:
     """What is logged of a stream: raw rows, and a version's answers before and during the newest stretch.
 
     Attributes:
-        earlier: raw rows received before that stretch, as far back as past pairs reach.
+        earlier: raw rows received before that stretch, those that past pairs are made of.
         recent: raw rows of that stretch, `drift.recent_s` long.
         answers_before: the version's answers in the `drift.reference_s` before it; None where nothing is logged.
         answers_now: its answers in that stretch.
         from_ns, until_ns: the stretch, receive times, UTC.
+        served_ns: when the version began to serve, UTC; 0 where rows are not live.
     """
 
     earlier: RawRows
@@ -37,6 +39,7 @@ class Lived:
     answers_now: Answers | None
     from_ns: int
     until_ns: int
+    served_ns: int = 0
 
 
 def read_lived(
@@ -65,7 +68,8 @@ def read_lived(
     """
     drift, live = params.drift, tuple(sources) == tuple(LIVE)
     recent, reach = int(drift.recent_s * _NS_PER_S), int((drift.recent_s + drift.reference_s) * _NS_PER_S)
-    nothing = Lived(no_rows(), no_rows(), None, None, now_ns - recent, now_ns)
+    served = version.created_ns if live else 0
+    nothing = Lived(no_rows(), no_rows(), None, None, now_ns - recent, now_ns, served)
     model = params.model.name
     if not log_path(workspace, model).exists():
         return nothing
@@ -75,7 +79,7 @@ def read_lived(
             return nothing
         until = now_ns if live else (newest_raw_ns(log, sessions) or now_ns) + 1
         since = until - _reach_ns(drift, until - recent - int(learnt.time_ns[-1]) if len(learnt) else 0)
-        raw = raw_rows(log, sessions, every_ms=drift.every_ms, since_ns=since, until_ns=until)
+        raw = _raw(log, sessions, drift, since, until)
         asked = answers(
             log,
             version.model,
@@ -92,7 +96,32 @@ def read_lived(
         answers_now=between(asked, until - recent, until),
         from_ns=until - recent,
         until_ns=until,
+        served_ns=served,
     )
+
+
+def instruments_seen(workspace: Workspace, model: str, sources: Sources = LIVE) -> set[str]:
+    """Return the instruments, `venue:symbol`, that clients have ever asked a production model about.
+
+    Raises:
+        PredictionLogError: the log cannot be read.
+    """
+    if not log_path(workspace, model).exists():
+        return set()
+    with PredictionLog.of(workspace, model) as log:
+        return set(sessions_by_instrument(log, sources))
+
+
+def _raw(log: PredictionLog, sessions: list[str], drift: DriftParams, since_ns: int, until_ns: int) -> RawRows:
+    """Read both ends of a stretch: what past pairs are made of. What lies between may be days that nobody looks at."""
+    lengths = Lengths.of(drift)
+    end = lengths.reference + (2 * drift.past_pairs + 1) * lengths.recent
+    late = max(until_ns - end, since_ns)
+    old, new = (
+        raw_rows(log, sessions, every_ms=drift.every_ms, since_ns=start, until_ns=stop)
+        for start, stop in ((since_ns, min(since_ns + end, late)), (late, until_ns))
+    )
+    return joined(old, new)
 
 
 def _reach_ns(drift: DriftParams, gap_ns: int) -> int:
@@ -102,13 +131,6 @@ def _reach_ns(drift: DriftParams, gap_ns: int) -> int:
     return lengths.reference + windows * lengths.recent
 
 
-def newest_of(rows: RawRows, seconds: float) -> RawRows:
-    """Return the newest so many seconds of rows, as views."""
-    return (
-        rows.between(int(rows.time_ns[-1]) - int(seconds * _NS_PER_S), int(rows.time_ns[-1]) + 1) if len(rows) else rows
-    )
-
-
 def no_rows() -> RawRows:
     """Return rows of which there are none."""
-    return RawRows(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
+    return RawRows(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, COUNT), np.float32))

@@ -12,9 +12,10 @@ from lobsmith.gates.drift.past import PastStore
 from lobsmith.gates.drift.reference import Reference, load_reference
 from lobsmith.gates.drift.rows import RawRows, joined
 from lobsmith.gates.drift.verdict import DriftLook, DriftVerdict, Finding, Kind
+from lobsmith.gates.drift.windows import Lengths
 from lobsmith.gates.live_verdict import LiveVerdict
 from lobsmith.monitoring.judged import LIVE, Sources
-from lobsmith.monitoring.lived import Lived, newest_of, no_rows, read_lived
+from lobsmith.monitoring.lived import Lived, instruments_seen, no_rows, read_lived
 from lobsmith.monitoring.looks import Line
 from lobsmith.monitoring.unusual import concept_drift, prediction_drift
 from lobsmith.params import DriftParams, Params
@@ -49,7 +50,7 @@ def look_for_drift(
     beside: LiveVerdict | None = None,
     sources: Sources = LIVE,
 ) -> list[Looked]:
-    """Look at each stream that a version was trained for.
+    """Look at each stream that a version was trained for and that clients have ever asked about; at all where none is.
 
     Args:
         workspace: where the version, the prediction log and past pairs lie.
@@ -68,16 +69,20 @@ def look_for_drift(
         DataError: the version's reference is not what it was when it was published.
     """
     reference = reference_of(workspace, active)
-    streams = list(reference.rows) if reference is not None else [str(one) for one in active.instruments]
-    level = look_level(params.drift)
+    trained = list(reference.rows) if reference is not None else [str(one) for one in active.instruments]
+    # A pooled model may know instruments that nobody trades: no rows of these is no missing data.
+    seen = instruments_seen(workspace, params.model.name, sources)
+    streams = [one for one in trained if one in seen] or trained
+    level = look_level(params.drift, len(streams))
     found = []
     for instrument in streams:
         started = time.monotonic()
-        learnt = newest_of(reference.rows[instrument], params.drift.reference_s) if reference else no_rows()
+        learnt = reference.rows[instrument].newest(Lengths.of(params.drift).reference) if reference else no_rows()
         lived = read_lived(workspace, params, active, instrument, learnt, now_ns=now_ns, sources=sources)
-        past = [one for one in before if one.instrument == instrument]
+        # What one version answers and costs says nothing of what is usual for another.
+        past = [one for one in before if (one.instrument, one.version) == (instrument, active.version)]
         verdicts = (
-            _covariate(workspace, params.drift, active, instrument, reference, learnt, lived),
+            _covariate(workspace, params.drift, active, instrument, reference, learnt, lived, level),
             prediction_drift(lived, past, params.drift, level),
             concept_drift(lived, past, params, level, beside),
         )
@@ -124,8 +129,8 @@ def _covariate(
     reference: Reference | None,
     learnt: RawRows,
     lived: Lived,
+    level: float,
 ) -> DriftVerdict:
-    level = look_level(drift)
     if reference is None:
         why = f"{active.model} {active.version} was published without its training window; the next retrain keeps it"
         return DriftVerdict(kind=Kind.COVARIATE, finding=Finding.INSUFFICIENT, reason=why, level=level)

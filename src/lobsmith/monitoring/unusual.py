@@ -1,7 +1,8 @@
 """Prediction drift and concept drift: a version's newest answers beside what looks before have found usual."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +16,11 @@ from lobsmith.monitoring.lived import Lived
 from lobsmith.monitoring.looks import Line
 from lobsmith.params import DriftParams, Params
 
+_NS_PER_S = 1_000_000_000
 _LEAST = 1e-6
 """Smallest shift of answers that has a logarithm."""
+_LATE = 0.1
+"""Share of their stretch that the rows of two looks may have in common: a schedule is never kept to the second."""
 
 
 def usual(looks: Sequence[Line], kind: Kind, before_ns: int) -> list[float]:
@@ -25,19 +29,21 @@ def usual(looks: Sequence[Line], kind: Kind, before_ns: int) -> list[float]:
     Those that found drift are left out: they would make it usual.
 
     Args:
-        looks: of one instrument, in the order of time.
+        looks: at one version's answers for one instrument, in the order of time.
         kind: of drift.
         before_ns: when the rows begin that are to be judged.
     """
     values = []
     for look in reversed(looks):
-        verdict = look.of(kind)
-        if verdict is None or verdict.value is None or verdict.finding is Finding.DRIFT:
+        found = look.of(kind)
+        if found is None or found.value is None or found.finding is Finding.DRIFT:
             continue
-        if verdict.recent_until_ns is None or verdict.recent_from_ns is None or verdict.recent_until_ns > before_ns:
+        if found.recent_until_ns is None or found.recent_from_ns is None:
             continue
-        values.append(verdict.value)
-        before_ns = verdict.recent_from_ns
+        if found.recent_until_ns - before_ns > _LATE * (found.recent_until_ns - found.recent_from_ns):
+            continue
+        values.append(found.value)
+        before_ns = found.recent_from_ns
     return values[::-1]
 
 
@@ -46,25 +52,18 @@ def prediction_drift(lived: Lived, before: Sequence[Line], drift: DriftParams, l
 
     Args:
         lived: its answers.
-        before: earlier looks at the stream.
+        before: earlier looks at the version's answers for the stream.
         drift: `minimum_rows` and `past_pairs` are used.
         level: p-value from which there is drift.
     """
-    earlier, now = _count(lived.answers_before), _count(lived.answers_now)
-    if lived.answers_now is None or now < drift.minimum_rows:
-        return _missing(Kind.PREDICTION, lived, level, f"{now} rows were answered", drift)
-    if lived.answers_before is None or earlier < drift.minimum_rows:
-        why = (
-            f"{earlier} rows were answered by this version before, fewer than drift.minimum_rows = {drift.minimum_rows}"
-        )
-        return _verdict(Kind.PREDICTION, Finding.INSUFFICIENT, why, lived, level, earlier, now)
+    answer = _Answer(Kind.PREDICTION, lived, before, drift, level)
+    if lived.answers_now is None or answer.recent_rows < drift.minimum_rows:
+        return answer.missing(f"{answer.recent_rows} rows were answered")
+    if lived.answers_before is None or answer.reference_rows < drift.minimum_rows:
+        return answer.too_young()
     value, moved = shift_of_answers(lived.answers_before, lived.answers_now)
-    past = usual(before, Kind.PREDICTION, lived.from_ns)
     words = f"answers have moved by {value:.3g} deviations on average, most of all {moved[0].name}"
-    logs = [math.log(max(one, _LEAST)) for one in past]
-    return _compared(
-        Kind.PREDICTION, words, value, math.log(max(value, _LEAST)), past, logs, lived, drift, level, moved
-    )
+    return answer.compared(words, value, scale=lambda shift: math.log(max(shift, _LEAST)), moved=moved)
 
 
 def concept_drift(
@@ -74,95 +73,86 @@ def concept_drift(
 
     Args:
         lived: its answers, with outcomes.
-        before: earlier looks at the stream.
+        before: earlier looks at the version's answers for the stream.
         params: `drift` and `paired.longest_ms` are used.
         level: p-value from which there is drift.
         beside: the block test of active against fallback; None where nothing was compared.
     """
-    drift = params.drift
+    answer = _Answer(Kind.CONCEPT, lived, before, params.drift, level)
     if beside is not None and beside.decision == ROLL_BACK:
-        why = f"beside its fallback: {beside.reason}"
-        return _verdict(Kind.CONCEPT, Finding.DRIFT, why, lived, level, _count(lived.answers_before), beside.compared)
-    now = _count(lived.answers_now)
-    if lived.answers_now is None or now < drift.minimum_rows:
-        return _missing(Kind.CONCEPT, lived, level, f"{now} rows were answered", drift)
-    found = (
-        excess_loss(lived.answers_before, lived.answers_now, params.paired.longest_ms) if lived.answers_before else None
-    )
+        return answer.give(Finding.DRIFT, f"beside its fallback: {beside.reason}")
+    if lived.answers_now is None or answer.recent_rows < params.drift.minimum_rows:
+        return answer.missing(f"{answer.recent_rows} rows were answered")
+    if lived.answers_before is None or answer.reference_rows < params.drift.minimum_rows:
+        return answer.too_young()
+    found = excess_loss(lived.answers_before, lived.answers_now, params.paired.longest_ms)
     if found is None:
-        why = "no outcomes are known of the rows before, or of the newest ones"
-        return _verdict(Kind.CONCEPT, Finding.INSUFFICIENT, why, lived, level, _count(lived.answers_before), now)
+        return answer.give(Finding.INSUFFICIENT, "no outcomes are known of the rows before, or of the newest ones")
     value, rows = found
-    if rows < drift.minimum_rows:
-        return _missing(Kind.CONCEPT, lived, level, f"outcomes of {rows} rows are known", drift)
-    past = usual(before, Kind.CONCEPT, lived.from_ns)
-    words = f"a row costs {value:+.4f} nats beside the frequencies of the time before"
-    return _compared(Kind.CONCEPT, words, value, value, past, past, lived, drift, level, ())
+    if rows < params.drift.minimum_rows:
+        return answer.missing(f"outcomes of {rows} rows are known")
+    return answer.compared(f"a row costs {value:+.4f} nats beside the frequencies of the time before", value)
 
 
-def _compared(
-    kind: Kind,
-    words: str,
-    value: float,
-    statistic: float,
-    past: list[float],
-    null: list[float],
-    lived: Lived,
-    drift: DriftParams,
-    level: float,
-    moved: tuple[Moved, ...],
-) -> DriftVerdict:
-    p = None
-    if len(past) < drift.past_pairs:
-        finding, words = (
-            Finding.INSUFFICIENT,
-            f"{words}; {len(past)} looks before, {drift.past_pairs} say what is usual",
+class _Answer(NamedTuple):
+    """What all verdicts of one look on one kind share."""
+
+    kind: Kind
+    lived: Lived
+    before: Sequence[Line]
+    drift: DriftParams
+    level: float
+
+    @property
+    def reference_rows(self) -> int:
+        return _count(self.lived.answers_before)
+
+    @property
+    def recent_rows(self) -> int:
+        return _count(self.lived.answers_now)
+
+    def compared(
+        self, words: str, value: float, scale: Callable[[float], float] = float, moved: tuple[Moved, ...] = ()
+    ) -> DriftVerdict:
+        """Compare a statistic with that of earlier looks, on a scale where these are roughly Gaussian."""
+        past = tuple(usual(self.before, self.kind, self.lived.from_ns))
+        measured = {"value": value, "past": len(past), "null": past, "moved": moved}
+        if len(past) < self.drift.past_pairs:
+            why = f"{words}; {len(past)} looks before, {self.drift.past_pairs} say what is usual"
+            return self.give(Finding.INSUFFICIENT, why, **measured)
+        p = p_value(scale(value), np.array([scale(one) for one in past]))
+        found = Finding.DRIFT if p <= self.level else Finding.NO_DRIFT
+        return self.give(found, f"{words}; p = {p:.2g} among {len(past)} looks before", p_value=p, **measured)
+
+    def missing(self, what: str) -> DriftVerdict:
+        """Say that there are too few rows, which in a version's first minutes there cannot but be."""
+        why = f"{what} in {self.drift.recent_s:g} s, fewer than drift.minimum_rows = {self.drift.minimum_rows}"
+        if self.lived.served_ns > self.lived.from_ns:
+            served_s = (self.lived.until_ns - self.lived.served_ns) / _NS_PER_S
+            return self.give(Finding.INSUFFICIENT, f"{why}; this version has served for {served_s:.0f} s only")
+        return self.give(Finding.MISSING, why)
+
+    def too_young(self) -> DriftVerdict:
+        least, rows = self.drift.minimum_rows, self.reference_rows
+        why = f"{rows} rows were answered by this version before, fewer than drift.minimum_rows = {least}"
+        return self.give(Finding.INSUFFICIENT, why)
+
+    def give(self, finding: Finding, reason: str, **measured: Any) -> DriftVerdict:
+        before = self.lived.answers_before
+        times = before.time_ns if before is not None and len(before.time_ns) else None
+        return DriftVerdict(
+            kind=self.kind,
+            finding=finding,
+            reason=reason,
+            level=self.level,
+            reference_from_ns=None if times is None else int(times[0]),
+            reference_until_ns=None if times is None else int(times[-1]),
+            recent_from_ns=self.lived.from_ns,
+            recent_until_ns=self.lived.until_ns,
+            reference_rows=self.reference_rows,
+            recent_rows=self.recent_rows,
+            **measured,
         )
-    else:
-        p = p_value(statistic, np.asarray(null))
-        finding = Finding.DRIFT if p <= level else Finding.NO_DRIFT
-        words = f"{words}; p = {p:.2g} among {len(past)} looks before"
-    earlier, now = _count(lived.answers_before), _count(lived.answers_now)
-    return _verdict(kind, finding, words, lived, level, earlier, now, value, p, tuple(past), moved)
-
-
-def _verdict(
-    kind: Kind,
-    finding: Finding,
-    reason: str,
-    lived: Lived,
-    level: float,
-    reference_rows: int,
-    recent_rows: int,
-    value: float | None = None,
-    p: float | None = None,
-    past: tuple[float, ...] = (),
-    moved: tuple[Moved, ...] = (),
-) -> DriftVerdict:
-    before = lived.answers_before
-    known = before is not None and len(before.time_ns) > 0
-    return DriftVerdict(
-        kind=kind,
-        finding=finding,
-        reason=reason,
-        value=value,
-        p_value=p,
-        level=level,
-        past=len(past),
-        null=past,
-        reference_from_ns=int(before.time_ns[0]) if before is not None and known else None,
-        reference_until_ns=int(before.time_ns[-1]) if before is not None and known else None,
-        recent_from_ns=lived.from_ns,
-        recent_until_ns=lived.until_ns,
-        reference_rows=reference_rows,
-        recent_rows=recent_rows,
-        moved=moved,
-    )
-
-
-def _missing(kind: Kind, lived: Lived, level: float, what: str, drift: DriftParams) -> DriftVerdict:
-    why = f"{what} in {drift.recent_s:g} s, fewer than drift.minimum_rows = {drift.minimum_rows}"
-    return _verdict(kind, Finding.MISSING, why, lived, level, _count(lived.answers_before), _count(lived.answers_now))
 
 
 def _count(answers: Answers | None) -> int:

@@ -30,9 +30,9 @@ _KINDS = len(Kind)
 _S_PER_DAY = 86_400
 
 
-def look_level(params: DriftParams) -> float:
-    """Return the level of one kind of drift in one look, so that all looks of a day keep to the budget."""
-    return min(params.false_alarms_a_day * params.look_s / _S_PER_DAY / _KINDS, 0.5)
+def look_level(params: DriftParams, streams: int = 1) -> float:
+    """Return the level of one kind of drift in one look at one of the streams, so that a day's keep to the budget."""
+    return min(params.false_alarms_a_day * params.look_s / _S_PER_DAY / _KINDS / max(streams, 1), 0.5)
 
 
 def look_for_covariate_drift(
@@ -67,7 +67,7 @@ def look_for_covariate_drift(
     """
     level = look_level(params) if level is None else level
     lengths = Lengths.of(params)
-    reference, recent = _newest(reference, lengths.reference), _newest(recent, lengths.recent)
+    reference, recent = reference.newest(lengths.reference), recent.newest(lengths.recent)
     for what, rows in (("reference", reference), ("recent", recent), ("history", history)):
         _check(rows, what, scaling, names)
     answer = _Answer(reference, recent, level)
@@ -150,13 +150,6 @@ class _Answer(NamedTuple):
             recent_rows=len(new),
             moved=moved,
         )
-
-
-def _newest(rows: RawRows, length_ns: int) -> RawRows:
-    if not len(rows):
-        return rows
-    last = int(rows.time_ns[-1])
-    return rows.between(last + 1 - length_ns, last + 1)
 
 
 def _check(rows: RawRows, what: str, scaling: Scaling, names: tuple[str, ...]) -> None:

@@ -37,6 +37,11 @@ class RawRows:
         start, stop = np.searchsorted(self.time_ns, (from_ns, until_ns))
         return self.slice(int(start), int(stop))
 
+    def newest(self, length_ns: int) -> "RawRows":
+        """Return the rows of the newest so many nanoseconds, as views."""
+        last = int(self.time_ns[-1]) if len(self) else 0
+        return self.between(last + 1 - length_ns, last + 1)
+
 
 def thinned(time_ns: Int64, every_ms: int) -> npt.NDArray[np.intp]:
     """Return the places of the first row in each slot of `every_ms` of receive time: the same for whoever asks.
