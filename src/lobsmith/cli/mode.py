@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lobsmith.cli.options import json_option, print_json, results
+from lobsmith.cli.times import format_time
 from lobsmith.params import ModeParams, load_params
 from lobsmith.workspace import Workspace
 
@@ -94,9 +95,9 @@ def _say(change: "Change", as_json: bool) -> None:
 def _described(record: "ModeRecord", params: ModeParams) -> list[tuple[str, str]]:
     held = ", set by hand" if record.held else ""
     lines = [
-        ("mode", f"{record.model} {record.version} is {record.mode} since {_time(record.since_ns)}{held}"),
+        ("mode", f"{record.model} {record.version} is {record.mode} since {format_time(record.since_ns)}{held}"),
         ("because", record.reason),
-        ("looked", f"{_time(record.looked_ns)}: {record.last_look}" if record.looked_ns else "never"),
+        ("looked", f"{format_time(record.looked_ns)}: {record.last_look}" if record.looked_ns else "never"),
     ]
     if _away(record, params):
         lines.append(
@@ -106,7 +107,7 @@ def _described(record: "ModeRecord", params: ModeParams) -> list[tuple[str, str]
         calm = f"{min(record.calm_looks, params.calm_looks)} of {params.calm_looks} calm looks for a step back"
         lines.append(("back", "only by `lobsmith mode auto`" if record.held else calm))
     if record.retrain_asked_ns is not None:
-        lines.append(("retrain", f"asked for at {_time(record.retrain_asked_ns)}"))
+        lines.append(("retrain", f"asked for at {format_time(record.retrain_asked_ns)}"))
     return [*lines, ("acts on", _acted_on(record, params))]
 
 
@@ -138,12 +139,5 @@ def _away(record: "ModeRecord", params: ModeParams) -> bool:
 
 def _line(change: "ModeChange") -> str:
     held = ", held" if change.held else ""
-    return (
-        f"{_time(change.time_ns)}  {change.mode_from or '-'} to {change.mode_to}{held} by {change.who}: {change.reason}"
-    )
-
-
-def _time(time_ns: int) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="seconds")
+    step = f"{change.mode_from or '-'} to {change.mode_to}{held}"
+    return f"{format_time(change.time_ns)}  {step} by {change.who}: {change.reason}"

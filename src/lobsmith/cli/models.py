@@ -9,6 +9,7 @@ from rich.table import Table
 
 from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
 from lobsmith.cli.reproduce import reproduce
+from lobsmith.cli.times import format_time
 from lobsmith.errors import LobsmithError, RegistryError, ReleaseError
 from lobsmith.params import Params, load_params
 from lobsmith.workspace import Workspace
@@ -95,7 +96,7 @@ def show(workspace: Workspace, version: str, model: str | None, settings: tuple[
     for verdict in manifest.verdicts:
         results.print(f"{'verdict':<17} {verdict}", soft_wrap=True)
     for entry in entries:
-        words = f"{_time(entry.time_ns)}  {entry.action} {entry.model} {entry.version_to}: {entry.reason}"
+        words = f"{format_time(entry.time_ns)}  {entry.action} {entry.model} {entry.version_to}: {entry.reason}"
         results.print(words, markup=False)
 
 
@@ -267,9 +268,3 @@ def _listed(repository: "Repository", model: str) -> list[int]:
     except ReleaseError:
         # `lobsmith status` says what is wrong with it.
         return []
-
-
-def _time(time_ns: int) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="seconds")

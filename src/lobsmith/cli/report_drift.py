@@ -8,6 +8,7 @@ import click
 from rich.table import Table
 
 from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
+from lobsmith.cli.times import parse_time
 from lobsmith.errors import DataError
 from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
@@ -45,7 +46,7 @@ def report_drift(
         raise click.UsageError("--open prints addresses and waits; leave --json out")
     name = model or load_params(workspace.params, overrides(settings)).model.name
     lines = [one for one in looks.read(workspace, name) if instrument in (None, one.instrument)]
-    line = looks.newest(lines, None if at is None else _time_ns(at))
+    line = looks.newest(lines, None if at is None else int(parse_time(at).timestamp() * 1e9))
     if line is None:
         when = " until then" if lines else " yet"
         raise DataError(f"{name}: nobody has looked for drift{when}; lobsmith drift looks now")
@@ -101,13 +102,3 @@ def _open(workspace: Workspace, content: "Content", page: str, port: int | None)
             signal.pause()
         except KeyboardInterrupt:
             results.print("ended")
-
-
-def _time_ns(text: str) -> int:
-    from datetime import UTC, datetime
-
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text}: write it as 2026-03-01T14:03", param_hint="--at") from error
-    return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1e9)

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lobsmith.cli.options import json_option, print_json, results
+from lobsmith.cli.times import format_time, parse_time
 from lobsmith.errors import LobsmithError
 from lobsmith.workspace import Workspace
 
@@ -78,17 +79,11 @@ def status(workspace: Workspace, at: str | None, as_json: bool) -> None:
 
 
 def _show_past(workspace: Workspace, at: str, as_json: bool) -> None:
-    from datetime import UTC, datetime
-
     from lobsmith.monitoring.mode_store import mode_at
     from lobsmith.release import journal
     from lobsmith.release.config import may_produce
 
-    try:
-        time = datetime.fromisoformat(at)
-    except ValueError as error:
-        raise click.BadParameter(f"{at}: write it as 2026-03-01T14:03", param_hint="--at") from error
-    time = time if time.tzinfo else time.replace(tzinfo=UTC)
+    time = parse_time(at)
     entries = journal.read(workspace.journal)
     found: dict[str, Any] = {}
     for model in sorted({entry.model for entry in entries} - {journal.EVERYTHING}):
@@ -118,10 +113,8 @@ def _show_past(workspace: Workspace, at: str, as_json: bool) -> None:
 
 
 def _line(entry: "Entry") -> dict[str, Any]:
-    from datetime import UTC, datetime
-
     return {
-        "time": datetime.fromtimestamp(entry.time_ns / 1e9, UTC).isoformat(timespec="seconds"),
+        "time": format_time(entry.time_ns),
         "action": entry.action,
         "model": entry.model,
         "version": entry.version_to,
@@ -139,15 +132,10 @@ def _mode(workspace: Workspace, model: str) -> dict[str, str] | None:
 
 
 def _mode_line(mode: str, since_ns: int, reason: str, **more: str) -> dict[str, str]:
-    from datetime import UTC, datetime
-
-    since = datetime.fromtimestamp(since_ns / 1e9, UTC).isoformat(timespec="seconds")
-    return {"mode": mode, "since": since, "reason": reason, **more}
+    return {"mode": mode, "since": format_time(since_ns), "reason": reason, **more}
 
 
 def _state(workspace: Workspace) -> dict[str, Any]:
-    from datetime import UTC, datetime
-
     from lobsmith.monitoring.alerts import firing
     from lobsmith.release import journal
     from lobsmith.release.repository import Repository
@@ -193,7 +181,7 @@ def _state(workspace: Workspace) -> dict[str, Any]:
         "findings": _told(errors, lambda: _findings(workspace)) or [],
         "alerts": [
             {
-                "since": datetime.fromtimestamp(alert.time_ns / 1e9, UTC).isoformat(timespec="seconds"),
+                "since": format_time(alert.time_ns),
                 "name": alert.name,
                 "about": alert.about,
                 "message": alert.message,

@@ -1,0 +1,27 @@
+"""Times as people write and read them."""
+
+from datetime import UTC, datetime
+
+import click
+
+
+def parse_time(text: str) -> datetime:
+    """Return the time of an option `--at`, UTC where it says no zone.
+
+    Raises:
+        click.BadParameter: it is no time.
+    """
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text}: write it as 2026-03-01T14:03", param_hint="--at") from error
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def format_time(time_ns: int) -> str:
+    """Return a time, in UTC to the second.
+
+    >>> format_time(1_772_000_000_000_000_000)
+    '2026-02-25T06:13:20+00:00'
+    """
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="seconds")
