@@ -159,16 +159,17 @@ def test_one_file_for_any_number_of_blocks_and_rows(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [SCORE]
 
 
-def test_another_process_exports_the_same_bytes(path: Path, tmp_path: Path) -> None:
+def test_another_process_exports_the_same_bytes(tmp_path: Path) -> None:
+    export_score(fit_score(reference(3, 120), PARAMS)[0], tmp_path / SCORE)
     code = (
         "import sys; from pathlib import Path; from tests.gates.test_one_class import *;"
-        "export_score(fit_score(reference(), PARAMS)[0], Path(sys.argv[1]))"
+        "export_score(fit_score(reference(3, 120), PARAMS)[0], Path(sys.argv[1]))"
     )
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     target = tmp_path / "again.onnx"
     subprocess.run([sys.executable, "-c", code, str(target)], check=True, cwd=root, env=environment, timeout=120)
-    assert sha256_file(target) == sha256_file(path)
+    assert sha256_file(target) == sha256_file(tmp_path / SCORE)
 
 
 @pytest.mark.parametrize(("rows", "length"), [(20_000, 64), (1000, 32), (400, 16), (150, 16)])
