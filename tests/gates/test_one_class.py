@@ -160,10 +160,10 @@ def test_one_file_for_any_number_of_blocks_and_rows(path: Path) -> None:
 
 
 def test_another_process_exports_the_same_bytes(tmp_path: Path) -> None:
-    export_score(fit_score(reference(3, 120), PARAMS)[0], tmp_path / SCORE)
+    export_score(fit_score(reference_of(noise(1000)), PARAMS)[0], tmp_path / SCORE)
     code = (
         "import sys; from pathlib import Path; from tests.gates.test_one_class import *;"
-        "export_score(fit_score(reference(3, 120), PARAMS)[0], Path(sys.argv[1]))"
+        "export_score(fit_score(reference_of(noise(1000)), PARAMS)[0], Path(sys.argv[1]))"
     )
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
