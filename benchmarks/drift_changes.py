@@ -115,5 +115,15 @@ def truths(params: Params) -> dict[str, dict[str, float]]:
     return found
 
 
+def truly_moved(change: str, distances: dict[str, float]) -> set[str]:
+    """Return the features that a change moves.
+
+    Larger orders and queues are the same market in larger lots: the sizes move and nothing else, whatever a day shows.
+    """
+    if change.startswith("sizes"):
+        return {name for name in NAMES if name.startswith(("bid_size_", "ask_size_"))}
+    return {name for name, distance in distances.items() if distance >= MOVED}
+
+
 def _hours(seed: int, factors: Factors, params: Params) -> npt.NDArray[np.float32]:
     return Observed(seed, params, Dynamics().scaled(factors)).until(_LONG_S).rows.raw

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from benchmarks.drift_changes import CHANGES, MOVED, SIZES, Observed, joined, truths
+from benchmarks.drift_changes import CHANGES, SIZES, Observed, joined, truly_moved, truths
 from benchmarks.shadow_power import share
 from lobsmith.gates.drift.covariate import look_for_covariate_drift, look_level
 from lobsmith.gates.drift.null import log_odds, p_value
@@ -152,7 +152,7 @@ def summary(done: list[dict[str, Any]], moved: dict[str, dict[str, float]], leve
     result: dict[str, Any] = {}
     for change in CHANGES:
         mine = [case["looks"] for case in done if case["change"] == change]
-        truly = {name for name, distance in moved[change].items() if distance >= MOVED}
+        truly = truly_moved(change, moved[change])
         result[change] = {"cases": len(mine), "truly_moved": sorted(truly, key=lambda name: -moved[change][name])}
         for name, at in (("budget", level), ("plain", PLAIN)):
             first = [hit for hit in (next((one for one in case if one["p"] <= at), None) for case in mine) if hit]

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from msgspec.structs import replace
 
 from lobsmith.features.dataset import Dataset, build_dataset
 from lobsmith.features.definitions import NAMES
 from lobsmith.gates.drift.covariate import look_for_covariate_drift
 from lobsmith.gates.drift.discriminator import fit_discriminator
+from lobsmith.gates.drift.fit_score import fit_score
 from lobsmith.gates.drift.moved import moved
 from lobsmith.gates.drift.past import PastStore
-from lobsmith.gates.drift.reference import freeze
+from lobsmith.gates.drift.reference import Reference, freeze
 from lobsmith.gates.drift.rows import RawRows, joined
 from lobsmith.gates.drift.scaling import Scaling, fit_scaling
 from lobsmith.gates.drift.verdict import DriftVerdict, Finding
@@ -122,6 +124,16 @@ def looks(
     return found
 
 
+@torch.no_grad()
+def scores(old: RawRows, scaling: Scaling, new: RawRows, params: Params) -> dict[str, Any]:
+    """Return the reference scores of blocks of the newer rows, end to end; above 1 is an alarm."""
+    learnt = Reference({"learnt": old}, scaling, params.drift.every_ms)
+    score, fitted = fit_score(learnt, params.reference)
+    length = fitted["learnt"].block_rows
+    said = score(torch.from_numpy(new.raw).unfold(0, length, length).transpose(1, 2))[0]
+    return {"block_rows": length, "scores": [round(one, 2) for one in said.tolist()]}
+
+
 def compare(older: Dataset, newer: Dataset | None, params: Params, most: int) -> dict[str, Any]:
     """Return what is said of two sessions, or of the halves of one."""
 
@@ -143,6 +155,7 @@ def compare(older: Dataset, newer: Dataset | None, params: Params, most: int) ->
     return {
         "rows": [len(old), len(new)],
         "auc": aucs(scaling, old, new, params.drift),
+        "reference": scores(old, scaling, new, params),
         "product": {"finding": product.finding.value, "reason": product.reason},
         "recent_s": brief.recent_s,
         "past": [look.past for look in found],
@@ -157,11 +170,12 @@ def tables(result: dict[str, Any]) -> str:
     """Return the results as Markdown."""
     lines = [
         "| learnt | looked at | rows | AUC naive | AUC over blocks | product's windows | short windows: drift "
-        "| p: median, least | named most often (PSI) |",
-        "|---" * 9 + "|",
+        "| p: median, least | named most often (PSI) | reference score: median, least | blocks above 1 |",
+        "|---" * 11 + "|",
     ]
     for one in result["compared"]:
         named = ", ".join(f"{moved['name']} ({moved['psi']:.2f})" for moved in one["moved"])
+        said = one["reference"]["scores"]
         cells = [
             one["older"],
             one["newer"],
@@ -172,6 +186,8 @@ def tables(result: dict[str, Any]) -> str:
             f"{one['findings'].get(Finding.DRIFT.value, 0)} of {one['looks']}",
             f"{np.median(one['p']):.2g}, {min(one['p']):.2g}" if one["p"] else "-",
             named,
+            f"{np.median(said):.2g}, {min(said):.2g}",
+            f"{sum(score > 1 for score in said)} of {len(said)}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
