@@ -88,9 +88,11 @@ def after(old: RawRows, new: RawRows) -> RawRows:
 def aucs(scaling: Scaling, old: RawRows, new: RawRows, params: DriftParams) -> dict[str, float]:
     """Return the AUC of all rows, cross-fitted over blocks of time, and the naive one: over rows that were shuffled."""
     generator = np.random.default_rng(params.discriminator.seed)
-    a, b = (scaling.apply(one.raw) for one in (old, new))
-    shuffled = fit_discriminator(generator.permutation(a), generator.permutation(b), params.discriminator)
-    return {"blocks": fit_discriminator(a, b, params.discriminator).auc, "naive": shuffled.auc}
+    shuffled = (generator.permutation(one.raw) for one in (old, new))
+    return {
+        "blocks": fit_discriminator(old.raw, new.raw, scaling, params.discriminator).auc,
+        "naive": fit_discriminator(*shuffled, scaling, params.discriminator).auc,
+    }
 
 
 def starts(rows: RawRows, params: DriftParams, most: int) -> list[int]:
