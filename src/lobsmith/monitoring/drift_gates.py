@@ -178,4 +178,4 @@ def _named(gate: str, instrument: str, found: DriftVerdict) -> Verdict:
 def _all_at_once(drift: DriftParams) -> DriftParams:
     """Return settings that measure all past pairs now: there may be no look before or after this one."""
     patient = structs.replace(drift.discriminator, seconds=_PATIENCE * drift.discriminator.seconds)
-    return structs.replace(drift, pairs_a_look=2 * drift.past_pairs, discriminator=patient)
+    return structs.replace(drift, pairs_a_look=drift.past_pairs, discriminator=patient)
