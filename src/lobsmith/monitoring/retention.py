@@ -79,15 +79,13 @@ def _expire_raw_rows(connection: dbapi.Connection, session: int, before_ns: int)
 
     Not by the time of receipt: that of a replayed session is as old as its recording.
     """
-    query = "SELECT time_ns FROM raw_rows WHERE session = ? ORDER BY time_ns"
+    kept = "SELECT time_ns FROM raw_rows WHERE session = ? AND asked_ns >= ? ORDER BY time_ns LIMIT 1"
+    # Only among those that go: a writer waits meanwhile.
+    beyond = "SELECT time_ns FROM raw_rows WHERE session = ? AND time_ns < ? ORDER BY time_ns LIMIT 1 OFFSET ?"
     while True:
         with transaction(connection) as cursor:
-            kept_ns = number(cursor, f"{query} LIMIT 1 OFFSET ?", (session, _AT_ONCE), otherwise=_LAST_ROW)
-            cursor.execute(
-                """DELETE FROM raw_rows WHERE session = ?1 AND time_ns < min(?2, COALESCE(
-                (SELECT time_ns FROM raw_rows WHERE session = ?1 AND asked_ns >= ?3 ORDER BY time_ns LIMIT 1), ?2))""",
-                (session, kept_ns, before_ns),
-            )
-            deleted = number(cursor, "SELECT changes()")
-        if deleted < _AT_ONCE:
+            kept_ns = number(cursor, kept, (session, before_ns), otherwise=_LAST_ROW)
+            until_ns = number(cursor, beyond, (session, kept_ns, _AT_ONCE), otherwise=kept_ns)
+            cursor.execute("DELETE FROM raw_rows WHERE session = ? AND time_ns < ?", (session, until_ns))
+        if until_ns == kept_ns:
             return
