@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -13,6 +14,10 @@ from lobsmith.files import write_atomic
 from lobsmith.params import load_params
 from lobsmith.progress import stage
 from lobsmith.workspace import Workspace
+
+if TYPE_CHECKING:
+    from benchmarks.guard import GuardReport
+    from benchmarks.mirror import Latency, MirrorReport
 
 _LARGEST_BATCH = 4096
 
@@ -126,14 +131,8 @@ def mirror(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    table = Table(title=f"{rows:,} rows of each side, in turn, {rate:g} a second")
-    for heading in ("", "count", "p50 µs", "p99 µs"):
-        table.add_column(heading, justify="right" if heading else "left")
     sides = {"answer, alone": report.plain, "answer, mirrored": report.mirrored, "put into the ring": report.put}
-    for name, side in sides.items():
-        table.add_row(name, f"{side.count:,}", f"{side.p50_us:.1f}", f"{side.p99_us:.1f}")
-    table.add_row("ratio", "", f"{report.ratio_p50:.2f}", f"{report.ratio_p99:.2f}")
-    results.print(table)
+    results.print(_beside(rows, rate, sides, report))
     results.print(recorded_line(report.recorded), soft_wrap=True)
 
 
@@ -152,12 +151,7 @@ def guard(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    table = Table(title=f"{rows:,} rows of each side, in turn, {rate:g} a second")
-    for heading in ("", "count", "p50 µs", "p99 µs"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name, side in {"step, alone": report.plain, "step, guarded": report.guarded}.items():
-        table.add_row(name, f"{side.count:,}", f"{side.p50_us:.1f}", f"{side.p99_us:.1f}")
-    table.add_row("ratio", "", f"{report.ratio_p50:.2f}", f"{report.ratio_p99:.2f}")
+    table = _beside(rows, rate, {"step, alone": report.plain, "step, guarded": report.guarded}, report)
     table.add_row("difference", "", f"{report.more_p50_us:.1f}", f"{report.more_p99_us:.1f}")
     results.print(table)
     results.print(f"{report.checks:,} health checks, {report.scores:,} blocks scored, {report.acted:,} rows to act on")
@@ -264,3 +258,14 @@ def swap(workspace: Workspace, swaps: int, rate: float, before: float, as_json: 
             results.print(f"{count} failed: {reason}", soft_wrap=True)
     if report.failed:
         sys.exit(1)
+
+
+def _beside(rows: int, rate: float, sides: "dict[str, Latency]", report: "MirrorReport | GuardReport") -> Table:
+    """Return the latencies of ticks that were answered in turn in several ways, and the ratio of the first two."""
+    table = Table(title=f"{rows:,} rows of each side, in turn, {rate:g} a second")
+    for heading in ("", "count", "p50 µs", "p99 µs"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, side in sides.items():
+        table.add_row(name, f"{side.count:,}", f"{side.p50_us:.1f}", f"{side.p99_us:.1f}")
+    table.add_row("ratio", "", f"{report.ratio_p50:.2f}", f"{report.ratio_p99:.2f}")
+    return table
