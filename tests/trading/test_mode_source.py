@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from lobsmith.errors import DeadlineError, LobsmithError, ModeError, ServingError
-from lobsmith.monitoring.mode_store import record_path
+from lobsmith.monitoring.mode_store import record_path, set_mode
 from lobsmith.monitoring.modes import Mode
 from lobsmith.trading.mode_source import FileModes, HttpModes
 from lobsmith.workspace import Workspace
@@ -81,6 +81,22 @@ def test_what_is_no_record_of_that_model_is_no_mode(content: bytes, tmp_path: Pa
         FileModes(Workspace(tmp_path), "lob").read()
     with page(200, content) as http, pytest.raises(ModeError, match="no record of that model"):
         http.read()
+
+
+@pytest.mark.parametrize("left", [None, b"{"], ids=["lost", "spoilt"])
+def test_a_record_that_is_gone_takes_no_caution_back(left: bytes | None, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    path = record_path(workspace, "lob")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    set_mode(workspace, "lob", Mode.PAUSED, "a test", "the test")
+    path.unlink()
+    if left is not None:
+        path.write_bytes(left)
+    found = FileModes(workspace, "lob").read()
+    assert found is not None
+    # It has never looked, so that it is stale and only its caution counts.
+    assert (found.mode, found.looked_ns) == (Mode.PAUSED, 0)
 
 
 def test_a_page_that_never_ends_is_no_record() -> None:

@@ -160,6 +160,23 @@ def read_mode(workspace: Workspace, model: str) -> ModeRecord | None:
     return found
 
 
+def last_known(workspace: Workspace, model: str) -> ModeRecord | None:
+    """Return the record of a model, or what the journal said last: a record that is lost or spoilt calms nobody.
+
+    Raises:
+        ModeError: the record cannot be read, and the journal has no line of the model.
+        ReleaseError: neither can be read.
+    """
+    try:
+        found = read_mode(workspace, model)
+    except ModeError:
+        found = _from_journal(workspace, model)
+        if found is None:
+            raise
+        return found
+    return found or _from_journal(workspace, model)
+
+
 def decode_mode(content: bytes) -> ModeRecord | None:
     """Return the record that a file or a page is, None where it is none: clients then act as without a monitor."""
     try:

@@ -6,7 +6,7 @@ from typing import Protocol
 from urllib.parse import quote, urlsplit
 
 from lobsmith.errors import DeadlineError, ModeError, ServingError
-from lobsmith.monitoring.mode_store import decode_mode, read_mode
+from lobsmith.monitoring.mode_store import decode_mode, last_known
 from lobsmith.monitoring.modes import ModeRecord
 from lobsmith.workspace import Workspace
 
@@ -37,7 +37,7 @@ class FileModes:
 
     def read(self) -> ModeRecord | None:
         """See `ModeSource.read`."""
-        return read_mode(self._workspace, self._model)
+        return last_known(self._workspace, self._model)
 
 
 class HttpModes:
