@@ -24,26 +24,35 @@ def workspace(tmp_path) -> Workspace:
 
 
 def put(
-    log: LogWriter, name: str, rows: int, *, version=3, role=Role.PRIMARY, up=0.9, instrument="a:X", live=True
+    log: LogWriter,
+    name: str,
+    rows: int,
+    *,
+    version=3,
+    role=Role.PRIMARY,
+    up=0.9,
+    instrument="a:X",
+    live=True,
+    start_s=0,
 ) -> None:
     """A session of rows a second apart that all say up; it was up but in each fourth row."""
-    row = np.arange(rows)
-    log.begin(name, Source.LIVE if live else Source.REPLAY, instrument, START_NS)
+    row, start_ns = np.arange(rows), START_NS + start_s * S
+    log.begin(name, Source.LIVE if live else Source.REPLAY, instrument, start_ns)
     log.add_predictions(
         name,
         "lob",
         version,
         role,
         row=row,
-        time_ns=START_NS + row * S,
-        asked_ns=START_NS + row * S,
+        time_ns=start_ns + row * S,
+        asked_ns=start_ns + row * S,
         segment=0,
         mid=1000,
         latency_ns=1000,
         rows=1,
         probabilities=np.tile(np.float32([1 - up, 0, up]), (rows, 1, 1)),
     )
-    log.add_outcomes(name, row, np.where(row % 4, 2, 0).reshape(-1, 1).astype(np.int8), START_NS + row * S)
+    log.add_outcomes(name, row, np.where(row % 4, 2, 0).reshape(-1, 1).astype(np.int8), start_ns + row * S)
 
 
 def test_live_answers_of_the_serving_version_count_on_all_instruments(workspace: Workspace) -> None:
@@ -67,3 +76,11 @@ def test_of_a_long_session_the_newest_rows_count(workspace: Workspace) -> None:
         put(log, "short", 7, instrument="a:Y", up=0.6)
     assert count_wins(workspace, replace(PARAMS.modes, win_rows=20), "lob", 3).counts == ((7, 20),)
     assert count_wins(workspace, replace(PARAMS.modes, win_rows=100), "lob", 3).counts == ((7, 100),)
+
+
+def test_of_many_short_sessions_the_newest_count(workspace: Workspace) -> None:
+    with LogWriter.of(workspace, "lob", PARAMS) as log:
+        for number in range(10):
+            put(log, f"{number}", 10, start_s=100 * number)
+    found = count_wins(workspace, replace(PARAMS.modes, win_rows=25), "lob", 3)
+    assert found.counts == ((0, 30),)

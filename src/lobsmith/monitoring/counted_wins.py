@@ -3,7 +3,7 @@
 from functools import reduce
 
 from lobsmith.monitoring.judged import LIVE, Sources, sessions_by_instrument
-from lobsmith.monitoring.log_reader import PredictionLog, answers, newest_ns
+from lobsmith.monitoring.log_reader import PredictionLog, answers, newest_ns, newest_sessions
 from lobsmith.monitoring.prediction_log import Role, log_path
 from lobsmith.monitoring.win_rates import WinRates, win_rates
 from lobsmith.params import ModeParams
@@ -15,7 +15,8 @@ def count_wins(
 ) -> WinRates | None:
     """Count what a version answered as the one that serves; None where it was asked about no row.
 
-    The newest `win_rows` rows of each session count, of all instruments together. They are read one instrument after
+    The newest sessions of each instrument count that have `win_rows` rows together, and of a longer one its newest so
+    many: a client that is started anew each hour has as many as one that goes on. They are read one instrument after
     the other, so that memory holds those of one.
 
     Args:
@@ -32,7 +33,8 @@ def count_wins(
         return None
     found = []
     with PredictionLog.of(workspace, model) as log:
-        for names in sessions_by_instrument(log, sources).values():
+        for every in sessions_by_instrument(log, sources).values():
+            names = newest_sessions(log, model, version, Role.PRIMARY, every, params.win_rows)
             since_ns = newest_ns(log, model, version, Role.PRIMARY, names, params.win_rows)
             given = answers(log, model, version, since_ns=since_ns, sessions=names, role=Role.PRIMARY)
             if len(given.time_ns):

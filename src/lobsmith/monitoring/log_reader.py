@@ -178,15 +178,37 @@ def newest_ns(log: PredictionLog, model: str, version: int, role: Role, sessions
     return EVER if before is None else int(before) + 1
 
 
+def newest_sessions(
+    log: PredictionLog, model: str, version: int, role: Role, sessions: Sequence[str], rows: int
+) -> list[str]:
+    """Return the first of the sessions in which a version was asked about so many rows in a role; all where it was not.
+
+    Raises:
+        PredictionLogError: the log cannot be read.
+    """
+    chosen: list[str] = []
+    for name in sessions_asked(log, model, version, role, sessions):
+        if rows <= 0:
+            break
+        chosen.append(name)
+        # Counted no further than it matters: a session may be of weeks.
+        query = """SELECT count(*) FROM (SELECT 1 FROM predictions WHERE stream = (SELECT streams.id FROM streams
+            JOIN sessions ON sessions.id = streams.session
+            WHERE sessions.session = ? AND model = ? AND version = ? AND role = ?) LIMIT ?)"""
+        [(count,)] = log._rows(query, (name, model, version, role, rows))
+        rows -= int(count)
+    return chosen
+
+
 def sessions_asked(log: PredictionLog, model: str, version: int, role: Role, sessions: Sequence[str]) -> list[str]:
-    """Return those of the sessions in which a version was asked in a role.
+    """Return those of the sessions in which a version was asked in a role, the newest first.
 
     Raises:
         PredictionLogError: the log cannot be read.
     """
     chosen, names = _among(sessions)
     query = f"""SELECT sessions.session FROM streams JOIN sessions ON sessions.id = streams.session
-        WHERE model = ? AND version = ? AND role = ? {chosen}"""  # noqa: S608
+        WHERE model = ? AND version = ? AND role = ? {chosen} ORDER BY started_ns DESC, sessions.id DESC"""  # noqa: S608
     return [name for (name,) in log._rows(query, (model, version, role, *names))]
 
 
