@@ -164,3 +164,13 @@ def test_row_by_row_noise_with_a_memory_promotes_equals_no_more_often_than_alpha
         looks = range(2000, len(time_ns), 1500)
         promoted += any(judge(until(pair, rows)).decision == PROMOTE for rows in looks)
     assert promoted / runs <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / runs)
+
+
+@pytest.mark.parametrize(("passed", "decision"), [(True, PROMOTE), (False, WATCH)])
+def test_a_winner_in_another_market_than_it_has_learnt_is_watched_on(passed: bool, decision: str) -> None:
+    evidence = {"finding": "drift", "reason": "spread has moved"}
+    market = Verdict(gate="shadow drift", passed=passed, value=0.001, threshold=0.01, evidence=evidence)
+    seen = judge(two(2400, 0.02)).beside_market((market,))
+    assert (seen.decision, seen.market) == (decision, (market,))
+    assert ("spread has moved" in seen.reason) is not passed
+    assert judge(two(2400, -0.02)).beside_market((market,)).decision == REJECT
