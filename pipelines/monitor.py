@@ -234,14 +234,13 @@ def look(
 ) -> list[Looked]:
     """Compare live rows, answers and losses with what the active version has learnt, stream by stream."""
     with stage("look for drift") as note:
-        verdict = judge.fn(workspace, params, active, fallback, sources)
         found = look_for_drift(
             workspace,
             params,
             active,
+            fallback,
             now_ns=time.time_ns(),
             before=looks.read(workspace, active.model),
-            beside=verdict,
             sources=sources,
         )
         words = (f"{one.look.instrument}: {kind.kind}: {kind.finding}" for one in found for kind in one.look.verdicts)

@@ -35,7 +35,7 @@ LEARNT_UNTIL = NOW_NS - 7200 * S
 
 @pytest.fixture
 def params() -> Params:
-    return with_changes(drift__reference_s=200, drift__recent_s=60, drift__minimum_rows=50)
+    return with_changes(drift__reference_s=200, drift__recent_s=60, drift__minimum_rows=50, rollback__rows=100)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def active(tmp_path: Path) -> Manifest:
     )
 
 
-def log(workspace: Workspace, params: Params, instrument: str, seconds: float) -> None:
+def log(workspace: Workspace, params: Params, instrument: str, seconds: float, **changed: int) -> None:
     """Log a live session of the newest seconds: a row and its answer each 500 ms."""
     count = int(2 * seconds)
     lived = rows(count, NOW_NS - 1, seed=2)
@@ -76,12 +76,12 @@ def log(workspace: Workspace, params: Params, instrument: str, seconds: float) -
     with LogWriter(path, (50, 1000), PARAMS) as writer:
         writer.begin(instrument, Source.LIVE, instrument, int(lived.time_ns[0]))
         times = {"time_ns": lived.time_ns, "asked_ns": lived.time_ns, "segment": lived.segment}
-        add(writer, instrument, ("lob", VERSION), 0, count, **times)
+        add(writer, instrument, ("lob", VERSION), 0, count, **times, **changed)
         writer.add_raw(instrument, row=np.arange(count), raw=lived.raw, **times)
 
 
 def look(tmp_path: Path, params: Params, active: Manifest, before: tuple[Line, ...] = ()) -> list[DriftLook]:
-    found = look_for_drift(Workspace(tmp_path), params, active, now_ns=NOW_NS, before=before)
+    found = look_for_drift(Workspace(tmp_path), params, active, None, now_ns=NOW_NS, before=before)
     return [one.look for one in found]
 
 
@@ -160,3 +160,13 @@ def test_of_days_of_rows_only_both_ends_are_read(tmp_path, params, active):
     assert ages_h.max() > 200
     assert not ((ages_h > 3) & (ages_h < 200)).any()
     assert len(lived.recent) == 120
+
+
+def test_answers_that_break_a_limit_are_concept_drift_of_their_stream_only(tmp_path, params, active):
+    workspace = Workspace(tmp_path)
+    log(workspace, params, SPOT, 300)
+    log(workspace, params, PERPETUAL, 300, latency_ns=S)
+    found = {one.instrument: one.of(Kind.CONCEPT) for one in look(tmp_path, params, active)}
+    assert found[SPOT].finding is not Finding.DRIFT
+    assert found[PERPETUAL].finding is Finding.DRIFT
+    assert "latency" in found[PERPETUAL].reason

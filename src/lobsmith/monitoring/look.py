@@ -13,8 +13,7 @@ from lobsmith.gates.drift.reference import Reference, load_reference
 from lobsmith.gates.drift.rows import RawRows, joined
 from lobsmith.gates.drift.verdict import DriftLook, DriftVerdict, Finding, Kind
 from lobsmith.gates.drift.windows import Lengths
-from lobsmith.gates.live_verdict import LiveVerdict
-from lobsmith.monitoring.judged import LIVE, Sources
+from lobsmith.monitoring.judged import LIVE, Sources, judge_in_service
 from lobsmith.monitoring.lived import Lived, instruments_seen, no_rows, read_lived
 from lobsmith.monitoring.looks import Line
 from lobsmith.monitoring.unusual import concept_drift, prediction_drift
@@ -44,21 +43,21 @@ def look_for_drift(
     workspace: Workspace,
     params: Params,
     active: Manifest,
+    fallback: int | None,
     *,
     now_ns: int,
     before: Sequence[Line] = (),
-    beside: LiveVerdict | None = None,
     sources: Sources = LIVE,
 ) -> list[Looked]:
     """Look at each stream that a version was trained for and that clients have ever asked about; at all where none is.
 
     Args:
         workspace: where the version, the prediction log and past pairs lie.
-        params: `drift` and `paired` are used.
+        params: `drift`, `paired` and `rollback` are used.
         active: the version that serves.
+        fallback: the version that would be gone back to; None where there is none.
         now_ns: the time, UTC. Of rows that are not live the newest one's receive time counts.
         before: the history of looks at the model, in the order of time.
-        beside: what live traffic said of the version beside its fallback.
         sources: which sessions of the log count.
 
     Returns:
@@ -66,6 +65,7 @@ def look_for_drift(
 
     Raises:
         PredictionLogError: the log cannot be read.
+        GateError: the log holds answers that cannot be compared.
         DataError: the version's reference is not what it was when it was published.
     """
     reference = reference_of(workspace, active)
@@ -79,12 +79,23 @@ def look_for_drift(
         started = time.monotonic()
         learnt = reference.rows[instrument].newest(Lengths.of(params.drift).reference) if reference else no_rows()
         lived = read_lived(workspace, params, active, instrument, learnt, now_ns=now_ns, sources=sources)
+        judged = judge_in_service(
+            workspace,
+            params,
+            active.model,
+            active=active.version,
+            fallback=fallback,
+            since_ns=active.created_ns,
+            now_ns=now_ns,
+            sources=sources,
+            instrument=instrument,
+        )
         # What one version answers and costs says nothing of what is usual for another.
         past = [one for one in before if (one.instrument, one.version) == (instrument, active.version)]
         verdicts = (
             _covariate(workspace, params.drift, active, instrument, reference, learnt, lived, level),
             prediction_drift(lived, past, params.drift, level),
-            concept_drift(lived, past, params, level, beside),
+            concept_drift(lived, past, params, level, judged.verdict if judged else None),
         )
         look = DriftLook(
             model=active.model,
