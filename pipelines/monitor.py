@@ -27,7 +27,7 @@ from lobsmith.monitoring import alerts, looks
 from lobsmith.monitoring.counted_wins import count_wins
 from lobsmith.monitoring.drift_report import Reported, link_to_run
 from lobsmith.monitoring.judged import LIVE, Sources, judge_in_service, last_asked_ns
-from lobsmith.monitoring.look import Looked, look_for_drift
+from lobsmith.monitoring.look import Looked, look_for_drift, together
 from lobsmith.monitoring.look_report import report_look
 from lobsmith.monitoring.mode_alerts import alert_mode
 from lobsmith.monitoring.mode_store import Change, apply, forget_retrain
@@ -250,7 +250,7 @@ def look(
 
 @task(name="set the mode")
 def set_the_mode(workspace: Workspace, params: Params, found: DriftLook, sources: Sources) -> Change:
-    """Take the look that asks for most caution into account."""
+    """Take what was found of all streams into account."""
     with stage("set the mode") as note:
         rates = count_wins(workspace, params.modes, found.model, found.version, sources)
         change = apply(workspace, params, found, rates, DRIFT_FLOW)
@@ -325,8 +325,7 @@ def act_on_drift(
     workspace: Workspace, params: Params, active: Manifest, found: list[Looked], sources: Sources
 ) -> Drifted:
     """Do what follows from a look: the mode first, which clients wait for."""
-    gravest = found[0]
-    change = set_the_mode(workspace, params, gravest.look, sources)
+    change = set_the_mode(workspace, params, together(found), sources)
     retrain = ask_for_a_retrain(workspace, active.model, change.after.reason) if change.retrain else None
     alert_mode(workspace, change)
     reports = [report(workspace, params, one, active) for one in found]

@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec import structs
+
 from lobsmith.errors import DataError
 from lobsmith.files import sha256_file
 from lobsmith.gates.drift import REFERENCE
@@ -37,6 +39,30 @@ class Looked:
     def severity(self) -> int:
         """Rises from knowing nothing to drift."""
         return max(_SEVERITY.index(one.finding) for one in self.look.verdicts)
+
+
+def together(found: Sequence[Looked]) -> DriftLook:
+    """Return the looks at all streams of a version as one: of each kind what asks for most caution.
+
+    Concept drift of one stream must count beside covariate drift of another, and so must missing data.
+
+    Args:
+        found: at least one.
+    """
+    if len(found) == 1:
+        return found[0].look
+    verdicts = [
+        structs.replace(one, reason=f"{looked.look.instrument}: {one.reason}")
+        for looked in found
+        for one in looked.look.verdicts
+    ]
+    gravest = tuple(
+        max((one for one in verdicts if one.kind is kind), key=lambda one: _SEVERITY.index(one.finding))
+        for kind in Kind
+        if any(one.kind is kind for one in verdicts)
+    )
+    instruments = ", ".join(looked.look.instrument for looked in found)
+    return structs.replace(found[0].look, instrument=instruments, verdicts=gravest)
 
 
 def look_for_drift(
