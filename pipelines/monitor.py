@@ -313,12 +313,27 @@ def drift(root: str = ".", overrides: Mapping[str, Any] | None = None, sources: 
             )
         except LeaseError as error:
             return Drifted(model=model, mode=None, reason=str(error))
-        repository = Repository.of(workspace)
-        version, fallback = repository.active(model), repository.fallback(model)
-        if version is None:
-            return Drifted(model=model, mode=None, reason="nothing serves")
-        active = read_manifest(repository.directory(model, version), repository.trust)
-        return act_on_drift(workspace, params, active, look(workspace, params, active, fallback, sources), sources)
+        try:
+            seen = look_and_act(workspace, params, sources)
+        except LobsmithError as error:
+            # The mode's record grows old meanwhile, and clients turn careful by themselves.
+            alerts.fire(workspace, alerts.NO_LOOK, model, str(error))
+            raise
+        alerts.resolve(workspace, alerts.NO_LOOK, model)
+        return seen
+
+
+def look_and_act(workspace: Workspace, params: Params, sources: Sources) -> Drifted:
+    """Do what the flow does, once nobody else does it."""
+    model, repository = params.model.name, Repository.of(workspace)
+    version, fallback = repository.active(model), repository.fallback(model)
+    if version is None:
+        return Drifted(model=model, mode=None, reason="nothing serves")
+    active = read_manifest(repository.directory(model, version), repository.trust)
+    found = look(workspace, params, active, fallback, sources)
+    if not found:
+        return Drifted(model=model, mode=None, reason=f"{model} {version} names no instrument that it was trained on")
+    return act_on_drift(workspace, params, active, found, sources)
 
 
 def act_on_drift(

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lobsmith.errors import PredictionLogError
+from lobsmith.gates.drift.verdict import Finding
 from lobsmith.gates.live_verdict import ROLL_BACK
 from lobsmith.lease import hold_lease
 from lobsmith.monitoring import alerts
 from lobsmith.monitoring.judged import LIVE
-from lobsmith.monitoring.prediction_log import LogWriter, Role, Source
+from lobsmith.monitoring.mode_store import read_mode
+from lobsmith.monitoring.prediction_log import LogWriter, Role, Source, log_path
 from lobsmith.params import load_params
 from lobsmith.release import journal
 from lobsmith.release.reconcile import reconcile
@@ -241,3 +244,47 @@ def test_a_version_without_its_score_is_an_alert_until_it_has_it(workspace):
     shutil.rmtree(occupied.parent)
     assert follow_the_registry.fn(workspace, params(workspace), "reconcile flow", retry=True).unscored == {}
     assert alerts.firing(workspace) == []
+
+
+def look(workspace, **changes):
+    from pipelines.monitor import drift as flow
+
+    return flow(str(workspace.root), SHORT | changes)
+
+
+def test_a_look_where_nothing_serves_sets_no_mode(workspace):
+    seen = look(workspace)
+    assert (seen.mode, seen.reason) == (None, "nothing serves")
+    assert read_mode(workspace, "toy") is None
+
+
+def test_two_looks_at_once_are_one(workspace):
+    promoted(workspace, 0.3)
+    with hold_lease(workspace.drift_lease, "the test", ttl_s=30, wait_s=0):
+        seen = look(workspace)
+    assert seen.mode is None
+    assert "the test" in seen.reason
+    assert read_mode(workspace, "toy") is None
+
+
+@pytest.mark.slow
+def test_a_look_without_rows_is_an_alarm_with_a_page_and_asks_for_no_retrain(workspace):
+    promoted(workspace, 0.3)
+    seen = look(workspace)
+    assert seen.mode == "conservative", seen
+    assert {one.finding for one in seen.looks[0].verdicts} <= {Finding.MISSING, Finding.INSUFFICIENT}
+    assert seen.retrain is None
+    assert Path(seen.page).is_file()
+    assert [one.name for one in alerts.firing(workspace)] == [alerts.NO_ROWS]
+    assert read_mode(workspace, "toy").mode == "conservative"
+
+
+def test_a_look_that_fails_is_an_alarm(workspace):
+    promoted(workspace, 0.3)
+    log_path(workspace, "toy").parent.mkdir(parents=True, exist_ok=True)
+    log_path(workspace, "toy").write_bytes(b"no log at all" * 1000)
+    with pytest.raises(PredictionLogError, match=r"toy\.db"):
+        look(workspace)
+    [alert] = alerts.firing(workspace)
+    assert alert.name == alerts.NO_LOOK
+    assert "toy.db" in alert.message

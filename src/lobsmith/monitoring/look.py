@@ -170,7 +170,11 @@ def _covariate(
 ) -> DriftVerdict:
     if reference is None:
         why = f"{active.model} {active.version} was published without its training window; the next retrain keeps it"
-        return DriftVerdict(kind=Kind.COVARIATE, finding=Finding.INSUFFICIENT, reason=why, level=level)
+        # That nothing comes in is known without one.
+        silent = len(lived.recent) < drift.minimum_rows
+        finding = Finding.MISSING if silent else Finding.INSUFFICIENT
+        why = f"{len(lived.recent)} rows in {drift.recent_s:g} s; {why}" if silent else why
+        return DriftVerdict(kind=Kind.COVARIATE, finding=finding, reason=why, level=level)
     store = past_of(workspace, active.model, instrument)
     history = joined(reference.rows[instrument], lived.earlier)
     return look_for_covariate_drift(learnt, lived.recent, history, reference.scaling, store, drift, level=level)
