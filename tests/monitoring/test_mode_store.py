@@ -228,3 +228,14 @@ def test_a_record_with_keys_of_a_later_release_is_read(workspace: Workspace) -> 
     take(workspace, 0, CALM)
     content = record_path(workspace, "lob").read_bytes().replace(b"{", b'{"later": 1, ', 1)
     assert decode_mode(content) == replace(read_mode(workspace, "lob"))
+
+
+def test_a_spoilt_line_stops_no_later_change(workspace: Workspace) -> None:
+    take(workspace, 0, CALM)
+    with journal_path(workspace).open("ab") as file:
+        file.write(b"\xff no line\n")
+    assert take(workspace, 1, DRIFT).retrain
+    assert read_mode(workspace, "lob").unjournaled == ()
+    assert b'"conservative"' in journal_path(workspace).read_bytes().splitlines()[-1]
+    with pytest.raises(LobsmithError, match=r"journal\.jsonl:2"):
+        changes(workspace, "lob")

@@ -1,5 +1,6 @@
 """The reports of a look: what was looked at, and what alerts and the mode's journal say was done."""
 
+from lobsmith.errors import LobsmithError
 from lobsmith.monitoring import alerts
 from lobsmith.monitoring.drift_evidently import Side
 from lobsmith.monitoring.drift_page import Happening, ModeChange
@@ -7,17 +8,25 @@ from lobsmith.monitoring.drift_report import Reported, write_report
 from lobsmith.monitoring.look import Looked
 from lobsmith.monitoring.mode_store import changes, read_mode
 from lobsmith.params import Params
+from lobsmith.progress import console
 from lobsmith.workspace import Workspace
 
 
 def report_look(workspace: Workspace, params: Params, looked: Looked) -> Reported:
     """Write the reports of a look.
 
+    What was done about earlier ones is left out where it cannot be read: the look has to get into the history all the
+    same, since later ones are compared with it.
+
     Raises:
         DataError: a file cannot be written.
-        LobsmithError: alerts, modes or the journal cannot be read.
     """
     look, lived = looked.look, looked.lived
+    try:
+        changed, happened = changes(workspace, look.model), happenings(workspace, look.model)
+    except LobsmithError as error:
+        console.print(f"the page of the look does not say what was done: {error}", markup=False)
+        changed, happened = [], []
     return write_report(
         workspace,
         params,
@@ -27,9 +36,9 @@ def report_look(workspace: Workspace, params: Params, looked: Looked) -> Reporte
         answers=[one for one in (lived.answers_before,) if one is not None],
         changes=[
             ModeChange(time_ns=one.time_ns, before=one.mode_from, after=one.mode_to, reason=one.reason)
-            for one in changes(workspace, look.model)
+            for one in changed
         ],
-        happenings=happenings(workspace, look.model),
+        happenings=happened,
     )
 
 

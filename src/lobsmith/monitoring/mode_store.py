@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from lobsmith import record as records
-from lobsmith.errors import ModeError
+from lobsmith.errors import ModeError, ReleaseError
 from lobsmith.files import exclusive_lock, write_atomic
 from lobsmith.gates.drift.verdict import DriftLook
 from lobsmith.monitoring.modes import Mode, ModeChange, ModeRecord, asks_retrain, counted_anew, step
@@ -281,7 +281,11 @@ def _keep(workspace: Workspace, after: ModeRecord, change: ModeChange | None) ->
     _write(workspace, after)
     if not due:
         return after
-    journaled = _journaled(workspace, after.model)
+    try:
+        journaled = _journaled(workspace, after.model)
+    except ReleaseError:
+        # A spoilt line is told to whoever reads the journal, and stops no later one: at worst one comes twice.
+        journaled = []
     for one in due:
         if one not in journaled:
             journal.append(journal_path(workspace), one)
