@@ -49,7 +49,7 @@ def report_drift(
     line = looks.newest(lines, None if at is None else int(parse_time(at).timestamp() * 1e9))
     if line is None:
         when = " until then" if lines else " yet"
-        raise DataError(f"{name}: nobody has looked for drift{when}; lobsmith drift looks now")
+        raise DataError(f"{name}: nobody has looked for drift{when}; run lobsmith drift")
     content = read_content(workspace, name, line)
     folder = looks.reports(workspace, name) / line.folder
     page, drawn = folder / looks.PAGE, folder / looks.EVIDENTLY_PAGE
