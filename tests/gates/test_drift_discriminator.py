@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lobsmith.gates.drift.discriminator import fit_discriminator, rank_auc
@@ -18,6 +18,7 @@ def windows(features: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray, S
     return old, new, scaling
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2).filter(lambda x: len({b for _, b in x}) == 2))
 def test_auc_is_the_chance_of_a_higher_score(drawn: list[tuple[int, bool]]) -> None:
     scores, positive = (np.array(column) for column in zip(*drawn, strict=True))

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import wasserstein_distance
@@ -10,6 +10,7 @@ from lobsmith.gates.drift.moved import moved
 COLUMN = st.integers(1, 60).flatmap(lambda n: arrays(np.float32, (n, 1), elements=st.integers(-3, 3).map(float)))
 
 
+@settings(max_examples=50, deadline=None)
 @given(COLUMN, COLUMN)
 def test_histograms_hold_all_rows_in_rising_bins(old: np.ndarray, new: np.ndarray) -> None:
     (found,) = moved(["x"], old, new)
@@ -21,6 +22,7 @@ def test_histograms_hold_all_rows_in_rising_bins(old: np.ndarray, new: np.ndarra
     assert np.isfinite([found.psi, found.wasserstein]).all()
 
 
+@settings(max_examples=50, deadline=None)
 @given(COLUMN)
 def test_what_has_not_changed_has_not_moved(rows: np.ndarray) -> None:
     (found,) = moved(["x"], rows, rows)

@@ -19,27 +19,37 @@ _LEAST_SPREAD = 0.1
 def p_value(observed: float, null: Float64) -> float:
     """Return the p-value of a statistic that is large where there is drift.
 
-    Up to the largest past value it is the rank, (1 + how many past values are as large) / (n + 1), which assumes
-    nothing but that the present is one of them. Ranks end at 1 / (n + 1), and a budget of false alarms asks for less:
-    beyond the largest the tail of a prediction interval goes on, Student's t about the mean of the past values. These
-    depend on each other, as their windows overlap and markets remember; they count as the fewer that
-    `effective_count` says, in the error of the mean, in the variance and in the degrees of freedom.
+    Up to the largest past value it is a rank: (1 + m s) / (m + 1), s the share of past values that are as large
+    and m how many of the past values are independent, `effective_count`. With m = n this is the exact rank of an
+    exchangeable present. Past values are not: windows overlap and markets remember, and the newest of a slow series is
+    its largest more often than in one of n + 1; with 40 of autocorrelation 0.85 at a level of 5 % in 7 of 100 runs
+    where m = n, and in 2.5 as it is.
+
+    Ranks end at 1 / (m + 1), and a budget of false alarms asks for less: beyond the largest, the tail of a prediction
+    interval goes on, Student's t about the mean with m in the error of the mean, the variance and the degrees of
+    freedom. That tail is right where past values are Gaussian, and too thin where they are skewed to the right.
 
     Args:
         observed: the statistic, on a scale where past values are roughly Gaussian: `log_odds` of an AUC.
         null: float64 [n], n >= 2, in the order of time.
     """
-    rank = (1 + int((null >= observed).sum())) / (len(null) + 1)
-    if observed <= null.max():
-        return rank
     count = effective_count(null)
+    rank = _rank(float((null >= observed).mean()), count)
+    if observed <= null.max() or null.var() == 0:
+        return rank
+    return min(rank, _tail((observed - null.mean()) / null.std(), count))
+
+
+def _rank(share: float, count: float) -> float:
+    return (1 + share * count) / (count + 1)
+
+
+def _tail(deviations: float, count: float) -> float:
+    """Return the chance of a new value so many deviations of the past values above their mean."""
     if count <= 2:
-        return rank
-    variance = null.var() / (1 - 1 / count)
-    if variance == 0:
-        return rank
-    score = (observed - null.mean()) / math.sqrt(variance * (1 + 1 / count))
-    return float(min(rank, student.sf(score, count - 1)))
+        return 1.0
+    # The variance of dependent values about their own mean is too small by 1 - 1 / count.
+    return float(student.sf(deviations * math.sqrt((1 - 1 / count) / (1 + 1 / count)), count - 1))
 
 
 class Unusual(NamedTuple):
@@ -54,8 +64,8 @@ def unusual_moves(observed: Float64, null: Float64) -> Unusual:
 
     A feature's move is compared with what the same feature did between past windows, since some are as restless as the
     market and others hardly change. The statistic is the largest of all features' deviations, on a log scale. Each of
-    the n + 1 pairs of windows is measured by the others, so that the rank holds as it does for one number; beyond
-    the largest it is the smallest tail of Student's t, times the number of features (Bonferroni).
+    the n + 1 pairs of windows is measured by the others, so that the rank of `p_value` holds; beyond the largest it is
+    the tail of the feature with most deviations, times the number of features (Bonferroni).
 
     Args:
         observed: float64 [F], distances between the distributions of the two windows, in frozen deviations.
@@ -63,17 +73,13 @@ def unusual_moves(observed: Float64, null: Float64) -> Unusual:
     """
     logs = np.log(_STILL + np.vstack([null, observed]))
     deviations = np.stack([_deviations(logs[at], np.delete(logs, at, axis=0)) for at in range(len(logs))])
-    largest = deviations.max(axis=1)
-    rank = int((largest >= largest[-1]).sum()) / len(logs)
-    now = deviations[-1]
-    if rank > 1 / len(logs):
+    largest, now = deviations.max(axis=1), deviations[-1]
+    share = float((largest[:-1] >= largest[-1]).mean())
+    rank = _rank(share, effective_count(largest[:-1]))
+    if share > 0:
         return Unusual(rank, now)
     best = int(now.argmax())
-    count = effective_count(logs[:-1, best])
-    if count <= 2:
-        return Unusual(rank, now)
-    tail = student.sf(now[best] * math.sqrt((1 - 1 / count) / (1 + 1 / count)), count - 1)
-    return Unusual(float(min(rank, len(observed) * tail)), now)
+    return Unusual(min(rank, len(observed) * _tail(now[best], effective_count(logs[:-1, best]))), now)
 
 
 def _deviations(one: Float64, others: Float64) -> Float64:
