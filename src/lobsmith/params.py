@@ -21,6 +21,8 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}(?<!_candidate)(
 _MAXIMUM_BUCKETS = 1_000_000
 _MINIMUM_STEPS = 3
 _LARGEST_CHUNK = 256
+_LONGEST_S = 1e8
+"""Three years: times are counted in ns of 64 bits, and a few windows are added up."""
 
 
 NetworkName = Literal["cnn_lstm_attention", "lstm", "volatility", "logistic", "queue_imbalance", "deeplob", "bin_ctabl"]
@@ -401,6 +403,16 @@ class DriftParams(_Section, frozen=True):
     gate_level: Annotated[float, Meta(gt=0, lt=1)]
     feed_limit: Share
     discriminator: DiscriminatorParams
+
+    def __post_init__(self) -> None:
+        """Refuse windows that could never hold enough rows: every look would find missing data."""
+        if not self.recent_s <= self.reference_s <= _LONGEST_S:
+            raise ValueError(f"drift.recent_s must not be above drift.reference_s, nor that above {_LONGEST_S:g} s")
+        if self.recent_s * 1000 / self.every_ms < self.minimum_rows:
+            raise ValueError(
+                f"drift.recent_s = {self.recent_s:g} s hold fewer than drift.minimum_rows = {self.minimum_rows} rows, "
+                f"one in each drift.every_ms = {self.every_ms} ms"
+            )
 
 
 class DriftReportParams(_Section, frozen=True):
