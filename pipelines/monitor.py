@@ -333,6 +333,8 @@ def look_and_act(workspace: Workspace, params: Params, sources: Sources) -> Drif
     found = look(workspace, params, active, fallback, sources)
     if not found:
         return Drifted(model=model, mode=None, reason=f"{model} {version} names no instrument that it was trained on")
+    if repository.active(model) != version:
+        return Drifted(model=model, mode=None, reason=f"{model} {version} was replaced during the look")
     return act_on_drift(workspace, params, active, found, sources)
 
 

@@ -380,7 +380,7 @@ class DiscriminatorParams(_Section, frozen=True):
 
     seed: int
     hidden: Positive
-    folds: Annotated[int, Meta(ge=2)]
+    folds: Annotated[int, Meta(ge=2, le=20)]
     """Blocks of time that are held out in turn."""
     rows: Annotated[int, Meta(ge=100)]
     """Of each of the two windows, at most."""

@@ -113,3 +113,11 @@ def test_the_feature_that_left_its_own_past_stands_out() -> None:
 def test_log_odds_stay_finite() -> None:
     assert log_odds(0.5) == 0
     assert log_odds(1.0) == pytest.approx(-log_odds(0.0))
+
+
+def test_a_disk_that_refuses_past_pairs_stops_no_look(tmp_path, capsys):
+    store = PastStore(tmp_path / "pairs.jsonl")
+    (tmp_path / "pairs.jsonl").mkdir()
+    store.add([Drifted(from_ns=1, until_ns=2)])
+    assert store.drifted(0, 3)
+    assert "free the disk" in capsys.readouterr().err

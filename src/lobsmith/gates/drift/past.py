@@ -16,6 +16,7 @@ from lobsmith.files import write_atomic
 from lobsmith.gates.drift.discriminator import CLIP
 from lobsmith.gates.drift.scaling import Scaling
 from lobsmith.params import DriftParams
+from lobsmith.progress import console
 from lobsmith.record import decode
 
 _VERSION = 1
@@ -86,11 +87,7 @@ class PastStore:
         return any(one.from_ns < until_ns and from_ns < one.until_ns for one in self._drifts)
 
     def add(self, lines: Iterable[Measured | Drifted]) -> None:
-        """Keep lines, and forget the oldest.
-
-        Raises:
-            DataError: the file cannot be written.
-        """
+        """Keep lines, and forget the oldest. On a disk that refuses them they are measured again another time."""
         new = list(lines)
         if not new:
             return
@@ -99,7 +96,8 @@ class PastStore:
         try:
             write_atomic(self._path, b"".join(msgspec.json.encode(line) + b"\n" for line in self._lines))
         except OSError as error:
-            raise DataError(f"{self._path}: past pairs cannot be written ({error}); free the disk") from error
+            # What they are for, the look, is worth more than they are.
+            console.print(f"{self._path}: past pairs cannot be written ({error}); free the disk", markup=False)
 
 
 def _read(path: Path) -> list[_Line]:
