@@ -16,7 +16,7 @@ from lobsmith.errors import DataContractError
 from lobsmith.features.definitions import NAMES
 from lobsmith.gates.drift.discriminator import Discriminator, fit_discriminator
 from lobsmith.gates.drift.moved import moved
-from lobsmith.gates.drift.null import Unusual, log_odds, p_value, unusual_moves
+from lobsmith.gates.drift.null import Unusual, angle, p_value, unusual_moves
 from lobsmith.gates.drift.past import Drifted, PastStore
 from lobsmith.gates.drift.rows import RawRows
 from lobsmith.gates.drift.scaling import Scaling
@@ -89,7 +89,7 @@ def look_for_covariate_drift(
             Finding.INSUFFICIENT, reason, value=fitted.auc, null=aucs, moved=_ordered(shown, fitted.distances)
         )
     unusual = unusual_moves(fitted.distances, np.array([pair.distances for pair in past.pairs]))
-    p_auc = p_value(log_odds(fitted.auc), np.array([log_odds(auc) for auc in aucs]))
+    p_auc = p_value(angle(fitted.auc), np.array([angle(auc) for auc in aucs]))
     p = min(1.0, 2 * min(p_auc, unusual.p_value))
     if p <= level:
         store.add([Drifted(from_ns=until, until_ns=int(recent.time_ns[-1]) + 1)])

@@ -9,7 +9,6 @@ from scipy.stats import t as student
 
 Float64 = npt.NDArray[np.float64]
 
-_LEAST = 1e-4
 _STILL = 0.02
 """Distances far below this, in frozen deviations, are all alike: nothing has moved."""
 _LEAST_SPREAD = 0.1
@@ -30,7 +29,7 @@ def p_value(observed: float, null: Float64) -> float:
     freedom. That tail is right where past values are Gaussian, and too thin where they are skewed to the right.
 
     Args:
-        observed: the statistic, on a scale where past values are roughly Gaussian: `log_odds` of an AUC.
+        observed: the statistic, on a scale where past values are roughly Gaussian: `angle` of an AUC.
         null: float64 [n], n >= 2, in the order of time.
     """
     count = effective_count(null)
@@ -104,7 +103,10 @@ def effective_count(values: Float64) -> float:
     return max(1.0, len(values) / (1 + 2 * total))
 
 
-def log_odds(auc: float) -> float:
-    """Return ln(auc / (1 - auc)), kept finite: AUCs within 0.0001 of 0 or 1 count as that."""
-    bounded = min(max(auc, _LEAST), 1 - _LEAST)
-    return math.log(bounded / (1 - bounded))
+def angle(auc: float) -> float:
+    """Return arcsin(sqrt(auc)), the scale on which AUCs of past pairs are most nearly Gaussian.
+
+    Of log-odds, probits and this, on slow and fast simulated markets alike: AUCs near 1 make the others skewed, and
+    their tails gave six to eight times the false alarms that they promise at a level of 0.001.
+    """
+    return math.asin(math.sqrt(auc))
