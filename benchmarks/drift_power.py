@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from benchmarks.drift_changes import CHANGES, SIZES, Observed, joined, truly_moved, truths
 from benchmarks.shadow_power import share
 from lobsmith.gates.drift.covariate import look_for_covariate_drift, look_level
-from lobsmith.gates.drift.null import log_odds, p_value
+from lobsmith.gates.drift.null import angle, p_value
 from lobsmith.gates.drift.past import PastStore
 from lobsmith.gates.drift.rows import RawRows
 from lobsmith.gates.drift.scaling import Scaling, fit_scaling
@@ -110,10 +110,10 @@ def looks(
 
 def seen(verdict: DriftVerdict) -> dict[str, Any]:
     """Return what the tables need of a verdict."""
-    null = np.array([log_odds(auc) for auc in verdict.null])
+    null = np.array([angle(auc) for auc in verdict.null])
     return {
         "finding": verdict.finding.value,
-        "p_auc": None if verdict.value is None else p_value(log_odds(verdict.value), null),
+        "p_auc": None if verdict.value is None else p_value(angle(verdict.value), null),
         "auc": verdict.value,
         "p": verdict.p_value,
         "past": verdict.past,
