@@ -52,6 +52,8 @@ CHANGES: dict[str, Any] = {
     "drift.pairs_a_look": 60,
     "drift.discriminator.seconds": 60,
     "reference.block_rows": 64,
+    # Twenty minutes do not tell what is seen once a day: from so little the level would lie far out.
+    "reference.false_alarms_a_day": 100,
     "guard.every_rows": 16,
     "modes.calm_looks": 3,
     "modes.stale_s": 600,
