@@ -133,7 +133,7 @@ def scores(old: RawRows, scaling: Scaling, new: RawRows, params: Params) -> dict
     score, fitted = fit_score(learnt, params.reference)
     length = fitted["learnt"].block_rows
     said = score(torch.from_numpy(new.raw).unfold(0, length, length).transpose(1, 2))[0]
-    return {"block_rows": length, "scores": [round(one, 2) for one in said.tolist()]}
+    return {"block_rows": length, "scores": [round(one, 2) for one in said[:, 0].tolist()]}
 
 
 def compare(older: Dataset, newer: Dataset | None, params: Params, most: int) -> dict[str, Any]:
