@@ -214,11 +214,11 @@ def test_f13_a_version_that_fails_its_warm_up_is_taken_back(workspace: Workspace
     with served(workspace, params) as (server, control):
         sound = backend_of(workspace).read_text()
         for line in (
-            "outputs[0][:] = np.nan",
-            "outputs[0][:] = 1 / 3",
-            "outputs[0][:] *= 2",
-            "outputs[2][:] = np.inf",
-            "if any(one.any() for one, _ in group): raise RuntimeError('no answer')",
+            "answers[0][:] = np.nan",
+            "answers[0][:] = 1 / 3",
+            "answers[0][:] *= 2",
+            "answers[2][:] = np.inf",
+            "if any(one['features'].any() for one in group): raise RuntimeError('no answer')",
         ):
             backend_of(workspace).write_text(sound)
             change_backend(backend_of(workspace), _ANSWERED, line)
