@@ -51,3 +51,10 @@ def test_what_never_moved_may_stand_still():
 
     verdict = judge_feed(still(1), still(2), limit=0.0)
     assert verdict.passed, verdict.evidence
+
+
+def test_the_price_is_no_fault_of_a_feed():
+    """One tick is another share of another price: a feature of one value moves as a whole."""
+    known = changed(rows(1), LOTS, lambda raw: np.full_like(raw, 10.0) + np.float32(0.001) * raw)
+    new = changed(rows(2), LOTS, lambda raw: np.full_like(raw, 10.3))
+    assert judge_feed(known, new, limit=0.0).evidence["beyond"] == []

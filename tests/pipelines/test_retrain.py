@@ -162,7 +162,7 @@ def test_another_wire_contract_under_the_same_name_is_refused(workspace: Workspa
     with pytest.raises(ContractError, match="model.name"):
         run(workspace, **{"features.size_decay_s": 30.0})
     assert Repository.of(workspace).versions("lob") == [published.version]
-    assert Repository.of(workspace).models() == ["lob"]
+    assert Repository.of(workspace).models() == ["lob", "lob_drift"]
 
 
 @pytest.mark.recorded

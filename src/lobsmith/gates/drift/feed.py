@@ -8,6 +8,7 @@ import numpy as np
 
 from lobsmith.features.definitions import NAMES
 from lobsmith.gates.drift.rows import RawRows
+from lobsmith.gates.drift.scaling import fit_scaling
 from lobsmith.gates.verdict import Verdict
 
 _EXTREMES = (0.001, 0.999)
@@ -16,8 +17,9 @@ _EXTREMES = (0.001, 0.999)
 def judge_feed(known: RawRows, new: RawRows, *, limit: float) -> Verdict:
     """Hold the newest rows of a training window against those that the active version has learnt from.
 
-    A feature is out of bounds where its median lies beyond the 0.1st or 99.9th percentile of the known rows, or where
-    it stands still and did not.
+    A feature is out of bounds where its median lies beyond the 0.1st or 99.9th percentile of the known rows by more than
+    its scale, or where it stands still and did not. The scale is at least a twentieth of the level: a distance of one
+    tick, in basis points, goes with the price.
 
     Args:
         known: of a feed that was sound, at least one row.
@@ -27,7 +29,8 @@ def judge_feed(known: RawRows, new: RawRows, *, limit: float) -> Verdict:
     low, high = np.quantile(known.raw, _EXTREMES, axis=0)
     median = np.median(new.raw, axis=0)
     frozen = (np.ptp(new.raw, axis=0) == 0) & (np.ptp(known.raw, axis=0) > 0)
-    beyond = (median < low) | (median > high)
+    scale = fit_scaling(known.raw).scale
+    beyond = (median < low - scale) | (median > high + scale)
     names = np.asarray(NAMES)
     share = float((frozen | beyond).mean())
     return Verdict(
