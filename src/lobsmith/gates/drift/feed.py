@@ -17,9 +17,9 @@ _EXTREMES = (0.001, 0.999)
 def judge_feed(known: RawRows, new: RawRows, *, limit: float) -> Verdict:
     """Hold the newest rows of a training window against those that the active version has learnt from.
 
-    A feature is out of bounds where its median lies beyond the 0.1st or 99.9th percentile of the known rows by more than
-    its scale, or where it stands still and did not. The scale is at least a twentieth of the level: a distance of one
-    tick, in basis points, goes with the price.
+    A feature is out of bounds where its median lies beyond the 0.1st or 99.9th percentile of the known rows by more
+    than its scale, or where it stands still and did not. The scale is at least a twentieth of the level: a distance of
+    one tick, in basis points, goes with the price.
 
     Args:
         known: of a feed that was sound, at least one row.
