@@ -52,6 +52,8 @@ def drift_params() -> DriftParams:
         false_alarms_a_day=1.0,
         look_s=1.0,
         raw_keep_days=7.0,
+        gate_level=0.01,
+        feed_limit=0.04,
         discriminator=DiscriminatorParams(seed=5, hidden=16, folds=4, rows=5000, seconds=600.0),
     )
 
