@@ -4,12 +4,9 @@ An alert is known by its name and what it is about. It fires once and goes on un
 for each of the two, never one a minute.
 """
 
-import os
 import time
-from pathlib import Path
 from typing import Literal
 
-import msgspec
 from msgspec import Struct
 
 from lobsmith import record
@@ -76,12 +73,12 @@ def read(workspace: Workspace) -> list[Alert]:
         ReleaseError: the file cannot be read.
     """
     try:
-        lines = workspace.alerts.read_bytes().splitlines()
+        content = workspace.alerts.read_bytes()
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ReleaseError(f"{workspace.alerts}: {error.strerror}; alerts cannot be told") from error
-    return [alert for alert in map(_decode, lines) if alert is not None]
+    return record.decode_lines(content, Alert)
 
 
 def _change(workspace: Workspace, name: str, about: str, state: Literal["firing", "resolved"], message: str) -> bool:
@@ -92,7 +89,7 @@ def _change(workspace: Workspace, name: str, about: str, state: Literal["firing"
             if going == (state == "firing"):
                 return False
             alert = Alert(time_ns=time.time_ns(), name=name, about=about, state=state, message=message)
-            _append(path, alert)
+            record.append_line(path, alert)
     except TimeoutError as error:
         raise ReleaseError(f"{path}: locked for {_LOCK_DEADLINE_S:g} s; end the process that holds it") from error
     except OSError as error:
@@ -100,19 +97,3 @@ def _change(workspace: Workspace, name: str, about: str, state: Literal["firing"
     colour = "red" if state == "firing" else "green"
     console.print(f"[{colour}]{state}[/{colour}] {name}: {about}: {message}", highlight=False)
     return True
-
-
-def _append(path: Path, alert: Alert) -> None:
-    with path.open("ab") as file:
-        # A line that a crash cut short must not swallow this one.
-        torn = file.tell() > 0 and not path.read_bytes().endswith(b"\n")
-        file.write((b"\n" if torn else b"") + msgspec.json.encode(alert) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _decode(line: bytes) -> Alert | None:
-    try:
-        return record.decode(line, Alert)
-    except msgspec.DecodeError:
-        return None

@@ -114,8 +114,7 @@ def instruments_seen(workspace: Workspace, model: str, sources: Sources = LIVE) 
 
 def _raw(log: PredictionLog, sessions: list[str], drift: DriftParams, since_ns: int, until_ns: int) -> RawRows:
     """Read both ends of a stretch: what past pairs are made of. What lies between may be days that nobody looks at."""
-    lengths = Lengths.of(drift)
-    end = lengths.reference + (2 * drift.past_pairs + 1) * lengths.recent
+    end = _reach_ns(drift, 0)
     late = max(until_ns - end, since_ns)
     old, new = (
         raw_rows(log, sessions, every_ms=drift.every_ms, since_ns=start, until_ns=stop)

@@ -4,7 +4,6 @@
 .lobsmith/drift/reports/<model>/<UTC time>/      its page, the same as JSON, and Evidently's report
 """
 
-import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -125,7 +124,7 @@ def add(workspace: Workspace, model: str, line: Line, params: DriftReportParams)
     path = root / _INDEX
     try:
         with exclusive_lock(root / "looks.lock", _LOCK_DEADLINE_S):
-            _append(path, line)
+            record.append_line(path, line)
             kept = read(workspace, model)
             # Rewritten only now and then: a whole history a look would wear the disk for nothing.
             if len(kept) > params.keep_looks * 1.1 + 1:
@@ -146,27 +145,17 @@ def read(workspace: Workspace, model: str) -> list[Line]:
     """
     path = reports(workspace, model) / _INDEX
     try:
-        lines = path.read_bytes().splitlines()
+        content = path.read_bytes()
     except FileNotFoundError:
         return []
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; the history of looks for drift cannot be read") from error
-    found = [one for one in map(_decode, lines) if one is not None]
-    return sorted(found, key=lambda one: one.looked_ns)
+    return sorted(record.decode_lines(content, Line), key=lambda one: one.looked_ns)
 
 
 def newest(lines: Sequence[Line], at_ns: int | None = None) -> Line | None:
     """Return the newest look of a history, or the newest at a time; None where there is none."""
     return next((one for one in reversed(lines) if at_ns is None or one.looked_ns <= at_ns), None)
-
-
-def _append(path: Path, line: Line) -> None:
-    with path.open("ab") as file:
-        # A line that a crash cut short must not swallow this one.
-        torn = file.tell() > 0 and not path.read_bytes().endswith(b"\n")
-        file.write((b"\n" if torn else b"") + msgspec.json.encode(line) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _forget(root: Path, params: DriftReportParams) -> None:
@@ -177,10 +166,3 @@ def _forget(root: Path, params: DriftReportParams) -> None:
     for folder in folders[params.keep_evidently : params.keep_pages]:
         for name in (EVIDENTLY_PAGE, EVIDENTLY_JSON):
             (folder / name).unlink(missing_ok=True)
-
-
-def _decode(line: bytes) -> Line | None:
-    try:
-        return record.decode(line, Line)
-    except msgspec.DecodeError:
-        return None

@@ -168,13 +168,12 @@ def last_known(workspace: Workspace, model: str) -> ModeRecord | None:
         ReleaseError: neither can be read.
     """
     try:
-        found = read_mode(workspace, model)
+        return _last(workspace, model)
     except ModeError:
         found = _from_journal(workspace, model)
         if found is None:
             raise
         return found
-    return found or _from_journal(workspace, model)
 
 
 def decode_mode(content: bytes) -> ModeRecord | None:

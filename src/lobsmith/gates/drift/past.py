@@ -17,7 +17,7 @@ from lobsmith.gates.drift.discriminator import CLIP
 from lobsmith.gates.drift.scaling import Scaling
 from lobsmith.params import DriftParams
 from lobsmith.progress import console
-from lobsmith.record import decode
+from lobsmith.record import decode_lines
 
 _VERSION = 1
 """Raised where the discriminator's arithmetic changes: AUCs of two kinds are not comparable."""
@@ -107,10 +107,4 @@ def _read(path: Path) -> list[_Line]:
         return []
     except OSError as error:
         raise DataError(f"{path}: past pairs cannot be read ({error}); remove the file to measure anew") from error
-    lines: list[_Line] = []
-    for line in content.splitlines():
-        try:
-            lines.append(decode(line, _Line))  # type: ignore[arg-type]
-        except msgspec.DecodeError:
-            continue
-    return lines
+    return decode_lines(content, _Line)  # type: ignore[arg-type]
