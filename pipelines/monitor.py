@@ -7,7 +7,6 @@ that clients keep to, and asks for a retrain. Each has a lease of its own and ma
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,10 +18,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
 
-from lobsmith.errors import LeaseError, LobsmithError
+from lobsmith.errors import LobsmithError
 from lobsmith.gates.drift.verdict import DriftLook
 from lobsmith.gates.live_verdict import ROLL_BACK, LiveVerdict
-from lobsmith.lease import hold_lease
+from lobsmith.lease import unless_held
 from lobsmith.monitoring import alerts, looks
 from lobsmith.monitoring.counted_wins import count_wins
 from lobsmith.monitoring.drift_report import Reported, link_to_run
@@ -163,13 +162,9 @@ def monitor(root: str = ".", overrides: Mapping[str, Any] | None = None, sources
     workspace = Workspace(Path(root).resolve())
     params = load_params(workspace.params, overrides)
     model = params.model.name
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(
-                hold_lease(workspace.monitor_lease, f"monitor {model}", ttl_s=params.reconcile.lease_s, wait_s=0.0)
-            )
-        except LeaseError as error:
-            return Monitored(model=model, active=None, fallback=None, decision=None, reason=str(error))
+    with unless_held(workspace.monitor_lease, f"monitor {model}", ttl_s=params.reconcile.lease_s) as held:
+        if held is not None:
+            return Monitored(model=model, active=None, fallback=None, decision=None, reason=held)
         return watch(workspace, params, sources)
 
 
@@ -304,15 +299,9 @@ def drift(root: str = ".", overrides: Mapping[str, Any] | None = None, sources: 
     workspace = Workspace(Path(root).resolve())
     params = load_params(workspace.params, overrides)
     model = params.model.name
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(
-                hold_lease(
-                    workspace.drift_lease, f"look for drift of {model}", ttl_s=params.reconcile.lease_s, wait_s=0.0
-                )
-            )
-        except LeaseError as error:
-            return Drifted(model=model, mode=None, reason=str(error))
+    with unless_held(workspace.drift_lease, f"look for drift of {model}", ttl_s=params.reconcile.lease_s) as held:
+        if held is not None:
+            return Drifted(model=model, mode=None, reason=held)
         try:
             seen = look_and_act(workspace, params, sources)
         except LobsmithError as error:

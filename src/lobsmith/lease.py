@@ -13,7 +13,7 @@ Clocks decide only how soon a lease may be taken over, never whether two may act
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -134,6 +134,24 @@ def hold_lease(path: Path, purpose: str, *, ttl_s: float, wait_s: float, seize: 
         yield held
     finally:
         held._release()
+
+
+@contextmanager
+def unless_held(path: Path, purpose: str, *, ttl_s: float) -> Iterator[str | None]:
+    """Hold a lease while the block runs and give None; where it cannot be had at once, give why, in one line.
+
+    Args:
+        path: of the lease.
+        purpose: what for, as others are told.
+        ttl_s: who has not renewed it for so long may be replaced.
+    """
+    with ExitStack() as stack:
+        refused = None
+        try:
+            stack.enter_context(hold_lease(path, purpose, ttl_s=ttl_s, wait_s=0.0))
+        except LeaseError as error:
+            refused = str(error)
+        yield refused
 
 
 def lease_holder(path: Path) -> Held | None:
