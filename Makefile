@@ -30,7 +30,8 @@ test: install  ## all tests but the slow ones
 test-slow: install  ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
-lint: install  ## ruff, mypy and the layering
+lint: install  ## pip check, ruff, mypy and the layering
+	$(BIN)/pip check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
