@@ -1,0 +1,48 @@
+import ast
+from pathlib import Path
+
+import pytest
+
+from lobsmith import params
+from lobsmith.params.section import Section
+
+MODULES = {path.stem: ast.parse(path.read_text()) for path in sorted(Path(params.__file__).parent.glob("*.py"))}
+SECTIONS = {
+    node.name: node
+    for name, module in MODULES.items()
+    for node in module.body
+    if isinstance(node, ast.ClassDef) and name != "section"
+}
+
+
+def described_fields(section):
+    """Return the text under each field; None where there is no string."""
+    found = {}
+    for field, below in zip(section.body, [*section.body[1:], None], strict=True):
+        if isinstance(field, ast.AnnAssign):
+            text = below.value if isinstance(below, ast.Expr) else None
+            found[field.target.id] = text.value if isinstance(text, ast.Constant) else None
+    return found
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_field_has_a_docstring_of_one_line(name):
+    fields = described_fields(SECTIONS[name])
+    assert tuple(fields) == getattr(params, name).__struct_fields__
+    wrong = [one for one, text in fields.items() if not text or not text.endswith(".") or "\n" in text]
+    assert wrong == []
+
+
+def test_every_section_is_read():
+    assert set(SECTIONS) == {one.__name__ for one in Section.__subclasses__()}
+
+
+def test_all_is_sorted_and_complete():
+    defined = set()
+    for name, module in MODULES.items():
+        for node in module.body if name != "section" else []:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                defined.add(node.name)
+            elif isinstance(node, ast.Assign):
+                defined |= {target.id for target in node.targets}
+    assert params.__all__ == sorted(name for name in defined if not name.startswith("_"))
