@@ -18,25 +18,24 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
 
+from lobsmith.drift.verdict import DriftLook
 from lobsmith.errors import LobsmithError
-from lobsmith.gates.drift.verdict import DriftLook
-from lobsmith.gates.live_verdict import ROLL_BACK, LiveVerdict
 from lobsmith.lease import unless_held
-from lobsmith.monitoring import alerts, looks
-from lobsmith.monitoring.counted_wins import count_wins
-from lobsmith.monitoring.drift_report import Reported, link_to_run
-from lobsmith.monitoring.judged import LIVE, Sources, judge_in_service, last_asked_ns
-from lobsmith.monitoring.look import Looked, look_for_drift, together
-from lobsmith.monitoring.look_report import report_look
-from lobsmith.monitoring.mode_alerts import alert_mode
-from lobsmith.monitoring.mode_store import Change, apply, forget_retrain
-from lobsmith.monitoring.prediction_log import log_path
-from lobsmith.monitoring.retention import expire
+from lobsmith.monitoring import alerts
+from lobsmith.monitoring.drift import history as looks
+from lobsmith.monitoring.drift.check import Looked, look_for_drift, together
+from lobsmith.monitoring.drift.report import Reported, link_to_run, report_look
+from lobsmith.monitoring.live_evaluation import LIVE, Sources, judge_in_service, last_asked_ns
+from lobsmith.monitoring.log.retention import expire
+from lobsmith.monitoring.log.writer import log_path
+from lobsmith.monitoring.mode.hit_rates import count_wins
+from lobsmith.monitoring.mode.store import Change, alert_mode, apply, forget_retrain
+from lobsmith.online.evidence import ROLL_BACK, LiveVerdict
 from lobsmith.params import Params, load_params
 from lobsmith.progress import console, stage
-from lobsmith.release.manifest import Manifest, read_manifest
-from lobsmith.release.repository import Repository
-from lobsmith.release.rollback import RolledBack, rollback
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.rollback import RolledBack, rollback
+from lobsmith.release.version.manifest import Manifest, read_manifest
 from lobsmith.serving.running import running_server
 from lobsmith.workspace import Workspace
 from pipelines.reconcile import follow_the_registry

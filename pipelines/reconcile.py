@@ -9,10 +9,10 @@ from prefect import flow, task
 from lobsmith.monitoring.alerts import NO_SCORE, fire, resolve
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
-from lobsmith.release.plans import plans_of
-from lobsmith.release.reconcile import Reconciled
-from lobsmith.release.reconcile import reconcile as follow
-from lobsmith.release.repository import Repository
+from lobsmith.release.publish.plans import plans_of
+from lobsmith.release.reconcile.reconcile import Reconciled
+from lobsmith.release.reconcile.reconcile import reconcile as follow
+from lobsmith.release.repository.repository import Repository
 from lobsmith.serving.running import running_server
 from lobsmith.workspace import Workspace
 

@@ -15,36 +15,39 @@ from prefect.states import Completed
 
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import load_golden
+from lobsmith.drift import REFERENCE, SCORE
 from lobsmith.errors import DataError, LeaseError
-from lobsmith.features.dataset import build_features, load_dataset, training_datasets
+from lobsmith.evaluation.results import EVALUATION, Evaluation
+from lobsmith.features.dataset import load_dataset, training_datasets
 from lobsmith.files import sha256_file
-from lobsmith.gates.compression import SUMMARY, Compressed, compress
-from lobsmith.gates.drift import REFERENCE, SCORE
-from lobsmith.gates.drift.describe import describe_window
-from lobsmith.gates.evaluate import EVALUATION, REPORT, evaluate
-from lobsmith.gates.evaluation import Evaluation
-from lobsmith.gates.validate import CONTRACT, EVENTS_DOCS, Validated, validate, validate_features
-from lobsmith.gates.verdict import Verdict
+from lobsmith.gates.compression import Compressed
 from lobsmith.lease import hold_lease
-from lobsmith.market.ingest import MARKET, ingest
 from lobsmith.market.session import Accounting
-from lobsmith.models.train import WEIGHTS, Epoch, train_stage
-from lobsmith.monitoring.drift_gates import judge_windows, require
+from lobsmith.models.train import WEIGHTS
+from lobsmith.models.trainer import Epoch
+from lobsmith.monitoring.drift.gates import judge_windows, require
 from lobsmith.params import Params, as_table, load_params
 from lobsmith.progress import Note, console, stage
-from lobsmith.release import journal
-from lobsmith.release.config import candidate_model
-from lobsmith.release.contract import wire_contract
-from lobsmith.release.environment import git_commit
-from lobsmith.release.manifest import MANIFEST, Manifest
-from lobsmith.release.nominate import in_service, nominate_new, note_serving
-from lobsmith.release.publish import Artifact
-from lobsmith.release.recipe import window_id
-from lobsmith.release.registry import SERVING, Registered
-from lobsmith.release.repository import Repository
-from lobsmith.release.tracking import WINDOW, RunRef, already_trained, log_run
-from lobsmith.serving.control import connect
+from lobsmith.release.publish.onnx import Artifact
+from lobsmith.release.reconcile.requests import in_service, nominate_new, note_serving
+from lobsmith.release.registry.aliases import SERVING, Registered
+from lobsmith.release.registry.runs import WINDOW, RunRef, already_trained, log_run
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.contract import wire_contract
+from lobsmith.release.version.manifest import MANIFEST, Manifest
+from lobsmith.release.version.names import candidate_model
+from lobsmith.release.version.recipe import git_commit, window_id
 from lobsmith.serving.running import running_server
+from lobsmith.serving.triton.control import connect
+from lobsmith.stages.compress import SUMMARY, compress
+from lobsmith.stages.evaluate import REPORT, evaluate
+from lobsmith.stages.features import build_features
+from lobsmith.stages.ingest import MARKET, ingest
+from lobsmith.stages.reference import describe_window
+from lobsmith.stages.train import train_stage
+from lobsmith.stages.validate import CONTRACT, EVENTS_DOCS, Validated, validate, validate_features
+from lobsmith.verdict import Verdict
 from lobsmith.workspace import Workspace
 from pipelines.reconcile import follow_and_build
 

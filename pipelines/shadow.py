@@ -9,15 +9,15 @@ from msgspec import Struct
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 
-from lobsmith.gates.live_verdict import PROMOTE, REJECT, LiveVerdict
-from lobsmith.monitoring.drift_gates import judge_period
-from lobsmith.monitoring.judged import LIVE, Sources, judge_candidate
+from lobsmith.monitoring.drift.gates import judge_period
+from lobsmith.monitoring.live_evaluation import LIVE, Sources, judge_candidate
+from lobsmith.online.evidence import PROMOTE, REJECT, LiveVerdict
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
-from lobsmith.release.config import candidate_model
-from lobsmith.release.contest import Pair, move_aliases, pair_of
-from lobsmith.release.registry import SHADOW, tag
-from lobsmith.release.repository import Repository
+from lobsmith.release.reconcile.shadow_pair import Pair, move_aliases, pair_of
+from lobsmith.release.registry.aliases import SHADOW, tag
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.names import candidate_model
 from lobsmith.workspace import Workspace
 from pipelines.reconcile import follow_and_build
 

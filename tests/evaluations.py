@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from lobsmith.gates import evaluation as ev
-from lobsmith.gates.evaluation import DIRECTIONS, MAJORITY, MODEL, Interval
-from lobsmith.gates.verdict import Verdict
+from lobsmith.evaluation import results as ev
+from lobsmith.evaluation.results import DIRECTIONS, MAJORITY, MODEL, Interval
 from lobsmith.market.instrument import Instrument
+from lobsmith.verdict import Verdict
 
 HORIZONS = (50, 100, 1000, 10_000)
 RIVALS = (MAJORITY, "queue imbalance", "logistic", "gradient boosting", "DeepLOB", "BiN-CTABL")

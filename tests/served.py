@@ -11,12 +11,12 @@ from lobsmith.compress.runtime import OnnxModel
 from lobsmith.features.definitions import COUNT
 from lobsmith.gates.parity import parity
 from lobsmith.market.instrument import Instrument
-from lobsmith.models.registry import build
+from lobsmith.models.networks.registry import build
 from lobsmith.params import Params
-from lobsmith.release.contract import wire_contract
-from lobsmith.release.manifest import Manifest
-from lobsmith.release.publish import Artifact, publish
-from lobsmith.release.server import Server
+from lobsmith.release.publish.onnx import Artifact, publish
+from lobsmith.release.repository.server import Server
+from lobsmith.release.version.contract import wire_contract
+from lobsmith.release.version.manifest import Manifest
 from lobsmith.workspace import Workspace
 from tests.release.scores import write_reference, write_score
 

@@ -10,18 +10,19 @@ from onnx import helper, numpy_helper
 from lobsmith.compress.export import export_onnx
 from lobsmith.compress.golden import golden_vectors
 from lobsmith.compress.runtime import OnnxModel
+from lobsmith.drift import REFERENCE, SCORE
+from lobsmith.drift.fit_one_class import fit_score
+from lobsmith.drift.one_class import export_score
+from lobsmith.drift.reference import freeze, save_reference
+from lobsmith.evaluation.metrics import log_losses
 from lobsmith.features.dataset import DATASET, Dataset, build_dataset, save_dataset
-from lobsmith.gates.drift import REFERENCE, SCORE
-from lobsmith.gates.drift.fit_score import fit_score
-from lobsmith.gates.drift.reference import freeze, save_reference
-from lobsmith.gates.drift.score_file import export_score
-from lobsmith.gates.metrics import log_losses
 from lobsmith.gates.parity import parity
 from lobsmith.market.simulator import simulate
 from lobsmith.models.split import split
-from lobsmith.models.train import load_network, predict, train_stage
+from lobsmith.models.train import load_network, predict
 from lobsmith.params import Params
-from lobsmith.release.publish import Artifact
+from lobsmith.release.publish.onnx import Artifact
+from lobsmith.stages.train import train_stage
 from tests.small import small_params
 
 PRIME_ROWS = 256

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from lobsmith import record
+from lobsmith import jsonl
 from lobsmith.errors import LeaseError, LeaseLostError
 from lobsmith.files import exclusive_lock
 from lobsmith.process import Process
@@ -221,7 +221,7 @@ def _locked(path: Path, deadline_s: float) -> Iterator[None]:
 def _read(path: Path) -> Held | None:
     """Return what the first line says; what a longer record left behind it means nothing."""
     try:
-        return record.decode(path.read_bytes().partition(b"\n")[0], Held)
+        return jsonl.decode(path.read_bytes().partition(b"\n")[0], Held)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
     except OSError as error:

@@ -9,11 +9,11 @@ import yaml
 from click.testing import CliRunner, Result
 from msgspec import structs
 
-from benchmarks.gpu import TOLERANCES, bench_gpu, largest_difference
-from benchmarks.gpu_ceilings import Ceilings, Floor, floor
-from benchmarks.gpu_networks import cases, count_flops
-from benchmarks.gpu_report import Plan
-from benchmarks.gpu_ways import BUILDERS, Buffers
+from lobsmith.bench.gpu import TOLERANCES, bench_gpu, largest_difference
+from lobsmith.bench.gpu_ceilings import Ceilings, Floor, floor
+from lobsmith.bench.gpu_networks import cases, count_flops
+from lobsmith.bench.gpu_report import Plan
+from lobsmith.bench.gpu_ways import BUILDERS, Buffers
 from lobsmith.cli.main import cli
 from lobsmith.compress.export import export_onnx
 from lobsmith.compress.runtime import OnnxModel

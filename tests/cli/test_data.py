@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lobsmith.cli.main import cli
-from tests.market.captured import SPOT, write
+from tests.market.venues.captured import SPOT, write
 from tests.small import params_file
 
 

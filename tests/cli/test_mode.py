@@ -7,14 +7,14 @@ import pytest
 from click.testing import CliRunner
 
 from lobsmith.cli.main import cli
-from lobsmith.monitoring.mode_store import apply, record_path
-from lobsmith.monitoring.win_rates import WinRates
+from lobsmith.monitoring.mode.hit_rates import WinRates
+from lobsmith.monitoring.mode.store import apply, record_path
 from lobsmith.params import load_params
 from lobsmith.process import user
-from lobsmith.release import journal
-from lobsmith.release.config import config_text
+from lobsmith.release.repository import journal
+from lobsmith.release.version.triton_config import config_text
 from lobsmith.workspace import Workspace
-from tests.monitoring.looks import CALM, DRIFT, START_NS, S, at, look
+from tests.monitoring.drift.looks import CALM, DRIFT, START_NS, S, at, look
 from tests.release import toy
 from tests.small import params_file
 

@@ -4,9 +4,9 @@ import pytest
 from click.testing import CliRunner
 
 from lobsmith.cli.main import cli
-from lobsmith.release import wish
-from lobsmith.release.registry import CHAMPION
-from lobsmith.release.repository import Repository
+from lobsmith.release.reconcile import requests
+from lobsmith.release.registry.aliases import CHAMPION
+from lobsmith.release.repository.repository import Repository
 from tests.release.wished import candidate, register, workspace_with_mlflow
 from tests.release.wished import wish as move_alias
 from tests.small import params_file
@@ -23,13 +23,13 @@ def workspace(tmp_path):
 
 def test_who_is_overtaken_by_another_promotion_is_told_so(workspace, monkeypatch):
     first, second = (register(workspace, candidate(workspace, scale)) for scale in (0.3, 0.4))
-    ask = wish.request
+    ask = requests.request
 
     def overtaken(*arguments):
         ask(*arguments)
         move_alias(workspace, CHAMPION, second)
 
-    monkeypatch.setattr(wish, "request", overtaken)
+    monkeypatch.setattr(requests, "request", overtaken)
     arguments = ["--root", str(workspace.root), "models", "promote", f"registry:{first.version}", "--model", "toy"]
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 1

@@ -9,14 +9,14 @@ import pytest
 from click.testing import CliRunner
 
 from lobsmith.cli.main import cli
+from lobsmith.drift.reference import thinned
 from lobsmith.features.dataset import build_dataset
-from lobsmith.gates.drift.rows import thinned
-from lobsmith.gates.split_test import arm
 from lobsmith.market.simulator import simulate
-from lobsmith.monitoring.log_reader import PredictionLog, answers
-from lobsmith.monitoring.mode_store import record_path
-from lobsmith.monitoring.raw_rows import raw_rows
-from lobsmith.release.repository import Repository
+from lobsmith.monitoring.log.raw_rows import raw_rows
+from lobsmith.monitoring.log.reader import PredictionLog, answers
+from lobsmith.monitoring.mode.store import record_path
+from lobsmith.online.ab_test import arm
+from lobsmith.release.repository.repository import Repository
 from lobsmith.trading.measure import replayed_rows
 from lobsmith.workspace import Workspace
 from tests.small import small_params

@@ -5,11 +5,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lobsmith.cli.main import cli
-from lobsmith.monitoring import looks
+from lobsmith.monitoring.drift import history
 from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
 from tests.cli.test_commands import root
-from tests.monitoring import drifted
+from tests.monitoring.drift import drifted
 
 __all__ = ["root"]
 
@@ -40,7 +40,7 @@ def looked(root: Path) -> Path:
 
 def test_the_newest_look_is_shown_or_that_of_a_time(looked: Path) -> None:
     shown = drift(looked).stdout
-    for part in ("Covariate drift: spread", "insufficient history", "missing data", "14:23:00 UTC", looks.PAGE):
+    for part in ("Covariate drift: spread", "insufficient history", "missing data", "14:23:00 UTC", history.PAGE):
         assert part in shown
     assert "13:23:00 UTC" in drift(looked, "--at", "2026-03-01T14:00").stdout
     assert "13:23:00 UTC" in drift(looked, "--at", "2026-03-01T15:00+01:00").stdout
@@ -54,8 +54,8 @@ def test_what_cannot_be_shown_is_one_line(looked: Path) -> None:
     refused(drift(looked, "--at", "2026-02-01"), "until then")
     refused(drift(looked, "--instrument", "kraken:XBTEUR"), "nobody has looked")
     assert "write it as" in drift(looked, "--at", "yesterday").stderr
-    [content] = looks.reports(Workspace(looked), "lob").glob(f"*T1423*/{looks.CONTENT}")
+    [content] = history.reports(Workspace(looked), "lob").glob(f"*T1423*/{history.CONTENT}")
     content.write_text('{"look": 1}')
-    refused(drift(looked), looks.CONTENT, "look again")
+    refused(drift(looked), history.CONTENT, "look again")
     content.unlink()
     refused(drift(looked), "drift_report.keep_pages")

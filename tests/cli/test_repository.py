@@ -6,11 +6,11 @@ import pytest
 from click.testing import CliRunner
 
 from lobsmith.cli.main import cli
-from lobsmith.release import journal
-from lobsmith.release.misplaced import record_misplaced
-from lobsmith.release.publish import publish
-from lobsmith.release.repository import Repository
-from lobsmith.release.rollback import rollback
+from lobsmith.release.audit.incidents import record_misplaced
+from lobsmith.release.publish.onnx import publish
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.rollback import rollback
 from lobsmith.workspace import Workspace
 from tests.release import toy
 from tests.small import params_file

@@ -10,15 +10,14 @@ import torch
 from msgspec import structs
 
 from lobsmith.compress.export import export_onnx
-from lobsmith.compress.golden import golden_vectors, load_golden, save_golden
-from lobsmith.compress.priming import TOLERANCE, measure_prime_rows
+from lobsmith.compress.golden import TOLERANCE, golden_vectors, load_golden, measure_prime_rows, save_golden
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import ReleaseError
 from lobsmith.features.definitions import COUNT
 from lobsmith.files import sha256_file
 from lobsmith.gates.parity import parity
-from lobsmith.models.network import Network
-from lobsmith.models.registry import NETWORKS, build
+from lobsmith.models.networks.network import Network
+from lobsmith.models.networks.registry import NETWORKS, build
 from lobsmith.params import ModelParams
 
 HORIZONS = (100, 1000)

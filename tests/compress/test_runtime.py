@@ -8,12 +8,12 @@ import pytest
 
 from lobsmith.compress.export import export_onnx
 from lobsmith.compress.footprint import measure_footprint
+from lobsmith.compress.graph.specialise import specialise
 from lobsmith.compress.runtime import BoundModel, OnnxModel
-from lobsmith.compress.specialise import specialise
 from lobsmith.compress.timing import USES, compare_times
 from lobsmith.errors import ReleaseError
+from tests.compress.graph.test_specialise import rows
 from tests.compress.test_export import make_network
-from tests.compress.test_specialise import rows
 
 
 @pytest.fixture(scope="module")

@@ -9,20 +9,22 @@ import pytest
 from msgspec import structs
 
 from lobsmith.compress import MODEL
-from lobsmith.compress.calibration_rows import calibration_streams
-from lobsmith.compress.plan import EngineBuild, fits
-from lobsmith.compress.quantise import quantise
+from lobsmith.compress.quantise.quantise import quantise
+from lobsmith.compress.quantise.ranges import calibration_streams
 from lobsmith.compress.runtime import Answered, Float, OnnxModel, StatefulModel
+from lobsmith.compress.tensorrt.plan import EngineBuild, fits
 from lobsmith.errors import PrecisionError, ServingError, TrainingError
 from lobsmith.features.dataset import DATASET, build_dataset, load_dataset, save_dataset
 from lobsmith.files import exclusive_lock
-from lobsmith.gates.compression import Compressed, compress, load_summary
-from lobsmith.gates.engine import judge_plans
+from lobsmith.gates.compression import Compressed
 from lobsmith.market.simulator import simulate
 from lobsmith.models.split import split
-from lobsmith.models.train import WEIGHTS, train_stage
+from lobsmith.models.train import WEIGHTS
 from lobsmith.params import Params
-from lobsmith.release.plans import build_and_publish
+from lobsmith.release.publish.plans import build_and_publish
+from lobsmith.stages.compress import compress, load_summary
+from lobsmith.stages.engines import judge_plans
+from lobsmith.stages.train import train_stage
 from lobsmith.workspace import Workspace
 from tests.small import small_params
 
@@ -120,7 +122,7 @@ def test_what_becomes_of_plans_never_fails_a_retrain(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("lobsmith.release.plans.build_plans", fail)
+    monkeypatch.setattr("lobsmith.release.publish.plans.build_plans", fail)
     # The manifest is not looked at before there are plans.
     outcome = build_and_publish(Workspace(tmp_path), params, run[1], Mock(), run[0])
     assert outcome == f"no plans: {error}"

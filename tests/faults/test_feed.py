@@ -13,14 +13,14 @@ import polars as pl
 import pytest
 
 from lobsmith.features.stream import FeatureStream
-from lobsmith.market import faults
 from lobsmith.market.book import apply, levels, new_book, touch
-from lobsmith.market.captures import line_batches
 from lobsmith.market.events import ASK, BID, CLEAR, GAP, TICKER, Events, concatenate
-from lobsmith.market.faults import Injected
 from lobsmith.market.readers import open_captures, read_captures
 from lobsmith.market.session import Accounting, Session, going_on
+from lobsmith.market.venues.captures import line_batches
 from lobsmith.params import FeatureParams
+from tests.market import inject
+from tests.market.inject import Injected
 
 pytestmark = pytest.mark.recorded
 
@@ -101,12 +101,12 @@ def assert_confined(found: Read, clean: Session, begins: int, ends: int, segment
 
 
 def stamp(lines: list[bytes], n: int) -> int:
-    return faults.local_time(lines[n])
+    return inject.local_time(lines[n])
 
 
 def test_a_gap_ends_the_segment_until_a_snapshot(tmp_path: Path, lines: list[bytes], clean: Session) -> None:
-    (first,) = faults.find(lines, faults.DEPTH, AT)
-    mended = faults.with_snapshot(faults.gap(lines, AT, 3), lines, AT + 1000)
+    (first,) = inject.find(lines, inject.DEPTH, AT)
+    mended = inject.with_snapshot(inject.gap(lines, AT, 3), lines, AT + 1000)
     found = read(tmp_path, mended.lines)
     assert found.account.faults == {"gap": 1}
     assert found.account.segments == 2
@@ -119,15 +119,15 @@ def test_a_gap_ends_the_segment_until_a_snapshot(tmp_path: Path, lines: list[byt
 
 
 def test_a_gap_without_a_snapshot_loses_the_rest_and_says_so(tmp_path: Path, lines: list[bytes]) -> None:
-    found = read(tmp_path, faults.gap(lines, AT).lines)
+    found = read(tmp_path, inject.gap(lines, AT).lines)
     assert found.account.faults == {"gap": 1}
     assert found.account.set_aside["gap"] > 30_000
     assert found.events.kind[-1] in (GAP, 3)
 
 
-@pytest.mark.parametrize("stream", [faults.DEPTH, faults.TICKER, faults.TRADE])
+@pytest.mark.parametrize("stream", [inject.DEPTH, inject.TICKER, inject.TRADE])
 def test_a_duplicate_costs_itself(tmp_path: Path, lines: list[bytes], clean: Session, stream: bytes) -> None:
-    injected = faults.duplicate(lines, AT, stream)
+    injected = inject.duplicate(lines, AT, stream)
     found = read(tmp_path, injected.lines)
     assert found.account.faults == {"duplicate": 1}
     assert set_aside(found, "duplicate") == injected.wrong
@@ -136,16 +136,16 @@ def test_a_duplicate_costs_itself(tmp_path: Path, lines: list[bytes], clean: Ses
 
 
 def test_swapped_depth_messages_are_put_back(tmp_path: Path, lines: list[bytes], clean: Session) -> None:
-    injected = faults.reorder(lines, AT)
+    injected = inject.reorder(lines, AT)
     found = read(tmp_path, injected.lines)
     assert found.account.faults == {"out of order": 1}
     assert found.account.set_aside == clean.accounting.set_aside
     assert_confined(found, clean, stamp(lines, injected.wrong[0]), stamp(lines, injected.wrong[1]) + 1, 1)
 
 
-@pytest.mark.parametrize("stream", [faults.TICKER, faults.TRADE])
+@pytest.mark.parametrize("stream", [inject.TICKER, inject.TRADE])
 def test_a_late_message_is_set_aside(tmp_path: Path, lines: list[bytes], clean: Session, stream: bytes) -> None:
-    injected = faults.reorder(lines, AT, stream)
+    injected = inject.reorder(lines, AT, stream)
     found = read(tmp_path, injected.lines)
     assert found.account.faults == {"out of order": 1}
     assert set_aside(found, "out of order") == injected.wrong[1:]
@@ -154,7 +154,7 @@ def test_a_late_message_is_set_aside(tmp_path: Path, lines: list[bytes], clean: 
 
 @pytest.mark.parametrize("locked", [False, True])
 def test_a_crossed_ticker_is_set_aside(tmp_path: Path, lines: list[bytes], clean: Session, locked: bool) -> None:
-    injected = faults.crossed(lines, AT, locked=locked)
+    injected = inject.crossed(lines, AT, locked=locked)
     found = read(tmp_path, injected.lines)
     name = "locked" if locked else "crossed"
     assert found.account.faults == {name: 1}
@@ -167,7 +167,7 @@ def test_a_crossed_ticker_is_set_aside(tmp_path: Path, lines: list[bytes], clean
 def test_a_ghost_level_that_crosses_the_book_ends_the_segment(
     tmp_path: Path, lines: list[bytes], clean: Session
 ) -> None:
-    injected = faults.crossed_depth(lines, AT, "70000.00", AT + 2000)
+    injected = inject.crossed_depth(lines, AT, "70000.00", AT + 2000)
     found = read(tmp_path, injected.lines)
     assert found.account.faults == {"crossed": 1}
     assert set_aside(found, "crossed") == injected.wrong
@@ -178,7 +178,7 @@ def test_a_ghost_level_that_crosses_the_book_ends_the_segment(
 
 
 def test_an_outage_and_the_burst_after_it(tmp_path: Path, lines: list[bytes], clean: Session) -> None:
-    injected = faults.stale(lines, AT, 4.0)
+    injected = inject.stale(lines, AT, 4.0)
     found = read(tmp_path, injected.lines)
     assert found.account.faults == {"stale": 1}
     aside = set_aside(found, "stale")
@@ -190,7 +190,7 @@ def test_an_outage_and_the_burst_after_it(tmp_path: Path, lines: list[bytes], cl
 
 
 def test_a_silence_ends_the_segment_and_costs_nothing(tmp_path: Path, lines: list[bytes], clean: Session) -> None:
-    found = read(tmp_path, faults.silence(lines, AT, 30.0).lines)
+    found = read(tmp_path, inject.silence(lines, AT, 30.0).lines)
     assert found.account.faults == {"stale": 1}
     assert found.account.set_aside == clean.accounting.set_aside
     assert_confined(found, clean, stamp(lines, AT), stamp(lines, AT) + 1, 2)
@@ -198,7 +198,7 @@ def test_a_silence_ends_the_segment_and_costs_nothing(tmp_path: Path, lines: lis
 
 @pytest.mark.parametrize("seconds", [5.0, 0.5, -0.5, -5.0])
 def test_a_step_of_the_clock_is_a_fault(tmp_path: Path, lines: list[bytes], clean: Session, seconds: float) -> None:
-    found = read(tmp_path, faults.clock_step(lines, AT, seconds).lines)
+    found = read(tmp_path, inject.clock_step(lines, AT, seconds).lines)
     assert found.account.faults == {"clock step": 1}
     offset = found.account.clock_offset_ns - clean.accounting.clock_offset_ns
     assert offset / 1e9 == pytest.approx(seconds, abs=0.01)
@@ -211,11 +211,11 @@ def test_a_step_of_the_clock_is_a_fault(tmp_path: Path, lines: list[bytes], clea
     assert_confined(found, clean, stamp(lines, AT), late, 2)
 
 
-@pytest.mark.parametrize("stream", [faults.DEPTH, faults.TICKER, faults.TRADE])
+@pytest.mark.parametrize("stream", [inject.DEPTH, inject.TICKER, inject.TRADE])
 def test_a_message_from_the_future_is_set_aside(
     tmp_path: Path, lines: list[bytes], clean: Session, stream: bytes
 ) -> None:
-    injected = faults.negative_latency(lines, AT, 10.0, stream)
+    injected = inject.negative_latency(lines, AT, 10.0, stream)
     found = read(tmp_path, injected.lines)
     assert found.account.faults == {"negative latency": 1}
     assert set_aside(found, "negative latency") == injected.wrong
@@ -232,7 +232,7 @@ def test_no_feature_or_label_crosses_a_fault(tmp_path: Path, lines: list[bytes],
         volatility_short_s=1.0,
         volatility_long_s=30.0,
     )
-    found = read(tmp_path, faults.clock_step(lines, AT, 5.0).lines)
+    found = read(tmp_path, inject.clock_step(lines, AT, 5.0).lines)
     rows, whole = (FeatureStream(clean.instrument, params).push(events) for events in (found.events, clean.events))
     first = int(np.searchsorted(rows.segment, 1))
     np.testing.assert_array_equal(rows.raw[:first], whole.raw[:first])
@@ -243,13 +243,13 @@ def test_no_feature_or_label_crosses_a_fault(tmp_path: Path, lines: list[bytes],
 
 
 def test_all_faults_in_one_session(tmp_path: Path, lines: list[bytes], clean: Session) -> None:
-    mixed = faults.duplicate(lines, 20_000)
-    mixed = Injected(faults.reorder(mixed.lines, 25_000).lines, [])
-    mixed = Injected(faults.crossed(mixed.lines, 30_000).lines, [])
-    mixed = Injected(faults.crossed(mixed.lines, 31_000, locked=True).lines, [])
-    mixed = Injected(faults.negative_latency(mixed.lines, 35_000, 10.0).lines, [])
-    mixed = Injected(faults.stale(mixed.lines, 45_000, 4.0).lines, [])
-    mixed = Injected(faults.clock_step(mixed.lines, 60_000, 5.0).lines, [])
+    mixed = inject.duplicate(lines, 20_000)
+    mixed = Injected(inject.reorder(mixed.lines, 25_000).lines, [])
+    mixed = Injected(inject.crossed(mixed.lines, 30_000).lines, [])
+    mixed = Injected(inject.crossed(mixed.lines, 31_000, locked=True).lines, [])
+    mixed = Injected(inject.negative_latency(mixed.lines, 35_000, 10.0).lines, [])
+    mixed = Injected(inject.stale(mixed.lines, 45_000, 4.0).lines, [])
+    mixed = Injected(inject.clock_step(mixed.lines, 60_000, 5.0).lines, [])
     found = read(tmp_path, mixed.lines)
     assert found.account.faults == {
         "clock step": 1,

@@ -13,13 +13,13 @@ import httpx
 import pytest
 
 from lobsmith.errors import RegistryError, ReleaseError
-from lobsmith.release import journal
-from lobsmith.release.reconcile import Reconciled, reconcile
-from lobsmith.release.reconcile_steps import Point
-from lobsmith.release.registry import CHALLENGER, CHAMPION, Wanted, set_alias, wanted
-from lobsmith.release.repository import Repository
-from lobsmith.release.rollback import rollback
-from lobsmith.release.wish import ask_for, registered_of
+from lobsmith.release.reconcile.reconcile import Reconciled, reconcile
+from lobsmith.release.reconcile.requests import ask_for, registered_of
+from lobsmith.release.reconcile.steps import Point
+from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, Wanted, set_alias, wanted
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.rollback import rollback
 from lobsmith.workspace import MLFLOW_URI, Workspace
 from tests.release.stand_in import StandIn
 from tests.release.wished import PARAMS, SLOT, candidate, register, wish, workspace_with_mlflow
@@ -152,7 +152,7 @@ def test_f19_a_locked_database_changes_nothing(workspace, monkeypatch):
     promoted(workspace, 0.3)
     new = register(workspace, candidate(workspace, 0.4))
     wish(workspace, CHAMPION, new)
-    monkeypatch.setattr("lobsmith.release.mlflow_store._REACH_DEADLINE_S", 0.3)
+    monkeypatch.setattr("lobsmith.release.registry.mlflow_store._REACH_DEADLINE_S", 0.3)
     before, lines = artifact_of(workspace), journal.read(workspace.journal)
     code = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
@@ -255,7 +255,7 @@ def test_f19_an_mlflow_server_that_is_killed_or_hangs(tmp_path, mlflow_server, m
     assert not (workspace.home / "mlflow.db").exists()
     serving = artifact_of(workspace)
 
-    monkeypatch.setattr("lobsmith.release.mlflow_store._REACH_DEADLINE_S", 1.0)
+    monkeypatch.setattr("lobsmith.release.registry.mlflow_store._REACH_DEADLINE_S", 1.0)
     mlflow_server.signal(signal.SIGSTOP)
     assert "does not answer" in reconcile(workspace, PARAMS, "toy", server=None).away
     mlflow_server.signal(signal.SIGCONT)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from lobsmith.errors import ReleaseError
-from lobsmith.release import journal
-from lobsmith.release.promote import promote
-from lobsmith.release.publish import publish
-from lobsmith.release.repository import Repository
-from lobsmith.release.rollback import rollback
-from lobsmith.release.verify import verify
+from lobsmith.release.audit.verify import verify
+from lobsmith.release.publish.onnx import publish
+from lobsmith.release.publish.promote import promote
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.rollback import rollback
 from lobsmith.workspace import Workspace
 from tests.release import toy
 

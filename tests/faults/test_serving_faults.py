@@ -20,18 +20,18 @@ from lobsmith.compress import MODEL
 from lobsmith.errors import ServingError
 from lobsmith.files import sha256_file
 from lobsmith.params import Params
-from lobsmith.release import journal
-from lobsmith.release.manifest import read_manifest, write_manifest
-from lobsmith.release.repository import Repository
-from lobsmith.release.signing import signer
-from lobsmith.serving import triton
-from lobsmith.serving.control import TritonControl, connect
-from lobsmith.serving.loading import settle
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.manifest import read_manifest, write_manifest
+from lobsmith.release.version.signing import signer
 from lobsmith.serving.running import RunningServer, running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, with_free_ports
-from lobsmith.serving.triton import backends_folder
-from lobsmith.serving.warmup import traffic, warmed_up
-from lobsmith.trading.transports import GrpcTransport, HttpTransport
+from lobsmith.serving.triton import embedded
+from lobsmith.serving.triton.control import TritonControl, connect
+from lobsmith.serving.triton.embedded import backends_folder
+from lobsmith.serving.triton.loading import settle
+from lobsmith.serving.triton.warmup import traffic, warmed_up
+from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport
 from lobsmith.workspace import Workspace
 from tests.served import publish_small, rows
 from tests.small import params_file, small_params
@@ -256,10 +256,10 @@ def test_f14_a_version_that_hangs_at_a_cold_start(
     workspace: Workspace, hasty: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = Repository.of(workspace).listed("lob")
-    backend = Path(shutil.copy(triton._BACKEND, tmp_path / "model.py"))
+    backend = Path(shutil.copy(embedded._BACKEND, tmp_path / "model.py"))
     line = hang(tmp_path / "flag").replace("while ", f"while args['model_version'] == '{new}' and ")
     change_backend(backend, _LOADING, line)
-    monkeypatch.setattr(triton, "_BACKEND", backend)
+    monkeypatch.setattr(embedded, "_BACKEND", backend)
     events: list[ServeEvent] = []
     with running_triton(workspace, hasty, on_event=events.append) as control:
         assert answering(control) == [old]
@@ -332,8 +332,8 @@ def test_f18_memory_does_not_grow_over_loads_and_unloads(workspace: Workspace, p
         return sizes[0], sum(sizes[1:])
 
     def shared_memory() -> int:
-        prefix = triton.Triton(workspace, params.serving)._shared_memory_prefix()
-        return len(list(triton._SHARED_MEMORY.glob(f"{prefix}*")))
+        prefix = embedded.Triton(workspace, params.serving)._shared_memory_prefix()
+        return len(list(embedded._SHARED_MEMORY.glob(f"{prefix}*")))
 
     with served(workspace, params) as (server, control):
         for _ in range(5):

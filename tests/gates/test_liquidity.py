@@ -6,11 +6,11 @@ import pytest
 
 from lobsmith.errors import DataContractError
 from lobsmith.gates.liquidity import Liquidity, daily_volume_btc, judge, measure
-from lobsmith.gates.validate import CONTRACT, EVENTS_DOCS, Validated, load_validated, validate
-from lobsmith.market.ingest import MARKET, ingest
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.readers import read_captures
-from tests.market.captured import futures_depth, futures_ticker, levels, snapshot, trade, write
+from lobsmith.stages.ingest import MARKET, ingest
+from lobsmith.stages.validate import CONTRACT, EVENTS_DOCS, Validated, load_validated, validate
+from tests.market.venues.captured import futures_depth, futures_ticker, levels, snapshot, trade, write
 from tests.small import small_params
 
 LIMITS = small_params().contract.liquidity

@@ -8,20 +8,21 @@ import pytest
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import load_golden
 from lobsmith.compress.runtime import OnnxModel
+from lobsmith.evaluation.fidelity import fidelity
+from lobsmith.evaluation.stream import stream_predictions
 from lobsmith.features.dataset import DATASET, Dataset, build_dataset, save_dataset
-from lobsmith.gates.compression import Compressed, compress
-from lobsmith.gates.fidelity import fidelity
-from lobsmith.gates.streams import stream_predictions
+from lobsmith.gates.compression import Compressed
 from lobsmith.market.simulator import simulate
-from lobsmith.models.score import lead_runs
+from lobsmith.models.inference import lead_runs
 from lobsmith.models.split import split
-from lobsmith.models.train import train_stage
 from lobsmith.params import Params
-from lobsmith.release.contract import wire_contract
-from lobsmith.release.publish import Artifact, publish
-from lobsmith.release.repository import Repository
+from lobsmith.release.publish.onnx import Artifact, publish
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.contract import wire_contract
 from lobsmith.serving.supervisor import running_triton, with_free_ports
-from lobsmith.trading.transports import GrpcTransport, HttpTransport, InProcessTransport, Transport
+from lobsmith.stages.compress import compress
+from lobsmith.stages.train import train_stage
+from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport, InProcessTransport, Transport
 from lobsmith.workspace import Workspace
 from tests.small import small_params
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from lobsmith.monitoring.drift_report import Reported, link_to_run
-from lobsmith.release.mlflow_store import mlflow_store
+from lobsmith.monitoring.drift.report import Reported, link_to_run
+from lobsmith.release.registry.mlflow_store import mlflow_store
 from lobsmith.workspace import MLFLOW_URI
-from tests.monitoring import drifted
+from tests.monitoring.drift import drifted
 from tests.release.wished import workspace_with_mlflow
 
 pytestmark = pytest.mark.integration

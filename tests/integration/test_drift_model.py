@@ -13,15 +13,15 @@ from tritonclient.utils import InferenceServerException
 from lobsmith.cli.main import cli
 from lobsmith.features.definitions import COUNT
 from lobsmith.params import Params
-from lobsmith.release.promote import promote
-from lobsmith.release.publish_score import catch_up
-from lobsmith.release.repository import Repository
-from lobsmith.release.rollback import rollback
-from lobsmith.release.verify import verify
-from lobsmith.serving.control import TritonControl, served_versions
+from lobsmith.release.audit.verify import verify
+from lobsmith.release.publish.promote import promote
+from lobsmith.release.publish.score import catch_up
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.rollback import rollback
 from lobsmith.serving.endpoint import Endpoint
 from lobsmith.serving.running import running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, with_free_ports
+from lobsmith.serving.triton.control import TritonControl, served_versions
 from lobsmith.workspace import Workspace
 from tests.served import publish_small
 from tests.small import params_file, small_params

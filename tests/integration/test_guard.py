@@ -9,15 +9,15 @@ import pytest
 
 from lobsmith.errors import RequestError, ServingError
 from lobsmith.features.definitions import COUNT
-from lobsmith.monitoring.modes import Mode
+from lobsmith.monitoring.mode.machine import Mode
 from lobsmith.params import Params
-from lobsmith.release.repository import Repository
-from lobsmith.serving.control import TritonControl
+from lobsmith.release.repository.repository import Repository
 from lobsmith.serving.supervisor import running_triton, with_free_ports
-from lobsmith.trading.channels import open_guard, open_transport
-from lobsmith.trading.client import StreamClient
-from lobsmith.trading.guarded_client import Advised, GuardedClient
-from lobsmith.trading.stance import Abstain
+from lobsmith.serving.triton.control import TritonControl
+from lobsmith.trading.client.stream import StreamClient
+from lobsmith.trading.guard.effective_mode import Abstain
+from lobsmith.trading.guard.guarded_client import Advised, GuardedClient
+from lobsmith.trading.transport.channels import open_guard, open_transport
 from lobsmith.workspace import Workspace
 from tests.served import publish_small, rows
 from tests.small import params_file, small_params

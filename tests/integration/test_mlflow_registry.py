@@ -9,8 +9,8 @@ import pytest
 from lobsmith.errors import RegistryError, ReleaseError
 from lobsmith.files import sha256_file
 from lobsmith.params import as_table
-from lobsmith.release.publish import publish
-from lobsmith.release.registry import (
+from lobsmith.release.publish.onnx import publish
+from lobsmith.release.registry.aliases import (
     CHALLENGER,
     CHAMPION,
     Registered,
@@ -24,8 +24,8 @@ from lobsmith.release.registry import (
     tag,
     wanted,
 )
-from lobsmith.release.repository import Repository
-from lobsmith.release.tracking import log_run
+from lobsmith.release.registry.runs import log_run
+from lobsmith.release.repository.repository import Repository
 from lobsmith.workspace import Workspace
 from tests.release import toy
 
@@ -165,7 +165,7 @@ def test_a_run_that_cannot_be_recorded_is_marked_as_failed(workspace, run, clien
 
 
 def test_a_locked_database_is_named(workspace, run, monkeypatch):
-    monkeypatch.setattr("lobsmith.release.mlflow_store._REACH_DEADLINE_S", 0.2)
+    monkeypatch.setattr("lobsmith.release.registry.mlflow_store._REACH_DEADLINE_S", 0.2)
     holder = sqlite3.connect(workspace.home / "mlflow.db", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     try:

@@ -19,16 +19,16 @@ from lobsmith.cli.main import cli
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import ServingError
 from lobsmith.params import ClientParams, Params
-from lobsmith.release.config import config_text
-from lobsmith.release.manifest import check_files, write_manifest
-from lobsmith.release.publish_engine import publish_engine
-from lobsmith.release.repository import Repository
-from lobsmith.release.signing import signer
-from lobsmith.serving.control import TritonControl
+from lobsmith.release.publish.plans import publish_engine
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.manifest import check_files, write_manifest
+from lobsmith.release.version.signing import signer
+from lobsmith.release.version.triton_config import config_text
 from lobsmith.serving.running import running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, with_free_ports
-from lobsmith.trading.client import StreamClient
-from lobsmith.trading.transports import GrpcTransport, HttpTransport
+from lobsmith.serving.triton.control import TritonControl
+from lobsmith.trading.client.stream import StreamClient
+from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport
 from lobsmith.workspace import Workspace
 from tests.release import plans
 from tests.served import publish_small, rows

@@ -8,14 +8,14 @@ from click.testing import CliRunner
 
 from lobsmith.cli.main import cli
 from lobsmith.params import load_params
-from lobsmith.release.config import candidate_model
-from lobsmith.release.mlflow_store import mlflow_store
-from lobsmith.release.reconcile import reconcile
-from lobsmith.release.registry import ARTIFACT_ID, CHALLENGER, CHAMPION, log_release, wanted
-from lobsmith.release.repository import Repository
+from lobsmith.release.reconcile.reconcile import reconcile
+from lobsmith.release.registry.aliases import ARTIFACT_ID, CHALLENGER, CHAMPION, log_release, wanted
+from lobsmith.release.registry.mlflow_store import mlflow_store
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.names import candidate_model
 from lobsmith.serving.running import running_server
 from lobsmith.serving.supervisor import running_triton, with_free_ports
-from lobsmith.trading.transports import GrpcTransport
+from lobsmith.trading.transport.transports import GrpcTransport
 from lobsmith.workspace import Workspace
 from tests.release.wished import workspace_with_mlflow
 from tests.served import publish_small, rows

@@ -5,16 +5,16 @@ import pytest
 import tritonclient.http as triton
 
 from lobsmith.errors import ServingError
-from lobsmith.release.candidate import retire_candidate
-from lobsmith.release.config import read_config
-from lobsmith.release.promote import promote
-from lobsmith.release.publish import publish
-from lobsmith.release.repository import Repository
-from lobsmith.release.rollback import rollback
-from lobsmith.release.verify import verify
-from lobsmith.serving.control import connect, served_versions
+from lobsmith.release.audit.verify import verify
+from lobsmith.release.publish.onnx import publish
+from lobsmith.release.publish.promote import promote
+from lobsmith.release.repository.candidate import retire_candidate
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.rollback import rollback
+from lobsmith.release.version.triton_config import read_config
 from lobsmith.serving.running import RunningServer, running_server
 from lobsmith.serving.supervisor import running_triton, with_free_ports
+from lobsmith.serving.triton.control import connect, served_versions
 from lobsmith.workspace import Workspace
 from tests.release import toy
 

@@ -16,10 +16,10 @@ from lobsmith.compress.golden import golden_vectors
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.gates.parity import parity
 from lobsmith.market.instrument import Instrument
-from lobsmith.models.registry import build
+from lobsmith.models.networks.registry import build
 from lobsmith.params import load_params
-from lobsmith.release.contract import wire_contract
-from lobsmith.release.publish import Artifact, publish
+from lobsmith.release.publish.onnx import Artifact, publish
+from lobsmith.release.version.contract import wire_contract
 from lobsmith.serving.endpoint import Endpoint
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.workspace import Workspace

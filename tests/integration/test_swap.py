@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.swap import bench_swap
+from lobsmith.bench.swap import bench_swap
 from tests.small import small_params
 
 pytestmark = pytest.mark.integration

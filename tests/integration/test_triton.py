@@ -21,17 +21,17 @@ from click.testing import CliRunner
 from lobsmith.cli.main import cli
 from lobsmith.errors import PortBusyError, RequestError, ServingError
 from lobsmith.params import Params
-from lobsmith.release import journal
-from lobsmith.release.repository import Repository
-from lobsmith.release.signing import SIGNATURE
-from lobsmith.serving.control import TritonControl, connect
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.signing import SIGNATURE
 from lobsmith.serving.endpoint import read_endpoint
 from lobsmith.serving.running import running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, serve, with_free_ports
-from lobsmith.serving.triton import backends_folder
-from lobsmith.trading.answer import Answer
-from lobsmith.trading.client import StreamClient
-from lobsmith.trading.transports import GrpcTransport, HttpTransport
+from lobsmith.serving.triton.control import TritonControl, connect
+from lobsmith.serving.triton.embedded import backends_folder
+from lobsmith.trading.client.stream import StreamClient
+from lobsmith.trading.transport.answer import Answer
+from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport
 from lobsmith.workspace import Workspace
 from tests.served import publish_small, rows
 from tests.small import params_file, small_params

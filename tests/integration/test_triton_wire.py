@@ -13,15 +13,16 @@ import pytest
 
 from lobsmith.errors import ServingError
 from lobsmith.params import Params
-from lobsmith.release.publish import publish
-from lobsmith.release.repository import Repository
-from lobsmith.serving import supervisor, triton
-from lobsmith.serving.control import TritonControl
+from lobsmith.release.publish.onnx import publish
+from lobsmith.release.repository.repository import Repository
+from lobsmith.serving import supervisor
 from lobsmith.serving.running import running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, serve, with_free_ports
-from lobsmith.trading.client import StreamClient
+from lobsmith.serving.triton import embedded
+from lobsmith.serving.triton.control import TritonControl
+from lobsmith.trading.client.stream import StreamClient
 from lobsmith.trading.replay import replay
-from lobsmith.trading.transports import GrpcTransport, HttpTransport, InProcessTransport
+from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport, InProcessTransport
 from lobsmith.workspace import Workspace
 from tests.release import toy
 
@@ -167,8 +168,8 @@ def test_no_process_and_no_shared_memory_is_left(workspace: Workspace, params: P
 
     def regions() -> list[Path]:
         # Only this workspace's: other servers may run on this machine.
-        prefix = triton.Triton(workspace, params.serving)._shared_memory_prefix()
-        return list(triton._SHARED_MEMORY.glob(f"{prefix}*"))
+        prefix = embedded.Triton(workspace, params.serving)._shared_memory_prefix()
+        return list(embedded._SHARED_MEMORY.glob(f"{prefix}*"))
 
     with running_triton(workspace, params) as control:
         assert len(processes()) == 4

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from lobsmith.errors import DataError
-from lobsmith.market.captures import line_batches
-from lobsmith.market.live.binance import MARKETS
 from lobsmith.market.live.files import FileLimits, RawFiles, cut_torn_tails
 from lobsmith.market.live.recorder import Recorder, RecorderLimits, Summary, record
 from lobsmith.market.readers import read_captures
 from lobsmith.market.session import Session
 from lobsmith.market.simulator import simulate
 from lobsmith.market.simulator.raw import raw_lines
+from lobsmith.market.venues.binance.live import MARKETS
+from lobsmith.market.venues.captures import line_batches
 from tests.market.exchange import Exchange, Script, eventually
 from tests.small import params_file
 

@@ -7,13 +7,13 @@ import pytest
 
 from lobsmith.errors import DataError
 from lobsmith.features.labels import direction_labels
-from lobsmith.market import faults
 from lobsmith.market.book import CROSSED, ROW, apply, levels, new_book, touch
 from lobsmith.market.events import ASK, BID, CLEAR, END, LEVEL, TICKER, TRADE, concatenate
 from lobsmith.market.readers import read_captures
 from lobsmith.market.session import Session, fingerprint
 from lobsmith.market.simulator import START_NS, Change, Dynamics, Market, row_probabilities, simulate
 from lobsmith.market.simulator.raw import raw_lines, write_raw
+from tests.market import inject
 
 SEED = 7
 
@@ -242,7 +242,7 @@ def test_written_raw_and_read_again_it_is_the_same_market(tmp_path: Path, name: 
 
 def test_faults_can_be_injected_into_a_simulated_session(tmp_path: Path) -> None:
     lines = list(raw_lines(simulate(SEED, 60)))
-    injected = faults.clock_step(lines, len(lines) // 2, 5.0)
+    injected = inject.clock_step(lines, len(lines) // 2, 5.0)
     (tmp_path / "raw").write_bytes(b"\n".join(injected.lines) + b"\n")
     account = read_captures([tmp_path / "raw"]).accounting
     assert account.faults == {"clock step": 1}

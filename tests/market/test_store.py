@@ -11,13 +11,13 @@ from lobsmith.errors import CaptureError, DataError
 from lobsmith.features.stream import FeatureStream
 from lobsmith.market.book import new_book, replay, touch
 from lobsmith.market.events import CLEAR, GAP, RESTATED, Events, concatenate
-from lobsmith.market.ingest import ingest
 from lobsmith.market.readers import open_captures, read_captures, screen_session
 from lobsmith.market.session import fingerprint
 from lobsmith.market.simulator import simulate
 from lobsmith.market.store import Store
 from lobsmith.params import DataParams, load_params
-from tests.market.captured import SPOT, T0, write
+from lobsmith.stages.ingest import ingest
+from tests.market.venues.captured import SPOT, T0, write
 from tests.small import params_file, small_params
 
 DAY_NS = 86_400_000_000_000

@@ -15,9 +15,9 @@ from lobsmith.compress.runtime import OnnxModel
 from lobsmith.features.definitions import COUNT
 from lobsmith.features.labels import Targets
 from lobsmith.models.calibrate import calibrate
-from lobsmith.models.network import ServedNetwork
-from lobsmith.models.outputs import BINARY, CLASSES, COLUMNS, Calibration
-from lobsmith.models.registry import build
+from lobsmith.models.networks.network import ServedNetwork
+from lobsmith.models.networks.outputs import BINARY, CLASSES, COLUMNS, Calibration
+from lobsmith.models.networks.registry import build
 from tests.small import small_params
 
 RIDGE = 1e-6

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lobsmith.models.loss import Loss, mass
-from lobsmith.models.outputs import COLUMNS, MOVE, VOLATILITY
+from lobsmith.models.networks.outputs import COLUMNS, MOVE, VOLATILITY
 from lobsmith.params import LossParams
 
 NONE = LossParams(direction=0, significant=0, withdrawal=0, move=0, volatility=0, hinge=0, false_alarm=0)

@@ -10,13 +10,14 @@ from lobsmith.errors import TrainingError
 from lobsmith.features.dataset import Dataset, build_dataset, save_dataset
 from lobsmith.market.simulator import simulate
 from lobsmith.models.checkpoint import CHECKPOINT
-from lobsmith.models.descent import Epoch
-from lobsmith.models.material import Part
-from lobsmith.models.registry import NETWORKS
-from lobsmith.models.score import log_probabilities
+from lobsmith.models.inference import log_probabilities
+from lobsmith.models.networks.registry import NETWORKS
 from lobsmith.models.split import Split, runs, split
-from lobsmith.models.train import Trained, load_network, predict, save_network, train, train_stage
+from lobsmith.models.train import Trained, load_network, predict, save_network, train
+from lobsmith.models.trainer import Epoch
+from lobsmith.models.training_data import Part
 from lobsmith.params import Params
+from lobsmith.stages.train import train_stage
 from tests.small import small_params
 
 MS = 1_000_000

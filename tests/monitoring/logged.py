@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lobsmith.monitoring.prediction_log import LogWriter, Role, Source
+from lobsmith.monitoring.log.writer import LogWriter, Role, Source
 from lobsmith.params import PredictionLogParams
 
 HORIZONS = (50, 1000)

@@ -5,11 +5,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lobsmith.gates.live_verdict import PROMOTE
-from lobsmith.gates.rollback import judge_active, without_fallback
-from lobsmith.gates.shadow import judge_shadow
 from lobsmith.monitoring.shadow_page import render_shadow
-from tests.gates.live_traffic import params, silent, two, until
+from lobsmith.online.evidence import PROMOTE
+from lobsmith.online.rollback import judge_active, without_fallback
+from lobsmith.online.shadow import judge_shadow
+from tests.online.live_traffic import params, silent, two, until
 
 
 class Reader(HTMLParser):

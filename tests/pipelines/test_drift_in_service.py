@@ -19,19 +19,19 @@ import pytest
 
 from lobsmith.features.dataset import Dataset, build_dataset
 from lobsmith.market.simulator import Change, Dynamics, simulate
-from lobsmith.monitoring.mode_store import changes, read_mode
-from lobsmith.monitoring.modes import Mode
-from lobsmith.monitoring.prediction_log import Source
+from lobsmith.monitoring.log.writer import Source
+from lobsmith.monitoring.mode.machine import Mode
+from lobsmith.monitoring.mode.store import changes, read_mode
 from lobsmith.params import Params, load_params
-from lobsmith.release.contract import wire_contract
-from lobsmith.release.publish import publish
-from lobsmith.trading.channels import open_transport
-from lobsmith.trading.client import StreamClient
-from lobsmith.trading.guard import Guard
-from lobsmith.trading.guarded_client import Advised, GuardedClient
-from lobsmith.trading.mode_source import FileModes
-from lobsmith.trading.recorder import Recorder
-from lobsmith.trading.stance import Abstain
+from lobsmith.release.publish.onnx import publish
+from lobsmith.release.version.contract import wire_contract
+from lobsmith.trading.client.stream import StreamClient
+from lobsmith.trading.guard.effective_mode import Abstain
+from lobsmith.trading.guard.guard import Guard
+from lobsmith.trading.guard.guarded_client import Advised, GuardedClient
+from lobsmith.trading.guard.monitor_mode import FileModes
+from lobsmith.trading.recorder.recorder import Recorder
+from lobsmith.trading.transport.channels import open_transport
 from lobsmith.workspace import Workspace
 from tests import trained
 from tests.small import SMALL

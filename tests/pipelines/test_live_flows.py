@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lobsmith.drift.verdict import Finding
 from lobsmith.errors import PredictionLogError
-from lobsmith.gates.drift.verdict import Finding
-from lobsmith.gates.live_verdict import ROLL_BACK
 from lobsmith.lease import hold_lease
 from lobsmith.monitoring import alerts
-from lobsmith.monitoring.judged import LIVE
-from lobsmith.monitoring.mode_store import read_mode
-from lobsmith.monitoring.prediction_log import LogWriter, Role, Source, log_path
+from lobsmith.monitoring.live_evaluation import LIVE
+from lobsmith.monitoring.log.writer import LogWriter, Role, Source, log_path
+from lobsmith.monitoring.mode.store import read_mode
+from lobsmith.online.evidence import ROLL_BACK
 from lobsmith.params import load_params
-from lobsmith.release import journal
-from lobsmith.release.reconcile import reconcile
-from lobsmith.release.registry import CHALLENGER, CHAMPION, SERVING, SHADOW, registered, wanted
-from lobsmith.release.repository import Repository
-from lobsmith.release.rollback import RolledBack
+from lobsmith.release.reconcile.reconcile import reconcile
+from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, SERVING, SHADOW, registered, wanted
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.rollback import RolledBack
 from lobsmith.workspace import Workspace
 from tests.release.verdicts import verdict
 from tests.release.wished import SLOT, candidate, register, wish, workspace_with_mlflow
@@ -162,7 +162,7 @@ def test_a_version_that_turns_bad_is_taken_back_also_while_mlflow_is_away(worksp
     active = Repository.of(workspace).active("toy")
     start_ns = time.time_ns()
     traffic(workspace, ("toy", active), first=("toy", fallback), start_ns=start_ns, worse_by=0.2)
-    monkeypatch.setattr("lobsmith.release.mlflow_store._REACH_DEADLINE_S", 0.2)
+    monkeypatch.setattr("lobsmith.release.registry.mlflow_store._REACH_DEADLINE_S", 0.2)
     lock = sqlite3.connect(workspace.home / "mlflow.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
     try:

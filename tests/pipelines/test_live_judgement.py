@@ -10,18 +10,18 @@ import pytest
 
 from lobsmith.cli.replay import run
 from lobsmith.features.dataset import Dataset
-from lobsmith.gates.live_verdict import KEEP, REJECT, ROLL_BACK
 from lobsmith.models.split import runs
-from lobsmith.monitoring.log_reader import PredictionLog, answers
-from lobsmith.monitoring.prediction_log import Source
+from lobsmith.monitoring.log.reader import PredictionLog, answers
+from lobsmith.monitoring.log.writer import Source
+from lobsmith.online.evidence import KEEP, REJECT, ROLL_BACK
 from lobsmith.params import Params, load_params
-from lobsmith.release import journal
-from lobsmith.release.contract import wire_contract
-from lobsmith.release.nominate import nominate_new
-from lobsmith.release.publish import Artifact, publish
-from lobsmith.release.registry import wanted
-from lobsmith.release.repository import Repository
-from lobsmith.release.tracking import log_run
+from lobsmith.release.publish.onnx import Artifact, publish
+from lobsmith.release.reconcile.requests import nominate_new
+from lobsmith.release.registry.aliases import wanted
+from lobsmith.release.registry.runs import log_run
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.contract import wire_contract
 from lobsmith.workspace import Workspace
 from tests import trained
 from tests.small import SMALL

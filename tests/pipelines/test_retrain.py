@@ -23,12 +23,12 @@ from lobsmith.errors import (
 from lobsmith.features.dataset import DATASET, load_dataset
 from lobsmith.market.store import Store
 from lobsmith.params import load_params
-from lobsmith.release import journal
-from lobsmith.release.manifest import read_manifest
-from lobsmith.release.registry import CHAMPION, SERVING, Wanted, request, wanted
-from lobsmith.release.repository import Repository
+from lobsmith.release.registry.aliases import CHAMPION, SERVING, Wanted, request, wanted
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.manifest import read_manifest
 from lobsmith.serving.supervisor import running_triton, with_free_ports
-from lobsmith.trading.transports import GrpcTransport, HttpTransport, InProcessTransport
+from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport, InProcessTransport
 from lobsmith.workspace import Workspace
 from tests.small import SMALL
 

@@ -7,12 +7,12 @@ import tritonclient.grpc
 from lobsmith.compress import GOLDEN
 from lobsmith.compress.golden import load_golden
 from lobsmith.params import load_params
-from lobsmith.release import journal
-from lobsmith.release.registry import CHAMPION, request
-from lobsmith.release.repository import Repository
+from lobsmith.release.registry.aliases import CHAMPION, request
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.repository import Repository
 from lobsmith.serving.supervisor import running_triton, with_free_ports
-from lobsmith.serving.triton import PORTS
-from lobsmith.trading.transports import GrpcTransport
+from lobsmith.serving.triton.embedded import PORTS
+from lobsmith.trading.transport.transports import GrpcTransport
 from lobsmith.workspace import Workspace
 from tests.small import SMALL
 

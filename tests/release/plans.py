@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from lobsmith.compress.plan import EngineBuild, Profile
-from lobsmith.release.manifest import Manifest
+from lobsmith.compress.tensorrt.plan import EngineBuild, Profile
+from lobsmith.release.version.manifest import Manifest
 
 STEP = Profile(name="step", batch=(1, 1, 64), rows=(1, 1, 1))
 CHUNK = Profile(name="chunk", batch=(1, 1, 8), rows=(1, 32, 256))

@@ -5,16 +5,16 @@ import signal
 import sys
 from pathlib import Path
 
-from lobsmith.release.candidate import retire_candidate
-from lobsmith.release.manifest import check_files
-from lobsmith.release.promote import promote
-from lobsmith.release.publish import publish
-from lobsmith.release.publish_engine import publish_engine
-from lobsmith.release.publish_score import catch_up
-from lobsmith.release.repair import repair
-from lobsmith.release.repository import Repository
-from lobsmith.release.rollback import rollback
-from lobsmith.release.verify import verify
+from lobsmith.release.audit.repair import repair
+from lobsmith.release.audit.verify import verify
+from lobsmith.release.publish.onnx import publish
+from lobsmith.release.publish.plans import publish_engine
+from lobsmith.release.publish.promote import promote
+from lobsmith.release.publish.score import catch_up
+from lobsmith.release.repository.candidate import retire_candidate
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.rollback import rollback
+from lobsmith.release.version.manifest import check_files
 from lobsmith.workspace import Workspace
 from tests.release import toy
 from tests.release.stand_in import StandIn

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from lobsmith.release.reconcile import reconcile
+from lobsmith.release.reconcile.reconcile import reconcile
 from lobsmith.workspace import Workspace
 from tests.release.stand_in import StandIn
 from tests.release.wished import PARAMS

@@ -5,17 +5,18 @@ from pathlib import Path
 
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import load_golden
-from lobsmith.features.dataset import build_features, training_datasets
-from lobsmith.gates.compression import compress
-from lobsmith.gates.drift import REFERENCE, SCORE
-from lobsmith.gates.drift.describe import describe_window
-from lobsmith.gates.evaluate import evaluate
-from lobsmith.market.ingest import MARKET, ingest
-from lobsmith.models.train import train_stage
+from lobsmith.drift import REFERENCE, SCORE
+from lobsmith.features.dataset import training_datasets
 from lobsmith.params import Params
-from lobsmith.release.contract import wire_contract
-from lobsmith.release.manifest import Manifest
-from lobsmith.release.publish import Artifact, publish
+from lobsmith.release.publish.onnx import Artifact, publish
+from lobsmith.release.version.contract import wire_contract
+from lobsmith.release.version.manifest import Manifest
+from lobsmith.stages.compress import compress
+from lobsmith.stages.evaluate import evaluate
+from lobsmith.stages.features import build_features
+from lobsmith.stages.ingest import MARKET, ingest
+from lobsmith.stages.reference import describe_window
+from lobsmith.stages.train import train_stage
 from lobsmith.workspace import Workspace
 from tests.small import params_file
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from lobsmith.release.repository import Repository
+from lobsmith.release.repository.repository import Repository
 from lobsmith.workspace import Workspace
 
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from lobsmith.release.comparison import (
+from lobsmith.release.reproduce import (
     DIFFERENT,
     EQUIVALENT,
     IDENTICAL,
@@ -12,7 +12,7 @@ from lobsmith.release.comparison import (
     judge,
     metric_changes,
 )
-from lobsmith.release.manifest import Environment
+from lobsmith.release.version.manifest import Environment
 
 SAME = Change(name="model.onnx", published="a", here="a")
 OTHER = Change(name="model.onnx", published="a", here="b")

@@ -14,13 +14,12 @@ from msgspec import structs
 
 from lobsmith.cli.reproduce import reproduce as command
 from lobsmith.errors import DataError, ReleaseError
-from lobsmith.market.ingest import MARKET, ingest
 from lobsmith.market.simulator import simulate
 from lobsmith.market.simulator.raw import write_raw
 from lobsmith.params import as_table
-from lobsmith.release.comparison import DIFFERENT, IDENTICAL
-from lobsmith.release.manifest import Manifest, read_manifest
-from lobsmith.release.reproduce import reproduce
+from lobsmith.release.reproduce import DIFFERENT, IDENTICAL, reproduce
+from lobsmith.release.version.manifest import Manifest, read_manifest
+from lobsmith.stages.ingest import MARKET, ingest
 from lobsmith.workspace import Workspace
 from tests.release import remade, toy
 from tests.small import small_params

@@ -9,13 +9,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lobsmith.compress.golden import Golden, golden_vectors
 from lobsmith.compress.runtime import OnnxModel
-from lobsmith.gates.verdict import Verdict
 from lobsmith.market.instrument import Instrument
 from lobsmith.params import Params, load_params
-from lobsmith.release.contract import WireContract
-from lobsmith.release.manifest import Manifest, write_manifest
-from lobsmith.release.publish import Artifact
-from lobsmith.release.signing import Trust, signer
+from lobsmith.release.publish.onnx import Artifact
+from lobsmith.release.version.contract import WireContract
+from lobsmith.release.version.manifest import Manifest, write_manifest
+from lobsmith.release.version.signing import Trust, signer
+from lobsmith.verdict import Verdict
 from lobsmith.workspace import Workspace
 from tests.release.scores import write_reference, write_score
 

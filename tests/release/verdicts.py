@@ -1,6 +1,6 @@
 """Verdicts of live traffic in which only the decision matters."""
 
-from lobsmith.gates.live_verdict import LiveVerdict
+from lobsmith.online.evidence import LiveVerdict
 
 
 def verdict(decision: str) -> LiveVerdict:

@@ -5,12 +5,12 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from lobsmith.release.config import candidate_model
-from lobsmith.release.manifest import Manifest
-from lobsmith.release.mlflow_store import mlflow_store
-from lobsmith.release.publish import publish
-from lobsmith.release.registry import ARTIFACT_ID, Registered, log_release, registered
-from lobsmith.release.repository import Repository
+from lobsmith.release.publish.onnx import publish
+from lobsmith.release.registry.aliases import ARTIFACT_ID, Registered, log_release, registered
+from lobsmith.release.registry.mlflow_store import mlflow_store
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.manifest import Manifest
+from lobsmith.release.version.names import candidate_model
 from lobsmith.workspace import SQLITE, Workspace
 from tests.release import toy
 

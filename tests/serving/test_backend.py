@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lobsmith.release import contract
-from lobsmith.serving import triton
+from lobsmith.release.version import contract
+from lobsmith.serving import backends
 from tests.release import toy
 from tests.release.scores import write_score
 
@@ -57,7 +57,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     stub.Tensor, stub.TritonError, stub.InferenceResponse = Tensor, TritonError, InferenceResponse
     stub.get_input_tensor_by_name = lambda request, name: next((t for t in request if t.name == name), None)
     monkeypatch.setitem(sys.modules, stub.__name__, stub)
-    path = Path(triton.__file__).with_name("backends") / "onnxruntime" / "model.py"
+    path = Path(backends.__file__).parent / "onnxruntime" / "model.py"
     spec = importlib.util.spec_from_file_location("backend_under_test", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

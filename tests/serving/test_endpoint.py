@@ -10,8 +10,8 @@ import pytest
 
 from lobsmith.errors import ServingError
 from lobsmith.process import start_ticks
-from lobsmith.serving.control import connect
 from lobsmith.serving.endpoint import Endpoint, read_endpoint, sole_server, write_endpoint
+from lobsmith.serving.triton.control import connect
 from lobsmith.workspace import Workspace
 
 

@@ -10,13 +10,13 @@ import torch
 from lobsmith.compress import GOLDEN, MODEL
 from lobsmith.compress.export import export_onnx
 from lobsmith.compress.golden import golden_vectors, load_golden
+from lobsmith.compress.graph.specialise import specialise
 from lobsmith.compress.runtime import OnnxModel
-from lobsmith.compress.specialise import specialise
 from lobsmith.errors import ReleaseError, RequestError
-from lobsmith.models.registry import build
-from lobsmith.release.contract import wire_contract
-from lobsmith.release.publish import Artifact, publish
-from lobsmith.release.repository import Repository
+from lobsmith.models.networks.registry import build
+from lobsmith.release.publish.onnx import Artifact, publish
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.contract import wire_contract
 from lobsmith.serving.engine import Engine
 from lobsmith.workspace import Workspace
 from tests.release import toy

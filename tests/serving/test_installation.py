@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lobsmith.errors import TritonMissingError
-from lobsmith.serving import installation
-from lobsmith.serving.installation import (
+from lobsmith.serving.triton import installation
+from lobsmith.serving.triton.installation import (
     Installation,
     check_installation,
     describe_wheel,

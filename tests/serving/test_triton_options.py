@@ -9,10 +9,10 @@ import pytest
 
 from lobsmith.errors import PortBusyError, ReleaseError, ServingError
 from lobsmith.params import ServingParams
-from lobsmith.release.config import config_text
-from lobsmith.serving.control import override
+from lobsmith.release.version.triton_config import config_text
 from lobsmith.serving.supervisor import stop_on_signals, with_free_ports
-from lobsmith.serving.triton import PORTS, check_ports, describe_exit, error_line, ipv4
+from lobsmith.serving.triton.control import override
+from lobsmith.serving.triton.embedded import PORTS, check_ports, describe_exit, error_line, ipv4
 from tests.release import toy
 
 

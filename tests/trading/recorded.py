@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from lobsmith.features.labels import direction_labels
-from lobsmith.monitoring.prediction_log import Source
+from lobsmith.monitoring.log.writer import Source
 from lobsmith.params import Params
-from lobsmith.trading.client import Prediction, StreamClient
-from lobsmith.trading.recorder import Recorder
+from lobsmith.trading.client.stream import Prediction, StreamClient
+from lobsmith.trading.recorder.recorder import Recorder
 from lobsmith.workspace import Workspace
 from tests.served import publish_small, rows
 from tests.small import params_file, small_params

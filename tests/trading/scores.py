@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lobsmith.monitoring.modes import Mode, ModeRecord
-from lobsmith.trading.answer import Score
+from lobsmith.monitoring.mode.machine import Mode, ModeRecord
+from lobsmith.trading.transport.answer import Score
 
 NOW_NS = 1_772_000_000_000_000_000
 

@@ -4,9 +4,9 @@ import numpy as np
 
 from lobsmith.errors import ServingError
 from lobsmith.params import ClientParams
-from lobsmith.trading.answer import Answer
-from lobsmith.trading.client import StreamClient
+from lobsmith.trading.client.stream import StreamClient
 from lobsmith.trading.replay import replay
+from lobsmith.trading.transport.answer import Answer
 
 ROWS = np.random.default_rng(5).normal(size=(600, 2)).astype(np.float32)
 

@@ -16,8 +16,8 @@ from lobsmith.progress import stage
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
-    from benchmarks.guard import GuardReport
-    from benchmarks.mirror import Latency, MirrorReport
+    from lobsmith.bench.guard import GuardReport
+    from lobsmith.bench.mirror import Latency, MirrorReport
 
 _LARGEST_BATCH = 4096
 
@@ -54,7 +54,7 @@ def bench() -> None:
 @click.pass_obj
 def tick(workspace: Workspace, directory: Path | None, calls: int, as_json: bool) -> None:
     """One tick answered by a step with state, beside the window of the last 100 rows."""
-    from benchmarks.tick import WINDOW, bench_tick
+    from lobsmith.bench.tick import WINDOW, bench_tick
 
     params = load_params(workspace.params)
     with stage("bench tick"):
@@ -85,7 +85,7 @@ def features(workspace: Workspace, files: tuple[Path, ...], rounds: int, setup: 
 
     FILEs are raw captures of one instrument, in order; by default the sessions in the folder that LOBSMITH_DATA names.
     """
-    from benchmarks.features import Rates, bench_features
+    from lobsmith.bench.features import Rates, bench_features
 
     params = load_params(workspace.params)
     with stage("bench features") as note:
@@ -123,7 +123,7 @@ def features(workspace: Workspace, files: tuple[Path, ...], rounds: int, setup: 
 @click.pass_obj
 def mirror(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
     """A tick answered in process, with and without its row being recorded and mirrored to candidate and fallback."""
-    from benchmarks.mirror import bench_mirror
+    from lobsmith.bench.mirror import bench_mirror
 
     params = load_params(workspace.params)
     with stage("bench mirror"):
@@ -143,7 +143,7 @@ def mirror(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
 @click.pass_obj
 def guard(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
     """A tick answered in process, with and without a guard that says whether it may be acted on."""
-    from benchmarks.guard import bench_guard
+    from lobsmith.bench.guard import bench_guard
 
     params = load_params(workspace.params)
     with stage("bench guard"):
@@ -191,8 +191,8 @@ def gpu(
     as_json: bool,
 ) -> None:
     """Networks on a GPU, from host to host, in every way that this machine has, beside the card's own ceilings."""
-    from benchmarks.gpu import bench_gpu
-    from benchmarks.gpu_report import Plan, print_report
+    from lobsmith.bench.gpu import bench_gpu
+    from lobsmith.bench.gpu_report import Plan, print_report
 
     if output is not None and not output.parent.is_dir():
         raise click.BadParameter(f"{output.parent}: no such folder", param_hint="--output")
@@ -233,7 +233,7 @@ def swap(workspace: Workspace, swaps: int, rate: float, before: float, as_json: 
 
     Exits with 1 if a request failed.
     """
-    from benchmarks.swap import bench_swap
+    from lobsmith.bench.swap import bench_swap
 
     params = load_params(workspace.params)
     with stage("bench swap") as note:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from lobsmith.cli.options import json_option, print_json, results
-from lobsmith.market.live.binance import MARKETS
+from lobsmith.market.venues.binance.live import MARKETS
 from lobsmith.progress import console, stage
 from lobsmith.workspace import Workspace
 

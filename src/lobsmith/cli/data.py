@@ -43,8 +43,8 @@ def describe(
 ) -> None:
     """Say what files hold: counts by kind, faults, clock offset, segments. Files of one instrument are one stream."""
     from lobsmith.errors import DataError
-    from lobsmith.market.formats import group_by_instrument
     from lobsmith.market.readers import open_captures
+    from lobsmith.market.venues.formats import group_by_instrument
 
     limits = load_params(workspace.params, overrides(settings)).data.screen
     groups, errors = group_by_instrument(files)
@@ -128,7 +128,7 @@ def ingest(
     as_json: bool,
 ) -> None:
     """Read recorded files of one or several instruments into the store: Parquet by venue, symbol and UTC day."""
-    from lobsmith.market.ingest import ingest as run
+    from lobsmith.stages.ingest import ingest as run
 
     params = load_params(workspace.params, overrides(settings))
     root = store or workspace.market
@@ -188,9 +188,9 @@ def validate(
 ) -> None:
     """Hold FILEs, or what the store holds, against the data contract; exit 1 where an instrument breaks it."""
     from lobsmith.errors import DataContractError
-    from lobsmith.gates.validate import EVENTS_DOCS, load_validated
-    from lobsmith.gates.validate import validate as run
-    from lobsmith.market.ingest import ingest as read
+    from lobsmith.stages.ingest import ingest as read
+    from lobsmith.stages.validate import EVENTS_DOCS, load_validated
+    from lobsmith.stages.validate import validate as run
 
     params = load_params(workspace.params, overrides(settings))
     folder = directory or workspace.home / "validation"

@@ -73,9 +73,9 @@ def _serve_and_replay(workspace: Workspace, params: Params, dataset: "Dataset") 
     """Replay held-out rows through the running server, or through one started for the purpose on free ports."""
     from lobsmith.cli.replay import run
     from lobsmith.models.split import split
-    from lobsmith.monitoring.prediction_log import Source
-    from lobsmith.serving.control import connect
+    from lobsmith.monitoring.log.writer import Source
     from lobsmith.serving.supervisor import running_triton, with_free_ports
+    from lobsmith.serving.triton.control import connect
 
     first = int(split(dataset, params.split).test[0])
 
@@ -115,9 +115,9 @@ def _show(
     dataset: "Dataset",
     measured: "dict[str, Measured]",
 ) -> None:
-    from lobsmith.gates.evaluation import MODEL
-    from lobsmith.gates.rivals import rivals
-    from lobsmith.models.material import parts_of
+    from lobsmith.evaluation.baselines import rivals
+    from lobsmith.evaluation.results import MODEL
+    from lobsmith.models.training_data import parts_of
     from lobsmith.trading.measure import replayed_rows, score
 
     parts = parts_of([dataset], params.split)

@@ -15,7 +15,7 @@ from msgspec import Struct
 from rich.table import Table
 
 from lobsmith.cli.options import json_option, print_json, results
-from lobsmith.compress.gpu import this_gpu
+from lobsmith.compress.tensorrt.gpu import this_gpu
 from lobsmith.errors import LobsmithError
 from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
@@ -109,7 +109,7 @@ def _params(workspace: Workspace) -> Check:
 
 def _triton() -> Check:
     def look() -> str:
-        from lobsmith.serving.installation import check_installation, find_triton
+        from lobsmith.serving.triton.installation import check_installation, find_triton
 
         installation = find_triton()
         check_installation(installation)
@@ -120,8 +120,8 @@ def _triton() -> Check:
 
 def _ports(workspace: Workspace) -> Check:
     def look() -> str:
-        from lobsmith.serving.control import connect
-        from lobsmith.serving.triton import PORTS, check_ports
+        from lobsmith.serving.triton.control import connect
+        from lobsmith.serving.triton.embedded import PORTS, check_ports
 
         params = load_params(workspace.params).serving
         if connect(workspace) is not None:

@@ -11,8 +11,8 @@ from lobsmith.params import ModeParams, load_params
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lobsmith.monitoring.mode_store import Change
-    from lobsmith.monitoring.modes import ModeChange, ModeRecord
+    from lobsmith.monitoring.mode.machine import ModeChange, ModeRecord
+    from lobsmith.monitoring.mode.store import Change
 
 _model_option = click.option("--model", metavar="NAME", help="The production model; model.name by default.")
 _LINES = 5
@@ -29,7 +29,7 @@ def mode() -> None:
 @click.pass_obj
 def show(workspace: Workspace, model: str | None, as_json: bool) -> None:
     """Show the mode, why it is that, what the last look for drift found, and the last changes."""
-    from lobsmith.monitoring.mode_store import changes, read_mode
+    from lobsmith.monitoring.mode.store import changes, read_mode
 
     params = load_params(workspace.params)
     name = model or params.model.name
@@ -57,8 +57,8 @@ def show(workspace: Workspace, model: str | None, as_json: bool) -> None:
 @click.pass_obj
 def set_by_hand(workspace: Workspace, wanted: str, reason: str, model: str | None, as_json: bool) -> None:
     """Set MODE by hand. It holds until `lobsmith mode auto`; drift may make it more cautious meanwhile."""
-    from lobsmith.monitoring.mode_store import set_mode
-    from lobsmith.monitoring.modes import Mode
+    from lobsmith.monitoring.mode.machine import Mode
+    from lobsmith.monitoring.mode.store import set_mode
     from lobsmith.process import user
 
     _say(set_mode(workspace, _name(workspace, model), Mode(wanted), reason, user()), as_json)
@@ -71,7 +71,7 @@ def set_by_hand(workspace: Workspace, wanted: str, reason: str, model: str | Non
 @click.pass_obj
 def auto(workspace: Workspace, reason: str, model: str | None, as_json: bool) -> None:
     """Let looks for drift set the mode again; it stays what it is until they have counted anew."""
-    from lobsmith.monitoring.mode_store import set_auto
+    from lobsmith.monitoring.mode.store import set_auto
     from lobsmith.process import user
 
     _say(set_auto(workspace, _name(workspace, model), reason, user()), as_json)
@@ -113,7 +113,7 @@ def _described(record: "ModeRecord", params: ModeParams) -> list[tuple[str, str]
 
 def _acted_on(record: "ModeRecord", params: ModeParams) -> str:
     """Say which confidences conservative mode would act on."""
-    from lobsmith.monitoring.win_rates import allowed
+    from lobsmith.monitoring.mode.hit_rates import allowed
 
     rates = record.win_rates
     if rates is None:

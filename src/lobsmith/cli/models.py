@@ -15,7 +15,7 @@ from lobsmith.params import Params, load_params
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lobsmith.release.repository import Repository
+    from lobsmith.release.repository.repository import Repository
 
 _model_option = click.option("--model", metavar="NAME", help="The production model; model.name by default.")
 _reason_option = click.option("--reason", default="", help="Why, for the journal.")
@@ -69,10 +69,10 @@ def list_models(workspace: Workspace, model: str | None, settings: tuple[str, ..
 @click.pass_obj
 def show(workspace: Workspace, version: str, model: str | None, settings: tuple[str, ...], as_json: bool) -> None:
     """Show the manifest of VERSION, a number in the repository or registry:N, and what happened to it."""
-    from lobsmith.release import journal
-    from lobsmith.release.config import candidate_model
-    from lobsmith.release.registry import release_of
-    from lobsmith.release.wish import registered_of, version_named
+    from lobsmith.release.reconcile.requests import registered_of, version_named
+    from lobsmith.release.registry.aliases import release_of
+    from lobsmith.release.repository import journal
+    from lobsmith.release.version.names import candidate_model
 
     name = _params(workspace, model, settings).model.name
     if version.startswith("registry:"):
@@ -121,9 +121,9 @@ def promote(
 
     An older artifact gets a new, highest number. Exits with status 1 if it is not served in the end.
     """
-    from lobsmith.release.promote import promotion_plan
-    from lobsmith.release.sources import source_of
-    from lobsmith.release.wish import ask_for, registered_of
+    from lobsmith.release.publish.promote import promotion_plan
+    from lobsmith.release.reconcile.artifact_source import source_of
+    from lobsmith.release.reconcile.requests import ask_for, registered_of
     from lobsmith.serving.running import running_server
 
     params = _params(workspace, model, settings)
@@ -177,8 +177,8 @@ def rollback(
 
     The repository and Triton go back at once, with MLflow or without it; its alias follows as soon as it can.
     """
-    from lobsmith.release.reconcile import reconcile
-    from lobsmith.release.rollback import rollback as go_back
+    from lobsmith.release.reconcile.reconcile import reconcile
+    from lobsmith.release.repository.rollback import rollback as go_back
     from lobsmith.serving.running import running_server
 
     params = _params(workspace, model, settings)
@@ -206,9 +206,9 @@ def _params(workspace: Workspace, model: str | None, settings: tuple[str, ...]) 
 
 
 def _listing(workspace: Workspace, model: str) -> dict[str, Any]:
-    from lobsmith.release.config import candidate_model, companions
-    from lobsmith.release.registry import CHALLENGER, CHAMPION, SERVING, Registered, find_registered, wanted
-    from lobsmith.release.repository import Repository
+    from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, SERVING, Registered, find_registered, wanted
+    from lobsmith.release.repository.repository import Repository
+    from lobsmith.release.version.names import candidate_model, companions
 
     away, registered, aliases = None, list[Registered](), dict[str, Registered | None]()
     try:

@@ -41,8 +41,8 @@ def predictions() -> None:
 def describe(workspace: Workspace, model: str | None, hours: float | None, as_json: bool) -> None:
     """Show what each version has answered and how good it was."""
     from lobsmith.monitoring.accuracy import score
-    from lobsmith.monitoring.log_reader import PredictionLog, answers
-    from lobsmith.monitoring.raw_rows import count_raw_rows
+    from lobsmith.monitoring.log.raw_rows import count_raw_rows
+    from lobsmith.monitoring.log.reader import PredictionLog, answers
 
     since_ns = _since(hours)
     with PredictionLog.of(workspace, model or _production(workspace)) as log:
@@ -85,8 +85,8 @@ def describe(workspace: Workspace, model: str | None, hours: float | None, as_js
 @click.pass_obj
 def export(workspace: Workspace, file: Path, model: str | None, hours: float | None, raw: bool, as_json: bool) -> None:
     """Write the log to FILE as Parquet, a row a prediction with its outcome."""
-    from lobsmith.monitoring.log_export import export_parquet, export_raw_rows
-    from lobsmith.monitoring.log_reader import PredictionLog
+    from lobsmith.monitoring.log.export import export_parquet, export_raw_rows
+    from lobsmith.monitoring.log.reader import PredictionLog
 
     with PredictionLog.of(workspace, model or _production(workspace)) as log:
         rows = (export_raw_rows if raw else export_parquet)(log, file, since_ns=_since(hours))
@@ -103,7 +103,7 @@ def _production(workspace: Workspace) -> str:
 
 
 def _since(hours: float | None) -> int:
-    from lobsmith.monitoring.log_reader import EVER
+    from lobsmith.monitoring.log.reader import EVER
 
     if hours is not None and math.isnan(hours):
         raise click.BadParameter("nan is no number of hours", param_hint="--hours")

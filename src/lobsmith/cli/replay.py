@@ -16,10 +16,10 @@ from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
     from lobsmith.features.dataset import Dataset
-    from lobsmith.monitoring.prediction_log import Source
+    from lobsmith.monitoring.log.writer import Source
     from lobsmith.trading.acting import Acting
     from lobsmith.trading.measure import Measured
-    from lobsmith.trading.recorder import Recorded
+    from lobsmith.trading.recorder.recorder import Recorded
 
 TRANSPORTS = ("grpc", "http", "inprocess")
 
@@ -66,7 +66,7 @@ def replay(
     from lobsmith.features.dataset import build_dataset
     from lobsmith.market.readers import read_captures
     from lobsmith.market.simulator import Dynamics, simulate
-    from lobsmith.monitoring.prediction_log import Source
+    from lobsmith.monitoring.log.writer import Source
 
     params = load_params(workspace.params, overrides(settings))
     if bool(files) == (seconds is not None):
@@ -147,12 +147,12 @@ def run(
     """
     from msgspec.structs import replace
 
-    from lobsmith.trading.channels import open_guard, open_transport
-    from lobsmith.trading.client import StreamClient
-    from lobsmith.trading.guarded_client import GuardedClient
+    from lobsmith.trading.client.ab import SplitClient
+    from lobsmith.trading.client.stream import StreamClient
+    from lobsmith.trading.guard.guarded_client import GuardedClient
     from lobsmith.trading.measure import measure
-    from lobsmith.trading.recorder import Recorder
-    from lobsmith.trading.split_client import SplitClient
+    from lobsmith.trading.recorder.recorder import Recorder
+    from lobsmith.trading.transport.channels import open_guard, open_transport
 
     name = model or params.model.name
     if ab and not params.shadow.share:

@@ -15,7 +15,7 @@ from lobsmith.progress import stage
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lobsmith.gates.evaluation import Evaluation
+    from lobsmith.evaluation.results import Evaluation
 
 
 @click.group()
@@ -55,7 +55,7 @@ def evaluation(
     params = load_params(workspace.params, overrides(settings))
     found: list[Evaluation]
     if files:
-        from lobsmith.gates.protocols import across_days, with_rivals, within_sessions
+        from lobsmith.stages.protocols import across_days, with_rivals, within_sessions
 
         params = with_rivals(
             params,
@@ -90,7 +90,7 @@ def _numbers(text: str) -> list[int]:
 def _last(workspace: Workspace) -> "Evaluation":
     import msgspec
 
-    from lobsmith.gates.evaluation import EVALUATION, Evaluation
+    from lobsmith.evaluation.results import EVALUATION, Evaluation
 
     found = [*workspace.runs.glob(f"*/{EVALUATION}"), *workspace.home.glob(f"stages/{EVALUATION}")]
     paths = sorted(found, key=lambda path: path.stat().st_mtime_ns)

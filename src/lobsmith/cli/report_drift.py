@@ -14,7 +14,7 @@ from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lobsmith.monitoring.drift_page import Content
+    from lobsmith.monitoring.drift.page import Content
 
 
 @click.command("drift")
@@ -39,20 +39,20 @@ def report_drift(
     as_json: bool,
 ) -> None:
     """Show what the newest look for drift found, and where its reports lie."""
-    from lobsmith.monitoring import looks
-    from lobsmith.monitoring.drift_report import read_content
+    from lobsmith.monitoring.drift import history
+    from lobsmith.monitoring.drift.report import read_content
 
     if opened and as_json:
         raise click.UsageError("--open prints addresses and waits; leave --json out")
     name = model or load_params(workspace.params, overrides(settings)).model.name
-    lines = [one for one in looks.read(workspace, name) if instrument in (None, one.instrument)]
-    line = looks.newest(lines, None if at is None else int(parse_time(at).timestamp() * 1e9))
+    lines = [one for one in history.read(workspace, name) if instrument in (None, one.instrument)]
+    line = history.newest(lines, None if at is None else int(parse_time(at).timestamp() * 1e9))
     if line is None:
         when = " until then" if lines else " yet"
         raise DataError(f"{name}: nobody has looked for drift{when}; run lobsmith drift")
     content = read_content(workspace, name, line)
-    folder = looks.reports(workspace, name) / line.folder
-    page, drawn = folder / looks.PAGE, folder / looks.EVIDENTLY_PAGE
+    folder = history.reports(workspace, name) / line.folder
+    page, drawn = folder / history.PAGE, folder / history.EVIDENTLY_PAGE
     if as_json:
         evidently = str(drawn) if drawn.exists() else None
         print_json({"look": content.look, "page": str(page), "evidently": evidently})
@@ -66,8 +66,8 @@ def report_drift(
 
 
 def _show(content: "Content") -> None:
-    from lobsmith.gates.report_words import figure, moment, number
-    from lobsmith.monitoring.drift_page import headline
+    from lobsmith.evaluation.report.words import figure, moment, number
+    from lobsmith.monitoring.drift.page import headline
 
     look = content.look
     results.print(headline(look), soft_wrap=True, markup=False)
@@ -83,8 +83,8 @@ def _show(content: "Content") -> None:
 
 def _open(workspace: Workspace, content: "Content", page: str, port: int | None) -> None:
     """Show the page and Evidently's; without a report of Evidently the page alone, which needs no server."""
-    from lobsmith.monitoring.drift_evidently import evidently_workspace
-    from lobsmith.monitoring.evidently_ui import evidently_ui
+    from lobsmith.monitoring.drift.evidently import evidently_workspace
+    from lobsmith.monitoring.drift.evidently_ui import evidently_ui
 
     folder = evidently_workspace(workspace)
     webbrowser.open(page)

@@ -43,11 +43,11 @@ def report_shadow(
     Nothing is promoted, rejected or rolled back: that is for the flows, which judge the same rows in the same way.
     """
     from lobsmith.files import write_atomic
-    from lobsmith.monitoring.judged import judge_candidate, judge_in_service
+    from lobsmith.monitoring.live_evaluation import judge_candidate, judge_in_service
     from lobsmith.monitoring.shadow_page import render_shadow
-    from lobsmith.release.config import candidate_model
-    from lobsmith.release.manifest import read_manifest
-    from lobsmith.release.repository import Repository
+    from lobsmith.release.repository.repository import Repository
+    from lobsmith.release.version.manifest import read_manifest
+    from lobsmith.release.version.names import candidate_model
 
     params = load_params(workspace.params, overrides(settings))
     # The page is about rows that both answered: a split test's are mirrored too.

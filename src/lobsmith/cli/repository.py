@@ -25,8 +25,8 @@ def verify(workspace: Workspace, mend: bool, as_json: bool, settings: tuple[str,
 
     Exits with status 1 if something is wrong and was not mended.
     """
-    from lobsmith.release.repair import repair
-    from lobsmith.release.verify import verify as look
+    from lobsmith.release.audit.repair import repair
+    from lobsmith.release.audit.verify import verify as look
     from lobsmith.serving.running import running_server
 
     found = look(workspace, _served(workspace))
@@ -52,7 +52,7 @@ def verify(workspace: Workspace, mend: bool, as_json: bool, settings: tuple[str,
 
 def _served(workspace: Workspace) -> dict[str, list[int]] | None:
     """Return what the server answers with; a server that cannot be asked must not hide what is wrong on the disk."""
-    from lobsmith.serving.control import served_versions
+    from lobsmith.serving.triton.control import served_versions
 
     try:
         return served_versions(workspace)

@@ -13,7 +13,7 @@ from lobsmith.progress import stage
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lobsmith.release.comparison import Reproduced
+    from lobsmith.release.reproduce import Reproduced
 
 _HASH = 16
 
@@ -38,7 +38,7 @@ def reproduce(
 
     The data are those of the version's run; where its folder is gone, --capture names the recorded files.
     """
-    from lobsmith.release.comparison import DIFFERENT
+    from lobsmith.release.reproduce import DIFFERENT
     from lobsmith.release.reproduce import reproduce as make_again
 
     if version is not None and not version.isdecimal():
@@ -61,7 +61,7 @@ def reproduce(
 
 
 def _directory(workspace: Workspace, model: str, version: str | None) -> Path:
-    from lobsmith.release.repository import Repository
+    from lobsmith.release.repository.repository import Repository
 
     repository = Repository.of(workspace)
     number = repository.active(model) if version is None else int(version)

@@ -22,7 +22,7 @@ Run = Callable[[Params, Path, list[Path], Note], str]
 
 
 def _ingest(params: Params, directory: Path, captures: list[Path], _note: Note) -> str:
-    from lobsmith.market.ingest import MARKET, ingest
+    from lobsmith.stages.ingest import MARKET, ingest
 
     # The stage's output is this run's data and nothing that an earlier run has left there.
     shutil.rmtree(directory / MARKET, ignore_errors=True)
@@ -33,8 +33,8 @@ def _ingest(params: Params, directory: Path, captures: list[Path], _note: Note) 
 
 
 def _validate(params: Params, directory: Path, _captures: list[Path], _note: Note) -> str:
-    from lobsmith.gates.validate import validate
-    from lobsmith.market.ingest import MARKET
+    from lobsmith.stages.ingest import MARKET
+    from lobsmith.stages.validate import validate
 
     done = validate(params, directory / MARKET, directory)
     for name, error in done.left_out.items():
@@ -43,9 +43,9 @@ def _validate(params: Params, directory: Path, _captures: list[Path], _note: Not
 
 
 def _features(params: Params, directory: Path, _captures: list[Path], _note: Note) -> str:
-    from lobsmith.features.dataset import build_features
-    from lobsmith.gates.validate import load_validated, validate_features
-    from lobsmith.market.ingest import MARKET
+    from lobsmith.stages.features import build_features
+    from lobsmith.stages.ingest import MARKET
+    from lobsmith.stages.validate import load_validated, validate_features
 
     built = build_features(params, directory / MARKET, directory, load_validated(directory).tradable)
     validate_features(params, built, directory)
@@ -55,28 +55,28 @@ def _features(params: Params, directory: Path, _captures: list[Path], _note: Not
 
 
 def _reference(params: Params, directory: Path, _captures: list[Path], _note: Note) -> str:
-    from lobsmith.gates.drift.describe import describe_window
+    from lobsmith.stages.reference import describe_window
 
     return str(describe_window(params, directory))
 
 
 def _train(params: Params, directory: Path, _captures: list[Path], _note: Note) -> str:
     from lobsmith.features.dataset import training_datasets
-    from lobsmith.models.train import train_stage
+    from lobsmith.stages.train import train_stage
 
     history = train_stage(params, training_datasets(params, directory), directory).history
     return f"validation {min(one.validation_loss for one in history):.4f}"
 
 
 def _compress(params: Params, directory: Path, _captures: list[Path], note: Note) -> str:
-    from lobsmith.gates.compression import compress
+    from lobsmith.stages.compress import compress
 
     summary = compress(params, directory, on_progress=note)
     return f"{summary.name} of {len(summary.candidates)} candidates, {summary.bytes:,} bytes"
 
 
 def _evaluate(params: Params, directory: Path, _captures: list[Path], _note: Note) -> str:
-    from lobsmith.gates.evaluate import evaluate
+    from lobsmith.stages.evaluate import evaluate
 
     return "; ".join(map(str, evaluate(params, directory).verdicts))
 
@@ -127,7 +127,7 @@ def stage(
 
 
 def _show_candidates(directory: Path, *, as_json: bool) -> None:
-    from lobsmith.gates.compression import load_summary
+    from lobsmith.stages.compress import load_summary
 
     summary = load_summary(directory)
     if as_json:

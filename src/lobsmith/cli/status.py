@@ -14,7 +14,7 @@ from lobsmith.errors import LobsmithError
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lobsmith.release.journal import Entry
+    from lobsmith.release.repository.journal import Entry
 
 _Answer = TypeVar("_Answer")
 
@@ -79,9 +79,9 @@ def status(workspace: Workspace, at: str | None, as_json: bool) -> None:
 
 
 def _show_past(workspace: Workspace, at: str, as_json: bool) -> None:
-    from lobsmith.monitoring.mode_store import mode_at
-    from lobsmith.release import journal
-    from lobsmith.release.config import may_produce
+    from lobsmith.monitoring.mode.store import mode_at
+    from lobsmith.release.repository import journal
+    from lobsmith.release.version.names import may_produce
 
     time = parse_time(at)
     entries = journal.read(workspace.journal)
@@ -124,8 +124,8 @@ def _line(entry: "Entry") -> dict[str, Any]:
 
 
 def _mode(workspace: Workspace, model: str) -> dict[str, str] | None:
-    from lobsmith.monitoring.mode_store import read_mode
-    from lobsmith.release.config import may_produce
+    from lobsmith.monitoring.mode.store import read_mode
+    from lobsmith.release.version.names import may_produce
 
     record = read_mode(workspace, model) if may_produce(model) else None
     return None if record is None else _mode_line(record.mode, record.since_ns, record.reason)
@@ -137,10 +137,10 @@ def _mode_line(mode: str, since_ns: int, reason: str, **more: str) -> dict[str, 
 
 def _state(workspace: Workspace) -> dict[str, Any]:
     from lobsmith.monitoring.alerts import firing
-    from lobsmith.release import journal
-    from lobsmith.release.repository import Repository
-    from lobsmith.serving.control import connect
-    from lobsmith.serving.loadable import loadable
+    from lobsmith.release.repository import journal
+    from lobsmith.release.repository.repository import Repository
+    from lobsmith.serving.triton.control import connect
+    from lobsmith.serving.triton.loadable import loadable
 
     repository = Repository.of(workspace)
     errors: list[str] = []
@@ -197,8 +197,8 @@ def _findings(workspace: Workspace) -> list[dict[str, Any]]:
     """Return what is wrong with the repository besides its versions' own faults."""
     import msgspec
 
-    from lobsmith.release.verify import Kind, verify
-    from lobsmith.serving.control import served_versions
+    from lobsmith.release.audit.verify import Kind, verify
+    from lobsmith.serving.triton.control import served_versions
 
     try:
         served = served_versions(workspace)
@@ -222,9 +222,9 @@ def _wanted(workspace: Workspace, model: str) -> dict[str, str | None]:
     """Return what the registry's aliases ask for and the last verdict on the challenger, or why that cannot be told."""
     import msgspec
 
-    from lobsmith.gates.verdict import Verdict
-    from lobsmith.release.config import may_produce
-    from lobsmith.release.registry import SHADOW, wanted
+    from lobsmith.release.registry.aliases import SHADOW, wanted
+    from lobsmith.release.version.names import may_produce
+    from lobsmith.verdict import Verdict
     from lobsmith.workspace import SQLITE
 
     nothing: dict[str, str | None] = {"champion": None, "challenger": None, "verdict": None}

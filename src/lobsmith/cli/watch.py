@@ -22,7 +22,7 @@ _SHOWN = 10
 @click.pass_obj
 def watch(workspace: Workspace, files: tuple[Path, ...], settings: tuple[str, ...], as_json: bool) -> None:
     """Look for flash crashes and accumulation patterns in FILEs. Files of one instrument are one stream."""
-    from lobsmith.market.formats import group_by_instrument
+    from lobsmith.market.venues.formats import group_by_instrument
 
     params = load_params(workspace.params, overrides(settings))
     groups, errors = group_by_instrument(files)
@@ -42,8 +42,8 @@ def watch(workspace: Workspace, files: tuple[Path, ...], settings: tuple[str, ..
 
 def _watched(paths: list[Path], params: Params) -> dict[str, Any]:
     from lobsmith.market.readers import open_captures
-    from lobsmith.market.surveillance.accumulation import AccumulationMonitor
-    from lobsmith.market.surveillance.crash import CrashDetector
+    from lobsmith.surveillance.accumulation import AccumulationMonitor
+    from lobsmith.surveillance.crash import CrashDetector
 
     with stage(f"watch {', '.join(path.name for path in paths)}") as note:
         feed = open_captures(paths, params.data.screen)

@@ -13,15 +13,15 @@ from pathlib import Path
 from msgspec import structs
 
 from lobsmith.compress import FP32, MODEL, STEP
-from lobsmith.compress.calibration_rows import calibration_streams
 from lobsmith.compress.export import export_onnx
-from lobsmith.compress.pruning import prune
-from lobsmith.compress.quantise import quantise
+from lobsmith.compress.graph.specialise import specialise
+from lobsmith.compress.prune.pruning import prune
+from lobsmith.compress.quantise.quantise import quantise
+from lobsmith.compress.quantise.ranges import calibration_streams
 from lobsmith.compress.runtime import Float
-from lobsmith.compress.specialise import specialise
 from lobsmith.errors import PrecisionError, TrainingError
-from lobsmith.models.material import Part
 from lobsmith.models.train import Trained, save_network
+from lobsmith.models.training_data import Part
 from lobsmith.params import CompressParams, ModelParams, Params
 
 FULL = "full"

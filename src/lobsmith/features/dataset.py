@@ -1,10 +1,8 @@
 """What a model learns from: the rows of a training window with their labels."""
 
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,7 +19,6 @@ from lobsmith.files import write_atomic
 from lobsmith.market.events import Events
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.session import Fingerprint, Session
-from lobsmith.market.store import Store
 from lobsmith.params import Params, WindowParams
 
 _NS_PER_S = 1e9
@@ -65,10 +62,10 @@ class _About(Struct, frozen=True, forbid_unknown_fields=True):
 
 def build_dataset(session: Session, params: Params) -> Dataset:
     """Compute features and labels of a whole session."""
-    return _build(session.instrument, [session.events], params)
+    return dataset_of(session.instrument, [session.events], params)
 
 
-def _build(instrument: Instrument, parts: Iterable[Events], params: Params) -> Dataset:
+def dataset_of(instrument: Instrument, parts: Iterable[Events], params: Params) -> Dataset:
     """Compute features and labels of events, part by part; rows older than the training window are dropped."""
     stream = FeatureStream(instrument, params.features)
     whole = Fingerprint(instrument)
@@ -181,54 +178,9 @@ def training_datasets(params: Params, directory: Path) -> list[Path]:
 def other_datasets(directory: Path) -> list[Path]:
     """Return the files of a run's datasets of all instruments but the chosen one."""
     instrument = load_dataset(directory / DATASET).instrument
-    return [path for path in sorted((directory / FEATURES).glob("*.safetensors")) if path.stem != _stem(instrument)]
+    return [path for path in sorted((directory / FEATURES).glob("*.safetensors")) if path.stem != file_stem(instrument)]
 
 
-def _stem(instrument: Instrument) -> str:
+def file_stem(instrument: Instrument) -> str:
+    """Return the name of an instrument in file names."""
     return str(instrument).replace(":", "-")
-
-
-class Built(NamedTuple):
-    """The dataset to train on, those of all instruments, and why others have none."""
-
-    chosen: Dataset
-    datasets: dict[str, Dataset]
-    left_out: dict[str, str]
-
-
-def build_features(params: Params, market: Path, directory: Path, tradable: Sequence[str] | None = None) -> Built:
-    """Compute, window and save the datasets of every instrument of a store: the features stage.
-
-    Each goes to `features/`; the one to train on, `data.instrument` or the first that has enough data, is also the
-    folder's `dataset.safetensors`.
-
-    Args:
-        params: all of `params.yaml`.
-        market: the store.
-        directory: where the datasets go.
-        tradable: the names of the instruments that passed their contract, best first; None takes all.
-
-    Raises:
-        DataError: there is no such instrument, or none has enough data.
-    """
-    store = Store(market)
-    held = {str(one): one for one in store.instruments()}
-    wanted = [name for name in tradable if name in held] if tradable is not None else list(held)
-    if params.data.instrument and params.data.instrument not in wanted:
-        raise DataError(
-            f"data.instrument is {params.data.instrument}, not one of {', '.join(wanted) or 'the tradable: none'}"
-        )
-    datasets: dict[str, Dataset] = {}
-    errors: dict[str, DataError] = {}
-    shutil.rmtree(directory / FEATURES, ignore_errors=True)  # what an earlier run left there is none of this one's
-    for name in wanted:
-        try:
-            datasets[name] = training_window(_build(held[name], store.events(held[name]), params), params.window)
-            save_dataset(datasets[name], directory / FEATURES / f"{_stem(held[name])}.safetensors")
-        except DataError as error:
-            errors[name] = error
-    name = params.data.instrument or next(iter(datasets), "")
-    if name not in datasets:
-        raise errors[name] if name in errors else next(iter(errors.values()), DataError("no instrument is tradable"))
-    save_dataset(datasets[name], directory / DATASET)
-    return Built(datasets[name], datasets, {name: str(error) for name, error in errors.items()})

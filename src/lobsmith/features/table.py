@@ -14,8 +14,8 @@ from msgspec import Struct
 
 from lobsmith.features.definitions import COUNT, FEATURES, KERNEL_VERSION
 from lobsmith.features.stream import FeatureStream
-from lobsmith.market.formats import group_by_instrument
 from lobsmith.market.readers import read_captures
+from lobsmith.market.venues.formats import group_by_instrument
 from lobsmith.params import FeatureParams, load_params
 
 RANGES = Path(__file__).with_name("ranges.json")

@@ -1,38 +1,48 @@
-"""The compress stage: candidates of one trained network beside it; the fastest that loses little is served."""
+"""The compression gate: which candidate is served, and whether it loses more than the budget allows."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import msgspec
 from msgspec import Struct, structs
 
-from lobsmith.compress import GOLDEN, MODEL, STEP
-from lobsmith.compress.candidates import make_candidates
-from lobsmith.compress.golden import GOLDEN_ROWS, golden_vectors, save_golden
-from lobsmith.compress.priming import TOLERANCE, measure_prime_rows
-from lobsmith.compress.runtime import Float, OnnxModel
+from lobsmith.compress.timing import Timing
 from lobsmith.errors import TrainingError
-from lobsmith.features.dataset import load_dataset, training_datasets
-from lobsmith.files import exclusive_lock, sha256_file, write_atomic
-from lobsmith.gates.candidate_table import Row, measure
-from lobsmith.gates.fidelity import Fidelity
-from lobsmith.gates.verdict import Verdict
-from lobsmith.models.material import Part, parts_of
-from lobsmith.models.split import longest_run
-from lobsmith.models.train import WEIGHTS, load_trained
-from lobsmith.params import CompressParams, Params
+from lobsmith.evaluation.fidelity import Fidelity
+from lobsmith.params import CompressParams
+from lobsmith.verdict import Verdict
+
+
+class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A row of the table of candidates.
+
+    `delta_log_loss` (a share: 0.005 is half a percent worse), `delta_mcc` and `agreement` are of the held-out test
+    rows; the choice goes by the same figures of the validation rows. Times are of the use that the parameters name;
+    `timings` has all uses. `outcome` says in a word why a candidate is served or not; what may not be served has its
+    reason in `refused`, and what could not be made no figures.
+    """
+
+    name: str
+    precision: str
+    pruned: float
+    delta_log_loss: float | None = None
+    delta_mcc: float | None = None
+    agreement: float | None = None
+    p50_us: float | None = None
+    p99_us: float | None = None
+    speedup: float | None = None
+    bytes: int | None = None
+    memory_bytes: int | None = None
+    parity: float | None = None
+    chosen: bool = False
+    outcome: str = ""
+    refused: str = ""
+    test: Fidelity | None = None
+    validation: Fidelity | None = None
+    timings: tuple[Timing, ...] = ()
+
 
 GATE = "compression"
-SUMMARY = "compress.json"
-CANDIDATES = "candidates"
-_LOCK, _LOCK_DEADLINE_S = ".compress.lock", 3.0
-_PRIMING_ROWS = 8192
-_FEWEST_ROWS = GOLDEN_ROWS
-
 SERVED, SLOWER, COSTLY, VETOED, REFUSED = "served", "no faster", "loses too much", "vetoed", "refused"
 """What becomes of a candidate; a faster one that was not the fastest has an empty outcome."""
-
-Progress = Callable[[str], None]
 
 
 class Compressed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,79 +65,6 @@ class Compressed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def chosen(self) -> Row:
         """The row of the candidate that is served."""
         return next(row for row in self.candidates if row.chosen)
-
-
-def compress(params: Params, directory: Path, *, on_progress: Progress | None = None) -> Compressed:
-    """Make the candidates of the network in `directory`, choose one, and write what is served of it beside them.
-
-    Golden vectors and the priming figure come from the held-out rows' longest gap-free run. The summary is written
-    last, and that of an earlier run is deleted first: without it the folder holds nothing that may be served.
-
-    Args:
-        params: all of `params.yaml`.
-        directory: the run's folder, with datasets and network.
-        on_progress: told what is made or measured next.
-
-    Raises:
-        TrainingError: there is no trained network, its answers are not finite or refused by parity, the held-out rows
-            hold no run worth measuring on, the parameters name a candidate that there is not, another process is at it,
-            or the folder cannot be written.
-    """
-    try:
-        with exclusive_lock(directory / _LOCK, _LOCK_DEADLINE_S):
-            return _compress(params, directory, on_progress or (lambda _text: None))
-    except TimeoutError:
-        raise TrainingError(f"{directory}: its network is being compressed by another process; wait for it") from None
-    except OSError as error:
-        place = error.filename or directory
-        raise TrainingError(f"{place}: {error.strerror or error}; {directory} holds no candidate to serve") from error
-
-
-def _compress(params: Params, directory: Path, told: Progress) -> Compressed:
-    (directory / SUMMARY).unlink(missing_ok=True)
-    parts = parts_of([load_dataset(path) for path in training_datasets(params, directory)], params.split)
-    trained = load_trained(directory, parts[0].dataset, params)
-    held_out = _held_out(parts[0])
-    candidates = make_candidates(trained, parts, params, directory / CANDIDATES, on_progress=told)
-    if candidates[0].trained is None:
-        reason = candidates[0].refused
-        raise TrainingError(f"{directory}: the network itself cannot be served: {reason}; train it again")
-    rows = choose(measure(candidates, parts[0], held_out, params, told), params.compress)
-    candidate = next(one for one, row in zip(candidates, rows, strict=True) if row.chosen)
-    for source, name in ((candidate.model, MODEL), (candidate.step, STEP)):
-        write_atomic(directory / name, source.read_bytes())
-    model = OnnxModel(directory / MODEL)
-    save_golden(golden_vectors(model, held_out), directory / GOLDEN)
-    summary = Compressed(
-        weights_sha256=sha256_file(directory / WEIGHTS),
-        name=candidate.name,
-        precision=candidate.precision,
-        network=str(candidate.directory.parent.relative_to(directory)),
-        use=params.compress.use,
-        bytes=candidate.model.stat().st_size,
-        prime_rows=measure_prime_rows(model, held_out),
-        prime_tolerance=TOLERANCE,
-        candidates=tuple(rows),
-    )
-    write_atomic(directory / SUMMARY, msgspec.json.format(msgspec.json.encode(summary)))
-    return summary
-
-
-def load_summary(directory: Path) -> Compressed:
-    """Read what `compress` found out.
-
-    Raises:
-        TrainingError: the file is missing or of another release, or the network was trained again since.
-    """
-    path = directory / SUMMARY
-    try:
-        summary = msgspec.json.decode(path.read_bytes(), type=Compressed)
-        weights = sha256_file(directory / WEIGHTS)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise TrainingError(f"{path}: no summary of candidates: {error}; run the compress stage again") from error
-    if summary.weights_sha256 != weights:
-        raise TrainingError(f"{path}: of other weights; run the compress stage again")
-    return summary
 
 
 def choose(rows: Sequence[Row], settings: CompressParams) -> list[Row]:
@@ -204,14 +141,3 @@ def judge(lost: Fidelity, settings: CompressParams, evidence: dict[str, object])
             "rows": lost.rows,
         },
     )
-
-
-def _held_out(part: Part) -> Float:
-    start, stop = longest_run(part.dataset, part.split.test)
-    found = part.dataset.rows.features[start : min(stop, start + _PRIMING_ROWS)]
-    if len(found) < _FEWEST_ROWS:
-        raise TrainingError(
-            f"{part.dataset.instrument}: the longest gap-free run of held-out rows is {len(found)}, fewer than "
-            f"the {_FEWEST_ROWS} that golden vectors take; give more data"
-        )
-    return found

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 import numpy as np
 from msgspec import Struct
 
-from lobsmith.gates.verdict import Verdict
 from lobsmith.market.events import BID, END, GAP, TICKER, TRADE, Events
 from lobsmith.market.instrument import Instrument
 from lobsmith.params import LiquidityParams
+from lobsmith.verdict import Verdict
 
 _DAY_S = 86_400.0
 _COINM_USD = {"BTCUSD": 100.0}

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from lobsmith.compress.runtime import Float, OnnxModel, StatefulModel
-from lobsmith.gates.verdict import Verdict
-from lobsmith.models.network import Network, ServedNetwork
-from lobsmith.models.outputs import CLASSES
+from lobsmith.models.networks.network import Network, ServedNetwork
+from lobsmith.models.networks.outputs import CLASSES
+from lobsmith.verdict import Verdict
 
 _STEPS = 1000
 _AT_ONCE = 256

@@ -7,12 +7,12 @@ from typing import Any, TextIO
 import numpy as np
 
 from lobsmith.market.events import LEVEL, Events, concatenate
-from lobsmith.market.formats import open_recording
 from lobsmith.market.instrument import Instrument
-from lobsmith.market.ledger import Ledger
+from lobsmith.market.quality.ledger import Ledger
+from lobsmith.market.quality.screen import Screen
 from lobsmith.market.recording import Batch, Recording
-from lobsmith.market.screen import Screen
 from lobsmith.market.session import Accounting, Session, close_account, going_on
+from lobsmith.market.venues.formats import open_recording
 from lobsmith.params import ScreenParams
 
 _MESSAGES = 1 << 16

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lobsmith.market.events import Events
 from lobsmith.market.instrument import Instrument
-from lobsmith.market.ledger import Ledger
+from lobsmith.market.quality.ledger import Ledger
 
 
 class Batch(NamedTuple):

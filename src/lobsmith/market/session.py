@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from lobsmith.market.events import CLEAR, DTYPES, END, GAP, LEVEL, RESTATED, TICKER, TRADE, Events
 from lobsmith.market.instrument import Instrument
-from lobsmith.market.ledger import Ledger, Reason
+from lobsmith.market.quality.ledger import Ledger, Reason
+from lobsmith.market.quality.screen import Screen
 from lobsmith.market.recording import Batch
-from lobsmith.market.screen import Screen
 from lobsmith.params import ScreenParams
 
 

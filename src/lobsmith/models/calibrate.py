@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from lobsmith.models.outputs import BINARY, CLASSES, Calibration
+from lobsmith.models.networks.outputs import BINARY, CLASSES, Calibration
 
 _ITERATIONS = 100
 _SMALLEST_CLASS = 10

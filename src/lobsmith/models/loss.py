@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, relu, softplus
 
-from lobsmith.models.outputs import CLASSES, MOVE, VOLATILITY
+from lobsmith.models.networks.outputs import CLASSES, MOVE, VOLATILITY
 from lobsmith.params import LossParams
 
 _LARGEST_MOVE = 10.0

@@ -1,4 +1,4 @@
-"""Training: inputs are fitted, weights learnt, probabilities calibrated; then everything is written as one file."""
+"""Training: inputs are fitted, weights learnt, probabilities calibrated; then everything is saved as one file."""
 
 import json
 from collections.abc import Sequence
@@ -15,17 +15,15 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from lobsmith.errors import TrainingError
-from lobsmith.features.dataset import Dataset, load_dataset
+from lobsmith.features.dataset import Dataset
 from lobsmith.files import write_atomic
 from lobsmith.models.calibrate import calibrate
-from lobsmith.models.checkpoint import CHECKPOINT
-from lobsmith.models.descent import Descent, Epoch, OnEpoch
-from lobsmith.models.distributed import leads
-from lobsmith.models.fitting import fit_counts, fit_newton
-from lobsmith.models.material import Part, fit_inputs, parts_of, seconds_of
-from lobsmith.models.network import Network
-from lobsmith.models.registry import architecture, build
-from lobsmith.models.score import outputs_at
+from lobsmith.models.closed_form import fit_counts, fit_newton
+from lobsmith.models.inference import outputs_at
+from lobsmith.models.networks.network import Network
+from lobsmith.models.networks.registry import architecture, build
+from lobsmith.models.trainer import Descent, Epoch, OnEpoch
+from lobsmith.models.training_data import Part, fit_inputs, seconds_of
 from lobsmith.params import ModelParams, Params, TrainParams
 
 __all__ = [
@@ -40,9 +38,7 @@ __all__ = [
     "predict",
     "save_network",
     "train",
-    "train_stage",
 ]
-
 WEIGHTS = "weights.safetensors"
 
 
@@ -193,20 +189,3 @@ def load_trained(directory: Path, dataset: Dataset, params: Params) -> Trained:
 
 def _listed(numbers: tuple[int, ...]) -> str:
     return ", ".join(map(str, numbers))
-
-
-def train_stage(
-    params: Params, dataset_paths: Sequence[Path], directory: Path, *, on_epoch: OnEpoch | None = None
-) -> Trained:
-    """Train on the datasets of one or several instruments and save the network: the train stage.
-
-    A training that was killed goes on from its last epoch when the stage is run again. Of several processes under
-    `torchrun` the first one writes.
-    """
-    parts = parts_of([load_dataset(path) for path in dataset_paths], params.split)
-    checkpoint = directory / CHECKPOINT
-    trained = train(parts, params, on_epoch=on_epoch, checkpoint=checkpoint)
-    if leads():
-        save_network(trained, params.model, parts[0].dataset.horizons_ms, directory)
-        checkpoint.unlink(missing_ok=True)
-    return trained

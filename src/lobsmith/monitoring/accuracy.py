@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from lobsmith.evaluation import metrics
 from lobsmith.features.labels import UNKNOWN
-from lobsmith.gates import metrics
-from lobsmith.gates.answers import Answers
+from lobsmith.online.answers import Answers
 
 
 class HorizonScore(Struct, frozen=True):

@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from lobsmith import record
+from lobsmith import jsonl
 from lobsmith.errors import ReleaseError
 from lobsmith.files import exclusive_lock
 from lobsmith.progress import console
@@ -78,7 +78,7 @@ def read(workspace: Workspace) -> list[Alert]:
         return []
     except OSError as error:
         raise ReleaseError(f"{workspace.alerts}: {error.strerror}; alerts cannot be told") from error
-    return record.decode_lines(content, Alert)
+    return jsonl.decode_lines(content, Alert)
 
 
 def _change(workspace: Workspace, name: str, about: str, state: Literal["firing", "resolved"], message: str) -> bool:
@@ -89,7 +89,7 @@ def _change(workspace: Workspace, name: str, about: str, state: Literal["firing"
             if going == (state == "firing"):
                 return False
             alert = Alert(time_ns=time.time_ns(), name=name, about=about, state=state, message=message)
-            record.append_line(path, alert)
+            jsonl.append_line(path, alert)
     except TimeoutError as error:
         raise ReleaseError(f"{path}: locked for {_LOCK_DEADLINE_S:g} s; end the process that holds it") from error
     except OSError as error:

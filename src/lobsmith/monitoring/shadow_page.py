@@ -7,14 +7,12 @@ import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from lobsmith.gates import report_words as words
-from lobsmith.gates.answers import Answers, Compared
-from lobsmith.gates.compared_blocks import compared_blocks
-from lobsmith.gates.drawing import ACCENT, BAD, GOOD, INK, MUTED, svg
-from lobsmith.gates.live_rows import judged_horizons, losses
-from lobsmith.gates.live_verdict import LiveVerdict
-from lobsmith.gates.page import render
-from lobsmith.gates.sequential import log_capital, predictable_bounds
+from lobsmith.evaluation.report import words as words
+from lobsmith.evaluation.report.page import render
+from lobsmith.evaluation.report.svg import ACCENT, BAD, GOOD, INK, MUTED, svg
+from lobsmith.online.answers import Answers, Compared
+from lobsmith.online.e_values import log_capital, predictable_bounds
+from lobsmith.online.evidence import LiveVerdict, compared_blocks, judged_horizons, losses
 from lobsmith.params import PairedParams
 
 _TEMPLATE = "shadow.html.jinja"

@@ -1,44 +1,167 @@
-"""Making a published version again, from its manifest and its data, to see whether the same comes out."""
+"""Making a published version again, from its manifest and its data, and comparing it with the original."""
 
+import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.candidates import Candidate, make_candidates, only
 from lobsmith.compress.golden import golden_vectors, load_golden
 from lobsmith.compress.runtime import OnnxModel
+from lobsmith.drift import REFERENCE, SCORE
 from lobsmith.errors import DataError, ReleaseError, TrainingError
-from lobsmith.features.dataset import Dataset, build_features, load_dataset, training_datasets
+from lobsmith.evaluation.assess import assess
+from lobsmith.evaluation.baselines import mean_outlook, rivals
+from lobsmith.evaluation.results import MODEL as PREDICTOR
+from lobsmith.evaluation.results import flat_metrics
+from lobsmith.evaluation.stream import stream_predictions
+from lobsmith.features.dataset import Dataset, load_dataset, training_datasets
 from lobsmith.files import sha256_file
-from lobsmith.gates.assess import assess
-from lobsmith.gates.compression import CANDIDATES
-from lobsmith.gates.drift import REFERENCE, SCORE
-from lobsmith.gates.drift.describe import describe_window
-from lobsmith.gates.evaluation import MODEL as PREDICTOR
-from lobsmith.gates.evaluation import flat_metrics
-from lobsmith.gates.rivals import mean_outlook, rivals
-from lobsmith.gates.streams import stream_predictions
-from lobsmith.market.ingest import MARKET, ingest
 from lobsmith.market.simulator import INSTRUMENT as SIMULATED
 from lobsmith.market.store import Store
-from lobsmith.models.material import Part, parts_of
-from lobsmith.models.train import Epoch, load_trained, train_stage
+from lobsmith.models.train import load_trained
+from lobsmith.models.trainer import Epoch
+from lobsmith.models.training_data import Part, parts_of
 from lobsmith.params import Params, load_params
-from lobsmith.release.comparison import Change, Reproduced, environment_changes, judge, metric_changes
-from lobsmith.release.environment import environment, git_commit
-from lobsmith.release.manifest import Manifest, check_files
-from lobsmith.release.proof import TOLERANCE, largest_difference
-from lobsmith.release.recipe import recorded_params
-from lobsmith.release.signing import Trust
+from lobsmith.release.checks.validation import TOLERANCE, largest_difference
+from lobsmith.release.version.manifest import Environment, Manifest, check_files
+from lobsmith.release.version.recipe import environment, git_commit, recorded_params
+from lobsmith.release.version.signing import Trust
+from lobsmith.stages.compress import CANDIDATES
+from lobsmith.stages.features import build_features
+from lobsmith.stages.ingest import MARKET, ingest
+from lobsmith.stages.reference import describe_window
+from lobsmith.stages.train import train_stage
 from lobsmith.workspace import Workspace
 
-_ANSWERS = ("probabilities", "outlook", "next_state")
+IDENTICAL, EQUIVALENT, DIFFERENT = "identical", "equivalent", "different"
+SAME_METRIC = 1e-9
+"""Largest difference of a metric that is computed from the same predictions."""
+CLOSE_METRIC = 1e-3
+"""Largest difference of a metric, in its own unit (nats, shares), that two equivalent models show."""
 
+
+class Change(Struct, frozen=True, kw_only=True):
+    """Something with a name, as the manifest has it and as it is here."""
+
+    name: str
+    published: str | None
+    here: str | None
+
+
+class Metric(Struct, frozen=True, kw_only=True):
+    """A metric on the held-out rows; the difference is the reproduction's less the version's."""
+
+    name: str
+    published: float
+    reproduced: float
+    difference: float
+
+
+class Reproduced(Struct, frozen=True, kw_only=True):
+    """What a reproduction found.
+
+    `verdict` is `identical` (files have the published hashes, metrics are the same), `equivalent` (other bits, while
+    golden vectors and metrics are within the tolerances) or `different`; `reason` says why in one line. `data` is where
+    the data came from, `files` holds hashes, `golden_difference` is the largest one from the published golden vectors.
+    Metrics of rivals are `not_compared`: they are networks of their own. `directory` holds the files where they were
+    kept.
+    """
+
+    model: str
+    version: int
+    verdict: str
+    reason: str
+    data: str
+    data_fingerprint: str
+    environment: tuple[Change, ...]
+    files: tuple[Change, ...]
+    golden_difference: float
+    golden_tolerance: float
+    metrics: tuple[Metric, ...]
+    not_compared: tuple[str, ...]
+    directory: str | None
+
+
+def environment_changes(
+    published: Environment, here: Environment, published_commit: str | None, commit: str | None
+) -> tuple[Change, ...]:
+    """Return what of the environment is not as it was, by name; of the packages each for itself."""
+    before, now = _flat(published, published_commit), _flat(here, commit)
+    names = dict.fromkeys(chain(before, now))
+    return tuple(
+        Change(name=name, published=before.get(name), here=now.get(name))
+        for name in names
+        if before.get(name) != now.get(name)
+    )
+
+
+def _flat(environment: Environment, commit: str | None) -> dict[str, str | None]:
+    return {
+        "git commit": commit,
+        "python": environment.python,
+        **environment.packages,
+        "threads": str(environment.threads),
+        "instruction set": environment.instruction_set,
+        "gpu": environment.gpu,
+    }
+
+
+def metric_changes(
+    published: Mapping[str, float], reproduced: Mapping[str, float]
+) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
+    """Return the metrics that both have, and the names of those that only the version has."""
+    common = [name for name in published if name in reproduced]
+    metrics = (
+        Metric(
+            name=name,
+            published=published[name],
+            reproduced=reproduced[name],
+            difference=reproduced[name] - published[name],
+        )
+        for name in common
+    )
+    return tuple(metrics), tuple(name for name in published if name not in reproduced)
+
+
+def judge(
+    files: Sequence[Change],
+    golden_difference: float,
+    golden_tolerance: float,
+    metrics: Sequence[Metric],
+    environment: Sequence[Change],
+) -> tuple[str, str]:
+    """Return the verdict and its reason."""
+    changed = [one.name for one in files if one.published != one.here]
+    worst = max(metrics, key=_size, default=None)
+    off = 0.0 if worst is None else _size(worst)
+    figures = f"golden vectors within {golden_difference:.3g}, metrics within {off:.3g}"
+    if not changed and golden_difference <= golden_tolerance and off <= SAME_METRIC:
+        return IDENTICAL, f"{', '.join(one.name for one in files)} have the published hashes; {figures}"
+    what = f"{', '.join(changed)} have other bits" if changed else "the files have the published hashes"
+    why = ", ".join(f"{one.name} {one.published} is {one.here} here" for one in environment)
+    why = why or "the environment is the recorded one"
+    if not golden_difference <= golden_tolerance:
+        far = f"golden vectors differ by {golden_difference:.3g}, more than {golden_tolerance:g}"
+        return DIFFERENT, f"{what}; {far}; {why}"
+    if worst is not None and not off <= CLOSE_METRIC:
+        return DIFFERENT, f"{what}; {worst.name} differs by {worst.difference:.3g}, more than {CLOSE_METRIC:g}; {why}"
+    return EQUIVALENT, f"{what}; {figures}; {why}"
+
+
+def _size(metric: Metric) -> float:
+    # A metric that is no number is further off than any.
+    both = math.isnan(metric.published) and math.isnan(metric.reproduced)
+    return 0.0 if both else math.inf if math.isnan(metric.difference) else abs(metric.difference)
+
+
+_ANSWERS = ("probabilities", "outlook", "next_state")
 Told = Callable[[str], None]
 
 
@@ -168,7 +291,7 @@ def _tradable(params: Params, market: Path, scratch: Path) -> Sequence[str]:
     if not params.train.pool:
         return [params.data.instrument]
     # Great Expectations takes seconds to import, and only a pool asks which other instruments belong to it.
-    from lobsmith.gates.validate import validate
+    from lobsmith.stages.validate import validate
 
     return validate(params, market, scratch).tradable
 

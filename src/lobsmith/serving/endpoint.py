@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from lobsmith import record
+from lobsmith import jsonl
 from lobsmith.errors import ServingError
 from lobsmith.files import write_atomic
 from lobsmith.process import start_ticks
@@ -68,7 +68,7 @@ def read_endpoint(workspace: Workspace) -> Endpoint | None:
     A file that a killed server left behind counts as none.
     """
     try:
-        endpoint = record.decode(workspace.endpoint.read_bytes(), Endpoint)
+        endpoint = jsonl.decode(workspace.endpoint.read_bytes(), Endpoint)
     except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
         return None
     except OSError as error:

@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lobsmith.compress import MODEL, STEP
-from lobsmith.compress.compiled_step import open_step
 from lobsmith.compress.runtime import Answered, OnnxModel, Stepping
+from lobsmith.compress.step.compiled import open_step
 from lobsmith.errors import RequestError, ServingError
-from lobsmith.release.contract import FEATURES, MAX_ROWS, STATE
-from lobsmith.release.manifest import check_files
-from lobsmith.release.signing import Trust
+from lobsmith.release.version.contract import FEATURES, MAX_ROWS, STATE
+from lobsmith.release.version.manifest import check_files
+from lobsmith.release.version.signing import Trust
 
 
 class Engine:

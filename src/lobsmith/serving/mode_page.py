@@ -18,8 +18,8 @@ from typing import Any
 
 from lobsmith.errors import PortBusyError
 from lobsmith.params import ServingParams
-from lobsmith.release.repository import Repository
-from lobsmith.serving.triton import ipv4
+from lobsmith.release.repository.repository import Repository
+from lobsmith.serving.triton.embedded import ipv4
 from lobsmith.workspace import Workspace
 
 PREFIX = "/modes/"

@@ -6,13 +6,13 @@ from contextlib import suppress
 
 from lobsmith.errors import ReleaseError, ServingError
 from lobsmith.params import Params
-from lobsmith.release.config import companions
-from lobsmith.release.repository import Repository
-from lobsmith.serving.control import TritonControl, UnreachableError, connect
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.names import companions
 from lobsmith.serving.endpoint import is_supervised
-from lobsmith.serving.loadable import loadable
-from lobsmith.serving.loading import Loaded, load_sound, settle, sole_load
-from lobsmith.serving.warmup import ask_once, ask_score, forget, warm_up, warmed_up
+from lobsmith.serving.triton.control import TritonControl, UnreachableError, connect
+from lobsmith.serving.triton.loadable import loadable
+from lobsmith.serving.triton.loading import Loaded, load_sound, settle, sole_load
+from lobsmith.serving.triton.warmup import ask_once, ask_score, forget, warm_up, warmed_up
 from lobsmith.workspace import Workspace
 
 _POLL_S = 0.02
@@ -25,7 +25,7 @@ def running_server(workspace: Workspace, params: Params) -> "RunningServer | Non
 
 
 class RunningServer:
-    """The supervised Triton of a workspace; it is `lobsmith.release.server.Server`.
+    """The supervised Triton of a workspace; it is `lobsmith.release.repository.server.Server`.
 
     A Triton that dies during a call is waited for, and the call made again to the next one.
     """
@@ -36,7 +36,7 @@ class RunningServer:
         self._warmup_rows = params.serving.warmup_rows
 
     def serve(self, model: str, version: int) -> None:
-        """See `lobsmith.release.server.Server.serve`. What goes with the model follows, as far as it can be loaded.
+        """See `lobsmith.release.repository.server.Server.serve`; companions follow, as far as they can be loaded.
 
         A version that was not READY before, or was never warmed up, answers `serving.warmup_rows` real rows first, any
         other a single one; a reference score answers one block of zeros.
@@ -71,7 +71,7 @@ class RunningServer:
         self._outlasting_restarts(attempt, deadline)
 
     def withdraw(self, model: str, versions: Sequence[int]) -> None:
-        """See `lobsmith.release.server.Server.withdraw`. Where nobody serves there is nothing to withdraw.
+        """See `lobsmith.release.repository.server.Server.withdraw`. Where nobody serves there is nothing to withdraw.
 
         Raises:
             ServingError: they are still loaded after `serving.load_deadline_s`, or still listed beside others.

@@ -15,16 +15,16 @@ import msgspec
 
 from lobsmith.errors import LobsmithError, ServingError
 from lobsmith.params import Params, ServingParams
-from lobsmith.release.config import may_produce
-from lobsmith.release.faults import record_faults
-from lobsmith.release.misplaced import record_misplaced
-from lobsmith.release.repository import Repository
-from lobsmith.serving.control import TritonControl
+from lobsmith.release.audit.incidents import record_misplaced
+from lobsmith.release.repository.incidents import record_faults
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.names import may_produce
 from lobsmith.serving.endpoint import Endpoint, sole_server, write_endpoint
-from lobsmith.serving.loading import Loaded, load_sound
 from lobsmith.serving.mode_page import mode_page
-from lobsmith.serving.stubs import StubWatch
-from lobsmith.serving.triton import PORTS, Triton, check_ports, describe_exit, ipv4
+from lobsmith.serving.triton.control import TritonControl
+from lobsmith.serving.triton.embedded import PORTS, Triton, check_ports, describe_exit, ipv4
+from lobsmith.serving.triton.loading import Loaded, load_sound
+from lobsmith.serving.triton.stubs import StubWatch
 from lobsmith.workspace import Workspace
 
 RESTARTS = 5

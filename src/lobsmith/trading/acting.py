@@ -4,7 +4,7 @@ from collections import Counter
 
 from msgspec import Struct
 
-from lobsmith.trading.guarded_client import Advised
+from lobsmith.trading.guard.guarded_client import Advised
 
 
 class Acting(Struct, frozen=True, kw_only=True):

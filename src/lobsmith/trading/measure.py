@@ -6,17 +6,17 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from lobsmith.evaluation.metrics import log_losses
 from lobsmith.features.dataset import Dataset
 from lobsmith.features.labels import UNKNOWN
 from lobsmith.features.stream import Rows
-from lobsmith.gates.metrics import log_losses
 from lobsmith.models.split import runs
 from lobsmith.trading.acting import Acting, ActingCounter
-from lobsmith.trading.client import Prediction, StreamClient
-from lobsmith.trading.guarded_client import GuardedClient
-from lobsmith.trading.recorder import Recorded, Recorder
+from lobsmith.trading.client.ab import SplitClient
+from lobsmith.trading.client.stream import Prediction, StreamClient
+from lobsmith.trading.guard.guarded_client import GuardedClient
+from lobsmith.trading.recorder.recorder import Recorded, Recorder
 from lobsmith.trading.replay import Float32, ReplayResult, replay
-from lobsmith.trading.split_client import SplitClient
 
 _WARM_ROWS = 2048
 """Rows before the first that are fed to the client, if the run holds as many."""

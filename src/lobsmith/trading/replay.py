@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lobsmith.trading.client import Prediction
+from lobsmith.trading.client.stream import Prediction
 
 Float32 = NDArray[np.float32]
 
@@ -16,7 +16,7 @@ _PROGRESS_ROWS = 256
 
 
 class Stepping(Protocol):
-    """What a replay needs of a client: see `lobsmith.trading.client.StreamClient`."""
+    """What a replay needs of a client: see `lobsmith.trading.client.stream.StreamClient`."""
 
     def step(self, row: Float32) -> Prediction:
         """Ask about the next row, float32 [F]."""

@@ -18,8 +18,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from lobsmith.errors import DataError
-from lobsmith.market.live.binance import Endpoint, difference, snapshot_id, stream_of
 from lobsmith.market.live.files import RawFiles
+from lobsmith.market.venues.binance.live import Endpoint, difference, snapshot_id, stream_of
 
 
 class RecorderLimits(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""The measurements behind `lobsmith bench`, each beside its baseline in one run."""

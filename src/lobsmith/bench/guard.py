@@ -1,0 +1,168 @@
+"""What a guard costs the tick path: the same client with and without one, some rows of each in turn.
+
+Rows come at a market's pace and are answered in process. On the guarded side the guard's thread shares the interpreter
+with the ticks: each of its health checks reads the record of the mode and scores a block, far more often than in
+service, where a block is scored once in `guard.every_rows` thinned rows.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
+
+from lobsmith.bench.mirror import INSTRUMENT, Latency, latency, publish_untrained
+from lobsmith.drift import REFERENCE, SCORE
+from lobsmith.drift.fit_one_class import fit_score
+from lobsmith.drift.one_class import export_score
+from lobsmith.drift.reference import RawRows, Reference, fit_scaling, save_reference
+from lobsmith.features.definitions import COUNT
+from lobsmith.monitoring.mode.machine import Mode, ModeRecord
+from lobsmith.monitoring.mode.store import record_path
+from lobsmith.params import Params
+from lobsmith.release.repository.repository import Repository
+from lobsmith.trading.client.stream import StreamClient
+from lobsmith.trading.guard.guard import GuardCounts
+from lobsmith.trading.guard.guarded_client import GuardedClient
+from lobsmith.trading.transport.channels import open_guard
+from lobsmith.trading.transport.transports import InProcessTransport
+from lobsmith.workspace import Workspace
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+_BLOCK_ROWS = 500
+_REFERENCE_ROWS = 20_000
+_WARM_ROWS = 64
+_OFTEN = 10
+
+
+class GuardReport(Struct, frozen=True, kw_only=True):
+    """Latencies of a step without and with a guard, and what guards did meanwhile.
+
+    Ratios and differences are those of the guarded side to the plain one.
+    """
+
+    rows_per_s: float
+    plain: Latency
+    guarded: Latency
+    ratio_p50: float
+    ratio_p99: float
+    more_p50_us: float
+    more_p99_us: float
+    checks: int
+    scores: int
+    acted: int
+
+
+def bench_guard(params: Params, rows: int, rows_per_s: float) -> GuardReport:
+    """Measure an untrained network on random rows: the times do not depend on their values.
+
+    Args:
+        params: of the network, the score and the guard; health checks come ten times as often, and each scores a block.
+        rows: of each side.
+        rows_per_s: how fast they come.
+    """
+    busy = replace(
+        params,
+        client=replace(params.client, poll_s=params.client.poll_s / _OFTEN),
+        drift=replace(params.drift, every_ms=1),
+        guard=replace(params.guard, every_rows=1),
+    )
+    with tempfile.TemporaryDirectory(prefix="lobsmith-") as folder:
+        workspace = Workspace(Path(folder))
+        version = _publish(workspace, params)
+        model = params.model.name
+        record = ModeRecord(
+            model=model, version=version, mode=Mode.NORMAL, since_ns=0, looked_ns=time.time_ns(), reason="measured"
+        )
+        path = record_path(workspace, model)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(msgspec.json.encode(record))
+        transport = InProcessTransport(Repository.of(workspace))
+        client = StreamClient.open(transport, model, busy.client)
+        plain, guarded, counts, acted = _measure(workspace, busy, client, rows, rows_per_s)
+        transport.close()
+    p50, p99 = (np.percentile(guarded, q) / np.percentile(plain, q) for q in (50, 99))
+    more_p50, more_p99 = ((np.percentile(guarded, q) - np.percentile(plain, q)) / 1e3 for q in (50, 99))
+    return GuardReport(
+        rows_per_s=rows_per_s,
+        plain=latency(plain),
+        guarded=latency(guarded),
+        ratio_p50=float(p50),
+        ratio_p99=float(p99),
+        more_p50_us=float(more_p50),
+        more_p99_us=float(more_p99),
+        checks=sum(one.checks for one in counts),
+        scores=sum(one.scores for one in counts),
+        acted=acted,
+    )
+
+
+def _measure(
+    workspace: Workspace, params: Params, client: StreamClient, rows: int, rows_per_s: float
+) -> tuple[Int64, Int64, list[GuardCounts], int]:
+    """Return ns of steps without and with a guard, what the guards did, and how many rows could be acted on."""
+    features = np.random.default_rng(0).normal(size=(4096, COUNT)).astype(np.float32)
+    client.predict(features[:_WARM_ROWS])
+    sides: dict[bool, list[Int64]] = {False: [], True: []}
+    counts, acted = [], 0
+    for number in range(2 * -(-rows // _BLOCK_ROWS)):
+        if number % 2 == 0:
+            sides[False].append(_plain(client, features, rows_per_s))
+            continue
+        # One of its own for each block: while rows of the plain side come there is no thread.
+        guard = open_guard(workspace, params, params.model.name, "inprocess")
+        watched = GuardedClient(client, guard, model=params.model.name, horizons=len(params.labels.horizons_ms))
+        now_ns = time.time_ns()
+        times = now_ns - np.arange(_WARM_ROWS, 0, -1) * 1_000_000
+        watched.predict(features[:_WARM_ROWS], features[:_WARM_ROWS], times)
+        watched.pace()
+        took, may = _guarded(watched, features, rows_per_s)
+        guard.close()
+        sides[True].append(took)
+        counts.append(guard.counts)
+        acted += may
+    return np.concatenate(sides[False]), np.concatenate(sides[True]), counts, acted
+
+
+def _plain(client: StreamClient, features: Float32, rows_per_s: float) -> Int64:
+    took, due = np.empty(_BLOCK_ROWS, np.int64), time.perf_counter()
+    for index in range(_BLOCK_ROWS):
+        due += 1 / rows_per_s
+        time.sleep(max(0.0, due - time.perf_counter()))
+        row = features[index]
+        started = time.perf_counter_ns()
+        client.step(row)
+        took[index] = time.perf_counter_ns() - started
+    return took
+
+
+def _guarded(client: GuardedClient, features: Float32, rows_per_s: float) -> tuple[Int64, int]:
+    took, due, acted = np.empty(_BLOCK_ROWS, np.int64), time.perf_counter(), 0
+    for index in range(_BLOCK_ROWS):
+        due += 1 / rows_per_s
+        time.sleep(max(0.0, due - time.perf_counter()))
+        row, now_ns = features[index], time.time_ns()
+        started = time.perf_counter_ns()
+        advised = client.step(row, row, now_ns)
+        took[index] = time.perf_counter_ns() - started
+        acted += any(advised.may_act)
+    return took, acted
+
+
+def _publish(workspace: Workspace, params: Params) -> int:
+    raw = np.random.default_rng(1).normal(size=(_REFERENCE_ROWS, COUNT)).astype(np.float32)
+    times = np.arange(_REFERENCE_ROWS) * params.drift.every_ms * 1_000_000
+    rows = RawRows(times, np.zeros(_REFERENCE_ROWS, np.int64), raw)
+    reference = Reference({str(INSTRUMENT): rows}, fit_scaling(raw), params.drift.every_ms)
+    score, _ = fit_score(reference, params.reference)
+    paths = workspace.root / REFERENCE, workspace.root / SCORE
+    save_reference(reference, paths[0])
+    export_score(score, paths[1])
+    manifest = publish_untrained(workspace, params, params.model.name, 0, reference_path=paths[0], score_path=paths[1])
+    return manifest.version

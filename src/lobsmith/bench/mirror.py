@@ -1,0 +1,181 @@
+"""What recording and mirroring cost the tick path: the same client with and without, some rows of each in turn.
+
+Rows come at a market's pace and are answered in process. While rows of the plain side come, the recorder has nothing
+left to do: what the other side pays is the put into the ring, and what the recorder, the candidate and the fallback
+take of the machine's caches and cores.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from msgspec import Struct
+
+from lobsmith.compress.export import export_onnx
+from lobsmith.compress.golden import golden_vectors
+from lobsmith.compress.graph.specialise import specialise
+from lobsmith.compress.runtime import OnnxModel
+from lobsmith.features.definitions import COUNT
+from lobsmith.gates.parity import parity
+from lobsmith.market.instrument import Instrument
+from lobsmith.models.networks.registry import build
+from lobsmith.monitoring.log.writer import Source
+from lobsmith.params import Params
+from lobsmith.release.publish.onnx import Artifact, publish
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.contract import wire_contract
+from lobsmith.release.version.manifest import Manifest
+from lobsmith.release.version.names import candidate_model
+from lobsmith.trading.client.stream import StreamClient
+from lobsmith.trading.recorder.recorder import Recorded, Recorder
+from lobsmith.trading.transport.transports import InProcessTransport
+from lobsmith.workspace import Workspace
+
+Int64 = npt.NDArray[np.int64]
+
+_BLOCK_ROWS = 500
+_PRIME_ROWS = 64
+INSTRUMENT = Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001)
+_IDLE_S = 0.01
+
+
+class Latency(Struct, frozen=True, kw_only=True):
+    """Microseconds."""
+
+    count: int
+    p50_us: float
+    p99_us: float
+
+
+class MirrorReport(Struct, frozen=True, kw_only=True):
+    """Latencies of an answer without and with recording, of the put that follows it, and what was recorded.
+
+    Ratios are those of the recorded side to the plain one.
+    """
+
+    rows_per_s: float
+    plain: Latency
+    mirrored: Latency
+    put: Latency
+    ratio_p50: float
+    ratio_p99: float
+    recorded: Recorded
+
+
+def bench_mirror(params: Params, rows: int, rows_per_s: float) -> MirrorReport:
+    """Measure untrained networks on random rows: the times do not depend on their values.
+
+    Args:
+        params: of the networks and the recorder.
+        rows: of each side.
+        rows_per_s: how fast they come.
+    """
+    with tempfile.TemporaryDirectory(prefix="lobsmith-") as folder:
+        workspace = Workspace(Path(folder))
+        for seed, model in enumerate((params.model.name, params.model.name, candidate_model(params.model.name))):
+            publish_untrained(workspace, params, model, seed)
+        transport = InProcessTransport(Repository.of(workspace))
+        client = StreamClient.open(transport, params.model.name, params.client)
+        recorder = Recorder(
+            workspace,
+            params,
+            model=params.model.name,
+            instrument=str(INSTRUMENT),
+            source=Source.REPLAY,
+            transport="inprocess",
+        )
+        try:
+            plain, mirrored, put = _measure(client, recorder, rows, rows_per_s)
+        finally:
+            recorded = recorder.close()
+    return MirrorReport(
+        rows_per_s=rows_per_s,
+        plain=latency(plain),
+        mirrored=latency(mirrored),
+        put=latency(put),
+        ratio_p50=float(np.percentile(mirrored, 50) / np.percentile(plain, 50)),
+        ratio_p99=float(np.percentile(mirrored, 99) / np.percentile(plain, 99)),
+        recorded=recorded,
+    )
+
+
+def _measure(client: StreamClient, recorder: Recorder, rows: int, rows_per_s: float) -> tuple[Int64, Int64, Int64]:
+    """Return ns of answers without and with recording, and of puts."""
+    features = np.random.default_rng(0).normal(size=(4096, COUNT)).astype(np.float32)
+    client.predict(features[:_PRIME_ROWS])
+    # The first rows start the recorder and load what it mirrors.
+    _block(client, recorder, features, 2 * _BLOCK_ROWS, rows_per_s)
+    sides: dict[bool, list[Int64]] = {False: [], True: []}
+    puts = []
+    for number in range(2 * -(-rows // _BLOCK_ROWS)):
+        while recorder.waiting:
+            time.sleep(_IDLE_S)
+        recorded = number % 2 == 1
+        answers, put = _block(client, recorder if recorded else None, features, _BLOCK_ROWS, rows_per_s)
+        sides[recorded].append(answers)
+        puts.append(put)
+    return np.concatenate(sides[False]), np.concatenate(sides[True]), np.concatenate(puts)
+
+
+def _block(
+    client: StreamClient, recorder: Recorder | None, features: npt.NDArray[np.float32], rows: int, rows_per_s: float
+) -> tuple[Int64, Int64]:
+    answers, puts = np.empty(rows, np.int64), np.empty(rows if recorder else 0, np.int64)
+    due = time.perf_counter()
+    for index in range(rows):
+        row = features[index % len(features)]
+        due += 1 / rows_per_s
+        time.sleep(max(0.0, due - time.perf_counter()))
+        started = time.perf_counter_ns()
+        prediction = client.step(row)
+        answered = time.perf_counter_ns()
+        answers[index] = answered - started
+        if recorder is not None:
+            recorder.record(time.time_ns(), 1, 20_000 + index % 3, row, prediction, raw=row)
+            puts[index] = time.perf_counter_ns() - answered
+    return answers, puts
+
+
+def latency(took_ns: Int64) -> Latency:
+    """Return percentiles of times in ns."""
+    p50, p99 = np.percentile(took_ns, [50, 99]) / 1e3
+    return Latency(count=len(took_ns), p50_us=float(p50), p99_us=float(p99))
+
+
+def publish_untrained(
+    workspace: Workspace,
+    params: Params,
+    model: str,
+    seed: int,
+    *,
+    reference_path: Path | None = None,
+    score_path: Path | None = None,
+) -> Manifest:
+    """Publish a network as it is made; with a reference score where there is one."""
+    torch.manual_seed(seed)
+    contract = wire_contract(params)
+    network = build(params.model, contract.feature_count, contract.horizons_ms).eval()
+    # As they are made, networks answer the same to every row, and parity is then no proof.
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    path, step = workspace.root / f"{seed}.onnx", workspace.root / f"{seed}-step.onnx"
+    export_onnx(network, path)
+    specialise(path, step)
+    exported = OnnxModel(path)
+    rows = np.random.default_rng(seed).normal(size=(200, COUNT)).astype(np.float32)
+    artifact = Artifact(
+        model_path=path,
+        step_path=step,
+        reference_path=reference_path,
+        score_path=score_path,
+        golden=golden_vectors(exported, rows[:128]),
+        prime_rows=_PRIME_ROWS,
+        instruments=(INSTRUMENT,),
+        data_fingerprint="0" * 64,
+        verdicts=(parity(network, exported, rows, params.gates.parity.fp32),),
+        metrics={},
+    )
+    return publish(workspace, params, artifact, model=model, contract=contract)

@@ -1,0 +1,259 @@
+"""What clients notice while versions are published, promoted, rolled back and retired under a constant load.
+
+A Triton of its own serves small random networks of the size in params.yaml; a process of its own asks it all the time,
+as `lobsmith.bench.swap_load` tells. Each round publishes a candidate, promotes it, empties the slot, and every second
+one takes the promoted version back; retention retires what falls out of the list. A swap is a change of the version
+that answers requests which name none. A request has failed if it got no answer, whatever the reason.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from msgspec import Struct, structs
+
+from lobsmith.bench.swap_load import WAYS, Asked, Plan
+from lobsmith.compress.export import export_onnx
+from lobsmith.compress.golden import golden_vectors
+from lobsmith.compress.runtime import OnnxModel
+from lobsmith.errors import ServingError
+from lobsmith.gates.parity import parity
+from lobsmith.market.instrument import Instrument
+from lobsmith.models.networks.registry import build
+from lobsmith.params import Params
+from lobsmith.progress import Note
+from lobsmith.release.publish.onnx import Artifact, publish
+from lobsmith.release.publish.promote import promote
+from lobsmith.release.repository.candidate import retire_candidate
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.rollback import rollback
+from lobsmith.release.repository.server import Server
+from lobsmith.release.version.contract import wire_contract
+from lobsmith.release.version.names import candidate_model
+from lobsmith.serving.running import running_server
+from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, with_free_ports
+from lobsmith.workspace import Workspace
+
+_PRIME_ROWS = 128
+_LOAD_STOP_S = 30.0
+_EXAMPLES = 5
+
+
+class WayReport(Struct, frozen=True, kw_only=True):
+    """One way to ask: microseconds from sending to the answer, before the first swap and while versions changed."""
+
+    requests: int
+    failed: int
+    p50_before_us: float
+    p99_before_us: float
+    p50_during_us: float
+    p99_during_us: float
+    max_during_us: float
+
+
+class SwapReport(Struct, frozen=True, kw_only=True):
+    """Requests, microseconds of an answer, and milliseconds from the rollback's call to the old version's answer.
+
+    `failures` counts reasons; `ways` divides the figures; `restarts` counts Tritons that died on the way.
+    """
+
+    swaps: int
+    published: int
+    promoted: int
+    rolled_back: int
+    retired: int
+    seconds: float
+    rate: float
+    requests: int
+    failed: int
+    failures: dict[str, int]
+    p50_before_us: float
+    p99_before_us: float
+    p50_during_us: float
+    p99_during_us: float
+    rollback_ms: dict[str, float]
+    restarts: int
+    ways: dict[str, WayReport]
+
+
+def bench_swap(params: Params, *, swaps: int, rate: float, before_s: float, note: Note) -> SwapReport:
+    """Swap versions under load.
+
+    Args:
+        params: the network, `serving`, `client` and `release.keep`; ports are chosen freely.
+        swaps: how many at least.
+        rate: requests a second, all ways together.
+        before_s: seconds of load before the first swap.
+        note: told what is going on.
+
+    Raises:
+        ServingError: Triton cannot be started, or the load could not ask it.
+    """
+    params = with_free_ports(params)
+    events: list[ServeEvent] = []
+    with tempfile.TemporaryDirectory(prefix="lobsmith-swap-") as folder:
+        workspace = Workspace(Path(folder))
+        artifacts = [_artifact(workspace, params, seed) for seed in range(3)]
+        publish(workspace, params, artifacts[0], model=params.model.name, contract=wire_contract(params))
+        with running_triton(workspace, params, on_event=events.append) as control:
+            server = running_server(workspace, params)
+            if server is None:
+                raise ServingError(f"{workspace.root}: the server has gone")
+            plan = Plan(
+                grpc_url=control.endpoint.grpc_url,
+                http_url=control.endpoint.http_url,
+                model=params.model.name,
+                rate=rate / len(WAYS),
+                client=params.client,
+            )
+            with _load(workspace, plan) as asked:
+                time.sleep(before_s)
+                rounds = _Rounds(workspace, params, server, artifacts)
+                started_ns = time.monotonic_ns()
+                while rounds.swaps < swaps:
+                    rounds.play()
+                    note(f"{rounds.swaps} swaps")
+                ended_ns = time.monotonic_ns()
+        restarts = sum(event.kind is EventKind.DIED for event in events)
+    return _report(asked, rounds, (started_ns, ended_ns), rate, restarts)
+
+
+class _Rounds:
+    """Rounds of publishing, promoting, rolling back and retiring, and what was done in them."""
+
+    def __init__(self, workspace: Workspace, params: Params, server: Server, artifacts: list[Artifact]) -> None:
+        self._workspace = workspace
+        self._params = params
+        self._server = server
+        self._artifacts = artifacts
+        self.published = self.promoted = self.retired = 0
+        self.rollbacks: list[tuple[int, int]] = []
+        """When each was called (monotonic clock, ns), and the version gone back to."""
+
+    @property
+    def swaps(self) -> int:
+        """How often another version became the newest."""
+        return self.promoted + len(self.rollbacks)
+
+    def play(self) -> None:
+        """Play one round."""
+        workspace, params, server, model = self._workspace, self._params, self._server, self._params.model.name
+        repository, slot = Repository.of(workspace), candidate_model(model)
+        artifact = self._artifacts[self.published % len(self._artifacts)]
+        candidate = publish(
+            workspace, params, artifact, model=slot, contract=wire_contract(params), server=server
+        ).version
+        self.published += 1
+        before = set(repository.versions(model))
+        promote(workspace, params, repository.directory(slot, candidate), model=model, server=server)
+        self.promoted += 1
+        self.retired += len(before - set(repository.versions(model)))
+        retire_candidate(workspace, params, model, server=server)
+        if self.promoted % 2 == 0:
+            called_ns = time.monotonic_ns()
+            self.rollbacks.append((called_ns, rollback(workspace, params, model, server=server).version_to))
+
+
+def _artifact(workspace: Workspace, params: Params, seed: int) -> Artifact:
+    """Return a network with random weights: each seed gives other answers."""
+    torch.manual_seed(seed)
+    contract = wire_contract(params)
+    network = build(params.model, contract.feature_count, contract.horizons_ms)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    path = workspace.root / f"model-{seed}.onnx"
+    export_onnx(network, path)
+    model = OnnxModel(path)
+    rows = np.random.default_rng(seed).normal(size=(256, contract.feature_count)).astype(np.float32)
+    return Artifact(
+        model_path=path,
+        golden=golden_vectors(model, rows),
+        prime_rows=_PRIME_ROWS,
+        instruments=(Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001),),
+        data_fingerprint="0" * 64,
+        verdicts=(parity(network, model, rows, params.gates.parity.fp32),),
+        metrics={},
+    )
+
+
+@contextmanager
+def _load(workspace: Workspace, plan: Plan) -> Iterator[list[Asked]]:
+    """Ask for as long as the block lasts; the list is filled when it ends."""
+    asked: list[Asked] = []
+    paths = workspace.root / "load.json", workspace.root / "load.msgpack"
+    paths[0].write_bytes(msgspec.json.encode(plan))
+    command = [sys.executable, "-P", "-m", "lobsmith.bench.swap_load", *map(str, paths)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        try:
+            # Its first line, or its end.
+            if child.stdout is not None and not child.stdout.readline():
+                raise ServingError("lobsmith.bench.swap_load could not ask; look at what it says above")
+            yield asked
+        finally:
+            if child.stdin is not None:
+                child.stdin.close()
+            try:
+                code = child.wait(_LOAD_STOP_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                code = child.wait()
+    if code:
+        raise ServingError(f"lobsmith.bench.swap_load ended with status {code}; no requests were counted")
+    asked += msgspec.msgpack.decode(paths[1].read_bytes(), type=list[Asked])
+
+
+def _report(asked: list[Asked], rounds: _Rounds, during_ns: tuple[int, int], rate: float, restarts: int) -> SwapReport:
+    asked = [one for one in asked if one.sent_ns <= during_ns[1]]
+    every = _way(asked, during_ns[0])
+    failures = Counter(one.failure for one in asked if one.failure is not None)
+    took_ms = [_until_answered(asked, *one) for one in rounds.rollbacks]
+    return SwapReport(
+        swaps=rounds.swaps,
+        published=rounds.published,
+        promoted=rounds.promoted,
+        rolled_back=len(rounds.rollbacks),
+        retired=rounds.retired,
+        seconds=round((during_ns[1] - during_ns[0]) / 1e9, 1),
+        rate=rate,
+        failures=dict(failures.most_common(_EXAMPLES)),
+        rollback_ms={"p50": float(np.median(took_ms)), "max": float(np.max(took_ms)), "count": len(took_ms)},
+        restarts=restarts,
+        ways={way: _way([one for one in asked if one.way == way], during_ns[0]) for way in WAYS},
+        **{name: value for name, value in structs.asdict(every).items() if name != "max_during_us"},
+    )
+
+
+def _way(asked: list[Asked], start_ns: int) -> WayReport:
+    before = [(one.answered_ns - one.sent_ns) / 1e3 for one in asked if one.sent_ns < start_ns]
+    during = [(one.answered_ns - one.sent_ns) / 1e3 for one in asked if one.sent_ns >= start_ns]
+    if not before or not during:
+        raise ServingError("the load asked nothing; look at what it says above")
+    p50_before, p99_before = np.percentile(before, (50, 99))
+    p50_during, p99_during = np.percentile(during, (50, 99))
+    return WayReport(
+        requests=len(asked),
+        failed=sum(one.failure is not None for one in asked),
+        p50_before_us=float(p50_before),
+        p99_before_us=float(p99_before),
+        p50_during_us=float(p50_during),
+        p99_during_us=float(p99_during),
+        max_during_us=max(during),
+    )
+
+
+def _until_answered(asked: list[Asked], called_ns: int, version: int) -> float:
+    """Return the milliseconds from a rollback's call to the version's first answer to a request that names none."""
+    answered = [
+        one.answered_ns
+        for one in asked
+        if one.version == version and one.sent_ns >= called_ns and not one.way.endswith("client")
+    ]
+    return (min(answered, default=sys.maxsize) - called_ns) / 1e6

@@ -1,0 +1,152 @@
+"""Constant load on a running server, a process of its own: `python -m lobsmith.bench.swap_load GRPC_URL HTTP_URL ...`.
+
+Two streams ask whatever version is newest, naming none, one over gRPC and one over HTTP. Two are trading clients, one
+over each, which name the version that they talk to and go over to another as `StreamClient` does. Each asks for single
+rows at a constant rate; what an answer delays is caught up with. It prints a line once all of them are about to ask,
+stops when its standard input ends, and writes what it saw.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import tritonclient.grpc
+import tritonclient.http
+from msgspec import Struct
+
+from lobsmith.params import ClientParams
+from lobsmith.release.version.contract import FEATURES, PROBABILITIES, STATE
+from lobsmith.trading.client.stream import StreamClient
+from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport
+
+WAYS = ("grpc", "http", "grpc client", "http client")
+_ROWS = 4096
+_START_S = 60.0
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What to ask: `rate` is requests a second of each way, `client` what a trading client is given."""
+
+    grpc_url: str
+    http_url: str
+    model: str
+    rate: float
+    client: ClientParams
+
+
+class Asked(Struct, frozen=True, kw_only=True, array_like=True):
+    """A request: its way, when it was sent and answered (monotonic clock, ns), by which version, or why not."""
+
+    way: str
+    sent_ns: int
+    answered_ns: int
+    version: int | None
+    failure: str | None
+
+
+@dataclass(frozen=True)
+class _Answered:
+    version: int | None
+    failure: str | None = None
+
+
+def main(plan_path: str, result_path: str) -> None:
+    """Ask until standard input ends."""
+    plan = msgspec.json.decode(Path(plan_path).read_bytes(), type=Plan)
+    stop, ready = threading.Event(), threading.Barrier(len(WAYS) + 1, timeout=_START_S)
+    asked: list[list[Asked]] = [[] for _ in WAYS]
+    threads = [
+        threading.Thread(target=_ask, args=(plan, way, offset / len(WAYS), ready, stop, into))
+        for offset, (way, into) in enumerate(zip(WAYS, asked, strict=True))
+    ]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    print("asking", flush=True)
+    sys.stdin.read()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    Path(result_path).write_bytes(msgspec.msgpack.encode([one for way in asked for one in way]))
+
+
+def _ask(
+    plan: Plan, way: str, phase: float, ready: threading.Barrier, stop: threading.Event, into: list[Asked]
+) -> None:
+    # A transport belongs to the thread that made it.
+    step = _client(plan, way) if way.endswith("client") else _nameless(plan, way)
+    ready.wait()
+    next_s = time.monotonic() + phase / plan.rate
+    while not stop.is_set():
+        time.sleep(max(0.0, next_s - time.monotonic()))
+        next_s += 1 / plan.rate
+        sent_ns = time.monotonic_ns()
+        answered = step()
+        into.append(
+            Asked(
+                way=way,
+                sent_ns=sent_ns,
+                answered_ns=time.monotonic_ns(),
+                version=answered.version,
+                failure=answered.failure,
+            )
+        )
+
+
+def _client(plan: Plan, way: str) -> Callable[[], _Answered]:
+    transport = GrpcTransport(plan.grpc_url) if way.startswith("grpc") else HttpTransport(plan.http_url)
+    client = StreamClient.open(transport, plan.model, plan.client)
+    rows = _rows(transport.describe(plan.model).feature_count)
+    number = iter(range(sys.maxsize))
+
+    def step() -> _Answered:
+        prediction = client.step(rows[next(number) % _ROWS])
+        if prediction.reason is None:
+            return _Answered(prediction.version)
+        return _Answered(prediction.version, f"{prediction.reason.value}: {prediction.detail}")
+
+    return step
+
+
+def _nameless(plan: Plan, way: str) -> Callable[[], _Answered]:
+    """Return what asks for a row's answer of whatever version is newest, from a cold state."""
+    module: Any = tritonclient.grpc if way == "grpc" else tritonclient.http
+    url = plan.grpc_url if way == "grpc" else plan.http_url
+    shape = GrpcTransport(plan.grpc_url).describe(plan.model)
+    client = module.InferenceServerClient(url)
+    rows, state = _rows(shape.feature_count), np.zeros((1, shape.state_size), np.float32)
+    number = iter(range(sys.maxsize))
+    limit = {"client_timeout": plan.client.deadline_s} if way == "grpc" else {}
+
+    def step() -> _Answered:
+        inputs = []
+        for name, array in ((FEATURES, rows[np.newaxis, next(number) % _ROWS, np.newaxis]), (STATE, state)):
+            inputs.append(module.InferInput(name, list(array.shape), "FP32"))
+            inputs[-1].set_data_from_numpy(np.ascontiguousarray(array))
+        try:
+            result = client.infer(plan.model, inputs, **limit)
+        except Exception as error:  # noqa: BLE001 - whatever a client library raises, the request failed
+            return _Answered(None, " ".join(str(error).split())[:300])
+        response = result.get_response()
+        version = int(response["model_version"] if isinstance(response, dict) else response.model_version)
+        finite = np.isfinite(result.as_numpy(PROBABILITIES)).all()
+        return _Answered(version, None if finite else "the answer is not finite")
+
+    return step
+
+
+def _rows(features: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.random.default_rng(0).normal(size=(_ROWS, features)).astype(np.float32)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], sys.argv[2])
+    except threading.BrokenBarrierError:
+        sys.exit("the server does not answer")

@@ -1,0 +1,1 @@
+"""Rewrites of an exported ONNX graph."""

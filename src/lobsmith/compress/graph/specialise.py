@@ -1,0 +1,147 @@
+"""One row of one stream: a dynamic graph made into one without loops and without arithmetic on shapes.
+
+A tick is answered by a call with B = 1 and T = 1. The general graph then spends its time on what is known beforehand:
+shapes, masks over a single row, transpositions that move nothing. Fixing the shapes makes all of that constant. What is
+left works on vectors [1, N], so that a row passes through few and plain operations:
+
+- an LSTM over one row is one matrix product and its gates, no loop (TensorRT makes a loop of every ONNX LSTM);
+- a 1×1 convolution is a matrix product;
+- a change of shape that moves no number is no operation.
+
+The rewriting knows ONNX, not the network, and goes for graphs with Q/DQ as well: the numbers are those of the general
+graph, summed in the same order but for the LSTM's two products, which become one.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import helper, numpy_helper
+
+from lobsmith.compress.graph.flatten import Shape, flatten, shapes_of
+from lobsmith.compress.graph.fuse import drop_unused
+from lobsmith.files import write_atomic
+
+_BATCH, _TIME = "batch", "time"
+
+
+def specialise(source: Path, destination: Path) -> None:
+    """Write the graph that answers one row of one stream.
+
+    Args:
+        source: an exported model with dynamic batch and time; inputs and outputs keep their names and ranks.
+        destination: the same network with B = T = 1.
+    """
+    model = onnx.load(str(source))
+    fix_shapes(model)
+    model = fold_constants(model)
+    unroll_lstm(model)
+    flatten(model)
+    model = fold_constants(model)
+    onnx.checker.check_model(model, full_check=True)
+    write_atomic(destination, model.SerializeToString(deterministic=True))
+
+
+def fix_shapes(model: Any, batch: int = 1, rows: int = 1) -> None:
+    """Fix batch and time of the inputs and outputs, in place."""
+    for tensor in (*model.graph.input, *model.graph.output):
+        for dimension in tensor.type.tensor_type.shape.dim:
+            if dimension.dim_param in (_BATCH, _TIME):
+                dimension.dim_value = batch if dimension.dim_param == _BATCH else rows
+    # What the exporter knew of the values in between held for any batch and time.
+    del model.graph.value_info[:]
+
+
+def fold_constants(model: Any) -> Any:
+    """Return the model with everything computed that does not depend on an input; ONNX Runtime does it."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory(prefix="lobsmith-") as folder:
+        path = Path(folder) / "folded.onnx"
+        options.optimized_model_filepath = str(path)
+        onnxruntime.InferenceSession(
+            model.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+            # They would put changes of shape around products of matrices, and cut where one part is wanted.
+            disabled_optimizers=["MatMulAddFusion", "GatherSliceToSplitFusion"],
+        )
+        return onnx.load(str(path))
+
+
+def unroll_lstm(model: Any) -> None:
+    """Replace, in place, each LSTM over one row by a product and its gates (Hochreiter & Schmidhuber 1997).
+
+    One with several directions, activations of its own or more than one row stays as it is.
+    """
+    graph, shapes = model.graph, shapes_of(model)
+    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "LSTM" and shapes[node.input[0]][0] == 1 and _is_plain(node, constants):
+            nodes += _one_row(graph, constants, node, shapes)
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    drop_unused(graph)
+
+
+def _is_plain(node: Any, constants: dict[str, Any]) -> bool:
+    """Tell whether an LSTM is one of PyTorch's: forward, nothing optional, all weights and both states given."""
+    options = {one.name: helper.get_attribute_value(one) for one in node.attribute} | {"hidden_size": 0}
+    usual = {"hidden_size": 0, "direction": b"forward", "input_forget": 0, "layout": 0}
+    given = len(node.input) == 7 and all(node.input[5:]) and all(name in constants for name in node.input[1:4])
+    return given and not node.input[4] and options.items() <= usual.items()
+
+
+def _one_row(graph: Any, constants: dict[str, Any], node: Any, shapes: dict[str, Shape]) -> list[Any]:
+    """Return the nodes of one LSTM step; ONNX orders the gates input, output, forget, cell."""
+    inputs, weight, recurrence, bias, _, hidden, cell = node.input[:7]
+    prefix = f"{node.output[0] or node.output[1]}_step"
+    units = constants[recurrence].shape[2]
+    width = constants[weight].shape[2]
+    values = {
+        "kernel": np.concatenate([constants[weight][0], constants[recurrence][0]], axis=1).T.copy(),
+        "bias": constants[bias][0, : 4 * units] + constants[bias][0, 4 * units :],
+        "gates_widths": np.array([3 * units, units], np.int64),
+        "units_widths": np.array([units] * 3, np.int64),
+        "inputs_shape": np.array([1, width], np.int64),
+        "units_shape": np.array([1, units], np.int64),
+    }
+    graph.initializer.extend(numpy_helper.from_array(value, f"{prefix}_{name}") for name, value in values.items())
+    steps: list[tuple[str, list[str], list[str], dict[str, Any]]] = [
+        ("Reshape", [inputs, "inputs_shape"], ["x"], {}),
+        ("Reshape", [hidden, "units_shape"], ["h"], {}),
+        ("Reshape", [cell, "units_shape"], ["c"], {}),
+        ("Concat", ["x", "h"], ["xh"], {"axis": 1}),
+        ("Gemm", ["xh", "kernel", "bias"], ["gates"], {}),
+        ("Split", ["gates", "gates_widths"], ["open", "new"], {"axis": 1}),
+        ("Sigmoid", ["open"], ["opened"], {}),
+        ("Split", ["opened", "units_widths"], ["i", "o", "f"], {"axis": 1}),
+        ("Tanh", ["new"], ["g"], {}),
+        ("Mul", ["f", "c"], ["kept"], {}),
+        ("Mul", ["i", "g"], ["added"], {}),
+        ("Add", ["kept", "added"], ["next_c"], {}),
+        ("Tanh", ["next_c"], ["squashed"], {}),
+        ("Mul", ["o", "squashed"], ["next_h"], {}),
+    ]
+    outside = {inputs, hidden, cell}
+
+    def full(name: str) -> str:
+        return name if name in outside else f"{prefix}_{name}"
+
+    made = [
+        helper.make_node(op, [full(one) for one in ins], [full(one) for one in outs], name=full(outs[0]), **attributes)
+        for op, ins, outs, attributes in steps
+    ]
+    for output, value in zip(node.output, ("next_h", "next_h", "next_c"), strict=False):
+        if output:
+            shape = f"{prefix}_{output}_shape"
+            graph.initializer.append(numpy_helper.from_array(np.array(shapes[output], np.int64), shape))
+            made.append(helper.make_node("Reshape", [full(value), shape], [output], name=f"{prefix}_{output}"))
+    return made

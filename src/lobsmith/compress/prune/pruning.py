@@ -1,0 +1,160 @@
+"""Structured pruning: channels and hidden units are taken out, and what is left learns to say what the whole one says.
+
+What comes out is an ordinary network of smaller sizes, so that everything that takes a network takes a pruned one.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from msgspec import structs
+from torch import Tensor, nn
+from torch.nn.functional import kl_div, log_softmax
+
+from lobsmith.compress.prune.sampling import draws, epoch_batches, outputs_after
+from lobsmith.compress.prune.units import importances, unit_counts, without
+from lobsmith.errors import TrainingError
+from lobsmith.models.inference import mean_validation_loss
+from lobsmith.models.loss import mass
+from lobsmith.models.networks.network import Network
+from lobsmith.models.networks.outputs import CLASSES
+from lobsmith.models.networks.registry import build
+from lobsmith.models.train import Trained, calibrate_outputs, make_repeatable
+from lobsmith.models.trainer import Epoch, OnEpoch
+from lobsmith.models.training_data import Part, material
+from lobsmith.params import ModelParams, Params
+
+_VECTOR = 4
+"""Layers get a multiple of so many units: float32 numbers of the narrowest vector register. A matrix product over a
+number in between pays for the next multiple, in a tail loop or in padding."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A smaller network, calibrated, and the parameters that build it."""
+
+    trained: Trained
+    model: ModelParams
+
+
+def prune(
+    trained: Trained, parts: Sequence[Part], params: Params, share: float, *, on_epoch: OnEpoch | None = None
+) -> Pruned:
+    """Take a share of the units out of a network, distil the whole one into what is left and calibrate that again.
+
+    The teacher is the network itself, so the smaller one agrees with it; trained on labels it would become another one.
+    Validation rows calibrate, as they do after training. They choose neither epoch nor learning rate: candidates are
+    compared on them later.
+
+    Args:
+        trained: the network that the parameters name; it is left as it is.
+        parts: the rows that it was trained on.
+        params: all of `params.yaml`.
+        share: of the channels of each convolution and of the hidden units of each LSTM layer, between 0 and 1.
+        on_epoch: told of each epoch of distillation.
+
+    Raises:
+        TrainingError: the network has no units to prune, the share takes none away, or a loss is not finite.
+    """
+    make_repeatable(params.train)
+    network, model = shrink(trained.network, parts, params, share)
+    history = distil(network, trained.network, parts, params, on_epoch)
+    left = calibrate_outputs(network, parts, params.train.calibration_prior)
+    return Pruned(Trained(network.eval(), tuple(history), tuple(left)), model)
+
+
+def shrink(network: Network, parts: Sequence[Part], params: Params, share: float) -> tuple[Network, ModelParams]:
+    """Return a network without the least important units, not distilled, and the parameters that build it.
+
+    Every layer of a kind keeps as many, as `model.channels` and `model.hidden` want it.
+
+    Raises:
+        TrainingError: the network has no units to prune, or the share takes none away.
+    """
+    counts = unit_counts(network)
+    left = {layer: _left(count, share) for layer, count in counts.items()}
+    if left == counts:
+        raise TrainingError(
+            f"pruning a share of {share} takes nothing from {params.model.channels} channels and "
+            f"{params.model.hidden} hidden units, which go in steps of {_VECTOR}; raise compress.pruning"
+        )
+    # Gradients are left on a copy.
+    scores = importances(copy.deepcopy(network), parts, params)
+    kept = {layer: torch.topk(score, left[layer]).indices.sort().values for layer, score in scores.items()}
+    model = structs.replace(
+        params.model, channels=_left(params.model.channels, share), hidden=_left(params.model.hidden, share)
+    )
+    smaller = build(model, network.features, parts[0].dataset.horizons_ms)
+    smaller.load_state_dict(without(network, kept))
+    return smaller.eval(), model
+
+
+def _left(count: int, share: float) -> int:
+    return min(count, max(_VECTOR, _VECTOR * round(count * (1.0 - share) / _VECTOR)))
+
+
+_OTHERS = 0.05
+"""Weight of the outputs beside the directions, as training weighs expected moves."""
+
+
+def distil(
+    student: Network, teacher: Network, parts: Sequence[Part], params: Params, on_epoch: OnEpoch | None = None
+) -> list[Epoch]:
+    """Train a network, in place, towards another's outputs on training rows, and keep the last epoch's weights.
+
+    The loss is the Kullback-Leibler divergence of the directions (Hinton, Vinyals & Dean 2015, arXiv:1503.02531, at
+    temperature 1) and the squared difference of the other outputs (Ba & Caruana 2014), all horizons counted alike.
+    Labels are not looked at, and validation rows are only reported on.
+
+    Args:
+        student: with the teacher's location and scale of inputs; on the CPU.
+        teacher: the network to imitate; on the CPU.
+        parts: all instruments.
+        params: all of `params.yaml`.
+        on_epoch: told of each epoch.
+
+    Raises:
+        TrainingError: no run of rows is long enough, or a loss is not finite.
+    """
+    settings, count = params.train, epoch_batches(params.train)
+    rows = material(teacher, parts, sequence=settings.sequence, burn_in=settings.burn_in)
+    batches = draws(rows, settings)
+    optimiser = torch.optim.AdamW(student.parameters(), lr=settings.learning_rate, weight_decay=0.0)
+    history = []
+    for number in range(1, params.compress.fine_tune_epochs + 1):
+        student.train()
+        losses = []
+        for index, weight in islice(batches, count):
+            inputs, known = rows.inputs[index], rows.direction[index[:, settings.burn_in :]]
+            with torch.no_grad():
+                aim = outputs_after(teacher, inputs, settings.burn_in)
+            found = outputs_after(student, inputs, settings.burn_in)
+            error = (_distance(found, aim) * (known >= 0) * weight[:, None, None]).sum() / mass(known, weight)
+            optimiser.zero_grad()
+            error.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(student.parameters(), settings.gradient_clip)
+            optimiser.step()
+            losses.append(error.item())
+        epoch = Epoch(
+            epoch=number,
+            train_loss=float(np.mean(losses)),
+            validation_loss=mean_validation_loss(student, parts, settings.horizon_weights),
+            learning_rate=settings.learning_rate,
+        )
+        if not math.isfinite(epoch.train_loss + epoch.validation_loss):
+            raise TrainingError(f"tuning, epoch {number}: the loss is not finite; lower train.learning_rate")
+        history.append(epoch)
+        if on_epoch:
+            on_epoch(epoch)
+    return history
+
+
+def _distance(found: Tensor, aim: Tensor) -> Tensor:
+    """Return how far outputs [B, T, H, 8] are from those aimed at, [B, T, H]."""
+    mine, theirs = (log_softmax(one[..., :CLASSES], dim=3) for one in (found, aim))
+    directions = kl_div(mine, theirs, reduction="none", log_target=True).sum(dim=3)
+    return directions + _OTHERS * (found[..., CLASSES:] - aim[..., CLASSES:]).square().mean(dim=3)

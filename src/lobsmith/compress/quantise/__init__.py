@@ -1,0 +1,1 @@
+"""Int8 and half precision of an exported graph."""

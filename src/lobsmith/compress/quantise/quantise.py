@@ -1,0 +1,196 @@
+"""One exported graph in another arithmetic: int8, by weights or throughout, or half precision.
+
+| precision      | what is in it | what stays float32 |
+|----------------|---------------|--------------------|
+| `fp32`         | nothing       | everything         |
+| `int8_dynamic` | LSTM, products and convolutions; activations are scaled anew in each call | the rest |
+| `int8_static`  | products with weights and convolutions, as Q/DQ over ranges of training rows | the rest |
+| `fp16`, `bf16` | convolutions, LSTM, all products | standardisation, softmax, counts, calibration |
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from lobsmith.compress import FP32
+from lobsmith.compress.graph.fp16 import convert_half
+from lobsmith.compress.quantise.ranges import activation_ranges
+from lobsmith.compress.quantise.smoke_run import check_runs
+from lobsmith.compress.runtime import Float
+from lobsmith.errors import PrecisionError
+from lobsmith.files import write_atomic
+from lobsmith.params import CompressParams
+
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+_LARGEST = 127
+"""Of a symmetric int8."""
+_PREPROCESSED = ("onnx.quant.pre_process", "onnxruntime.quant")
+"""Marks a graph as prepared; of any other ONNX Runtime warns, on the root logger."""
+
+
+def quantise(
+    source: Path, destination: Path, precision: str, streams: Sequence[Float], settings: CompressParams
+) -> None:
+    """Write a graph in another arithmetic: one whole file with the same float32 inputs and outputs, or none.
+
+    The same source, streams and settings give the same bytes. A file of an earlier call is gone even where this one
+    fails: a stale candidate must not be taken for a new one.
+
+    Args:
+        source: the exported float32 graph.
+        destination: the file to write.
+        precision: one of the table above.
+        streams: float32 [N, F], real training rows; only `int8_static` looks at them.
+        settings: how ranges are measured.
+
+    Raises:
+        PrecisionError: the graph has nothing to quantise, the streams cannot be calibrated on, or this machine's ONNX
+            Runtime cannot run the result.
+    """
+    writers: dict[str, Callable[[Path, Path], None]] = {
+        FP32: lambda source, destination: write_atomic(destination, source.read_bytes()),
+        "int8_dynamic": _int8_dynamic,
+        "int8_static": partial(_int8_static, streams=streams, settings=settings),
+        "fp16": partial(convert_half, precision="fp16"),
+        "bf16": partial(convert_half, precision="bf16"),
+    }
+    if precision not in writers:
+        raise PrecisionError(f"{precision!r} is no precision; choose one of {', '.join(writers)}")
+    if not (destination.exists() and destination.samefile(source)):
+        destination.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="lobsmith-") as directory:
+        candidate = Path(directory) / destination.name
+        writers[precision](source, candidate)
+        check_runs(candidate, precision)
+        write_atomic(destination, candidate.read_bytes())
+
+
+def _load(source: Path) -> Any:
+    """Read a graph, each weight under its own name: the exporter writes equal ones as the Identity of another."""
+    model = onnx.load_model(str(source), load_external_data=False)
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    same = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Identity"}
+    same = {name: weight for name, weight in same.items() if weight in weights}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = same.get(name, name)
+    for node in [node for node in graph.node if node.op_type == "Identity" and node.output[0] in same]:
+        graph.node.remove(node)
+    return model
+
+
+def _weighted(model: Any) -> list[Any]:
+    """Return the products with weights and the convolutions; those between two activations stay float32."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [
+        node
+        for node in model.graph.node
+        if node.op_type in _PRODUCTS and node.input[1] in weights and node.input[0] not in weights
+    ]
+
+
+def _int8_dynamic(source: Path, destination: Path) -> None:
+    model = _load(source)
+    nodes = [node.name for node in (*_weighted(model), *(n for n in model.graph.node if n.op_type == "LSTM"))]
+    if not nodes:
+        raise PrecisionError(f"int8_dynamic: {source} has nothing to quantise; leave it in fp32")
+    with_mark = model.metadata_props.add()
+    with_mark.key, with_mark.value = _PREPROCESSED
+    quantize_dynamic(
+        model,
+        str(destination),
+        op_types_to_quantize=[*_PRODUCTS, "LSTM"],
+        nodes_to_quantize=nodes,
+        weight_type=QuantType.QInt8,
+        per_channel=False,
+    )
+    _save(onnx.load_model(str(destination)), destination)
+
+
+def _int8_static(source: Path, destination: Path, *, streams: Sequence[Float], settings: CompressParams) -> None:
+    """Write Q/DQ pairs around what is quantised, and nowhere else.
+
+    ONNX Runtime's own quantiser lets every reader of an activation see the rounded one, LSTM and attention included,
+    and calibrates in a way that `activation_ranges` explains. Biases stay float32: TensorRT takes no Q/DQ on int32.
+    """
+    model = _load(source)
+    graph = model.graph
+    nodes = _weighted(model)
+    if not nodes:
+        raise PrecisionError(f"int8_static: {source} has no product with weights; leave it in fp32")
+    tensors = list(dict.fromkeys(node.input[0] for node in nodes))
+    ranges = activation_ranges(model, tensors, streams, settings)
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    quantised = {node.name for node in nodes}
+    arranged: list[Any] = []
+    done: set[str] = set()
+    for node in list(graph.node):
+        if node.name in quantised:
+            activation, weight = node.input[0], node.input[1]
+            if activation not in done:
+                arranged += _rounded_activation(graph, activation, ranges[activation])
+            if weight not in done:
+                arranged += _rounded_weight(graph, weights[weight], _output_axis(node, weights[weight]))
+            done |= {activation, weight}
+            node.input[0], node.input[1] = f"{activation}_dequantized", f"{weight}_dequantized"
+        arranged.append(node)
+    read = {name for node in arranged for name in node.input}
+    weights_left = [tensor for tensor in graph.initializer if tensor.name in read]
+    graph.CopyFrom(helper.make_graph(arranged, graph.name, graph.input, graph.output, weights_left))
+    _save(model, destination)
+
+
+def _output_axis(node: Any, weight: Any) -> int:
+    """Return the weight's axis along which each index is one output."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm" and any(one.name == "transB" and one.i for one in node.attribute):
+        return 0
+    return len(weight.dims) - 1
+
+
+def _rounded_activation(graph: Any, name: str, limit: float) -> list[Any]:
+    _add(graph, f"{name}_scale", np.asarray(limit / _LARGEST, np.float32))
+    _add(graph, f"{name}_zero", np.asarray(0, np.int8))
+    scaling = [f"{name}_scale", f"{name}_zero"]
+    integers, rounded = f"{name}_quantized", f"{name}_dequantized"
+    return [
+        helper.make_node("QuantizeLinear", [name, *scaling], [integers], integers),
+        helper.make_node("DequantizeLinear", [integers, *scaling], [rounded], rounded),
+    ]
+
+
+def _rounded_weight(graph: Any, weight: Any, axis: int) -> list[Any]:
+    values = numpy_helper.to_array(weight)
+    others = tuple(one for one in range(values.ndim) if one != axis)
+    limits = np.abs(values).max(axis=others, keepdims=True)
+    if not np.isfinite(limits).all():
+        raise PrecisionError(f"int8_static: {weight.name} holds numbers that are not finite; train the network again")
+    # A channel of zeros, as pruning leaves them, is exact at any scale.
+    scales = (np.where(limits > 0, limits, 1.0) / _LARGEST).astype(np.float32)
+    integers, rounded = f"{weight.name}_quantized", f"{weight.name}_dequantized"
+    _add(graph, integers, np.clip(np.rint(values / scales), -_LARGEST, _LARGEST).astype(np.int8))
+    _add(graph, f"{weight.name}_scale", scales.reshape(-1))
+    _add(graph, f"{weight.name}_zero", np.zeros(scales.size, np.int8))
+    inputs = [integers, f"{weight.name}_scale", f"{weight.name}_zero"]
+    return [helper.make_node("DequantizeLinear", inputs, [rounded], rounded, axis=axis)]
+
+
+def _add(graph: Any, name: str, values: npt.NDArray[Any]) -> None:
+    graph.initializer.append(numpy_helper.from_array(values, name))
+
+
+def _save(model: Any, destination: Path) -> None:
+    for mark in [one for one in model.metadata_props if one.key == _PREPROCESSED[0]]:
+        model.metadata_props.remove(mark)
+    onnx.checker.check_model(model, full_check=True)
+    write_atomic(destination, model.SerializeToString(deterministic=True))

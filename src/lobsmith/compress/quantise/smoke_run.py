@@ -1,0 +1,67 @@
+"""A first run of a model file in a process of its own: ONNX Runtime has crashed on valid half-precision graphs.
+
+`python -m lobsmith.compress.quantise.smoke_run FILE` loads the file and takes single steps and a chunk of two streams.
+It exits with 0 if that works, and with 1 and the reason on standard output if not.
+"""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from lobsmith.child import run_module
+from lobsmith.compress import FP32
+from lobsmith.compress.runtime import OnnxModel
+from lobsmith.errors import LobsmithError, PrecisionError, ReleaseError
+
+_DEADLINE_S = 60.0
+_WORDS = 400
+"""Of a trial that failed for another reason: the end of what it printed."""
+_SHAPES = ((1, 1), (2, 3))
+"""Streams and rows."""
+
+
+def check_runs(path: Path, precision: str) -> None:
+    """Refuse a file that this machine cannot run: not every arithmetic has kernels everywhere.
+
+    Raises:
+        PrecisionError: ONNX Runtime cannot load or run it, crashed or hung on it, or the answers are not finite.
+    """
+    try:
+        done = run_module("lobsmith.compress.quantise.smoke_run", str(path), deadline_s=_DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        reason = f"ONNX Runtime has not run it within {_DEADLINE_S:g} s"
+    else:
+        if done.returncode == 0:
+            return
+        words = " ".join((done.stdout or done.stderr[-_WORDS:]).decode(errors="replace").split())
+        reason = words if done.returncode > 0 else f"ONNX Runtime died of it ({signal.Signals(-done.returncode).name})"
+    way_out = "train the network again" if precision == FP32 else "take it out of compress.precisions"
+    raise PrecisionError(f"{precision}: not on this machine: {reason}; {way_out}")
+
+
+def _try(path: Path) -> None:
+    model = OnnxModel(path)
+    for batch, steps in _SHAPES:
+        features = np.zeros((batch, steps, model.feature_count), np.float32)
+        try:
+            answered = model.run(features, model.cold_state(batch))
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            raise ReleaseError(f"{path}: ONNX Runtime cannot run it") from error
+        if not all(np.isfinite(output).all() for output in answered):
+            raise ReleaseError("its answers are not finite")
+
+
+def _main(arguments: list[str]) -> int:
+    try:
+        _try(Path(arguments[0]))
+    except LobsmithError as error:
+        sys.stdout.write(str(error.__cause__ or error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))

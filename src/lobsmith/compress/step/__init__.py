@@ -1,0 +1,1 @@
+"""One row of one stream as one compiled call."""

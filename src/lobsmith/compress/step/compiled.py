@@ -1,0 +1,239 @@
+"""One row of one stream without ONNX Runtime: the attention network as one compiled call.
+
+The exported model stays the only artifact: weights are taken out of it, and before the first answer is given some rows
+are answered by ONNX Runtime as well.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lobsmith.compress.runtime import BoundModel, Float, OnnxModel, Stepping
+from lobsmith.compress.step.kernel import CLASSES, LANES, MARKS, MASKED, OUTLOOK, PLACES, SIZES, lend_state, step
+from lobsmith.compress.step.weights import Linear, StepWeights, read_weights
+from lobsmith.errors import PrecisionError
+
+TOLERANCE = 1e-4
+"""Largest difference from ONNX Runtime's answer and state, as a share of what is above 1."""
+_ROWS_BEYOND_RING = 8
+_ALIGNMENT = 64
+"""Bytes of a line of the cache."""
+
+
+class CompiledStep:
+    """The network for calls of one row of one stream, as `BoundModel` is it, and in its place.
+
+    It holds the state of its stream in a form of its own. `state` writes it out as it travels, and the next step reads
+    it back, so that what is written there is gone on from; ask for it anew after each step. One thread at a time.
+
+    A value that is not finite makes an answer that is not finite and stays in the state; requests are checked before
+    they come here.
+
+    Attributes:
+        features: float32 [1, 1, F], to be written before a call.
+        probabilities: float32 [1, 1, H, 3], of the last call.
+        outlook: float32 [1, 1, H, 5], of the last call.
+        step: answers the row in `features`.
+    """
+
+    runtime = "compiled"
+    step: Callable[[], None]
+
+    def __init__(self, path: Path) -> None:
+        """Take the weights out of a model, compile where nothing is cached, and hold some rows against ONNX Runtime.
+
+        Args:
+            path: an exported model of float32 with dynamic batch and time.
+
+        Raises:
+            PrecisionError: it is not the attention network, or the answers differ.
+            ReleaseError: ONNX Runtime cannot load it.
+        """
+        weights = read_weights(path)
+        served = OnnxModel(path)
+        self._arena, self._layout = _arranged(weights)
+        horizons = len(weights.volatility_scale)
+        self.features = self._view("features", len(weights.location)).reshape(1, 1, -1)
+        self.probabilities = self._view("probabilities", CLASSES * horizons).reshape(1, 1, horizons, CLASSES)
+        self.outlook = self._view("outlook", OUTLOOK * horizons).reshape(1, 1, horizons, OUTLOOK)
+        self._state = self._view("state", weights.state_size).reshape(1, -1)
+        self.step = partial(step, self._arena, self._layout)
+        difference = self._difference(served, weights)
+        if not difference <= TOLERANCE:
+            raise PrecisionError(
+                f"{path}: the compiled step differs from ONNX Runtime by {difference:.1e}, more than {TOLERANCE:g}; "
+                "it is answered by ONNX Runtime"
+            )
+        for array in (self.features, self.probabilities, self.outlook, self.state):
+            array[:] = 0.0
+
+    @property
+    def state(self) -> Float:
+        """The state after the last call, float32 [1, S]; zeros written here begin a new stream."""
+        lend_state(self._arena, self._layout)
+        return self._state
+
+    def _view(self, name: str, size: int) -> Float:
+        start = int(self._layout[PLACES.index(name)])
+        return self._arena[start : start + size]
+
+    def _difference(self, served: OnnxModel, weights: StepWeights) -> float:
+        """Return the largest difference over a cold start and a whole turn of the ring."""
+        count = len(weights.age_bias) + _ROWS_BEYOND_RING
+        drawn = np.random.default_rng(0).normal(size=(count, 1, 1, served.feature_count))
+        state, found = served.cold_state(), []
+        self.state[:] = state
+        for row in (drawn * weights.scale + weights.location).astype(np.float32):
+            self.features[:] = row
+            self.step()
+            probabilities, outlook, state = served.run(row, state)
+            found += [_relative(self.probabilities, probabilities), _relative(self.outlook, outlook)]
+        return float(np.max([*found, _relative(self.state, state)]))
+
+
+def open_step(model: Path, step: Path) -> Stepping:
+    """Return what answers single rows of one stream fastest: the compiled step, or ONNX Runtime where it is none.
+
+    Args:
+        model: the exported model.
+        step: its graph for one row.
+
+    Raises:
+        ReleaseError: ONNX Runtime cannot load a file.
+    """
+    try:
+        return CompiledStep(model)
+    except PrecisionError:
+        return BoundModel(step)
+
+
+def _relative(have: Float, want: Float) -> float:
+    return float(np.max(np.abs(have - want) / np.maximum(1.0, np.abs(want))))
+
+
+def _arranged(weights: StepWeights) -> tuple[Float, npt.NDArray[np.uint64]]:
+    """Return the arena and its layout for a cold stream; the first step reads the state, which is zeros."""
+    sizes = _sizes(weights)
+    flat = _flat(weights, sizes)
+    lengths = _lengths(sizes, len(flat))
+    starts = np.cumsum([0, *(_padded(length) for length in lengths.values())])
+    arena = _aligned(int(starts[-1]))
+    places = dict(zip(lengths, starts.tolist(), strict=False))
+    for name, values in (
+        ("location", weights.location),
+        ("scale", (1.0 / weights.scale.astype(np.float64)).astype(np.float32)),
+        ("age_bias", _masked(weights.age_bias[::-1], sizes["padded_K"])),
+        ("volatility_scale", weights.volatility_scale),
+        ("weights", flat),
+    ):
+        arena[places[name] : places[name] + len(values)] = values
+    numbers = [*(places[name] for name in PLACES), *(sizes[name] for name in SIZES), *(1 for _ in MARKS)]
+    return arena, np.array(numbers, np.uint64)
+
+
+def _sizes(weights: StepWeights) -> dict[str, int]:
+    features, channels = weights.convolutions[0].weight.shape
+    units, attention = weights.query.weight.shape
+    ring, horizons = len(weights.age_bias), len(weights.volatility_scale)
+    own = {"F": features, "C": channels, "H": units, "K": ring, "A": attention}
+    return {
+        **own,
+        **{f"padded_{name}": _padded(size) for name, size in own.items()},
+        "L": len(weights.lstm),
+        "S": weights.state_size,
+        "horizons": horizons,
+        "O": _padded((CLASSES + OUTLOOK) * horizons),
+    }
+
+
+def _lengths(sizes: dict[str, int], weights: int) -> dict[str, int]:
+    """Return how long each part of the arena is, in its order: what a layer reads lies together."""
+    features, channels, units = (sizes[f"padded_{name}"] for name in "FCH")
+    ring, width = sizes["padded_K"], sizes["padded_A"]
+    layers, horizons = sizes["L"], sizes["horizons"]
+    return {
+        "features": features,
+        "location": features,
+        "scale": features,
+        "first": channels,
+        "second": channels,
+        "embedding": channels,
+        "hidden": layers * units,
+        "attended": width,
+        "inputs": features,
+        "cell": layers * units,
+        "gates": 4 * units,
+        "query": 3 * width,
+        "scores": ring,
+        "age_bias": ring,
+        "keys": ring * width,
+        "values": ring * width,
+        "logits": sizes["O"],
+        "weights": weights,
+        "volatility_scale": horizons,
+        "probabilities": CLASSES * horizons,
+        "outlook": OUTLOOK * horizons,
+        "count": 1,
+        "state": sizes["S"],
+    }
+
+
+def _masked(bias: Float, size: int) -> Float:
+    """Let nothing be seen beyond the ring."""
+    return np.concatenate([bias, np.full(size - len(bias), MASKED)])
+
+
+def _flat(weights: StepWeights, sizes: dict[str, int]) -> Float:
+    """Return the layers in the order of their use, each its bias and its matrix [inputs, outputs]."""
+    features, units, attention = (sizes[name] for name in "FHA")
+    halved = np.repeat([0.5, 0.5, 0.5, 1.0], units).astype(np.float32)
+    root = np.float32(attention**-0.5)
+    attending = (_scaled(weights.query, root), weights.key, weights.value)
+    layers = [
+        *(_wide(one, one.weight.shape[:1], one.weight.shape[1:]) for one in weights.convolutions),
+        *(_wide(_scaled(one, halved), (one.weight.shape[0] - units, units), (units,) * 4) for one in weights.lstm),
+        _wide(
+            Linear(
+                np.concatenate([one.weight for one in attending], axis=1),
+                np.concatenate([one.bias for one in attending]),
+            ),
+            (units,),
+            (attention,) * 3,
+        ),
+        _wide(weights.readout, (units, attention, features), weights.readout.weight.shape[1:]),
+    ]
+    return np.concatenate([part.ravel() for one in layers for part in (one.bias, one.weight)])
+
+
+def _scaled(layer: Linear, factor: Float | np.float32) -> Linear:
+    return Linear(layer.weight * factor, layer.bias * factor)
+
+
+def _wide(layer: Linear, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Linear:
+    """Pad each part of a layer's inputs and outputs with zeros."""
+    rows, columns = _spread(inputs), _spread(outputs)
+    weight = np.zeros((sum(map(_padded, inputs)), sum(map(_padded, outputs))), np.float32)
+    bias = np.zeros(weight.shape[1], np.float32)
+    weight[np.ix_(rows, columns)] = layer.weight
+    bias[columns] = layer.bias
+    return Linear(weight, bias)
+
+
+def _spread(sizes: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Return where the numbers of parts are when each part is padded."""
+    starts = np.cumsum([0, *map(_padded, sizes)])
+    return np.concatenate([start + np.arange(size) for start, size in zip(starts, sizes, strict=False)])
+
+
+def _padded(size: int) -> int:
+    return -(-size // LANES) * LANES
+
+
+def _aligned(size: int) -> Float:
+    """Return zeros that begin with a line of the cache; NumPy's own begin with a quarter of one."""
+    whole = np.zeros(size + _ALIGNMENT // 4, np.float32)
+    start = -whole.ctypes.data % _ALIGNMENT // 4
+    return whole[start : start + size]

@@ -1,0 +1,237 @@
+"""TensorRT engines of an exported network: built in a child process, whole or not at all.
+
+One interface for TensorRT and TensorRT-RTX; neither is imported here.
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from lobsmith.compress.tensorrt.child import Built, Order
+from lobsmith.compress.tensorrt.gpu import this_gpu
+from lobsmith.compress.tensorrt.plan import ENGINE, EngineBuild, Profile, read_build
+from lobsmith.errors import EngineError
+from lobsmith.files import fsync_directory, sha256_file, write_atomic
+from lobsmith.params import EngineParams
+
+_USUAL_CHUNK = 32
+_POLL_S = 0.02
+_WORDS = 600
+"""Characters of a builder's own words that a message carries."""
+
+
+def available_builder(settings: EngineParams) -> str | None:
+    """Return the package that builds engines here, None for no engines.
+
+    Raises:
+        EngineError: the package that the settings name is not installed.
+    """
+    if settings.builder == "none":
+        return None
+    if settings.builder == "auto":
+        return "tensorrt" if importlib.util.find_spec("tensorrt") and this_gpu() else None
+    if importlib.util.find_spec(settings.builder) is None:
+        extra = settings.builder.replace("_", "-")
+        raise EngineError(f'{settings.builder} is not installed; pip install "lobsmith[{extra}]" or set engine.builder')
+    return settings.builder
+
+
+def profiles_for(settings: EngineParams) -> tuple[Profile, ...]:
+    """Return what engines are optimised for: single rows, and chunks of rows."""
+    batch = (1, 1, settings.largest_batch)
+    most = settings.largest_chunk
+    return (
+        Profile(name="step", batch=batch, rows=(1, 1, 1)),
+        Profile(name="chunk", batch=batch, rows=(1, min(_USUAL_CHUNK, most), most)),
+    )
+
+
+def build_engine(
+    source: Path,
+    directory: Path,
+    settings: EngineParams,
+    *,
+    precision: str,
+    cache: Path | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> EngineBuild:
+    """Build plans of an ONNX file, one per compute capability, in a child process.
+
+    Args:
+        source: the network with inputs `features` [B, T, F] and `state` [B, S], in the precision it shall run in.
+        directory: is made, or replaced where it is the outcome of an earlier build.
+        settings: builder, capabilities, largest shapes and bounds.
+        precision: the source's; only noted.
+        cache: folder of timing caches; None for none. TensorRT-RTX has no such cache.
+        on_progress: told how many plans there are.
+
+    Raises:
+        EngineError: nothing was built and nothing is left behind; the message carries the builder's own words.
+    """
+    builder = available_builder(settings)
+    if builder is None:
+        raise EngineError(f"{source}: engine.builder is {settings.builder} and finds no TensorRT with a GPU here")
+    try:
+        return _build(source, directory, settings, builder, precision, cache, on_progress)
+    except OSError as error:
+        raise EngineError(f"{source}: its engine could not be written: {error}") from error
+
+
+def load_build(directory: Path) -> EngineBuild:
+    """Read what is known of built plans and hold the plans against it.
+
+    Raises:
+        EngineError: the record or a plan is missing, or is not what was built.
+    """
+    build = read_build(directory)
+    for name in build.plans.values():
+        try:
+            found = sha256_file(directory / name)
+        except OSError as error:
+            raise EngineError(f"{directory / name}: {error.strerror}; build it again") from error
+        if found != build.sha256.get(name):
+            raise EngineError(f"{directory / name}: its hash is not that of {ENGINE}; build it again")
+    return build
+
+
+def _sweep(directory: Path, deadline_s: float) -> None:
+    """Remove what builds that were killed have left; one that still runs is younger than its deadline."""
+    for staging in directory.parent.glob(f".{directory.name}.*"):
+        with suppress(OSError):
+            if time.time() - staging.stat().st_mtime > 2 * deadline_s:
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+def _build(
+    source: Path,
+    directory: Path,
+    settings: EngineParams,
+    builder: str,
+    precision: str,
+    cache: Path | None,
+    on_progress: Callable[[str], None] | None,
+) -> EngineBuild:
+    if not source.is_file() or not source.stat().st_size:
+        raise EngineError(f"{source}: {'is empty' if source.is_file() else 'no such file'}; export the network again")
+    if directory.exists() and not (directory / ENGINE).is_file():
+        raise EngineError(f"{directory}: is there and is no engine; name another folder")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(directory, settings.deadline_s)
+    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        # A copy, so that what is hashed is what is built.
+        copy = staging / "source.onnx"
+        shutil.copyfile(source, copy)
+        order = Order(
+            parent=os.getpid(),
+            source=str(copy),
+            directory=str(staging),
+            builder=builder,
+            capabilities=settings.capabilities,
+            profiles=profiles_for(settings),
+            workspace_mib=max(1, settings.memory_mib // 4),
+            cache=None if cache is None else str(cache.absolute()),
+        )
+        built = _run_child(source, order, settings, on_progress)
+        build = EngineBuild(
+            builder=builder,
+            builder_version=built.builder_version,
+            cuda_version=built.cuda_version,
+            gpu=built.gpu,
+            precision=precision,
+            source_sha256=sha256_file(copy),
+            profiles=built.profiles,
+            plans=built.plans,
+            sha256={name: sha256_file(staging / name) for name in built.plans.values()},
+            build_s=round(built.build_s, 3),
+        )
+        copy.unlink()
+        write_atomic(staging / ENGINE, msgspec.json.format(msgspec.json.encode(build)) + b"\n")
+        staging.chmod(0o755)
+        if directory.exists():
+            shutil.rmtree(directory)
+        staging.rename(directory)
+        fsync_directory(directory.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return build
+
+
+def _run_child(source: Path, order: Order, settings: EngineParams, on_progress: Callable[[str], None] | None) -> Built:
+    # -P keeps a local file named like a package from being imported in its place.
+    command = [sys.executable, "-P", "-m", "lobsmith.compress.tensorrt.child", msgspec.json.encode(order).decode()]
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True
+        )
+        try:
+            excess = _watch(child, Path(order.directory), settings, on_progress)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            status = child.wait()
+        if excess:
+            raise EngineError(f"{source}: {order.builder} {excess}")
+        lines, words = _lines(output), _lines(errors)
+    try:
+        built = msgspec.json.decode(lines[-1], type=Built)
+    except (IndexError, msgspec.DecodeError) as error:
+        how = signal.Signals(-status).name if status < 0 else f"status {status}"
+        last = textwrap.shorten(words[-1], _WORDS) if words else "no words"
+        raise EngineError(f"{source}: {order.builder} died ({how}): {last}") from error
+    if built.reason or status:
+        reason = textwrap.shorten(built.reason, _WORDS) or f"its process ended with status {status}"
+        raise EngineError(f"{source}: {order.builder} built no engine: {reason}")
+    return built
+
+
+def _watch(
+    child: subprocess.Popen[bytes], staging: Path, settings: EngineParams, on_progress: Callable[[str], None] | None
+) -> str:
+    """Wait for the child; return which bound it went over, or an empty text.
+
+    What is bound is the peak of resident memory, not address space: CUDA reserves far more of that than it uses.
+    """
+    end = time.monotonic() + settings.deadline_s
+    told = 0
+    while True:
+        try:
+            child.wait(_POLL_S)
+            return ""
+        except subprocess.TimeoutExpired:
+            pass
+        if time.monotonic() > end:
+            return f"took longer than engine.deadline_s, {settings.deadline_s:g} s; it was stopped"
+        if _peak_mib(child.pid) > settings.memory_mib:
+            return f"took more memory than engine.memory_mib, {settings.memory_mib} MiB; it was stopped"
+        plans = len(list(staging.glob("*.plan")))
+        if on_progress and plans > told:
+            told = plans
+            on_progress(f"{plans} plans")
+
+
+def _peak_mib(pid: int) -> float:
+    """Return the largest resident memory that a process has had; 0 where it is gone."""
+    try:
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0.0
+    return int(found[1]) / 1024 if found else 0.0
+
+
+def _lines(file: IO[bytes]) -> list[str]:
+    file.seek(0)
+    return file.read().decode(errors="replace").strip().splitlines()

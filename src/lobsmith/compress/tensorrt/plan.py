@@ -1,0 +1,106 @@
+"""What is known of a TensorRT engine: which plans it has, and what they were built with."""
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from lobsmith import jsonl
+from lobsmith.errors import EngineError
+
+ENGINE = "engine.json"
+"""Lies beside the plans and holds their `EngineBuild`."""
+
+
+class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Shapes that an engine is optimised for: least, usual and most streams, and rows of each."""
+
+    name: str
+    batch: tuple[int, int, int]
+    rows: tuple[int, int, int]
+
+
+class EngineBuild(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Plans of one model. A plan runs only with the builder's version and on the capability that it was built for.
+
+    Attributes:
+        builder: `tensorrt` or `tensorrt_rtx`.
+        builder_version: its full version.
+        cuda_version: CUDA's, as the builder states it; None where it does not.
+        gpu: name of the GPU that plans were timed on; None for a build without one.
+        precision: fp32, fp16, bf16 or int8.
+        source_sha256: of the ONNX file that was built.
+        profiles: what the plans are optimised for.
+        plans: compute capability, as "8.9", to the plan's file name.
+        sha256: plan's file name to its SHA-256.
+        build_s: seconds.
+    """
+
+    builder: str
+    builder_version: str
+    cuda_version: str | None
+    gpu: str | None
+    precision: str
+    source_sha256: str
+    profiles: tuple[Profile, ...]
+    plans: dict[str, str]
+    sha256: dict[str, str]
+    build_s: float
+
+
+def read_build(directory: Path) -> EngineBuild:
+    """Read what is known of the plans in a directory.
+
+    Raises:
+        EngineError: there is no `engine.json`, or it is none.
+    """
+    path = directory / ENGINE
+    try:
+        return jsonl.decode(path.read_bytes(), EngineBuild)
+    except OSError as error:
+        raise EngineError(f"{path}: {error.strerror}; build it again") from error
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise EngineError(f"{path}: not the record of a build: {error}; build it again") from error
+
+
+def check_engine(build: EngineBuild, *, builder: str, builder_version: str, capability: str) -> None:
+    """Refuse plans that this runtime would not load, or would load and run wrongly.
+
+    Args:
+        build: what the plans were built with.
+        builder: the runtime's name: `tensorrt` or `tensorrt_rtx`.
+        builder_version: its full version; plans are only good for the very same.
+        capability: compute capability of the GPU, as "8.9".
+
+    Raises:
+        EngineError: another builder, another version, or no plan for that capability.
+    """
+    built, here = f"{build.builder} {build.builder_version}", f"{builder} {builder_version}"
+    if built != here:
+        raise EngineError(f"the engine was built with {built} and this is {here}; build it again with {here}")
+    if capability not in build.plans:
+        raise EngineError(
+            f"the engine was built for compute capability {', '.join(build.plans)} and this GPU has {capability}; "
+            f"add it to engine.capabilities and build the engine again"
+        )
+
+
+def fits(build: EngineBuild, gpu_capability: str | None, tensorrt: str | None) -> str | None:
+    """Say why plans cannot run on a machine, None where they can.
+
+    Args:
+        build: the plans.
+        gpu_capability: of the machine's GPU, as "8.9"; None where there is none.
+        tensorrt: the version that is to run them, "10.13.2" or longer; None where there is none.
+    """
+    built_for = ", ".join(build.plans)
+    if tensorrt is None:
+        return f"there is no TensorRT here; the plans need {build.builder_version}"
+    if gpu_capability is None:
+        return f"there is no GPU here; the plans are for capability {built_for}"
+    if gpu_capability not in build.plans:
+        return f"the plans are for GPUs of capability {built_for}, the one here has {gpu_capability}"
+    # Libraries tell no more than three numbers of their version; a plan of another one is refused by TensorRT.
+    if tensorrt.split(".")[:3] != build.builder_version.split(".")[:3]:
+        return f"the plans were built with TensorRT {build.builder_version}, here is {tensorrt}"
+    return None

@@ -1,0 +1,171 @@
+"""Covariate drift: do recent rows differ from those that the model has learnt from by more than is usual.
+
+Two numbers are compared with what they were between past windows: the AUC of a discriminator, which sees features
+together, and the move of the one feature that has moved most against its own past. Slow features alone let a
+discriminator tell any two windows apart, and then a change of another feature adds nothing to its AUC; the second
+number sees it. The smaller of the two p-values counts, twice (Bonferroni).
+"""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lobsmith.drift.discriminator import Discriminator, fit_discriminator
+from lobsmith.drift.null_distribution import Drifted, PastStore, Unusual, angle, p_value, unusual_moves, usual_pairs
+from lobsmith.drift.reference import RawRows, Scaling
+from lobsmith.drift.shifts import moved
+from lobsmith.drift.verdict import DriftVerdict, Finding, Kind, Moved
+from lobsmith.drift.windows import Lengths, covered, enough
+from lobsmith.errors import DataContractError
+from lobsmith.features.definitions import NAMES
+from lobsmith.params import DriftParams
+
+_NS_PER_S = 1_000_000_000
+_KINDS = len(Kind)
+_S_PER_DAY = 86_400
+
+
+def look_level(params: DriftParams, streams: int = 1) -> float:
+    """Return the level of one kind of drift in one look at one of the streams, so that a day's keep to the budget."""
+    return min(params.false_alarms_a_day * params.look_s / _S_PER_DAY / _KINDS / max(streams, 1), 0.5)
+
+
+def look_for_covariate_drift(
+    reference: RawRows,
+    recent: RawRows,
+    history: RawRows,
+    scaling: Scaling,
+    store: PastStore,
+    params: DriftParams,
+    *,
+    level: float | None = None,
+    gap_s: float | None = None,
+    names: tuple[str, ...] = NAMES,
+) -> DriftVerdict:
+    """Tell recent rows from those of the training window, and compare how well that goes with past pairs of windows.
+
+    Args:
+        reference: rows of the training window; the newest `reference_s` count.
+        recent: live rows; the newest `recent_s` count.
+        history: all rows that are known of this stream, training window and live rows, in the order of time; pairs are
+            of those before the recent window.
+        scaling: constants frozen with the model.
+        store: past pairs of this model and instrument; at most `pairs_a_look` are added.
+        params: `drift`.
+        level: drift from this p-value down; None takes `look_level`.
+        gap_s: between the two windows; None takes the time between them. For windows that are no earlier and later
+            part of one stream.
+        names: of the features.
+
+    Raises:
+        DataContractError: rows hold numbers that are not finite, or another number of features.
+    """
+    level = look_level(params) if level is None else level
+    lengths = Lengths.of(params)
+    reference, recent = reference.newest(lengths.reference), recent.newest(lengths.recent)
+    for what, rows in (("reference", reference), ("recent", recent), ("history", history)):
+        _check(rows, what, scaling, names)
+    answer = _Answer(reference, recent, level)
+    if not enough(reference, lengths.reference, lengths.minimum_rows):
+        return answer.give(Finding.INSUFFICIENT, _too_few("reference", reference, lengths.reference, lengths))
+    if not enough(recent, lengths.recent, lengths.minimum_rows):
+        return answer.give(Finding.MISSING, _too_few("recent", recent, lengths.recent, lengths))
+    end = time.monotonic() + params.discriminator.seconds
+    fitted = fit_discriminator(reference.raw, recent.raw, scaling, params.discriminator)
+    until = int(recent.time_ns[0])
+    between = until - int(reference.time_ns[-1]) if gap_s is None else round(gap_s * _NS_PER_S)
+    past = usual_pairs(history, scaling, store, params, gap_ns=max(between, 0), until_ns=until, end=end)
+    aucs = tuple(pair.auc for pair in past.pairs)
+    shown = moved(names, reference.raw, recent.raw, importance=fitted.importance(params.discriminator.seed))
+    if len(aucs) < params.past_pairs:
+        reason = f"{len(aucs)} past pairs of windows {past.gap * params.recent_s:g} s apart are measured"
+        reason += f", {params.past_pairs} are needed, {past.possible} are in the history"
+        return answer.give(
+            Finding.INSUFFICIENT, reason, value=fitted.auc, null=aucs, moved=_ordered(shown, fitted.distances)
+        )
+    unusual = unusual_moves(fitted.distances, np.array([pair.distances for pair in past.pairs]))
+    p_auc = p_value(angle(fitted.auc), np.array([angle(auc) for auc in aucs]))
+    p = min(1.0, 2 * min(p_auc, unusual.p_value))
+    if p <= level:
+        store.add([Drifted(from_ns=until, until_ns=int(recent.time_ns[-1]) + 1)])
+    return answer.give(
+        Finding.DRIFT if p <= level else Finding.NO_DRIFT,
+        _why(fitted, aucs, p_auc, unusual, names),
+        value=fitted.auc,
+        p_value=p,
+        null=aucs,
+        moved=_ordered(shown, unusual.deviations),
+    )
+
+
+def _why(fitted: Discriminator, aucs: tuple[float, ...], p_auc: float, unusual: Unusual, names: tuple[str, ...]) -> str:
+    best = int(unusual.deviations.argmax())
+    reason = f"AUC {fitted.auc:.3f}, {np.median(aucs):.3f} is usual and {max(aucs):.3f} the most of the past: p ="
+    reason += f" {p_auc:.2g}; {names[best]} has moved {unusual.deviations[best]:.1f} deviations more than it usually"
+    reason += f" does: p = {unusual.p_value:.2g}; the smaller counts twice"
+    return reason if fitted.finished else f"{reason}; the discriminator ran out of time"
+
+
+def _ordered(shown: tuple[Moved, ...], by: npt.NDArray[np.float64]) -> tuple[Moved, ...]:
+    return tuple(shown[at] for at in np.argsort(-by, kind="stable"))
+
+
+class _Answer(NamedTuple):
+    """What all verdicts of one look share."""
+
+    reference: RawRows
+    recent: RawRows
+    level: float
+
+    def give(
+        self,
+        finding: Finding,
+        reason: str,
+        *,
+        value: float | None = None,
+        p_value: float | None = None,
+        null: tuple[float, ...] = (),
+        moved: tuple[Moved, ...] = (),
+    ) -> DriftVerdict:
+        old, new = self.reference, self.recent
+        return DriftVerdict(
+            kind=Kind.COVARIATE,
+            finding=finding,
+            reason=reason,
+            value=value,
+            p_value=p_value,
+            level=self.level,
+            past=len(null),
+            null=null,
+            reference_from_ns=int(old.time_ns[0]) if len(old) else None,
+            reference_until_ns=int(old.time_ns[-1]) if len(old) else None,
+            recent_from_ns=int(new.time_ns[0]) if len(new) else None,
+            recent_until_ns=int(new.time_ns[-1]) if len(new) else None,
+            reference_rows=len(old),
+            recent_rows=len(new),
+            moved=moved,
+        )
+
+
+def _check(rows: RawRows, what: str, scaling: Scaling, names: tuple[str, ...]) -> None:
+    if rows.raw.ndim != 2 or rows.raw.shape[1] != len(scaling.centre) or len(names) != len(scaling.centre):
+        raise DataContractError(
+            f"drift: {what} rows are {rows.raw.shape}, the scaling is of {len(scaling.centre)} features and"
+            f" {len(names)} are named; take the reference of the same version"
+        )
+    finite = np.isfinite(rows.raw)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise DataContractError(
+            f"drift: {int((~finite).sum())} numbers of the {what} rows are not finite, the first is"
+            f" {names[column]} at {int(rows.time_ns[row])} ns; leave incomplete rows out"
+        )
+
+
+def _too_few(what: str, rows: RawRows, length_ns: int, lengths: Lengths) -> str:
+    return (
+        f"{len(rows)} {what} rows cover {covered(rows) / _NS_PER_S:.0f} of {length_ns / _NS_PER_S:.0f} s,"
+        f" at least {lengths.minimum_rows} rows over four fifths of it are needed"
+    )

@@ -1,0 +1,217 @@
+"""A small network that learns to tell the rows of two windows apart: adversarial validation.
+
+Neighbouring rows are alike, so that a network that has seen one of them knows the other. Each row is therefore scored
+by a network that has seen neither its block of time nor the rows next to that block. Even so the AUC of two windows of
+the same market is not 1/2, because both are short: what it is worth is for the past to say (`past`), not for this file.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import rankdata
+from torch import Tensor, nn
+
+from lobsmith.drift.reference import Scaling
+from lobsmith.drift.shifts import earth_movers
+from lobsmith.params import DiscriminatorParams
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+
+CLIP = 8.0
+"""Scaled features are cut off there: one wild row must not be all that a network learns."""
+_EMBARGO = 0.1
+"""Of a block's rows, on each side of one that is held out, that the network does not see either."""
+_STEPS = 120
+_BATCH = 256
+_RATE = 0.01
+_DECAY = 0.01
+
+
+@dataclass(frozen=True)
+class Discriminator:
+    """Networks that were fitted, one for each block of time, and what they say of the rows they have not seen.
+
+    Attributes:
+        auc: mean over the blocks of the chance that a recent row scores higher than one of the reference, 1/2 to a tie.
+        finished: False where time ran out before the networks had all their steps.
+        rows: float32 [N, F], scaled, cut off and standardised, reference before recent, each in the order of time.
+        recent: bool [N].
+        block: int64 [N], the block that each row is held out with.
+        scores: float32 [N], held-out log-odds of being recent.
+        distances: float64 [F], earth mover's, of each feature alone, in the deviations that it was scaled by.
+    """
+
+    auc: float
+    finished: bool
+    rows: Float32
+    recent: npt.NDArray[np.bool_]
+    block: npt.NDArray[np.int64]
+    scores: Float32
+    distances: Float64
+    _networks: "_Networks"
+
+    def importance(self, seed: int) -> Float64:
+        """Return the AUC that is lost where each feature's held-out values are permuted, float64 [F].
+
+        The networks stay as they are (Breiman 2001), so that features that say the same share what they are worth.
+        """
+        return self._networks.importance(self, np.random.default_rng(seed))
+
+
+def rank_auc(scores: Float32, positive: npt.NDArray[np.bool_]) -> float:
+    """Return the area under the ROC curve by ranks; ties count one half (Mann & Whitney 1947)."""
+    count = int(positive.sum())
+    ranks = rankdata(scores)[positive].sum()
+    return float((ranks - count * (count + 1) / 2) / (count * (len(scores) - count)))
+
+
+def fit_discriminator(
+    reference: Float32,
+    recent: Float32,
+    scaling: Scaling,
+    params: DiscriminatorParams,
+    *,
+    seconds: float | None = None,
+) -> Discriminator:
+    """Fit one network for each block of time, all of them at once, on one thread; the same rows give the same bits.
+
+    Args:
+        reference: float32 [N, F], own units, in the order of time; more than `params.rows` are thinned evenly.
+        recent: float32 [M, F].
+        scaling: frozen with the model.
+        params: size and bounds.
+        seconds: of training, at most, on a monotonic clock; None takes `params.seconds`.
+    """
+    end = time.monotonic() + (params.seconds if seconds is None else seconds)
+    old, new = (_scaled(_evenly(rows, params.rows), scaling) for rows in (reference, recent))
+    rows = _standardised(np.concatenate([old, new]))
+    is_recent = np.arange(len(rows)) >= len(old)
+    block = np.concatenate([_blocks(len(old), params.folds), _blocks(len(new), params.folds)])
+    with _one_thread():
+        networks = _Networks(rows.shape[1], params)
+        finished = networks.fit(rows, len(old), end)
+        scores = networks.held_out(rows, block)
+    auc, distances = _mean_auc(scores, is_recent, block), earth_movers(np.sort(old, axis=0), np.sort(new, axis=0))
+    return Discriminator(auc, finished, rows, is_recent, block, scores, distances, networks)
+
+
+class _Networks:
+    """One hidden layer for each fold; what is of one fold never meets what is of another."""
+
+    def __init__(self, features: int, params: DiscriminatorParams) -> None:
+        self._params = params
+        generator = torch.Generator().manual_seed(params.seed)
+        shape = (params.folds, features, params.hidden)
+        self._into = nn.Parameter(torch.randn(shape, generator=generator) * (2 / features) ** 0.5)
+        self._bias = nn.Parameter(torch.zeros(params.folds, 1, params.hidden))
+        outward = torch.randn((params.folds, params.hidden, 1), generator=generator)
+        self._out = nn.Parameter(outward / params.hidden**0.5)
+
+    def fit(self, rows: Float32, old: int, end: float) -> bool:
+        """Descend on batches that are half old and half recent; return whether time was enough."""
+        folds = self._params.folds
+        drawn = torch.from_numpy(_batches(old, len(rows) - old, self._params))
+        x = torch.from_numpy(rows)
+        target = torch.arange(_BATCH).ge(_BATCH // 2).float().expand(folds, -1)
+        parameters = [self._into, self._bias, self._out]
+        descent = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=_DECAY, fused=True)
+        for step in range(_STEPS):
+            if time.monotonic() > end:
+                return False
+            for group in descent.param_groups:
+                group["lr"] = _RATE * (1 - step / _STEPS)
+            loss = nn.functional.binary_cross_entropy_with_logits(self._logits(x[drawn[step]]), target)
+            descent.zero_grad()
+            (loss * folds).backward()  # type: ignore[no-untyped-call]
+            descent.step()
+        return True
+
+    def _logits(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(torch.baddbmm(self._bias, x, self._into))
+        return torch.bmm(hidden, self._out).squeeze(-1)
+
+    @torch.no_grad()
+    def held_out(self, rows: Float32, block: npt.NDArray[np.int64]) -> Float32:
+        scores = np.empty(len(rows), np.float32)
+        for fold in range(self._params.folds):
+            held = block == fold
+            hidden = torch.from_numpy(rows[held]) @ self._into[fold] + self._bias[fold]
+            scores[held] = (torch.relu(hidden) @ self._out[fold]).squeeze(-1).numpy()
+        return scores
+
+    @torch.no_grad()
+    def importance(self, fitted: Discriminator, generator: np.random.Generator) -> Float64:
+        lost = np.zeros(fitted.rows.shape[1])
+        with _one_thread():
+            for fold in range(self._params.folds):
+                held = fitted.block == fold
+                rows, recent = torch.from_numpy(fitted.rows[held]), fitted.recent[held]
+                whole = rank_auc(fitted.scores[held], recent)
+                into, out = self._into[fold], self._out[fold]
+                hidden = rows @ into + self._bias[fold]
+                order = torch.from_numpy(generator.permutation(len(rows)))
+                for feature in range(rows.shape[1]):
+                    # Only one input changes, so the hidden layer is moved instead of computed anew.
+                    change = (rows[order, feature] - rows[:, feature])[:, None] * into[feature]
+                    scores = (torch.relu(hidden + change) @ out).squeeze(-1).numpy()
+                    lost[feature] += (whole - rank_auc(scores, recent)) / self._params.folds
+        return lost
+
+
+def _evenly(rows: Float32, most: int) -> Float32:
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).round().astype(np.intp)]
+
+
+def _scaled(raw: Float32, scaling: Scaling) -> Float32:
+    return np.asarray(np.clip(scaling.apply(raw), -CLIP, CLIP), np.float32)
+
+
+def _standardised(rows: Float32) -> Float32:
+    """Give each feature mean 0 and variance 1 over both windows together: it helps the descent, and hides nothing."""
+    deviation = rows.std(axis=0)
+    return np.asarray((rows - rows.mean(axis=0)) / np.where(deviation > 0, deviation, 1), np.float32)
+
+
+def _blocks(count: int, folds: int) -> npt.NDArray[np.int64]:
+    """Return the number of each row's block: contiguous and equally long."""
+    return np.asarray(np.arange(count) * folds // count, np.int64)
+
+
+def _batches(old: int, new: int, params: DiscriminatorParams) -> Indices:
+    """Draw the rows of all steps, [steps, folds, batch]: half of each batch is of either window, however long it is."""
+    generator = np.random.default_rng(params.seed)
+    drawn = np.empty((_STEPS, params.folds, _BATCH), np.intp)
+    for fold in range(params.folds):
+        for first, seen in ((0, _seen(old, fold, params.folds)), (_BATCH // 2, old + _seen(new, fold, params.folds))):
+            drawn[:, fold, first : first + _BATCH // 2] = generator.choice(seen, (_STEPS, _BATCH // 2))
+    return drawn
+
+
+def _seen(count: int, fold: int, folds: int) -> Indices:
+    """Return the rows of one window that the network of a fold learns from."""
+    start, stop, apart = fold * count // folds, (fold + 1) * count // folds, int(_EMBARGO * count / folds)
+    at = np.arange(count)
+    return np.asarray(np.flatnonzero((at < start - apart) | (at >= stop + apart)), np.intp)
+
+
+def _mean_auc(scores: Float32, recent: npt.NDArray[np.bool_], block: npt.NDArray[np.int64]) -> float:
+    """Return the mean over blocks: log-odds of two networks are not on one scale, and are not put in one order."""
+    return float(np.mean([rank_auc(scores[block == one], recent[block == one]) for one in np.unique(block)]))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Have torch compute on one thread, which makes sums repeatable, and give the process its setting back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

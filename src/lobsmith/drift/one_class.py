@@ -1,0 +1,212 @@
+"""The reference score: how unlike the training window a block of raw rows is, as one ONNX file, and its alarm level."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.onnx.operators import shape_as_tensor
+
+from lobsmith.compress.export import OPSET
+from lobsmith.drift.reference import Scaling
+
+SHORTEST = 16
+"""Rows of the shortest block that can be scored."""
+LENGTHS = (16, 32, 64, 128, 256)
+"""Rows of the blocks whose levels are kept, each twice the one before; between them they are interpolated."""
+DISTANCES = 3
+"""Of all figures together, of the furthest mean, of the furthest deviation."""
+_CLIP = 2.0
+"""Scaled values beyond this count as this where all features are looked at together: tails would drown the rest ..."""
+_FAR = 8.0
+"""... and as this in the means that are looked at one by one, so that a wild feature stands out."""
+_STILL = 0.1
+"""Added to deviations before the logarithm: what changes less than this stands still."""
+
+
+class Figures(NamedTuple):
+    """What blocks are told by, each [B, 2F].
+
+    Attributes:
+        together: means and deviations of the features, clipped, to be looked at together.
+        alone: means of the features, clipped further out, and log deviations, to be looked at one by one.
+    """
+
+    together: Tensor
+    alone: Tensor
+
+
+class Usual(NamedTuple):
+    """What figures of one instrument's blocks are like.
+
+    Attributes:
+        mean, deviation: of the figures to be looked at together, [2F].
+        whitener: [2F, 2F], takes these, standardised, to uncorrelated ones of variance 1.
+        alone_mean, alone_deviation: of those to be looked at one by one, [2F].
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    whitener: Tensor
+    alone_mean: Tensor
+    alone_deviation: Tensor
+
+
+class Instrument(nn.Module):
+    """How far blocks are from those of one instrument.
+
+    Attributes:
+        levels: alarm levels of the three distances at each of `LENGTHS`, [3, L].
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    whitener: Tensor
+    alone_mean: Tensor
+    alone_deviation: Tensor
+    levels: Tensor
+
+    def __init__(self, usual: Usual) -> None:
+        super().__init__()
+        for name, value in usual._asdict().items():
+            self.register_buffer(name, value.float())
+        self.register_buffer("levels", torch.ones(DISTANCES, len(LENGTHS)))
+
+    def distances(self, figures: Figures) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the distance of all figures together, [B], a root of a mean square, and of each one alone, [B, F]."""
+        together = ((figures.together - self.mean) / self.deviation) @ self.whitener
+        means, deviations = ((figures.alone - self.alone_mean) / self.alone_deviation).abs().chunk(2, dim=1)
+        return together.square().mean(dim=1).sqrt(), means, deviations
+
+    def forward(self, figures: Figures, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return score [B] and features [B, F] in units of the alarm levels, which `weights` [L] interpolate."""
+        levels = (self.levels * weights).sum(dim=1)
+        distance, means, deviations = self.distances(figures)
+        features = torch.maximum(means / levels[1], deviations / levels[2])
+        return torch.maximum(distance / levels[0], features.amax(dim=1)), features
+
+
+class ReferenceScore(nn.Module):
+    """The score of blocks of raw rows; above 1 is an alarm, whichever version it was made for.
+
+    Args:
+        scaling: of the reference.
+        instruments: one for each instrument of the training window.
+    """
+
+    centre: Tensor
+    scale: Tensor
+    lengths: Tensor
+
+    def __init__(self, scaling: Scaling, instruments: Sequence[Instrument]) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.from_numpy(scaling.centre.copy()))
+        self.register_buffer("scale", torch.from_numpy(scaling.scale.copy()))
+        self.register_buffer("lengths", torch.tensor(LENGTHS, dtype=torch.float32).log2())
+        self.instruments = nn.ModuleList(instruments)
+
+    @property
+    def features(self) -> int:
+        """F."""
+        return len(self.centre)
+
+    def figures(self, rows: Tensor) -> Figures:
+        """Return the figures of blocks of finite rows [B, T, F]."""
+        scaled = (rows - self.centre) / self.scale
+        clipped = scaled.clamp(-_CLIP, _CLIP)
+        mean = clipped.mean(dim=1)
+        deviation = (clipped - mean.unsqueeze(1)).square().mean(dim=1).sqrt()
+        far = scaled.clamp(-_FAR, _FAR).mean(dim=1)
+        return Figures(
+            torch.cat([mean, deviation], dim=1),
+            torch.cat([far, (deviation + _STILL).log()], dim=1),
+        )
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Score blocks.
+
+        Args:
+            rows: float32 [B, T, F], T consecutive thinned raw rows of one instrument, T >= 16.
+
+        Returns:
+            score [B, 1], above 1 where the block is unlike the training window; contributions [B, F], how far each
+            feature has moved by itself, in units of the level from which it alone is an alarm. Where a value is not
+            finite both are infinite: a comparison with NaN would be no alarm.
+        """
+        unknown = torch.isnan(rows) | torch.isinf(rows)
+        figures = self.figures(torch.where(unknown, torch.zeros_like(rows), rows))
+        # The shape is taken as a tensor, so that the exported graph computes with it and does not freeze it.
+        length = shape_as_tensor(rows)[1].float().log2().clamp(self.lengths[0], self.lengths[-1])
+        weights = (1 - (length - self.lengths).abs()).clamp(min=0)
+        found = [one(figures, weights) for one in self.instruments]
+        score, features = (torch.stack(parts).amin(dim=0) for parts in zip(*found, strict=True))
+        lost = unknown.any(dim=1)
+        infinite = torch.full_like(features, torch.inf)
+        return (
+            torch.where(lost.any(dim=1), torch.full_like(score, torch.inf), score).unsqueeze(1),
+            torch.where(lost, infinite, features),
+        )
+
+
+SCORE_INPUT = "rows"
+SCORE_OUTPUTS = ("score", "contributions")
+
+
+def export_score(score: ReferenceScore, destination: Path) -> None:
+    """Write the score for any number of blocks and rows: `rows` [B, T, F] to `score` [B, 1], `contributions` [B, F]."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        # The tracer warns of constants that it records; the tests compare other shapes than the traced one.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            score.eval(),
+            (torch.zeros(2, SHORTEST, score.features),),
+            str(destination),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[SCORE_INPUT],
+            output_names=list(SCORE_OUTPUTS),
+            dynamic_axes={
+                SCORE_INPUT: {0: "batch", 1: "time"},
+                "score": {0: "batch"},
+                "contributions": {0: "batch"},
+            },
+        )
+    onnx.checker.check_model(str(destination), full_check=True)
+
+
+Float64 = npt.NDArray[np.float64]
+_TAIL = 0.2
+"""Share of the maxima that the tail is fitted to."""
+_PRIOR = 0.15
+"""Tail index where there is nothing to fit: of block distances in simulated hours, rounded up."""
+_PRIOR_COUNT = 2
+"""Maxima that the prior counts for."""
+_SMALLEST = 0.1
+"""Smallest distance that counts: where nothing ever changes, not every change is an alarm."""
+
+
+def alarm_level(maxima: Float64, probability: float) -> float:
+    """Return what a block's maximum passes with a small probability, extrapolated beyond the sample.
+
+    The tail is taken for one of Pareto, `(x / u) ** (-1 / index)` above u: Weissman's quantile (1978) with Hill's index
+    (1975), steadied by a prior. It is heavier than that of the normal distribution, so that the level is rather too
+    high than too low. Blocks count as independent: where alarms come in clusters, there are fewer of these than of
+    blocks above the level, which errs on the same side.
+
+    Args:
+        maxima: [N], N >= 1, of consecutive blocks.
+        probability: of passing the level, for one block.
+    """
+    rising = np.maximum(np.sort(maxima), _SMALLEST)
+    count = max(1, round(_TAIL * len(rising)))
+    threshold = rising[max(len(rising) - count - 1, 0)]
+    excess = float(np.log(rising[-count:] / threshold).sum())
+    index = (excess + _PRIOR_COUNT * _PRIOR) / (count + _PRIOR_COUNT)
+    level = threshold * max(1.0, count / len(rising) / probability) ** index
+    return float(max(level, rising[-1]))

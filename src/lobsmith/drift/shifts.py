@@ -1,0 +1,169 @@
+"""Feature shift and prediction shift: how far each quantity has moved between two windows."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from lobsmith.drift.verdict import Moved
+from lobsmith.features.labels import UNKNOWN
+from lobsmith.online.answers import Answers
+from lobsmith.online.evidence import answered, judged_horizons, losses
+
+Float64 = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+_QUANTILES = 1000
+"""Levels that the earth mover's distance is summed over."""
+_HALF = 0.5
+"""Rows that each bin has beforehand, so that an empty one costs a finite amount (Jeffreys 1946)."""
+
+
+def moved(
+    names: Sequence[str], reference: Numbers, recent: Numbers, *, importance: Float64 | None = None, bins: int = 10
+) -> tuple[Moved, ...]:
+    """Describe how each column has moved, in the order of the columns.
+
+    Args:
+        names: of the F columns.
+        reference: [N, F], N >= 1, finite, own units.
+        recent: [M, F], M >= 1.
+        importance: float64 [F] of a discriminator.
+        bins: quantiles of the reference between which rows are counted.
+    """
+    old, new = np.sort(reference, axis=0).astype(np.float64), np.sort(recent, axis=0).astype(np.float64)
+    distance = _in_deviations(earth_movers(old, new), old, new)
+    result = []
+    for column, name in enumerate(names):
+        edges, before, after = _histogram(old[:, column], new[:, column], bins)
+        result.append(
+            Moved(
+                name=name,
+                importance=None if importance is None else float(importance[column]),
+                psi=_psi(before, after),
+                wasserstein=float(distance[column]),
+                edges=tuple(edges.tolist()),
+                reference=tuple((before / before.sum()).tolist()),
+                recent=tuple((after / after.sum()).tolist()),
+            )
+        )
+    return tuple(result)
+
+
+def earth_movers(reference: Numbers, recent: Numbers) -> Float64:
+    """Return the earth mover's distance of order 1 of each column, float64 [F], in the columns' units.
+
+    On the line it is the mean distance of the quantile functions, here at 1000 levels.
+
+    Args:
+        reference: [N, F], each column rising.
+        recent: [M, F], likewise.
+    """
+    return np.asarray(np.abs(_quantiles(reference) - _quantiles(recent)).mean(axis=0), np.float64)
+
+
+def _in_deviations(distance: Float64, reference: Float64, recent: Float64) -> Float64:
+    """Divide by deviations of the reference; of all rows where it is constant, and what has not moved stays 0."""
+    deviation = reference.std(axis=0)
+    constant = reference[0] == reference[-1]
+    if constant.any():
+        deviation[constant] = np.concatenate([reference[:, constant], recent[:, constant]]).std(axis=0)
+    return np.asarray(np.divide(distance, deviation, out=np.zeros_like(distance), where=distance > 0), np.float64)
+
+
+def _quantiles(ordered: Numbers) -> Float64:
+    levels = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    return ordered[(levels * len(ordered)).astype(np.intp)].astype(np.float64)
+
+
+def _histogram(old: Float64, new: Float64, bins: int) -> tuple[Float64, Float64, Float64]:
+    """Return edges and counts; a value that several quantiles share gets a bin of its own."""
+    inner = old[np.arange(1, bins) * len(old) // bins]
+    values, times = np.unique(inner, return_counts=True)
+    cuts = np.union1d(values, np.nextafter(values[times > 1], np.inf))
+    low, high = min(old[0], new[0]), max(old[-1], new[-1])
+    low = low if low < cuts[0] else np.nextafter(cuts[0], -np.inf)
+    high = high if high > cuts[-1] else np.nextafter(cuts[-1], np.inf)
+    return np.concatenate([[low], cuts, [high]]), _counts(old, cuts), _counts(new, cuts)
+
+
+def _counts(ordered: Float64, cuts: Float64) -> Float64:
+    upto = np.searchsorted(ordered, cuts)
+    return np.diff(upto, prepend=0, append=len(ordered)).astype(np.float64)
+
+
+def _psi(old: Float64, new: Float64) -> float:
+    """Return the population stability index, nats: the two Kullback-Leibler divergences added up (Jeffreys 1946)."""
+    before = (old + _HALF) / (old.sum() + _HALF * len(old))
+    after = (new + _HALF) / (new.sum() + _HALF * len(new))
+    return float(((after - before) * np.log(after / before)).sum())
+
+
+_DOWN, _UNCHANGED, _UP = range(3)
+_PRIOR = 1.0
+"""Rows that each direction is taken to have come once more than it did."""
+
+
+def between(answers: Answers, from_ns: int, until_ns: int) -> Answers:
+    """Return the rows received from `from_ns` on and before `until_ns`, in the order of time; reasons are left out."""
+    chosen = np.flatnonzero((answers.time_ns >= from_ns) & (answers.time_ns < until_ns))
+    chosen = chosen[np.argsort(answers.time_ns[chosen], kind="stable")]
+    names = ("time_ns", "segment", "labels", "probabilities", "latency_ns")
+    return replace(answers, reasons={}, **{name: getattr(answers, name)[chosen] for name in names})
+
+
+def said(answers: Answers) -> tuple[list[str], npt.NDArray[np.float32]]:
+    """Return the quantities of answered rows that prediction drift is looked for in: their names, and float32 [M, 2 H].
+
+    For every horizon these are the probability of no change, and how much more probable up is than down.
+    """
+    p = answers.probabilities[answered(answers)]
+    names = [
+        f"{what} at {horizon} ms" for what in ("P(unchanged)", "P(up) - P(down)") for horizon in answers.horizons_ms
+    ]
+    return names, np.concatenate([p[..., _UNCHANGED], p[..., _UP] - p[..., _DOWN]], axis=1)
+
+
+def shift_of_answers(reference: Answers, recent: Answers) -> tuple[float, tuple[Moved, ...]]:
+    """Return how far the answers have moved, and each quantity of theirs, the one that moved most first.
+
+    Args:
+        reference: answers of a version, at least one.
+        recent: later answers of the same version, at least one.
+
+    Returns:
+        The mean of the quantities' earth mover's distances, in standard deviations of the reference.
+    """
+    names, before = said(reference)
+    quantities = moved(names, before, said(recent)[1])
+    ordered = sorted(quantities, key=lambda one: one.wasserstein, reverse=True)
+    return float(np.mean([one.wasserstein for one in ordered])), tuple(ordered)
+
+
+def excess_loss(reference: Answers, recent: Answers, longest_ms: int) -> tuple[float, int] | None:
+    """Return what a row costs more than always saying how often each direction came in the reference, nats; and rows.
+
+    The same rows are scored twice, so that a market in which everything has become harder to foresee weighs on both.
+    None where no row of either has an answer and a known outcome.
+
+    Args:
+        reference: earlier rows.
+        recent: of these the losses are.
+        longest_ms: horizons up to this one count.
+    """
+    horizons = judged_horizons(recent.horizons_ms, longest_ms)
+    loss, known = losses(recent, horizons)
+    shares = [share for h in horizons if (share := _shares(reference.labels[:, h])) is not None]
+    if not known.any() or len(shares) < len(horizons):
+        return None
+    labels = recent.labels[known]
+    base = np.mean([-np.log(share[labels[:, h]]) for h, share in zip(horizons, shares, strict=True)], axis=0)
+    return float((loss[known] - base).mean()), int(known.sum())
+
+
+def _shares(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.float64] | None:
+    known = labels[labels != UNKNOWN]
+    if not len(known):
+        return None
+    counts = np.bincount(known, minlength=3) + _PRIOR
+    return np.asarray(counts / counts.sum(), np.float64)

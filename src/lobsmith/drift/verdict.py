@@ -1,0 +1,125 @@
+"""What a look for drift answers."""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from lobsmith.verdict import Verdict
+
+
+class Kind(StrEnum):
+    """What has changed."""
+
+    COVARIATE = "covariate"
+    """The rows: their features have another distribution."""
+    PREDICTION = "prediction"
+    """The answers: the model says other things than it used to."""
+    CONCEPT = "concept"
+    """What follows: answers cost more than they used to, or than the fallback's."""
+
+
+class Finding(StrEnum):
+    """What can be said of it."""
+
+    DRIFT = "drift"
+    NO_DRIFT = "no drift"
+    INSUFFICIENT = "insufficient history"
+    """There is too little past to know what is usual."""
+    MISSING = "missing data"
+    """There is too little present to compare. Never to be read as no drift."""
+
+
+class Moved(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A feature (of prediction and concept drift: a quantity) and how it has moved.
+
+    Attributes:
+        name: of the feature.
+        importance: AUC that the discriminator loses where the feature is permuted; None where it was not measured.
+        psi: population stability index over deciles of the reference, nats.
+        wasserstein: earth mover's distance in standard deviations of the reference.
+        edges: bounds of K bins, K + 1 rising numbers in the feature's own unit; the outermost hold all beyond them.
+        reference: share of the reference's rows in each of the K bins.
+        recent: share of the recent rows.
+    """
+
+    name: str
+    importance: float | None
+    psi: float
+    wasserstein: float
+    edges: tuple[float, ...]
+    reference: tuple[float, ...]
+    recent: tuple[float, ...]
+
+
+class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was found of one kind of drift.
+
+    Attributes:
+        kind: of the drift.
+        finding: what was found.
+        reason: why, one line for people.
+        value: the statistic: AUC of covariate drift, otherwise as `reason` says; None where nothing was measured.
+        p_value: how often the past gave as much; None where it cannot be said.
+        level: DRIFT from this p-value down.
+        past: how many past pairs (windows, blocks) it was compared with.
+        null: the statistic of each of these, for the page.
+        reference_from_ns, reference_until_ns: receive times of the rows compared with, UTC; None where there are none.
+        recent_from_ns, recent_until_ns: of the recent rows.
+        reference_rows, recent_rows: how many of each.
+        moved: what moved, the most important first.
+    """
+
+    kind: Kind
+    finding: Finding
+    reason: str
+    value: float | None = None
+    p_value: float | None = None
+    level: float = 0.0
+    past: int = 0
+    null: tuple[float, ...] = ()
+    reference_from_ns: int | None = None
+    reference_until_ns: int | None = None
+    recent_from_ns: int | None = None
+    recent_until_ns: int | None = None
+    reference_rows: int = 0
+    recent_rows: int = 0
+    moved: tuple[Moved, ...] = ()
+
+    def as_verdict(self) -> Verdict:
+        """Return it as a gate's verdict: refused where there is drift; the evidence says where nothing was known."""
+        return Verdict(
+            gate=f"{self.kind} drift",
+            passed=self.finding is not Finding.DRIFT,
+            value=self.p_value,
+            threshold=self.level,
+            evidence={
+                "finding": self.finding.value,
+                "reason": self.reason,
+                "value": self.value,
+                "past": self.past,
+                "moved": [one.name for one in self.moved[:3]],
+            },
+        )
+
+
+class DriftLook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One look for drift at what a version was asked about.
+
+    Attributes:
+        model, version: the active version.
+        instrument: `venue:symbol` of the stream looked at.
+        looked_ns: when, UTC.
+        verdicts: one of each kind.
+        seconds: what the look took.
+    """
+
+    model: str
+    version: int
+    instrument: str
+    looked_ns: int
+    verdicts: tuple[DriftVerdict, ...]
+    seconds: float = 0.0
+
+    def of(self, kind: Kind) -> DriftVerdict | None:
+        """Return the verdict of a kind, None where it was not looked for."""
+        return next((one for one in self.verdicts if one.kind is kind), None)

@@ -1,0 +1,1 @@
+"""How good it is: metrics, intervals, calibration, baselines, walk-forward, the report."""

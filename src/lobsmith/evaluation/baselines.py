@@ -1,0 +1,85 @@
+"""What a network is held against: the base rate and the other networks of the registry, on the same rows."""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lobsmith.evaluation.results import MAJORITY, RECENT
+from lobsmith.features.dataset import Dataset
+from lobsmith.models.networks.outputs import CLASSES
+from lobsmith.models.train import predict, train
+from lobsmith.models.training_data import Part
+from lobsmith.params import Params
+
+Float = npt.NDArray[np.float32]
+
+
+def base_rate(parts: Sequence[Part], rows: int, *, recent: bool = False) -> Float:
+    """Return the training rows' shares of each direction, float32 [N, H, 3], the same for each row.
+
+    One count is added to each, so that none is impossible.
+
+    Args:
+        parts: all instruments.
+        rows: N.
+        recent: take the validation rows instead, which a model's calibration has seen as well.
+    """
+    chosen = [one.split.validation if recent else one.split.train for one in parts]
+    labels = np.concatenate([one.dataset.labels[rows_of] for one, rows_of in zip(parts, chosen, strict=True)])
+    counts = np.stack([np.bincount(column, minlength=CLASSES) for column in labels.T]) + 1.0
+    shares: Float = (counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.repeat(shares[np.newaxis], rows, axis=0)
+
+
+def mean_outlook(parts: Sequence[Part]) -> Float:
+    """Return the training rows' means of the other outputs, float32 [H, 5]."""
+    columns = []
+    for one in parts:
+        targets, train_rows = one.dataset.targets, one.split.train
+        flags = targets.flags[train_rows]
+        values = np.stack([targets.move[train_rows], targets.volatility[train_rows]], axis=2)
+        columns.append(np.concatenate([flags, values], axis=2))
+    means: Float = np.concatenate(columns).mean(axis=0, dtype=np.float64).astype(np.float32)
+    return means
+
+
+def with_network(params: Params, name: str) -> Params:
+    """Return the parameters with another network."""
+    return msgspec.structs.replace(params, model=msgspec.structs.replace(params.model, network=name))
+
+
+def with_seed(params: Params, seed: int) -> Params:
+    """Return the parameters with another seed of the training."""
+    return msgspec.structs.replace(params, train=msgspec.structs.replace(params.train, seed=seed))
+
+
+def rivals(
+    parts: Sequence[Part],
+    params: Params,
+    dataset: Dataset,
+    rows: npt.NDArray[np.int64],
+    *,
+    on_train: Callable[[str], None] | None = None,
+) -> dict[str, Float]:
+    """Train each of `evaluation.rivals`, and the model's network with each further seed; predict the held-out rows.
+
+    Args:
+        parts: what to train on.
+        params: all of `params.yaml`.
+        dataset: where the held-out rows are from.
+        rows: int64 [N], rising.
+        on_train: told the name of what is trained next.
+
+    Returns:
+        Probabilities float32 [N, H, 3] by name, the base rates first.
+    """
+    found = {MAJORITY: base_rate(parts, len(rows)), RECENT: base_rate(parts, len(rows), recent=True)}
+    asked = {name.replace("_", " "): with_network(params, name) for name in params.evaluation.rivals}
+    asked |= {f"model, seed {seed}": with_seed(params, seed) for seed in params.evaluation.seeds}
+    for name, changed in asked.items():
+        if on_train:
+            on_train(name)
+        found[name] = predict(train(parts, changed).network, dataset, rows)[0]
+    return found

@@ -1,0 +1,26 @@
+"""Our pages: one HTML file each, nothing fetched, one style."""
+
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+
+def render(package: str, template: str, filters: Sequence[Callable[..., Any]], **values: object) -> str:
+    """Return a page.
+
+    Args:
+        package: where the template lies.
+        template: its file; `{{ style }}` stands for the style that all pages share.
+        filters: known to the template by their own names.
+        values: known to the template.
+    """
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters.update({one.__name__: one for one in filters})
+    source = files(package).joinpath(template).read_text(encoding="utf-8")
+    style = Markup(files("lobsmith.evaluation.report").joinpath("page.css").read_text(encoding="utf-8"))  # noqa: S704 - ours
+    return environment.from_string(source).render(style=style, **values)

@@ -1,0 +1,158 @@
+"""Drawings of the evaluation page."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lobsmith.evaluation.report.svg import ACCENT, BAD, DOWN, GOOD, INK, MUTED, PAPER, STILL, UP, svg
+from lobsmith.evaluation.report.words import BETTER, FEW_BLOCKS, NO_DIFFERENT, WORSE, judge, number
+from lobsmith.evaluation.results import DIRECTIONS, MODEL, AtConfidence, Calibration, Comparison
+
+if TYPE_CHECKING:
+    from lobsmith.models.trainer import Epoch
+
+_LONGEST_NAME = 24
+_BY_JUDGEMENT = {BETTER: GOOD, NO_DIFFERENT: MUTED, WORSE: BAD}
+_BY_DIRECTION = dict(zip(DIRECTIONS, ((DOWN, "v"), (STILL, "s"), (UP, "^")), strict=True))
+
+
+def plot_differences(name: str, comparisons: Sequence[Comparison]) -> Markup:
+    """Draw the forest plot of one horizon; a difference far beyond the others is an arrow at the edge."""
+    drawn = [
+        one
+        for one in comparisons
+        if all(map(math.isfinite, (one.difference.low, one.difference.value, one.difference.high)))
+    ]
+    if not drawn:
+        return Markup("")
+    extents = [max(abs(one.difference.low), abs(one.difference.high)) for one in drawn]
+    limit = min(max(extents), 4 * statistics.median(extents)) * 1.1 or 1.0
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.axvline(0, color=INK, linewidth=1)
+        for y, one in enumerate(drawn):
+            _difference(axes, y, one, limit)
+        axes.set_yticks(range(len(drawn)), [_short(one.against) for one in drawn])
+        axes.set(xlim=(-limit, limit), ylim=(len(drawn) - 0.5, -0.5), title=name)
+        axes.set_xlabel("log-loss of the model less the rival's, nats\n← model better · model worse →")
+        axes.grid(visible=False, axis="y")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+
+    told = "; ".join(f"{one.against} {number(one.difference.value, signed=True)}" for one in drawn)
+    return svg(f"differences-{name}", f"Log-loss differences at {name}: {told}", 1.3 + 0.27 * len(drawn), draw)
+
+
+def _difference(axes: Axes, y: int, one: Comparison, limit: float) -> None:
+    answer, value = judge(one.difference), one.difference.value
+    colour = _BY_JUDGEMENT[answer]
+    axes.plot([one.difference.low, one.difference.high], [y, y], color=colour, linewidth=2)
+    if abs(value) > limit:
+        side = math.copysign(1, value)
+        axes.plot([side * limit * 0.97], [y], marker="<" if value < 0 else ">", color=colour, markersize=7)
+        words, anchor = number(value, signed=True), "left" if value < 0 else "right"
+        axes.text(side * limit * 0.9, y, words, ha=anchor, va="center", color=colour, fontsize=8.5)
+        return
+    inside = PAPER if answer == NO_DIFFERENT else colour
+    axes.plot([value], [y], marker="o", markersize=6, color=colour, markerfacecolor=inside)
+
+
+def plot_reliability(name: str, calibrations: Sequence[Calibration]) -> Markup:
+    """Draw the reliability diagram of one horizon: the model in colour, the others in grey behind it."""
+    curves = [(one.predictor == MODEL, one.points) for one in calibrations if one.points]
+    if not curves:
+        return Markup("")
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.plot([0.3, 1], [0.3, 1], color=INK, linewidth=0.8, linestyle="--", label="said = came true")
+        others = 0
+        for own, points in sorted(curves, key=lambda curve: curve[0]):
+            said, true = [one.said for one in points], [one.came_true for one in points]
+            if own:
+                largest = max(one.rows for one in points) or 1
+                axes.plot(said, true, color=ACCENT, linewidth=1.6, label="model; larger dot: more rows")
+                axes.scatter(said, true, [10 + 60 * one.rows / largest for one in points], color=ACCENT, zorder=3)
+            else:
+                others += 1
+                label = "other predictors" if others == 1 else None
+                axes.plot(said, true, color=MUTED, linewidth=0.9, marker=".", markersize=4, alpha=0.7, label=label)
+        axes.set(xlabel="probability said of the likeliest direction", ylabel="share that came true")
+        axes.legend(fontsize=8.5)
+
+    return svg(f"reliability-{name}", f"Reliability diagram at {name}", 3.5, draw)
+
+
+def plot_confidence(name: str, points: Sequence[AtConfidence]) -> Markup:
+    """Draw precision and recall over confidence, by direction; hollow where too few blocks back the point."""
+    if not points:
+        return Markup("")
+
+    def draw(figure: Figure) -> None:
+        above, below = figure.subplots(2, 1, sharex=True)
+        for direction, (colour, marker) in _BY_DIRECTION.items():
+            own = sorted((one for one in points if one.direction == direction), key=lambda one: one.confidence)
+            if not own:
+                continue
+            x = [one.confidence for one in own]
+            for axes, y in ((above, [one.precision for one in own]), (below, [one.recall for one in own])):
+                axes.plot(x, y, color=colour, linewidth=1.4, marker=marker, label=direction)
+                for one, height in zip(own, y, strict=True):
+                    if one.blocks < FEW_BLOCKS:
+                        axes.plot([one.confidence], [height], marker=marker, color=colour, markerfacecolor=PAPER)
+        levels = sorted({one.confidence for one in points})
+        above.plot(levels, levels, color=INK, linewidth=0.8, linestyle="--", label="as said")
+        above.set(ylabel="precision", ylim=(-0.03, 1.03), title=f"hollow: fewer than {FEW_BLOCKS} blocks")
+        below.set(ylabel="recall", xlabel="confidence: probability of the direction at least", ylim=(-0.03, None))
+        figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
+
+    return svg(f"confidence-{name}", f"Precision and recall over confidence at {name}", 4.4, draw)
+
+
+def plot_attention(weights: Sequence[float]) -> Markup:
+    """Draw the mean weight of a row by its age."""
+    if not any(map(math.isfinite, weights)):
+        return Markup("")
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.fill_between(range(len(weights)), weights, step="mid", color=ACCENT, alpha=0.25, linewidth=0)
+        axes.step(range(len(weights)), weights, where="mid", color=ACCENT, linewidth=1.4)
+        axes.axhline(1 / len(weights), color=INK, linewidth=0.8, linestyle="--", label="all rows alike")
+        axes.set(xlabel="age in rows (0: the newest)", ylabel="mean weight", ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.legend(fontsize=8.5)
+
+    return svg("attention", "Mean attention weight by age in rows", 2.8, draw)
+
+
+def plot_training(history: Sequence["Epoch"]) -> Markup:
+    """Draw the losses by epoch, and the epoch that was kept: the best on validation rows."""
+    if not history:
+        return Markup("")
+    epochs = [one.epoch for one in history]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.plot(epochs, [one.train_loss for one in history], color=MUTED, marker=".", label="training")
+        axes.plot(epochs, [one.validation_loss for one in history], color=ACCENT, marker=".", label="validation")
+        finite = [one for one in history if math.isfinite(one.validation_loss)]
+        if finite:
+            best = min(finite, key=lambda one: one.validation_loss)
+            label = f"best, epoch {best.epoch}"
+            axes.plot([best.epoch], [best.validation_loss], color=GOOD, marker="o", linestyle="", label=label)
+        axes.set(xlabel="epoch", ylabel="loss, nats")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.legend(fontsize=8.5)
+
+    return svg("training", "Training and validation loss by epoch", 2.8, draw)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"

@@ -1,0 +1,148 @@
+"""How the evaluation page words figures: numbers, intervals, and the judgements that intervals decide."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from markupsafe import Markup
+
+from lobsmith.evaluation.results import AtConfidence, Calibration, Effect, Head, Interval
+from lobsmith.verdict import Verdict
+
+DASH = "—"
+BETTER, NO_DIFFERENT, WORSE, NOT_KNOWN = "better", "no different", "worse", "not known"
+FEW_BLOCKS = 50
+"""Of fewer independent blocks a share says little: half of 50 is known to within 14 points at best."""
+
+_LONGEST_EVIDENCE = 160
+
+
+def number(value: float | None, digits: int = 4, *, signed: bool = False) -> str:
+    """Return a figure with so many decimals; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return DASH
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:{'+' if signed else ''}z,.{digits}f}".replace("-", "−")
+
+
+def figure(value: float | None) -> str:
+    """Return a figure of unknown size with four significant digits."""
+    return number(value) if value is None or not math.isfinite(value) else f"{value:.4g}".replace("-", "−")
+
+
+def count(value: int | None) -> str:
+    """Return a whole number with its thousands apart."""
+    return DASH if value is None else f"{value:,}"
+
+
+def percent(share: float | None) -> str:
+    """Return a share as percents."""
+    return DASH if share is None or not math.isfinite(share) else f"{share * 100:.1f} %"
+
+
+def bounds(interval: Interval, digits: int = 4, *, signed: bool = False) -> str:
+    """Return the ends of an interval in brackets."""
+    low, high = (number(end, digits, signed=signed) for end in (interval.low, interval.high))
+    return DASH if low == high == DASH else f"[{low}, {high}]"
+
+
+def interval(one: Interval, digits: int = 4, *, signed: bool = False) -> str:
+    """Return a figure and its interval in one line."""
+    value, ends = number(one.value, digits, signed=signed), bounds(one, digits, signed=signed)
+    return DASH if value == ends == DASH else f"{value} {ends}"
+
+
+def stacked(one: Interval | None, digits: int = 4, *, signed: bool = False) -> Markup:
+    """Return a figure with its interval below it, for the cell of a table."""
+    if one is None or interval(one) == DASH:
+        return Markup("—")
+    return Markup('{}<span class="ci">{}</span>').format(
+        number(one.value, digits, signed=signed), bounds(one, digits, signed=signed)
+    )
+
+
+def horizon(milliseconds: int) -> str:
+    """Return a horizon in milliseconds, or in seconds from one on."""
+    return f"{milliseconds} ms" if milliseconds < 1000 else f"{milliseconds / 1000:,g} s"
+
+
+def share_name(key: str) -> str:
+    """Return what a set of class shares belongs to: a horizon, or what the evaluation calls it."""
+    return horizon(int(key)) if key.isascii() and key.isdigit() else key
+
+
+def moment(nanoseconds: int) -> str:
+    """Return a time in UTC to the second."""
+    return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def judge(difference: Interval) -> str:
+    """Return whether the model is better or worse than a rival: only where the interval leaves out zero."""
+    if math.isnan(difference.low) or math.isnan(difference.high):
+        return NOT_KNOWN
+    if difference.high < 0:
+        return BETTER
+    return WORSE if difference.low > 0 else NO_DIFFERENT
+
+
+def decision(verdicts: Iterable[Verdict]) -> str:
+    """Return what the gates say together."""
+    asked = list(verdicts)
+    refused = [one.gate for one in asked if not one.passed]
+    if not asked:
+        return "No gate was asked."
+    if refused:
+        return f"Refused by {len(refused)} of {len(asked)} gates: {', '.join(refused)}."
+    return f"Passed by all {len(asked)} gates." if len(asked) > 1 else "Passed by the only gate."
+
+
+def evidence(verdict: Verdict) -> str:
+    """Return the evidence of a verdict in one line."""
+    return "; ".join(f"{name} {_plain(value)}" for name, value in verdict.evidence.items()) or DASH
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        return text if len(text) <= _LONGEST_EVIDENCE else text[: _LONGEST_EVIDENCE - 1] + "…"
+    return count(value) if isinstance(value, int) else figure(value)
+
+
+def calibrated(one: Calibration) -> str:
+    """Return whether a calibration error is within what perfect probabilities would show."""
+    if math.isnan(one.ece) or math.isnan(one.floor_95):
+        return NOT_KNOWN
+    return "within" if one.ece <= one.floor_95 else "above"
+
+
+def calibration_words(one: Calibration) -> str:
+    """Return the calibration error beside what perfect probabilities would show."""
+    ece, floor, floor_95 = (number(value, 3) for value in (one.ece, one.floor, one.floor_95))
+    return f"{ece}, floor {floor}, 95th percentile {floor_95}: {calibrated(one)}"
+
+
+def few_blocks(direction: str, points: Sequence[AtConfidence]) -> str:
+    """Return which confidences in a direction cannot be judged; empty where all can."""
+    few = [one for one in points if one.blocks < FEW_BLOCKS]
+    if not few:
+        return ""
+    where = ", ".join(f"{number(one.confidence, 2)} ({count(one.blocks)})" for one in few)
+    if len(few) == len(points) > 1:
+        where = f"any confidence ({count(max(one.blocks for one in few))} at most)"
+    return f"{direction.capitalize()}: too few independent blocks to judge at {where}."
+
+
+def earnings(name: str, effects: Iterable[Effect]) -> str:
+    """Return at how many confidences of one horizon the interval of the net effect leaves out zero."""
+    nets = [one.net_bps for one in effects]
+    above, below = sum(net.low > 0 for net in nets), sum(net.high < 0 for net in nets)
+    where = f"above zero at {above or 'none'} of {len(nets)} confidences, below zero at {below or 'none'}"
+    return f"{name}: net of fees and spread, the interval lies {where}."
+
+
+def skill(head: Head) -> float:
+    """Return the share of the reference's loss that the output saves; not a number without a reference."""
+    return 1 - head.loss / head.reference if head.reference > 0 else math.nan

@@ -1,0 +1,168 @@
+"""What an evaluation finds: plain figures, from which the page and the verdicts are made."""
+
+import re
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from lobsmith.market.instrument import Instrument
+from lobsmith.verdict import Verdict
+
+EVALUATION = "evaluation.json"
+"""Name of its file in a run's folder."""
+MODEL, MAJORITY, RECENT = "model", "base rate", "recent base rate"
+DIRECTIONS = ("down", "unchanged", "up")
+
+
+class Interval(Struct, frozen=True, forbid_unknown_fields=True):
+    """A figure with its 95 % interval from a block bootstrap."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Dependence(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long the model's losses stay correlated at one horizon, and the bootstrap's blocks, which are longer."""
+
+    horizon_ms: int
+    correlation_s: float
+    block_s: float
+    blocks: int
+
+
+class Score(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Quality of one predictor at one horizon; log-loss in nats a row, PR-AUC as average precision."""
+
+    predictor: str
+    horizon_ms: int
+    rows: int
+    accuracy: float
+    log_loss: Interval
+    macro_f1: Interval
+    mcc: Interval
+    pr_auc: dict[str, float]
+
+
+class Comparison(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Log-loss of the model less that of another predictor on the same rows: negative is better."""
+
+    against: str
+    horizon_ms: int
+    difference: Interval
+
+
+class ReliabilityPoint(Struct, frozen=True, forbid_unknown_fields=True):
+    """One bin of the reliability diagram: mean probability of the likeliest class, share that came true."""
+
+    said: float
+    came_true: float
+    rows: int
+
+
+class Calibration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Expected calibration error of one predictor, beside the one that perfect probabilities would show.
+
+    Overlapping labels make even perfect probabilities look wrong; `floor` and `floor_95` are the median and the 95th
+    percentile of the error of labels drawn from the predictor's own probabilities with the same overlap.
+    """
+
+    predictor: str
+    horizon_ms: int
+    ece: float
+    floor: float
+    floor_95: float
+    points: list[ReliabilityPoint]
+
+
+class AtConfidence(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model's rows on which one direction is at least so probable; `blocks` are non-overlapping horizons."""
+
+    horizon_ms: int
+    direction: str
+    confidence: float
+    rows: int
+    blocks: int
+    precision: float
+    mean_confidence: float
+    recall: float
+
+
+class Confusion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rows by true direction, then by the likeliest direction of the model."""
+
+    horizon_ms: int
+    counts: list[list[int]]
+
+
+class Effect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What acting on a confidence would earn per trade, basis points: cross the spread now and at the horizon."""
+
+    horizon_ms: int
+    confidence: float
+    trades: int
+    gross_bps: float
+    spread_bps: float
+    fees_bps: float
+    net_bps: Interval
+
+
+class Head(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Quality of another output: log-loss for probabilities, mean squared error for moves and volatility.
+
+    `reference` is the loss of the training rows' mean.
+    """
+
+    output: str
+    horizon_ms: int
+    rows: int
+    mean: float
+    loss: float
+    reference: float
+    pr_auc: float | None = None
+
+
+class Evaluation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All that was found on the held-out rows of one instrument.
+
+    `test_start_ns` is the local time of the first of them; `attention` the mean weight that the network gives the row
+    that is so many rows old, empty where it has none.
+    """
+
+    instrument: Instrument
+    network: str
+    protocol: str
+    data_fingerprint: str
+    seeds: list[int]
+    rows: dict[str, int]
+    test_start_ns: int
+    class_shares: dict[str, list[float]]
+    dependence: list[Dependence]
+    scores: list[Score]
+    comparisons: list[Comparison]
+    calibration: list[Calibration]
+    confidence: list[AtConfidence]
+    confusion: list[Confusion]
+    effects: list[Effect]
+    heads: list[Head]
+    attention: list[float]
+    verdicts: tuple[Verdict, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the main figures under flat names, such as `model_log_loss_100ms`."""
+        return flat_metrics(self.scores, self.calibration)
+
+
+def flat_metrics(scores: Sequence[Score], calibration: Sequence[Calibration]) -> dict[str, float]:
+    """Return the main figures of scores and of the model's calibration, as `Evaluation.metrics` names them."""
+    flat = {}
+    for one in scores:
+        name = f"{re.sub('[^a-z0-9]+', '_', one.predictor.lower())}_{{}}_{one.horizon_ms}ms"
+        flat[name.format("accuracy")] = one.accuracy
+        flat[name.format("log_loss")] = one.log_loss.value
+        flat[name.format("macro_f1")] = one.macro_f1.value
+        flat[name.format("mcc")] = one.mcc.value
+    for error in calibration:
+        if error.predictor == MODEL:
+            flat[f"model_ece_{error.horizon_ms}ms"] = error.ece
+    return flat

@@ -1,0 +1,213 @@
+"""Walk-forward validation: the network is trained anew before each of several test spans, purged and embargoed.
+
+After López de Prado, "Advances in Financial Machine Learning", 2018, chapters 7 and 12. The rows of all folds are then
+told apart by what the market was like: calm, trending or volatile, and by UTC day; the finished model is asked besides
+about the other instruments of the run. A model that wins in one of these market epochs and fails in another does not
+pass, however good its mean.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from lobsmith.evaluation.baselines import base_rate
+from lobsmith.evaluation.metrics import log_losses
+from lobsmith.features.dataset import Dataset
+from lobsmith.features.labels import UNKNOWN
+from lobsmith.models.networks.network import Network
+from lobsmith.models.split import Split, cut, split_beside, usable_rows
+from lobsmith.models.train import predict, train
+from lobsmith.models.training_data import Part
+from lobsmith.params import Params
+from lobsmith.verdict import Verdict
+
+_NS_PER_S = 1e9
+_CALM, _TRENDING, _VOLATILE = "calm", "trending", "volatile"
+_TREND = 0.5
+"""Net move of a span as a share of the path its one-second steps walk, beyond which it is a trend."""
+
+
+class Fold(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One test span: its rows and the log-loss over weighted horizons of the model and of the base rate, nats."""
+
+    fold: int
+    train_rows: int
+    test_rows: int
+    start_ns: int
+    log_loss: float
+    base: float
+
+
+class MarketEpoch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rows of one kind of market, over all folds; `judged` where there are enough of them."""
+
+    epoch: str
+    rows: int
+    log_loss: float
+    base: float
+    judged: bool
+
+
+def folds(dataset: Dataset, params: Params) -> list[Split]:
+    """Cut the newest half of the usable rows into consecutive test spans, each with all rows before to train on.
+
+    Raises:
+        TrainingError: the rows are too few for so many folds.
+    """
+    usable = usable_rows(dataset)
+    edges = np.linspace(len(usable) / 2, len(usable), params.walk_forward.folds + 1).astype(int)
+    found = []
+    for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        validation = int(start * (1 - params.split.validation))
+        found.append(cut(dataset, usable, validation, start, stop, params.split.embargo_ms))
+    return found
+
+
+def market_epochs(dataset: Dataset, rows: npt.NDArray[np.int64], epoch_s: float) -> npt.NDArray[np.str_]:
+    """Say of each row what the market was like in its span of `epoch_s` seconds.
+
+    A span trends where the mid's net move is at least half of the path that its one-second steps walk. Of the others,
+    the half with the greater realised variance is volatile, the rest calm.
+
+    Args:
+        dataset: where the rows are from.
+        rows: int64 [N], rising.
+        epoch_s: length of a span, seconds.
+    """
+    time, mid = dataset.rows.time[rows], dataset.rows.mid[rows].astype(np.float64)
+    second = ((time - time[0]) // int(_NS_PER_S)).astype(np.int64)
+    span = ((time - time[0]) // int(epoch_s * _NS_PER_S)).astype(np.int64)
+    names = np.empty(len(rows), "<U8")
+    variance: dict[int, float] = {}
+    for one in np.unique(span):
+        inside = span == one
+        last_of_second = np.flatnonzero(np.diff(second[inside], append=-1) != 0)
+        steps = np.diff(np.log(mid[inside][last_of_second]))
+        path = np.abs(steps).sum()
+        variance[int(one)] = float(np.square(steps).sum())
+        if path > 0 and abs(steps.sum()) >= _TREND * path:
+            names[inside] = _TRENDING
+    others = [one for one in variance if names[span == one][0] == ""]
+    middle = float(np.median([variance[one] for one in others])) if others else 0.0
+    for one in others:
+        names[span == one] = _VOLATILE if variance[one] > middle else _CALM
+    return names
+
+
+def walk_forward(
+    parts: Sequence[Part],
+    trained: Network,
+    params: Params,
+    others: Sequence[Dataset] = (),
+    *,
+    on_fold: Callable[[str], None] | None = None,
+) -> Verdict:
+    """Train and test over the folds of the first part's dataset, and judge the worst market epoch.
+
+    Args:
+        parts: what the model was trained on; the first is the instrument that it is for.
+        trained: the finished model, which is asked about other instruments.
+        params: all of `params.yaml`.
+        others: datasets of other instruments of the run that the model was not trained on.
+        on_fold: told what is trained next.
+    """
+    settings = params.walk_forward
+    changed = msgspec.structs.replace(params, train=msgspec.structs.replace(params.train, epochs=settings.epochs))
+    dataset = parts[0].dataset
+    done, losses, bases, rows = [], [], [], []
+    for number, fold in enumerate(folds(dataset, params), start=1):
+        if on_fold:
+            on_fold(f"fold {number} of {settings.folds}")
+        part = Part(dataset, fold)
+        network = train([part], changed).network
+        loss, base = _losses(network, [part], dataset, fold.test, params)
+        done.append(
+            Fold(
+                fold=number,
+                train_rows=len(fold.train),
+                test_rows=len(fold.test),
+                start_ns=int(dataset.rows.time[fold.test[0]]),
+                log_loss=float(loss.mean()),
+                base=float(base.mean()),
+            )
+        )
+        losses.append(loss)
+        bases.append(base)
+        rows.append(fold.test)
+    tested, loss, base = np.concatenate(rows), np.concatenate(losses), np.concatenate(bases)
+    groups = market_epochs(dataset, tested, settings.epoch_s)
+    days = np.array([datetime.fromtimestamp(t // 10**9, UTC).strftime("%Y-%m-%d") for t in dataset.rows.time[tested]])
+    found = [_epoch(name, groups == name, loss, base, settings.minimum_rows) for name in np.unique(groups).tolist()]
+    if len(np.unique(days)) > 1:
+        found += [
+            _epoch(f"day {day}", days == day, loss, base, settings.minimum_rows) for day in np.unique(days).tolist()
+        ]
+    for other in others:
+        # The same minutes of a market that moves along are no test.
+        beside = split_beside(other, dataset, parts[0].split, params.split.embargo_ms)
+        if beside is None or len(beside.test) == 0:
+            continue
+        loss, base = _losses(trained, [Part(other, beside)], other, beside.test, params)
+        every = np.ones(len(loss), np.bool_)
+        found.append(_epoch(f"instrument {other.instrument}", every, loss, base, settings.minimum_rows))
+    return _judge(done, found, params.gates.walk_forward)
+
+
+def _losses(
+    network: Network, parts: Sequence[Part], dataset: Dataset, rows: npt.NDArray[np.int64], params: Params
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return each row's log-loss over weighted horizons, of the network and of a base rate.
+
+    The base rate is that of the training rows or of the validation rows, which a calibration has seen as well:
+    whichever loses less.
+    """
+    weights = np.asarray(params.train.horizon_weights, np.float64)
+    rates = [base_rate(parts, len(rows), recent=recent) for recent in (False, True)]
+    predictions = [predict(network, dataset, rows)[0], *rates]
+    labels = dataset.labels[rows]
+    known = (labels != UNKNOWN).all(axis=1)
+    total = [np.zeros(int(known.sum())) for _ in predictions]
+    for h, weight in enumerate(weights / weights.sum()):
+        for sums, p in zip(total, predictions, strict=True):
+            sums += weight * log_losses(p[known, h], labels[known, h])
+    return total[0], min(total[1:], key=lambda losses: float(losses.mean()))
+
+
+def _epoch(
+    name: str,
+    chosen: npt.NDArray[np.bool_],
+    loss: npt.NDArray[np.float64],
+    base: npt.NDArray[np.float64],
+    minimum: int,
+) -> MarketEpoch:
+    rows = int(chosen.sum())
+    return MarketEpoch(
+        epoch=name,
+        rows=rows,
+        log_loss=float(loss[chosen].mean()),
+        base=float(base[chosen].mean()),
+        judged=rows >= minimum,
+    )
+
+
+def _judge(done: list[Fold], found: list[MarketEpoch], threshold: float) -> Verdict:
+    judged = [one for one in found if one.judged]
+    shares = {one.epoch: one.log_loss / one.base for one in judged}
+    worst = max(shares, key=lambda name: shares[name]) if shares else None
+    # Nothing to judge is no pass.
+    value = shares[worst] if worst else None
+    return Verdict(
+        gate="walk_forward",
+        passed=value is not None and bool(value < threshold),
+        value=value,
+        threshold=threshold,
+        evidence={
+            "worst": worst or "no market epoch has enough rows",
+            "folds": [msgspec.to_builtins(one) for one in done],
+            "epochs": [msgspec.to_builtins(one) for one in found],
+        },
+    )

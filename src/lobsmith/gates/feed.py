@@ -1,0 +1,46 @@
+"""Would a retrain learn a broken feed: features that stand still, or lie where they have never been.
+
+A market that changes stays within what features can be; a feed whose lot size, book side or parser has gone wrong does
+not, and a network would learn it without complaint.
+"""
+
+import numpy as np
+
+from lobsmith.drift.reference import RawRows, fit_scaling
+from lobsmith.features.definitions import NAMES
+from lobsmith.verdict import Verdict
+
+_EXTREMES = (0.001, 0.999)
+
+
+def judge_feed(known: RawRows, new: RawRows, *, limit: float) -> Verdict:
+    """Hold the newest rows of a training window against those that the active version has learnt from.
+
+    A feature is out of bounds where its median lies beyond the 0.1st or 99.9th percentile of the known rows by more
+    than its scale, or where it stands still and did not. The scale is at least a twentieth of the level: a distance of
+    one tick, in basis points, goes with the price.
+
+    Args:
+        known: of a feed that was sound, at least one row.
+        new: of the feed in question, at least one row.
+        limit: share of the features that may be out of bounds.
+    """
+    low, high = np.quantile(known.raw, _EXTREMES, axis=0)
+    median = np.median(new.raw, axis=0)
+    frozen = (np.ptp(new.raw, axis=0) == 0) & (np.ptp(known.raw, axis=0) > 0)
+    scale = fit_scaling(known.raw).scale
+    beyond = (median < low - scale) | (median > high + scale)
+    names = np.asarray(NAMES)
+    share = float((frozen | beyond).mean())
+    return Verdict(
+        gate="feed",
+        passed=share <= limit,
+        value=share,
+        threshold=limit,
+        evidence={
+            "beyond": names[beyond & ~frozen].tolist(),
+            "frozen": names[frozen].tolist(),
+            "known_rows": len(known),
+            "new_rows": len(new),
+        },
+    )

@@ -1,0 +1,51 @@
+"""The gates on an evaluation: skill against the base rate, and calibration."""
+
+import msgspec
+
+from lobsmith.evaluation.assess import Assessment
+from lobsmith.evaluation.results import EVALUATION as EVALUATION
+from lobsmith.evaluation.results import MAJORITY, MODEL, RECENT
+from lobsmith.verdict import Verdict
+
+
+def skill(found: Assessment, threshold: float) -> Verdict:
+    """Judge the model's log-loss at the first horizon as a share of the base rate's, at its interval's upper end.
+
+    A model that has learnt nothing is better by luck half the time: it passes only where the interval excludes that.
+    The base rate is that of the training rows or that of the validation rows, whichever leaves less: where shares
+    drift, a calibration that has seen the newer rows beats the older rate without foretelling anything.
+    Only the first horizon decides: minutes of data cannot teach the longer ones, which are reported beside it.
+    """
+    horizon = min(one.horizon_ms for one in found.scores)
+    losses = {one.predictor: one.log_loss.value for one in found.scores if one.horizon_ms == horizon}
+    gains = [one for one in found.comparisons if one.horizon_ms == horizon and one.against in (MAJORITY, RECENT)]
+    gain = max(gains, key=lambda one: one.difference.high / losses[one.against])
+    value = 1.0 + gain.difference.high / losses[gain.against]
+    return Verdict(
+        gate="skill",
+        passed=bool(value < threshold),
+        value=value,
+        threshold=threshold,
+        evidence={
+            "horizon_ms": horizon,
+            "log_loss": losses,
+            "against": gain.against,
+            "difference": msgspec.to_builtins(gain.difference),
+        },
+    )
+
+
+def calibrated(found: Assessment, threshold: float) -> Verdict:
+    """Judge the model's calibration error in excess of what perfect probabilities would show at worst, any horizon."""
+    errors = [one for one in found.calibration if one.predictor == MODEL]
+    worst = max(errors, key=lambda one: one.ece - one.floor_95)
+    value = worst.ece - worst.floor_95
+    return Verdict(
+        gate="calibration",
+        passed=bool(value <= threshold),
+        value=value,
+        threshold=threshold,
+        evidence={
+            str(one.horizon_ms): {"ece": one.ece, "floor": one.floor, "floor_95": one.floor_95} for one in errors
+        },
+    )

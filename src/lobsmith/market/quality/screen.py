@@ -1,0 +1,148 @@
+"""The screen: what can be judged of a feed without knowing its format, while it passes.
+
+Every message of a recording goes through one compiled loop that keeps a book and two clocks of its own. What passes is
+written out unchanged. What does not is set aside; as long as an incident lasts, messages still change the screen's book
+but not the output, whose segment has ended with a `GAP`; when it is over, a `CLEAR` with the whole book begins the next
+segment. Thus a fault costs its own time and nothing more, and needs no snapshot to recover from.
+
+| incident           | begins when                                              | ends when |
+|--------------------|----------------------------------------------------------|-----------|
+| crossed, locked    | the book stays so for longer than `crossed_ms`           | it no longer is |
+| stale              | a message comes `stale_ms` later than the clocks explain | one comes in time |
+| negative latency   | one comes `clock_tolerance_ms` before it was sent        | one does not |
+| clock step         | the local time goes back by more than the tolerance      | it has caught up |
+
+A lag that is wrong but constant over `clock_settle_ms` is a clock that has stepped: the incident, whatever it began as,
+becomes a *clock step* and the offset is measured anew. Single tickers that are crossed, locked, repeated or late, and
+repeated or late trades are set aside without an incident. A silence longer than `silence_ms` counts as *stale* and ends
+the segment, though no record is to blame.
+
+The clock offset is the smallest lag (local minus exchange time) of the first second, then follows the smallest of each
+second slowly; a latency is a lag minus the offset.
+
+For venues without a ticker feed the screen writes a ticker after each message that changed the touch.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from lobsmith.market.events import DTYPES, Events
+from lobsmith.market.payloads import ROW_DTYPE
+from lobsmith.market.quality import screen_loop as loop
+from lobsmith.market.quality.ledger import Ledger, Reason
+from lobsmith.market.recording import Batch
+from lobsmith.params import ScreenParams
+
+_NS_PER_MS = 1_000_000
+_ROOM = 1 << 14
+
+_REASONS = {
+    loop.CROSSED: Reason.CROSSED,
+    loop.LOCKED: Reason.LOCKED,
+    loop.NEGATIVE: Reason.NEGATIVE_LATENCY,
+    loop.STALE: Reason.STALE,
+    loop.STEP: Reason.CLOCK_STEP,
+    loop.DUPLICATE: Reason.DUPLICATE,
+    loop.LATE: Reason.OUT_OF_ORDER,
+}
+
+
+class Screen:
+    """The screen of one instrument's feed; messages go in as they come.
+
+    Args:
+        params: the limits.
+        ledger: where records are set aside and faults counted.
+        ticker_feed: whether the venue sends tickers.
+    """
+
+    def __init__(self, params: ScreenParams, ledger: Ledger, *, ticker_feed: bool) -> None:
+        self._ledger = ledger
+        self._state = np.zeros(1, loop.STATE_DTYPE)
+        self._state["tolerance"] = int(params.clock_tolerance_ms * _NS_PER_MS)
+        self._state["stale_after"] = int(params.stale_ms * _NS_PER_MS)
+        self._state["silent_after"] = int(params.silence_ms * _NS_PER_MS)
+        self._state["settle"] = int(params.clock_settle_ms * _NS_PER_MS)
+        # Only an order log crosses for a moment, while the reports of one matching come in.
+        self._state["crossed_after"] = 0 if ticker_feed else int(params.crossed_ms * _NS_PER_MS)
+        self._state["ticker_feed"] = ticker_feed
+        self._book = loop.new_book()
+        self._room = _ROOM
+        self._pending: list[tuple[int, int]] = []
+
+    def push(self, batch: Batch) -> Events:
+        """Take whole messages and return what passes."""
+        events, places = batch
+        columns = tuple(getattr(events, name) for name in DTYPES)
+        bounds = events.message_bounds()
+        start = 0
+        parts: list[npt.NDArray[np.void]] = []
+        rows = np.empty(2 * len(events) + self._room, ROW_DTYPE)
+        asides = np.empty(4 * len(bounds), loop.ASIDE_DTYPE)
+        while start < len(bounds) - 1:
+            start, written, left_out, short = loop.run(
+                self._state, self._book, bounds, start, places, rows, asides, *columns
+            )
+            parts.append(rows[:written].copy())
+            self._record(asides[:left_out])
+            if short:
+                self._room = max(self._room, short)
+                rows = np.empty(2 * len(events) + self._room, ROW_DTYPE)
+        whole = np.concatenate(parts) if parts else np.empty(0, ROW_DTYPE)
+        return Events(*(np.ascontiguousarray(whole[name]) for name in DTYPES))
+
+    def finish(self) -> None:
+        """Name what an incident that never ended has cost."""
+        incident = int(self._state["incident"][0])
+        if incident:
+            self._close(incident)
+
+    def _record(self, asides: npt.NDArray[np.void]) -> None:
+        """Enter what was set aside; records of an incident wait for its end, which names it."""
+        for one in asides:
+            reason, place, local = int(one["reason"]), int(one["place"]), int(one["local_time"])
+            if reason == loop.PENDING:
+                self._pending.append((place, local))
+            elif reason == loop.LOST:
+                self._ledger.aside(Reason.GAP, place, local)
+            elif reason >= loop.CLOSES:
+                self._close(reason - loop.CLOSES)
+            else:
+                self._ledger.fault(_REASONS[reason])
+                if place >= 0:
+                    self._ledger.aside(_REASONS[reason], place, local)
+
+    def _close(self, incident: int) -> None:
+        self._ledger.fault(_REASONS[incident])
+        self._ledger.all_aside(_REASONS[incident], *zip(*self._pending, strict=True)) if self._pending else None
+        self._pending.clear()
+
+    @property
+    def clock_offset_ns(self) -> int:
+        """Local minus exchange time without latency, ns; 0 where the venue gives no time."""
+        return int(self._state["offset"][0]) if self._state["calibrated"][0] else 0
+
+    @property
+    def segments(self) -> int:
+        """Segments begun."""
+        return int(self._state["segments"][0])
+
+    @property
+    def crossed(self) -> int:
+        """Depth messages after which the book was crossed or locked, and such tickers."""
+        return int(self._state["crossings"][0])
+
+    @property
+    def mid_changes(self) -> int:
+        """Accepted tickers that moved the mid."""
+        return int(self._state["mid_changes"][0])
+
+    @property
+    def first_ns(self) -> int:
+        """First local time, ns since 1970 UTC."""
+        return int(self._state["first"][0])
+
+    @property
+    def last_ns(self) -> int:
+        """Last local time, ns since 1970 UTC."""
+        return int(self._state["local"][0])

@@ -1,0 +1,1 @@
+"""Readers of recorded files, one module a venue's format."""

@@ -1,0 +1,1 @@
+"""Binance: reader of raw captures, compiled message scan, live endpoints."""

@@ -1,0 +1,197 @@
+"""Continuity of Binance's depth messages: which of them, and in which order, change the book.
+
+Each difference is described by the update id *before* its first change (`start`: spot `U - 1`, futures `pu`) and that
+of its last (`u`); that makes the rules of spot and futures one. Differences follow each other when `start` equals the
+previous `u`; the first after a snapshot must have `start <= lastUpdateId <= u`, older ones being dropped. For futures
+that also admits a snapshot taken between two differences, whose ids have holes there; nothing can be lost, since `pu`
+says that nothing came between.
+
+A difference that comes early is held for a moment: the feed may only have swapped it with its predecessor. Everything
+else that arrives while it is held stays behind it too, so that no row is made from a book that lacks a change.
+"""
+
+from collections import deque
+from enum import Enum, auto
+from typing import NamedTuple
+
+from lobsmith.market.quality.ledger import Ledger, Reason
+
+_BUFFERED = 10_000
+"""Differences kept for a snapshot that is still to come."""
+_REMEMBERED = 4_096
+"""Differences by which a repeated one is told from a late one."""
+_HELD = 8
+_HELD_NS = 1_000_000_000
+
+
+Value = tuple[int, int] | bytes
+"""Raw JSON, or where it begins and ends in the text that is being read."""
+
+
+def _copied(value: Value, text: bytes) -> bytes:
+    return value if isinstance(value, bytes) else text[slice(*value)]
+
+
+class Difference(NamedTuple):
+    """A depth message; `start` and `last` are update ids, times in ns."""
+
+    local: int
+    exchange: int
+    start: int
+    last: int
+    bids: Value
+    asks: Value
+    place: int
+
+    def kept(self, text: bytes) -> "Difference":
+        """Return a copy that does not need the text."""
+        return self._replace(bids=_copied(self.bids, text), asks=_copied(self.asks, text))
+
+
+class Outcome(Enum):
+    """What a difference did."""
+
+    APPLIED = auto()
+    """`Continuity.ready` holds what to apply now, in order."""
+    NOTHING = auto()
+    """It was set aside or buffered."""
+    HELD = auto()
+    """It came early; what follows has to wait."""
+    LOST = auto()
+    """Messages are missing: the book is void from where the hold began, or from here."""
+
+
+class Continuity:
+    """The update ids of one stream, and what waits for a snapshot or for a predecessor."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.synchronised = False
+        self.waiting_for = Reason.BEFORE_SNAPSHOT
+        """Why records are set aside while the book is not synchronised."""
+        self.ready: list[Difference] = []
+        self.last = -1
+        self.inclusive = False
+        """Futures: a snapshot's own update id may be that of a difference which is still to be applied."""
+        self._fresh = False  # no difference since the snapshot
+        self._early: list[Difference] = []
+        self._buffer: deque[Difference] = deque()
+        self._seen: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
+
+    @property
+    def holding(self) -> bool:
+        """Whether an early difference waits for its predecessor."""
+        return bool(self._early)
+
+    def _older(self, difference: Difference, snapshot: int) -> bool:
+        """Tell whether a snapshot holds all of a difference, in the words of the venue's documentation."""
+        return difference.last < snapshot if self.inclusive else difference.last <= snapshot
+
+    def take(self, one: Difference) -> Outcome:
+        """Take the next difference."""
+        if not self.synchronised:
+            self._wait(one)
+            return Outcome.NOTHING
+        if one.start == self.last or (self._fresh and one.start < self.last and not self._older(one, self.last)):
+            self._apply(one)
+            return Outcome.APPLIED
+        if self._fresh and self._older(one, self.last):
+            self.ledger.aside(Reason.OLD_DIFFERENCE, one.place, one.local)
+            return Outcome.NOTHING
+        if one.last <= self.last:
+            reason = Reason.DUPLICATE if (one.start, one.last) in self._seen else Reason.OUT_OF_ORDER
+            self.ledger.fault(reason)
+            self.ledger.aside(reason, one.place, one.local)
+            return Outcome.NOTHING
+        if one.start > self.last and not self._fresh:
+            if any(one.last == early.last for early in self._early):
+                self.ledger.fault(Reason.DUPLICATE)
+                self.ledger.aside(Reason.DUPLICATE, one.place, one.local)
+                return Outcome.NOTHING
+            self._early.append(one)
+            return Outcome.LOST if self.overdue(one.local) else Outcome.HELD
+        self._early.append(one)
+        return Outcome.LOST
+
+    def overdue(self, local: int) -> bool:
+        """Tell whether the predecessor of what is held can no longer be expected."""
+        return len(self._early) > _HELD or bool(self._early and local - self._early[0].local > _HELD_NS)
+
+    def _apply(self, one: Difference) -> None:
+        """Make a difference ready, and those held ones that follow it."""
+        self.ready = [one]
+        self._fresh = False
+        self.last = one.last
+        self._seen.append((one.start, one.last))
+        if not self._early:
+            return
+        self.ledger.fault(Reason.OUT_OF_ORDER)
+        self._early.sort(key=lambda early: early.last)
+        while self._early and self._early[0].start == self.last:
+            early = self._early.pop(0)
+            self.ready.append(early._replace(local=one.local))
+            self.last = early.last
+            self._seen.append((early.start, early.last))
+
+    def lose(self, reason: Reason) -> None:
+        """Give the book up until the next snapshot."""
+        if self.synchronised:
+            self.ledger.fault(reason)
+            self.synchronised = False
+            self.waiting_for = reason
+        waiting, self._early = self._early, []
+        for one in waiting:
+            self._wait(one)
+
+    def _wait(self, one: Difference) -> None:
+        self._buffer.append(one)
+        if len(self._buffer) > _BUFFERED:
+            left = self._buffer.popleft()
+            self.ledger.aside(self.waiting_for, left.place, left.local)
+
+    def begin(self, snapshot: int, place: int, local: int) -> bool:
+        """Take a snapshot of update id `snapshot`; `ready` then holds the buffered differences that follow it.
+
+        Returns:
+            Whether the book begins anew from it.
+        """
+        if self.synchronised and snapshot < self.last:
+            self.ledger.aside(Reason.OLD_SNAPSHOT, place, local)
+            return False
+        # Swapped neighbours among them cost nothing: all are applied at once.
+        buffered = sorted(self._buffer, key=lambda one: one.last)
+        newer = [one for one in buffered if not self._older(one, snapshot)]
+        if newer and newer[0].start > snapshot:
+            self.ledger.aside(Reason.OLD_SNAPSHOT, place, local)
+            return False
+        if buffered != list(self._buffer):
+            self.ledger.fault(Reason.OUT_OF_ORDER)
+        self._buffer = deque()
+        self.synchronised = self._fresh = True
+        self.last = snapshot
+        ready: list[Difference] = []
+        broken = False
+        for one in buffered:
+            if broken:
+                self._wait(one)
+                continue
+            outcome = self.take(one)
+            if outcome is Outcome.APPLIED:
+                ready += [each._replace(local=local) for each in self.ready]
+            elif outcome in (Outcome.HELD, Outcome.LOST):
+                # A hole among buffered differences will not be filled any more.
+                broken = True
+                self.lose(Reason.GAP)
+        self.ready = ready
+        return True
+
+    def keep(self, text: bytes) -> None:
+        """Copy what still waits out of a text that is about to go."""
+        self._early = [one.kept(text) for one in self._early]
+        self._buffer = deque(one.kept(text) for one in self._buffer)
+
+    def finish(self) -> None:
+        """Set aside what still waits at the end of the stream."""
+        for one in self._buffer:
+            self.ledger.aside(self.waiting_for, one.place, one.local)
+        self._buffer.clear()

@@ -1,0 +1,363 @@
+"""Readers of Bitstamp order logs: single orders come, change and go, and the levels are their sums.
+
+Two files hold the same thing. The *log* is the raw feed, one message a line, `<local receive time, ms> <event> <JSON>`:
+order events, trades without a side, and every few seconds the venue's own 20 best levels. The *orders* file is a CSV of
+the order events alone. In both:
+
+- The feed reorders: an order may be created or changed after it was deleted. Such events are set aside as out of order,
+  else the order would stay for ever and its price would become the best.
+- An order that rests since before the recording is unknown until it changes. So the book of a log counts as whole from
+  the first of the venue's snapshots on whose best prices it agrees with. Snapshots are never applied, only compared
+  with; after `PATIENCE` in a row that disagree the segment ends, until one agrees again.
+- A marketable order is created before its matches are reported, which leaves the book crossed for about a tenth of a
+  second; the screen allows an order log that.
+- The venue stamps orders with the second of their creation, which says nothing about the event: there is no exchange
+  time.
+- A trade is the buyer's or seller's whose order, of the two that lose its quantity, has the higher id; where not both
+  are found its side is 0.
+"""
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from lobsmith.errors import CaptureError
+from lobsmith.market.events import ASK, BID, CLEAR, DTYPES, END, GAP, LEVEL, TRADE, Events
+from lobsmith.market.instrument import Instrument
+from lobsmith.market.quality.ledger import Ledger, Reason
+from lobsmith.market.recording import Batch, Format
+from lobsmith.market.venues.captures import line_batches
+
+INSTRUMENT = Instrument(venue="bitstamp", symbol="BTCUSD", tick_size=0.01, lot_size=1e-8)
+
+PATIENCE = 20
+"""Snapshots in a row that may disagree; they come about three seconds apart."""
+
+_TICKS = 100  # a dollar
+_LOTS = 10**8  # a bitcoin
+_NS_PER_MS = 1_000_000
+_REMEMBERED = 1 << 20
+"""Deleted orders that are remembered, four days' worth."""
+_FILLS = 64
+_DIGITS = 13  # of a local time
+_HEADER = b"id,timestamp,exchange.timestamp,price,volume,action,direction"
+
+_Text = Annotated[str, Meta(max_length=40)]
+
+
+class _Order(Struct):
+    id: Annotated[int, Meta(ge=0, lt=2**62)]
+    price: _Text
+    amount: _Text
+    order_type: Annotated[int, Meta(ge=0, le=1)]
+
+
+class _Trade(Struct):
+    id: Annotated[int, Meta(ge=0, lt=2**62)]
+    price: float
+    amount: float
+
+
+class _Snapshot(Struct):
+    bids: list[tuple[_Text, _Text]]
+    asks: list[tuple[_Text, _Text]]
+
+
+class _Live(NamedTuple):
+    side: int
+    price: int
+    lots: int
+
+
+class _Fill(NamedTuple):
+    lots: int
+    order: int
+    side: int
+
+
+class OrderBook:
+    """Orders by id and their sums by price, in ticks and lots."""
+
+    def __init__(self) -> None:
+        self.orders: dict[int, _Live] = {}
+        self.levels: dict[int, dict[int, int]] = {BID: {}, ASK: {}}
+        self._heaps: dict[int, list[int]] = {BID: [], ASK: []}
+        self._gone: dict[int, None] = {}
+
+    def _add(self, side: int, price: int, lots: int) -> None:
+        level = self.levels[side]
+        before = level.get(price)
+        total = (before or 0) + lots
+        if total > 0:
+            level[price] = total
+            if before is None:
+                heapq.heappush(self._heaps[side], -side * price)
+        else:
+            level.pop(price, None)
+
+    def put(self, order: int, side: int, price: int, lots: int) -> list[tuple[int, int]] | None:
+        """Create or change an order; return the (side, price) of what changed, None for an order that was deleted."""
+        if order in self._gone:
+            return None
+        changed = [(side, price)]
+        old = self.orders.get(order)
+        if old is not None:
+            self._add(old.side, old.price, -old.lots)
+            if (old.side, old.price) != (side, price):
+                changed.append((old.side, old.price))
+        self.orders[order] = _Live(side, price, lots)
+        self._add(side, price, lots)
+        return changed
+
+    def remove(self, order: int) -> list[tuple[int, int]]:
+        """Delete an order, known or not; return the (side, price) of what changed."""
+        self._gone[order] = None
+        if len(self._gone) > _REMEMBERED:
+            del self._gone[next(iter(self._gone))]
+        old = self.orders.pop(order, None)
+        if old is None:
+            return []
+        self._add(old.side, old.price, -old.lots)
+        return [(old.side, old.price)]
+
+    def best(self, side: int) -> int | None:
+        """Return the best price of a side."""
+        heap = self._heaps[side]
+        while heap and -side * heap[0] not in self.levels[side]:
+            heapq.heappop(heap)
+        return -side * heap[0] if heap else None
+
+
+class _Recording:
+    """What both files share: an order book, and the events that its changes make."""
+
+    ticker_feed = False
+    instrument = INSTRUMENT
+
+    def __init__(self, paths: Sequence[Path], ledger: Ledger) -> None:
+        self.paths = paths
+        self.ledger = ledger
+        self._book = OrderBook()
+        self._fills: deque[_Fill] = deque(maxlen=_FILLS)
+        self._whole = False
+        self._rows: list[tuple[Any, ...]] = []
+        self._places: list[int] = []
+        self._message = 0
+        self._place = 0
+        self._local = 0
+
+    def _fail(self, what: str) -> CaptureError:
+        return self.ledger.error(what, self._place)
+
+    def _time(self, text: str) -> int:
+        if len(text) != _DIGITS or not text.isdigit():
+            raise self._fail("a local receive time must have 13 digits, ms since 1970 UTC")
+        return int(text) * _NS_PER_MS
+
+    def _scaled(self, text: str | float, scale: int) -> int:
+        """Return a decimal in whole units, exactly."""
+        try:
+            value = float(text) * scale
+        except ValueError:
+            raise self._fail(f"{text!r} is no decimal number") from None
+        if not 0 <= value < 2**53 or abs(value - round(value)) > 1e-3:
+            raise self._fail(f"{text!r} is negative, too large, or no multiple of 1/{scale}")
+        return round(value)
+
+    def _write(self, kind: int, side: int, price: int, size: float, sequence: int, flags: int = 0) -> None:
+        self._rows.append((0, self._local, kind, side, flags, price, size, sequence))
+        self._places.append(self._place)
+
+    def _end(self) -> None:
+        """End the message whose events were just written."""
+        self._rows[-1] = (*self._rows[-1][:4], END, *self._rows[-1][5:])
+
+    def _next(self) -> int:
+        self._message += 1
+        return 2 * self._message
+
+    def _levels(self, changed: Sequence[tuple[int, int]]) -> None:
+        """Write the new totals of levels as one message."""
+        sequence = self._next()
+        for side, price in changed:
+            self._write(LEVEL, side, price, self._book.levels[side].get(price, 0) / _LOTS, sequence)
+        if changed:
+            self._end()
+
+    def _begin(self) -> None:
+        """Write the whole book: a segment begins."""
+        self._whole = True
+        sequence = self._next()
+        self._write(CLEAR, 0, 0, 0.0, sequence)
+        for side, level in self._book.levels.items():
+            for price, lots in sorted(level.items()):
+                self._write(LEVEL, side, price, lots / _LOTS, sequence)
+        self._end()
+
+    def _order(self, action: str, order: int, side: int, price: int, lots: int) -> None:
+        """Take one order event."""
+        self.ledger.depth_messages += 1
+        old = self._book.orders.get(order)
+        if action == "deleted":
+            changed = self._book.remove(order)
+            left = 0 if lots == 0 else (old.lots if old else 0)  # a cancelled order keeps its amount
+        else:
+            put = self._book.put(order, side, price, lots)
+            if put is None:
+                self.ledger.fault(Reason.OUT_OF_ORDER)
+                self.ledger.aside(Reason.OUT_OF_ORDER, self._place, self._local)
+                return
+            changed, left = put, lots
+        if old is not None and left < old.lots:
+            self._fills.append(_Fill(old.lots - left, order, old.side))
+        if not self._whole:
+            self.ledger.aside(Reason.BEFORE_SNAPSHOT, self._place, self._local)
+        else:
+            self._levels(changed)
+
+    def _drain(self) -> Batch:
+        rows, self._rows = self._rows, []
+        places, self._places = self._places, []
+        columns: list[Any] = list(zip(*rows, strict=True)) if rows else [()] * len(DTYPES)
+        events: dict[str, Any] = {
+            name: np.array(column, dtype) for (name, dtype), column in zip(DTYPES.items(), columns, strict=True)
+        }
+        return Batch(Events(**events), np.array(places, np.int64))
+
+
+class LogRecording(_Recording):
+    """The raw feed."""
+
+    def __init__(self, paths: Sequence[Path], ledger: Ledger) -> None:
+        super().__init__(paths, ledger)
+        self._disagreed = 0
+        self._agreement: Counter[str] = Counter()
+        self._decode_order = msgspec.json.Decoder(_Order).decode
+        self._decode_trade = msgspec.json.Decoder(_Trade).decode
+        self._decode_snapshot = msgspec.json.Decoder(_Snapshot).decode
+
+    @property
+    def checks(self) -> dict[str, Any]:
+        """How often the best prices agreed with the venue's snapshots: their number, and shares."""
+        count = self._agreement["snapshots"]
+        shares = {name: self._agreement[name] / count if count else None for name in ("bid", "ask", "both")}
+        return {"snapshots": count, **shares}
+
+    def batches(self) -> Iterator[Batch]:
+        """Read all files in order (see `recording.Recording.batches`)."""
+        for path in self.paths:
+            start = self.ledger.begin_file(path)
+            for lines in line_batches(path):
+                for line in lines:
+                    start += 1
+                    self._place = start
+                    self._take(line)
+                self.ledger.records += len(lines)
+                yield self._drain()
+        if not self._whole and not self._agreement["both"]:
+            raise CaptureError(self.paths[0], "the order book never agreed with a snapshot of the venue (order_book)")
+
+    def _take(self, line: bytes) -> None:
+        stamp, _, rest = line.partition(b" ")
+        event, _, text = rest.partition(b" ")
+        self._local = self._time(stamp.decode("latin-1"))
+        try:
+            if event in (b"order_created", b"order_changed", b"order_deleted"):
+                one = self._decode_order(text)
+                side = ASK if one.order_type else BID
+                lots, price = self._scaled(one.amount, _LOTS), self._scaled(one.price, _TICKS)
+                self._order(event[6:].decode(), one.id, side, price, lots)
+            elif event == b"trade":
+                self._trade(self._decode_trade(text))
+            elif event == b"order_book":
+                self._check(self._decode_snapshot(text))
+            else:
+                raise self._fail("not an event of a Bitstamp order log")
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise self._fail(f"a message of the wrong shape: {' '.join(str(error).split())[:200]}") from error
+
+    def _trade(self, one: _Trade) -> None:
+        self.ledger.trades += 1
+        price, lots = self._scaled(one.price, _TICKS), self._scaled(one.amount, _LOTS)
+        if not price or not lots:
+            self.ledger.aside(Reason.EMPTY_TRADE, self._place, self._local)
+            return
+        both = {fill.side: fill for fill in self._fills if fill.lots == lots}
+        side = 0
+        if len(both) == 2:
+            side = BID if both[BID].order > both[ASK].order else ASK
+            for fill in both.values():
+                self._fills.remove(fill)
+        self._write(TRADE, side, price, lots / _LOTS, one.id, END)
+
+    def _check(self, snapshot: _Snapshot) -> None:
+        """Compare the best prices with the venue's."""
+        self.ledger.snapshots += 1
+        self.ledger.aside(Reason.CHECK_SNAPSHOT, self._place, self._local)
+        theirs = [self._scaled(side[0][0], _TICKS) if side else None for side in (snapshot.bids, snapshot.asks)]
+        ours = [self._book.best(BID), self._book.best(ASK)]
+        if None in theirs or None in ours:
+            return
+        agree = [mine == other for mine, other in zip(ours, theirs, strict=True)]
+        self._agreement.update(snapshots=1, bid=agree[0], ask=agree[1], both=all(agree))
+        self._disagreed = 0 if all(agree) else self._disagreed + 1
+        if all(agree) and not self._whole:
+            self._begin()
+        elif self._disagreed >= PATIENCE and self._whole:
+            self.ledger.fault(Reason.DISAGREES)
+            self._whole = False
+            self._write(GAP, 0, 0, 0.0, 0, END)
+
+
+class OrdersRecording(_Recording):
+    """The CSV of order events; without snapshots the book counts as whole from the start."""
+
+    def batches(self) -> Iterator[Batch]:
+        """Read all files in order (see `recording.Recording.batches`)."""
+        for path in self.paths:
+            start = self.ledger.begin_file(path)
+            for lines in line_batches(path):
+                for line in lines:
+                    start += 1
+                    self._place = start
+                    if line.strip() == _HEADER:
+                        continue
+                    self.ledger.records += 1
+                    self._take(line)
+                yield self._drain()
+
+    def _take(self, line: bytes) -> None:
+        fields = line.decode("latin-1").rstrip("\r").split(",")
+        if len(fields) != 7 or fields[5] not in ("created", "changed", "deleted") or fields[6] not in ("bid", "ask"):
+            raise self._fail(f"not a line of {_HEADER.decode()}")
+        if not (fields[0].isascii() and fields[0].isdigit() and len(fields[0]) < 19):
+            raise self._fail(f"{fields[0]!r} is no order id")
+        self._local = self._time(fields[1])
+        if not self._whole:
+            self._begin()
+        side = BID if fields[6] == "bid" else ASK
+        lots, price = self._scaled(fields[4], 1), self._scaled(fields[3], _TICKS)
+        self._order(fields[5], int(fields[0]), side, price, lots)
+
+
+def _sniff_log(line: bytes) -> bool:
+    stamp, _, rest = line.partition(b" ")
+    return len(stamp) == _DIGITS and stamp.isdigit() and rest.startswith((b"order_", b"trade "))
+
+
+def _sniff_orders(line: bytes) -> bool:
+    return line.strip() == _HEADER
+
+
+def _key(_path: Path) -> str:
+    return str(INSTRUMENT)
+
+
+LOG = Format("Bitstamp order log (<local ms> <event> <JSON> a line)", _sniff_log, LogRecording, _key)
+ORDERS = Format(f"Bitstamp orders (CSV: {_HEADER.decode()})", _sniff_orders, OrdersRecording, _key)

@@ -1,0 +1,77 @@
+"""What a network says of the rows of a dataset, its state carried over each gap-free run."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import nll_loss
+
+from lobsmith.features.dataset import Dataset
+from lobsmith.models.networks.network import Network, outputs_of
+from lobsmith.models.networks.outputs import COLUMNS
+from lobsmith.models.split import runs
+from lobsmith.models.training_data import Part
+
+LEAD_ROWS = 512
+"""Rows fed before the first one that is asked about, so that its state is warm."""
+
+
+def outputs_at(network: Network, dataset: Dataset, rows: npt.NDArray[np.int64]) -> Tensor:
+    """Return outputs before calibration, float32 [N, H, 8], at the given rising rows; NaN where a row is not complete.
+
+    Up to `LEAD_ROWS` rows before the first one, and the rows in between, warm the state.
+    """
+    first, spans = lead_runs(dataset, rows)
+    out = torch.full((int(rows[-1]) + 1 - first, dataset.labels.shape[1], COLUMNS), math.nan)
+    for start, stop in spans:
+        out[start - first : stop - first] = outputs_of(network, torch.from_numpy(dataset.rows.features[start:stop]))
+    return out[torch.from_numpy(rows - first)]
+
+
+def lead_runs(dataset: Dataset, rows: npt.NDArray[np.int64]) -> tuple[int, list[tuple[int, int]]]:
+    """Return the first row to step through before the given ones, and the gap-free runs from there to the last."""
+    first = max(int(rows[0]) - LEAD_ROWS, 0)
+    return first, runs(dataset, np.asarray([first, int(rows[-1])]))
+
+
+def log_probabilities(network: Network, dataset: Dataset, rows: npt.NDArray[np.int64]) -> Tensor:
+    """Return calibrated log-probabilities of the directions, float32 [N, H, 3]."""
+    return torch.log_softmax(network.calibration.cpu().logits(outputs_at(network, dataset, rows)), dim=2)
+
+
+def validation_loss(
+    network: Network, dataset: Dataset, rows: npt.NDArray[np.int64], horizon_weights: Sequence[float]
+) -> float:
+    """Return the mean cross-entropy of the directions over the given rows and weighted horizons, nats."""
+    return float(np.average(horizon_losses(network, dataset, rows), weights=np.asarray(horizon_weights)))
+
+
+def horizon_losses(network: Network, dataset: Dataset, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Return the mean cross-entropy of the directions over the given rows at each horizon, nats, float32 [H]."""
+    calibration = network.calibration
+    logits = calibration.logits(outputs_at(network, dataset, rows).to(calibration.move_scale.device)).cpu()
+    labels = torch.from_numpy(dataset.labels[rows].astype(np.int64))
+    losses: npt.NDArray[np.float32] = (
+        nll_loss(torch.log_softmax(logits, dim=2).movedim(2, 1), labels, reduction="none").mean(dim=0).numpy()
+    )
+    return losses
+
+
+def mean_validation_loss(network: Network, parts: Sequence[Part], horizon_weights: Sequence[float]) -> float:
+    """Return `validation_loss` over the validation rows of all parts."""
+    losses = [validation_loss(network, one.dataset, one.split.validation, horizon_weights) for one in parts]
+    return float(np.average(losses, weights=_held(parts)))
+
+
+def mean_horizon_losses(network: Network, parts: Sequence[Part]) -> npt.NDArray[np.float64]:
+    """Return `horizon_losses` over the validation rows of all parts, float64 [H]."""
+    losses = [horizon_losses(network, one.dataset, one.split.validation) for one in parts]
+    means: npt.NDArray[np.float64] = np.average(np.asarray(losses, np.float64), axis=0, weights=_held(parts))
+    return means
+
+
+def _held(parts: Sequence[Part]) -> list[int]:
+    return [len(one.split.validation) for one in parts]

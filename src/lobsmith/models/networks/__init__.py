@@ -1,0 +1,1 @@
+"""The networks of the registry, their inputs and their outputs."""

@@ -1,0 +1,94 @@
+"""DeepLOB: convolutions over levels and time, an inception module and an LSTM over a window of 100 books.
+
+Zhang, Zohren & Roberts, "DeepLOB: Deep convolutional neural networks for limit order books", IEEE Transactions on
+Signal Processing 67(11), 2019, arXiv:1808.03668. Three blocks of convolutions join price and size, then ask and bid,
+then all levels; each also looks along time, padded with zeros so that the 100 rows remain. The inception module looks
+along time at three scales, and an LSTM reads the result. Its last hidden state is the representation:
+
+    (features [B, T, F], state [B, S])  →  (representation [B, T, 64], next state [B, S])
+
+Every row has its own window, seen from its own mid, and shares no work with the next: T rows cost T windows.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from lobsmith.models.networks.window import BOOK, BookWindows, WindowTrunk
+
+WINDOW = 100
+_SLOPE = 0.01
+_ALONG_TIME = 4
+
+
+class DeepLob(WindowTrunk):
+    """DeepLOB without its last layer; `BookWindows` holds the state.
+
+    The authors' later code has 32 and 64 filters, batch normalisation and no padding: 143,907 parameters with its last
+    layer, where the paper's network has 60,947.
+
+    Args:
+        location: float32 [F], what was taken off each feature.
+        scale: float32 [F], what each feature was divided by.
+        window: rows a window; the paper's 100.
+        price_scale: what prices are divided by, basis points.
+        filters: filters of the convolutions; the paper's 16.
+        inception: filters of each branch of the inception module; the paper's 32.
+        width: units of the LSTM; the paper's 64.
+    """
+
+    def __init__(
+        self,
+        location: Tensor,
+        scale: Tensor,
+        *,
+        window: int = WINDOW,
+        price_scale: float = 5.0,
+        filters: int = 16,
+        inception: int = 32,
+        width: int = 64,
+    ) -> None:
+        super().__init__(BookWindows(location, scale, window=window, price_scale=price_scale), width)
+        levels = BOOK // 4
+        self.convolutions = nn.Sequential(
+            _block(1, filters, across=2),
+            _block(filters, filters, across=2),
+            _block(filters, filters, across=levels),
+        )
+        self.short = nn.Sequential(_along(filters, inception, 1), _along(inception, inception, 3))
+        self.long = nn.Sequential(_along(filters, inception, 1), _along(inception, inception, 5))
+        self.pooled = nn.Sequential(nn.MaxPool1d(3, stride=1, padding=1), _along(filters, inception, 1))
+        self.lstm = nn.LSTM(3 * inception, width, batch_first=True)
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d | nn.Conv2d):
+                # With torch's own start each layer halves what it passes on: after eleven all rows look the same.
+                nn.init.kaiming_uniform_(module.weight, a=_SLOPE, nonlinearity="leaky_relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def encode(self, windows: Tensor) -> Tensor:
+        """Return the representation float32 [N, width] of windows float32 [N, W, 40]."""
+        series = self.convolutions(windows.unsqueeze(1)).squeeze(3)
+        series = torch.cat([self.short(series), self.long(series), self.pooled(series)], dim=1).transpose(1, 2)
+        start = series.new_zeros(1, series.shape[0], self.width)
+        hidden: Tensor = self.lstm(series, (start, start))[1][0]
+        return hidden[0]
+
+
+def _block(channels: int, filters: int, *, across: int) -> nn.Sequential:
+    """Join `across` neighbouring columns, then look twice along time: [N, C, W, D] to [N, filters, W, D / across]."""
+    before = (_ALONG_TIME - 1) // 2
+    return nn.Sequential(
+        nn.Conv2d(channels, filters, (1, across), stride=(1, across)),
+        nn.LeakyReLU(_SLOPE),
+        nn.ZeroPad2d((0, 0, before, _ALONG_TIME - 1 - before)),
+        nn.Conv2d(filters, filters, (_ALONG_TIME, 1)),
+        nn.LeakyReLU(_SLOPE),
+        nn.ZeroPad2d((0, 0, before, _ALONG_TIME - 1 - before)),
+        nn.Conv2d(filters, filters, (_ALONG_TIME, 1)),
+        nn.LeakyReLU(_SLOPE),
+    )
+
+
+def _along(channels: int, filters: int, rows: int) -> nn.Sequential:
+    """Look along an odd number of rows: [N, C, W] to [N, filters, W]."""
+    return nn.Sequential(nn.Conv1d(channels, filters, rows, padding=rows // 2), nn.LeakyReLU(_SLOPE))

@@ -1,0 +1,126 @@
+"""A network: standardised inputs, a trunk with its state, a readout, calibration.
+
+    (features [B, T, F], state [B, S])  →  (outputs [B, T, H, 8], next state [B, S])
+
+Where the architecture has one, a linear path leads from the features straight to the outputs: the network starts as a
+logistic regression and learns what that one misses.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lobsmith.models.networks.outputs import COLUMNS, Calibration
+
+LARGEST_INPUT = 8.0
+"""Standardised features are clipped here: one freak message must not swamp an LSTM."""
+
+Trunk = Callable[[Tensor, Tensor], nn.Module]
+"""Builds a trunk from the inputs' location and scale, float32 [F]."""
+
+
+class Network(nn.Module):
+    """Any architecture of the registry.
+
+    Args:
+        features: F.
+        horizons: H.
+        trunk: builds the part with the memory.
+        linear: whether a linear path leads around the trunk.
+        clips: whether inputs are clipped; not for a trunk that undoes the scaling and wants prices as they were.
+    """
+
+    location: Tensor
+    scale: Tensor
+
+    def __init__(self, features: int, horizons: int, trunk: Trunk, *, linear: bool, clips: bool = True) -> None:
+        super().__init__()
+        self.features, self.horizons, self.clips = features, horizons, clips
+        self.register_buffer("location", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+        self.trunk = trunk(self.location, self.scale)
+        self.state_size: int = self.trunk.state_size  # type: ignore[assignment]
+        width: int = self.trunk.width  # type: ignore[assignment]
+        self.readout = nn.Linear(width, horizons * COLUMNS) if width else None
+        self.linear = nn.Linear(features, horizons * COLUMNS) if linear else None
+        self.calibration = Calibration(horizons)
+        for readout in (self.readout, self.linear):
+            if readout is not None:
+                nn.init.zeros_(readout.weight)
+                nn.init.zeros_(readout.bias)
+
+    def cold_state(self, batch: int) -> Tensor:
+        """Return the state of a stream of which nothing is known: zeros [B, S]."""
+        return torch.zeros(batch, self.state_size, device=self.location.device)
+
+    def standardise(self, features: Tensor) -> Tensor:
+        """Return features in units of their training deviation, clipped where the trunk does not undo the scaling."""
+        inputs = (features - self.location) / self.scale
+        return torch.clamp(inputs, -LARGEST_INPUT, LARGEST_INPUT) if self.clips else inputs
+
+    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Step through T rows.
+
+        Args:
+            features: float32 [B, T, F].
+            state: float32 [B, S].
+
+        Returns:
+            Outputs before calibration, float32 [B, T, H, 8], and the state after the last row, float32 [B, S].
+        """
+        return self.step(self.standardise(features), state)
+
+    def step(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Do the same for inputs that are standardised already."""
+        representation, next_state = self.trunk(inputs, state)
+        parts = []
+        if self.readout is not None:
+            parts.append(self.readout(representation))
+        if self.linear is not None:
+            parts.append(self.linear(inputs))
+        outputs = sum(parts[1:], start=parts[0])
+        return outputs.reshape(inputs.shape[0], inputs.shape[1], self.horizons, COLUMNS), next_state
+
+    def warm(self, inputs: Tensor, state: Tensor) -> Tensor:
+        """Return the state after standardised rows whose outputs nobody wants."""
+        if inputs.shape[1] == 0:
+            return state
+        remember = getattr(self.trunk, "remember", None)
+        warmed: Tensor = remember(inputs, state) if remember else self.trunk(inputs, state)[1]
+        return warmed
+
+
+class ServedNetwork(nn.Module):
+    """The network with its calibration, in plain form: what exports and engines are held against."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return probabilities float32 [B, T, H, 3], outlook float32 [B, T, H, 5] and the next state [B, S]."""
+        outputs, next_state = self.network(features, state)
+        probabilities, outlook = self.network.calibration(outputs)
+        return probabilities, outlook, next_state
+
+
+def outputs_of(network: Network, rows: Tensor, *, chunk: int = 256) -> Tensor:
+    """Step a cold network through one stream, `chunk` rows at a time.
+
+    Args:
+        network: the network; it is put into evaluation mode.
+        rows: float32 [N, F].
+        chunk: rows a call.
+
+    Returns:
+        Outputs before calibration, float32 [N, H, 8].
+    """
+    network.eval()
+    state = network.cold_state(1)
+    parts = []
+    with torch.inference_mode():
+        for part in torch.split(rows, chunk):
+            outputs, state = network(part.unsqueeze(0).to(state.device), state)
+            parts.append(outputs[0].cpu())
+    return torch.cat(parts)

@@ -1,0 +1,190 @@
+"""What a network is trained on: the rows of one or several instruments as one set of tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lobsmith.errors import TrainingError
+from lobsmith.features.dataset import Dataset
+from lobsmith.features.definitions import NAMES, mirror
+from lobsmith.features.labels import UNKNOWN
+from lobsmith.models.networks.network import Network
+from lobsmith.models.networks.volatility import Volatility
+from lobsmith.models.networks.window import BookWindows
+from lobsmith.models.split import Split, runs, split, split_beside
+from lobsmith.params import SplitParams
+
+_NS_PER_S = 1e9
+_STILL = 1e-6
+"""A feature that deviates less than this on the training rows is only centred."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One instrument's rows, and which of them train, validate and test."""
+
+    dataset: Dataset
+    split: Split
+
+
+def parts_of(datasets: Sequence[Dataset], params: SplitParams) -> list[Part]:
+    """Cut the first dataset by its rows, the others at the same times; those with nothing to train on are left out.
+
+    Raises:
+        TrainingError: the first one is too short.
+    """
+    first = Part(datasets[0], split(datasets[0], params))
+    others = [(one, split_beside(one, first.dataset, first.split, params.embargo_ms)) for one in datasets[1:]]
+    return [first, *(Part(one, cut) for one, cut in others if cut is not None)]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Rows of all parts, end to end; what is not a training row is known to no loss.
+
+    `inputs` float32 [N, F] standardised; `direction` int64 [N, H], -1 unknown; `binary` float32 [N, H, 3], -1 unknown;
+    `move` and `volatility` float32 [N, H] in units of their RMS, NaN unknown; `starts` int64, the first rows of whole
+    sequences; `significant` bool [N], whether the row's move within the first horizon is significant.
+    """
+
+    inputs: Tensor
+    direction: Tensor
+    binary: Tensor
+    move: Tensor
+    volatility: Tensor
+    starts: npt.NDArray[np.int64]
+    significant: npt.NDArray[np.bool_]
+
+
+def seconds_of(dataset: Dataset, rows: npt.NDArray[np.int64]) -> float:
+    """Return the time that rising rows cover, gaps left out, seconds; at least 1."""
+    time, segment = dataset.rows.time, dataset.rows.segment
+    inside = np.diff(time[rows])[np.diff(segment[rows]) == 0]
+    return max(float(inside.sum()) / _NS_PER_S, 1.0)
+
+
+def fit_inputs(network: Network, parts: Sequence[Part], *, symmetric: bool) -> None:
+    """Set from the training rows what no gradient sets: location, scale, units of moves, a trunk's own constants.
+
+    Args:
+        network: the network, whose buffers are set.
+        parts: all instruments.
+        symmetric: count each row a second time as the mirrored market shows it.
+    """
+    rows = np.concatenate([one.dataset.rows.features[one.split.train] for one in parts]).astype(np.float64)
+    if symmetric:
+        source, sign = mirror()
+        rows = np.concatenate([rows, rows[:, source] * np.asarray(sign)])
+    location, deviation = rows.mean(axis=0), rows.std(axis=0)
+    network.location.copy_(torch.from_numpy(location))
+    network.scale.copy_(torch.from_numpy(np.where(deviation > _STILL, deviation, 1.0)))
+    for module in network.trunk.modules():
+        if isinstance(module, BookWindows | Volatility):  # they undo the scaling
+            module.location.copy_(network.location)
+            module.scale.copy_(network.scale)
+        if isinstance(module, BookWindows):
+            distances = [c for c, name in enumerate(NAMES) if "_distance_" in name]
+            module.price_scale.fill_(float(np.sqrt(np.square(rows[:, distances]).mean())))
+    if isinstance(network.trunk, Volatility):
+        longest = max(parts, key=lambda one: len(one.split.train))
+        network.trunk.fit(longest.dataset.rows, longest.split.train, longest.dataset.targets.volatility)
+    for name, unit in (("move", "move_scale"), ("volatility", "volatility_scale")):
+        values = np.concatenate([getattr(one.dataset.targets, name)[one.split.train] for one in parts])
+        root = np.sqrt(np.square(values.astype(np.float64)).mean(axis=0))
+        getattr(network.calibration, unit).copy_(torch.from_numpy(np.where(root > 0, root, 1.0)))
+
+
+def material(network: Network, parts: Sequence[Part], *, sequence: int, burn_in: int) -> Material:
+    """Lay out what a network with fitted inputs trains on.
+
+    Raises:
+        TrainingError: no gap-free run of any part is long enough for one sequence.
+    """
+    inputs, direction, binary, move, volatility, starts, significant = [], [], [], [], [], [], []
+    offset = 0
+    for one in parts:
+        rows, targets, train = one.dataset.rows, one.dataset.targets, one.split.train
+        known = np.zeros(len(rows), np.bool_)
+        known[train] = True
+        inputs.append(network.standardise(torch.from_numpy(rows.features)))
+        direction.append(np.where(known[:, None], one.dataset.labels, UNKNOWN).astype(np.int64))
+        binary.append(np.where(known[:, None, None], targets.flags, UNKNOWN).astype(np.float32))
+        move.append(np.where(known[:, None], targets.move, np.nan))
+        volatility.append(np.where(known[:, None], targets.volatility, np.nan))
+        starts.append(offset + _sequence_starts(one, sequence, burn_in))
+        significant.append(known & (targets.significant[:, 0] == 1))
+        offset += len(rows)
+    whole = np.concatenate(starts)
+    if len(whole) == 0:
+        raise TrainingError(
+            f"{parts[0].dataset.instrument}: no gap-free run of {sequence + burn_in} rows "
+            "(train.burn_in + train.sequence) to train on"
+        )
+    calibration = network.calibration
+    return Material(
+        torch.cat(inputs),
+        torch.from_numpy(np.concatenate(direction)),
+        torch.from_numpy(np.concatenate(binary)),
+        torch.from_numpy(np.concatenate(move)) / calibration.move_scale,
+        torch.from_numpy(np.concatenate(volatility)) / calibration.volatility_scale,
+        whole,
+        np.concatenate(significant),
+    )
+
+
+def _sequence_starts(part: Part, sequence: int, burn_in: int) -> npt.NDArray[np.int64]:
+    length = sequence + burn_in
+    spans = [
+        np.arange(start, stop - length + 1)
+        for start, stop in runs(part.dataset, part.split.train)
+        if stop - start >= length
+    ]
+    return np.concatenate(spans) if spans else np.empty(0, np.int64)
+
+
+class Sampler:
+    """Draws sequences: those with a significant move `priority` times as often, and says what each then counts.
+
+    A share of the draws is uniform, so that no sequence counts more than `1 / uniform_share` times (defensive
+    importance sampling, Hesterberg 1995). The weights undo the oversampling: the weighted mean over many draws is
+    the plain mean over all sequences, and probabilities stay calibrated.
+
+    Args:
+        material: what to draw from.
+        sequence: rows that a loss is taken over, after `burn_in`.
+        burn_in: rows before them.
+        priority: how much more often a sequence with a significant move is drawn; 1 for no difference.
+        uniform_share: share of the draws that knows no priority.
+        generator: where randomness comes from.
+    """
+
+    def __init__(
+        self,
+        material: Material,
+        *,
+        sequence: int,
+        burn_in: int,
+        priority: float,
+        uniform_share: float,
+        generator: np.random.Generator,
+    ) -> None:
+        self._starts, self._generator = material.starts, generator
+        before = np.concatenate([[0], np.cumsum(material.significant)])
+        first = material.starts + burn_in
+        holds = before[first + sequence] > before[first]
+        rate = np.where(holds, priority, 1.0)
+        count = len(rate)
+        probability = uniform_share / count + (1.0 - uniform_share) * rate / rate.sum()
+        self._cumulative = np.cumsum(probability)
+        self._cumulative /= self._cumulative[-1]
+        self._weight = 1.0 / (probability * count)
+
+    def draw(self, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Return the first rows of `count` sequences, int64 [count], and their weights, float32 [count]."""
+        chosen = np.searchsorted(self._cumulative, self._generator.random(count), side="right")
+        chosen = np.minimum(chosen, len(self._starts) - 1)
+        return self._starts[chosen], self._weight[chosen].astype(np.float32)

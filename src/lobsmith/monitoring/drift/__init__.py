@@ -1,0 +1,1 @@
+"""Drift checks of live traffic: windows, history, gates, reports."""

@@ -1,0 +1,179 @@
+"""One look for drift: a version's live rows, its answers and what they cost, beside what it has learnt."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from msgspec import structs
+
+from lobsmith.drift import REFERENCE
+from lobsmith.drift.covariate import look_for_covariate_drift, look_level
+from lobsmith.drift.null_distribution import PastStore
+from lobsmith.drift.reference import RawRows, Reference, joined, load_reference
+from lobsmith.drift.verdict import DriftLook, DriftVerdict, Finding, Kind
+from lobsmith.drift.windows import Lengths
+from lobsmith.errors import DataError
+from lobsmith.files import sha256_file
+from lobsmith.monitoring.drift.answers import concept_drift, prediction_drift
+from lobsmith.monitoring.drift.history import Line
+from lobsmith.monitoring.drift.live_window import Lived, instruments_seen, no_rows, read_lived
+from lobsmith.monitoring.live_evaluation import LIVE, Sources, judge_in_service
+from lobsmith.params import DriftParams, Params
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.manifest import Manifest
+from lobsmith.workspace import Workspace
+
+_SEVERITY = (Finding.INSUFFICIENT, Finding.NO_DRIFT, Finding.MISSING, Finding.DRIFT)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A look and what was looked at; `reference` is the part of the training window that rows were compared with."""
+
+    look: DriftLook
+    reference: RawRows
+    lived: Lived
+
+    @property
+    def severity(self) -> int:
+        """Rises from knowing nothing to drift."""
+        return max(_SEVERITY.index(one.finding) for one in self.look.verdicts)
+
+
+def together(found: Sequence[Looked]) -> DriftLook:
+    """Return the looks at all streams of a version as one: of each kind what asks for most caution.
+
+    Concept drift of one stream must count beside covariate drift of another, and so must missing data.
+
+    Args:
+        found: at least one.
+    """
+    if len(found) == 1:
+        return found[0].look
+    verdicts = [
+        structs.replace(one, reason=f"{looked.look.instrument}: {one.reason}")
+        for looked in found
+        for one in looked.look.verdicts
+    ]
+    gravest = tuple(
+        max((one for one in verdicts if one.kind is kind), key=lambda one: _SEVERITY.index(one.finding))
+        for kind in Kind
+        if any(one.kind is kind for one in verdicts)
+    )
+    instruments = ", ".join(looked.look.instrument for looked in found)
+    return structs.replace(found[0].look, instrument=instruments, verdicts=gravest)
+
+
+def look_for_drift(
+    workspace: Workspace,
+    params: Params,
+    active: Manifest,
+    fallback: int | None,
+    *,
+    now_ns: int,
+    before: Sequence[Line] = (),
+    sources: Sources = LIVE,
+) -> list[Looked]:
+    """Look at each stream that a version was trained for and that clients have ever asked about; at all where none is.
+
+    Args:
+        workspace: where the version, the prediction log and past pairs lie.
+        params: `drift`, `paired` and `rollback` are used.
+        active: the version that serves.
+        fallback: the version that would be gone back to; None where there is none.
+        now_ns: the time, UTC. Of rows that are not live the newest one's receive time counts.
+        before: the history of looks at the model, in the order of time.
+        sources: which sessions of the log count.
+
+    Returns:
+        A look for each instrument, the one that asks for most caution first.
+
+    Raises:
+        PredictionLogError: the log cannot be read.
+        GateError: the log holds answers that cannot be compared.
+        DataError: the version's reference is not what it was when it was published.
+    """
+    reference = reference_of(workspace, active)
+    trained = list(reference.rows) if reference is not None else [str(one) for one in active.instruments]
+    # A pooled model may know instruments that nobody trades: no rows of these is no missing data.
+    seen = instruments_seen(workspace, params.model.name, sources)
+    streams = [one for one in trained if one in seen] or trained
+    level = look_level(params.drift, len(streams))
+    found = []
+    for instrument in streams:
+        started = time.monotonic()
+        learnt = reference.rows[instrument].newest(Lengths.of(params.drift).reference) if reference else no_rows()
+        lived = read_lived(workspace, params, active, instrument, learnt, now_ns=now_ns, sources=sources)
+        judged = judge_in_service(
+            workspace,
+            params,
+            active.model,
+            active=active.version,
+            fallback=fallback,
+            since_ns=active.created_ns,
+            now_ns=now_ns,
+            sources=sources,
+            instrument=instrument,
+        )
+        # What one version answers and costs says nothing of what is usual for another.
+        past = [one for one in before if (one.instrument, one.version) == (instrument, active.version)]
+        verdicts = (
+            _covariate(workspace, params.drift, active, instrument, reference, learnt, lived, level),
+            prediction_drift(lived, past, params.drift, level),
+            concept_drift(lived, past, params, level, judged.verdict if judged else None),
+        )
+        look = DriftLook(
+            model=active.model,
+            version=active.version,
+            instrument=instrument,
+            looked_ns=now_ns,
+            verdicts=verdicts,
+            seconds=time.monotonic() - started,
+        )
+        found.append(Looked(look, learnt, lived))
+    return sorted(found, key=lambda one: one.severity, reverse=True)
+
+
+def reference_of(workspace: Workspace, version: Manifest) -> Reference | None:
+    """Return what a version has learnt from; None of one that was published without.
+
+    Raises:
+        DataError: the file is not the one that was published.
+    """
+    if REFERENCE not in version.files:
+        return None
+    path = Repository.of(workspace).directory(version.model, version.version) / REFERENCE
+    if not path.is_file() or sha256_file(path) != version.files[REFERENCE]:
+        raise DataError(f"{path}: missing or changed since it was published; run lobsmith repository verify --repair")
+    return load_reference(path)
+
+
+def past_of(workspace: Workspace, model: str, instrument: str) -> PastStore:
+    """Return the past pairs of a model's stream.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    return PastStore(workspace.drift / "past" / model / f"{instrument.replace(':', '-')}.jsonl")
+
+
+def _covariate(
+    workspace: Workspace,
+    drift: DriftParams,
+    active: Manifest,
+    instrument: str,
+    reference: Reference | None,
+    learnt: RawRows,
+    lived: Lived,
+    level: float,
+) -> DriftVerdict:
+    if reference is None:
+        why = f"{active.model} {active.version} was published without its training window; the next retrain keeps it"
+        # That nothing comes in is known without one.
+        silent = len(lived.recent) < drift.minimum_rows
+        finding = Finding.MISSING if silent else Finding.INSUFFICIENT
+        why = f"{len(lived.recent)} rows in {drift.recent_s:g} s; {why}" if silent else why
+        return DriftVerdict(kind=Kind.COVARIATE, finding=finding, reason=why, level=level)
+    store = past_of(workspace, active.model, instrument)
+    history = joined(reference.rows[instrument], lived.earlier)
+    return look_for_covariate_drift(learnt, lived.recent, history, reference.scaling, store, drift, level=level)

@@ -1,0 +1,168 @@
+"""What every look for drift found: a line each in the model's history, beside the folders of their reports.
+
+.lobsmith/drift/reports/<model>/looks.jsonl      a line a look, the oldest first
+.lobsmith/drift/reports/<model>/<UTC time>/      its page, the same as JSON, and Evidently's report
+"""
+
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from lobsmith import jsonl
+from lobsmith.drift.verdict import DriftLook, Finding, Kind
+from lobsmith.errors import DataError
+from lobsmith.files import exclusive_lock, write_atomic
+from lobsmith.params import DriftReportParams
+from lobsmith.workspace import Workspace
+
+PAGE = "drift.html"
+CONTENT = "drift.json"
+EVIDENTLY_PAGE = "evidently.html"
+EVIDENTLY_JSON = "evidently.json"
+
+_INDEX = "looks.jsonl"
+_LOCK_DEADLINE_S = 10.0
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """What a look found of one kind of drift; as in `DriftVerdict`."""
+
+    kind: Kind
+    finding: Finding
+    value: float | None = None
+    p_value: float | None = None
+    level: float = 0.0
+    recent_from_ns: int | None = None
+    recent_until_ns: int | None = None
+
+
+class Line(Struct, frozen=True, kw_only=True):
+    """A look in the history.
+
+    Attributes:
+        looked_ns: when, UTC.
+        version: that was active.
+        instrument: `venue:symbol`.
+        folder: where its reports lie or lay, beside the history.
+        found: of each kind.
+        evidently_failed: why there is no report of Evidently; None where there is one.
+    """
+
+    looked_ns: int
+    version: int
+    instrument: str
+    folder: str
+    found: tuple[Found, ...]
+    evidently_failed: str | None = None
+
+    def of(self, kind: Kind) -> Found | None:
+        """Return what was found of a kind, None where it was not looked for."""
+        return next((one for one in self.found if one.kind is kind), None)
+
+
+def as_line(look: DriftLook, folder: str, evidently_failed: str | None) -> Line:
+    """Return a look as the history keeps it."""
+    found = tuple(
+        Found(
+            kind=one.kind,
+            finding=one.finding,
+            value=one.value,
+            p_value=one.p_value,
+            level=one.level,
+            recent_from_ns=one.recent_from_ns,
+            recent_until_ns=one.recent_until_ns,
+        )
+        for one in look.verdicts
+    )
+    return Line(
+        looked_ns=look.looked_ns,
+        version=look.version,
+        instrument=look.instrument,
+        folder=folder,
+        found=found,
+        evidently_failed=evidently_failed,
+    )
+
+
+def reports(workspace: Workspace, model: str) -> Path:
+    """Return where a model's history and the folders of its reports lie."""
+    return workspace.drift / "reports" / model
+
+
+def new_folder(workspace: Workspace, look: DriftLook) -> Path:
+    """Make the folder for the reports of a look, named after its time.
+
+    Raises:
+        DataError: it cannot be made.
+    """
+    time = datetime.fromtimestamp(look.looked_ns // 1_000_000_000, UTC)
+    stamp = f"{time:%Y%m%dT%H%M%S}.{look.looked_ns // 1_000_000 % 1000:03d}Z"
+    root = reports(workspace, look.model)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for name in (stamp, *(f"{stamp}-{turn}" for turn in range(2, 100))):
+            with suppress(FileExistsError):
+                (root / name).mkdir()
+                return root / name
+    except OSError as error:
+        raise DataError(f"{root}: {error.strerror}; the look for drift has no report") from error
+    raise DataError(f"{root / stamp}: a hundred looks of one moment; look less often")
+
+
+def add(workspace: Workspace, model: str, line: Line, params: DriftReportParams) -> None:
+    """Add a look to the history, and forget the oldest lines and reports.
+
+    Raises:
+        DataError: the history cannot be written.
+    """
+    root = reports(workspace, model)
+    path = root / _INDEX
+    try:
+        with exclusive_lock(root / "looks.lock", _LOCK_DEADLINE_S):
+            jsonl.append_line(path, line)
+            kept = read(workspace, model)
+            # Rewritten only now and then: a whole history a look would wear the disk for nothing.
+            if len(kept) > params.keep_looks * 1.1 + 1:
+                lines = (msgspec.json.encode(one) + b"\n" for one in kept[-params.keep_looks :])
+                write_atomic(path, b"".join(lines))
+            _forget(root, params)
+    except TimeoutError as error:
+        raise DataError(f"{path}: locked for {_LOCK_DEADLINE_S:g} s; end the process that holds it") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; the look for drift is not in the history") from error
+
+
+def read(workspace: Workspace, model: str) -> list[Line]:
+    """Return the history, the oldest look first; a line that a crash cut short is left out.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    path = reports(workspace, model) / _INDEX
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; the history of looks for drift cannot be read") from error
+    return sorted(jsonl.decode_lines(content, Line), key=lambda one: one.looked_ns)
+
+
+def newest(lines: Sequence[Line], at_ns: int | None = None) -> Line | None:
+    """Return the newest look of a history, or the newest at a time; None where there is none."""
+    return next((one for one in reversed(lines) if at_ns is None or one.looked_ns <= at_ns), None)
+
+
+def _forget(root: Path, params: DriftReportParams) -> None:
+    # Names are times. A folder that a crash left without its line goes with its age, like any other.
+    folders = sorted((one for one in root.iterdir() if one.is_dir()), reverse=True)
+    for folder in folders[params.keep_pages :]:
+        shutil.rmtree(folder, ignore_errors=True)
+    for folder in folders[params.keep_evidently : params.keep_pages]:
+        for name in (EVIDENTLY_PAGE, EVIDENTLY_JSON):
+            (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,135 @@
+"""What is logged of a stream in the newest minutes, and before: what a look for drift looks at."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lobsmith.drift.reference import RawRows, joined
+from lobsmith.drift.shifts import between
+from lobsmith.drift.windows import Lengths, rounded_gap
+from lobsmith.features.definitions import COUNT
+from lobsmith.monitoring.live_evaluation import LIVE, Sources, sessions_by_instrument
+from lobsmith.monitoring.log.raw_rows import newest_raw_ns, raw_rows
+from lobsmith.monitoring.log.reader import EVER, PredictionLog, answers
+from lobsmith.monitoring.log.writer import Role, log_path
+from lobsmith.online.answers import Answers
+from lobsmith.params import DriftParams, Params
+from lobsmith.release.version.manifest import Manifest
+from lobsmith.workspace import Workspace
+
+_NS_PER_S = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Lived:
+    """What is logged of a stream: raw rows, and a version's answers before and during the newest stretch.
+
+    Attributes:
+        earlier: raw rows received before that stretch, those that past pairs are made of.
+        recent: raw rows of that stretch, `drift.recent_s` long.
+        answers_before: the version's answers in the `drift.reference_s` before it; None where nothing is logged.
+        answers_now: its answers in that stretch.
+        from_ns, until_ns: the stretch, receive times, UTC.
+        served_ns: when the version began to serve, UTC; 0 where rows are not live.
+    """
+
+    earlier: RawRows
+    recent: RawRows
+    answers_before: Answers | None
+    answers_now: Answers | None
+    from_ns: int
+    until_ns: int
+    served_ns: int = 0
+
+
+def read_lived(
+    workspace: Workspace,
+    params: Params,
+    version: Manifest,
+    instrument: str,
+    learnt: RawRows,
+    *,
+    now_ns: int,
+    sources: Sources = LIVE,
+) -> Lived:
+    """Read what is logged of a stream.
+
+    Args:
+        workspace: where the log lies.
+        params: `drift` is used.
+        version: whose answers are read.
+        instrument: `venue:symbol`.
+        learnt: rows that the recent ones are to be compared with: the longer ago, the further past pairs reach back.
+        now_ns: the time, UTC. Of rows that are not live the newest one's receive time counts.
+        sources: which sessions count.
+
+    Raises:
+        PredictionLogError: the log cannot be read.
+    """
+    drift, live = params.drift, tuple(sources) == tuple(LIVE)
+    recent, reach = int(drift.recent_s * _NS_PER_S), int((drift.recent_s + drift.reference_s) * _NS_PER_S)
+    served = version.created_ns if live else 0
+    nothing = Lived(no_rows(), no_rows(), None, None, now_ns - recent, now_ns, served)
+    model = params.model.name
+    if not log_path(workspace, model).exists():
+        return nothing
+    with PredictionLog.of(workspace, model) as log:
+        sessions = sessions_by_instrument(log, sources).get(instrument, [])
+        if not sessions:
+            return nothing
+        until = now_ns if live else (newest_raw_ns(log, sessions) or now_ns) + 1
+        since = until - _reach_ns(drift, until - recent - int(learnt.time_ns[-1]) if len(learnt) else 0)
+        raw = _raw(log, sessions, drift, since, until)
+        asked = answers(
+            log,
+            version.model,
+            version.version,
+            since_ns=until - reach if live else EVER,
+            sessions=sessions,
+            role=Role.PRIMARY,
+            overlaps=False,
+        )
+    return Lived(
+        earlier=raw.between(since, until - recent),
+        recent=raw.between(until - recent, until),
+        answers_before=between(asked, until - reach, until - recent),
+        answers_now=between(asked, until - recent, until),
+        from_ns=until - recent,
+        until_ns=until,
+        served_ns=served,
+    )
+
+
+def instruments_seen(workspace: Workspace, model: str, sources: Sources = LIVE) -> set[str]:
+    """Return the instruments, `venue:symbol`, that clients have ever asked a production model about.
+
+    Raises:
+        PredictionLogError: the log cannot be read.
+    """
+    if not log_path(workspace, model).exists():
+        return set()
+    with PredictionLog.of(workspace, model) as log:
+        return set(sessions_by_instrument(log, sources))
+
+
+def _raw(log: PredictionLog, sessions: list[str], drift: DriftParams, since_ns: int, until_ns: int) -> RawRows:
+    """Read both ends of a stretch: what past pairs are made of. What lies between may be days that nobody looks at."""
+    end = _reach_ns(drift, 0)
+    late = max(until_ns - end, since_ns)
+    old, new = (
+        raw_rows(log, sessions, every_ms=drift.every_ms, since_ns=start, until_ns=stop)
+        for start, stop in ((since_ns, min(since_ns + end, late)), (late, until_ns))
+    )
+    return joined(old, new)
+
+
+def _reach_ns(drift: DriftParams, gap_ns: int) -> int:
+    """Return how long ago the rows begin that past pairs of such a gap are made of, twice as many as are needed."""
+    lengths = Lengths.of(drift)
+    windows = rounded_gap(max(gap_ns, 0), lengths) + 2 * drift.past_pairs + 1
+    return lengths.reference + windows * lengths.recent
+
+
+def no_rows() -> RawRows:
+    """Return rows of which there are none."""
+    return RawRows(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, COUNT), np.float32))

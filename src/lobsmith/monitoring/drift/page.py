@@ -1,0 +1,183 @@
+"""The page about one look for drift: what was found, since when, what moved, and what was done about it."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from lobsmith.drift.verdict import DriftLook, DriftVerdict, Finding, Kind
+from lobsmith.evaluation.report import words as words
+from lobsmith.evaluation.report.page import render
+from lobsmith.features.definitions import FEATURES
+from lobsmith.monitoring.accuracy import VersionScore
+from lobsmith.monitoring.drift import plots as plots
+from lobsmith.monitoring.drift.history import Line
+
+_TEMPLATE = "drift.html.jinja"
+_SECTIONS = {
+    "verdict": "Verdict",
+    "moved": "What moved most",
+    "kinds": "Three kinds of drift",
+    "usual": "What is usual",
+    "time": "Over time",
+    "loss": "Loss over time",
+    "done": "What was done",
+    "evidently": "Evidently's report",
+    "reading": "How to read this",
+}
+_KINDS = {
+    Kind.COVARIATE: "rows: have their features another distribution than those that were learnt from?",
+    Kind.PREDICTION: "answers: does the model say other things than it used to?",
+    Kind.CONCEPT: "outcomes: do its answers cost more than they used to?",
+}
+_NAMED = 3
+_DRAWN = {Kind.COVARIATE: 6, Kind.PREDICTION: 3, Kind.CONCEPT: 3}
+_LISTED = 15
+_FORMULAS = {one.name: f"{one.formula}, {one.unit}" for one in FEATURES}
+
+
+class ModeChange(Struct, frozen=True, kw_only=True):
+    """The model went from one mode to another; `before` is None where it had none."""
+
+    time_ns: int
+    before: str | None
+    after: str
+    reason: str
+
+
+class Happening(Struct, frozen=True, kw_only=True):
+    """Something the system did: an alert, a retrain that was asked for."""
+
+    time_ns: int
+    what: str
+    about: str
+
+
+class Evidently(Struct, frozen=True, kw_only=True):
+    """The report of Evidently: its file beside the page, or why there is none.
+
+    Attributes:
+        page: name of the file, None where there is none.
+        failure: why.
+        failures: looks without one among the `looks` newest.
+        project, report: what it is called in Evidently's workspace.
+    """
+
+    page: str | None
+    failure: str | None
+    failures: int
+    looks: int
+    project: str
+    report: str | None
+
+
+class Content(Struct, frozen=True, kw_only=True):
+    """All that the page says, as it is also written as JSON.
+
+    Attributes:
+        look: that it is about.
+        since_ns: time of the first look of the unbroken run of looks that found drift; None where this one did not.
+        earlier: looks before, the oldest first.
+        changes: of the mode, the oldest first.
+        happenings: the newest last.
+        losses: of one version after the other, over the same time bins.
+        evidently: its report.
+    """
+
+    look: DriftLook
+    since_ns: int | None
+    earlier: tuple[Line, ...]
+    changes: tuple[ModeChange, ...]
+    happenings: tuple[Happening, ...]
+    losses: tuple[tuple[VersionScore, ...], ...]
+    evidently: Evidently
+
+
+def render_drift(content: Content) -> str:
+    """Return the page, the same for the same content."""
+    look = content.look
+    done = [(one.time_ns, f"{one.before or 'none'} → {one.after}", one.reason) for one in content.changes]
+    done += [(one.time_ns, one.what, one.about) for one in content.happenings]
+    filters = (words.number, words.figure, words.count, words.moment, words.horizon, span)
+    return render(
+        "lobsmith.monitoring.drift",
+        _TEMPLATE,
+        filters,
+        c=content,
+        look=look,
+        headline=headline(look),
+        tone=_tone(look),
+        mode=content.changes[-1] if content.changes else None,
+        kinds=[(kind, asks, look.of(kind)) for kind, asks in _KINDS.items()],
+        shifts=[plots.plot_moved(one.kind, two) for one in look.verdicts for two in one.moved[: _DRAWN[one.kind]]],
+        moved=[(one.kind, two, _FORMULAS.get(two.name, "")) for one in look.verdicts for two in one.moved[:_LISTED]],
+        nulls=[plots.plot_null(one) for one in look.verdicts if one.null],
+        history_plot=plots.plot_history(look, content.earlier, content.changes),
+        loss_plot=plots.plot_losses(content.losses),
+        done=sorted(done, key=lambda one: one[0], reverse=True),
+        titles=_SECTIONS,
+    )
+
+
+def headline(look: DriftLook) -> str:
+    """Return what a look found in one line; a kind of which nothing is known is said to be so."""
+    by = {finding: [kind for kind in Kind if _finding(look, kind) is finding] for finding in Finding}
+    parts = []
+    for kind in by[Finding.DRIFT]:
+        verdict = look.of(kind)
+        names = [one.name for one in verdict.moved[:_NAMED]] if verdict else []
+        parts.append(
+            f"{kind.value.capitalize()} drift: {_listed(names)} moved most" if names else f"{kind.value} drift"
+        )
+    if by[Finding.NO_DRIFT]:
+        parts.append(f"No {' drift, no '.join(kind.value for kind in by[Finding.NO_DRIFT])} drift")
+    parts += [
+        f"{finding.value.capitalize()}: {_listed([kind.value for kind in by[finding]])} drift cannot be told"
+        for finding in (Finding.MISSING, Finding.INSUFFICIENT)
+        if by[finding]
+    ]
+    unasked = [kind.value for kind in Kind if look.of(kind) is None]
+    if unasked:
+        parts.append(f"Not looked for: {_listed(unasked)} drift")
+    return ". ".join(one[0].upper() + one[1:] for one in parts) + "."
+
+
+def drift_since(look: DriftLook, earlier: Sequence[Line]) -> int | None:
+    """Return when the unbroken run of looks that found drift began; None where this one found none.
+
+    Args:
+        look: the present one.
+        earlier: looks at the same version and instrument, the oldest first.
+    """
+    if not any(one.finding is Finding.DRIFT for one in look.verdicts):
+        return None
+    since = look.looked_ns
+    for line in reversed(earlier):
+        if not any(one.finding is Finding.DRIFT for one in line.found):
+            break
+        since = line.looked_ns
+    return since
+
+
+def span(verdict: DriftVerdict, which: str) -> str:
+    """Return from when until when the `reference` or the `recent` rows of a verdict were received."""
+    first, last = getattr(verdict, f"{which}_from_ns"), getattr(verdict, f"{which}_until_ns")
+    if first is None or last is None:
+        return words.DASH
+    (day, start, _), (until, end, zone) = words.moment(first).split(), words.moment(last).split()
+    return f"{day} {start} to {end if day == until else f'{until} {end}'} {zone}"
+
+
+def _finding(look: DriftLook, kind: Kind) -> Finding | None:
+    verdict = look.of(kind)
+    return None if verdict is None else verdict.finding
+
+
+def _tone(look: DriftLook) -> str:
+    findings = [_finding(look, kind) for kind in Kind]
+    if Finding.DRIFT in findings or Finding.MISSING in findings:
+        return "refused"
+    return "passed" if all(one is Finding.NO_DRIFT for one in findings) else "no-different"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

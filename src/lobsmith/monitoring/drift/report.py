@@ -1,0 +1,256 @@
+"""Reports about a look for drift: our page first, the same as JSON, Evidently's report, and links to them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from lobsmith.drift.verdict import DriftLook
+from lobsmith.errors import DataError, LobsmithError, ReleaseError
+from lobsmith.files import write_atomic
+from lobsmith.monitoring import alerts
+from lobsmith.monitoring.accuracy import VersionScore, score_over_time
+from lobsmith.monitoring.drift import history
+from lobsmith.monitoring.drift.check import Looked
+from lobsmith.monitoring.drift.evidently import Drawn, Side, draw, project_of
+from lobsmith.monitoring.drift.page import (
+    Content,
+    Evidently,
+    Happening,
+    ModeChange,
+    drift_since,
+    headline,
+    render_drift,
+)
+from lobsmith.monitoring.mode.store import changes, read_mode
+from lobsmith.online.answers import Answers
+from lobsmith.params import Params
+from lobsmith.progress import console
+from lobsmith.release.registry.mlflow_store import mlflow_store
+from lobsmith.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
+_HISTORY = 288
+"""Newest looks on a page: a day of one each five minutes."""
+_CHANGES = 50
+_BINS = 48
+_ARTIFACTS = "drift"
+
+
+class Reported(Struct, frozen=True, kw_only=True):
+    """Where the reports of a look lie.
+
+    Attributes:
+        page: ours.
+        json: what it says, as a `lobsmith.monitoring.drift.page.Content`.
+        evidently_html, evidently_json: None where Evidently failed.
+        evidently_failed: why it did.
+        headline: what was found, one line.
+    """
+
+    page: Path
+    json: Path
+    evidently_html: Path | None
+    evidently_json: Path | None
+    evidently_failed: str | None
+    headline: str
+
+    def as_markdown(self) -> str:
+        """Return it as a Prefect artifact shows it."""
+        lines = [self.headline, "", f"- [Page]({self.page.as_uri()})", f"- [JSON]({self.json.as_uri()})"]
+        if self.evidently_html is not None:
+            lines.append(f"- [Evidently's report]({self.evidently_html.as_uri()})")
+        else:
+            lines.append(f"- no report of Evidently: {self.evidently_failed}")
+        lines += ["", "`lobsmith report drift --open` shows them beside earlier ones."]
+        return "\n".join(lines)
+
+
+def write_report(
+    workspace: Workspace,
+    params: Params,
+    look: DriftLook,
+    reference: Side,
+    recent: Side,
+    *,
+    answers: Sequence[Answers] = (),
+    changes: Sequence[ModeChange] = (),
+    happenings: Sequence[Happening] = (),
+) -> Reported:
+    """Write the reports of a look and add it to the history.
+
+    What Evidently cannot do is said in one line and on the page; it stops nothing.
+
+    Args:
+        workspace: of the project.
+        params: of the project.
+        look: what was found.
+        reference: what recent rows were compared with.
+        recent: the newest rows, and what was answered to them.
+        answers: of the active version and others beside it, for their loss over time; longer than `recent` is better.
+        changes: of the model's mode, the oldest first.
+        happenings: alerts, retrains that were asked for.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+    folder = history.new_folder(workspace, look)
+    drawn = draw(workspace, params, look, reference, recent, folder)
+    failed = drawn if isinstance(drawn, str) else None
+    if failed is not None:
+        console.print(f"no report of Evidently: {failed}", markup=False)
+    lines = [one for one in history.read(workspace, look.model) if one.instrument == look.instrument]
+    content = Content(
+        look=look,
+        since_ns=drift_since(look, [one for one in lines if one.version == look.version]),
+        earlier=tuple(lines[-_HISTORY:]),
+        changes=tuple(changes[-_CHANGES:]),
+        happenings=tuple(happenings[-_CHANGES:]),
+        losses=losses_over_time(answers),
+        evidently=_evidently(look, drawn, [*lines[-_HISTORY:], history.as_line(look, folder.name, failed)]),
+    )
+    reported = Reported(
+        page=folder / history.PAGE,
+        json=folder / history.CONTENT,
+        evidently_html=folder / history.EVIDENTLY_PAGE if failed is None else None,
+        evidently_json=folder / history.EVIDENTLY_JSON if failed is None else None,
+        evidently_failed=failed,
+        headline=headline(look),
+    )
+    try:
+        write_atomic(reported.json, msgspec.json.encode(content))
+        write_atomic(reported.page, render_drift(content).encode())
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}; the look for drift has no report") from error
+    history.add(workspace, look.model, history.as_line(look, folder.name, failed), params.drift_report)
+    return reported
+
+
+def read_content(workspace: Workspace, model: str, line: history.Line) -> Content:
+    """Return what the page of a look in the history says.
+
+    Raises:
+        DataError: it was forgotten, or is not of this release.
+    """
+    path = history.reports(workspace, model) / line.folder / history.CONTENT
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Content)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: only the line of this look is kept; see drift_report.keep_pages") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a look of this release: {error}; look again") from error
+
+
+def link_to_run(workspace: Workspace, reported: Reported, look: DriftLook, run_id: str | None) -> str | None:
+    """Put the reports beside the MLflow run that the active version came from; return in a line why that failed.
+
+    The run shows the newest look, under `drift/`; those before live on in its metrics, one point a look.
+
+    Args:
+        workspace: of the project.
+        reported: the reports.
+        look: that they are about.
+        run_id: of the active version's manifest; a version that has none has nothing to be linked to.
+    """
+    if run_id is None:
+        return f"{look.model} {look.version} came from no MLflow run that its reports could be linked to"
+    paths = (reported.page, reported.json, reported.evidently_html)
+    try:
+        with mlflow_store(workspace) as client:
+            for path in filter(None, paths):
+                client.log_artifact(run_id, str(path), _ARTIFACTS)
+            client.log_batch(run_id, metrics=_metrics(look))
+            client.set_tag(run_id, "drift", reported.headline)
+    except ReleaseError as error:
+        return f"the reports are not linked from MLflow: {error}"
+    return None
+
+
+def losses_over_time(answers: Sequence[Answers]) -> tuple[tuple[VersionScore, ...], ...]:
+    """Score each version over the same time bins, from the first row of any to the last."""
+    times = [one.time_ns for one in answers if len(one.time_ns)]
+    if not times:
+        return ()
+    first, last = min(int(one.min()) for one in times), max(int(one.max()) for one in times)
+    edges = np.unique(np.linspace(first, last + 1, _BINS + 1).astype(np.int64)).tolist()
+    return tuple(tuple(score_over_time(one, edges)) for one in answers)
+
+
+def _metrics(look: DriftLook) -> list["Metric"]:
+    from mlflow.entities import Metric
+
+    at_ms = look.looked_ns // 1_000_000
+    named = [
+        (f"drift.{one.kind.value}.{name}", value)
+        for one in look.verdicts
+        for name, value in (("statistic", one.value), ("p_value", one.p_value))
+    ]
+    return [Metric(name, value, at_ms, at_ms // 1000) for name, value in named if value is not None]
+
+
+def _evidently(look: DriftLook, drawn: Drawn | str, lines: Sequence[history.Line]) -> Evidently:
+    there = isinstance(drawn, Drawn)
+    return Evidently(
+        page=history.EVIDENTLY_PAGE if there else None,
+        failure=None if there else str(drawn),
+        failures=sum(one.evidently_failed is not None for one in lines),
+        looks=len(lines),
+        project=project_of(look.model),
+        report=drawn.report if isinstance(drawn, Drawn) else None,
+    )
+
+
+def report_look(workspace: Workspace, params: Params, looked: Looked) -> Reported:
+    """Write the reports of a look.
+
+    What was done about earlier ones is left out where it cannot be read: the look has to get into the history all the
+    same, since later ones are compared with it.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+    look, lived = looked.look, looked.lived
+    try:
+        changed, happened = changes(workspace, look.model), happenings(workspace, look.model)
+    except LobsmithError as error:
+        console.print(f"the page of the look does not say what was done: {error}", markup=False)
+        changed, happened = [], []
+    return write_report(
+        workspace,
+        params,
+        look,
+        Side(rows=looked.reference, answers=lived.answers_before),
+        Side(rows=lived.recent, answers=lived.answers_now),
+        answers=[one for one in (lived.answers_before,) if one is not None],
+        changes=[
+            ModeChange(time_ns=one.time_ns, before=one.mode_from, after=one.mode_to, reason=one.reason)
+            for one in changed
+        ],
+        happenings=happened,
+    )
+
+
+def happenings(workspace: Workspace, model: str) -> list[Happening]:
+    """Return what was done and said about a model, in the order of time.
+
+    Raises:
+        LobsmithError: alerts or the mode cannot be read.
+    """
+    said = [
+        Happening(time_ns=one.time_ns, what=f"alert {one.state}: {one.name}", about=one.message)
+        for one in alerts.read(workspace)
+        if one.about == model
+    ]
+    record = read_mode(workspace, model)
+    if record is not None and record.retrain_asked_ns is not None:
+        said.append(
+            Happening(time_ns=record.retrain_asked_ns, what="retrain", about="asked for, ahead of its schedule")
+        )
+    return sorted(said, key=lambda one: one.time_ns)

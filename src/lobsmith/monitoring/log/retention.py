@@ -1,0 +1,91 @@
+"""Retention: predictions leave the log by age."""
+
+import time
+from pathlib import Path
+
+from adbc_driver_sqlite import dbapi
+
+from lobsmith.monitoring.log.schema import faults_named, number, open_log, transaction
+from lobsmith.params import PredictionLogParams
+
+_NS_PER_DAY = 86_400_000_000_000
+_AT_ONCE = 100_000
+_LAST_ROW = 2**63 - 1
+
+
+def expire(path: Path, params: PredictionLogParams, now_ns: int | None = None, *, raw_keep_days: float) -> int:
+    """Delete what was asked more than `keep_days` ago, with its outcomes, and return the number of predictions.
+
+    Raw rows take more room and have an age of their own.
+
+    Sessions and streams stay: they are few, and a writer may be about to add to them. The file does not shrink; its
+    free pages are used again. Other processes may write meanwhile.
+
+    Args:
+        path: the log.
+        params: how long predictions are kept, and how long to wait for other processes.
+        now_ns: the time to count from, UTC; None takes the clock.
+        raw_keep_days: how long raw rows are kept, `drift.raw_keep_days`.
+
+    Raises:
+        PredictionLogError: the log is missing, damaged or locked, or the disk refuses.
+    """
+    now_ns = time.time_ns() if now_ns is None else now_ns
+    before_ns = now_ns - int(params.keep_days * _NS_PER_DAY)
+    raw_before_ns = now_ns - int(raw_keep_days * _NS_PER_DAY)
+    with faults_named(path):
+        connection, _ = open_log(path, write=True, busy_s=params.busy_s)
+        with connection:
+            deleted = sum(_expire_stream(connection, stream, before_ns) for stream in _ids(connection, "streams"))
+            for session in _ids(connection, "sessions"):
+                _expire_outcomes(connection, session, before_ns)
+                _expire_raw_rows(connection, session, raw_before_ns)
+            with transaction(connection) as cursor:
+                cursor.execute("DELETE FROM probes WHERE asked_ns < ?", (before_ns,))
+                cursor.execute("DELETE FROM drops WHERE noted_ns < ?", (before_ns,))
+    return deleted
+
+
+def _ids(connection: dbapi.Connection, table: str) -> list[int]:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT id FROM {table}")  # noqa: S608
+        return [int(row[0]) for row in cursor.fetchall()]
+
+
+def _expire_stream(connection: dbapi.Connection, stream: int, before_ns: int) -> int:
+    """Delete in pieces, so that a writer waits for one of them at most."""
+    beyond = "SELECT asked_ns FROM predictions WHERE stream = ? AND asked_ns < ? ORDER BY asked_ns LIMIT 1 OFFSET ?"
+    deleted = 0
+    while True:
+        with transaction(connection) as cursor:
+            end_ns = number(cursor, beyond, (stream, before_ns, _AT_ONCE), otherwise=before_ns - 1) + 1
+            cursor.execute("DELETE FROM predictions WHERE stream = ? AND asked_ns < ?", (stream, end_ns))
+            deleted += number(cursor, "SELECT changes()")
+        if end_ns == before_ns:
+            return deleted
+
+
+def _expire_outcomes(connection: dbapi.Connection, session: int, before_ns: int) -> None:
+    """Delete outcomes of rows that no stream of the session holds any more."""
+    oldest = """SELECT min(oldest) FROM (SELECT (SELECT row FROM predictions WHERE stream = streams.id
+        ORDER BY asked_ns, row LIMIT 1) AS oldest FROM streams WHERE session = ?)"""
+    with transaction(connection) as cursor:
+        row = number(cursor, oldest, (session,), otherwise=_LAST_ROW)
+        cursor.execute("DELETE FROM outcomes WHERE session = ? AND row < ? AND known_ns < ?", (session, row, before_ns))
+
+
+def _expire_raw_rows(connection: dbapi.Connection, session: int, before_ns: int) -> None:
+    """Delete in pieces from the oldest on; within a session rows were asked about as they were received.
+
+    Not by the time of receipt: that of a replayed session is as old as its recording.
+    """
+    kept = "SELECT time_ns FROM raw_rows WHERE session = ? AND asked_ns >= ? ORDER BY time_ns LIMIT 1"
+    # Only among those that go: a writer waits meanwhile.
+    beyond = "SELECT time_ns FROM raw_rows WHERE session = ? AND time_ns < ? ORDER BY time_ns LIMIT 1 OFFSET ?"
+    while True:
+        with transaction(connection) as cursor:
+            kept_ns = number(cursor, kept, (session, before_ns), otherwise=_LAST_ROW)
+            until_ns = number(cursor, beyond, (session, kept_ns, _AT_ONCE), otherwise=kept_ns)
+            cursor.execute("DELETE FROM raw_rows WHERE session = ? AND time_ns < ?", (session, until_ns))
+        if until_ns == kept_ns:
+            return

@@ -1,0 +1,403 @@
+"""Writing the prediction log: every prediction of one production model, and what the market then did.
+
+One SQLite file a model, `Workspace.predictions / f"{model}.db"`, holds the answers of the model, of its candidate and
+of its fallback version. Any number of processes may write and read it at once.
+"""
+
+import time
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from adbc_driver_sqlite import dbapi
+
+from lobsmith.errors import PredictionLogError
+from lobsmith.monitoring.log.schema import (
+    faults_named,
+    label_columns,
+    number,
+    open_log,
+    probability_columns,
+    transaction,
+)
+from lobsmith.params import Params, PredictionLogParams
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.names import may_produce
+from lobsmith.workspace import Workspace
+
+_NS_PER_S = 1_000_000_000
+_MOST_WAITING = 1_000_000
+
+Int64 = npt.NDArray[np.int64]
+
+
+class Role(StrEnum):
+    """Why a version was asked."""
+
+    PRIMARY = "primary"
+    """Its answer went to the caller."""
+    CANDIDATE = "candidate"
+    """It is judged on mirrored rows."""
+    FALLBACK = "fallback"
+    """It would take over, and goes on answering mirrored rows."""
+
+
+class Source(StrEnum):
+    """What a session's rows came from."""
+
+    LIVE = "live"
+    REPLAY = "replay"
+    DEMO = "demo"
+
+
+def log_path(workspace: Workspace, model: str) -> Path:
+    """Return the log of a production model, its candidate and its fallback.
+
+    Args:
+        workspace: the project's folders.
+        model: the production model, such as `lob`, not the candidate's name.
+
+    Raises:
+        PredictionLogError: no production model may have this name.
+    """
+    if not (Repository.is_name(model) and may_produce(model)):
+        raise PredictionLogError(
+            f"{model!r} is not a production model's name; use letters, digits and underscores, a letter first, "
+            "without the ending of a candidate, of plans or of a score"
+        )
+    return workspace.predictions / f"{model}.db"
+
+
+class LogWriter:
+    """Adds to a prediction log; for one thread.
+
+    The `add_*` methods copy into memory and never touch the disk. `flush` writes all that waits in one transaction, and
+    after it a crash of the process or the machine loses none of that. Call `flush_if_due` every half `flush_s` or more
+    often, and a crash loses at most the rows of `flush_s`.
+
+        with LogWriter.of(workspace, "lob", params) as log:
+            log.begin("2026-03-01T12:00:00-4711", Source.LIVE, "binance:BTCUSDT", time.time_ns())
+            log.add_predictions(session, "lob", 20260301115900, Role.PRIMARY, row=row, …)
+            log.flush_if_due()
+
+    Args:
+        path: the file; it is made where there is none.
+        horizons_ms: the H horizons of the probabilities.
+        params: flush interval and how long to wait for other processes.
+        most_waiting: rows that wait in memory at most, when the disk refuses. Further ones are dropped and counted.
+
+    Raises:
+        PredictionLogError: the file is no prediction log, has another schema or other horizons, is locked, or the disk
+            refuses. It is never overwritten.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        horizons_ms: tuple[int, ...],
+        params: PredictionLogParams,
+        *,
+        most_waiting: int = _MOST_WAITING,
+    ) -> None:
+        self.path = path
+        self.horizons_ms = horizons_ms
+        self._params = params
+        self._most_waiting = most_waiting
+        self._connection, _ = open_log(path, horizons_ms=horizons_ms, write=True, busy_s=params.busy_s)
+        self._waiting = _Waiting()
+        self._announced: set[str] = set()
+        self._oldest_ns: int | None = None
+        self._lost: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, workspace: Workspace, model: str, params: Params) -> "LogWriter":
+        """Open the log of a production model."""
+        return cls(log_path(workspace, model), params.labels.horizons_ms, params.prediction_log)
+
+    def begin(self, session: str, source: Source, instrument: str, started_ns: int) -> None:
+        """Announce a session before its first row: one client's run on one instrument.
+
+        Args:
+            session: a text that no other run has. A recorder that goes on with a session announces it again.
+            source: what the rows come from.
+            instrument: `venue:symbol`.
+            started_ns: wall clock, UTC ns.
+        """
+        self._announced.add(session)
+        self._waiting.sessions[session] = (str(source), instrument, started_ns)
+        self._note_age()
+
+    def add_predictions(
+        self,
+        session: str,
+        model: str,
+        version: int,
+        role: Role,
+        *,
+        row: npt.ArrayLike,
+        time_ns: npt.ArrayLike,
+        asked_ns: npt.ArrayLike,
+        segment: npt.ArrayLike,
+        mid: npt.ArrayLike,
+        latency_ns: npt.ArrayLike,
+        rows: npt.ArrayLike,
+        probabilities: npt.NDArray[np.float32] | None,
+        reasons: str | Sequence[str | None] | None = None,
+    ) -> None:
+        """Add what one version said about N rows; any but `row` may be one value for all of them.
+
+        Args:
+            session: as announced by `begin`.
+            model: the Triton model that was asked, `<model>` or `<model>_candidate`.
+            version: its version; 0 where none could be asked.
+            role: why it was asked.
+            row: int [N], number of the row within the session, rising; the same for all versions asked about it.
+            time_ns: int [N], local receive time of the row, UTC.
+            asked_ns: int [N], wall clock when the question was handed over, UTC.
+            segment: int [N], number of the gap-free run of rows within the session.
+            mid: int [N], twice the mid, ticks.
+            latency_ns: int [N], from hand-over to answer, or to giving up.
+            rows: int [N], rows in the request.
+            probabilities: float32 [N, H, 3]: down, unchanged, up; NaN where not answered, None for none at all.
+            reasons: why a row was not answered, None for answered ones.
+        """
+        numbers = np.array(row, np.int64, ndmin=1)
+        count = len(numbers)
+        if not self._room(session, "predictions", count):
+            return
+        given = {"time_ns": time_ns, "segment": segment, "mid": mid, "latency_ns": latency_ns, "rows": rows}
+        columns = {"asked_ns": _column(asked_ns, count), "row": pa.array(numbers)}
+        columns |= {name: _column(values, count) for name, values in given.items()}
+        texts = [reasons] * count if reasons is None or isinstance(reasons, str) else list(reasons)
+        columns["reason"] = pa.array(texts, pa.string())
+        names = probability_columns(self.horizons_ms)
+        if probabilities is None:
+            flat = np.full((len(names), count), np.nan, np.float32)
+        else:
+            flat = np.array(probabilities, np.float32).reshape(count, len(names)).T.copy()
+        columns |= {name: pa.array(values) for name, values in zip(names, flat, strict=True)}
+        key = (session, model, int(version), str(role))
+        self._waiting.predictions.setdefault(key, []).append(pa.record_batch(columns))
+        self._grow(count)
+
+    def add_outcomes(
+        self, session: str, row: npt.ArrayLike, labels: npt.NDArray[np.int8], known_ns: npt.ArrayLike
+    ) -> None:
+        """Add what the market did after N rows; a row's outcome is added once, and a second one is ignored.
+
+        Args:
+            session: as announced by `begin`.
+            row: int [N], number of the row within the session.
+            labels: int8 [N, H]: 0 down, 1 unchanged, 2 up, -1 unknown for good.
+            known_ns: int [N] or one value, when the outcome was known, UTC.
+        """
+        numbers = np.array(row, np.int64, ndmin=1)
+        count = len(numbers)
+        if not self._room(session, "outcomes", count):
+            return
+        columns = {"row": pa.array(numbers), "known_ns": _column(known_ns, count)}
+        for name, values in zip(label_columns(self.horizons_ms), np.reshape(labels, (count, -1)).T, strict=True):
+            columns[name] = pa.array(values.astype(np.int64), mask=values < 0)
+        self._waiting.outcomes.setdefault(session, []).append(pa.record_batch(columns))
+        self._grow(count)
+
+    def add_raw(
+        self,
+        session: str,
+        *,
+        row: npt.ArrayLike,
+        time_ns: npt.ArrayLike,
+        asked_ns: npt.ArrayLike,
+        segment: npt.ArrayLike,
+        raw: npt.NDArray[np.float32],
+    ) -> None:
+        """Add N rows as they were before any z-score, thinned by the caller; one that is there already is ignored.
+
+        Args:
+            session: as announced by `begin`.
+            row: int [N], number of the row within the session.
+            time_ns: int [N], local receive time of the row, UTC.
+            asked_ns: int [N], wall clock when it was asked about, UTC: it is deleted by this time's age.
+            segment: int [N], number of the gap-free run of rows within the session.
+            raw: float32 [N, F].
+        """
+        numbers = np.array(row, np.int64, ndmin=1)
+        count = len(numbers)
+        if not self._room(session, "raw_rows", count):
+            return
+        given = {"time_ns": time_ns, "asked_ns": asked_ns, "segment": segment}
+        columns = {"row": pa.array(numbers)} | {name: _column(values, count) for name, values in given.items()}
+        columns["raw"] = _blobs(np.array(raw, "<f4").reshape(count, -1))
+        self._waiting.raw_rows.setdefault(session, []).append(pa.record_batch(columns))
+        self._grow(count)
+
+    def add_probe(
+        self,
+        session: str,
+        asked_ns: int,
+        first: tuple[str, int],
+        first_ns: int,
+        second: tuple[str, int],
+        second_ns: int,
+    ) -> None:
+        """Add the latencies of one row that was put to two versions in turn, each in a request of its own.
+
+        Args:
+            session: as announced by `begin`.
+            asked_ns: wall clock of the first request, UTC.
+            first: model and version.
+            first_ns: its latency.
+            second: model and version.
+            second_ns: its latency.
+        """
+        if self._room(session, "probes", 1):
+            self._waiting.probes.append((session, asked_ns, *first, first_ns, *second, second_ns))
+            self._grow(1)
+
+    def add_drops(self, session: str, noted_ns: int, place: str, count: int) -> None:
+        """Add that rows were lost.
+
+        Args:
+            session: as announced by `begin`.
+            noted_ns: wall clock, UTC.
+            place: where they were lost, such as `ring` or `candidate`.
+            count: how many since the last such note.
+        """
+        if count and self._room(session, "drops", 1):
+            self._waiting.drops.append((session, noted_ns, place, count))
+            self._grow(1)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are not on disk yet."""
+        return self._waiting.rows
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Rows given up, by table, because too many were waiting; the next flush notes them as drops of `log`."""
+        return dict(self._lost)
+
+    def flush_if_due(self) -> bool:
+        """Flush where the oldest waiting row has waited for half of `flush_s`, and say whether that was so.
+
+        Half, so that a caller that comes by every half interval still keeps to the whole one.
+
+        Raises:
+            PredictionLogError: as `flush`.
+        """
+        if self._oldest_ns is None or time.monotonic_ns() - self._oldest_ns < self._params.flush_s * _NS_PER_S / 2:
+            return False
+        self.flush()
+        return True
+
+    def flush(self) -> None:
+        """Write all that waits in one transaction.
+
+        Raises:
+            PredictionLogError: the log is locked or the disk refuses. What waited goes on waiting, and the next flush
+                tries again; nothing is written twice.
+        """
+        if self._oldest_ns is None:
+            return
+        with faults_named(self.path), transaction(self._connection) as cursor:
+            _write(cursor, self._waiting)
+            for table, count in self._lost.items():
+                cursor.execute("INSERT INTO drops VALUES (0, ?, ?, ?)", (time.time_ns(), f"log {table}", count))
+        self._waiting, self._oldest_ns, self._lost = _Waiting(), None, {}
+
+    def close(self) -> None:
+        """Flush and close.
+
+        Raises:
+            PredictionLogError: as `flush`; the file is closed all the same.
+        """
+        try:
+            self.flush()
+        finally:
+            self._connection.close()
+
+    def __enter__(self) -> "LogWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _room(self, session: str, table: str, count: int) -> bool:
+        if session not in self._announced:
+            raise ValueError(f"session {session} was not announced by LogWriter.begin")
+        if self._waiting.rows + count <= self._most_waiting:
+            return True
+        self._lost[table] = self._lost.get(table, 0) + count
+        return False
+
+    def _grow(self, count: int) -> None:
+        self._waiting.rows += count
+        self._note_age()
+
+    def _note_age(self) -> None:
+        if self._oldest_ns is None:
+            self._oldest_ns = time.monotonic_ns()
+
+
+class _Waiting:
+    """What has been added since the last flush."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.sessions: dict[str, tuple[str, str, int]] = {}
+        self.predictions: dict[tuple[str, str, int, str], list[pa.RecordBatch]] = {}
+        self.outcomes: dict[str, list[pa.RecordBatch]] = {}
+        self.raw_rows: dict[str, list[pa.RecordBatch]] = {}
+        self.probes: list[tuple[str, int, str, int, int, str, int, int]] = []
+        self.drops: list[tuple[str, int, str, int]] = []
+
+
+def _column(values: npt.ArrayLike, count: int) -> pa.Array:
+    return pa.array(np.broadcast_to(np.asarray(values, np.int64), count).copy())
+
+
+def _blobs(rows: npt.NDArray[np.float32]) -> pa.Array:
+    """Return the bytes of each of N rows, float32 [N, F]."""
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * np.int32(rows.shape[1] * rows.itemsize)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(rows))]
+    return pa.Array.from_buffers(pa.binary(), len(rows), buffers)
+
+
+def _write(cursor: dbapi.Cursor, waiting: _Waiting) -> None:
+    for session, about in waiting.sessions.items():
+        cursor.execute("INSERT INTO sessions VALUES (NULL, ?, ?, ?, ?) ON CONFLICT DO NOTHING", (session, *about))
+    ids: dict[str, int] = {}
+    for (session, *stream), parts in waiting.predictions.items():
+        owner = _session(cursor, ids, session)
+        cursor.execute("INSERT INTO streams VALUES (NULL, ?, ?, ?, ?) ON CONFLICT DO NOTHING", (owner, *stream))
+        query = "SELECT id FROM streams WHERE session = ? AND model = ? AND version = ? AND role = ?"
+        _insert(cursor, "predictions", "stream", number(cursor, query, (owner, *stream)), parts)
+    for session, parts in waiting.outcomes.items():
+        _insert(cursor, "outcomes", "session", _session(cursor, ids, session), parts)
+    for session, parts in waiting.raw_rows.items():
+        _insert(cursor, "raw_rows", "session", _session(cursor, ids, session), parts)
+    for session, *rest in waiting.probes:
+        values = (_session(cursor, ids, session), *rest)
+        cursor.execute("INSERT INTO probes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+    for session, *rest in waiting.drops:
+        cursor.execute("INSERT INTO drops VALUES (?, ?, ?, ?)", (_session(cursor, ids, session), *rest))
+
+
+def _session(cursor: dbapi.Cursor, ids: dict[str, int], session: str) -> int:
+    if session not in ids:
+        ids[session] = number(cursor, "SELECT id FROM sessions WHERE session = ?", (session,))
+    return ids[session]
+
+
+def _insert(cursor: dbapi.Cursor, table: str, owner: str, number: int, parts: list[pa.RecordBatch]) -> None:
+    """Insert rows of one stream or session; those that are there already stay as they are."""
+    batch = pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
+    names = ", ".join([owner, *batch.schema.names])
+    places = ", ".join([str(number), *("?" * batch.num_columns)])
+    cursor.executemany(f"INSERT INTO {table} ({names}) VALUES ({places}) ON CONFLICT DO NOTHING", batch)  # noqa: S608

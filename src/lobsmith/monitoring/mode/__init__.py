@@ -1,0 +1,1 @@
+"""The mode that clients keep to: state machine, store, hit rates."""

@@ -1,0 +1,178 @@
+"""How often confident answers came true, by bucket of confidence: what conservative mode trades on."""
+
+from collections.abc import Sequence
+from functools import reduce
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from lobsmith.monitoring.live_evaluation import LIVE, Sources, sessions_by_instrument
+from lobsmith.monitoring.log.reader import PredictionLog, answers, newest_ns, newest_sessions
+from lobsmith.monitoring.log.writer import Role, log_path
+from lobsmith.online.answers import Answers
+from lobsmith.params import ModeParams
+from lobsmith.workspace import Workspace
+
+_LEAST = 1 / 3
+"""The likeliest of three directions is at least so likely."""
+_NS_PER_MS = 1_000_000
+_DOWN, _UP = 0, 2
+Counts = tuple[tuple[int, ...], ...]
+
+
+class WinRates(Struct, frozen=True, kw_only=True):
+    """Answers counted by horizon and confidence.
+
+    Attributes:
+        version: whose answers.
+        horizons_ms: the H horizons.
+        edges: bounds of the B buckets of confidence, B + 1 numbers from 1/3 to 1.
+        counts: [H][B], answers for a direction whose outcome is known.
+        wins: [H][B], those that came true.
+    """
+
+    version: int
+    horizons_ms: tuple[int, ...]
+    edges: tuple[float, ...]
+    counts: Counts
+    wins: Counts
+
+    def __post_init__(self) -> None:
+        """Refuse tables of another shape than it says."""
+        horizons, buckets = len(self.horizons_ms), len(self.edges) - 1
+        for table in (self.counts, self.wins):
+            if buckets < 1 or [len(row) for row in table] != [buckets] * horizons:
+                raise ValueError(f"counts and wins must have {horizons} horizons of {buckets} buckets each")
+
+    def plus(self, other: "WinRates") -> "WinRates":
+        """Return both together: of the same version, horizons and buckets."""
+        same = ("version", "horizons_ms", "edges")
+        if any(getattr(self, name) != getattr(other, name) for name in same):
+            raise ValueError(f"win rates of other versions, horizons or buckets: {self.version}, {other.version}")
+        counts, wins = (np.add(getattr(self, name), getattr(other, name)).tolist() for name in ("counts", "wins"))
+        return WinRates(
+            version=self.version,
+            horizons_ms=self.horizons_ms,
+            edges=self.edges,
+            counts=tuple(map(tuple, counts)),
+            wins=tuple(map(tuple, wins)),
+        )
+
+
+def win_rates(answers: Answers, buckets: int) -> WinRates:
+    """Count the answers of one instrument, in as many buckets of equal width."""
+    tables = [_of_horizon(answers, horizon, buckets) for horizon in range(len(answers.horizons_ms))]
+    return WinRates(
+        version=answers.version,
+        horizons_ms=answers.horizons_ms,
+        edges=tuple(np.linspace(_LEAST, 1.0, buckets + 1).tolist()),
+        counts=tuple(tuple(counts.tolist()) for counts, _ in tables),
+        wins=tuple(tuple(wins.tolist()) for _, wins in tables),
+    )
+
+
+def allowed(rates: WinRates, params: ModeParams) -> list[list[bool]]:
+    """Tell which buckets came true more often than `win_rate`, of at least `minimum_count` answers; [H][B]."""
+    return [
+        [count >= params.minimum_count and won > params.win_rate * count for count, won in zip(*row, strict=True)]
+        for row in zip(rates.counts, rates.wins, strict=True)
+    ]
+
+
+class ActTable:
+    """Which answers conservative mode acts on: prepared once for win rates, then asked at each tick.
+
+        table = ActTable.of(record.win_rates, version, horizons_ms, params.modes)
+        table.may_act(answer.probabilities)
+
+    Args:
+        allowed: [H][B], whether a bucket's answers may be acted on.
+    """
+
+    def __init__(self, allowed: Sequence[Sequence[bool]]) -> None:
+        self._horizons = [(_least_confidence(row), len(row), tuple(row)) for row in allowed]
+
+    @classmethod
+    def of(cls, rates: WinRates | None, version: int, horizons_ms: tuple[int, ...], params: ModeParams) -> "ActTable":
+        """Allow what came true more often than `win_rate`, counted at least `minimum_count` times.
+
+        Rates that are missing, or of another version or other horizons, allow nothing.
+        """
+        if rates is None or (rates.version, rates.horizons_ms) != (version, horizons_ms):
+            return cls([[False]] * len(horizons_ms))
+        return cls(allowed(rates, params))
+
+    def may_act(self, probabilities: npt.NDArray[np.float32]) -> tuple[bool, ...]:
+        """Say of each horizon whether its answer may be acted on; never where it is no direction, or NaN.
+
+        Args:
+            probabilities: float32 [H, 3], of down, unchanged and up.
+        """
+        found = []
+        # Plain numbers: on so few, NumPy's own calls take ten times as long.
+        for (down, unchanged, up), (least, buckets, row) in zip(probabilities.tolist(), self._horizons, strict=True):
+            confidence = down if down > up else up
+            if confidence >= least and confidence > unchanged and (down > up or up > down):
+                bucket = int((min(confidence, 1.0) - _LEAST) * buckets / (1 - _LEAST))
+                found.append(row[min(bucket, buckets - 1)])
+            else:
+                found.append(False)
+        return tuple(found)
+
+
+def _least_confidence(allowed: Sequence[bool]) -> float:
+    """Return what no confidence that may be acted on is below; a little less, as sums of floats are."""
+    places = np.flatnonzero(allowed)
+    return _LEAST + (1 - _LEAST) * int(places[0]) / len(allowed) - 1e-9 if len(places) else float("inf")
+
+
+def _of_horizon(answers: Answers, horizon: int, buckets: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    # In float64, as `ActTable` computes: both must put an answer into the same bucket.
+    down, unchanged, up = answers.probabilities[:, horizon].astype(np.float64).T
+    label = answers.labels[:, horizon]
+    confidence = np.maximum(down, up)
+    counts = (confidence > unchanged) & ((down > up) | (up > down)) & (label >= 0)
+    said = np.where(down > up, _DOWN, _UP)[counts]
+    bucket = (
+        ((confidence[counts].clip(max=1.0) - _LEAST) * buckets / (1 - _LEAST)).astype(np.int64).clip(0, buckets - 1)
+    )
+    time_ns = answers.time_ns[counts]
+    slot = time_ns // (answers.horizons_ms[horizon] * _NS_PER_MS)
+    # Sessions of several clients may hold the same rows, or come in another order than their times.
+    order = np.lexsort((time_ns, slot, bucket))
+    first = order[(np.diff(bucket[order], prepend=-1) != 0) | (np.diff(slot[order], prepend=-1) != 0)]
+    won = first[said[first] == label[counts][first]]
+    return np.bincount(bucket[first], minlength=buckets), np.bincount(bucket[won], minlength=buckets)
+
+
+def count_wins(
+    workspace: Workspace, params: ModeParams, model: str, version: int, sources: Sources = LIVE
+) -> WinRates | None:
+    """Count what a version answered as the one that serves; None where it was asked about no row.
+
+    The newest sessions of each instrument count that have `win_rows` rows together, and of a longer one its newest so
+    many: a client that is started anew each hour has as many as one that goes on. They are read one instrument after
+    the other, so that memory holds those of one.
+
+    Args:
+        workspace: where the log lies.
+        params: `buckets` and `win_rows` are used.
+        model: the production model.
+        version: whose answers.
+        sources: which sessions count.
+
+    Raises:
+        PredictionLogError: the log cannot be read.
+    """
+    if not log_path(workspace, model).exists():
+        return None
+    found = []
+    with PredictionLog.of(workspace, model) as log:
+        for every in sessions_by_instrument(log, sources).values():
+            names = newest_sessions(log, model, version, Role.PRIMARY, every, params.win_rows)
+            since_ns = newest_ns(log, model, version, Role.PRIMARY, names, params.win_rows)
+            given = answers(log, model, version, since_ns=since_ns, sessions=names, role=Role.PRIMARY)
+            if len(given.time_ns):
+                found.append(win_rates(given, params.buckets))
+    return reduce(WinRates.plus, found) if found else None

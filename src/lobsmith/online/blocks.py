@@ -1,0 +1,188 @@
+"""Differences of two versions on the same rows, as means over blocks of time that are long enough to be bet on.
+
+Rows of one block depend on each other, those of different blocks hardly. How long a block must be is measured on the
+first stretch of the rows, which is then not judged: a length chosen after seeing what is bet on would be a choice in
+somebody's favour. All is cut so that later rows change nothing about earlier blocks: whoever looks again sees the same
+blocks and some more. Pieces of a segment that fill no block are left out.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lobsmith.evaluation.bootstrap import correlation_time
+from lobsmith.params import PairedParams
+
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+
+_NS_PER_S = 1_000_000_000
+_NS_PER_MS = 1_000_000
+_STEPS_PER_HORIZON = 4
+"""`correlation_time` averages over cells of a quarter of the horizon it is told."""
+
+
+class BlockRule(NamedTuple):
+    """How blocks are cut, fixed before any that is bet on was seen.
+
+    Attributes:
+        length_s: seconds.
+        correlation_s: how long differences stay correlated, as measured; at most a tenth of what it was measured on.
+        measured: float64 [M], differences of the blocks it was measured on; their size sets the first bounds.
+    """
+
+    length_s: float
+    correlation_s: float
+    measured: Float
+
+
+class Blocks(NamedTuple):
+    """Blocks that may be bet on.
+
+    Attributes:
+        rule: None while too little has been seen to measure it.
+        differences: float64 [K], means over the blocks' rows.
+        left_out: blocks that had too few rows.
+        watched_s: seconds from the first to the last row of each segment, together, whether judged or not.
+        correlation_s: correlation time measured again on all rows; nothing depends on it.
+    """
+
+    rule: BlockRule | None
+    differences: Float
+    left_out: int
+    watched_s: float
+    correlation_s: float | None
+
+
+def paired_blocks(
+    values: Float,
+    known: npt.NDArray[np.bool_],
+    time_ns: Int,
+    segment: Int,
+    *,
+    horizon_ms: int,
+    params: PairedParams,
+    rule: BlockRule | None = None,
+) -> Blocks:
+    """Cut rows into blocks and average the values over each.
+
+    Args:
+        values: float64 [N], one for each row; anything where not known.
+        known: bool [N], rows whose labels are known and that both versions have answered.
+        time_ns: int64 [N], never decreasing within a segment; segments follow each other.
+        segment: int64 [N]; a pause longer than `block_s` ends one as well.
+        horizon_ms: the longest that is judged.
+        params: how long blocks must be.
+        rule: measured on earlier rows of the same two versions; None measures it on the first `measure_s` seconds.
+    """
+    segment = _without_pauses(time_ns, segment, params.block_s)
+    watched_s = float(_elapsed(time_ns, segment)[-1]) / _NS_PER_S if len(values) else 0.0
+    stays = _settled(known, segment)
+    values, known, time_ns, segment = values[stays], known[stays], time_ns[stays], segment[stays]
+    if not len(values):
+        return Blocks(rule, np.empty(0), 0, watched_s, None)
+    elapsed = _elapsed(time_ns, segment)
+    now_s = _memory(values[known], time_ns[known], segment[known], horizon_ms, params)
+    judged = np.ones(len(values), bool)
+    if rule is None:
+        measuring = elapsed < params.measure_s * _NS_PER_S
+        judged = ~measuring
+        if not judged.any():
+            return Blocks(None, np.empty(0), 0, watched_s, now_s)
+        rule = measure(
+            values[measuring],
+            known[measuring],
+            time_ns[measuring],
+            segment[measuring],
+            horizon_ms=horizon_ms,
+            params=params,
+        )
+    differences, left_out = _means(
+        values[judged], known[judged], time_ns[judged], segment[judged], rule.length_s, params.block_rows
+    )
+    return Blocks(rule, differences, left_out, watched_s, now_s)
+
+
+def measure(
+    values: Float,
+    known: npt.NDArray[np.bool_],
+    time_ns: Int,
+    segment: Int,
+    *,
+    horizon_ms: int,
+    params: PairedParams,
+) -> BlockRule:
+    """Measure how long blocks must be: `block_s`, ten horizons, five correlation times, whichever is longest."""
+    correlation_s = _memory(values[known], time_ns[known], segment[known], horizon_ms, params)
+    length_s = max(
+        params.block_s, params.horizons_per_block * horizon_ms / 1000, params.correlation_times * correlation_s
+    )
+    return BlockRule(length_s, correlation_s, _means(values, known, time_ns, segment, length_s, params.block_rows)[0])
+
+
+def _memory(values: Float, time_ns: Int, segment: Int, horizon_ms: int, params: PairedParams) -> float:
+    """Return a correlation time, seconds, looked for on a fine grid and on one as coarse as the blocks allow.
+
+    A slow drift under fast noise is too weak to be seen from row to row, and still is what blocks have in common.
+    """
+    coarse_ns = int(_STEPS_PER_HORIZON * params.block_s / params.correlation_times * _NS_PER_S)
+    grids = {horizon_ms * _NS_PER_MS, coarse_ns}
+    return max(correlation_time(values, time_ns, segment, horizon_ns=grid) for grid in grids) if len(values) else 0.0
+
+
+def _without_pauses(time_ns: Int, segment: Int, longest_s: float) -> Int:
+    """Number segments anew, so that one also ends where no row came for so long, int64 [N]."""
+    begins = (np.diff(segment, prepend=segment[:1]) != 0) | (
+        np.diff(time_ns, prepend=time_ns[:1]) > longest_s * _NS_PER_S
+    )
+    return np.asarray(np.cumsum(begins), np.int64)
+
+
+def _starts(segment: Int) -> Int:
+    """Return the first row of the segment of each row, int64 [N]."""
+    first = np.flatnonzero(np.diff(segment, prepend=segment[:1] - 1))
+    return np.repeat(first, np.diff(np.append(first, len(segment))))
+
+
+def _settled(known: npt.NDArray[np.bool_], segment: Int) -> npt.NDArray[np.bool_]:
+    """Tell the rows up to the last known one of their segment: those after it may yet become known."""
+    later = np.zeros(len(known), bool)
+    if len(known):
+        edges = np.append(np.unique(_starts(segment)), len(known))
+        for first, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+            found = np.flatnonzero(known[first:end])
+            if len(found):
+                later[first : first + int(found[-1]) + 1] = True
+    return later
+
+
+def _elapsed(time_ns: Int, segment: Int) -> Int:
+    """Return for each row the time that segments have covered up to it, gaps left out, int64 [N]."""
+    steps = np.diff(time_ns, prepend=time_ns[:1])
+    steps[np.unique(_starts(segment))] = 0
+    return np.asarray(np.cumsum(steps), np.int64)
+
+
+def _means(
+    values: Float, known: npt.NDArray[np.bool_], time_ns: Int, segment: Int, length_s: float, least: int
+) -> tuple[Float, int]:
+    """Average known rows over blocks; return the means and how many blocks had fewer than `least` of them."""
+    if not len(values):
+        return np.empty(0), 0
+    length_ns = math.ceil(length_s * _NS_PER_S)
+    first = _starts(segment)
+    within = (time_ns - time_ns[first]) // length_ns
+    # A block counts once its segment reaches beyond its end; a row of the next one says so.
+    runs, run = np.unique(first, return_inverse=True)
+    complete = np.append(runs[1:], len(values))[run] - 1
+    taken = within < within[complete]
+    if not taken.any():
+        return np.empty(0), 0
+    offset = np.cumsum(within[complete[runs]]) - within[complete[runs]]
+    number, block = np.unique((offset[run] + within)[taken], return_inverse=True)
+    rows = np.bincount(block, known[taken].astype(np.float64), len(number))
+    sums = np.bincount(block, np.where(known, values, 0.0)[taken], len(number))
+    enough = rows >= least
+    return sums[enough] / rows[enough], int((~enough).sum())

@@ -1,0 +1,307 @@
+"""The evidence of live traffic: losses, unanswered rows and latencies, compared in blocks, and the verdict on them."""
+
+import math
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct, structs
+
+from lobsmith.errors import GateError
+from lobsmith.evaluation.metrics import log_losses
+from lobsmith.online.answers import Answers, Compared
+from lobsmith.online.blocks import BlockRule, Blocks, paired_blocks
+from lobsmith.online.e_values import Evidence, predictable_bounds, weigh
+from lobsmith.params import PairedParams
+from lobsmith.verdict import Verdict
+
+_SURE = 3.0
+"""Standard errors that a share of latencies must lie beyond its limit."""
+Float = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+def check_same_rows(compared: Compared) -> None:
+    """Refuse answers of two versions that are not to the same rows.
+
+    Raises:
+        GateError: times, segments or horizons differ.
+    """
+    first, second = compared.first, compared.second
+    same = first.horizons_ms == second.horizons_ms and all(
+        np.array_equal(a, b) for a, b in ((first.time_ns, second.time_ns), (first.segment, second.segment))
+    )
+    if not same:
+        raise GateError(
+            f"{first.model} {first.version} and {second.model} {second.version}: their answers are not to the "
+            "same rows; join them by row first"
+        )
+    check_order(first)
+
+
+def check_order(answers: Answers) -> None:
+    """Refuse rows that are not in the order of time within their segment.
+
+    Raises:
+        GateError: time goes back.
+    """
+    back = (np.diff(answers.time_ns) < 0) & (np.diff(answers.segment) == 0)
+    if back.any():
+        raise GateError(
+            f"{answers.model} {answers.version}: time goes back after row {int(np.argmax(back))} of a segment; "
+            "order the rows by time"
+        )
+
+
+def judged_horizons(horizons_ms: tuple[int, ...], longest_ms: int) -> list[int]:
+    """Return the indices of the horizons up to the longest; of the shortest where all are longer."""
+    chosen = [i for i, horizon in enumerate(horizons_ms) if horizon <= longest_ms]
+    return chosen or [int(np.argmin(horizons_ms))]
+
+
+def answered(answers: Answers) -> Mask:
+    """Tell which rows have finite probabilities at every horizon, bool [N]."""
+    return np.asarray(np.isfinite(answers.probabilities).all(axis=(1, 2)), bool)
+
+
+def unanswered(answers: Answers) -> float | None:
+    """Return the share of rows without an answer; None without a row."""
+    return float(1.0 - answered(answers).mean()) if len(answers.time_ns) else None
+
+
+def losses(answers: Answers, horizons: list[int]) -> tuple[Float, Mask]:
+    """Return each row's mean log-loss over the given horizons, nats, and where it is known; float64 and bool [N]."""
+    labels = answers.labels[:, horizons]
+    known = answered(answers) & (labels >= 0).all(axis=1)
+    result = np.zeros(len(known))
+    p, y = answers.probabilities[known][:, horizons], labels[known]
+    if len(y):
+        result[known] = np.mean([log_losses(p[:, h], y[:, h]) for h in range(len(horizons))], axis=0)
+    return result, known
+
+
+def too_slow(
+    first_ns: npt.NDArray[np.int64], second_ns: npt.NDArray[np.int64], limits: dict[float, float]
+) -> str | None:
+    """Return in words which quantile of the second is surely beyond its limit, a multiple of the first's; None if none.
+
+    The second's quantile q is beyond a value if more than 1 - q of its latencies are. Both samples are uncertain: the
+    share must be three standard errors larger, that of a difference of two shares.
+
+    Args:
+        first_ns: int64 [M].
+        second_ns: int64 [M'].
+        limits: largest ratio by quantile.
+    """
+    count = min(len(first_ns), len(second_ns))
+    for quantile, limit in limits.items():
+        bar = float(np.quantile(first_ns, quantile)) * limit
+        beyond = float((second_ns > bar).mean())
+        if beyond > (1 - quantile) + _SURE * math.sqrt(2 * quantile * (1 - quantile) / count):
+            ratio = float(np.quantile(second_ns, quantile)) / max(float(np.quantile(first_ns, quantile)), 1.0)
+            return f"its p{quantile * 100:g} latency is {ratio:.2f} times the other's, limit {limit:g}"
+    return None
+
+
+def compared_blocks(
+    compared: Compared, paired: PairedParams, rule: BlockRule | None = None, *, margin: float = 0.0
+) -> tuple[Blocks, int]:
+    """Return the blocks of the first version's loss less the second's, and how many rows count.
+
+    Args:
+        compared: rows that both were asked about, in the order of time.
+        paired: how losses are compared.
+        rule: length of blocks where it was measured before; None measures it on the first rows, which are not judged.
+        margin: added to each difference, nats.
+
+    Raises:
+        GateError: the answers are not to the same rows, or not in the order of time.
+    """
+    check_same_rows(compared)
+    first, second = compared.first, compared.second
+    horizons = judged_horizons(first.horizons_ms, paired.longest_ms)
+    (loss_first, known_first), (loss_second, known_second) = losses(first, horizons), losses(second, horizons)
+    known = known_first & known_second
+    blocks = paired_blocks(
+        loss_first - loss_second + margin,
+        known,
+        first.time_ns,
+        first.segment,
+        horizon_ms=max(first.horizons_ms[h] for h in horizons),
+        params=paired,
+        rule=None if rule is None else rule._replace(measured=rule.measured + margin),
+    )
+    return blocks, int(known.sum())
+
+
+def weigh_blocks(blocks: Blocks, clip: float, alpha: float) -> Evidence:
+    """Bet on the differences of blocks."""
+    measured = blocks.rule.measured if blocks.rule else blocks.differences[:0]
+    return weigh(blocks.differences, predictable_bounds(blocks.differences, measured, clip), alpha)
+
+
+PROMOTE, REJECT, WATCH = "promote", "reject", "keep watching"
+ROLL_BACK, KEEP = "roll back", "keep"
+_NS_PER_US = 1e3
+
+
+class Latency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Latencies of both, microseconds; `count` is the smaller number of measurements."""
+
+    count: int
+    first_p50_us: float
+    second_p50_us: float
+    first_p99_us: float
+    second_p99_us: float
+
+
+class LiveVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What live traffic says of the second version beside the first.
+
+    Attributes:
+        judged: `shadow`, `split test` or `rollback`.
+        decision: PROMOTE, REJECT or WATCH; of rollback ROLL_BACK or KEEP.
+        reason: why, one line.
+        alarms: limits that are broken although the decision does not follow them; one line each.
+        first, second: `model version`.
+        rows: rows of both, or of either in a split test.
+        compared: rows with an answer of both and known labels.
+        watched_s: seconds of traffic, gaps left out.
+        blocks, left_out: blocks judged, and those with too few rows.
+        block_s: their length; None until it has been measured.
+        correlation_s, correlation_now_s: correlation time of the differences that the length was fixed by, and as
+            measured on all rows now. Where the latter is much longer, blocks were too short and the evidence is
+            overstated.
+        e_better, e_worse: e-values that the second is better, or worse; each counts from `threshold` on.
+        threshold: 1 / alpha.
+        difference: robust mean log-loss of the second less the first's, nats: negative is better. None without a block.
+        low, high: it lies between them with probability 1 - 2 alpha at all times at once; None for an end not known
+            yet.
+        mean_difference: plain mean of the blocks' differences.
+        unanswered_first, unanswered_second: shares of rows without an answer.
+        unanswered_reasons: why the second did not answer, with numbers.
+        latency: None where there are no measurements of both.
+        market: what was said of the second's training window beside the market of this traffic, before a promotion.
+    """
+
+    judged: str
+    decision: str
+    reason: str
+    alarms: tuple[str, ...] = ()
+    first: str
+    second: str
+    rows: int
+    compared: int
+    watched_s: float
+    blocks: int
+    left_out: int
+    block_s: float | None
+    correlation_s: float | None
+    correlation_now_s: float | None
+    e_better: float
+    e_worse: float
+    threshold: float
+    difference: float | None
+    low: float | None
+    high: float | None
+    mean_difference: float | None
+    unanswered_first: float | None
+    unanswered_second: float | None
+    unanswered_reasons: dict[str, int]
+    latency: Latency | None
+    market: tuple[Verdict, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the second version may serve."""
+        return self.decision in (PROMOTE, KEEP)
+
+    def beside_market(self, market: tuple[Verdict, ...]) -> "LiveVerdict":
+        """Return the verdict as it is once the market is known: nothing is promoted that has learnt another one."""
+        refused = [one for one in market if not one.passed]
+        if not refused or self.decision != PROMOTE:
+            return structs.replace(self, market=market)
+        reasons = "; ".join(f"{one}, {one.evidence.get('reason', 'no reason given')}" for one in refused)
+        reason = f"{self.reason}; but this is not known to be the market that it has learnt: {reasons}"
+        return structs.replace(self, decision=WATCH, reason=reason, market=market)
+
+    def as_verdict(self) -> Verdict:
+        """Return the gate's verdict; its value is the e-value that the decision is about."""
+        value = self.e_worse if self.judged == "rollback" else self.e_better
+        return Verdict(
+            gate=self.judged,
+            passed=self.passed,
+            value=value,
+            threshold=self.threshold,
+            evidence=msgspec.json.decode(msgspec.json.encode(self)),
+        )
+
+
+def summarise(
+    judged: str,
+    decision: tuple[str, str],
+    *,
+    first: Answers,
+    second: Answers,
+    rows: int,
+    compared: int,
+    blocks: Blocks,
+    evidence: Evidence,
+    threshold: float,
+    latency: Latency | None,
+    alarms: tuple[str, ...] = (),
+) -> LiveVerdict:
+    """Put a decision and its reason together with what it rests on."""
+    rule = blocks.rule
+    return LiveVerdict(
+        judged=judged,
+        decision=decision[0],
+        reason=decision[1],
+        alarms=alarms,
+        first=f"{first.model} {first.version}",
+        second=f"{second.model} {second.version}",
+        rows=rows,
+        compared=compared,
+        watched_s=blocks.watched_s,
+        blocks=evidence.blocks,
+        left_out=blocks.left_out,
+        block_s=rule.length_s if rule else None,
+        correlation_s=rule.correlation_s if rule else None,
+        correlation_now_s=blocks.correlation_s,
+        e_better=evidence.better,
+        e_worse=evidence.worse,
+        threshold=threshold,
+        difference=_negative(evidence.location),
+        low=_negative(evidence.high),
+        high=_negative(evidence.low),
+        mean_difference=_negative(evidence.mean),
+        unanswered_first=unanswered(first),
+        unanswered_second=unanswered(second),
+        unanswered_reasons=dict(second.reasons),
+        latency=latency,
+    )
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else 0.0 - value
+
+
+def compare_latency(first_ns: npt.NDArray[np.int64], second_ns: npt.NDArray[np.int64]) -> Latency | None:
+    """Summarise latencies of both; None where one has none."""
+    if not len(first_ns) or not len(second_ns):
+        return None
+    (a50, a99), (b50, b99) = (np.percentile(one, [50, 99]) / _NS_PER_US for one in (first_ns, second_ns))
+    return Latency(
+        count=min(len(first_ns), len(second_ns)),
+        first_p50_us=float(a50),
+        second_p50_us=float(b50),
+        first_p99_us=float(a99),
+        second_p99_us=float(b99),
+    )
+
+
+def in_words(evidence: Evidence) -> str:
+    """Return how large the difference is and from how many blocks."""
+    if evidence.location is None:
+        return f"{evidence.blocks} blocks"
+    return f"{-evidence.location:+.5f} nats over {evidence.blocks} blocks"

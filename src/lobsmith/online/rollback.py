@@ -1,0 +1,230 @@
+"""Should the active version be taken back?
+
+Two ways lead there. A paired test asks, on the same rows, whether the active version is worse than its fallback: a
+change of the market hurts both, a bad model only itself. And limits on the newest rows of the active version act at
+once, without waiting for evidence. A limit that the fallback breaks on the same rows too is the market's or the
+machine's doing, and is an alarm: going back would mend nothing. So a version whose answers take the whole server down
+is not rolled back by its unanswered rows while the fallback is not answered either.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from lobsmith.online.answers import Answers, Compared
+from lobsmith.online.blocks import BlockRule
+from lobsmith.online.e_values import Evidence
+from lobsmith.online.evidence import (
+    KEEP,
+    ROLL_BACK,
+    LiveVerdict,
+    answered,
+    compare_latency,
+    compared_blocks,
+    in_words,
+    losses,
+    summarise,
+    unanswered,
+    weigh_blocks,
+)
+from lobsmith.params import PairedParams, RollbackParams
+
+GATE = "rollback"
+_NS_PER_S = 1_000_000_000
+_NS_PER_MS = 1e6
+_CONSTANT = 1e-6
+"""Largest spread of a probability, over the fewest rows that say anything, that counts as none."""
+_SUM = 1e-2
+"""How far probabilities may sum up to something else than 1: half precision reaches 1e-3."""
+_PROBES = 100
+UNANSWERED, MALFORMED, CONSTANT, SATURATED, SLOW, FLOOR = (
+    "unanswered",
+    "malformed",
+    "constant",
+    "saturated",
+    "latency",
+    "accuracy",
+)
+"""The limits."""
+
+
+def judge_active(
+    compared: Compared,
+    params: RollbackParams,
+    paired: PairedParams,
+    *,
+    alone: Answers | None = None,
+    epoch: int = 1,
+    rule: BlockRule | None = None,
+) -> LiveVerdict:
+    """Judge the active version, `second`, beside its fallback, `first`.
+
+    Args:
+        compared: rows that both were asked about, in the order of time, from the beginning of the epoch.
+        params: limits.
+        paired: how losses are compared.
+        alone: all rows of the active version, whose newest are held against the limits: a fallback that is asked about
+            few of them, or no more, must not hide what it does. None takes those of `compared`.
+        epoch: see `epoch_at`.
+        rule: length of blocks, where the same two versions were compared before; None measures it on the first rows.
+
+    Raises:
+        GateError: the answers are not to the same rows, or not in the order of time.
+    """
+    # What is bet on is "worse by more than the margin".
+    blocks, counted = compared_blocks(compared, paired, rule, margin=params.margin)
+    fallback, active = compared.first, compared.second
+    evidence = weigh_blocks(blocks, paired.clip, params.alpha)
+    threshold = epoch * (epoch + 1) / params.alpha
+    broken, alarms = _limits(compared, active if alone is None else alone, params)
+    decision = (ROLL_BACK, "; ".join(broken)) if broken else _by_losses(evidence, threshold, params)
+    return summarise(
+        GATE,
+        decision,
+        first=fallback,
+        second=active,
+        rows=len(active.time_ns),
+        compared=counted,
+        blocks=blocks,
+        evidence=_moved(evidence, -params.margin),
+        threshold=threshold,
+        latency=compare_latency(compared.first_probe_ns, compared.second_probe_ns),
+        alarms=tuple(alarms),
+    )
+
+
+def epoch_at(promoted_ns: int, now_ns: int, watch_s: float) -> tuple[int, int]:
+    """Return the epoch that a moment is in, from 1, and when it began, ns UTC.
+
+    A version that was good for long has evidence in its favour that would have to be lost first, so evidence is
+    counted anew in each epoch. Epoch j has alpha / (j (j + 1)) of the probability of a false alarm: together they have
+    alpha, for ever.
+    """
+    length = round(watch_s * _NS_PER_S)
+    past = max(now_ns - promoted_ns, 0) // length
+    return past + 1, promoted_ns + past * length
+
+
+def without_fallback(active: Answers) -> Compared:
+    """Return a version's answers beside those of nobody: only the limits on itself can speak."""
+    nobody = replace(active, version=0, probabilities=np.full_like(active.probabilities, np.nan), reasons={})
+    none = np.empty(0, np.int64)
+    return Compared(first=nobody, second=active, first_probe_ns=none, second_probe_ns=none)
+
+
+def _moved(evidence: Evidence, by: float) -> Evidence:
+    def move(value: float | None) -> float | None:
+        return None if value is None else value + by
+
+    return evidence._replace(
+        mean=move(evidence.mean), location=move(evidence.location), low=move(evidence.low), high=move(evidence.high)
+    )
+
+
+def _by_losses(evidence: Evidence, threshold: float, params: RollbackParams) -> tuple[str, str]:
+    if evidence.mean is None or evidence.location is None:
+        return KEEP, "no limit is broken; nothing to compare with the fallback yet"
+    found = in_words(_moved(evidence, -params.margin))
+    found += f" beside the fallback, e-value {evidence.worse:.3g} of {threshold:g}"
+    if evidence.blocks >= params.minimum_blocks and evidence.worse >= threshold and evidence.mean < 0:
+        return ROLL_BACK, f"its log-loss is worse than the fallback's: {found}"
+    return KEEP, f"no limit is broken: {found}"
+
+
+def _limits(compared: Compared, active: Answers, params: RollbackParams) -> tuple[list[str], list[str]]:
+    """Return what the active version breaks, and what is only an alarm, in words."""
+    if not len(active.time_ns):
+        return [], ["there are no rows: nothing is known of it"]
+    until_ns = int(active.time_ns[-1])
+    mine = _newest(active, until_ns, params)
+    theirs, beside = (_newest(one, until_ns, params) for one in (compared.first, compared.second))
+    if len(mine.time_ns) < params.rows:
+        return [], [f"only {len(mine.time_ns)} rows in the last {params.window_s:g} s: nothing is known of it"]
+    found = _broken(mine, params)
+    excused = _broken(theirs, params) if len(theirs.time_ns) and answered(compared.first).any() else {}
+    if len(compared.first_probe_ns) >= _PROBES and _p99_ms(compared.first_probe_ns) > params.latency_p99_ms:
+        excused[SLOW] = ""
+    else:
+        # Its rows are asked in chunks, which says nothing about a single one.
+        excused.pop(SLOW, None)
+    floor, shared = _below_floor(mine, theirs, beside, params)
+    if floor:
+        found[FLOOR] = floor
+    if shared:
+        excused[FLOOR] = ""
+    broken = [words for name, words in found.items() if name not in excused]
+    return broken, [f"{words}; the fallback does so too" for name, words in found.items() if name in excused]
+
+
+def _newest(answers: Answers, until_ns: int, params: RollbackParams) -> Answers:
+    """Return the rows of the last window, counted in rows as well as in time: a clock may have been set back."""
+    older = np.flatnonzero(answers.time_ns <= until_ns - round(params.window_s * _NS_PER_S))
+    chosen = slice(int(older[-1]) + 1 if len(older) else 0, None)
+    return replace(
+        answers,
+        time_ns=answers.time_ns[chosen],
+        segment=answers.segment[chosen],
+        labels=answers.labels[chosen],
+        probabilities=answers.probabilities[chosen],
+        latency_ns=answers.latency_ns[chosen],
+    )
+
+
+def _broken(answers: Answers, params: RollbackParams) -> dict[str, str]:
+    """Return the limits that a version breaks by itself, in words."""
+    found = {}
+    p, told = answers.probabilities, answered(answers)
+    silent = unanswered(answers) or 0.0
+    if silent > params.unanswered:
+        found[UNANSWERED] = f"{silent:.2%} of the rows are unanswered, limit {params.unanswered:.2%}"
+    wrong = float(_malformed(p, told).mean())
+    if wrong > params.malformed:
+        found[MALFORMED] = f"{wrong:.2%} of the answers are no probabilities, limit {params.malformed:.2%}"
+    if told.sum() < params.rows:
+        return found
+    said = p[told]
+    still = np.ptp(said[-params.rows :], axis=0).max(axis=1) <= _CONSTANT
+    if still.any():
+        found[CONSTANT] = f"its answers at {answers.horizons_ms[int(np.argmax(still))]} ms never change"
+    full = float((said.max(axis=2) >= params.saturated_at).mean(axis=0).max())
+    if full > params.saturated:
+        found[SATURATED] = f"{full:.2%} of its answers are saturated, limit {params.saturated:.2%}"
+    slowest = _p99_ms(answers.latency_ns[told])
+    if slowest > params.latency_p99_ms:
+        found[SLOW] = f"its p99 latency is {slowest:.3g} ms, limit {params.latency_p99_ms:g} ms"
+    return found
+
+
+def _malformed(p: npt.NDArray[np.float32], told: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Tell rows that were answered with something else than probabilities; all NaN is no answer."""
+    broken = ~np.isnan(p).all(axis=(1, 2)) & ~told
+    inside = ((p >= 0) & (p <= 1)).all(axis=(1, 2)) & (np.abs(p.sum(axis=2) - 1) <= _SUM).all(axis=1)
+    return np.asarray(broken | (told & ~inside), bool)
+
+
+def _p99_ms(latency_ns: npt.NDArray[np.int64]) -> float:
+    return float(np.percentile(latency_ns, 99)) / _NS_PER_MS
+
+
+def _below_floor(mine: Answers, theirs: Answers, beside: Answers, params: RollbackParams) -> tuple[str | None, bool]:
+    """Return in words that the log-loss at the first horizon is far above what the rows allow, and if it is not alone.
+
+    It is held against the base rate of the very rows, known in hindsight: in any market that much can be had without a
+    model. A base rate of almost nothing, in a market that stands still, counts as `least_base`. It is not alone where
+    it is not as far above the fallback's on the rows that both answered: a market that no model understands. `beside`
+    are its answers to the rows of `theirs`.
+    """
+    loss, known = losses(mine, [0])
+    if known.sum() < params.rows:
+        return None, False
+    y = mine.labels[known, 0].astype(np.int64)
+    shares = np.bincount(y, minlength=3) / len(y)
+    bar = max(float(-np.log(shares[y]).mean()), params.least_base)
+    value = float(loss[known].mean())
+    if value <= params.floor * bar:
+        return None, False
+    (ours, told), (other, also) = losses(beside, [0]), losses(theirs, [0])
+    pairs = told & also
+    shared = pairs.sum() >= params.rows and ours[pairs].mean() <= params.floor * other[pairs].mean()
+    return f"its log-loss of {value:.4g} is more than {params.floor:g} times the base rate's {bar:.4g}", bool(shared)

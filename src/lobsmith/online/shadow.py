@@ -1,0 +1,113 @@
+"""Shadow evaluation: the candidate answers the rows that production answers; is it better, worse, or too slow?"""
+
+from lobsmith.online.answers import Compared
+from lobsmith.online.blocks import BlockRule, Blocks
+from lobsmith.online.e_values import Evidence
+from lobsmith.online.evidence import (
+    PROMOTE,
+    REJECT,
+    WATCH,
+    LiveVerdict,
+    compare_latency,
+    compared_blocks,
+    in_words,
+    summarise,
+    too_slow,
+    unanswered,
+    weigh_blocks,
+)
+from lobsmith.params import PairedParams, ShadowParams
+
+GATE = "shadow"
+Decision = tuple[str, str]
+
+
+def judge_shadow(
+    compared: Compared, params: ShadowParams, paired: PairedParams, *, rule: BlockRule | None = None
+) -> LiveVerdict:
+    """Judge the candidate, `second`, beside production, `first`, on all rows that both were asked about so far.
+
+    It may be called as often as one likes, with the same rows and those that came since; the probability that a
+    candidate that is no better is ever promoted stays below `alpha`. Only rows of one instrument belong into one call.
+
+    Args:
+        compared: rows in the order of time, from the first that the candidate was asked about.
+        params: limits.
+        paired: how losses are compared.
+        rule: length of blocks where it was measured before; None measures it on the first rows, which are not judged.
+
+    Raises:
+        GateError: the answers are not to the same rows, or not in the order of time.
+    """
+    blocks, counted = compared_blocks(compared, paired, rule)
+    first, second = compared.first, compared.second
+    evidence = weigh_blocks(blocks, paired.clip, params.alpha)
+    probes = compared.first_probe_ns, compared.second_probe_ns
+    few = min(map(len, probes)) < params.probes
+    slow = None
+    if params.probes and not few:
+        slow = too_slow(*probes, {0.5: params.latency_p50, 0.99: params.latency_p99})
+    silent = too_silent(unanswered(first), unanswered(second), len(first.time_ns), params)
+    decision = decide(evidence, blocks, params, broken=silent or slow, few_probes=few)
+    return summarise(
+        GATE,
+        decision,
+        first=first,
+        second=second,
+        rows=len(first.time_ns),
+        compared=counted,
+        blocks=blocks,
+        evidence=evidence,
+        threshold=1 / params.alpha,
+        latency=compare_latency(*probes),
+    )
+
+
+def too_silent(first: float | None, second: float | None, rows: int, params: ShadowParams) -> str | None:
+    """Return in words that the second leaves too many rows unanswered that the first answers; None if it does not."""
+    if first is None or second is None or rows < params.rows or second - first <= params.unanswered:
+        return None
+    return (
+        f"it leaves {second:.2%} of the rows unanswered, production {first:.2%}; limit {params.unanswered:.2%} beyond"
+    )
+
+
+def decide(
+    evidence: Evidence, blocks: Blocks, params: ShadowParams, *, broken: str | None, few_probes: bool
+) -> Decision:
+    """Return the decision and its reason.
+
+    Latency and unanswered rows decide at once; losses decide after the minimum; the maximum decides for production.
+    The e-value is about clipped differences, so that a promotion also takes a plain mean that is better.
+    """
+    if broken:
+        return REJECT, broken
+    threshold = 1 / params.alpha
+    judged_s = evidence.blocks * (blocks.rule.length_s if blocks.rule else 0.0)
+    enough = judged_s >= params.minimum_s and evidence.blocks >= params.minimum_blocks
+    over = blocks.watched_s >= params.maximum_s
+    missing = ""
+    if enough and evidence.worse >= threshold:
+        return REJECT, f"its log-loss is worse: {in_words(evidence)}, e-value {evidence.worse:.3g} of {threshold:g}"
+    if enough and evidence.better >= threshold:
+        found = f"its log-loss is better: {in_words(evidence)}, e-value {evidence.better:.3g} of {threshold:g}"
+        if few_probes:
+            missing = f"{found}, but latencies were not compared ({params.probes} probes of each are asked for)"
+        elif evidence.mean is None or evidence.mean <= 0:
+            missing = "it is better in most blocks, but a few bad ones make it worse on average"
+        else:
+            return PROMOTE, found
+    if over:
+        so_far = missing or f"it is no better after {blocks.watched_s:.0f} s: {in_words(evidence)}"
+        return REJECT, f"{so_far}; e-value {evidence.better:.3g} of {threshold:g}"
+    if missing:
+        return WATCH, missing
+    if not enough:
+        return WATCH, (
+            f"{evidence.blocks} blocks and {judged_s:.0f} s are judged; losses decide after "
+            f"{params.minimum_blocks} blocks and {params.minimum_s:g} s"
+        )
+    return WATCH, (
+        f"no evidence yet: {in_words(evidence)}, e-values {evidence.better:.3g} better, {evidence.worse:.3g} worse, "
+        f"of {threshold:g}"
+    )

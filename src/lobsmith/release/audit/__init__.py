@@ -1,0 +1,1 @@
+"""Is the repository what it claims, and mending what is not."""

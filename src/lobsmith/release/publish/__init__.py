@@ -1,0 +1,1 @@
+"""How a version gets into the repository: published, promoted, with its companions."""

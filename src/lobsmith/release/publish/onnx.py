@@ -1,0 +1,224 @@
+"""Publishing: from an exported model to a version that a server may load, by `release/publish/publication.py`."""
+
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from safetensors.numpy import save
+
+from lobsmith.compress import FP32, GOLDEN, MODEL, STEP
+from lobsmith.compress.golden import Golden
+from lobsmith.drift import REFERENCE, SCORE
+from lobsmith.errors import GateError, ReleaseError
+from lobsmith.files import copy_durably, sha256_file, write_atomic
+from lobsmith.market.instrument import Instrument
+from lobsmith.params import Params, as_table
+from lobsmith.progress import Note
+from lobsmith.release.checks.model_file import check_model_file
+from lobsmith.release.checks.validation import prove
+from lobsmith.release.publish.publication import Publication
+from lobsmith.release.publish.score import accompany
+from lobsmith.release.repository.server import Server
+from lobsmith.release.repository.writer import Writer
+from lobsmith.release.version.contract import WireContract
+from lobsmith.release.version.manifest import Manifest
+from lobsmith.release.version.names import followed_model
+from lobsmith.release.version.recipe import environment, git_commit
+from lobsmith.release.version.triton_config import BACKEND, config_text, prime_rows_for
+from lobsmith.verdict import Verdict
+from lobsmith.workspace import Workspace
+
+PROOF_DEADLINE_S = 120.0
+_VERSIONS_END = 10**18
+"""Above the numbers that `Repository` takes for versions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What a retrain hands over: the exported model, what it must answer, and where it came from.
+
+    `step_path` is the model's graph for one row of one stream, which the in-process engine prefers; `candidate` is the
+    name that it had among the compressed ones, `run` the retrain's folder below the workspace's runs. `reference_path`
+    and `score_path` are what drift is told by, see `lobsmith.drift`; both or none.
+    """
+
+    model_path: Path
+    golden: Golden
+    prime_rows: int
+    instruments: tuple[Instrument, ...]
+    data_fingerprint: str
+    verdicts: tuple[Verdict, ...]
+    metrics: dict[str, float]
+    mlflow_run_id: str | None = None
+    precision: str = FP32
+    gpu_architecture: str | None = None
+    step_path: Path | None = None
+    candidate: str | None = None
+    run: str | None = None
+    reference_path: Path | None = None
+    score_path: Path | None = None
+
+
+def mint_version(now_ns: int, last: int | None) -> int:
+    """Return the number of a new version: the UTC time as YYYYMMDDhhmmss, and always above the last one.
+
+    After a version of the same second, or a clock set back, it is `last + 1`. That need not be a time of day (second
+    60); nothing reads it as one, Triton wants an integer and lobsmith an order.
+
+    >>> mint_version(1_700_000_000_000_000_000, None)
+    20231114221320
+    >>> mint_version(1_700_000_000_000_000_000, 20231114235959)
+    20231114235960
+
+    Raises:
+        ReleaseError: the last one has as many digits as a number may have.
+    """
+    now = int(datetime.fromtimestamp(now_ns // 1_000_000_000, UTC).strftime("%Y%m%d%H%M%S"))
+    version = now if last is None else max(now, last + 1)
+    if version >= _VERSIONS_END:
+        raise ReleaseError(f"{last}: no version number is left above it; take it out of the journal or the repository")
+    return version
+
+
+def check_verdicts(model: str, verdicts: tuple[Verdict, ...]) -> None:
+    """Refuse what a gate has refused.
+
+    Raises:
+        GateError: a verdict is a refusal.
+    """
+    refusals = [str(verdict) for verdict in verdicts if not verdict.passed]
+    if refusals:
+        raise GateError(f"{model}: {'; '.join(refusals)}; nothing was published")
+
+
+def publish(
+    workspace: Workspace,
+    params: Params,
+    artifact: Artifact,
+    *,
+    model: str,
+    contract: WireContract,
+    server: Server | None = None,
+    who: str | None = None,
+    note: Note | None = None,
+) -> Manifest:
+    """Publish an artifact as a new, highest version of a model.
+
+    Args:
+        workspace: where the repository lies.
+        params: `release.keep`, `serving.max_batch`, `serving.warmup` and `train.threads` are used, all are recorded.
+        artifact: what to publish.
+        model: the Triton model, or the slot of its candidates, which holds one version.
+        contract: tensors and definitions that the artifact was made for.
+        server: the running server, None where none runs. If it does not serve the version, the listing goes back to
+            what it was, the server is asked to serve the version that was active before, and the new one is set aside.
+        who: user or flow run, for the journal; the user of this process by default.
+        note: told the name of each step once it is done; see `lobsmith.release.repository.crash_points`.
+
+    Returns:
+        The manifest of the published version.
+
+    Raises:
+        GateError: a verdict is a refusal.
+        ContractError: the model exists with another contract.
+        ReleaseError: the model file or a folder is unfit, the proof failed, or the name is a companion's. Nothing was
+            published.
+        ServingError: the server does not serve it. Nothing was published.
+    """
+    if followed_model(model) != model:
+        raise ReleaseError(f"{model}: a name that ends so belongs to what goes with a model; choose another model.name")
+    publication = _NewPublication(
+        workspace=workspace,
+        params=params,
+        model=model,
+        contract=contract,
+        backend=BACKEND,
+        server=server,
+        who=who,
+        note=note,
+        artifact=artifact,
+    )
+    return publication.run()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxPublication(Publication):
+    """An attempt to publish an ONNX model, wherever it comes from."""
+
+    def version(self, last: int | None) -> int:
+        """Return a number of its own."""
+        return mint_version(time.time_ns(), last)
+
+    def prove(self, directory: Path) -> None:
+        """Prove the copy: it is what gets served."""
+        check_model_file(directory / MODEL, self.contract)
+        prove(directory, self.repository.trust, PROOF_DEADLINE_S)
+
+    def config(self, kept: list[Manifest]) -> str:
+        """Return the model's configuration; its rows to prime with are those of the slowest version."""
+        return config_text(
+            self.model,
+            self.contract,
+            versions=[one.version for one in kept],
+            prime_rows=prime_rows_for(one.prime_rows for one in kept),
+            max_batch=self.params.serving.max_batch,
+            warmup=self.params.serving.warmup,
+        )
+
+    def accompany(self, writer: Writer) -> None:
+        """Publish the reference score of the version, where it has one."""
+        accompany(writer, self.params, self.model, retry=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NewPublication(OnnxPublication):
+    """An attempt to publish what a retrain hands over."""
+
+    artifact: Artifact
+
+    def check(self) -> None:
+        check_verdicts(self.model, self.artifact.verdicts)
+        check_model_file(self.artifact.model_path, self.contract)
+        if (self.artifact.reference_path is None) != (self.artifact.score_path is None):
+            raise ReleaseError(f"{self.model}: {REFERENCE} and {SCORE} belong together; hand over both or none")
+
+    def artifact_id(self) -> str | None:
+        model_path = self.artifact.model_path
+        return sha256_file(model_path) if model_path.is_file() else None
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        return self.artifact.verdicts
+
+    def write(self, directory: Path) -> None:
+        copy_durably(self.artifact.model_path, directory / MODEL)
+        if self.artifact.step_path is not None:
+            copy_durably(self.artifact.step_path, directory / STEP)
+        if self.artifact.reference_path is not None and self.artifact.score_path is not None:
+            copy_durably(self.artifact.reference_path, directory / REFERENCE)
+            copy_durably(self.artifact.score_path, directory / SCORE)
+        write_atomic(directory / GOLDEN, save(asdict(self.artifact.golden)))
+
+    def manifest(self, directory: Path, version: int) -> Manifest:
+        files = {path.name: sha256_file(path) for path in sorted(directory.iterdir())}
+        return Manifest(
+            model=self.model,
+            version=version,
+            artifact_id=files[MODEL],
+            created_ns=time.time_ns(),
+            files=files,
+            contract=self.contract,
+            prime_rows=self.artifact.prime_rows,
+            instruments=self.artifact.instruments,
+            precision=self.artifact.precision,
+            candidate=self.artifact.candidate,
+            run=self.artifact.run,
+            gpu_architecture=self.artifact.gpu_architecture,
+            git_commit=git_commit(self.workspace.root),
+            data_fingerprint=self.artifact.data_fingerprint,
+            params=as_table(self.params),
+            mlflow_run_id=self.artifact.mlflow_run_id,
+            verdicts=self.artifact.verdicts,
+            metrics=self.artifact.metrics,
+            environment=environment(self.params.train.threads),
+        )

@@ -1,0 +1,262 @@
+"""Publishing TensorRT plans: the Triton model `<model>_trt` beside the ONNX model `<model>`.
+
+Plans carry the number of the ONNX version whose network they hold, so that a stream's state means the same to both and
+a client may go from one to the other between two rows. Their manifest is that version's, but for the files and the
+precision, with the `EngineBuild` added. The ONNX version stays the fallback; where `<model>` no longer lists a version,
+`<model>_trt` does not list it either.
+
+Names of plans and profiles stand in `config.pbtxt`, which belongs to the model and not to a version. So only versions
+that share both with the newest are listed together: plans of other capabilities or profiles take the listing over, and
+the older versions are answered by ONNX again.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from msgspec import structs
+
+from lobsmith.compress import GOLDEN
+from lobsmith.compress.tensorrt.plan import ENGINE, EngineBuild, read_build
+from lobsmith.errors import LobsmithError, ReleaseError
+from lobsmith.files import copy_durably, sha256_file
+from lobsmith.gates.compression import Compressed
+from lobsmith.params import Params
+from lobsmith.progress import Note
+from lobsmith.release.checks.validation import prove as prove_in_a_process
+from lobsmith.release.publish.publication import Publication
+from lobsmith.release.repository.server import Server
+from lobsmith.release.version.contract import MAX_ROWS
+from lobsmith.release.version.manifest import Manifest
+from lobsmith.release.version.names import plans_model
+from lobsmith.release.version.signing import Trust
+from lobsmith.release.version.triton_config import PLANS_BACKEND, config_text, prime_rows_for
+from lobsmith.stages.compress import load_summary
+from lobsmith.stages.engines import ENGINE_DIRECTORY, build_plans, judge_plans, open_engine
+from lobsmith.verdict import Verdict
+from lobsmith.workspace import Workspace
+
+PROOF_DEADLINE_S = 300.0
+
+
+def publish_engine(
+    workspace: Workspace,
+    params: Params,
+    engine_directory: Path,
+    manifest: Manifest,
+    *,
+    server: Server | None = None,
+    who: str | None = None,
+    note: Note | None = None,
+    prove: Callable[[Path, Trust], object] | None = None,
+) -> Manifest:
+    """Publish the plans of a published ONNX version, under the version's own number.
+
+    Args:
+        workspace: where the repository lies.
+        params: `release.keep`, `serving.max_batch` and `serving.warmup` are used.
+        engine_directory: plans and `engine.json`, as a build leaves them.
+        manifest: of the ONNX version that the plans belong to.
+        server: the running server; if it does not serve the plans, the publication is taken back.
+        who: user or flow run, for the journal; the user of this process by default.
+        note: told the name of each step once it is done.
+        prove: raises where the staged folder that it is given is not what it claims. By default a process of its own
+            runs the plan on this machine's GPU and compares it with the ONNX version's golden vectors.
+
+    Returns:
+        The manifest of the published plans.
+
+    Raises:
+        ReleaseError: the plans are of TensorRT-RTX, are not those of the version or not whole, cannot be proven here,
+            or are published already. Nothing was published.
+    """
+    publication = _PlansPublication(
+        workspace=workspace,
+        params=params,
+        model=plans_model(manifest.model),
+        contract=manifest.contract,
+        backend=PLANS_BACKEND,
+        server=server,
+        who=who,
+        note=note,
+        source=engine_directory,
+        build=read_build(engine_directory),
+        network=manifest,
+        proof=prove or _prove,
+    )
+    return publication.run()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PlansPublication(Publication):
+    """An attempt to publish plans."""
+
+    source: Path
+    build: EngineBuild
+    network: Manifest
+    proof: Callable[[Path, Trust], object]
+
+    def version(self, last: int | None) -> int:
+        del last
+        return self.network.version
+
+    def check(self) -> None:
+        check_build(self.source, self.build)
+        version = self.network.version
+        of = f"{self.network.model}/{version}"
+        if self.repository.verify(self.network.model, version) != self.network or self.network.engine is not None:
+            raise ReleaseError(f"{of}: the manifest given is not that of this ONNX version; read it again")
+        if version not in self.repository.listed(self.network.model):
+            raise ReleaseError(f"{of}: the version is not listed, so its plans would never be asked")
+        if self.build.precision == "fp32" and self.build.source_sha256 != self.network.artifact_id:
+            raise ReleaseError(
+                f"{self.source}: fp32 plans of another network than {of}; build them from its model file"
+            )
+        directory = self.repository.directory(self.model, version)
+        if directory.exists():
+            raise ReleaseError(f"{directory}: plans of this version are published; publish the model again for others")
+
+    def artifact_id(self) -> str | None:
+        return self.network.artifact_id
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        return self.network.verdicts
+
+    def write(self, directory: Path) -> None:
+        for name in (*self.build.plans.values(), ENGINE):
+            copy_durably(self.source / name, directory / name)
+        copy_durably(self.repository.directory(self.network.model, self.network.version) / GOLDEN, directory / GOLDEN)
+
+    def manifest(self, directory: Path, version: int) -> Manifest:
+        del version
+        return structs.replace(
+            self.network,
+            model=self.model,
+            created_ns=time.time_ns(),
+            files={name: sha256_file(directory / name) for name in (*self.build.plans.values(), ENGINE, GOLDEN)},
+            precision=self.build.precision,
+            gpu_architecture=", ".join(f"sm{one.replace('.', '')}" for one in self.build.plans),
+            engine=self.build,
+        )
+
+    def prove(self, directory: Path) -> None:
+        self.proof(directory, self.repository.trust)
+
+    def config(self, kept: list[Manifest]) -> str:
+        alike = [one for one in kept if one.engine is not None and _layout(one.engine) == _layout(self.build)]
+        return config_text(
+            self.model,
+            self.contract,
+            versions=[one.version for one in alike],
+            prime_rows=prime_rows_for(one.prime_rows for one in alike),
+            max_batch=self.params.serving.max_batch,
+            warmup=self.params.serving.warmup,
+            engine=self.build,
+        )
+
+
+def check_build(directory: Path, build: EngineBuild) -> None:
+    """Check that a directory holds the plans of a build, and that they may be served.
+
+    Raises:
+        ReleaseError: they are of TensorRT-RTX, a plan is missing or changed, or no profile takes a request of some
+            number of rows that the wire contract allows.
+    """
+    if build.builder != "tensorrt":
+        raise ReleaseError(
+            f"{directory}: plans of {build.builder} prove that the graph builds and are never published; "
+            "Triton runs those of tensorrt"
+        )
+    names = list(build.plans.values())
+    if not names or len(set(names)) < len(names) or set(names) != build.sha256.keys():
+        raise ReleaseError(f"{directory}: engine.json does not name one plan with its hash for each capability")
+    for name in names:
+        path = directory / name
+        if Path(name).name != name or not path.is_file() or path.is_symlink():
+            raise ReleaseError(f"{path}: not a plain file beside engine.json; build the engine again")
+        if sha256_file(path) != build.sha256[name]:
+            raise ReleaseError(f"{path}: changed after it was built (SHA-256 differs); build the engine again")
+    taken: set[int] = set()
+    for profile in build.profiles:
+        if profile.batch[0] == 1:
+            taken.update(range(profile.rows[0], profile.rows[2] + 1))
+    if missing := set(range(1, MAX_ROWS + 1)) - taken:
+        raise ReleaseError(
+            f"{directory}: no profile takes one stream of {min(missing)} rows; a request may carry 1 to {MAX_ROWS}"
+        )
+
+
+def _prove(directory: Path, trust: Trust) -> None:
+    prove_in_a_process(directory, trust, PROOF_DEADLINE_S)
+
+
+def _layout(build: EngineBuild) -> tuple[object, ...]:
+    """Return what versions must share to be listed together."""
+    return build.plans, build.profiles
+
+
+_SERVED = "tensorrt"
+"""The builder whose plans Triton runs; those of TensorRT-RTX show that the graph builds."""
+
+
+def plans_of(
+    workspace: Workspace,
+    params: Params,
+    manifest: Manifest,
+    *,
+    server: Server | None = None,
+    on_progress: Note | None = None,
+) -> str:
+    """Build and publish the plans of a promoted version from the folder of the run that made it; say what came of it.
+
+    Arguments are those of `build_and_publish`.
+    """
+    directory = workspace.runs / (manifest.run or "")
+    if manifest.run is None or not directory.is_dir():
+        return f"no plans: the folder of the run that made {manifest.model} {manifest.version} is gone"
+    try:
+        summary = load_summary(directory)
+    except LobsmithError as error:
+        return f"no plans: {error}"
+    return build_and_publish(workspace, params, summary, manifest, directory, server=server, on_progress=on_progress)
+
+
+def build_and_publish(
+    workspace: Workspace,
+    params: Params,
+    summary: Compressed,
+    manifest: Manifest,
+    directory: Path,
+    *,
+    server: Server | None = None,
+    on_progress: Note | None = None,
+) -> str:
+    """Build plans of a version, hold them against PyTorch and publish them; say what came of it.
+
+    Nothing of it fails a retrain: the version is published already, and its ONNX model answers.
+
+    Args:
+        workspace: where the repository lies.
+        params: all of `params.yaml`.
+        summary: what the compress stage found out.
+        manifest: of the published ONNX version.
+        directory: the run's folder.
+        server: the running server, None where none runs.
+        on_progress: told what is built next.
+    """
+    try:
+        build = build_plans(params, directory, summary, cache=workspace.timing_cache, on_progress=on_progress)
+        if build is None:
+            return "no plans: no TensorRT with a GPU here, or engine.builder is none"
+        built = f"{build.builder} {build.builder_version}, {build.precision}, for {', '.join(build.plans)}"
+        if build.builder != _SERVED:
+            return f"{built}: shown to build, not served"
+        refusals = [one for one in judge_plans(params, directory, summary, open_engine(directory)) if not one.passed]
+        if refusals:
+            return f"no plans: {'; '.join(map(str, refusals))}"
+        published = publish_engine(workspace, params, directory / ENGINE_DIRECTORY, manifest, server=server)
+    except (LobsmithError, OSError, RuntimeError) as error:
+        # PyTorch and CUDA raise RuntimeError.
+        return f"no plans: {' '.join(str(error).split())}"
+    return f"{built}: {published.model} {published.version}"

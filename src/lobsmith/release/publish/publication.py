@@ -1,0 +1,325 @@
+"""Publication: how a version gets from a staging folder to a server, whatever it is made of.
+
+A version is put together in a staging folder outside every model's, proven there in a process of its own, moved into
+the repository with one rename, listed in the model's policy with one more, and then loaded. Whoever is killed on the
+way leaves the old state or the new one; the next writer clears up after him.
+
+| killed after | the repository shows | the next writer                                  |
+|--------------|----------------------|--------------------------------------------------|
+| `intended`   | the old state        | journals a refusal                               |
+| `staged`     | the old state        | deletes the staging folder, journals a refusal   |
+| `proven`     | the old state        | deletes the staging folder, journals a refusal   |
+| `moved`      | the old state        | sets the unlisted version aside, the same        |
+| `listed`     | the new state        | writes the journal line that is missing          |
+| `loaded`     | the new state        | writes the journal line that is missing          |
+| `recorded`   | the new state        | retires what fell out of the list                |
+
+The first version of a model is moved together with its configuration, as one folder: `moved` is then `listed` too.
+"""
+
+import shutil
+import time
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+
+from msgspec import structs
+
+from lobsmith.errors import ContractError, LeaseError, LeaseLostError, LobsmithError, ReleaseError, ServingError
+from lobsmith.files import fsync_directory, write_atomic
+from lobsmith.params import Params
+from lobsmith.progress import Note
+from lobsmith.release.repository import disk_reserve, journal
+from lobsmith.release.repository.crash_points import Step
+from lobsmith.release.repository.intent import Intent, close, declare
+from lobsmith.release.repository.journal import Entry
+from lobsmith.release.repository.recovery import clear_up, follow
+from lobsmith.release.repository.removal import kept, retire_fallen
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.server import Server
+from lobsmith.release.repository.writer import Writer, delete, sole_writer
+from lobsmith.release.version.contract import WireContract
+from lobsmith.release.version.manifest import Manifest, read_manifest, write_manifest
+from lobsmith.release.version.names import is_candidate
+from lobsmith.release.version.signing import signer
+from lobsmith.release.version.triton_config import CONFIG, read_config
+from lobsmith.verdict import Verdict
+from lobsmith.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication(ABC):
+    """One attempt to publish a version; a subclass says of what.
+
+    Attributes:
+        workspace: where the repository lies.
+        params: recorded, and in part used.
+        model: the Triton model.
+        contract: what the version was made for.
+        backend: Triton's backend of all versions of the model.
+        server: the running server, None where none runs.
+        who: user or flow run, for the journal.
+        note: told the name of each step once it is done.
+        action: what the journal calls it.
+        reason: for the journal.
+    """
+
+    workspace: Workspace
+    params: Params
+    model: str
+    contract: WireContract
+    backend: str
+    server: Server | None = None
+    who: str | None = None
+    note: Note | None = None
+    action: str = journal.PUBLISHED
+    reason: str = ""
+
+    @abstractmethod
+    def version(self, last: int | None) -> int:
+        """Return the number of the version; `last` is the highest that the model ever had."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Refuse what cannot be published, before anything is written."""
+
+    @abstractmethod
+    def artifact_id(self) -> str | None:
+        """Return what the journal calls it, None where there is no such file."""
+
+    @abstractmethod
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Return what the gates said of it."""
+
+    @abstractmethod
+    def write(self, directory: Path) -> None:
+        """Write the version's files into a new folder, durably."""
+
+    @abstractmethod
+    def manifest(self, directory: Path, version: int) -> Manifest:
+        """Return the manifest of the files written."""
+
+    @abstractmethod
+    def prove(self, directory: Path) -> None:
+        """Prove the staged version, or raise."""
+
+    @abstractmethod
+    def config(self, kept: list[Manifest]) -> str:
+        """Return the configuration that lists these versions, of which the last is the new one."""
+
+    def run(self) -> Manifest:
+        """Publish.
+
+        Raises:
+            ReleaseError: it cannot be published, and nothing was; so for every other error.
+            LeaseError: somebody else has the right to publish all the time, or took it over.
+        """
+        with sole_writer(
+            self.workspace, self.params, f"publish {self.model}", server=self.server, who=self.who, note=self.note
+        ) as writer:
+            return self.run_by(writer)
+
+    def run_by(self, writer: Writer) -> Manifest:
+        """Publish, by a writer who may already; errors are those of `run`."""
+        clear_up(writer, self.model)
+        manifest = self._publish(writer)
+        # Published it is by now; what is left to be tidied the next writer finds again.
+        with suppress(LobsmithError, OSError):
+            follow(writer, self.model)
+            retire_fallen(writer, self.model)
+        with suppress(LobsmithError, OSError):
+            self.accompany(writer)
+        disk_reserve.keep(self.workspace)
+        return manifest
+
+    def accompany(self, writer: Writer) -> None:  # noqa: B027 - most publications are alone
+        """Publish what goes with the version, which is in service already; whatever is missing is tried again."""
+
+    @property
+    def repository(self) -> Repository:
+        """Where versions lie."""
+        return Repository.of(self.workspace)
+
+    def _publish(self, writer: Writer) -> Manifest:
+        previous = self.repository.active(self.model)
+        version = self.version(last_version(self.workspace, self.model))
+        entry = writer.entry(
+            self.action,
+            self.model,
+            before=previous,
+            about=version,
+            artifact_id=self.artifact_id(),
+            verdicts=self.verdicts(),
+            reason=self.reason,
+        )
+        try:
+            check_model(self.repository, self.model, self.contract, self.backend)
+            self.check()
+            with writer.lease.fence():
+                declare(self.workspace, Intent(entry=entry))
+            writer.reached(Step.INTENDED)
+            manifest = self._release(writer, version, entry)
+        except LeaseError:
+            # Whoever has the lease now accounts for it.
+            raise
+        except BaseException as error:
+            self._refuse(writer, entry, error)
+            raise
+        writer.reached(Step.RECORDED)
+        with writer.lease.fence():
+            close(self.workspace)
+        writer.reached(Step.CLOSED)
+        return manifest
+
+    def _release(self, writer: Writer, version: int, entry: Entry) -> Manifest:
+        staging = self.workspace.staging / f"{self.model}-{version}-{token_hex(4)}"
+        try:
+            self._stage(staging, version)
+            writer.reached(Step.STAGED)
+            directory = staging / str(version)
+            self.prove(directory)
+            manifest = read_manifest(directory, self.repository.trust)
+            writer.reached(Step.PROVEN)
+            listed = kept(self.repository, self.params, self.model, manifest)
+            place(writer, staging, manifest, self.config(listed), entry)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        return manifest
+
+    def _refuse(self, writer: Writer, entry: Entry, error: BaseException) -> None:
+        reason = " ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", [])])
+        # What went wrong matters more than that the journal, too, cannot be written.
+        with suppress(ReleaseError, LeaseError, OSError):
+            writer.record(structs.replace(entry, action=journal.REFUSED, reason=reason))
+            close(self.workspace)
+
+    def _stage(self, staging: Path, version: int) -> None:
+        """Write the version into a new staging folder: `<staging>/<version>/`."""
+        directory = staging / str(version)
+        self.workspace.repository.mkdir(parents=True, exist_ok=True)
+        self.workspace.staging.mkdir(parents=True, exist_ok=True)
+        if self.workspace.staging.stat().st_dev != self.workspace.repository.stat().st_dev:
+            raise ReleaseError(
+                f"{self.workspace.staging} and {self.workspace.repository} lie on two filesystems, a version cannot be "
+                "moved between them in one step; put them on one"
+            )
+        directory.mkdir(parents=True)
+        self.write(directory)
+        write_manifest(directory, self.manifest(directory, version), signer(self.workspace))
+        fsync_directory(staging)
+
+
+def last_version(workspace: Workspace, model: str) -> int | None:
+    """Return the highest number ever used for a model, so that none comes back for another artifact."""
+    entries = journal.read(workspace.journal)
+    used = [one.version_to for one in entries if one.model == model and one.version_to is not None]
+    return max([*used, *Repository.of(workspace).versions(model)], default=None)
+
+
+def check_model(repository: Repository, model: str, contract: WireContract, backend: str) -> None:
+    """Refuse a version that does not belong under the name of a model that exists.
+
+    Raises:
+        ContractError: the model has another wire contract.
+        ReleaseError: it is of another backend, not a model that lobsmith wrote, or its configuration is lost.
+    """
+    existing = repository.contract(model)
+    if existing is None:
+        # Nothing would be known of the older versions, and they would be retired.
+        if repository.versions(model) and not is_candidate(model):
+            raise ReleaseError(
+                f"{repository.config_path(model)}: missing, though there are versions beside it; "
+                "write it anew with lobsmith repository verify --repair"
+            )
+        return
+    if existing != contract:
+        have, want = structs.asdict(existing), structs.asdict(contract)
+        changes = ", ".join(f"{name} {have[name]} to {want[name]}" for name in have if have[name] != want[name])
+        raise ContractError(f"{model}: the wire contract changes ({changes}); choose a new model.name")
+    found = read_config(repository.config_path(model)).backend
+    if found != backend:
+        raise ReleaseError(
+            f"{model}: it is a model of the backend {found}, which one of {backend} cannot join; "
+            "choose a new model.name"
+        )
+
+
+def place(writer: Writer, staging: Path, manifest: Manifest, config: str, entry: Entry) -> None:
+    """Move a proven version into the repository, list it, have it served and journal it; undo all if a part fails.
+
+    Args:
+        writer: who may.
+        staging: holds the version's folder.
+        manifest: of the version.
+        config: the configuration that lists it.
+        entry: of the journal.
+
+    Raises:
+        ServingError: the server does not serve it. It is set aside, and the server was asked for the old version.
+        OSError: a file cannot be written. Nothing is left of the version; so for every other error.
+        LeaseLostError: somebody else took over, who decides what becomes of it.
+    """
+    model, version = manifest.model, manifest.version
+    repository = writer.repository
+    path, previous = repository.config_path(model), repository.active(model)
+    home = path.parent
+    before = path.read_bytes() if path.exists() else None
+    alone = not home.exists()
+    try:
+        with writer.lease.fence():
+            if alone:
+                write_atomic(staging / CONFIG, config.encode())
+                staging.rename(home)
+                fsync_directory(home.parent)
+                writer.reached(Step.MOVED)
+            else:
+                (staging / str(version)).rename(home / str(version))
+                fsync_directory(home)
+                writer.reached(Step.MOVED)
+                write_atomic(path, config.encode())
+            writer.reached(Step.LISTED)
+        if writer.server is not None:
+            writer.server.serve(model, version)
+            writer.reached(Step.LOADED)
+        writer.record(structs.replace(entry, time_ns=time.time_ns()))
+    except LeaseLostError:
+        raise
+    except BaseException as error:
+        unlisted = _unlist(writer, path, before, alone)
+        if unlisted:
+            _ask_server(writer, model, version, previous, error)
+        directory = home if alone else home / str(version)
+        if directory.exists() and isinstance(error, ServingError):
+            writer.set_aside(directory, f"{model}-{version}")
+        elif directory.exists():
+            # Kept, it would take up room on a disk that may be full; who published it has it still.
+            delete(writer.take_out(directory, f"{model}-{version}"))
+        raise
+
+
+def _unlist(writer: Writer, path: Path, before: bytes | None, alone: bool) -> bool:
+    """Restore the configuration; return whether a server may have seen the other one."""
+    with writer.lease.fence():
+        if not path.exists() or path.read_bytes() == before:
+            return False
+        if before is not None:
+            write_atomic(path, before)
+        elif not alone:
+            path.unlink()
+    return True
+
+
+def _ask_server(writer: Writer, model: str, version: int, previous: int | None, error: BaseException) -> None:
+    """Have the server go back to the old version, and let go of the new one."""
+    # Who interrupts the program does not want to wait for a server.
+    if writer.server is None or not isinstance(error, Exception):
+        return
+    try:
+        if previous is not None:
+            writer.server.serve(model, previous)
+        writer.server.withdraw(model, [version])
+    except Exception as second:  # noqa: BLE001 - the first error is the one to report
+        whereto = f"{model} {previous}" if previous else f"a state without {model}"
+        error.add_note(f"; the server did not go back to {whereto}: {second}")

@@ -1,0 +1,1 @@
+"""From the aliases in the registry to what the repository serves."""

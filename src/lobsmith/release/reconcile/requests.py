@@ -1,0 +1,191 @@
+"""Promotion requests: by hand for a registered version, or by a retrain that registers its result as the challenger."""
+
+import re
+
+from lobsmith.errors import ContractError, GateError, ReleaseError
+from lobsmith.lease import hold_lease
+from lobsmith.params import Params
+from lobsmith.process import user
+from lobsmith.progress import Note
+from lobsmith.release.publish.onnx import Artifact, publish
+from lobsmith.release.publish.publication import check_model
+from lobsmith.release.reconcile.reconcile import Reconciled, reconcile
+from lobsmith.release.registry.aliases import (
+    ARTIFACT_ID,
+    CHALLENGER,
+    CHAMPION,
+    SERVING,
+    Registered,
+    find_registered,
+    log_release,
+    registered,
+    request,
+    tag,
+    wanted,
+)
+from lobsmith.release.registry.runs import RunRef
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.server import Server
+from lobsmith.release.version.contract import WireContract
+from lobsmith.release.version.manifest import Manifest, read_manifest
+from lobsmith.release.version.names import candidate_model
+from lobsmith.release.version.triton_config import BACKEND
+from lobsmith.workspace import Workspace
+
+_REGISTERED = re.compile(r"registry:([1-9][0-9]{0,17})", re.ASCII)
+
+
+def registered_of(workspace: Workspace, model: str, name: str | None) -> Registered:
+    """Return the registered version that a person means.
+
+    Args:
+        workspace: where the repository lies.
+        model: the production model.
+        name: a version of production or of the candidate slot, `registry:N`, or None for the challenger.
+
+    Raises:
+        RegistryError: MLflow cannot be reached.
+        ReleaseError: there is no such version, or it is not registered.
+    """
+    if name is None:
+        challenger = wanted(workspace, model).challenger
+        if challenger is None:
+            raise ReleaseError(f"{model}: there is no challenger; name a version, see lobsmith models list")
+        return challenger
+    if found := _REGISTERED.fullmatch(name):
+        return registered(workspace, model, int(found[1]))
+    manifest = version_named(workspace, model, name)
+    same = find_registered(workspace, model, {ARTIFACT_ID: manifest.artifact_id})
+    if not same:
+        raise ReleaseError(f"{manifest.model} {name}: no registered version holds this artifact; name registry:N")
+    return same[-1]
+
+
+def version_named(workspace: Workspace, model: str, name: str) -> Manifest:
+    """Return the manifest of a version of production or of the candidate slot, checked.
+
+    Raises:
+        ReleaseError: there is no such version, or it is not sound.
+    """
+    repository = Repository.of(workspace)
+    for place in (model, candidate_model(model)):
+        if name in map(str, repository.versions(place)):
+            return repository.verify(place, int(name))
+    raise ReleaseError(
+        f"{name}: neither {model} nor {candidate_model(model)} has such a version; see lobsmith models list"
+    )
+
+
+def ask_for(
+    workspace: Workspace,
+    params: Params,
+    model: str,
+    version: int,
+    *,
+    server: Server | None,
+    who: str | None = None,
+    reason: str = "",
+) -> Reconciled:
+    """Point the alias `champion` at a registered version, and make the repository follow at once.
+
+    Args:
+        workspace: where the repository lies.
+        params: what reconciling uses.
+        model: the production model.
+        version: the registered version.
+        server: the running server, None where none runs.
+        who: who asks; the user of this process by default.
+        reason: why, for the journal.
+
+    Raises:
+        RegistryError: MLflow cannot be reached; nothing was changed.
+        ReleaseError: there is no such version, or the repository is unreadable.
+        LeaseError: another process reconciles all the time.
+    """
+    who = who or user()
+    # A rollback that the alias has not followed yet is completed first: then this is a new wish, and not the old one.
+    before = reconcile(workspace, params, model, server=server, who=who)
+    if before.away is None:
+        limits = params.reconcile
+        # Nobody else is in the middle of moving the alias, or he would overwrite the wish.
+        with hold_lease(workspace.reconcile_lease, f"promote {model}", ttl_s=limits.lease_s, wait_s=limits.wait_s):
+            request(workspace, model, CHAMPION, version, f"{who}{': ' if reason else ''}{reason}")
+    return reconcile(workspace, params, model, server=server, who=who, retry=True)
+
+
+def nominate_new(
+    workspace: Workspace,
+    params: Params,
+    artifact: Artifact,
+    *,
+    model: str,
+    contract: WireContract,
+    run: RunRef,
+    server: Server | None,
+    who: str | None = None,
+    note: Note | None = None,
+) -> Manifest:
+    """Publish an artifact in the candidate slot, keep the version with its run, and point the alias at it.
+
+    Nobody reconciles meanwhile: a candidate that no alias asks for yet would be taken for one that is not wanted.
+    Whoever is killed on the way leaves a candidate without an alias, which the next one to reconcile retires; the run
+    can be resumed.
+
+    Args:
+        workspace: where the repository lies.
+        params: what publishing uses, and `reconcile`.
+        artifact: what to publish.
+        model: the production model.
+        contract: tensors and definitions that the artifact was made for.
+        run: in MLflow, with the registered version.
+        server: the running server, None where none runs.
+        who: for the journal; the user of this process by default.
+        note: told each step of the publication once it is done.
+
+    Returns:
+        The manifest of the version in the slot.
+
+    Raises:
+        GateError: a verdict is a refusal; nothing was published.
+        ContractError: production has another contract; nothing was published.
+        RegistryError: MLflow cannot be reached.
+        ReleaseError, ServingError: it could not be published.
+    """
+    slot, limits = candidate_model(model), params.reconcile
+    purpose = f"nominate a candidate of {model}"
+    with hold_lease(workspace.reconcile_lease, purpose, ttl_s=limits.lease_s, wait_s=limits.wait_s):
+        try:
+            check_model(Repository.of(workspace), model, contract, BACKEND)
+            manifest = publish(
+                workspace, params, artifact, model=slot, contract=contract, server=server, who=who, note=note
+            )
+        except (GateError, ContractError) as error:
+            note_serving(workspace, model, run, f"refused: {error}")
+            raise
+        log_release(workspace, run.run_id, Repository.of(workspace).directory(slot, manifest.version))
+        request(workspace, model, CHALLENGER, run.registry_version, f"run {artifact.run}")
+        # Last: with it the window counts as trained, and a candidate that nobody asks for would be lost.
+        note_serving(workspace, model, run, f"candidate {slot} {manifest.version}")
+        return manifest
+
+
+def in_service(workspace: Workspace, model: str, artifact_id: str) -> int | None:
+    """Return the active version if it holds an artifact.
+
+    Raises:
+        ReleaseError: the repository is unreadable.
+    """
+    repository = Repository.of(workspace)
+    active = repository.active(model)
+    if active is None or read_manifest(repository.directory(model, active)).artifact_id != artifact_id:
+        return None
+    return active
+
+
+def note_serving(workspace: Workspace, model: str, run: RunRef, words: str) -> None:
+    """Note on a registered version what became of it.
+
+    Raises:
+        RegistryError: MLflow cannot be reached.
+    """
+    tag(workspace, model, run.registry_version, {SERVING: words})

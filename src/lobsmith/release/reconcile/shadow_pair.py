@@ -1,0 +1,72 @@
+"""Who stands against whom in shadow evaluation, and what a verdict on it moves."""
+
+from msgspec import Struct
+
+from lobsmith.lease import hold_lease
+from lobsmith.online.evidence import PROMOTE, REJECT, LiveVerdict
+from lobsmith.params import Params
+from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, REFUSED, Registered, delete_alias, request, wanted
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.manifest import Manifest, read_manifest
+from lobsmith.release.version.names import candidate_model
+from lobsmith.workspace import Workspace
+
+
+class Pair(Struct, frozen=True):
+    """The active version, the candidate, and the registered version that it is of."""
+
+    active: int
+    candidate: Manifest
+    challenger: Registered
+
+    def is_still(self, other: "Pair | str") -> bool:
+        """Say whether it is the same pair, whatever was noted on the registered version meanwhile."""
+        return isinstance(other, Pair) and (self.active, self.candidate.version, self.challenger.version) == (
+            other.active,
+            other.candidate.version,
+            other.challenger.version,
+        )
+
+
+def pair_of(workspace: Workspace, model: str) -> Pair | str:
+    """Return who is to be compared, or why nobody is.
+
+    Raises:
+        RegistryError: MLflow cannot be reached.
+        ReleaseError: a version is not sound.
+    """
+    repository, slot = Repository.of(workspace), candidate_model(model)
+    active, candidate = repository.active(model), repository.active(slot)
+    if candidate is None:
+        return "there is no candidate"
+    if active is None:
+        return "nothing serves that a candidate could be compared with"
+    manifest, now = repository.verify(slot, candidate), wanted(workspace, model)
+    if now.challenger is None or now.challenger.artifact_id != manifest.artifact_id:
+        return "the candidate is not the challenger; reconcile first"
+    serving = read_manifest(repository.directory(model, active)).artifact_id
+    # Somebody wants another version, or what he wanted was rolled back: a verdict must not overrule that.
+    if now.champion is not None and now.champion.artifact_id != serving and REFUSED not in now.champion.tags:
+        return "the champion is not what serves; reconcile first"
+    return Pair(active, manifest, now.challenger)
+
+
+def move_aliases(workspace: Workspace, params: Params, model: str, pair: Pair, verdict: LiveVerdict) -> bool:
+    """Move the aliases as a verdict says; return False, having moved none, where it is about another pair by now.
+
+    Nobody reconciles or nominates meanwhile: a new challenger must not lose its alias to the verdict on the old one.
+
+    Raises:
+        RegistryError: MLflow cannot be reached.
+        LeaseError: another process reconciles all the time.
+    """
+    limits = params.reconcile
+    purpose = f"act on the verdict on a candidate of {model}"
+    with hold_lease(workspace.reconcile_lease, purpose, ttl_s=limits.lease_s, wait_s=limits.wait_s):
+        if not pair.is_still(pair_of(workspace, model)):
+            return False
+        if verdict.decision == PROMOTE:
+            request(workspace, model, CHAMPION, pair.challenger.version, f"shadow verdict: {verdict.reason}")
+        elif verdict.decision == REJECT:
+            delete_alias(workspace, model, CHALLENGER)
+        return True

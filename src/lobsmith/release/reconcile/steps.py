@@ -1,0 +1,313 @@
+"""The steps of reconciling: what is done for each, and the crash points between their parts."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from lobsmith.errors import LeaseError, LeaseLostError, LobsmithError, RegistryError
+from lobsmith.lease import Lease
+from lobsmith.online.evidence import WATCH
+from lobsmith.params import Params
+from lobsmith.progress import Note
+from lobsmith.release.publish.promote import nominate, promote
+from lobsmith.release.reconcile.artifact_source import source_of
+from lobsmith.release.reconcile.plan import (
+    Crown,
+    DropChallenger,
+    Fill,
+    Present,
+    Promote,
+    Restore,
+    Retire,
+    Settle,
+    Step,
+    Tag,
+    taken_back,
+)
+from lobsmith.release.registry import aliases
+from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, Registered
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.candidate import retire_candidate
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.server import Server
+from lobsmith.release.repository.writer import sole_writer
+from lobsmith.release.version.manifest import Manifest
+from lobsmith.release.version.names import candidate_model
+from lobsmith.verdict import Verdict
+from lobsmith.workspace import Workspace
+
+_Kind = TypeVar("_Kind")
+
+
+class Point(StrEnum):
+    """The crash points: what is done when a process may be killed."""
+
+    DECIDED = "decided"
+    FOUND = "found"
+    """A sound copy of what is wanted is at hand."""
+    PROMOTED = "promoted"
+    CROWNED = "crowned"
+    """The challenger is the champion, as nothing serves."""
+    FILLED = "filled"
+    EMPTIED = "emptied"
+    BLAMED = "blamed"
+    """The registered version says that it was rolled back."""
+    RESTORED = "restored"
+    """The alias points at what serves."""
+    SETTLED = "settled"
+    DROPPED = "dropped"
+    """The alias `challenger` is gone from what is in production."""
+    TAGGED = "tagged"
+    JOURNALED = "journaled"
+    """The journal has a refusal."""
+    REFUSED = "refused"
+
+
+class Refusal(Struct, frozen=True):
+    """Why a wish could not be had, and when that was found out."""
+
+    time_ns: int
+    reason: str
+
+
+@dataclass(kw_only=True)
+class Work:
+    """One call of `reconcile`: what it was given, what it has done and which wishes it has tried."""
+
+    workspace: Workspace
+    params: Params
+    model: str
+    server: Server | None
+    who: str | None
+    retry: bool
+    note: Note | None
+    lease: Lease
+    promoted: Manifest | None = None
+    done: list[str] = field(default_factory=list)
+    tried: set[tuple[str, int]] = field(default_factory=set)
+
+    def reached(self, point: Point) -> None:
+        """Report a crash point."""
+        if self.note is not None:
+            self.note(point.value)
+
+    @property
+    def repository(self) -> Repository:
+        """Where versions lie."""
+        return Repository.of(self.workspace)
+
+
+def take(work: Work, step: Step) -> None:
+    """Do a step.
+
+    Raises:
+        RegistryError: MLflow cannot be reached.
+        LobsmithError: the step could not be done, and is no wish that could be refused.
+    """
+    match step:
+        case Promote(champion):
+            _grant(work, CHAMPION, champion, lambda: _promote(work, champion))
+        case Crown(challenger):
+            why = "nothing serves that it could be compared with, and its gates have passed"
+            aliases.request(work.workspace, work.model, CHAMPION, challenger.version, why)
+            work.reached(Point.CROWNED)
+            work.done.append(f"registry:{challenger.version} is {CHAMPION}: {why}")
+        case Fill(challenger):
+            _grant(work, CHALLENGER, challenger, lambda: _fill(work, challenger))
+        case Retire(slot):
+            _retire(work, slot)
+        case Restore(champion, active):
+            _restore(work, champion, active)
+        case Settle(artifacts):
+            _settle(work, artifacts)
+        case DropChallenger(challenger):
+            aliases.delete_alias(work.workspace, work.model, CHALLENGER)
+            work.reached(Point.DROPPED)
+            work.done.append(f"registry:{challenger.version} is in production and no challenger any more")
+        case Tag(champion, active):
+            _tag(work, champion, active)
+
+
+def _grant(work: Work, alias: str, wished: Registered, act: Callable[[], str]) -> None:
+    """Fulfil a wish, or note why not: in the journal once, and on the registered version, where it is looked for."""
+    name = work.model if alias == CHAMPION else candidate_model(work.model)
+    known = len(journal.read(work.workspace.journal))
+    work.tried.add((alias, wished.version))
+    try:
+        if wished.artifact_id is None:
+            _identify(work, wished)
+            work.tried.discard((alias, wished.version))
+            return
+        work.done.append(act())
+    except (RegistryError, LeaseError):
+        # Neither says anything of the wish.
+        raise
+    except LobsmithError as error:
+        before, reason = refusal_of(wished), " ".join(str(error).split())
+        written = any(
+            (entry.model, entry.action) == (name, journal.REFUSED)
+            for entry in journal.read(work.workspace.journal)[known:]
+        )
+        if not written and (before is None or before.reason != reason):
+            _record(work, name, journal.REFUSED, wished.artifact_id, f"registry:{wished.version}: {reason}")
+        work.reached(Point.JOURNALED)
+        refusal = msgspec.json.encode(Refusal(time.time_ns(), reason)).decode()
+        tags = {aliases.REFUSED: refusal, aliases.SERVING: f"refused: {reason}"}
+        aliases.tag(work.workspace, work.model, wished.version, tags)
+        work.reached(Point.REFUSED)
+
+
+def _identify(work: Work, wished: Registered) -> None:
+    """Note which artifact a version holds that somebody registered by hand."""
+    with aliases.release_of(work.workspace, work.model, wished) as (_, manifest):
+        tags = {aliases.ARTIFACT_ID: manifest.artifact_id}
+    aliases.tag(work.workspace, work.model, wished.version, tags)
+
+
+def _promote(work: Work, champion: Registered) -> str:
+    verdict = _verdict(champion)
+    reason = _why(CHAMPION, champion)
+    # Who sets the alias by hand may overrule live traffic, but not unseen.
+    if verdict is not None and not verdict.passed and not _undecided(verdict):
+        reason += f"; against the verdict {verdict}"
+    with source_of(work.workspace, work.model, champion) as source:
+        work.reached(Point.FOUND)
+        work.promoted = promote(
+            work.workspace,
+            work.params,
+            source,
+            model=work.model,
+            server=work.server,
+            who=work.who,
+            reason=reason,
+            verdicts=(verdict,) if verdict is not None and verdict.passed else (),
+            confirm=lambda: _confirm(work, champion),
+            note=work.note,
+        )
+    work.reached(Point.PROMOTED)
+    return f"promoted registry:{champion.version} as {work.model} {work.promoted.version}"
+
+
+def _confirm(work: Work, champion: Registered) -> None:
+    """Refuse to promote on what was known before somebody else took over, or rolled the wanted version back.
+
+    Raises:
+        LeaseLostError: so it was.
+    """
+    with work.lease.fence():
+        pass
+    if champion.artifact_id in taken_back(journal.read(work.workspace.journal), work.model):
+        wish = f"{work.model} registry:{champion.version}"
+        raise LeaseLostError(f"{wish}: rolled back when it was about to be promoted; reconcile again")
+
+
+def _fill(work: Work, challenger: Registered) -> str:
+    with source_of(work.workspace, work.model, challenger) as source:
+        work.reached(Point.FOUND)
+        manifest = nominate(
+            work.workspace,
+            work.params,
+            source,
+            model=work.model,
+            server=work.server,
+            who=work.who,
+            reason=_why(CHALLENGER, challenger),
+            note=work.note,
+        )
+    work.reached(Point.FILLED)
+    return f"published registry:{challenger.version} as {manifest.model} {manifest.version}"
+
+
+def _retire(work: Work, slot: Present) -> None:
+    """Empty the slot; the last verdict on what was in it, if there is one, goes into the journal."""
+    found = aliases.find_registered(work.workspace, work.model, {aliases.ARTIFACT_ID: slot.artifact_id})
+    verdicts = [verdict for verdict in map(_verdict, found) if verdict is not None and not _undecided(verdict)]
+    retire_candidate(
+        work.workspace,
+        work.params,
+        work.model,
+        server=work.server,
+        who=work.who,
+        reason=f"no registered version is {CHALLENGER}",
+        verdicts=tuple(verdicts[-1:]),
+        note=work.note,
+    )
+    work.reached(Point.EMPTIED)
+    work.done.append(f"emptied {candidate_model(work.model)}, which held {slot.version}")
+
+
+def _restore(work: Work, champion: Registered, active: Present | None) -> None:
+    """Point the alias at what serves; where that is not registered, at nothing."""
+    tags = {aliases.SERVING: "rolled back"}
+    aliases.tag(work.workspace, work.model, champion.version, tags)
+    work.reached(Point.BLAMED)
+    serving: list[Registered] = []
+    if active is not None:
+        wanted = {aliases.ARTIFACT_ID: active.artifact_id}
+        serving = aliases.find_registered(work.workspace, work.model, wanted)
+        # Of several with the same bits, the one that was promoted.
+        serving.sort(key=lambda one: (one.tags.get(aliases.TRITON_VERSION) == str(active.version), one.version))
+    if serving:
+        aliases.set_alias(work.workspace, work.model, CHAMPION, serving[-1].version)
+        where = f"registry:{serving[-1].version}"
+    else:
+        aliases.delete_alias(work.workspace, work.model, CHAMPION)
+        where = "nothing"
+    work.reached(Point.RESTORED)
+    work.done.append(f"{CHAMPION} moved from registry:{champion.version}, which was rolled back, to {where}")
+
+
+def _settle(work: Work, artifacts: frozenset[str]) -> None:
+    short = ", ".join(sorted(one[:12] for one in artifacts))
+    reason = f"{CHAMPION} asks for what was rolled back no longer ({short}); it may be asked for again"
+    _record(work, work.model, journal.SETTLED, None, reason)
+    work.reached(Point.SETTLED)
+    work.done.append("the rollback is complete")
+
+
+def _tag(work: Work, champion: Registered, active: Present) -> None:
+    tags = {
+        aliases.TRITON_VERSION: str(active.version),
+        aliases.SERVING: f"active as {work.model} {active.version}",
+    }
+    aliases.untag(work.workspace, work.model, champion, aliases.REQUEST, aliases.REFUSED)
+    aliases.tag(work.workspace, work.model, champion.version, tags)
+    work.reached(Point.TAGGED)
+
+
+def _record(work: Work, model: str, action: str, artifact_id: str | None, reason: str) -> None:
+    purpose = f"journal {action} of {model}"
+    with sole_writer(work.workspace, work.params, purpose, server=work.server, who=work.who) as writer:
+        active = work.repository.active(model)
+        writer.record(writer.entry(action, model, before=active, about=None, artifact_id=artifact_id, reason=reason))
+
+
+def _why(alias: str, wished: Registered) -> str:
+    request = wished.tags.get(aliases.REQUEST)
+    return f"registry:{wished.version} is {alias}" + (f": {request}" if request else "")
+
+
+def _verdict(version: Registered) -> Verdict | None:
+    return _decoded(version.tags.get(aliases.SHADOW), Verdict)
+
+
+def _undecided(verdict: Verdict) -> bool:
+    return verdict.evidence.get("decision") == WATCH
+
+
+def refusal_of(version: Registered) -> Refusal | None:
+    """Return why a registered version could not be had, None where that is not known."""
+    return _decoded(version.tags.get(aliases.REFUSED), Refusal)
+
+
+def _decoded(text: str | None, kind: type[_Kind]) -> _Kind | None:
+    """Return what a tag says; anybody may have written something else there."""
+    try:
+        return None if text is None else msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError:
+        return None

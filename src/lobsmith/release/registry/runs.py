@@ -1,0 +1,192 @@
+"""Training runs in MLflow, and the registered versions made of them."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from lobsmith.compress import MODEL
+from lobsmith.errors import ReleaseError
+from lobsmith.files import sha256_file
+from lobsmith.release.registry.aliases import ARTIFACT_ID, SERVING, Registered, find_registered
+from lobsmith.release.registry.mlflow_store import mlflow_store
+from lobsmith.workspace import SQLITE, Workspace
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
+
+WINDOW = "window"
+"""Tag: what a training depended on; see `lobsmith.release.version.recipe.window_id`."""
+# Limits of one MLflow call.
+_BATCH = 100
+_LONGEST_VALUE = 6000
+
+
+@dataclass(frozen=True)
+class RunRef:
+    """A run in MLflow, the model it logged and the registered version made of that."""
+
+    run_id: str
+    model_uri: str
+    registry_version: int
+
+
+def log_run(
+    workspace: Workspace,
+    *,
+    experiment: str,
+    run_name: str,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    history: Sequence[Mapping[str, float]] = (),
+    artifacts: Sequence[Path] = (),
+    model_path: Path,
+    model_name: str,
+    tags: Mapping[str, str] | None = None,
+) -> RunRef:
+    """Record a training run and register its model.
+
+    Args:
+        workspace: whose MLflow store is used; it is made on first use, which takes seconds.
+        experiment: what the run belongs to; made on first use.
+        run_name: name of the run in MLflow's page.
+        params: nested tables; recorded under dotted names.
+        metrics: final numbers.
+        history: one mapping of metric to value for each epoch, the first epoch being step 0.
+        artifacts: files and folders to keep with the run.
+        model_path: the ONNX file, without side files.
+        model_name: the registered model.
+        tags: put on the run and on the registered version.
+
+    Raises:
+        ReleaseError: the store cannot be reached, is locked, or refused a call; or its copy of the model differs.
+    """
+    artifact_id = sha256_file(model_path)
+    tags = dict(tags or {})
+    with mlflow_store(workspace) as client:
+        run_id = client.create_run(_experiment(client, workspace, experiment), run_name=run_name, tags=tags).info.run_id
+        try:
+            _log_numbers(client, run_id, flatten(params), metrics, history)
+            for path in artifacts:
+                client.log_artifact(run_id, str(path))
+            model_uri = _log_model(run_id, model_path, artifact_id)
+            version = _register(client, model_name, model_uri, run_id, {**tags, ARTIFACT_ID: artifact_id})
+        except BaseException:
+            client.set_terminated(run_id, "FAILED")
+            raise
+        client.set_terminated(run_id)
+    return RunRef(run_id, model_uri, version)
+
+
+def already_trained(workspace: Workspace, model: str, window: str) -> Registered | None:
+    """Return the newest registered version that came of a window and of which it was decided what becomes of it.
+
+    Raises:
+        RegistryError: MLflow cannot be reached.
+    """
+    # A run that was killed before it could say what becomes of its version has to be made good for.
+    decided = [one for one in find_registered(workspace, model, {WINDOW: window}) if SERVING in one.tags]
+    return decided[-1] if decided else None
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested tables as one, under dotted names.
+
+    >>> flatten({"train": {"epochs": 6}, "labels": {"horizons_ms": [100, 1000]}})
+    {'train.epochs': '6', 'labels.horizons_ms': '[100, 1000]'}
+    """
+    flat: dict[str, str] = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: str(value)}
+    return flat
+
+
+def _experiment(client: "MlflowClient", workspace: Workspace, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    # A server keeps artifacts where it was told to.
+    embedded = workspace.mlflow_uri.startswith(SQLITE)
+    location = workspace.mlflow_artifacts.absolute().as_uri() if embedded else None
+    return client.create_experiment(name, artifact_location=location)
+
+
+def _log_numbers(
+    client: "MlflowClient",
+    run_id: str,
+    params: Mapping[str, str],
+    metrics: Mapping[str, float],
+    history: Sequence[Mapping[str, float]],
+) -> None:
+    from mlflow.entities import Metric, Param
+
+    now_ms = time.time_ns() // 1_000_000
+    rows = [Param(key, value[:_LONGEST_VALUE]) for key, value in params.items()]
+    numbers = [Metric(key, value, now_ms, step) for step, epoch in enumerate(history) for key, value in epoch.items()]
+    numbers += [Metric(key, value, now_ms, 0) for key, value in metrics.items()]
+    for start in range(0, len(rows), _BATCH):
+        client.log_batch(run_id, params=rows[start : start + _BATCH])
+    for start in range(0, len(numbers), _BATCH):
+        client.log_batch(run_id, metrics=numbers[start : start + _BATCH])
+
+
+def _log_model(run_id: str, path: Path, artifact_id: str) -> str:
+    """Log the ONNX model with the run; return its URI."""
+    import mlflow
+    import mlflow.onnx
+    import onnxruntime
+
+    model = onnx.load_model(str(path), load_external_data=False)
+    with mlflow.start_run(run_id=run_id):
+        logged = mlflow.onnx.log_model(
+            model,
+            name="model",
+            # By default the weights go to a side file, which the model repository refuses.
+            save_as_external_data=False,
+            # Left out, they are found by loading the model in a child process.
+            pip_requirements=[f"onnx=={onnx.__version__}", f"onnxruntime=={onnxruntime.__version__}"],
+            onnx_execution_providers=["CPUExecutionProvider"],
+            signature=_signature(model),
+        )
+    copy = Path(mlflow.artifacts.download_artifacts(logged.model_uri)) / MODEL
+    if sha256_file(copy) != artifact_id:
+        raise ReleaseError(f"{copy}: MLflow wrote the model with other bytes than {path}; export the model again")
+    return str(logged.model_uri)
+
+
+def _signature(model: Any) -> "ModelSignature":
+    """Return MLflow's description of the model's tensors; -1 stands for batch and time."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    def schema(tensors: Any) -> Schema:
+        return Schema(
+            [
+                TensorSpec(
+                    onnx.helper.tensor_dtype_to_np_dtype(tensor.type.tensor_type.elem_type),
+                    tuple(
+                        dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.type.tensor_type.shape.dim
+                    ),
+                    tensor.name,
+                )
+                for tensor in tensors
+            ]
+        )
+
+    return ModelSignature(inputs=schema(model.graph.input), outputs=schema(model.graph.output))
+
+
+def _register(client: "MlflowClient", name: str, uri: str, run_id: str, tags: dict[str, str]) -> int:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return int(client.create_model_version(name, uri, run_id=run_id, tags=tags).version)

@@ -1,0 +1,217 @@
+"""What a crashed writer left behind, and how the next writer completes or undoes it."""
+
+from contextlib import suppress
+
+from msgspec import structs
+
+from lobsmith.errors import ServingError
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.crash_points import Step
+from lobsmith.release.repository.incidents import manifest_of
+from lobsmith.release.repository.intent import Intent, close, pending
+from lobsmith.release.repository.removal import expel, retire, set_aside, withdraw
+from lobsmith.release.repository.writer import Writer
+from lobsmith.release.version.names import companions
+from lobsmith.release.version.triton_config import CONFIG
+
+DIED = "its publisher died before it was listed"
+"""How the reason begins of a refusal that says nothing of the version."""
+
+
+def clear_up(writer: Writer, model: str) -> None:
+    """Bring a model's folder, the staging folder and the journal to a state that a live writer could have left.
+
+    What was intended is ended: a rollback and a removal are done, a publication that was listed gets its line, and one
+    that was not is refused. Staging folders and half-written configurations are deleted. A version that the policy does
+    not list and that the journal does not call published is set aside, or deleted where its end is journaled; one that
+    is listed and not published by the journal is published, and gets its line.
+
+    Raises:
+        ReleaseError: the model's configuration, the intent or the journal is unreadable.
+        OSError: a folder cannot be changed.
+    """
+    resume(writer)
+    writer.sweep()
+    tidy(writer, model)
+
+
+def resume(writer: Writer) -> None:
+    """End or undo what a writer that died intended.
+
+    Raises:
+        ReleaseError: a configuration, the intent or the journal is unreadable.
+        OSError: a folder cannot be changed.
+    """
+    intent = pending(writer.workspace)
+    if intent is None:
+        return
+    if intent.entry.action in journal.ACTIVATING:
+        _resolve_publication(writer, intent)
+    else:
+        # The server may be gone for good; what the journal and the policy say is right without it.
+        with suppress(ServingError):
+            (go_back if intent.entry.action == journal.ROLLED_BACK else leave)(writer, intent)
+    close(writer.workspace)
+    writer.reached(Step.CLOSED)
+
+
+def tidy(writer: Writer, model: str) -> None:
+    """Do for one model what the disk and the journal alone tell; see `clear_up`."""
+    repository = writer.repository
+    home = repository.config_path(model).parent
+    if not home.is_dir():
+        return
+    for leftover in home.glob(f".{CONFIG}.*"):
+        leftover.unlink()
+    account_for(writer, model)
+    listed = repository.listed(model)
+    fates = journal.fates(journal.read(writer.workspace.journal), model)
+    for version in repository.versions(model):
+        fate = fates.get(version)
+        if fate in journal.ACTIVATING or version in listed:
+            continue
+        with suppress(ServingError):
+            withdraw(writer, model, [version])
+            _remove(writer, model, version, fate)
+
+
+def account_for(writer: Writer, model: str) -> None:
+    """Write the lines that listed versions lack: of a writer that died, or of a journal restored from an old copy.
+
+    Raises:
+        ReleaseError: the model's configuration or the journal is unreadable.
+    """
+    fates = journal.fates(journal.read(writer.workspace.journal), model)
+    on_disk = writer.repository.versions(model)
+    for version in writer.repository.listed(model):
+        if version in on_disk and fates.get(version) in (None, journal.REFUSED):
+            _publish_late(writer, model, version)
+
+
+def follow(writer: Writer, model: str) -> None:
+    """Have the listings of a model's companions follow its own; one without a version left is set aside.
+
+    Raises:
+        ReleaseError: a configuration is unreadable.
+        OSError: a folder cannot be changed.
+    """
+    repository = writer.repository
+    for companion in companions(model):
+        with writer.lease.fence():
+            left = repository.follow(companion)
+        if not left and (versions := repository.versions(companion)):
+            with suppress(ServingError):
+                withdraw(writer, companion, versions)
+            set_aside(writer, companion, versions, reason=f"{model} does not list it")
+
+
+def _remove(writer: Writer, model: str, version: int, fate: str | None) -> None:
+    """Take out of the repository what should have left it, or never came in."""
+    if fate in (journal.RETIRED, journal.REJECTED):
+        expel(writer, model, version)
+        return
+    if fate is None:
+        manifest = manifest_of(writer.repository, model, version)
+        writer.record(
+            writer.entry(
+                journal.REFUSED,
+                model,
+                before=writer.repository.active(model),
+                about=version,
+                artifact_id=None if manifest is None else manifest.artifact_id,
+                verdicts=() if manifest is None else manifest.verdicts,
+                reason=f"{DIED}, set aside",
+            )
+        )
+    set_aside(writer, model, [version])
+
+
+def _publish_late(writer: Writer, model: str, version: int) -> None:
+    """Write the line that a listed version lacks."""
+    manifest = manifest_of(writer.repository, model, version)
+    if manifest is None:
+        return
+    below = [one for one in writer.repository.listed(model) if one < version]
+    entry = writer.entry(
+        journal.PUBLISHED,
+        model,
+        before=max(below, default=None),
+        about=version,
+        artifact_id=manifest.artifact_id,
+        verdicts=manifest.verdicts,
+        reason="its publisher died after listing it",
+    )
+    writer.record(structs.replace(entry, time_ns=manifest.created_ns))
+
+
+def _resolve_publication(writer: Writer, intent: Intent) -> None:
+    entry, repository = intent.entry, writer.repository
+    version = entry.version_to
+    fate = journal.fates(journal.read(writer.workspace.journal), entry.model).get(version or 0)
+    if version is None or fate in journal.ACTIVATING:
+        return
+    if version in repository.listed(entry.model):
+        # When the policy was written is when it began to be served.
+        listed_ns = repository.config_path(entry.model).stat().st_mtime_ns
+        writer.record(structs.replace(entry, time_ns=max(entry.time_ns, listed_ns)))
+        return
+    if version in repository.versions(entry.model):
+        set_aside(writer, entry.model, [version])
+    reason = f"{DIED}{': ' if entry.reason else ''}{entry.reason}"
+    writer.record(structs.replace(entry, action=journal.REFUSED, reason=reason))
+
+
+def go_back(writer: Writer, intent: Intent) -> None:
+    """Do a rollback: list, serve, journal, then have the bad versions unloaded and set aside.
+
+    Each part is left out where it was done already, and all of them where the old version is gone or listed no longer.
+    An older version that is listed and gone leaves the list too: it must not stand in the way.
+
+    Raises:
+        ServingError: the server does not serve the old version, though the policy says so, or does not let go of the
+            bad ones. The journal has the rollback then too; the bad versions are set aside by the next writer.
+    """
+    entry, repository = intent.entry, writer.repository
+    model, target = entry.model, entry.version_to
+    listed = repository.listed(model)
+    good = [version for version in listed if version in repository.versions(model)]
+    if target is None or target not in good:
+        return
+    stay = [version for version in good if version <= target]
+    if stay != listed:
+        with writer.lease.fence():
+            repository.list_versions(model, stay)
+    writer.reached(Step.LISTED)
+    failure = _serve(writer, model, target)
+    writer.reached(Step.LOADED)
+    if journal.fates(journal.read(writer.workspace.journal), model).get(entry.version_from or 0) != journal.ROLLED_BACK:
+        note = f"; the server does not serve it yet: {failure}" if failure else ""
+        writer.record(structs.replace(entry, reason=entry.reason + note))
+    writer.reached(Step.RECORDED)
+    if failure is not None:
+        raise failure
+    bad = [version for version in intent.leaving if version in repository.versions(model)]
+    withdraw(writer, model, bad)
+    set_aside(writer, model, bad)
+
+
+def leave(writer: Writer, intent: Intent) -> None:
+    """Do a removal of all that a slot holds: unload, journal, delete.
+
+    Raises:
+        ServingError: the server does not let go of it.
+    """
+    entry = intent.entry
+    leaving = [version for version in intent.leaving if version in writer.repository.versions(entry.model)]
+    withdraw(writer, entry.model, leaving)
+    retire(writer, entry.model, leaving, action=entry.action, reason=entry.reason, verdicts=entry.verdicts)
+
+
+def _serve(writer: Writer, model: str, version: int) -> ServingError | None:
+    if writer.server is None:
+        return None
+    try:
+        writer.server.serve(model, version)
+    except ServingError as error:
+        return error
+    return None

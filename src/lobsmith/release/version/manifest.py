@@ -1,0 +1,132 @@
+"""What a version is: its files, where it came from, what was proven of it."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from lobsmith import jsonl
+from lobsmith.compress import MODEL
+from lobsmith.compress.tensorrt.plan import EngineBuild
+from lobsmith.errors import ReleaseError
+from lobsmith.files import sha256_file, write_atomic
+from lobsmith.market.instrument import Instrument
+from lobsmith.release.version.contract import WireContract
+from lobsmith.release.version.signing import SIGNATURE, Signer, Trust
+from lobsmith.verdict import Verdict
+
+MANIFEST = "manifest.json"
+
+
+class Environment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the bits of a model depend on besides data and parameters.
+
+    `gpu` is the name of the one that `train.device: auto` takes, None where there is none.
+    """
+
+    python: str
+    packages: dict[str, str]
+    threads: int
+    instruction_set: str
+    gpu: str | None = None
+
+
+class Origin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The version that a promoted one is a copy of."""
+
+    model: str
+    version: int
+
+
+class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The record that lies beside a version's files.
+
+    `files` maps each other file of the version to its SHA-256. `artifact_id` is the SHA-256 of the model file: the same
+    artifact published twice keeps it, while `version` is minted at each publication. `run` is the folder of the retrain
+    that made it, below the workspace's runs; `promoted_from` the version that was promoted to become this one. Of
+    TensorRT plans it has `engine`, and the number and `artifact_id` of the version whose network it is.
+    """
+
+    model: str
+    version: int
+    artifact_id: str
+    created_ns: int
+    files: dict[str, str]
+    contract: WireContract
+    prime_rows: int
+    instruments: tuple[Instrument, ...]
+    precision: str
+    gpu_architecture: str | None
+    git_commit: str | None
+    data_fingerprint: str
+    params: dict[str, Any]
+    mlflow_run_id: str | None
+    verdicts: tuple[Verdict, ...]
+    metrics: dict[str, float]
+    environment: Environment
+    candidate: str | None = None
+    run: str | None = None
+    engine: EngineBuild | None = None
+    promoted_from: Origin | None = None
+
+
+def read_manifest(directory: Path, trust: Trust | None = None) -> Manifest:
+    """Read the manifest of a version's directory.
+
+    Args:
+        directory: the version.
+        trust: which keys may have signed it; None reads it unchecked, for what is only reported.
+
+    Raises:
+        ReleaseError: it is missing, is not a manifest, or is not signed with a trusted key.
+    """
+    path = directory / MANIFEST
+    try:
+        content = path.read_bytes()
+        if trust is not None:
+            trust.check(path, content)
+        return jsonl.decode(content, Manifest)
+    except OSError as error:
+        raise ReleaseError(f"{path}: {error.strerror}; the directory is not a published version") from error
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ReleaseError(f"{path}: not a manifest: {error}; publish the version again") from error
+
+
+def write_manifest(directory: Path, manifest: Manifest, signer: Signer) -> None:
+    """Write the manifest and its signature durably."""
+    content = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    write_atomic(directory / MANIFEST, content)
+    write_atomic(directory / SIGNATURE, signer.sign(content).encode())
+
+
+def check_files(directory: Path, trust: Trust) -> Manifest:
+    """Read a version's manifest, check its signature and compare every file of the directory with it.
+
+    Raises:
+        ReleaseError: the manifest is missing, is not one or is not signed with a trusted key, a file is missing,
+            changed or extra, or the model file (the plans) is not what the manifest says of it.
+    """
+    manifest = read_manifest(directory, trust)
+    try:
+        found = {entry.name: entry for entry in directory.iterdir() if entry.name not in (MANIFEST, SIGNATURE)}
+        for name in sorted(found.keys() | manifest.files.keys()):
+            path = directory / name
+            if name not in manifest.files:
+                raise ReleaseError(f"{path}: not in the manifest; a version holds its own files and no others, move it")
+            if name not in found:
+                raise ReleaseError(f"{path}: missing; publish the version again")
+            # A link can be pointed elsewhere after the check.
+            if path.is_symlink() or not path.is_file():
+                raise ReleaseError(f"{path}: not a plain file; publish the version again")
+            if sha256_file(path) != manifest.files[name]:
+                raise ReleaseError(f"{path}: changed after publication (SHA-256 differs); publish the version again")
+    except OSError as error:
+        raise ReleaseError(f"{error.filename}: {error.strerror}; the version cannot be checked") from error
+    if manifest.engine is not None:
+        for name in manifest.engine.plans.values():
+            if manifest.files.get(name) != manifest.engine.sha256.get(name, ""):
+                raise ReleaseError(f"{directory / MANIFEST}: {name} is not the plan that was built; publish it again")
+    elif manifest.files.get(MODEL) != manifest.artifact_id:
+        raise ReleaseError(f"{directory / MANIFEST}: artifact_id is not the hash of {MODEL}; publish the version again")
+    return manifest

@@ -1,0 +1,310 @@
+"""The embedded Triton as a child process that never outlives us."""
+
+import hashlib
+import http.client
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from lobsmith.errors import PortBusyError, ServingError, TritonMissingError
+from lobsmith.params import ServingParams
+from lobsmith.process import start_ticks
+from lobsmith.release.version.triton_config import PLANS_BACKEND
+from lobsmith.serving import backends, launcher
+from lobsmith.serving.endpoint import Endpoint
+from lobsmith.serving.triton.installation import Installation, find_triton
+from lobsmith.workspace import Workspace
+
+KEY_HEADER = "lobsmith-key"
+GRPC_KEY_HEADER = f"triton-grpc-protocol-{KEY_HEADER}"
+"""The headers that carry the key of control calls, over HTTP and over gRPC."""
+LOCKED = ("model-repository", "shared-memory", "trace", "logging")
+"""Calls that need the key. Trace and logging are among them because they make the server write files of any name."""
+
+TRITON_PORTS = ("http_port", "grpc_port", "metrics_port")
+PORTS = (*TRITON_PORTS, "modes_port")
+"""Of `serving`: those that Triton itself listens on, and all of them."""
+
+_LAUNCHER = Path(launcher.__file__)
+_BACKEND = Path(backends.__file__).parent / "onnxruntime" / "model.py"
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton's Python backend puts its regions
+_STUB = "triton_python_backend_stub"
+_POLL_S = 0.05
+_DRAIN_S = 3
+"""Seconds for requests under way; Triton waits them out for every HTTP client that merely keeps its connection open."""
+_LOG_TAIL_BYTES = 16_384
+
+
+def backends_folder(workspace: Workspace) -> Path:
+    """Return where the backends of a workspace's server lie; it is made at each start."""
+    return workspace.serving / "backends"
+
+
+class Triton:
+    """One run of the server: `start` once, then `exit_code` and at last `stop`.
+
+    The kernel kills the child when the thread that called `start` ends, so that thread must live as long as the server.
+    """
+
+    def __init__(self, workspace: Workspace, params: ServingParams) -> None:
+        self._workspace = workspace
+        self._params = params
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        """What the present run prints; that of the run before lies beside it as `triton.log.1`."""
+        return self._workspace.serving / "triton.log"
+
+    def start(self, stop: threading.Event) -> Endpoint | None:
+        """Start the server with no model loaded and wait until it is ready.
+
+        Returns:
+            Where it listens, or None where `stop` was set meanwhile; the caller still calls `Triton.stop`.
+
+        Raises:
+            TritonMissingError: this machine cannot run it.
+            PortBusyError: a port of its own is taken.
+            ServingError: it died at once or is not ready within `start_deadline_s`; no child is left.
+        """
+        installation = find_triton()
+        host = ipv4(self._params.host)
+        check_ports(host, self._params)
+        self._end_orphans()
+        self._remove_shared_memory()
+        key = secrets.token_urlsafe(24)
+        command = [str(installation.server), *self._options(self._assemble(installation), host, key)]
+        self._child = self._launch(command, installation)
+        endpoint = Endpoint(
+            pid=os.getpid(),
+            started_ticks=start_ticks(os.getpid()) or 0,
+            triton_pid=self._child.pid,
+            host="127.0.0.1" if host == "0.0.0.0" else host,  # noqa: S104 - a comparison
+            http_port=self._params.http_port,
+            grpc_port=self._params.grpc_port,
+            metrics_port=self._params.metrics_port,
+            modes_port=self._params.modes_port,
+            key=key,
+        )
+        try:
+            return endpoint if self._wait_ready(endpoint, stop) else None
+        except BaseException:
+            self.stop()
+            raise
+
+    def exit_code(self) -> int | None:
+        """Return the child's exit status, None while it runs; negative is the signal that killed it."""
+        return None if self._child is None else self._child.poll()
+
+    def last_words(self) -> str:
+        """Return the last line of the log that tells of an error, in one line, or an empty text."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - _LOG_TAIL_BYTES))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return error_line(lines)
+
+    def stop(self) -> None:
+        """End the child and what it started: politely first, by force after `stop_deadline_s`. Safe to call twice."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        try:
+            if child.poll() is None:
+                child.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(self._params.stop_deadline_s)
+        finally:
+            # The stubs are in the child's process group and may outlive a server that crashed.
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            self._remove_shared_memory()
+
+    def _assemble(self, installation: Installation) -> Path:
+        """Make the backend folder: the wheel's Python backend with the stub of our Python, and our `onnxruntime`.
+
+        NVIDIA's `tensorrt` backend comes along where somebody has put it beside the wheel's Python backend.
+        """
+        backends = backends_folder(self._workspace)
+        shutil.rmtree(backends, ignore_errors=True)
+        python = backends / "python"
+        python.mkdir(parents=True)
+        for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
+            # Copies, because Triton refuses a library whose real path lies outside the backend folder.
+            shutil.copy2(installation.python_backend / name, python / name)
+        shutil.copy2(installation.stub, python / _STUB)
+        ours = backends / "onnxruntime"
+        ours.mkdir()
+        shutil.copy2(_BACKEND, ours / "model.py")
+        tensorrt = installation.python_backend.with_name(PLANS_BACKEND)
+        if tensorrt.is_dir():
+            shutil.copytree(tensorrt, backends / PLANS_BACKEND)
+        return backends.absolute()
+
+    def _options(self, backends: Path, host: str, key: str) -> list[str]:
+        params = self._params
+        restricted = f"{','.join(LOCKED)}:{KEY_HEADER}={key}"
+        return [
+            f"--model-repository={self._workspace.repository.absolute()}",
+            f"--backend-directory={backends}",
+            f"--backend-config=python,shm-region-prefix-name={self._shared_memory_prefix()}",
+            "--model-control-mode=explicit",
+            "--strict-readiness=false",
+            "--disable-auto-complete-config",
+            f"--http-address={host}",
+            f"--http-port={params.http_port}",
+            f"--http-restricted-api={restricted}",
+            f"--grpc-address={host}",
+            f"--grpc-port={params.grpc_port}",
+            f"--grpc-restricted-protocol={restricted}",
+            f"--metrics-address={host}",
+            f"--metrics-port={params.metrics_port}",
+            "--metrics-config=summary_latencies=true",
+            "--allow-gpu-metrics=false",
+            f"--exit-timeout-secs={max(1, min(_DRAIN_S, int(params.stop_deadline_s)))}",
+            "--log-format=ISO8601",
+        ]
+
+    def _launch(self, command: list[str], installation: Installation) -> subprocess.Popen[bytes]:
+        # An empty folder: a model.py in the working directory would shadow the backend's.
+        directory = self._workspace.serving / "empty"
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        self._workspace.repository.mkdir(parents=True, exist_ok=True)
+        if self.log.exists():
+            self.log.replace(self.log.with_name("triton.log.1"))
+        environment = {**os.environ, **installation.environment()}
+        # Cloud platforms set AIP_* variables, which make Triton open one more door.
+        environment = {name: value for name, value in environment.items() if not name.startswith("AIP_")}
+        with self.log.open("wb") as log:
+            try:
+                return subprocess.Popen(
+                    [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), *command],
+                    cwd=directory,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # A Ctrl-C in the terminal must reach us only: we decide in which order things end.
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise TritonMissingError(f"{sys.executable}: cannot start Triton: {error.strerror}") from error
+
+    def _wait_ready(self, endpoint: Endpoint, stop: threading.Event) -> bool:
+        """Return True once the server is ready, False where `stop` was set first."""
+        deadline = time.monotonic() + self._params.start_deadline_s
+        while not stop.wait(_POLL_S):
+            code = self.exit_code()
+            if code is not None:
+                raise ServingError(
+                    f"Triton died at start ({describe_exit(code)}): {self.last_words() or 'it said nothing'}; "
+                    f"see {self.log}; `lobsmith replay --transport inprocess` works without it"
+                )
+            if is_ready(endpoint):
+                return True
+            if time.monotonic() > deadline:
+                raise ServingError(
+                    f"Triton is not ready after {self._params.start_deadline_s:g} s: "
+                    f"{self.last_words() or 'no error'}; see {self.log}, or raise serving.start_deadline_s"
+                )
+        return False
+
+    def _shared_memory_prefix(self) -> str:
+        digest = hashlib.sha256(str(self._workspace.root.absolute()).encode()).hexdigest()[:12]
+        return f"lobsmith_{digest}_"
+
+    def _end_orphans(self) -> None:
+        """End the model processes that a killed server of this workspace left behind: they wait for it for ever."""
+        stub = os.fsencode((backends_folder(self._workspace) / "python" / _STUB).absolute())
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                if path.read_bytes().split(b"\0")[0] == stub:
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+
+    def _remove_shared_memory(self) -> None:
+        """Free the regions that a killed server of this workspace left behind; nobody else does."""
+        for path in _SHARED_MEMORY.glob(f"{self._shared_memory_prefix()}*"):
+            path.unlink(missing_ok=True)
+
+
+def ipv4(host: str) -> str:
+    """Return the IPv4 address of `serving.host`.
+
+    Raises:
+        ServingError: it has none.
+    """
+    try:
+        return str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise ServingError(f"serving.host in params.yaml: {host} has no IPv4 address ({error})") from error
+
+
+def check_ports(host: str, params: ServingParams, names: Sequence[str] = TRITON_PORTS) -> None:
+    """Check that each of some ports of `serving` can be bound.
+
+    Raises:
+        PortBusyError: one is taken, or named twice.
+        ServingError: the address is none of this machine's.
+    """
+    seen: dict[int, str] = {}
+    for name in names:
+        port: int = getattr(params, name)
+        remedy = f"free it, or set serving.{name} in params.yaml or pass --{name.replace('_', '-')}"
+        if port in seen:
+            raise PortBusyError(f"port {port} is named by serving.{seen[port]} and by serving.{name}; {remedy}")
+        seen[port] = name
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            # As the server does: a port whose last connection is still winding down counts as free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except PermissionError as error:
+                raise PortBusyError(f"port {port} on {host} may not be used by this user; {remedy}") from error
+            except OSError as error:
+                if error.errno == 99:
+                    raise ServingError(f"serving.host in params.yaml: {host} is no address of this machine") from error
+                raise PortBusyError(f"port {port} on {host} is taken; {remedy}") from error
+
+
+def is_ready(endpoint: Endpoint, *, deadline_s: float = 2.0) -> bool:
+    """Say whether the server answers that it is ready."""
+    connection = http.client.HTTPConnection(endpoint.host, endpoint.http_port, timeout=deadline_s)
+    try:
+        connection.request("GET", "/v2/health/ready")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def describe_exit(code: int) -> str:
+    """Say in words how a child ended."""
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def error_line(lines: list[str]) -> str:
+    """Return the last line of a log that tells of an error, without its time stamp, at most 300 characters."""
+    marks = re.compile(r"^E\d{4} |^\S+Z E |error|failed|cannot|not found", re.IGNORECASE)
+    chosen = next((line for line in reversed(lines) if marks.search(line)), lines[-1] if lines else "")
+    chosen = re.sub(r"^(\S+Z [A-Z] \d+ |[EWI]\d{4} \S+ \d+ )", "", chosen)
+    return " ".join(chosen.split())[:300]

@@ -1,0 +1,59 @@
+"""Which versions a server on this machine may be given: Triton is not asked to find out by failing.
+
+A load that fails can make every version of a model unavailable, or take the server with it. So hashes are checked
+before it, and plans are held against the GPU and the TensorRT that are to run them.
+"""
+
+import ctypes
+
+from lobsmith.compress.tensorrt.gpu import this_gpu
+from lobsmith.compress.tensorrt.plan import fits
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.triton_config import PLANS_BACKEND
+from lobsmith.serving.triton.embedded import backends_folder
+from lobsmith.workspace import Workspace
+
+_TENSORRT = ("libnvinfer.so.11", "libnvinfer.so.10")
+
+
+def loadable(workspace: Workspace, model: str) -> tuple[list[int], dict[int, str]]:
+    """Divide a model's listed versions for the server of this workspace.
+
+    Returns:
+        Those that hold and that this machine can run, rising, and for each of the others the reason.
+
+    Raises:
+        ReleaseError: a configuration is unreadable.
+    """
+    repository = Repository.of(workspace)
+    sound, skipped = repository.sound(model)
+    if not sound or not repository.is_plans(model):
+        return sound, skipped
+    backend = backends_folder(workspace) / PLANS_BACKEND
+    if not backend.is_dir():
+        missing = f"Triton has no tensorrt backend in {backend.parent}; the ONNX model answers"
+        return [], {**skipped, **dict.fromkeys(sound, missing)}
+    tensorrt = _tensorrt_version()
+    gpu = this_gpu()
+    capability = None if gpu is None else gpu.capability
+    fitting = []
+    for version in sound:
+        build = repository.verify(model, version).engine
+        reason = "it has no plans" if build is None else fits(build, capability, tensorrt)
+        if reason is None:
+            fitting.append(version)
+        else:
+            skipped[version] = f"{reason}; the ONNX model answers"
+    return fitting, skipped
+
+
+def _tensorrt_version() -> str | None:
+    """Return the version of the TensorRT library that a program started here would load, as "10.13.2", or None."""
+    for name in _TENSORRT:
+        try:
+            number = int(ctypes.CDLL(name).getInferLibVersion())
+        except (OSError, AttributeError):
+            continue
+        # NvInferVersion.h: NV_TENSORRT_VERSION is major * 10000 + minor * 100 + patch.
+        return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
+    return None

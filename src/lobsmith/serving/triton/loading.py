@@ -1,0 +1,129 @@
+"""What a server is given to load: listed versions that are sound, one load at a time, none while it is busy."""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from lobsmith.errors import DeadlineError, ServingError
+from lobsmith.files import exclusive_lock
+from lobsmith.release.repository.repository import Repository
+from lobsmith.serving.triton.control import READY, TritonControl, UnreachableError
+from lobsmith.serving.triton.loadable import loadable
+from lobsmith.workspace import Workspace
+
+_POLL_S = 0.1
+_SETTLE_POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a load left behind: the READY versions, rising, and why others were left out.
+
+    Only a companion may have no version READY: the ONNX model answers in the place of its plans, and without its score.
+    """
+
+    model: str
+    ready: tuple[int, ...]
+    skipped: dict[int, str]
+
+
+def load_sound(workspace: Workspace, control: TritonControl, model: str, deadline_s: float) -> Loaded:
+    """Have the server serve a model's listed versions whose hashes hold, and see each of them READY.
+
+    Plans that this machine cannot run are left out too; where none is left the server is told to drop what it has.
+
+    New versions are loaded one by one. In one call they are all or nothing: one that Triton cannot load takes the
+    others along, and while it discards them it crashes now and then (SIGSEGV, about once in thirty such failures).
+
+    Args:
+        workspace: where the repository lies.
+        control: of the server.
+        model: the model's name.
+        deadline_s: seconds for each version.
+
+    Returns:
+        What is READY, perhaps nothing, and for every other listed version why it is not.
+
+    Raises:
+        UnreachableError: the server went away.
+        ReleaseError: a configuration is unreadable.
+    """
+    repository = Repository.of(workspace)
+    with sole_load(workspace, time.monotonic() + deadline_s):
+        # Read inside the lock: of two loads, the later one must know at least what the earlier one knew.
+        versions, skipped = loadable(workspace, model)
+        ready = set(control.ready_versions(model))
+        if not versions and ready and repository.is_companion(model):
+            control.unload(model, deadline_s=deadline_s)
+        if ready - set(versions) and ready & set(versions):
+            _load(control, model, ready & set(versions), deadline_s)
+        for version in _order(set(versions) - ready):
+            try:
+                _load(control, model, {version, *ready} & set(versions), deadline_s)
+            except UnreachableError:
+                raise
+            except DeadlineError:
+                skipped[version] = f"not loaded within {deadline_s:.0f} s"
+            except ServingError as error:
+                skipped[version] = control.failures(model).get(version, str(error))
+            ready = set(control.ready_versions(model))
+    return Loaded(model=model, ready=tuple(sorted(ready & set(versions))), skipped=skipped)
+
+
+def _order(versions: set[int]) -> list[int]:
+    """Return the order in which to load versions: the fallback before the newest, for that one may hang."""
+    rising = sorted(versions)
+    return [*rising[-2:], *reversed(rising[:-2])]
+
+
+def _load(control: TritonControl, model: str, versions: set[int], deadline_s: float) -> None:
+    """Have the server serve these versions, of which one at most is new, and see them READY.
+
+    Raises:
+        DeadlineError: they are not in time.
+        ServingError: Triton cannot load the new one.
+    """
+    deadline = time.monotonic() + deadline_s
+    settle(control, model, deadline, versions=versions)
+    control.load(model, sorted(versions), deadline_s=max(0.1, deadline - time.monotonic()))
+    while not versions <= set(control.ready_versions(model)):
+        if time.monotonic() > deadline:
+            raise DeadlineError(f"{model}: {', '.join(map(str, versions))} are not READY within {deadline_s:g} s")
+        time.sleep(_POLL_S)
+
+
+def settle(control: TritonControl, model: str, deadline: float, *, versions: Iterable[int] | None = None) -> None:
+    """Wait until Triton is neither loading nor unloading a version of a model, so that it can be told to do either.
+
+    Behind a load that hangs it queues the model's control calls, to carry them out when they are out of date. A call
+    that only drops versions, down to `versions` which are READY, need not wait for unloads: rolling back is quick.
+
+    Raises:
+        ServingError: it is still loading or unloading at `deadline`, on the monotonic clock.
+    """
+    while True:
+        rows = [row for row in control.index() if row.model == model]
+        drops = versions is not None and set(versions) <= {row.version for row in rows if row.state == READY}
+        busy = [row for row in rows if row.state == "LOADING" or (row.state == "UNLOADING" and not drops)]
+        if not busy:
+            return
+        if time.monotonic() > deadline:
+            raise ServingError(
+                f"{model}/{busy[0].version}: Triton is still {busy[0].state.lower()} it; try again later"
+            )
+        time.sleep(_SETTLE_POLL_S)
+
+
+@contextmanager
+def sole_load(workspace: Workspace, deadline: float) -> Iterator[None]:
+    """Let one process at a time decide which versions the server loads."""
+    path, held = workspace.serving / "load.lock", False
+    try:
+        with exclusive_lock(path, max(0.0, deadline - time.monotonic())):
+            held = True
+            yield
+    except TimeoutError as error:
+        if held:
+            raise
+        raise ServingError(f"{path}: another load has not ended in time; look at `lobsmith status`") from error

@@ -1,0 +1,87 @@
+"""Looks after the processes in which Triton's Python backend runs versions: Triton is blind to those that hang or die.
+
+A version whose process died stays READY and answers nothing. One whose process hangs while it loads holds up every
+later control call of its model, the one that would take it back among them. Once that process is killed, Triton gives
+the version up within two seconds; the model's other versions answer all the time.
+"""
+
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from lobsmith.errors import ServingError
+from lobsmith.process import start_ticks
+from lobsmith.serving.triton.control import READY, TritonControl
+
+_GRACE_S = 15.0
+"""Seconds for Triton to give up a version whose process was killed."""
+
+_Version = tuple[str, int]
+
+
+class StubWatch:
+    """The watch over one run of Triton. `look` every half second or so."""
+
+    def __init__(self, control: TritonControl, load_deadline_s: float) -> None:
+        self._control = control
+        self._triton = control.endpoint.triton_pid
+        self._deadline_s = load_deadline_s
+        self._loading: dict[_Version, float] = {}
+        self._stubs: dict[int, _Version] = {}
+        self._suspects: set[int] = set()
+
+    def look(self) -> str | None:
+        """Kill the process of a version that has been loading for too long.
+
+        Returns:
+            Why Triton has to be started again, None where it has not.
+        """
+        try:
+            rows = self._control.index()
+        except ServingError:
+            # Whether it lives is for others to judge.
+            return None
+        now = time.monotonic()
+        versions = {(row.model, row.version): row.state for row in rows if row.version is not None}
+        self._loading = {one: self._loading.get(one, now) for one, state in versions.items() if state == "LOADING"}
+        alive, dead = _children(self._triton)
+        self._stubs |= {pid: version for pid in alive - self._stubs.keys() if (version := _served_by(pid))}
+        for one, since in self._loading.items():
+            if now > since + self._deadline_s + _GRACE_S:
+                return f"{one[0]}/{one[1]} hangs while it loads, and Triton does not give it up"
+            if now > since + self._deadline_s:
+                _kill([pid for pid in alive if self._stubs.get(pid) == one])
+        # Triton notices by itself that a process died which it was starting or ending.
+        busy = not {"LOADING", "UNLOADING"}.isdisjoint(versions.values())
+        dead = {pid for pid in dead if (versions.get(self._stubs[pid]) == READY if pid in self._stubs else not busy)}
+        # One that was just unloaded is gone by the next look.
+        lost = dead & self._suspects
+        self._suspects = dead
+        return "the process of a version died (out of memory?)" if lost else None
+
+
+def _children(pid: int) -> tuple[set[int], set[int]]:
+    """Return the children of a process that live, and those that are dead and that it has not waited for."""
+    alive: set[int] = set()
+    dead: set[int] = set()
+    with suppress(OSError):
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in map(int, path.read_text().split()):
+                (dead if start_ticks(child) is None else alive).add(child)
+    return alive, dead
+
+
+def _served_by(pid: int) -> _Version | None:
+    """Return the model and version that a stub runs: its first argument is `<model>/<version>/<file>`."""
+    with suppress(OSError, IndexError, ValueError):
+        path = Path(os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1]))
+        return path.parent.parent.name, int(path.parent.name)
+    return None
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

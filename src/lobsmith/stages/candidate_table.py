@@ -1,0 +1,118 @@
+"""The table of candidates: each measured beside the network that it was made of."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import structs
+
+from lobsmith.compress.candidates import Candidate
+from lobsmith.compress.footprint import measure_footprint
+from lobsmith.compress.runtime import BoundModel, Float, OnnxModel, Stepping
+from lobsmith.compress.step.compiled import open_step
+from lobsmith.compress.timing import USES, Timing, compare_times
+from lobsmith.errors import ReleaseError
+from lobsmith.evaluation.fidelity import Fidelity, fidelity
+from lobsmith.evaluation.stream import stream_predictions
+from lobsmith.gates.compression import Row
+from lobsmith.gates.parity import parity
+from lobsmith.models.training_data import Part
+from lobsmith.params import CompressParams, Params
+from lobsmith.verdict import Verdict
+
+_SLOW_USES = 4
+"""A chunk or a batch takes about so many times as long as a step, and is timed so many times less often."""
+
+
+def measure(
+    candidates: Sequence[Candidate], part: Part, held_out: Float, params: Params, told: Callable[[str], None]
+) -> list[Row]:
+    """Measure every candidate beside the first one, the network as it was trained.
+
+    Args:
+        candidates: the network itself comes first, and could be made.
+        part: whose validation and test rows count.
+        held_out: consecutive test rows, float32 [N, F], for parity and times.
+        params: all of `params.yaml`.
+        told: told what is measured next.
+    """
+    use, rows = params.compress.use, {"test": part.split.test, "validation": part.split.validation}
+    reference: dict[str, Float] = {}
+    found = []
+    for one in candidates:
+        row = Row(name=one.name, precision=one.precision, pruned=one.pruned, refused=one.refused)
+        if one.trained is not None:
+            told(f"measure {one.name}")
+            limit = params.gates.parity.of(one.precision)
+            verdict = parity(one.trained.network, OnnxModel(one.model), held_out, limit, step=one.step)
+            row = structs.replace(row, parity=verdict.value, refused=_refusal(verdict))
+            if verdict.value is not None:
+                said = _predict(one, part, rows, use)
+                reference = reference or said
+                lost = {
+                    name: fidelity(part.dataset, where, said[name], reference[name], params.train.horizon_weights)
+                    for name, where in rows.items()
+                }
+                row = _with_figures(row, one, candidates[0], lost, held_out, params.compress)
+        found.append(row)
+    return found
+
+
+def _refusal(verdict: Verdict) -> str:
+    if verdict.passed:
+        return ""
+    if not verdict.evidence["finite"]:
+        return "its answers are not finite"
+    return "its directions at some horizon never change" if verdict.evidence["constant"] else str(verdict)
+
+
+def _with_figures(
+    row: Row, one: Candidate, reference: Candidate, lost: dict[str, Fidelity], held_out: Float, settings: CompressParams
+) -> Row:
+    try:
+        timings = _timings(one, reference, held_out, settings.calls)
+        memory = measure_footprint(_file(one, settings.use), *USES[settings.use])
+    except ReleaseError as error:
+        return structs.replace(row, refused=str(error))
+    timing = timings[list(USES).index(settings.use)]
+    return structs.replace(
+        row,
+        delta_log_loss=lost["test"].delta_log_loss.value,
+        delta_mcc=lost["test"].delta_mcc.value,
+        agreement=lost["test"].agreement.value,
+        p50_us=timing.p50_us,
+        p99_us=timing.p99_us,
+        speedup=timing.speedup,
+        bytes=one.model.stat().st_size,
+        memory_bytes=memory,
+        test=lost["test"],
+        validation=lost["validation"],
+        timings=timings,
+    )
+
+
+def _predict(candidate: Candidate, part: Part, rows: Mapping[str, npt.NDArray[np.int64]], use: str) -> dict[str, Float]:
+    """Answer rows in calls as long as those of the use: ranges found in each call depend on what else is in it."""
+    model, chunk = OnnxModel(_file(candidate, use)), USES[use][1]
+    return {name: stream_predictions(model, part.dataset, where, chunk=chunk)[0] for name, where in rows.items()}
+
+
+def _timings(one: Candidate, reference: Candidate, rows: Float, calls: int) -> tuple[Timing, ...]:
+    found = []
+    for use in USES:
+        model, against = (partial(_open, each, use) for each in (one, reference))
+        found.append(compare_times(model, against, use, rows, calls if use == "step" else calls // _SLOW_USES))
+    return tuple(found)
+
+
+def _open(candidate: Candidate, use: str) -> Stepping:
+    """Load a candidate as it would be used: single rows in process, the rest behind Triton."""
+    if use == "step":
+        return open_step(candidate.model, candidate.step)
+    return BoundModel(candidate.model, *USES[use])
+
+
+def _file(candidate: Candidate, use: str) -> Path:
+    return candidate.step if use == "step" else candidate.model

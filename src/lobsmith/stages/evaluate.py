@@ -1,0 +1,163 @@
+"""The evaluate stage: scores, verdicts and the report of an exported model."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lobsmith.compress import FP32, STEP
+from lobsmith.compress import MODEL as MODEL_FILE
+from lobsmith.compress.runtime import OnnxModel
+from lobsmith.evaluation.assess import assess
+from lobsmith.evaluation.baselines import mean_outlook, rivals
+from lobsmith.evaluation.report.render import render_report
+from lobsmith.evaluation.results import EVALUATION as EVALUATION
+from lobsmith.evaluation.results import MODEL, Evaluation
+from lobsmith.evaluation.stream import stream_predictions
+from lobsmith.evaluation.walk_forward import walk_forward
+from lobsmith.features.dataset import load_dataset, other_datasets, training_datasets
+from lobsmith.files import write_atomic
+from lobsmith.gates.compression import compression
+from lobsmith.gates.parity import parity
+from lobsmith.gates.skill import calibrated, skill
+from lobsmith.models.networks.encoders import CnnLstmAttention
+from lobsmith.models.networks.network import Network
+from lobsmith.models.split import longest_run
+from lobsmith.models.train import Trained, load_network, load_trained
+from lobsmith.models.training_data import Part, parts_of
+from lobsmith.params import Params
+from lobsmith.stages.compress import load_summary
+from lobsmith.verdict import Verdict
+
+REPORT = "report.html"
+HISTORY = "history.json"
+CALIBRATION = "calibration.json"
+"""What `dvc plots` draws."""
+_ATTENTION_ROWS, _ATTENTION_CHUNK = 4096, 256
+Progress = Callable[[str], None]
+
+
+class Served(NamedTuple):
+    """What an exported file was made of: the network, pruned or not, in which arithmetic, and its file for one row."""
+
+    network: Network
+    precision: str = FP32
+    step: Path | None = None
+
+
+def evaluate(params: Params, directory: Path, *, on_train: Progress | None = None) -> Evaluation:
+    """Score the exported model of a run on its held-out rows, walk forward, and write the report into its folder.
+
+    Args:
+        params: all of `params.yaml`.
+        directory: the run's folder, with the datasets, the network and the exported model.
+        on_train: told what is trained next.
+    """
+    parts = parts_of([load_dataset(path) for path in training_datasets(params, directory)], params.split)
+    trained, summary = load_trained(directory, parts[0].dataset, params), load_summary(directory)
+    model = OnnxModel(directory / MODEL_FILE)
+    others = [] if params.train.pool else [load_dataset(path) for path in other_datasets(directory)]
+    walked = walk_forward(parts, trained.network, params, others, on_fold=on_train)
+    return evaluate_model(
+        params,
+        parts,
+        parts[0],
+        trained,
+        model,
+        directory,
+        protocol=f"within the window: its newest {params.split.test:.0%} held out, purged",
+        served=Served(load_network(directory / summary.network).network, summary.precision, directory / STEP),
+        verdicts=(compression(summary, params.compress), walked),
+        on_train=on_train,
+    )
+
+
+def evaluate_model(
+    params: Params,
+    parts: Sequence[Part],
+    held_out: Part,
+    trained: Trained,
+    model: OnnxModel,
+    directory: Path,
+    *,
+    protocol: str,
+    served: Served | None = None,
+    verdicts: tuple[Verdict, ...] = (),
+    on_train: Progress | None = None,
+) -> Evaluation:
+    """Score an exported model and its rivals on the test rows of `held_out`; write figures, plots and the page.
+
+    Args:
+        params: all of `params.yaml`.
+        parts: what the model was trained on, and the rivals will be.
+        held_out: the dataset and the rows to score on.
+        trained: the network as it was trained, for its history.
+        model: the exported file, which is what is scored.
+        directory: where `evaluation.json` and `report.html` go.
+        protocol: how training and test rows relate, in words.
+        served: what the file was exported from; None for `trained` itself.
+        verdicts: what other gates have said; they go into the report.
+        on_train: told the name of what is trained next.
+    """
+    dataset, rows = held_out.dataset, held_out.split.test
+    probabilities, outlook = stream_predictions(model, dataset, rows)
+    predictions = {MODEL: probabilities, **rivals(parts, params, dataset, rows, on_train=on_train)}
+    settings = params.evaluation
+    found = assess(dataset, rows, predictions, outlook, mean_outlook(parts), settings.fees_bps, settings.confidences)
+    start, stop = longest_run(dataset, rows)
+    longest, of = dataset.rows.features[start:stop], served or Served(trained.network)
+    result = Evaluation(
+        instrument=dataset.instrument,
+        network=params.model.network,
+        protocol=protocol,
+        data_fingerprint=dataset.data_fingerprint,
+        seeds=[params.train.seed, *settings.seeds],
+        rows={
+            "train": sum(len(one.split.train) for one in parts),
+            "validation": sum(len(one.split.validation) for one in parts),
+            "test": len(rows),
+        },
+        test_start_ns=int(dataset.rows.time[rows[0]]),
+        attention=attention_by_age(of.network, longest),
+        verdicts=(
+            parity(of.network, model, longest, params.gates.parity.of(of.precision), step=of.step),
+            skill(found, params.gates.skill),
+            calibrated(found, params.gates.calibration),
+            *verdicts,
+        ),
+        **found._asdict(),
+    )
+    write_atomic(directory / EVALUATION, msgspec.json.format(msgspec.json.encode(result)))
+    _write_plots(directory, trained, result)
+    write_atomic(directory / REPORT, render_report(result, trained.history).encode())
+    return result
+
+
+def attention_by_age(network: Network, rows: npt.NDArray[np.float32]) -> list[float]:
+    """Return the mean weight that attention gives the row 0, 1, … rows old; empty where the network has none."""
+    trunk = network.trunk
+    if not isinstance(trunk, CnnLstmAttention) or len(rows) <= trunk.ring:
+        return []
+    state, weights = network.cold_state(1), []
+    with torch.inference_mode():
+        for part in torch.split(torch.from_numpy(np.ascontiguousarray(rows[:_ATTENTION_ROWS])), _ATTENTION_CHUNK):
+            one, state = trunk.attention_by_age(network.standardise(part.unsqueeze(0)), state)
+            weights.append(one[0])
+    # Until the ring is full there is nothing older to look at.
+    means: list[float] = torch.cat(weights)[trunk.ring :].mean(dim=0).tolist()
+    return means
+
+
+def _write_plots(directory: Path, trained: Trained, result: Evaluation) -> None:
+    points = [
+        {"horizon_ms": one.horizon_ms, "said": point.said, "came_true": point.came_true, "rows": point.rows}
+        for one in result.calibration
+        if one.predictor == MODEL
+        for point in one.points
+    ]
+    write_atomic(directory / HISTORY, msgspec.json.format(msgspec.json.encode(trained.history)))
+    write_atomic(directory / CALIBRATION, msgspec.json.format(msgspec.json.encode(points)))

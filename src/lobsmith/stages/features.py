@@ -1,0 +1,57 @@
+"""The features stage: datasets of every instrument of a store, computed, windowed and saved."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lobsmith.errors import DataError
+from lobsmith.features.dataset import DATASET, FEATURES, Dataset, dataset_of, file_stem, save_dataset, training_window
+from lobsmith.market.store import Store
+from lobsmith.params import Params
+
+
+class Built(NamedTuple):
+    """The dataset to train on, those of all instruments, and why others have none."""
+
+    chosen: Dataset
+    datasets: dict[str, Dataset]
+    left_out: dict[str, str]
+
+
+def build_features(params: Params, market: Path, directory: Path, tradable: Sequence[str] | None = None) -> Built:
+    """Compute, window and save the datasets of every instrument of a store: the features stage.
+
+    Each goes to `features/`; the one to train on, `data.instrument` or the first that has enough data, is also the
+    folder's `dataset.safetensors`.
+
+    Args:
+        params: all of `params.yaml`.
+        market: the store.
+        directory: where the datasets go.
+        tradable: the names of the instruments that passed their contract, best first; None takes all.
+
+    Raises:
+        DataError: there is no such instrument, or none has enough data.
+    """
+    store = Store(market)
+    held = {str(one): one for one in store.instruments()}
+    wanted = [name for name in tradable if name in held] if tradable is not None else list(held)
+    if params.data.instrument and params.data.instrument not in wanted:
+        raise DataError(
+            f"data.instrument is {params.data.instrument}, not one of {', '.join(wanted) or 'the tradable: none'}"
+        )
+    datasets: dict[str, Dataset] = {}
+    errors: dict[str, DataError] = {}
+    shutil.rmtree(directory / FEATURES, ignore_errors=True)  # what an earlier run left there is none of this one's
+    for name in wanted:
+        try:
+            datasets[name] = training_window(dataset_of(held[name], store.events(held[name]), params), params.window)
+            save_dataset(datasets[name], directory / FEATURES / f"{file_stem(held[name])}.safetensors")
+        except DataError as error:
+            errors[name] = error
+    name = params.data.instrument or next(iter(datasets), "")
+    if name not in datasets:
+        raise errors[name] if name in errors else next(iter(errors.values()), DataError("no instrument is tradable"))
+    save_dataset(datasets[name], directory / DATASET)
+    return Built(datasets[name], datasets, {name: str(error) for name, error in errors.items()})

@@ -1,0 +1,84 @@
+"""The ingest stage: from recorded files or the simulator into a store."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from msgspec import Struct
+
+from lobsmith.errors import DataError
+from lobsmith.market.readers import Feed, open_captures, screen_session
+from lobsmith.market.simulator import simulate
+from lobsmith.market.store import Ingest, Store
+from lobsmith.market.venues.formats import group_by_instrument
+from lobsmith.params import DataParams
+
+MARKET = "market"
+"""Name of the stage's output, a store, in a run's folder."""
+
+
+class Ingested(Struct, frozen=True, kw_only=True):
+    """What became of each instrument's files; one that failed does not hold up the others."""
+
+    done: dict[str, Ingest]
+    failed: dict[str, str]
+    """The error, by the instrument's name or that of its first file."""
+
+
+def expand(patterns: Sequence[str]) -> list[Path]:
+    """Return the files that names and glob patterns stand for: patterns in order, the matches of each sorted.
+
+    Raises:
+        DataError: there is no pattern, or one matches nothing.
+    """
+    if not patterns:
+        raise DataError("data.source is captures but data.captures is empty; name files or patterns there")
+    paths: list[Path] = []
+    for pattern in patterns:
+        # A file whose name has brackets is meant as itself.
+        matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
+        if not matches:
+            raise DataError(f"data.captures: {pattern} matches no file")
+        paths += map(Path, matches)
+    return paths
+
+
+def ingest(data: DataParams, captures: Sequence[Path] | None, destination: Path, *, replace: bool = False) -> Ingested:
+    """Read recorded files, or what the parameters name, into a store.
+
+    Args:
+        data: `source` decides when no captures are given; `screen` says when a feed is faulty.
+        captures: recorded files of one or several instruments, those of one in order; they win over the parameters.
+        destination: the store's folder.
+        replace: whether days that the store holds with other content are replaced.
+
+    Raises:
+        DataError: the parameters name no data, or no instrument could be ingested.
+    """
+    store = Store(destination)
+    if captures is None or not captures:
+        if data.source == "simulator":
+            session = simulate(data.simulator.seed, data.simulator.seconds)
+            done = store.ingest(lambda listing: screen_session(session, data.screen, listing), replace=replace)
+            return Ingested(done={str(done.instrument): done}, failed={})
+        if data.source != "captures":
+            raise DataError(f"data.source is {data.source!r}; it must be simulator or captures")
+        captures = expand(data.captures)
+    done_by_name: dict[str, Ingest] = {}
+    groups, failed = group_by_instrument(captures)
+    errors = dict(failed)
+    for name, paths in groups.items():
+
+        def open_feed(listing: TextIO, paths: list[Path] = paths) -> Feed:
+            return open_captures(paths, data.screen, listing)
+
+        try:
+            done = store.ingest(open_feed, replace=replace)
+        except DataError as error:
+            errors[name] = error
+        else:
+            done_by_name[str(done.instrument)] = done
+    if not done_by_name:
+        raise next(iter(errors.values()))
+    return Ingested(done=done_by_name, failed={name: str(error) for name, error in errors.items()})

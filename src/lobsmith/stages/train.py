@@ -1,0 +1,29 @@
+"""The train stage: from datasets to a saved network."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lobsmith.features.dataset import load_dataset
+from lobsmith.models.checkpoint import CHECKPOINT
+from lobsmith.models.distributed import leads
+from lobsmith.models.train import Trained, save_network, train
+from lobsmith.models.trainer import OnEpoch
+from lobsmith.models.training_data import parts_of
+from lobsmith.params import Params
+
+
+def train_stage(
+    params: Params, dataset_paths: Sequence[Path], directory: Path, *, on_epoch: OnEpoch | None = None
+) -> Trained:
+    """Train on the datasets of one or several instruments and save the network: the train stage.
+
+    A training that was killed goes on from its last epoch when the stage is run again. Of several processes under
+    `torchrun` the first one writes.
+    """
+    parts = parts_of([load_dataset(path) for path in dataset_paths], params.split)
+    checkpoint = directory / CHECKPOINT
+    trained = train(parts, params, on_epoch=on_epoch, checkpoint=checkpoint)
+    if leads():
+        save_network(trained, params.model, parts[0].dataset.horizons_ms, directory)
+        checkpoint.unlink(missing_ok=True)
+    return trained

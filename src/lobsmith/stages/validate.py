@@ -1,0 +1,101 @@
+"""The validate stage: which of a store's instruments keep the data contract and are liquid enough to trade."""
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from lobsmith.errors import DataContractError, DataError
+from lobsmith.files import write_atomic
+from lobsmith.gates.data_contract import DataContract, require
+from lobsmith.gates.liquidity import judge, measure
+from lobsmith.market.events import concatenate
+from lobsmith.market.store import Store
+from lobsmith.params import Params
+from lobsmith.stages.features import Built
+from lobsmith.verdict import Verdict
+
+CONTRACT = "contract.json"
+EVENTS_DOCS = "data_docs/events"
+FEATURES_DOCS = "data_docs/features"
+
+
+class Validated(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The instruments that may be traded, and every verdict."""
+
+    tradable: tuple[str, ...]
+    left_out: dict[str, str]
+    """Why, by instrument."""
+    verdicts: dict[str, tuple[Verdict, ...]]
+
+
+def validate(params: Params, market: Path, directory: Path) -> Validated:
+    """Check every instrument of a store, write `contract.json` and the Data Docs.
+
+    Raises:
+        DataContractError: no instrument passes, or the one that `data.instrument` names does not; the message names
+            columns, counts and example rows.
+        DataError: the store is missing or damaged.
+    """
+    store = Store(market)
+    contract = DataContract(params.contract)
+    results, measured = {}, []
+    for instrument in store.instruments():
+        account = store.account(instrument)
+        events = concatenate(list(store.events(instrument)))
+        results[str(instrument)] = contract.check_events(str(instrument), events, account)
+        measured.append(measure(instrument, [events]))
+    contract.build_data_docs(directory / EVENTS_DOCS)
+    liquidity = judge(measured, params.contract.liquidity)
+    errors: dict[str, DataContractError] = {}
+    for name, result in results.items():
+        try:
+            require(result)
+            _require_liquid(name, liquidity[name])
+        except DataContractError as error:
+            errors[name] = error
+    done = Validated(
+        tradable=tuple(name for name in results if name not in errors),
+        left_out={name: str(error) for name, error in errors.items()},
+        verdicts={name: (result.verdict, *liquidity[name]) for name, result in results.items()},
+    )
+    write_atomic(directory / CONTRACT, msgspec.json.format(msgspec.json.encode(done)))
+    wanted = params.data.instrument
+    if wanted in errors or not done.tradable:
+        raise errors.get(wanted) or next(iter(errors.values()))
+    return done
+
+
+def _require_liquid(name: str, verdicts: tuple[Verdict, ...]) -> None:
+    for verdict in verdicts:
+        if not verdict.passed:
+            problem = f"; {verdict.evidence['problem']}" if "problem" in verdict.evidence else ""
+            raise DataContractError(f"{name} is not liquid enough: {verdict}{problem}")
+
+
+def load_validated(directory: Path) -> Validated:
+    """Read what the validate stage wrote.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    path = directory / CONTRACT
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Validated)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise DataError(f"{path}: cannot be read; run lobsmith stage validate first") from error
+
+
+def validate_features(params: Params, built: Built, directory: Path) -> Verdict:
+    """Check the features and labels of every instrument, and write their Data Docs.
+
+    Returns:
+        The verdict on the dataset to train on.
+
+    Raises:
+        DataContractError: that dataset breaks the contract.
+    """
+    contract = DataContract(params.contract)
+    results = {name: contract.check_features(dataset) for name, dataset in built.datasets.items()}
+    contract.build_data_docs(directory / FEATURES_DOCS)
+    return require(results[str(built.chosen.instrument)]).verdict

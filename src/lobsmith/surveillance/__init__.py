@@ -1,0 +1,6 @@
+"""Watching the market itself: flash crashes, and patterns of accumulation and layering."""
+
+from lobsmith.surveillance.accumulation import AccumulationMonitor, AccumulationReport
+from lobsmith.surveillance.crash import CrashAlert, CrashDetector
+
+__all__ = ["AccumulationMonitor", "AccumulationReport", "CrashAlert", "CrashDetector"]

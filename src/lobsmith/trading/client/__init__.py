@@ -1,0 +1,1 @@
+"""Clients that hold the state of a stream."""

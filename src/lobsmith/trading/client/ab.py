@@ -1,0 +1,144 @@
+"""A/B: blocks of time are answered by the active version or by the candidate, as a hash of symbol and block says."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lobsmith.errors import ServingError
+from lobsmith.online.ab_test import arm
+from lobsmith.params import ClientParams
+from lobsmith.release.version.names import candidate_model
+from lobsmith.trading.client.history import RowHistory
+from lobsmith.trading.client.stream import Prediction, Reason, StreamClient
+from lobsmith.trading.transport.transports import DescribingTransport
+
+Float32 = NDArray[np.float32]
+
+_CANDIDATE_SHARE = 0.5
+"""Of the deadline, for the candidate: the active version's is not shortened."""
+_HISTORY_ROWS = 2048
+"""Rows that a candidate which has yet to appear can be primed with."""
+
+
+class SplitClient:
+    """One stream's conversation with two versions, of which one answers each row: `Prediction.model` says which.
+
+    The one that is not asked remembers the row, and is primed anew when its turn comes. A row that the candidate does
+    not answer is answered by the active version in the same call, and so are all rows of the next `poll_s` seconds. Not
+    safe to share between threads.
+    """
+
+    def __init__(
+        self,
+        transport: DescribingTransport,
+        model: str,
+        params: ClientParams,
+        *,
+        symbol: str,
+        block_s: float,
+        share: float,
+        salt: str,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """Open a client of the active version; the candidate need not exist yet.
+
+        Args:
+            transport: what answers.
+            model: the production model.
+            params: deadline of a request, and how often versions are looked up.
+            symbol: whose rows these are.
+            block_s: length of the blocks.
+            share: of blocks that the candidate answers.
+            salt: another one draws other blocks.
+            clock: nanoseconds that never go back.
+
+        Raises:
+            ServingError: the server does not answer, or has no such model.
+        """
+        self._transport = transport
+        self._candidate_model = candidate_model(model)
+        self._params = params
+        self._split = {"block_s": block_s, "share": share}
+        self._symbol, self._salt = symbol, salt
+        self._clock = clock
+        self._active = StreamClient.open(transport, model, params)
+        self._shape = transport.describe(model)
+        self._history = RowHistory(self._shape.feature_count, _HISTORY_ROWS)
+        self._candidate: StreamClient | None = None
+        self._not_before_ns: int | None = None
+
+    def step(self, row: Float32, time_ns: int) -> Prediction:
+        """Ask the version whose turn it is about the next row.
+
+        Args:
+            row: float32 [F].
+            time_ns: local receive time of the row, UTC: it says whose turn it is.
+
+        Raises:
+            RequestError: wrong shape or type.
+        """
+        rows = row[np.newaxis]
+        if not arm(self._symbol, time_ns, salt=self._salt, **self._split):
+            prediction = self._active.step(row)
+            self._remember(rows)
+            return prediction
+        started = self._clock()
+        answered = self._ask_candidate(row)
+        if answered is not None and answered.probabilities is not None:
+            self._active.observe(rows)
+            return replace(answered, latency_ns=self._clock() - started)
+        prediction = self._active.step(row)
+        why = "there is none" if answered is None else f"{answered.reason}: {answered.detail}"
+        return replace(prediction, latency_ns=self._clock() - started, detail=f"not the candidate, {why}")
+
+    def predict(self, rows: Float32) -> list[Prediction]:
+        """Move the stream over rows, float32 [T, F], that only prime it; the active version answers them."""
+        predictions = self._active.predict(rows)
+        self._remember(rows)
+        return predictions
+
+    def reset(self) -> None:
+        """Forget the stream: after a gap in the feed the next row starts from a cold state."""
+        self._active.reset()
+        self._history = RowHistory(self._history.width, _HISTORY_ROWS)
+        if self._candidate is not None:
+            self._candidate.reset()
+
+    def _remember(self, rows: Float32) -> None:
+        self._history.append(rows)
+        if self._candidate is not None:
+            self._candidate.observe(rows)
+
+    def _ask_candidate(self, row: Float32) -> Prediction | None:
+        """Return the candidate's prediction, None where there is none or it has just failed."""
+        now = self._clock()
+        if self._not_before_ns is not None and now < self._not_before_ns:
+            self._remember(row[np.newaxis])
+            return None
+        if self._candidate is None:
+            self._candidate = self._open_candidate()
+        prediction = None if self._candidate is None else self._candidate.step(row)
+        self._history.append(row[np.newaxis])
+        # Of a row that is not finite nobody can say anything.
+        failed = prediction is None or prediction.reason not in (None, Reason.NON_FINITE_INPUT)
+        if prediction is not None and prediction.reason is Reason.REFUSED:
+            # The model may have been published anew with another state: learn its shape again.
+            self._candidate = None
+        self._not_before_ns = self._clock() + int(self._params.poll_s * 1e9) if failed else None
+        return prediction
+
+    def _open_candidate(self) -> StreamClient | None:
+        params = ClientParams(deadline_s=self._params.deadline_s * _CANDIDATE_SHARE, poll_s=self._params.poll_s)
+        try:
+            shape = self._transport.describe(self._candidate_model)
+            # Another state may be as good, other rows or horizons are not.
+            if shape.definitions_sha256 != self._shape.definitions_sha256:
+                return None
+            client = StreamClient.open(self._transport, self._candidate_model, params)
+        except ServingError:
+            return None
+        client.observe(self._history.last(len(self._history)))
+        return client

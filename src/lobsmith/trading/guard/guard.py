@@ -1,0 +1,227 @@
+"""The health check of a trading client, in a thread of its own: no tick waits for it."""
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event, Thread
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lobsmith.monitoring.mode.hit_rates import ActTable
+from lobsmith.monitoring.mode.machine import Mode
+from lobsmith.params import Params
+from lobsmith.progress import console
+from lobsmith.trading.guard.drift_score import RawBlock, ScoreWatch
+from lobsmith.trading.guard.effective_mode import Abstain, Stance, stance
+from lobsmith.trading.guard.monitor_mode import ModeSource, ModeWatch
+from lobsmith.trading.transport.transports import ScoringTransport
+
+Float32 = NDArray[np.float32]
+
+_JOIN_S = 5.0
+_TRIES = 3
+"""Health checks that a replay waits for: one may have begun before the last row came, and one may fail."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a health check has found, never changed once it is shared.
+
+    Attributes:
+        stance: what follows.
+        win_rates: where to act while conservative.
+        version: in use at that time.
+        block: the stream's rows at that time.
+        tried_at: how many of these there were when a score was last asked for, None where none was yet.
+        ended_ns: when, by the guard's clock.
+    """
+
+    stance: Stance
+    win_rates: ActTable
+    version: int | None
+    block: RawBlock
+    tried_at: int | None
+    ended_ns: int
+
+
+@dataclass
+class GuardCounts:
+    """Health checks that ended, blocks scored, scores not to be had, errors nobody expected, threads started anew."""
+
+    checks: int = 0
+    scores: int = 0
+    score_failures: int = 0
+    faults: int = 0
+    restarts: int = 0
+
+
+class Guard:
+    """Reads the mode and scores the stream's last rows, every `client.poll_s`.
+
+    The thread that trades only writes its rows down and reads the last finding. Before the first health check, after a
+    gap or a change of version until the next one, and where one is overdue or has failed, that is conservative, BLIND,
+    or paused where it was.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        feature_count: int,
+        params: Params,
+        modes: ModeSource,
+        open_transport: Callable[[], ScoringTransport],
+        *,
+        clock: Callable[[], int] = time.monotonic_ns,
+        wall: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            model: the production model.
+            feature_count: F.
+            params: those that the model was trained with.
+            modes: where the monitor's record is read.
+            open_transport: makes what scores, in the thread that will use it.
+            clock: nanoseconds that never go back.
+            wall: nanoseconds since 1970, UTC.
+        """
+        self._params = params
+        self._shape = (feature_count, params.reference.block_rows, params.drift.every_ms, params.guard.shortest)
+        self._open_transport = open_transport
+        self._clock = clock
+        self._modes = ModeWatch(modes, params.modes.stale_s, clock=clock, wall=wall)
+        self._scores = ScoreWatch(model, params.guard, params.client.deadline_s)
+        self._overdue_ns = int((params.client.poll_s + params.guard.silent_s) * 1e9)
+        self._no_win_rates = ActTable.of(None, 0, params.labels.horizons_ms, params.modes)
+        self._counts = GuardCounts()
+        self._version: int | None = None
+        self._block = RawBlock(*self._shape)
+        self._checked: Checked | None = None
+        self._fault: str | None = "no health check has ended yet"
+        self._wake, self._ended, self._closing = Event(), Event(), Event()
+        self._start()
+
+    @property
+    def counts(self) -> GuardCounts:
+        """What has been done so far."""
+        self._counts.scores, self._counts.score_failures = self._scores.scores, self._scores.failures
+        return self._counts
+
+    def observe(self, raw: Float32, time_ns: int, version: int | None) -> bool:
+        """Take the next row of the stream.
+
+        Args:
+            raw: float32 [F], in its own units.
+            time_ns: local receive time, UTC.
+            version: the version of the model in use, None where that is not known.
+
+        Returns:
+            Whether the row is finite; one that is not is left out of what is scored.
+
+        Raises:
+            RequestError: wrong shape or type.
+        """
+        if version is not None and version != self._version:
+            self._version = version
+            self._wake.set()
+        return self._block.append(raw, time_ns)
+
+    def reset(self) -> None:
+        """Forget the stream's rows: after a gap in the feed they are no block."""
+        self._block = RawBlock(*self._shape)
+        self._wake.set()
+
+    @property
+    def state(self) -> tuple[Stance, ActTable]:
+        """What holds now, and where to act while conservative."""
+        checked = self._checked
+        if checked is None or self._fault is not None:
+            return self._unsure(self._fault or "no health check has ended yet")
+        if self._clock() - checked.ended_ns > self._overdue_ns:
+            return self._unsure("the health check is overdue")
+        if checked.version != self._version or checked.block is not self._block:
+            return self._unsure("the version or the stream is a new one since the last health check")
+        return checked.stance, checked.win_rates
+
+    def pace(self, patience_s: float = 5.0) -> None:
+        """Wait until what has come so far is scored, for replays, whose rows come faster than a market's."""
+        for _ in range(_TRIES):
+            if not self._is_due() or not self._thread.is_alive():
+                return
+            self._ended.clear()
+            self._wake.set()
+            self._ended.wait(patience_s)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(_JOIN_S)
+
+    def _is_due(self) -> bool:
+        checked, count = self._checked, self._block.count
+        if checked is None or checked.version != self._version or checked.block is not self._block:
+            return True
+        if self._version is None or count < self._params.guard.shortest:
+            return False
+        return checked.tried_at is None or count - checked.tried_at >= self._params.guard.every_rows
+
+    def _start(self) -> None:
+        self._thread = Thread(target=self._run, name="guard", daemon=True)
+        self._thread.start()
+
+    def _unsure(self, detail: str) -> tuple[Stance, ActTable]:
+        """Return that nothing is known, unless it was worse; a thread that is gone is started anew, no other is."""
+        if not self._thread.is_alive() and not self._closing.is_set():
+            self._counts.restarts += 1
+            self._start()
+        if self._checked is not None and self._checked.stance.mode is Mode.PAUSED:
+            return self._checked.stance, self._no_win_rates
+        return Stance(Mode.CONSERVATIVE, Abstain.BLIND, detail), self._no_win_rates
+
+    def _run(self) -> None:
+        transport: ScoringTransport | None = None
+        try:
+            while not self._closing.is_set():
+                try:
+                    transport = transport or self._open_transport()
+                    self._checked = self._check(transport)
+                    self._fault = None
+                    self._counts.checks += 1
+                except Exception as error:  # noqa: BLE001 - whatever it is, nothing is known then
+                    self._note(error)
+                    if transport is not None:
+                        transport.close()
+                    transport = None
+                self._ended.set()
+                self._wake.wait(self._params.client.poll_s)
+                self._wake.clear()
+        finally:
+            # However the thread ends, what it found last holds no longer.
+            self._fault = self._fault or "the thread of the health check has ended"
+            if transport is not None:
+                transport.close()
+
+    def _check(self, transport: ScoringTransport) -> Checked:
+        version, block = self._version, self._block
+        monitor = self._modes.look(version)
+        own = self._scores.look(transport, version, block)
+        params = self._params
+        return Checked(
+            stance=stance(monitor, own),
+            win_rates=ActTable.of(monitor.win_rates, version or 0, params.labels.horizons_ms, params.modes),
+            version=version,
+            block=block,
+            tried_at=self._scores.tried_at,
+            ended_ns=self._clock(),
+        )
+
+    def _note(self, error: Exception) -> None:
+        self._counts.faults += 1
+        fault = f"the health check failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        # The same error comes back with every check.
+        if fault != self._fault:
+            console.print(f"{fault}\n{traceback.format_exc()}", markup=False)
+        self._fault = fault

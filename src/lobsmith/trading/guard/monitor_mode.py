@@ -1,0 +1,203 @@
+"""The mode that the monitor has set, as a client reads it: from the workspace or over HTTP, and how old it is."""
+
+import http.client
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import quote, urlsplit
+
+from lobsmith.errors import DeadlineError, LobsmithError, ModeError, ServingError
+from lobsmith.monitoring.mode.hit_rates import WinRates
+from lobsmith.monitoring.mode.machine import Mode, ModeRecord
+from lobsmith.monitoring.mode.store import decode_mode, last_known
+from lobsmith.workspace import Workspace
+
+_DEADLINE_S = 2.0
+_MOST_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
+
+
+class ModeSource(Protocol):
+    """The seam between a client and whatever holds the monitor's record."""
+
+    def read(self) -> ModeRecord | None:
+        """Return the record, None where the monitor has left none.
+
+        Raises:
+            ModeError: there is something, and it is no record of that model.
+            ServingError: it is out of reach.
+        """
+
+
+class FileModes:
+    """The record of a workspace on this machine."""
+
+    def __init__(self, workspace: Workspace, model: str) -> None:
+        """Prepare to read the record of `model`."""
+        self._workspace = workspace
+        self._model = model
+
+    def read(self) -> ModeRecord | None:
+        """See `ModeSource.read`."""
+        return last_known(self._workspace, self._model)
+
+
+class HttpModes:
+    """The page of a model's mode, `GET /modes/<model>`."""
+
+    def __init__(self, url: str, model: str, deadline_s: float = _DEADLINE_S) -> None:
+        """Prepare to ask.
+
+        Args:
+            url: of the pages, up to and including `/modes`: `http://127.0.0.1:8003/modes`.
+            model: whose mode.
+            deadline_s: of each wait for the server, and of a page that comes piece by piece.
+
+        Raises:
+            ServingError: it is no such URL.
+        """
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port = None, None
+        if not host or parts.scheme != "http":
+            raise ServingError(f"{url}: not the URL of modes; write http://HOST:PORT/modes")
+        self._host, self._port = host, port
+        self._path = f"{parts.path.rstrip('/')}/{quote(model, safe='')}"
+        self._where = f"{url.rstrip('/')}/{model}"
+        self._model = model
+        self._deadline_s = deadline_s
+
+    def read(self) -> ModeRecord | None:
+        """See `ModeSource.read`."""
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=self._deadline_s)
+        try:
+            until = time.monotonic() + self._deadline_s
+            connection.request("GET", self._path)
+            response = connection.getresponse()
+            content = self._content(response, until)
+        except TimeoutError as error:
+            raise self._late() from error
+        except (OSError, http.client.HTTPException) as error:
+            raise ServingError(f"{self._where}: {error or type(error).__name__}; is the server up?") from error
+        finally:
+            connection.close()
+        if response.status == http.client.NOT_FOUND:
+            return None
+        if response.status != http.client.OK:
+            raise ServingError(f"{self._where}: answers {response.status} {response.reason}")
+        record = decode_mode(content)
+        if record is None or record.model != self._model:
+            raise ModeError(f"{self._where}: no record of that model's mode")
+        return record
+
+    def _content(self, response: http.client.HTTPResponse, until: float) -> bytes:
+        parts: list[bytes] = []
+        while sum(map(len, parts)) <= _MOST_BYTES:
+            if time.monotonic() > until:
+                raise self._late()
+            part = response.read1(_CHUNK_BYTES)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+        raise ModeError(f"{self._where}: longer than any record of a mode")
+
+    def _late(self) -> DeadlineError:
+        return DeadlineError(f"{self._where}: no answer within {self._deadline_s:g} s")
+
+
+@dataclass(frozen=True)
+class MonitorWord:
+    """What the monitor says.
+
+    Attributes:
+        mode: the last known, None where no record has been read.
+        fresh: whether it is a recent word about the version in use; never without a mode.
+        detail: one line.
+        win_rates: how often past answers came true, as last known.
+    """
+
+    mode: Mode | None
+    fresh: bool
+    detail: str
+    win_rates: WinRates | None = None
+
+
+class ModeWatch:
+    """Reads the record and judges its age; belongs to one thread.
+
+    A record is fresh where the last look is neither longer ago than `stale_s` nor so far ahead by this machine's clock,
+    and where a new look has been seen within `stale_s` of a clock that nobody can set.
+    """
+
+    def __init__(
+        self,
+        source: ModeSource,
+        stale_s: float,
+        *,
+        clock: Callable[[], int] = time.monotonic_ns,
+        wall: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Nothing is known yet.
+
+        Args:
+            source: of records.
+            stale_s: a monitor that has not looked for so long is away.
+            clock: nanoseconds that never go back.
+            wall: nanoseconds since 1970, UTC.
+        """
+        self._source = source
+        self._stale_ns = int(stale_s * 1e9)
+        self._clock = clock
+        self._wall = wall
+        self._record: ModeRecord | None = None
+        self._seen_ns = 0
+
+    def look(self, version: int | None) -> MonitorWord:
+        """Read the record and say what it means for a version, None while none is in use."""
+        fault = self._read()
+        record = self._record
+        if record is None:
+            return MonitorWord(None, False, fault or "it has left no record")
+        fault = fault or self._stale(record)
+        if fault is None and record.version != version:
+            fault = f"its record is about version {record.version}, not {version}"
+        detail = f"{record.mode}, {record.reason}" if fault is None else f"away, last {record.mode}: {fault}"
+        return MonitorWord(record.mode, fault is None, detail, record.win_rates)
+
+    def _read(self) -> str | None:
+        """Take over what the source has; return why it has nothing."""
+        try:
+            record = self._source.read()
+        except LobsmithError as error:
+            return str(error)
+        if record is None:
+            return "it has left no record"
+        if self._is_outdated(record):
+            return f"its record says {record.mode} and is older than what it said last"
+        if self._record is None or record.looked_ns != self._record.looked_ns:
+            self._seen_ns = self._clock()
+        self._record = record
+        return None
+
+    def _is_outdated(self, record: ModeRecord) -> bool:
+        """Say whether a record, of a backup or another machine, would take back a caution that is newer."""
+        last = self._record
+        if last is None or record.mode.caution >= last.mode.caution:
+            return False
+        # A mode set by hand is news without a look.
+        said_ns = max(record.looked_ns, record.since_ns)
+        return said_ns < max(last.looked_ns, last.since_ns) and abs(self._wall() - said_ns) > self._stale_ns
+
+    def _stale(self, record: ModeRecord) -> str | None:
+        age_ns = self._wall() - record.looked_ns
+        if age_ns > self._stale_ns:
+            return f"its last look was {age_ns / 1e9:.0f} s ago" if record.looked_ns else "it has never looked"
+        if age_ns < -self._stale_ns:
+            return f"its last look is {-age_ns / 1e9:.0f} s ahead of this machine's clock; set the clocks right"
+        unseen_ns = self._clock() - self._seen_ns
+        if unseen_ns > self._stale_ns:
+            return f"no new look has come for {unseen_ns / 1e9:.0f} s"
+        return None

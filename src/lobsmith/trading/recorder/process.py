@@ -1,0 +1,374 @@
+"""The recorder's process: it empties the ring into the prediction log and asks the mirrored versions.
+
+Run as `python -m lobsmith.trading.recorder.process CONFIG`. It ends on SIGTERM, and when the ring's writer has closed
+it or died, but not before the ring is empty or `mirror.drain_s` has passed.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import structs
+
+from lobsmith.errors import LobsmithError, PredictionLogError
+from lobsmith.monitoring.log.outcomes import OutcomeJoin, Outcomes
+from lobsmith.monitoring.log.reader import PredictionLog
+from lobsmith.monitoring.log.writer import LogWriter, Role, Source
+from lobsmith.params import Params
+from lobsmith.progress import console
+from lobsmith.release.version.contract import MAX_ROWS
+from lobsmith.release.version.names import candidate_model
+from lobsmith.trading.client.stream import Reason, newest, second_newest
+from lobsmith.trading.recorder.protocol import RecorderConfig, Tally
+from lobsmith.trading.recorder.ring import HAS_RAW, RingReader
+from lobsmith.trading.recorder.shadow import Mirror, Mirrored, MirrorThread, Probe, Records
+from lobsmith.trading.transport.channels import open_transport
+from lobsmith.workspace import Workspace
+
+_OPEN_ROWS = """SELECT row, time_ns, mid, segment FROM logged
+    WHERE session = ? AND role = 'primary' AND known_ns IS NULL ORDER BY row"""
+_LAST_ROW = "SELECT row, segment FROM logged WHERE session = ? AND role = 'primary' ORDER BY row DESC LIMIT 1"
+_REASONS = (None, *(reason.value for reason in Reason))
+
+
+class LogSink:
+    """Writes one session to the prediction log of its model.
+
+    Args:
+        log: the log, in which the session was announced.
+        session: its name.
+        model: the production model.
+        horizons_ms: the H horizons.
+    """
+
+    def __init__(self, log: LogWriter, session: str, model: str, horizons_ms: tuple[int, ...]) -> None:
+        self._log = log
+        self._session = session
+        self._model = model
+        self._join = OutcomeJoin(horizons_ms)
+        self._last: tuple[int, int] | None = None
+        self._run = 0
+
+    def resume(self) -> None:
+        """Take up the rows whose outcome an earlier recorder of this session has left open.
+
+        Raises:
+            PredictionLogError: the log cannot be read.
+        """
+        with PredictionLog(self._log.path) as log, log.connection.cursor() as cursor:
+            cursor.execute(_OPEN_ROWS, (self._session,))
+            rows = np.array(cursor.fetchall(), np.int64).reshape(-1, 4)
+            cursor.execute(_LAST_ROW, (self._session,))
+            last = cursor.fetchone()
+        if len(rows):
+            row, time_ns, mid, segment = rows.T
+            self._settle(self._join.push(row, time_ns, mid, self._runs(row, segment)))
+        if last is not None:
+            self._last = (int(last[0]), int(last[1]))
+
+    def live(self, records: Records) -> None:
+        """Take records of the ring, oldest first: predictions, raw rows and, as far as they settle any, outcomes."""
+        asked = records[records["row"] >= 0]
+        if not len(asked):
+            return
+        for candidate, model in enumerate((self._model, candidate_model(self._model))):
+            arm = asked[asked["candidate"] == candidate]
+            for version in np.unique(arm["version"]):
+                self._add(model, int(version), Role.PRIMARY, arm[arm["version"] == version])
+        raw = asked[(asked["flags"] & HAS_RAW) != 0]
+        if len(raw):
+            self._log.add_raw(
+                self._session, **{name: raw[name] for name in ("row", "time_ns", "asked_ns", "segment", "raw")}
+            )
+        # An earlier recorder has written down rows that it had not released.
+        new = asked if self._last is None else asked[asked["row"] > self._last[0]]
+        if len(new):
+            runs = self._runs(new["row"], new["segment"])
+            self._settle(self._join.push(new["row"], new["time_ns"], new["mid"], runs))
+
+    def mirrored(self, role: Role, model: str, mirrored: Mirrored) -> None:
+        """Take the answers of a mirrored version."""
+        horizons = mirrored.records["probabilities"].shape[1:]
+        answers = np.full((len(mirrored.predictions), *horizons), np.nan, np.float32)
+        for answer, prediction in zip(answers, mirrored.predictions, strict=True):
+            if prediction.reason is None and prediction.probabilities is not None:
+                answer[:] = prediction.probabilities
+        versions = np.array([prediction.version or 0 for prediction in mirrored.predictions])
+        reasons = np.array([prediction.reason for prediction in mirrored.predictions], object)
+        latency = np.array([prediction.latency_ns for prediction in mirrored.predictions])
+        for version in np.unique(versions):
+            here = versions == version
+            self._log.add_predictions(
+                self._session,
+                model,
+                int(version),
+                role,
+                **_columns(mirrored.records[here]),
+                latency_ns=latency[here],
+                rows=mirrored.rows,
+                probabilities=answers[here],
+                reasons=[None if reason is None else str(reason) for reason in reasons[here]],
+            )
+
+    def probed(self, probe: Probe) -> None:
+        """Take a pair of latencies."""
+        first, second = (self._model, probe.active), (probe.model, probe.version)
+        self._log.add_probe(self._session, probe.time_ns, first, probe.active_ns, second, probe.latency_ns)
+
+    def dropped(self, place: str, count: int) -> None:
+        """Note that rows were lost, in the ring or on their way to a mirrored version."""
+        self._log.add_drops(self._session, time.time_ns(), place, count)
+
+    def finish(self) -> None:
+        """Take it that no row will follow: what is still open will never be known."""
+        self._settle(self._join.finish())
+
+    def flush(self) -> None:
+        """Make all of it durable.
+
+        Raises:
+            PredictionLogError: the log is locked or the disk refuses.
+        """
+        self._log.flush()
+
+    def _add(self, model: str, version: int, role: Role, records: Records) -> None:
+        self._log.add_predictions(
+            self._session,
+            model,
+            version,
+            role,
+            **_columns(records),
+            latency_ns=records["latency_ns"],
+            rows=1,
+            probabilities=records["probabilities"],
+            reasons=[_REASONS[reason] for reason in records["reason"]],
+        )
+
+    def _settle(self, outcomes: Outcomes) -> None:
+        if len(outcomes.row):
+            self._log.add_outcomes(self._session, outcomes.row, outcomes.labels, time.time_ns())
+
+    def _runs(self, row: npt.NDArray[np.int64], segment: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return int64 [N], another number after each gap in the feed and each hole in the records.
+
+        The mid at a horizon is that of the last row by then: where that row may be one that was dropped, no label is
+        better than a wrong one.
+        """
+        last = self._last or (int(row[0]) - 1, int(segment[0]))
+        breaks = (np.diff(row, prepend=last[0]) != 1) | (np.diff(segment, prepend=last[1]) != 0)
+        runs: npt.NDArray[np.int64] = self._run + np.cumsum(breaks)
+        self._last, self._run = (int(row[-1]), int(segment[-1])), int(runs[-1])
+        return runs
+
+
+def _columns(records: Records) -> dict[str, npt.NDArray[np.int64]]:
+    """Return what a prediction has from its row; a mirrored one counts as asked when the live one was."""
+    return {name: records[name] for name in ("row", "time_ns", "asked_ns", "segment", "mid")}
+
+
+_READ_ROWS = 2048
+_IDLE_S = 0.005
+_NICENESS = 10
+"""The recorder and the mirrors may have what the trading process leaves of a core."""
+
+
+class Recording:
+    """One session's way from the ring to the log."""
+
+    def __init__(
+        self,
+        reader: RingReader,
+        sink: LogSink,
+        mirrors: Sequence[tuple[Role, str, MirrorThread]],
+        *,
+        flush_s: float,
+        read_rows: int,
+        patient: bool,
+    ) -> None:
+        self._reader = reader
+        self._sink = sink
+        self._mirrors = mirrors
+        self._flush_s = flush_s
+        self._read_rows = read_rows
+        self._patient = patient
+        self._flushed_s = time.monotonic()
+        self._unreleased = 0
+        if reader.resumed:
+            sink.resume()
+
+    def run(self, ended: Callable[[], bool], drain_s: float) -> None:
+        """Go on until `ended` and everything has been written down.
+
+        For `drain_s` after `ended` it waits for the mirrors; rows that are then left go into the log alone.
+        """
+        deadline_s: float | None = None
+        while True:
+            # Asked before the turn: the turn then sees all that was put in before the end.
+            if deadline_s is None and ended():
+                deadline_s = time.monotonic() + drain_s
+            busy = self.turn()
+            if deadline_s is not None and (self._done() or time.monotonic() > deadline_s):
+                break
+            if not busy:
+                time.sleep(_IDLE_S)
+        while self._read(self._read_rows, mirrored=False):
+            pass
+        if self._reader.finished:
+            self._sink.finish()
+        self._flush(at_end=True)
+
+    def turn(self) -> bool:
+        """Take what is there, once; return whether there was anything."""
+        waits = self._patient and any(mirror.pressed for _, _, mirror in self._mirrors)
+        count = self._read(0 if waits else self._read_rows, mirrored=True)
+        collected = self._collect()
+        if (self._pressed() and count) or time.monotonic() - self._flushed_s > self._flush_s:
+            try:
+                self._flush()
+            except PredictionLogError as error:
+                # Nothing is lost yet: what was read stays in the ring until the log has it.
+                console.print(f"{error}", markup=False)
+                self._reader.count(Tally.FAULTS, 1)
+                self._flushed_s = time.monotonic()
+        return count > 0 or collected
+
+    def _read(self, limit: int, *, mirrored: bool) -> int:
+        """Take at most `limit` records from the ring to the log and, where wanted, the mirrors; return how many."""
+        records = self._reader.read(limit)
+        if len(records):
+            self._sink.live(records)
+            self._unreleased += int((records["row"] >= 0).sum())
+        for role, _, mirror in self._mirrors:
+            if not mirrored:
+                self._note_drops(role.value, Tally[f"{role.name}_DROPPED"], len(records))
+                continue
+            for start in range(0, len(records), MAX_ROWS):
+                mirror.offer(records[start : start + MAX_ROWS])
+        return len(records)
+
+    def _collect(self) -> bool:
+        any_collected = False
+        for role, model, mirror in self._mirrors:
+            answered, probes = mirror.collect()
+            for one in answered:
+                self._sink.mirrored(role, model, one)
+                self._reader.count(Tally[role.name], len(one.predictions))
+            for probe in probes:
+                self._sink.probed(probe)
+            self._reader.count(Tally.PROBES, len(probes))
+            any_collected |= bool(answered)
+        return any_collected
+
+    def _flush(self, *, at_end: bool = False) -> None:
+        """Make durable what there is, and then let the writer have the places of what was read.
+
+        A recorder that is killed leaves to the next one what it has not released, and what has been written is not
+        written twice. So rows are kept until the mirrors have answered them, as long as there is room.
+        """
+        # Asked before they are collected: then no answer is left behind.
+        answered = all(mirror.idle for _, _, mirror in self._mirrors)
+        self._collect()
+        self._note_drops("ring", Tally.DROPPED, self._reader.dropped - self._reader.tally(Tally.DROPPED))
+        for role, _, mirror in self._mirrors:
+            self._note_drops(role.value, Tally[f"{role.name}_DROPPED"], mirror.take_dropped())
+            self._reader.count(Tally.FAULTS, mirror.take_faults())
+        self._sink.flush()
+        self._flushed_s = time.monotonic()
+        if answered or at_end or self._pressed():
+            self._reader.release()
+            self._reader.count(Tally.LOGGED, self._unreleased)
+            self._unreleased = 0
+
+    def _pressed(self) -> bool:
+        return 2 * self._reader.unreleased > self._reader.capacity
+
+    def _note_drops(self, place: str, tally: Tally, count: int) -> None:
+        self._sink.dropped(place, count)
+        self._reader.count(tally, count)
+
+    def _done(self) -> bool:
+        return self._reader.waiting == 0 and all(mirror.idle for _, _, mirror in self._mirrors)
+
+
+def mirrors(config: RecorderConfig, params: Params, features: int) -> list[tuple[Role, str, MirrorThread]]:
+    """Start the mirrors of the candidate and of the version to go back to."""
+    workspace = Workspace(Path(config.root))
+
+    def make(role: Role, model: str, choose: Callable[[list[int]], int | None]) -> Mirror:
+        return Mirror(
+            role,
+            open_transport(workspace, params, config.transport, config.url),
+            model,
+            choose=choose,
+            definitions_sha256=config.definitions_sha256,
+            feature_count=features,
+            # A chunk of what has piled up takes longer than a row, and nobody waits for it.
+            params=structs.replace(params.client, deadline_s=params.mirror.deadline_s),
+        )
+
+    return [
+        (
+            role,
+            model,
+            MirrorThread(
+                partial(make, role, model, choose),
+                config.model,
+                queue_rows=params.mirror.queue_rows,
+                probe_s=params.mirror.probe_s,
+            ),
+        )
+        for role, model, choose in (
+            (Role.CANDIDATE, candidate_model(config.model), newest),
+            (Role.FALLBACK, config.model, second_newest),
+        )
+    ]
+
+
+def main(path: Path) -> None:
+    """Record the session that a configuration describes."""
+    os.nice(_NICENESS)
+    # A batch process does not interrupt another one when it wakes up.
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    config = msgspec.json.decode(path.read_bytes(), type=RecorderConfig)
+    params = msgspec.convert(config.params, Params)
+    reader = RingReader(Path(config.ring))
+    stopped = False
+
+    def stop(_signal: int, _frame: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    signal.signal(signal.SIGTERM, stop)
+
+    def orphaned() -> bool:
+        return os.getppid() != config.parent.pid
+
+    with LogWriter.of(Workspace(Path(config.root)), config.model, params) as log:
+        log.begin(config.session, Source(config.source), config.instrument, config.started_ns)
+        recording = Recording(
+            reader,
+            LogSink(log, config.session, config.model, params.labels.horizons_ms),
+            mirrors(config, params, reader.features),
+            flush_s=params.prediction_log.flush_s,
+            read_rows=min(_READ_ROWS, params.mirror.queue_rows // 2),
+            patient=config.patient,
+        )
+        recording.run(lambda: stopped or reader.finished or orphaned(), params.mirror.drain_s)
+    if orphaned():
+        # Nobody else is left to do so.
+        Path(config.ring).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except LobsmithError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,369 @@
+"""The trading process's side of recording: rows go into a ring, a process of its own takes them out."""
+
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from lobsmith.features.definitions import COUNT, definitions_sha256
+from lobsmith.files import write_atomic
+from lobsmith.params import Params, as_table
+from lobsmith.process import Process
+from lobsmith.release.version.names import candidate_model, plans_model
+from lobsmith.trading.client.stream import Prediction, Reason
+from lobsmith.trading.recorder.protocol import RecorderConfig, Tally
+from lobsmith.trading.recorder.ring import PRIME, RESET, RingWriter
+from lobsmith.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lobsmith.monitoring.log.writer import Source
+
+Float32 = npt.NDArray[np.float32]
+
+_MODULE = "lobsmith.trading.recorder.process"
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the file's name is random, and nobody else may open it
+_REASONS = {reason: number for number, reason in enumerate(Reason, start=1)}
+_PACE_S = 0.005
+_FIRST_RESTART_S, _LONGEST_RESTART_S = 0.1, 10.0
+_LATE_FAILURES = 3
+"""After which a recorder that cannot write down what is left is not started again."""
+_EXIT_S = 20.0
+"""For the recorder's start and its last flush, beyond `mirror.drain_s`; it is killed after that."""
+
+
+class Recorded(Struct, frozen=True, kw_only=True):
+    """What became of a session's rows.
+
+    Attributes:
+        session: its name in the prediction log.
+        log: where recorders print what went wrong.
+        rows: rows that were asked about while it was recorded.
+        dropped: records that found the ring full.
+        logged: rows that reached the log.
+        candidate: of these, rows that were put to a candidate.
+        candidate_dropped: rows it was not asked about, because too many waited.
+        fallback: rows that were put to the version to go back to.
+        fallback_dropped: rows it was not asked about.
+        probes: pairs of single rows whose latencies were compared.
+        restarts: how often the recorder had to be started again.
+        faults: errors of recorder and mirrors that nobody had foreseen.
+    """
+
+    session: str
+    log: str
+    rows: int
+    dropped: int
+    logged: int
+    candidate: int
+    candidate_dropped: int
+    fallback: int
+    fallback_dropped: int
+    probes: int
+    restarts: int
+    faults: int
+
+
+class Recorder:
+    """Records one stream's rows and predictions, and keeps the process alive that writes them down.
+
+    No method raises, and `record` waits for nothing: what goes wrong is counted, and trading goes on. One thread at a
+    time.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        params: Params,
+        *,
+        model: str,
+        instrument: str,
+        source: "Source",
+        transport: str,
+        url: str | None = None,
+        patient: bool = False,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Start recording.
+
+        Args:
+            workspace: has the prediction logs.
+            params: `mirror`, `prediction_log`, `client`, and what the features and labels are.
+            model: the production model that is asked.
+            instrument: `venue:symbol` of the stream.
+            source: what the rows are.
+            transport: how the mirrored versions are asked: grpc, http or inprocess.
+            url: HOST:PORT of a server that is not the workspace's.
+            patient: rows come faster than in a market and may wait for the mirrored versions: see `pace`.
+            clock: UTC ns.
+        """
+        self._clock = clock
+        self._drain_s = params.mirror.drain_s
+        candidate = candidate_model(model)
+        self._candidates = (candidate, plans_model(candidate))
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        self.session = f"{stamp}-{secrets.token_hex(4)}"
+        self._folder = workspace.predictions / "recording"
+        self._rows = self._faults = self._restarts = self._unrecorded = 0
+        self._flags = RESET
+        self._closing, self._abandoned = Event(), Event()
+        self._stuck_at: int | None = None
+        self._ring = self._make_ring(params)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._watch = Thread(target=self._keep_alive, daemon=True)
+        if self._ring is None:
+            return
+        config = RecorderConfig(
+            ring=str(self._ring.path),
+            root=str(workspace.root.absolute()),
+            session=self.session,
+            source=source.value,
+            instrument=instrument,
+            started_ns=clock(),
+            model=model,
+            params=as_table(params),
+            definitions_sha256=definitions_sha256(params.features, params.labels),
+            transport=transport,
+            url=url,
+            parent=Process.this(),
+            patient=patient,
+        )
+        self._adopted = self._adopt()
+        try:
+            write_atomic(self._config, msgspec.json.encode(config), mode=0o600)
+        except OSError:
+            # The rows pile up in the ring and are then counted as dropped.
+            self._faults += 1
+            return
+        self._watch.start()
+
+    @property
+    def pid(self) -> int | None:
+        """The recorder's process, None before the first was started."""
+        return None if self._child is None else self._child.pid
+
+    @property
+    def _config(self) -> Path:
+        return self._folder / f"{self.session}.json"
+
+    @property
+    def _log(self) -> Path:
+        """What recorders print, those of all sessions."""
+        return self._folder / "recorder.log"
+
+    @property
+    def rows(self) -> int:
+        """Rows recorded so far, those that were dropped included."""
+        return self._rows
+
+    @property
+    def waiting(self) -> int:
+        """Rows that have not reached the log yet."""
+        return 0 if self._ring is None else self._ring.waiting
+
+    def reset(self) -> None:
+        """Say that the stream begins anew with the next row: call it whenever the client is reset."""
+        self._flags = RESET
+
+    def prime(self, time_ns: int, segment: int, mid: int, row: Float32) -> None:
+        """Take a row, float32 [F], that the client was fed without being asked about it."""
+        self._put(-1, time_ns, segment, mid, row, None)
+
+    def record(
+        self,
+        time_ns: int,
+        segment: int,
+        mid: int,
+        row: Float32,
+        prediction: Prediction,
+        raw: Float32 | None = None,
+    ) -> None:
+        """Take a row and what was answered.
+
+        Args:
+            time_ns: local receive time of the row, UTC.
+            segment: number of the gap-free segment.
+            mid: twice the mid, ticks.
+            row: float32 [F].
+            prediction: the answer, or the reason why there is none.
+            raw: float32 [F], the row's features in their own units, for drift; the first of each `drift.every_ms` is
+                kept, by the rule of `lobsmith.drift.reference.thinned`. None where the caller has none.
+        """
+        self._put(self._rows, time_ns, segment, mid, row, prediction, raw)
+        self._rows += 1
+
+    def pace(self, longest_s: float = 1.0) -> None:
+        """Wait until the ring is less than half full, for the pauses of a replay: a market would not wait.
+
+        Where nothing moves for `longest_s` seconds it is not waited for again until something does.
+        """
+        ring = self._ring
+        if ring is None or 2 * ring.waiting <= ring.capacity:
+            return
+        released, since = ring.released, time.monotonic()
+        while released != self._stuck_at and 2 * ring.waiting > ring.capacity:
+            if ring.released != released:
+                released, since = ring.released, time.monotonic()
+            elif time.monotonic() - since > longest_s:
+                self._stuck_at = released
+            time.sleep(_PACE_S)
+
+    def close(self) -> Recorded:
+        """End the session; wait until all of it is written down, for little more than `mirror.drain_s`."""
+        self._closing.set()
+        if self._ring is not None:
+            self._ring.close()
+            if self._watch.is_alive():
+                self._watch.join(self._drain_s + _EXIT_S)
+            if self._watch.is_alive():
+                self._faults += 1
+                self._abandoned.set()
+                self._kill_child()
+                self._watch.join()
+            self._remove_files()
+        return self._recorded()
+
+    def _put(
+        self,
+        number: int,
+        time_ns: int,
+        segment: int,
+        mid: int,
+        row: Float32,
+        prediction: Prediction | None,
+        raw: Float32 | None = None,
+    ) -> None:
+        if self._ring is None:
+            self._unrecorded += 1
+            return
+        try:
+            if prediction is None:
+                put = self._ring.put(
+                    number, time_ns, self._clock(), segment, mid, 0, 0, 0, 0, self._flags | PRIME, row, np.nan, np.nan
+                )
+            else:
+                put = self._ring.put(
+                    number,
+                    time_ns,
+                    self._clock() - prediction.latency_ns,
+                    segment,
+                    mid,
+                    prediction.version or 0,
+                    prediction.latency_ns,
+                    prediction.model in self._candidates,
+                    0 if prediction.reason is None else _REASONS[prediction.reason],
+                    self._flags,
+                    row,
+                    np.nan if prediction.probabilities is None else prediction.probabilities,
+                    np.nan if prediction.outlook is None else prediction.outlook,
+                    raw,
+                )
+            if put:
+                self._flags = 0
+        except Exception:  # noqa: BLE001 - whatever is wrong with a record, trading goes on
+            self._faults += 1
+
+    def _make_ring(self, params: Params) -> RingWriter | None:
+        """Make the ring in memory, or beside the log where there is no room; None where neither can be."""
+        name = f"lobsmith-{self.session}.ring"
+        for folder in (SHARED_MEMORY, self._folder):
+            with suppress(OSError):
+                if folder is self._folder:
+                    folder.mkdir(parents=True, exist_ok=True)
+                return RingWriter(
+                    folder / name,
+                    params.mirror.ring_rows,
+                    COUNT,
+                    len(params.labels.horizons_ms),
+                    raw_every_ms=params.drift.every_ms,
+                )
+        self._faults += 1
+        return None
+
+    def _recorded(self) -> Recorded:
+        tally = self._ring.tally if self._ring is not None else lambda _place: 0
+        return Recorded(
+            session=self.session,
+            log=str(self._log),
+            rows=self._rows,
+            dropped=self._unrecorded + (self._ring.dropped if self._ring is not None else 0),
+            logged=tally(Tally.LOGGED),
+            candidate=tally(Tally.CANDIDATE),
+            candidate_dropped=tally(Tally.CANDIDATE_DROPPED),
+            fallback=tally(Tally.FALLBACK),
+            fallback_dropped=tally(Tally.FALLBACK_DROPPED),
+            probes=tally(Tally.PROBES),
+            restarts=self._restarts,
+            faults=self._faults + tally(Tally.FAULTS),
+        )
+
+    def _adopt(self) -> list[subprocess.Popen[bytes]]:
+        """Start recorders for sessions of which both processes were killed, for what they have left in their rings."""
+        adopted = []
+        for path in self._folder.glob("*.json"):
+            try:
+                left = msgspec.json.decode(path.read_bytes(), type=RecorderConfig)
+                if not left.parent.is_dead():
+                    continue
+                if Path(left.ring).exists():
+                    # Where a recorder is still at it, this one finds the ring taken and ends.
+                    adopted.append(self._start(path))
+                else:
+                    path.unlink()
+            except (OSError, msgspec.MsgspecError):
+                self._faults += 1
+        return adopted
+
+    def _remove_files(self) -> None:
+        paths = [self._config] if self._ring is None else [self._config, self._ring.path]
+        for path in paths:
+            with suppress(OSError):
+                path.unlink()
+
+    def _keep_alive(self) -> None:
+        """Start the recorder, and again whenever it ends before its work is done."""
+        pause_s, late_failures = _FIRST_RESTART_S, 0
+        while not self._abandoned.is_set():
+            started_s = time.monotonic()
+            code = self._run_child()
+            done = self._closing.is_set() and code == 0 and (self._ring is None or self._ring.waiting == 0)
+            if done or self._abandoned.is_set():
+                return
+            self._restarts += 1
+            late_failures += self._closing.is_set()
+            if late_failures == _LATE_FAILURES:
+                return
+            pause_s = _FIRST_RESTART_S if time.monotonic() - started_s > _LONGEST_RESTART_S else pause_s
+            (self._abandoned if self._closing.is_set() else self._closing).wait(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_RESTART_S)
+
+    def _run_child(self) -> int:
+        """Run the recorder until it ends; return its exit status."""
+        try:
+            self._child = self._start(self._config)
+        except OSError:
+            self._faults += 1
+            return 1
+        if self._abandoned.is_set():
+            self._kill_child()
+        return self._child.wait()
+
+    def _start(self, config: Path) -> subprocess.Popen[bytes]:
+        # -P keeps a local file named like a package from being imported in its place.
+        command = [sys.executable, "-P", "-m", _MODULE, str(config)]
+        with self._log.open("ab") as log:
+            # A session of its own: an interrupt at the terminal must not reach it before the ring is empty.
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+    def _kill_child(self) -> None:
+        if self._child is not None:
+            self._child.kill()

@@ -1,0 +1,1 @@
+"""Ways to ask a model server: Triton over gRPC or HTTP, or the engine in this process."""

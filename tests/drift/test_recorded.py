@@ -1,0 +1,41 @@
+"""Recorded sessions: another day is told apart from what was learnt, and what comes next on the same day is not."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.studies.drift_recorded import LEVEL, S, after, frozen, halves, looks, read, short
+from lobsmith.drift.reference import RawRows
+from lobsmith.drift.verdict import Finding
+from lobsmith.params import DriftParams, load_params
+
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+pytestmark = pytest.mark.recorded
+
+
+def newest(rows: RawRows, windows: int, params: DriftParams) -> RawRows:
+    """The newest rows that hold so many past windows: each costs a fit."""
+    until = int(rows.time_ns[-1]) + 1
+    return rows.between(until - round((params.reference_s + windows * params.recent_s) * S), until)
+
+
+def test_another_market_is_drift_and_the_product_says_that_minutes_are_no_history(recorded: Path) -> None:
+    learnt, other = (read(recorded, name, PARAMS) for name in ("BTC spot, 8 August", "BTC perpetual, 8 August"))
+    brief = short(PARAMS.drift, 7.0)
+    scaling, rows = frozen(learnt, brief)
+    old = newest(rows, 44, brief)
+    (found,) = looks(scaling, old, after(old, frozen(other, brief)[1]), brief, 1, follow=False)
+    assert found.finding is Finding.DRIFT
+    assert found.p_value is not None
+    assert found.p_value <= LEVEL
+    scaling, old = frozen(learnt, PARAMS.drift)
+    (found,) = looks(scaling, old, after(old, frozen(other, PARAMS.drift)[1]), PARAMS.drift, 1, follow=False)
+    assert found.finding is Finding.INSUFFICIENT
+
+
+def test_the_other_half_of_a_session_is_no_drift(recorded: Path) -> None:
+    brief = short(PARAMS.drift, 3.0)
+    scaling, rows = frozen(read(recorded, "BTC spot, 8 August", PARAMS), brief)
+    old, new = halves(rows)
+    (found,) = looks(scaling, newest(old, 44, brief), new, brief, 1, follow=True)
+    assert found.finding is Finding.NO_DRIFT

@@ -1,0 +1,262 @@
+import math
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import pytest
+from msgspec.structs import replace
+
+from lobsmith.evaluation import results as ev
+from lobsmith.evaluation.report import words as words
+from lobsmith.evaluation.report.render import render_report
+from lobsmith.evaluation.results import DIRECTIONS, MODEL, Interval
+from lobsmith.verdict import Verdict
+from tests.evaluations import HORIZONS, RIVALS, history, realistic
+
+SENTENCES = ("better", "no different", "worse")
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+INTERVALS = {"better": (-0.02, -0.03, -0.01), "no different": (0.001, -0.004, 0.006), "worse": (0.02, 0.01, 0.03)}
+
+
+class Page(HTMLParser):
+    """Reads a page, and insists that whatever is opened is closed in turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+@pytest.fixture(scope="module")
+def source() -> str:
+    return render_report(realistic(), history())
+
+
+@pytest.fixture(scope="module")
+def page(source: str) -> Page:
+    return Page(source)
+
+
+def empty() -> ev.Evaluation:
+    lists = ("dependence", "scores", "comparisons", "calibration", "confidence", "confusion", "effects", "heads")
+    nothing = {name: [] for name in (*lists, "attention", "seeds")}
+    return replace(realistic(), **nothing, rows={}, class_shares={}, verdicts=())
+
+
+def test_the_page_fetches_nothing_and_runs_nothing(source: str, page: Page) -> None:
+    for tag, attributes in page.tags:
+        assert tag not in {"script", "link", "img", "iframe", "object"}
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in {"src", "href", "xlink:href"}:
+                assert (value or "").startswith("#")
+    assert not re.search(r"url\((?!#)|@import", source)
+    assert len(source.encode()) < 1_500_000
+
+
+def test_all_predictors_and_horizons_are_there(page: Page) -> None:
+    for predictor in (MODEL, *RIVALS):
+        assert page.text.count(predictor) >= 2 * len(HORIZONS)
+    headings = [words.horizon(one) for one in HORIZONS]
+    assert headings == ["50 ms", "100 ms", "1 s", "10 s"]
+    for name in headings:
+        assert page.text.count(name) > 5
+    assert page.text.count("best") >= len(HORIZONS)
+
+
+def test_contents_lead_to_sections_and_no_id_comes_twice(source: str, page: Page) -> None:
+    ids = re.findall(r'\bid="([^"]+)"', source)
+    assert len(ids) == len(set(ids))
+    targets = {str(one["href"])[1:] for one in page.all("a")}
+    assert targets == {str(one["id"]) for one in page.all("h2")}
+    for target in re.findall(r'(?:url\(|href=")#([^")]+)', source):
+        assert target in ids
+
+
+def test_every_table_scrolls_and_every_drawing_has_words(page: Page) -> None:
+    regions = [one for one in page.all("div") if one.get("class") == "scroll"]
+    assert len(regions) == len(page.all("table")) > 4 * 3
+    assert len(page.all("svg")) == 3 * len(HORIZONS) + 2
+    assert all(one["role"] == "img" and one["aria-label"] for one in page.all("svg"))
+
+
+def test_colours_follow_the_scheme(source: str) -> None:
+    drawings = "".join(re.findall(r"<svg.*?</svg>", source, re.DOTALL))
+    assert set(re.findall(r"(?:fill|stroke): (#\w+)", drawings)) == set()
+    assert "prefers-color-scheme: dark" in source
+
+
+def test_same_figures_give_the_same_bytes(source: str) -> None:
+    assert render_report(realistic(), history()) == source
+
+
+@pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", '"><img src=x onerror=y>', "a & $b_{c}$ </svg>"])
+def test_names_stay_harmless(hostile: str) -> None:
+    plain = realistic()
+    page = Page(
+        render_report(
+            replace(
+                plain,
+                instrument=replace(plain.instrument, symbol=hostile, venue=hostile),
+                network=hostile,
+                protocol=hostile,
+                scores=[replace(one, predictor=hostile) for one in plain.scores],
+                comparisons=[replace(one, against=hostile) for one in plain.comparisons],
+                calibration=[replace(one, predictor=hostile) for one in plain.calibration],
+                heads=[replace(one, output=hostile) for one in plain.heads],
+                rows={hostile: 3},
+                class_shares={hostile: [0.2, 0.6, 0.2]},
+                verdicts=(Verdict(gate=hostile, passed=True, value=1, threshold=2, evidence={hostile: [hostile]}),),
+            ),
+            history(),
+        )
+    )
+    assert {"script", "img"}.isdisjoint(tag for tag, _ in page.tags)
+    assert hostile in page.text
+
+
+def test_what_is_missing_is_a_dash() -> None:
+    plain, none = realistic(), Interval(math.nan, math.nan, math.nan)
+    broken = replace(
+        plain,
+        scores=[
+            replace(one, log_loss=none, macro_f1=none, mcc=none, accuracy=math.nan, pr_auc={}) for one in plain.scores
+        ],
+        comparisons=[replace(one, difference=none) for one in plain.comparisons],
+        calibration=[replace(one, ece=math.nan, floor=math.nan, floor_95=math.nan) for one in plain.calibration],
+        confidence=[
+            replace(one, rows=0, blocks=0, precision=math.nan, mean_confidence=math.nan, recall=math.nan)
+            for one in plain.confidence
+        ],
+        confusion=[replace(one, counts=[[0] * 3] * 3) for one in plain.confusion],
+        effects=[replace(one, trades=0, gross_bps=math.nan, net_bps=none) for one in plain.effects],
+        heads=[replace(one, mean=math.nan, loss=math.nan, reference=0.0, pr_auc=None) for one in plain.heads],
+        attention=[math.nan] * 4,
+        verdicts=(Verdict(gate="skill", passed=False, value=math.nan, threshold=math.inf),),
+    )
+    page = Page(render_report(broken, [SimpleNamespace(epoch=0, train_loss=math.nan, validation_loss=math.nan)]))
+    assert "nan" not in page.text.replace("finance", "").replace("binance", "")
+    assert words.DASH in page.text
+    assert "logistic —: not known" in page.text
+    assert "Model : —, floor —, 95th percentile —: not known" in page.text
+    assert "shows no attention weights" in page.text
+
+
+def test_empty_lists_are_sentences() -> None:
+    page = Page(render_report(empty(), []))
+    assert page.all("table") == []
+    assert page.all("svg") == []
+    for sentence in (
+        "No gate was asked.",
+        "No horizon was evaluated.",
+        "No predictor was scored.",
+        "compared with no other predictor",
+        "Calibration was not measured.",
+        "Precision by confidence was not measured.",
+        "No confusion was counted.",
+        "effect after fees and spread was not measured",
+        "has no other outputs",
+        "shows no attention weights",
+        "dependence of rows was not measured",
+        "No training was recorded.",
+    ):
+        assert sentence in page.text
+
+
+@pytest.mark.parametrize("answer", SENTENCES)
+def test_the_interval_decides_the_headline(answer: str) -> None:
+    plain = realistic()
+    model = next(one for one in plain.scores if one.predictor == MODEL)
+    only = ev.Comparison(against="logistic", horizon_ms=model.horizon_ms, difference=Interval(*INTERVALS[answer]))
+    one = replace(plain, scores=[replace(model, log_loss=Interval(0.652, 0.64, 0.664))], comparisons=[only])
+    headline = Page(render_report(one, [])).text.partition("tell the two apart.")[2]
+    assert "Log-loss 0.6520 [0.6400, 0.6640]" in headline
+    assert f"logistic {words.interval(only.difference, signed=True)}: {answer} ." in headline
+    assert f"{answer} {'from' if answer == 'no different' else 'than'} 1 of 1 rival." in headline
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "answer"),
+    [(-2, -1, "better"), (-1, 0, "no different"), (0, 1, "no different"), (1, 2, "worse"), (math.nan, 1, "not known")],
+)
+def test_only_an_interval_without_zero_judges(low: float, high: float, answer: str) -> None:
+    assert words.judge(Interval((low + high) / 2, low, high)) == answer
+
+
+def test_calibration_in_words() -> None:
+    one = ev.Calibration(predictor=MODEL, horizon_ms=50, ece=0.031, floor=0.028, floor_95=0.036, points=[])
+    assert words.calibration_words(one) == "0.031, floor 0.028, 95th percentile 0.036: within"
+    assert words.calibration_words(replace(one, ece=0.05)).startswith(
+        "0.050, floor 0.028, 95th percentile 0.036: above"
+    )
+
+
+def test_few_blocks_are_told_by_direction(page: Page) -> None:
+    level = next(one for one in realistic().confidence if one.direction == "down")
+    levels = [replace(level, confidence=0.5, blocks=50), replace(level, confidence=0.9, blocks=12)]
+    assert words.few_blocks("down", levels) == "Down: too few independent blocks to judge at 0.90 (12)."
+    assert words.few_blocks("up", levels[:1]) == ""
+    few = [replace(level, confidence=0.5, blocks=49), replace(level, confidence=0.9, blocks=2)]
+    assert words.few_blocks("up", few) == "Up: too few independent blocks to judge at any confidence (49 at most)."
+    for direction in DIRECTIONS:
+        assert f"{direction.capitalize()}: too few independent blocks" in page.text
+
+
+def test_net_effects_are_judged_by_their_intervals() -> None:
+    effect = realistic().effects[0]
+    effects = [replace(effect, net_bps=Interval(0, low, high)) for low, high in ((0.1, 0.3), (-0.1, 0.2), (-0.3, 0))]
+    told = "1 s: net of fees and spread, the interval lies above zero at 1 of 3 confidences, below zero at none."
+    assert words.earnings("1 s", effects) == told
+
+
+def test_verdicts_come_first(page: Page) -> None:
+    assert page.all("h2")[0]["id"] == "verdicts"
+    assert "Refused by 1 of 3 gates: calibration." in page.text
+    assert "against base rate" in page.text
+    passed = replace(realistic(), verdicts=realistic().verdicts[:2])
+    assert "Passed by all 2 gates." in Page(render_report(passed, [])).text
+
+
+def test_skill_and_shares_by_hand() -> None:
+    plain = realistic()
+    one = replace(
+        plain,
+        heads=[replace(plain.heads[0], loss=0.4, reference=0.5)],
+        confusion=[ev.Confusion(horizon_ms=50, counts=[[30, 60, 10], [0, 0, 0], [1, 1, 2]])],
+    )
+    text = Page(render_report(one, [])).text
+    assert "0.4 0.5 +0.200" in text
+    assert "down 30 30.0 % 60 60.0 % 10 10.0 % unchanged 0 — 0 — 0 — up 1 25.0 %" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "—"), (math.nan, "—"), (math.inf, "∞"), (-1234.5678, "−1,234.568"), (-1e-9, "0.000")]
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert words.number(value, 3) == text

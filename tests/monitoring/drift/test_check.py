@@ -1,0 +1,170 @@
+"""A look for drift at what the prediction log has: which streams, which looks before, and too few rows of a version."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from lobsmith.drift import REFERENCE
+from lobsmith.drift.reference import RawRows, Reference, fit_scaling, save_reference
+from lobsmith.drift.verdict import DriftLook, Finding, Kind
+from lobsmith.features.definitions import COUNT
+from lobsmith.files import sha256_file
+from lobsmith.monitoring.drift.check import look_for_drift
+from lobsmith.monitoring.drift.history import Found, Line
+from lobsmith.monitoring.drift.live_window import read_lived
+from lobsmith.monitoring.live_evaluation import LIVE
+from lobsmith.monitoring.log.writer import LogWriter, Source, log_path
+from lobsmith.params import Params
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.manifest import Manifest
+from lobsmith.release.version.recipe import environment
+from lobsmith.workspace import Workspace
+from tests.monitoring.drift.drifted import NOW_NS, VERSION, S, rows
+from tests.monitoring.logged import PARAMS, add
+from tests.online.live_traffic import params as with_changes
+from tests.release import toy
+
+SPOT, PERPETUAL = "binance-spot:BTCUSDT", "binance-perpetual:BTCUSDT"
+LEARNT_UNTIL = NOW_NS - 7200 * S
+
+
+@pytest.fixture
+def params() -> Params:
+    return with_changes(drift__reference_s=200, drift__recent_s=60, drift__minimum_rows=50, rollback__rows=100)
+
+
+@pytest.fixture
+def active(tmp_path: Path) -> Manifest:
+    """A version that has learnt two instruments, in service since long."""
+    learnt = {SPOT: rows(800, LEARNT_UNTIL), PERPETUAL: rows(800, LEARNT_UNTIL, seed=1)}
+    reference = Reference(learnt, fit_scaling(learnt[SPOT].raw), 500)
+    path = Repository.of(Workspace(tmp_path)).directory("lob", VERSION) / REFERENCE
+    path.parent.mkdir(parents=True)
+    save_reference(reference, path)
+    return Manifest(
+        model="lob",
+        version=VERSION,
+        artifact_id="0" * 64,
+        created_ns=NOW_NS - 3600 * S,
+        files={REFERENCE: sha256_file(path)},
+        contract=toy.CONTRACT,
+        prime_rows=1,
+        instruments=(),
+        precision="float32",
+        gpu_architecture=None,
+        git_commit=None,
+        data_fingerprint="",
+        params={},
+        mlflow_run_id=None,
+        verdicts=(),
+        metrics={},
+        environment=environment(1),
+    )
+
+
+def log(workspace: Workspace, params: Params, instrument: str, seconds: float, **changed: int) -> None:
+    """Log a live session of the newest seconds: a row and its answer each 500 ms."""
+    count = int(2 * seconds)
+    lived = rows(count, NOW_NS - 1, seed=2)
+    path = log_path(workspace, "lob")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with LogWriter(path, (50, 1000), PARAMS) as writer:
+        writer.begin(instrument, Source.LIVE, instrument, int(lived.time_ns[0]))
+        times = {"time_ns": lived.time_ns, "asked_ns": lived.time_ns, "segment": lived.segment}
+        add(writer, instrument, ("lob", VERSION), 0, count, **times, **changed)
+        writer.add_raw(instrument, row=np.arange(count), raw=lived.raw, **times)
+
+
+def look(tmp_path: Path, params: Params, active: Manifest, before: tuple[Line, ...] = ()) -> list[DriftLook]:
+    found = look_for_drift(Workspace(tmp_path), params, active, None, now_ns=NOW_NS, before=before)
+    return [one.look for one in found]
+
+
+def findings(one: DriftLook) -> dict[Kind, Finding]:
+    return {verdict.kind: verdict.finding for verdict in one.verdicts}
+
+
+def test_before_the_first_row_is_logged_all_is_missing(tmp_path, params, active):
+    for one in look(tmp_path, params, active):
+        assert findings(one) == dict.fromkeys(Kind, Finding.MISSING)
+
+
+def test_a_stream_that_nobody_ever_asked_about_is_not_missed(tmp_path, params, active):
+    log(Workspace(tmp_path), params, SPOT, 30)
+    [spot] = look(tmp_path, params, active)
+    assert spot.instrument == SPOT
+    log(Workspace(tmp_path), params, PERPETUAL, 30)
+    both = look(tmp_path, params, active)
+    assert {one.instrument for one in both} == {SPOT, PERPETUAL}
+    # The budget is that of all streams together.
+    assert all(one.level == pytest.approx(spot.verdicts[0].level / 2) for seen in both for one in seen.verdicts)
+
+
+@pytest.mark.parametrize(("served_s", "finding"), [(10, Finding.INSUFFICIENT), (3600, Finding.MISSING)])
+def test_few_answers_are_missing_data_unless_the_version_has_only_begun(tmp_path, params, active, served_s, finding):
+    log(Workspace(tmp_path), params, SPOT, 10)
+    active = msgspec.structs.replace(active, created_ns=NOW_NS - served_s * S)
+    [one] = look(tmp_path, params, active)
+    # Rows do not depend on a version: few of them are missing data all the same.
+    assert findings(one) == {Kind.COVARIATE: Finding.MISSING, Kind.PREDICTION: finding, Kind.CONCEPT: finding}
+
+
+@pytest.mark.parametrize(("version", "past"), [(VERSION, 45), (VERSION - 1, 0)])
+def test_what_another_version_answered_is_not_what_is_usual(tmp_path, params, active, version, past):
+    log(Workspace(tmp_path), params, SPOT, 300)
+    before = tuple(
+        Line(
+            looked_ns=until,
+            version=version,
+            instrument=SPOT,
+            folder="",
+            # Looks come a few seconds early or late.
+            found=(
+                Found(
+                    kind=Kind.PREDICTION,
+                    finding=Finding.NO_DRIFT,
+                    value=0.1,
+                    recent_from_ns=until - 60 * S,
+                    recent_until_ns=until,
+                ),
+            ),
+        )
+        for until in (NOW_NS - (60 * back + 2 * (back % 2)) * S for back in range(45, 0, -1))
+    )
+    [one] = look(tmp_path, params, active, before)
+    verdict = one.of(Kind.PREDICTION)
+    assert verdict is not None
+    assert verdict.past == past
+    assert (verdict.finding is Finding.INSUFFICIENT) == (not past)
+
+
+def test_of_days_of_rows_only_both_ends_are_read(tmp_path, params, active):
+    workspace = Workspace(tmp_path)
+    log(workspace, params, SPOT, 100)
+    newest = rows(200, NOW_NS - 1)
+    # A row an hour, for ten days.
+    old = np.arange(NOW_NS - 240 * 3600 * S, NOW_NS - 3600 * S, 3600 * S)
+    with LogWriter(log_path(workspace, "lob"), (50, 1000), PARAMS) as writer:
+        writer.begin("days", Source.LIVE, SPOT, int(old[0]))
+        places, raw = np.arange(len(old)), np.zeros((len(old), COUNT), np.float32)
+        writer.add_raw("days", row=places, time_ns=old, asked_ns=old, segment=places, raw=raw)
+    learnt = replace(newest, time_ns=newest.time_ns - 200 * 3600 * S)
+    lived = read_lived(workspace, params, active, SPOT, learnt, now_ns=NOW_NS, sources=LIVE)
+    ages_h = (NOW_NS - lived.earlier.time_ns) / (3600 * S)
+    assert isinstance(lived.earlier, RawRows)
+    assert ages_h.max() > 200
+    assert not ((ages_h > 3) & (ages_h < 200)).any()
+    assert len(lived.recent) == 120
+
+
+def test_answers_that_break_a_limit_are_concept_drift_of_their_stream_only(tmp_path, params, active):
+    workspace = Workspace(tmp_path)
+    log(workspace, params, SPOT, 300)
+    log(workspace, params, PERPETUAL, 300, latency_ns=S)
+    found = {one.instrument: one.of(Kind.CONCEPT) for one in look(tmp_path, params, active)}
+    assert found[SPOT].finding is not Finding.DRIFT
+    assert found[PERPETUAL].finding is Finding.DRIFT
+    assert "latency" in found[PERPETUAL].reason

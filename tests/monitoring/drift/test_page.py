@@ -1,0 +1,126 @@
+"""The page about a look for drift, read as text and opened in a browser."""
+
+import re
+from itertools import product
+
+import msgspec
+import pytest
+
+from lobsmith.drift.verdict import Finding, Kind
+from lobsmith.monitoring.drift.history import as_line
+from lobsmith.monitoring.drift.page import Content, drift_since, headline, render_drift
+from tests.browser import browser
+from tests.monitoring.drift import drifted
+from tests.monitoring.test_shadow_page import read
+
+
+def test_it_says_what_was_found_since_when_and_what_was_done():
+    said = drifted.content()
+    page = render_drift(said)
+    words, drawings = read(page)
+    for part in (
+        headline(said.look),
+        "2026-03-01 13:23:00 UTC, in every look from then on",
+        "conservative since 2026-03-01 13:23:00 UTC",
+        "normal → conservative",
+        "asked for, ahead of its schedule",
+        "insufficient history",
+        "missing data",
+        "3 outcomes are known, 200 are needed",
+        "11 past pairs, 40 are needed",
+        "event_rate",
+        "10^4 (a - b) / m, basis points",
+    ):
+        assert part in words, part
+    assert drawings == 5 + 2 + 1 + 1, "what moved, what is usual, history, losses"
+    assert page == render_drift(said)
+    assert not re.search(r"(src|href)=\"?https?:", page)
+    assert msgspec.json.decode(msgspec.json.encode(said), type=Content) == said
+
+
+@pytest.mark.parametrize("findings", list(product(Finding, repeat=3)))
+def test_only_three_answers_of_no_drift_read_as_no_drift(findings):
+    verdicts = drifted.covariate(), drifted.prediction(), drifted.concept()
+    made = [msgspec.structs.replace(one, finding=finding) for one, finding in zip(verdicts, findings, strict=True)]
+    words = headline(drifted.look(*made))
+    fine = words == "No covariate drift, no prediction drift, no concept drift."
+    assert fine == (set(findings) == {Finding.NO_DRIFT})
+    for verdict in made:
+        assert (f"o {verdict.kind.value} drift" in words) == (verdict.finding is Finding.NO_DRIFT)
+        assert verdict.kind.value in words.lower()
+
+
+def test_a_kind_that_was_not_looked_for_is_named():
+    look = drifted.look(drifted.covariate(Finding.NO_DRIFT))
+    assert headline(look) == "No covariate drift. Not looked for: prediction and concept drift."
+    words, _ = read(render_drift(drifted.content(look)))
+    assert words.count("not looked for") == 2
+
+
+def test_drift_is_since_the_first_look_of_an_unbroken_run():
+    earlier = [as_line(one, "", None) for one in drifted.history(20, 3)]
+    assert drift_since(drifted.look(), earlier) == earlier[-3].looked_ns
+    assert drift_since(drifted.look(), []) == drifted.NOW_NS
+    assert drift_since(drifted.look(drifted.covariate(Finding.NO_DRIFT)), earlier) is None
+    unknown = as_line(drifted.look(drifted.concept(), looked_ns=drifted.NOW_NS - 1), "", None)
+    assert drift_since(drifted.look(), [*earlier, unknown]) == drifted.NOW_NS, "nobody knows whether it went on"
+
+
+def test_with_nothing_to_show_it_says_so():
+    nothing = [msgspec.structs.replace(drifted.concept(), kind=kind) for kind in Kind]
+    evidently = msgspec.structs.replace(drifted.content().evidently, page=None, failure="it took too long", failures=3)
+    page = render_drift(
+        drifted.content(
+            drifted.look(*nothing), 0, earlier=(), changes=(), happenings=(), losses=(), evidently=evidently
+        )
+    )
+    words, drawings = read(page)
+    assert drawings == 1, "the look itself is in its history"
+    for part in (
+        "Missing data: covariate, prediction and concept drift cannot be told.",
+        "No feature was compared.",
+        "what is usual is not known",
+        "whether answers have become worse cannot be told",
+        "There is none: it took too long.",
+        "no mode was changed",
+    ):
+        assert part in words, part
+
+
+def test_names_are_no_markup():
+    sly = '<script>alert("x")</script>'
+    verdict = msgspec.structs.replace(drifted.covariate(), reason=sly, moved=(drifted.moved(sly, 1.0, 0.1),))
+    assert "<script" not in render_drift(drifted.content(drifted.look(verdict)))
+
+
+def test_it_opens_in_a_browser(tmp_path):
+    path = tmp_path / "drift.html"
+    path.write_text(render_drift(drifted.content()))
+    with browser() as page:
+        page.open(path.as_uri())
+        assert page.errors == []
+        assert page.requested == [path.as_uri()], "nothing is fetched"
+        sizes = page.run("[...document.querySelectorAll('svg')].map(one => [one.clientWidth, one.clientHeight])")
+        assert len(sizes) == 9
+        assert all(width > 200 and height > 100 for width, height in sizes)
+        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert page.run(wide) <= 0
+        light = page.run("getComputedStyle(document.body).backgroundColor")
+        page.open(path.as_uri(), dark=True, width=400)
+        assert page.run("getComputedStyle(document.body).backgroundColor") != light
+        assert page.run(wide) <= 0, "on a phone tables scroll in themselves"
+
+
+def test_a_drawing_of_one_bin_or_of_none_spoils_nothing():
+    odd = [
+        replace_edges(drifted.moved("spread", 1.0, None), edges)
+        for edges in ((0.0, 1.0), (), (1e-300, 1e300), (-5.0, 0.0, 1e9))
+    ]
+    verdict = msgspec.structs.replace(drifted.covariate(), moved=tuple(odd), null=(0.5,), value=None)
+    _, drawings = read(render_drift(drifted.content(drifted.look(verdict), 0, losses=())))
+    assert drawings == 3 + 1 + 1
+
+
+def replace_edges(moved, edges):
+    shares = (1.0 / max(1, len(edges) - 1),) * max(0, len(edges) - 1)
+    return msgspec.structs.replace(moved, edges=edges, reference=shares, recent=shares)

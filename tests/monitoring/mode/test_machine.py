@@ -1,0 +1,182 @@
+"""The machine of modes: its table row by row, and what holds of any sequence of looks."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from lobsmith.drift.verdict import DriftLook, Finding, Kind
+from lobsmith.monitoring.mode.machine import Mode, ModeRecord, asks_retrain, step
+from lobsmith.params import ModeParams
+from tests.monitoring.drift.looks import CALM, DRIFT, MISSING, UNKNOWN, S, at, look, looks
+
+PARAMS = ModeParams(
+    drift_looks=2,
+    paused_looks=3,
+    calm_looks=2,
+    stale_s=900.0,
+    win_rate=0.99,
+    minimum_count=500,
+    buckets=20,
+    win_rows=1000,
+    retrain_every_s=3600.0,
+)
+N, C, P = Mode.NORMAL, Mode.CONSERVATIVE, Mode.PAUSED
+
+findings = st.tuples(*[st.sampled_from(Finding)] * 3)
+sequences = st.lists(findings, min_size=1, max_size=40)
+params = st.builds(
+    replace,
+    st.just(PARAMS),
+    drift_looks=st.integers(1, 3),
+    paused_looks=st.integers(1, 4),
+    calm_looks=st.integers(1, 4),
+)
+
+
+def run(taken: Sequence[DriftLook], given: ModeParams = PARAMS, record: ModeRecord | None = None) -> list[ModeRecord]:
+    records = []
+    for one in taken:
+        record = step(record, one, given, one.looked_ns)
+        records.append(record)
+    return records
+
+
+def modes(*found: tuple[Finding, ...] | Finding, given: ModeParams = PARAMS) -> list[Mode]:
+    taken = looks([one if isinstance(one, tuple) else (one,) for one in found])
+    return [one.mode for one in run(taken, given)]
+
+
+def in_mode(mode: Mode, **changes) -> ModeRecord:
+    return ModeRecord(**{"model": "lob", "version": 1, "mode": mode, "since_ns": at(-1), "reason": "a test"} | changes)
+
+
+CONCEPT = (CALM, CALM, DRIFT)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ((DRIFT, CALM, DRIFT, DRIFT), (N, N, N, C)),
+        (((CALM, DRIFT), (CALM, CALM, DRIFT)), (N, C)),
+        ((CALM, MISSING), (N, C)),
+        (((UNKNOWN, UNKNOWN, MISSING),), (C,)),
+        (((UNKNOWN,) * 3,) * 4, (N, N, N, N)),
+        # What is not known breaks no row, and lengthens none.
+        ((DRIFT, (UNKNOWN,) * 3, DRIFT), (N, N, C)),
+        ((CONCEPT,) * 4, (N, C, P, P)),
+        ((CONCEPT, CONCEPT, CALM, CONCEPT, CONCEPT, CONCEPT), (N, C, C, C, C, P)),
+        ((CONCEPT, CONCEPT, (CALM, CALM, UNKNOWN), CONCEPT), (N, C, C, P)),
+        ((DRIFT,) * 6, (N, C, C, C, C, C)),
+        ((CONCEPT,) * 3 + (CALM,) * 5, (N, C, P, P, C, C, N, N)),
+        ((CONCEPT,) * 3 + ((CALM, CALM, UNKNOWN),) * 2 + (CONCEPT,) * 3, (N, C, P, P, C, C, C, P)),
+        ((MISSING, CALM, MISSING, CALM, CALM), (C, C, C, C, N)),
+        ((MISSING, CALM, (UNKNOWN,) * 3, CALM), (C, C, C, N)),
+        ((MISSING, CALM, DRIFT, CALM, CALM), (C, C, C, C, N)),
+    ],
+)
+def test_the_table(found, expected) -> None:
+    assert tuple(modes(*found)) == expected
+
+
+def test_the_first_record_without_history_is_normal_and_says_so() -> None:
+    [record] = run(looks([(UNKNOWN,) * 3]))
+    assert (record.mode, "too little history" in record.reason) == (N, True)
+    assert (record.since_ns, record.looked_ns) == (at(0), at(0))
+
+
+def test_a_look_at_nothing_is_missing_data() -> None:
+    nothing = replace(look(0, CALM), verdicts=())
+    assert run([nothing])[-1].mode is C
+
+
+def test_another_version_keeps_the_mode_and_counts_anew() -> None:
+    records = run([look(0, DRIFT), look(1, DRIFT), look(2, CALM), look(3, CALM, version=2), look(4, CALM, version=2)])
+    assert [one.mode for one in records] == [N, C, C, C, N]
+    # Drift under the old version is none of the new one's.
+    assert run([look(0, DRIFT), look(1, DRIFT, version=2)])[-1].mode is N
+
+
+@given(sequences, params)
+def test_a_look_takes_one_step_at_most(found, given_params) -> None:
+    cautions = [0, *(one.mode.caution for one in run(looks(found), given_params))]
+    assert all(abs(after - before) <= 1 for before, after in pairwise(cautions))
+
+
+@given(sequences, params)
+def test_a_step_back_follows_calm_looks_and_nothing_else(found, given_params) -> None:
+    taken = looks(found)
+    records = run(taken, given_params)
+    for number, (before, after) in enumerate(pairwise(records), 1):
+        if after.mode.caution < before.mode.caution:
+            known = [one for one in found[: number + 1] if set(one) != {UNKNOWN}]
+            assert len(known) >= given_params.calm_looks
+            for one in known[-given_params.calm_looks :]:
+                assert not {DRIFT, MISSING} & set(one)
+                assert CALM in one
+
+
+@given(sequences, params, st.lists(st.tuples(st.integers(0, 39), st.sampled_from(Kind)), max_size=8))
+def test_worse_findings_never_make_it_less_cautious(found, given_params, places) -> None:
+    worse = [list(one) for one in found]
+    for place, kind in places:
+        if place < len(found):
+            spot = list(Kind).index(kind)
+            worse[place][spot] = {CALM: UNKNOWN, UNKNOWN: DRIFT}.get(worse[place][spot], worse[place][spot])
+    better, other = (run(looks([tuple(one) for one in way]), given_params) for way in (found, worse))
+    assert all(one.mode.caution <= two.mode.caution for one, two in zip(better, other, strict=True))
+
+
+@given(sequences, params)
+def test_missing_data_is_never_normal(found, given_params) -> None:
+    for one, record in zip(found, run(looks(found), given_params), strict=True):
+        assert not (MISSING in one and record.mode is N)
+
+
+@given(sequences, params)
+def test_a_look_that_is_taken_twice_counts_once(found, given_params) -> None:
+    taken = looks(found)
+    assert run([one for one in taken for _ in range(2)], given_params)[-1] == run(taken, given_params)[-1]
+
+
+@given(sequences, params, st.sampled_from(Mode))
+def test_what_a_hand_has_set_only_gets_more_cautious(found, given_params, mode) -> None:
+    cautions = [one.mode.caution for one in run(looks(found), given_params, in_mode(mode, held=True))]
+    assert cautions == sorted(cautions)
+    assert cautions[0] >= mode.caution
+
+
+def test_a_record_says_when_and_why_its_mode_began() -> None:
+    records = run(looks([(CALM,), (DRIFT,), (DRIFT,), (CALM,)]))
+    assert records[-1].since_ns == at(2)
+    assert records[-1].looked_ns == at(3)
+    assert "drift in 2 looks in a row: covariate: covariate 2" in records[-1].reason
+    assert records[-1].findings == dict.fromkeys(Kind, CALM)
+
+
+def asked(found, times_s, given_params=PARAMS) -> list[bool]:
+    """Whether each look asks, where all that asked were answered."""
+    record, answers = None, []
+    for number, (one, seconds) in enumerate(zip(looks(found), times_s, strict=True)):
+        now = at(0) + seconds * S
+        after = step(record, one, given_params, now)
+        answers.append(asks_retrain(record, after, given_params, now))
+        record = replace(after, retrain_asked_ns=now) if answers[-1] else after
+        assert not asks_retrain(record, step(record, one, given_params, now), given_params, now + 10**15), number
+    return answers
+
+
+def test_drift_asks_for_a_retrain_once_in_a_while() -> None:
+    found = [(DRIFT,)] * 5
+    assert asked(found, (0, 300, 600, 3899, 3900)) == [False, True, False, False, True]
+
+
+def test_missing_data_asks_for_none_and_drift_after_it_does() -> None:
+    assert asked([(MISSING,), (MISSING,), (DRIFT,), (CALM,)], (0, 300, 600, 90_000)) == [False, False, True, False]
+
+
+def test_a_clock_that_is_set_back_does_not_put_retrains_off() -> None:
+    assert asked([(DRIFT,), (DRIFT,), (DRIFT,)], (0, 300, -9000)) == [False, True, True]

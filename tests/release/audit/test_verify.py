@@ -1,0 +1,248 @@
+import shutil
+
+import pytest
+
+from lobsmith.errors import LobsmithError
+from lobsmith.release.audit.repair import repair
+from lobsmith.release.audit.verify import Kind, verify
+from lobsmith.release.publish.onnx import publish
+from lobsmith.release.publish.plans import publish_engine
+from lobsmith.release.publish.promote import promote
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.writer import sole_writer
+from lobsmith.release.version.manifest import check_files
+from lobsmith.release.version.signing import Trust
+from lobsmith.workspace import Workspace
+from tests.release import plans, toy
+from tests.release.stand_in import StandIn
+
+PARAMS = toy.params()
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A project with three versions of one model, plans of the newest, and a candidate."""
+    workspace = Workspace(tmp_path_factory.mktemp("project"))
+    artifact = toy.artifact(workspace.root / "run")
+    for model in ("toy", "toy", "toy", "toy_candidate"):
+        publish(workspace, PARAMS, artifact, model=model, contract=toy.CONTRACT)
+    repository = Repository.of(workspace)
+    of = repository.verify("toy", repository.active("toy"))
+    plans.build(workspace.root / "engine", of)
+    publish_engine(workspace, PARAMS, workspace.root / "engine", of, prove=check_files)
+    return workspace.root
+
+
+@pytest.fixture
+def workspace(template, tmp_path):
+    return Workspace(shutil.copytree(template, tmp_path / "project"))
+
+
+@pytest.fixture
+def repository(workspace):
+    return Repository.of(workspace)
+
+
+def kinds(findings):
+    return [(one.kind, one.model, one.version, one.safe) for one in findings]
+
+
+def mend(workspace, **settings):
+    return repair(workspace, PARAMS, verify(workspace), server=StandIn(workspace), **settings)
+
+
+def test_a_sound_repository_has_no_findings_and_no_server_is_needed(workspace, repository):
+    served = {model: repository.listed(model) for model in repository.models()}
+    assert verify(workspace) == verify(workspace, served) == []
+    # Which plans a machine can run is its own affair.
+    assert verify(workspace, {**served, "toy_trt": []}) == []
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_an_unsound_version_leaves_while_a_sound_one_remains(workspace, repository, which):
+    listed = repository.listed("toy")
+    bad = listed[which]
+    (repository.directory("toy", bad) / "golden.safetensors").write_bytes(b"")
+    found = verify(workspace)
+    assert (Kind.UNSOUND, "toy", bad, True) in kinds(found)
+    assert "golden.safetensors: changed" in found[0].words or "golden.safetensors: changed" in found[1].words
+    assert mend(workspace) == []
+    assert repository.listed("toy") == [version for version in listed if version != bad]
+    assert verify(workspace) == []
+    actions = [(one.action, one.version_to) for one in journal.read(workspace.journal) if one.model == "toy"][3:]
+    assert actions == [("repaired", repository.active("toy")), ("set aside", bad)]
+    assert any(one.name.startswith(f"toy-{bad}-") for one in workspace.set_aside.iterdir())
+
+
+def test_the_last_good_version_is_never_taken_away(workspace, repository):
+    for version in repository.versions("toy"):
+        (repository.directory("toy", version) / "model.onnx").unlink()
+    before = repository.listed("toy")
+    found = verify(workspace)
+    assert {one.safe for one in found if (one.kind, one.model) == (Kind.UNSOUND, "toy")} == {False}
+    mend(workspace)
+    assert repository.listed("toy") == repository.versions("toy") == before
+    assert verify(workspace) != []
+
+
+def test_an_untrusted_key_takes_nothing_away(workspace, repository):
+    Trust.of(workspace).path.write_text("0" * 64 + "\n")
+    before = repository.versions("toy"), repository.listed("toy")
+    found = verify(workspace)
+    assert {one.safe for one in found if one.model in ("toy", "toy_candidate")} == {False}
+    mend(workspace)
+    assert (repository.versions("toy"), repository.listed("toy")) == before
+
+
+def test_what_is_foreign_is_set_aside(workspace, repository):
+    home = repository.root / "toy"
+    places = [repository.root / "staging", repository.root / ".hidden", home / "01", home / "notes", home / "9.x"]
+    for place in places:
+        place.mkdir()
+        (place / "file").write_text("somebody's")
+    (home / "99").symlink_to("01")
+    assert kinds(verify(workspace)) == [
+        *[(Kind.FOREIGN, None, None, True)] * 2,
+        *[(Kind.FOREIGN, "toy", None, True)] * 4,
+    ]
+    assert mend(workspace) == []
+    assert not any(place.exists() for place in places)
+    assert len(list(workspace.set_aside.glob("*/file"))) == 5
+    assert verify(workspace) == []
+
+
+def test_a_model_of_somebody_else_is_named_and_left_alone(workspace, repository):
+    folder = repository.root / "tokenizer"
+    (folder / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").write_text('name: "tokenizer"\nbackend: "python"\n')
+    assert kinds(verify(workspace)) == [(Kind.POLICY, "tokenizer", None, False)]
+    mend(workspace)
+    assert (folder / "config.pbtxt").is_file()
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("nonsense {")])
+def test_a_lost_configuration_is_written_anew(workspace, repository, damage):
+    path = repository.config_path("toy")
+    before = path.read_bytes()
+    damage(path)
+    found = verify(workspace)
+    assert (Kind.POLICY, "toy", None, True) in kinds(found)
+    repair(workspace, PARAMS, [one for one in found if one.kind is Kind.POLICY], server=None)
+    assert path.read_bytes() == before
+    assert verify(workspace) == []
+
+
+def test_leftovers_of_the_dead_are_cleared_and_those_of_the_living_left(workspace, repository):
+    (workspace.staging / "toy-1-abcd" / "1").mkdir(parents=True)
+    repository.config_path("toy").with_name(".config.pbtxt.x1").write_text("half")
+    shutil.copytree(repository.directory("toy", repository.active("toy")), repository.root / "toy" / "20990101000000")
+    with sole_writer(workspace, PARAMS, "publish toy", server=None, who=None):
+        assert {one.kind for one in verify(workspace)} == {Kind.UNSOUND}
+    assert {Kind.LEFTOVER, Kind.UNSOUND} == {one.kind for one in verify(workspace)}
+    assert mend(workspace) == []
+    assert verify(workspace) == []
+    assert list(workspace.staging.iterdir()) == []
+
+
+def test_lines_that_the_journal_lacks_are_written(workspace, repository):
+    first, second, third = repository.listed("toy")
+    entries = journal.read(workspace.journal)
+    workspace.journal.unlink()
+    for entry in entries:
+        if (entry.model, entry.version_to) != ("toy", second):
+            journal.append(workspace.journal, entry)
+    shutil.rmtree(repository.directory("toy", first))
+    repository.list_versions("toy", [second, third])
+    assert kinds(verify(workspace)) == [
+        (Kind.JOURNAL, "toy", second, True),
+        (Kind.JOURNAL, "toy", first, True),
+    ]
+    assert mend(workspace) == []
+    assert verify(workspace) == []
+    fates = journal.fates(journal.read(workspace.journal), "toy")
+    assert fates == {first: "set aside", second: "published", third: "published"}
+
+
+def test_a_policy_that_was_edited_is_journaled_and_what_it_leaves_out_set_aside(workspace, repository):
+    _, second, third = repository.listed("toy")
+    repository.list_versions("toy", [second])
+    found = verify(workspace)
+    assert {one.kind for one in found} == {Kind.UNLISTED, Kind.JOURNAL, Kind.LEFTOVER, Kind.COMPANION} & {
+        one.kind for one in found
+    }
+    assert (Kind.UNLISTED, "toy", third, True) in kinds(found)
+    assert mend(workspace) == []
+    assert verify(workspace) == []
+    assert repository.versions("toy") == [second]
+    assert journal.state_at(journal.read(workspace.journal), "toy", 2**62).version_to == second
+
+
+def test_plans_without_their_model_are_set_aside(workspace, repository):
+    shutil.rmtree(repository.root / "toy")
+    assert Kind.COMPANION in {one.kind for one in verify(workspace)}
+    assert mend(workspace) == []
+    assert repository.models() == ["toy_candidate"]
+    assert verify(workspace) == []
+
+
+def test_a_server_that_serves_something_else_is_told(workspace, repository):
+    listed = repository.listed("toy")
+    served = {"toy": [7, listed[0]], "toy_candidate": repository.listed("toy_candidate"), "gone": [1], "toy_trt": []}
+    found = verify(workspace, served)
+    assert kinds(found) == [(Kind.SERVED, "toy", None, True)] * 2 + [(Kind.SERVED, "gone", None, True)]
+    failures = repair(workspace, PARAMS, found, server=None, served=served)
+    assert {why for _, why in failures} == {"toy: no server runs here any more", "gone: no server runs here any more"}
+
+    withdrawn = []
+
+    class Server(StandIn):
+        def withdraw(self, model, versions):
+            withdrawn.append((model, versions))
+
+    server = Server(workspace)
+    assert repair(workspace, PARAMS, found, server=server, served=served) == []
+    assert server.loaded["toy"] == listed
+    assert ("toy", [7]) in withdrawn
+    assert ("gone", [1]) in withdrawn
+
+
+def test_a_journal_that_cannot_be_read_hides_nothing_else(workspace, repository):
+    workspace.journal.write_text("nonsense\n")
+    (repository.root / "toy" / "01").mkdir()
+    assert kinds(verify(workspace)) == [(Kind.JOURNAL, None, None, False), (Kind.FOREIGN, "toy", None, True)]
+    with pytest.raises(LobsmithError, match="not a journal entry"):
+        promote(workspace, PARAMS, repository.directory("toy", repository.active("toy")), model="toy", server=None)
+
+
+@pytest.mark.parametrize("number", [-5, 0, 10**18])
+def test_a_policy_that_names_no_version_is_written_anew(workspace, repository, number):
+    path, listed = repository.config_path("toy"), repository.listed("toy")
+    path.write_text(path.read_text().replace("specific {", f"specific {{ versions: {number}"))
+    assert kinds(verify(workspace)) == [(Kind.POLICY, "toy", None, True)]
+    assert mend(workspace) == []
+    assert repository.listed("toy") == listed
+    assert verify(workspace) == []
+
+
+def test_a_linked_version_is_not_sound_and_one_repair_is_enough(workspace, repository, tmp_path):
+    newest = repository.active("toy")
+    repository.directory("toy", newest).rename(tmp_path / "elsewhere")
+    repository.directory("toy", newest).symlink_to(tmp_path / "elsewhere")
+    assert "a link" in repository.fault("toy", newest)
+    assert mend(workspace) == []
+    assert newest not in repository.listed("toy")
+    assert verify(workspace) == []
+
+
+@pytest.mark.parametrize("file", ["manifest", "journal", "intent"])
+def test_bytes_that_are_no_text_are_found(workspace, repository, file):
+    paths = {
+        "manifest": repository.directory("toy", repository.listed("toy")[0]) / "manifest.json",
+        "journal": workspace.journal,
+        "intent": workspace.intent,
+    }
+    spoilt = b'{"entry":{"action":"\xff"}}' if file == "intent" else paths[file].read_bytes().replace(b"toy", b"to\xff")
+    paths[file].write_bytes(spoilt)
+    assert [one.place for one in verify(workspace) if str(paths[file]) in (one.place, f"{one.place}/manifest.json")]
+    mend(workspace)

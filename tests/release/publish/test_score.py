@@ -1,0 +1,285 @@
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from msgspec import structs
+
+from lobsmith.compress.runtime import session
+from lobsmith.errors import DeadlineError, ReleaseError
+from lobsmith.files import sha256_file
+from lobsmith.release.audit.repair import repair
+from lobsmith.release.audit.verify import Kind, verify
+from lobsmith.release.checks.model_file import check_score_file
+from lobsmith.release.checks.score_validation import check_score
+from lobsmith.release.publish.onnx import publish
+from lobsmith.release.publish.promote import nominate, promote
+from lobsmith.release.publish.score import catch_up
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.crash_points import PROCEDURES
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.rollback import rollback
+from lobsmith.release.version.manifest import read_manifest
+from lobsmith.release.version.triton_config import config_text, configured_contract, listed_versions, read_config
+from lobsmith.workspace import Workspace
+from tests.release import toy
+from tests.release.scores import write_reference, write_score
+from tests.release.stand_in import StandIn
+
+PARAMS = toy.params(release__keep=2)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A project with two versions of the model `toy`, each with its score."""
+    workspace = Workspace(tmp_path_factory.mktemp("project"))
+    for scale in (1.0, 2.0):
+        put(workspace, score_scale=scale)
+    return workspace.root
+
+
+@pytest.fixture
+def workspace(template, tmp_path):
+    return Workspace(shutil.copytree(template, tmp_path / "project"))
+
+
+@pytest.fixture
+def repository(workspace):
+    return Repository.of(workspace)
+
+
+def put(workspace, *, model="toy", server=None, scored=True, score_scale=3.0):
+    artifact = toy.artifact(workspace.root / "run", scored=scored, score_scale=score_scale)
+    return publish(workspace, PARAMS, artifact, model=model, contract=toy.CONTRACT, server=server).version
+
+
+def without_scores(workspace):
+    """A server that cannot load a score that it does not serve yet."""
+    known = Repository.of(workspace).listed("toy_drift")
+
+    def refuse(model, version):
+        if model == "toy_drift" and version not in known:
+            raise DeadlineError("no answer")
+
+    return StandIn(workspace, refuse)
+
+
+def lines(workspace, model="toy_drift"):
+    return [(one.action, one.version_to) for one in journal.read(workspace.journal) if one.model == model]
+
+
+def mend(workspace):
+    return repair(workspace, PARAMS, verify(workspace), server=StandIn(workspace))
+
+
+def test_a_score_is_published_under_the_number_of_its_version(workspace, repository):
+    server = StandIn(workspace)
+    version = put(workspace, server=server)
+    assert server.loaded["toy"] == server.loaded["toy_drift"] == repository.listed("toy")
+    directory, beside = repository.directory("toy", version), repository.directory("toy_drift", version)
+    assert {one.name for one in directory.iterdir()} >= {"reference.safetensors", "drift.onnx"}
+    assert {one.name for one in beside.iterdir()} == {"model.onnx", "manifest.json", "manifest.sig"}
+    assert (beside / "model.onnx").read_bytes() == (directory / "drift.onnx").read_bytes()
+    manifest = repository.verify("toy_drift", version)
+    assert manifest.artifact_id == repository.verify("toy", version).files["drift.onnx"]
+    assert lines(workspace)[-1] == ("published", version)
+    assert verify(workspace) == []
+
+
+def test_its_configuration_is_bound_to_the_contract_of_its_model(repository):
+    path = repository.config_path("toy_drift")
+    assert configured_contract(path) == repository.contract("toy") == toy.CONTRACT
+    config = read_config(path)
+    assert (config.backend, config.default_model_filename) == ("onnxruntime", "model.onnx")
+    assert [(one.name, list(one.dims)) for one in config.input] == [("rows", [-1, toy.F])]
+    assert [(one.name, list(one.dims)) for one in config.output] == [("score", [1]), ("contributions", [toy.F])]
+
+
+def test_a_version_without_a_score_is_valid(workspace, repository):
+    version = put(workspace, scored=False)
+    assert version not in repository.listed("toy_drift")
+    assert version in repository.listed("toy")
+    assert verify(workspace) == []
+
+
+def test_a_candidate_keeps_its_score_to_itself_and_a_promotion_publishes_it(workspace, repository):
+    candidate = put(workspace, model="toy_candidate")
+    assert set(repository.models()) == {"toy", "toy_candidate", "toy_drift"}
+    source = repository.directory("toy_candidate", candidate)
+    manifest = promote(workspace, PARAMS, source, model="toy", server=None)
+    assert repository.active("toy_drift") == manifest.version
+    again = promote(workspace, PARAMS, repository.directory("toy", manifest.version), model="toy", server=None)
+    assert repository.listed("toy_drift") == [manifest.version, again.version]
+    back = nominate(workspace, PARAMS, repository.directory("toy", again.version), model="toy", server=None)
+    assert "drift.onnx" in back.files
+    assert verify(workspace) == []
+
+
+def test_a_score_goes_back_with_its_version(workspace, repository):
+    old, new = repository.listed("toy")
+    server = StandIn(workspace)
+    rollback(workspace, PARAMS, "toy", server=server)
+    assert repository.listed("toy_drift") == repository.versions("toy_drift") == [old]
+    assert {one.name.rsplit("-", 1)[0] for one in workspace.set_aside.iterdir()} == {f"toy-{new}", f"toy_drift-{new}"}
+    assert verify(workspace) == []
+
+
+def test_the_last_score_leaves_with_its_version(workspace, repository):
+    old, _ = repository.listed("toy")
+    put(workspace, scored=False)
+    newest = put(workspace, scored=False)
+    assert repository.models() == ["toy"]
+    rollback(workspace, PARAMS, "toy", server=None)
+    assert repository.active("toy") < newest
+    assert old not in repository.versions("toy")
+    assert verify(workspace) == []
+
+
+def test_a_score_that_is_not_served_takes_nothing_down_and_is_tried_again(workspace, repository):
+    version = put(workspace, server=without_scores(workspace))
+    assert repository.active("toy") == version
+    assert version not in repository.listed("toy_drift")
+    assert lines(workspace)[-1] == ("refused", version)
+    [found] = verify(workspace)
+    assert (found.kind, found.model, found.version, found.safe) == (Kind.COMPANION, "toy", version, True)
+
+    # It was refused a moment ago: once a minute would fill journal and disk.
+    known = len(journal.read(workspace.journal))
+    assert catch_up(workspace, PARAMS, "toy", server=StandIn(workspace)) == {version: "no answer"}
+    assert len(journal.read(workspace.journal)) == known
+    later = toy.params(release__keep=2, reconcile__retry_s=1e-9)
+    assert catch_up(workspace, later, "toy", server=without_scores(workspace)) == {version: "no answer"}
+    assert catch_up(workspace, PARAMS, "toy", server=StandIn(workspace), retry=True) == {}
+    assert version in repository.listed("toy_drift")
+    assert verify(workspace) == []
+
+
+def test_a_missing_score_is_published_by_repair_and_by_the_next_publication(workspace, repository):
+    first = put(workspace, server=without_scores(workspace))
+    assert mend(workspace) == []
+    assert first in repository.listed("toy_drift")
+    second = put(workspace, server=without_scores(workspace))
+    third = put(workspace)
+    assert repository.listed("toy_drift") == [second, third]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_spoilt_score_is_made_anew_and_its_model_goes_on(workspace, repository, which):
+    listed = repository.listed("toy")
+    (repository.directory("toy_drift", listed[which]) / "model.onnx").write_bytes(b"")
+    assert repository.sound("toy") == (listed, {})
+    found = verify(workspace)
+    assert [(one.kind, one.model, one.version) for one in found] == [(Kind.UNSOUND, "toy_drift", listed[which])]
+    assert mend(workspace) == []
+    assert verify(workspace) == []
+    assert repository.sound("toy_drift") == (listed, {})
+
+
+def test_a_score_of_another_version_is_found(workspace, repository):
+    old, new = repository.listed("toy")
+    directory = repository.directory("toy_drift", new)
+    shutil.copy(repository.directory("toy_drift", old) / "model.onnx", directory / "model.onnx")
+    changed = sha256_file(directory / "model.onnx")
+    manifest = structs.replace(read_manifest(directory), files={"model.onnx": changed}, artifact_id=changed)
+    toy.seal(directory, manifest)
+    assert repository.fault("toy_drift", new) is None
+    [found] = verify(workspace)
+    assert f"does not belong to toy {new}" in found.words
+    assert mend(workspace) == []
+    assert verify(workspace) == []
+
+
+@pytest.mark.parametrize("content", [None, "nonsense {"])
+def test_a_lost_configuration_is_written_anew_and_hinders_nobody(workspace, repository, content):
+    path, before = repository.config_path("toy_drift"), repository.config_text("toy_drift")
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    version = put(workspace)
+    assert repository.active("toy") == version
+    mend(workspace)
+    mend(workspace)
+    assert verify(workspace) == []
+    assert repository.listed("toy_drift") == repository.listed("toy")
+    path.write_text(before)
+    assert configured_contract(path) == toy.CONTRACT
+
+
+def test_a_model_of_that_name_is_left_alone(tmp_path):
+    workspace = Workspace(tmp_path)
+    repository = Repository.of(workspace)
+    text = config_text("toy_drift", toy.CONTRACT, versions=[1], prime_rows=1, max_batch=1, warmup=0)
+    repository.config_path("toy_drift").parent.mkdir(parents=True)
+    repository.config_path("toy_drift").write_text(text)
+    version = put(workspace)
+    assert repository.listed("toy") == [version]
+    assert repository.config_text("toy_drift") == text
+    assert "not that of a score" in journal.read(workspace.journal)[-1].reason
+
+
+def test_half_of_what_drift_is_told_by_is_refused(workspace):
+    artifact = toy.artifact(workspace.root / "run", scored=True)
+    (workspace.root / "run" / "reference.safetensors").unlink()
+    for change in ({"reference_path": None}, {"score_path": None}):
+        half = type(artifact)(**{**vars(artifact), **change})
+        with pytest.raises(ReleaseError, match="belong together"):
+            publish(workspace, PARAMS, half, model="toy", contract=toy.CONTRACT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"swallow": True}, "a score below 1, as if it were usual"),
+        ({"offset": float("nan")}, "the score of a finite block is not finite"),
+        ({"mix": True}, "depends on the others of its batch"),
+        ({"features": 4}, r"rows has shape \[any, any, 4\]"),
+        ({"block": 128}, r"rows has shape \[any, 128, 3\]"),
+        ({"name": "ticks"}, "its inputs are"),
+    ],
+)
+def test_a_score_that_is_not_fit_is_refused(tmp_path, changes, words):
+    write_reference(tmp_path / "reference.safetensors", features=toy.F)
+    write_score(tmp_path / "drift.onnx", **{"features": toy.F, "scale": 0.1, **changes})
+    with pytest.raises(ReleaseError, match=words):
+        check_score(tmp_path, toy.CONTRACT)
+
+
+@pytest.mark.parametrize("spoilt", ["reference.safetensors", "drift.onnx"])
+def test_a_version_with_a_broken_score_or_reference_is_not_published(workspace, repository, spoilt):
+    before = repository.listed("toy")
+    artifact = toy.artifact(workspace.root / "run", scored=True)
+    (workspace.root / "run" / spoilt).write_bytes(b"\x08\x00")
+    with pytest.raises(ReleaseError, match=spoilt):
+        publish(workspace, PARAMS, artifact, model="toy", contract=toy.CONTRACT)
+    assert repository.listed("toy") == repository.listed("toy_drift") == before
+
+
+def test_what_is_served_scores_as_the_file_of_the_version_does(workspace, repository):
+    block = np.random.default_rng(0).normal(size=(2, 64, toy.F)).astype(np.float32)
+    for version, scale in zip(repository.listed("toy"), (1.0, 2.0), strict=True):
+        path = repository.directory("toy_drift", version) / "model.onnx"
+        check_score_file(path, toy.CONTRACT)
+        [score] = session(path).run(["score"], {"rows": block})
+        np.testing.assert_allclose(score[:, 0], scale * (block**2).mean(axis=1).sum(axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("step", PROCEDURES["publish"])
+def test_a_killed_publisher_of_a_score_leaves_the_old_state_or_the_new(workspace, repository, step):
+    version = put(workspace, server=without_scores(workspace))
+    before = repository.listed("toy_drift")
+    command = [sys.executable, "-m", "tests.release.publisher", str(workspace.root), step, "score"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    published = step in ("listed", "loaded", "recorded", "closed")
+    assert repository.sound("toy_drift") == ([*before, version] if published else before, {})
+    assert repository.sound("toy")[1] == {}
+    # Who died says nothing of the score: it is tried again at once.
+    server = StandIn(workspace)
+    assert catch_up(workspace, PARAMS, "toy", server=server) == {}
+    put(workspace, server=server)
+    assert verify(workspace) == []
+    assert repository.listed("toy_drift") == repository.listed("toy")
+    assert listed_versions(read_config(repository.config_path("toy_drift"))) == repository.listed("toy")
+    assert lines(workspace).count(("published", version)) == 1

@@ -1,0 +1,409 @@
+"""Reconciling with a real MLflow on SQLite; with a real Triton: tests/integration/test_promotion.py."""
+
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from lobsmith.cli.main import cli
+from lobsmith.errors import GateError, LeaseError, LeaseLostError, ServingError
+from lobsmith.release.reconcile.reconcile import reconcile
+from lobsmith.release.reconcile.requests import nominate_new
+from lobsmith.release.reconcile.steps import Point
+from lobsmith.release.registry.aliases import (
+    ARTIFACT_ID,
+    CHALLENGER,
+    CHAMPION,
+    REFUSED,
+    REQUEST,
+    SERVING,
+    SHADOW,
+    TRITON_VERSION,
+    Wanted,
+    delete_alias,
+    registered,
+    release_of,
+    request,
+    tag,
+    wanted,
+)
+from lobsmith.release.registry.runs import RunRef
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.rollback import rollback
+from tests.release import toy
+from tests.release.stand_in import StandIn
+from tests.release.wished import PARAMS, SLOT, candidate, register, wish, workspace_with_mlflow
+from tests.small import params_file
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return workspace_with_mlflow(tmp_path)
+
+
+@pytest.fixture
+def repository(workspace):
+    return Repository.of(workspace)
+
+
+@pytest.fixture
+def server(workspace):
+    return StandIn(workspace)
+
+
+def settle(workspace, server=None, **settings):
+    """Reconcile; whatever it did, there is nothing left to do."""
+    done = reconcile(workspace, PARAMS, "toy", server=server, who="reconcile", **settings)
+    again = reconcile(workspace, PARAMS, "toy", server=server, who="reconcile")
+    assert (again.done, again.promoted, again.away) == ((), None, None)
+    assert (again.active, again.candidate, again.refused) == (done.active, done.candidate, done.refused)
+    return done
+
+
+def artifact_of(repository, model="toy"):
+    version = repository.active(model)
+    return None if version is None else repository.verify(model, version).artifact_id
+
+
+def promoted(workspace, scale, server=None):
+    """A registered version that is the champion and serves."""
+    version = register(workspace, candidate(workspace, scale))
+    wish(workspace, CHAMPION, version)
+    settle(workspace, server)
+    return version
+
+
+def actions(workspace, model="toy"):
+    return [entry.action for entry in journal.read(workspace.journal) if entry.model == model]
+
+
+def test_an_alias_set_on_mlflows_page_is_a_promotion(workspace, repository, server):
+    manifest = candidate(workspace, 0.3)
+    version = register(workspace, manifest)
+    wish(workspace, CHAMPION, version)
+    done = settle(workspace, server)
+    assert done.promoted == done.active == repository.active("toy")
+    assert artifact_of(repository) == manifest.artifact_id
+    assert server.loaded["toy"] == [done.active]
+    found = registered(workspace, "toy", version.version)
+    assert found.tags[TRITON_VERSION] == str(done.active)
+    assert found.tags[SERVING] == f"active as toy {done.active}"
+    # Nobody asked for a challenger.
+    assert (done.candidate, repository.versions(SLOT)) == (None, [])
+    assert actions(workspace) == [journal.PROMOTED]
+
+
+def test_who_asked_and_why_is_in_the_journal(workspace):
+    version = register(workspace, candidate(workspace, 0.3))
+    request(workspace, "toy", CHAMPION, version.version, "anna: it looks better")
+    settle(workspace)
+    [entry] = [one for one in journal.read(workspace.journal) if one.action == journal.PROMOTED]
+    assert entry.reason == f"registry:{version.version} is champion: anna: it looks better"
+    assert REQUEST not in registered(workspace, "toy", version.version).tags
+
+
+def test_what_the_repository_no_longer_has_comes_from_mlflow(workspace, repository, server):
+    first = promoted(workspace, 0.3, server)
+    for scale in (0.4, 0.5):
+        promoted(workspace, scale, server)
+    shutil.rmtree(repository.directory("toy", repository.versions("toy")[0]))
+    repository.list_versions("toy", repository.versions("toy"))
+    wish(workspace, CHAMPION, first)
+    done = settle(workspace, server)
+    assert artifact_of(repository) == first.artifact_id
+    assert done.promoted == repository.active("toy")
+    assert not list(workspace.home.glob("release-*"))
+
+
+def test_a_challenger_fills_the_slot_and_its_absence_empties_it(workspace, repository, server):
+    promoted(workspace, 0.3, server)
+    challenger = register(workspace, candidate(workspace, 0.4))
+    wish(workspace, CHALLENGER, challenger)
+    first = settle(workspace, server)
+    assert first.done == ()
+    another = register(workspace, candidate(workspace, 0.5))
+    assert artifact_of(repository, SLOT) == another.artifact_id
+    settle(workspace, server)
+    assert artifact_of(repository, SLOT) == challenger.artifact_id, "the alias says what is wanted, not the slot"
+    wish(workspace, CHALLENGER, another)
+    settle(workspace, server)
+    assert artifact_of(repository, SLOT) == another.artifact_id
+    verdict = '{"gate": "shadow", "passed": false, "value": 0.1, "threshold": 20.0}'
+    tag(workspace, "toy", another.version, {SHADOW: verdict})
+    wish(workspace, CHALLENGER, None)
+    settle(workspace, server)
+    assert repository.versions(SLOT) == []
+    last = journal.read(workspace.journal)[-1]
+    assert (last.action, last.model, last.verdicts[0].gate) == (journal.REJECTED, SLOT, "shadow")
+
+
+def test_a_candidate_that_nobody_asks_for_yet_is_not_retired(workspace, repository):
+    """Somebody reconciles between its publication and its alias."""
+    promoted(workspace, 0.3)
+    bare = register(workspace, None)
+    hasty = toy.params(reconcile__wait_s=0)
+
+    def meanwhile(step: str) -> None:
+        if step == "recorded":
+            with pytest.raises(LeaseError, match="nominate a candidate of toy"):
+                reconcile(workspace, hasty, "toy", server=None)
+
+    made = toy.artifact(workspace.root / "run", scale=0.4)
+    run = RunRef(bare.run_id, "", bare.version)
+    manifest = nominate_new(
+        workspace, PARAMS, made, model="toy", contract=toy.CONTRACT, run=run, server=None, note=meanwhile
+    )
+    settle(workspace)
+    assert repository.active(SLOT) == manifest.version
+    found = wanted(workspace, "toy").challenger
+    assert found.tags[SERVING] == f"candidate {SLOT} {manifest.version}"
+    with release_of(workspace, "toy", found) as (_, kept):
+        assert kept == manifest
+
+
+def test_a_refused_candidate_says_so_in_the_registry(workspace, repository):
+    bare = register(workspace, None)
+    made = toy.artifact(workspace.root / "run", verdicts=(toy.REFUSED,))
+    run = RunRef(bare.run_id, "", bare.version)
+    with pytest.raises(GateError):
+        nominate_new(workspace, PARAMS, made, model="toy", contract=toy.CONTRACT, run=run, server=None)
+    assert registered(workspace, "toy", bare.version).tags[SERVING].startswith("refused: toy_candidate: skill refused")
+    assert (repository.models(), wanted(workspace, "toy")) == ([], Wanted())
+
+
+def test_a_promoted_challenger_is_none_any_more(workspace, repository, server):
+    promoted(workspace, 0.3, server)
+    version = register(workspace, candidate(workspace, 0.4))
+    wish(workspace, CHALLENGER, version)
+    wish(workspace, CHAMPION, version)
+    settle(workspace, server)
+    assert artifact_of(repository) == version.artifact_id
+    assert wanted(workspace, "toy").challenger is None
+    assert repository.versions(SLOT) == []
+
+
+def test_a_passed_shadow_verdict_goes_along(workspace, repository):
+    version = register(workspace, candidate(workspace, 0.4))
+    verdict = '{"gate": "shadow", "passed": true, "value": 30.0, "threshold": 20.0}'
+    tag(workspace, "toy", version.version, {SHADOW: verdict})
+    wish(workspace, CHAMPION, version)
+    done = settle(workspace)
+    assert [one.gate for one in repository.verify("toy", done.active).verdicts] == ["parity", "shadow"]
+
+
+def test_who_overrules_a_shadow_verdict_is_seen_to(workspace, repository):
+    version = register(workspace, candidate(workspace, 0.4))
+    verdict = '{"gate": "shadow", "passed": false, "value": 0.5, "threshold": 20.0}'
+    tag(workspace, "toy", version.version, {SHADOW: verdict})
+    wish(workspace, CHAMPION, version)
+    settle(workspace)
+    [entry] = [one for one in journal.read(workspace.journal) if one.action == journal.PROMOTED]
+    assert "; against the verdict shadow" in entry.reason
+
+
+def test_after_a_rollback_the_alias_goes_back_and_a_new_wish_counts(workspace, repository, server):
+    good, bad = promoted(workspace, 0.3, server), promoted(workspace, 0.4, server)
+    rollback(workspace, PARAMS, "toy", server=server, reason="it is worse")
+    assert wanted(workspace, "toy").champion.version == bad.version
+    done = settle(workspace, server)
+    assert (wanted(workspace, "toy").champion.version, done.promoted) == (good.version, None)
+    assert artifact_of(repository) == good.artifact_id
+    assert registered(workspace, "toy", bad.version).tags[SERVING] == "rolled back"
+    assert actions(workspace)[-2:] == [journal.ROLLED_BACK, journal.SETTLED]
+    wish(workspace, CHAMPION, bad)
+    again = settle(workspace, server)
+    assert artifact_of(repository) == bad.artifact_id
+    assert again.promoted == again.active
+
+
+def test_an_alias_that_somebody_else_moved_completes_the_rollback_too(workspace, repository):
+    promoted(workspace, 0.3)
+    bad = promoted(workspace, 0.4)
+    third = register(workspace, candidate(workspace, 0.5))
+    rollback(workspace, PARAMS, "toy", server=None)
+    wish(workspace, CHAMPION, third)
+    settle(workspace)
+    assert artifact_of(repository) == third.artifact_id
+    assert journal.SETTLED in actions(workspace)
+    wish(workspace, CHAMPION, bad)
+    settle(workspace)
+    assert artifact_of(repository) == bad.artifact_id
+
+
+def test_a_rollback_that_was_begun_is_not_undone(workspace, repository):
+    """Its writer was killed once the policy was written: no line in the journal says so yet."""
+    promoted(workspace, 0.3)
+    promoted(workspace, 0.4)
+
+    class Killed(BaseException):
+        pass
+
+    def die(step: str) -> None:
+        if step == "listed":
+            raise Killed
+
+    with pytest.raises(Killed):
+        rollback(workspace, PARAMS, "toy", server=None, note=die)
+    good = artifact_of(repository)
+    done = settle(workspace)
+    assert artifact_of(repository) == good
+    assert done.promoted is None
+    assert journal.REFUSED not in actions(workspace), "it was not even tried"
+
+
+def test_a_rollback_between_decision_and_promotion_is_not_undone(workspace, repository):
+    """The served copy is spoilt, so what was rolled back was about to be published again."""
+    good, bad = promoted(workspace, 0.3), promoted(workspace, 0.4)
+    spoil(repository, repository.active("toy"))
+    candidate(workspace, 0.4)
+
+    def meanwhile(step: str) -> None:
+        if step == Point.FOUND:
+            rollback(workspace, PARAMS, "toy", server=None)
+
+    with pytest.raises(LeaseLostError, match="rolled back when it was about to be promoted"):
+        reconcile(workspace, PARAMS, "toy", server=None, note=meanwhile)
+    assert artifact_of(repository) == good.artifact_id
+    assert REFUSED not in registered(workspace, "toy", bad.version).tags
+    settle(workspace)
+    assert artifact_of(repository) == good.artifact_id
+    assert wanted(workspace, "toy").champion.version == good.version
+
+
+def test_rolled_back_to_what_is_not_registered_leaves_no_champion(workspace, repository):
+    with_no_registration = candidate(workspace, 0.3)
+    first = register(workspace, with_no_registration)
+    wish(workspace, CHAMPION, first)
+    settle(workspace)
+    promoted(workspace, 0.4)
+    tag(workspace, "toy", first.version, {ARTIFACT_ID: "5" * 64})
+    rollback(workspace, PARAMS, "toy", server=None)
+    settle(workspace)
+    assert wanted(workspace, "toy").champion is None
+    assert artifact_of(repository) == with_no_registration.artifact_id
+
+
+@pytest.mark.parametrize("case", ["nothing kept", "altered", "other contract", "no artifact at all"])
+def test_a_wish_that_cannot_be_had_is_refused_once_and_serving_goes_on(workspace, repository, server, case):
+    good = promoted(workspace, 0.3, server)
+    active = repository.active("toy")
+    manifest = candidate(workspace, 0.4)
+    version = register(workspace, manifest, keep=case != "nothing kept", tagged=case != "no artifact at all")
+    match case:
+        case "altered":
+            for path in workspace.mlflow_artifacts.rglob("golden.safetensors"):
+                if version.run_id in str(path):
+                    path.write_bytes(path.read_bytes()[:-1])
+        case "other contract":
+            version = good
+            text = repository.config_path("toy").read_text()
+            repository.config_path("toy").write_text(text.replace("5" * 64, "6" * 64))
+        case "no artifact at all":
+            version = register(workspace, None)
+    candidate(workspace, 0.5)  # the slot has another one by now
+    wish(workspace, CHAMPION, version)
+    if case == "other contract":
+        spoil(repository, active)
+    first = settle(workspace, server)
+    assert first.refused["champion"].startswith(f"registry:{version.version}: ")
+    assert repository.active("toy") == active
+    assert server.loaded["toy"] == [active]
+    lines = [one for one in journal.read(workspace.journal) if (one.model, one.action) == ("toy", journal.REFUSED)]
+    assert len(lines) == 1
+    assert REFUSED in registered(workspace, "toy", version.version).tags
+    reconcile(workspace, PARAMS, "toy", server=server, retry=True)
+    wish(workspace, CHAMPION, good)
+    if case != "other contract":
+        assert settle(workspace, server).refused == {}
+
+
+def spoil(repository, version):
+    """Alter the served file, so that the champion has to be published again."""
+    path = repository.directory("toy", version) / "golden.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_a_spoilt_champion_is_published_again_from_a_sound_copy(workspace, repository, server):
+    version = promoted(workspace, 0.3, server)
+    spoilt = repository.active("toy")
+    spoil(repository, spoilt)
+    done = settle(workspace, server)
+    assert done.promoted == done.active != spoilt
+    assert artifact_of(repository) == version.artifact_id
+
+
+def test_what_the_server_refuses_is_tried_again_when_asked(workspace, repository):
+    refusing = [True]
+
+    def refuse(model, version):
+        if refusing[0]:
+            raise ServingError(f"{model}/{version}: warm-up failed")
+
+    server = StandIn(workspace, refuse)
+    version = register(workspace, candidate(workspace, 0.3))
+    wish(workspace, CHAMPION, version)
+    done = settle(workspace, server)
+    assert "warm-up failed" in done.refused["champion"]
+    refusing[0] = False
+    assert settle(workspace, server).promoted is None
+    assert settle(workspace, server, retry=True).promoted == repository.active("toy")
+    assert REFUSED not in registered(workspace, "toy", version.version).tags
+
+
+def test_a_score_that_is_not_to_be_had_refuses_no_promotion_and_is_made_up_for(workspace, repository):
+    refusing = [True]
+
+    def refuse(model, version):
+        if model == "toy_drift" and refusing[0]:
+            raise ServingError(f"{model}/{version}: warm-up failed")
+
+    server = StandIn(workspace, refuse)
+    version = register(workspace, candidate(workspace, 0.3, scored=True))
+    wish(workspace, CHAMPION, version)
+    done = settle(workspace, server)
+    assert (done.promoted, done.refused, done.champion) == (repository.active("toy"), {}, version.version)
+    assert "warm-up failed" in done.unscored[done.active]
+    assert "without its score" in done.words()
+    refusing[0] = False
+    assert settle(workspace, server).unscored == done.unscored
+    assert settle(workspace, server, retry=True).unscored == {}
+    assert server.loaded["toy_drift"] == repository.listed("toy_drift") == repository.listed("toy")
+
+    shutil.copy(params_file(), workspace.params)
+    shown = CliRunner().invoke(cli, ["--root", str(workspace.root), "models", "list", "--model", "toy", "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert [one["companions"] for one in json.loads(shown.stdout)["versions"]] == [["toy_drift"]]
+
+
+def test_a_score_comes_from_mlflow_with_its_version(workspace, repository):
+    version = register(workspace, candidate(workspace, 0.3, scored=True))
+    shutil.rmtree(repository.root / SLOT)
+    wish(workspace, CHAMPION, version)
+    settle(workspace)
+    assert repository.listed("toy_drift") == repository.listed("toy") != []
+
+
+def test_a_version_registered_by_hand_says_what_it_holds(workspace, repository):
+    manifest = candidate(workspace, 0.3)
+    version = register(workspace, manifest, tagged=False)
+    wish(workspace, CHAMPION, version)
+    settle(workspace)
+    assert artifact_of(repository) == manifest.artifact_id
+    assert registered(workspace, "toy", version.version).artifact_id == manifest.artifact_id
+
+
+def test_without_any_registered_model_nothing_happens(workspace, repository):
+    assert settle(workspace).done == ()
+    manifest = candidate(workspace, 0.3)
+    assert settle(workspace).done == (f"emptied {SLOT}, which held {manifest.version}",)
+
+
+def test_without_a_champion_what_serves_goes_on(workspace, repository, server):
+    promoted(workspace, 0.3, server)
+    delete_alias(workspace, "toy", CHAMPION)
+    active = repository.active("toy")
+    assert settle(workspace, server).active == active

@@ -1,0 +1,71 @@
+"""Verdicts on candidates, while others nominate and promote; with a real MLflow on SQLite."""
+
+import pytest
+
+from lobsmith.online.evidence import PROMOTE, REJECT
+from lobsmith.release.reconcile.reconcile import reconcile
+from lobsmith.release.reconcile.requests import nominate_new
+from lobsmith.release.reconcile.shadow_pair import Pair, move_aliases, pair_of
+from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, SERVING, SHADOW, registered, tag, wanted
+from lobsmith.release.registry.runs import RunRef
+from tests.release import toy
+from tests.release.verdicts import verdict
+from tests.release.wished import PARAMS, candidate, register, wish, workspace_with_mlflow
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return workspace_with_mlflow(tmp_path)
+
+
+def challenged(workspace, scale):
+    version = register(workspace, candidate(workspace, scale))
+    wish(workspace, CHALLENGER, version)
+    return version
+
+
+def test_a_verdict_moves_the_aliases_of_the_pair_that_was_judged(workspace):
+    wish(workspace, CHAMPION, register(workspace, candidate(workspace, 0.3)))
+    reconcile(workspace, PARAMS, "toy", server=None)
+    first = challenged(workspace, 0.4)
+    pair = pair_of(workspace, "toy")
+    assert isinstance(pair, Pair)
+    tag(workspace, "toy", first.version, {SHADOW: "noted meanwhile"})
+
+    # A retrain ends while the old candidate is judged: the new one keeps its alias.
+    second = challenged(workspace, 0.5)
+    assert not move_aliases(workspace, PARAMS, "toy", pair, verdict(REJECT))
+    assert wanted(workspace, "toy").challenger.version == second.version
+
+    # Somebody asks for another version meanwhile: the verdict does not overrule it.
+    pair = pair_of(workspace, "toy")
+    wish(workspace, CHAMPION, first)
+    assert not move_aliases(workspace, PARAMS, "toy", pair, verdict(PROMOTE))
+    assert wanted(workspace, "toy").champion.version == first.version
+    assert pair_of(workspace, "toy") == "the champion is not what serves; reconcile first"
+
+    reconcile(workspace, PARAMS, "toy", server=None)
+    assert move_aliases(workspace, PARAMS, "toy", pair_of(workspace, "toy"), verdict(PROMOTE))
+    assert wanted(workspace, "toy").champion.version == second.version
+
+
+def test_who_is_killed_while_nominating_leaves_no_window_that_counts_as_trained(workspace, monkeypatch):
+    """Said to be a candidate before an alias asks for it, it would be retired and never trained again."""
+    version = register(workspace, None)
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    for name in ("request", "note_serving"):
+        run, made = RunRef(version.run_id, "", version.version), toy.artifact(workspace.root / "run")
+        with monkeypatch.context() as patch:
+            patch.setattr(f"lobsmith.release.reconcile.requests.{name}", die)
+            with pytest.raises(Killed):
+                nominate_new(workspace, PARAMS, made, model="toy", contract=toy.CONTRACT, run=run, server=None)
+        assert SERVING not in registered(workspace, "toy", version.version).tags
+    assert wanted(workspace, "toy").challenger.version == version.version

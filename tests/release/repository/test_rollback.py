@@ -1,0 +1,216 @@
+import shutil
+import threading
+
+import pytest
+
+from lobsmith.errors import DeadlineError, LeaseLostError, ReleaseError
+from lobsmith.release.audit.verify import verify
+from lobsmith.release.publish.onnx import publish
+from lobsmith.release.publish.plans import publish_engine
+from lobsmith.release.repository import intent, journal
+from lobsmith.release.repository.crash_points import PROCEDURES
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.rollback import rollback
+from lobsmith.release.version.manifest import check_files
+from lobsmith.workspace import Workspace
+from tests.release import plans, toy
+from tests.release.stand_in import StandIn
+
+PARAMS = toy.params()
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A project with three versions of one model."""
+    workspace = Workspace(tmp_path_factory.mktemp("project"))
+    artifact = toy.artifact(workspace.root / "run")
+    for _ in range(3):
+        publish(workspace, PARAMS, artifact, model="toy", contract=toy.CONTRACT)
+    return workspace.root
+
+
+@pytest.fixture
+def workspace(template, tmp_path):
+    return Workspace(shutil.copytree(template, tmp_path / "project"))
+
+
+@pytest.fixture
+def repository(workspace):
+    return Repository.of(workspace)
+
+
+@pytest.fixture
+def server(workspace):
+    return StandIn(workspace)
+
+
+def damage(repository, version):
+    (repository.directory("toy", version) / "model.onnx").write_bytes(b"")
+
+
+def set_aside(workspace):
+    return sorted(one.name.rsplit("-", 1)[0] for one in workspace.set_aside.iterdir())
+
+
+def test_the_version_before_answers_and_the_bad_one_is_set_aside(workspace, repository, server):
+    first, second, third = repository.listed("toy")
+    steps = []
+    settings = {"server": server, "who": "the monitor", "reason": "accuracy", "verdicts": (toy.REFUSED,)}
+    done = rollback(workspace, PARAMS, "toy", note=steps.append, **settings)
+    assert (done.version_from, done.version_to, done.set_aside) == (third, second, (third,))
+    assert tuple(steps) == PROCEDURES["rollback"]
+    assert repository.listed("toy") == repository.versions("toy") == server.loaded["toy"] == [first, second]
+    assert set_aside(workspace) == [f"toy-{third}"]
+    entry = journal.read(workspace.journal)[-1]
+    assert (entry.action, entry.version_from, entry.version_to) == ("rolled back", third, second)
+    assert (entry.who, entry.reason, entry.verdicts) == ("the monitor", "accuracy", (toy.REFUSED,))
+
+
+def test_a_named_version_takes_back_all_above_it(workspace, repository, server):
+    first, second, third = repository.listed("toy")
+    done = rollback(workspace, PARAMS, "toy", to=first, server=server)
+    assert done.set_aside == (second, third)
+    assert repository.versions("toy") == [first]
+    assert set_aside(workspace) == [f"toy-{second}", f"toy-{third}"]
+
+
+def test_a_fallback_that_does_not_hold_is_passed_over(workspace, repository, server):
+    first, second, third = repository.listed("toy")
+    damage(repository, second)
+    with pytest.raises(ReleaseError, match="model.onnx: changed"):
+        rollback(workspace, PARAMS, "toy", to=second, server=server)
+    assert repository.listed("toy") == [first, second, third]
+    assert rollback(workspace, PARAMS, "toy", server=server).version_to == first
+
+
+def test_without_a_version_to_go_back_to_nothing_changes(workspace, repository, server):
+    first, second, third = repository.listed("toy")
+    for version in (first, second):
+        damage(repository, version)
+    with pytest.raises(ReleaseError, match=rf"no good version below {third} to go back to: .*model.onnx: changed"):
+        rollback(workspace, PARAMS, "toy", server=server)
+    with pytest.raises(ReleaseError, match="toy/7: not listed"):
+        rollback(workspace, PARAMS, "toy", to=7, server=server)
+    with pytest.raises(ReleaseError, match="nothing to roll back"):
+        rollback(workspace, PARAMS, "other", server=server)
+    assert (repository.listed("toy"), server.calls) == ([first, second, third], [])
+
+
+def test_the_same_call_again_does_nothing_more(workspace, repository, server):
+    _, second, third = repository.listed("toy")
+    rollback(workspace, PARAMS, "toy", bad=third, server=server)
+    entries = journal.read(workspace.journal)
+    for settings in ({"bad": third}, {"to": second}):
+        done = rollback(workspace, PARAMS, "toy", server=server, **settings)
+        assert (done.version_from, done.version_to, done.set_aside) == (None, second, ())
+    assert journal.read(workspace.journal) == entries
+
+
+def test_a_server_that_fails_is_asked_again_by_the_next_call(workspace, repository):
+    _, second, third = repository.listed("toy")
+
+    def refuse(model, version):
+        raise DeadlineError("no answer")
+
+    with pytest.raises(DeadlineError):
+        rollback(workspace, PARAMS, "toy", server=StandIn(workspace, refuse))
+    assert repository.active("toy") == second
+    assert "does not serve it yet: no answer" in journal.read(workspace.journal)[-1].reason
+    server = StandIn(workspace)
+    assert rollback(workspace, PARAMS, "toy", server=server).version_to == second
+    assert server.calls == [("toy", second)]
+    assert set_aside(workspace) == [f"toy-{third}"]
+    assert [one.action for one in journal.read(workspace.journal)].count("rolled back") == 1
+
+
+def test_a_publication_under_way_is_broken_off(workspace, repository, server):
+    listed = repository.listed("toy")
+    staged, done, caught = threading.Event(), threading.Event(), []
+
+    def pause(step):
+        if step == "proven":
+            staged.set()
+            assert done.wait(60)
+
+    def put():
+        artifact = toy.artifact(workspace.root / "run")
+        try:
+            publish(workspace, PARAMS, artifact, model="toy", contract=toy.CONTRACT, note=pause)
+        except LeaseLostError as error:
+            caught.append(str(error))
+
+    thread = threading.Thread(target=put)
+    thread.start()
+    assert staged.wait(60)
+    rollback(workspace, PARAMS, "toy", server=server)
+    done.set()
+    thread.join()
+    assert "the lease to publish toy was taken over by" in caught[0]
+    assert repository.versions("toy") == repository.listed("toy") == listed[:2]
+    actions = [one.action for one in journal.read(workspace.journal)]
+    assert actions[-2:] == ["refused", "rolled back"]
+
+
+def test_plans_go_back_along(workspace, repository, server):
+    for version in repository.listed("toy")[1:]:
+        of = repository.verify("toy", version)
+        shutil.rmtree(workspace.root / "engine", ignore_errors=True)
+        plans.build(workspace.root / "engine", of)
+        publish_engine(workspace, PARAMS, workspace.root / "engine", of, prove=check_files)
+    _, second, third = repository.listed("toy")
+    rollback(workspace, PARAMS, "toy", server=server)
+    assert repository.versions("toy_trt") == repository.listed("toy_trt") == [second]
+    rollback(workspace, PARAMS, "toy", server=server)
+    assert repository.models() == ["toy"]
+    assert set_aside(workspace) == [f"toy-{second}", f"toy-{third}", f"toy_trt-{second}", f"toy_trt-{third}"]
+
+
+def test_an_older_version_whose_folder_is_gone_does_not_stand_in_the_way(workspace, repository, server):
+    first, second, _ = repository.listed("toy")
+    shutil.rmtree(repository.directory("toy", first))
+    assert rollback(workspace, PARAMS, "toy", server=server).version_to == second
+    assert repository.listed("toy") == repository.versions("toy") == [second]
+    assert intent.pending(workspace) is None
+
+
+def test_a_bad_version_is_taken_back_though_an_older_rollback_was_not_ended(workspace, repository):
+    first, second, third = repository.listed("toy")
+
+    def refuse(model, version):
+        raise DeadlineError("no answer")
+
+    with pytest.raises(DeadlineError):
+        rollback(workspace, PARAMS, "toy", bad=third, server=StandIn(workspace, refuse))
+    done = rollback(workspace, PARAMS, "toy", bad=second, server=StandIn(workspace))
+    assert (done.version_from, done.version_to) == (second, first)
+    assert set_aside(workspace) == [f"toy-{second}", f"toy-{third}"]
+
+
+def test_what_a_lost_journal_does_not_know_is_known_as_taken_back(workspace, repository, server):
+    bad = repository.active("toy")
+    artifact_id = repository.verify("toy", bad).artifact_id
+    lines = workspace.journal.read_bytes().splitlines(keepends=True)
+    workspace.journal.write_bytes(b"".join(line for line in lines if str(bad).encode() not in line))
+    rollback(workspace, PARAMS, "toy", server=server)
+    entries = [one for one in journal.read(workspace.journal) if one.version_to == bad]
+    assert [(one.action, one.artifact_id) for one in entries] == [("published", artifact_id)]
+    assert journal.fates(journal.read(workspace.journal), "toy")[bad] == journal.ROLLED_BACK
+
+
+@pytest.mark.parametrize("spoilt", ["journal", "set_aside"])
+def test_what_went_back_but_could_not_be_tidied_says_so(workspace, repository, server, spoilt):
+    first, second, third = repository.listed("toy")
+    good = workspace.journal.read_bytes()
+    if spoilt == "journal":
+        workspace.journal.write_bytes(b"torn\n" + good)
+    else:
+        workspace.set_aside.write_text("a file")
+    with pytest.raises(ReleaseError, match=f"went back to {second}, but"):
+        rollback(workspace, PARAMS, "toy", server=server)
+    assert repository.listed("toy") == server.loaded["toy"] == [first, second]
+    if spoilt == "journal":
+        workspace.journal.write_bytes(good)
+    else:
+        workspace.set_aside.unlink()
+    assert rollback(workspace, PARAMS, "toy", server=server).set_aside == (third,)
+    assert verify(workspace) == []

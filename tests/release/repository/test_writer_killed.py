@@ -1,0 +1,155 @@
+"""A writer is killed after each step that the code declares; the next one finds the old state or the new."""
+
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from lobsmith.release.audit.repair import repair
+from lobsmith.release.audit.verify import verify
+from lobsmith.release.publish.onnx import publish
+from lobsmith.release.publish.score import accompany
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.candidate import retire_candidate
+from lobsmith.release.repository.crash_points import PROCEDURES, Step
+from lobsmith.release.repository.recovery import clear_up
+from lobsmith.release.repository.removal import retire_fallen
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.rollback import rollback
+from lobsmith.release.repository.writer import sole_writer
+from lobsmith.workspace import Workspace
+from tests.release import toy
+from tests.release.stand_in import StandIn
+
+PARAMS = toy.params(release__keep=2)
+OLD_STATE = (Step.INTENDED, Step.STAGED, Step.PROVEN)
+SWEEP = [
+    # A promotion goes through all that a publication does.
+    pytest.param(procedure, step, marks=[pytest.mark.slow] if procedure == "publish" else [])
+    for procedure, steps in PROCEDURES.items()
+    for step in steps
+]
+
+
+def put(workspace, model="toy"):
+    artifact = toy.artifact(workspace.root / "run", scored=True)
+    return publish(workspace, PARAMS, artifact, model=model, contract=toy.CONTRACT).version
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A project with two versions of one model, their scores and a candidate."""
+    workspace = Workspace(tmp_path_factory.mktemp("project"))
+    for model in ("toy", "toy", "toy_candidate"):
+        put(workspace, model)
+    return workspace.root
+
+
+@pytest.fixture
+def workspace(template, tmp_path):
+    return Workspace(shutil.copytree(template, tmp_path / "project"))
+
+
+def killed(workspace, step, procedure):
+    """Run a procedure in a process that kills itself; a step that is declared and never reached would let it end."""
+    command = [sys.executable, "-m", "tests.release.publisher", str(workspace.root), step, procedure]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def lines(workspace, model="toy"):
+    """Return what the journal has of a model, without refusals."""
+    entries = [one for one in journal.read(workspace.journal) if one.model == model]
+    return [(one.action, one.version_to) for one in entries if one.action != journal.REFUSED]
+
+
+def check_clean(workspace):
+    assert verify(workspace) == []
+    assert not workspace.intent.exists()
+    assert list(workspace.staging.iterdir()) == []
+
+
+@pytest.mark.parametrize(("procedure", "step"), SWEEP)
+def test_the_old_state_or_the_new_and_the_next_writer_ends_it(workspace, procedure, step):
+    repository = Repository.of(workspace)
+    first, second = repository.listed("toy")
+    if procedure == "repair":
+        (repository.directory("toy", second) / "model.onnx").write_bytes(b"")
+    before = (repository.listed("toy"), repository.listed("toy_candidate"))
+    killed(workspace, step, procedure)
+
+    listed = repository.listed("toy")
+    if procedure in ("publish", "promote"):
+        assert listed[0] in (first, second)
+        assert len(listed) == 2
+        assert (listed == [first, second]) == (step in (*OLD_STATE, Step.MOVED))
+        assert repository.sound("toy") == (listed, {})
+    elif procedure == "retire":
+        assert listed == before[0]
+        assert repository.listed("toy_candidate") in (before[1], [])
+    else:
+        assert listed in ([first, second], [first])
+        assert repository.fault("toy", first) is None
+
+    recover(workspace, procedure)
+    check_clean(workspace)
+    after = repository.listed("toy")
+    assert repository.listed("toy_drift") == repository.versions("toy_drift") == after
+    new = [version for version in after if version > second]
+    assert repository.versions("toy") == after
+    match procedure:
+        case "publish" | "promote":
+            assert after == ([first, second] if listed == [first, second] else [second, *new])
+            action = {"publish": "published", "promote": "promoted"}[procedure]
+            ended = [(action, new[0]), ("retired", first)] if new else []
+        case "retire":
+            assert repository.models() == ["toy", "toy_drift"]
+            assert lines(workspace, "toy_candidate")[1:] == [("retired", before[1][0])]
+            ended = []
+        case "rollback":
+            assert after == [first]
+            assert workspace.set_aside.is_dir()
+            ended = [("rolled back", first)]
+        case "repair":
+            assert after == [first]
+            ended = [("repaired", first), ("set aside", second)]
+    assert lines(workspace) == [("published", first), ("published", second), *ended]
+    if ended and procedure in ("promote", "rollback"):
+        [entry] = [one for one in journal.read(workspace.journal) if one.action == ended[0][0]]
+        assert (entry.who, entry.reason[:6]) == ("the first", "it is ")
+
+
+def recover(workspace, procedure):
+    """Come after who died: a rollback, a repair and the emptying of a slot are called again, the rest is cleared up."""
+    server = StandIn(workspace)
+    match procedure:
+        case "rollback":
+            if len(Repository.of(workspace).listed("toy")) == 2 or workspace.intent.exists():
+                rollback(workspace, PARAMS, "toy", server=server)
+        case "retire":
+            retire_candidate(workspace, PARAMS, "toy", server=server)
+        case "repair":
+            assert repair(workspace, PARAMS, verify(workspace), server=server) == []
+        case _:
+            with sole_writer(workspace, PARAMS, "clear up", server=server, who="the second") as writer:
+                clear_up(writer, "toy")
+                retire_fallen(writer, "toy")
+                assert accompany(writer, PARAMS, "toy", retry=False) == {}
+
+
+@pytest.mark.parametrize("step", [Step.PROVEN, Step.MOVED, Step.LISTED])
+def test_the_first_version_is_whole_or_absent(tmp_path, step):
+    workspace = Workspace(tmp_path)
+    repository = Repository.of(workspace)
+    killed(workspace, step, "publish")
+    published = step not in OLD_STATE
+    # Of the model itself: its score follows.
+    assert repository.models() == (["toy"] if published else [])
+    assert repository.sound("toy") == (repository.versions("toy"), {})
+    listed = repository.listed("toy")
+    last = put(workspace)
+    assert repository.listed("toy") == [*listed, last]
+    assert lines(workspace) == [("published", version) for version in [*listed, last]]
+    check_clean(workspace)

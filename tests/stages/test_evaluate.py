@@ -1,0 +1,171 @@
+import itertools
+import math
+import re
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from lobsmith.evaluation.assess import Assessment
+from lobsmith.evaluation.results import (
+    EVALUATION,
+    MAJORITY,
+    MODEL,
+    Calibration,
+    Comparison,
+    Evaluation,
+    Interval,
+    Score,
+)
+from lobsmith.evaluation.walk_forward import folds, market_epochs, walk_forward
+from lobsmith.features.dataset import DATASET, Dataset, build_dataset
+from lobsmith.gates.skill import calibrated, skill
+from lobsmith.market.simulator import simulate
+from lobsmith.models.train import train
+from lobsmith.models.training_data import parts_of
+from lobsmith.stages.compress import compress
+from lobsmith.stages.evaluate import CALIBRATION, HISTORY, REPORT, evaluate
+from lobsmith.stages.features import build_features
+from lobsmith.stages.ingest import MARKET, ingest
+from lobsmith.stages.train import train_stage
+from lobsmith.verdict import Verdict
+from tests.evaluations import around
+from tests.small import small_params
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return build_dataset(simulate(seed=5, seconds=60), small_params())
+
+
+def found(losses: dict[int, float], *, half: float = 0.05) -> Assessment:
+    """The model's log-loss by horizon, where the base rate's is 1."""
+    scores, comparisons = [], []
+    for horizon, loss in losses.items():
+        for name, value in ((MODEL, loss), (MAJORITY, 1.0)):
+            nothing = Interval(0, 0, 0)
+            scores.append(
+                Score(
+                    predictor=name,
+                    horizon_ms=horizon,
+                    rows=100,
+                    accuracy=0.5,
+                    log_loss=around(value, half),
+                    macro_f1=nothing,
+                    mcc=nothing,
+                    pr_auc={},
+                )
+            )
+        comparisons.append(Comparison(against=MAJORITY, horizon_ms=horizon, difference=around(loss - 1.0, half)))
+    return Assessment({}, [], scores, comparisons, [], [], [], [], [])
+
+
+@pytest.mark.parametrize(("loss", "passed"), [(0.8, True), (1.0, False), (1.2, False), (math.nan, False)])
+def test_skill_asks_for_less_loss_than_the_base_rate(loss: float, passed: bool) -> None:
+    verdict = skill(found({100: loss}), 1.0)
+    assert verdict.passed is passed
+    assert verdict.value == pytest.approx(loss + 0.05, nan_ok=True)
+
+
+def test_skill_that_luck_may_explain_is_refused() -> None:
+    assert skill(found({100: 0.97}, half=0.02), 1.0).passed
+    assert not skill(found({100: 0.97}, half=0.04), 1.0).passed
+
+
+@pytest.mark.parametrize(("first", "later", "passed"), [(0.8, 1.2, True), (1.2, 0.8, False)])
+def test_only_the_first_horizon_decides(first: float, later: float, passed: bool) -> None:
+    verdict = skill(found({1000: later, 50: first}), 1.0)
+    assert verdict.passed is passed
+    assert verdict.evidence["horizon_ms"] == 50
+
+
+@pytest.mark.parametrize(("ece", "passed"), [(0.03, True), (0.049, True), (0.06, False), (math.nan, False)])
+def test_calibration_is_judged_beyond_what_perfect_probabilities_show(ece: float, passed: bool) -> None:
+    errors = [
+        Calibration(predictor=name, horizon_ms=horizon, ece=value, floor=0.01, floor_95=0.03, points=[])
+        for name, horizon, value in ((MODEL, 50, ece), (MODEL, 100, 0.01), ("logistic", 50, 0.9))
+    ]
+    verdict = calibrated(found({50: 0.8})._replace(calibration=errors), 0.02)
+    assert verdict.passed is passed
+    assert set(verdict.evidence) == {"50", "100"}
+
+
+def test_folds_follow_each_other_over_the_newest_half(dataset: Dataset) -> None:
+    params = small_params(**{"walk_forward.folds": 3})
+    cuts = folds(dataset, params)
+    usable, time = np.flatnonzero(dataset.usable), dataset.rows.time
+    embargo, horizon = params.split.embargo_ms * 1_000_000, max(dataset.horizons_ms) * 1_000_000
+    assert len(cuts) == 3
+    assert cuts[0].test[0] >= usable[len(usable) // 2]
+    assert cuts[-1].test[-1] == usable[-1]
+    for one in cuts:
+        assert time[one.train[-1]] + horizon < time[one.validation[0]]
+        assert time[one.train[-1]] + embargo <= time[one.validation[0]]
+        assert time[one.validation[-1]] + horizon < time[one.test[0]]
+        assert one.train[0] == usable[0]
+    for one, following in itertools.pairwise(cuts):
+        assert one.test[-1] < following.test[0]
+
+
+def test_each_span_of_the_market_has_one_name(dataset: Dataset) -> None:
+    rows = np.flatnonzero(dataset.usable)
+    names = market_epochs(dataset, rows, 5.0)
+    assert set(names) <= {"calm", "trending", "volatile"}
+    span = (dataset.rows.time[rows] - dataset.rows.time[rows[0]]) // 5_000_000_000
+    assert all(len(set(names[span == one])) == 1 for one in np.unique(span))
+
+
+def test_where_no_market_epoch_has_enough_rows_nothing_passes(dataset: Dataset) -> None:
+    params = small_params(**{"walk_forward.minimum_rows": 10**6, "model.network": "queue_imbalance"})
+    parts = parts_of([dataset], params.split)
+    verdict = walk_forward(parts, train(parts, params).network, params, [dataset])
+    assert (verdict.passed, verdict.value) == (False, None)
+    assert str(verdict) == "walk_forward refused: nothing to measure against a threshold of 10"
+    assert msgspec.json.decode(msgspec.json.encode(verdict), type=Verdict) == verdict
+    assert {one["judged"] for one in verdict.evidence["epochs"]} == {False}
+
+
+def test_the_worst_market_epoch_decides(dataset: Dataset) -> None:
+    params = small_params(**{"model.network": "queue_imbalance", "walk_forward.epoch_s": 5.0})
+    parts = parts_of([dataset], params.split)
+    verdict = walk_forward(parts, train(parts, params).network, params, [dataset])
+    epochs = {one["epoch"]: one for one in verdict.evidence["epochs"]}
+    shares = {name: one["log_loss"] / one["base"] for name, one in epochs.items() if one["judged"]}
+    assert f"instrument {dataset.instrument}" in shares
+    assert len(shares) > 1
+    assert verdict.value == max(shares.values()) == shares[verdict.evidence["worst"]]
+
+
+def test_the_stages_from_files_to_files(tmp_path: Path) -> None:
+    params = small_params()
+    ingest(params.data, None, tmp_path / MARKET)
+    build_features(params, tmp_path / MARKET, tmp_path)
+    train_stage(params, [tmp_path / DATASET], tmp_path)
+    summary = compress(params, tmp_path)
+    assert summary.bytes == (tmp_path / "model.onnx").stat().st_size
+    told: list[str] = []
+    result = evaluate(params, tmp_path, on_train=told.append)
+    assert told == ["fold 1 of 1", "queue imbalance"]
+    assert msgspec.json.decode((tmp_path / EVALUATION).read_bytes(), type=Evaluation) == result
+    gates = ["parity", "skill", "calibration", "compression", "walk_forward"]
+    assert [verdict.gate for verdict in result.verdicts] == gates
+    assert result.verdicts[0].passed
+    assert {one.predictor for one in result.scores} == {"model", "base rate", "recent base rate", "queue imbalance"}
+    assert {one.horizon_ms for one in result.scores} == {100, 1000}
+    assert {one.output for one in result.heads} == {
+        "significant",
+        "bid_withdrawal",
+        "ask_withdrawal",
+        "move",
+        "volatility",
+    }
+    assert len(result.attention) == params.model.ring
+    assert sum(result.attention) == pytest.approx(1, abs=1e-4)
+    page = (tmp_path / REPORT).read_text()
+    # Differences, reliability and confidence of each horizon; attention and training once.
+    assert page.count("<svg") == 2 * 3 + 2
+    assert "base rate" in page
+    assert not re.search(r"""(src|href)=["']?http""", page)
+    assert len(msgspec.json.decode((tmp_path / HISTORY).read_bytes())) == params.train.epochs
+    assert msgspec.json.decode((tmp_path / CALIBRATION).read_bytes())

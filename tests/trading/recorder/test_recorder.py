@@ -1,0 +1,244 @@
+"""Recording with the real engine and the real log: what trading did, and what the mirrored versions made of it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lobsmith.drift.reference import thinned
+from lobsmith.features.labels import direction_labels
+from lobsmith.monitoring.log.raw_rows import raw_rows
+from lobsmith.monitoring.log.reader import PredictionLog, answers, compared
+from lobsmith.params import Params
+from lobsmith.process import start_ticks
+from lobsmith.release.repository.repository import Repository
+from lobsmith.trading.client.stream import StreamClient, second_newest
+from lobsmith.trading.recorder.recorder import SHARED_MEMORY
+from lobsmith.trading.transport.transports import InProcessTransport
+from lobsmith.workspace import Workspace
+from tests.served import PRIME_ROWS
+from tests.small import small_params
+from tests.trading.recorded import (
+    COUNT,
+    MIDS,
+    RAW,
+    ROWS,
+    SEGMENTS,
+    TIMES,
+    eventually,
+    labels,
+    probabilities,
+    published,
+    recorder,
+    stream,
+)
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from lobsmith.trading.client.stream import StreamClient
+from lobsmith.trading.transport.transports import InProcessTransport
+from lobsmith.release.repository.repository import Repository
+from lobsmith.workspace import Workspace
+from tests.small import small_params
+from tests.trading.recorded import recorder, stream
+workspace, params = Workspace(Path(sys.argv[1])), small_params()
+client = StreamClient.open(InProcessTransport(Repository.of(workspace)), "lob", params.client)
+into = recorder(workspace, params)
+while into.pid is None:
+    time.sleep(0.01)
+print(into.session, into.pid, flush=True)
+stream(client, into, 0, 1000)
+print("recorded 1000", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return published(tmp_path_factory.mktemp("recorded"))
+
+
+@pytest.fixture
+def params() -> Params:
+    return small_params(**{"mirror.probe_s": 0.05, "prediction_log.flush_s": 0.2})
+
+
+def client(workspace: Workspace, params: Params, model: str = "lob", **choose) -> StreamClient:
+    return StreamClient.open(InProcessTransport(Repository.of(workspace)), model, params.client, **choose)
+
+
+def active(workspace: Workspace) -> int:
+    return Repository.of(workspace).listed("lob")[-1]
+
+
+def candidate(workspace: Workspace) -> int:
+    return Repository.of(workspace).listed("lob_candidate")[-1]
+
+
+def directly(workspace: Workspace, params: Params, model: str, **choose) -> np.ndarray:
+    asked = client(workspace, params, model, **choose)
+    parts = []
+    for segment in np.unique(SEGMENTS):
+        asked.reset()
+        parts.append(probabilities(asked.predict(ROWS[segment == SEGMENTS])))
+    return np.concatenate(parts)
+
+
+def assert_raw_rows(log: PredictionLog, session: str, rows: np.ndarray) -> None:
+    """Of the rows that reached the log those are kept that the rule takes of all of them at once, each once."""
+    every_ms = small_params().drift.every_ms
+    kept = rows[thinned(TIMES[rows], every_ms)]
+    query = (
+        "SELECT row FROM raw_rows JOIN sessions ON id = raw_rows.session WHERE sessions.session = ? ORDER BY time_ns"
+    )
+    assert [row for (row,) in log._rows(query, (session,))] == kept.tolist()
+    got = raw_rows(log, [session], every_ms=every_ms)
+    np.testing.assert_array_equal(got.raw, RAW[kept])
+    np.testing.assert_array_equal(got.time_ns, TIMES[kept])
+
+
+def test_every_prediction_is_logged_with_its_outcome_and_the_mirrored_answers(template, params) -> None:
+    into = recorder(template, params)
+    primary = stream(client(template, params), into)
+    recorded = into.close()
+    assert (recorded.rows, recorded.logged, recorded.dropped, recorded.faults) == (COUNT, COUNT, 0, 0)
+    assert (recorded.candidate, recorded.fallback) == (COUNT, COUNT)
+    assert recorded.probes > 0
+    fallback, serving = Repository.of(template).listed("lob")
+    with PredictionLog.of(template, "lob") as log:
+        session = log.sessions()[0]
+        assert (session["session"], session["source"], session["instrument"]) == (
+            recorded.session,
+            "live",
+            "simulator:SIM",
+        )
+        live = answers(log, "lob", serving)
+        np.testing.assert_array_equal(live.probabilities, probabilities(primary))
+        np.testing.assert_array_equal(live.latency_ns, [one.latency_ns for one in primary])
+        np.testing.assert_array_equal(live.time_ns, TIMES)
+        assert_raw_rows(log, recorded.session, np.arange(COUNT))
+        np.testing.assert_array_equal(live.labels, labels(params.labels.horizons_ms))
+        mirrored = compared(log, ("lob", serving), ("lob_candidate", candidate(template)))
+        np.testing.assert_allclose(
+            mirrored.second.probabilities, directly(template, params, "lob_candidate"), atol=1e-5
+        )
+        assert len(mirrored.first_probe_ns) == len(mirrored.second_probe_ns) > 0
+        np.testing.assert_allclose(
+            answers(log, "lob", fallback).probabilities,
+            directly(template, params, "lob", choose=second_newest),
+            atol=1e-5,
+        )
+    assert not list(template.predictions.glob("recording/*.json"))
+    assert not list(SHARED_MEMORY.glob(f"*{recorded.session}*"))
+
+
+def test_a_recorder_that_is_killed_is_started_again_and_nothing_is_lost(template, params) -> None:
+    into, asked = recorder(template, params), client(template, params)
+    primary = stream(asked, into, 0, 300)
+    eventually(lambda: into.pid is not None and into.waiting == 0)
+    os.kill(into.pid, signal.SIGKILL)
+    primary += stream(asked, into, 300)
+    recorded = into.close()
+    assert (recorded.logged, recorded.dropped, recorded.restarts) == (COUNT, 0, 1)
+    with PredictionLog.of(template, "lob") as log:
+        live = answers(log, "lob", primary[0].version, sessions=[recorded.session])
+        np.testing.assert_array_equal(live.probabilities, probabilities(primary))
+        assert_raw_rows(log, recorded.session, np.arange(COUNT))
+        # Those that were open when it died too.
+        np.testing.assert_array_equal(live.labels, labels(params.labels.horizons_ms))
+        mirrored = answers(log, "lob_candidate", candidate(template), sessions=[recorded.session])
+    # The new mirror begins in the middle of a stream that it has not seen the beginning of, and has to be primed.
+    assert (mirrored.reasons, len(mirrored.time_ns)) == ({}, COUNT - PRIME_ROWS)
+
+
+def test_a_full_ring_drops_and_counts_and_trading_goes_on(template) -> None:
+    params = small_params(**{"mirror.ring_rows": 200, "prediction_log.flush_s": 0.1})
+    into, asked = recorder(template, params), client(template, params)
+    primary = stream(asked, into, 0, 100)
+    eventually(lambda: into.pid is not None and into.waiting == 0)
+    os.kill(into.pid, signal.SIGSTOP)
+    primary += stream(asked, into, 100, 500)
+    os.kill(into.pid, signal.SIGCONT)
+    eventually(lambda: into.waiting == 0)
+    primary += stream(asked, into, 500, 650)
+    recorded = into.close()
+    assert all(one.reason is None for one in primary)
+    assert (recorded.rows, recorded.dropped, recorded.logged) == (650, 200, 450)
+    kept = np.r_[0:300, 500:650]
+    with PredictionLog.of(template, "lob") as log:
+        live = answers(log, "lob", primary[0].version, sessions=[recorded.session])
+        mirrored = answers(log, "lob_candidate", candidate(template), sessions=[recorded.session])
+        assert log.drops()["ring"] == 200
+        assert_raw_rows(log, recorded.session, kept)
+    np.testing.assert_array_equal(live.time_ns, TIMES[kept])
+    # A label whose horizon ends among the rows that were lost is unknown, not guessed.
+    after_hole = kept >= 500
+    known = np.concatenate(
+        [
+            direction_labels(TIMES[rows], MIDS[rows], SEGMENTS[rows], params.labels.horizons_ms)
+            for rows in (kept[~after_hole], kept[after_hole])
+        ]
+    )
+    np.testing.assert_array_equal(live.labels, known)
+    # After the hole the mirror had to be primed, which nobody was asked about.
+    primed = np.r_[0:300, 500 + PRIME_ROWS : 650]
+    np.testing.assert_array_equal(mirrored.time_ns, TIMES[primed])
+    expected = directly(template, params, "lob_candidate")[primed]
+    np.testing.assert_allclose(mirrored.probabilities, expected, atol=2e-3)
+
+
+def test_mirrors_that_hang_hold_up_neither_trading_nor_the_log(template) -> None:
+    params = small_params(**{"client.deadline_s": 0.2, "mirror.drain_s": 1.0, "mirror.queue_rows": 300})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        into = recorder(template, params, "http", url=f"127.0.0.1:{silent.getsockname()[1]}")
+        primary = stream(client(template, params), into)
+        # Records that no ring can hold.
+        into.record(0, 0, 2**70, ROWS[0], primary[0])
+        into.record(0, 0, 0, ROWS[0][:3], primary[0])
+        recorded = into.close()
+    np.testing.assert_allclose(probabilities(primary), directly(template, params, "lob"), atol=1e-5)
+    assert (recorded.logged, recorded.dropped, recorded.candidate, recorded.fallback) == (COUNT, 0, 0, 0)
+    assert recorded.faults == 2
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_session_whose_trading_process_is_killed_is_written_down_all_the_same(template, params, both: bool) -> None:
+    trading = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(template.root)], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    assert trading.stdout is not None
+    session, pid = trading.stdout.readline().split()
+    if both:
+        os.kill(int(pid), signal.SIGSTOP)
+    assert trading.stdout.readline() == "recorded 1000\n"
+    trading.kill()  # and nobody has asked yet how it ended: its number is still taken
+    assert list(SHARED_MEMORY.glob(f"*{session}*"))
+    if both:
+        os.kill(int(pid), signal.SIGKILL)
+        # A signal takes its time, and who may yet live is left alone.
+        eventually(lambda: start_ticks(trading.pid) is None and start_ticks(int(pid)) is None)
+        # The next session takes care of what the last one has left.
+        recorder(template, params).close()
+    eventually(lambda: not list(SHARED_MEMORY.glob(f"*{session}*")))
+    assert not list(template.predictions.glob(f"recording/*{session}*"))
+    with PredictionLog.of(template, "lob") as log:
+        assert len(answers(log, "lob", active(template), sessions=[session]).time_ns) == 1000
+    trading.wait()
+
+
+def test_a_log_that_cannot_be_written_is_reported_and_raises_nothing(template, tmp_path: Path, params) -> None:
+    (tmp_path / "elsewhere").write_text("a file where the log's folder should be")
+    nowhere = Workspace(tmp_path / "elsewhere")
+    into = recorder(nowhere, params)
+    primary = stream(client(template, params), into, 0, 50)
+    recorded = into.close()
+    assert all(one.reason is None for one in primary)
+    assert (recorded.rows, recorded.logged) == (50, 0)
+    assert recorded.faults > 0
+    assert not list(SHARED_MEMORY.glob(f"*{recorded.session}*"))
