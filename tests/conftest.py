@@ -1,11 +1,21 @@
 import os
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from lobsmith import telemetry
+from tests.release.zygote import Zygote
+
+if TYPE_CHECKING:
+    from lobsmith.features.dataset import Dataset
 
 telemetry.turn_off()
+# Two test processes on two cores: threads beside theirs spin and wait.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -27,3 +37,43 @@ def recorded() -> Path:
     if not folder:
         pytest.skip("LOBSMITH_DATA does not name the folder of recorded sessions")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def simulated() -> "Callable[[int, int], Dataset]":
+    """Return the session of a seed and its seconds, with the small parameters; nothing may change its arrays."""
+    from lobsmith.features.dataset import build_dataset
+    from lobsmith.market.simulator import simulate
+    from tests.small import small_params
+
+    return cache(lambda seed, seconds: build_dataset(simulate(seed, seconds), small_params()))
+
+
+@pytest.fixture(scope="session")
+def small_run(simulated: "Callable[[int, int], Dataset]", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with two simulated minutes and the small network trained on them; tests work on copies."""
+    from lobsmith.features.dataset import DATASET, save_dataset
+    from lobsmith.stages.train import train_stage
+    from tests.small import small_params
+
+    folder = tmp_path_factory.mktemp("small_run")
+    save_dataset(simulated(3, 120), folder / DATASET)
+    train_stage(small_params(), [folder / DATASET], folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """What forks processes that are to be killed."""
+    forking = Zygote()
+    yield forking
+    forking.close()
+
+
+@pytest.fixture
+def proof_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validate what is published meanwhile, by whatever path, in this process and not in a child."""
+    from lobsmith.release.checks import validation
+    from lobsmith.release.publish import onnx
+
+    monkeypatch.setattr(onnx, "prove", lambda directory, trust, deadline_s: validation.check_version(directory, trust))

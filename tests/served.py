@@ -13,11 +13,12 @@ from lobsmith.gates.parity import parity
 from lobsmith.market.instrument import Instrument
 from lobsmith.models.networks.registry import build
 from lobsmith.params import Params
-from lobsmith.release.publish.onnx import Artifact, publish
+from lobsmith.release.publish.onnx import Artifact
 from lobsmith.release.repository.server import Server
 from lobsmith.release.version.contract import wire_contract
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.workspace import Workspace
+from tests.release.in_process import publish
 from tests.release.scores import write_reference, write_score
 
 PRIME_ROWS = 64

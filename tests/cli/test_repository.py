@@ -7,12 +7,12 @@ from click.testing import CliRunner
 
 from lobsmith.cli.main import cli
 from lobsmith.release.audit.incidents import record_misplaced
-from lobsmith.release.publish.onnx import publish
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import rollback
 from lobsmith.workspace import Workspace
 from tests.release import toy
+from tests.release.in_process import publish
 from tests.small import params_file
 
 

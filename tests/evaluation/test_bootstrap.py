@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lobsmith.evaluation import bootstrap
 from lobsmith.evaluation.bootstrap import (
     apart,
     block_length,
@@ -198,7 +199,7 @@ def test_draws_follow_the_seed() -> None:
 def test_many_draws_do_not_depend_on_how_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sums = np.random.default_rng(0).normal(size=(30, 2))
     whole = bootstrap_sums(sums, draws=50, seed=4)
-    monkeypatch.setattr("lobsmith.evaluation.bootstrap._GATHERED", 100)
+    monkeypatch.setattr(bootstrap, "_GATHERED", 100)
     assert bootstrap_sums(sums, draws=50, seed=4) == pytest.approx(whole)
 
 

@@ -116,9 +116,8 @@ def test_same_figures_give_the_same_bytes(source: str) -> None:
     assert render_report(realistic(), history()) == source
 
 
-@pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", '"><img src=x onerror=y>', "a & $b_{c}$ </svg>"])
-def test_names_stay_harmless(hostile: str) -> None:
-    plain = realistic()
+def test_names_stay_harmless() -> None:
+    plain, hostile = realistic(), '<script>alert(1)</script> "><img src=x onerror=y> a & $b_{c}$ </svg>'
     page = Page(
         render_report(
             replace(

@@ -21,6 +21,7 @@ from lobsmith.market.simulator import simulate
 from lobsmith.models.split import split
 from lobsmith.models.train import WEIGHTS
 from lobsmith.params import Params
+from lobsmith.release.publish import plans
 from lobsmith.release.publish.plans import build_and_publish
 from lobsmith.stages.compress import compress, load_summary
 from lobsmith.stages.engines import judge_plans
@@ -35,10 +36,8 @@ def params() -> Params:
 
 
 @pytest.fixture(scope="module")
-def run(params: Params, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Compressed]:
-    directory = tmp_path_factory.mktemp("run")
-    save_dataset(build_dataset(simulate(seed=3, seconds=120), params), directory / DATASET)
-    train_stage(params, [directory / DATASET], directory)
+def run(params: Params, small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Compressed]:
+    directory = shutil.copytree(small_run, tmp_path_factory.mktemp("run"), dirs_exist_ok=True)
     return directory, compress(
         structs.replace(params, compress=structs.replace(params.compress, candidate="fp32")), directory
     )
@@ -122,7 +121,7 @@ def test_what_becomes_of_plans_never_fails_a_retrain(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("lobsmith.release.publish.plans.build_plans", fail)
+    monkeypatch.setattr(plans, "build_plans", fail)
     # The manifest is not looked at before there are plans.
     outcome = build_and_publish(Workspace(tmp_path), params, run[1], Mock(), run[0])
     assert outcome == f"no plans: {error}"

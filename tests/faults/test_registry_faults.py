@@ -16,6 +16,7 @@ from lobsmith.errors import RegistryError, ReleaseError
 from lobsmith.release.reconcile.reconcile import Reconciled, reconcile
 from lobsmith.release.reconcile.requests import ask_for, registered_of
 from lobsmith.release.reconcile.steps import Point
+from lobsmith.release.registry import mlflow_store
 from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, Wanted, set_alias, wanted
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
@@ -23,13 +24,14 @@ from lobsmith.release.repository.rollback import rollback
 from lobsmith.workspace import MLFLOW_URI, Workspace
 from tests.release.stand_in import StandIn
 from tests.release.wished import PARAMS, SLOT, candidate, register, wish, workspace_with_mlflow
+from tests.release.zygote import Zygote
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("proof_in_process")]
 
 
 @pytest.fixture
 def workspace(tmp_path):
-    return workspace_with_mlflow(tmp_path)
+    return workspace_with_mlflow(tmp_path / "project")
 
 
 def settled(workspace: Workspace) -> Reconciled:
@@ -57,13 +59,9 @@ def promoted(workspace, scale):
     return version
 
 
-def killed_at(workspace: Workspace, point: Point) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.release.reconciler", str(workspace.root), point.value],
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+def killed_at(zygote: Zygote, workspace: Workspace, point: Point) -> None:
+    done = zygote.run("reconciler", str(workspace.root), point.value)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 POINTS = {
@@ -81,7 +79,7 @@ def test_every_crash_point_is_swept():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("story", "point"), [(story, point) for story, points in POINTS.items() for point in points])
-def test_f20_whoever_is_killed_another_one_goes_on(workspace, story, point):
+def test_f20_whoever_is_killed_another_one_goes_on(workspace, zygote, story, point):
     old = None if story == "first challenger" else promoted(workspace, 0.3)
     new = register(workspace, candidate(workspace, 0.4), keep=story != "refusal")
     aliases, serving, slot = Wanted(champion=new), new, None
@@ -103,7 +101,7 @@ def test_f20_whoever_is_killed_another_one_goes_on(workspace, story, point):
             candidate(workspace, 0.5)
             wish(workspace, CHAMPION, new)
             serving = old
-    killed_at(workspace, point)
+    killed_at(zygote, workspace, point)
     repository = Repository.of(workspace)
     assert repository.sound("toy")[1] == {}
     if old is not None:
@@ -152,7 +150,7 @@ def test_f19_a_locked_database_changes_nothing(workspace, monkeypatch):
     promoted(workspace, 0.3)
     new = register(workspace, candidate(workspace, 0.4))
     wish(workspace, CHAMPION, new)
-    monkeypatch.setattr("lobsmith.release.registry.mlflow_store._REACH_DEADLINE_S", 0.3)
+    monkeypatch.setattr(mlflow_store, "_REACH_DEADLINE_S", 0.3)
     before, lines = artifact_of(workspace), journal.read(workspace.journal)
     code = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
@@ -255,7 +253,7 @@ def test_f19_an_mlflow_server_that_is_killed_or_hangs(tmp_path, mlflow_server, m
     assert not (workspace.home / "mlflow.db").exists()
     serving = artifact_of(workspace)
 
-    monkeypatch.setattr("lobsmith.release.registry.mlflow_store._REACH_DEADLINE_S", 1.0)
+    monkeypatch.setattr(mlflow_store, "_REACH_DEADLINE_S", 1.0)
     mlflow_server.signal(signal.SIGSTOP)
     assert "does not answer" in reconcile(workspace, PARAMS, "toy", server=None).away
     mlflow_server.signal(signal.SIGCONT)

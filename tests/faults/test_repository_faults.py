@@ -10,13 +10,12 @@ import pytest
 
 from lobsmith.errors import ReleaseError
 from lobsmith.release.audit.verify import verify
-from lobsmith.release.publish.onnx import publish
-from lobsmith.release.publish.promote import promote
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import rollback
 from lobsmith.workspace import Workspace
 from tests.release import toy
+from tests.release.in_process import promote, publish
 
 PARAMS = toy.params(release__keep=2)
 PAGE = 4096

@@ -162,6 +162,7 @@ def _validate_many(directory: Path, events: Events, account: Accounting, good: b
         contract.build_data_docs(directory)
 
 
+@pytest.mark.slow
 def test_runs_in_parallel_do_not_disturb_each_other(tmp_path: Path, session: Session) -> None:
     context = multiprocessing.get_context("spawn")
     runs = [

@@ -10,6 +10,7 @@ from lobsmith.errors import RegistryError, ReleaseError
 from lobsmith.files import sha256_file
 from lobsmith.params import as_table
 from lobsmith.release.publish.onnx import publish
+from lobsmith.release.registry import mlflow_store
 from lobsmith.release.registry.aliases import (
     CHALLENGER,
     CHAMPION,
@@ -165,7 +166,7 @@ def test_a_run_that_cannot_be_recorded_is_marked_as_failed(workspace, run, clien
 
 
 def test_a_locked_database_is_named(workspace, run, monkeypatch):
-    monkeypatch.setattr("lobsmith.release.registry.mlflow_store._REACH_DEADLINE_S", 0.2)
+    monkeypatch.setattr(mlflow_store, "_REACH_DEADLINE_S", 0.2)
     holder = sqlite3.connect(workspace.home / "mlflow.db", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     try:

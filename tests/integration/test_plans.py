@@ -136,7 +136,7 @@ def test_plans_of_another_machine_are_left_out_and_hurt_nobody(workspace: Worksp
     version = repository.active("lob")
     plans.build(workspace.root / "engine", repository.verify("lob", version), ("1.0",))
     of = repository.verify("lob", version)
-    publish_engine(workspace, params, workspace.root / "engine", of, prove=lambda directory, trust: None)
+    publish_engine(workspace, params, workspace.root / "engine", of, validate=lambda directory, trust: None)
     events: list[ServeEvent] = []
     with running_triton(workspace, params, on_event=events.append) as control:
         assert control.ready_versions("lob") == repository.listed("lob")
@@ -162,11 +162,11 @@ def test_a_server_takes_no_plans_of_another_machine_and_drops_those_of_a_version
     plans.build(workspace.root / "engine", of)
 
     with running_triton(workspace, params) as control:
-        engine = workspace.root / "engine"
+        engine, server = workspace.root / "engine", running_server(workspace, params)
         with pytest.raises(ServingError, match=f"lob_trt/{new}: Triton has no tensorrt backend"):
-            publish_engine(workspace, params, engine, of, server=running_server(workspace, params), prove=check_files)
+            publish_engine(workspace, params, engine, of, server=server, validate=check_files)
         assert repository.models() == ["lob"]
-        publish_engine(workspace, params, engine, of, prove=check_files)
+        publish_engine(workspace, params, engine, of, validate=check_files)
         onnx = stand_in(workspace, tmp_path / "elsewhere", repository)
         shutil.copy(repository.directory("lob", new) / "model.onnx", repository.directory("lob_trt", new))
         TritonControl(control.endpoint, onnx).load("lob_trt", [new])

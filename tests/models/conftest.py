@@ -1,7 +1,8 @@
+from collections.abc import Callable
+
 import pytest
 
-from lobsmith.features.dataset import Dataset, build_dataset
-from lobsmith.market.simulator import simulate
+from lobsmith.features.dataset import Dataset
 from lobsmith.params import Params
 from tests.small import small_params
 
@@ -12,5 +13,5 @@ def params() -> Params:
 
 
 @pytest.fixture(scope="session")
-def dataset(params: Params) -> Dataset:
-    return build_dataset(simulate(seed=5, seconds=60), params)
+def dataset(simulated: Callable[[int, int], Dataset]) -> Dataset:
+    return simulated(5, 60)

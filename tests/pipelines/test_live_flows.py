@@ -18,6 +18,7 @@ from lobsmith.monitoring.mode.store import read_mode
 from lobsmith.online.evidence import ROLL_BACK
 from lobsmith.params import load_params
 from lobsmith.release.reconcile.reconcile import reconcile
+from lobsmith.release.registry import mlflow_store
 from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, SERVING, SHADOW, registered, wanted
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
@@ -27,7 +28,7 @@ from tests.release.verdicts import verdict
 from tests.release.wished import SLOT, candidate, register, wish, workspace_with_mlflow
 from tests.small import params_file
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server", "proof_in_process")]
 SHORT = {
     "model.name": "toy",
     "serving.warmup": 2,
@@ -162,7 +163,7 @@ def test_a_version_that_turns_bad_is_taken_back_also_while_mlflow_is_away(worksp
     active = Repository.of(workspace).active("toy")
     start_ns = time.time_ns()
     traffic(workspace, ("toy", active), first=("toy", fallback), start_ns=start_ns, worse_by=0.2)
-    monkeypatch.setattr("lobsmith.release.registry.mlflow_store._REACH_DEADLINE_S", 0.2)
+    monkeypatch.setattr(mlflow_store, "_REACH_DEADLINE_S", 0.2)
     lock = sqlite3.connect(workspace.home / "mlflow.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
     try:

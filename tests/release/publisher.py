@@ -37,7 +37,7 @@ def main(root: Path, fatal: str, what: str = "publish") -> None:
             publish(workspace, params, artifact, model="toy", contract=toy.CONTRACT, **settings)
         case "plans":
             of = repository.verify("toy", repository.active("toy"))
-            publish_engine(workspace, params, root / "engine", of, prove=check_files, **settings)
+            publish_engine(workspace, params, root / "engine", of, validate=check_files, **settings)
         case "score":
             catch_up(workspace, params, "toy", retry=True, **settings)
         case "promote":

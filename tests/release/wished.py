@@ -5,7 +5,6 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from lobsmith.release.publish.onnx import publish
 from lobsmith.release.registry.aliases import ARTIFACT_ID, Registered, log_release, registered
 from lobsmith.release.registry.mlflow_store import mlflow_store
 from lobsmith.release.repository.repository import Repository
@@ -13,6 +12,7 @@ from lobsmith.release.version.manifest import Manifest
 from lobsmith.release.version.names import candidate_model
 from lobsmith.workspace import SQLITE, Workspace
 from tests.release import toy
+from tests.release.in_process import publish
 
 PARAMS = toy.params(reconcile__wait_s=60, reconcile__lease_s=5)
 SLOT = candidate_model("toy")

@@ -14,12 +14,13 @@ from lobsmith.compress.graph.specialise import specialise
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import ReleaseError, RequestError
 from lobsmith.models.networks.registry import build
-from lobsmith.release.publish.onnx import Artifact, publish
+from lobsmith.release.publish.onnx import Artifact
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.contract import wire_contract
 from lobsmith.serving.engine import Engine
 from lobsmith.workspace import Workspace
 from tests.release import toy
+from tests.release.in_process import publish
 from tests.served import rows
 from tests.small import small_params
 

@@ -1,5 +1,6 @@
 """The table of candidates and the choice among them."""
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -15,9 +16,8 @@ from lobsmith.compress.timing import USES, Timing
 from lobsmith.errors import TrainingError
 from lobsmith.evaluation.fidelity import Fidelity
 from lobsmith.evaluation.results import Interval
-from lobsmith.features.dataset import DATASET, build_dataset, load_dataset, save_dataset
+from lobsmith.features.dataset import DATASET, load_dataset, save_dataset
 from lobsmith.gates.compression import Compressed, Row, choose, compression
-from lobsmith.market.simulator import simulate
 from lobsmith.models.split import split
 from lobsmith.models.train import Trained, load_network, save_network
 from lobsmith.params import CompressParams, Params
@@ -160,11 +160,8 @@ def params() -> Params:
 
 
 @pytest.fixture(scope="module")
-def trained(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("run")
-    save_dataset(build_dataset(simulate(seed=3, seconds=120), params), directory / DATASET)
-    train_stage(params, [directory / DATASET], directory)
-    return directory
+def trained(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(small_run, tmp_path_factory.mktemp("run"), dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +221,7 @@ def copy_of(trained: Path, params: Params, target: Path) -> Trained:
     return load_network(trained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["nan", "infinite", "constant"])
 def test_a_network_whose_answers_are_none_is_refused(fault: str, trained: Path, params: Params, tmp_path: Path) -> None:
     """F30."""
@@ -241,6 +239,7 @@ def test_a_network_whose_answers_are_none_is_refused(fault: str, trained: Path, 
     assert not (tmp_path / SUMMARY).exists()
 
 
+@pytest.mark.slow
 def test_networks_without_units_to_prune_say_so(trained: Path, tmp_path: Path) -> None:
     params = small_params(**{"model.network": "logistic", "compress.pruning": [0.5]})
     save_dataset(load_dataset(trained / DATASET), tmp_path / DATASET)
@@ -251,6 +250,7 @@ def test_networks_without_units_to_prune_say_so(trained: Path, tmp_path: Path) -
     assert summary.name == "fp32"
 
 
+@pytest.mark.slow
 def test_a_named_candidate_is_served(trained: Path, params: Params, tmp_path: Path) -> None:
     made = copy_of(trained, params, tmp_path)
     save_network(made, params.model, params.labels.horizons_ms, tmp_path)

@@ -1,6 +1,7 @@
 import itertools
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,9 +20,8 @@ from lobsmith.evaluation.results import (
     Score,
 )
 from lobsmith.evaluation.walk_forward import folds, market_epochs, walk_forward
-from lobsmith.features.dataset import DATASET, Dataset, build_dataset
+from lobsmith.features.dataset import DATASET, Dataset
 from lobsmith.gates.skill import calibrated, skill
-from lobsmith.market.simulator import simulate
 from lobsmith.models.train import train
 from lobsmith.models.training_data import parts_of
 from lobsmith.stages.compress import compress
@@ -35,8 +35,8 @@ from tests.small import small_params
 
 
 @pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    return build_dataset(simulate(seed=5, seconds=60), small_params())
+def dataset(simulated: Callable[[int, int], Dataset]) -> Dataset:
+    return simulated(5, 60)
 
 
 def found(losses: dict[int, float], *, half: float = 0.05) -> Assessment:
@@ -137,6 +137,7 @@ def test_the_worst_market_epoch_decides(dataset: Dataset) -> None:
     assert verdict.value == max(shares.values()) == shares[verdict.evidence["worst"]]
 
 
+@pytest.mark.slow
 def test_the_stages_from_files_to_files(tmp_path: Path) -> None:
     params = small_params()
     ingest(params.data, None, tmp_path / MARKET)

@@ -1,5 +1,6 @@
 import copy
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,9 @@ from lobsmith.compress.prune.sampling import draws, outputs_after
 from lobsmith.compress.prune.units import importances, unit_counts
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import ContractError, TrainingError
-from lobsmith.features.dataset import build_dataset
+from lobsmith.features.dataset import Dataset
 from lobsmith.features.definitions import COUNT
 from lobsmith.gates.parity import parity
-from lobsmith.market.simulator import simulate
 from lobsmith.models.inference import validation_loss
 from lobsmith.models.loss import Loss, mass
 from lobsmith.models.networks.network import Network
@@ -65,8 +65,8 @@ def params() -> Params:
 
 
 @pytest.fixture(scope="module")
-def parts(params: Params) -> list[Part]:
-    return parts_of([build_dataset(simulate(seed=5, seconds=60), params)], params.split)
+def parts(params: Params, simulated: Callable[[int, int], Dataset]) -> list[Part]:
+    return parts_of([simulated(5, 60)], params.split)
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from lobsmith.market.simulator import Change, Dynamics, simulate
 from lobsmith.monitoring.drift.gates import judge_period, judge_windows, require
 from lobsmith.monitoring.log.writer import LogWriter, Source
 from lobsmith.params import Params
-from lobsmith.release.publish.onnx import publish
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import read_manifest
 from lobsmith.release.version.names import candidate_model
 from lobsmith.workspace import Workspace
 from tests.release import toy
+from tests.release.in_process import publish
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

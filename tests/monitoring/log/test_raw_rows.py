@@ -16,6 +16,7 @@ from lobsmith.drift.reference import thinned
 from lobsmith.errors import PredictionLogError
 from lobsmith.features.definitions import COUNT as F
 from lobsmith.features.definitions import NAMES
+from lobsmith.monitoring.log import retention
 from lobsmith.monitoring.log.export import export_raw_rows
 from lobsmith.monitoring.log.raw_rows import count_raw_rows, newest_raw_ns, raw_rows
 from lobsmith.monitoring.log.reader import EVER, NEVER, PredictionLog, answers
@@ -234,7 +235,7 @@ def test_writers_that_meet_at_a_log_from_before(old) -> None:
 
 
 def test_raw_rows_expire_by_the_time_they_were_asked_about(path, monkeypatch) -> None:
-    monkeypatch.setattr("lobsmith.monitoring.log.retention._AT_ONCE", 16)
+    monkeypatch.setattr(retention, "_AT_ONCE", 16)
     now_ns = START_NS + DAY_NS
     slots = np.arange(100)
     with writer(path) as log:

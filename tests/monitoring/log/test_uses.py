@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from lobsmith.cli.main import cli
 from lobsmith.monitoring.accuracy import score, score_over_time
+from lobsmith.monitoring.log import retention
 from lobsmith.monitoring.log.export import export_parquet
 from lobsmith.monitoring.log.reader import PredictionLog, answers
 from lobsmith.monitoring.log.retention import expire
@@ -97,7 +98,7 @@ def test_export_is_the_log(path, tmp_path) -> None:
 
 
 def test_rows_expire_by_age(path, monkeypatch) -> None:
-    monkeypatch.setattr("lobsmith.monitoring.log.retention._AT_ONCE", 16)
+    monkeypatch.setattr(retention, "_AT_ONCE", 16)
     deleted = expire(path, PARAMS, START_NS + 120 * STEP_NS + DAY_NS, raw_keep_days=1.0)
     assert deleted == 240
     with PredictionLog(path) as log:

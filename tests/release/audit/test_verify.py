@@ -5,43 +5,19 @@ import pytest
 from lobsmith.errors import LobsmithError
 from lobsmith.release.audit.repair import repair
 from lobsmith.release.audit.verify import Kind, verify
-from lobsmith.release.publish.onnx import publish
-from lobsmith.release.publish.plans import publish_engine
-from lobsmith.release.publish.promote import promote
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.writer import sole_writer
-from lobsmith.release.version.manifest import check_files
 from lobsmith.release.version.signing import Trust
-from lobsmith.workspace import Workspace
-from tests.release import plans, toy
+from tests.release import toy
+from tests.release.in_process import promote
 from tests.release.stand_in import StandIn
 
 PARAMS = toy.params()
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A project with three versions of one model, plans of the newest, and a candidate."""
-    workspace = Workspace(tmp_path_factory.mktemp("project"))
-    artifact = toy.artifact(workspace.root / "run")
-    for model in ("toy", "toy", "toy", "toy_candidate"):
-        publish(workspace, PARAMS, artifact, model=model, contract=toy.CONTRACT)
-    repository = Repository.of(workspace)
-    of = repository.verify("toy", repository.active("toy"))
-    plans.build(workspace.root / "engine", of)
-    publish_engine(workspace, PARAMS, workspace.root / "engine", of, prove=check_files)
-    return workspace.root
-
-
-@pytest.fixture
-def workspace(template, tmp_path):
-    return Workspace(shutil.copytree(template, tmp_path / "project"))
-
-
-@pytest.fixture
-def repository(workspace):
-    return Repository.of(workspace)
+def template(published):
+    return published("toy", "toy", "toy", "toy_candidate", plans=True)
 
 
 def kinds(findings):

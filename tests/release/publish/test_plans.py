@@ -1,8 +1,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 from msgspec import structs
@@ -10,36 +8,20 @@ from msgspec import structs
 from lobsmith.compress.tensorrt.gpu import this_gpu
 from lobsmith.errors import DeadlineError, ReleaseError
 from lobsmith.files import sha256_file
-from lobsmith.release.publish.onnx import publish
 from lobsmith.release.publish.plans import publish_engine
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.crash_points import PROCEDURES
-from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import check_files, read_manifest
 from lobsmith.release.version.triton_config import listed_versions, read_config
 from lobsmith.trading.transport.transports import InProcessTransport
-from lobsmith.workspace import Workspace
 from tests.release import plans, toy
+from tests.release.in_process import publish
 from tests.release.stand_in import StandIn
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A project with two versions of the model `toy`, and no plans."""
-    workspace = Workspace(tmp_path_factory.mktemp("project"))
-    for _ in range(2):
-        put(workspace)
-    return workspace.root
-
-
-@pytest.fixture
-def workspace(template, tmp_path):
-    return Workspace(shutil.copytree(template, tmp_path / "project"))
-
-
-@pytest.fixture
-def repository(workspace):
-    return Repository.of(workspace)
+def template(published):
+    return published("toy", "toy")
 
 
 def put(workspace, **overrides):
@@ -55,7 +37,7 @@ def put_plans(workspace, of, *, server=None, note=None, params=None, **changes):
     folder = workspace.root / "engine"
     shutil.rmtree(folder, ignore_errors=True)
     plans.build(folder, of, **changes)
-    return publish_engine(workspace, params or toy.params(), folder, of, server=server, note=note, prove=check_files)
+    return publish_engine(workspace, params or toy.params(), folder, of, server=server, note=note, validate=check_files)
 
 
 def refuse_to_load(model, version):
@@ -166,7 +148,7 @@ def test_a_proof_that_fails_publishes_nothing(workspace, repository):
         raise ReleaseError(f"{directory}: differs")
 
     with pytest.raises(ReleaseError, match="differs"):
-        publish_engine(workspace, toy.params(), folder, of, prove=refuse)
+        publish_engine(workspace, toy.params(), folder, of, validate=refuse)
     assert repository.models() == ["toy"]
 
 
@@ -235,16 +217,14 @@ def test_plans_follow_what_publishing_keeps(workspace, repository):
 
 
 @pytest.mark.parametrize("step", ["staged", "proven", "moved", "listed", "loaded", "recorded"])
-def test_a_killed_publisher_of_plans_leaves_the_old_state_or_the_new(workspace, repository, step):
+def test_a_killed_publisher_of_plans_leaves_the_old_state_or_the_new(workspace, repository, zygote, step):
     old, new = repository.listed("toy")
     put_plans(workspace, manifest_of(repository, old))
     # That the journal knows the number from a refusal must not make a later leftover look like a version.
     with pytest.raises(DeadlineError):
         put_plans(workspace, manifest_of(repository, new), server=StandIn(workspace, refuse_to_load))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.release.publisher", str(workspace.root), step, "plans"], check=False
-    )
-    assert done.returncode == -signal.SIGKILL
+    done = zygote.run("publisher", str(workspace.root), step, "plans")
+    assert done.returncode == -signal.SIGKILL, done.stderr
     published = step in ("listed", "loaded", "recorded")
     assert repository.sound("toy_trt") == ([old, new] if published else [old], {})
     if not published:

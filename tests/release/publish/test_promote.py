@@ -4,45 +4,24 @@ import pytest
 from msgspec import structs
 
 from lobsmith.errors import ContractError, DeadlineError, GateError, ReleaseError
-from lobsmith.release.publish.onnx import publish
-from lobsmith.release.publish.promote import promote, promotion_plan
+from lobsmith.release.publish.promote import promotion_plan
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.candidate import retire_candidate
 from lobsmith.release.repository.crash_points import PROCEDURES
-from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import Origin
-from lobsmith.workspace import Workspace
 from tests.release import toy
+from tests.release.in_process import promote, publish
 from tests.release.stand_in import StandIn
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A project with a candidate and nothing in production."""
-    workspace = Workspace(tmp_path_factory.mktemp("project"))
-    artifact = toy.artifact(workspace.root / "run")
-    publish(workspace, toy.params(), artifact, model="toy_candidate", contract=toy.CONTRACT)
-    return workspace.root
-
-
-@pytest.fixture
-def workspace(template, tmp_path):
-    return Workspace(shutil.copytree(template, tmp_path / "project"))
-
-
-@pytest.fixture
-def repository(workspace):
-    return Repository.of(workspace)
+def template(published):
+    return published("toy_candidate")
 
 
 @pytest.fixture
 def candidate(repository):
     return repository.directory("toy_candidate", repository.active("toy_candidate"))
-
-
-@pytest.fixture
-def server(workspace):
-    return StandIn(workspace)
 
 
 def put(workspace, source, **settings):

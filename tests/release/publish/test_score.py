@@ -1,7 +1,5 @@
 import shutil
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,8 +12,6 @@ from lobsmith.release.audit.repair import repair
 from lobsmith.release.audit.verify import Kind, verify
 from lobsmith.release.checks.model_file import check_score_file
 from lobsmith.release.checks.score_validation import check_score
-from lobsmith.release.publish.onnx import publish
-from lobsmith.release.publish.promote import nominate, promote
 from lobsmith.release.publish.score import catch_up
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.crash_points import PROCEDURES
@@ -25,6 +21,7 @@ from lobsmith.release.version.manifest import read_manifest
 from lobsmith.release.version.triton_config import config_text, configured_contract, listed_versions, read_config
 from lobsmith.workspace import Workspace
 from tests.release import toy
+from tests.release.in_process import nominate, promote, publish
 from tests.release.scores import write_reference, write_score
 from tests.release.stand_in import StandIn
 
@@ -32,22 +29,8 @@ PARAMS = toy.params(release__keep=2)
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A project with two versions of the model `toy`, each with its score."""
-    workspace = Workspace(tmp_path_factory.mktemp("project"))
-    for scale in (1.0, 2.0):
-        put(workspace, score_scale=scale)
-    return workspace.root
-
-
-@pytest.fixture
-def workspace(template, tmp_path):
-    return Workspace(shutil.copytree(template, tmp_path / "project"))
-
-
-@pytest.fixture
-def repository(workspace):
-    return Repository.of(workspace)
+def template(published):
+    return published("toy", "toy", scored=True)
 
 
 def put(workspace, *, model="toy", server=None, scored=True, score_scale=3.0):
@@ -266,11 +249,10 @@ def test_what_is_served_scores_as_the_file_of_the_version_does(workspace, reposi
 
 
 @pytest.mark.parametrize("step", PROCEDURES["publish"])
-def test_a_killed_publisher_of_a_score_leaves_the_old_state_or_the_new(workspace, repository, step):
+def test_a_killed_publisher_of_a_score_leaves_the_old_state_or_the_new(workspace, repository, zygote, step):
     version = put(workspace, server=without_scores(workspace))
     before = repository.listed("toy_drift")
-    command = [sys.executable, "-m", "tests.release.publisher", str(workspace.root), step, "score"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = zygote.run("publisher", str(workspace.root), step, "score")
     assert done.returncode == -signal.SIGKILL, done.stderr
     published = step in ("listed", "loaded", "recorded", "closed")
     assert repository.sound("toy_drift") == ([*before, version] if published else before, {})

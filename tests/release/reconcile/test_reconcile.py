@@ -30,29 +30,18 @@ from lobsmith.release.registry.aliases import (
 )
 from lobsmith.release.registry.runs import RunRef
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import rollback
 from tests.release import toy
 from tests.release.stand_in import StandIn
 from tests.release.wished import PARAMS, SLOT, candidate, register, wish, workspace_with_mlflow
 from tests.small import params_file
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("proof_in_process")]
 
 
 @pytest.fixture
 def workspace(tmp_path):
     return workspace_with_mlflow(tmp_path)
-
-
-@pytest.fixture
-def repository(workspace):
-    return Repository.of(workspace)
-
-
-@pytest.fixture
-def server(workspace):
-    return StandIn(workspace)
 
 
 def settle(workspace, server=None, **settings):

@@ -1,9 +1,6 @@
-import shutil
-
 import pytest
 
 from lobsmith.errors import ReleaseError
-from lobsmith.release.publish.onnx import publish
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.incidents import record_faults
 from lobsmith.release.repository.repository import Repository
@@ -12,19 +9,8 @@ from tests.release import toy
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """A repository with two versions of one model."""
-    workspace = Workspace(tmp_path_factory.mktemp("project"))
-    artifact = toy.artifact(workspace.root / "run")
-    for _ in range(2):
-        publish(workspace, toy.params(), artifact, model="toy", contract=toy.CONTRACT)
-    return workspace.root
-
-
-@pytest.fixture
-def repository(published, tmp_path):
-    """A copy of it that a test may damage."""
-    return Repository.of(Workspace(shutil.copytree(published, tmp_path / "project")))
+def template(published):
+    return published("toy", "toy")
 
 
 def test_an_empty_place_holds_nothing(tmp_path):
@@ -129,8 +115,7 @@ def test_a_sound_version_gives_its_manifest(repository):
     assert (manifest.model, manifest.version, manifest.contract) == ("toy", version, toy.CONTRACT)
 
 
-def test_a_fault_is_journaled_once(published, tmp_path):
-    workspace = Workspace(shutil.copytree(published, tmp_path / "project"))
+def test_a_fault_is_journaled_once(workspace):
     repository = Repository.of(workspace)
     old, new = repository.versions("toy")
     flip(repository.directory("toy", new) / "model.onnx")

@@ -5,43 +5,21 @@ import pytest
 
 from lobsmith.errors import DeadlineError, LeaseLostError, ReleaseError
 from lobsmith.release.audit.verify import verify
-from lobsmith.release.publish.onnx import publish
 from lobsmith.release.publish.plans import publish_engine
 from lobsmith.release.repository import intent, journal
 from lobsmith.release.repository.crash_points import PROCEDURES
-from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import rollback
 from lobsmith.release.version.manifest import check_files
-from lobsmith.workspace import Workspace
 from tests.release import plans, toy
+from tests.release.in_process import publish
 from tests.release.stand_in import StandIn
 
 PARAMS = toy.params()
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A project with three versions of one model."""
-    workspace = Workspace(tmp_path_factory.mktemp("project"))
-    artifact = toy.artifact(workspace.root / "run")
-    for _ in range(3):
-        publish(workspace, PARAMS, artifact, model="toy", contract=toy.CONTRACT)
-    return workspace.root
-
-
-@pytest.fixture
-def workspace(template, tmp_path):
-    return Workspace(shutil.copytree(template, tmp_path / "project"))
-
-
-@pytest.fixture
-def repository(workspace):
-    return Repository.of(workspace)
-
-
-@pytest.fixture
-def server(workspace):
-    return StandIn(workspace)
+def template(published):
+    return published("toy", "toy", "toy")
 
 
 def damage(repository, version):
@@ -156,7 +134,7 @@ def test_plans_go_back_along(workspace, repository, server):
         of = repository.verify("toy", version)
         shutil.rmtree(workspace.root / "engine", ignore_errors=True)
         plans.build(workspace.root / "engine", of)
-        publish_engine(workspace, PARAMS, workspace.root / "engine", of, prove=check_files)
+        publish_engine(workspace, PARAMS, workspace.root / "engine", of, validate=check_files)
     _, second, third = repository.listed("toy")
     rollback(workspace, PARAMS, "toy", server=server)
     assert repository.versions("toy_trt") == repository.listed("toy_trt") == [second]

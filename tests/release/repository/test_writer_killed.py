@@ -1,15 +1,11 @@
 """A writer is killed after each step that the code declares; the next one finds the old state or the new."""
 
-import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from lobsmith.release.audit.repair import repair
 from lobsmith.release.audit.verify import verify
-from lobsmith.release.publish.onnx import publish
 from lobsmith.release.publish.score import accompany
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.candidate import retire_candidate
@@ -21,6 +17,7 @@ from lobsmith.release.repository.rollback import rollback
 from lobsmith.release.repository.writer import sole_writer
 from lobsmith.workspace import Workspace
 from tests.release import toy
+from tests.release.in_process import publish
 from tests.release.stand_in import StandIn
 
 PARAMS = toy.params(release__keep=2)
@@ -39,24 +36,19 @@ def put(workspace, model="toy"):
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """A project with two versions of one model, their scores and a candidate."""
-    workspace = Workspace(tmp_path_factory.mktemp("project"))
-    for model in ("toy", "toy", "toy_candidate"):
-        put(workspace, model)
-    return workspace.root
+def template(published):
+    return published("toy", "toy", "toy_candidate", scored=True)
 
 
 @pytest.fixture
-def workspace(template, tmp_path):
-    return Workspace(shutil.copytree(template, tmp_path / "project"))
-
-
-def killed(workspace, step, procedure):
+def killed(zygote):
     """Run a procedure in a process that kills itself; a step that is declared and never reached would let it end."""
-    command = [sys.executable, "-m", "tests.release.publisher", str(workspace.root), step, procedure]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+
+    def run(workspace, step, procedure):
+        done = zygote.run("publisher", str(workspace.root), step, procedure)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+
+    return run
 
 
 def lines(workspace, model="toy"):
@@ -72,8 +64,7 @@ def check_clean(workspace):
 
 
 @pytest.mark.parametrize(("procedure", "step"), SWEEP)
-def test_the_old_state_or_the_new_and_the_next_writer_ends_it(workspace, procedure, step):
-    repository = Repository.of(workspace)
+def test_the_old_state_or_the_new_and_the_next_writer_ends_it(workspace, repository, killed, procedure, step):
     first, second = repository.listed("toy")
     if procedure == "repair":
         (repository.directory("toy", second) / "model.onnx").write_bytes(b"")
@@ -140,8 +131,8 @@ def recover(workspace, procedure):
 
 
 @pytest.mark.parametrize("step", [Step.PROVEN, Step.MOVED, Step.LISTED])
-def test_the_first_version_is_whole_or_absent(tmp_path, step):
-    workspace = Workspace(tmp_path)
+def test_the_first_version_is_whole_or_absent(tmp_path, killed, step):
+    workspace = Workspace(tmp_path / "project")
     repository = Repository.of(workspace)
     killed(workspace, step, "publish")
     published = step not in OLD_STATE

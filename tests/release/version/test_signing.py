@@ -1,10 +1,7 @@
-import shutil
-
 import pytest
 from msgspec import structs
 
 from lobsmith.errors import ReleaseError
-from lobsmith.release.publish.onnx import publish
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import MANIFEST, check_files, read_manifest, write_manifest
 from lobsmith.release.version.signing import SIGNATURE, SIGNING_KEY_FILE, TRUSTED_KEYS_FILE, Trust, signer
@@ -13,20 +10,12 @@ from tests.release import toy
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    workspace = Workspace(tmp_path_factory.mktemp("project"))
-    publish(workspace, toy.params(), toy.artifact(workspace.root / "run"), model="toy", contract=toy.CONTRACT)
-    return workspace.root
+def template(published):
+    return published("toy")
 
 
 @pytest.fixture
-def workspace(published, tmp_path):
-    return Workspace(shutil.copytree(published, tmp_path / "project"))
-
-
-@pytest.fixture
-def version(workspace):
-    repository = Repository.of(workspace)
+def version(repository):
     return repository.directory("toy", repository.active("toy"))
 
 

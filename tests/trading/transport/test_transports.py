@@ -15,11 +15,11 @@ import pytest
 from lobsmith.compress import MODEL
 from lobsmith.drift import SCORE
 from lobsmith.errors import DeadlineError, RequestError, ServingError
-from lobsmith.release.publish.onnx import publish
 from lobsmith.release.repository.repository import Repository
 from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport, InProcessTransport
 from lobsmith.workspace import Workspace
 from tests.release import toy
+from tests.release.in_process import publish
 
 FEATURES, STATE = np.zeros((1, 2, toy.F), np.float32), np.zeros((1, toy.S), np.float32)
 BLOCK = np.arange(4 * toy.F, dtype=np.float32).reshape(4, toy.F) - 3

@@ -1,6 +1,7 @@
 """Publishing: from an exported model to a version that a server may load, by `release/publish/publication.py`."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from lobsmith.release.version.contract import WireContract
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.release.version.names import followed_model
 from lobsmith.release.version.recipe import environment, git_commit
+from lobsmith.release.version.signing import Trust
 from lobsmith.release.version.triton_config import BACKEND, config_text, prime_rows_for
 from lobsmith.verdict import Verdict
 from lobsmith.workspace import Workspace
@@ -92,6 +94,15 @@ def check_verdicts(model: str, verdicts: tuple[Verdict, ...]) -> None:
         raise GateError(f"{model}: {'; '.join(refusals)}; nothing was published")
 
 
+def validate_in_child(directory: Path, trust: Trust) -> None:
+    """Prove a staged version in a process of its own.
+
+    Raises:
+        ReleaseError: the proof failed.
+    """
+    prove(directory, trust, PROOF_DEADLINE_S)
+
+
 def publish(
     workspace: Workspace,
     params: Params,
@@ -102,6 +113,7 @@ def publish(
     server: Server | None = None,
     who: str | None = None,
     note: Note | None = None,
+    validate: Callable[[Path, Trust], object] = validate_in_child,
 ) -> Manifest:
     """Publish an artifact as a new, highest version of a model.
 
@@ -115,6 +127,7 @@ def publish(
             what it was, the server is asked to serve the version that was active before, and the new one is set aside.
         who: user or flow run, for the journal; the user of this process by default.
         note: told the name of each step once it is done; see `lobsmith.release.repository.crash_points`.
+        validate: raises where the staged version that it is given is not what it claims.
 
     Returns:
         The manifest of the published version.
@@ -137,6 +150,7 @@ def publish(
         server=server,
         who=who,
         note=note,
+        validate=validate,
         artifact=artifact,
     )
     return publication.run()
@@ -146,6 +160,8 @@ def publish(
 class OnnxPublication(Publication):
     """An attempt to publish an ONNX model, wherever it comes from."""
 
+    validate: Callable[[Path, Trust], object] = validate_in_child
+
     def version(self, last: int | None) -> int:
         """Return a number of its own."""
         return mint_version(time.time_ns(), last)
@@ -153,7 +169,7 @@ class OnnxPublication(Publication):
     def prove(self, directory: Path) -> None:
         """Prove the copy: it is what gets served."""
         check_model_file(directory / MODEL, self.contract)
-        prove(directory, self.repository.trust, PROOF_DEADLINE_S)
+        self.validate(directory, self.repository.trust)
 
     def config(self, kept: list[Manifest]) -> str:
         """Return the model's configuration; its rows to prime with are those of the slowest version."""

@@ -49,7 +49,7 @@ def publish_engine(
     server: Server | None = None,
     who: str | None = None,
     note: Note | None = None,
-    prove: Callable[[Path, Trust], object] | None = None,
+    validate: Callable[[Path, Trust], object] | None = None,
 ) -> Manifest:
     """Publish the plans of a published ONNX version, under the version's own number.
 
@@ -61,7 +61,7 @@ def publish_engine(
         server: the running server; if it does not serve the plans, the publication is taken back.
         who: user or flow run, for the journal; the user of this process by default.
         note: told the name of each step once it is done.
-        prove: raises where the staged folder that it is given is not what it claims. By default a process of its own
+        validate: raises where the staged folder that it is given is not what it claims. By default a process of its own
             runs the plan on this machine's GPU and compares it with the ONNX version's golden vectors.
 
     Returns:
@@ -83,7 +83,7 @@ def publish_engine(
         source=engine_directory,
         build=read_build(engine_directory),
         network=manifest,
-        proof=prove or _prove,
+        validate=validate or _prove,
     )
     return publication.run()
 
@@ -95,7 +95,7 @@ class _PlansPublication(Publication):
     source: Path
     build: EngineBuild
     network: Manifest
-    proof: Callable[[Path, Trust], object]
+    validate: Callable[[Path, Trust], object]
 
     def version(self, last: int | None) -> int:
         del last
@@ -141,7 +141,7 @@ class _PlansPublication(Publication):
         )
 
     def prove(self, directory: Path) -> None:
-        self.proof(directory, self.repository.trust)
+        self.validate(directory, self.repository.trust)
 
     def config(self, kept: list[Manifest]) -> str:
         alike = [one for one in kept if one.engine is not None and _layout(one.engine) == _layout(self.build)]

@@ -18,7 +18,7 @@ from lobsmith.files import copy_durably, sha256_file
 from lobsmith.params import Params
 from lobsmith.progress import Note
 from lobsmith.release.checks.model_file import check_model_file
-from lobsmith.release.publish.onnx import OnnxPublication, check_verdicts, mint_version
+from lobsmith.release.publish.onnx import OnnxPublication, check_verdicts, mint_version, validate_in_child
 from lobsmith.release.publish.publication import check_model, last_version
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.removal import fallen, kept
@@ -62,6 +62,7 @@ def promote(
     verdicts: tuple[Verdict, ...] = (),
     confirm: Callable[[], None] | None = None,
     note: Note | None = None,
+    validate: Callable[[Path, Trust], object] = validate_in_child,
 ) -> Manifest:
     """Publish a version's artifact as the new, highest version of a production model.
 
@@ -76,6 +77,7 @@ def promote(
         verdicts: what live traffic said of it, added to those of the source.
         confirm: called once nobody else can change the repository; raises where it is wanted no longer.
         note: told the name of each step once it is done.
+        validate: raises where the staged version that it is given is not what it claims.
 
     Returns:
         The manifest of the published version.
@@ -87,7 +89,7 @@ def promote(
         ServingError: the server does not serve it. Nothing was published.
     """
     promotion = _publication_of(workspace, params, source, model, server=server, who=who, reason=reason, note=note)
-    return replace(promotion, action=journal.PROMOTED, added=verdicts, confirm=confirm).run()
+    return replace(promotion, action=journal.PROMOTED, added=verdicts, confirm=confirm, validate=validate).run()
 
 
 def nominate(
@@ -100,13 +102,14 @@ def nominate(
     who: str | None = None,
     reason: str = "",
     note: Note | None = None,
+    validate: Callable[[Path, Trust], object] = validate_in_child,
 ) -> Manifest:
     """Publish a version's artifact in the slot of a production model's candidates, in place of what is there.
 
     Arguments and errors are those of `promote`.
     """
     nomination = _publication_of(workspace, params, source, model, server=server, who=who, reason=reason, note=note)
-    return replace(nomination, model=candidate_model(model)).run()
+    return replace(nomination, model=candidate_model(model), validate=validate).run()
 
 
 def _publication_of(

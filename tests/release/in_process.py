@@ -1,0 +1,11 @@
+"""Publications that are validated in this process, in tests of something else; `test_proof` has the child process."""
+
+from functools import partial
+
+from lobsmith.release.checks.validation import check_version
+from lobsmith.release.publish import onnx as publication
+from lobsmith.release.publish import promote as promotion
+
+publish = partial(publication.publish, validate=check_version)
+promote = partial(promotion.promote, validate=check_version)
+nominate = partial(promotion.nominate, validate=check_version)
