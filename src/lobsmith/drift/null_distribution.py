@@ -14,12 +14,11 @@ import numpy.typing as npt
 from msgspec import Struct
 from scipy.stats import t as student
 
+from lobsmith import jsonl
 from lobsmith.drift.discriminator import CLIP, fit_discriminator
 from lobsmith.drift.reference import RawRows, Scaling
 from lobsmith.drift.windows import Lengths, Pair, past_pairs, rounded_gap
 from lobsmith.errors import DataError
-from lobsmith.files import write_atomic
-from lobsmith.jsonl import decode_lines
 from lobsmith.params import DriftParams
 from lobsmith.progress import console
 
@@ -202,7 +201,7 @@ class PastStore:
         self._lines = [*self._lines, *new][-_KEPT:]
         self._drifts = [line for line in self._lines if isinstance(line, Drifted)]
         try:
-            write_atomic(self._path, b"".join(msgspec.json.encode(line) + b"\n" for line in self._lines))
+            jsonl.rewrite(self._path, self._lines)
         except OSError as error:
             # What they are for, the look, is worth more than they are.
             console.print(f"{self._path}: past pairs cannot be written ({error}); free the disk", markup=False)
@@ -210,12 +209,9 @@ class PastStore:
 
 def _read(path: Path) -> list[_Line]:
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
+        return jsonl.read(path, _Line)  # type: ignore[arg-type]
     except OSError as error:
         raise DataError(f"{path}: past pairs cannot be read ({error}); remove the file to measure anew") from error
-    return decode_lines(content, _Line)  # type: ignore[arg-type]
 
 
 _NS_PER_S = 1_000_000_000

@@ -73,12 +73,9 @@ def read(workspace: Workspace) -> list[Alert]:
         ReleaseError: the file cannot be read.
     """
     try:
-        content = workspace.alerts.read_bytes()
-    except FileNotFoundError:
-        return []
+        return jsonl.read(workspace.alerts, Alert)
     except OSError as error:
         raise ReleaseError(f"{workspace.alerts}: {error.strerror}; alerts cannot be told") from error
-    return jsonl.decode_lines(content, Alert)
 
 
 def _change(workspace: Workspace, name: str, about: str, state: Literal["firing", "resolved"], message: str) -> bool:
@@ -89,7 +86,7 @@ def _change(workspace: Workspace, name: str, about: str, state: Literal["firing"
             if going == (state == "firing"):
                 return False
             alert = Alert(time_ns=time.time_ns(), name=name, about=about, state=state, message=message)
-            jsonl.append_line(path, alert)
+            jsonl.append(path, alert)
     except TimeoutError as error:
         raise ReleaseError(f"{path}: locked for {_LOCK_DEADLINE_S:g} s; end the process that holds it") from error
     except OSError as error:

@@ -10,13 +10,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
 from lobsmith import jsonl
 from lobsmith.drift.verdict import DriftLook, Finding, Kind
 from lobsmith.errors import DataError
-from lobsmith.files import exclusive_lock, write_atomic
+from lobsmith.files import exclusive_lock
 from lobsmith.params import DriftReportParams
 from lobsmith.workspace import Workspace
 
@@ -124,12 +123,11 @@ def add(workspace: Workspace, model: str, line: Line, params: DriftReportParams)
     path = root / _INDEX
     try:
         with exclusive_lock(root / "looks.lock", _LOCK_DEADLINE_S):
-            jsonl.append_line(path, line)
+            jsonl.append(path, line)
             kept = read(workspace, model)
             # Rewritten only now and then: a whole history a look would wear the disk for nothing.
             if len(kept) > params.keep_looks * 1.1 + 1:
-                lines = (msgspec.json.encode(one) + b"\n" for one in kept[-params.keep_looks :])
-                write_atomic(path, b"".join(lines))
+                jsonl.rewrite(path, kept[-params.keep_looks :])
             _forget(root, params)
     except TimeoutError as error:
         raise DataError(f"{path}: locked for {_LOCK_DEADLINE_S:g} s; end the process that holds it") from error
@@ -145,12 +143,9 @@ def read(workspace: Workspace, model: str) -> list[Line]:
     """
     path = reports(workspace, model) / _INDEX
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return []
+        return sorted(jsonl.read(path, Line), key=lambda one: one.looked_ns)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; the history of looks for drift cannot be read") from error
-    return sorted(jsonl.decode_lines(content, Line), key=lambda one: one.looked_ns)
 
 
 def newest(lines: Sequence[Line], at_ns: int | None = None) -> Line | None:

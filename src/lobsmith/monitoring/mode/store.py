@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from lobsmith import jsonl as records
+from lobsmith import jsonl
 from lobsmith.drift.verdict import DriftLook, Finding
 from lobsmith.errors import ModeError, ReleaseError
 from lobsmith.files import exclusive_lock, write_atomic
@@ -180,7 +180,7 @@ def last_known(workspace: Workspace, model: str) -> ModeRecord | None:
 def decode_mode(content: bytes) -> ModeRecord | None:
     """Return the record that a file or a page is, None where it is none: clients then act as without a monitor."""
     try:
-        return records.decode(content, ModeRecord)
+        return jsonl.decode(content, ModeRecord)
     except msgspec.DecodeError:
         return None
 

@@ -5,18 +5,14 @@ is never rewritten. A line is written with one call, under a lock, and flushed t
 last one short, and the next writer closes such a stump with a mark that readers skip.
 """
 
-import fcntl
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
 from msgspec import Struct
 
 from lobsmith import jsonl
 from lobsmith.errors import ReleaseError
-from lobsmith.files import fsync_directory
 from lobsmith.verdict import Verdict
 
 PUBLISHED = "published"
@@ -44,7 +40,6 @@ EVERYTHING = "*"
 ACTIVATING = frozenset({PUBLISHED, PROMOTED})
 LEAVING = frozenset({RETIRED, REJECTED, SET_ASIDE})
 
-_TORN = b" <torn>\n"
 _Line = TypeVar("_Line", bound=Struct)
 
 
@@ -73,22 +68,11 @@ def append(path: Path, entry: Struct) -> None:
         ReleaseError: the file cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            size = os.fstat(descriptor).st_size
-            line = _mend(path, descriptor, size, type(entry)) + msgspec.json.encode(entry) + b"\n"
-            written = os.write(descriptor, line)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if size == 0:
-            fsync_directory(path.parent)
+        jsonl.append(path, entry, mark_torn=True)
+    except jsonl.ShortWriteError as error:
+        raise ReleaseError(f"{path}: {error.strerror}") from error
     except OSError as error:
         raise ReleaseError(f"{path}: {error.strerror}; the journal line was not written") from error
-    if written != len(line):
-        raise ReleaseError(f"{path}: only {written} of {len(line)} bytes were written; is the disk full?")
 
 
 def read(path: Path) -> list[Entry]:
@@ -103,21 +87,11 @@ def read(path: Path) -> list[Entry]:
 def read_lines(path: Path, kind: type[_Line]) -> list[_Line]:
     """Return all entries of a journal of another kind, as `read` does."""
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
+        return jsonl.read(path, kind, strict=True)
+    except jsonl.SpoiltLineError as error:
+        raise ReleaseError(f"{error}: not a journal entry; restore the file from a backup") from error
     except OSError as error:
         raise ReleaseError(f"{path}: {error.strerror}") from error
-    entries = []
-    for number, line in enumerate(lines, 1):
-        if line.endswith(_TORN):
-            continue
-        entry = _decode(line, kind)
-        if entry is not None:
-            entries.append(entry)
-        elif line.endswith(b"\n"):
-            raise ReleaseError(f"{path}:{number}: not a journal entry; restore the file from a backup")
-    return entries
 
 
 def fates(entries: Iterable[Entry], model: str) -> dict[int, str]:
@@ -173,18 +147,3 @@ def state_at(entries: Iterable[Entry], model: str, time_ns: int) -> Entry | None
             if entry.version_to == before:
                 state = inside[max(inside)] if inside else None
     return state
-
-
-def _decode(line: bytes, kind: type[_Line]) -> _Line | None:
-    try:
-        return jsonl.decode(line, kind)
-    except msgspec.DecodeError:
-        return None
-
-
-def _mend(path: Path, descriptor: int, size: int, kind: type[Struct]) -> bytes:
-    """Return what has to be written first so that a new entry starts on a line of its own."""
-    if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n":
-        return b""
-    last = path.read_bytes().rsplit(b"\n", 1)[-1]
-    return b"\n" if _decode(last, kind) is not None else _TORN
