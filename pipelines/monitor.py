@@ -37,6 +37,7 @@ from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import RolledBack, rollback
 from lobsmith.release.version.manifest import Manifest, read_manifest
 from lobsmith.serving.running import running_server
+from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 from pipelines.reconcile import follow_the_registry
 from pipelines.shadow import as_markdown
@@ -123,7 +124,7 @@ def alert(
     """Raise and resolve alerts. No data is one of its own: nothing is known then, which is not the same as fine."""
     model = active.model
     asked_ns = last_asked_ns(workspace, model, active.version, sources)
-    age_s = None if asked_ns is None else (time.time_ns() - asked_ns) / 1e9
+    age_s = None if asked_ns is None else (time.time_ns() - asked_ns) / NS_PER_S
     if age_s is None or age_s > params.rollback.window_s:
         when = "never" if age_s is None else f"{age_s:.0f} s ago"
         alerts.fire(

@@ -47,6 +47,7 @@ from lobsmith.stages.ingest import MARKET, ingest
 from lobsmith.stages.reference import describe_window
 from lobsmith.stages.train import train_stage
 from lobsmith.stages.validate import CONTRACT, EVENTS_DOCS, Validated, validate, validate_features
+from lobsmith.units import NS_PER_S
 from lobsmith.verdict import Verdict
 from lobsmith.workspace import Workspace
 from pipelines.reconcile import follow_and_build
@@ -361,7 +362,7 @@ def skipped(model: str, reason: str) -> Retrained:
 
 def newer_than(workspace: Workspace, model: str, due: datetime) -> str | None:
     """Say which candidate has been made since a run was due: of late runs, only the first has anything to do."""
-    slot, due_ns = candidate_model(model), int(due.timestamp() * 1e9)
+    slot, due_ns = candidate_model(model), int(due.timestamp() * NS_PER_S)
     made = [
         entry
         for entry in journal.read(workspace.journal)
@@ -369,7 +370,7 @@ def newer_than(workspace: Workspace, model: str, due: datetime) -> str | None:
     ]
     if not made:
         return None
-    at = datetime.fromtimestamp(made[-1].time_ns / 1e9, UTC)
+    at = datetime.fromtimestamp(made[-1].time_ns / NS_PER_S, UTC)
     return f"this run was due at {due:%Y-%m-%d %H:%M:%S}; a newer window was trained by {at:%Y-%m-%d %H:%M:%S} UTC"
 
 

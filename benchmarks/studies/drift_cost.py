@@ -18,7 +18,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-_NS_PER_MS = 1_000_000
+from lobsmith.units import NS_PER_MS
+
 _RECENT_SHARE = 0.1
 _CHILD = "--child"
 
@@ -39,7 +40,7 @@ def child(rows: int) -> None:
     params = msgspec.structs.replace(drift, **lengths)
     count = reference + (params.past_pairs + 1) * recent
     raw = np.random.default_rng(0).normal(size=(count, COUNT)).astype(np.float32)
-    time_ns = np.arange(count, dtype=np.int64) * params.every_ms * _NS_PER_MS
+    time_ns = np.arange(count, dtype=np.int64) * params.every_ms * NS_PER_MS
     history = RawRows(time_ns, np.zeros(count, np.int64), raw)
     old, new = history.slice(count - rows, count - recent), history.slice(count - recent, count)
     scaling = fit_scaling(old.raw)

@@ -24,6 +24,7 @@ from lobsmith.drift.null_distribution import PastStore
 from lobsmith.drift.reference import RawRows, fit_scaling
 from lobsmith.drift.verdict import Finding
 from lobsmith.params import DiscriminatorParams, DriftParams
+from lobsmith.units import NS_PER_S
 
 FEATURES, REFERENCE, RECENT, PAST = 20, 1000, 250, 40
 NAMES = tuple(f"feature_{at}" for at in range(FEATURES))
@@ -32,7 +33,6 @@ MEMORIES = (0.02, 0.2, 1.0, 2.0, 5.0)
 MIXED = "mixed"
 LEVEL = 0.05
 OURS, NAIVE, EVIDENTLY = "lobsmith", "naive AUC", "Evidently"
-_S = 1_000_000_000
 _ONE_SIDED = 1.6448536269514722
 """95th percentile of a standard Gaussian."""
 
@@ -70,7 +70,7 @@ def market(memory: float | str, rows: int, seed: int) -> RawRows:
         noise[1:] *= math.sqrt(1 - keep**2)
         raw[:, column] = lfilter([1.0], [1.0, -keep], noise)
     raw[:, ::4] = np.sinh(raw[:, ::4])
-    return RawRows(np.arange(rows, dtype=np.int64) * _S, np.zeros(rows, np.int64), raw.astype(np.float32))
+    return RawRows(np.arange(rows, dtype=np.int64) * NS_PER_S, np.zeros(rows, np.int64), raw.astype(np.float32))
 
 
 def naive(reference: Float32, recent: Float32, seed: int) -> bool:

@@ -27,8 +27,8 @@ from lobsmith.drift.reference import RawRows, Scaling, fit_scaling
 from lobsmith.drift.verdict import DriftVerdict
 from lobsmith.market.simulator import START_NS
 from lobsmith.params import DriftParams, Params, load_params
+from lobsmith.units import NS_PER_S
 
-S = 1_000_000_000
 HISTORY_S = 9 * 3600.0
 CHANGES_AT_S = (0.0, 600.0, 1200.0)  # after the history; a case each
 TRAINED_S = 5130.0  # from the end of the training window to the end of the history
@@ -122,7 +122,7 @@ def seen(verdict: DriftVerdict) -> dict[str, Any]:
 
 def between(rows: RawRows, from_s: float, until_s: float) -> RawRows:
     """Return the rows of a time since the market's start."""
-    return rows.between(START_NS + round(from_s * S), START_NS + round(until_s * S))
+    return rows.between(START_NS + round(from_s * NS_PER_S), START_NS + round(until_s * NS_PER_S))
 
 
 def key(change: str, seed: int, at_s: float) -> str:

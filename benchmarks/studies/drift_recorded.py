@@ -29,8 +29,8 @@ from lobsmith.features.dataset import Dataset, build_dataset
 from lobsmith.features.definitions import NAMES
 from lobsmith.market.readers import read_captures
 from lobsmith.params import DriftParams, Params, load_params
+from lobsmith.units import NS_PER_S
 
-S = 1_000_000_000
 LEVEL = 0.05
 SESSION_RECENT_S, HALF_RECENT_S = 7.0, 3.0
 HALF = "its other half"
@@ -95,7 +95,7 @@ def aucs(scaling: Scaling, old: RawRows, new: RawRows, params: DriftParams) -> d
 
 def starts(rows: RawRows, params: DriftParams, most: int) -> list[int]:
     """Return where windows begin, ns: end to end, `most` of them, evenly over the time of the rows."""
-    first, length = int(rows.time_ns[0]), round(params.recent_s * S)
+    first, length = int(rows.time_ns[0]), round(params.recent_s * NS_PER_S)
     every = np.arange(first, max(int(rows.time_ns[-1]) - length, first + 1), length)
     return every[np.unique(np.linspace(0, len(every) - 1, min(most, len(every))).round().astype(int))].tolist()
 
@@ -113,7 +113,7 @@ def looks(
         most: looks.
         follow: let what was learnt, and the past, end where each window begins.
     """
-    length, found = round(params.recent_s * S), []
+    length, found = round(params.recent_s * NS_PER_S), []
     whole = joined(old, new)
     with tempfile.TemporaryDirectory() as folder:
         store = PastStore(Path(folder) / "past.jsonl")

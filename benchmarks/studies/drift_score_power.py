@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.studies.drift_changes import CHANGES, Observed, joined
-from benchmarks.studies.drift_power import CHANGES_AT_S, FIRST_SEED, HISTORY_S, TRAINED_S, S, between, median
+from benchmarks.studies.drift_power import CHANGES_AT_S, FIRST_SEED, HISTORY_S, TRAINED_S, between, median
 from benchmarks.studies.shadow_power import share
 from lobsmith.drift.fit_one_class import fit_score
 from lobsmith.drift.one_class import ReferenceScore
@@ -22,6 +22,7 @@ from lobsmith.drift.reference import RawRows, Reference, fit_scaling
 from lobsmith.features.definitions import NAMES
 from lobsmith.market.simulator import INSTRUMENT, START_NS
 from lobsmith.params import Params, load_params
+from lobsmith.units import NS_PER_S
 
 WATCHED_S = 1200.0
 EVERY_S = 5.0
@@ -45,7 +46,7 @@ def cases(seed: int, params: Params) -> list[dict[str, Any]]:
             rows = joined([history, new.rows], params.drift.every_ms)
             alarm = first_alarm(score, rows, at_s, params.reference.block_rows)
             if alarm is not None:
-                until = START_NS + round((at_s + alarm["after_s"]) * S)
+                until = START_NS + round((at_s + alarm["after_s"]) * NS_PER_S)
                 alarm["rows"] = int(np.searchsorted(new.all_rows, until))
                 alarm["messages"] = int(np.searchsorted(new.messages, until))
             found.append({"change": change, "seed": seed, "at_s": at_s, "alarm": alarm})
@@ -56,7 +57,7 @@ def cases(seed: int, params: Params) -> list[dict[str, Any]]:
 def first_alarm(score: ReferenceScore, rows: RawRows, at_s: float, block: int) -> dict[str, Any] | None:
     """Return when the newest rows are first unlike the training window, and which features are the furthest."""
     after_s = np.arange(EVERY_S, WATCHED_S + EVERY_S, EVERY_S)
-    ends = np.searchsorted(rows.time_ns, START_NS + np.round((at_s + after_s) * S).astype(np.int64))
+    ends = np.searchsorted(rows.time_ns, START_NS + np.round((at_s + after_s) * NS_PER_S).astype(np.int64))
     blocks = torch.from_numpy(np.stack([rows.raw[end - block : end] for end in ends]))
     scores, contributions = score(blocks)
     over = np.flatnonzero(scores.numpy() > 1.0)

@@ -22,13 +22,14 @@ from lobsmith.monitoring.log.reader import PredictionLog, compared
 from lobsmith.monitoring.log.retention import expire
 from lobsmith.monitoring.log.writer import LogWriter, Role, Source
 from lobsmith.params import PredictionLogParams
+from lobsmith.units import NS_PER_S
 
 HORIZONS = (50, 100, 1000, 10_000)
 FLUSH_ROWS = 1000
 """Of each version."""
 FIRST, SECOND = ("lob", 20260301000000), ("lob_candidate", 20260301010000)
 END_NS = 1_775_000_000_000_000_000
-HOUR_NS = 3_600_000_000_000
+HOUR_NS = 3600 * NS_PER_S
 DAYS = 3
 EVERY_MS = 500
 

@@ -24,6 +24,7 @@ from lobsmith.features.definitions import NAMES
 from lobsmith.market.simulator import Dynamics
 from lobsmith.params import Params, load_params
 from lobsmith.trading.guard.drift_score import Hysteresis
+from lobsmith.units import NS_PER_S
 
 CHANGES: dict[str, Factors] = {
     **{f"sizes x {by}": sizes(by) for by in (1.3, 1.6, 2, 3)},
@@ -75,7 +76,7 @@ def watch(score: ReferenceScore, rows: RawRows, params: Params) -> Watched:
             count, above = count + 1, above + (value > 1)
             if guard.alarm and not before:
                 alarms += 1
-                first = first if alarms > 1 else (time_ns - rows.time_ns[0]) / 1e9
+                first = first if alarms > 1 else (time_ns - rows.time_ns[0]) / NS_PER_S
     return Watched(count, above, alarms, first)
 
 

@@ -21,9 +21,9 @@ from lobsmith.online.ab_test import arm, split_blocks
 from lobsmith.online.blocks import paired_blocks
 from lobsmith.online.e_values import log_capital, predictable_bounds
 from lobsmith.params import Params, load_params
+from lobsmith.units import NS_PER_S
 
 GRID_S = 0.25
-S = 1_000_000_000
 EFFECTS = (0.0, 0.1, 0.2, 0.5, 1.0, 3.0)
 ROW_BY_ROW, FIVE, THIRTY, MEASURED = "row by row", "5 s blocks", "30 s blocks", "measured blocks"
 
@@ -62,12 +62,12 @@ def traffic(noise: Noise, seed: int, seconds: float) -> tuple[Float, npt.NDArray
     values = noise(generator, cells)
     rate = np.clip(0.5 * np.exp(memory(generator.normal(size=cells), 20.0)), 0.05, 1.0)
     kept = generator.random(cells) < rate
-    return values[kept], np.flatnonzero(kept) * round(GRID_S * S)
+    return values[kept], np.flatnonzero(kept) * round(GRID_S * NS_PER_S)
 
 
 def means(values: Float, time_ns: npt.NDArray[np.int64], length_s: int) -> Float:
     """Return the means of blocks of a fixed length; the last one may be shorter."""
-    block = np.unique(time_ns // (length_s * S), return_inverse=True)[1]
+    block = np.unique(time_ns // (length_s * NS_PER_S), return_inverse=True)[1]
     return np.asarray(np.bincount(block, values) / np.bincount(block), np.float64)
 
 
@@ -154,12 +154,12 @@ def split(params: Params, runs: int, hours: float, portion: float, better_by: fl
     for seed in range(runs):
         generator = np.random.default_rng(seed)
         cells = round((params.paired.measure_s + 3600 * hours) / 2)
-        time_ns = np.arange(cells) * 2 * S
+        time_ns = np.arange(cells) * 2 * NS_PER_S
         drift = np.repeat(0.15 * memory(generator.normal(size=cells // 30 + 1), 7.5), 30)[:cells]
-        number = time_ns // round(judged.arm_s * S)
+        number = time_ns // round(judged.arm_s * NS_PER_S)
         drawn = np.array(
             [
-                arm("X", int(k * judged.arm_s * S), block_s=judged.arm_s, share=portion, salt=str(seed))
+                arm("X", int(k * judged.arm_s * NS_PER_S), block_s=judged.arm_s, share=portion, salt=str(seed))
                 for k in np.unique(number)
             ]
         )

@@ -22,6 +22,7 @@ from lobsmith.market.simulator import Dynamics, simulate
 from lobsmith.market.simulator.feed import START_NS
 from lobsmith.params import CrashParams, load_params
 from lobsmith.surveillance import AccumulationMonitor, CrashDetector
+from lobsmith.units import NS_PER_MS, NS_PER_S, NS_PER_US
 
 _PASSES = 3
 _PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -41,7 +42,7 @@ def measure(name: str, make: Callable[[], Callable[[Events], list[Any]]], events
             message = events.slice(bounds[m], bounds[m + 1])
             began = time.perf_counter_ns()
             found = push(message)
-            one[m] = (time.perf_counter_ns() - began) / 1e3
+            one[m] = (time.perf_counter_ns() - began) / NS_PER_US
             if found:
                 results += found
                 ends.append(m)
@@ -65,14 +66,14 @@ def worst_cases(instrument: Instrument, params: CrashParams) -> None:
         took = []
         for _ in range(20):
             push = CrashDetector(instrument, params).push
-            for time_ns in (START_NS, START_NS + 1_000_000):
+            for time_ns in (START_NS, START_NS + NS_PER_MS):
                 push(_snapshot(time_ns, prices))
-            message = _snapshot(START_NS + round(silence_s * 1e9), prices).slice(0, 1)
+            message = _snapshot(START_NS + round(silence_s * NS_PER_S), prices).slice(0, 1)
             message.kind[0], message.side[0], message.price[0], message.size[0] = LEVEL, BID, prices[1], 2.0
             message.flags[0] = END
             began = time.perf_counter_ns()
             push(message)
-            took.append((time.perf_counter_ns() - began) / 1e3)
+            took.append((time.perf_counter_ns() - began) / NS_PER_US)
         print(f"crash, {name}: {min(took):.1f} us, at most {max(took):.1f}")
 
 
@@ -102,7 +103,7 @@ def main() -> None:
         whole = make()
         began = time.perf_counter()
         whole.push(session.events)
-        each = (time.perf_counter() - began) / len(session.events) * 1e9
+        each = (time.perf_counter() - began) / len(session.events) * NS_PER_S
         print(f"{name}: pushed at once, {each:.0f} ns an event")
     worst_cases(session.instrument, params.crash)
 

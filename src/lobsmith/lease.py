@@ -23,6 +23,7 @@ from lobsmith import jsonl
 from lobsmith.errors import LeaseError, LeaseLostError
 from lobsmith.files import exclusive_lock
 from lobsmith.process import Process
+from lobsmith.units import NS_PER_S
 
 _POLL_S = 0.05
 
@@ -194,7 +195,7 @@ def _free(held: Held) -> bool:
 
 
 def _after(seconds: float) -> int:
-    return time.time_ns() + int(seconds * 1e9)
+    return time.time_ns() + int(seconds * NS_PER_S)
 
 
 @contextmanager

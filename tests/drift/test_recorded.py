@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.studies.drift_recorded import LEVEL, S, after, frozen, halves, looks, read, short
+from benchmarks.studies.drift_recorded import LEVEL, after, frozen, halves, looks, read, short
 from lobsmith.drift.reference import RawRows
 from lobsmith.drift.verdict import Finding
 from lobsmith.params import DriftParams, load_params
+from lobsmith.units import NS_PER_S
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 pytestmark = pytest.mark.recorded
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.recorded
 def newest(rows: RawRows, windows: int, params: DriftParams) -> RawRows:
     """The newest rows that hold so many past windows: each costs a fit."""
     until = int(rows.time_ns[-1]) + 1
-    return rows.between(until - round((params.reference_s + windows * params.recent_s) * S), until)
+    return rows.between(until - round((params.reference_s + windows * params.recent_s) * NS_PER_S), until)
 
 
 def test_another_market_is_drift_and_the_product_says_that_minutes_are_no_history(recorded: Path) -> None:

@@ -36,6 +36,7 @@ from lobsmith.bench.gpu_ways import (
 )
 from lobsmith.errors import LobsmithError
 from lobsmith.params import Params
+from lobsmith.units import NS_PER_S, NS_PER_US
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 """Largest difference from eager float32, as a share of the largest answer where that is above 1."""
@@ -245,7 +246,7 @@ def _time(attempt: Attempt, calls: int, seconds: float) -> None:
     with torch.inference_mode():
         for _ in range(_SETTLING_CALLS):
             call()
-        last = clock() + int(seconds * 1e9)
+        last = clock() + int(seconds * NS_PER_S)
         for _ in range(calls):
             started = clock()
             call()
@@ -258,7 +259,7 @@ def _time(attempt: Attempt, calls: int, seconds: float) -> None:
 def _row(case: Case, batch: int, attempt: Attempt, buffers: Buffers, ceilings: Ceilings, flops: int) -> Row:
     if attempt.reason is not None or not attempt.nanoseconds:
         return Row(network=case.name, way=attempt.way, precision=attempt.precision, batch=batch, reason=attempt.reason)
-    times = np.array(attempt.nanoseconds) / 1e3
+    times = np.array(attempt.nanoseconds) / NS_PER_US
     p50, p99, p999 = (float(value) for value in np.quantile(times, [0.5, 0.99, 0.999]))
     to_device, to_host = buffers.traffic()
     moved = weight_bytes(lowered(case, attempt.precision, torch.device("cpu"))) + buffers.moved()

@@ -30,6 +30,7 @@ from lobsmith.trading.guard.guard import GuardCounts
 from lobsmith.trading.guard.guarded_client import GuardedClient
 from lobsmith.trading.transport.channels import open_guard
 from lobsmith.trading.transport.transports import InProcessTransport
+from lobsmith.units import NS_PER_MS, NS_PER_US
 from lobsmith.workspace import Workspace
 
 Float32 = npt.NDArray[np.float32]
@@ -88,7 +89,7 @@ def bench_guard(params: Params, rows: int, rows_per_s: float) -> GuardReport:
         plain, guarded, counts, acted = _measure(workspace, busy, client, rows, rows_per_s)
         transport.close()
     p50, p99 = (np.percentile(guarded, q) / np.percentile(plain, q) for q in (50, 99))
-    more_p50, more_p99 = ((np.percentile(guarded, q) - np.percentile(plain, q)) / 1e3 for q in (50, 99))
+    more_p50, more_p99 = ((np.percentile(guarded, q) - np.percentile(plain, q)) / NS_PER_US for q in (50, 99))
     return GuardReport(
         rows_per_s=rows_per_s,
         plain=latency(plain),
@@ -119,7 +120,7 @@ def _measure(
         guard = open_guard(workspace, params, params.model.name, "inprocess")
         watched = GuardedClient(client, guard, model=params.model.name, horizons=len(params.labels.horizons_ms))
         now_ns = time.time_ns()
-        times = now_ns - np.arange(_WARM_ROWS, 0, -1) * 1_000_000
+        times = now_ns - np.arange(_WARM_ROWS, 0, -1) * NS_PER_MS
         watched.predict(features[:_WARM_ROWS], features[:_WARM_ROWS], times)
         watched.pace()
         took, may = _guarded(watched, features, rows_per_s)
@@ -157,7 +158,7 @@ def _guarded(client: GuardedClient, features: Float32, rows_per_s: float) -> tup
 
 def _publish(workspace: Workspace, params: Params) -> int:
     raw = np.random.default_rng(1).normal(size=(_REFERENCE_ROWS, COUNT)).astype(np.float32)
-    times = np.arange(_REFERENCE_ROWS) * params.drift.every_ms * 1_000_000
+    times = np.arange(_REFERENCE_ROWS) * params.drift.every_ms * NS_PER_MS
     rows = RawRows(times, np.zeros(_REFERENCE_ROWS, np.int64), raw)
     reference = Reference({str(INSTRUMENT): rows}, fit_scaling(raw), params.drift.every_ms)
     score, _ = fit_score(reference, params.reference)

@@ -32,6 +32,7 @@ from lobsmith.release.version.names import candidate_model
 from lobsmith.trading.client.stream import StreamClient
 from lobsmith.trading.recorder.recorder import Recorded, Recorder
 from lobsmith.trading.transport.transports import InProcessTransport
+from lobsmith.units import NS_PER_US
 from lobsmith.workspace import Workspace
 
 Int64 = npt.NDArray[np.int64]
@@ -141,7 +142,7 @@ def _block(
 
 def latency(took_ns: Int64) -> Latency:
     """Return percentiles of times in ns."""
-    p50, p99 = np.percentile(took_ns, [50, 99]) / 1e3
+    p50, p99 = np.percentile(took_ns, [50, 99]) / NS_PER_US
     return Latency(count=len(took_ns), p50_us=float(p50), p99_us=float(p99))
 
 

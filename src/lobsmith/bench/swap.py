@@ -40,6 +40,7 @@ from lobsmith.release.version.contract import wire_contract
 from lobsmith.release.version.names import candidate_model
 from lobsmith.serving.running import running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, with_free_ports
+from lobsmith.units import NS_PER_MS, NS_PER_S, NS_PER_US
 from lobsmith.workspace import Workspace
 
 _PRIME_ROWS = 128
@@ -221,7 +222,7 @@ def _report(asked: list[Asked], rounds: _Rounds, during_ns: tuple[int, int], rat
         promoted=rounds.promoted,
         rolled_back=len(rounds.rollbacks),
         retired=rounds.retired,
-        seconds=round((during_ns[1] - during_ns[0]) / 1e9, 1),
+        seconds=round((during_ns[1] - during_ns[0]) / NS_PER_S, 1),
         rate=rate,
         failures=dict(failures.most_common(_EXAMPLES)),
         rollback_ms={"p50": float(np.median(took_ms)), "max": float(np.max(took_ms)), "count": len(took_ms)},
@@ -232,8 +233,8 @@ def _report(asked: list[Asked], rounds: _Rounds, during_ns: tuple[int, int], rat
 
 
 def _way(asked: list[Asked], start_ns: int) -> WayReport:
-    before = [(one.answered_ns - one.sent_ns) / 1e3 for one in asked if one.sent_ns < start_ns]
-    during = [(one.answered_ns - one.sent_ns) / 1e3 for one in asked if one.sent_ns >= start_ns]
+    before = [(one.answered_ns - one.sent_ns) / NS_PER_US for one in asked if one.sent_ns < start_ns]
+    during = [(one.answered_ns - one.sent_ns) / NS_PER_US for one in asked if one.sent_ns >= start_ns]
     if not before or not during:
         raise ServingError("the load asked nothing; look at what it says above")
     p50_before, p99_before = np.percentile(before, (50, 99))
@@ -256,4 +257,4 @@ def _until_answered(asked: list[Asked], called_ns: int, version: int) -> float:
         for one in asked
         if one.version == version and one.sent_ns >= called_ns and not one.way.endswith("client")
     ]
-    return (min(answered, default=sys.maxsize) - called_ns) / 1e6
+    return (min(answered, default=sys.maxsize) - called_ns) / NS_PER_MS

@@ -8,6 +8,7 @@ import click
 from lobsmith.cli.options import json_option, print_json, results
 from lobsmith.cli.times import format_time
 from lobsmith.params import ModeParams, load_params
+from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _acted_on(record: "ModeRecord", params: ModeParams) -> str:
 
 
 def _away(record: "ModeRecord", params: ModeParams) -> bool:
-    return time.time_ns() - record.looked_ns > params.stale_s * 1e9
+    return time.time_ns() - record.looked_ns > params.stale_s * NS_PER_S
 
 
 def _line(change: "ModeChange") -> str:

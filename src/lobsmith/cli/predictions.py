@@ -9,12 +9,13 @@ import click
 from rich.table import Table
 
 from lobsmith.cli.options import json_option, print_json, results
+from lobsmith.units import NS_PER_S, NS_PER_US
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
     from lobsmith.monitoring.accuracy import HorizonScore, VersionScore
 
-_NS_PER_HOUR = 3_600_000_000_000
+_NS_PER_HOUR = 3600 * NS_PER_S
 _MOST_HOURS = 876_000.0
 """A century; what is asked for reaches the log as whole nanoseconds."""
 
@@ -132,7 +133,7 @@ def _table(versions: list[dict[str, Any]]) -> Table:
 def _latency(scored: "VersionScore") -> str:
     if scored.latency_p50_ns is None or scored.latency_p99_ns is None:
         return "-"
-    return f"{scored.latency_p50_ns / 1e3:.0f}, {scored.latency_p99_ns / 1e3:.0f} µs"
+    return f"{scored.latency_p50_ns / NS_PER_US:.0f}, {scored.latency_p99_ns / NS_PER_US:.0f} µs"
 
 
 def _cells(horizon: "HorizonScore") -> tuple[str, str, str, str]:

@@ -11,6 +11,7 @@ from lobsmith.cli.options import json_option, overrides, print_json, results, se
 from lobsmith.cli.times import parse_time
 from lobsmith.errors import DataError
 from lobsmith.params import load_params
+from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def report_drift(
         raise click.UsageError("--open prints addresses and waits; leave --json out")
     name = model or load_params(workspace.params, overrides(settings)).model.name
     lines = [one for one in history.read(workspace, name) if instrument in (None, one.instrument)]
-    line = history.newest(lines, None if at is None else int(parse_time(at).timestamp() * 1e9))
+    line = history.newest(lines, None if at is None else int(parse_time(at).timestamp() * NS_PER_S))
     if line is None:
         when = " until then" if lines else " yet"
         raise DataError(f"{name}: nobody has looked for drift{when}; run lobsmith drift")

@@ -11,6 +11,7 @@ from rich.table import Table
 from lobsmith.cli.options import json_option, print_json, results
 from lobsmith.cli.times import format_time, parse_time
 from lobsmith.errors import LobsmithError
+from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _show_past(workspace: Workspace, at: str, as_json: bool) -> None:
     entries = journal.read(workspace.journal)
     found: dict[str, Any] = {}
     for model in sorted({entry.model for entry in entries} - {journal.EVERYTHING}):
-        time_ns = int(time.timestamp() * 1e9)
+        time_ns = int(time.timestamp() * NS_PER_S)
         entry = journal.state_at(entries, model, time_ns)
         if entry is None:
             found[model] = None

@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 
 import click
 
+from lobsmith.units import NS_PER_S
+
 
 def parse_time(text: str) -> datetime:
     """Return the time of an option `--at`, UTC where it says no zone.
@@ -24,4 +26,4 @@ def format_time(time_ns: int) -> str:
     >>> format_time(1_772_000_000_000_000_000)
     '2026-02-25T06:13:20+00:00'
     """
-    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="seconds")
+    return datetime.fromtimestamp(time_ns / NS_PER_S, UTC).isoformat(timespec="seconds")

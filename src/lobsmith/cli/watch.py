@@ -10,6 +10,7 @@ from rich.table import Table
 from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
 from lobsmith.params import Params, load_params
 from lobsmith.progress import console, stage
+from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
 _SHOWN = 10
@@ -84,4 +85,4 @@ def _show(one: dict[str, Any]) -> None:
 
 
 def _clock(time_ns: int) -> str:
-    return datetime.fromtimestamp(time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(time_ns / NS_PER_S, UTC).strftime("%Y-%m-%d %H:%M:%S")

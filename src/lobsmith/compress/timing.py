@@ -14,6 +14,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from lobsmith.compress.runtime import Float, Stepping
+from lobsmith.units import NS_PER_US
 
 USES = {"step": (1, 1), "chunk": (1, 32), "batch": (32, 1)}
 """What a model is used for, with the streams of a call and the rows of each."""
@@ -80,7 +81,7 @@ def compare_times(
                 for number in order:
                     times[number, opening, turn] = sides[number].run(_CALLS_IN_TURN)
     speedup, low, high = _speedup(np.median(times, axis=(2, 3)))
-    (p50, p99), (reference_p50, reference_p99) = np.percentile(times.reshape(2, -1), [50, 99], axis=1).T / 1e3
+    (p50, p99), (reference_p50, reference_p99) = np.percentile(times.reshape(2, -1), [50, 99], axis=1).T / NS_PER_US
     return Timing(
         use=use,
         runtime=runtime,

@@ -21,8 +21,8 @@ from lobsmith.drift.windows import Lengths, covered, enough
 from lobsmith.errors import DataContractError
 from lobsmith.features.definitions import NAMES
 from lobsmith.params import DriftParams
+from lobsmith.units import NS_PER_S
 
-_NS_PER_S = 1_000_000_000
 _KINDS = len(Kind)
 _S_PER_DAY = 86_400
 
@@ -75,7 +75,7 @@ def look_for_covariate_drift(
     end = time.monotonic() + params.discriminator.seconds
     fitted = fit_discriminator(reference.raw, recent.raw, scaling, params.discriminator)
     until = int(recent.time_ns[0])
-    between = until - int(reference.time_ns[-1]) if gap_s is None else round(gap_s * _NS_PER_S)
+    between = until - int(reference.time_ns[-1]) if gap_s is None else round(gap_s * NS_PER_S)
     past = usual_pairs(history, scaling, store, params, gap_ns=max(between, 0), until_ns=until, end=end)
     aucs = tuple(pair.auc for pair in past.pairs)
     shown = moved(names, reference.raw, recent.raw, importance=fitted.importance(params.discriminator.seed))
@@ -166,6 +166,6 @@ def _check(rows: RawRows, what: str, scaling: Scaling, names: tuple[str, ...]) -
 
 def _too_few(what: str, rows: RawRows, length_ns: int, lengths: Lengths) -> str:
     return (
-        f"{len(rows)} {what} rows cover {covered(rows) / _NS_PER_S:.0f} of {length_ns / _NS_PER_S:.0f} s,"
+        f"{len(rows)} {what} rows cover {covered(rows) / NS_PER_S:.0f} of {length_ns / NS_PER_S:.0f} s,"
         f" at least {lengths.minimum_rows} rows over four fifths of it are needed"
     )

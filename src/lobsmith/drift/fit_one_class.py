@@ -20,6 +20,7 @@ from lobsmith.drift.reference import Float32, RawRows, Reference, Scaling
 from lobsmith.errors import DataError
 from lobsmith.features.definitions import FEATURES
 from lobsmith.params import ReferenceParams
+from lobsmith.units import NS_PER_DAY
 
 _NOISE = 0.1
 """Deviation of a block's figures that is nothing to look at, in deviations of the feature."""
@@ -34,7 +35,6 @@ _ENOUGH, _ENOUGH_HELD_OUT = 16, 4
 _LEAST, _LEAST_HELD_OUT = 4, 1
 """... and below which there is no score."""
 _BATCH = 256
-_NS_PER_DAY = 86_400e9
 
 
 class Fitted(Struct, frozen=True, kw_only=True):
@@ -79,7 +79,7 @@ def _fit(name: str, rows: RawRows, scaling: Scaling, params: ReferenceParams) ->
         # Longer blocks than could be held out are judged as those are: of shorter ones more is expected.
         at = min(rows_of, len(held_out), len(learnt))
         # Each distance may raise a third of the alarms.
-        probability = params.false_alarms_a_day / DISTANCES * at * row_ns / _NS_PER_DAY
+        probability = params.false_alarms_a_day / DISTANCES * at * row_ns / NS_PER_DAY
         calibration, seen = (_maxima(instrument, _figures(part, at, scaling)) for part in (held_out, learnt))
         # No block that the score was fitted to is an alarm, though the held-out hours may have been calmer.
         levels = [

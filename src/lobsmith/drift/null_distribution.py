@@ -21,6 +21,7 @@ from lobsmith.drift.windows import Lengths, Pair, past_pairs, rounded_gap
 from lobsmith.errors import DataError
 from lobsmith.params import DriftParams
 from lobsmith.progress import console
+from lobsmith.units import NS_PER_S
 
 Float64 = npt.NDArray[np.float64]
 _STILL = 0.02
@@ -214,7 +215,6 @@ def _read(path: Path) -> list[_Line]:
         raise DataError(f"{path}: past pairs cannot be read ({error}); remove the file to measure anew") from error
 
 
-_NS_PER_S = 1_000_000_000
 _MOST = 400
 """Pairs of a gap that are of use, the newest: ranks among them reach a quarter of a percent."""
 
@@ -257,7 +257,7 @@ def usual_pairs(
     """
     lengths, key = Lengths.of(params), past_key(scaling, params)
     looks = math.ceil(params.past_pairs / params.pairs_a_look)
-    later_ns = gap_ns + round(looks * params.look_s * _NS_PER_S)
+    later_ns = gap_ns + round(looks * params.look_s * NS_PER_S)
     now, later = rounded_gap(gap_ns, lengths), rounded_gap(later_ns, lengths)
     possible = {
         gap: list(itertools.islice(_usual_windows(history, lengths, gap, until_ns, store), _MOST))

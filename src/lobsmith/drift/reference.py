@@ -17,10 +17,10 @@ from lobsmith.features.dataset import Dataset
 from lobsmith.features.definitions import COUNT
 from lobsmith.files import write_atomic
 from lobsmith.params import DriftParams
+from lobsmith.units import NS_PER_MS
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
-_NS_PER_MS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def thinned(time_ns: Int64, every_ms: int) -> npt.NDArray[np.intp]:
         time_ns: int64 [N], never decreasing.
         every_ms: length of a slot; slots begin at its multiples since 1970.
     """
-    slots = time_ns // (every_ms * _NS_PER_MS)
+    slots = time_ns // (every_ms * NS_PER_MS)
     return np.flatnonzero(np.diff(slots, prepend=-1) != 0)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from lobsmith.drift.reference import RawRows
 from lobsmith.params import DriftParams
+from lobsmith.units import NS_PER_S
 
-_NS_PER_S = 1_000_000_000
 _COVERED = 0.8
 """Share of a window's length that its gap-free runs of rows must cover."""
 _ADJACENT = 0.1
@@ -26,7 +26,7 @@ class Lengths(NamedTuple):
     @classmethod
     def of(cls, params: DriftParams) -> "Lengths":
         """Return the lengths that parameters ask for."""
-        return cls(round(params.reference_s * _NS_PER_S), round(params.recent_s * _NS_PER_S), params.minimum_rows)
+        return cls(round(params.reference_s * NS_PER_S), round(params.recent_s * NS_PER_S), params.minimum_rows)
 
 
 class Pair(NamedTuple):

@@ -35,11 +35,10 @@ from lobsmith.evaluation.results import (
 from lobsmith.features.dataset import Dataset
 from lobsmith.features.definitions import NAMES
 from lobsmith.features.labels import DOWN, UNKNOWN, UP
+from lobsmith.units import NS_PER_MS, NS_PER_S
 
 CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _MINIMUM_BLOCK_S = 1.0
-_NS_PER_MS = 1_000_000
-_NS_PER_S = 1e9
 _SPREAD = NAMES.index("spread")
 _CLASSES = len(DIRECTIONS)
 Probabilities = dict[str, npt.NDArray[np.floating[Any]]]
@@ -130,7 +129,7 @@ class _Part:
         self.y = dataset.labels[rows, h]
         self.time, self.segment = dataset.rows.time[rows], dataset.rows.segment[rows]
         self.losses = {name: log_losses(p, self.y) for name, p in said.items()}
-        self.horizon_ns = horizon_ms * _NS_PER_MS
+        self.horizon_ns = horizon_ms * NS_PER_MS
         self.correlation_s = correlation_time(self.losses[MODEL], self.time, self.segment, horizon_ns=self.horizon_ns)
 
     def direction(self, result: Assessment, minimum_block_s: float) -> None:
@@ -201,7 +200,7 @@ class _Part:
     def at_confidences(self, result: Assessment, confidences: Sequence[float], fee_bps: float) -> None:
         """Add how the model's confident rows fare, by direction, and what trading on them would earn."""
         p = self.said[MODEL]
-        length = int(max(self.horizon_ns, self.correlation_s * _NS_PER_S))
+        length = int(max(self.horizon_ns, self.correlation_s * NS_PER_S))
         for c, direction in enumerate(DIRECTIONS):
             hit = self.y == c
             for confidence in confidences:
@@ -297,7 +296,7 @@ def effect(
         Means over the trades: `gross_bps` is the move of the mid in the direction of the trade, `spread_bps` half the
         spread at its beginning plus half at its end, `fees_bps` twice the fee. Without a trade all are 0.
     """
-    horizon_ns = horizon_ms * _NS_PER_MS
+    horizon_ns = horizon_ms * NS_PER_MS
     down, up = probabilities[:, DOWN], probabilities[:, UP]
     side = np.where((up >= confidence) & (up > down), 1, 0) - np.where((down >= confidence) & (down > up), 1, 0)
     end = horizon_rows(time_ns, segment, rows, horizon_ns)

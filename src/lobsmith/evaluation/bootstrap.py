@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lobsmith.evaluation.results import Interval
+from lobsmith.units import NS_PER_MS, NS_PER_S
 
 DRAWS = 2000
-_NS_PER_S = 1e9
-_FINEST_STEP_NS = 25_000_000
+_FINEST_STEP_NS = 25 * NS_PER_MS
 _STEPS_PER_HORIZON = 4
 _SMALL = 0.05
 """Autocorrelation that counts as none, however sure it is."""
@@ -86,13 +86,13 @@ def correlation_time(
         products[:reach] += _lagged(means)[:reach]
         pairs[:reach] += np.rint(_lagged((rows > 0).astype(np.float64))[:reach])
     if products[0] <= _ROUNDING * float(values @ values):
-        return min(step, longest) / _NS_PER_S
+        return min(step, longest) / NS_PER_S
     telling = np.flatnonzero(pairs[1:] >= _MINIMUM_PAIRS) + 1
     correlation = (products[telling] / pairs[telling]) / (products[0] / pairs[0])
     small = np.abs(correlation) < np.maximum(_SMALL, 2 / np.sqrt(pairs[telling]))
     stays = np.convolve(small, np.ones(_IN_A_ROW), "valid") == _IN_A_ROW if len(small) >= _IN_A_ROW else small[:0]
     first = int(telling[np.argmax(stays)]) if stays.any() else cap
-    return min(first * step, longest) / _NS_PER_S
+    return min(first * step, longest) / NS_PER_S
 
 
 def _lagged(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -104,7 +104,7 @@ def _lagged(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def block_length(correlation_s: float, horizon_ns: int, minimum_s: float) -> float:
     """Return a length of blocks, seconds: a grid step longer than horizon and correlation time, or the minimum."""
-    longest = max(correlation_s, horizon_ns / _NS_PER_S) + grid_step(horizon_ns) / _NS_PER_S
+    longest = max(correlation_s, horizon_ns / NS_PER_S) + grid_step(horizon_ns) / NS_PER_S
     return max(longest, minimum_s)
 
 
@@ -126,7 +126,7 @@ def blocks(time_ns: npt.NDArray[np.int64], segment: npt.NDArray[np.int64], lengt
     first = 0
     for run in _segments(segment):
         since = time_ns[run] - time_ns[run][0]
-        count = max(1, int(since[-1] // (length_s * _NS_PER_S)))
+        count = max(1, int(since[-1] // (length_s * NS_PER_S)))
         width = max(since[-1] / count, 1.0)
         number[run] = first + np.minimum(since // width, count - 1).astype(np.int64)
         first += count

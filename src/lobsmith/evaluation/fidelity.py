@@ -11,8 +11,8 @@ from lobsmith.evaluation.bootstrap import block_length, block_sums, blocks, boot
 from lobsmith.evaluation.metrics import log_losses, mcc
 from lobsmith.evaluation.results import DIRECTIONS, Interval
 from lobsmith.features.dataset import Dataset
+from lobsmith.units import NS_PER_MS
 
-_NS_PER_MS = 1_000_000
 _MINIMUM_BLOCK_S = 1.0
 _CELLS = len(DIRECTIONS) ** 2
 
@@ -65,7 +65,7 @@ def fidelity(
         *_cells(said, labels),
         *_cells(reference, labels),
     ]
-    horizon_ns = max(dataset.horizons_ms) * _NS_PER_MS
+    horizon_ns = max(dataset.horizons_ms) * NS_PER_MS
     time, segment = dataset.rows.time[rows], dataset.rows.segment[rows]
     length = block_length(
         correlation_time(columns[0], time, segment, horizon_ns=horizon_ns), horizon_ns, _MINIMUM_BLOCK_S

@@ -23,9 +23,9 @@ from lobsmith.models.split import Split, cut, split_beside, usable_rows
 from lobsmith.models.train import predict, train
 from lobsmith.models.training_data import Part
 from lobsmith.params import Params
+from lobsmith.units import NS_PER_S
 from lobsmith.verdict import Verdict
 
-_NS_PER_S = 1e9
 _CALM, _TRENDING, _VOLATILE = "calm", "trending", "volatile"
 _TREND = 0.5
 """Net move of a span as a share of the path its one-second steps walk, beyond which it is a trend."""
@@ -79,8 +79,8 @@ def market_epochs(dataset: Dataset, rows: npt.NDArray[np.int64], epoch_s: float)
         epoch_s: length of a span, seconds.
     """
     time, mid = dataset.rows.time[rows], dataset.rows.mid[rows].astype(np.float64)
-    second = ((time - time[0]) // int(_NS_PER_S)).astype(np.int64)
-    span = ((time - time[0]) // int(epoch_s * _NS_PER_S)).astype(np.int64)
+    second = ((time - time[0]) // NS_PER_S).astype(np.int64)
+    span = ((time - time[0]) // int(epoch_s * NS_PER_S)).astype(np.int64)
     names = np.empty(len(rows), "<U8")
     variance: dict[int, float] = {}
     for one in np.unique(span):
@@ -140,7 +140,9 @@ def walk_forward(
         rows.append(fold.test)
     tested, loss, base = np.concatenate(rows), np.concatenate(losses), np.concatenate(bases)
     groups = market_epochs(dataset, tested, settings.epoch_s)
-    days = np.array([datetime.fromtimestamp(t // 10**9, UTC).strftime("%Y-%m-%d") for t in dataset.rows.time[tested]])
+    days = np.array(
+        [datetime.fromtimestamp(t // NS_PER_S, UTC).strftime("%Y-%m-%d") for t in dataset.rows.time[tested]]
+    )
     found = [_epoch(name, groups == name, loss, base, settings.minimum_rows) for name in np.unique(groups).tolist()]
     if len(np.unique(days)) > 1:
         found += [

@@ -20,8 +20,8 @@ from lobsmith.market.events import Events
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.session import Fingerprint, Session
 from lobsmith.params import Params, WindowParams
+from lobsmith.units import NS_PER_S
 
-_NS_PER_S = 1e9
 DATASET = "dataset.safetensors"
 FEATURES = "features"
 """Folder of the datasets of all instruments."""
@@ -89,7 +89,7 @@ def dataset_of(instrument: Instrument, parts: Iterable[Events], params: Params) 
 
 
 def _length_ns(window: WindowParams) -> int:
-    return int(window.length_s * _NS_PER_S)
+    return int(window.length_s * NS_PER_S)
 
 
 def training_window(dataset: Dataset, params: WindowParams) -> Dataset:
@@ -131,7 +131,7 @@ def covered_seconds(rows: Rows) -> float:
     if len(rows) == 0:
         return 0.0
     inside = np.diff(rows.time)[np.diff(rows.segment) == 0]
-    return float(inside.sum() / _NS_PER_S)
+    return float(inside.sum() / NS_PER_S)
 
 
 def save_dataset(dataset: Dataset, path: Path) -> None:

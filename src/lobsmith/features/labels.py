@@ -11,12 +11,11 @@ import numpy.typing as npt
 
 from lobsmith.features.definitions import LEVELS
 from lobsmith.params import LabelParams
+from lobsmith.units import NS_PER_MS
 
 UNKNOWN = -1
 DOWN, UNCHANGED, UP = 0, 1, 2
 _BASIS_POINTS = 1e4
-
-_NS_PER_MS = 1_000_000
 
 
 def direction_labels(
@@ -42,7 +41,7 @@ def direction_labels(
     labels = np.full((len(time), len(horizons_ms)), UNKNOWN, np.int8)
     last = np.empty(len(time), np.int64)
     for index, horizon in enumerate(horizons_ms):
-        _horizon_rows(time, segment, horizon * _NS_PER_MS, last)
+        _horizon_rows(time, segment, horizon * NS_PER_MS, last)
         known = last >= 0
         labels[known, index] = UNCHANGED + np.sign(mid[last[known]] - mid[known])
     return labels
@@ -158,7 +157,7 @@ def targets(
     last = np.empty(rows, np.int64)
     lowest = np.empty(rows)
     for h, horizon in enumerate(params.horizons_ms):
-        _horizon_rows(time, segment, horizon * _NS_PER_MS, last)
+        _horizon_rows(time, segment, horizon * NS_PER_MS, last)
         known = last >= 0
         end = last[known]
         change = _BASIS_POINTS * (level[end] - level[known])

@@ -33,6 +33,7 @@ from lobsmith.files import exclusive_lock
 from lobsmith.market.events import CLEAR, GAP, LEVEL, TICKER, TRADE, Events
 from lobsmith.market.session import Accounting
 from lobsmith.params import ContractParams
+from lobsmith.units import NS_PER_S
 from lobsmith.verdict import Verdict
 
 _EXAMPLES = 3
@@ -184,7 +185,7 @@ def _events_batches(events: Events, account: Accounting, params: ContractParams)
     segment = np.cumsum(events.kind == GAP)
     step = np.diff(events.local_time, prepend=events.local_time[:1])
     step[np.diff(segment, prepend=0) != 0] = 0
-    latency = np.where(timed, events.local_time - events.exchange_time - account.clock_offset_ns, 0) / 1e9
+    latency = np.where(timed, events.local_time - events.exchange_time - account.clock_offset_ns, 0) / NS_PER_S
     frame = pd.DataFrame(
         {
             "kind": events.kind,
@@ -203,7 +204,7 @@ def _events_batches(events: Events, account: Accounting, params: ContractParams)
             "gaps_per_hour": [(account.segments - 1) / hours],
             "crossed_share": [account.crossed / max(account.depth_messages + account.tickers, 1)],
             "seconds": [account.seconds],
-            "clock_offset_s": [account.clock_offset_ns / 1e9],
+            "clock_offset_s": [account.clock_offset_ns / NS_PER_S],
         }
     )
     largest = float(np.finfo(np.float64).max)

@@ -9,6 +9,7 @@ from msgspec import Struct
 from lobsmith.market.events import BID, END, GAP, TICKER, TRADE, Events
 from lobsmith.market.instrument import Instrument
 from lobsmith.params import LiquidityParams
+from lobsmith.units import NS_PER_S
 from lobsmith.verdict import Verdict
 
 _DAY_S = 86_400.0
@@ -51,7 +52,7 @@ def measure(instrument: Instrument, parts: Iterable[Events]) -> Liquidity:
         every_ask = np.zeros(len(times), np.int64)
         every_bid[kinds == TICKER], every_ask[kinds == TICKER] = bids, asks
         before_bid, before_ask = np.append(bid, every_bid[:-1]), np.append(ask, every_ask[:-1])
-        lasted = np.diff(times, prepend=since) / 1e9 * (before_bid > 0)
+        lasted = np.diff(times, prepend=since) / NS_PER_S * (before_bid > 0)
         total = (before_bid + before_ask) / 2.0
         seconds += float(lasted.sum())
         mids += float((lasted * total).sum())

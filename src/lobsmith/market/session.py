@@ -16,6 +16,7 @@ from lobsmith.market.quality.ledger import Ledger, Reason
 from lobsmith.market.quality.screen import Screen
 from lobsmith.market.recording import Batch
 from lobsmith.params import ScreenParams
+from lobsmith.units import NS_PER_S
 
 
 class Accounting(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,7 +119,7 @@ def close_account(ledger: Ledger, screen: Screen, level_updates: int) -> Account
         crossed=screen.crossed,
         mid_changes=screen.mid_changes,
         segments=screen.segments,
-        seconds=(screen.last_ns - screen.first_ns) / 1e9,
+        seconds=(screen.last_ns - screen.first_ns) / NS_PER_S,
         clock_offset_ns=screen.clock_offset_ns,
         first_ns=screen.first_ns,
         last_ns=screen.last_ns,

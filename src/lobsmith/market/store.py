@@ -29,12 +29,12 @@ from lobsmith.market.events import DTYPES, END, GAP, Events, concatenate
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.readers import Feed
 from lobsmith.market.session import Accounting, Fingerprint, Session, add_accounts, going_on
+from lobsmith.units import NS_PER_DAY, NS_PER_S
 
 _KEY = b"lobsmith.events"
 _QUARANTINE = "quarantine.csv"
 _LOCK_S = 60.0
 _ROW_GROUP = 1 << 19
-_DAY_NS = 86_400_000_000_000
 
 
 class Ingest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,7 +75,7 @@ class _DayWriter:
             return
         if self._instrument is None:
             self._instrument, self._first_ns = instrument, int(events.local_time[0])
-        days = events.local_time // _DAY_NS
+        days = events.local_time // NS_PER_DAY
         cuts = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(events)]
         for start, stop in pairwise(cuts):
             day = int(days[start])
@@ -259,7 +259,7 @@ class Store:
         last = 0
         for day in self.days(instrument):
             path = self._home(instrument) / f"{day}.parquet"
-            ends = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * 10**9 + _DAY_NS
+            ends = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * NS_PER_S + NS_PER_DAY
             if since_ns is not None and ends <= since_ns:
                 continue
             metadata = _metadata(path)

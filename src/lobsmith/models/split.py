@@ -10,8 +10,8 @@ import numpy.typing as npt
 from lobsmith.errors import TrainingError
 from lobsmith.features.dataset import Dataset
 from lobsmith.params import SplitParams
+from lobsmith.units import NS_PER_MS
 
-_NS_PER_MS = 1_000_000
 Rows = npt.NDArray[np.int64]
 
 
@@ -55,7 +55,7 @@ def train_only(datasets: Sequence[Dataset], params: SplitParams) -> list[Split]:
         # One row, so that the cut is the same; it is tested on nothing.
         first = int(len(usable) * (1 - params.validation))
         parts = cut(dataset, usable, first, len(usable) - 1, len(usable), 0)
-        begin = dataset.rows.time[usable[first]] + params.embargo_ms * _NS_PER_MS
+        begin = dataset.rows.time[usable[first]] + params.embargo_ms * NS_PER_MS
         held = parts.validation[dataset.rows.time[parts.validation] >= begin]
         if len(held) == 0:
             raise TrainingError(f"{dataset.instrument}: the embargo leaves no validation row; give more data")
@@ -64,7 +64,7 @@ def train_only(datasets: Sequence[Dataset], params: SplitParams) -> list[Split]:
     for dataset, part in zip(datasets, found, strict=True):
         time = dataset.rows.time
         spans.append((time[part.validation[0]], time[part.validation[-1]]))
-    horizon = max(datasets[0].horizons_ms) * _NS_PER_MS
+    horizon = max(datasets[0].horizons_ms) * NS_PER_MS
     for number, (dataset, part) in enumerate(zip(datasets, found, strict=True)):
         time = dataset.rows.time[part.train]
         clear = np.ones(len(time), np.bool_)
@@ -96,12 +96,12 @@ def cut(dataset: Dataset, usable: Rows, first: int, second: int, end: int, embar
     if not 0 < first < second < end:
         raise TrainingError(f"{dataset.instrument}: {len(usable)} usable rows are too few to split; give more data")
     time = dataset.rows.time
-    horizon = max(dataset.horizons_ms) * _NS_PER_MS
+    horizon = max(dataset.horizons_ms) * NS_PER_MS
 
     def between(start: int, stop: int) -> Rows:
         part = usable[start:stop]
         if start > 0:
-            part = part[time[part] >= time[usable[start]] + embargo_ms * _NS_PER_MS]
+            part = part[time[part] >= time[usable[start]] + embargo_ms * NS_PER_MS]
         if stop < end:
             part = part[time[part] + horizon < time[usable[stop]]]
         return part
@@ -121,10 +121,10 @@ def split_beside(dataset: Dataset, first: Dataset, parts: Split, embargo_ms: int
     So no row of one instrument trains a model that is tested on the same minutes of another.
     """
     time, usable = dataset.rows.time, usable_rows(dataset)
-    horizon = max(dataset.horizons_ms) * _NS_PER_MS
+    horizon = max(dataset.horizons_ms) * NS_PER_MS
     validation, test = (int(first.rows.time[part[0]]) for part in (parts.validation, parts.test))
     train = usable[time[usable] + horizon < validation]
-    held = usable[(time[usable] >= validation + embargo_ms * _NS_PER_MS) & (time[usable] + horizon < test)]
+    held = usable[(time[usable] >= validation + embargo_ms * NS_PER_MS) & (time[usable] + horizon < test)]
     if len(train) == 0 or len(held) == 0:
         return None
     return Split(train, held, usable[time[usable] >= test])

@@ -17,8 +17,8 @@ from lobsmith.models.networks.volatility import Volatility
 from lobsmith.models.networks.window import BookWindows
 from lobsmith.models.split import Split, runs, split, split_beside
 from lobsmith.params import SplitParams
+from lobsmith.units import NS_PER_S
 
-_NS_PER_S = 1e9
 _STILL = 1e-6
 """A feature that deviates less than this on the training rows is only centred."""
 
@@ -64,7 +64,7 @@ def seconds_of(dataset: Dataset, rows: npt.NDArray[np.int64]) -> float:
     """Return the time that rising rows cover, gaps left out, seconds; at least 1."""
     time, segment = dataset.rows.time, dataset.rows.segment
     inside = np.diff(time[rows])[np.diff(segment[rows]) == 0]
-    return max(float(inside.sum()) / _NS_PER_S, 1.0)
+    return max(float(inside.sum()) / NS_PER_S, 1.0)
 
 
 def fit_inputs(network: Network, parts: Sequence[Part], *, symmetric: bool) -> None:

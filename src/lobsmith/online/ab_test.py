@@ -38,9 +38,9 @@ from lobsmith.online.evidence import (
 )
 from lobsmith.online.shadow import decide, too_silent
 from lobsmith.params import PairedParams, ShadowParams
+from lobsmith.units import NS_PER_S
 
 GATE = "split test"
-_NS_PER_S = 1_000_000_000
 _MISSED = "answered by production"
 """The reason of a row that was drawn for the candidate and that it did not answer."""
 _BASELINE = 10
@@ -59,7 +59,7 @@ def arm(symbol: str, time_ns: int, *, block_s: float, share: float, salt: str) -
         share: of blocks that the candidate answers.
         salt: another one draws other blocks.
     """
-    return _drawn(symbol, time_ns // round(block_s * _NS_PER_S), salt) < share
+    return _drawn(symbol, time_ns // round(block_s * NS_PER_S), salt) < share
 
 
 @functools.lru_cache(maxsize=1024)
@@ -103,7 +103,7 @@ def by_draw(first: Answers, second: Answers, symbol: str, params: ShadowParams) 
 
 
 def _drawn_for_second(time_ns: npt.NDArray[np.int64], symbol: str, params: ShadowParams) -> npt.NDArray[np.bool_]:
-    blocks, place = np.unique(time_ns // round(params.arm_s * _NS_PER_S), return_inverse=True)
+    blocks, place = np.unique(time_ns // round(params.arm_s * NS_PER_S), return_inverse=True)
     drawn = [_drawn(symbol, block, params.salt) < params.share for block in blocks.tolist()]
     return np.array(drawn, bool)[place]
 
@@ -228,14 +228,14 @@ def split_blocks(
 
 def _watched_s(time_ns: npt.NDArray[np.int64], arm_s: float) -> float:
     """Return the length of the blocks of time that hold rows, seconds."""
-    return len(np.unique(time_ns // round(arm_s * _NS_PER_S))) * arm_s
+    return len(np.unique(time_ns // round(arm_s * NS_PER_S))) * arm_s
 
 
 def _blocks(
     loss: Float, time_ns: npt.NDArray[np.int64], candidate: npt.NDArray[np.bool_], arm_s: float, least: int
 ) -> tuple[Float, npt.NDArray[np.bool_], npt.NDArray[np.int64], int]:
     """Return the mean losses of complete blocks, who answered them, their numbers, and how many were left out."""
-    number, place = np.unique(time_ns // round(arm_s * _NS_PER_S), return_inverse=True)
+    number, place = np.unique(time_ns // round(arm_s * NS_PER_S), return_inverse=True)
     rows = np.bincount(place, minlength=len(number))
     theirs = np.bincount(place, candidate.astype(np.float64), len(number))
     pure = (theirs == 0) | (theirs == rows)

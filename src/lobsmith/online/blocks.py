@@ -14,12 +14,11 @@ import numpy.typing as npt
 
 from lobsmith.evaluation.bootstrap import correlation_time
 from lobsmith.params import PairedParams
+from lobsmith.units import NS_PER_MS, NS_PER_S
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
-_NS_PER_S = 1_000_000_000
-_NS_PER_MS = 1_000_000
 _STEPS_PER_HORIZON = 4
 """`correlation_time` averages over cells of a quarter of the horizon it is told."""
 
@@ -78,7 +77,7 @@ def paired_blocks(
         rule: measured on earlier rows of the same two versions; None measures it on the first `measure_s` seconds.
     """
     segment = _without_pauses(time_ns, segment, params.block_s)
-    watched_s = float(_elapsed(time_ns, segment)[-1]) / _NS_PER_S if len(values) else 0.0
+    watched_s = float(_elapsed(time_ns, segment)[-1]) / NS_PER_S if len(values) else 0.0
     stays = _settled(known, segment)
     values, known, time_ns, segment = values[stays], known[stays], time_ns[stays], segment[stays]
     if not len(values):
@@ -87,7 +86,7 @@ def paired_blocks(
     now_s = _memory(values[known], time_ns[known], segment[known], horizon_ms, params)
     judged = np.ones(len(values), bool)
     if rule is None:
-        measuring = elapsed < params.measure_s * _NS_PER_S
+        measuring = elapsed < params.measure_s * NS_PER_S
         judged = ~measuring
         if not judged.any():
             return Blocks(None, np.empty(0), 0, watched_s, now_s)
@@ -127,15 +126,15 @@ def _memory(values: Float, time_ns: Int, segment: Int, horizon_ms: int, params: 
 
     A slow drift under fast noise is too weak to be seen from row to row, and still is what blocks have in common.
     """
-    coarse_ns = int(_STEPS_PER_HORIZON * params.block_s / params.correlation_times * _NS_PER_S)
-    grids = {horizon_ms * _NS_PER_MS, coarse_ns}
+    coarse_ns = int(_STEPS_PER_HORIZON * params.block_s / params.correlation_times * NS_PER_S)
+    grids = {horizon_ms * NS_PER_MS, coarse_ns}
     return max(correlation_time(values, time_ns, segment, horizon_ns=grid) for grid in grids) if len(values) else 0.0
 
 
 def _without_pauses(time_ns: Int, segment: Int, longest_s: float) -> Int:
     """Number segments anew, so that one also ends where no row came for so long, int64 [N]."""
     begins = (np.diff(segment, prepend=segment[:1]) != 0) | (
-        np.diff(time_ns, prepend=time_ns[:1]) > longest_s * _NS_PER_S
+        np.diff(time_ns, prepend=time_ns[:1]) > longest_s * NS_PER_S
     )
     return np.asarray(np.cumsum(begins), np.int64)
 
@@ -171,7 +170,7 @@ def _means(
     """Average known rows over blocks; return the means and how many blocks had fewer than `least` of them."""
     if not len(values):
         return np.empty(0), 0
-    length_ns = math.ceil(length_s * _NS_PER_S)
+    length_ns = math.ceil(length_s * NS_PER_S)
     first = _starts(segment)
     within = (time_ns - time_ns[first]) // length_ns
     # A block counts once its segment reaches beyond its end; a row of the next one says so.

@@ -13,6 +13,7 @@ from lobsmith.online.answers import Answers, Compared
 from lobsmith.online.blocks import BlockRule, Blocks, paired_blocks
 from lobsmith.online.e_values import Evidence, predictable_bounds, weigh
 from lobsmith.params import PairedParams
+from lobsmith.units import NS_PER_US
 from lobsmith.verdict import Verdict
 
 _SURE = 3.0
@@ -142,7 +143,6 @@ def weigh_blocks(blocks: Blocks, clip: float, alpha: float) -> Evidence:
 
 PROMOTE, REJECT, WATCH = "promote", "reject", "keep watching"
 ROLL_BACK, KEEP = "roll back", "keep"
-_NS_PER_US = 1e3
 
 
 class Latency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -290,7 +290,7 @@ def compare_latency(first_ns: npt.NDArray[np.int64], second_ns: npt.NDArray[np.i
     """Summarise latencies of both; None where one has none."""
     if not len(first_ns) or not len(second_ns):
         return None
-    (a50, a99), (b50, b99) = (np.percentile(one, [50, 99]) / _NS_PER_US for one in (first_ns, second_ns))
+    (a50, a99), (b50, b99) = (np.percentile(one, [50, 99]) / NS_PER_US for one in (first_ns, second_ns))
     return Latency(
         count=min(len(first_ns), len(second_ns)),
         first_p50_us=float(a50),

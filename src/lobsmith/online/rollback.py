@@ -29,10 +29,9 @@ from lobsmith.online.evidence import (
     weigh_blocks,
 )
 from lobsmith.params import PairedParams, RollbackParams
+from lobsmith.units import NS_PER_MS, NS_PER_S
 
 GATE = "rollback"
-_NS_PER_S = 1_000_000_000
-_NS_PER_MS = 1e6
 _CONSTANT = 1e-6
 """Largest spread of a probability, over the fewest rows that say anything, that counts as none."""
 _SUM = 1e-2
@@ -101,7 +100,7 @@ def epoch_at(promoted_ns: int, now_ns: int, watch_s: float) -> tuple[int, int]:
     counted anew in each epoch. Epoch j has alpha / (j (j + 1)) of the probability of a false alarm: together they have
     alpha, for ever.
     """
-    length = round(watch_s * _NS_PER_S)
+    length = round(watch_s * NS_PER_S)
     past = max(now_ns - promoted_ns, 0) // length
     return past + 1, promoted_ns + past * length
 
@@ -159,7 +158,7 @@ def _limits(compared: Compared, active: Answers, params: RollbackParams) -> tupl
 
 def _newest(answers: Answers, until_ns: int, params: RollbackParams) -> Answers:
     """Return the rows of the last window, counted in rows as well as in time: a clock may have been set back."""
-    older = np.flatnonzero(answers.time_ns <= until_ns - round(params.window_s * _NS_PER_S))
+    older = np.flatnonzero(answers.time_ns <= until_ns - round(params.window_s * NS_PER_S))
     chosen = slice(int(older[-1]) + 1 if len(older) else 0, None)
     return replace(
         answers,
@@ -204,7 +203,7 @@ def _malformed(p: npt.NDArray[np.float32], told: npt.NDArray[np.bool_]) -> npt.N
 
 
 def _p99_ms(latency_ns: npt.NDArray[np.int64]) -> float:
-    return float(np.percentile(latency_ns, 99)) / _NS_PER_MS
+    return float(np.percentile(latency_ns, 99)) / NS_PER_MS
 
 
 def _below_floor(mine: Answers, theirs: Answers, beside: Answers, params: RollbackParams) -> tuple[str | None, bool]:

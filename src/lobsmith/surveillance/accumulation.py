@@ -16,6 +16,7 @@ from lobsmith.market.events import Events
 from lobsmith.market.instrument import Instrument
 from lobsmith.params import AccumulationParams
 from lobsmith.surveillance.accumulation_loop import FORGET, REPORT_DTYPE, STATE_DTYPE, close, run
+from lobsmith.units import NS_PER_MS
 
 _REPORT_ROOM = 64
 
@@ -67,9 +68,9 @@ class AccumulationMonitor:
         self._state = np.zeros(1, STATE_DTYPE)
         constants = {
             "lot": instrument.lot_size,
-            "step_ns": params.step_ms * 1_000_000,
+            "step_ns": params.step_ms * NS_PER_MS,
             "steps": round(params.window_s * 1000 / params.step_ms),
-            "lifetime_ns": params.lifetime_ms * 1_000_000,
+            "lifetime_ns": params.lifetime_ms * NS_PER_MS,
             "added_time": -FORGET,
             "opposite_time": -FORGET,
         }

@@ -21,6 +21,7 @@ from lobsmith.market import book as order_book
 from lobsmith.market.events import ASK, BID, END, GAP, TICKER, TRADE, Events
 from lobsmith.market.instrument import Instrument
 from lobsmith.params import CrashParams
+from lobsmith.units import NS_PER_S
 
 LEVELS = 10
 """Bid levels whose lots are the visible depth."""
@@ -318,7 +319,7 @@ class CrashDetector:
             "short_buckets": count(params.volume_window_s),
             "long_buckets": count(params.average_s),
             "minimum_ms": round(params.minimum_average_s * 1000),
-            "rearm_ns": round(params.rearm_s * 1e9),
+            "rearm_ns": round(params.rearm_s * NS_PER_S),
             "drop": params.drop,
             "volume": params.volume,
             "impact": params.impact,
@@ -365,5 +366,5 @@ def _alert(row: np.void) -> CrashAlert:
         drop=float(row["drop"]),
         volume_ratio=float(row["volume_ratio"]),
         impact=float(row["impact"]),
-        since_peak_s=(int(row["time"]) - int(row["peak_time"])) / 1e9,
+        since_peak_s=(int(row["time"]) - int(row["peak_time"])) / NS_PER_S,
     )

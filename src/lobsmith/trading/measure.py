@@ -17,6 +17,7 @@ from lobsmith.trading.client.stream import Prediction, StreamClient
 from lobsmith.trading.guard.guarded_client import GuardedClient
 from lobsmith.trading.recorder.recorder import Recorded, Recorder
 from lobsmith.trading.replay import Float32, ReplayResult, replay
+from lobsmith.units import NS_PER_US
 
 _WARM_ROWS = 2048
 """Rows before the first that are fed to the client, if the run holds as many."""
@@ -112,7 +113,7 @@ def measure(
         versions=sorted({int(v) for r in results for v in np.unique(r.versions) if v}),
         scores=score(probabilities, dataset.labels[rows], dataset.horizons_ms),
         latency_us={
-            name: float(np.percentile(latencies[answered], q)) / 1e3
+            name: float(np.percentile(latencies[answered], q)) / NS_PER_US
             for name, q in _PERCENTILES.items()
             if answered.any()
         },

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lobsmith.evaluation.results import AtConfidence, Calibration, Effect, Head, Interval
+from lobsmith.units import NS_PER_S
 from lobsmith.verdict import Verdict
 
 DASH = "—"
@@ -76,7 +77,7 @@ def share_name(key: str) -> str:
 
 def moment(nanoseconds: int) -> str:
     """Return a time in UTC to the second."""
-    return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return datetime.fromtimestamp(nanoseconds // NS_PER_S, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def judge(difference: Interval) -> str:

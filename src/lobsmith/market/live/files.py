@@ -18,6 +18,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from lobsmith.errors import DataError
+from lobsmith.units import NS_PER_S
 
 _STOP = None
 _READ = 1 << 20
@@ -133,7 +134,7 @@ class RawFiles:
                 pass
 
     def _take(self, symbol: str, local: int, text: bytes) -> None:
-        moment = datetime.fromtimestamp(local // 10**9, UTC)
+        moment = datetime.fromtimestamp(local // NS_PER_S, UTC)
         day = f"{moment:%Y%m%d}"
         file = self._open.get(symbol)
         if file is not None and (file.day != day or file.file.tell() >= self._limits.rotate_bytes):

@@ -32,8 +32,8 @@ from lobsmith.market.quality import screen_loop as loop
 from lobsmith.market.quality.ledger import Ledger, Reason
 from lobsmith.market.recording import Batch
 from lobsmith.params import ScreenParams
+from lobsmith.units import NS_PER_MS
 
-_NS_PER_MS = 1_000_000
 _ROOM = 1 << 14
 
 _REASONS = {
@@ -59,12 +59,12 @@ class Screen:
     def __init__(self, params: ScreenParams, ledger: Ledger, *, ticker_feed: bool) -> None:
         self._ledger = ledger
         self._state = np.zeros(1, loop.STATE_DTYPE)
-        self._state["tolerance"] = int(params.clock_tolerance_ms * _NS_PER_MS)
-        self._state["stale_after"] = int(params.stale_ms * _NS_PER_MS)
-        self._state["silent_after"] = int(params.silence_ms * _NS_PER_MS)
-        self._state["settle"] = int(params.clock_settle_ms * _NS_PER_MS)
+        self._state["tolerance"] = int(params.clock_tolerance_ms * NS_PER_MS)
+        self._state["stale_after"] = int(params.stale_ms * NS_PER_MS)
+        self._state["silent_after"] = int(params.silence_ms * NS_PER_MS)
+        self._state["settle"] = int(params.clock_settle_ms * NS_PER_MS)
         # Only an order log crosses for a moment, while the reports of one matching come in.
-        self._state["crossed_after"] = 0 if ticker_feed else int(params.crossed_ms * _NS_PER_MS)
+        self._state["crossed_after"] = 0 if ticker_feed else int(params.crossed_ms * NS_PER_MS)
         self._state["ticker_feed"] = ticker_feed
         self._book = loop.new_book()
         self._room = _ROOM

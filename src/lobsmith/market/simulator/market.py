@@ -18,6 +18,7 @@ from lobsmith.market.payloads import ROW_DTYPE
 from lobsmith.market.session import Session, account
 from lobsmith.market.simulator.dynamics import STATE, Change, Dynamics
 from lobsmith.market.simulator.feed import MESSAGE_ROOM, START_NS, direction_after, run
+from lobsmith.units import NS_PER_MS
 
 __all__ = ["INSTRUMENT", "START_NS", "Market", "row_probabilities", "simulate"]
 
@@ -100,7 +101,7 @@ class Market:
         if not self._state["tickers"][0]:
             raise DataError("cannot fork a market before its first ticker; advance it first")
         counts = np.zeros((len(horizons_ms), 3), np.int64)
-        horizons = np.array(horizons_ms, np.int64) * 1_000_000
+        horizons = np.array(horizons_ms, np.int64) * NS_PER_MS
         rows = np.empty(4 * MESSAGE_ROOM, ROW_DTYPE)
         for path in range(paths):
             state = self._state.copy()

@@ -12,8 +12,8 @@ import msgspec
 from lobsmith.files import write_atomic
 from lobsmith.market.events import ASK, BID, CLEAR, DTYPES, END, GAP, LEVEL, TICKER, Events
 from lobsmith.market.session import Session
+from lobsmith.units import NS_PER_MS
 
-_NS_PER_MS = 1_000_000
 _DECIMALS = 8
 _BLOCK = 1 << 14  # Python's numbers take ten times the memory of a column's
 
@@ -42,7 +42,7 @@ def raw_lines(session: Session) -> Iterator[bytes]:
             sides[side].append((f"{price * instrument.tick_size:.{_DECIMALS}f}", f"{size:.{_DECIMALS}f}"))
         if not flags & END:
             continue
-        time = exchange // _NS_PER_MS
+        time = exchange // NS_PER_MS
         common = {"E": time, "T": time, "s": symbol}
         bids, asks = sides[BID], sides[ASK]
         sides = {BID: [], ASK: []}

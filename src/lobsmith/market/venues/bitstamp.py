@@ -33,6 +33,7 @@ from lobsmith.market.instrument import Instrument
 from lobsmith.market.quality.ledger import Ledger, Reason
 from lobsmith.market.recording import Batch, Format
 from lobsmith.market.venues.captures import line_batches
+from lobsmith.units import NS_PER_MS
 
 INSTRUMENT = Instrument(venue="bitstamp", symbol="BTCUSD", tick_size=0.01, lot_size=1e-8)
 
@@ -41,7 +42,6 @@ PATIENCE = 20
 
 _TICKS = 100  # a dollar
 _LOTS = 10**8  # a bitcoin
-_NS_PER_MS = 1_000_000
 _REMEMBERED = 1 << 20
 """Deleted orders that are remembered, four days' worth."""
 _FILLS = 64
@@ -158,7 +158,7 @@ class _Recording:
     def _time(self, text: str) -> int:
         if len(text) != _DIGITS or not text.isdigit():
             raise self._fail("a local receive time must have 13 digits, ms since 1970 UTC")
-        return int(text) * _NS_PER_MS
+        return int(text) * NS_PER_MS
 
     def _scaled(self, text: str | float, scale: int) -> int:
         """Return a decimal in whole units, exactly."""

@@ -30,6 +30,7 @@ from lobsmith.market.quality.ledger import Ledger, Reason
 from lobsmith.market.recording import Batch, Format
 from lobsmith.market.venues.depth_snapshots import DisorderError, Ladders
 from lobsmith.market.venues.tables import Columns, Table, read_tables
+from lobsmith.units import NS_PER_S
 
 _NAME = re.compile(r"([A-Z.]{1,8})_(\d{4}-\d\d-\d\d)_\d+_\d+_(?:message|orderbook)_([1-9]\d{0,2})\.csv(?:\.gz|\.bz2)?")
 _MESSAGE: Columns = {
@@ -43,7 +44,6 @@ _MESSAGE: Columns = {
 _DOLLAR = 10_000
 _CENT = 100
 _EMPTY = 9_999_999_999
-_NS = 1_000_000_000
 _DAY_S = 86_400
 _VISIBLE, _HIDDEN, _AUCTION, _HALT = 4, 5, 6, 7
 _CHUNK = 4 << 20
@@ -87,7 +87,7 @@ class LobsterRecording:
         ladder = 1
         for messages, book in self._pairs:
             name = _parts(messages)
-            midnight = int(datetime.combine(name.day, time(), _NEW_YORK).timestamp()) * _NS
+            midnight = int(datetime.combine(name.day, time(), _NEW_YORK).timestamp()) * NS_PER_S
             day = _Day(midnight, Ladders(name.levels, ladder), lost=ladder > 1)
             lines = _Lines(book, _book_columns(name.levels))
             # As many messages at a time as have some megabytes of order book.
@@ -101,7 +101,7 @@ class LobsterRecording:
         seconds, sizes = numbers[:, 0], numbers[:, 1]
         if (seconds >= _DAY_S).any():
             raise table.error(int(np.argmax(seconds >= _DAY_S)), "time: not seconds after midnight")
-        local = day.midnight + np.rint(seconds * _NS).astype(np.int64)
+        local = day.midnight + np.rint(seconds * NS_PER_S).astype(np.int64)
         kinds = table.integers(["type"], 1, 8)[:, 0]
         price = table.integers(["price"], -1, 2**45)[:, 0]
         direction = table.integers(["direction"], -1, 2)[:, 0]

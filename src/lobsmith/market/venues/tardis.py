@@ -28,6 +28,7 @@ from lobsmith.market.recording import Batch, Format
 from lobsmith.market.venues.captures import first_line
 from lobsmith.market.venues.depth_snapshots import DisorderError, Ladders
 from lobsmith.market.venues.tables import Columns, Table, read_tables, tick_of
+from lobsmith.units import NS_PER_S, NS_PER_US
 
 _L2, _BOOKS, _TRADES = "incremental_book_L2", "book_snapshot_25", "trades"
 _COMMON: Columns = {"exchange": pl.String, "symbol": pl.String, "timestamp": pl.Int64, "local_timestamp": pl.Int64}
@@ -50,10 +51,9 @@ _COLUMNS: dict[str, Columns] = {
 _TYPES = {tuple(columns): kind for kind, columns in _COLUMNS.items()}
 _CHUNK = 2 << 20
 _LONGEST_MESSAGE = 1_000_000  # lines
-_NS_PER_US = 1000
 _EARLIEST, _LATEST = 10**15, 9 * 10**15  # µs, 2001 to 2255
 _LOT = 1e-8
-_NEXT_FILE_NS = 1_000_000_000
+_NEXT_FILE_NS = NS_PER_S
 
 
 class _Rows(NamedTuple):
@@ -149,7 +149,7 @@ class TardisRecording:
                 yield from self._read(kind, read, rest)
 
     def _read(self, kind: str, read: "_Reader", table: Table) -> Iterator[_Rows]:
-        times = table.integers(["timestamp", "local_timestamp"], _EARLIEST, _LATEST) * _NS_PER_US
+        times = table.integers(["timestamp", "local_timestamp"], _EARLIEST, _LATEST) * NS_PER_US
         exchange, local = times[:, 0], times[:, 1]
         events, places = read(table, local, exchange)
         if len(events):

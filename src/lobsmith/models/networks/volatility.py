@@ -49,6 +49,7 @@ from torch import Tensor, nn
 
 from lobsmith.features.definitions import NAMES
 from lobsmith.features.stream import Rows
+from lobsmith.units import NS_PER_MS
 
 FLOOR, CEILING = 1e-3, 1e4
 """The least and the most volatility that is forecast, basis points."""
@@ -86,7 +87,7 @@ _SMALL = 0.25
 _LEAST_BETA = 1e-4
 _LARGEST_INPUT = 8.0
 """Standardised features reach the LSTM clipped; the forecasts see returns as they were."""
-_NS_PER_CELL = 100_000_000
+_NS_PER_CELL = 100 * NS_PER_MS
 
 
 class GarchStatus(IntEnum):

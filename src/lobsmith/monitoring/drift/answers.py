@@ -14,8 +14,8 @@ from lobsmith.monitoring.drift.live_window import Lived
 from lobsmith.online.answers import Answers
 from lobsmith.online.evidence import ROLL_BACK, LiveVerdict, answered
 from lobsmith.params import DriftParams, Params
+from lobsmith.units import NS_PER_S
 
-_NS_PER_S = 1_000_000_000
 _LEAST = 1e-6
 """Smallest shift of answers that has a logarithm."""
 _LATE = 0.1
@@ -127,7 +127,7 @@ class _Answer(NamedTuple):
         """Say that there are too few rows, which in a version's first minutes there cannot but be."""
         why = f"{what} in {self.drift.recent_s:g} s, fewer than drift.minimum_rows = {self.drift.minimum_rows}"
         if self.lived.served_ns > self.lived.from_ns:
-            served_s = (self.lived.until_ns - self.lived.served_ns) / _NS_PER_S
+            served_s = (self.lived.until_ns - self.lived.served_ns) / NS_PER_S
             return self.give(Finding.INSUFFICIENT, f"{why}; this version has served for {served_s:.0f} s only")
         return self.give(Finding.MISSING, why)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lobsmith import telemetry
+from lobsmith.units import NS_PER_S
 
 telemetry.turn_off()
 
@@ -77,7 +78,7 @@ def _run(job: Job, arrays: "Arrays") -> Snapshot:
             *(ValueStats(column) for column in (*answers, *job.shown) if column in both),
         ]
     current, past = (Dataset.from_pandas(one[both], data_definition=definition) for one in (recent, reference))
-    at = datetime.fromtimestamp(job.looked_ns / 1e9, UTC)
+    at = datetime.fromtimestamp(job.looked_ns / NS_PER_S, UTC)
     run: Snapshot = Report(metrics).run(
         current, past, timestamp=at, name=job.name, tags=list(job.tags), metadata=dict(job.metadata)
     )

@@ -17,6 +17,7 @@ from lobsmith.drift.verdict import DriftLook, Finding, Kind
 from lobsmith.errors import DataError
 from lobsmith.files import exclusive_lock
 from lobsmith.params import DriftReportParams
+from lobsmith.units import NS_PER_MS, NS_PER_S
 from lobsmith.workspace import Workspace
 
 PAGE = "drift.html"
@@ -99,8 +100,8 @@ def new_folder(workspace: Workspace, look: DriftLook) -> Path:
     Raises:
         DataError: it cannot be made.
     """
-    time = datetime.fromtimestamp(look.looked_ns // 1_000_000_000, UTC)
-    stamp = f"{time:%Y%m%dT%H%M%S}.{look.looked_ns // 1_000_000 % 1000:03d}Z"
+    time = datetime.fromtimestamp(look.looked_ns // NS_PER_S, UTC)
+    stamp = f"{time:%Y%m%dT%H%M%S}.{look.looked_ns // NS_PER_MS % 1000:03d}Z"
     root = reports(workspace, look.model)
     try:
         root.mkdir(parents=True, exist_ok=True)

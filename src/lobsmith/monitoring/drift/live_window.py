@@ -15,9 +15,8 @@ from lobsmith.monitoring.log.writer import Role, log_path
 from lobsmith.online.answers import Answers
 from lobsmith.params import DriftParams, Params
 from lobsmith.release.version.manifest import Manifest
+from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
-
-_NS_PER_S = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def read_lived(
         PredictionLogError: the log cannot be read.
     """
     drift, live = params.drift, tuple(sources) == tuple(LIVE)
-    recent, reach = int(drift.recent_s * _NS_PER_S), int((drift.recent_s + drift.reference_s) * _NS_PER_S)
+    recent, reach = int(drift.recent_s * NS_PER_S), int((drift.recent_s + drift.reference_s) * NS_PER_S)
     served = version.created_ns if live else 0
     nothing = Lived(no_rows(), no_rows(), None, None, now_ns - recent, now_ns, served)
     model = params.model.name

@@ -17,6 +17,7 @@ from lobsmith.evaluation.report.words import figure as figure_words
 from lobsmith.evaluation.report.words import horizon, number
 from lobsmith.monitoring.accuracy import VersionScore
 from lobsmith.monitoring.drift.history import Found, Line, as_line
+from lobsmith.units import NS_PER_DAY
 
 if TYPE_CHECKING:
     from lobsmith.monitoring.drift.page import ModeChange
@@ -34,7 +35,6 @@ _BY_FINDING = {
 _BY_MODE = {"normal": GOOD, "conservative": DOWN, "paused": BAD}
 _NORMAL = "normal"
 _LEAST_P = 1e-4
-_NS_PER_DAY = 86_400 * 1_000_000_000
 
 
 def plot_moved(kind: Kind, moved: Moved) -> Markup:
@@ -190,7 +190,7 @@ def _or_nan(value: float | None) -> float:
 
 def _time(nanoseconds: int) -> float:
     """Return a time as Matplotlib counts it: in days since 1970."""
-    return nanoseconds / _NS_PER_DAY
+    return nanoseconds / NS_PER_DAY
 
 
 def _time_axis(axes: Axes) -> None:

@@ -30,6 +30,7 @@ from lobsmith.online.answers import Answers
 from lobsmith.params import Params
 from lobsmith.progress import console
 from lobsmith.release.registry.mlflow_store import mlflow_store
+from lobsmith.units import NS_PER_MS
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def losses_over_time(answers: Sequence[Answers]) -> tuple[tuple[VersionScore, ..
 def _metrics(look: DriftLook) -> list["Metric"]:
     from mlflow.entities import Metric
 
-    at_ms = look.looked_ns // 1_000_000
+    at_ms = look.looked_ns // NS_PER_MS
     named = [
         (f"drift.{one.kind.value}.{name}", value)
         for one in look.verdicts

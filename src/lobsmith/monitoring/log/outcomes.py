@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lobsmith.features.labels import direction_labels
-
-_NS_PER_MS = 1_000_000
+from lobsmith.units import NS_PER_MS
 
 
 class Outcomes(NamedTuple):
@@ -39,7 +38,7 @@ class OutcomeJoin:
 
     def __init__(self, horizons_ms: tuple[int, ...]) -> None:
         self._horizons_ms = horizons_ms
-        self._longest_ns = max(horizons_ms) * _NS_PER_MS
+        self._longest_ns = max(horizons_ms) * NS_PER_MS
         self._held = np.empty((4, 0), np.int64)
 
     def __len__(self) -> int:

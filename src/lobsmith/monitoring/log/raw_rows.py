@@ -12,11 +12,11 @@ from lobsmith.errors import PredictionLogError
 from lobsmith.features.definitions import COUNT
 from lobsmith.monitoring.log.reader import EVER, NEVER, PredictionLog
 from lobsmith.monitoring.log.schema import batches, faults_named
+from lobsmith.units import NS_PER_MS
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 
-_NS_PER_MS = 1_000_000
 _BYTES = COUNT * np.dtype(np.float32).itemsize
 
 
@@ -52,7 +52,7 @@ def raw_rows(
     session, time_ns, segment = (np.concatenate([part[index] for part in parts]) for index in range(3))
     blocks = [part[3] for part in parts]
     finite = np.concatenate([np.isfinite(block).all(axis=1) for block in blocks])
-    order = np.lexsort((time_ns, session, time_ns // (every_ms * _NS_PER_MS)))
+    order = np.lexsort((time_ns, session, time_ns // (every_ms * NS_PER_MS)))
     order = order[finite[order]]
     kept = order[thinned(time_ns[order], every_ms)]
     session, segment = session[kept], segment[kept]

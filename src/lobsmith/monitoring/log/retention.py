@@ -7,8 +7,8 @@ from adbc_driver_sqlite import dbapi
 
 from lobsmith.monitoring.log.schema import faults_named, number, open_log, transaction
 from lobsmith.params import PredictionLogParams
+from lobsmith.units import NS_PER_DAY
 
-_NS_PER_DAY = 86_400_000_000_000
 _AT_ONCE = 100_000
 _LAST_ROW = 2**63 - 1
 
@@ -31,8 +31,8 @@ def expire(path: Path, params: PredictionLogParams, now_ns: int | None = None, *
         PredictionLogError: the log is missing, damaged or locked, or the disk refuses.
     """
     now_ns = time.time_ns() if now_ns is None else now_ns
-    before_ns = now_ns - int(params.keep_days * _NS_PER_DAY)
-    raw_before_ns = now_ns - int(raw_keep_days * _NS_PER_DAY)
+    before_ns = now_ns - int(params.keep_days * NS_PER_DAY)
+    raw_before_ns = now_ns - int(raw_keep_days * NS_PER_DAY)
     with faults_named(path):
         connection, _ = open_log(path, write=True, busy_s=params.busy_s)
         with connection:

@@ -27,9 +27,9 @@ from lobsmith.monitoring.log.schema import (
 from lobsmith.params import Params, PredictionLogParams
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.names import may_produce
+from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
-_NS_PER_S = 1_000_000_000
 _MOST_WAITING = 1_000_000
 
 Int64 = npt.NDArray[np.int64]
@@ -289,7 +289,7 @@ class LogWriter:
         Raises:
             PredictionLogError: as `flush`.
         """
-        if self._oldest_ns is None or time.monotonic_ns() - self._oldest_ns < self._params.flush_s * _NS_PER_S / 2:
+        if self._oldest_ns is None or time.monotonic_ns() - self._oldest_ns < self._params.flush_s * NS_PER_S / 2:
             return False
         self.flush()
         return True

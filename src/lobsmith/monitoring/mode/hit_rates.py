@@ -12,11 +12,11 @@ from lobsmith.monitoring.log.reader import PredictionLog, answers, newest_ns, ne
 from lobsmith.monitoring.log.writer import Role, log_path
 from lobsmith.online.answers import Answers
 from lobsmith.params import ModeParams
+from lobsmith.units import NS_PER_MS
 from lobsmith.workspace import Workspace
 
 _LEAST = 1 / 3
 """The likeliest of three directions is at least so likely."""
-_NS_PER_MS = 1_000_000
 _DOWN, _UP = 0, 2
 Counts = tuple[tuple[int, ...], ...]
 
@@ -138,7 +138,7 @@ def _of_horizon(answers: Answers, horizon: int, buckets: int) -> tuple[npt.NDArr
         ((confidence[counts].clip(max=1.0) - _LEAST) * buckets / (1 - _LEAST)).astype(np.int64).clip(0, buckets - 1)
     )
     time_ns = answers.time_ns[counts]
-    slot = time_ns // (answers.horizons_ms[horizon] * _NS_PER_MS)
+    slot = time_ns // (answers.horizons_ms[horizon] * NS_PER_MS)
     # Sessions of several clients may hold the same rows, or come in another order than their times.
     order = np.lexsort((time_ns, slot, bucket))
     first = order[(np.diff(bucket[order], prepend=-1) != 0) | (np.diff(slot[order], prepend=-1) != 0)]

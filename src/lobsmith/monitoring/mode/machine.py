@@ -35,8 +35,7 @@ from msgspec.structs import replace
 from lobsmith.drift.verdict import DriftLook, Finding, Kind
 from lobsmith.monitoring.mode.hit_rates import WinRates
 from lobsmith.params import ModeParams
-
-_NS_PER_S = 1_000_000_000
+from lobsmith.units import NS_PER_S
 
 
 class Mode(StrEnum):
@@ -164,7 +163,7 @@ def asks_retrain(before: ModeRecord | None, after: ModeRecord, params: ModeParam
     if after.retrain_asked_ns is None:
         return True
     # A time that lies ahead is that of a clock which was set back since.
-    return not 0 <= now_ns - after.retrain_asked_ns < params.retrain_every_s * _NS_PER_S
+    return not 0 <= now_ns - after.retrain_asked_ns < params.retrain_every_s * NS_PER_S
 
 
 def kinds_at(look: DriftLook, finding: Finding) -> list[Kind]:

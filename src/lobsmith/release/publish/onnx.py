@@ -28,6 +28,7 @@ from lobsmith.release.version.names import followed_model
 from lobsmith.release.version.recipe import environment, git_commit
 from lobsmith.release.version.signing import Trust
 from lobsmith.release.version.triton_config import BACKEND, config_text, prime_rows_for
+from lobsmith.units import NS_PER_S
 from lobsmith.verdict import Verdict
 from lobsmith.workspace import Workspace
 
@@ -76,7 +77,7 @@ def mint_version(now_ns: int, last: int | None) -> int:
     Raises:
         ReleaseError: the last one has as many digits as a number may have.
     """
-    now = int(datetime.fromtimestamp(now_ns // 1_000_000_000, UTC).strftime("%Y%m%d%H%M%S"))
+    now = int(datetime.fromtimestamp(now_ns // NS_PER_S, UTC).strftime("%Y%m%d%H%M%S"))
     version = now if last is None else max(now, last + 1)
     if version >= _VERSIONS_END:
         raise ReleaseError(f"{last}: no version number is left above it; take it out of the journal or the repository")

@@ -13,6 +13,7 @@ from lobsmith.errors import ReleaseError
 from lobsmith.files import sha256_file
 from lobsmith.release.registry.aliases import ARTIFACT_ID, SERVING, Registered, find_registered
 from lobsmith.release.registry.mlflow_store import mlflow_store
+from lobsmith.units import NS_PER_MS
 from lobsmith.workspace import SQLITE, Workspace
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _log_numbers(
 ) -> None:
     from mlflow.entities import Metric, Param
 
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = time.time_ns() // NS_PER_MS
     rows = [Param(key, value[:_LONGEST_VALUE]) for key, value in params.items()]
     numbers = [Metric(key, value, now_ms, step) for step, epoch in enumerate(history) for key, value in epoch.items()]
     numbers += [Metric(key, value, now_ms, 0) for key, value in metrics.items()]

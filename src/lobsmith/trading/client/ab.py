@@ -14,6 +14,7 @@ from lobsmith.release.version.names import candidate_model
 from lobsmith.trading.client.history import RowHistory
 from lobsmith.trading.client.stream import Prediction, Reason, StreamClient
 from lobsmith.trading.transport.transports import DescribingTransport
+from lobsmith.units import NS_PER_S
 
 Float32 = NDArray[np.float32]
 
@@ -127,7 +128,7 @@ class SplitClient:
         if prediction is not None and prediction.reason is Reason.REFUSED:
             # The model may have been published anew with another state: learn its shape again.
             self._candidate = None
-        self._not_before_ns = self._clock() + int(self._params.poll_s * 1e9) if failed else None
+        self._not_before_ns = self._clock() + int(self._params.poll_s * NS_PER_S) if failed else None
         return prediction
 
     def _open_candidate(self) -> StreamClient | None:

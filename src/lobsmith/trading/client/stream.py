@@ -16,6 +16,7 @@ from lobsmith.release.version.names import plans_model
 from lobsmith.trading.client.history import RowHistory
 from lobsmith.trading.transport.answer import Answer
 from lobsmith.trading.transport.transports import DescribingTransport, Transport
+from lobsmith.units import NS_PER_S
 
 Float32 = NDArray[np.float32]
 
@@ -261,7 +262,7 @@ class StreamClient:
     def _look_up(self, *, force: bool = False) -> None:
         """Learn which version is active, at most every `poll_s`; on a change forget the state."""
         now = self._clock()
-        if not force and self._looked_up_ns is not None and now - self._looked_up_ns < self._params.poll_s * 1e9:
+        if not force and self._looked_up_ns is not None and now - self._looked_up_ns < self._params.poll_s * NS_PER_S:
             return
         self._looked_up_ns = now
         try:
@@ -313,7 +314,7 @@ class StreamClient:
             if isinstance(answer, Answer):
                 return answer
             self._plans_ready = False
-            left_s = max(0.0, left_s - (self._clock() - started) / 1e9)
+            left_s = max(0.0, left_s - (self._clock() - started) / NS_PER_S)
         return self._infer_by(self._model, version, features, state, left_s)
 
     def _infer_by(

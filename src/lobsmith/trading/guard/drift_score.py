@@ -12,8 +12,8 @@ from lobsmith.features.definitions import COUNT, NAMES
 from lobsmith.params import GuardParams
 from lobsmith.trading.transport.answer import Float32, Score
 from lobsmith.trading.transport.transports import ScoringTransport
+from lobsmith.units import NS_PER_MS
 
-_NS_PER_MS = 1_000_000
 _ROOM = 4
 """Blocks that fit in: a reader has until the writer has come round to copy one."""
 
@@ -36,7 +36,7 @@ class RawBlock:
         self._ring = np.empty((_ROOM * rows, width), np.float32)
         self._block_rows = rows
         self._shortest = shortest
-        self._slot_ns = every_ms * _NS_PER_MS
+        self._slot_ns = every_ms * NS_PER_MS
         self._slot: int | None = None
         self._count = 0
 

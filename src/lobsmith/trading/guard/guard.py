@@ -17,6 +17,7 @@ from lobsmith.trading.guard.drift_score import RawBlock, ScoreWatch
 from lobsmith.trading.guard.effective_mode import Abstain, Stance, stance
 from lobsmith.trading.guard.monitor_mode import ModeSource, ModeWatch
 from lobsmith.trading.transport.transports import ScoringTransport
+from lobsmith.units import NS_PER_S
 
 Float32 = NDArray[np.float32]
 
@@ -93,7 +94,7 @@ class Guard:
         self._clock = clock
         self._modes = ModeWatch(modes, params.modes.stale_s, clock=clock, wall=wall)
         self._scores = ScoreWatch(model, params.guard, params.client.deadline_s)
-        self._overdue_ns = int((params.client.poll_s + params.guard.silent_s) * 1e9)
+        self._overdue_ns = int((params.client.poll_s + params.guard.silent_s) * NS_PER_S)
         self._no_win_rates = ActTable.of(None, 0, params.labels.horizons_ms, params.modes)
         self._counts = GuardCounts()
         self._version: int | None = None

@@ -11,6 +11,7 @@ from lobsmith.errors import DeadlineError, LobsmithError, ModeError, ServingErro
 from lobsmith.monitoring.mode.hit_rates import WinRates
 from lobsmith.monitoring.mode.machine import Mode, ModeRecord
 from lobsmith.monitoring.mode.store import decode_mode, last_known
+from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
 _DEADLINE_S = 2.0
@@ -149,7 +150,7 @@ class ModeWatch:
             wall: nanoseconds since 1970, UTC.
         """
         self._source = source
-        self._stale_ns = int(stale_s * 1e9)
+        self._stale_ns = int(stale_s * NS_PER_S)
         self._clock = clock
         self._wall = wall
         self._record: ModeRecord | None = None
@@ -194,10 +195,10 @@ class ModeWatch:
     def _stale(self, record: ModeRecord) -> str | None:
         age_ns = self._wall() - record.looked_ns
         if age_ns > self._stale_ns:
-            return f"its last look was {age_ns / 1e9:.0f} s ago" if record.looked_ns else "it has never looked"
+            return f"its last look was {age_ns / NS_PER_S:.0f} s ago" if record.looked_ns else "it has never looked"
         if age_ns < -self._stale_ns:
-            return f"its last look is {-age_ns / 1e9:.0f} s ahead of this machine's clock; set the clocks right"
+            return f"its last look is {-age_ns / NS_PER_S:.0f} s ahead of this machine's clock; set the clocks right"
         unseen_ns = self._clock() - self._seen_ns
         if unseen_ns > self._stale_ns:
-            return f"no new look has come for {unseen_ns / 1e9:.0f} s"
+            return f"no new look has come for {unseen_ns / NS_PER_S:.0f} s"
         return None

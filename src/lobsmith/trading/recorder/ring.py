@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lobsmith.errors import ServingError
+from lobsmith.units import NS_PER_MS
 
 Float32 = npt.NDArray[np.float32]
 
@@ -45,7 +46,6 @@ _HEAD, _DROPPED, _CLOSED = _LINE, _LINE + 1, _LINE + 2
 _TAIL, _TALLIES = 2 * _LINE, 2 * _LINE + 1
 _HEADER_BYTES = 4096
 _OUTLOOKS = 5
-_NS_PER_MS = 1_000_000
 _NUMBERS = struct.Struct("<8q3b5x")
 
 
@@ -126,7 +126,7 @@ class RingWriter:
         self._outlook = records["outlook"]
         self._head = self._dropped = 0
         self._tail = 0
-        self._slot_ns = raw_every_ms * _NS_PER_MS
+        self._slot_ns = raw_every_ms * NS_PER_MS
         self._slot_from_ns = self._slot_until_ns = 0
         self._words[1:5] = memoryview(array("q", (capacity, features, horizons, self._dtype.itemsize)))
         self._words[0] = _MAGIC

@@ -20,6 +20,7 @@ from lobsmith.trading.client.history import RowHistory
 from lobsmith.trading.client.stream import Prediction, Reason, StreamClient
 from lobsmith.trading.recorder.ring import PRIME, RESET
 from lobsmith.trading.transport.transports import DescribingTransport
+from lobsmith.units import NS_PER_S
 
 Records = npt.NDArray[np.void]
 """Records of a ring: see `lobsmith.trading.recorder.ring.record_dtype`."""
@@ -208,7 +209,7 @@ class Mirror:
     def _open(self) -> None:
         """Open a client as soon as there is a version, at most every `poll_s`, and tell it of the rows so far."""
         now = self._clock()
-        waits = self._looked_up_ns is not None and now - self._looked_up_ns < self._params.poll_s * 1e9
+        waits = self._looked_up_ns is not None and now - self._looked_up_ns < self._params.poll_s * NS_PER_S
         if self._client is not None or waits:
             return
         self._looked_up_ns = now

@@ -15,13 +15,14 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from lobsmith.market.quality.ledger import Ledger, Reason
+from lobsmith.units import NS_PER_S
 
 _BUFFERED = 10_000
 """Differences kept for a snapshot that is still to come."""
 _REMEMBERED = 4_096
 """Differences by which a repeated one is told from a late one."""
 _HELD = 8
-_HELD_NS = 1_000_000_000
+_HELD_NS = NS_PER_S
 
 
 Value = tuple[int, int] | bytes

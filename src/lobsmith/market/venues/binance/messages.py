@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Raw, Struct
 
+from lobsmith.units import NS_PER_MS
+
 _DIGITS = {19: 1, 16: 1_000}
 """Digits of a local receive time in ns and, from older recorders, in µs, 2001 to 2262; and ns a unit."""
 
@@ -74,6 +76,6 @@ def to_nanoseconds(times: npt.NDArray[np.int64]) -> int:
     """
     milliseconds, microseconds = times < 9 * 10**12, (times >= 10**14) & (times < 9 * 10**15)
     wrong = ~(milliseconds | microseconds | (times >= 10**17))
-    times[milliseconds] *= 1_000_000
+    times[milliseconds] *= NS_PER_MS
     times[microseconds] *= 1_000
     return int(np.argmax(wrong)) if wrong.any() else -1

@@ -40,6 +40,7 @@ from lobsmith.market.venues.binance.messages import Line, sniff, stamp_of, to_na
 from lobsmith.market.venues.binance.scan import DEPTH, LINE_DTYPE, SLOW, TICKER, TRADE, scan
 from lobsmith.market.venues.captures import text_batches
 from lobsmith.market.venues.prefetch import ahead
+from lobsmith.units import NS_PER_S
 
 __all__ = ["FORMAT", "KNOWN", "BinanceRecording"]
 
@@ -59,7 +60,7 @@ _COINM_SYMBOL = re.compile(r"[A-Z0-9]+USD_(PERP|\d{6})")
 _SYMBOL = re.compile(rb'"s":"([\w.-]{1,40})"')
 _PARTIAL_DEPTH = re.compile(r"@depth(5|10|20)(@|$)")
 _EARLIEST = 10**18  # 2001, and the smallest number of 19 digits
-_CLOCK_TOLERANCE_NS = 1_000_000_000
+_CLOCK_TOLERANCE_NS = NS_PER_S
 _ROW_BYTES = 9
 """A level takes at least so many bytes, and a comma."""
 
