@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from lobsmith.features.definitions import COUNT
 from lobsmith.market.instrument import Instrument
 from lobsmith.monitoring import alerts
 from lobsmith.monitoring.drift import history
+from lobsmith.monitoring.drift.content import Content, Evidently, Happening, PageChange
 from lobsmith.monitoring.log.raw_rows import raw_rows
 from lobsmith.monitoring.log.reader import PredictionLog, answers
 from lobsmith.monitoring.log.writer import LogWriter, Role, Source
@@ -165,6 +167,24 @@ def write_looks(path: Path) -> None:
     path.write_bytes(index.read_bytes())
 
 
+CONTENT = Content(
+    look=look(2),
+    since_ns=look(1).looked_ns,
+    earlier=tuple(LINES[:2]),
+    changes=(
+        PageChange(time_ns=TIME_NS, before=None, after="normal", reason="the first look"),
+        PageChange(time_ns=TIME_NS + 1, before="normal", after="conservative", reason="rows: drift; “spread”"),
+    ),
+    happenings=(Happening(time_ns=TIME_NS, what="retrain", about="asked for"),),
+    losses=(),
+    evidently=Evidently(page=None, failure="too slow", failures=2, looks=3, project="a project", report=None),
+)
+
+
+def write_content(path: Path) -> None:
+    path.write_bytes(msgspec.json.encode(CONTENT))
+
+
 def write_alerts(path: Path, patch: pytest.MonkeyPatch) -> None:
     workspace = Workspace(path.parent)
     clock = itertools.count(TIME_NS)
@@ -251,6 +271,7 @@ WRITTEN: dict[str, Callable[[Path], None]] = {
     "mode_journal.jsonl": write_mode_journal,
     "mode.json": write_mode,
     "looks.jsonl": write_looks,
+    "drift.json": write_content,
     "past.jsonl": write_past,
     "manifest.json": write_the_manifest,
     "intent.json": write_intent,
@@ -340,6 +361,7 @@ def test_records_are_read(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     laid(workspace.intent, "intent.json")
     assert intent.pending(workspace) == intent.Intent(entry=entry(3, journal.PROMOTED), leaving=(1, 2))
+    assert msgspec.json.decode((GOLDEN / "drift.json").read_bytes(), type=Content) == CONTENT
     assert lease._read(GOLDEN / "publish.lease") == HELD
 
 

@@ -15,7 +15,7 @@ from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lobsmith.monitoring.drift.page import Content
+    from lobsmith.monitoring.drift.content import Content
 
 
 @click.command("drift")

@@ -7,9 +7,11 @@ from lobsmith.drift.reference import RawRows
 from lobsmith.drift.verdict import DriftLook, DriftVerdict, Finding, Kind, Moved
 from lobsmith.features.definitions import COUNT, NAMES
 from lobsmith.monitoring.drift import history as looks
+from lobsmith.monitoring.drift.content import Content, Evidently, Happening, PageChange
 from lobsmith.monitoring.drift.evidently import Side, project_of
-from lobsmith.monitoring.drift.page import Content, Evidently, Happening, ModeChange, drift_since
+from lobsmith.monitoring.drift.page import drift_since
 from lobsmith.monitoring.drift.report import losses_over_time
+from lobsmith.monitoring.mode.machine import Mode, ModeChange
 from lobsmith.online.answers import Answers
 from lobsmith.params import Params
 from lobsmith.workspace import Workspace
@@ -157,7 +159,13 @@ def history(count: int, drifted: int) -> list[DriftLook]:
 
 CHANGES = (
     ModeChange(
-        time_ns=NOW_NS - 12 * 300 * S, before="normal", after="conservative", reason="covariate drift in 1 look"
+        time_ns=NOW_NS - 12 * 300 * S,
+        model=MODEL,
+        version=VERSION,
+        mode_from=Mode.NORMAL,
+        mode_to=Mode.CONSERVATIVE,
+        reason="covariate drift in 1 look",
+        who="monitor flow",
     ),
 )
 HAPPENINGS = (
@@ -174,7 +182,7 @@ def content(one: DriftLook | None = None, count: int = 60, **changed) -> Content
         look=one,
         since_ns=drift_since(one, earlier),
         earlier=earlier,
-        changes=CHANGES,
+        changes=tuple(PageChange.of(one) for one in CHANGES),
         happenings=HAPPENINGS,
         losses=losses_over_time([answers(30_000, NOW_NS, seed=1), answers(30_000, NOW_NS, up=2.0, seed=2)]),
         evidently=Evidently(

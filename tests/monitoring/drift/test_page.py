@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from lobsmith.drift.verdict import Finding, Kind
+from lobsmith.monitoring.drift.content import Content
 from lobsmith.monitoring.drift.history import as_line
-from lobsmith.monitoring.drift.page import Content, drift_since, headline, render_drift
+from lobsmith.monitoring.drift.page import drift_since, headline, render_drift
 from tests.browser import browser
 from tests.monitoring.drift import drifted
 from tests.monitoring.test_shadow_page import read

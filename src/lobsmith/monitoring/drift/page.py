@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 
-from msgspec import Struct
-
 from lobsmith.drift.verdict import DriftLook, DriftVerdict, Finding, Kind
 from lobsmith.evaluation.report import words as words
 from lobsmith.evaluation.report.page import render
 from lobsmith.features.definitions import FEATURES
-from lobsmith.monitoring.accuracy import VersionScore
 from lobsmith.monitoring.drift import plots as plots
+from lobsmith.monitoring.drift.content import Content
 from lobsmith.monitoring.drift.history import Line
 
 _TEMPLATE = "drift.html.jinja"
@@ -33,63 +31,6 @@ _NAMED = 3
 _DRAWN = {Kind.COVARIATE: 6, Kind.PREDICTION: 3, Kind.CONCEPT: 3}
 _LISTED = 15
 _FORMULAS = {one.name: f"{one.formula}, {one.unit}" for one in FEATURES}
-
-
-class ModeChange(Struct, frozen=True, kw_only=True):
-    """The model went from one mode to another; `before` is None where it had none."""
-
-    time_ns: int
-    before: str | None
-    after: str
-    reason: str
-
-
-class Happening(Struct, frozen=True, kw_only=True):
-    """Something the system did: an alert, a retrain that was asked for."""
-
-    time_ns: int
-    what: str
-    about: str
-
-
-class Evidently(Struct, frozen=True, kw_only=True):
-    """The report of Evidently: its file beside the page, or why there is none.
-
-    Attributes:
-        page: name of the file, None where there is none.
-        failure: why.
-        failures: looks without one among the `looks` newest.
-        project, report: what it is called in Evidently's workspace.
-    """
-
-    page: str | None
-    failure: str | None
-    failures: int
-    looks: int
-    project: str
-    report: str | None
-
-
-class Content(Struct, frozen=True, kw_only=True):
-    """All that the page says, as it is also written as JSON.
-
-    Attributes:
-        look: that it is about.
-        since_ns: time of the first look of the unbroken run of looks that found drift; None where this one did not.
-        earlier: looks before, the oldest first.
-        changes: of the mode, the oldest first.
-        happenings: the newest last.
-        losses: of one version after the other, over the same time bins.
-        evidently: its report.
-    """
-
-    look: DriftLook
-    since_ns: int | None
-    earlier: tuple[Line, ...]
-    changes: tuple[ModeChange, ...]
-    happenings: tuple[Happening, ...]
-    losses: tuple[tuple[VersionScore, ...], ...]
-    evidently: Evidently
 
 
 def render_drift(content: Content) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import UTC
-from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
@@ -16,11 +15,9 @@ from lobsmith.evaluation.report.svg import ACCENT, BAD, DOWN, GOOD, INK, MUTED, 
 from lobsmith.evaluation.report.words import figure as figure_words
 from lobsmith.evaluation.report.words import horizon, number
 from lobsmith.monitoring.accuracy import VersionScore
+from lobsmith.monitoring.drift.content import PageChange
 from lobsmith.monitoring.drift.history import Found, Line, as_line
 from lobsmith.units import NS_PER_DAY
-
-if TYPE_CHECKING:
-    from lobsmith.monitoring.drift.page import ModeChange
 
 _NOTHING = Markup("")
 _TICKS = 6
@@ -82,7 +79,7 @@ def plot_null(verdict: DriftVerdict) -> Markup:
     return svg(f"null-{verdict.kind.value}", f"{told} {number(past[-1], 3)}", 2.5, draw)
 
 
-def plot_history(look: DriftLook, earlier: Sequence[Line], changes: Sequence["ModeChange"]) -> Markup:
+def plot_history(look: DriftLook, earlier: Sequence[Line], changes: Sequence[PageChange]) -> Markup:
     """Draw what looks have found so far, the discriminator's AUC and the p-values, over the modes."""
     lines = [*earlier, as_line(look, "", None)]
 
@@ -124,7 +121,7 @@ def plot_losses(losses: Sequence[Sequence[VersionScore]]) -> Markup:
     return svg("losses", "Log-loss over time", 2.8, draw)
 
 
-def _modes(axes: Axes, first_ns: int, last_ns: int, changes: Sequence["ModeChange"]) -> None:
+def _modes(axes: Axes, first_ns: int, last_ns: int, changes: Sequence[PageChange]) -> None:
     """Colour the time during which the mode was another than normal."""
     for place, change in enumerate(changes):
         until = changes[place + 1].time_ns if place + 1 < len(changes) else last_ns

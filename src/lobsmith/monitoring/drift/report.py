@@ -15,16 +15,10 @@ from lobsmith.monitoring import alerts
 from lobsmith.monitoring.accuracy import VersionScore, score_over_time
 from lobsmith.monitoring.drift import history
 from lobsmith.monitoring.drift.check import Looked
+from lobsmith.monitoring.drift.content import Content, Evidently, Happening, PageChange
 from lobsmith.monitoring.drift.evidently import Drawn, Side, draw, project_of
-from lobsmith.monitoring.drift.page import (
-    Content,
-    Evidently,
-    Happening,
-    ModeChange,
-    drift_since,
-    headline,
-    render_drift,
-)
+from lobsmith.monitoring.drift.page import drift_since, headline, render_drift
+from lobsmith.monitoring.mode.machine import ModeChange
 from lobsmith.monitoring.mode.store import changes, read_mode
 from lobsmith.online.answers import Answers
 from lobsmith.params import Params
@@ -48,7 +42,7 @@ class Reported(Struct, frozen=True, kw_only=True):
 
     Attributes:
         page: ours.
-        json: what it says, as a `lobsmith.monitoring.drift.page.Content`.
+        json: what it says, as a `lobsmith.monitoring.drift.content.Content`.
         evidently_html, evidently_json: None where Evidently failed.
         evidently_failed: why it did.
         headline: what was found, one line.
@@ -110,7 +104,7 @@ def write_report(
         look=look,
         since_ns=drift_since(look, [one for one in lines if one.version == look.version]),
         earlier=tuple(lines[-_HISTORY:]),
-        changes=tuple(changes[-_CHANGES:]),
+        changes=tuple(PageChange.of(one) for one in changes[-_CHANGES:]),
         happenings=tuple(happenings[-_CHANGES:]),
         losses=losses_over_time(answers),
         evidently=_evidently(look, drawn, [*lines[-_HISTORY:], history.as_line(look, folder.name, failed)]),
@@ -230,10 +224,7 @@ def report_look(workspace: Workspace, params: Params, looked: Looked) -> Reporte
         Side(rows=looked.reference, answers=lived.answers_before),
         Side(rows=lived.recent, answers=lived.answers_now),
         answers=[one for one in (lived.answers_before,) if one is not None],
-        changes=[
-            ModeChange(time_ns=one.time_ns, before=one.mode_from, after=one.mode_to, reason=one.reason)
-            for one in changed
-        ],
+        changes=changed,
         happenings=happened,
     )
 
