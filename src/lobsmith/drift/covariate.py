@@ -7,7 +7,7 @@ number sees it. The smaller of the two p-values counts, twice (Bonferroni).
 """
 
 import time
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from lobsmith.drift.discriminator import Discriminator, fit_discriminator
 from lobsmith.drift.null_distribution import Drifted, PastStore, Unusual, angle, p_value, unusual_moves, usual_pairs
 from lobsmith.drift.reference import RawRows, Scaling
 from lobsmith.drift.shifts import moved
-from lobsmith.drift.verdict import DriftVerdict, Finding, Kind, Moved
+from lobsmith.drift.verdict import DriftVerdict, Finding, Kind, Moved, Window
 from lobsmith.drift.windows import Lengths, covered, enough
 from lobsmith.errors import DataContractError
 from lobsmith.features.definitions import NAMES
@@ -67,11 +67,12 @@ def look_for_covariate_drift(
     reference, recent = reference.newest(lengths.reference), recent.newest(lengths.recent)
     for what, rows in (("reference", reference), ("recent", recent), ("history", history)):
         _check(rows, what, scaling, names)
-    answer = _Answer(reference, recent, level)
+    old, new = Window.of(reference.time_ns), Window.of(recent.time_ns)
+    verdict = partial(DriftVerdict.of, Kind.COVARIATE, level=level, reference=old, recent=new)
     if not enough(reference, lengths.reference, lengths.minimum_rows):
-        return answer.give(Finding.INSUFFICIENT, _too_few("reference", reference, lengths.reference, lengths))
+        return verdict(Finding.INSUFFICIENT, _too_few("reference", reference, lengths.reference, lengths))
     if not enough(recent, lengths.recent, lengths.minimum_rows):
-        return answer.give(Finding.MISSING, _too_few("recent", recent, lengths.recent, lengths))
+        return verdict(Finding.MISSING, _too_few("recent", recent, lengths.recent, lengths))
     end = time.monotonic() + params.discriminator.seconds
     fitted = fit_discriminator(reference.raw, recent.raw, scaling, params.discriminator)
     until = int(recent.time_ns[0])
@@ -82,7 +83,7 @@ def look_for_covariate_drift(
     if len(aucs) < params.past_pairs:
         reason = f"{len(aucs)} past pairs of windows {past.gap * params.recent_s:g} s apart are measured"
         reason += f", {params.past_pairs} are needed, {past.possible} are in the history"
-        return answer.give(
+        return verdict(
             Finding.INSUFFICIENT, reason, value=fitted.auc, null=aucs, moved=_ordered(shown, fitted.distances)
         )
     unusual = unusual_moves(fitted.distances, np.array([pair.distances for pair in past.pairs]))
@@ -90,7 +91,7 @@ def look_for_covariate_drift(
     p = min(1.0, 2 * min(p_auc, unusual.p_value))
     if p <= level:
         store.add([Drifted(from_ns=until, until_ns=int(recent.time_ns[-1]) + 1)])
-    return answer.give(
+    return verdict(
         Finding.DRIFT if p <= level else Finding.NO_DRIFT,
         _why(fitted, aucs, p_auc, unusual, names),
         value=fitted.auc,
@@ -110,43 +111,6 @@ def _why(fitted: Discriminator, aucs: tuple[float, ...], p_auc: float, unusual: 
 
 def _ordered(shown: tuple[Moved, ...], by: npt.NDArray[np.float64]) -> tuple[Moved, ...]:
     return tuple(shown[at] for at in np.argsort(-by, kind="stable"))
-
-
-class _Answer(NamedTuple):
-    """What all verdicts of one look share."""
-
-    reference: RawRows
-    recent: RawRows
-    level: float
-
-    def give(
-        self,
-        finding: Finding,
-        reason: str,
-        *,
-        value: float | None = None,
-        p_value: float | None = None,
-        null: tuple[float, ...] = (),
-        moved: tuple[Moved, ...] = (),
-    ) -> DriftVerdict:
-        old, new = self.reference, self.recent
-        return DriftVerdict(
-            kind=Kind.COVARIATE,
-            finding=finding,
-            reason=reason,
-            value=value,
-            p_value=p_value,
-            level=self.level,
-            past=len(null),
-            null=null,
-            reference_from_ns=int(old.time_ns[0]) if len(old) else None,
-            reference_until_ns=int(old.time_ns[-1]) if len(old) else None,
-            recent_from_ns=int(new.time_ns[0]) if len(new) else None,
-            recent_until_ns=int(new.time_ns[-1]) if len(new) else None,
-            reference_rows=len(old),
-            recent_rows=len(new),
-            moved=moved,
-        )
 
 
 def _check(rows: RawRows, what: str, scaling: Scaling, names: tuple[str, ...]) -> None:

@@ -1,7 +1,10 @@
 """What a look for drift answers."""
 
 from enum import StrEnum
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from msgspec import Struct
 
 from lobsmith.verdict import Verdict
@@ -51,6 +54,21 @@ class Moved(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     recent: tuple[float, ...]
 
 
+class Window(NamedTuple):
+    """Rows that were compared: receive times of the first and the last, UTC, and how many count."""
+
+    from_ns: int | None
+    until_ns: int | None
+    rows: int
+
+    @classmethod
+    def of(cls, time_ns: npt.NDArray[np.int64], rows: int | None = None) -> "Window":
+        """Return the window of rows in the order of time; of these all count where `rows` is None."""
+        known = len(time_ns) > 0
+        first, last = (int(time_ns[0]), int(time_ns[-1])) if known else (None, None)
+        return cls(first, last, len(time_ns) if rows is None else rows)
+
+
 class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What was found of one kind of drift.
 
@@ -84,6 +102,40 @@ class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     reference_rows: int = 0
     recent_rows: int = 0
     moved: tuple[Moved, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        kind: Kind,
+        finding: Finding,
+        reason: str,
+        *,
+        level: float,
+        reference: Window,
+        recent: Window,
+        value: float | None = None,
+        p_value: float | None = None,
+        null: tuple[float, ...] = (),
+        moved: tuple[Moved, ...] = (),
+    ) -> "DriftVerdict":
+        """Return the verdict on two windows of rows; the statistic was compared with all of `null`."""
+        return cls(
+            kind=kind,
+            finding=finding,
+            reason=reason,
+            value=value,
+            p_value=p_value,
+            level=level,
+            past=len(null),
+            null=null,
+            reference_from_ns=reference.from_ns,
+            reference_until_ns=reference.until_ns,
+            recent_from_ns=recent.from_ns,
+            recent_until_ns=recent.until_ns,
+            reference_rows=reference.rows,
+            recent_rows=recent.rows,
+            moved=moved,
+        )
 
     def as_verdict(self) -> Verdict:
         """Return it as a gate's verdict: refused where there is drift; the evidence says where nothing was known."""

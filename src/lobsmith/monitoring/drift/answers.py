@@ -8,7 +8,7 @@ import numpy as np
 
 from lobsmith.drift.null_distribution import p_value
 from lobsmith.drift.shifts import excess_loss, shift_of_answers
-from lobsmith.drift.verdict import DriftVerdict, Finding, Kind, Moved
+from lobsmith.drift.verdict import DriftVerdict, Finding, Kind, Moved, Window
 from lobsmith.monitoring.drift.history import Line
 from lobsmith.monitoring.drift.live_window import Lived
 from lobsmith.online.answers import Answers
@@ -55,14 +55,14 @@ def prediction_drift(lived: Lived, before: Sequence[Line], drift: DriftParams, l
         drift: `minimum_rows` and `past_pairs` are used.
         level: p-value from which there is drift.
     """
-    answer = _Answer(Kind.PREDICTION, lived, before, drift, level)
-    if lived.answers_now is None or answer.recent_rows < drift.minimum_rows:
-        return answer.missing(f"{answer.recent_rows} rows were answered")
-    if lived.answers_before is None or answer.reference_rows < drift.minimum_rows:
-        return answer.too_young()
+    asked = _OneKind(Kind.PREDICTION, lived, before, drift, level)
+    if lived.answers_now is None or asked.recent_rows < drift.minimum_rows:
+        return asked.missing(f"{asked.recent_rows} rows were answered")
+    if lived.answers_before is None or asked.reference_rows < drift.minimum_rows:
+        return asked.too_young()
     value, moved = shift_of_answers(lived.answers_before, lived.answers_now)
     words = f"answers have moved by {value:.3g} deviations on average, most of all {moved[0].name}"
-    return answer.compared(words, value, scale=lambda shift: math.log(max(shift, _LEAST)), moved=moved)
+    return asked.compared(words, value, scale=lambda shift: math.log(max(shift, _LEAST)), moved=moved)
 
 
 def concept_drift(
@@ -77,23 +77,23 @@ def concept_drift(
         level: p-value from which there is drift.
         beside: the block test of active against fallback; None where nothing was compared.
     """
-    answer = _Answer(Kind.CONCEPT, lived, before, params.drift, level)
+    asked = _OneKind(Kind.CONCEPT, lived, before, params.drift, level)
     if beside is not None and beside.decision == ROLL_BACK:
-        return answer.give(Finding.DRIFT, f"beside its fallback: {beside.reason}")
-    if lived.answers_now is None or answer.recent_rows < params.drift.minimum_rows:
-        return answer.missing(f"{answer.recent_rows} rows were answered")
-    if lived.answers_before is None or answer.reference_rows < params.drift.minimum_rows:
-        return answer.too_young()
+        return asked.verdict(Finding.DRIFT, f"beside its fallback: {beside.reason}")
+    if lived.answers_now is None or asked.recent_rows < params.drift.minimum_rows:
+        return asked.missing(f"{asked.recent_rows} rows were answered")
+    if lived.answers_before is None or asked.reference_rows < params.drift.minimum_rows:
+        return asked.too_young()
     found = excess_loss(lived.answers_before, lived.answers_now, params.paired.longest_ms)
     if found is None:
-        return answer.give(Finding.INSUFFICIENT, "no outcomes are known of the rows before, or of the newest ones")
+        return asked.verdict(Finding.INSUFFICIENT, "no outcomes are known of the rows before, or of the newest ones")
     value, rows = found
     if rows < params.drift.minimum_rows:
-        return answer.missing(f"outcomes of {rows} rows are known")
-    return answer.compared(f"a row costs {value:+.4f} nats beside the frequencies of the time before", value)
+        return asked.missing(f"outcomes of {rows} rows are known")
+    return asked.compared(f"a row costs {value:+.4f} nats beside the frequencies of the time before", value)
 
 
-class _Answer(NamedTuple):
+class _OneKind(NamedTuple):
     """What all verdicts of one look on one kind share."""
 
     kind: Kind
@@ -115,41 +115,36 @@ class _Answer(NamedTuple):
     ) -> DriftVerdict:
         """Compare a statistic with that of earlier looks, on a scale where these are roughly Gaussian."""
         past = tuple(usual(self.before, self.kind, self.lived.from_ns))
-        measured = {"value": value, "past": len(past), "null": past, "moved": moved}
+        measured: dict[str, Any] = {"value": value, "null": past, "moved": moved}
         if len(past) < self.drift.past_pairs:
             why = f"{words}; {len(past)} looks before, {self.drift.past_pairs} say what is usual"
-            return self.give(Finding.INSUFFICIENT, why, **measured)
+            return self.verdict(Finding.INSUFFICIENT, why, **measured)
         p = p_value(scale(value), np.array([scale(one) for one in past]))
         found = Finding.DRIFT if p <= self.level else Finding.NO_DRIFT
-        return self.give(found, f"{words}; p = {p:.2g} among {len(past)} looks before", p_value=p, **measured)
+        return self.verdict(found, f"{words}; p = {p:.2g} among {len(past)} looks before", p_value=p, **measured)
 
     def missing(self, what: str) -> DriftVerdict:
         """Say that there are too few rows, which in a version's first minutes there cannot but be."""
         why = f"{what} in {self.drift.recent_s:g} s, fewer than drift.minimum_rows = {self.drift.minimum_rows}"
         if self.lived.served_ns > self.lived.from_ns:
             served_s = (self.lived.until_ns - self.lived.served_ns) / NS_PER_S
-            return self.give(Finding.INSUFFICIENT, f"{why}; this version has served for {served_s:.0f} s only")
-        return self.give(Finding.MISSING, why)
+            return self.verdict(Finding.INSUFFICIENT, f"{why}; this version has served for {served_s:.0f} s only")
+        return self.verdict(Finding.MISSING, why)
 
     def too_young(self) -> DriftVerdict:
         least, rows = self.drift.minimum_rows, self.reference_rows
         why = f"{rows} rows were answered by this version before, fewer than drift.minimum_rows = {least}"
-        return self.give(Finding.INSUFFICIENT, why)
+        return self.verdict(Finding.INSUFFICIENT, why)
 
-    def give(self, finding: Finding, reason: str, **measured: Any) -> DriftVerdict:
+    def verdict(self, finding: Finding, reason: str, **measured: Any) -> DriftVerdict:
         before = self.lived.answers_before
-        times = before.time_ns if before is not None and len(before.time_ns) else None
-        return DriftVerdict(
-            kind=self.kind,
-            finding=finding,
-            reason=reason,
+        return DriftVerdict.of(
+            self.kind,
+            finding,
+            reason,
             level=self.level,
-            reference_from_ns=None if times is None else int(times[0]),
-            reference_until_ns=None if times is None else int(times[-1]),
-            recent_from_ns=self.lived.from_ns,
-            recent_until_ns=self.lived.until_ns,
-            reference_rows=self.reference_rows,
-            recent_rows=self.recent_rows,
+            reference=Window.of(np.empty(0, np.int64) if before is None else before.time_ns, self.reference_rows),
+            recent=Window(self.lived.from_ns, self.lived.until_ns, self.recent_rows),
             **measured,
         )
 
