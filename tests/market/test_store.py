@@ -114,7 +114,7 @@ def test_the_same_again_changes_nothing_and_other_data_are_refused(tmp_path: Pat
     assert {path: path.read_bytes() for path in (tmp_path / "market").rglob("*") if path.is_file()} == before
     replaced = store.ingest(lambda listing: open_captures([other], None, listing), replace=True)
     assert [one.fingerprint for one in store.ingests(done.instrument)] == [replaced.fingerprint]
-    assert len(store.quarantines(done.instrument)) == 1
+    assert len(list((tmp_path / "market").rglob("*.quarantine.csv"))) == 1
 
 
 def test_between_two_ingests_lies_a_gap(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_the_quarantine_names_what_was_set_aside(tmp_path: Path) -> None:
     path = write(tmp_path / "a, b.gz", *lines)
     store = Store(tmp_path / "market")
     done = store.ingest(lambda listing: open_captures([path], None, listing))
-    (listing,) = store.quarantines(done.instrument)
+    (listing,) = (tmp_path / "market").rglob("*.quarantine.csv")
     frame = pl.read_csv(listing)
     assert frame.height == sum(done.accounting.set_aside.values())
     assert done.accounting.records == done.accounting.kept + frame.height

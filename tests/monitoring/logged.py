@@ -50,9 +50,12 @@ if __name__ == "__main__":  # a writer process that is killed: rows go in until 
 
     with writer(Path(sys.argv[1])) as log:
         begin(log, str(os.getpid()))
+        flushed_s = time.monotonic()
         for row in range(int(sys.argv[2])):
             added_ns = time.monotonic_ns()
             add(log, str(os.getpid()), MODEL, row, row + 1)
-            log.flush_if_due()
+            if time.monotonic() - flushed_s > PARAMS.flush_s / 2:
+                log.flush()
+                flushed_s = time.monotonic()
             print(f"{row} {added_ns}", flush=True)
             time.sleep(0.002)

@@ -21,8 +21,6 @@ _PIPED_WIDTH = 120
 results = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 """Where results go; everything else goes to standard error."""
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 
 set_option = click.option(

@@ -241,10 +241,6 @@ class Store:
         paths = (self._home(instrument) / "ingests").glob("*.json")
         return [_ingest(path) for path in sorted(paths, key=lambda path: int(path.stem))]
 
-    def quarantines(self, instrument: Instrument) -> list[Path]:
-        """Return the lists of what was set aside."""
-        return sorted((self._home(instrument) / "ingests").glob(f"*.{_QUARANTINE}"))
-
     def events(self, instrument: Instrument, since_ns: int | None = None) -> Iterator[Events]:
         """Stream an instrument's events in order, about half a million at a time.
 

@@ -37,11 +37,6 @@ def lead_runs(dataset: Dataset, rows: npt.NDArray[np.int64]) -> tuple[int, list[
     return first, runs(dataset, np.asarray([first, int(rows[-1])]))
 
 
-def log_probabilities(network: Network, dataset: Dataset, rows: npt.NDArray[np.int64]) -> Tensor:
-    """Return calibrated log-probabilities of the directions, float32 [N, H, 3]."""
-    return torch.log_softmax(network.calibration.cpu().logits(outputs_at(network, dataset, rows)), dim=2)
-
-
 def validation_loss(
     network: Network, dataset: Dataset, rows: npt.NDArray[np.int64], horizon_weights: Sequence[float]
 ) -> float:

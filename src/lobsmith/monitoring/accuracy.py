@@ -51,11 +51,6 @@ class VersionScore(Struct, frozen=True):
     latency_p99_ns: float | None
     horizons: tuple[HorizonScore, ...]
 
-    @property
-    def answered_share(self) -> float | None:
-        """Answered rows by all rows."""
-        return self.answered / self.rows if self.rows else None
-
 
 def score(answers: Answers) -> VersionScore:
     """Score a version over all the rows given."""

@@ -51,7 +51,7 @@ def test_a_score_by_hand() -> None:
     p = [[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [np.nan] * 3, [0.2, 0.2, 0.6]]
     got = score(made([0, 0, 2, -1], p))
     (horizon,) = got.horizons
-    assert (got.rows, got.answered, got.answered_share, horizon.rows) == (4, 3, 0.75, 2)
+    assert (got.rows, got.answered, horizon.rows) == (4, 3, 2)
     assert horizon.accuracy == 0.5
     assert_allclose(horizon.log_loss, -(np.log(0.5) + np.log(0.1)) / 2, rtol=1e-6)
     assert_allclose(horizon.brier, (0.25 + 0.09 + 0.04 + 0.81 + 0.01 + 0.64) / 2, rtol=1e-6)
@@ -65,7 +65,7 @@ def test_no_data_is_not_a_good_score() -> None:
         assert got.latency_p99_ns is None
         assert got.horizons[0].rows == 0
         assert (got.horizons[0].accuracy, got.horizons[0].log_loss, got.horizons[0].base_log_loss) == (None, None, None)
-    assert score(made(np.empty(0))).answered_share is None
+    assert score(made(np.empty(0))).rows == 0
 
 
 def test_time_bins_add_up_and_empty_ones_are_there() -> None:

@@ -19,7 +19,6 @@ _PARTS = 4
 """A lag is constant when the minima of so many parts of the settling time agree."""
 _FOLLOW = 0.1
 _SEEN = 1 << 13
-_FAR = 2**62
 
 STATE_DTYPE = np.dtype(
     [

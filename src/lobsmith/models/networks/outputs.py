@@ -22,7 +22,6 @@ CLASSES = 3
 BINARY = 3
 """Significant move, bids withdrawn, asks withdrawn."""
 COLUMNS = CLASSES + BINARY + 2
-OUTLOOK = BINARY + 2
 OUTLOOKS = ("significant", "bid_withdrawal", "ask_withdrawal", "move_bps", "volatility_bps")
 MOVE, VOLATILITY = CLASSES + BINARY, CLASSES + BINARY + 1
 

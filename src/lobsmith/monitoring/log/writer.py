@@ -27,12 +27,9 @@ from lobsmith.monitoring.log.schema import (
 from lobsmith.params import Params, PredictionLogParams
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.names import may_produce
-from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
 _MOST_WAITING = 1_000_000
-
-Int64 = npt.NDArray[np.int64]
 
 
 class Role(StrEnum):
@@ -76,18 +73,17 @@ class LogWriter:
     """Adds to a prediction log; for one thread.
 
     The `add_*` methods copy into memory and never touch the disk. `flush` writes all that waits in one transaction, and
-    after it a crash of the process or the machine loses none of that. Call `flush_if_due` every half `flush_s` or more
-    often, and a crash loses at most the rows of `flush_s`.
+    after it a crash of the process or the machine loses none of that.
 
         with LogWriter.of(workspace, "lob", params) as log:
             log.begin("2026-03-01T12:00:00-4711", Source.LIVE, "binance:BTCUSDT", time.time_ns())
             log.add_predictions(session, "lob", 20260301115900, Role.PRIMARY, row=row, …)
-            log.flush_if_due()
+            log.flush()
 
     Args:
         path: the file; it is made where there is none.
         horizons_ms: the H horizons of the probabilities.
-        params: flush interval and how long to wait for other processes.
+        params: how long to wait for other processes.
         most_waiting: rows that wait in memory at most, when the disk refuses. Further ones are dropped and counted.
 
     Raises:
@@ -105,12 +101,10 @@ class LogWriter:
     ) -> None:
         self.path = path
         self.horizons_ms = horizons_ms
-        self._params = params
         self._most_waiting = most_waiting
         self._connection, _ = open_log(path, horizons_ms=horizons_ms, write=True, busy_s=params.busy_s)
         self._waiting = _Waiting()
         self._announced: set[str] = set()
-        self._oldest_ns: int | None = None
         self._lost: dict[str, int] = {}
 
     @classmethod
@@ -129,7 +123,6 @@ class LogWriter:
         """
         self._announced.add(session)
         self._waiting.sessions[session] = (str(source), instrument, started_ns)
-        self._note_age()
 
     def add_predictions(
         self,
@@ -182,7 +175,7 @@ class LogWriter:
         columns |= {name: pa.array(values) for name, values in zip(names, flat, strict=True)}
         key = (session, model, int(version), str(role))
         self._waiting.predictions.setdefault(key, []).append(pa.record_batch(columns))
-        self._grow(count)
+        self._waiting.rows += count
 
     def add_outcomes(
         self, session: str, row: npt.ArrayLike, labels: npt.NDArray[np.int8], known_ns: npt.ArrayLike
@@ -203,7 +196,7 @@ class LogWriter:
         for name, values in zip(label_columns(self.horizons_ms), np.reshape(labels, (count, -1)).T, strict=True):
             columns[name] = pa.array(values.astype(np.int64), mask=values < 0)
         self._waiting.outcomes.setdefault(session, []).append(pa.record_batch(columns))
-        self._grow(count)
+        self._waiting.rows += count
 
     def add_raw(
         self,
@@ -233,7 +226,7 @@ class LogWriter:
         columns = {"row": pa.array(numbers)} | {name: _column(values, count) for name, values in given.items()}
         columns["raw"] = _blobs(np.array(raw, "<f4").reshape(count, -1))
         self._waiting.raw_rows.setdefault(session, []).append(pa.record_batch(columns))
-        self._grow(count)
+        self._waiting.rows += count
 
     def add_probe(
         self,
@@ -256,7 +249,7 @@ class LogWriter:
         """
         if self._room(session, "probes", 1):
             self._waiting.probes.append((session, asked_ns, *first, first_ns, *second, second_ns))
-            self._grow(1)
+            self._waiting.rows += 1
 
     def add_drops(self, session: str, noted_ns: int, place: str, count: int) -> None:
         """Add that rows were lost.
@@ -269,7 +262,7 @@ class LogWriter:
         """
         if count and self._room(session, "drops", 1):
             self._waiting.drops.append((session, noted_ns, place, count))
-            self._grow(1)
+            self._waiting.rows += 1
 
     @property
     def waiting(self) -> int:
@@ -281,19 +274,6 @@ class LogWriter:
         """Rows given up, by table, because too many were waiting; the next flush notes them as drops of `log`."""
         return dict(self._lost)
 
-    def flush_if_due(self) -> bool:
-        """Flush where the oldest waiting row has waited for half of `flush_s`, and say whether that was so.
-
-        Half, so that a caller that comes by every half interval still keeps to the whole one.
-
-        Raises:
-            PredictionLogError: as `flush`.
-        """
-        if self._oldest_ns is None or time.monotonic_ns() - self._oldest_ns < self._params.flush_s * NS_PER_S / 2:
-            return False
-        self.flush()
-        return True
-
     def flush(self) -> None:
         """Write all that waits in one transaction.
 
@@ -301,13 +281,13 @@ class LogWriter:
             PredictionLogError: the log is locked or the disk refuses. What waited goes on waiting, and the next flush
                 tries again; nothing is written twice.
         """
-        if self._oldest_ns is None:
+        if not (self._waiting.rows or self._waiting.sessions):
             return
         with faults_named(self.path), transaction(self._connection) as cursor:
             _write(cursor, self._waiting)
             for table, count in self._lost.items():
                 cursor.execute("INSERT INTO drops VALUES (0, ?, ?, ?)", (time.time_ns(), f"log {table}", count))
-        self._waiting, self._oldest_ns, self._lost = _Waiting(), None, {}
+        self._waiting, self._lost = _Waiting(), {}
 
     def close(self) -> None:
         """Flush and close.
@@ -335,14 +315,6 @@ class LogWriter:
             return True
         self._lost[table] = self._lost.get(table, 0) + count
         return False
-
-    def _grow(self, count: int) -> None:
-        self._waiting.rows += count
-        self._note_age()
-
-    def _note_age(self) -> None:
-        if self._oldest_ns is None:
-            self._oldest_ns = time.monotonic_ns()
 
 
 class _Waiting:
