@@ -2,7 +2,7 @@
 
 Neighbouring rows are alike, so that a network that has seen one of them knows the other. Each row is therefore scored
 by a network that has seen neither its block of time nor the rows next to that block. Even so the AUC of two windows of
-the same market is not 1/2, because both are short: what it is worth is for the past to say (`past`), not for this file.
+the same market is not 1/2, because both are short: what it is worth is decided by past pairs (`null_distribution`).
 """
 
 import time

@@ -82,8 +82,8 @@ def assess(
         dataset: all rows with their labels, the held-out ones among them.
         rows: int64 [N], rising: the held-out rows.
         predictions: name to probabilities, float32 [N, H, 3]; `MODEL` is one of them.
-        outlook: float32 [N, H, 5], `heads.OUTPUTS` of the model, moves and volatility in basis points; NaN where a row
-            has none; None where the model has none.
+        outlook: float32 [N, H, 5], `metrics.OUTPUTS` of the model, moves and volatility in basis points; NaN where a
+            row has none; None where the model has none.
         reference: float32 [H, 5], means of the same over the training rows.
         fees_bps: fee of one side of a trade, basis points; each trade pays it twice.
         confidences: least probabilities to report on and to trade at.

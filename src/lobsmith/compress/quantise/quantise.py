@@ -120,7 +120,7 @@ def _int8_static(source: Path, destination: Path, *, streams: Sequence[Float], s
     """Write Q/DQ pairs around what is quantised, and nowhere else.
 
     ONNX Runtime's own quantiser lets every reader of an activation see the rounded one, LSTM and attention included,
-    and calibrates in a way that `activation_ranges` explains. Biases stay float32: TensorRT takes no Q/DQ on int32.
+    and calibrates in a way that `ranges` explains. Biases stay float32: TensorRT takes no Q/DQ on int32.
     """
     model = _load(source)
     graph = model.graph

@@ -18,6 +18,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from lobsmith.models.networks.network import Architecture
 from lobsmith.models.networks.window import BOOK, BookWindows, WindowTrunk
 
 WINDOW = 10
@@ -131,3 +132,11 @@ def _z_score(x: Tensor, dim: int) -> Tensor:
     centred = centred - centred.mean(dim=dim, keepdim=True)
     variance = (centred * centred).mean(dim=dim, keepdim=True)
     return centred / torch.sqrt(variance + _FLOOR**2)
+
+
+ARCHITECTURE = Architecture(
+    trunk=lambda _params, _horizons, location, scale: BinCtabl(location, scale),
+    undoes_scaling=True,
+    window=WINDOW,
+    about="BiN-C(TABL), Tran et al. 2020",
+)

@@ -13,6 +13,7 @@ Every row has its own window, seen from its own mid, and shares no work with the
 import torch
 from torch import Tensor, nn
 
+from lobsmith.models.networks.network import Architecture
 from lobsmith.models.networks.window import BOOK, BookWindows, WindowTrunk
 
 WINDOW = 100
@@ -92,3 +93,11 @@ def _block(channels: int, filters: int, *, across: int) -> nn.Sequential:
 def _along(channels: int, filters: int, rows: int) -> nn.Sequential:
     """Look along an odd number of rows: [N, C, W] to [N, filters, W]."""
     return nn.Sequential(nn.Conv1d(channels, filters, rows, padding=rows // 2), nn.LeakyReLU(_SLOPE))
+
+
+ARCHITECTURE = Architecture(
+    trunk=lambda _params, _horizons, location, scale: DeepLob(location, scale),
+    undoes_scaling=True,
+    window=WINDOW,
+    about="DeepLOB, Zhang, Zohren & Roberts 2019",
+)

@@ -11,6 +11,10 @@ so that 1000 rows at once and 1000 single steps give the same. Zeros mean cold.
 import torch
 from torch import Tensor, nn
 
+from lobsmith.features.definitions import NAMES
+from lobsmith.models.networks.network import Architecture
+from lobsmith.params import ModelParams
+
 _MASKED = -6e4
 """Minus infinity would turn a row without any valid key into NaN; a half holds no more than 65504."""
 _SLOPE = 0.01
@@ -144,3 +148,31 @@ class ImbalanceBins(nn.Module):
         place = (features[:, :, self.column].unsqueeze(2) > self.edges).to(features.dtype).sum(dim=2, keepdim=True)
         numbers = torch.arange(self._BINS, device=features.device, dtype=features.dtype)
         return (place == numbers).to(features.dtype), state * 1.0
+
+
+def _attention(params: ModelParams, _horizons: tuple[int, ...], location: Tensor, _scale: Tensor) -> nn.Module:
+    return CnnLstmAttention(
+        len(location),
+        channels=params.channels,
+        hidden=params.hidden,
+        layers=params.layers,
+        ring=params.ring,
+        attention=params.attention,
+    )
+
+
+CNN_LSTM_ATTENTION = Architecture(
+    trunk=_attention, linear=True, about="three 1×1 convolutions, LSTM, attention over recent rows"
+)
+LSTM = Architecture(
+    trunk=lambda _params, _horizons, location, _scale: Lstm(len(location), hidden=128, layers=3, dropout=0.2),
+    about="LSTM of 3 × 128 units, dropout 0.2",
+)
+LOGISTIC = Architecture(
+    trunk=lambda *_: Memoryless(), linear=True, learns="newton", about="logistic regression on all features"
+)
+QUEUE_IMBALANCE = Architecture(
+    trunk=lambda *_: ImbalanceBins(NAMES.index("imbalance_1")),
+    learns="counts",
+    about="class shares by tenth of the imbalance at the touch",
+)

@@ -9,15 +9,33 @@ logistic regression and learns what that one misses.
 from collections.abc import Callable
 
 import torch
+from msgspec import Struct
 from torch import Tensor, nn
 
 from lobsmith.models.networks.outputs import COLUMNS, Calibration
+from lobsmith.params import ModelParams
 
 LARGEST_INPUT = 8.0
 """Standardised features are clipped here: one freak message must not swamp an LSTM."""
 
 Trunk = Callable[[Tensor, Tensor], nn.Module]
 """Builds a trunk from the inputs' location and scale, float32 [F]."""
+
+
+class Architecture(Struct, frozen=True, kw_only=True):
+    """How a network is built and learns: what its module hands to the registry."""
+
+    trunk: Callable[[ModelParams, tuple[int, ...], Tensor, Tensor], nn.Module]
+    """Builds the trunk from the parameters, the horizons in ms, and the inputs' location and scale, float32 [F]."""
+    linear: bool = False
+    """Whether a linear path leads around the trunk."""
+    learns: str = "gradient"
+    """`gradient` descent over sequences, `newton` (L-BFGS over all rows), or `counts`."""
+    undoes_scaling: bool = False
+    """Whether the trunk wants prices as they were: no input is clipped then, or hidden while it trains."""
+    window: int = 0
+    """Rows of the window that each row is seen with; 0 for a recurrent trunk."""
+    about: str = ""
 
 
 class Network(nn.Module):

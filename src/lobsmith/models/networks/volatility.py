@@ -49,6 +49,7 @@ from torch import Tensor, nn
 
 from lobsmith.features.definitions import NAMES
 from lobsmith.features.stream import Rows
+from lobsmith.models.networks.network import Architecture
 from lobsmith.units import NS_PER_MS
 
 FLOOR, CEILING = 1e-3, 1e4
@@ -455,3 +456,10 @@ def _rise(x: Tensor) -> Tensor:
 def _grown(x: Tensor) -> Tensor:
     """Return exp(x) − 1 for x >= 0, exact for small x."""
     return torch.exp(x) * _rise(x)
+
+
+ARCHITECTURE = Architecture(
+    trunk=lambda _params, horizons, location, scale: Volatility(location, scale, horizons, hidden=64, layers=2),
+    undoes_scaling=True,
+    about="LSTM of 2 × 64 units beside EWMA, HAR and GARCH(1,1)",
+)

@@ -1,4 +1,4 @@
-"""Draws one report of Evidently: `python -m lobsmith.monitoring.drift.evidently_child JOB`; see `drift_evidently.draw`.
+"""Draws one report of Evidently: `python -m lobsmith.monitoring.drift.evidently_child JOB`; see `evidently.draw`.
 
 It prints a `Drawn` as its last line.
 """
