@@ -4,7 +4,10 @@ import re
 from itertools import chain
 from pathlib import Path
 
+import click
 import pytest
+
+from lobsmith.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "lobsmith"
@@ -94,3 +97,14 @@ def test_imports_in_a_document_hold(document: str) -> None:
         path = ROOT / "src" / module.replace(".", "/")
         text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
         assert [name for name in names.split(", ") if not re.search(rf"\b{name}\b", text)] == [], module
+
+
+def commands(command: click.Command, name: str) -> list[str]:
+    if not isinstance(command, click.Group):
+        return [name]
+    return [leaf for one, below in command.commands.items() for leaf in commands(below, f"{name} {one}")]
+
+
+def test_every_command_is_described() -> None:
+    text = TEXTS["docs/commands.md"]
+    assert [name for name in commands(cli, "lobsmith") if not re.search(rf"^{name}\b", text, re.MULTILINE)] == []

@@ -1,4 +1,4 @@
-"""The README's snippets, run as they stand against the real Triton."""
+"""The snippets of the README and of `docs/commands.md`, run as they stand against the real Triton."""
 
 import json
 import re
@@ -27,7 +27,8 @@ from tests.small import params_file
 
 pytestmark = pytest.mark.integration
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+TEXT = "\n".join((ROOT / name).read_text() for name in ("README.md", "docs/commands.md"))
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +63,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
 
 
 def snippet(language: str, containing: str, endpoint: Endpoint) -> str:
-    (code,) = [
-        code for code in re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL) if containing in code
-    ]
+    (code,) = [code for code in re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL) if containing in code]
     return code.replace("127.0.0.1:8000", endpoint.http_url).replace("127.0.0.1:8001", endpoint.grpc_url)
 
 
