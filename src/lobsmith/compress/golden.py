@@ -12,6 +12,10 @@ from lobsmith.errors import ReleaseError
 from lobsmith.files import write_atomic
 
 GOLDEN_ROWS = 128
+TOLERANCE = 1e-3
+"""Largest difference in any probability between a primed stream and one that never stopped."""
+MAXIMUM = 1024
+_STARTS = 8
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,6 @@ def load_golden(path: Path) -> Golden:
         return Golden(**load_file(path))
     except (OSError, SafetensorError, TypeError) as error:
         raise ReleaseError(f"{path}: not golden vectors: {error}; publish the version again") from error
-
-
-TOLERANCE = 1e-3
-"""Largest difference in any probability between a primed stream and one that never stopped."""
-MAXIMUM = 1024
-_STARTS = 8
 
 
 def measure_prime_rows(model: OnnxModel, rows: Float, *, starts: int = _STARTS, maximum: int = MAXIMUM) -> int:

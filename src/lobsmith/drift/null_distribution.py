@@ -28,6 +28,12 @@ _STILL = 0.02
 """Distances far below this, in frozen deviations, are all alike: nothing has moved."""
 _LEAST_SPREAD = 0.1
 """Of the log of a feature's past distances; a feature that has never moved must be allowed a little."""
+_VERSION = 1
+"""Raised where the discriminator's arithmetic changes: AUCs of two kinds are not comparable."""
+_KEPT = 4000
+"""Lines, the newest."""
+_MOST = 400
+"""Pairs of a gap that are of use, the newest: ranks among them reach a quarter of a percent."""
 
 
 def p_value(observed: float, null: Float64) -> float:
@@ -127,12 +133,6 @@ def angle(auc: float) -> float:
     return math.asin(math.sqrt(auc))
 
 
-_VERSION = 1
-"""Raised where the discriminator's arithmetic changes: AUCs of two kinds are not comparable."""
-_KEPT = 4000
-"""Lines, the newest."""
-
-
 class Measured(Struct, frozen=True, kw_only=True, tag="pair", forbid_unknown_fields=True):
     """One past pair.
 
@@ -213,10 +213,6 @@ def _read(path: Path) -> list[_Line]:
         return jsonl.read(path, _Line)  # type: ignore[arg-type]
     except OSError as error:
         raise DataError(f"{path}: past pairs cannot be read ({error}); remove the file to measure anew") from error
-
-
-_MOST = 400
-"""Pairs of a gap that are of use, the newest: ranks among them reach a quarter of a percent."""
 
 
 class Usual(NamedTuple):

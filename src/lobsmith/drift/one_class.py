@@ -27,6 +27,17 @@ _FAR = 8.0
 """... and as this in the means that are looked at one by one, so that a wild feature stands out."""
 _STILL = 0.1
 """Added to deviations before the logarithm: what changes less than this stands still."""
+SCORE_INPUT = "rows"
+SCORE_OUTPUTS = ("score", "contributions")
+Float64 = npt.NDArray[np.float64]
+_TAIL = 0.2
+"""Share of the maxima that the tail is fitted to."""
+_PRIOR = 0.15
+"""Tail index where there is nothing to fit: of block distances in simulated hours, rounded up."""
+_PRIOR_COUNT = 2
+"""Maxima that the prior counts for."""
+_SMALLEST = 0.1
+"""Smallest distance that counts: where nothing ever changes, not every change is an alarm."""
 
 
 class Figures(NamedTuple):
@@ -153,10 +164,6 @@ class ReferenceScore(nn.Module):
         )
 
 
-SCORE_INPUT = "rows"
-SCORE_OUTPUTS = ("score", "contributions")
-
-
 def export_score(score: ReferenceScore, destination: Path) -> None:
     """Write the score for any number of blocks and rows: `rows` [B, T, F] to `score` [B, 1], `contributions` [B, F]."""
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -178,17 +185,6 @@ def export_score(score: ReferenceScore, destination: Path) -> None:
             },
         )
     onnx.checker.check_model(str(destination), full_check=True)
-
-
-Float64 = npt.NDArray[np.float64]
-_TAIL = 0.2
-"""Share of the maxima that the tail is fitted to."""
-_PRIOR = 0.15
-"""Tail index where there is nothing to fit: of block distances in simulated hours, rounded up."""
-_PRIOR_COUNT = 2
-"""Maxima that the prior counts for."""
-_SMALLEST = 0.1
-"""Smallest distance that counts: where nothing ever changes, not every change is an alarm."""
 
 
 def alarm_level(maxima: Float64, probability: float) -> float:

@@ -21,6 +21,11 @@ from lobsmith.units import NS_PER_MS
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
+_NORMAL_IQR = 1.349
+"""Interquartile range of the standard normal distribution."""
+_LEAST = 0.05
+"""Smallest scale as a share of the centre: a spread of one tick, in basis points, moves with each move of the price."""
+_DTYPES = {"time_ns": np.int64, "segment": np.int64, "raw": np.float32}
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,6 @@ def joined(learnt: RawRows, lived: RawRows) -> RawRows:
     )
 
 
-_NORMAL_IQR = 1.349
-"""Interquartile range of the standard normal distribution."""
-_LEAST = 0.05
-"""Smallest scale as a share of the centre: a spread of one tick, in basis points, moves with each move of the price."""
-
-
 class Scaling(NamedTuple):
     """Centre and scale of each feature, float32 [F]; no scale is 0."""
 
@@ -120,9 +119,6 @@ def fit_scaling(raw: Float32) -> Scaling:
     scale = np.maximum(np.maximum(spread, deviation), _LEAST * np.abs(centre))
     scale[scale == 0] = 1.0
     return Scaling(centre.astype(np.float32), scale.astype(np.float32))
-
-
-_DTYPES = {"time_ns": np.int64, "segment": np.int64, "raw": np.float32}
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ _QUANTILES = 1000
 """Levels that the earth mover's distance is summed over."""
 _HALF = 0.5
 """Rows that each bin has beforehand, so that an empty one costs a finite amount (Jeffreys 1946)."""
+_DOWN, _UNCHANGED, _UP = range(3)
+_PRIOR = 1.0
+"""Rows that each direction is taken to have come once more than it did."""
 
 
 def moved(
@@ -97,11 +100,6 @@ def _psi(old: Float64, new: Float64) -> float:
     before = (old + _HALF) / (old.sum() + _HALF * len(old))
     after = (new + _HALF) / (new.sum() + _HALF * len(new))
     return float(((after - before) * np.log(after / before)).sum())
-
-
-_DOWN, _UNCHANGED, _UP = range(3)
-_PRIOR = 1.0
-"""Rows that each direction is taken to have come once more than it did."""
 
 
 def between(answers: Answers, from_ns: int, until_ns: int) -> Answers:

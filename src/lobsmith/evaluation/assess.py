@@ -42,6 +42,7 @@ _MINIMUM_BLOCK_S = 1.0
 _SPREAD = NAMES.index("spread")
 _CLASSES = len(DIRECTIONS)
 Probabilities = dict[str, npt.NDArray[np.floating[Any]]]
+_BASIS_POINTS = 1e4
 
 
 class Assessment(NamedTuple):
@@ -234,9 +235,6 @@ class _Part:
             )
             for confidence in confidences
         )
-
-
-_BASIS_POINTS = 1e4
 
 
 def horizon_rows(

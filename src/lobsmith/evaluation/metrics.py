@@ -16,6 +16,9 @@ CLIP = 1e-7
 BINS = 15
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
+OUTPUTS = ("significant", "bid_withdrawal", "ask_withdrawal", "move", "volatility")
+"""The heads beside the direction, in the order of the outlook; the first three are probabilities."""
+_PROBABILITIES = 3
 
 
 def log_losses(p: Floats, y: Ints) -> npt.NDArray[np.float64]:
@@ -98,11 +101,6 @@ def expected_calibration_error(p: Floats, y: Ints, bins: int = BINS) -> float:
     points = reliability(p, y, bins)
     rows = sum(point.rows for point in points)
     return sum(point.rows * abs(point.said - point.came_true) for point in points) / max(rows, 1)
-
-
-OUTPUTS = ("significant", "bid_withdrawal", "ask_withdrawal", "move", "volatility")
-"""The heads beside the direction, in the order of the outlook; the first three are probabilities."""
-_PROBABILITIES = 3
 
 
 def measure_heads(

@@ -10,6 +10,10 @@ from lobsmith.evaluation.fidelity import Fidelity
 from lobsmith.params import CompressParams
 from lobsmith.verdict import Verdict
 
+GATE = "compression"
+SERVED, SLOWER, COSTLY, VETOED, REFUSED = "served", "no faster", "loses too much", "vetoed", "refused"
+"""What becomes of a candidate; a faster one that was not the fastest has an empty outcome."""
+
 
 class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A row of the table of candidates.
@@ -38,11 +42,6 @@ class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     test: Fidelity | None = None
     validation: Fidelity | None = None
     timings: tuple[Timing, ...] = ()
-
-
-GATE = "compression"
-SERVED, SLOWER, COSTLY, VETOED, REFUSED = "served", "no faster", "loses too much", "vetoed", "refused"
-"""What becomes of a candidate; a faster one that was not the fastest has an empty outcome."""
 
 
 class Compressed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

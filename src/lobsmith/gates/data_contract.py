@@ -41,6 +41,22 @@ _SHOWN = 5
 """Failures that an error spells out; the Data Docs have all of them."""
 _LOCK_S = 60.0
 _HOUR_S = 3600.0
+_Batch = tuple[pd.DataFrame, list[Any]]
+"""Rows, and what is expected of them."""
+_FETCHED = re.compile(r"<(script|link)\b[^>]*(?:src|href)=\"https?://[^>]*>(?:</script>)?|<img\b[^>]*https?://[^>]*>")
+_STYLE = "<style>body{font-family:sans-serif;margin:2em;max-width:70em}td,th{padding:.2em .8em;text-align:left}</style>"
+_INDEX = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Data contract</title>{{ style | safe }}
+<h1>Data contract</h1>
+<table>
+<tr><th>batch</th><th>verdict</th><th>expectations</th><th>what fails</th></tr>
+{% for one in batches %}<tr>
+<td><a href="{{ one.link }}">{{ one.title }}</a></td><td>{{ "passed" if one.passed else "refused" }}</td>
+<td>{{ one.held }} of {{ one.checks }} hold</td><td>{{ one.failures | join("; ") }}</td>
+</tr>{% endfor %}
+</table>
+</html>
+"""
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -175,10 +191,6 @@ class DataContract:
         return directory / "index.html"
 
 
-_Batch = tuple[pd.DataFrame, list[Any]]
-"""Rows, and what is expected of them."""
-
-
 def _events_batches(events: Events, account: Accounting, params: ContractParams) -> dict[str, _Batch]:
     quotes = (events.kind == LEVEL) | (events.kind == TICKER) | (events.kind == TRADE)
     timed = events.exchange_time > 0
@@ -298,22 +310,6 @@ def _failure(one: Any, total: int) -> Failure:
     return Failure(
         check=check, column=column, count=int(one.result["unexpected_count"]), total=total, examples=examples
     )
-
-
-_FETCHED = re.compile(r"<(script|link)\b[^>]*(?:src|href)=\"https?://[^>]*>(?:</script>)?|<img\b[^>]*https?://[^>]*>")
-_STYLE = "<style>body{font-family:sans-serif;margin:2em;max-width:70em}td,th{padding:.2em .8em;text-align:left}</style>"
-_INDEX = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Data contract</title>{{ style | safe }}
-<h1>Data contract</h1>
-<table>
-<tr><th>batch</th><th>verdict</th><th>expectations</th><th>what fails</th></tr>
-{% for one in batches %}<tr>
-<td><a href="{{ one.link }}">{{ one.title }}</a></td><td>{{ "passed" if one.passed else "refused" }}</td>
-<td>{{ one.held }} of {{ one.checks }} hold</td><td>{{ one.failures | join("; ") }}</td>
-</tr>{% endfor %}
-</table>
-</html>
-"""
 
 
 def make_self_contained(folder: Path, batches: Sequence[dict[str, object]]) -> None:

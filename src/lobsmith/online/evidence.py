@@ -20,6 +20,8 @@ _SURE = 3.0
 """Standard errors that a share of latencies must lie beyond its limit."""
 Float = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+PROMOTE, REJECT, WATCH = "promote", "reject", "keep watching"
+ROLL_BACK, KEEP = "roll back", "keep"
 
 
 def check_same_rows(compared: Compared) -> None:
@@ -139,10 +141,6 @@ def weigh_blocks(blocks: Blocks, clip: float, alpha: float) -> Evidence:
     """Bet on the differences of blocks."""
     measured = blocks.rule.measured if blocks.rule else blocks.differences[:0]
     return weigh(blocks.differences, predictable_bounds(blocks.differences, measured, clip), alpha)
-
-
-PROMOTE, REJECT, WATCH = "promote", "reject", "keep watching"
-ROLL_BACK, KEEP = "roll back", "keep"
 
 
 class Latency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

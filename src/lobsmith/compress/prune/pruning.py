@@ -31,6 +31,8 @@ from lobsmith.params import ModelParams, Params
 _VECTOR = 4
 """Layers get a multiple of so many units: float32 numbers of the narrowest vector register. A matrix product over a
 number in between pays for the next multiple, in a tail loop or in padding."""
+_OTHERS = 0.05
+"""Weight of the outputs beside the directions, as training weighs expected moves."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,6 @@ def shrink(network: Network, parts: Sequence[Part], params: Params, share: float
 
 def _left(count: int, share: float) -> int:
     return min(count, max(_VECTOR, _VECTOR * round(count * (1.0 - share) / _VECTOR)))
-
-
-_OTHERS = 0.05
-"""Weight of the outputs beside the directions, as training weighs expected moves."""
 
 
 def distil(

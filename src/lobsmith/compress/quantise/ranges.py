@@ -21,6 +21,13 @@ WARM_UP = 64
 _PIECE = 128
 _LONGEST_HORIZON_MS = 1000
 _Flags = npt.NDArray[np.bool_]
+_CHUNK = 64
+_BINS = 8192
+_ENTROPY_BINS = 512
+"""Bins of the magnitudes that the entropy method cuts from: its time rises with their square."""
+_ENTROPY_LEVELS = 128
+_UNUSED_RANGE = 1.0
+"""Of a tensor that was zero throughout: any range represents it."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +100,6 @@ def _significant(dataset: Dataset) -> _Flags:
 def _moving(dataset: Dataset) -> _Flags:
     labels = dataset.labels[:, _near(dataset)]
     return np.asarray(((labels != UNCHANGED) & (labels != UNKNOWN)).any(axis=1), np.bool_)
-
-
-_CHUNK = 64
-_BINS = 8192
-_ENTROPY_BINS = 512
-"""Bins of the magnitudes that the entropy method cuts from: its time rises with their square."""
-_ENTROPY_LEVELS = 128
-_UNUSED_RANGE = 1.0
-"""Of a tensor that was zero throughout: any range represents it."""
 
 
 def activation_ranges(
