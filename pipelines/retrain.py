@@ -42,11 +42,11 @@ from lobsmith.serving.running import running_server
 from lobsmith.serving.triton.control import connect
 from lobsmith.stages.compress import SUMMARY, compress
 from lobsmith.stages.evaluate import REPORT, evaluate
-from lobsmith.stages.features import build_features
+from lobsmith.stages.features import build_features, validate_features
 from lobsmith.stages.ingest import MARKET, ingest
 from lobsmith.stages.reference import describe_window
 from lobsmith.stages.train import train_stage
-from lobsmith.stages.validate import CONTRACT, EVENTS_DOCS, Validated, validate, validate_features
+from lobsmith.stages.validate import CONTRACT, EVENTS_DOCS, Validated, validate
 from lobsmith.units import NS_PER_S
 from lobsmith.verdict import Verdict
 from lobsmith.workspace import Workspace

@@ -1,7 +1,6 @@
 """`lobsmith stage NAME`: one stage, as `dvc.yaml` runs it."""
 
-import shutil
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,90 +9,19 @@ from rich import box
 from rich.table import Table
 
 from lobsmith.cli.options import capture_arguments, json_option, overrides, print_json, results, set_option
-from lobsmith.params import Params, load_params
-from lobsmith.progress import Note, console
+from lobsmith.params import load_params
 from lobsmith.progress import stage as show
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
     from lobsmith.gates.compression import Compressed
 
-Run = Callable[[Params, Path, list[Path], Note], str]
-
-
-def _ingest(params: Params, directory: Path, captures: list[Path], _note: Note) -> str:
-    from lobsmith.stages.ingest import MARKET, ingest
-
-    # The stage's output is this run's data and nothing that an earlier run has left there.
-    shutil.rmtree(directory / MARKET, ignore_errors=True)
-    done = ingest(params.data, captures, directory / MARKET)
-    for name, error in done.failed.items():
-        console.print(f"[red]left out[/red] {name}: {error}")
-    return "; ".join(f"{name}: {one.accounting.records:,} records" for name, one in done.done.items())
-
-
-def _validate(params: Params, directory: Path, _captures: list[Path], _note: Note) -> str:
-    from lobsmith.stages.ingest import MARKET
-    from lobsmith.stages.validate import validate
-
-    done = validate(params, directory / MARKET, directory)
-    for name, error in done.left_out.items():
-        console.print(f"[red]left out[/red] {name}: {error}")
-    return f"tradable: {', '.join(done.tradable)}"
-
-
-def _features(params: Params, directory: Path, _captures: list[Path], _note: Note) -> str:
-    from lobsmith.stages.features import build_features
-    from lobsmith.stages.ingest import MARKET
-    from lobsmith.stages.validate import load_validated, validate_features
-
-    built = build_features(params, directory / MARKET, directory, load_validated(directory).tradable)
-    validate_features(params, built, directory)
-    for name, error in built.left_out.items():
-        console.print(f"[red]left out[/red] {name}: {error}")
-    return "; ".join(f"{name}: {len(one.rows):,} rows" for name, one in built.datasets.items())
-
-
-def _reference(params: Params, directory: Path, _captures: list[Path], _note: Note) -> str:
-    from lobsmith.stages.reference import describe_window
-
-    return str(describe_window(params, directory))
-
-
-def _train(params: Params, directory: Path, _captures: list[Path], _note: Note) -> str:
-    from lobsmith.features.dataset import training_datasets
-    from lobsmith.stages.train import train_stage
-
-    history = train_stage(params, training_datasets(params, directory), directory).history
-    return f"validation {min(one.validation_loss for one in history):.4f}"
-
-
-def _compress(params: Params, directory: Path, _captures: list[Path], note: Note) -> str:
-    from lobsmith.stages.compress import compress
-
-    summary = compress(params, directory, on_progress=note)
-    return f"{summary.name} of {len(summary.candidates)} candidates, {summary.bytes:,} bytes"
-
-
-def _evaluate(params: Params, directory: Path, _captures: list[Path], _note: Note) -> str:
-    from lobsmith.stages.evaluate import evaluate
-
-    return "; ".join(map(str, evaluate(params, directory).verdicts))
-
-
-STAGES: dict[str, Run] = {
-    "ingest": _ingest,
-    "validate": _validate,
-    "features": _features,
-    "reference": _reference,
-    "train": _train,
-    "compress": _compress,
-    "evaluate": _evaluate,
-}
+STAGES = ("ingest", "validate", "features", "reference", "train", "compress", "evaluate")
+"""In the order of `dvc.yaml`; each is a module of `lobsmith.stages`, imported when it is run."""
 
 
 @click.command()
-@click.argument("name", type=click.Choice(list(STAGES)))
+@click.argument("name", type=click.Choice(STAGES))
 @capture_arguments
 @click.option(
     "--directory",
@@ -118,7 +46,7 @@ def stage(
     params = load_params(workspace.params, overrides(settings))
     directory.mkdir(parents=True, exist_ok=True)
     with show(name) as note:
-        outcome = STAGES[name](params, directory, [*captures, *more], note)
+        outcome: str = import_module(f"lobsmith.stages.{name}").run(params, directory, [*captures, *more], note)
         note(outcome)
     if name == "compress":
         _show_candidates(directory, as_json=as_json)

@@ -1,6 +1,6 @@
 """The compress stage: candidates of one trained network, measured beside it; the chosen one is written to be served."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ from lobsmith.models.split import longest_run
 from lobsmith.models.train import WEIGHTS, load_trained
 from lobsmith.models.training_data import Part, parts_of
 from lobsmith.params import Params
+from lobsmith.progress import Note
 from lobsmith.stages.candidate_table import measure
 
 SUMMARY = "compress.json"
@@ -109,3 +110,9 @@ def _held_out(part: Part) -> Float:
             f"the {_FEWEST_ROWS} that golden vectors take; give more data"
         )
     return found
+
+
+def run(params: Params, directory: Path, _captures: Sequence[Path], note: Note) -> str:
+    """Run the stage in a folder; return its outcome in one line."""
+    summary = compress(params, directory, on_progress=note)
+    return f"{summary.name} of {len(summary.candidates)} candidates, {summary.bytes:,} bytes"

@@ -30,6 +30,7 @@ from lobsmith.models.split import longest_run
 from lobsmith.models.train import Trained, load_network, load_trained
 from lobsmith.models.training_data import Part, parts_of
 from lobsmith.params import Params
+from lobsmith.progress import Note
 from lobsmith.stages.compress import load_summary
 from lobsmith.verdict import Verdict
 
@@ -161,3 +162,8 @@ def _write_plots(directory: Path, trained: Trained, result: Evaluation) -> None:
     ]
     write_atomic(directory / HISTORY, msgspec.json.format(msgspec.json.encode(trained.history)))
     write_atomic(directory / CALIBRATION, msgspec.json.format(msgspec.json.encode(points)))
+
+
+def run(params: Params, directory: Path, _captures: Sequence[Path], _note: Note) -> str:
+    """Run the stage in a folder; return its outcome in one line."""
+    return "; ".join(map(str, evaluate(params, directory).verdicts))

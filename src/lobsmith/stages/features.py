@@ -7,8 +7,15 @@ from typing import NamedTuple
 
 from lobsmith.errors import DataError
 from lobsmith.features.dataset import DATASET, FEATURES, Dataset, dataset_of, file_stem, save_dataset, training_window
+from lobsmith.gates.data_contract import DataContract, require
 from lobsmith.market.store import Store
 from lobsmith.params import Params
+from lobsmith.progress import Note, console
+from lobsmith.stages.ingest import MARKET
+from lobsmith.stages.validate import load_validated
+from lobsmith.verdict import Verdict
+
+FEATURES_DOCS = "data_docs/features"
 
 
 class Built(NamedTuple):
@@ -55,3 +62,27 @@ def build_features(params: Params, market: Path, directory: Path, tradable: Sequ
         raise errors[name] if name in errors else next(iter(errors.values()), DataError("no instrument is tradable"))
     save_dataset(datasets[name], directory / DATASET)
     return Built(datasets[name], datasets, {name: str(error) for name, error in errors.items()})
+
+
+def validate_features(params: Params, built: Built, directory: Path) -> Verdict:
+    """Check the features and labels of every instrument, and write their Data Docs.
+
+    Returns:
+        The verdict on the dataset to train on.
+
+    Raises:
+        DataContractError: that dataset breaks the contract.
+    """
+    contract = DataContract(params.contract)
+    results = {name: contract.check_features(dataset) for name, dataset in built.datasets.items()}
+    contract.build_data_docs(directory / FEATURES_DOCS)
+    return require(results[str(built.chosen.instrument)]).verdict
+
+
+def run(params: Params, directory: Path, _captures: Sequence[Path], _note: Note) -> str:
+    """Run the stage in a folder; return its outcome in one line."""
+    built = build_features(params, directory / MARKET, directory, load_validated(directory).tradable)
+    validate_features(params, built, directory)
+    for name, error in built.left_out.items():
+        console.print(f"[red]left out[/red] {name}: {error}")
+    return "; ".join(f"{name}: {len(one.rows):,} rows" for name, one in built.datasets.items())

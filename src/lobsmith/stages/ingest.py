@@ -1,6 +1,7 @@
 """The ingest stage: from recorded files or the simulator into a store."""
 
 import glob
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
@@ -12,7 +13,8 @@ from lobsmith.market.readers import Feed, open_captures, screen_session
 from lobsmith.market.simulator import simulate
 from lobsmith.market.store import Ingest, Store
 from lobsmith.market.venues.formats import group_by_instrument
-from lobsmith.params import DataParams
+from lobsmith.params import DataParams, Params
+from lobsmith.progress import Note, console
 
 MARKET = "market"
 """Name of the stage's output, a store, in a run's folder."""
@@ -82,3 +84,13 @@ def ingest(data: DataParams, captures: Sequence[Path] | None, destination: Path,
     if not done_by_name:
         raise next(iter(errors.values()))
     return Ingested(done=done_by_name, failed={name: str(error) for name, error in errors.items()})
+
+
+def run(params: Params, directory: Path, captures: Sequence[Path], _note: Note) -> str:
+    """Run the stage in a folder; return its outcome in one line."""
+    # The stage's output is this run's data and nothing that an earlier run has left there.
+    shutil.rmtree(directory / MARKET, ignore_errors=True)
+    done = ingest(params.data, captures, directory / MARKET)
+    for name, error in done.failed.items():
+        console.print(f"[red]left out[/red] {name}: {error}")
+    return "; ".join(f"{name}: {one.accounting.records:,} records" for name, one in done.done.items())

@@ -1,5 +1,6 @@
 """Describing a training window, so that drift from it can be told: the reference stage."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from lobsmith.drift.one_class import export_score
 from lobsmith.drift.reference import freeze, save_reference
 from lobsmith.features.dataset import load_dataset, training_datasets
 from lobsmith.params import Params
+from lobsmith.progress import Note
 
 
 class Described(Struct, frozen=True, kw_only=True):
@@ -40,3 +42,8 @@ def describe_window(params: Params, directory: Path) -> Described:
     save_reference(reference, directory / REFERENCE)
     export_score(score, directory / SCORE)
     return Described(instruments=fitted)
+
+
+def run(params: Params, directory: Path, _captures: Sequence[Path], _note: Note) -> str:
+    """Run the stage in a folder; return its outcome in one line."""
+    return str(describe_window(params, directory))

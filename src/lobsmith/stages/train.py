@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lobsmith.features.dataset import load_dataset
+from lobsmith.features.dataset import load_dataset, training_datasets
 from lobsmith.models.checkpoint import CHECKPOINT
 from lobsmith.models.distributed import leads
 from lobsmith.models.train import Trained, save_network, train
 from lobsmith.models.trainer import OnEpoch
 from lobsmith.models.training_data import parts_of
 from lobsmith.params import Params
+from lobsmith.progress import Note
 
 
 def train_stage(
@@ -27,3 +28,9 @@ def train_stage(
         save_network(trained, params.model, parts[0].dataset.horizons_ms, directory)
         checkpoint.unlink(missing_ok=True)
     return trained
+
+
+def run(params: Params, directory: Path, _captures: Sequence[Path], _note: Note) -> str:
+    """Run the stage in a folder; return its outcome in one line."""
+    history = train_stage(params, training_datasets(params, directory), directory).history
+    return f"validation {min(one.validation_loss for one in history):.4f}"

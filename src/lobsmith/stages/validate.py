@@ -1,5 +1,6 @@
 """The validate stage: which of a store's instruments keep the data contract and are liquid enough to trade."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,12 +13,12 @@ from lobsmith.gates.liquidity import judge, measure
 from lobsmith.market.events import concatenate
 from lobsmith.market.store import Store
 from lobsmith.params import Params
-from lobsmith.stages.features import Built
+from lobsmith.progress import Note, console
+from lobsmith.stages.ingest import MARKET
 from lobsmith.verdict import Verdict
 
 CONTRACT = "contract.json"
 EVENTS_DOCS = "data_docs/events"
-FEATURES_DOCS = "data_docs/features"
 
 
 class Validated(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,16 +87,9 @@ def load_validated(directory: Path) -> Validated:
         raise DataError(f"{path}: cannot be read; run lobsmith stage validate first") from error
 
 
-def validate_features(params: Params, built: Built, directory: Path) -> Verdict:
-    """Check the features and labels of every instrument, and write their Data Docs.
-
-    Returns:
-        The verdict on the dataset to train on.
-
-    Raises:
-        DataContractError: that dataset breaks the contract.
-    """
-    contract = DataContract(params.contract)
-    results = {name: contract.check_features(dataset) for name, dataset in built.datasets.items()}
-    contract.build_data_docs(directory / FEATURES_DOCS)
-    return require(results[str(built.chosen.instrument)]).verdict
+def run(params: Params, directory: Path, _captures: Sequence[Path], _note: Note) -> str:
+    """Run the stage in a folder; return its outcome in one line."""
+    done = validate(params, directory / MARKET, directory)
+    for name, error in done.left_out.items():
+        console.print(f"[red]left out[/red] {name}: {error}")
+    return f"tradable: {', '.join(done.tradable)}"
