@@ -77,3 +77,13 @@ def proof_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from lobsmith.release.publish import onnx
 
     monkeypatch.setattr(onnx, "prove", lambda directory, trust, deadline_s: validation.check_version(directory, trust))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what may take longest: of two workers none is left with it when all else is done."""
+
+    def longest(item: pytest.Item) -> float:
+        mark = item.get_closest_marker("timeout")
+        return 0.0 if mark is None else float(mark.args[0])
+
+    items.sort(key=longest, reverse=True)

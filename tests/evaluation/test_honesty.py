@@ -115,29 +115,38 @@ from lobsmith.market.simulator import simulate
 from lobsmith.models.train import train_stage
 from tests.evaluation.test_honesty import SECONDS, params_of
 
-params, directory = params_of(sys.argv[1]), Path(sys.argv[2])
-dataset = directory / "dataset.safetensors"
-save_dataset(build_dataset(simulate(seed=3, seconds=SECONDS), params), dataset)
-train_stage(params, [dataset], directory)
-compress(params, directory)
+for network in sys.argv[2:]:
+    params, directory = params_of(network), Path(sys.argv[1]) / network
+    dataset = directory / "dataset.safetensors"
+    save_dataset(build_dataset(simulate(seed=3, seconds=SECONDS), params), dataset)
+    train_stage(params, [dataset], directory)
+    compress(params, directory)
 """
+NETWORKS = ["cnn_lstm_attention", "lstm", "volatility", "logistic", "bin_ctabl"]
 
 
-@pytest.mark.parametrize("network", ["cnn_lstm_attention", "lstm", "volatility", "logistic", "bin_ctabl"])
-def test_the_same_window_trained_twice_gives_the_same_file(network: str, tmp_path: Path) -> None:
-    """F27."""
+@pytest.fixture(scope="module")
+def trained_twice(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """All networks trained in one process, and in another one the other way round."""
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    sums = []
-    for number in range(2):
-        directory = tmp_path / str(number)
+    directories = []
+    for number, networks in enumerate((NETWORKS, NETWORKS[::-1])):
+        directories.append(tmp_path_factory.mktemp(f"trained-{number}-"))
         subprocess.run(
-            [sys.executable, "-c", CODE, network, str(directory)],
+            [sys.executable, "-c", CODE, str(directories[-1]), *networks],
             check=True,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": str(number), "CUDA_VISIBLE_DEVICES": ""},
-            timeout=200,
+            timeout=600,
         )
-        names = ("dataset.safetensors", "weights.safetensors", "model.onnx", "golden.safetensors")
-        sums.append({name: sha256_file(directory / name) for name in names})
-    assert sums[0] == sums[1]
-    assert len(set(sums[0].values())) == 4
+    return directories
+
+
+@pytest.mark.timeout(1250)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_same_window_trained_twice_gives_the_same_file(network: str, trained_twice: list[Path]) -> None:
+    """F27."""
+    names = ("dataset.safetensors", "weights.safetensors", "model.onnx", "golden.safetensors")
+    first, second = ({name: sha256_file(one / network / name) for name in names} for one in trained_twice)
+    assert first == second
+    assert len(set(first.values())) == 4

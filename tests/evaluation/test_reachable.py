@@ -25,7 +25,7 @@ def test_two_hours_of_an_open_market_teach_nine_tenths_of_what_can_be_known() ->
     All expectations are taken under the true probabilities, so only the sample of rows is random. The entropy of
     probabilities counted over paths is too small by (K - 1) / 2 N (Miller 1955), which is added.
     """
-    params = load_params(params_file(), {"window.length_s": 1e9})
+    params = load_params(params_file(), {"window.length_s": 1e9, "train.epochs": 40})
     market = Dynamics(direction=0.0, trend=0.0, calm=1.0, trending=1.0, volatile=1.0, turbulence=1.0)
     dataset = build_dataset(simulate(SEED, SECONDS, market), params)
     parts = parts_of([dataset], params.split)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lobsmith.workspace import Workspace
+from tests.release.wished import workspace_with_mlflow
 from tests.small import params_file
 
 
@@ -25,4 +26,4 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     shutil.copy(params_file(), tmp_path / "params.yaml")
-    return Workspace(tmp_path)
+    return workspace_with_mlflow(tmp_path)

@@ -19,6 +19,7 @@ import pytest
 
 from lobsmith.features.dataset import Dataset, build_dataset
 from lobsmith.market.simulator import Change, Dynamics, simulate
+from lobsmith.monitoring.drift import history
 from lobsmith.monitoring.log.writer import Source
 from lobsmith.monitoring.mode.machine import Mode
 from lobsmith.monitoring.mode.store import changes, read_mode
@@ -51,6 +52,7 @@ CHANGES: dict[str, Any] = {
     "drift.minimum_rows": 50,
     "drift.pairs_a_look": 60,
     "drift.discriminator.seconds": 60,
+    "drift_report.deadline_s": 200,
     "reference.block_rows": 64,
     # Twenty minutes do not tell what is seen once a day: from so little the level would lie far out.
     "reference.false_alarms_a_day": 100,
@@ -63,13 +65,16 @@ DRIFT_FROM, DRIFT_UNTIL, DRIFT_AGAIN, END = 1260, 1320, 1460, 1500
 """Seconds of the simulated session: the market changes, changes back, and changes again once the monitor is dead."""
 NS = 1_000_000_000
 
+_UNDRAWN = {"drift_report.deadline_s": 0.05}
+"""Too little for Evidently, which takes ten times as long as the look: its reports are drawn where the market turns."""
+
 _MONITOR = """
 import sys
 from pipelines.monitor import drift
 import json
 changes = json.loads(sys.argv[2])
 for line in sys.stdin:
-    seen = drift(sys.argv[1], changes, ["replay"])
+    seen = drift(sys.argv[1], changes | json.loads(line), ["replay"])
     print("LOOKED", seen.mode, seen.reason, flush=True)
 """
 
@@ -80,10 +85,10 @@ class Monitor:
 
     process: subprocess.Popen[str]
 
-    def look(self) -> str:
+    def look(self, changes: dict[str, Any]) -> str:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write("look\n")
+        self.process.stdin.write(msgspec.json.encode(changes).decode() + "\n")
         self.process.stdin.flush()
         for line in self.process.stdout:
             if line.startswith("LOOKED"):
@@ -191,12 +196,15 @@ def test_a_market_that_changes_turns_clients_conservative_and_asks_for_a_retrain
             if until == DRIFT_FROM:
                 assert advised[-1].mode is Mode.NORMAL, advised[-1]
                 assert not opened_retrains()
-            monitor.look()
+            turns = DRIFT_FROM < until <= DRIFT_FROM + 2 * LOOK_S
+            monitor.look({} if turns else _UNDRAWN)
             modes[until] = read_mode(workspace, MODEL).mode
         assert {mode for until, mode in modes.items() if until <= DRIFT_FROM} == {Mode.NORMAL}
         turned = min(until for until, mode in modes.items() if mode is Mode.CONSERVATIVE)
         assert turned <= DRIFT_FROM + 2 * LOOK_S, modes
         assert len(opened_retrains()) == 1
+        drawn = [one.evidently_failed is None for one in history.read(workspace, MODEL)]
+        assert drawn == [DRIFT_FROM < until <= DRIFT_FROM + 2 * LOOK_S for until in modes]
         assert modes[DRIFT_AGAIN] is Mode.NORMAL, modes
         journaled = [(one.mode_from, one.mode_to, one.version) for one in changes(workspace, MODEL)]
         assert journaled == [

@@ -53,7 +53,7 @@ class Project:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     workspace = Workspace(tmp_path_factory.mktemp("drift"))
     (workspace.root / "params.yaml").write_text(params_file().read_text())
-    params = load_params(params_file())
+    params = load_params(params_file(), {"drift_report.deadline_s": 250})
     reported = write_report(
         workspace, params, drifted.look(), *drifted.sides(), changes=drifted.CHANGES, happenings=drifted.HAPPENINGS
     )
@@ -162,7 +162,7 @@ def test_without_outcomes_the_report_says_so(project: Project, tmp_path: Path) -
     ("changes", "reason"),
     [
         ({"drift_report.deadline_s": 0.2}, "deadline_s"),
-        ({"drift_report.rows": 20}, "Evidently failed"),
+        ({"drift_report.rows": 20, "drift_report.deadline_s": 250}, "Evidently failed"),
     ],
 )
 def test_a_fault_of_evidently_stops_no_look(tmp_path: Path, changes: dict[str, float], reason: str) -> None:
