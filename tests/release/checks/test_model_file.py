@@ -1,11 +1,12 @@
 import math
+from typing import get_args
 
 import onnx
 import pytest
 from msgspec import structs
 
 from lobsmith.errors import ReleaseError
-from lobsmith.params import ModelParams
+from lobsmith.params import ModelParams, NetworkName
 from lobsmith.release.checks.model_file import check_model_file
 from lobsmith.release.version.contract import FEATURE_COUNT, WireContract
 from tests.release import toy
@@ -15,9 +16,7 @@ def test_accepts_a_model_that_keeps_the_contract(tmp_path):
     check_model_file(toy.write_model(tmp_path / "model.onnx"), toy.CONTRACT)
 
 
-@pytest.mark.parametrize(
-    "network", ["cnn_lstm_attention", "lstm", "volatility", "logistic", "queue_imbalance", "deeplob", "bin_ctabl"]
-)
+@pytest.mark.parametrize("network", get_args(NetworkName))
 def test_accepts_the_exported_network(tmp_path, network):
     from lobsmith.compress.export import export_onnx
     from lobsmith.models.networks.registry import build, state_size
