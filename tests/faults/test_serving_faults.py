@@ -313,7 +313,7 @@ def test_f50_warm_ups_are_no_traffic(workspace: Workspace, params: Params) -> No
 
 @pytest.mark.slow
 def test_f18_memory_does_not_grow_over_loads_and_unloads(workspace: Workspace, params: Params) -> None:
-    cycles = 15
+    cycles = 30
     repository = Repository.of(workspace)
     old, new = repository.listed("lob")
 

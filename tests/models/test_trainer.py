@@ -178,7 +178,7 @@ def killed(dataset_path: Path, tmp_path_factory: pytest.TempPathFactory) -> byte
     """The checkpoint of a training that was killed once its second epoch's was written."""
     directory = tmp_path_factory.mktemp("killed")
     code = (
-        "import sys; from pathlib import Path; from lobsmith.models.train import train_stage\n"
+        "import sys; from pathlib import Path; from lobsmith.stages.train import train_stage\n"
         "from tests.models.test_trainer import changes\n"
         "from tests.small import small_params\n"
         "say = lambda one: print(one.epoch, flush=True)\n"
@@ -278,7 +278,7 @@ def test_a_training_that_was_done_trains_no_more(
 SHARED = """
 import json, os, sys
 from pathlib import Path
-from lobsmith.models.train import train_stage
+from lobsmith.stages.train import train_stage
 from tests.models.test_trainer import changes
 from tests.small import small_params
 

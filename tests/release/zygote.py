@@ -71,6 +71,8 @@ def _import_when_used(name: str) -> None:
     stub = ModuleType(name)
 
     def attribute(wanted: str) -> Any:
+        if wanted.startswith("__"):  # `inspect` asks every module for these
+            raise AttributeError(wanted)
         if sys.modules[name] is stub:
             del sys.modules[name]
         return getattr(importlib.import_module(name), wanted)
