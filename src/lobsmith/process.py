@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -38,7 +39,10 @@ class Process(Struct, frozen=True, kw_only=True):
 
 
 def start_ticks(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot, None where it does not live."""
+    """Return when a process started, in clock ticks since boot, None where it does not live.
+
+    This is what leases on disk hold. psutil gives the time of day instead, which changes whenever the clock is set.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -46,6 +50,19 @@ def start_ticks(pid: int) -> int | None:
     # The second field is the program's name in parentheses and may hold spaces.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the largest resident memory that a process has had; 0 where it is gone.
+
+    psutil does not have it, and `ru_maxrss` begins with that of the process it came from.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"VmHWM:\s*(\d+) kB", status)
+    return int(found[1]) * 1024 if found else 0
 
 
 def user() -> str:

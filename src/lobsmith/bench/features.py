@@ -29,6 +29,7 @@ from lobsmith.market.session import Session
 from lobsmith.market.venues.captures import line_batches
 from lobsmith.market.venues.formats import group_by_instrument
 from lobsmith.params import FeatureParams, Params
+from lobsmith.process import peak_bytes
 from lobsmith.workspace import Workspace
 
 HFTBACKTEST = "hftbacktest==2.4.4"
@@ -216,13 +217,7 @@ def stream_features(path: Path, params: FeatureParams) -> dict[str, float]:
     for events in feed:
         stream = stream or FeatureStream(feed.instrument, params)
         rows += sum(len(stream.push(part)) for part in cut(events, _BATCH))
-    return {"mib": _peak_mib(), "rows": rows}
-
-
-def _peak_mib() -> float:
-    """Return this process's peak resident memory; `ru_maxrss` would begin with that of the process it came from."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
+    return {"mib": peak_bytes(os.getpid()) / 2**20, "rows": rows}
 
 
 def peak_memory(workspace: Workspace, files: list[Path], times: int) -> float:

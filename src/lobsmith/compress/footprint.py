@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from lobsmith.child import run_module
 from lobsmith.errors import ReleaseError
 
 _DEADLINE_S = 60.0
-_STATUS = Path("/proc/self/statm")
 _CALLS = 20
 
 
@@ -31,20 +32,15 @@ def measure_footprint(path: Path, batch: int, rows: int) -> int:
     return int(done.stdout)
 
 
-def _resident() -> int:
-    import resource
-
-    return int(_STATUS.read_text().split()[1]) * resource.getpagesize()
-
-
 def _main(arguments: list[str]) -> None:
     from lobsmith.compress.runtime import BoundModel
 
-    before = _resident()
+    process = psutil.Process()
+    before = process.memory_info().rss
     model = BoundModel(Path(arguments[0]), int(arguments[1]), int(arguments[2]))
     for _ in range(_CALLS):
         model.step()
-    sys.stdout.write(str(max(_resident() - before, 0)))
+    sys.stdout.write(str(max(process.memory_info().rss - before, 0)))
 
 
 if __name__ == "__main__":

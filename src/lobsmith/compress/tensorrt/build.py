@@ -5,7 +5,6 @@ One interface for TensorRT and TensorRT-RTX; neither is imported here.
 
 import importlib.util
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +25,7 @@ from lobsmith.compress.tensorrt.plan import ENGINE, EngineBuild, Profile, read_b
 from lobsmith.errors import EngineError
 from lobsmith.files import fsync_directory, sha256_file, write_atomic
 from lobsmith.params import EngineParams
+from lobsmith.process import peak_bytes
 
 _USUAL_CHUNK = 32
 _POLL_S = 0.02
@@ -215,21 +215,12 @@ def _watch(
             pass
         if time.monotonic() > end:
             return f"took longer than engine.deadline_s, {settings.deadline_s:g} s; it was stopped"
-        if _peak_mib(child.pid) > settings.memory_mib:
+        if peak_bytes(child.pid) > settings.memory_mib * 2**20:
             return f"took more memory than engine.memory_mib, {settings.memory_mib} MiB; it was stopped"
         plans = len(list(staging.glob("*.plan")))
         if on_progress and plans > told:
             told = plans
             on_progress(f"{plans} plans")
-
-
-def _peak_mib(pid: int) -> float:
-    """Return the largest resident memory that a process has had; 0 where it is gone."""
-    try:
-        found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    except OSError:
-        return 0.0
-    return int(found[1]) / 1024 if found else 0.0
 
 
 def _lines(file: IO[bytes]) -> list[str]:

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from lobsmith.errors import PortBusyError, ServingError, TritonMissingError
 from lobsmith.params import ServingParams
 from lobsmith.process import start_ticks
@@ -229,11 +231,11 @@ class Triton:
 
     def _end_orphans(self) -> None:
         """End the model processes that a killed server of this workspace left behind: they wait for it for ever."""
-        stub = os.fsencode((backends_folder(self._workspace) / "python" / _STUB).absolute())
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):
-                if path.read_bytes().split(b"\0")[0] == stub:
-                    os.kill(int(path.parent.name), signal.SIGKILL)
+        stub = str((backends_folder(self._workspace) / "python" / _STUB).absolute())
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.cmdline()[:1] == [stub]:
+                    process.kill()
 
     def _remove_shared_memory(self) -> None:
         """Free the regions that a killed server of this workspace left behind; nobody else does."""

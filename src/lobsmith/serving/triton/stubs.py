@@ -11,6 +11,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from lobsmith.errors import ServingError
 from lobsmith.process import start_ticks
 from lobsmith.serving.triton.control import READY, TritonControl
@@ -63,7 +65,10 @@ class StubWatch:
 
 
 def _children(pid: int) -> tuple[set[int], set[int]]:
-    """Return the children of a process that live, and those that are dead and that it has not waited for."""
+    """Return the children of a process that live, and those that are dead and that it has not waited for.
+
+    The kernel's own list: psutil would look at every process of the machine, twice a second.
+    """
     alive: set[int] = set()
     dead: set[int] = set()
     with suppress(OSError):
@@ -75,8 +80,8 @@ def _children(pid: int) -> tuple[set[int], set[int]]:
 
 def _served_by(pid: int) -> _Version | None:
     """Return the model and version that a stub runs: its first argument is `<model>/<version>/<file>`."""
-    with suppress(OSError, IndexError, ValueError):
-        path = Path(os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1]))
+    with suppress(psutil.Error, IndexError, ValueError):
+        path = Path(psutil.Process(pid).cmdline()[1])
         return path.parent.parent.name, int(path.parent.name)
     return None
 
