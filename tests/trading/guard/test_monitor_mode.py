@@ -1,10 +1,11 @@
 """The two places where a client finds its mode, and what can be wrong there."""
 
+import itertools
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -122,6 +123,30 @@ def test_silence_and_a_page_that_trickles_end_at_the_deadline() -> None:
             HttpModes(f"http://127.0.0.1:{server.getsockname()[1]}/modes", "lob", deadline_s=0.2).read()
     with page(200, CONTENT, pause_s=0.02) as http, pytest.raises(DeadlineError):
         http.read()
+
+
+def test_headers_that_trickle_end_at_the_deadline() -> None:
+    ended = threading.Event()
+
+    def trickle(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            for place in itertools.count():
+                connection.sendall(b"HTTP/1.1 200 OK\r\n" if not place else b"x")
+                if ended.wait(0.02):
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=trickle, args=(server,), daemon=True)
+        thread.start()
+        began = time.monotonic()
+        try:
+            with pytest.raises(DeadlineError, match="no answer within 0.2 s"):
+                HttpModes(f"http://127.0.0.1:{server.getsockname()[1]}/modes", "lob", deadline_s=0.2).read()
+        finally:
+            ended.set()
+            thread.join(5)
+        assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:80/modes", "http://:1", "http://h:x/modes", "ftp://h/modes", ""])

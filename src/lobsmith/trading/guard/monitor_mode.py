@@ -1,11 +1,16 @@
 """The mode that the monitor has set, as a client reads it: from the workspace or over HTTP, and how old it is."""
 
-import http.client
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from types import TracebackType
+from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
+
+import httpx
 
 from lobsmith.errors import DeadlineError, LobsmithError, ModeError, ServingError
 from lobsmith.monitoring.mode.hit_rates import WinRates
@@ -16,7 +21,6 @@ from lobsmith.workspace import Workspace
 
 _DEADLINE_S = 2.0
 _MOST_BYTES = 1 << 20
-_CHUNK_BYTES = 1 << 16
 
 
 class ModeSource(Protocol):
@@ -53,60 +57,93 @@ class HttpModes:
         Args:
             url: of the pages, up to and including `/modes`: `http://127.0.0.1:8003/modes`.
             model: whose mode.
-            deadline_s: of each wait for the server, and of a page that comes piece by piece.
+            deadline_s: of the connection and the whole answer.
 
         Raises:
             ServingError: it is no such URL.
         """
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port = None, None
-        if not host or parts.scheme != "http":
+            path = f"{parts.path.rstrip('/')}/{quote(model, safe='')}"
+            self._url = httpx.URL(scheme="http", host=parts.hostname or "", port=parts.port, raw_path=path.encode())
+        except (ValueError, httpx.InvalidURL):
+            parts = urlsplit("")
+        if not parts.hostname or parts.scheme != "http":
             raise ServingError(f"{url}: not the URL of modes; write http://HOST:PORT/modes")
-        self._host, self._port = host, port
-        self._path = f"{parts.path.rstrip('/')}/{quote(model, safe='')}"
+        # A connection a page, straight to the server: no context for TLS, no proxy, no compression.
+        self._client = httpx.Client(
+            verify=False,  # noqa: S501
+            trust_env=False,
+            timeout=deadline_s,
+            headers={"Accept-Encoding": "identity"},
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
         self._where = f"{url.rstrip('/')}/{model}"
         self._model = model
         self._deadline_s = deadline_s
 
     def read(self) -> ModeRecord | None:
         """See `ModeSource.read`."""
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=self._deadline_s)
+        deadline = _Deadline(self._deadline_s)
         try:
-            until = time.monotonic() + self._deadline_s
-            connection.request("GET", self._path)
-            response = connection.getresponse()
-            content = self._content(response, until)
-        except TimeoutError as error:
-            raise self._late() from error
-        except (OSError, http.client.HTTPException) as error:
-            raise ServingError(f"{self._where}: {error or type(error).__name__}; is the server up?") from error
-        finally:
-            connection.close()
-        if response.status == http.client.NOT_FOUND:
+            with deadline, self._client.stream("GET", self._url, extensions={"trace": deadline.trace}) as response:
+                content = self._content(response)
+        except httpx.TransportError as error:
+            if deadline.passed or isinstance(error, httpx.TimeoutException):
+                raise self._late() from error
+            raise ServingError(f"{self._where}: {str(error) or type(error).__name__}; is the server up?") from error
+        if deadline.passed:
+            raise self._late()
+        if response.status_code == httpx.codes.NOT_FOUND:
             return None
-        if response.status != http.client.OK:
-            raise ServingError(f"{self._where}: answers {response.status} {response.reason}")
+        if response.status_code != httpx.codes.OK:
+            raise ServingError(f"{self._where}: answers {response.status_code} {response.reason_phrase}")
         record = decode_mode(content)
         if record is None or record.model != self._model:
             raise ModeError(f"{self._where}: no record of that model's mode")
         return record
 
-    def _content(self, response: http.client.HTTPResponse, until: float) -> bytes:
-        parts: list[bytes] = []
-        while sum(map(len, parts)) <= _MOST_BYTES:
-            if time.monotonic() > until:
-                raise self._late()
-            part = response.read1(_CHUNK_BYTES)
-            if not part:
-                return b"".join(parts)
-            parts.append(part)
-        raise ModeError(f"{self._where}: longer than any record of a mode")
+    def _content(self, response: httpx.Response) -> bytes:
+        content = b""
+        for part in response.iter_raw():
+            content += part
+            if len(content) > _MOST_BYTES:
+                raise ModeError(f"{self._where}: longer than any record of a mode")
+        return content
 
     def _late(self) -> DeadlineError:
         return DeadlineError(f"{self._where}: no answer within {self._deadline_s:g} s")
+
+
+class _Deadline:
+    """Cuts a connection off after a time: httpx's own timeouts begin anew with every piece that comes."""
+
+    def __init__(self, seconds: float) -> None:
+        self.passed = False
+        self._socket: socket.socket | None = None
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Take over the connection, as httpx's extension `trace`."""
+        if event == "connection.connect_tcp.complete":
+            self._socket = info["return_value"].get_extra_info("socket")
+            if self.passed:
+                self._cut()
+
+    def _cut(self) -> None:
+        self.passed = True
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
 
 
 @dataclass(frozen=True)
