@@ -33,6 +33,7 @@ from lobsmith.monitoring.mode.store import Change, alert_mode, apply, forget_ret
 from lobsmith.online.evidence import ROLL_BACK, LiveVerdict
 from lobsmith.params import Params, load_params
 from lobsmith.progress import console, stage
+from lobsmith.release.context import Release
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import RolledBack, rollback
 from lobsmith.release.version.manifest import Manifest, read_manifest
@@ -89,16 +90,8 @@ def judge(
 def roll_back(workspace: Workspace, params: Params, bad: int, verdict: LiveVerdict) -> RolledBack:
     """Go back to the fallback; the repository first, which does not need MLflow."""
     with stage("roll back") as note:
-        done = rollback(
-            workspace,
-            params,
-            params.model.name,
-            bad=bad,
-            server=running_server(workspace, params),
-            who=WHO,
-            reason=verdict.reason,
-            verdicts=(verdict.as_verdict(),),
-        )
+        release = Release(workspace, params, running_server(workspace, params), WHO)
+        done = rollback(release, params.model.name, bad=bad, reason=verdict.reason, verdicts=(verdict.as_verdict(),))
         note(f"from {done.version_from} to {done.version_to}")
         return done
 

@@ -9,10 +9,10 @@ from prefect import flow, task
 from lobsmith.monitoring.alerts import NO_SCORE, fire, resolve
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
+from lobsmith.release.context import Release
 from lobsmith.release.publish.plans import plans_of
 from lobsmith.release.reconcile.reconcile import Reconciled
 from lobsmith.release.reconcile.reconcile import reconcile as follow
-from lobsmith.release.repository.repository import Repository
 from lobsmith.serving.running import running_server
 from lobsmith.workspace import Workspace
 
@@ -24,8 +24,8 @@ LONGEST_S = 1800
 def follow_the_registry(workspace: Workspace, params: Params, who: str, retry: bool = False) -> Reconciled:
     """Make the repository follow the aliases."""
     with stage("follow the registry") as note:
-        server = running_server(workspace, params)
-        done = follow(workspace, params, params.model.name, server=server, who=who, retry=retry)
+        release = Release(workspace, params, running_server(workspace, params), who)
+        done = follow(release, params.model.name, retry=retry)
         _alert(workspace, done)
         note(done.words() or "as wanted")
         return done
@@ -43,9 +43,9 @@ def _alert(workspace: Workspace, done: Reconciled) -> None:
 def build_plans_of(workspace: Workspace, params: Params, version: int) -> str:
     """Build TensorRT plans of a promoted version where this machine can; the ONNX model stays the fallback."""
     with stage("build and publish plans") as note:
-        manifest = Repository.of(workspace).verify(params.model.name, version)
-        server = running_server(workspace, params)
-        outcome = plans_of(workspace, params, manifest, server=server, on_progress=note)
+        release = Release(workspace, params, running_server(workspace, params))
+        manifest = release.repository.verify(params.model.name, version)
+        outcome = plans_of(release, manifest, on_progress=note)
         note(outcome)
         return outcome
 

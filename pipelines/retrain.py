@@ -28,6 +28,7 @@ from lobsmith.models.trainer import Epoch
 from lobsmith.monitoring.drift.gates import judge_windows, require
 from lobsmith.params import Params, as_table, load_params
 from lobsmith.progress import Note, console, stage
+from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact
 from lobsmith.release.reconcile.requests import in_service, nominate_new, note_serving
 from lobsmith.release.registry.aliases import SERVING, Registered
@@ -243,15 +244,8 @@ def publish_candidate(
             metrics=evaluation.metrics(),
             mlflow_run_id=run.run_id,
         )
-        manifest = nominate_new(
-            workspace,
-            params,
-            artifact,
-            model=model,
-            contract=wire_contract(params),
-            run=run,
-            server=running_server(workspace, params),
-        )
+        release = Release(workspace, params, running_server(workspace, params))
+        manifest = nominate_new(release, artifact, model=model, contract=wire_contract(params), run=run)
         note(f"{manifest.model} {manifest.version}, registered version {run.registry_version}")
         return manifest
 

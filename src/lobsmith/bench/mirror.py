@@ -24,6 +24,7 @@ from lobsmith.market.instrument import Instrument
 from lobsmith.models.networks.registry import build
 from lobsmith.monitoring.log.writer import Source
 from lobsmith.params import Params
+from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact, publish
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.contract import wire_contract
@@ -179,4 +180,4 @@ def publish_untrained(
         verdicts=(parity(network, exported, rows, params.gates.parity.fp32),),
         metrics={},
     )
-    return publish(workspace, params, artifact, model=model, contract=contract)
+    return publish(Release(workspace, params), artifact, model=model, contract=contract)

@@ -30,12 +30,11 @@ from lobsmith.market.instrument import Instrument
 from lobsmith.models.networks.registry import build
 from lobsmith.params import Params
 from lobsmith.progress import Note
+from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact, publish
 from lobsmith.release.publish.promote import promote
-from lobsmith.release.repository.candidate import retire_candidate
-from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.candidate import undeploy_candidate
 from lobsmith.release.repository.rollback import rollback
-from lobsmith.release.repository.server import Server
 from lobsmith.release.version.contract import wire_contract
 from lobsmith.release.version.names import candidate_model
 from lobsmith.serving.running import running_server
@@ -103,7 +102,7 @@ def bench_swap(params: Params, *, swaps: int, rate: float, before_s: float, note
     with tempfile.TemporaryDirectory(prefix="lobsmith-swap-") as folder:
         workspace = Workspace(Path(folder))
         artifacts = [_artifact(workspace, params, seed) for seed in range(3)]
-        publish(workspace, params, artifacts[0], model=params.model.name, contract=wire_contract(params))
+        publish(Release(workspace, params), artifacts[0], model=params.model.name, contract=wire_contract(params))
         with running_triton(workspace, params, on_event=events.append) as control:
             server = running_server(workspace, params)
             if server is None:
@@ -117,7 +116,7 @@ def bench_swap(params: Params, *, swaps: int, rate: float, before_s: float, note
             )
             with _load(workspace, plan) as asked:
                 time.sleep(before_s)
-                rounds = _Rounds(workspace, params, server, artifacts)
+                rounds = _Rounds(Release(workspace, params, server), artifacts)
                 started_ns = time.monotonic_ns()
                 while rounds.swaps < swaps:
                     rounds.play()
@@ -130,10 +129,8 @@ def bench_swap(params: Params, *, swaps: int, rate: float, before_s: float, note
 class _Rounds:
     """Rounds of publishing, promoting, rolling back and retiring, and what was done in them."""
 
-    def __init__(self, workspace: Workspace, params: Params, server: Server, artifacts: list[Artifact]) -> None:
-        self._workspace = workspace
-        self._params = params
-        self._server = server
+    def __init__(self, release: Release, artifacts: list[Artifact]) -> None:
+        self._release = release
         self._artifacts = artifacts
         self.published = self.promoted = self.retired = 0
         self.rollbacks: list[tuple[int, int]] = []
@@ -146,21 +143,19 @@ class _Rounds:
 
     def play(self) -> None:
         """Play one round."""
-        workspace, params, server, model = self._workspace, self._params, self._server, self._params.model.name
-        repository, slot = Repository.of(workspace), candidate_model(model)
+        release, repository, params = self._release, self._release.repository, self._release.params
+        model, slot = params.model.name, candidate_model(params.model.name)
         artifact = self._artifacts[self.published % len(self._artifacts)]
-        candidate = publish(
-            workspace, params, artifact, model=slot, contract=wire_contract(params), server=server
-        ).version
+        candidate = publish(release, artifact, model=slot, contract=wire_contract(params)).version
         self.published += 1
         before = set(repository.versions(model))
-        promote(workspace, params, repository.directory(slot, candidate), model=model, server=server)
+        promote(release, repository.directory(slot, candidate), model=model)
         self.promoted += 1
         self.retired += len(before - set(repository.versions(model)))
-        retire_candidate(workspace, params, model, server=server)
+        undeploy_candidate(release, model)
         if self.promoted % 2 == 0:
             called_ns = time.monotonic_ns()
-            self.rollbacks.append((called_ns, rollback(workspace, params, model, server=server).version_to))
+            self.rollbacks.append((called_ns, rollback(release, model).version_to))
 
 
 def _artifact(workspace: Workspace, params: Params, seed: int) -> Artifact:

@@ -121,6 +121,7 @@ def promote(
 
     An older artifact gets a new, highest number. Exits with status 1 if it is not served in the end.
     """
+    from lobsmith.release.context import Release
     from lobsmith.release.publish.promote import promotion_plan
     from lobsmith.release.reconcile.artifact_source import source_of
     from lobsmith.release.reconcile.requests import ask_for, registered_of
@@ -131,7 +132,7 @@ def promote(
     meant = registered_of(workspace, name, version)
     if dry_run:
         with source_of(workspace, name, meant) as source:
-            plan = promotion_plan(workspace, params, source, model=name)
+            plan = promotion_plan(Release(workspace, params), source, model=name)
         if as_json:
             print_json(plan)
         else:
@@ -141,7 +142,7 @@ def promote(
             sys.exit(1)
         return
     server = running_server(workspace, params)
-    done = ask_for(workspace, params, name, meant.version, server=server, reason=reason)
+    done = ask_for(Release(workspace, params, server), name, meant.version, reason=reason)
     if done.away is not None:
         raise RegistryError(f"{done.away}; {name} {done.active} goes on serving")
     refusal = done.refused.get("champion")
@@ -177,16 +178,17 @@ def rollback(
 
     The repository and Triton go back at once, with MLflow or without it; its alias follows as soon as it can.
     """
+    from lobsmith.release.context import Release
     from lobsmith.release.reconcile.reconcile import reconcile
     from lobsmith.release.repository.rollback import rollback as go_back
     from lobsmith.serving.running import running_server
 
     params = _params(workspace, model, settings)
     name = params.model.name
-    server = running_server(workspace, params)
-    back = go_back(workspace, params, name, to=version, server=server, reason=reason)
+    release = Release(workspace, params, running_server(workspace, params))
+    back = go_back(release, name, to=version, reason=reason)
     try:
-        followed = reconcile(workspace, params, name, server=server)
+        followed = reconcile(release, name)
         away = followed.away
     except LobsmithError as error:
         away = str(error)

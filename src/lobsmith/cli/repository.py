@@ -27,6 +27,7 @@ def verify(workspace: Workspace, mend: bool, as_json: bool, settings: tuple[str,
     """
     from lobsmith.release.audit.repair import repair
     from lobsmith.release.audit.verify import verify as look
+    from lobsmith.release.context import Release
     from lobsmith.serving.running import running_server
 
     found = look(workspace, _served(workspace))
@@ -34,8 +35,8 @@ def verify(workspace: Workspace, mend: bool, as_json: bool, settings: tuple[str,
     left = found
     if mend and found:
         params = load_params(workspace.params, overrides(settings))
-        served, server = _served(workspace), running_server(workspace, params)
-        failures = {one.place: why for one, why in repair(workspace, params, found, server=server, served=served)}
+        served, release = _served(workspace), Release(workspace, params, running_server(workspace, params))
+        failures = {one.place: why for one, why in repair(release, found, served=served)}
         left = look(workspace, _served(workspace))
     if as_json:
         print_json({"found": found, "left": left, "failures": failures})

@@ -25,7 +25,7 @@ def running_server(workspace: Workspace, params: Params) -> "RunningServer | Non
 
 
 class RunningServer:
-    """The supervised Triton of a workspace; it is `lobsmith.release.repository.server.Server`.
+    """The supervised Triton of a workspace; it is `lobsmith.release.context.Server`.
 
     A Triton that dies during a call is waited for, and the call made again to the next one.
     """
@@ -36,7 +36,7 @@ class RunningServer:
         self._warmup_rows = params.serving.warmup_rows
 
     def serve(self, model: str, version: int) -> None:
-        """See `lobsmith.release.repository.server.Server.serve`; companions follow, as far as they can be loaded.
+        """See `lobsmith.release.context.Server.serve`; companions follow, as far as they can be loaded.
 
         A version that was not READY before, or was never warmed up, answers `serving.warmup_rows` real rows first, any
         other a single one; a reference score answers one block of zeros.
@@ -71,7 +71,7 @@ class RunningServer:
         self._outlasting_restarts(attempt, deadline)
 
     def withdraw(self, model: str, versions: Sequence[int]) -> None:
-        """See `lobsmith.release.repository.server.Server.withdraw`. Where nobody serves there is nothing to withdraw.
+        """See `lobsmith.release.context.Server.withdraw`. Where nobody serves there is nothing to withdraw.
 
         Raises:
             ServingError: they are still loaded after `serving.load_deadline_s`, or still listed beside others.

@@ -1,45 +1,20 @@
-"""What a server cannot go by although no version is at fault, in the journal: foreign folders, unreadable policies."""
+"""Incidents that no version is at fault for, in the journal: foreign folders and unreadable policies."""
 
-import time
-
-from lobsmith.process import user
 from lobsmith.release.audit.verify import Kind, inspect
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.journal import Entry
+from lobsmith.release.repository.incidents import Fault, journal_once
 from lobsmith.workspace import Workspace
 
 
 def record_misplaced(workspace: Workspace, *, who: str | None = None) -> list[str]:
-    """Journal each thing once; needs no right to act, because nothing else is changed.
-
-    Args:
-        workspace: where the repository lies.
-        who: who found it; the user of this process by default.
+    """Journal what a server cannot go by, each thing once; see `journal_once`.
 
     Returns:
         What was not journaled yet, in words.
-
-    Raises:
-        ReleaseError: the journal is unreadable, or the line cannot be written.
     """
-    entries = journal.read(workspace.journal)
-    new = []
-    for finding in inspect(workspace):
-        model, words = finding.model or journal.EVERYTHING, f"{finding.place}: {finding.words}"
-        if finding.kind not in (Kind.FOREIGN, Kind.POLICY) or journal.knows_fault(entries, model, None, words):
-            continue
-        new.append(words)
-        journal.append(
-            workspace.journal,
-            Entry(
-                time_ns=time.time_ns(),
-                action=journal.FAULTY,
-                model=model,
-                version_from=None,
-                version_to=None,
-                artifact_id=None,
-                who=who or user(),
-                reason=words,
-            ),
-        )
-    return new
+    found = [
+        Fault(finding.model or journal.EVERYTHING, None, f"{finding.place}: {finding.words}")
+        for finding in inspect(workspace)
+        if finding.kind in (Kind.FOREIGN, Kind.POLICY)
+    ]
+    return [fault.reason for fault in journal_once(workspace, found, who=who)]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from lobsmith.errors import ReleaseError
 from lobsmith.files import write_atomic
-from lobsmith.params import Params
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.journal import Entry
 from lobsmith.release.repository.repository import Repository
@@ -26,17 +25,17 @@ def rebuildable(repository: Repository, model: str, entries: Sequence[Entry]) ->
     return [one for one in sound if one.engine is None and one.contract == sound[-1].contract]
 
 
-def rebuild(writer: Writer, params: Params, model: str) -> None:
+def rebuild(writer: Writer, model: str) -> None:
     """Write a model's configuration anew.
 
     Raises:
         ReleaseError: no version of the model is sound and in service.
     """
-    manifests = rebuildable(writer.repository, model, journal.read(writer.workspace.journal))
+    manifests = rebuildable(writer.repository, model, journal.read(writer.release.workspace.journal))
     if not manifests:
         raise ReleaseError(f"{model}: no version is left of which a configuration could be written")
     contract, versions = manifests[-1].contract, [one.version for one in manifests]
-    serving = params.serving
+    serving = writer.release.params.serving
     if model == score_model(followed_model(model)):
         text = score_config_text(model, contract, versions=versions, max_batch=serving.max_batch, warmup=serving.warmup)
     else:

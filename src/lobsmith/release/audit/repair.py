@@ -1,7 +1,7 @@
-"""Mending what `lobsmith.release.audit.verify` finds, as far as that needs no decision of a person.
+"""Repair: what `lobsmith.release.audit.verify` finds is mended, as far as that needs no decision of a person.
 
 Nothing is deleted but what the journal has as retired, and staging folders; everything else is set aside. Each part is
-safe to be done again, so there is no intent: who is killed on the way leaves findings, and they are mended next time.
+safe to be done again, so there is no intent: a writer that is killed leaves findings, and they are mended next time.
 
 | killed after | the repository shows        | the next repair                          |
 |--------------|-----------------------------|------------------------------------------|
@@ -17,77 +17,61 @@ from contextlib import suppress
 from pathlib import Path
 
 from lobsmith.errors import LobsmithError, ReleaseError
-from lobsmith.params import Params
-from lobsmith.progress import Note
 from lobsmith.release.audit.rebuild import rebuild
 from lobsmith.release.audit.verify import Finding, Kind, inspect, version_fault
+from lobsmith.release.context import Release
 from lobsmith.release.publish.score import accompany
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.crash_points import Step
 from lobsmith.release.repository.incidents import manifest_of
 from lobsmith.release.repository.recovery import clear_up, follow, resume
 from lobsmith.release.repository.removal import retire_fallen, set_aside, withdraw
-from lobsmith.release.repository.server import Server
 from lobsmith.release.repository.writer import Writer, sole_writer
 from lobsmith.release.version.names import followed_model
 from lobsmith.release.version.triton_config import CONFIG
-from lobsmith.workspace import Workspace
 
 
 def repair(
-    workspace: Workspace,
-    params: Params,
-    findings: Sequence[Finding],
-    *,
-    server: Server | None,
-    served: Mapping[str, Sequence[int]] | None = None,
-    who: str | None = None,
-    note: Note | None = None,
+    release: Release, findings: Sequence[Finding], *, served: Mapping[str, Sequence[int]] | None = None
 ) -> list[tuple[Finding, str]]:
     """Mend what is safe to mend.
 
     Args:
-        workspace: where the repository lies.
-        params: `release.lease_s` is used.
+        release: the context.
         findings: of `verify`; what has changed since is left alone.
-        server: the running server, None where none runs.
         served: what was given to `verify`.
-        who: user or flow run, for the journal; the user of this process by default.
-        note: told the name of each step once it is done.
 
     Returns:
         What could not be mended, and why. A new `verify` says how things stand.
 
     Raises:
-        LeaseError: somebody else has the right to act all the time, or took it over.
+        LeaseError: another process has the lease all the time, or took it over.
     """
-    with sole_writer(workspace, params, "repair the repository", server=server, who=who, note=note) as writer:
+    with sole_writer(release, "repair the repository") as writer:
         with suppress(ReleaseError):
             resume(writer)
         writer.sweep()
-        before = inspect(workspace, served)
-        failures = _mend_all(
-            writer, params, [one for one in before if any(_same(one, want) for want in findings)], served
-        )
+        before = inspect(release.workspace, served)
+        failures = _mend_all(writer, [one for one in before if any(_same(one, want) for want in findings)], served)
         seen = list(before)
-        # To mend one thing may show another: who takes a lost version off the list finds that the journal misses it.
-        while after := [one for one in inspect(workspace, served) if not any(_same(one, old) for old in seen)]:
-            failures += _mend_all(writer, params, after, served)
+        # Mending may show more: once a lost version is off the list, the journal is found to miss it.
+        while after := [one for one in inspect(release.workspace, served) if not any(_same(one, old) for old in seen)]:
+            failures += _mend_all(writer, after, served)
             seen += after
         writer.reached(Step.CLOSED)
     return failures
 
 
 def _mend_all(
-    writer: Writer, params: Params, findings: Sequence[Finding], served: Mapping[str, Sequence[int]] | None
+    writer: Writer, findings: Sequence[Finding], served: Mapping[str, Sequence[int]] | None
 ) -> list[tuple[Finding, str]]:
     failures = []
     # What is active comes first, as it came first; other lines may be written by the mending of something else.
     for finding in sorted(findings, key=lambda one: (one.kind is Kind.SERVED, _late(one), one.kind is Kind.JOURNAL)):
-        if not finding.safe or not any(_same(finding, now) for now in inspect(writer.workspace, served)):
+        if not finding.safe or not any(_same(finding, now) for now in inspect(writer.release.workspace, served)):
             continue
         try:
-            _mend(writer, params, finding, served or {})
+            _mend(writer, finding, served or {})
         except (LobsmithError, OSError) as error:
             failures.append((finding, " ".join(str(error).split())))
     return failures
@@ -101,7 +85,7 @@ def _same(one: Finding, other: Finding) -> bool:
     return (one.kind, one.place, one.model, one.version) == (other.kind, other.place, other.model, other.version)
 
 
-def _mend(writer: Writer, params: Params, finding: Finding, served: Mapping[str, Sequence[int]]) -> None:
+def _mend(writer: Writer, finding: Finding, served: Mapping[str, Sequence[int]]) -> None:
     model, version = finding.model, finding.version
     if finding.kind is Kind.FOREIGN:
         place = Path(finding.place)
@@ -111,13 +95,13 @@ def _mend(writer: Writer, params: Params, finding: Finding, served: Mapping[str,
         # What lies in staging, and what was intended, is gone by now.
         return
     elif finding.kind is Kind.POLICY:
-        rebuild(writer, params, model)
+        rebuild(writer, model)
         _say(writer, model, f"{CONFIG} written anew: {finding.words}")
     elif finding.kind in (Kind.UNSOUND, Kind.UNLISTED) and version is not None:
         _dismiss(writer, model, version, finding.words)
     elif finding.kind is Kind.COMPANION:
         follow(writer, followed_model(model))
-        failed = accompany(writer, params, model, retry=True)
+        failed = accompany(writer, model, retry=True)
         if version in failed:
             raise ReleaseError(failed[version])
     elif finding.kind is Kind.LEFTOVER:
@@ -131,13 +115,14 @@ def _mend(writer: Writer, params: Params, finding: Finding, served: Mapping[str,
 
 def _have_served(writer: Writer, model: str, served: Sequence[int]) -> None:
     """Have the server follow the list."""
-    if writer.server is None:
+    server = writer.release.server
+    if server is None:
         raise ReleaseError(f"{model}: no server runs here any more")
     listed = writer.repository.listed(model)
     if listed and not writer.repository.is_plans(model):
-        writer.server.serve(model, listed[-1])
+        server.serve(model, listed[-1])
     if extra := sorted(set(served) - set(listed)):
-        writer.server.withdraw(model, extra)
+        server.withdraw(model, extra)
 
 
 def _dismiss(writer: Writer, model: str, version: int, reason: str) -> None:
@@ -152,8 +137,8 @@ def _dismiss(writer: Writer, model: str, version: int, reason: str) -> None:
             writer.reached(Step.LISTED)
             _say(writer, model, f"{version} taken off the list: {reason}")
             writer.reached(Step.RECORDED)
-            if writer.server is not None:
-                writer.server.serve(model, left[-1])
+            if writer.release.server is not None:
+                writer.release.server.serve(model, left[-1])
             writer.reached(Step.LOADED)
     if version in repository.versions(model):
         withdraw(writer, model, [version])
@@ -168,7 +153,7 @@ def _complete_journal(writer: Writer, model: str, finding: Finding) -> None:
         _say(writer, model, finding.words)
     elif version in repository.versions(model):
         clear_up(writer, model)
-        if journal.fates(journal.read(writer.workspace.journal), model).get(version) not in journal.ACTIVATING:
+        if writer.fates(model).get(version) not in journal.ACTIVATING:
             _publish_again(writer, model, version)
     else:
         writer.record(

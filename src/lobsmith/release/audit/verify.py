@@ -36,9 +36,9 @@ class Kind(StrEnum):
     FOREIGN = "foreign"
     """Something that lobsmith did not put there."""
     LEFTOVER = "leftover"
-    """What a writer that died left behind."""
+    """What a crashed writer left behind."""
     UNLISTED = "unlisted"
-    """A good version that nobody is offered, and no newer ones have pushed out."""
+    """A good version that is not served, and that no newer ones have pushed out."""
     COMPANION = "companion"
     """Plans or a reference score that do not go with their model, or a score that is missing beside it."""
     JOURNAL = "journal"
@@ -83,7 +83,7 @@ def verify(workspace: Workspace, served: Mapping[str, Sequence[int]] | None = No
 
 
 def inspect(workspace: Workspace, served: Mapping[str, Sequence[int]] | None = None) -> list[Finding]:
-    """Return everything that is wrong as it is now, whoever is at work; see `verify`."""
+    """Return everything that is wrong as it is now, a writer at work or not; see `verify`."""
     repository = Repository.of(workspace)
     findings: list[Finding] = []
     try:

@@ -14,14 +14,13 @@ from lobsmith.drift import REFERENCE, SCORE
 from lobsmith.errors import GateError, ReleaseError
 from lobsmith.files import copy_durably, sha256_file, write_atomic
 from lobsmith.market.instrument import Instrument
-from lobsmith.params import Params, as_table
-from lobsmith.progress import Note
+from lobsmith.params import as_table
 from lobsmith.release.checks.model_file import check_model_file
 from lobsmith.release.checks.validation import prove
-from lobsmith.release.publish.publication import Publication
+from lobsmith.release.context import Release
+from lobsmith.release.publish.publication import Publication, Validate
 from lobsmith.release.publish.score import accompany
-from lobsmith.release.repository.server import Server
-from lobsmith.release.repository.writer import Writer
+from lobsmith.release.repository.writer import Writer, sole_writer
 from lobsmith.release.version.contract import WireContract
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.release.version.names import followed_model
@@ -29,8 +28,8 @@ from lobsmith.release.version.recipe import environment, git_commit
 from lobsmith.release.version.signing import Trust
 from lobsmith.release.version.triton_config import BACKEND, config_text, prime_rows_for
 from lobsmith.units import NS_PER_S
+from lobsmith.release.version.triton_config import config_text, prime_rows_for
 from lobsmith.verdict import Verdict
-from lobsmith.workspace import Workspace
 
 PROOF_DEADLINE_S = 120.0
 _VERSIONS_END = 10**18
@@ -105,29 +104,20 @@ def validate_in_child(directory: Path, trust: Trust) -> None:
 
 
 def publish(
-    workspace: Workspace,
-    params: Params,
+    release: Release,
     artifact: Artifact,
     *,
     model: str,
     contract: WireContract,
-    server: Server | None = None,
-    who: str | None = None,
-    note: Note | None = None,
-    validate: Callable[[Path, Trust], object] = validate_in_child,
+    validate: Validate = validate_in_child,
 ) -> Manifest:
     """Publish an artifact as a new, highest version of a model.
 
     Args:
-        workspace: where the repository lies.
-        params: `release.keep`, `serving.max_batch`, `serving.warmup` and `train.threads` are used, all are recorded.
+        release: the context.
         artifact: what to publish.
         model: the Triton model, or the slot of its candidates, which holds one version.
         contract: tensors and definitions that the artifact was made for.
-        server: the running server, None where none runs. If it does not serve the version, the listing goes back to
-            what it was, the server is asked to serve the version that was active before, and the new one is set aside.
-        who: user or flow run, for the journal; the user of this process by default.
-        note: told the name of each step once it is done; see `lobsmith.release.repository.crash_points`.
         validate: raises where the staged version that it is given is not what it claims.
 
     Returns:
@@ -138,54 +128,47 @@ def publish(
         ContractError: the model exists with another contract.
         ReleaseError: the model file or a folder is unfit, the proof failed, or the name is a companion's. Nothing was
             published.
-        ServingError: the server does not serve it. Nothing was published.
+        ServingError: the server does not serve it. Nothing was published: the listing went back to what it was, the
+            server was asked to serve the version that was active before, and the new one was set aside.
+        LeaseError: another process has the lease all the time, or took it over.
     """
     if followed_model(model) != model:
         raise ReleaseError(f"{model}: a name that ends so belongs to what goes with a model; choose another model.name")
-    publication = _NewPublication(
-        workspace=workspace,
-        params=params,
-        model=model,
-        contract=contract,
-        backend=BACKEND,
-        server=server,
-        who=who,
-        note=note,
-        validate=validate,
-        artifact=artifact,
-    )
-    return publication.run()
+    publication = _NewPublication(release=release, model=model, contract=contract, validate=validate, artifact=artifact)
+    with sole_writer(release, f"publish {model}") as writer:
+        return publication.run(writer)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxPublication(Publication):
     """An attempt to publish an ONNX model, wherever it comes from."""
 
-    validate: Callable[[Path, Trust], object] = validate_in_child
+    validate: Validate = validate_in_child
 
     def version(self, last: int | None) -> int:
         """Return a number of its own."""
         return mint_version(time.time_ns(), last)
 
     def prove(self, directory: Path) -> None:
-        """Prove the copy: it is what gets served."""
+        """Validate the copy: it is what gets served."""
         check_model_file(directory / MODEL, self.contract)
-        self.validate(directory, self.repository.trust)
+        super().prove(directory)
 
     def config(self, kept: list[Manifest]) -> str:
         """Return the model's configuration; its rows to prime with are those of the slowest version."""
+        serving = self.release.params.serving
         return config_text(
             self.model,
             self.contract,
             versions=[one.version for one in kept],
             prime_rows=prime_rows_for(one.prime_rows for one in kept),
-            max_batch=self.params.serving.max_batch,
-            warmup=self.params.serving.warmup,
+            max_batch=serving.max_batch,
+            warmup=serving.warmup,
         )
 
     def accompany(self, writer: Writer) -> None:
         """Publish the reference score of the version, where it has one."""
-        accompany(writer, self.params, self.model, retry=True)
+        accompany(writer, self.model, retry=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,11 +214,11 @@ class _NewPublication(OnnxPublication):
             candidate=self.artifact.candidate,
             run=self.artifact.run,
             gpu_architecture=self.artifact.gpu_architecture,
-            git_commit=git_commit(self.workspace.root),
+            git_commit=git_commit(self.release.workspace.root),
             data_fingerprint=self.artifact.data_fingerprint,
-            params=as_table(self.params),
+            params=as_table(self.release.params),
             mlflow_run_id=self.artifact.mlflow_run_id,
             verdicts=self.artifact.verdicts,
             metrics=self.artifact.metrics,
-            environment=environment(self.params.train.threads),
+            environment=environment(self.release.params.train.threads),
         )

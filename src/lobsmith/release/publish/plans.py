@@ -11,7 +11,6 @@ the older versions are answered by ONNX again.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +21,11 @@ from lobsmith.compress.tensorrt.plan import ENGINE, EngineBuild, read_build
 from lobsmith.errors import LobsmithError, ReleaseError
 from lobsmith.files import copy_durably, sha256_file
 from lobsmith.gates.compression import Compressed
-from lobsmith.params import Params
 from lobsmith.progress import Note
-from lobsmith.release.checks.validation import prove as prove_in_a_process
-from lobsmith.release.publish.publication import Publication
-from lobsmith.release.repository.server import Server
+from lobsmith.release.checks.validation import prove
+from lobsmith.release.context import Release
+from lobsmith.release.publish.publication import Publication, Validate
+from lobsmith.release.repository.writer import sole_writer
 from lobsmith.release.version.contract import MAX_ROWS
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.release.version.names import plans_model
@@ -35,34 +34,25 @@ from lobsmith.release.version.triton_config import PLANS_BACKEND, config_text, p
 from lobsmith.stages.compress import load_summary
 from lobsmith.stages.engines import ENGINE_DIRECTORY, build_plans, judge_plans, open_engine
 from lobsmith.verdict import Verdict
-from lobsmith.workspace import Workspace
 
 PROOF_DEADLINE_S = 300.0
 
 
+def _validate_in_child(directory: Path, trust: Trust) -> None:
+    """Run the plan on this machine's GPU and compare it with the ONNX version's golden vectors."""
+    prove(directory, trust, PROOF_DEADLINE_S)
+
+
 def publish_engine(
-    workspace: Workspace,
-    params: Params,
-    engine_directory: Path,
-    manifest: Manifest,
-    *,
-    server: Server | None = None,
-    who: str | None = None,
-    note: Note | None = None,
-    validate: Callable[[Path, Trust], object] | None = None,
+    release: Release, engine_directory: Path, manifest: Manifest, *, validate: Validate = _validate_in_child
 ) -> Manifest:
     """Publish the plans of a published ONNX version, under the version's own number.
 
     Args:
-        workspace: where the repository lies.
-        params: `release.keep`, `serving.max_batch` and `serving.warmup` are used.
+        release: the context.
         engine_directory: plans and `engine.json`, as a build leaves them.
         manifest: of the ONNX version that the plans belong to.
-        server: the running server; if it does not serve the plans, the publication is taken back.
-        who: user or flow run, for the journal; the user of this process by default.
-        note: told the name of each step once it is done.
-        validate: raises where the staged folder that it is given is not what it claims. By default a process of its own
-            runs the plan on this machine's GPU and compares it with the ONNX version's golden vectors.
+        validate: raises where the staged folder that it is given is not what it claims.
 
     Returns:
         The manifest of the published plans.
@@ -70,22 +60,20 @@ def publish_engine(
     Raises:
         ReleaseError: the plans are of TensorRT-RTX, are not those of the version or not whole, cannot be proven here,
             or are published already. Nothing was published.
+        ServingError: the server does not serve the plans. Nothing was published.
     """
     publication = _PlansPublication(
-        workspace=workspace,
-        params=params,
+        release=release,
         model=plans_model(manifest.model),
         contract=manifest.contract,
+        validate=validate,
         backend=PLANS_BACKEND,
-        server=server,
-        who=who,
-        note=note,
         source=engine_directory,
         build=read_build(engine_directory),
         network=manifest,
-        validate=validate or _prove,
     )
-    return publication.run()
+    with sole_writer(release, f"publish {publication.model}") as writer:
+        return publication.run(writer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +83,6 @@ class _PlansPublication(Publication):
     source: Path
     build: EngineBuild
     network: Manifest
-    validate: Callable[[Path, Trust], object]
 
     def version(self, last: int | None) -> int:
         del last
@@ -103,17 +90,17 @@ class _PlansPublication(Publication):
 
     def check(self) -> None:
         check_build(self.source, self.build)
-        version = self.network.version
+        repository, version = self.release.repository, self.network.version
         of = f"{self.network.model}/{version}"
-        if self.repository.verify(self.network.model, version) != self.network or self.network.engine is not None:
+        if repository.verify(self.network.model, version) != self.network or self.network.engine is not None:
             raise ReleaseError(f"{of}: the manifest given is not that of this ONNX version; read it again")
-        if version not in self.repository.listed(self.network.model):
+        if version not in repository.listed(self.network.model):
             raise ReleaseError(f"{of}: the version is not listed, so its plans would never be asked")
         if self.build.precision == "fp32" and self.build.source_sha256 != self.network.artifact_id:
             raise ReleaseError(
                 f"{self.source}: fp32 plans of another network than {of}; build them from its model file"
             )
-        directory = self.repository.directory(self.model, version)
+        directory = repository.directory(self.model, version)
         if directory.exists():
             raise ReleaseError(f"{directory}: plans of this version are published; publish the model again for others")
 
@@ -126,7 +113,8 @@ class _PlansPublication(Publication):
     def write(self, directory: Path) -> None:
         for name in (*self.build.plans.values(), ENGINE):
             copy_durably(self.source / name, directory / name)
-        copy_durably(self.repository.directory(self.network.model, self.network.version) / GOLDEN, directory / GOLDEN)
+        network = self.release.repository.directory(self.network.model, self.network.version)
+        copy_durably(network / GOLDEN, directory / GOLDEN)
 
     def manifest(self, directory: Path, version: int) -> Manifest:
         del version
@@ -140,18 +128,16 @@ class _PlansPublication(Publication):
             engine=self.build,
         )
 
-    def prove(self, directory: Path) -> None:
-        self.validate(directory, self.repository.trust)
-
     def config(self, kept: list[Manifest]) -> str:
+        serving = self.release.params.serving
         alike = [one for one in kept if one.engine is not None and _layout(one.engine) == _layout(self.build)]
         return config_text(
             self.model,
             self.contract,
             versions=[one.version for one in alike],
             prime_rows=prime_rows_for(one.prime_rows for one in alike),
-            max_batch=self.params.serving.max_batch,
-            warmup=self.params.serving.warmup,
+            max_batch=serving.max_batch,
+            warmup=serving.warmup,
             engine=self.build,
         )
 
@@ -187,10 +173,6 @@ def check_build(directory: Path, build: EngineBuild) -> None:
         )
 
 
-def _prove(directory: Path, trust: Trust) -> None:
-    prove_in_a_process(directory, trust, PROOF_DEADLINE_S)
-
-
 def _layout(build: EngineBuild) -> tuple[object, ...]:
     """Return what versions must share to be listed together."""
     return build.plans, build.profiles
@@ -200,53 +182,38 @@ _SERVED = "tensorrt"
 """The builder whose plans Triton runs; those of TensorRT-RTX show that the graph builds."""
 
 
-def plans_of(
-    workspace: Workspace,
-    params: Params,
-    manifest: Manifest,
-    *,
-    server: Server | None = None,
-    on_progress: Note | None = None,
-) -> str:
+def plans_of(release: Release, manifest: Manifest, *, on_progress: Note | None = None) -> str:
     """Build and publish the plans of a promoted version from the folder of the run that made it; say what came of it.
 
     Arguments are those of `build_and_publish`.
     """
-    directory = workspace.runs / (manifest.run or "")
+    directory = release.workspace.runs / (manifest.run or "")
     if manifest.run is None or not directory.is_dir():
         return f"no plans: the folder of the run that made {manifest.model} {manifest.version} is gone"
     try:
         summary = load_summary(directory)
     except LobsmithError as error:
         return f"no plans: {error}"
-    return build_and_publish(workspace, params, summary, manifest, directory, server=server, on_progress=on_progress)
+    return build_and_publish(release, summary, manifest, directory, on_progress=on_progress)
 
 
 def build_and_publish(
-    workspace: Workspace,
-    params: Params,
-    summary: Compressed,
-    manifest: Manifest,
-    directory: Path,
-    *,
-    server: Server | None = None,
-    on_progress: Note | None = None,
+    release: Release, summary: Compressed, manifest: Manifest, directory: Path, *, on_progress: Note | None = None
 ) -> str:
     """Build plans of a version, hold them against PyTorch and publish them; say what came of it.
 
     Nothing of it fails a retrain: the version is published already, and its ONNX model answers.
 
     Args:
-        workspace: where the repository lies.
-        params: all of `params.yaml`.
+        release: the context.
         summary: what the compress stage found out.
         manifest: of the published ONNX version.
         directory: the run's folder.
-        server: the running server, None where none runs.
-        on_progress: told what is built next.
+        on_progress: called with what is built next.
     """
+    params, cache = release.params, release.workspace.timing_cache
     try:
-        build = build_plans(params, directory, summary, cache=workspace.timing_cache, on_progress=on_progress)
+        build = build_plans(params, directory, summary, cache=cache, on_progress=on_progress)
         if build is None:
             return "no plans: no TensorRT with a GPU here, or engine.builder is none"
         built = f"{build.builder} {build.builder_version}, {build.precision}, for {', '.join(build.plans)}"
@@ -255,7 +222,7 @@ def build_and_publish(
         refusals = [one for one in judge_plans(params, directory, summary, open_engine(directory)) if not one.passed]
         if refusals:
             return f"no plans: {'; '.join(map(str, refusals))}"
-        published = publish_engine(workspace, params, directory / ENGINE_DIRECTORY, manifest, server=server)
+        published = publish_engine(release, directory / ENGINE_DIRECTORY, manifest)
     except (LobsmithError, OSError, RuntimeError) as error:
         # PyTorch and CUDA raise RuntimeError.
         return f"no plans: {' '.join(str(error).split())}"

@@ -7,7 +7,7 @@ of any publication.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec import Struct, structs
@@ -15,21 +15,19 @@ from msgspec import Struct, structs
 from lobsmith.compress import MODEL
 from lobsmith.errors import LobsmithError, ReleaseError
 from lobsmith.files import copy_durably, sha256_file
-from lobsmith.params import Params
-from lobsmith.progress import Note
 from lobsmith.release.checks.model_file import check_model_file
 from lobsmith.release.publish.onnx import OnnxPublication, check_verdicts, mint_version, validate_in_child
 from lobsmith.release.publish.publication import check_model, last_version
+from lobsmith.release.context import Release
+from lobsmith.release.publish.publication import Validate, check_model, last_version
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.removal import fallen, kept
-from lobsmith.release.repository.repository import Repository
-from lobsmith.release.repository.server import Server
+from lobsmith.release.repository.writer import sole_writer
 from lobsmith.release.version.manifest import Manifest, Origin, check_files
 from lobsmith.release.version.names import candidate_model, may_produce
 from lobsmith.release.version.signing import Trust
 from lobsmith.release.version.triton_config import BACKEND
 from lobsmith.verdict import Verdict
-from lobsmith.workspace import Workspace
 
 
 class PromotionPlan(Struct, frozen=True, kw_only=True):
@@ -51,32 +49,24 @@ class PromotionPlan(Struct, frozen=True, kw_only=True):
 
 
 def promote(
-    workspace: Workspace,
-    params: Params,
+    release: Release,
     source: Path,
     *,
     model: str,
-    server: Server | None,
-    who: str | None = None,
     reason: str = "",
     verdicts: tuple[Verdict, ...] = (),
     confirm: Callable[[], None] | None = None,
-    note: Note | None = None,
-    validate: Callable[[Path, Trust], object] = validate_in_child,
+    validate: Validate = validate_in_child,
 ) -> Manifest:
     """Publish a version's artifact as the new, highest version of a production model.
 
     Args:
-        workspace: where the repository lies.
-        params: `release.keep`, `release.lease_s`, `serving.max_batch` and `serving.warmup` are used.
+        release: the context.
         source: a version's directory: of the candidate slot, of the model itself, or a signed copy anywhere.
         model: the production model.
-        server: the running server, None where none runs.
-        who: user or flow run, for the journal; the user of this process by default.
         reason: for the journal.
         verdicts: what live traffic said of it, added to those of the source.
-        confirm: called once nobody else can change the repository; raises where it is wanted no longer.
-        note: told the name of each step once it is done.
+        confirm: called under the lease, before anything is written; raises where the promotion is wanted no longer.
         validate: raises where the staged version that it is given is not what it claims.
 
     Returns:
@@ -88,69 +78,52 @@ def promote(
         ReleaseError: the source is not sound, is of plans, or the name is not one of production. Nothing was published.
         ServingError: the server does not serve it. Nothing was published.
     """
-    promotion = _publication_of(workspace, params, source, model, server=server, who=who, reason=reason, note=note)
-    return replace(promotion, action=journal.PROMOTED, added=verdicts, confirm=confirm, validate=validate).run()
+    original = _source(model, source, release.repository.trust)
+    promotion = _Promotion(
+        release=release,
+        model=model,
+        contract=original.contract,
+        validate=validate,
+        action=journal.PROMOTED,
+        reason=reason,
+        source=source,
+        original=original,
+        added=verdicts,
+        confirm=confirm,
+    )
+    with sole_writer(release, f"publish {model}") as writer:
+        return promotion.run(writer)
 
 
 def nominate(
-    workspace: Workspace,
-    params: Params,
-    source: Path,
-    *,
-    model: str,
-    server: Server | None,
-    who: str | None = None,
-    reason: str = "",
-    note: Note | None = None,
-    validate: Callable[[Path, Trust], object] = validate_in_child,
+    release: Release, source: Path, *, model: str, reason: str = "", validate: Validate = validate_in_child
 ) -> Manifest:
     """Publish a version's artifact in the slot of a production model's candidates, in place of what is there.
 
     Arguments and errors are those of `promote`.
     """
-    nomination = _publication_of(workspace, params, source, model, server=server, who=who, reason=reason, note=note)
-    return replace(nomination, model=candidate_model(model), validate=validate).run()
-
-
-def _publication_of(
-    workspace: Workspace,
-    params: Params,
-    source: Path,
-    model: str,
-    *,
-    server: Server | None,
-    who: str | None,
-    reason: str,
-    note: Note | None,
-) -> "_Promotion":
-    """Return the publication of a source's artifact under a production model's name."""
-    manifest = _source(model, source, Trust.of(workspace))
-    return _Promotion(
-        workspace=workspace,
-        params=params,
-        model=model,
-        contract=manifest.contract,
-        backend=BACKEND,
-        server=server,
-        who=who,
-        note=note,
+    original, slot = _source(model, source, release.repository.trust), candidate_model(model)
+    nomination = _Promotion(
+        release=release,
+        model=slot,
+        contract=original.contract,
+        validate=validate,
         reason=reason,
         source=source,
-        original=manifest,
-        added=(),
+        original=original,
     )
+    with sole_writer(release, f"publish {slot}") as writer:
+        return nomination.run(writer)
 
 
-def promotion_plan(
-    workspace: Workspace, params: Params, source: Path, *, model: str, verdicts: tuple[Verdict, ...] = ()
-) -> PromotionPlan:
+def promotion_plan(release: Release, source: Path, *, model: str, verdicts: tuple[Verdict, ...] = ()) -> PromotionPlan:
     """Return what `promote` would do, doing nothing.
 
     Raises:
         ReleaseError: the repository or the journal is unreadable.
     """
-    repository = Repository.of(workspace)
-    number = mint_version(time.time_ns(), last_version(workspace, model))
+    repository = release.repository
+    number = mint_version(time.time_ns(), last_version(release.workspace, model))
     refusals: list[str] = []
     manifest: Manifest | None = None
     try:
@@ -162,7 +135,8 @@ def promotion_plan(
     listed = repository.listed(model)
     after, retired = listed, []
     if manifest is not None and not refusals:
-        after = [one.version for one in kept(repository, params, model, structs.replace(manifest, version=number))]
+        new = structs.replace(manifest, version=number)
+        after = [one.version for one in kept(repository, release.params, model, new)]
         retired = fallen(repository.versions(model), after)
     sound = [version for version in after if version == number or repository.fault(model, version) is None]
     return PromotionPlan(
@@ -185,7 +159,7 @@ class _Promotion(OnnxPublication):
 
     source: Path
     original: Manifest
-    added: tuple[Verdict, ...]
+    added: tuple[Verdict, ...] = ()
     confirm: Callable[[], None] | None = None
 
     def check(self) -> None:
@@ -193,7 +167,7 @@ class _Promotion(OnnxPublication):
             self.confirm()
         check_verdicts(self.model, self.verdicts())
         # Retention may have been at work since it was read.
-        if _sound(self.source, self.repository.trust) != self.original:
+        if _sound(self.source, self.release.repository.trust) != self.original:
             raise ReleaseError(f"{self.source}: changed while it was to be promoted; start again")
 
     def artifact_id(self) -> str | None:

@@ -1,8 +1,8 @@
 """Publication: how a version gets from a staging folder to a server, whatever it is made of.
 
 A version is put together in a staging folder outside every model's, proven there in a process of its own, moved into
-the repository with one rename, listed in the model's policy with one more, and then loaded. Whoever is killed on the
-way leaves the old state or the new one; the next writer clears up after him.
+the repository with one rename, listed in the model's policy with one more, and then loaded. A writer that is killed
+leaves the old state or the new one; the next writer completes or undoes it.
 
 | killed after | the repository shows | the next writer                                  |
 |--------------|----------------------|--------------------------------------------------|
@@ -20,6 +20,7 @@ The first version of a model is moved together with its configuration, as one fo
 import shutil
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,7 @@ from msgspec import structs
 
 from lobsmith.errors import ContractError, LeaseError, LeaseLostError, LobsmithError, ReleaseError, ServingError
 from lobsmith.files import fsync_directory, write_atomic
-from lobsmith.params import Params
-from lobsmith.progress import Note
+from lobsmith.release.context import Release
 from lobsmith.release.repository import disk_reserve, journal
 from lobsmith.release.repository.crash_points import Step
 from lobsmith.release.repository.intent import Intent, close, declare
@@ -38,15 +38,17 @@ from lobsmith.release.repository.journal import Entry
 from lobsmith.release.repository.recovery import clear_up, follow
 from lobsmith.release.repository.removal import kept, retire_fallen
 from lobsmith.release.repository.repository import Repository
-from lobsmith.release.repository.server import Server
-from lobsmith.release.repository.writer import Writer, delete, sole_writer
+from lobsmith.release.repository.writer import Writer, delete
 from lobsmith.release.version.contract import WireContract
 from lobsmith.release.version.manifest import Manifest, read_manifest, write_manifest
 from lobsmith.release.version.names import is_candidate
-from lobsmith.release.version.signing import signer
-from lobsmith.release.version.triton_config import CONFIG, read_config
+from lobsmith.release.version.signing import Trust, signer
+from lobsmith.release.version.triton_config import BACKEND, CONFIG, read_config
 from lobsmith.verdict import Verdict
 from lobsmith.workspace import Workspace
+
+Validate = Callable[[Path, Trust], object]
+"""Raises where a version's directory is not what it claims; its files must be signed by a trusted key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,26 +56,20 @@ class Publication(ABC):
     """One attempt to publish a version; a subclass says of what.
 
     Attributes:
-        workspace: where the repository lies.
-        params: recorded, and in part used.
+        release: the context.
         model: the Triton model.
         contract: what the version was made for.
+        validate: raises where the staged version that it is given is not what it claims.
         backend: Triton's backend of all versions of the model.
-        server: the running server, None where none runs.
-        who: user or flow run, for the journal.
-        note: told the name of each step once it is done.
         action: what the journal calls it.
         reason: for the journal.
     """
 
-    workspace: Workspace
-    params: Params
+    release: Release
     model: str
     contract: WireContract
-    backend: str
-    server: Server | None = None
-    who: str | None = None
-    note: Note | None = None
+    validate: Validate
+    backend: str = BACKEND
     action: str = journal.PUBLISHED
     reason: str = ""
 
@@ -102,27 +98,20 @@ class Publication(ABC):
         """Return the manifest of the files written."""
 
     @abstractmethod
-    def prove(self, directory: Path) -> None:
-        """Prove the staged version, or raise."""
-
-    @abstractmethod
     def config(self, kept: list[Manifest]) -> str:
         """Return the configuration that lists these versions, of which the last is the new one."""
 
-    def run(self) -> Manifest:
+    def prove(self, directory: Path) -> None:
+        """Validate the staged version, or raise."""
+        self.validate(directory, self.release.repository.trust)
+
+    def run(self, writer: Writer) -> Manifest:
         """Publish.
 
         Raises:
             ReleaseError: it cannot be published, and nothing was; so for every other error.
-            LeaseError: somebody else has the right to publish all the time, or took it over.
+            LeaseLostError: another process took the lease over.
         """
-        with sole_writer(
-            self.workspace, self.params, f"publish {self.model}", server=self.server, who=self.who, note=self.note
-        ) as writer:
-            return self.run_by(writer)
-
-    def run_by(self, writer: Writer) -> Manifest:
-        """Publish, by a writer who may already; errors are those of `run`."""
         clear_up(writer, self.model)
         manifest = self._publish(writer)
         # Published it is by now; what is left to be tidied the next writer finds again.
@@ -131,20 +120,16 @@ class Publication(ABC):
             retire_fallen(writer, self.model)
         with suppress(LobsmithError, OSError):
             self.accompany(writer)
-        disk_reserve.keep(self.workspace)
+        disk_reserve.keep(self.release.workspace)
         return manifest
 
     def accompany(self, writer: Writer) -> None:  # noqa: B027 - most publications are alone
         """Publish what goes with the version, which is in service already; whatever is missing is tried again."""
 
-    @property
-    def repository(self) -> Repository:
-        """Where versions lie."""
-        return Repository.of(self.workspace)
-
     def _publish(self, writer: Writer) -> Manifest:
-        previous = self.repository.active(self.model)
-        version = self.version(last_version(self.workspace, self.model))
+        workspace, repository = self.release.workspace, self.release.repository
+        previous = repository.active(self.model)
+        version = self.version(last_version(workspace, self.model))
         entry = writer.entry(
             self.action,
             self.model,
@@ -155,34 +140,35 @@ class Publication(ABC):
             reason=self.reason,
         )
         try:
-            check_model(self.repository, self.model, self.contract, self.backend)
+            check_model(repository, self.model, self.contract, self.backend)
             self.check()
             with writer.lease.fence():
-                declare(self.workspace, Intent(entry=entry))
+                declare(workspace, Intent(entry=entry))
             writer.reached(Step.INTENDED)
             manifest = self._release(writer, version, entry)
         except LeaseError:
-            # Whoever has the lease now accounts for it.
+            # The holder of the lease accounts for it.
             raise
         except BaseException as error:
             self._refuse(writer, entry, error)
             raise
         writer.reached(Step.RECORDED)
         with writer.lease.fence():
-            close(self.workspace)
+            close(workspace)
         writer.reached(Step.CLOSED)
         return manifest
 
     def _release(self, writer: Writer, version: int, entry: Entry) -> Manifest:
-        staging = self.workspace.staging / f"{self.model}-{version}-{token_hex(4)}"
+        repository = self.release.repository
+        staging = self.release.workspace.staging / f"{self.model}-{version}-{token_hex(4)}"
         try:
             self._stage(staging, version)
             writer.reached(Step.STAGED)
             directory = staging / str(version)
             self.prove(directory)
-            manifest = read_manifest(directory, self.repository.trust)
+            manifest = read_manifest(directory, repository.trust)
             writer.reached(Step.PROVEN)
-            listed = kept(self.repository, self.params, self.model, manifest)
+            listed = kept(repository, self.release.params, self.model, manifest)
             place(writer, staging, manifest, self.config(listed), entry)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -193,21 +179,21 @@ class Publication(ABC):
         # What went wrong matters more than that the journal, too, cannot be written.
         with suppress(ReleaseError, LeaseError, OSError):
             writer.record(structs.replace(entry, action=journal.REFUSED, reason=reason))
-            close(self.workspace)
+            close(self.release.workspace)
 
     def _stage(self, staging: Path, version: int) -> None:
         """Write the version into a new staging folder: `<staging>/<version>/`."""
-        directory = staging / str(version)
-        self.workspace.repository.mkdir(parents=True, exist_ok=True)
-        self.workspace.staging.mkdir(parents=True, exist_ok=True)
-        if self.workspace.staging.stat().st_dev != self.workspace.repository.stat().st_dev:
+        directory, workspace = staging / str(version), self.release.workspace
+        workspace.repository.mkdir(parents=True, exist_ok=True)
+        workspace.staging.mkdir(parents=True, exist_ok=True)
+        if workspace.staging.stat().st_dev != workspace.repository.stat().st_dev:
             raise ReleaseError(
-                f"{self.workspace.staging} and {self.workspace.repository} lie on two filesystems, a version cannot be "
+                f"{workspace.staging} and {workspace.repository} lie on two filesystems, a version cannot be "
                 "moved between them in one step; put them on one"
             )
         directory.mkdir(parents=True)
         self.write(directory)
-        write_manifest(directory, self.manifest(directory, version), signer(self.workspace))
+        write_manifest(directory, self.manifest(directory, version), signer(workspace))
         fsync_directory(staging)
 
 
@@ -250,7 +236,7 @@ def place(writer: Writer, staging: Path, manifest: Manifest, config: str, entry:
     """Move a proven version into the repository, list it, have it served and journal it; undo all if a part fails.
 
     Args:
-        writer: who may.
+        writer: the holder of the lease.
         staging: holds the version's folder.
         manifest: of the version.
         config: the configuration that lists it.
@@ -259,10 +245,10 @@ def place(writer: Writer, staging: Path, manifest: Manifest, config: str, entry:
     Raises:
         ServingError: the server does not serve it. It is set aside, and the server was asked for the old version.
         OSError: a file cannot be written. Nothing is left of the version; so for every other error.
-        LeaseLostError: somebody else took over, who decides what becomes of it.
+        LeaseLostError: another process took the lease over, and decides what becomes of it.
     """
     model, version = manifest.model, manifest.version
-    repository = writer.repository
+    repository, server = writer.repository, writer.release.server
     path, previous = repository.config_path(model), repository.active(model)
     home = path.parent
     before = path.read_bytes() if path.exists() else None
@@ -280,8 +266,8 @@ def place(writer: Writer, staging: Path, manifest: Manifest, config: str, entry:
                 writer.reached(Step.MOVED)
                 write_atomic(path, config.encode())
             writer.reached(Step.LISTED)
-        if writer.server is not None:
-            writer.server.serve(model, version)
+        if server is not None:
+            server.serve(model, version)
             writer.reached(Step.LOADED)
         writer.record(structs.replace(entry, time_ns=time.time_ns()))
     except LeaseLostError:
@@ -294,7 +280,7 @@ def place(writer: Writer, staging: Path, manifest: Manifest, config: str, entry:
         if directory.exists() and isinstance(error, ServingError):
             writer.set_aside(directory, f"{model}-{version}")
         elif directory.exists():
-            # Kept, it would take up room on a disk that may be full; who published it has it still.
+            # Kept, it would take up room on a disk that may be full; its source is still there.
             delete(writer.take_out(directory, f"{model}-{version}"))
         raise
 
@@ -313,13 +299,14 @@ def _unlist(writer: Writer, path: Path, before: bytes | None, alone: bool) -> bo
 
 def _ask_server(writer: Writer, model: str, version: int, previous: int | None, error: BaseException) -> None:
     """Have the server go back to the old version, and let go of the new one."""
-    # Who interrupts the program does not want to wait for a server.
-    if writer.server is None or not isinstance(error, Exception):
+    server = writer.release.server
+    # An interrupted program must not wait for a server.
+    if server is None or not isinstance(error, Exception):
         return
     try:
         if previous is not None:
-            writer.server.serve(model, previous)
-        writer.server.withdraw(model, [version])
+            server.serve(model, previous)
+        server.withdraw(model, [version])
     except Exception as second:  # noqa: BLE001 - the first error is the one to report
         whereto = f"{model} {previous}" if previous else f"a state without {model}"
         error.add_note(f"; the server did not go back to {whereto}: {second}")

@@ -3,8 +3,8 @@
 The score lies in the version's own directory, signed and proven with it. It is served under the version's own number,
 so that a client knows which training window it is compared with. It belongs to production: a candidate's is not asked.
 
-A version answers with its score or without it. So no error here reaches who publishes the version: a score that failed
-is journaled as refused, `verify` reports that it is missing, and reconcile tries again after `reconcile.retry_s`.
+A version answers with its score or without it. So no error here fails the version's publication: a score that failed is
+journaled as refused, `verify` reports that it is missing, and reconcile tries again after `reconcile.retry_s`.
 """
 
 import time
@@ -18,22 +18,20 @@ from lobsmith.compress import FP32, MODEL
 from lobsmith.drift import SCORE
 from lobsmith.errors import LeaseError, LobsmithError, ReleaseError
 from lobsmith.files import copy_durably, sha256_file
-from lobsmith.params import Params
-from lobsmith.progress import Note
-from lobsmith.release.publish.publication import Publication
+from lobsmith.release.context import Release
+from lobsmith.release.publish.publication import Publication, Validate
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.incidents import manifest_of
 from lobsmith.release.repository.journal import Entry
 from lobsmith.release.repository.recovery import DIED, resume
 from lobsmith.release.repository.repository import Repository
-from lobsmith.release.repository.server import Server
 from lobsmith.release.repository.writer import Writer, sole_writer
-from lobsmith.release.version.manifest import Manifest, check_files
+from lobsmith.release.version.manifest import Manifest, check_files, read_manifest
 from lobsmith.release.version.names import may_produce, score_model
 from lobsmith.release.version.triton_config import BACKEND, score_config_text
 from lobsmith.units import NS_PER_S
+from lobsmith.release.version.triton_config import score_config_text
 from lobsmith.verdict import Verdict
-from lobsmith.workspace import Workspace
 
 
 def unscored(repository: Repository, model: str) -> list[int]:
@@ -53,12 +51,11 @@ def unscored(repository: Repository, model: str) -> list[int]:
     ]
 
 
-def accompany(writer: Writer, params: Params, model: str, *, retry: bool) -> dict[int, str]:
+def accompany(writer: Writer, model: str, *, retry: bool) -> dict[int, str]:
     """Publish the scores that the listed versions of a production model have and `<model>_drift` lacks.
 
     Args:
-        writer: who may.
-        params: `release.keep`, `serving.max_batch`, `serving.warmup` and `reconcile.retry_s` are used.
+        writer: the holder of the lease.
         model: the model; there is nothing to do for any other than one of production.
         retry: try again now what was refused before.
 
@@ -67,17 +64,18 @@ def accompany(writer: Writer, params: Params, model: str, *, retry: bool) -> dic
 
     Raises:
         ReleaseError: a configuration or the journal is unreadable.
-        LeaseError: somebody else took over.
+        LeaseError: another process took the lease over.
     """
-    failed = {}
-    # Who died on the way has left no line yet.
+    failed, release = {}, writer.release
+    # A writer that crashed mid-publication has not journaled it yet.
     resume(writer)
-    entries = journal.read(writer.workspace.journal)
+    entries, retry_s = journal.read(release.workspace.journal), release.params.reconcile.retry_s
     for version in unscored(writer.repository, model):
-        reason = None if retry else _lately_refused(entries, score_model(model), version, params.reconcile.retry_s)
+        reason = None if retry else _lately_refused(entries, score_model(model), version, retry_s)
         try:
             if reason is None:
-                _publication(writer, params, writer.repository.verify(model, version)).run_by(writer)
+                of = release.repository.verify(model, version)
+                _ScorePublication(release=release, model=score_model(model), contract=of.contract, of=of).run(writer)
         except LeaseError:
             raise
         except (LobsmithError, OSError) as error:
@@ -87,42 +85,21 @@ def accompany(writer: Writer, params: Params, model: str, *, retry: bool) -> dic
     return failed
 
 
-def catch_up(
-    workspace: Workspace,
-    params: Params,
-    model: str,
-    *,
-    server: Server | None,
-    who: str | None = None,
-    note: Note | None = None,
-    retry: bool = False,
-) -> dict[int, str]:
-    """Do what `accompany` does, where there is anything to do; it takes the right to act only then.
+def catch_up(release: Release, model: str, *, retry: bool = False) -> dict[int, str]:
+    """Do what `accompany` does, where there is anything to do; the lease is taken only then.
 
     Returns:
-        See `accompany`. Whatever else goes wrong is the reason for all of them.
+        See `accompany`. Any other error is the reason for all of them.
     """
     missing: list[int] = []
     try:
-        missing = unscored(Repository.of(workspace), model)
+        missing = unscored(release.repository, model)
         if not missing:
             return {}
-        purpose = f"publish {score_model(model)}"
-        with sole_writer(workspace, params, purpose, server=server, who=who, note=note) as writer:
-            return accompany(writer, params, model, retry=retry)
+        with sole_writer(release, f"publish {score_model(model)}") as writer:
+            return accompany(writer, model, retry=retry)
     except LobsmithError as error:
         return dict.fromkeys(missing, " ".join(str(error).split()))
-
-
-def _publication(writer: Writer, params: Params, of: Manifest) -> "_ScorePublication":
-    return _ScorePublication(
-        workspace=writer.workspace,
-        params=params,
-        model=score_model(of.model),
-        contract=of.contract,
-        backend=BACKEND,
-        of=of,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,15 +107,17 @@ class _ScorePublication(Publication):
     """An attempt to publish the score of a version."""
 
     of: Manifest
+    validate: Validate = check_files
 
     def version(self, last: int | None) -> int:
         del last
         return self.of.version
 
     def check(self) -> None:
-        if self.repository.config_path(self.model).is_file() and not self.repository.is_score(self.model):
-            raise ReleaseError(f"{self.repository.config_path(self.model)}: not that of a score; move the model away")
-        directory = self.repository.directory(self.model, self.of.version)
+        repository = self.release.repository
+        if repository.config_path(self.model).is_file() and not repository.is_score(self.model):
+            raise ReleaseError(f"{repository.config_path(self.model)}: not that of a score; move the model away")
+        directory = repository.directory(self.model, self.of.version)
         if directory.exists():
             raise ReleaseError(f"{directory}: there is a score that is not listed; see lobsmith repository verify")
 
@@ -149,7 +128,8 @@ class _ScorePublication(Publication):
         return ()
 
     def write(self, directory: Path) -> None:
-        copy_durably(self.repository.directory(self.of.model, self.of.version) / SCORE, directory / MODEL)
+        version = self.release.repository.directory(self.of.model, self.of.version)
+        copy_durably(version / SCORE, directory / MODEL)
 
     def manifest(self, directory: Path, version: int) -> Manifest:
         files = {MODEL: sha256_file(directory / MODEL)}
@@ -167,23 +147,25 @@ class _ScorePublication(Publication):
         )
 
     def prove(self, directory: Path) -> None:
+        super().prove(directory)
         # These bits were proven with the version.
-        if check_files(directory, self.repository.trust).artifact_id != self.of.files[SCORE]:
+        if read_manifest(directory).artifact_id != self.of.files[SCORE]:
             raise ReleaseError(f"{directory / MODEL}: not the {SCORE} of {self.of.model} {self.of.version}; try again")
 
     def config(self, kept: list[Manifest]) -> str:
+        serving = self.release.params.serving
         return score_config_text(
             self.model,
             self.contract,
             versions=[one.version for one in kept],
-            max_batch=self.params.serving.max_batch,
-            warmup=self.params.serving.warmup,
+            max_batch=serving.max_batch,
+            warmup=serving.warmup,
         )
 
 
 def _lately_refused(entries: Sequence[Entry], model: str, version: int, retry_s: float) -> str | None:
-    """Return why a score was refused within the last `retry_s`; one whose publisher died may be tried at once."""
-    since_ns = time.time_ns() - int(retry_s * NS_PER_S)
+    """Return why a score was refused within the last `retry_s`; one whose writer crashed may be tried at once."""
+    since_ns = time.time_ns() - int(retry_s * 1e9)
     about = [one for one in entries if (one.model, one.version_to) == (model, version) and one.time_ns > since_ns]
     if not about or about[-1].action != journal.REFUSED or about[-1].reason.startswith(DIED):
         return None

@@ -20,7 +20,7 @@ def source_of(workspace: Workspace, model: str, wished: Registered) -> Iterator[
 
     Raises:
         RegistryError: only MLflow may have it, and cannot be reached.
-        ReleaseError: nobody has a sound copy.
+        ReleaseError: there is no sound copy.
     """
     directory = _in_repository(workspace, model, wished.artifact_id)
     if directory is not None:

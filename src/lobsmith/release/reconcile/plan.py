@@ -1,4 +1,4 @@
-"""What is to be done so that the repository becomes what the registry wants: one step at a time, decided from facts.
+"""The reconcile plan: the next step that brings the repository closer to what the registry wants, decided from facts.
 
 MLflow keeps no history of aliases, so a wish cannot be told from one that was fulfilled and taken back. The journal
 says which artifacts were rolled back: as long as the alias has not been seen elsewhere since, it still is the old wish,
@@ -63,7 +63,7 @@ class Fill:
 
 @dataclass(frozen=True)
 class Retire:
-    """Empty the candidate slot: nobody wants what is in it."""
+    """Empty the candidate slot: no alias asks for what is in it."""
 
     slot: Present
 
@@ -104,8 +104,8 @@ Step = Promote | Crown | Fill | Retire | Restore | Settle | DropChallenger | Tag
 def next_step(now: Situation) -> Step | None:
     """Return what is to be done first, None where everything is as it is wanted or cannot be.
 
-    A step that was done leads to a situation in which it is not the next one; so repeating this ends, and whoever is
-    killed in between is continued by anybody.
+    A step that was done leads to a situation in which it is not the next one; so repeating this ends, and any process
+    can go on where another one was killed.
     """
     champion, challenger = now.wanted.champion, now.wanted.challenger
     if now.taken_back:

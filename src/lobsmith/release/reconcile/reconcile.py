@@ -1,19 +1,19 @@
-"""Reconciling: the repository is made to follow the aliases in MLflow's registry.
+"""Reconcile: the repository is made to follow the aliases in MLflow's registry.
 
 Each step is decided from what the registry, the repository and the journal say at that moment
-(`release/reconcile/plan.py`), and leads to a situation in which it is not the next one. So it does not matter who takes
-a step, how often, or who was killed after which: whoever reconciles next goes on. While MLflow is away nothing is
-changed, and what serves goes on.
+(`release/reconcile/plan.py`), and leads to a situation in which it is not the next one. So any process may take a step,
+any number of times, and be killed after it: the next reconcile goes on. While MLflow is away nothing is changed, and
+what serves goes on.
 """
 
 import time
+from dataclasses import replace
 
 from msgspec import Struct
 
 from lobsmith.errors import RegistryError
 from lobsmith.lease import hold_lease
-from lobsmith.params import Params
-from lobsmith.progress import Note
+from lobsmith.release.context import Release
 from lobsmith.release.publish.score import catch_up
 from lobsmith.release.reconcile.plan import Present, Situation, next_step, taken_back
 from lobsmith.release.reconcile.steps import Point, Work, refusal_of, take
@@ -22,7 +22,6 @@ from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, Registered, 
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.recovery import resume
 from lobsmith.release.repository.repository import Repository
-from lobsmith.release.repository.server import Server
 from lobsmith.release.repository.writer import sole_writer
 from lobsmith.release.version.manifest import read_manifest
 from lobsmith.release.version.names import candidate_model
@@ -30,7 +29,7 @@ from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
 _MOST_STEPS = 12
-"""More than any situation needs: somebody keeps moving the aliases."""
+"""More than any situation needs: the aliases keep moving."""
 _FAULTY = "faulty"
 
 
@@ -71,53 +70,32 @@ class Reconciled(Struct, frozen=True, kw_only=True):
         )
 
 
-def reconcile(
-    workspace: Workspace,
-    params: Params,
-    model: str,
-    *,
-    server: Server | None,
-    who: str | None = None,
-    retry: bool = False,
-    note: Note | None = None,
-) -> Reconciled:
+def reconcile(release: Release, model: str, *, retry: bool = False) -> Reconciled:
     """Make the repository follow the registry's aliases, as far as possible.
 
     It may run in several processes at once: one works, the others wait and find nothing left to do.
 
     Args:
-        workspace: where the repository lies.
-        params: `reconcile` is used, and what publishing uses.
+        release: the context; `note` is called with the name of each crash point too, see `Point`. `who` is for the
+            journal, where the registry does not say who asked.
         model: the production model.
-        server: the running server, None where none runs.
-        who: for the journal, where the registry does not say who asked; the user of this process by default.
         retry: try again what was refused before, now.
-        note: told each crash point once it is reached, and the steps of publications; see `Point`.
 
     Raises:
         LeaseError: another process reconciles all the time, or took over.
         ReleaseError: the repository or the journal is unreadable.
         ServingError: the server does not let go of a candidate.
     """
-    limits = params.reconcile
+    workspace, limits = release.workspace, release.params.reconcile
     away = None
     with hold_lease(
         workspace.reconcile_lease, f"reconcile {model}", ttl_s=limits.lease_s, wait_s=limits.wait_s
     ) as lease:
-        work = Work(
-            workspace=workspace,
-            params=params,
-            model=model,
-            server=server,
-            who=who,
-            retry=retry,
-            note=note,
-            lease=lease,
-        )
+        work = Work(release=release, model=model, retry=retry, lease=lease)
         wanted = Wanted()
         try:
             for _ in range(_MOST_STEPS):
-                # Who was stopped and goes on must not act on what he knew then.
+                # A process that was stopped and goes on must not act on what it knew then.
                 with lease.fence():
                     pass
                 wanted = aliases.wanted(workspace, model)
@@ -128,8 +106,8 @@ def reconcile(
                 take(work, step)
         except RegistryError as error:
             away = str(error)
-        unscored = catch_up(workspace, params, model, server=server, who=who, note=note, retry=retry)
-    active, slot = (work.repository.active(name) for name in (model, candidate_model(model)))
+        unscored = catch_up(release, model, retry=retry)
+    active, slot = (release.repository.active(name) for name in (model, candidate_model(model)))
     return Reconciled(
         model=model,
         active=active,
@@ -144,14 +122,14 @@ def reconcile(
 
 
 def _situation(work: Work, wanted: Wanted) -> Situation:
-    """Read repository and journal at one moment, in which nobody is in the middle of changing them."""
-    with sole_writer(work.workspace, work.params, f"look at {work.model}", server=work.server, who=work.who) as writer:
+    """Read repository and journal under the lease, at one moment at which no writer is in the middle of a change."""
+    with sole_writer(replace(work.release, note=None), f"look at {work.model}") as writer:
         # A rollback that was begun must be seen as one, or it would be undone here.
         resume(writer)
-        entries = journal.read(work.workspace.journal)
+        entries = journal.read(work.release.workspace.journal)
         return Situation(
-            active=_present(work.repository, work.model),
-            slot=_present(work.repository, candidate_model(work.model)),
+            active=_present(writer.repository, work.model),
+            slot=_present(writer.repository, candidate_model(work.model)),
             wanted=wanted,
             taken_back=taken_back(entries, work.model),
             refused=frozenset(work.tried | _lately_refused(work, wanted)),
@@ -171,7 +149,7 @@ def _present(repository: Repository, model: str) -> Present | None:
 def _lately_refused(work: Work, wanted: Wanted) -> set[tuple[str, int]]:
     if work.retry:
         return set()
-    since_ns = time.time_ns() - int(work.params.reconcile.retry_s * NS_PER_S)
+    since_ns = time.time_ns() - int(work.release.params.reconcile.retry_s * 1e9)
     found = set()
     for alias, version in _wishes(wanted):
         refusal = refusal_of(version)

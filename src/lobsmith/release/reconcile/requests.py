@@ -4,9 +4,8 @@ import re
 
 from lobsmith.errors import ContractError, GateError, ReleaseError
 from lobsmith.lease import hold_lease
-from lobsmith.params import Params
 from lobsmith.process import user
-from lobsmith.progress import Note
+from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact, publish
 from lobsmith.release.publish.publication import check_model
 from lobsmith.release.reconcile.reconcile import Reconciled, reconcile
@@ -25,7 +24,6 @@ from lobsmith.release.registry.aliases import (
 )
 from lobsmith.release.registry.runs import RunRef
 from lobsmith.release.repository.repository import Repository
-from lobsmith.release.repository.server import Server
 from lobsmith.release.version.contract import WireContract
 from lobsmith.release.version.manifest import Manifest, read_manifest
 from lobsmith.release.version.names import candidate_model
@@ -76,25 +74,13 @@ def version_named(workspace: Workspace, model: str, name: str) -> Manifest:
     )
 
 
-def ask_for(
-    workspace: Workspace,
-    params: Params,
-    model: str,
-    version: int,
-    *,
-    server: Server | None,
-    who: str | None = None,
-    reason: str = "",
-) -> Reconciled:
+def ask_for(release: Release, model: str, version: int, *, reason: str = "") -> Reconciled:
     """Point the alias `champion` at a registered version, and make the repository follow at once.
 
     Args:
-        workspace: where the repository lies.
-        params: what reconciling uses.
+        release: the context.
         model: the production model.
         version: the registered version.
-        server: the running server, None where none runs.
-        who: who asks; the user of this process by default.
         reason: why, for the journal.
 
     Raises:
@@ -102,45 +88,30 @@ def ask_for(
         ReleaseError: there is no such version, or the repository is unreadable.
         LeaseError: another process reconciles all the time.
     """
-    who = who or user()
-    # A rollback that the alias has not followed yet is completed first: then this is a new wish, and not the old one.
-    before = reconcile(workspace, params, model, server=server, who=who)
+    who = release.who or user()
+    # A rollback that the alias has not followed yet is completed first: then this is a new request, not the old.
+    before = reconcile(release, model)
     if before.away is None:
-        limits = params.reconcile
-        # Nobody else is in the middle of moving the alias, or he would overwrite the wish.
+        workspace, limits = release.workspace, release.params.reconcile
+        # Another process that is in the middle of moving the alias would overwrite the request.
         with hold_lease(workspace.reconcile_lease, f"promote {model}", ttl_s=limits.lease_s, wait_s=limits.wait_s):
             request(workspace, model, CHAMPION, version, f"{who}{': ' if reason else ''}{reason}")
-    return reconcile(workspace, params, model, server=server, who=who, retry=True)
+    return reconcile(release, model, retry=True)
 
 
-def nominate_new(
-    workspace: Workspace,
-    params: Params,
-    artifact: Artifact,
-    *,
-    model: str,
-    contract: WireContract,
-    run: RunRef,
-    server: Server | None,
-    who: str | None = None,
-    note: Note | None = None,
-) -> Manifest:
+def nominate_new(release: Release, artifact: Artifact, *, model: str, contract: WireContract, run: RunRef) -> Manifest:
     """Publish an artifact in the candidate slot, keep the version with its run, and point the alias at it.
 
-    Nobody reconciles meanwhile: a candidate that no alias asks for yet would be taken for one that is not wanted.
-    Whoever is killed on the way leaves a candidate without an alias, which the next one to reconcile retires; the run
-    can be resumed.
+    No other process reconciles meanwhile: a candidate that no alias asks for yet would be taken for one that is not
+    wanted. A process that is killed leaves a candidate without an alias, which the next reconcile retires; the run can
+    be resumed.
 
     Args:
-        workspace: where the repository lies.
-        params: what publishing uses, and `reconcile`.
+        release: the context.
         artifact: what to publish.
         model: the production model.
         contract: tensors and definitions that the artifact was made for.
         run: in MLflow, with the registered version.
-        server: the running server, None where none runs.
-        who: for the journal; the user of this process by default.
-        note: told each step of the publication once it is done.
 
     Returns:
         The manifest of the version in the slot.
@@ -151,20 +122,18 @@ def nominate_new(
         RegistryError: MLflow cannot be reached.
         ReleaseError, ServingError: it could not be published.
     """
-    slot, limits = candidate_model(model), params.reconcile
+    workspace, limits, slot = release.workspace, release.params.reconcile, candidate_model(model)
     purpose = f"nominate a candidate of {model}"
     with hold_lease(workspace.reconcile_lease, purpose, ttl_s=limits.lease_s, wait_s=limits.wait_s):
         try:
-            check_model(Repository.of(workspace), model, contract, BACKEND)
-            manifest = publish(
-                workspace, params, artifact, model=slot, contract=contract, server=server, who=who, note=note
-            )
+            check_model(release.repository, model, contract, BACKEND)
+            manifest = publish(release, artifact, model=slot, contract=contract)
         except (GateError, ContractError) as error:
             note_serving(workspace, model, run, f"refused: {error}")
             raise
-        log_release(workspace, run.run_id, Repository.of(workspace).directory(slot, manifest.version))
+        log_release(workspace, run.run_id, release.repository.directory(slot, manifest.version))
         request(workspace, model, CHALLENGER, run.registry_version, f"run {artifact.run}")
-        # Last: with it the window counts as trained, and a candidate that nobody asks for would be lost.
+        # Last: with it the window counts as trained, and a candidate that no alias asks for would be lost.
         note_serving(workspace, model, run, f"candidate {slot} {manifest.version}")
         return manifest
 

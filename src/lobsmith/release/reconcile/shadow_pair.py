@@ -1,4 +1,4 @@
-"""Who stands against whom in shadow evaluation, and what a verdict on it moves."""
+"""The champion/challenger pair of shadow evaluation, and the aliases that a verdict on it moves."""
 
 from msgspec import Struct
 
@@ -29,7 +29,7 @@ class Pair(Struct, frozen=True):
 
 
 def pair_of(workspace: Workspace, model: str) -> Pair | str:
-    """Return who is to be compared, or why nobody is.
+    """Return the pair that is to be compared, or why there is none.
 
     Raises:
         RegistryError: MLflow cannot be reached.
@@ -45,7 +45,7 @@ def pair_of(workspace: Workspace, model: str) -> Pair | str:
     if now.challenger is None or now.challenger.artifact_id != manifest.artifact_id:
         return "the candidate is not the challenger; reconcile first"
     serving = read_manifest(repository.directory(model, active)).artifact_id
-    # Somebody wants another version, or what he wanted was rolled back: a verdict must not overrule that.
+    # Another version is wanted, or the wanted one was rolled back: a verdict must not overrule that.
     if now.champion is not None and now.champion.artifact_id != serving and REFUSED not in now.champion.tags:
         return "the champion is not what serves; reconcile first"
     return Pair(active, manifest, now.challenger)
@@ -54,7 +54,7 @@ def pair_of(workspace: Workspace, model: str) -> Pair | str:
 def move_aliases(workspace: Workspace, params: Params, model: str, pair: Pair, verdict: LiveVerdict) -> bool:
     """Move the aliases as a verdict says; return False, having moved none, where it is about another pair by now.
 
-    Nobody reconciles or nominates meanwhile: a new challenger must not lose its alias to the verdict on the old one.
+    No other process reconciles or nominates meanwhile: a new challenger must not lose its alias to an old verdict.
 
     Raises:
         RegistryError: MLflow cannot be reached.

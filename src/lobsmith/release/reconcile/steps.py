@@ -12,8 +12,7 @@ from msgspec import Struct
 from lobsmith.errors import LeaseError, LeaseLostError, LobsmithError, RegistryError
 from lobsmith.lease import Lease
 from lobsmith.online.evidence import WATCH
-from lobsmith.params import Params
-from lobsmith.progress import Note
+from lobsmith.release.context import Release
 from lobsmith.release.publish.promote import nominate, promote
 from lobsmith.release.reconcile.artifact_source import source_of
 from lobsmith.release.reconcile.plan import (
@@ -32,14 +31,11 @@ from lobsmith.release.reconcile.plan import (
 from lobsmith.release.registry import aliases
 from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, Registered
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.candidate import retire_candidate
-from lobsmith.release.repository.repository import Repository
-from lobsmith.release.repository.server import Server
+from lobsmith.release.repository.candidate import undeploy_candidate
 from lobsmith.release.repository.writer import sole_writer
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.release.version.names import candidate_model
 from lobsmith.verdict import Verdict
-from lobsmith.workspace import Workspace
 
 _Kind = TypeVar("_Kind")
 
@@ -79,13 +75,9 @@ class Refusal(Struct, frozen=True):
 class Work:
     """One call of `reconcile`: what it was given, what it has done and which wishes it has tried."""
 
-    workspace: Workspace
-    params: Params
+    release: Release
     model: str
-    server: Server | None
-    who: str | None
     retry: bool
-    note: Note | None
     lease: Lease
     promoted: Manifest | None = None
     done: list[str] = field(default_factory=list)
@@ -93,13 +85,8 @@ class Work:
 
     def reached(self, point: Point) -> None:
         """Report a crash point."""
-        if self.note is not None:
-            self.note(point.value)
-
-    @property
-    def repository(self) -> Repository:
-        """Where versions lie."""
-        return Repository.of(self.workspace)
+        if self.release.note is not None:
+            self.release.note(point.value)
 
 
 def take(work: Work, step: Step) -> None:
@@ -114,7 +101,7 @@ def take(work: Work, step: Step) -> None:
             _grant(work, CHAMPION, champion, lambda: _promote(work, champion))
         case Crown(challenger):
             why = "nothing serves that it could be compared with, and its gates have passed"
-            aliases.request(work.workspace, work.model, CHAMPION, challenger.version, why)
+            aliases.request(work.release.workspace, work.model, CHAMPION, challenger.version, why)
             work.reached(Point.CROWNED)
             work.done.append(f"registry:{challenger.version} is {CHAMPION}: {why}")
         case Fill(challenger):
@@ -126,7 +113,7 @@ def take(work: Work, step: Step) -> None:
         case Settle(artifacts):
             _settle(work, artifacts)
         case DropChallenger(challenger):
-            aliases.delete_alias(work.workspace, work.model, CHALLENGER)
+            aliases.delete_alias(work.release.workspace, work.model, CHALLENGER)
             work.reached(Point.DROPPED)
             work.done.append(f"registry:{challenger.version} is in production and no challenger any more")
         case Tag(champion, active):
@@ -136,7 +123,7 @@ def take(work: Work, step: Step) -> None:
 def _grant(work: Work, alias: str, wished: Registered, act: Callable[[], str]) -> None:
     """Fulfil a wish, or note why not: in the journal once, and on the registered version, where it is looked for."""
     name = work.model if alias == CHAMPION else candidate_model(work.model)
-    known = len(journal.read(work.workspace.journal))
+    known = len(journal.read(work.release.workspace.journal))
     work.tried.add((alias, wished.version))
     try:
         if wished.artifact_id is None:
@@ -151,91 +138,74 @@ def _grant(work: Work, alias: str, wished: Registered, act: Callable[[], str]) -
         before, reason = refusal_of(wished), " ".join(str(error).split())
         written = any(
             (entry.model, entry.action) == (name, journal.REFUSED)
-            for entry in journal.read(work.workspace.journal)[known:]
+            for entry in journal.read(work.release.workspace.journal)[known:]
         )
         if not written and (before is None or before.reason != reason):
             _record(work, name, journal.REFUSED, wished.artifact_id, f"registry:{wished.version}: {reason}")
         work.reached(Point.JOURNALED)
         refusal = msgspec.json.encode(Refusal(time.time_ns(), reason)).decode()
         tags = {aliases.REFUSED: refusal, aliases.SERVING: f"refused: {reason}"}
-        aliases.tag(work.workspace, work.model, wished.version, tags)
+        aliases.tag(work.release.workspace, work.model, wished.version, tags)
         work.reached(Point.REFUSED)
 
 
 def _identify(work: Work, wished: Registered) -> None:
     """Note which artifact a version holds that somebody registered by hand."""
-    with aliases.release_of(work.workspace, work.model, wished) as (_, manifest):
+    with aliases.release_of(work.release.workspace, work.model, wished) as (_, manifest):
         tags = {aliases.ARTIFACT_ID: manifest.artifact_id}
-    aliases.tag(work.workspace, work.model, wished.version, tags)
+    aliases.tag(work.release.workspace, work.model, wished.version, tags)
 
 
 def _promote(work: Work, champion: Registered) -> str:
     verdict = _verdict(champion)
     reason = _why(CHAMPION, champion)
-    # Who sets the alias by hand may overrule live traffic, but not unseen.
+    # An alias that is set by hand may overrule live traffic, but not unseen.
     if verdict is not None and not verdict.passed and not _undecided(verdict):
         reason += f"; against the verdict {verdict}"
-    with source_of(work.workspace, work.model, champion) as source:
+    with source_of(work.release.workspace, work.model, champion) as source:
         work.reached(Point.FOUND)
         work.promoted = promote(
-            work.workspace,
-            work.params,
+            work.release,
             source,
             model=work.model,
-            server=work.server,
-            who=work.who,
             reason=reason,
             verdicts=(verdict,) if verdict is not None and verdict.passed else (),
             confirm=lambda: _confirm(work, champion),
-            note=work.note,
         )
     work.reached(Point.PROMOTED)
     return f"promoted registry:{champion.version} as {work.model} {work.promoted.version}"
 
 
 def _confirm(work: Work, champion: Registered) -> None:
-    """Refuse to promote on what was known before somebody else took over, or rolled the wanted version back.
+    """Refuse to promote on what was known before another process took over, or rolled the wanted version back.
 
     Raises:
         LeaseLostError: so it was.
     """
     with work.lease.fence():
         pass
-    if champion.artifact_id in taken_back(journal.read(work.workspace.journal), work.model):
+    if champion.artifact_id in taken_back(journal.read(work.release.workspace.journal), work.model):
         wish = f"{work.model} registry:{champion.version}"
         raise LeaseLostError(f"{wish}: rolled back when it was about to be promoted; reconcile again")
 
 
 def _fill(work: Work, challenger: Registered) -> str:
-    with source_of(work.workspace, work.model, challenger) as source:
+    with source_of(work.release.workspace, work.model, challenger) as source:
         work.reached(Point.FOUND)
-        manifest = nominate(
-            work.workspace,
-            work.params,
-            source,
-            model=work.model,
-            server=work.server,
-            who=work.who,
-            reason=_why(CHALLENGER, challenger),
-            note=work.note,
-        )
+        manifest = nominate(work.release, source, model=work.model, reason=_why(CHALLENGER, challenger))
     work.reached(Point.FILLED)
     return f"published registry:{challenger.version} as {manifest.model} {manifest.version}"
 
 
 def _retire(work: Work, slot: Present) -> None:
     """Empty the slot; the last verdict on what was in it, if there is one, goes into the journal."""
-    found = aliases.find_registered(work.workspace, work.model, {aliases.ARTIFACT_ID: slot.artifact_id})
+    found = aliases.find_registered(work.release.workspace, work.model, {aliases.ARTIFACT_ID: slot.artifact_id})
     verdicts = [verdict for verdict in map(_verdict, found) if verdict is not None and not _undecided(verdict)]
-    retire_candidate(
-        work.workspace,
-        work.params,
+    undeploy_candidate(
+        work.release,
         work.model,
-        server=work.server,
-        who=work.who,
         reason=f"no registered version is {CHALLENGER}",
         verdicts=tuple(verdicts[-1:]),
-        note=work.note,
     )
     work.reached(Point.EMPTIED)
     work.done.append(f"emptied {candidate_model(work.model)}, which held {slot.version}")
@@ -244,19 +214,19 @@ def _retire(work: Work, slot: Present) -> None:
 def _restore(work: Work, champion: Registered, active: Present | None) -> None:
     """Point the alias at what serves; where that is not registered, at nothing."""
     tags = {aliases.SERVING: "rolled back"}
-    aliases.tag(work.workspace, work.model, champion.version, tags)
+    aliases.tag(work.release.workspace, work.model, champion.version, tags)
     work.reached(Point.BLAMED)
     serving: list[Registered] = []
     if active is not None:
         wanted = {aliases.ARTIFACT_ID: active.artifact_id}
-        serving = aliases.find_registered(work.workspace, work.model, wanted)
+        serving = aliases.find_registered(work.release.workspace, work.model, wanted)
         # Of several with the same bits, the one that was promoted.
         serving.sort(key=lambda one: (one.tags.get(aliases.TRITON_VERSION) == str(active.version), one.version))
     if serving:
-        aliases.set_alias(work.workspace, work.model, CHAMPION, serving[-1].version)
+        aliases.set_alias(work.release.workspace, work.model, CHAMPION, serving[-1].version)
         where = f"registry:{serving[-1].version}"
     else:
-        aliases.delete_alias(work.workspace, work.model, CHAMPION)
+        aliases.delete_alias(work.release.workspace, work.model, CHAMPION)
         where = "nothing"
     work.reached(Point.RESTORED)
     work.done.append(f"{CHAMPION} moved from registry:{champion.version}, which was rolled back, to {where}")
@@ -275,15 +245,15 @@ def _tag(work: Work, champion: Registered, active: Present) -> None:
         aliases.TRITON_VERSION: str(active.version),
         aliases.SERVING: f"active as {work.model} {active.version}",
     }
-    aliases.untag(work.workspace, work.model, champion, aliases.REQUEST, aliases.REFUSED)
-    aliases.tag(work.workspace, work.model, champion.version, tags)
+    aliases.untag(work.release.workspace, work.model, champion, aliases.REQUEST, aliases.REFUSED)
+    aliases.tag(work.release.workspace, work.model, champion.version, tags)
     work.reached(Point.TAGGED)
 
 
 def _record(work: Work, model: str, action: str, artifact_id: str | None, reason: str) -> None:
     purpose = f"journal {action} of {model}"
-    with sole_writer(work.workspace, work.params, purpose, server=work.server, who=work.who) as writer:
-        active = work.repository.active(model)
+    with sole_writer(work.release, purpose) as writer:
+        active = writer.repository.active(model)
         writer.record(writer.entry(action, model, before=active, about=None, artifact_id=artifact_id, reason=reason))
 
 

@@ -1,4 +1,4 @@
-"""Emptying the slot of candidates.
+"""Undeploying a candidate: its slot is emptied.
 
 | killed after | the repository shows  | the next writer   |
 |--------------|-----------------------|-------------------|
@@ -9,53 +9,38 @@
 | `deleted`    | nothing               | has nothing to do |
 """
 
-from lobsmith.params import Params
-from lobsmith.progress import Note
+from lobsmith.release.context import Release
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.crash_points import Step
 from lobsmith.release.repository.incidents import manifest_of
 from lobsmith.release.repository.intent import Intent, close, declare
 from lobsmith.release.repository.recovery import clear_up, leave
-from lobsmith.release.repository.server import Server
 from lobsmith.release.repository.writer import sole_writer
 from lobsmith.release.version.names import candidate_model
 from lobsmith.verdict import Verdict
-from lobsmith.workspace import Workspace
 
 
-def retire_candidate(
-    workspace: Workspace,
-    params: Params,
-    model: str,
-    *,
-    server: Server | None,
-    who: str | None = None,
-    reason: str = "",
-    verdicts: tuple[Verdict, ...] = (),
-    note: Note | None = None,
+def undeploy_candidate(
+    release: Release, model: str, *, reason: str = "", verdicts: tuple[Verdict, ...] = ()
 ) -> int | None:
     """Empty the slot in which candidates of a model are judged.
 
     Args:
-        workspace: where the repository lies.
-        params: `release.lease_s` is used.
+        release: the context.
         model: the production model, or the slot itself.
-        server: the running server, None where none runs.
-        who: user or flow run, for the journal; the user of this process by default.
         reason: for the journal.
         verdicts: for the journal; if one of them is a refusal the candidate counts as rejected.
-        note: told the name of each step once it is done.
 
     Returns:
         The version that was in the slot, None where it was empty.
 
     Raises:
         ServingError: the server does not let go of it; the next writer tries again.
-        LeaseError: somebody else has the right to act all the time, or took it over.
+        LeaseError: another process has the lease all the time, or took it over.
         ReleaseError: the repository or the journal is unreadable.
     """
     slot = candidate_model(model.removesuffix(candidate_model("")))
-    with sole_writer(workspace, params, f"empty {slot}", server=server, who=who, note=note) as writer:
+    with sole_writer(release, f"empty {slot}") as writer:
         clear_up(writer, slot)
         versions = writer.repository.versions(slot)
         if not versions:
@@ -74,10 +59,10 @@ def retire_candidate(
         )
         intent = Intent(entry=entry, leaving=tuple(versions))
         with writer.lease.fence():
-            declare(workspace, intent)
+            declare(release.workspace, intent)
         writer.reached(Step.INTENDED)
         leave(writer, intent)
         with writer.lease.fence():
-            close(workspace)
+            close(release.workspace)
         writer.reached(Step.CLOSED)
         return newest

@@ -1,4 +1,4 @@
-"""Room on the disk that a rollback can count on: the way back must not depend on what has filled the disk."""
+"""The disk reserve: room that is kept free for a rollback, which must work when the disk is full."""
 
 import os
 from contextlib import suppress

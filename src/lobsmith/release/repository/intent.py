@@ -1,4 +1,4 @@
-"""What the writer of the repository is about to do, so that whoever comes after his death can end it and say why.
+"""The intent: what the writer is about to do and why, so that the next writer can complete it after a crash.
 
 There is one writer at a time, and so one intent. It is written before the first change and removed after the last.
 """

@@ -136,7 +136,7 @@ def state_at(entries: Iterable[Entry], model: str, time_ns: int) -> Entry | None
             continue
         before = None if state is None else state.version_to
         if entry.action in ACTIVATING:
-            # The line of a writer that died may come late, for a version that is not the highest any more.
+            # The line of a writer that crashed may come late, for a version that is not the highest any more.
             state = entry if before is None or (entry.version_to or 0) > before else state
             inside[entry.version_to or 0] = entry
         elif entry.action == ROLLED_BACK or (entry.action == REPAIRED and entry.version_to not in (None, before)):

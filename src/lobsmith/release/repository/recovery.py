@@ -1,4 +1,4 @@
-"""What a crashed writer left behind, and how the next writer completes or undoes it."""
+"""Recovery: the next writer completes or undoes what a crashed one left behind."""
 
 from contextlib import suppress
 
@@ -36,13 +36,13 @@ def clear_up(writer: Writer, model: str) -> None:
 
 
 def resume(writer: Writer) -> None:
-    """End or undo what a writer that died intended.
+    """Complete or undo the intent of a writer that crashed.
 
     Raises:
         ReleaseError: a configuration, the intent or the journal is unreadable.
         OSError: a folder cannot be changed.
     """
-    intent = pending(writer.workspace)
+    intent = pending(writer.release.workspace)
     if intent is None:
         return
     if intent.entry.action in journal.ACTIVATING:
@@ -51,7 +51,7 @@ def resume(writer: Writer) -> None:
         # The server may be gone for good; what the journal and the policy say is right without it.
         with suppress(ServingError):
             (go_back if intent.entry.action == journal.ROLLED_BACK else leave)(writer, intent)
-    close(writer.workspace)
+    close(writer.release.workspace)
     writer.reached(Step.CLOSED)
 
 
@@ -65,7 +65,7 @@ def tidy(writer: Writer, model: str) -> None:
         leftover.unlink()
     account_for(writer, model)
     listed = repository.listed(model)
-    fates = journal.fates(journal.read(writer.workspace.journal), model)
+    fates = writer.fates(model)
     for version in repository.versions(model):
         fate = fates.get(version)
         if fate in journal.ACTIVATING or version in listed:
@@ -76,12 +76,12 @@ def tidy(writer: Writer, model: str) -> None:
 
 
 def account_for(writer: Writer, model: str) -> None:
-    """Write the lines that listed versions lack: of a writer that died, or of a journal restored from an old copy.
+    """Write the lines that listed versions lack: of a writer that crashed, or of a journal restored from an old copy.
 
     Raises:
         ReleaseError: the model's configuration or the journal is unreadable.
     """
-    fates = journal.fates(journal.read(writer.workspace.journal), model)
+    fates = writer.fates(model)
     on_disk = writer.repository.versions(model)
     for version in writer.repository.listed(model):
         if version in on_disk and fates.get(version) in (None, journal.REFUSED):
@@ -147,7 +147,7 @@ def _publish_late(writer: Writer, model: str, version: int) -> None:
 def _resolve_publication(writer: Writer, intent: Intent) -> None:
     entry, repository = intent.entry, writer.repository
     version = entry.version_to
-    fate = journal.fates(journal.read(writer.workspace.journal), entry.model).get(version or 0)
+    fate = writer.fates(entry.model).get(version or 0)
     if version is None or fate in journal.ACTIVATING:
         return
     if version in repository.listed(entry.model):
@@ -184,7 +184,7 @@ def go_back(writer: Writer, intent: Intent) -> None:
     writer.reached(Step.LISTED)
     failure = _serve(writer, model, target)
     writer.reached(Step.LOADED)
-    if journal.fates(journal.read(writer.workspace.journal), model).get(entry.version_from or 0) != journal.ROLLED_BACK:
+    if writer.fates(model).get(entry.version_from or 0) != journal.ROLLED_BACK:
         note = f"; the server does not serve it yet: {failure}" if failure else ""
         writer.record(structs.replace(entry, reason=entry.reason + note))
     writer.reached(Step.RECORDED)
@@ -208,10 +208,10 @@ def leave(writer: Writer, intent: Intent) -> None:
 
 
 def _serve(writer: Writer, model: str, version: int) -> ServingError | None:
-    if writer.server is None:
+    if writer.release.server is None:
         return None
     try:
-        writer.server.serve(model, version)
+        writer.release.server.serve(model, version)
     except ServingError as error:
         return error
     return None

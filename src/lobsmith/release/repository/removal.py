@@ -21,9 +21,9 @@ def withdraw(writer: Writer, model: str, versions: Sequence[int]) -> None:
     Raises:
         ServingError: it does not; nothing of them may be moved.
     """
-    if writer.server is not None:
+    if writer.release.server is not None:
         for name, leaving in _with_companions(writer, model, versions):
-            writer.server.withdraw(name, leaving)
+            writer.release.server.withdraw(name, leaving)
     writer.reached(Step.WITHDRAWN)
 
 
@@ -39,7 +39,7 @@ def retire(
     """Delete versions that the server has let go of, and what goes with them. What is unsound by now is set aside.
 
     Args:
-        writer: who may.
+        writer: the holder of the lease.
         model: the model.
         versions: listed no longer, or all that the model has.
         reason: for the journal.
@@ -49,7 +49,7 @@ def retire(
     repository = writer.repository
     active = repository.active(model)
     for name, leaving in _with_companions(writer, model, versions):
-        fates = journal.fates(journal.read(writer.workspace.journal), name)
+        fates = writer.fates(name)
         for version in leaving:
             try:
                 manifest = repository.verify(name, version)
@@ -84,7 +84,7 @@ def set_aside(writer: Writer, model: str, versions: Sequence[int], *, reason: st
     """Move versions that the server has let go of, and what goes with them, where a person may look at them.
 
     Args:
-        writer: who may.
+        writer: the holder of the lease.
         model: the model.
         versions: listed no longer, or all that the model has.
         reason: for the journal; None where it has their end already.
@@ -92,7 +92,7 @@ def set_aside(writer: Writer, model: str, versions: Sequence[int], *, reason: st
     active = writer.repository.active(model)
     for name, leaving in _with_companions(writer, model, versions):
         words = reason if name == model else reason or f"went with that of {model}"
-        fates = journal.fates(journal.read(writer.workspace.journal), name)
+        fates = writer.fates(name)
         for version in leaving:
             if words is not None and fates.get(version) not in journal.LEAVING:
                 manifest = manifest_of(writer.repository, name, version)
@@ -165,7 +165,7 @@ def retire_fallen(writer: Writer, model: str) -> list[int]:
     """
     repository = writer.repository
     listed, on_disk = repository.listed(model), repository.versions(model)
-    fates = journal.fates(journal.read(writer.workspace.journal), model)
+    fates = writer.fates(model)
     known = [version for version in on_disk if version not in listed and fates.get(version) in journal.ACTIVATING]
     old = fallen(known, listed)
     faults = {version: repository.fault(model, version) for version in known if version not in old}

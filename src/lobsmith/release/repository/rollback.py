@@ -18,15 +18,13 @@ from contextlib import suppress
 from msgspec import Struct
 
 from lobsmith.errors import ReleaseError
-from lobsmith.params import Params
-from lobsmith.progress import Note
+from lobsmith.release.context import Release
 from lobsmith.release.repository import disk_reserve, journal
 from lobsmith.release.repository.crash_points import Step
 from lobsmith.release.repository.incidents import manifest_of
 from lobsmith.release.repository.intent import Intent, close, declare, pending
 from lobsmith.release.repository.recovery import account_for, go_back, resume
 from lobsmith.release.repository.repository import Repository
-from lobsmith.release.repository.server import Server
 from lobsmith.release.repository.writer import Writer, sole_writer
 from lobsmith.verdict import Verdict
 from lobsmith.workspace import Workspace
@@ -42,94 +40,79 @@ class RolledBack(Struct, frozen=True, kw_only=True):
 
 
 def rollback(
-    workspace: Workspace,
-    params: Params,
+    release: Release,
     model: str,
     *,
     to: int | None = None,
     bad: int | None = None,
-    server: Server | None,
-    who: str | None = None,
     reason: str = "",
     verdicts: tuple[Verdict, ...] = (),
-    note: Note | None = None,
 ) -> RolledBack:
     """Go back to an older version of a model.
 
-    A publication that is under way is broken off: its publisher is refused at the next step.
+    A publication that is under way is broken off: its writer is refused at the next step.
 
     Args:
-        workspace: where the repository lies.
-        params: `release.lease_s` is used.
+        release: the context.
         model: the model.
         to: a listed version; the active one's fallback by default.
-        bad: the version to be taken back. Where it is not active any more nothing is done, so that a caller who does
+        bad: the version to be taken back. Where it is not active any more nothing is done, so that a caller that does
             not know whether an earlier call came through may call again.
-        server: the running server, None where none runs.
-        who: user or flow run, for the journal; the user of this process by default.
         reason: for the journal.
         verdicts: what speaks against the version, for the journal.
-        note: told the name of each step once it is done.
 
     Raises:
         ReleaseError: there is no version to go back to, or it is not sound; nothing was changed. Or the model went back
             and the rest of the work failed, which the message says; the next writer ends it.
         ServingError: the server does not serve the version gone back to, though the policy says so, or does not unload
             the bad one. The rollback is journaled; the next writer, or a call with the same `to`, tries again.
-        LeaseError: somebody else took the right to act over.
+        LeaseError: another process took the lease over.
     """
-    disk_reserve.free(workspace)
+    disk_reserve.free(release.workspace)
     try:
-        return _roll_back(workspace, params, model, to, bad, server, who, reason, verdicts, note)
+        with sole_writer(release, f"roll back {model}", seize=True) as writer:
+            intent = _begun(release.workspace, model, to, bad)
+            if intent is None:
+                # Only what was intended: to clear up the rest takes time that a bad version would answer for.
+                resume(writer)
+                active = _active(writer.repository, model)
+                if to == active or bad not in (None, active):
+                    if release.server is not None:
+                        release.server.serve(model, active)
+                    return RolledBack(model=model, version_from=None, version_to=active, set_aside=())
+                # What the journal does not know as published it would not know as taken back, and it would come back.
+                with suppress(ReleaseError):
+                    account_for(writer, model)
+                intent = _intent(writer, model, active, _target(writer.repository, model, to), reason, verdicts)
+                with writer.lease.fence():
+                    declare(release.workspace, intent)
+            return _roll_back(writer, intent)
     finally:
-        disk_reserve.keep(workspace)
+        disk_reserve.keep(release.workspace)
 
 
-def _roll_back(
-    workspace: Workspace,
-    params: Params,
-    model: str,
-    to: int | None,
-    bad: int | None,
-    server: Server | None,
-    who: str | None,
-    reason: str,
-    verdicts: tuple[Verdict, ...],
-    note: Note | None,
-) -> RolledBack:
-    with sole_writer(workspace, params, f"roll back {model}", server=server, who=who, note=note, seize=True) as writer:
-        intent = _begun(workspace, model, to, bad)
-        if intent is None:
-            # Only what was intended: to clear up the rest takes time that a bad version would answer for.
-            resume(writer)
-            active = _active(writer.repository, model)
-            if to == active or bad not in (None, active):
-                if server is not None:
-                    server.serve(model, active)
-                return RolledBack(model=model, version_from=None, version_to=active, set_aside=())
-            # What the journal does not know as published it would not know as taken back, and it would come back.
-            with suppress(ReleaseError):
-                account_for(writer, model)
-            intent = _intent(writer, model, active, _target(writer.repository, model, to), reason, verdicts)
-            with writer.lease.fence():
-                declare(workspace, intent)
-        writer.reached(Step.INTENDED)
-        try:
-            go_back(writer, intent)
-        except (OSError, ReleaseError) as error:
-            if intent.entry.version_from in writer.repository.listed(model):
-                # Nothing was rolled back. After any other error the next writer ends what was begun.
-                close(workspace)
-                raise
-            words = f"{model} went back to {intent.entry.version_to}, but not all of it is done: {error}"
-            raise ReleaseError(words) from error
-        with writer.lease.fence():
+def _roll_back(writer: Writer, intent: Intent) -> RolledBack:
+    """Do what is intended."""
+    workspace, entry = writer.release.workspace, intent.entry
+    writer.reached(Step.INTENDED)
+    try:
+        go_back(writer, intent)
+    except (OSError, ReleaseError) as error:
+        if entry.version_from in writer.repository.listed(entry.model):
+            # Nothing was rolled back. After any other error the next writer ends what was begun.
             close(workspace)
-        writer.reached(Step.CLOSED)
-        target = intent.entry.version_to or 0
-        return RolledBack(
-            model=model, version_from=intent.entry.version_from, version_to=target, set_aside=intent.leaving
-        )
+            raise
+        words = f"{entry.model} went back to {entry.version_to}, but not all of it is done: {error}"
+        raise ReleaseError(words) from error
+    with writer.lease.fence():
+        close(workspace)
+    writer.reached(Step.CLOSED)
+    return RolledBack(
+        model=entry.model,
+        version_from=entry.version_from,
+        version_to=entry.version_to or 0,
+        set_aside=intent.leaving,
+    )
 
 
 def _begun(workspace: Workspace, model: str, to: int | None, bad: int | None) -> Intent | None:

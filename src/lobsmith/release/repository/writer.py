@@ -1,4 +1,4 @@
-"""The one process that may change the repository and the journal now, and what it does them with."""
+"""The writer: the one process that holds the repository's lease, and the changes that it can make."""
 
 import shutil
 import time
@@ -11,16 +11,13 @@ from secrets import token_hex
 from lobsmith.errors import LeaseLostError, ReleaseError
 from lobsmith.files import fsync_directory
 from lobsmith.lease import Lease, hold_lease
-from lobsmith.params import Params
 from lobsmith.process import user
-from lobsmith.progress import Note
+from lobsmith.release.context import Release
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.crash_points import Step
 from lobsmith.release.repository.journal import Entry
 from lobsmith.release.repository.repository import Repository
-from lobsmith.release.repository.server import Server
 from lobsmith.verdict import Verdict
-from lobsmith.workspace import Workspace
 
 WAIT_S = 300.0
 """Seconds to wait for another writer."""
@@ -28,31 +25,29 @@ WAIT_S = 300.0
 
 @dataclass(frozen=True, kw_only=True)
 class Writer:
-    """Who holds the lease of a workspace's repository.
+    """The holder of the lease of a workspace's repository.
 
     Attributes:
-        workspace: where the repository lies.
+        release: the context.
         lease: each change is made inside its fence.
-        who: user or flow run, for the journal.
-        server: the running server, None where none runs.
-        note: told each step once it is done.
     """
 
-    workspace: Workspace
+    release: Release
     lease: Lease
-    who: str
-    server: Server | None = None
-    note: Note | None = None
 
     @property
     def repository(self) -> Repository:
-        """Where versions lie."""
-        return Repository.of(self.workspace)
+        """The versions that may be changed."""
+        return self.release.repository
+
+    def fates(self, model: str) -> dict[int, str]:
+        """Return what last became of each version of a model by the journal; see `journal.fates`."""
+        return journal.fates(journal.read(self.release.workspace.journal), model)
 
     def reached(self, step: Step) -> None:
         """Report a step."""
-        if self.note is not None:
-            self.note(step.value)
+        if self.release.note is not None:
+            self.release.note(step.value)
 
     def entry(
         self,
@@ -73,7 +68,7 @@ class Writer:
             version_from=before,
             version_to=about,
             artifact_id=artifact_id,
-            who=self.who,
+            who=self.release.who or user(),
             verdicts=verdicts,
             reason=reason,
         )
@@ -81,21 +76,21 @@ class Writer:
     def record(self, entry: Entry) -> None:
         """Write a line into the journal."""
         with self.lease.fence():
-            journal.append(self.workspace.journal, entry)
+            journal.append(self.release.workspace.journal, entry)
 
     def set_aside(self, directory: Path, name: str) -> Path:
         """Move a folder out of the repository, for a person to look at; return where it went."""
-        return self._move(directory, self.workspace.set_aside / f"{name}-{token_hex(4)}")
+        return self._move(directory, self.release.workspace.set_aside / f"{name}-{token_hex(4)}")
 
     def take_out(self, directory: Path, name: str) -> Path:
         """Move a folder out of the repository, to be deleted; return where it went."""
-        return self._move(directory, self.workspace.staging / f"{name}-{token_hex(4)}")
+        return self._move(directory, self.release.workspace.staging / f"{name}-{token_hex(4)}")
 
     def sweep(self) -> None:
         """Delete what lies in the staging folder."""
-        if not self.workspace.staging.is_dir():
+        if not self.release.workspace.staging.is_dir():
             return
-        for leftover in list(self.workspace.staging.iterdir()):
+        for leftover in list(self.release.workspace.staging.iterdir()):
             delete(leftover)
 
     def _move(self, directory: Path, place: Path) -> Path:
@@ -108,7 +103,7 @@ class Writer:
 
 
 def delete(path: Path) -> None:
-    """Delete a folder or file; what a writer who lost his lease still adds to it is left to the next one."""
+    """Delete a folder or file; what a writer without its lease still adds to it is left to the next writer."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -116,42 +111,28 @@ def delete(path: Path) -> None:
 
 
 @contextmanager
-def sole_writer(
-    workspace: Workspace,
-    params: Params,
-    purpose: str,
-    *,
-    server: Server | None,
-    who: str | None,
-    note: Note | None = None,
-    seize: bool = False,
-    wait_s: float = WAIT_S,
-) -> Iterator[Writer]:
-    """Be the one who may change the repository.
+def sole_writer(release: Release, purpose: str, *, seize: bool = False, wait_s: float = WAIT_S) -> Iterator[Writer]:
+    """Hold the right to change the repository for as long as the block lasts.
 
     Args:
-        workspace: where the repository lies.
-        params: `release.lease_s` is used.
+        release: the context.
         purpose: what for, as an infinitive: "publish lob".
-        server: the running server, None where none runs.
-        who: user or flow run; the user of this process by default.
-        note: told each step once it is done.
-        seize: take the lease from who has it; that one is refused at his next step. For emergencies.
-        wait_s: seconds to wait for who has it.
+        seize: take the lease from its holder, which is refused at its next step. For emergencies.
+        wait_s: seconds to wait for the holder of the lease.
 
     Raises:
-        LeaseError: somebody else has the lease all the time, or took it over.
+        LeaseError: another process has the lease all the time, or took it over.
         ReleaseError: for an error of the operating system, which it names.
     """
-    ttl_s = params.release.lease_s
+    workspace, ttl_s = release.workspace, release.params.release.lease_s
     try:
         with hold_lease(workspace.lease, purpose, ttl_s=ttl_s, wait_s=wait_s, seize=seize) as lease:
             try:
-                yield Writer(workspace=workspace, lease=lease, who=who or user(), server=server, note=note)
+                yield Writer(release=release, lease=lease)
             except LeaseLostError:
                 raise
             except Exception:
-                # Who lost the lease sees his files vanish, which is not what went wrong.
+                # A process that lost the lease sees its files vanish, which is not what went wrong.
                 with lease.fence():
                     raise
     except OSError as error:
