@@ -13,8 +13,8 @@ from lobsmith.gates.parity import parity
 from lobsmith.market.instrument import Instrument
 from lobsmith.models.networks.registry import build
 from lobsmith.params import Params
+from lobsmith.release.context import Release, Server
 from lobsmith.release.publish.onnx import Artifact
-from lobsmith.release.repository.server import Server
 from lobsmith.release.version.contract import wire_contract
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.workspace import Workspace
@@ -61,4 +61,4 @@ def publish_small(
         verdicts=(parity(network, exported, rows(200), params.gates.parity.fp32),),
         metrics={},
     )
-    return publish(workspace, params, artifact, model=model or params.model.name, contract=contract, server=server)
+    return publish(Release(workspace, params, server), artifact, model=model or params.model.name, contract=contract)

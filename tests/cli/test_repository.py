@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from lobsmith.cli.main import cli
 from lobsmith.release.audit.incidents import record_misplaced
+from lobsmith.release.context import Release
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import rollback
@@ -22,7 +23,7 @@ def workspace(tmp_path):
     workspace.params.write_text(params_file().read_text())
     artifact = toy.artifact(tmp_path / "run")
     for _ in range(2):
-        publish(workspace, toy.params(), artifact, model="toy", contract=toy.CONTRACT)
+        publish(Release(workspace, toy.params()), artifact, model="toy", contract=toy.CONTRACT)
     return workspace
 
 
@@ -75,7 +76,7 @@ def test_what_is_foreign_is_in_the_status_and_once_in_the_journal(workspace):
 
 
 def test_a_reason_with_brackets_is_shown_as_it_was_written(workspace):
-    rollback(workspace, toy.params(), "toy", server=None, reason="see [/ticket 5]")
+    rollback(Release(workspace, toy.params()), "toy", reason="see [/ticket 5]")
     shown = CliRunner().invoke(cli, ["--root", str(workspace.root), "status"])
     assert "see [/ticket 5]" in shown.output
 

@@ -21,6 +21,7 @@ from lobsmith.market.simulator import simulate
 from lobsmith.models.split import split
 from lobsmith.models.train import WEIGHTS
 from lobsmith.params import Params
+from lobsmith.release.context import Release
 from lobsmith.release.publish import plans
 from lobsmith.release.publish.plans import build_and_publish
 from lobsmith.stages.compress import compress, load_summary
@@ -123,7 +124,7 @@ def test_what_becomes_of_plans_never_fails_a_retrain(
 
     monkeypatch.setattr(plans, "build_plans", fail)
     # The manifest is not looked at before there are plans.
-    outcome = build_and_publish(Workspace(tmp_path), params, run[1], Mock(), run[0])
+    outcome = build_and_publish(Release(Workspace(tmp_path), params), run[1], Mock(), run[0])
     assert outcome == f"no plans: {error}"
 
 

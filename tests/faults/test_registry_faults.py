@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from lobsmith.errors import RegistryError, ReleaseError
+from lobsmith.release.context import Release
 from lobsmith.release.reconcile.reconcile import Reconciled, reconcile
 from lobsmith.release.reconcile.requests import ask_for, registered_of
 from lobsmith.release.reconcile.steps import Point
@@ -37,8 +38,8 @@ def workspace(tmp_path):
 def settled(workspace: Workspace) -> Reconciled:
     """Reconcile twice: the second finds nothing left to do."""
     server = StandIn(workspace)
-    done = reconcile(workspace, PARAMS, "toy", server=server)
-    assert reconcile(workspace, PARAMS, "toy", server=server).done == ()
+    done = reconcile(Release(workspace, PARAMS, server), "toy")
+    assert reconcile(Release(workspace, PARAMS, server), "toy").done == ()
     return done
 
 
@@ -95,7 +96,7 @@ def test_f20_whoever_is_killed_another_one_goes_on(workspace, zygote, story, poi
         case "rollback":
             wish(workspace, CHAMPION, new)
             settled(workspace)
-            rollback(workspace, PARAMS, "toy", server=None)
+            rollback(Release(workspace, PARAMS), "toy")
             aliases, serving = Wanted(champion=old), old
         case "refusal":
             candidate(workspace, 0.5)
@@ -161,7 +162,7 @@ def test_f19_a_locked_database_changes_nothing(workspace, monkeypatch):
     )
     try:
         assert holder.stdout.readline() == b"locked\n"
-        done = reconcile(workspace, PARAMS, "toy", server=None)
+        done = reconcile(Release(workspace, PARAMS), "toy")
         assert "database is locked" in done.away
         assert "mlflow.db" in done.away
         with pytest.raises(RegistryError, match="end the process that holds it"):
@@ -185,7 +186,7 @@ def test_a_database_that_is_locked_between_two_steps_is_named_too(workspace):
             lock.execute("BEGIN EXCLUSIVE")
 
     try:
-        done = reconcile(workspace, PARAMS, "toy", server=None, note=hold)
+        done = reconcile(Release(workspace, PARAMS, note=hold), "toy")
     finally:
         lock.close()
     assert "locked" in done.away
@@ -255,15 +256,15 @@ def test_f19_an_mlflow_server_that_is_killed_or_hangs(tmp_path, mlflow_server, m
 
     monkeypatch.setattr(mlflow_store, "_REACH_DEADLINE_S", 1.0)
     mlflow_server.signal(signal.SIGSTOP)
-    assert "does not answer" in reconcile(workspace, PARAMS, "toy", server=None).away
+    assert "does not answer" in reconcile(Release(workspace, PARAMS), "toy").away
     mlflow_server.signal(signal.SIGCONT)
     mlflow_server.kill()
-    done = reconcile(workspace, PARAMS, "toy", server=None)
+    done = reconcile(Release(workspace, PARAMS), "toy")
     assert mlflow_server.uri in done.away
     assert (done.done, artifact_of(workspace)) == ((), serving)
     with pytest.raises(RegistryError, match="does not answer"):
         registered_of(workspace, "toy", f"registry:{third.version}")
-    back = rollback(workspace, PARAMS, "toy", server=None, reason="it is bad")
+    back = rollback(Release(workspace, PARAMS), "toy", reason="it is bad")
     assert artifact_of(workspace) == good.artifact_id
 
     mlflow_server.start()
@@ -273,7 +274,7 @@ def test_f19_an_mlflow_server_that_is_killed_or_hangs(tmp_path, mlflow_server, m
     assert Repository.of(workspace).active("toy") == back.version_to
     # What the repository does not have is fetched from the server.
     candidate(workspace, 0.6)
-    done = ask_for(workspace, PARAMS, "toy", third.version, server=None, who="me", reason="now")
+    done = ask_for(Release(workspace, PARAMS, who="me"), "toy", third.version, reason="now")
     assert artifact_of(workspace) == third.artifact_id
     assert done.away is None
 
@@ -297,8 +298,8 @@ def test_a_rolled_back_version_can_be_asked_for_again_by_hand(workspace):
     """Also while the alias still points at it: the rollback is completed first."""
     promoted(workspace, 0.3)
     bad = promoted(workspace, 0.4)
-    rollback(workspace, PARAMS, "toy", server=None)
-    done = ask_for(workspace, PARAMS, "toy", bad.version, server=None, who="me", reason="it was the feed")
+    rollback(Release(workspace, PARAMS), "toy")
+    done = ask_for(Release(workspace, PARAMS, who="me"), "toy", bad.version, reason="it was the feed")
     assert artifact_of(workspace) == bad.artifact_id
     assert done.promoted == done.active
     last = [one for one in journal.read(workspace.journal) if one.action == journal.PROMOTED][-1]

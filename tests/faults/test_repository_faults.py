@@ -10,6 +10,7 @@ import pytest
 
 from lobsmith.errors import ReleaseError
 from lobsmith.release.audit.verify import verify
+from lobsmith.release.context import Release
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import rollback
@@ -37,8 +38,8 @@ def small_disk(tmp_path):
         subprocess.run(["umount", str(place)], check=True)
 
 
-def put(workspace, artifact, **settings):
-    return publish(workspace, PARAMS, artifact, model="toy", contract=toy.CONTRACT, **settings).version
+def put(workspace, artifact):
+    return publish(Release(workspace, PARAMS), artifact, model="toy", contract=toy.CONTRACT).version
 
 
 def state(workspace):
@@ -94,7 +95,7 @@ def test_f6_a_full_disk_does_not_stand_in_the_way_of_a_rollback(small_disk, tmp_
     fill(small_disk, 0)
     with pytest.raises(OSError, match="No space left"):
         (small_disk / "other").write_bytes(b"1" * PAGE)
-    done = rollback(workspace, PARAMS, "toy", server=None, reason="it is worse")
+    done = rollback(Release(workspace, PARAMS), "toy", reason="it is worse")
     assert (done.version_from, done.version_to, repository.listed("toy")) == (second, first, [first])
     assert [one.reason for one in journal.read(workspace.journal) if one.action == journal.ROLLED_BACK] == [
         "it is worse"
@@ -117,7 +118,7 @@ def test_f5_a_partial_copy_is_not_promoted(tmp_path, how):
             (source / "manifest.sig").unlink()
     before = state(workspace)
     with pytest.raises(ReleaseError, match="missing|changed after publication|not signed"):
-        promote(workspace, PARAMS, source, model="toy", server=None)
+        promote(Release(workspace, PARAMS), source, model="toy")
     assert state(workspace) == before
 
 
@@ -154,7 +155,7 @@ def test_f15_f16_what_stays_is_neither_deleted_nor_touched(tmp_path):
         assert kept or active is None
         assert all(after[path] == before[path] for path in kept)
     before = state(workspace)
-    assert rollback(workspace, PARAMS, "toy", server=None).version_to == versions[-2]
+    assert rollback(Release(workspace, PARAMS), "toy").version_to == versions[-2]
     assert all(content == before[path] for path, content in state(workspace).items() if path.name != "config.pbtxt")
 
 

@@ -16,6 +16,7 @@ from lobsmith.market.simulator import simulate
 from lobsmith.models.inference import lead_runs
 from lobsmith.models.split import split
 from lobsmith.params import Params
+from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact, publish
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.contract import wire_contract
@@ -51,7 +52,7 @@ def publish_candidate(workspace: Workspace, dataset: Dataset, name: str) -> tupl
         verdicts=(),
         metrics={},
     )
-    manifest = publish(workspace, params, artifact, model=params.model.name, contract=wire_contract(params))
+    manifest = publish(Release(workspace, params), artifact, model=params.model.name, contract=wire_contract(params))
     assert (manifest.precision, manifest.candidate) == (summary.precision, name)
     return params, summary, manifest.version
 

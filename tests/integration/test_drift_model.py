@@ -14,6 +14,7 @@ from lobsmith.cli.main import cli
 from lobsmith.features.definitions import COUNT
 from lobsmith.params import Params
 from lobsmith.release.audit.verify import verify
+from lobsmith.release.context import Release
 from lobsmith.release.publish.promote import promote
 from lobsmith.release.publish.score import catch_up
 from lobsmith.release.repository.repository import Repository
@@ -67,7 +68,7 @@ def promote_candidate(workspace: Workspace, params: Params, seed: int) -> int:
     server = running_server(workspace, params)
     candidate = publish_small(workspace, params, seed=seed, model="lob_candidate", server=server, scored=True)
     source = Repository.of(workspace).directory("lob_candidate", candidate.version)
-    return promote(workspace, params, source, model="lob", server=server).version
+    return promote(Release(workspace, params, server), source, model="lob").version
 
 
 def test_scores_are_asked_by_version_and_go_back_with_their_model(workspace: Workspace, params: Params) -> None:
@@ -85,7 +86,7 @@ def test_scores_are_asked_by_version_and_go_back_with_their_model(workspace: Wor
         with pytest.raises(InferenceServerException, match="only finite values are accepted"):
             score(control.endpoint, spoilt, third)
 
-        rollback(workspace, params, "lob", server=running_server(workspace, params))
+        rollback(Release(workspace, params, running_server(workspace, params)), "lob")
         assert control.ready_versions("lob") == control.ready_versions("lob_drift") == [first, second]
         assert score(control.endpoint, block(128), None) == expected(2, block(128))
         with pytest.raises(InferenceServerException, match=f"{third}"):
@@ -113,7 +114,7 @@ def test_a_spoilt_score_keeps_no_model_from_answering(workspace: Workspace, para
         server = running_server(workspace, params)
         third = publish_small(workspace, params, seed=3, scored=True, server=server).version
         assert control.ready_versions("lob") == [first, second, third]
-        assert catch_up(workspace, params, "lob", server=server) == {}
+        assert catch_up(Release(workspace, params, server), "lob") == {}
         assert control.ready_versions("lob_drift") == [first, second, third]
         assert verify(workspace, served_versions(workspace)) == []
 
@@ -143,7 +144,7 @@ def test_a_score_that_triton_cannot_load_is_reported_and_tried_again(
             second = publish_small(workspace, params, seed=2, scored=True, server=server).version
         assert control.ready_versions("lob")[-1] == second
         assert second not in control.ready_versions("lob_drift")
-        assert second in catch_up(workspace, params, "lob", server=server)
-        assert catch_up(workspace, params, "lob", server=server, retry=True) == {}
+        assert second in catch_up(Release(workspace, params, server), "lob")
+        assert catch_up(Release(workspace, params, server), "lob", retry=True) == {}
         assert control.ready_versions("lob_drift") == control.ready_versions("lob")
         assert score(control.endpoint, block(32), second) == expected(2, block(32))

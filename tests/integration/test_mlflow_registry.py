@@ -9,6 +9,7 @@ import pytest
 from lobsmith.errors import RegistryError, ReleaseError
 from lobsmith.files import sha256_file
 from lobsmith.params import as_table
+from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import publish
 from lobsmith.release.registry import mlflow_store
 from lobsmith.release.registry.aliases import (
@@ -115,7 +116,7 @@ def test_a_version_is_fetched_as_it_was_published(workspace, run):
     with pytest.raises(ReleaseError, match="no release folder is kept"), release_of(workspace, "lob", version):
         pass
     artifact = toy.artifact(workspace.root / "run", step_scale=0.3)
-    manifest = publish(workspace, toy.params(), artifact, model="lob", contract=toy.CONTRACT)
+    manifest = publish(Release(workspace, toy.params()), artifact, model="lob", contract=toy.CONTRACT)
     directory = Repository.of(workspace).directory("lob", manifest.version)
     log_release(workspace, run.run_id, directory)
     with release_of(workspace, "lob", version) as (fetched, kept):
@@ -133,7 +134,7 @@ def test_an_altered_version_is_not_taken_back_from_the_registry(workspace, clien
     changed = log(workspace, run_name="altered")
     directory = workspace.root / "altered"
     manifest = publish(
-        workspace, toy.params(), toy.artifact(workspace.root / "run"), model="other", contract=toy.CONTRACT
+        Release(workspace, toy.params()), toy.artifact(workspace.root / "run"), model="other", contract=toy.CONTRACT
     )
     shutil.copytree(Repository.of(workspace).directory("other", manifest.version), directory)
     path = directory / "manifest.json"

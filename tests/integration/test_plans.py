@@ -19,6 +19,7 @@ from lobsmith.cli.main import cli
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import ServingError
 from lobsmith.params import ClientParams, Params
+from lobsmith.release.context import Release
 from lobsmith.release.publish.plans import publish_engine
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import check_files, write_manifest
@@ -136,7 +137,7 @@ def test_plans_of_another_machine_are_left_out_and_hurt_nobody(workspace: Worksp
     version = repository.active("lob")
     plans.build(workspace.root / "engine", repository.verify("lob", version), ("1.0",))
     of = repository.verify("lob", version)
-    publish_engine(workspace, params, workspace.root / "engine", of, validate=lambda directory, trust: None)
+    publish_engine(Release(workspace, params), workspace.root / "engine", of, validate=lambda directory, trust: None)
     events: list[ServeEvent] = []
     with running_triton(workspace, params, on_event=events.append) as control:
         assert control.ready_versions("lob") == repository.listed("lob")
@@ -164,9 +165,9 @@ def test_a_server_takes_no_plans_of_another_machine_and_drops_those_of_a_version
     with running_triton(workspace, params) as control:
         engine, server = workspace.root / "engine", running_server(workspace, params)
         with pytest.raises(ServingError, match=f"lob_trt/{new}: Triton has no tensorrt backend"):
-            publish_engine(workspace, params, engine, of, server=server, validate=check_files)
+            publish_engine(Release(workspace, params, server), engine, of, validate=check_files)
         assert repository.models() == ["lob"]
-        publish_engine(workspace, params, engine, of, validate=check_files)
+        publish_engine(Release(workspace, params), engine, of, validate=check_files)
         onnx = stand_in(workspace, tmp_path / "elsewhere", repository)
         shutil.copy(repository.directory("lob", new) / "model.onnx", repository.directory("lob_trt", new))
         TritonControl(control.endpoint, onnx).load("lob_trt", [new])

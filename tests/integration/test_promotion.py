@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from lobsmith.cli.main import cli
 from lobsmith.params import load_params
+from lobsmith.release.context import Release
 from lobsmith.release.reconcile.reconcile import reconcile
 from lobsmith.release.registry.aliases import ARTIFACT_ID, CHALLENGER, CHAMPION, log_release, wanted
 from lobsmith.release.registry.mlflow_store import mlflow_store
@@ -76,13 +77,13 @@ def test_from_challenger_to_champion_and_back(workspace, params):
         first, first_artifact = nominated(workspace, params, 1)
         server = running_server(workspace, params)
         # Nothing serves yet: the first challenger is promoted, and the slot emptied.
-        done = reconcile(workspace, params, "lob", server=server)
+        done = reconcile(Release(workspace, params, server), "lob")
         assert control.ready_versions("lob") == [done.active]
         assert control.ready_versions(SLOT) == []
         before = answer(control.endpoint, done.active)
 
         second, second_artifact = nominated(workspace, params, 2)
-        assert reconcile(workspace, params, "lob", server=server).done == ()
+        assert reconcile(Release(workspace, params, server), "lob").done == ()
         [candidate] = control.ready_versions(SLOT)
         plan = command(workspace, "models", "promote", "--dry-run")
         assert (plan["artifact_id"], plan["refusals"]) == (second_artifact, [])

@@ -6,9 +6,10 @@ import tritonclient.http as triton
 
 from lobsmith.errors import ServingError
 from lobsmith.release.audit.verify import verify
+from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import publish
 from lobsmith.release.publish.promote import promote
-from lobsmith.release.repository.candidate import retire_candidate
+from lobsmith.release.repository.candidate import undeploy_candidate
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import rollback
 from lobsmith.release.version.triton_config import read_config
@@ -30,7 +31,9 @@ def params():
 def workspace(tmp_path_factory, params):
     """A project whose Triton serves one version of the model `toy`."""
     workspace = Workspace(tmp_path_factory.mktemp("project"))
-    publish(workspace, params, toy.artifact(workspace.root / "run", rows=5), model="toy", contract=toy.CONTRACT)
+    publish(
+        Release(workspace, params), toy.artifact(workspace.root / "run", rows=5), model="toy", contract=toy.CONTRACT
+    )
     with running_triton(workspace, params):
         yield workspace
 
@@ -44,7 +47,7 @@ def client(workspace, params):
 
 def put(workspace, params, server, **changes):
     artifact = toy.artifact(workspace.root / "run", **changes)
-    return publish(workspace, params, artifact, model="toy", contract=toy.CONTRACT, server=server), artifact
+    return publish(Release(workspace, params, server), artifact, model="toy", contract=toy.CONTRACT), artifact
 
 
 def ask(client, version, rows, output="probabilities"):
@@ -99,21 +102,19 @@ def test_a_version_that_is_refused_after_loading_is_served_no_longer(workspace, 
 def test_promotion_rollback_and_retirement_are_followed_by_the_server(workspace, params, client):
     repository, server = Repository.of(workspace), running_server(workspace, params)
     publish(
-        workspace,
-        params,
+        Release(workspace, params, server),
         toy.artifact(workspace.root / "run", scale=0.7),
         model="toy_candidate",
         contract=toy.CONTRACT,
-        server=server,
     )
     source = repository.directory("toy_candidate", repository.active("toy_candidate"))
     before = repository.active("toy")
-    new = promote(workspace, params, source, model="toy", server=server).version
-    assert retire_candidate(workspace, params, "toy", server=server) == int(source.name)
+    new = promote(Release(workspace, params, server), source, model="toy").version
+    assert undeploy_candidate(Release(workspace, params, server), "toy") == int(source.name)
     assert not client.is_model_ready("toy_candidate")
     assert verify(workspace, served_versions(workspace)) == []
     assert client.is_model_ready("toy", str(new))
-    assert rollback(workspace, params, "toy", server=server).version_to == before
+    assert rollback(Release(workspace, params, server), "toy").version_to == before
     assert not client.is_model_ready("toy", str(new))
     assert client.is_model_ready("toy", str(before))
     assert ask(client, "", toy.ROWS).shape == (1, len(toy.ROWS), 2, 3)

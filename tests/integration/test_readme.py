@@ -18,6 +18,7 @@ from lobsmith.gates.parity import parity
 from lobsmith.market.instrument import Instrument
 from lobsmith.models.networks.registry import build
 from lobsmith.params import load_params
+from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact, publish
 from lobsmith.release.version.contract import wire_contract
 from lobsmith.serving.endpoint import Endpoint
@@ -57,7 +58,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         verdicts=(parity(network, model, rows, params.gates.parity.fp32),),
         metrics={},
     )
-    publish(workspace, params, artifact, model="lob_demo", contract=contract)
+    publish(Release(workspace, params), artifact, model="lob_demo", contract=contract)
     with running_triton(workspace, params) as control:
         yield control.endpoint
 

@@ -13,6 +13,7 @@ import pytest
 
 from lobsmith.errors import ServingError
 from lobsmith.params import Params
+from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import publish
 from lobsmith.release.repository.repository import Repository
 from lobsmith.serving import supervisor
@@ -40,7 +41,7 @@ def eventually(holds: Callable[[], bool], within_s: float = 20.0) -> None:
 
 def put(workspace: Workspace, scale: float, model: str = "toy") -> int:
     artifact = toy.artifact(workspace.root / "run", scale=scale)
-    return publish(workspace, toy.params(), artifact, model=model, contract=toy.CONTRACT).version
+    return publish(Release(workspace, toy.params()), artifact, model=model, contract=toy.CONTRACT).version
 
 
 @pytest.fixture(scope="module")

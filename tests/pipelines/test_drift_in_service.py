@@ -24,6 +24,7 @@ from lobsmith.monitoring.log.writer import Source
 from lobsmith.monitoring.mode.machine import Mode
 from lobsmith.monitoring.mode.store import changes, read_mode
 from lobsmith.params import Params, load_params
+from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import publish
 from lobsmith.release.version.contract import wire_contract
 from lobsmith.trading.client.stream import StreamClient
@@ -182,7 +183,7 @@ def test_a_market_that_changes_turns_clients_conservative_and_asks_for_a_retrain
     session = market(params)
     few = {"train.epochs": 3, **{name: CHANGES[name] for name in CHANGES if name not in SMALL}}
     good = trained.good(tmp_path / "run", **few)
-    version = publish(workspace, params, good.artifact, model=MODEL, contract=wire_contract(params)).version
+    version = publish(Release(workspace, params), good.artifact, model=MODEL, contract=wire_contract(params)).version
     desk = Desk(workspace, params, session)
     try:
         modes: dict[int, Mode] = {}

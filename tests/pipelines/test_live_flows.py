@@ -17,6 +17,7 @@ from lobsmith.monitoring.log.writer import LogWriter, Role, Source, log_path
 from lobsmith.monitoring.mode.store import read_mode
 from lobsmith.online.evidence import ROLL_BACK
 from lobsmith.params import load_params
+from lobsmith.release.context import Release
 from lobsmith.release.reconcile.reconcile import reconcile
 from lobsmith.release.registry import mlflow_store
 from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, SERVING, SHADOW, registered, wanted
@@ -51,7 +52,7 @@ def params(workspace):
 
 
 def settle(workspace):
-    return reconcile(workspace, params(workspace), "toy", server=None)
+    return reconcile(Release(workspace, params(workspace)), "toy")
 
 
 def promoted(workspace, scale):

@@ -15,6 +15,7 @@ from lobsmith.monitoring.log.reader import PredictionLog, answers
 from lobsmith.monitoring.log.writer import Source
 from lobsmith.online.evidence import KEEP, REJECT, ROLL_BACK
 from lobsmith.params import Params, load_params
+from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact, publish
 from lobsmith.release.reconcile.requests import nominate_new
 from lobsmith.release.registry.aliases import wanted
@@ -55,7 +56,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> trained.Learnt:
 
 
 def put(workspace: Workspace, params: Params, artifact: Artifact) -> int:
-    return publish(workspace, params, artifact, model="lob", contract=wire_contract(params)).version
+    return publish(Release(workspace, params), artifact, model="lob", contract=wire_contract(params)).version
 
 
 def trade(workspace: Workspace, params: Params, dataset: Dataset, first: int = 0, count: int | None = None) -> None:
@@ -77,7 +78,7 @@ def nominate(workspace: Workspace, params: Params, artifact: Artifact) -> int:
         model_name="lob",
     )
     contract = wire_contract(params)
-    nominate_new(workspace, params, artifact, model="lob", contract=contract, run=found, server=None)
+    nominate_new(Release(workspace, params), artifact, model="lob", contract=contract, run=found)
     return found.registry_version
 
 

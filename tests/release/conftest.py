@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lobsmith.release.context import Release
 from lobsmith.release.publish.plans import publish_engine
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import check_files
@@ -28,12 +29,12 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         workspace = Workspace(tmp_path_factory.mktemp("project"))
         for scale, model in enumerate(models, start=1):
             artifact = toy.artifact(workspace.root / "run", scored=scored, score_scale=float(scale))
-            publish(workspace, toy.params(), artifact, model=model, contract=toy.CONTRACT)
+            publish(Release(workspace, toy.params()), artifact, model=model, contract=toy.CONTRACT)
         if plans:
             repository = Repository.of(workspace)
             of = repository.verify("toy", repository.active("toy"))
             engines.build(workspace.root / "engine", of)
-            publish_engine(workspace, toy.params(), workspace.root / "engine", of, validate=check_files)
+            publish_engine(Release(workspace, toy.params()), workspace.root / "engine", of, validate=check_files)
         return workspace.root
 
     return project

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from lobsmith.release.audit.repair import repair
 from lobsmith.release.audit.verify import verify
+from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import publish
 from lobsmith.release.publish.plans import publish_engine
 from lobsmith.release.publish.promote import promote
 from lobsmith.release.publish.score import catch_up
-from lobsmith.release.repository.candidate import retire_candidate
-from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.candidate import undeploy_candidate
 from lobsmith.release.repository.rollback import rollback
 from lobsmith.release.version.manifest import check_files
 from lobsmith.workspace import Workspace
@@ -23,32 +23,31 @@ from tests.release.stand_in import StandIn
 def main(root: Path, fatal: str, what: str = "publish") -> None:
     """Do something to the model `toy` of the workspace `root`; die once the step `fatal` is done."""
     workspace = Workspace(root)
-    params = toy.params(release__keep=2)
 
     def die(step: str) -> None:
         if step == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    settings = {"server": StandIn(workspace), "who": "the first", "note": die}
-    repository = Repository.of(workspace)
+    release = Release(workspace, toy.params(release__keep=2), StandIn(workspace), "the first", die)
+    repository = release.repository
     match what:
         case "publish":
             artifact = toy.artifact(root / f"run-{os.getpid()}", scored=True)
-            publish(workspace, params, artifact, model="toy", contract=toy.CONTRACT, **settings)
+            publish(release, artifact, model="toy", contract=toy.CONTRACT)
         case "plans":
             of = repository.verify("toy", repository.active("toy"))
-            publish_engine(workspace, params, root / "engine", of, validate=check_files, **settings)
+            publish_engine(release, root / "engine", of, validate=check_files)
         case "score":
-            catch_up(workspace, params, "toy", retry=True, **settings)
+            catch_up(release, "toy", retry=True)
         case "promote":
             source = repository.directory("toy_candidate", repository.active("toy_candidate"))
-            promote(workspace, params, source, model="toy", reason="it is better", **settings)
+            promote(release, source, model="toy", reason="it is better")
         case "retire":
-            retire_candidate(workspace, params, "toy", reason="it is old", **settings)
+            undeploy_candidate(release, "toy", reason="it is old")
         case "rollback":
-            rollback(workspace, params, "toy", reason="it is bad", **settings)
+            rollback(release, "toy", reason="it is bad")
         case "repair":
-            repair(workspace, params, verify(workspace), **settings)
+            repair(release, verify(workspace))
 
 
 if __name__ == "__main__":

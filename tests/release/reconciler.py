@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from lobsmith.release.context import Release
 from lobsmith.release.reconcile.reconcile import reconcile
 from lobsmith.workspace import Workspace
 from tests.release.stand_in import StandIn
@@ -20,7 +21,7 @@ def main(root: Path, fatal: str = "") -> None:
         if step == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    done = reconcile(workspace, PARAMS, "toy", server=StandIn(workspace), who="another", note=die)
+    done = reconcile(Release(workspace, PARAMS, StandIn(workspace), who="another", note=die), "toy")
     print(msgspec.json.encode(done).decode())
 
 

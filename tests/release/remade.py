@@ -8,6 +8,7 @@ from lobsmith.compress.golden import load_golden
 from lobsmith.drift import REFERENCE, SCORE
 from lobsmith.features.dataset import training_datasets
 from lobsmith.params import Params
+from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact, publish
 from lobsmith.release.version.contract import wire_contract
 from lobsmith.release.version.manifest import Manifest
@@ -55,4 +56,4 @@ def published(workspace: Workspace, params: Params) -> Manifest:
         verdicts=evaluation.verdicts,
         metrics=evaluation.metrics(),
     )
-    return publish(workspace, params, artifact, model=params.model.name, contract=wire_contract(params))
+    return publish(Release(workspace, params), artifact, model=params.model.name, contract=wire_contract(params))

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
+from lobsmith.release.context import Release
 from lobsmith.release.registry.aliases import ARTIFACT_ID, Registered, log_release, registered
 from lobsmith.release.registry.mlflow_store import mlflow_store
 from lobsmith.release.repository.repository import Repository
@@ -37,7 +38,7 @@ def workspace_with_mlflow(root: Path) -> Workspace:
 def candidate(workspace: Workspace, scale: float, *, scored: bool = False) -> Manifest:
     """Publish an artifact in the slot, as a retrain does."""
     made = toy.artifact(workspace.root / f"run-{scale}", scale=scale, scored=scored)
-    return publish(workspace, toy.params(), made, model=SLOT, contract=toy.CONTRACT)
+    return publish(Release(workspace, toy.params()), made, model=SLOT, contract=toy.CONTRACT)
 
 
 def register(workspace: Workspace, manifest: Manifest | None, *, keep: bool = True, tagged: bool = True) -> Registered:

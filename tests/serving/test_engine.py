@@ -14,6 +14,7 @@ from lobsmith.compress.graph.specialise import specialise
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import ReleaseError, RequestError
 from lobsmith.models.networks.registry import build
+from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.contract import wire_contract
@@ -29,7 +30,7 @@ from tests.small import small_params
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workspace = Workspace(tmp_path_factory.mktemp("project"))
     artifact = toy.artifact(workspace.root / "run")
-    version = publish(workspace, toy.params(), artifact, model="toy", contract=toy.CONTRACT).version
+    version = publish(Release(workspace, toy.params()), artifact, model="toy", contract=toy.CONTRACT).version
     return Repository.of(workspace).directory("toy", version)
 
 
@@ -107,7 +108,7 @@ def with_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
         verdicts=(),
         metrics={},
     )
-    version = publish(workspace, params, artifact, model="lob", contract=contract).version
+    version = publish(Release(workspace, params), artifact, model="lob", contract=contract).version
     return Repository.of(workspace).directory("lob", version)
 
 

@@ -15,6 +15,7 @@ from lobsmith.market.simulator import Change, Dynamics, simulate
 from lobsmith.monitoring.drift.gates import judge_period, judge_windows, require
 from lobsmith.monitoring.log.writer import LogWriter, Source
 from lobsmith.params import Params
+from lobsmith.release.context import Release
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import read_manifest
 from lobsmith.release.version.names import candidate_model
@@ -60,7 +61,7 @@ def publish_with(workspace: Workspace, params: Params, window: Dataset, model: s
     save_reference(freeze([window], params.drift), path)
     artifact = toy.artifact(workspace.root / "run", scored=True)
     artifact = replace(artifact, reference_path=path, instruments=(window.instrument,))
-    return publish(workspace, params, artifact, model=model, contract=toy.CONTRACT).version
+    return publish(Release(workspace, params), artifact, model=model, contract=toy.CONTRACT).version
 
 
 def log_rows(workspace: Workspace, params: Params, dataset: Dataset, from_s: float, until_s: float) -> None:

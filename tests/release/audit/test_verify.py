@@ -5,6 +5,7 @@ import pytest
 from lobsmith.errors import LobsmithError
 from lobsmith.release.audit.repair import repair
 from lobsmith.release.audit.verify import Kind, verify
+from lobsmith.release.context import Release
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.writer import sole_writer
 from lobsmith.release.version.signing import Trust
@@ -24,8 +25,8 @@ def kinds(findings):
     return [(one.kind, one.model, one.version, one.safe) for one in findings]
 
 
-def mend(workspace, **settings):
-    return repair(workspace, PARAMS, verify(workspace), server=StandIn(workspace), **settings)
+def mend(workspace):
+    return repair(Release(workspace, PARAMS, StandIn(workspace)), verify(workspace))
 
 
 def test_a_sound_repository_has_no_findings_and_no_server_is_needed(workspace, repository):
@@ -104,7 +105,7 @@ def test_a_lost_configuration_is_written_anew(workspace, repository, damage):
     damage(path)
     found = verify(workspace)
     assert (Kind.POLICY, "toy", None, True) in kinds(found)
-    repair(workspace, PARAMS, [one for one in found if one.kind is Kind.POLICY], server=None)
+    repair(Release(workspace, PARAMS), [one for one in found if one.kind is Kind.POLICY])
     assert path.read_bytes() == before
     assert verify(workspace) == []
 
@@ -113,7 +114,7 @@ def test_leftovers_of_the_dead_are_cleared_and_those_of_the_living_left(workspac
     (workspace.staging / "toy-1-abcd" / "1").mkdir(parents=True)
     repository.config_path("toy").with_name(".config.pbtxt.x1").write_text("half")
     shutil.copytree(repository.directory("toy", repository.active("toy")), repository.root / "toy" / "20990101000000")
-    with sole_writer(workspace, PARAMS, "publish toy", server=None, who=None):
+    with sole_writer(Release(workspace, PARAMS), "publish toy"):
         assert {one.kind for one in verify(workspace)} == {Kind.UNSOUND}
     assert {Kind.LEFTOVER, Kind.UNSOUND} == {one.kind for one in verify(workspace)}
     assert mend(workspace) == []
@@ -167,7 +168,7 @@ def test_a_server_that_serves_something_else_is_told(workspace, repository):
     served = {"toy": [7, listed[0]], "toy_candidate": repository.listed("toy_candidate"), "gone": [1], "toy_trt": []}
     found = verify(workspace, served)
     assert kinds(found) == [(Kind.SERVED, "toy", None, True)] * 2 + [(Kind.SERVED, "gone", None, True)]
-    failures = repair(workspace, PARAMS, found, server=None, served=served)
+    failures = repair(Release(workspace, PARAMS), found, served=served)
     assert {why for _, why in failures} == {"toy: no server runs here any more", "gone: no server runs here any more"}
 
     withdrawn = []
@@ -177,7 +178,7 @@ def test_a_server_that_serves_something_else_is_told(workspace, repository):
             withdrawn.append((model, versions))
 
     server = Server(workspace)
-    assert repair(workspace, PARAMS, found, server=server, served=served) == []
+    assert repair(Release(workspace, PARAMS, server), found, served=served) == []
     assert server.loaded["toy"] == listed
     assert ("toy", [7]) in withdrawn
     assert ("gone", [1]) in withdrawn
@@ -188,7 +189,7 @@ def test_a_journal_that_cannot_be_read_hides_nothing_else(workspace, repository)
     (repository.root / "toy" / "01").mkdir()
     assert kinds(verify(workspace)) == [(Kind.JOURNAL, None, None, False), (Kind.FOREIGN, "toy", None, True)]
     with pytest.raises(LobsmithError, match="not a journal entry"):
-        promote(workspace, PARAMS, repository.directory("toy", repository.active("toy")), model="toy", server=None)
+        promote(Release(workspace, PARAMS), repository.directory("toy", repository.active("toy")), model="toy")
 
 
 @pytest.mark.parametrize("number", [-5, 0, 10**18])

@@ -14,6 +14,7 @@ from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.errors import ReleaseError
 from lobsmith.files import sha256_file
 from lobsmith.release.checks.validation import check_version, prove
+from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import publish
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import read_manifest
@@ -26,7 +27,7 @@ def published(tmp_path_factory):
     """The folder of a sound version."""
     workspace = Workspace(tmp_path_factory.mktemp("project"))
     manifest = publish(
-        workspace, toy.params(), toy.artifact(workspace.root / "run"), model="toy", contract=toy.CONTRACT
+        Release(workspace, toy.params()), toy.artifact(workspace.root / "run"), model="toy", contract=toy.CONTRACT
     )
     return Repository.of(workspace).directory("toy", manifest.version)
 
@@ -138,13 +139,13 @@ def test_a_proof_that_hangs_is_killed(version):
 def test_the_graph_for_one_row_is_proven_too(tmp_path):
     workspace = Workspace(tmp_path)
     good = toy.artifact(workspace.root / "run", step_scale=0.3)
-    manifest = publish(workspace, toy.params(), good, model="toy", contract=toy.CONTRACT)
+    manifest = publish(Release(workspace, toy.params()), good, model="toy", contract=toy.CONTRACT)
     directory = Repository.of(workspace).directory("toy", manifest.version)
     assert set(manifest.files) == {MODEL, STEP, GOLDEN}
     assert check_version(directory, toy.trust_of(directory)).proven
     other = toy.artifact(workspace.root / "run", step_scale=0.31)
     with pytest.raises(ReleaseError, match=r"step.onnx: probabilities step by step differ from the golden vectors"):
-        publish(workspace, toy.params(), other, model="toy", contract=toy.CONTRACT)
+        publish(Release(workspace, toy.params()), other, model="toy", contract=toy.CONTRACT)
     assert Repository.of(workspace).versions("toy") == [manifest.version]
 
 
@@ -153,11 +154,11 @@ def test_each_precision_has_its_tolerance(tmp_path):
     for precision, passes in (("fp32", False), ("int8_static", True)):
         near = toy.artifact(workspace.root / "run", step_scale=0.301, precision=precision)
         if passes:
-            manifest = publish(workspace, toy.params(), near, model="toy", contract=toy.CONTRACT)
+            manifest = publish(Release(workspace, toy.params()), near, model="toy", contract=toy.CONTRACT)
             assert manifest.precision == precision
         else:
             with pytest.raises(ReleaseError, match="differ"):
-                publish(workspace, toy.params(), near, model="toy", contract=toy.CONTRACT)
+                publish(Release(workspace, toy.params()), near, model="toy", contract=toy.CONTRACT)
     strange = toy.artifact(workspace.root / "run", precision="fp8")
     with pytest.raises(ReleaseError, match="its precision is 'fp8'"):
-        publish(workspace, toy.params(), strange, model="toy", contract=toy.CONTRACT)
+        publish(Release(workspace, toy.params()), strange, model="toy", contract=toy.CONTRACT)

@@ -10,6 +10,7 @@ from msgspec import structs
 from lobsmith.errors import ContractError, DeadlineError, GateError, LeaseError, ReleaseError
 from lobsmith.release.audit.repair import repair
 from lobsmith.release.audit.verify import verify
+from lobsmith.release.context import Release
 from lobsmith.release.publish import onnx as publishing
 from lobsmith.release.publish import publication
 from lobsmith.release.publish import publication as placement
@@ -31,9 +32,9 @@ def artifact(tmp_path):
     return toy.artifact(tmp_path / "run")
 
 
-def put(workspace, artifact, **settings):
-    settings = {"model": "toy", "contract": toy.CONTRACT, "params": toy.params()} | settings
-    return publish(workspace, settings.pop("params"), artifact, **settings)
+def put(workspace, artifact, *, params=None, server=None, who=None, note=None, **settings):
+    settings = {"model": "toy", "contract": toy.CONTRACT} | settings
+    return publish(Release(workspace, params or toy.params(), server, who, note), artifact, **settings)
 
 
 def tree(folder):
@@ -282,9 +283,9 @@ def test_publishers_take_turns(workspace, repository, artifact):
 
 def test_a_publisher_does_not_wait_for_ever(workspace):
     with (
-        sole_writer(workspace, toy.params(), "publish toy", server=None, who=None),
+        sole_writer(Release(workspace, toy.params()), "publish toy"),
         pytest.raises(LeaseError, match=r"publish.lease: .* \(publish toy\) has held the lease"),
-        sole_writer(workspace, toy.params(), "publish toy", server=None, who=None, wait_s=0.1),
+        sole_writer(Release(workspace, toy.params()), "publish toy", wait_s=0.1),
     ):
         pass
 
@@ -298,7 +299,7 @@ def test_a_lost_configuration_costs_no_version(workspace, repository, artifact):
     with pytest.raises(ReleaseError, match=r"config.pbtxt: missing.*verify --repair"):
         put(workspace, artifact)
     assert repository.versions("toy") == listed
-    assert repair(workspace, toy.params(), verify(workspace), server=None) == []
+    assert repair(Release(workspace, toy.params()), verify(workspace)) == []
     assert repository.listed("toy") == listed
 
 

@@ -8,6 +8,7 @@ from msgspec import structs
 from lobsmith.compress.tensorrt.gpu import this_gpu
 from lobsmith.errors import DeadlineError, ReleaseError
 from lobsmith.files import sha256_file
+from lobsmith.release.context import Release
 from lobsmith.release.publish.plans import publish_engine
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.crash_points import PROCEDURES
@@ -26,7 +27,7 @@ def template(published):
 
 def put(workspace, **overrides):
     artifact = toy.artifact(workspace.root / "run")
-    return publish(workspace, toy.params(**overrides), artifact, model="toy", contract=toy.CONTRACT)
+    return publish(Release(workspace, toy.params(**overrides)), artifact, model="toy", contract=toy.CONTRACT)
 
 
 def manifest_of(repository, version=None):
@@ -37,7 +38,9 @@ def put_plans(workspace, of, *, server=None, note=None, params=None, **changes):
     folder = workspace.root / "engine"
     shutil.rmtree(folder, ignore_errors=True)
     plans.build(folder, of, **changes)
-    return publish_engine(workspace, params or toy.params(), folder, of, server=server, note=note, validate=check_files)
+    return publish_engine(
+        Release(workspace, params or toy.params(), server, note=note), folder, of, validate=check_files
+    )
 
 
 def refuse_to_load(model, version):
@@ -148,7 +151,7 @@ def test_a_proof_that_fails_publishes_nothing(workspace, repository):
         raise ReleaseError(f"{directory}: differs")
 
     with pytest.raises(ReleaseError, match="differs"):
-        publish_engine(workspace, toy.params(), folder, of, validate=refuse)
+        publish_engine(Release(workspace, toy.params()), folder, of, validate=refuse)
     assert repository.models() == ["toy"]
 
 
@@ -157,7 +160,7 @@ def test_without_a_fitting_gpu_nothing_is_published(workspace, repository):
     plans.build(folder, of, capabilities=("1.0",))
     assert this_gpu() is None or this_gpu().capability != "1.0"
     with pytest.raises(ReleaseError, match=r"a plan can only be proven on a GPU of capability 1\.0"):
-        publish_engine(workspace, toy.params(), folder, of)
+        publish_engine(Release(workspace, toy.params()), folder, of)
     assert repository.models() == ["toy"]
 
 

@@ -4,9 +4,10 @@ import pytest
 from msgspec import structs
 
 from lobsmith.errors import ContractError, DeadlineError, GateError, ReleaseError
+from lobsmith.release.context import Release
 from lobsmith.release.publish.promote import promotion_plan
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.candidate import retire_candidate
+from lobsmith.release.repository.candidate import undeploy_candidate
 from lobsmith.release.repository.crash_points import PROCEDURES
 from lobsmith.release.version.manifest import Origin
 from tests.release import toy
@@ -24,9 +25,9 @@ def candidate(repository):
     return repository.directory("toy_candidate", repository.active("toy_candidate"))
 
 
-def put(workspace, source, **settings):
-    settings = {"model": "toy", "server": None, "params": toy.params(release__keep=2)} | settings
-    return promote(workspace, settings.pop("params"), source, **settings)
+def put(workspace, source, *, model="toy", server=None, who=None, note=None, **settings):
+    release = Release(workspace, toy.params(release__keep=2), server, who, note)
+    return promote(release, source, model=model, **settings)
 
 
 def test_a_candidate_is_served_under_the_production_name(workspace, repository, candidate, server):
@@ -47,7 +48,12 @@ def test_a_candidate_is_served_under_the_production_name(workspace, repository, 
 
 def test_an_older_artifact_is_promoted_again_under_a_new_number(workspace, repository, candidate):
     first = put(workspace, candidate)
-    publish(workspace, toy.params(), toy.artifact(workspace.root / "b", scale=0.4), model="toy", contract=toy.CONTRACT)
+    publish(
+        Release(workspace, toy.params()),
+        toy.artifact(workspace.root / "b", scale=0.4),
+        model="toy",
+        contract=toy.CONTRACT,
+    )
     third = put(workspace, repository.directory("toy", first.version))
     assert third.version > first.version
     assert third.artifact_id == first.artifact_id
@@ -114,10 +120,10 @@ def test_a_refusal_promotes_nothing(workspace, repository, candidate):
 
 def test_another_contract_is_refused(workspace, repository, candidate, tmp_path):
     changed = structs.replace(toy.CONTRACT, definitions_sha256="6" * 64)
-    publish(workspace, toy.params(), toy.artifact(tmp_path / "run"), model="toy", contract=changed)
+    publish(Release(workspace, toy.params()), toy.artifact(tmp_path / "run"), model="toy", contract=changed)
     with pytest.raises(ContractError, match="choose a new model.name"):
         put(workspace, candidate)
-    plan = promotion_plan(workspace, toy.params(), candidate, model="toy")
+    plan = promotion_plan(Release(workspace, toy.params()), candidate, model="toy")
     assert "choose a new model.name" in plan.refusals[0]
     assert list(plan.listed) == repository.listed("toy")
 
@@ -126,7 +132,7 @@ def test_a_plan_says_what_the_promotion_then_does(workspace, repository, candida
     params = toy.params(release__keep=2)
     old = [put(workspace, candidate).version for _ in range(2)]
     before = journal.read(workspace.journal)
-    plan = promotion_plan(workspace, params, candidate, model="toy")
+    plan = promotion_plan(Release(workspace, params), candidate, model="toy")
     assert (repository.versions("toy"), journal.read(workspace.journal)) == (old, before)
     manifest = put(workspace, candidate)
     assert plan.refusals == ()
@@ -140,11 +146,12 @@ def test_a_plan_says_what_the_promotion_then_does(workspace, repository, candida
 
 def test_the_slot_is_emptied(workspace, repository, candidate, server):
     server.loaded["toy_candidate"] = [int(candidate.name)]
-    settings = {"server": server, "who": "a flow", "reason": "worse in shadow", "verdicts": (toy.REFUSED,)}
-    assert retire_candidate(workspace, toy.params(), "toy", **settings) == int(candidate.name)
+    release = Release(workspace, toy.params(), server, who="a flow")
+    gone = undeploy_candidate(release, "toy", reason="worse in shadow", verdicts=(toy.REFUSED,))
+    assert gone == int(candidate.name)
     assert (repository.models(), server.loaded["toy_candidate"]) == ([], [])
     assert not candidate.parent.exists()
     entry = journal.read(workspace.journal)[-1]
     assert (entry.action, entry.reason, entry.verdicts) == ("rejected", "worse in shadow", (toy.REFUSED,))
-    assert retire_candidate(workspace, toy.params(), "toy", server=server) is None
+    assert undeploy_candidate(release, "toy") is None
     assert list(workspace.staging.iterdir()) == []

@@ -12,9 +12,9 @@ from lobsmith.release.audit.repair import repair
 from lobsmith.release.audit.verify import Kind, verify
 from lobsmith.release.checks.model_file import check_score_file
 from lobsmith.release.checks.score_validation import check_score
+from lobsmith.release.context import Release
 from lobsmith.release.publish.score import catch_up
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.crash_points import PROCEDURES
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import rollback
 from lobsmith.release.version.manifest import read_manifest
@@ -22,6 +22,7 @@ from lobsmith.release.version.triton_config import config_text, configured_contr
 from lobsmith.workspace import Workspace
 from tests.release import toy
 from tests.release.in_process import nominate, promote, publish
+from tests.release.procedures import PROCEDURES
 from tests.release.scores import write_reference, write_score
 from tests.release.stand_in import StandIn
 
@@ -35,7 +36,7 @@ def template(published):
 
 def put(workspace, *, model="toy", server=None, scored=True, score_scale=3.0):
     artifact = toy.artifact(workspace.root / "run", scored=scored, score_scale=score_scale)
-    return publish(workspace, PARAMS, artifact, model=model, contract=toy.CONTRACT, server=server).version
+    return publish(Release(workspace, PARAMS, server), artifact, model=model, contract=toy.CONTRACT).version
 
 
 def without_scores(workspace):
@@ -54,7 +55,7 @@ def lines(workspace, model="toy_drift"):
 
 
 def mend(workspace):
-    return repair(workspace, PARAMS, verify(workspace), server=StandIn(workspace))
+    return repair(Release(workspace, PARAMS, StandIn(workspace)), verify(workspace))
 
 
 def test_a_score_is_published_under_the_number_of_its_version(workspace, repository):
@@ -91,11 +92,11 @@ def test_a_candidate_keeps_its_score_to_itself_and_a_promotion_publishes_it(work
     candidate = put(workspace, model="toy_candidate")
     assert set(repository.models()) == {"toy", "toy_candidate", "toy_drift"}
     source = repository.directory("toy_candidate", candidate)
-    manifest = promote(workspace, PARAMS, source, model="toy", server=None)
+    manifest = promote(Release(workspace, PARAMS), source, model="toy")
     assert repository.active("toy_drift") == manifest.version
-    again = promote(workspace, PARAMS, repository.directory("toy", manifest.version), model="toy", server=None)
+    again = promote(Release(workspace, PARAMS), repository.directory("toy", manifest.version), model="toy")
     assert repository.listed("toy_drift") == [manifest.version, again.version]
-    back = nominate(workspace, PARAMS, repository.directory("toy", again.version), model="toy", server=None)
+    back = nominate(Release(workspace, PARAMS), repository.directory("toy", again.version), model="toy")
     assert "drift.onnx" in back.files
     assert verify(workspace) == []
 
@@ -103,7 +104,7 @@ def test_a_candidate_keeps_its_score_to_itself_and_a_promotion_publishes_it(work
 def test_a_score_goes_back_with_its_version(workspace, repository):
     old, new = repository.listed("toy")
     server = StandIn(workspace)
-    rollback(workspace, PARAMS, "toy", server=server)
+    rollback(Release(workspace, PARAMS, server), "toy")
     assert repository.listed("toy_drift") == repository.versions("toy_drift") == [old]
     assert {one.name.rsplit("-", 1)[0] for one in workspace.set_aside.iterdir()} == {f"toy-{new}", f"toy_drift-{new}"}
     assert verify(workspace) == []
@@ -114,7 +115,7 @@ def test_the_last_score_leaves_with_its_version(workspace, repository):
     put(workspace, scored=False)
     newest = put(workspace, scored=False)
     assert repository.models() == ["toy"]
-    rollback(workspace, PARAMS, "toy", server=None)
+    rollback(Release(workspace, PARAMS), "toy")
     assert repository.active("toy") < newest
     assert old not in repository.versions("toy")
     assert verify(workspace) == []
@@ -130,11 +131,11 @@ def test_a_score_that_is_not_served_takes_nothing_down_and_is_tried_again(worksp
 
     # It was refused a moment ago: once a minute would fill journal and disk.
     known = len(journal.read(workspace.journal))
-    assert catch_up(workspace, PARAMS, "toy", server=StandIn(workspace)) == {version: "no answer"}
+    assert catch_up(Release(workspace, PARAMS, StandIn(workspace)), "toy") == {version: "no answer"}
     assert len(journal.read(workspace.journal)) == known
     later = toy.params(release__keep=2, reconcile__retry_s=1e-9)
-    assert catch_up(workspace, later, "toy", server=without_scores(workspace)) == {version: "no answer"}
-    assert catch_up(workspace, PARAMS, "toy", server=StandIn(workspace), retry=True) == {}
+    assert catch_up(Release(workspace, later, without_scores(workspace)), "toy") == {version: "no answer"}
+    assert catch_up(Release(workspace, PARAMS, StandIn(workspace)), "toy", retry=True) == {}
     assert version in repository.listed("toy_drift")
     assert verify(workspace) == []
 
@@ -208,7 +209,7 @@ def test_half_of_what_drift_is_told_by_is_refused(workspace):
     for change in ({"reference_path": None}, {"score_path": None}):
         half = type(artifact)(**{**vars(artifact), **change})
         with pytest.raises(ReleaseError, match="belong together"):
-            publish(workspace, PARAMS, half, model="toy", contract=toy.CONTRACT)
+            publish(Release(workspace, PARAMS), half, model="toy", contract=toy.CONTRACT)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def test_a_version_with_a_broken_score_or_reference_is_not_published(workspace, 
     artifact = toy.artifact(workspace.root / "run", scored=True)
     (workspace.root / "run" / spoilt).write_bytes(b"\x08\x00")
     with pytest.raises(ReleaseError, match=spoilt):
-        publish(workspace, PARAMS, artifact, model="toy", contract=toy.CONTRACT)
+        publish(Release(workspace, PARAMS), artifact, model="toy", contract=toy.CONTRACT)
     assert repository.listed("toy") == repository.listed("toy_drift") == before
 
 
@@ -259,7 +260,7 @@ def test_a_killed_publisher_of_a_score_leaves_the_old_state_or_the_new(workspace
     assert repository.sound("toy")[1] == {}
     # Who died says nothing of the score: it is tried again at once.
     server = StandIn(workspace)
-    assert catch_up(workspace, PARAMS, "toy", server=server) == {}
+    assert catch_up(Release(workspace, PARAMS, server), "toy") == {}
     put(workspace, server=server)
     assert verify(workspace) == []
     assert repository.listed("toy_drift") == repository.listed("toy")

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from lobsmith.cli.main import cli
 from lobsmith.errors import GateError, LeaseError, LeaseLostError, ServingError
+from lobsmith.release.context import Release
 from lobsmith.release.reconcile.reconcile import reconcile
 from lobsmith.release.reconcile.requests import nominate_new
 from lobsmith.release.reconcile.steps import Point
@@ -46,8 +47,8 @@ def workspace(tmp_path):
 
 def settle(workspace, server=None, **settings):
     """Reconcile; whatever it did, there is nothing left to do."""
-    done = reconcile(workspace, PARAMS, "toy", server=server, who="reconcile", **settings)
-    again = reconcile(workspace, PARAMS, "toy", server=server, who="reconcile")
+    done = reconcile(Release(workspace, PARAMS, server, who="reconcile"), "toy", **settings)
+    again = reconcile(Release(workspace, PARAMS, server, who="reconcile"), "toy")
     assert (again.done, again.promoted, again.away) == ((), None, None)
     assert (again.active, again.candidate, again.refused) == (done.active, done.candidate, done.refused)
     return done
@@ -139,12 +140,12 @@ def test_a_candidate_that_nobody_asks_for_yet_is_not_retired(workspace, reposito
     def meanwhile(step: str) -> None:
         if step == "recorded":
             with pytest.raises(LeaseError, match="nominate a candidate of toy"):
-                reconcile(workspace, hasty, "toy", server=None)
+                reconcile(Release(workspace, hasty), "toy")
 
     made = toy.artifact(workspace.root / "run", scale=0.4)
     run = RunRef(bare.run_id, "", bare.version)
     manifest = nominate_new(
-        workspace, PARAMS, made, model="toy", contract=toy.CONTRACT, run=run, server=None, note=meanwhile
+        Release(workspace, PARAMS, note=meanwhile), made, model="toy", contract=toy.CONTRACT, run=run
     )
     settle(workspace)
     assert repository.active(SLOT) == manifest.version
@@ -159,7 +160,7 @@ def test_a_refused_candidate_says_so_in_the_registry(workspace, repository):
     made = toy.artifact(workspace.root / "run", verdicts=(toy.REFUSED,))
     run = RunRef(bare.run_id, "", bare.version)
     with pytest.raises(GateError):
-        nominate_new(workspace, PARAMS, made, model="toy", contract=toy.CONTRACT, run=run, server=None)
+        nominate_new(Release(workspace, PARAMS), made, model="toy", contract=toy.CONTRACT, run=run)
     assert registered(workspace, "toy", bare.version).tags[SERVING].startswith("refused: toy_candidate: skill refused")
     assert (repository.models(), wanted(workspace, "toy")) == ([], Wanted())
 
@@ -196,7 +197,7 @@ def test_who_overrules_a_shadow_verdict_is_seen_to(workspace, repository):
 
 def test_after_a_rollback_the_alias_goes_back_and_a_new_wish_counts(workspace, repository, server):
     good, bad = promoted(workspace, 0.3, server), promoted(workspace, 0.4, server)
-    rollback(workspace, PARAMS, "toy", server=server, reason="it is worse")
+    rollback(Release(workspace, PARAMS, server), "toy", reason="it is worse")
     assert wanted(workspace, "toy").champion.version == bad.version
     done = settle(workspace, server)
     assert (wanted(workspace, "toy").champion.version, done.promoted) == (good.version, None)
@@ -213,7 +214,7 @@ def test_an_alias_that_somebody_else_moved_completes_the_rollback_too(workspace,
     promoted(workspace, 0.3)
     bad = promoted(workspace, 0.4)
     third = register(workspace, candidate(workspace, 0.5))
-    rollback(workspace, PARAMS, "toy", server=None)
+    rollback(Release(workspace, PARAMS), "toy")
     wish(workspace, CHAMPION, third)
     settle(workspace)
     assert artifact_of(repository) == third.artifact_id
@@ -236,7 +237,7 @@ def test_a_rollback_that_was_begun_is_not_undone(workspace, repository):
             raise Killed
 
     with pytest.raises(Killed):
-        rollback(workspace, PARAMS, "toy", server=None, note=die)
+        rollback(Release(workspace, PARAMS, note=die), "toy")
     good = artifact_of(repository)
     done = settle(workspace)
     assert artifact_of(repository) == good
@@ -252,10 +253,10 @@ def test_a_rollback_between_decision_and_promotion_is_not_undone(workspace, repo
 
     def meanwhile(step: str) -> None:
         if step == Point.FOUND:
-            rollback(workspace, PARAMS, "toy", server=None)
+            rollback(Release(workspace, PARAMS), "toy")
 
     with pytest.raises(LeaseLostError, match="rolled back when it was about to be promoted"):
-        reconcile(workspace, PARAMS, "toy", server=None, note=meanwhile)
+        reconcile(Release(workspace, PARAMS, note=meanwhile), "toy")
     assert artifact_of(repository) == good.artifact_id
     assert REFUSED not in registered(workspace, "toy", bad.version).tags
     settle(workspace)
@@ -270,7 +271,7 @@ def test_rolled_back_to_what_is_not_registered_leaves_no_champion(workspace, rep
     settle(workspace)
     promoted(workspace, 0.4)
     tag(workspace, "toy", first.version, {ARTIFACT_ID: "5" * 64})
-    rollback(workspace, PARAMS, "toy", server=None)
+    rollback(Release(workspace, PARAMS), "toy")
     settle(workspace)
     assert wanted(workspace, "toy").champion is None
     assert artifact_of(repository) == with_no_registration.artifact_id
@@ -304,7 +305,7 @@ def test_a_wish_that_cannot_be_had_is_refused_once_and_serving_goes_on(workspace
     lines = [one for one in journal.read(workspace.journal) if (one.model, one.action) == ("toy", journal.REFUSED)]
     assert len(lines) == 1
     assert REFUSED in registered(workspace, "toy", version.version).tags
-    reconcile(workspace, PARAMS, "toy", server=server, retry=True)
+    reconcile(Release(workspace, PARAMS, server), "toy", retry=True)
     wish(workspace, CHAMPION, good)
     if case != "other contract":
         assert settle(workspace, server).refused == {}

@@ -3,6 +3,7 @@
 import pytest
 
 from lobsmith.online.evidence import PROMOTE, REJECT
+from lobsmith.release.context import Release
 from lobsmith.release.reconcile.reconcile import reconcile
 from lobsmith.release.reconcile.requests import nominate_new
 from lobsmith.release.reconcile.shadow_pair import Pair, move_aliases, pair_of
@@ -28,7 +29,7 @@ def challenged(workspace, scale):
 
 def test_a_verdict_moves_the_aliases_of_the_pair_that_was_judged(workspace):
     wish(workspace, CHAMPION, register(workspace, candidate(workspace, 0.3)))
-    reconcile(workspace, PARAMS, "toy", server=None)
+    reconcile(Release(workspace, PARAMS), "toy")
     first = challenged(workspace, 0.4)
     pair = pair_of(workspace, "toy")
     assert isinstance(pair, Pair)
@@ -46,7 +47,7 @@ def test_a_verdict_moves_the_aliases_of_the_pair_that_was_judged(workspace):
     assert wanted(workspace, "toy").champion.version == first.version
     assert pair_of(workspace, "toy") == "the champion is not what serves; reconcile first"
 
-    reconcile(workspace, PARAMS, "toy", server=None)
+    reconcile(Release(workspace, PARAMS), "toy")
     assert move_aliases(workspace, PARAMS, "toy", pair_of(workspace, "toy"), verdict(PROMOTE))
     assert wanted(workspace, "toy").champion.version == second.version
 
@@ -66,6 +67,6 @@ def test_who_is_killed_while_nominating_leaves_no_window_that_counts_as_trained(
         with monkeypatch.context() as patch:
             patch.setattr(f"lobsmith.release.reconcile.requests.{name}", die)
             with pytest.raises(Killed):
-                nominate_new(workspace, PARAMS, made, model="toy", contract=toy.CONTRACT, run=run, server=None)
+                nominate_new(Release(workspace, PARAMS), made, model="toy", contract=toy.CONTRACT, run=run)
         assert SERVING not in registered(workspace, "toy", version.version).tags
     assert wanted(workspace, "toy").challenger.version == version.version

@@ -5,6 +5,7 @@ import pytest
 
 from lobsmith.errors import DeadlineError, LeaseLostError, ReleaseError
 from lobsmith.release.audit.verify import verify
+from lobsmith.release.context import Release
 from lobsmith.release.publish.plans import publish_engine
 from lobsmith.release.repository import intent, journal
 from lobsmith.release.repository.crash_points import PROCEDURES
@@ -33,8 +34,8 @@ def set_aside(workspace):
 def test_the_version_before_answers_and_the_bad_one_is_set_aside(workspace, repository, server):
     first, second, third = repository.listed("toy")
     steps = []
-    settings = {"server": server, "who": "the monitor", "reason": "accuracy", "verdicts": (toy.REFUSED,)}
-    done = rollback(workspace, PARAMS, "toy", note=steps.append, **settings)
+    release = Release(workspace, PARAMS, server, "the monitor", steps.append)
+    done = rollback(release, "toy", reason="accuracy", verdicts=(toy.REFUSED,))
     assert (done.version_from, done.version_to, done.set_aside) == (third, second, (third,))
     assert tuple(steps) == PROCEDURES["rollback"]
     assert repository.listed("toy") == repository.versions("toy") == server.loaded["toy"] == [first, second]
@@ -46,7 +47,7 @@ def test_the_version_before_answers_and_the_bad_one_is_set_aside(workspace, repo
 
 def test_a_named_version_takes_back_all_above_it(workspace, repository, server):
     first, second, third = repository.listed("toy")
-    done = rollback(workspace, PARAMS, "toy", to=first, server=server)
+    done = rollback(Release(workspace, PARAMS, server), "toy", to=first)
     assert done.set_aside == (second, third)
     assert repository.versions("toy") == [first]
     assert set_aside(workspace) == [f"toy-{second}", f"toy-{third}"]
@@ -56,9 +57,9 @@ def test_a_fallback_that_does_not_hold_is_passed_over(workspace, repository, ser
     first, second, third = repository.listed("toy")
     damage(repository, second)
     with pytest.raises(ReleaseError, match="model.onnx: changed"):
-        rollback(workspace, PARAMS, "toy", to=second, server=server)
+        rollback(Release(workspace, PARAMS, server), "toy", to=second)
     assert repository.listed("toy") == [first, second, third]
-    assert rollback(workspace, PARAMS, "toy", server=server).version_to == first
+    assert rollback(Release(workspace, PARAMS, server), "toy").version_to == first
 
 
 def test_without_a_version_to_go_back_to_nothing_changes(workspace, repository, server):
@@ -66,20 +67,20 @@ def test_without_a_version_to_go_back_to_nothing_changes(workspace, repository, 
     for version in (first, second):
         damage(repository, version)
     with pytest.raises(ReleaseError, match=rf"no good version below {third} to go back to: .*model.onnx: changed"):
-        rollback(workspace, PARAMS, "toy", server=server)
+        rollback(Release(workspace, PARAMS, server), "toy")
     with pytest.raises(ReleaseError, match="toy/7: not listed"):
-        rollback(workspace, PARAMS, "toy", to=7, server=server)
+        rollback(Release(workspace, PARAMS, server), "toy", to=7)
     with pytest.raises(ReleaseError, match="nothing to roll back"):
-        rollback(workspace, PARAMS, "other", server=server)
+        rollback(Release(workspace, PARAMS, server), "other")
     assert (repository.listed("toy"), server.calls) == ([first, second, third], [])
 
 
 def test_the_same_call_again_does_nothing_more(workspace, repository, server):
     _, second, third = repository.listed("toy")
-    rollback(workspace, PARAMS, "toy", bad=third, server=server)
+    rollback(Release(workspace, PARAMS, server), "toy", bad=third)
     entries = journal.read(workspace.journal)
     for settings in ({"bad": third}, {"to": second}):
-        done = rollback(workspace, PARAMS, "toy", server=server, **settings)
+        done = rollback(Release(workspace, PARAMS, server), "toy", **settings)
         assert (done.version_from, done.version_to, done.set_aside) == (None, second, ())
     assert journal.read(workspace.journal) == entries
 
@@ -91,11 +92,11 @@ def test_a_server_that_fails_is_asked_again_by_the_next_call(workspace, reposito
         raise DeadlineError("no answer")
 
     with pytest.raises(DeadlineError):
-        rollback(workspace, PARAMS, "toy", server=StandIn(workspace, refuse))
+        rollback(Release(workspace, PARAMS, StandIn(workspace, refuse)), "toy")
     assert repository.active("toy") == second
     assert "does not serve it yet: no answer" in journal.read(workspace.journal)[-1].reason
     server = StandIn(workspace)
-    assert rollback(workspace, PARAMS, "toy", server=server).version_to == second
+    assert rollback(Release(workspace, PARAMS, server), "toy").version_to == second
     assert server.calls == [("toy", second)]
     assert set_aside(workspace) == [f"toy-{third}"]
     assert [one.action for one in journal.read(workspace.journal)].count("rolled back") == 1
@@ -113,14 +114,14 @@ def test_a_publication_under_way_is_broken_off(workspace, repository, server):
     def put():
         artifact = toy.artifact(workspace.root / "run")
         try:
-            publish(workspace, PARAMS, artifact, model="toy", contract=toy.CONTRACT, note=pause)
+            publish(Release(workspace, PARAMS, note=pause), artifact, model="toy", contract=toy.CONTRACT)
         except LeaseLostError as error:
             caught.append(str(error))
 
     thread = threading.Thread(target=put)
     thread.start()
     assert staged.wait(60)
-    rollback(workspace, PARAMS, "toy", server=server)
+    rollback(Release(workspace, PARAMS, server), "toy")
     done.set()
     thread.join()
     assert "the lease to publish toy was taken over by" in caught[0]
@@ -134,11 +135,11 @@ def test_plans_go_back_along(workspace, repository, server):
         of = repository.verify("toy", version)
         shutil.rmtree(workspace.root / "engine", ignore_errors=True)
         plans.build(workspace.root / "engine", of)
-        publish_engine(workspace, PARAMS, workspace.root / "engine", of, validate=check_files)
+        publish_engine(Release(workspace, PARAMS), workspace.root / "engine", of, validate=check_files)
     _, second, third = repository.listed("toy")
-    rollback(workspace, PARAMS, "toy", server=server)
+    rollback(Release(workspace, PARAMS, server), "toy")
     assert repository.versions("toy_trt") == repository.listed("toy_trt") == [second]
-    rollback(workspace, PARAMS, "toy", server=server)
+    rollback(Release(workspace, PARAMS, server), "toy")
     assert repository.models() == ["toy"]
     assert set_aside(workspace) == [f"toy-{second}", f"toy-{third}", f"toy_trt-{second}", f"toy_trt-{third}"]
 
@@ -146,7 +147,7 @@ def test_plans_go_back_along(workspace, repository, server):
 def test_an_older_version_whose_folder_is_gone_does_not_stand_in_the_way(workspace, repository, server):
     first, second, _ = repository.listed("toy")
     shutil.rmtree(repository.directory("toy", first))
-    assert rollback(workspace, PARAMS, "toy", server=server).version_to == second
+    assert rollback(Release(workspace, PARAMS, server), "toy").version_to == second
     assert repository.listed("toy") == repository.versions("toy") == [second]
     assert intent.pending(workspace) is None
 
@@ -158,8 +159,8 @@ def test_a_bad_version_is_taken_back_though_an_older_rollback_was_not_ended(work
         raise DeadlineError("no answer")
 
     with pytest.raises(DeadlineError):
-        rollback(workspace, PARAMS, "toy", bad=third, server=StandIn(workspace, refuse))
-    done = rollback(workspace, PARAMS, "toy", bad=second, server=StandIn(workspace))
+        rollback(Release(workspace, PARAMS, StandIn(workspace, refuse)), "toy", bad=third)
+    done = rollback(Release(workspace, PARAMS, StandIn(workspace)), "toy", bad=second)
     assert (done.version_from, done.version_to) == (second, first)
     assert set_aside(workspace) == [f"toy-{second}", f"toy-{third}"]
 
@@ -169,7 +170,7 @@ def test_what_a_lost_journal_does_not_know_is_known_as_taken_back(workspace, rep
     artifact_id = repository.verify("toy", bad).artifact_id
     lines = workspace.journal.read_bytes().splitlines(keepends=True)
     workspace.journal.write_bytes(b"".join(line for line in lines if str(bad).encode() not in line))
-    rollback(workspace, PARAMS, "toy", server=server)
+    rollback(Release(workspace, PARAMS, server), "toy")
     entries = [one for one in journal.read(workspace.journal) if one.version_to == bad]
     assert [(one.action, one.artifact_id) for one in entries] == [("published", artifact_id)]
     assert journal.fates(journal.read(workspace.journal), "toy")[bad] == journal.ROLLED_BACK
@@ -184,11 +185,11 @@ def test_what_went_back_but_could_not_be_tidied_says_so(workspace, repository, s
     else:
         workspace.set_aside.write_text("a file")
     with pytest.raises(ReleaseError, match=f"went back to {second}, but"):
-        rollback(workspace, PARAMS, "toy", server=server)
+        rollback(Release(workspace, PARAMS, server), "toy")
     assert repository.listed("toy") == server.loaded["toy"] == [first, second]
     if spoilt == "journal":
         workspace.journal.write_bytes(good)
     else:
         workspace.set_aside.unlink()
-    assert rollback(workspace, PARAMS, "toy", server=server).set_aside == (third,)
+    assert rollback(Release(workspace, PARAMS, server), "toy").set_aside == (third,)
     assert verify(workspace) == []

@@ -6,10 +6,11 @@ import pytest
 
 from lobsmith.release.audit.repair import repair
 from lobsmith.release.audit.verify import verify
+from lobsmith.release.context import Release
 from lobsmith.release.publish.score import accompany
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.candidate import retire_candidate
-from lobsmith.release.repository.crash_points import PROCEDURES, Step
+from lobsmith.release.repository.candidate import undeploy_candidate
+from lobsmith.release.repository.crash_points import Step
 from lobsmith.release.repository.recovery import clear_up
 from lobsmith.release.repository.removal import retire_fallen
 from lobsmith.release.repository.repository import Repository
@@ -18,6 +19,7 @@ from lobsmith.release.repository.writer import sole_writer
 from lobsmith.workspace import Workspace
 from tests.release import toy
 from tests.release.in_process import publish
+from tests.release.procedures import PROCEDURES
 from tests.release.stand_in import StandIn
 
 PARAMS = toy.params(release__keep=2)
@@ -32,7 +34,7 @@ SWEEP = [
 
 def put(workspace, model="toy"):
     artifact = toy.artifact(workspace.root / "run", scored=True)
-    return publish(workspace, PARAMS, artifact, model=model, contract=toy.CONTRACT).version
+    return publish(Release(workspace, PARAMS), artifact, model=model, contract=toy.CONTRACT).version
 
 
 @pytest.fixture(scope="module")
@@ -118,16 +120,16 @@ def recover(workspace, procedure):
     match procedure:
         case "rollback":
             if len(Repository.of(workspace).listed("toy")) == 2 or workspace.intent.exists():
-                rollback(workspace, PARAMS, "toy", server=server)
+                rollback(Release(workspace, PARAMS, server), "toy")
         case "retire":
-            retire_candidate(workspace, PARAMS, "toy", server=server)
+            undeploy_candidate(Release(workspace, PARAMS, server), "toy")
         case "repair":
-            assert repair(workspace, PARAMS, verify(workspace), server=server) == []
+            assert repair(Release(workspace, PARAMS, server), verify(workspace)) == []
         case _:
-            with sole_writer(workspace, PARAMS, "clear up", server=server, who="the second") as writer:
+            with sole_writer(Release(workspace, PARAMS, server, who="the second"), "clear up") as writer:
                 clear_up(writer, "toy")
                 retire_fallen(writer, "toy")
-                assert accompany(writer, PARAMS, "toy", retry=False) == {}
+                assert accompany(writer, "toy", retry=False) == {}
 
 
 @pytest.mark.parametrize("step", [Step.PROVEN, Step.MOVED, Step.LISTED])

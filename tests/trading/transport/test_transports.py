@@ -15,6 +15,7 @@ import pytest
 from lobsmith.compress import MODEL
 from lobsmith.drift import SCORE
 from lobsmith.errors import DeadlineError, RequestError, ServingError
+from lobsmith.release.context import Release
 from lobsmith.release.repository.repository import Repository
 from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport, InProcessTransport
 from lobsmith.workspace import Workspace
@@ -142,7 +143,7 @@ def repository(tmp_path: Path) -> Repository:
     workspace = Workspace(tmp_path)
     for scale in (0.3, 0.6):
         artifact = toy.artifact(tmp_path / "run", scale=scale)
-        publish(workspace, toy.params(), artifact, model="toy", contract=toy.CONTRACT)
+        publish(Release(workspace, toy.params()), artifact, model="toy", contract=toy.CONTRACT)
     return Repository.of(workspace)
 
 
@@ -183,7 +184,7 @@ def test_in_process_scores_what_is_listed_and_has_a_score(repository: Repository
     with pytest.raises(ServingError, match="published without a score"):
         transport.score("toy", old, BLOCK, 5.0)
     scored = toy.artifact(tmp_path / "run", scale=0.9, scored=True)
-    new = publish(Workspace(tmp_path), toy.params(), scored, model="toy", contract=toy.CONTRACT).version
+    new = publish(Release(Workspace(tmp_path), toy.params()), scored, model="toy", contract=toy.CONTRACT).version
     score = transport.score("toy", new, BLOCK, 5.0)
     np.testing.assert_allclose(score.contributions, (BLOCK**2).mean(axis=0), rtol=1e-6)
     assert score.score == pytest.approx((BLOCK**2).mean(axis=0).sum())

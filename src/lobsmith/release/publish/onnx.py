@@ -1,7 +1,6 @@
 """Publishing: from an exported model to a version that a server may load, by `release/publish/publication.py`."""
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,9 +25,8 @@ from lobsmith.release.version.manifest import Manifest
 from lobsmith.release.version.names import followed_model
 from lobsmith.release.version.recipe import environment, git_commit
 from lobsmith.release.version.signing import Trust
-from lobsmith.release.version.triton_config import BACKEND, config_text, prime_rows_for
-from lobsmith.units import NS_PER_S
 from lobsmith.release.version.triton_config import config_text, prime_rows_for
+from lobsmith.units import NS_PER_S
 from lobsmith.verdict import Verdict
 
 PROOF_DEADLINE_S = 120.0

@@ -16,9 +16,8 @@ from lobsmith.compress import MODEL
 from lobsmith.errors import LobsmithError, ReleaseError
 from lobsmith.files import copy_durably, sha256_file
 from lobsmith.release.checks.model_file import check_model_file
-from lobsmith.release.publish.onnx import OnnxPublication, check_verdicts, mint_version, validate_in_child
-from lobsmith.release.publish.publication import check_model, last_version
 from lobsmith.release.context import Release
+from lobsmith.release.publish.onnx import OnnxPublication, check_verdicts, mint_version, validate_in_child
 from lobsmith.release.publish.publication import Validate, check_model, last_version
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.removal import fallen, kept

@@ -28,8 +28,6 @@ from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.writer import Writer, sole_writer
 from lobsmith.release.version.manifest import Manifest, check_files, read_manifest
 from lobsmith.release.version.names import may_produce, score_model
-from lobsmith.release.version.triton_config import BACKEND, score_config_text
-from lobsmith.units import NS_PER_S
 from lobsmith.release.version.triton_config import score_config_text
 from lobsmith.verdict import Verdict
 

@@ -25,8 +25,6 @@ from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.writer import sole_writer
 from lobsmith.release.version.manifest import read_manifest
 from lobsmith.release.version.names import candidate_model
-from lobsmith.units import NS_PER_S
-from lobsmith.workspace import Workspace
 
 _MOST_STEPS = 12
 """More than any situation needs: the aliases keep moving."""
