@@ -1,4 +1,4 @@
-"""What every operation on a workspace's model repository is given: one object instead of five loose arguments."""
+"""The context of every operation on a workspace's model repository: where, by which parameters, with which server."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Server(Protocol):
 
 @dataclass(frozen=True)
 class Release:
-    """The context of an operation: which repository it changes, by which parameters, and what it reports to.
+    """The context of an operation.
 
     Attributes:
         workspace: where the repository, its journal and its leases lie.

@@ -1,4 +1,4 @@
-"""A model's configuration written anew from the manifests of its versions, where the file is lost or unreadable."""
+"""Rebuild: a lost or unreadable model configuration is written anew from the manifests of the model's versions."""
 
 from collections.abc import Sequence
 

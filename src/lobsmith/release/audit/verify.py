@@ -1,4 +1,4 @@
-"""Is the repository what it claims: files, signatures, policies, companions, journal and server against each other.
+"""Verification: files, signatures, policies, companions, journal and server are checked against each other.
 
 Nothing is changed and no right to act is needed. What may be mended without a decision of a person is marked so, and
 `lobsmith.release.audit.repair` mends it.

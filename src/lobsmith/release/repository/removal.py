@@ -1,4 +1,4 @@
-"""How versions leave the repository: unlisted, unloaded, journaled, moved out, deleted; and what retention keeps."""
+"""Removal of versions: unlisted, unloaded, journaled, moved out, deleted; and what retention keeps."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

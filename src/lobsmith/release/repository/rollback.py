@@ -1,4 +1,4 @@
-"""Rolling back: the version that was good before answers again, and the bad one is set aside.
+"""Rollback: the version that was good before answers again, and the bad one is set aside.
 
 The policy is written first, because that is what every server and every in-process client goes by; nothing is proven
 anew, but the hashes and the signature of the version gone back to must hold.

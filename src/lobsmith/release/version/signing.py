@@ -1,4 +1,4 @@
-"""Signatures on manifests: only who holds a trusted key can publish.
+"""Signatures on manifests: only the holder of a trusted key can publish.
 
 Ed25519 (RFC 8032). A manifest holds the hash of every other file of its version, so one signature stands for all of
 them. The private key is made at the first publication, or is the one whose file `LOBSMITH_SIGNING_KEY_FILE` names;
