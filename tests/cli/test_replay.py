@@ -17,7 +17,7 @@ from lobsmith.monitoring.log.reader import PredictionLog, answers
 from lobsmith.monitoring.mode.store import record_path
 from lobsmith.online.ab_test import arm
 from lobsmith.release.repository.repository import Repository
-from lobsmith.trading.measure import replayed_rows
+from lobsmith.trading.replay import replayed_rows
 from lobsmith.workspace import Workspace
 from tests.small import small_params
 from tests.trading.recorded import published

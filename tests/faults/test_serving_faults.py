@@ -31,7 +31,8 @@ from lobsmith.serving.triton.control import TritonControl, connect
 from lobsmith.serving.triton.embedded import backends_folder
 from lobsmith.serving.triton.loading import settle
 from lobsmith.serving.triton.warmup import traffic, warmed_up
-from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport
+from lobsmith.trading.transport.grpc import GrpcTransport
+from lobsmith.trading.transport.http import HttpTransport
 from lobsmith.workspace import Workspace
 from tests.served import publish_small, rows
 from tests.small import params_file, small_params

@@ -23,7 +23,10 @@ from lobsmith.release.version.contract import wire_contract
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.stages.compress import compress
 from lobsmith.stages.train import train_stage
-from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport, InProcessTransport, Transport
+from lobsmith.trading.transport.base import Transport
+from lobsmith.trading.transport.grpc import GrpcTransport
+from lobsmith.trading.transport.http import HttpTransport
+from lobsmith.trading.transport.inprocess import InProcessTransport
 from lobsmith.workspace import Workspace
 from tests.small import small_params
 

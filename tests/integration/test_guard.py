@@ -14,10 +14,10 @@ from lobsmith.params import Params
 from lobsmith.release.repository.repository import Repository
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.serving.triton.control import TritonControl
-from lobsmith.trading.client.stream import StreamClient
 from lobsmith.trading.guard.effective_mode import Abstain
-from lobsmith.trading.guard.guarded_client import Advised, GuardedClient
-from lobsmith.trading.transport.channels import open_guard, open_transport
+from lobsmith.trading.guard.guarded_client import Advised
+from lobsmith.trading.session import Stream, open_stream
+from lobsmith.trading.transport import open_transport
 from lobsmith.workspace import Workspace
 from tests.served import publish_small, rows
 from tests.small import params_file, small_params
@@ -26,6 +26,10 @@ from tests.trading.recorded import eventually
 pytestmark = pytest.mark.integration
 
 BLOCK = rows(32, 3)
+
+
+def step(stream: Stream, row: np.ndarray, raw: np.ndarray, index: int) -> Advised:
+    return stream.step(row, raw, index * 1_000_000, 1, 20_000)
 
 
 @pytest.fixture(scope="module")
@@ -67,25 +71,11 @@ def test_with_nobody_watching_rows_that_drift_turn_the_client(
     served: tuple[Workspace, TritonControl], params: Params, name: str
 ) -> None:
     workspace, _ = served
-    channel = open_transport(workspace, params, name)
-    guard = open_guard(workspace, params, "lob", name)
-    client = GuardedClient(
-        StreamClient.open(channel, "lob", params.client), guard, model="lob", horizons=len(params.labels.horizons_ms)
-    )
     asked = rows(120, 5)
     # The score is the sum of mean squares: 0.5 of calm rows, 2 of wild ones.
     calm, wild = (np.full(COUNT, np.sqrt(size / COUNT), np.float32) for size in (0.5, 2.0))
-
-    def step(index: int, raw: np.ndarray) -> Advised:
-        advised = client.step(asked[index], raw, index * 1_000_000)
-        client.pace()
-        return advised
-
-    try:
-        got = [step(index, wild if 40 <= index < 60 else calm) for index in range(120)]
-    finally:
-        guard.close()
-        channel.close()
+    with open_stream(workspace, params, "simulator:SIM", transport=name, record=None, backpressure=True) as stream:
+        got = [step(stream, asked[index], wild if 40 <= index < 60 else calm, index) for index in range(120)]
     assert all(one.prediction.probabilities is not None for one in got)
     codes = [one.abstain for one in got]
     assert codes[20:40] == [None] * 20
@@ -102,16 +92,12 @@ def test_a_server_that_goes_away_takes_answers_and_score_with_it(tmp_path: Path,
     own = with_free_ports(params)
     raw = np.full(COUNT, 0.01, np.float32)
     with running_triton(workspace, own):
-        guard = open_guard(workspace, own, "lob", "grpc")
-        channel = open_transport(workspace, own, "grpc")
-        client = GuardedClient(StreamClient.open(channel, "lob", own.client), guard, model="lob", horizons=2)
+        stream = open_stream(workspace, own, "simulator:SIM", record=None, backpressure=True)
         for index in range(20):
-            advised = client.step(BLOCK[0], raw, index * 1_000_000)
-            client.pace()
+            advised = step(stream, BLOCK[0], raw, index)
         assert advised.abstain is None
     for index in range(20, 24):
-        advised = client.step(BLOCK[0], raw, index * 1_000_000)
+        advised = step(stream, BLOCK[0], raw, index)
     assert (advised.may_act, advised.abstain) == ((False, False), Abstain.NO_ANSWER)
-    eventually(lambda: guard.state[0].abstain is Abstain.BLIND)
-    guard.close()
-    channel.close()
+    eventually(lambda: stream.guard.state[0].abstain is Abstain.BLIND)
+    stream.close()

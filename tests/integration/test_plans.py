@@ -29,7 +29,8 @@ from lobsmith.serving.running import running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, with_free_ports
 from lobsmith.serving.triton.control import TritonControl
 from lobsmith.trading.client.stream import StreamClient
-from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport
+from lobsmith.trading.transport.grpc import GrpcTransport
+from lobsmith.trading.transport.http import HttpTransport
 from lobsmith.workspace import Workspace
 from tests.release import plans
 from tests.served import publish_small, rows

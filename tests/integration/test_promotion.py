@@ -16,7 +16,7 @@ from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.names import candidate_model
 from lobsmith.serving.running import running_server
 from lobsmith.serving.supervisor import running_triton, with_free_ports
-from lobsmith.trading.transport.transports import GrpcTransport
+from lobsmith.trading.transport.grpc import GrpcTransport
 from lobsmith.workspace import Workspace
 from tests.release.wished import workspace_with_mlflow
 from tests.served import publish_small, rows

@@ -9,7 +9,7 @@ from lobsmith.monitoring.log.reader import PredictionLog, compared
 from lobsmith.release.repository.repository import Repository
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.trading.client.stream import StreamClient, newest, second_newest
-from lobsmith.trading.transport.transports import GrpcTransport
+from lobsmith.trading.transport.grpc import GrpcTransport
 from tests.small import small_params
 from tests.trading.recorded import COUNT, ROWS, SEGMENTS, eventually, probabilities, published, recorder, stream
 

@@ -30,8 +30,9 @@ from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, s
 from lobsmith.serving.triton.control import TritonControl, connect
 from lobsmith.serving.triton.embedded import backends_folder
 from lobsmith.trading.client.stream import StreamClient
-from lobsmith.trading.transport.answer import Answer
-from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport
+from lobsmith.trading.transport.base import Answer
+from lobsmith.trading.transport.grpc import GrpcTransport
+from lobsmith.trading.transport.http import HttpTransport
 from lobsmith.workspace import Workspace
 from tests.served import publish_small, rows
 from tests.small import params_file, small_params

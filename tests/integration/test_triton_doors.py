@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.serving.triton.control import TritonControl
 from lobsmith.serving.triton.embedded import GRPC_KEY_HEADER, KEY_HEADER
-from lobsmith.trading.transport.transports import GrpcTransport
+from lobsmith.trading.transport.grpc import GrpcTransport
 from lobsmith.workspace import Workspace
 from tests.served import publish_small, rows
 from tests.small import params_file, small_params

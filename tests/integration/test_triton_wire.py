@@ -22,8 +22,9 @@ from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, s
 from lobsmith.serving.triton import embedded
 from lobsmith.serving.triton.control import TritonControl
 from lobsmith.trading.client.stream import StreamClient
-from lobsmith.trading.replay import replay
-from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport, InProcessTransport
+from lobsmith.trading.transport.grpc import GrpcTransport
+from lobsmith.trading.transport.http import HttpTransport
+from lobsmith.trading.transport.inprocess import InProcessTransport
 from lobsmith.workspace import Workspace
 from tests.release import toy
 
@@ -84,16 +85,16 @@ def test_rows_in_chunks_equal_rows_one_by_one(running: tuple[Workspace, Params, 
         return GrpcTransport(url) if kind == "grpc" else HttpTransport(url)
 
     stepping = StreamClient.open(transport(), "toy", params.client)
-    one_by_one = replay(ROWS, stepping)
+    one_by_one = [stepping.step(row) for row in ROWS]
     stepping.close()
     catching_up = StreamClient.open(transport(), "toy", params.client)
     caught_up = catching_up.predict(ROWS)
     in_chunks = np.stack([p.probabilities for p in caught_up])
     catching_up.close()
     expected = StreamClient.open(InProcessTransport(repository), "toy", params.client).predict(ROWS)
-    assert one_by_one.reasons == {}
-    assert set(one_by_one.versions) == {repository.active("toy")}
-    np.testing.assert_allclose(one_by_one.probabilities, in_chunks, atol=1e-5)
+    assert {p.reason for p in one_by_one} == {None}
+    assert {p.version for p in one_by_one} == {repository.active("toy")}
+    np.testing.assert_allclose(np.stack([p.probabilities for p in one_by_one]), in_chunks, atol=1e-5)
     np.testing.assert_allclose(in_chunks, np.stack([p.probabilities for p in expected]), atol=1e-5)
     outlook = np.stack([p.outlook for p in caught_up])
     assert outlook.shape == (len(ROWS), 2, 5)

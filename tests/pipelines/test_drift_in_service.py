@@ -27,13 +27,10 @@ from lobsmith.params import Params, load_params
 from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import publish
 from lobsmith.release.version.contract import wire_contract
-from lobsmith.trading.client.stream import StreamClient
 from lobsmith.trading.guard.effective_mode import Abstain
-from lobsmith.trading.guard.guard import Guard
-from lobsmith.trading.guard.guarded_client import Advised, GuardedClient
-from lobsmith.trading.guard.monitor_mode import FileModes
+from lobsmith.trading.guard.guarded_client import Advised
 from lobsmith.trading.recorder.recorder import Recorder
-from lobsmith.trading.transport.channels import open_transport
+from lobsmith.trading.session import open_stream
 from lobsmith.workspace import Workspace
 from tests import trained
 from tests.small import SMALL
@@ -124,16 +121,9 @@ class Desk:
 
     def __init__(self, workspace: Workspace, params: Params, rows: Dataset) -> None:
         self._workspace, self._params, self._rows = workspace, params, rows.rows
-        self._channel = open_transport(workspace, params, "inprocess")
-        self.guard = Guard(
-            MODEL,
-            rows.rows.raw.shape[1],
-            params,
-            FileModes(workspace, MODEL),
-            lambda: open_transport(workspace, params, "inprocess"),
+        self._stream = open_stream(
+            workspace, params, "simulator:SIM", model=MODEL, transport="inprocess", record=None, backpressure=True
         )
-        stream = StreamClient.open(self._channel, MODEL, params.client)
-        self._client = GuardedClient(stream, self.guard, model=MODEL, horizons=len(params.labels.horizons_ms))
 
     def trade(self, from_s: float, until_s: float) -> list[Advised]:
         """Ask about the rows of a stretch of the session; return what was advised."""
@@ -151,17 +141,15 @@ class Desk:
         advised = []
         for place in range(*places.tolist()):
             row, raw, at = self._rows.features[place], self._rows.raw[place], int(self._rows.time[place])
-            advised.append(self._client.step(row, raw, at))
             segment, mid = int(self._rows.segment[place]), int(self._rows.mid[place])
+            advised.append(self._stream.step(row, raw, at, segment, mid))
             recorder.record(at, segment, mid, row, advised[-1].prediction, raw)
             recorder.pace()
-            self.guard.pace()
         assert recorder.close().dropped == 0
         return advised
 
     def close(self) -> None:
-        self.guard.close()
-        self._channel.close()
+        self._stream.close()
 
 
 def opened_retrains() -> list[str]:

@@ -28,7 +28,9 @@ from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import read_manifest
 from lobsmith.serving.supervisor import running_triton, with_free_ports
-from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport, InProcessTransport
+from lobsmith.trading.transport.grpc import GrpcTransport
+from lobsmith.trading.transport.http import HttpTransport
+from lobsmith.trading.transport.inprocess import InProcessTransport
 from lobsmith.workspace import Workspace
 from tests.small import SMALL
 

@@ -12,7 +12,7 @@ from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.serving.triton.embedded import PORTS
-from lobsmith.trading.transport.transports import GrpcTransport
+from lobsmith.trading.transport.grpc import GrpcTransport
 from lobsmith.workspace import Workspace
 from tests.small import SMALL
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lobsmith.monitoring.mode.machine import Mode, ModeRecord
-from lobsmith.trading.transport.answer import Score
+from lobsmith.trading.transport.base import Score
 
 NOW_NS = 1_772_000_000_000_000_000
 

@@ -24,12 +24,10 @@ from lobsmith.features.definitions import COUNT
 from lobsmith.monitoring.mode.machine import Mode, ModeRecord
 from lobsmith.monitoring.mode.store import record_path
 from lobsmith.params import Params
-from lobsmith.release.repository.repository import Repository
-from lobsmith.trading.client.stream import StreamClient
+from lobsmith.trading.client.stream import Client, Prediction
 from lobsmith.trading.guard.guard import GuardCounts
 from lobsmith.trading.guard.guarded_client import GuardedClient
-from lobsmith.trading.transport.channels import open_guard
-from lobsmith.trading.transport.transports import InProcessTransport
+from lobsmith.trading.session import open_guard, open_stream
 from lobsmith.units import NS_PER_MS, NS_PER_US
 from lobsmith.workspace import Workspace
 
@@ -84,10 +82,8 @@ def bench_guard(params: Params, rows: int, rows_per_s: float) -> GuardReport:
         path = record_path(workspace, model)
         path.parent.mkdir(parents=True)
         path.write_bytes(msgspec.json.encode(record))
-        transport = InProcessTransport(Repository.of(workspace))
-        client = StreamClient.open(transport, model, busy.client)
-        plain, guarded, counts, acted = _measure(workspace, busy, client, rows, rows_per_s)
-        transport.close()
+        with open_stream(workspace, busy, str(INSTRUMENT), transport="inprocess", guard=False, record=None) as stream:
+            plain, guarded, counts, acted = _measure(workspace, busy, stream.client, rows, rows_per_s)
     p50, p99 = (np.percentile(guarded, q) / np.percentile(plain, q) for q in (50, 99))
     more_p50, more_p99 = ((np.percentile(guarded, q) - np.percentile(plain, q)) / NS_PER_US for q in (50, 99))
     return GuardReport(
@@ -105,11 +101,12 @@ def bench_guard(params: Params, rows: int, rows_per_s: float) -> GuardReport:
 
 
 def _measure(
-    workspace: Workspace, params: Params, client: StreamClient, rows: int, rows_per_s: float
+    workspace: Workspace, params: Params, client: Client[Prediction], rows: int, rows_per_s: float
 ) -> tuple[Int64, Int64, list[GuardCounts], int]:
     """Return ns of steps without and with a guard, what the guards did, and how many rows could be acted on."""
     features = np.random.default_rng(0).normal(size=(4096, COUNT)).astype(np.float32)
-    client.predict(features[:_WARM_ROWS])
+    warm = features[:_WARM_ROWS]
+    client.predict(warm, warm, np.zeros(_WARM_ROWS, np.int64))
     sides: dict[bool, list[Int64]] = {False: [], True: []}
     counts, acted = [], 0
     for number in range(2 * -(-rows // _BLOCK_ROWS)):
@@ -119,10 +116,8 @@ def _measure(
         # One of its own for each block: while rows of the plain side come there is no thread.
         guard = open_guard(workspace, params, params.model.name, "inprocess")
         watched = GuardedClient(client, guard, model=params.model.name, horizons=len(params.labels.horizons_ms))
-        now_ns = time.time_ns()
-        times = now_ns - np.arange(_WARM_ROWS, 0, -1) * NS_PER_MS
-        watched.predict(features[:_WARM_ROWS], features[:_WARM_ROWS], times)
-        watched.pace()
+        watched.predict(warm, warm, time.time_ns() - np.arange(_WARM_ROWS, 0, -1) * NS_PER_MS)
+        guard.pace()
         took, may = _guarded(watched, features, rows_per_s)
         guard.close()
         sides[True].append(took)
@@ -131,14 +126,15 @@ def _measure(
     return np.concatenate(sides[False]), np.concatenate(sides[True]), counts, acted
 
 
-def _plain(client: StreamClient, features: Float32, rows_per_s: float) -> Int64:
+def _plain(client: Client[Prediction], features: Float32, rows_per_s: float) -> Int64:
     took, due = np.empty(_BLOCK_ROWS, np.int64), time.perf_counter()
     for index in range(_BLOCK_ROWS):
         due += 1 / rows_per_s
         time.sleep(max(0.0, due - time.perf_counter()))
         row = features[index]
+        now_ns = time.time_ns()
         started = time.perf_counter_ns()
-        client.step(row)
+        client.step(row, row, now_ns)
         took[index] = time.perf_counter_ns() - started
     return took
 

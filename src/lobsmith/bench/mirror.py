@@ -26,13 +26,12 @@ from lobsmith.monitoring.log.writer import Source
 from lobsmith.params import Params
 from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact, publish
-from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.contract import wire_contract
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.release.version.names import candidate_model
-from lobsmith.trading.client.stream import StreamClient
+from lobsmith.trading.client.stream import Client, Prediction
 from lobsmith.trading.recorder.recorder import Recorded, Recorder
-from lobsmith.trading.transport.transports import InProcessTransport
+from lobsmith.trading.session import open_stream
 from lobsmith.units import NS_PER_US
 from lobsmith.workspace import Workspace
 
@@ -79,20 +78,12 @@ def bench_mirror(params: Params, rows: int, rows_per_s: float) -> MirrorReport:
         workspace = Workspace(Path(folder))
         for seed, model in enumerate((params.model.name, params.model.name, candidate_model(params.model.name))):
             publish_untrained(workspace, params, model, seed)
-        transport = InProcessTransport(Repository.of(workspace))
-        client = StreamClient.open(transport, params.model.name, params.client)
-        recorder = Recorder(
-            workspace,
-            params,
-            model=params.model.name,
-            instrument=str(INSTRUMENT),
-            source=Source.REPLAY,
-            transport="inprocess",
-        )
-        try:
-            plain, mirrored, put = _measure(client, recorder, rows, rows_per_s)
-        finally:
-            recorded = recorder.close()
+        with open_stream(
+            workspace, params, str(INSTRUMENT), transport="inprocess", guard=False, record=Source.REPLAY
+        ) as stream:
+            assert stream.recorder is not None  # noqa: S101 - it records
+            plain, mirrored, put = _measure(stream.client, stream.recorder, rows, rows_per_s)
+        assert stream.recorded is not None  # noqa: S101 - and has recorded
     return MirrorReport(
         rows_per_s=rows_per_s,
         plain=latency(plain),
@@ -100,14 +91,16 @@ def bench_mirror(params: Params, rows: int, rows_per_s: float) -> MirrorReport:
         put=latency(put),
         ratio_p50=float(np.percentile(mirrored, 50) / np.percentile(plain, 50)),
         ratio_p99=float(np.percentile(mirrored, 99) / np.percentile(plain, 99)),
-        recorded=recorded,
+        recorded=stream.recorded,
     )
 
 
-def _measure(client: StreamClient, recorder: Recorder, rows: int, rows_per_s: float) -> tuple[Int64, Int64, Int64]:
+def _measure(
+    client: Client[Prediction], recorder: Recorder, rows: int, rows_per_s: float
+) -> tuple[Int64, Int64, Int64]:
     """Return ns of answers without and with recording, and of puts."""
     features = np.random.default_rng(0).normal(size=(4096, COUNT)).astype(np.float32)
-    client.predict(features[:_PRIME_ROWS])
+    client.predict(features[:_PRIME_ROWS], features[:_PRIME_ROWS], np.zeros(_PRIME_ROWS, np.int64))
     # The first rows start the recorder and load what it mirrors.
     _block(client, recorder, features, 2 * _BLOCK_ROWS, rows_per_s)
     sides: dict[bool, list[Int64]] = {False: [], True: []}
@@ -123,7 +116,11 @@ def _measure(client: StreamClient, recorder: Recorder, rows: int, rows_per_s: fl
 
 
 def _block(
-    client: StreamClient, recorder: Recorder | None, features: npt.NDArray[np.float32], rows: int, rows_per_s: float
+    client: Client[Prediction],
+    recorder: Recorder | None,
+    features: npt.NDArray[np.float32],
+    rows: int,
+    rows_per_s: float,
 ) -> tuple[Int64, Int64]:
     answers, puts = np.empty(rows, np.int64), np.empty(rows if recorder else 0, np.int64)
     due = time.perf_counter()
@@ -131,8 +128,9 @@ def _block(
         row = features[index % len(features)]
         due += 1 / rows_per_s
         time.sleep(max(0.0, due - time.perf_counter()))
+        now_ns = time.time_ns()
         started = time.perf_counter_ns()
-        prediction = client.step(row)
+        prediction = client.step(row, row, now_ns)
         answered = time.perf_counter_ns()
         answers[index] = answered - started
         if recorder is not None:

@@ -23,7 +23,8 @@ from msgspec import Struct
 from lobsmith.params import ClientParams
 from lobsmith.release.version.contract import FEATURES, PROBABILITIES, STATE
 from lobsmith.trading.client.stream import StreamClient
-from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport
+from lobsmith.trading.transport.grpc import GrpcTransport
+from lobsmith.trading.transport.http import HttpTransport
 
 WAYS = ("grpc", "http", "grpc client", "http client")
 _ROWS = 4096

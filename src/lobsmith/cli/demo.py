@@ -17,7 +17,7 @@ from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
     from lobsmith.features.dataset import Dataset
-    from lobsmith.trading.measure import Measured
+    from lobsmith.trading.replay import Measured
     from pipelines.retrain import Retrained
 
 _SIMULATED_SECONDS = 1200
@@ -71,11 +71,14 @@ def demo(
 
 def _serve_and_replay(workspace: Workspace, params: Params, dataset: "Dataset") -> "dict[str, Measured]":
     """Replay held-out rows through the running server, or through one started for the purpose on free ports."""
-    from lobsmith.cli.replay import run
+    from msgspec.structs import replace
+
     from lobsmith.models.split import split
     from lobsmith.monitoring.log.writer import Source
     from lobsmith.serving.supervisor import running_triton, with_free_ports
     from lobsmith.serving.triton.control import connect
+    from lobsmith.trading.replay import replay
+    from lobsmith.trading.session import open_stream
 
     first = int(split(dataset, params.split).test[0])
 
@@ -83,16 +86,22 @@ def _serve_and_replay(workspace: Workspace, params: Params, dataset: "Dataset") 
         measured = {}
         for name, rows in _ROWS.items():
             with stage(f"replay over {name}") as note:
-                measured[name] = run(
+                with open_stream(
                     workspace,
                     params,
-                    dataset,
-                    first,
-                    name,
-                    limit=rows,
+                    str(dataset.instrument),
+                    transport=name,
                     record=Source.DEMO,
-                    on_progress=lambda done, total, note=note: note(f"{done:,} of {total:,} rows"),  # type: ignore[misc]
-                )
+                    backpressure=True,
+                ) as stream:
+                    answers = replay(
+                        stream,
+                        dataset,
+                        first,
+                        limit=rows,
+                        on_progress=lambda done, total, note=note: note(f"{done:,} of {total:,} rows"),  # type: ignore[misc]
+                    )
+                measured[name] = replace(answers, recorded=stream.recorded)
                 note(f"{measured[name].answered:,} of {measured[name].rows:,} rows answered")
         return measured
 
@@ -118,7 +127,7 @@ def _show(
     from lobsmith.evaluation.baselines import rivals
     from lobsmith.evaluation.results import MODEL
     from lobsmith.models.training_data import parts_of
-    from lobsmith.trading.measure import replayed_rows, score
+    from lobsmith.trading.replay import replayed_rows, score
 
     parts = parts_of([dataset], params.split)
     served = measured["grpc"]

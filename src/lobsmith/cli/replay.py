@@ -1,6 +1,5 @@
 """`lobsmith replay`: a recorded session through the trading client."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,17 +8,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from lobsmith.cli.options import change_options, changes, json_option, overrides, print_json, results, set_option
-from lobsmith.errors import DataError, ParamsError, ServingError
-from lobsmith.params import Params, load_params
+from lobsmith.errors import DataError, ServingError
+from lobsmith.params import load_params
 from lobsmith.progress import console
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lobsmith.features.dataset import Dataset
-    from lobsmith.monitoring.log.writer import Source
-    from lobsmith.trading.acting import Acting
-    from lobsmith.trading.measure import Measured
     from lobsmith.trading.recorder.recorder import Recorded
+    from lobsmith.trading.replay import Acting, Measured
 
 TRANSPORTS = ("grpc", "http", "inprocess")
 
@@ -63,10 +59,14 @@ def replay(
     What was asked and answered goes into the model's prediction log, and its candidate and its fallback version are
     asked about the same rows. A guard beside the client says what might have been acted on.
     """
+    from msgspec.structs import replace
+
     from lobsmith.features.dataset import build_dataset
     from lobsmith.market.readers import read_captures
     from lobsmith.market.simulator import Dynamics, simulate
     from lobsmith.monitoring.log.writer import Source
+    from lobsmith.trading.replay import replay as replay_rows
+    from lobsmith.trading.session import open_stream
 
     params = load_params(workspace.params, overrides(settings))
     if bool(files) == (seconds is not None):
@@ -77,23 +77,30 @@ def replay(
     session = read_captures(files) if files else simulate(seed, seconds or 0, changes=drift)
     dataset = build_dataset(session, params)
     columns = (TextColumn(f"replay over {transport}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("replay", total=None)
-        measured = run(
+    with (
+        Progress(*columns, console=console, transient=True) as progress,
+        open_stream(
             workspace,
             params,
-            dataset,
-            0,
-            transport,
-            url=url,
+            str(dataset.instrument),
             model=model,
-            limit=rows,
-            record=Source.REPLAY if record else None,
+            transport=transport,
+            url=url,
             guard=guard,
             modes=modes,
             ab=ab,
+            record=Source.REPLAY if record else None,
+            backpressure=True,
+        ) as stream,
+    ):
+        task = progress.add_task("replay", total=None)
+        measured = replay_rows(
+            stream,
+            dataset,
+            limit=rows,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
+    measured = replace(measured, recorded=stream.recorded)
     if as_json:
         print_json(measured)
     else:
@@ -106,100 +113,6 @@ def replay(
             results.print(acting_line(measured.acting), soft_wrap=True)
     if measured.answered == 0:
         raise ServingError(f"no row was answered: {measured.reasons or 'the data has no complete row'}")
-
-
-def run(
-    workspace: Workspace,
-    params: Params,
-    dataset: "Dataset",
-    first: int,
-    transport: str,
-    *,
-    url: str | None = None,
-    model: str | None = None,
-    limit: int | None = None,
-    record: "Source | None" = None,
-    guard: bool = True,
-    modes: str | None = None,
-    ab: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> "Measured":
-    """Replay a dataset from row `first` on.
-
-    Args:
-        workspace: of the server and of the prediction log.
-        params: those that the model was trained with.
-        dataset: what is replayed.
-        first: index of the first row to ask about.
-        transport: grpc, http or inprocess.
-        url: HOST:PORT of a server that is not the workspace's.
-        model: instead of `model.name`.
-        limit: ask about this many rows at most.
-        record: what the rows count as in the prediction log; None records nothing.
-        guard: count what might have been acted on, in the mode of now and by scores of these rows.
-        modes: URL of the pages of modes of another machine.
-        ab: let the candidate answer some blocks of time.
-        on_progress: told how many rows are done, of how many.
-
-    Raises:
-        ParamsError: `ab` without a share.
-        ServingError: no server answers, it has no such model, or the model means other features by its inputs.
-    """
-    from msgspec.structs import replace
-
-    from lobsmith.trading.client.ab import SplitClient
-    from lobsmith.trading.client.stream import StreamClient
-    from lobsmith.trading.guard.guarded_client import GuardedClient
-    from lobsmith.trading.measure import measure
-    from lobsmith.trading.recorder.recorder import Recorder
-    from lobsmith.trading.transport.channels import open_guard, open_transport
-
-    name = model or params.model.name
-    if ab and not params.shadow.share:
-        raise ParamsError("shadow.share is 0: the candidate would answer nothing; pass --set shadow.share=0.5")
-    channel = open_transport(workspace, params, transport, url)
-    recorder, watcher = None, None
-    try:
-        served = channel.describe(name).definitions_sha256
-        if served != dataset.definitions_sha256:
-            raise ServingError(
-                f"{name}: the served model was made for other features or labels (definitions {served[:12]}) than "
-                f"params.yaml describes ({dataset.definitions_sha256[:12]}); use the parameters it was trained with"
-            )
-        client: StreamClient | SplitClient | GuardedClient
-        if ab:
-            client = SplitClient(
-                channel,
-                name,
-                params.client,
-                symbol=str(dataset.instrument),
-                block_s=params.shadow.arm_s,
-                share=params.shadow.share,
-                salt=params.shadow.salt,
-            )
-        else:
-            client = StreamClient.open(channel, name, params.client)
-        if guard:
-            watcher = open_guard(workspace, params, name, transport, url, modes)
-            client = GuardedClient(client, watcher, model=name, horizons=len(dataset.horizons_ms))
-        if record is not None:
-            recorder = Recorder(
-                workspace,
-                params,
-                model=name,
-                instrument=str(dataset.instrument),
-                source=record,
-                transport=transport,
-                url=url,
-                patient=True,
-            )
-        measured = measure(dataset, first, client, recorder=recorder, limit=limit, on_progress=on_progress)
-    finally:
-        if watcher is not None:
-            watcher.close()
-        recorded = None if recorder is None else recorder.close()
-        channel.close()
-    return replace(measured, recorded=recorded)
 
 
 def recorded_line(recorded: "Recorded") -> str:

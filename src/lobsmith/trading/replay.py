@@ -1,85 +1,200 @@
-"""A recorded session through the trading client, one row at a time."""
+"""A recorded session through a stream, row by row: accuracy against the labels, and how long each answer took."""
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
+from msgspec import Struct
 
-from lobsmith.trading.client.stream import Prediction
+from lobsmith.errors import DataError
+from lobsmith.evaluation.metrics import log_losses
+from lobsmith.features.dataset import Dataset
+from lobsmith.features.labels import UNKNOWN
+from lobsmith.models.split import runs
+from lobsmith.trading.guard.guarded_client import Advised
+from lobsmith.trading.recorder.recorder import Recorded
+from lobsmith.trading.session import Stream
 
-Float32 = NDArray[np.float32]
-
+_WARM_ROWS = 2048
+"""Rows before the first that prime the stream, if the run holds as many."""
 _PROGRESS_ROWS = 256
+_PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
 
 
-class Stepping(Protocol):
-    """What a replay needs of a client: see `lobsmith.trading.client.stream.StreamClient`."""
+class Score(Struct, frozen=True, kw_only=True):
+    """Quality of the answers at one horizon: log-loss in nats a row."""
 
-    def step(self, row: Float32) -> Prediction:
-        """Ask about the next row, float32 [F]."""
+    horizon_ms: int
+    rows: int
+    accuracy: float
+    log_loss: float
 
-    def predict(self, rows: Float32) -> list[Prediction]:
-        """Ask about the next rows, float32 [T, F]."""
 
+class Acting(Struct, frozen=True, kw_only=True):
+    """Rows by what may be done with their answers.
 
-@dataclass(frozen=True)
-class ReplayResult:
-    """What came of each row.
-
-    `probabilities` float32 [N, H, 3], NaN where there is no answer (H is 0 where there is none at all); `versions`
-    int64 [N], the version asked, 0 where none was known; `latencies_ns` int64 [N]; `reasons` counts rows without an
-    answer.
+    Attributes:
+        acted: rows of which some horizon's answer may be acted on.
+        in_full: rows of which all may be.
+        modes: rows by mode.
+        abstained: rows of which not all may be, by reason code.
+        last: the last such reason, one line for people.
     """
 
-    probabilities: Float32
-    versions: NDArray[np.int64]
-    latencies_ns: NDArray[np.int64]
+    acted: int
+    in_full: int
+    modes: dict[str, int]
+    abstained: dict[str, int]
+    last: str | None
+
+
+class Measured(Struct, frozen=True, kw_only=True):
+    """The outcome of a replay; latencies in microseconds, each from the row's hand-over to its answer.
+
+    `recorded` says what went into the prediction log, None where nothing was to; `acting` what might have been done
+    with the answers, None where there was no guard.
+    """
+
+    rows: int
+    answered: int
     reasons: dict[str, int]
+    versions: list[int]
+    scores: list[Score]
+    latency_us: dict[str, float]
+    recorded: Recorded | None = None
+    acting: Acting | None = None
 
 
 def replay(
-    rows: Float32,
-    client: Stepping,
+    stream: Stream,
+    dataset: Dataset,
+    first: int = 0,
     *,
-    prime: Float32 | None = None,
-    stop_after: int | None = None,
+    limit: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> ReplayResult:
-    """Step the client through rows.
+) -> Measured:
+    """Step a stream through a dataset's rows from row `first` on and score its answers.
+
+    The stream is reset at each gap. Rows that come before the first prime it; their answers do not count.
 
     Args:
-        rows: float32 [N, F], oldest first.
-        client: whatever state it holds is carried on.
-        prime: float32 [P, F], the rows before the first, fed beforehand; their answers are not kept.
-        stop_after: ask about this many rows at most.
-        on_progress: told how many rows are done, of how many.
+        stream: of the dataset's instrument; it is not closed here.
+        dataset: rows and labels.
+        first: index of the first row to ask about.
+        limit: ask about this many rows at most.
+        on_progress: called with how many rows are done, of how many.
 
     Raises:
-        RequestError: the rows have the wrong width or type.
+        DataError: the dataset has other features or labels than the stream.
     """
-    if prime is not None:
-        client.predict(prime)
-    total = len(rows) if stop_after is None else min(len(rows), stop_after)
-    predictions: list[Prediction] = []
-    for done, row in enumerate(rows[:total], start=1):
-        predictions.append(client.step(row))
-        if on_progress is not None and (done % _PROGRESS_ROWS == 0 or done == total):
-            on_progress(done, total)
-    return _collect(predictions)
-
-
-def _collect(predictions: list[Prediction]) -> ReplayResult:
-    horizons, classes = next((p.probabilities.shape for p in predictions if p.probabilities is not None), (0, 3))
-    probabilities = np.full((len(predictions), horizons, classes), np.nan, np.float32)
-    for place, prediction in enumerate(predictions):
-        if prediction.probabilities is not None:
-            probabilities[place] = prediction.probabilities
-    return ReplayResult(
-        probabilities=probabilities,
-        versions=np.array([p.version or 0 for p in predictions], np.int64),
-        latencies_ns=np.array([p.latency_ns for p in predictions], np.int64),
-        reasons=dict(Counter(p.reason.value for p in predictions if p.reason is not None)),
+    if dataset.definitions_sha256 != stream.definitions_sha256:
+        raise DataError(
+            f"the rows were made with other features or labels (definitions {dataset.definitions_sha256[:12]}) than "
+            f"the stream's ({stream.definitions_sha256[:12]}); build the dataset with the same parameters"
+        )
+    rows = replayed_rows(dataset, first, limit)
+    answers = _Answers(np.full((len(rows), dataset.labels.shape[1], 3), np.nan, np.float32))
+    for begin, stop in runs(dataset, np.asarray([0, int(rows[-1])])) if len(rows) else ():
+        start = max(begin, int(rows[0]))
+        if start >= stop:
+            continue
+        stream.reset()
+        if start > begin:
+            stream.prime(dataset.rows.slice(max(begin, start - _WARM_ROWS), start))
+        run = dataset.rows.slice(start, stop)
+        about = run.time.tolist(), run.segment.tolist(), run.mid.tolist()
+        for row, raw, time_ns, segment, mid in zip(run.features, run.raw, *about, strict=True):
+            done = answers.add(stream.step(row, raw, time_ns, segment, mid))
+            if on_progress is not None and (done % _PROGRESS_ROWS == 0 or done == len(rows)):
+                on_progress(done, len(rows))
+    latencies = np.array(answers.latencies_ns, np.int64)
+    answered = ~np.isnan(answers.probabilities).any(axis=(1, 2))
+    return Measured(
+        rows=len(rows),
+        answered=int(answered.sum()),
+        reasons=dict(answers.reasons),
+        versions=sorted(answers.versions),
+        scores=score(answers.probabilities, dataset.labels[rows], dataset.horizons_ms),
+        latency_us={
+            name: float(np.percentile(latencies[answered], q)) / 1e3
+            for name, q in _PERCENTILES.items()
+            if answered.any()
+        },
+        acting=None if stream.guard is None else answers.acting(),
     )
+
+
+@dataclass
+class _Answers:
+    """What came of each row; `probabilities` float32 [N, H, 3] are NaN where there is no answer."""
+
+    probabilities: npt.NDArray[np.float32]
+    latencies_ns: list[int] = field(default_factory=list)
+    versions: set[int] = field(default_factory=set)
+    reasons: Counter[str] = field(default_factory=Counter)
+    acted: int = 0
+    in_full: int = 0
+    modes: Counter[str] = field(default_factory=Counter)
+    abstained: Counter[str] = field(default_factory=Counter)
+    last: str | None = None
+
+    def add(self, advised: Advised) -> int:
+        """Take the next row's answer; return how many there are."""
+        prediction = advised.prediction
+        if prediction.probabilities is not None:
+            self.probabilities[len(self.latencies_ns)] = prediction.probabilities
+        self.latencies_ns.append(prediction.latency_ns)
+        if prediction.version is not None:
+            self.versions.add(prediction.version)
+        if prediction.reason is not None:
+            self.reasons[prediction.reason.value] += 1
+        self.acted += any(advised.may_act)
+        self.in_full += all(advised.may_act)
+        self.modes[advised.mode.value] += 1
+        if advised.abstain is not None:
+            self.abstained[advised.abstain.value] += 1
+            self.last = advised.detail
+        return len(self.latencies_ns)
+
+    def acting(self) -> Acting:
+        """Return the counts of what might have been acted on."""
+        return Acting(
+            acted=self.acted,
+            in_full=self.in_full,
+            modes=dict(self.modes),
+            abstained=dict(self.abstained),
+            last=self.last,
+        )
+
+
+def replayed_rows(dataset: Dataset, first: int, limit: int | None = None) -> npt.NDArray[np.int64]:
+    """Return the indices, int64, of the complete rows from `first` on, at most `limit` of them."""
+    rows = first + np.flatnonzero(dataset.rows.complete[first:])
+    return rows[:limit].astype(np.int64)
+
+
+def score(
+    probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int8], horizons_ms: tuple[int, ...]
+) -> list[Score]:
+    """Score probabilities against labels at each horizon; a row without an answer or without a label is left out.
+
+    Args:
+        probabilities: float32 [N, H, 3]; NaN where there is no answer.
+        labels: int8 [N, H]; -1 unknown.
+        horizons_ms: the H horizons.
+    """
+    scores = []
+    for h, horizon in enumerate(horizons_ms):
+        known = (labels[:, h] != UNKNOWN) & np.isfinite(probabilities[:, h]).all(axis=1)
+        p, y = probabilities[known, h], labels[known, h].astype(np.int64)
+        scores.append(
+            Score(
+                horizon_ms=horizon,
+                rows=len(y),
+                accuracy=float(np.mean(p.argmax(axis=1) == y)) if len(y) else float("nan"),
+                log_loss=float(log_losses(p, y).mean()) if len(y) else float("nan"),
+            )
+        )
+    return scores

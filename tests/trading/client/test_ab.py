@@ -10,7 +10,7 @@ from lobsmith.online.ab_test import arm
 from lobsmith.params import ClientParams
 from lobsmith.trading.client.ab import SplitClient
 from lobsmith.trading.client.stream import Prediction
-from lobsmith.trading.transport.answer import Answer, ModelShape
+from lobsmith.trading.transport.base import Answer, ModelShape
 from tests.trading.client.test_stream import Clock, F, S, Summing, rows, truth, ups
 
 BLOCK_NS = 1_000_000_000
@@ -62,7 +62,7 @@ def through(client: SplitClient, data: np.ndarray, before: Callable[[int], None]
     out = []
     for index, row in enumerate(data):
         before(index)
-        out.append(client.step(row, index * ROW_NS))
+        out.append(client.step(row, None, index * ROW_NS))
     return out
 
 

@@ -8,7 +8,7 @@ import pytest
 from lobsmith.errors import DeadlineError, RequestError, ServingError
 from lobsmith.params import ClientParams
 from lobsmith.trading.client.stream import Reason, StreamClient
-from lobsmith.trading.transport.answer import Answer
+from lobsmith.trading.transport.base import Answer
 
 F, S, PRIME = 3, 2, 8
 

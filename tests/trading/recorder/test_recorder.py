@@ -19,7 +19,7 @@ from lobsmith.process import start_ticks
 from lobsmith.release.repository.repository import Repository
 from lobsmith.trading.client.stream import StreamClient, second_newest
 from lobsmith.trading.recorder.recorder import SHARED_MEMORY
-from lobsmith.trading.transport.transports import InProcessTransport
+from lobsmith.trading.transport.inprocess import InProcessTransport
 from lobsmith.workspace import Workspace
 from tests.served import PRIME_ROWS
 from tests.small import small_params
@@ -42,7 +42,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from lobsmith.trading.client.stream import StreamClient
-from lobsmith.trading.transport.transports import InProcessTransport
+from lobsmith.trading.transport.inprocess import InProcessTransport
 from lobsmith.release.repository.repository import Repository
 from lobsmith.workspace import Workspace
 from tests.small import small_params

@@ -14,7 +14,7 @@ from lobsmith.release.repository.repository import Repository
 from lobsmith.trading.client.stream import Reason, StreamClient, newest, second_newest
 from lobsmith.trading.recorder.ring import PRIME, RESET, record_dtype
 from lobsmith.trading.recorder.shadow import Mirror, Mirrored
-from lobsmith.trading.transport.transports import InProcessTransport
+from lobsmith.trading.transport.inprocess import InProcessTransport
 from lobsmith.workspace import Workspace
 from tests.served import PRIME_ROWS, publish_small
 from tests.small import small_params

@@ -17,7 +17,9 @@ from lobsmith.drift import SCORE
 from lobsmith.errors import DeadlineError, RequestError, ServingError
 from lobsmith.release.context import Release
 from lobsmith.release.repository.repository import Repository
-from lobsmith.trading.transport.transports import GrpcTransport, HttpTransport, InProcessTransport
+from lobsmith.trading.transport.grpc import GrpcTransport
+from lobsmith.trading.transport.http import HttpTransport
+from lobsmith.trading.transport.inprocess import InProcessTransport
 from lobsmith.workspace import Workspace
 from tests.release import toy
 from tests.release.in_process import publish

@@ -13,7 +13,7 @@ from lobsmith.params import ClientParams
 from lobsmith.release.version.names import candidate_model
 from lobsmith.trading.client.history import RowHistory
 from lobsmith.trading.client.stream import Prediction, Reason, StreamClient
-from lobsmith.trading.transport.transports import DescribingTransport
+from lobsmith.trading.transport.base import Transport
 from lobsmith.units import NS_PER_S
 
 Float32 = NDArray[np.float32]
@@ -34,7 +34,7 @@ class SplitClient:
 
     def __init__(
         self,
-        transport: DescribingTransport,
+        transport: Transport,
         model: str,
         params: ClientParams,
         *,
@@ -71,16 +71,8 @@ class SplitClient:
         self._candidate: StreamClient | None = None
         self._not_before_ns: int | None = None
 
-    def step(self, row: Float32, time_ns: int) -> Prediction:
-        """Ask the version whose turn it is about the next row.
-
-        Args:
-            row: float32 [F].
-            time_ns: local receive time of the row, UTC: it says whose turn it is.
-
-        Raises:
-            RequestError: wrong shape or type.
-        """
+    def step(self, row: Float32, _raw: Float32 | None, time_ns: int) -> Prediction:
+        """Ask the version whose turn it is by the row's time: see `Client.step`."""
         rows = row[np.newaxis]
         if not arm(self._symbol, time_ns, salt=self._salt, **self._split):
             prediction = self._active.step(row)
@@ -95,7 +87,9 @@ class SplitClient:
         why = "there is none" if answered is None else f"{answered.reason}: {answered.detail}"
         return replace(prediction, latency_ns=self._clock() - started, detail=f"not the candidate, {why}")
 
-    def predict(self, rows: Float32) -> list[Prediction]:
+    def predict(
+        self, rows: Float32, _raw: Float32 | None = None, _times_ns: NDArray[np.int64] | None = None
+    ) -> list[Prediction]:
         """Move the stream over rows, float32 [T, F], that only prime it; the active version answers them."""
         predictions = self._active.predict(rows)
         self._remember(rows)
@@ -123,7 +117,7 @@ class SplitClient:
             self._candidate = self._open_candidate()
         prediction = None if self._candidate is None else self._candidate.step(row)
         self._history.append(row[np.newaxis])
-        # Of a row that is not finite nobody can say anything.
+        # A row that is not finite is no failure of the candidate.
         failed = prediction is None or prediction.reason not in (None, Reason.NON_FINITE_INPUT)
         if prediction is not None and prediction.reason is Reason.REFUSED:
             # The model may have been published anew with another state: learn its shape again.

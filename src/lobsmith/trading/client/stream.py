@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,7 @@ from lobsmith.params import ClientParams
 from lobsmith.release.version.contract import MAX_ROWS
 from lobsmith.release.version.names import plans_model
 from lobsmith.trading.client.history import RowHistory
-from lobsmith.trading.transport.answer import Answer
-from lobsmith.trading.transport.transports import DescribingTransport, Transport
+from lobsmith.trading.transport.base import Answer, Transport
 from lobsmith.units import NS_PER_S
 
 Float32 = NDArray[np.float32]
@@ -67,6 +67,38 @@ class Prediction:
     latency_ns: int
     detail: str | None = None
     model: str | None = None
+
+
+StepT_co = TypeVar("StepT_co", covariant=True)
+
+
+class Client(Protocol[StepT_co]):
+    """One stream's side of the conversation: `step` for each row, `predict` for rows that only prime.
+
+    Every client takes all of a row, and each uses what it needs of it.
+    """
+
+    def step(self, row: Float32, raw: Float32, time_ns: int, /) -> StepT_co:
+        """Ask about the next row.
+
+        Args:
+            row: float32 [F], what the network sees.
+            raw: float32 [F], the same row in its own units.
+            time_ns: local receive time of the row, UTC.
+
+        Raises:
+            RequestError: wrong shape or type. Whatever happens at the server is a reason in the prediction instead.
+        """
+
+    def predict(self, rows: Float32, raw: Float32, times_ns: NDArray[np.int64], /) -> list[Prediction]:
+        """Move the stream over rows, float32 [T, F], raw rows, float32 [T, F], and times, int64 [T].
+
+        Raises:
+            RequestError: wrong shape or type.
+        """
+
+    def reset(self) -> None:
+        """Forget the stream: after a gap in the feed the next row starts from a cold state."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +163,7 @@ class StreamClient:
     @classmethod
     def open(
         cls,
-        transport: DescribingTransport,
+        transport: Transport,
         model: str,
         params: ClientParams,
         *,
@@ -169,20 +201,15 @@ class StreamClient:
         """The rows after which a cold state of that version can be trusted, 0 before any is known."""
         return self._prime_rows
 
-    def step(self, row: Float32) -> Prediction:
-        """Ask about the next row.
-
-        Args:
-            row: float32 [F].
-
-        Raises:
-            RequestError: wrong shape or type. Whatever happens at the server is a reason in the prediction instead.
-        """
+    def step(self, row: Float32, _raw: Float32 | None = None, _time_ns: int = 0) -> Prediction:
+        """See `Client.step`: the row is all that this client needs."""
         if row.ndim != 1:
             raise RequestError(f"row: expected float32 [{self._history.width}], got {list(row.shape)}")
         return self.predict(row[np.newaxis])[0]
 
-    def predict(self, rows: Float32) -> list[Prediction]:
+    def predict(
+        self, rows: Float32, _raw: Float32 | None = None, _times_ns: NDArray[np.int64] | None = None
+    ) -> list[Prediction]:
         """Ask about the next T rows, at most `MAX_ROWS` at a time.
 
         A row that holds NaN or infinity is left out of the stream: it changes no state and gets the reason.

@@ -10,8 +10,7 @@ import numpy as np
 from lobsmith.errors import RequestError, ServingError
 from lobsmith.features.definitions import COUNT, NAMES
 from lobsmith.params import GuardParams
-from lobsmith.trading.transport.answer import Float32, Score
-from lobsmith.trading.transport.transports import ScoringTransport
+from lobsmith.trading.transport.base import Float32, Score, Transport
 from lobsmith.units import NS_PER_MS
 
 _ROOM = 4
@@ -148,7 +147,7 @@ class ScoreWatch:
         self.scores = 0
         self.failures = 0
 
-    def look(self, transport: ScoringTransport, version: int | None, block: RawBlock) -> OwnWord:
+    def look(self, transport: Transport, version: int | None, block: RawBlock) -> OwnWord:
         """Score the last rows if it is time to.
 
         An alarm is not over because no score can be had; it is with another version, which has learnt from other rows.
@@ -174,7 +173,7 @@ class ScoreWatch:
             return OwnWord(Own.ALARM, self._detail)
         return OwnWord(Own.CALM if self._known else Own.UNKNOWN, self._detail)
 
-    def _score(self, transport: ScoringTransport, version: int, rows: Float32) -> bool:
+    def _score(self, transport: Transport, version: int, rows: Float32) -> bool:
         try:
             score = transport.score(self._model, version, rows, self._deadline_s)
         except ServingError as error:

@@ -16,7 +16,7 @@ from lobsmith.progress import console
 from lobsmith.trading.guard.drift_score import RawBlock, ScoreWatch
 from lobsmith.trading.guard.effective_mode import Abstain, Stance, stance
 from lobsmith.trading.guard.monitor_mode import ModeSource, ModeWatch
-from lobsmith.trading.transport.transports import ScoringTransport
+from lobsmith.trading.transport.base import Transport
 from lobsmith.units import NS_PER_S
 
 Float32 = NDArray[np.float32]
@@ -72,7 +72,7 @@ class Guard:
         feature_count: int,
         params: Params,
         modes: ModeSource,
-        open_transport: Callable[[], ScoringTransport],
+        open_transport: Callable[[], Transport],
         *,
         clock: Callable[[], int] = time.monotonic_ns,
         wall: Callable[[], int] = time.time_ns,
@@ -183,7 +183,7 @@ class Guard:
         return Stance(Mode.CONSERVATIVE, Abstain.BLIND, detail), self._no_win_rates
 
     def _run(self) -> None:
-        transport: ScoringTransport | None = None
+        transport: Transport | None = None
         try:
             while not self._closing.is_set():
                 try:
@@ -205,7 +205,7 @@ class Guard:
             if transport is not None:
                 transport.close()
 
-    def _check(self, transport: ScoringTransport) -> Checked:
+    def _check(self, transport: Transport) -> Checked:
         version, block = self._version, self._block
         monitor = self._modes.look(version)
         own = self._scores.look(transport, version, block)

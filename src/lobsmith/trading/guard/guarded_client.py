@@ -10,8 +10,7 @@ from lobsmith.errors import RequestError
 from lobsmith.monitoring.mode.machine import Mode
 from lobsmith.progress import console
 from lobsmith.release.version.names import plans_model
-from lobsmith.trading.client.ab import SplitClient
-from lobsmith.trading.client.stream import Prediction, StreamClient
+from lobsmith.trading.client.stream import Client, Prediction
 from lobsmith.trading.guard.effective_mode import Abstain
 from lobsmith.trading.guard.guard import Guard
 
@@ -45,7 +44,7 @@ class GuardedClient:
     counts. Not safe to share between threads.
     """
 
-    def __init__(self, client: StreamClient | SplitClient, guard: Guard, *, model: str, horizons: int) -> None:
+    def __init__(self, client: Client[Prediction], guard: Guard, *, model: str, horizons: int) -> None:
         """Put a guard beside a client.
 
         Args:
@@ -61,20 +60,8 @@ class GuardedClient:
         self.faults = 0
 
     def step(self, row: Float32, raw: Float32, time_ns: int) -> Advised:
-        """Ask about the next row.
-
-        Args:
-            row: float32 [F], what the network sees.
-            raw: float32 [F], the same row in its own units.
-            time_ns: local receive time of the row, UTC.
-
-        Raises:
-            RequestError: wrong shape or type.
-        """
-        if isinstance(self._client, SplitClient):
-            prediction = self._client.step(row, time_ns)
-        else:
-            prediction = self._client.step(row)
+        """See `Client.step`."""
+        prediction = self._client.step(row, raw, time_ns)
         try:
             return self._advise(prediction, raw, time_ns)
         except RequestError:
@@ -87,14 +74,8 @@ class GuardedClient:
             return Advised(prediction, Mode.CONSERVATIVE, self._none, Abstain.BLIND, detail)
 
     def predict(self, rows: Float32, raw: Float32, times_ns: NDArray[np.int64]) -> list[Prediction]:
-        """Move the stream over rows that only prime it.
-
-        Args:
-            rows: float32 [T, F].
-            raw: float32 [T, F].
-            times_ns: int64 [T], local receive times, UTC.
-        """
-        predictions = self._client.predict(rows)
+        """See `Client.predict`."""
+        predictions = self._client.predict(rows, raw, times_ns)
         for prediction, one, time_ns in zip(predictions, raw, times_ns.tolist(), strict=True):
             self._guard.observe(one, time_ns, self._version_of(prediction))
         return predictions
@@ -104,10 +85,6 @@ class GuardedClient:
         self._client.reset()
         self._guard.reset()
 
-    def pace(self) -> None:
-        """Wait for the guard, for replays: see `Guard.pace`."""
-        self._guard.pace()
-
     def _advise(self, prediction: Prediction, raw: Float32, time_ns: int) -> Advised:
         finite = self._guard.observe(raw, time_ns, self._version_of(prediction))
         stance, win_rates = self._guard.state
@@ -115,7 +92,7 @@ class GuardedClient:
             detail = f"no answer: {prediction.reason}"
             return Advised(prediction, stance.mode, self._none, Abstain.NO_ANSWER, detail)
         if not finite:
-            # Its mode is what holds for the stream; this row is one that nobody can have looked at.
+            # The mode holds for the stream; this row is in no block that was scored.
             return Advised(prediction, stance.mode, self._none, Abstain.BLIND, "a raw feature is not finite")
         if stance.mode is Mode.NORMAL:
             return Advised(prediction, stance.mode, self._all, None, None)
@@ -125,5 +102,30 @@ class GuardedClient:
         return Advised(prediction, stance.mode, may_act, None if all(may_act) else stance.abstain, stance.detail)
 
     def _version_of(self, prediction: Prediction) -> int | None:
-        """Return the version in use of the guarded model, None where another model answered or nobody did."""
+        """Return the version in use of the guarded model, None where another model answered or none did."""
         return prediction.version if prediction.model in self._own_answers else None
+
+
+class UnguardedClient:
+    """The same without a guard: every answer may be acted on."""
+
+    def __init__(self, client: Client[Prediction], *, horizons: int) -> None:
+        """Let a client's answers through, for H horizons."""
+        self._client = client
+        self._all, self._none = (True,) * horizons, (False,) * horizons
+
+    def step(self, row: Float32, raw: Float32, time_ns: int) -> Advised:
+        """See `Client.step`."""
+        prediction = self._client.step(row, raw, time_ns)
+        if prediction.probabilities is None or prediction.reason is not None:
+            detail = f"no answer: {prediction.reason}"
+            return Advised(prediction, Mode.NORMAL, self._none, Abstain.NO_ANSWER, detail)
+        return Advised(prediction, Mode.NORMAL, self._all, None, None)
+
+    def predict(self, rows: Float32, raw: Float32, times_ns: NDArray[np.int64]) -> list[Prediction]:
+        """See `Client.predict`."""
+        return self._client.predict(rows, raw, times_ns)
+
+    def reset(self) -> None:
+        """See `Client.reset`."""
+        self._client.reset()

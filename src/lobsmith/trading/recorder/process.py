@@ -29,7 +29,7 @@ from lobsmith.trading.client.stream import Reason, newest, second_newest
 from lobsmith.trading.recorder.protocol import RecorderConfig, Tally
 from lobsmith.trading.recorder.ring import HAS_RAW, RingReader
 from lobsmith.trading.recorder.shadow import Mirror, Mirrored, MirrorThread, Probe, Records
-from lobsmith.trading.transport.channels import open_transport
+from lobsmith.trading.transport import transport_opener
 from lobsmith.workspace import Workspace
 
 _OPEN_ROWS = """SELECT row, time_ns, mid, segment FROM logged
@@ -299,12 +299,12 @@ class Recording:
 
 def mirrors(config: RecorderConfig, params: Params, features: int) -> list[tuple[Role, str, MirrorThread]]:
     """Start the mirrors of the candidate and of the version to go back to."""
-    workspace = Workspace(Path(config.root))
+    open_transport = transport_opener(Workspace(Path(config.root)), params, config.transport, config.url)
 
     def make(role: Role, model: str, choose: Callable[[list[int]], int | None]) -> Mirror:
         return Mirror(
             role,
-            open_transport(workspace, params, config.transport, config.url),
+            open_transport(),
             model,
             choose=choose,
             definitions_sha256=config.definitions_sha256,

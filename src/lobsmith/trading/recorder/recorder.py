@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Float32 = npt.NDArray[np.float32]
 
-_MODULE = "lobsmith.trading.recorder.process"
+_MODULE = f"{__package__}.process"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the file's name is random, and nobody else may open it
 _REASONS = {reason: number for number, reason in enumerate(Reason, start=1)}
 _PACE_S = 0.005

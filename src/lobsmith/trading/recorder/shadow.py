@@ -19,7 +19,7 @@ from lobsmith.release.version.contract import MAX_ROWS
 from lobsmith.trading.client.history import RowHistory
 from lobsmith.trading.client.stream import Prediction, Reason, StreamClient
 from lobsmith.trading.recorder.ring import PRIME, RESET
-from lobsmith.trading.transport.transports import DescribingTransport
+from lobsmith.trading.transport.base import Transport
 from lobsmith.units import NS_PER_S
 
 Records = npt.NDArray[np.void]
@@ -65,7 +65,7 @@ class Mirror:
     def __init__(
         self,
         role: Role,
-        transport: DescribingTransport,
+        transport: Transport,
         model: str,
         *,
         choose: Callable[[list[int]], int | None],

@@ -1,1 +1,52 @@
 """Ways to ask a model server: Triton over gRPC or HTTP, or the engine in this process."""
+
+from collections.abc import Callable
+
+from lobsmith.params import Params
+from lobsmith.trading.transport.base import Transport
+from lobsmith.workspace import Workspace
+
+
+def open_transport(workspace: Workspace, params: Params, name: str, url: str | None = None) -> Transport:
+    """Return a transport to the server named by `url`, else to the workspace's running one, else to params' ports.
+
+    Args:
+        workspace: of the server, or of the repository that is read in process.
+        params: `serving` has the ports.
+        name: grpc, http or inprocess.
+        url: HOST:PORT of another server.
+    """
+    return transport_opener(workspace, params, name, url)()
+
+
+def transport_opener(
+    workspace: Workspace, params: Params, name: str, url: str | None = None
+) -> Callable[[], Transport]:
+    """Return a function that opens such a transport, for threads that need one of their own.
+
+    What the transport needs is imported here, and nothing that another one needs: gevent takes the thread of its first
+    import for the main one.
+    """
+    if name == "inprocess":
+        from lobsmith.release.repository.repository import Repository
+        from lobsmith.trading.transport.inprocess import InProcessTransport
+
+        return lambda: InProcessTransport(Repository.of(workspace))
+    from lobsmith.serving.endpoint import read_endpoint
+
+    serving = params.serving
+    if name == "grpc":
+        from lobsmith.trading.transport.grpc import GrpcTransport
+
+        def open_grpc() -> Transport:
+            endpoint = None if url else read_endpoint(workspace)
+            return GrpcTransport(url or (endpoint.grpc_url if endpoint else f"{serving.host}:{serving.grpc_port}"))
+
+        return open_grpc
+    from lobsmith.trading.transport.http import HttpTransport
+
+    def open_http() -> Transport:
+        endpoint = None if url else read_endpoint(workspace)
+        return HttpTransport(url or (endpoint.http_url if endpoint else f"{serving.host}:{serving.http_port}"))
+
+    return open_http

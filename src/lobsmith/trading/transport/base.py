@@ -1,25 +1,26 @@
-"""What a model server's answer must be, and what a client knows of a model."""
+"""The seam between a client and a model server: what can be asked, and what an answer must be.
 
+Deadlines are seconds everywhere. A transport belongs to the thread that made it.
+"""
+
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lobsmith.errors import ServingError
+from lobsmith.errors import DeadlineError, ServingError
 from lobsmith.release.version.contract import (
     CLASSES,
     CONTRIBUTIONS,
-    FEATURES,
     NEXT_STATE,
     OUTLOOK,
     OUTLOOKS,
     PROBABILITIES,
     SCORE,
-    STATE,
 )
-from lobsmith.release.version.triton_config import DEFINITIONS, PRIME_ROWS
 
 Float32 = NDArray[np.float32]
 
@@ -59,6 +60,69 @@ class ModelShape:
     definitions_sha256: str
 
 
+class Transport(Protocol):
+    """A way to ask a model server: Triton over gRPC, Triton over HTTP, or the engine in this process."""
+
+    def versions(self, model: str) -> list[int]:
+        """Return the versions that answer, rising; none where the model is unknown.
+
+        Raises:
+            ServingError: the server does not answer.
+        """
+
+    def describe(self, model: str) -> ModelShape:
+        """Return a model's shape.
+
+        Raises:
+            ServingError: the server does not answer, or has no such model.
+        """
+
+    def infer(self, model: str, version: int, features: Float32, state: Float32, deadline_s: float) -> Answer:
+        """Ask one version.
+
+        Args:
+            model: the model's name.
+            version: the version asked; an answer of another one is refused.
+            features: float32 [B, T, F].
+            state: float32 [B, S].
+            deadline_s: an answer that comes later is discarded.
+
+        Raises:
+            DeadlineError: no answer in time.
+            RequestError: the server refused the request itself.
+            ServingError: no server, no such version, or an answer of the wrong shape or version.
+        """
+
+    def score(self, model: str, version: int, rows: Float32, deadline_s: float) -> Score:
+        """Ask the score of one class that was published with a version.
+
+        Args:
+            model: the model's name, not the score's.
+            version: the version whose training window the rows are held against.
+            rows: float32 [T, F], thinned raw rows, oldest first.
+            deadline_s: an answer that comes later is discarded.
+
+        Raises:
+            DeadlineError: no answer in time.
+            RequestError: the server refused the request itself, for instance another T than the score was made for.
+            ServingError: no server, no score of that version, or an answer of the wrong shape or version.
+        """
+
+    def close(self) -> None:
+        """Release connections and loaded models."""
+
+
+def check_in_time(where: str, started: float, deadline_s: float) -> None:
+    """Refuse an answer to a request that was `started`, in seconds of the monotonic clock, too long ago.
+
+    Raises:
+        DeadlineError: the deadline has passed.
+    """
+    took = time.monotonic() - started
+    if took > deadline_s:
+        raise DeadlineError(f"{where}: the answer took {took:.3f} s, the deadline is {deadline_s:g} s; it is discarded")
+
+
 def checked_answer(
     where: str,
     version: int,
@@ -70,7 +134,7 @@ def checked_answer(
     """Check an answer's version and shapes.
 
     Args:
-        where: who answered, for messages.
+        where: what answered, for messages.
         version: the one that was asked.
         answered: the one that answered, as the server wrote it.
         features: float32 [B, T, F], as sent.
@@ -124,25 +188,3 @@ def checked_score(
                 f"{where}/{version}: {name}: expected float32 {list(expected)}, got {array.dtype} {list(array.shape)}"
             )
     return Score(float(score[0, 0]), contributions[0])
-
-
-def model_shape(config: dict[str, Any]) -> ModelShape:
-    """Read a model's shape from its configuration in JSON.
-
-    Raises:
-        ServingError: lobsmith has not written that configuration.
-    """
-    try:
-        inputs = {tensor["name"]: tensor["dims"] for tensor in config["input"]}
-        outputs = {tensor["name"]: tensor["dims"] for tensor in config["output"]}
-        return ModelShape(
-            feature_count=int(inputs[FEATURES][-1]),
-            state_size=int(inputs[STATE][-1]),
-            horizons=int(outputs[PROBABILITIES][-2]),
-            prime_rows=int(config["parameters"][PRIME_ROWS]["string_value"]),
-            definitions_sha256=str(config["parameters"][DEFINITIONS]["string_value"]),
-        )
-    except (KeyError, IndexError, ValueError, TypeError) as error:
-        raise ServingError(
-            f"{config.get('name', 'the model')}: its configuration lacks {error}; it was not published by lobsmith"
-        ) from error

@@ -1,0 +1,67 @@
+"""Triton over HTTP, tensors in binary."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gevent
+import tritonclient.http
+
+from lobsmith.errors import DeadlineError
+from lobsmith.trading.transport.triton import (
+    LOOKUP_DEADLINE_S,
+    Answered,
+    Float32,
+    TritonTransport,
+    request_tensors,
+)
+
+
+class HttpTransport(TritonTransport):
+    """Triton over HTTP, tensors in binary."""
+
+    def __init__(self, url: str) -> None:
+        """Prepare to ask `url`, host and port: `127.0.0.1:8000`."""
+        super().__init__(url)
+        self._client = tritonclient.http.InferenceServerClient(url)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _ask_versions(self, model: str) -> list[Any]:
+        with self._within(LOOKUP_DEADLINE_S):
+            return list(self._client.get_model_metadata(model).get("versions", []))
+
+    def _ask_config(self, model: str) -> dict[str, Any]:
+        with self._within(LOOKUP_DEADLINE_S):
+            config: dict[str, Any] = self._client.get_model_config(model)
+        return config
+
+    def _ask(
+        self, model: str, version: int, arrays: dict[str, Float32], outputs: tuple[str, ...], deadline_s: float
+    ) -> Answered:
+        with self._within(deadline_s):
+            result = self._client.infer(
+                model,
+                request_tensors(tritonclient.http.InferInput, arrays),
+                model_version=str(version),
+                outputs=[tritonclient.http.InferRequestedOutput(name, binary_data=True) for name in outputs],
+            )
+        return result.get_response().get("model_version"), result.as_numpy
+
+    @contextmanager
+    def _within(self, deadline_s: float) -> Iterator[None]:
+        """Limit the whole block; the client's own time-outs hold for each read, and only per connection."""
+        limit = gevent.Timeout.start_new(deadline_s)
+        try:
+            yield
+        except gevent.Timeout as error:
+            if error is not limit:
+                raise
+            # Half an answer may still be on its way on that connection.
+            self._client.close()
+            self._client = tritonclient.http.InferenceServerClient(self._url)
+            raise DeadlineError(f"{self._url}: no answer within {deadline_s:g} s") from error
+        finally:
+            limit.close()
