@@ -1,0 +1,59 @@
+"""What is named by a dotted string: modules that run in a process of their own, and files of the package."""
+
+import ast
+import importlib.util
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import lobsmith
+
+SOURCES = Path(lobsmith.__file__).parent
+CHILDREN = [
+    "lobsmith.bench.swap_load",
+    "lobsmith.compress.footprint",
+    "lobsmith.compress.quantise.smoke_run",
+    "lobsmith.compress.tensorrt.child",
+    "lobsmith.monitoring.drift.evidently_child",
+    "lobsmith.release.checks.validation",
+    "lobsmith.trading.recorder.process",
+]
+
+
+def dotted() -> set[str]:
+    """Every string of the sources that looks like a module of lobsmith."""
+    found = set()
+    for path in SOURCES.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.update(re.findall(r"^lobsmith(?:\.[a-z_0-9]+)+$", node.value))
+    # Keys of metadata in files that lobsmith writes.
+    return found - {"lobsmith.events", "lobsmith.horizons_ms"}
+
+
+@pytest.mark.parametrize("name", sorted({*CHILDREN, *dotted()}))
+def test_every_module_named_by_a_string_is_there(name: str) -> None:
+    assert importlib.util.find_spec(name) is not None
+
+
+@pytest.mark.parametrize("name", CHILDREN)
+def test_every_child_runs_as_a_program(name: str) -> None:
+    source = Path(importlib.util.find_spec(name).origin).read_text(encoding="utf-8")
+    assert 'if __name__ == "__main__":' in source
+
+
+def test_the_recorder_starts_the_module_that_records() -> None:
+    from lobsmith.trading.recorder import recorder
+
+    assert recorder._MODULE in CHILDREN
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(path.relative_to(SOURCES) for path in SOURCES.rglob("*") if path.suffix in (".css", ".jinja", ".json")),
+)
+def test_every_packaged_file_is_found_through_its_package(path: Path) -> None:
+    package = ".".join(("lobsmith", *path.parent.parts))
+    assert files(package).joinpath(path.name).read_text(encoding="utf-8")

@@ -1,0 +1,122 @@
+"""A stream from one call: the client's own answers, gated and recorded."""
+
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lobsmith.errors import ServingError
+from lobsmith.features.stream import Rows
+from lobsmith.monitoring.log.reader import PredictionLog, answers
+from lobsmith.monitoring.mode.machine import Mode
+from lobsmith.params import Params
+from lobsmith.trading.client.stream import Prediction, StreamClient
+from lobsmith.trading.guard.effective_mode import Abstain
+from lobsmith.trading.session import Stream, open_stream
+from lobsmith.trading.transport import open_transport
+from lobsmith.workspace import Workspace
+from tests.served import publish_small
+from tests.small import params_file, small_params
+from tests.trading.recorded import MIDS, RAW, ROWS, SEGMENTS, TIMES, probabilities
+
+PRIMED, COUNT = 100, 300
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return small_params()
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("session"))
+    shutil.copy(params_file(), workspace.params)
+    publish_small(workspace, params, seed=1)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def expected(workspace: Workspace, params: Params) -> list[Prediction]:
+    client = StreamClient.open(open_transport(workspace, params, "inprocess"), "lob", params.client)
+    client.predict(ROWS[:PRIMED])
+    return [client.step(row) for row in ROWS[PRIMED:COUNT]]
+
+
+def through(stream: Stream) -> list:
+    about = zip(ROWS, RAW, TIMES.tolist(), SEGMENTS.tolist(), MIDS.tolist(), strict=True)
+    every = np.ones(PRIMED, bool)
+    stream.prime(Rows(RAW[:PRIMED], ROWS[:PRIMED], TIMES[:PRIMED], MIDS[:PRIMED], SEGMENTS[:PRIMED], every))
+    return [stream.step(*row) for row in list(about)[PRIMED:COUNT]]
+
+
+def test_answers_are_the_clients_own_and_are_logged_as_live_rows(workspace, params, expected) -> None:
+    with open_stream(workspace, params, "simulator:SIM", transport="inprocess") as stream:
+        advised = through(stream)
+        assert stream.recorded is None
+    np.testing.assert_allclose(probabilities([one.prediction for one in advised]), probabilities(expected), atol=1e-6)
+    # No monitor has ever looked, and the version has no score.
+    assert {(one.mode, one.abstain) for one in advised} == {(Mode.CONSERVATIVE, Abstain.BLIND)}
+    recorded = stream.close()
+    assert recorded is stream.recorded
+    assert (recorded.rows, recorded.logged, recorded.dropped) == (COUNT - PRIMED, COUNT - PRIMED, 0)
+    with PredictionLog.of(workspace, "lob") as log:
+        (session,) = log.sessions()
+        assert (session["session"], session["source"], session["instrument"]) == (
+            recorded.session,
+            "live",
+            "simulator:SIM",
+        )
+        live = answers(log, "lob", expected[0].version, sessions=[recorded.session])
+    np.testing.assert_array_equal(live.time_ns, TIMES[PRIMED:COUNT])
+
+
+def test_without_a_guard_every_answer_may_be_acted_on(workspace, params, expected) -> None:
+    bad = ROWS[COUNT].copy()
+    bad[0] = np.nan
+    with open_stream(workspace, params, "simulator:SIM", transport="inprocess", guard=False, record=None) as stream:
+        advised = through(stream)
+        missing = stream.step(bad, RAW[COUNT], 0, 1, 20_000)
+        stream.reset()
+        cold = stream.step(ROWS[PRIMED], RAW[PRIMED], 0, 1, 20_000)
+    assert stream.close() is None
+    np.testing.assert_allclose(probabilities([one.prediction for one in advised]), probabilities(expected), atol=1e-6)
+    assert {(one.mode, one.may_act, one.abstain) for one in advised} == {(Mode.NORMAL, (True, True), None)}
+    assert (missing.may_act, missing.abstain) == ((False, False), Abstain.NO_ANSWER)
+    assert not np.allclose(cold.prediction.probabilities, expected[0].probabilities, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"labels.significant_bps": 9.0}, {}, "made for other features or labels"),
+        ({}, {"model": "absent"}, "absent"),
+        ({}, {"modes": "ftp://nowhere"}, "not the URL of modes"),
+    ],
+)
+def test_what_cannot_be_opened_leaves_nothing_behind(workspace, changes, options, message: str) -> None:
+    before, sessions = set(threading.enumerate()), list(workspace.predictions.glob("recording/*.json"))
+    with pytest.raises(ServingError, match=message):
+        open_stream(workspace, small_params(**changes), "simulator:SIM", transport="inprocess", **options)
+    assert set(threading.enumerate()) <= before
+    assert list(workspace.predictions.glob("recording/*.json")) == sessions
+
+
+@pytest.mark.parametrize(
+    ("name", "others"), [("inprocess", ["gevent", "tritonclient.http"]), ("grpc", ["gevent", "onnxruntime"])]
+)
+def test_a_transport_imports_nothing_that_another_one_needs(tmp_path: Path, name: str, others: list[str]) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from lobsmith.trading.transport import open_transport
+from lobsmith.workspace import Workspace
+from tests.small import small_params
+open_transport(Workspace(Path({str(tmp_path)!r})), small_params(), {name!r}, "127.0.0.1:1")
+print([other for other in {others!r} if other in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
