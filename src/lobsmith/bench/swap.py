@@ -186,7 +186,7 @@ def _load(workspace: Workspace, plan: Plan) -> Iterator[list[Asked]]:
     asked: list[Asked] = []
     paths = workspace.root / "load.json", workspace.root / "load.msgpack"
     paths[0].write_bytes(msgspec.json.encode(plan))
-    command = [sys.executable, "-P", "-m", "lobsmith.bench.swap_load", *map(str, paths)]
+    command = [sys.executable, "-P", "-m", f"{__package__}.swap_load", *map(str, paths)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         try:
             # Its first line, or its end.

@@ -23,7 +23,7 @@ def measure_footprint(path: Path, batch: int, rows: int) -> int:
         ReleaseError: the model cannot be loaded or run.
     """
     try:
-        done = run_module("lobsmith.compress.footprint", str(path), str(batch), str(rows), deadline_s=_DEADLINE_S)
+        done = run_module(__name__, str(path), str(batch), str(rows), deadline_s=_DEADLINE_S)
     except subprocess.TimeoutExpired:
         raise ReleaseError(f"{path}: not loaded and run within {_DEADLINE_S:g} s; export it again") from None
     if done.returncode:

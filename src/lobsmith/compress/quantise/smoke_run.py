@@ -30,7 +30,7 @@ def check_runs(path: Path, precision: str) -> None:
         PrecisionError: ONNX Runtime cannot load or run it, crashed or hung on it, or the answers are not finite.
     """
     try:
-        done = run_module("lobsmith.compress.quantise.smoke_run", str(path), deadline_s=_DEADLINE_S)
+        done = run_module(__name__, str(path), deadline_s=_DEADLINE_S)
     except subprocess.TimeoutExpired:
         reason = f"ONNX Runtime has not run it within {_DEADLINE_S:g} s"
     else:

@@ -172,7 +172,7 @@ def _build(
 
 def _run_child(source: Path, order: Order, settings: EngineParams, on_progress: Callable[[str], None] | None) -> Built:
     # -P keeps a local file named like a package from being imported in its place.
-    command = [sys.executable, "-P", "-m", "lobsmith.compress.tensorrt.child", msgspec.json.encode(order).decode()]
+    command = [sys.executable, "-P", "-m", f"{__package__}.child", msgspec.json.encode(order).decode()]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True

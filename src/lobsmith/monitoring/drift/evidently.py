@@ -29,7 +29,7 @@ DIRECTIONS = ("down", "unchanged", "up")
 PREDICTED, PROBABILITY, TARGET = "prediction", "probability", "target"
 """Arrays of a side besides its rows: int8 [M], float32 [M, 3], int8 [M]; -1 where there is none."""
 
-_MODULE = "lobsmith.monitoring.drift.evidently_child"
+_MODULE = f"{__package__}.evidently_child"
 _MOST_MOVED = 5
 _LONGEST_REASON = 300
 
