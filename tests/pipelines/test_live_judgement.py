@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lobsmith.cli.replay import run
 from lobsmith.features.dataset import Dataset
 from lobsmith.models.split import runs
 from lobsmith.monitoring.log.reader import PredictionLog, answers
@@ -23,6 +22,8 @@ from lobsmith.release.registry.runs import log_run
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.contract import wire_contract
+from lobsmith.trading.replay import replay
+from lobsmith.trading.session import open_stream
 from lobsmith.workspace import Workspace
 from tests import trained
 from tests.small import SMALL
@@ -61,9 +62,12 @@ def put(workspace: Workspace, params: Params, artifact: Artifact) -> int:
 
 def trade(workspace: Workspace, params: Params, dataset: Dataset, first: int = 0, count: int | None = None) -> None:
     """Replay rows through the client, in process; recorded and mirrored like live ones."""
-    measured = run(workspace, params, dataset, first, "inprocess", limit=count, record=Source.REPLAY)
-    assert measured.recorded is not None
-    assert measured.recorded.logged == measured.rows
+    with open_stream(
+        workspace, params, str(dataset.instrument), transport="inprocess", record=Source.REPLAY, backpressure=True
+    ) as stream:
+        measured = replay(stream, dataset, first, limit=count)
+    assert stream.recorded is not None
+    assert stream.recorded.logged == measured.rows
 
 
 def nominate(workspace: Workspace, params: Params, artifact: Artifact) -> int:

@@ -205,7 +205,7 @@ def children(folder: Path) -> list[int]:
             line = path.read_bytes()
         except OSError:
             continue
-        if b"tensorrt_build" in line and os.fsencode(folder) in line:
+        if b"tensorrt.child" in line and os.fsencode(folder) in line:
             found.append(int(path.parent.name))
     return found
 
