@@ -1,1 +1,1 @@
-"""Who asks: the client that holds a stream's state, and the replay of a session through it."""
+"""A stream of rows to the served model: one front door, `session.open_stream`, and replays through it."""

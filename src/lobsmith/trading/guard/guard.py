@@ -49,7 +49,7 @@ class Checked:
 
 @dataclass
 class GuardCounts:
-    """Health checks that ended, blocks scored, scores not to be had, errors nobody expected, threads started anew."""
+    """Health checks that ended, blocks scored, scores not to be had, unexpected errors, threads started anew."""
 
     checks: int = 0
     scores: int = 0

@@ -167,7 +167,7 @@ class ModeWatch:
     """Reads the record and judges its age; belongs to one thread.
 
     A record is fresh where the last look is neither longer ago than `stale_s` nor so far ahead by this machine's clock,
-    and where a new look has been seen within `stale_s` of a clock that nobody can set.
+    and where a new look has been seen within `stale_s` of a clock that cannot be set.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The recorder's process: it empties the ring into the prediction log and asks the mirrored versions.
 
 Run as `python -m lobsmith.trading.recorder.process CONFIG`. It ends on SIGTERM, and when the ring's writer has closed
-it or died, but not before the ring is empty or `mirror.drain_s` has passed.
+it or is gone, but not before the ring is empty or `mirror.drain_s` has passed.
 """
 
 import os
@@ -309,7 +309,7 @@ def mirrors(config: RecorderConfig, params: Params, features: int) -> list[tuple
             choose=choose,
             definitions_sha256=config.definitions_sha256,
             feature_count=features,
-            # A chunk of what has piled up takes longer than a row, and nobody waits for it.
+            # A chunk of what has piled up takes longer than a row, and no caller waits for it.
             params=structs.replace(params.client, deadline_s=params.mirror.deadline_s),
         )
 
@@ -362,7 +362,7 @@ def main(path: Path) -> None:
         )
         recording.run(lambda: stopped or reader.finished or orphaned(), params.mirror.drain_s)
     if orphaned():
-        # Nobody else is left to do so.
+        # No other process is left to do so.
         Path(config.ring).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 

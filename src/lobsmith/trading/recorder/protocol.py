@@ -22,7 +22,7 @@ class Tally(IntEnum):
 
 
 class RecorderConfig(Struct, frozen=True, kw_only=True):
-    """What the recorder's process is told, in a file beside the log.
+    """The order to the recorder's process, in a file beside the log.
 
     `patient` is for replays: records wait in the ring while mirrors have enough to do, and so does the replay.
     """

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Float32 = npt.NDArray[np.float32]
 
 _MODULE = f"{__package__}.process"
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the file's name is random, and nobody else may open it
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the file's name is random, and no other user may open it
 _REASONS = {reason: number for number, reason in enumerate(Reason, start=1)}
 _PACE_S = 0.005
 _FIRST_RESTART_S, _LONGEST_RESTART_S = 0.1, 10.0
@@ -56,7 +56,7 @@ class Recorded(Struct, frozen=True, kw_only=True):
         fallback_dropped: rows it was not asked about.
         probes: pairs of single rows whose latencies were compared.
         restarts: how often the recorder had to be started again.
-        faults: errors of recorder and mirrors that nobody had foreseen.
+        faults: unexpected errors of recorder and mirrors.
     """
 
     session: str

@@ -1,6 +1,6 @@
 """A ring of fixed-size records in shared memory: one process writes, another one reads.
 
-The writer never waits: a record that finds the ring full is dropped and counted. Records outlive a writer that dies,
+The writer never waits: a record that finds the ring full is dropped and counted. Records outlive a writer that is killed,
 and a reader that was restarted goes on after the last record that its predecessor had released.
 
 | bytes          | written by | holds |
@@ -33,7 +33,7 @@ from lobsmith.units import NS_PER_MS
 Float32 = npt.NDArray[np.float32]
 
 RESET = 1
-"""The stream begins anew with this row: whoever answers has forgotten all rows before it."""
+"""The stream begins anew with this row: the client has forgotten all rows before it."""
 PRIME = 2
 """The row only moves the state: it was not asked about."""
 HAS_RAW = 4
@@ -288,7 +288,7 @@ class RingReader:
 
     @property
     def finished(self) -> bool:
-        """Whether the writer has said that no record will follow."""
+        """Whether the writer has announced that no record will follow."""
         return bool(self._words[_CLOSED])
 
     def read(self, limit: int) -> npt.NDArray[np.void]:

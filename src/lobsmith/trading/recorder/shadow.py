@@ -1,4 +1,4 @@
-"""A version that is asked about the rows of live traffic without anybody waiting for its answers."""
+"""A version that is asked about the rows of live traffic; no caller waits for its answers."""
 
 import random
 import time
@@ -41,7 +41,7 @@ class Mirrored:
 class Probe:
     """One row from a cold state, put to the active version and to the mirrored one in turn over one transport.
 
-    The only latencies of the two that can be compared: mirrored rows are asked about in chunks, and nobody waits.
+    The only latencies of the two that can be compared: mirrored rows are asked about in chunks.
     """
 
     time_ns: int
@@ -282,7 +282,7 @@ class MirrorThread:
 
     @property
     def pressed(self) -> bool:
-        """Whether the queue is half full: who can wait with the next records should."""
+        """Whether the queue is half full: a replay should wait with the next records."""
         return 2 * self._waiting > self._queue_rows
 
     @property
