@@ -1,6 +1,6 @@
 """A ring of fixed-size records in shared memory: one process writes, another one reads.
 
-The writer never waits: a record that finds the ring full is dropped and counted. Records outlive a writer that is killed,
+The writer never waits: a record that finds the ring full is dropped and counted. Records outlive a killed writer,
 and a reader that was restarted goes on after the last record that its predecessor had released.
 
 | bytes          | written by | holds |
