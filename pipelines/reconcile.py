@@ -10,7 +10,7 @@ from lobsmith.monitoring.alerts import NO_SCORE, fire, resolve
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
 from lobsmith.release.context import Release
-from lobsmith.release.publish.plans import plans_of
+from lobsmith.release.publish.built_plans import plans_of
 from lobsmith.release.reconcile.reconcile import Reconciled
 from lobsmith.release.reconcile.reconcile import reconcile as follow
 from lobsmith.serving.running import running_server

@@ -22,8 +22,8 @@ from lobsmith.models.split import split
 from lobsmith.models.train import WEIGHTS
 from lobsmith.params import Params
 from lobsmith.release.context import Release
-from lobsmith.release.publish import plans
-from lobsmith.release.publish.plans import build_and_publish
+from lobsmith.release.publish import built_plans
+from lobsmith.release.publish.built_plans import build_and_publish
 from lobsmith.stages.compress import compress, load_summary
 from lobsmith.stages.engines import judge_plans
 from lobsmith.stages.train import train_stage
@@ -122,7 +122,7 @@ def test_what_becomes_of_plans_never_fails_a_retrain(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(plans, "build_plans", fail)
+    monkeypatch.setattr(built_plans, "build_plans", fail)
     # The manifest is not looked at before there are plans.
     outcome = build_and_publish(Release(Workspace(tmp_path), params), run[1], Mock(), run[0])
     assert outcome == f"no plans: {error}"

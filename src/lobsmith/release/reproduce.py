@@ -45,6 +45,8 @@ SAME_METRIC = 1e-9
 """Largest difference of a metric that is computed from the same predictions."""
 CLOSE_METRIC = 1e-3
 """Largest difference of a metric, in its own unit (nats, shares), that two equivalent models show."""
+_ANSWERS = ("probabilities", "outlook", "next_state")
+Told = Callable[[str], None]
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -159,10 +161,6 @@ def _size(metric: Metric) -> float:
     # A metric that is no number is further off than any.
     both = math.isnan(metric.published) and math.isnan(metric.reproduced)
     return 0.0 if both else math.inf if math.isnan(metric.difference) else abs(metric.difference)
-
-
-_ANSWERS = ("probabilities", "outlook", "next_state")
-Told = Callable[[str], None]
 
 
 def reproduce(

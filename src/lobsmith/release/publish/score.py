@@ -29,6 +29,7 @@ from lobsmith.release.repository.writer import Writer, sole_writer
 from lobsmith.release.version.manifest import Manifest, check_files, read_manifest
 from lobsmith.release.version.names import may_produce, score_model
 from lobsmith.release.version.triton_config import score_config_text
+from lobsmith.units import NS_PER_S
 from lobsmith.verdict import Verdict
 
 
@@ -163,7 +164,7 @@ class _ScorePublication(Publication):
 
 def _lately_refused(entries: Sequence[Entry], model: str, version: int, retry_s: float) -> str | None:
     """Return why a score was refused within the last `retry_s`; one whose writer crashed may be tried at once."""
-    since_ns = time.time_ns() - int(retry_s * 1e9)
+    since_ns = time.time_ns() - int(retry_s * NS_PER_S)
     about = [one for one in entries if (one.model, one.version_to) == (model, version) and one.time_ns > since_ns]
     if not about or about[-1].action != journal.REFUSED or about[-1].reason.startswith(DIED):
         return None

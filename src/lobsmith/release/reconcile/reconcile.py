@@ -25,6 +25,7 @@ from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.writer import sole_writer
 from lobsmith.release.version.manifest import read_manifest
 from lobsmith.release.version.names import candidate_model
+from lobsmith.units import NS_PER_S
 
 _MOST_STEPS = 12
 """More than any situation needs: the aliases keep moving."""
@@ -147,7 +148,7 @@ def _present(repository: Repository, model: str) -> Present | None:
 def _lately_refused(work: Work, wanted: Wanted) -> set[tuple[str, int]]:
     if work.retry:
         return set()
-    since_ns = time.time_ns() - int(work.release.params.reconcile.retry_s * 1e9)
+    since_ns = time.time_ns() - int(work.release.params.reconcile.retry_s * NS_PER_S)
     found = set()
     for alias, version in _wishes(wanted):
         refusal = refusal_of(version)

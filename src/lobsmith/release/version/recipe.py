@@ -21,6 +21,11 @@ BITS = ("window", "features", "labels", "split", "model", "train", "compress", "
 """Sections of `params.yaml` that the bits of a version depend on besides its data."""
 VERDICTS = ("contract", "evaluation", "walk_forward", "gates", "drift")
 """Sections that the verdicts on those bits depend on; of `drift` the rows of the reference do, too."""
+_PACKAGES = ("lobsmith", "numba", "numpy", "onnx", "onnxruntime", "torch")
+_CPUINFO = Path("/proc/cpuinfo")
+# What ONNX Runtime, oneDNN and LLVM choose their kernels by; the widest that the processor has comes first.
+_INSTRUCTION_SETS = ("avx512_vnni", "avx512f", "avx2", "avx")
+_GIT_DEADLINE_S = 10
 
 
 def window_id(params: Params, fingerprints: Iterable[str], commit: str | None) -> str:
@@ -59,13 +64,6 @@ def recorded_params(manifest: Manifest, here: Params) -> Params:
 def sections(table: Mapping[str, Any], *names: str) -> Any:
     """Return sections of a table of parameters as a manifest holds them; None for one that it lacks."""
     return msgspec.json.decode(msgspec.json.encode({name: table.get(name) for name in names}))
-
-
-_PACKAGES = ("lobsmith", "numba", "numpy", "onnx", "onnxruntime", "torch")
-_CPUINFO = Path("/proc/cpuinfo")
-# What ONNX Runtime, oneDNN and LLVM choose their kernels by; the widest that the processor has comes first.
-_INSTRUCTION_SETS = ("avx512_vnni", "avx512f", "avx2", "avx")
-_GIT_DEADLINE_S = 10
 
 
 def environment(threads: int) -> Environment:

@@ -15,6 +15,7 @@ from lobsmith.units import NS_PER_MS
 
 _ROOM = 4
 """Blocks that fit in: a reader has until the writer has come round to copy one."""
+_NAMED = 3
 
 
 class RawBlock:
@@ -77,9 +78,6 @@ class RawBlock:
             # The writer may already be writing the row after the last counted one.
             if self._count - count < len(self._ring) - self._block_rows:
                 return count, rows
-
-
-_NAMED = 3
 
 
 class Own(StrEnum):

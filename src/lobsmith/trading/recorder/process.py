@@ -36,6 +36,10 @@ _OPEN_ROWS = """SELECT row, time_ns, mid, segment FROM logged
     WHERE session = ? AND role = 'primary' AND known_ns IS NULL ORDER BY row"""
 _LAST_ROW = "SELECT row, segment FROM logged WHERE session = ? AND role = 'primary' ORDER BY row DESC LIMIT 1"
 _REASONS = (None, *(reason.value for reason in Reason))
+_READ_ROWS = 2048
+_IDLE_S = 0.005
+_NICENESS = 10
+"""The recorder and the mirrors may have what the trading process leaves of a core."""
 
 
 class LogSink:
@@ -171,12 +175,6 @@ class LogSink:
 def _columns(records: Records) -> dict[str, npt.NDArray[np.int64]]:
     """Return what a prediction has from its row; a mirrored one counts as asked when the live one was."""
     return {name: records[name] for name in ("row", "time_ns", "asked_ns", "segment", "mid")}
-
-
-_READ_ROWS = 2048
-_IDLE_S = 0.005
-_NICENESS = 10
-"""The recorder and the mirrors may have what the trading process leaves of a core."""
 
 
 class Recording:

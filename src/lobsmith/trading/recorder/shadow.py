@@ -26,6 +26,7 @@ Records = npt.NDArray[np.void]
 """Records of a ring: see `lobsmith.trading.recorder.ring.record_dtype`."""
 _HISTORY_ROWS = 2048
 """Rows that a version which has yet to appear can be primed with."""
+_WAIT_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -227,9 +228,6 @@ class Mirror:
         self._client.observe(kept)
         if len(kept) < self._seen:
             self._whole, self._seen = False, len(kept)
-
-
-_WAIT_S = 0.05
 
 
 class MirrorThread:

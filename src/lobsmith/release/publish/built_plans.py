@@ -1,0 +1,65 @@
+"""From a published version to TensorRT plans beside it, where this machine can build and validate them.
+
+Apart from `publish/plans.py`, because building imports PyTorch and publishing need not.
+"""
+
+from pathlib import Path
+
+from lobsmith.errors import LobsmithError
+from lobsmith.gates.compression import Compressed
+from lobsmith.progress import Note
+from lobsmith.release.context import Release
+from lobsmith.release.publish.plans import publish_engine
+from lobsmith.release.version.manifest import Manifest
+from lobsmith.stages.compress import load_summary
+from lobsmith.stages.engines import ENGINE_DIRECTORY, build_plans, judge_plans, open_engine
+
+_SERVED = "tensorrt"
+"""The builder whose plans Triton runs; those of TensorRT-RTX show that the graph builds."""
+
+
+def plans_of(release: Release, manifest: Manifest, *, on_progress: Note | None = None) -> str:
+    """Build and publish the plans of a promoted version from the folder of the run that made it; say what came of it.
+
+    Arguments are those of `build_and_publish`.
+    """
+    directory = release.workspace.runs / (manifest.run or "")
+    if manifest.run is None or not directory.is_dir():
+        return f"no plans: the folder of the run that made {manifest.model} {manifest.version} is gone"
+    try:
+        summary = load_summary(directory)
+    except LobsmithError as error:
+        return f"no plans: {error}"
+    return build_and_publish(release, summary, manifest, directory, on_progress=on_progress)
+
+
+def build_and_publish(
+    release: Release, summary: Compressed, manifest: Manifest, directory: Path, *, on_progress: Note | None = None
+) -> str:
+    """Build plans of a version, hold them against PyTorch and publish them; say what came of it.
+
+    Nothing of it fails a retrain: the version is published already, and its ONNX model answers.
+
+    Args:
+        release: the context.
+        summary: what the compress stage found out.
+        manifest: of the published ONNX version.
+        directory: the run's folder.
+        on_progress: called with what is built next.
+    """
+    params, cache = release.params, release.workspace.timing_cache
+    try:
+        build = build_plans(params, directory, summary, cache=cache, on_progress=on_progress)
+        if build is None:
+            return "no plans: no TensorRT with a GPU here, or engine.builder is none"
+        built = f"{build.builder} {build.builder_version}, {build.precision}, for {', '.join(build.plans)}"
+        if build.builder != _SERVED:
+            return f"{built}: shown to build, not served"
+        refusals = [one for one in judge_plans(params, directory, summary, open_engine(directory)) if not one.passed]
+        if refusals:
+            return f"no plans: {'; '.join(map(str, refusals))}"
+        published = publish_engine(release, directory / ENGINE_DIRECTORY, manifest)
+    except (LobsmithError, OSError, RuntimeError) as error:
+        # PyTorch and CUDA raise RuntimeError.
+        return f"no plans: {' '.join(str(error).split())}"
+    return f"{built}: {published.model} {published.version}"
