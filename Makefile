@@ -8,6 +8,10 @@ EXTRAS ?= triton,dev
 INSTALLED := $(VENV)/.installed-$(EXTRAS)
 # Tests write to memory where it takes 4 GiB: a container's /dev/shm has 64 MiB by default.
 TEST_FILES := $(shell test -w /dev/shm && df -Pk /dev/shm | awk 'NR == 2 && $$4 > 4194304 { print "/dev/shm" }')
+# Two processes; a module's tests stay in one, so that what they share is made once.
+PYTEST = files=$$(mktemp -d -p "$(or $(TEST_FILES),$${TMPDIR:-/tmp})" lobsmith-XXXXXXXX); \
+	trap 'rm -rf "$$files"' EXIT; trap 'exit 130' INT TERM; \
+	$(BIN)/pytest -n 2 --dist loadscope --basetemp="$$files"
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow lint format clean
@@ -27,13 +31,10 @@ demo: install  ## the whole lifecycle; CAPTURE="FILE FILE" takes recorded sessio
 	$(BIN)/lobsmith demo $(if $(strip $(CAPTURE)),--capture $(CAPTURE))
 
 test: install  ## all tests but the slow ones, and the examples in docstrings
-	@files=$$(mktemp -d -p "$(or $(TEST_FILES),$${TMPDIR:-/tmp})" lobsmith-XXXXXXXX); \
-	trap 'rm -rf "$$files"' EXIT; trap 'exit 130' INT TERM; \
-	$(BIN)/pytest -m 'not slow' -n 2 --dist loadscope --basetemp="$$files" --doctest-modules \
-		$$(grep -rl ">>> " src --include="*.py") tests
+	@$(PYTEST) -m 'not slow' --doctest-modules $$(grep -rl ">>> " src --include="*.py") tests
 
 test-slow: install  ## the tests that take minutes
-	$(BIN)/pytest -m slow
+	@$(PYTEST) -m slow --no-loadscope-reorder tests
 
 lint: install  ## pip check, ruff, mypy and the layering
 	$(BIN)/pip check
