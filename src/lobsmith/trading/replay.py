@@ -16,6 +16,7 @@ from lobsmith.models.split import runs
 from lobsmith.trading.guard.guarded_client import Advised
 from lobsmith.trading.recorder.recorder import Recorded
 from lobsmith.trading.session import Stream
+from lobsmith.units import NS_PER_US
 
 _WARM_ROWS = 2048
 """Rows before the first that prime the stream, if the run holds as many."""
@@ -118,7 +119,7 @@ def replay(
         versions=sorted(answers.versions),
         scores=score(answers.probabilities, dataset.labels[rows], dataset.horizons_ms),
         latency_us={
-            name: float(np.percentile(latencies[answered], q)) / 1e3
+            name: float(np.percentile(latencies[answered], q)) / NS_PER_US
             for name, q in _PERCENTILES.items()
             if answered.any()
         },
