@@ -16,12 +16,12 @@ from lobsmith.release.publish import publication
 from lobsmith.release.publish import publication as placement
 from lobsmith.release.publish.onnx import mint_version, validate_in_child
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.crash_points import PROCEDURES
 from lobsmith.release.repository.writer import sole_writer
 from lobsmith.release.version.triton_config import listed_versions, read_config
 from lobsmith.workspace import Workspace
 from tests.release import toy
 from tests.release.in_process import publish
+from tests.release.procedures import PROCEDURES
 from tests.release.stand_in import StandIn
 
 NOW_NS = 1_700_000_000_000_000_000

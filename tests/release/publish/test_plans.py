@@ -11,12 +11,12 @@ from lobsmith.files import sha256_file
 from lobsmith.release.context import Release
 from lobsmith.release.publish.plans import publish_engine
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.crash_points import PROCEDURES
 from lobsmith.release.version.manifest import check_files, read_manifest
 from lobsmith.release.version.triton_config import listed_versions, read_config
 from lobsmith.trading.transport.inprocess import InProcessTransport
 from tests.release import plans, toy
 from tests.release.in_process import publish
+from tests.release.procedures import PROCEDURES
 from tests.release.stand_in import StandIn
 
 

@@ -8,10 +8,10 @@ from lobsmith.release.context import Release
 from lobsmith.release.publish.promote import promotion_plan
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.candidate import undeploy_candidate
-from lobsmith.release.repository.crash_points import PROCEDURES
 from lobsmith.release.version.manifest import Origin
 from tests.release import toy
 from tests.release.in_process import promote, publish
+from tests.release.procedures import PROCEDURES
 from tests.release.stand_in import StandIn
 
 

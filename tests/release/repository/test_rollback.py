@@ -8,11 +8,11 @@ from lobsmith.release.audit.verify import verify
 from lobsmith.release.context import Release
 from lobsmith.release.publish.plans import publish_engine
 from lobsmith.release.repository import intent, journal
-from lobsmith.release.repository.crash_points import PROCEDURES
 from lobsmith.release.repository.rollback import rollback
 from lobsmith.release.version.manifest import check_files
 from tests.release import plans, toy
 from tests.release.in_process import publish
+from tests.release.procedures import PROCEDURES
 from tests.release.stand_in import StandIn
 
 PARAMS = toy.params()
