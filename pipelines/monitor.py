@@ -22,7 +22,7 @@ from lobsmith.drift.verdict import DriftLook
 from lobsmith.errors import LobsmithError
 from lobsmith.lease import unless_held
 from lobsmith.monitoring import alerts
-from lobsmith.monitoring.drift import history as looks
+from lobsmith.monitoring.drift import history
 from lobsmith.monitoring.drift.check import Looked, look_for_drift, together
 from lobsmith.monitoring.drift.report import Reported, link_to_run, report_look
 from lobsmith.monitoring.live_evaluation import LIVE, Sources, judge_in_service, last_asked_ns
@@ -228,7 +228,7 @@ def look(
             active,
             fallback,
             now_ns=time.time_ns(),
-            before=looks.read(workspace, active.model),
+            before=history.read(workspace, active.model),
             sources=sources,
         )
         words = (f"{one.look.instrument}: {kind.kind}: {kind.finding}" for one in found for kind in one.look.verdicts)

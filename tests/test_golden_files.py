@@ -23,7 +23,7 @@ from lobsmith.monitoring.drift.content import Content, Evidently, Happening, Pag
 from lobsmith.monitoring.log.raw_rows import raw_rows
 from lobsmith.monitoring.log.reader import PredictionLog, answers
 from lobsmith.monitoring.log.writer import LogWriter, Role, Source
-from lobsmith.monitoring.mode import store as modes
+from lobsmith.monitoring.mode import store
 from lobsmith.monitoring.mode.hit_rates import WinRates
 from lobsmith.monitoring.mode.machine import Mode, ModeChange
 from lobsmith.params import load_params
@@ -214,8 +214,8 @@ def write_mode(path: Path) -> None:
         version=20260301093000, horizons_ms=(100, 1000), edges=(0.5, 1.0), counts=((7,), (9,)), wins=((5,), (6,))
     )
     for number in range(3):
-        modes.apply(workspace, PARAMS, look(number), rates, "monitor flow", now_ns=look(number).looked_ns)
-    path.write_bytes(modes.record_path(workspace, "lob").read_bytes())
+        store.apply(workspace, PARAMS, look(number), rates, "monitor flow", now_ns=look(number).looked_ns)
+    path.write_bytes(store.record_path(workspace, "lob").read_bytes())
 
 
 MANIFEST = Manifest(
@@ -328,13 +328,13 @@ def test_journals_are_read(tmp_path: Path) -> None:
     assert (GOLDEN / "journal.jsonl").read_bytes().count(b" <torn>\n") == 2
     workspace = Workspace(tmp_path)
     laid(workspace.modes / "journal.jsonl", "mode_journal.jsonl")
-    assert modes.changes(workspace, "lob") == [CHANGES[0], CHANGES[2]]
+    assert store.changes(workspace, "lob") == [CHANGES[0], CHANGES[2]]
 
 
 def test_the_record_of_a_mode_is_read(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    laid(modes.record_path(workspace, "lob"), "mode.json")
-    record = modes.read_mode(workspace, "lob")
+    laid(store.record_path(workspace, "lob"), "mode.json")
+    record = store.read_mode(workspace, "lob")
     assert (record.mode, record.version, record.looked_ns) == (Mode.CONSERVATIVE, 20260301093000, look(2).looked_ns)
     assert record.findings == {Kind.COVARIATE: Finding.DRIFT, Kind.CONCEPT: Finding.MISSING}
     assert (record.win_rates.horizons_ms, record.win_rates.wins) == ((100, 1000), ((5,), (6,)))

@@ -1,4 +1,4 @@
-"""Who a process is: told from another one that was given the same number later, and from one of another machine."""
+"""The identity of a process: distinct from a later one with the same number, and from those of other machines."""
 
 import getpass
 import os
@@ -10,7 +10,7 @@ from msgspec import Struct
 
 
 class Process(Struct, frozen=True, kw_only=True):
-    """A process, so that anybody can say whether it is this one, and those beside it whether it lives.
+    """A process: any process can compare itself with it, and those on its machine can see whether it lives.
 
     `started_ticks` is its start in the kernel's clock ticks. `space` names the boot and the namespace in which `pid`
     means something: of two containers with one host name, neither can tell whether a process of the other lives.

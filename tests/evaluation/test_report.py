@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from lobsmith.evaluation import results as ev
-from lobsmith.evaluation.report import words as words
+from lobsmith.evaluation.report import words
 from lobsmith.evaluation.report.render import render_report
 from lobsmith.evaluation.results import DIRECTIONS, MODEL, Interval
 from lobsmith.verdict import Verdict

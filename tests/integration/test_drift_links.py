@@ -31,7 +31,7 @@ def test_the_run_shows_the_newest_look_and_the_figures_of_all(tmp_path, reported
     with mlflow_store(workspace) as client:
         experiment = client.create_experiment("lob", artifact_location=workspace.mlflow_artifacts.as_uri())
         run = client.create_run(experiment).info.run_id
-    *_, before = drifted.history(3, 1)
+    *_, before = drifted.earlier_looks(3, 1)
     for look, words in ((before, "first"), (drifted.look(), "second")):
         reported.page.write_text(words)
         assert link_to_run(workspace, reported, look, run) is None

@@ -1,4 +1,4 @@
-"""Publications that are validated in this process, in tests of something else; `test_proof` has the child process."""
+"""Publications validated in this process, in tests of something else; `checks/test_validation` has the child."""
 
 from functools import partial
 

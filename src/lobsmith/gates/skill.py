@@ -3,7 +3,6 @@
 import msgspec
 
 from lobsmith.evaluation.assess import Assessment
-from lobsmith.evaluation.results import EVALUATION as EVALUATION
 from lobsmith.evaluation.results import MAJORITY, MODEL, RECENT
 from lobsmith.verdict import Verdict
 

@@ -1,4 +1,4 @@
-"""The page on two versions that answered the same rows of live traffic, for who wonders about a decision."""
+"""The page on two versions that answered the same rows of live traffic, for a review of the decision."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from lobsmith.evaluation.report import words as words
+from lobsmith.evaluation.report import words
 from lobsmith.evaluation.report.page import render
 from lobsmith.evaluation.report.svg import ACCENT, BAD, GOOD, INK, MUTED, svg
 from lobsmith.online.answers import Answers, Compared

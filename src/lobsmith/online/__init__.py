@@ -1,1 +1,1 @@
-"""What live traffic says of two versions: blocks, e-values, shadow evaluation, A/B test, rollback."""
+"""Two versions compared on live traffic: blocks, e-values, shadow evaluation, A/B test, rollback."""

@@ -27,7 +27,7 @@ _SLOW_USES = 4
 
 
 def measure(
-    candidates: Sequence[Candidate], part: Part, held_out: Float, params: Params, told: Callable[[str], None]
+    candidates: Sequence[Candidate], part: Part, held_out: Float, params: Params, on_progress: Callable[[str], None]
 ) -> list[Row]:
     """Measure every candidate beside the first one, the network as it was trained.
 
@@ -36,7 +36,7 @@ def measure(
         part: whose validation and test rows count.
         held_out: consecutive test rows, float32 [N, F], for parity and times.
         params: all of `params.yaml`.
-        told: told what is measured next.
+        on_progress: called with what is measured next.
     """
     use, rows = params.compress.use, {"test": part.split.test, "validation": part.split.validation}
     reference: dict[str, Float] = {}
@@ -44,7 +44,7 @@ def measure(
     for one in candidates:
         row = Row(name=one.name, precision=one.precision, pruned=one.pruned, refused=one.refused)
         if one.trained is not None:
-            told(f"measure {one.name}")
+            on_progress(f"measure {one.name}")
             limit = params.gates.parity.of(one.precision)
             verdict = parity(one.trained.network, OnnxModel(one.model), held_out, limit, step=one.step)
             row = structs.replace(row, parity=verdict.value, refused=_refusal(verdict))

@@ -37,7 +37,7 @@ def compress(params: Params, directory: Path, *, on_progress: Progress | None = 
     Args:
         params: all of `params.yaml`.
         directory: the run's folder, with datasets and network.
-        on_progress: told what is made or measured next.
+        on_progress: called with what is made or measured next.
 
     Raises:
         TrainingError: there is no trained network, its answers are not finite or refused by parity, the held-out rows
@@ -54,16 +54,16 @@ def compress(params: Params, directory: Path, *, on_progress: Progress | None = 
         raise TrainingError(f"{place}: {error.strerror or error}; {directory} holds no candidate to serve") from error
 
 
-def _compress(params: Params, directory: Path, told: Progress) -> Compressed:
+def _compress(params: Params, directory: Path, on_progress: Progress) -> Compressed:
     (directory / SUMMARY).unlink(missing_ok=True)
     parts = parts_of([load_dataset(path) for path in training_datasets(params, directory)], params.split)
     trained = load_trained(directory, parts[0].dataset, params)
     held_out = _held_out(parts[0])
-    candidates = make_candidates(trained, parts, params, directory / CANDIDATES, on_progress=told)
+    candidates = make_candidates(trained, parts, params, directory / CANDIDATES, on_progress=on_progress)
     if candidates[0].trained is None:
         reason = candidates[0].refused
         raise TrainingError(f"{directory}: the network itself cannot be served: {reason}; train it again")
-    rows = choose(measure(candidates, parts[0], held_out, params, told), params.compress)
+    rows = choose(measure(candidates, parts[0], held_out, params, on_progress), params.compress)
     candidate = next(one for one, row in zip(candidates, rows, strict=True) if row.chosen)
     for source, name in ((candidate.model, MODEL), (candidate.step, STEP)):
         write_atomic(directory / name, source.read_bytes())

@@ -39,7 +39,7 @@ def build_plans(
         directory: the run's folder, after the compress stage.
         summary: what that stage found out.
         cache: folder of timing caches.
-        on_progress: told what is built next.
+        on_progress: called with what is built next.
 
     Raises:
         EngineError: the plans cannot be built, or the candidate that is served is not one of float32.

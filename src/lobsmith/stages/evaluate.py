@@ -15,8 +15,7 @@ from lobsmith.compress.runtime import OnnxModel
 from lobsmith.evaluation.assess import assess
 from lobsmith.evaluation.baselines import mean_outlook, rivals
 from lobsmith.evaluation.report.render import render_report
-from lobsmith.evaluation.results import EVALUATION as EVALUATION
-from lobsmith.evaluation.results import MODEL, Evaluation
+from lobsmith.evaluation.results import EVALUATION, MODEL, Evaluation
 from lobsmith.evaluation.stream import stream_predictions
 from lobsmith.evaluation.walk_forward import walk_forward
 from lobsmith.features.dataset import load_dataset, other_datasets, training_datasets
@@ -56,7 +55,7 @@ def evaluate(params: Params, directory: Path, *, on_train: Progress | None = Non
     Args:
         params: all of `params.yaml`.
         directory: the run's folder, with the datasets, the network and the exported model.
-        on_train: told what is trained next.
+        on_train: called with what is trained next.
     """
     parts = parts_of([load_dataset(path) for path in training_datasets(params, directory)], params.split)
     trained, summary = load_trained(directory, parts[0].dataset, params), load_summary(directory)
@@ -102,7 +101,7 @@ def evaluate_model(
         protocol: how training and test rows relate, in words.
         served: what the file was exported from; None for `trained` itself.
         verdicts: what other gates have said; they go into the report.
-        on_train: told the name of what is trained next.
+        on_train: called with the name of what is trained next.
     """
     dataset, rows = held_out.dataset, held_out.split.test
     probabilities, outlook = stream_predictions(model, dataset, rows)

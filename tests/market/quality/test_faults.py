@@ -12,7 +12,7 @@ from lobsmith.market.readers import open_captures
 from lobsmith.market.session import Accounting
 from lobsmith.market.simulator import simulate
 from lobsmith.market.simulator.raw import raw_lines
-from tests.market import inject as faults
+from tests.market import inject
 from tests.market.inject import DEPTH, TICKER, TRADE, Injected
 
 AT = 3_000
@@ -44,31 +44,31 @@ Inject = Callable[[list[bytes]], Injected]
 
 
 @pytest.mark.parametrize(
-    ("inject", "name"),
+    ("fault", "name"),
     [
-        (lambda lines: faults.duplicate(lines, AT, DEPTH), "duplicate"),
-        (lambda lines: faults.duplicate(lines, AT, TICKER), "duplicate"),
-        (lambda lines: faults.duplicate(lines, AT, TRADE), "duplicate"),
-        (lambda lines: faults.crossed(lines, AT), "crossed"),
-        (lambda lines: faults.crossed(lines, AT, locked=True), "locked"),
-        (lambda lines: faults.crossed_depth(lines, AT, "70000.00", AT + 500), "crossed"),
-        (lambda lines: faults.negative_latency(lines, AT, 10.0, DEPTH), "negative latency"),
-        (lambda lines: faults.negative_latency(lines, AT, 10.0, TICKER), "negative latency"),
-        (lambda lines: faults.negative_latency(lines, AT, 10.0, TRADE), "negative latency"),
+        (lambda lines: inject.duplicate(lines, AT, DEPTH), "duplicate"),
+        (lambda lines: inject.duplicate(lines, AT, TICKER), "duplicate"),
+        (lambda lines: inject.duplicate(lines, AT, TRADE), "duplicate"),
+        (lambda lines: inject.crossed(lines, AT), "crossed"),
+        (lambda lines: inject.crossed(lines, AT, locked=True), "locked"),
+        (lambda lines: inject.crossed_depth(lines, AT, "70000.00", AT + 500), "crossed"),
+        (lambda lines: inject.negative_latency(lines, AT, 10.0, DEPTH), "negative latency"),
+        (lambda lines: inject.negative_latency(lines, AT, 10.0, TICKER), "negative latency"),
+        (lambda lines: inject.negative_latency(lines, AT, 10.0, TRADE), "negative latency"),
     ],
 )
 def test_what_is_wrong_is_set_aside_and_nothing_else(
-    tmp_path: Path, lines: list[bytes], inject: Inject, name: str
+    tmp_path: Path, lines: list[bytes], fault: Inject, name: str
 ) -> None:
-    injected = inject(lines)
+    injected = fault(lines)
     found = read(tmp_path, injected.lines)
     assert found.account.faults == {name: 1}
     assert found.aside == [(line, name) for line in injected.wrong]
 
 
 def test_a_gap_lasts_until_the_snapshot(tmp_path: Path, lines: list[bytes]) -> None:
-    mended = faults.with_snapshot(faults.gap(lines, AT, 3), lines, AT + 500)
-    (first,) = faults.find(lines, DEPTH, AT)
+    mended = inject.with_snapshot(inject.gap(lines, AT, 3), lines, AT + 500)
+    (first,) = inject.find(lines, DEPTH, AT)
     found = read(tmp_path, mended.lines)
     assert (found.account.faults, found.account.segments) == ({"gap": 1}, 2)
     # Differences are kept for the snapshot, which is newer than they; the tickers before the first one that does not
@@ -82,17 +82,17 @@ def test_a_gap_lasts_until_the_snapshot(tmp_path: Path, lines: list[bytes]) -> N
 
 
 def test_swapped_messages_are_put_back_or_set_aside(tmp_path: Path, lines: list[bytes]) -> None:
-    depth = read(tmp_path, faults.reorder(lines, AT).lines)
+    depth = read(tmp_path, inject.reorder(lines, AT).lines)
     assert (depth.account.faults, depth.aside) == ({"out of order": 1}, [])
     for stream in (TICKER, TRADE):
-        injected = faults.reorder(lines, AT, stream)
+        injected = inject.reorder(lines, AT, stream)
         found = read(tmp_path, injected.lines)
         assert found.account.faults == {"out of order": 1}
         assert found.aside == [(injected.wrong[1], "out of order")]
 
 
 def test_a_burst_after_an_outage_is_stale(tmp_path: Path, lines: list[bytes]) -> None:
-    injected = faults.stale(lines, AT, 4.0)
+    injected = inject.stale(lines, AT, 4.0)
     found = read(tmp_path, injected.lines)
     assert (found.account.faults, found.account.segments) == ({"stale": 1}, 2)
     aside = [line for line, _ in found.aside]
@@ -102,13 +102,13 @@ def test_a_burst_after_an_outage_is_stale(tmp_path: Path, lines: list[bytes]) ->
 
 
 def test_a_silence_costs_nothing(tmp_path: Path, lines: list[bytes]) -> None:
-    found = read(tmp_path, faults.silence(lines, AT, 30.0).lines)
+    found = read(tmp_path, inject.silence(lines, AT, 30.0).lines)
     assert (found.account.faults, found.account.segments, found.aside) == ({"stale": 1}, 2, [])
 
 
 @pytest.mark.parametrize("seconds", [5.0, -5.0])
 def test_a_step_of_the_clock_is_measured(tmp_path: Path, lines: list[bytes], seconds: float) -> None:
-    found = read(tmp_path, faults.clock_step(lines, AT, seconds).lines)
+    found = read(tmp_path, inject.clock_step(lines, AT, seconds).lines)
     assert (found.account.faults, found.account.segments) == ({"clock step": 1}, 2)
     assert found.account.clock_offset_ns / 1e9 == pytest.approx(seconds, abs=0.01)
     assert found.aside[0] == (AT, "clock step")
@@ -116,10 +116,10 @@ def test_a_step_of_the_clock_is_measured(tmp_path: Path, lines: list[bytes], sec
 
 def test_lines_are_edited_only_where_the_fault_is(lines: list[bytes]) -> None:
     for injected in (
-        faults.crossed(lines, AT),
-        faults.negative_latency(lines, AT, 1.0),
-        faults.reorder(lines, AT),
-        faults.stale(lines, AT, 1.0),
+        inject.crossed(lines, AT),
+        inject.negative_latency(lines, AT, 1.0),
+        inject.reorder(lines, AT),
+        inject.stale(lines, AT, 1.0),
     ):
         assert len(injected.lines) == len(lines)
         changed = {n for n, (old, new) in enumerate(zip(lines, injected.lines, strict=True)) if old != new}
@@ -128,4 +128,4 @@ def test_lines_are_edited_only_where_the_fault_is(lines: list[bytes]) -> None:
 
 def test_a_stream_that_is_not_there_is_an_error(lines: list[bytes]) -> None:
     with pytest.raises(DataError, match="fewer than 1 lines of @trade"):
-        faults.duplicate([line for line in lines if TRADE not in line[:80]], 0, TRADE)
+        inject.duplicate([line for line in lines if TRADE not in line[:80]], 0, TRADE)

@@ -6,7 +6,7 @@ import numpy as np
 from lobsmith.drift.reference import RawRows
 from lobsmith.drift.verdict import DriftLook, DriftVerdict, Finding, Kind, Moved
 from lobsmith.features.definitions import COUNT, NAMES
-from lobsmith.monitoring.drift import history as looks
+from lobsmith.monitoring.drift import history
 from lobsmith.monitoring.drift.content import Content, Evidently, Happening, PageChange
 from lobsmith.monitoring.drift.evidently import Side, project_of
 from lobsmith.monitoring.drift.page import drift_since
@@ -142,7 +142,7 @@ def look(*verdicts: DriftVerdict, looked_ns: int = NOW_NS) -> DriftLook:
     )
 
 
-def history(count: int, drifted: int) -> list[DriftLook]:
+def earlier_looks(count: int, drifted: int) -> list[DriftLook]:
     """Looks each five minutes before `NOW_NS`, the last of which have found drift."""
     generator = np.random.default_rng(8)
     made = []
@@ -177,7 +177,7 @@ HAPPENINGS = (
 def content(one: DriftLook | None = None, count: int = 60, **changed) -> Content:
     """What the page says of a look after others, the last dozen of which have found drift."""
     one = one or look()
-    earlier = tuple(looks.as_line(before, str(before.looked_ns), None) for before in history(count, 12))
+    earlier = tuple(history.as_line(before, str(before.looked_ns), None) for before in earlier_looks(count, 12))
     said = Content(
         look=one,
         since_ns=drift_since(one, earlier),
@@ -192,11 +192,11 @@ def content(one: DriftLook | None = None, count: int = 60, **changed) -> Content
     return msgspec.structs.replace(said, **changed)
 
 
-def keep(workspace: Workspace, params: Params, said: Content) -> looks.Line:
+def keep(workspace: Workspace, params: Params, said: Content) -> history.Line:
     """Keep a look as a monitor run does, without drawing it."""
-    folder = looks.new_folder(workspace, said.look)
-    (folder / looks.PAGE).write_text("a page")
-    (folder / looks.CONTENT).write_bytes(msgspec.json.encode(said))
-    line = looks.as_line(said.look, folder.name, said.evidently.failure)
-    looks.add(workspace, said.look.model, line, params.drift_report)
+    folder = history.new_folder(workspace, said.look)
+    (folder / history.PAGE).write_text("a page")
+    (folder / history.CONTENT).write_bytes(msgspec.json.encode(said))
+    line = history.as_line(said.look, folder.name, said.evidently.failure)
+    history.add(workspace, said.look.model, line, params.drift_report)
     return line

@@ -59,7 +59,7 @@ def test_a_kind_that_was_not_looked_for_is_named():
 
 
 def test_drift_is_since_the_first_look_of_an_unbroken_run():
-    earlier = [as_line(one, "", None) for one in drifted.history(20, 3)]
+    earlier = [as_line(one, "", None) for one in drifted.earlier_looks(20, 3)]
     assert drift_since(drifted.look(), earlier) == earlier[-3].looked_ns
     assert drift_since(drifted.look(), []) == drifted.NOW_NS
     assert drift_since(drifted.look(drifted.covariate(Finding.NO_DRIFT)), earlier) is None

@@ -13,7 +13,6 @@ from lobsmith.release.audit.verify import verify
 from lobsmith.release.context import Release
 from lobsmith.release.publish import onnx as publishing
 from lobsmith.release.publish import publication
-from lobsmith.release.publish import publication as placement
 from lobsmith.release.publish.onnx import mint_version, validate_in_child
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.writer import sole_writer
@@ -230,7 +229,7 @@ def test_a_full_disk_publishes_nothing(workspace, artifact, monkeypatch, name):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         write(path, content, **settings)
 
-    for module in (publishing, placement):
+    for module in (publishing, publication):
         monkeypatch.setattr(module, "write_atomic", full)
     with pytest.raises(ReleaseError, match=rf"{name}: No space left on device; could not publish toy"):
         put(workspace, artifact)

@@ -115,7 +115,7 @@ def test_the_old_state_or_the_new_and_the_next_writer_ends_it(workspace, reposit
 
 
 def recover(workspace, procedure):
-    """Come after who died: a rollback, a repair and the emptying of a slot are called again, the rest is cleared up."""
+    """Recover: a rollback, a repair and the emptying of a slot are called again, the rest is cleared up."""
     server = StandIn(workspace)
     match procedure:
         case "rollback":

@@ -1,4 +1,4 @@
-"""Structured pruning: channels and hidden units are taken out, and what is left learns to say what the whole one says.
+"""Structured pruning: channels and hidden units are taken out, and what is left is distilled from the whole network.
 
 What comes out is an ordinary network of smaller sizes, so that everything that takes a network takes a pruned one.
 """
@@ -57,7 +57,7 @@ def prune(
         parts: the rows that it was trained on.
         params: all of `params.yaml`.
         share: of the channels of each convolution and of the hidden units of each LSTM layer, between 0 and 1.
-        on_epoch: told of each epoch of distillation.
+        on_epoch: called after each epoch of distillation.
 
     Raises:
         TrainingError: the network has no units to prune, the share takes none away, or a loss is not finite.
@@ -113,7 +113,7 @@ def distil(
         teacher: the network to imitate; on the CPU.
         parts: all instruments.
         params: all of `params.yaml`.
-        on_epoch: told of each epoch.
+        on_epoch: called after each epoch.
 
     Raises:
         TrainingError: no run of rows is long enough, or a loss is not finite.

@@ -1,4 +1,4 @@
-"""The evaluation report: one HTML page without outside references, for who decides on a promotion."""
+"""The evaluation report: one HTML page without outside references, for a decision on a promotion."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from lobsmith.evaluation.report import plots as plots
-from lobsmith.evaluation.report import words as words
+from lobsmith.evaluation.report import plots, words
 from lobsmith.evaluation.report.page import render
 from lobsmith.evaluation.results import (
     DIRECTIONS,

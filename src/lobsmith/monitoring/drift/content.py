@@ -1,4 +1,4 @@
-"""What the page about a look for drift says, as it is also written as JSON."""
+"""The content of the page about a look for drift, which is also written as JSON."""
 
 from msgspec import Struct
 
@@ -18,7 +18,7 @@ class PageChange(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, change: ModeChange) -> "PageChange":
-        """Return what the page says of a change."""
+        """Return a change of the mode as the page has it."""
         return cls(time_ns=change.time_ns, before=change.mode_from, after=change.mode_to, reason=change.reason)
 
 
@@ -49,7 +49,7 @@ class Evidently(Struct, frozen=True, kw_only=True):
 
 
 class Content(Struct, frozen=True, kw_only=True):
-    """All that the page says, as it is also written as JSON.
+    """All that the page shows, which is also written as JSON.
 
     Attributes:
         look: that it is about.

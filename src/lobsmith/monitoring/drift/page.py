@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from lobsmith.drift.verdict import DriftLook, DriftVerdict, Finding, Kind
-from lobsmith.evaluation.report import words as words
+from lobsmith.evaluation.report import words
 from lobsmith.evaluation.report.page import render
 from lobsmith.features.definitions import FEATURES
-from lobsmith.monitoring.drift import plots as plots
+from lobsmith.monitoring.drift import plots
 from lobsmith.monitoring.drift.content import Content
 from lobsmith.monitoring.drift.history import Line
 

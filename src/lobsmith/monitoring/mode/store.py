@@ -275,7 +275,7 @@ def _change(before: ModeRecord | None, after: ModeRecord, reason: str, who: str,
 
 
 def _keep(workspace: Workspace, after: ModeRecord, change: ModeChange | None) -> ModeRecord:
-    """Put a record in force and see to it that every change is journaled, those of a writer that died too."""
+    """Put a record in force and see to it that every change is journaled, those of a writer that crashed too."""
     due = after.unjournaled + (() if change is None else (change,))
     after = replace(after, unjournaled=due)
     _write(workspace, after)
@@ -284,7 +284,7 @@ def _keep(workspace: Workspace, after: ModeRecord, change: ModeChange | None) ->
     try:
         journaled = _journaled(workspace, after.model)
     except ReleaseError:
-        # A spoilt line is told to whoever reads the journal, and stops no later one: at worst one comes twice.
+        # A spoilt line is reported by every read of the journal, and stops no later one: at worst one comes twice.
         journaled = []
     for one in due:
         if one not in journaled:

@@ -19,7 +19,7 @@ class Step(StrEnum):
     MOVED = "moved"
     """It lies in the repository."""
     LISTED = "listed"
-    """The policy says what is to be served."""
+    """The policy lists what is to be served."""
     LOADED = "loaded"
     """The server answers with it."""
     RECORDED = "recorded"

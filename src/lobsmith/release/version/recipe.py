@@ -99,7 +99,7 @@ def _git(root: Path, *arguments: str) -> str | None:
     git = shutil.which("git")
     if git is None:
         return None
-    # Without optional locks: a look at the checkout must not get in the way of whoever works in it.
+    # Without optional locks: a look at the checkout must not get in the way of work in it.
     variables = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
         done = subprocess.run(

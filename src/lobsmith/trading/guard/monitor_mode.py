@@ -148,11 +148,11 @@ class _Deadline:
 
 @dataclass(frozen=True)
 class MonitorWord:
-    """What the monitor says.
+    """The status of the monitor.
 
     Attributes:
         mode: the last known, None where no record has been read.
-        fresh: whether it is a recent word about the version in use; never without a mode.
+        fresh: whether it is recent and about the version in use; never without a mode.
         detail: one line.
         win_rates: how often past answers came true, as last known.
     """
@@ -194,7 +194,7 @@ class ModeWatch:
         self._seen_ns = 0
 
     def look(self, version: int | None) -> MonitorWord:
-        """Read the record and say what it means for a version, None while none is in use."""
+        """Read the record and return what it means for a version, None while none is in use."""
         fault = self._read()
         record = self._record
         if record is None:
