@@ -109,10 +109,10 @@ def test_its_own_labels_are() -> None:
 CODE = """
 import sys
 from pathlib import Path
-from lobsmith.stages.compress import compress
 from lobsmith.features.dataset import build_dataset, save_dataset
 from lobsmith.market.simulator import simulate
-from lobsmith.models.train import train_stage
+from lobsmith.stages.compress import compress
+from lobsmith.stages.train import train_stage
 from tests.evaluation.test_honesty import SECONDS, params_of
 
 for network in sys.argv[2:]:
