@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lobsmith.errors import ServingError
+from lobsmith.errors import ParamsError, RequestError, ServingError
 from lobsmith.features.stream import Rows
 from lobsmith.monitoring.log.reader import PredictionLog, answers
 from lobsmith.monitoring.mode.machine import Mode
@@ -83,6 +83,8 @@ def test_without_a_guard_every_answer_may_be_acted_on(workspace, params, expecte
         stream.reset()
         cold = stream.step(ROWS[PRIMED], RAW[PRIMED], 0, 1, 20_000)
     assert stream.close() is None
+    with pytest.raises(RequestError, match="closed"):
+        stream.step(ROWS[0], RAW[0], 0, 1, 20_000)
     np.testing.assert_allclose(probabilities([one.prediction for one in advised]), probabilities(expected), atol=1e-6)
     assert {(one.mode, one.may_act, one.abstain) for one in advised} == {(Mode.NORMAL, (True, True), None)}
     assert (missing.may_act, missing.abstain) == ((False, False), Abstain.NO_ANSWER)
@@ -95,12 +97,15 @@ def test_without_a_guard_every_answer_may_be_acted_on(workspace, params, expecte
         ({"labels.significant_bps": 9.0}, {}, "made for other features or labels"),
         ({}, {"model": "absent"}, "absent"),
         ({}, {"modes": "ftp://nowhere"}, "not the URL of modes"),
+        ({}, {"transport": "smoke"}, "smoke: no such transport"),
+        ({}, {"transport": "http", "url": "http://127.0.0.1:8000"}, "not a server"),
+        ({}, {"transport": "http", "url": "127.0.0.1:99999"}, "not a server"),
     ],
 )
 def test_what_cannot_be_opened_leaves_nothing_behind(workspace, changes, options, message: str) -> None:
     before, sessions = set(threading.enumerate()), list(workspace.predictions.glob("recording/*.json"))
-    with pytest.raises(ServingError, match=message):
-        open_stream(workspace, small_params(**changes), "simulator:SIM", transport="inprocess", **options)
+    with pytest.raises((ServingError, ParamsError), match=message):
+        open_stream(workspace, small_params(**changes), "simulator:SIM", **{"transport": "inprocess", **options})
     assert set(threading.enumerate()) <= before
     assert list(workspace.predictions.glob("recording/*.json")) == sessions
 

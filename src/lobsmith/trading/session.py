@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from types import TracebackType
 
-from lobsmith.errors import ParamsError, ServingError
+from lobsmith.errors import ParamsError, RequestError, ServingError
 from lobsmith.features.definitions import COUNT, definitions_sha256
 from lobsmith.features.stream import Rows
 from lobsmith.monitoring.log.writer import Source
@@ -47,6 +47,7 @@ class Stream:
         self.definitions_sha256 = definitions
         self._gated = gated
         self._backpressure = backpressure
+        self._closed = False
         self._parts = ExitStack()
         self._parts.callback(transport.close)
         if recorder is not None:
@@ -65,8 +66,10 @@ class Stream:
             mid: twice the mid, ticks.
 
         Raises:
-            RequestError: wrong shape or type. Whatever happens at the server is a reason in the prediction instead.
+            RequestError: the stream is closed, or wrong shape or type. Whatever happens at the server is a reason in
+                the prediction instead.
         """
+        self._check_open()
         advised = self._gated.step(row, raw, time_ns)
         if self.recorder is not None:
             self.recorder.record(time_ns, segment, mid, row, advised.prediction, raw)
@@ -78,8 +81,9 @@ class Stream:
         """Move the stream over rows that come before the first one that is asked about.
 
         Raises:
-            RequestError: wrong shape or type.
+            RequestError: wrong shape or type, or the stream is closed.
         """
+        self._check_open()
         if self.recorder is not None:
             about = zip(rows.time.tolist(), rows.segment.tolist(), rows.mid.tolist(), rows.features, strict=True)
             for time_ns, segment, mid, row in about:
@@ -101,6 +105,7 @@ class Stream:
 
         It waits until all rows are written down, for little more than `mirror.drain_s`.
         """
+        self._closed = True
         self._parts.close()
         return self.recorded
 
@@ -111,6 +116,10 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RequestError("the stream is closed; open another one")
 
     def _wait(self) -> None:
         if self.guard is not None:
@@ -158,7 +167,7 @@ def open_stream(
         backpressure: rows come faster than a market's, as in a replay: each step waits for guard and recorder.
 
     Raises:
-        ParamsError: `ab` without a share.
+        ParamsError: `ab` without a share, or there is no such transport.
         ServingError: no server answers, it has no such model, the model means other features by its inputs, or `modes`
             is no such URL.
     """
@@ -236,6 +245,7 @@ def open_guard(
         modes: URL of the pages of modes on another machine, `http://HOST:PORT/modes`.
 
     Raises:
+        ParamsError: there is no such transport.
         ServingError: `modes` is no such URL.
     """
     source = FileModes(workspace, model) if modes is None else HttpModes(modes, model)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from lobsmith.errors import ParamsError
 from lobsmith.params import Params
 from lobsmith.trading.transport.base import Transport
 from lobsmith.workspace import Workspace
@@ -15,6 +16,10 @@ def open_transport(workspace: Workspace, params: Params, name: str, url: str | N
         params: `serving` has the ports.
         name: grpc, http or inprocess.
         url: HOST:PORT of another server.
+
+    Raises:
+        ParamsError: there is no such transport.
+        ServingError: `url` is no HOST:PORT.
     """
     return transport_opener(workspace, params, name, url)()
 
@@ -26,7 +31,12 @@ def transport_opener(
 
     What the transport needs is imported here, and nothing that another one needs: gevent takes the thread of its first
     import for the main one.
+
+    Raises:
+        ParamsError: there is no such transport.
     """
+    if name not in ("grpc", "http", "inprocess"):
+        raise ParamsError(f"{name}: no such transport; there are grpc, http and inprocess")
     if name == "inprocess":
         from lobsmith.release.repository.repository import Repository
         from lobsmith.trading.transport.inprocess import InProcessTransport

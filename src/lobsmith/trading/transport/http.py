@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import gevent
 import tritonclient.http
 
-from lobsmith.errors import DeadlineError
+from lobsmith.errors import DeadlineError, ServingError
 from lobsmith.trading.transport.triton import (
     LOOKUP_DEADLINE_S,
     Answered,
@@ -21,8 +22,18 @@ class HttpTransport(TritonTransport):
     """Triton over HTTP, tensors in binary."""
 
     def __init__(self, url: str) -> None:
-        """Prepare to ask `url`, host and port: `127.0.0.1:8000`."""
+        """Prepare to ask `url`, host and port: `127.0.0.1:8000`.
+
+        Raises:
+            ServingError: `url` is something else.
+        """
         super().__init__(url)
+        try:
+            if "://" in url:
+                raise ValueError("a server has no scheme")
+            _ = urlsplit(f"//{url}").port
+        except ValueError as error:
+            raise ServingError(f"{url}: not a server ({error}); write HOST:PORT") from error
         self._client = tritonclient.http.InferenceServerClient(url)
 
     def close(self) -> None:
