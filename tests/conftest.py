@@ -16,6 +16,8 @@ telemetry.turn_off()
 # Two test processes on two cores: threads beside theirs spin and wait.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+# Prefect reads its settings when it is imported; its temporary server takes long where both cores are busy.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -33,11 +33,14 @@ class Project:
         return history.reports(self.workspace, drifted.MODEL)
 
 
+def kept(pages: int) -> Params:
+    short = {"keep_evidently": 2, "keep_pages": pages, "keep_looks": 6}
+    return load_params(params_file(), {f"drift_report.{key}": value for key, value in short.items()})
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    short = {"keep_evidently": 2, "keep_pages": 4, "keep_looks": 6}
-    params = load_params(params_file(), {f"drift_report.{key}": value for key, value in short.items()})
-    return Project(Workspace(tmp_path), params)
+    return Project(Workspace(tmp_path), kept(pages=4))
 
 
 def test_a_look_is_found_by_its_time(project):
@@ -77,7 +80,9 @@ def test_looks_of_one_moment_have_folders_of_their_own(project):
     assert len({project.keep(0).folder for _ in range(3)}) == 3
 
 
-def test_writers_at_once_lose_no_look(project):
+def test_writers_at_once_lose_no_look(tmp_path):
+    # With fewer pages than writers the oldest folder may be forgotten before its writer has written to it.
+    project = Project(Workspace(tmp_path), kept(pages=6))
     with ThreadPoolExecutor(8) as pool:
         lines = list(pool.map(project.keep, range(6)))
     assert project.read() == sorted(lines, key=lambda one: one.looked_ns)
