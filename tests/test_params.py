@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from lobsmith import params
+from lobsmith.errors import ParamsError
 from lobsmith.params.section import Section
+from tests.small import small_params
 
 MODULES = {path.stem: ast.parse(path.read_text()) for path in sorted(Path(params.__file__).parent.glob("*.py"))}
 SECTIONS = {
@@ -46,3 +48,29 @@ def test_all_is_sorted_and_complete():
             elif isinstance(node, ast.Assign):
                 defined |= {target.id for target in node.targets}
     assert params.__all__ == sorted(name for name in defined if not name.startswith("_"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"drift.recent_s": 400, "drift.reference_s": 200}, "drift.recent_s"),
+        ({"drift.every_ms": 30000}, "drift.minimum_rows"),
+        ({"drift.reference_s": 1e18}, "drift.reference_s"),
+        ({"drift.recent_s": float("inf")}, "drift.recent_s"),
+    ],
+)
+def test_absurd_windows_are_refused(changes, named):
+    """Windows that could hold no rows enough are refused before a look waits for them."""
+    with pytest.raises(ParamsError, match=named):
+        small_params(**changes)
+
+
+@pytest.mark.parametrize("name", ["lob_candidate", "lob_trt", "lob_drift", "../lob", "lob\n"])
+def test_names_of_candidates_and_companions_are_no_production_models(name):
+    with pytest.raises(ParamsError, match=r"model\.name"):
+        small_params(**{"model.name": name})
+
+
+def test_a_fallback_is_always_kept():
+    with pytest.raises(ParamsError, match=r"release\.keep"):
+        small_params(**{"release.keep": 1})

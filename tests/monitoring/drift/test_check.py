@@ -1,4 +1,7 @@
-"""A look for drift at what the prediction log has: which streams, which looks before, and too few rows of a version."""
+"""A look for drift at what the prediction log has: which streams, which looks before, and too few rows of a version.
+
+And looks at several streams of one version, as the mode takes them into account.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,20 +15,24 @@ from lobsmith.drift.reference import RawRows, Reference, fit_scaling, save_refer
 from lobsmith.drift.verdict import DriftLook, Finding, Kind
 from lobsmith.features.definitions import COUNT
 from lobsmith.files import sha256_file
-from lobsmith.monitoring.drift.check import look_for_drift
+from lobsmith.monitoring.drift.check import Looked, look_for_drift, together
 from lobsmith.monitoring.drift.history import Found, Line
-from lobsmith.monitoring.drift.live_window import read_lived
+from lobsmith.monitoring.drift.live_window import Lived, no_rows, read_lived
 from lobsmith.monitoring.live_evaluation import LIVE
 from lobsmith.monitoring.log.writer import LogWriter, Source, log_path
+from lobsmith.monitoring.mode.machine import Mode, step
 from lobsmith.params import Params
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.release.version.recipe import environment
 from lobsmith.workspace import Workspace
 from tests.monitoring.drift.drifted import NOW_NS, VERSION, S, rows
+from tests.monitoring.drift.looks import CALM, DRIFT, MISSING, UNKNOWN, at
+from tests.monitoring.drift.looks import look as look_of
 from tests.monitoring.logged import PARAMS, add
 from tests.online.live_traffic import params as with_changes
 from tests.release import toy
+from tests.small import small_params
 
 SPOT, PERPETUAL = "binance-spot:BTCUSDT", "binance-perpetual:BTCUSDT"
 LEARNT_UNTIL = NOW_NS - 7200 * S
@@ -168,3 +175,32 @@ def test_answers_that_break_a_limit_are_concept_drift_of_their_stream_only(tmp_p
     assert found[SPOT].finding is not Finding.DRIFT
     assert found[PERPETUAL].finding is Finding.DRIFT
     assert "latency" in found[PERPETUAL].reason
+
+
+def looked(found: DriftLook, instrument: str) -> Looked:
+    nothing = Lived(no_rows(), no_rows(), None, None, 0, 0)
+    return Looked(msgspec.structs.replace(found, instrument=instrument), no_rows(), nothing)
+
+
+def test_one_stream_is_taken_as_it_is():
+    one = looked(look_of(0, CALM), "simulator:SIM")
+    assert together([one]) is one.look
+
+
+def test_what_asks_for_most_caution_counts_of_each_kind():
+    found = together([looked(look_of(0, DRIFT, UNKNOWN, CALM), "a:A"), looked(look_of(0, CALM, CALM, MISSING), "b:B")])
+    assert {one.kind: one.finding for one in found.verdicts} == {
+        Kind.COVARIATE: DRIFT,
+        Kind.PREDICTION: CALM,
+        Kind.CONCEPT: MISSING,
+    }
+    assert found.of(Kind.COVARIATE).reason.startswith("a:A: ")
+    assert found.of(Kind.CONCEPT).reason.startswith("b:B: ")
+
+
+def test_concept_drift_pauses_beside_another_stream_that_drifts_otherwise():
+    params, record = small_params().modes, None
+    for number in range(params.drift_looks + params.paused_looks):
+        both = [looked(look_of(number, DRIFT), "a:A"), looked(look_of(number, CALM, CALM, DRIFT), "b:B")]
+        record = step(record, together(both), params, at(number))
+    assert record.mode is Mode.PAUSED

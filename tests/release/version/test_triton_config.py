@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32, ModelInstanceGroup
 
-from lobsmith.errors import ParamsError, ReleaseError
+from lobsmith.errors import ReleaseError
 from lobsmith.release.version.triton_config import (
     config_text,
     configured_contract,
@@ -85,14 +85,3 @@ def test_plans_differ_in_what_runs_them_only(tmp_path):
         for one in (config, onnx):
             one.ClearField(name)
     assert config == onnx
-
-
-@pytest.mark.parametrize("name", ["lob_candidate", "lob_trt", "lob_drift", "../lob", "lob\n"])
-def test_names_of_candidates_and_companions_are_no_production_models(name):
-    with pytest.raises(ParamsError, match=r"model\.name"):
-        toy.params(model__name=name)
-
-
-def test_a_fallback_is_always_kept():
-    with pytest.raises(ParamsError, match=r"release\.keep"):
-        toy.params(release__keep=1)
