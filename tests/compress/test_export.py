@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +16,7 @@ from lobsmith.gates.parity import parity
 from lobsmith.models.networks.network import Network
 from lobsmith.models.networks.registry import NETWORKS, build
 from lobsmith.params import ModelParams
+from tests.another_process import run_in_another_process
 
 HORIZONS = (100, 1000)
 PARAMS = ModelParams(name="lob", network="cnn_lstm_attention", channels=8, hidden=12, layers=2, ring=16, attention=6)
@@ -112,10 +110,8 @@ def test_another_process_exports_the_same_bytes(path: Path, tmp_path: Path) -> N
         "import sys; from pathlib import Path; from lobsmith.compress.export import export_onnx;"
         "from tests.compress.test_export import make_network; export_onnx(make_network(), Path(sys.argv[1]))"
     )
-    root = Path(__file__).parents[2]
     target = tmp_path / "again.onnx"
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    subprocess.run([sys.executable, "-c", code, str(target)], check=True, cwd=root, env=environment, timeout=120)
+    run_in_another_process(code, target)
     assert sha256_file(target) == sha256_file(path)
 
 

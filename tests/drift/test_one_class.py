@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +17,7 @@ from lobsmith.drift.one_class import ReferenceScore, alarm_level, export_score
 from lobsmith.errors import DataError
 from lobsmith.features.definitions import COUNT, NAMES
 from lobsmith.files import sha256_file
+from tests.another_process import run_in_another_process
 from tests.drift.drifting import noise, reference, reference_of
 from tests.small import small_params
 
@@ -163,10 +161,8 @@ def test_another_process_exports_the_same_bytes(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from tests.drift.test_one_class import *;"
         "export_score(fit_score(reference_of(noise(1000)), PARAMS)[0], Path(sys.argv[1]))"
     )
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     target = tmp_path / "again.onnx"
-    subprocess.run([sys.executable, "-c", code, str(target)], check=True, cwd=root, env=environment, timeout=120)
+    run_in_another_process(code, target)
     assert sha256_file(target) == sha256_file(tmp_path / SCORE)
 
 

@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +20,7 @@ from lobsmith.models.networks.registry import build
 from lobsmith.params import CompressParams
 from lobsmith.release.checks.model_file import check_model_file
 from lobsmith.release.version.contract import WireContract
+from tests.another_process import run_in_another_process
 from tests.compress.test_export import HORIZONS, PARAMS, make_network
 from tests.small import small_params
 
@@ -144,17 +142,8 @@ def test_another_process_writes_the_same_bytes(
         "rows = np.random.default_rng(0).normal(size=(1000, COUNT)).astype(np.float32);"
         "quantise(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], [rows[:400], rows[400:700]], SETTINGS)"
     )
-    root = Path(__file__).parents[3]
     target = tmp_path / "again.onnx"
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(source), str(target), precision],
-        check=True,
-        capture_output=True,
-        cwd=root,
-        env=environment,
-        timeout=120,
-    )
+    done = run_in_another_process(code, source, target, precision)
     assert target.read_bytes() == candidates[precision].read_bytes()
     assert done.stdout == done.stderr == b""
 
