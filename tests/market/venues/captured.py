@@ -1,8 +1,13 @@
-"""Lines of small captures, written the way Binance writes them."""
+"""Lines of small captures, written the way Binance writes them, and what a reader says of bad ones."""
 
 import gzip
 import json
 from pathlib import Path
+
+import pytest
+
+from lobsmith.errors import CaptureError
+from lobsmith.market.readers import read_captures
 
 T0 = 1_723_161_255_000_000_000
 
@@ -72,6 +77,15 @@ def write(path: Path, *lines: bytes) -> Path:
     content = b"".join(lines)
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
     return path
+
+
+def refused(*paths: Path) -> str:
+    with pytest.raises(CaptureError) as raised:
+        read_captures(paths)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert str(raised.value.path) in [str(path) for path in paths]
+    return message
 
 
 STEP_MS = 20
