@@ -1,13 +1,10 @@
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import given, settings
@@ -32,6 +29,7 @@ from lobsmith.models.networks.volatility import (
     qlike,
 )
 from lobsmith.params import LabelParams
+from tests.models.networks.trunks import assert_answers_the_same, exported, step
 
 HORIZONS_MS = (100, 1000, 5000)
 H = len(HORIZONS_MS)
@@ -64,16 +62,6 @@ def features(rows: int, *, batch: int = 1, seed: int = 0) -> Tensor:
     raw[:, :, ELAPSED] = np.log1p(elapsed_ms)
     raw[:, :, RETURN] = random.normal(size=(batch, rows)) * (random.random((batch, rows)) < 0.6)
     return torch.from_numpy(((raw - LOCATION.numpy()) / SCALE.numpy()).astype(np.float32))
-
-
-def step(built: Volatility, rows: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-    state = built.cold_state(rows.shape[0])
-    parts = []
-    with torch.inference_mode():
-        for part in torch.split(rows, sizes, dim=1):
-            answer, state = built(part, state)
-            parts.append(answer)
-    return torch.cat(parts, dim=1), state
 
 
 def forecasts(built: Volatility, rows: Rows) -> Array:
@@ -208,40 +196,14 @@ def test_saved_weights_carry_the_fit() -> None:
 
 
 def test_exported_it_answers_the_same_for_other_batches_and_times(tmp_path: Path) -> None:
-    built, path = trunk(), tmp_path / "trunk.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer warns of shapes it records; other shapes are compared below
-        torch.onnx.export(
-            built,
-            (torch.zeros(2, 3, COUNT), built.cold_state(2)),
-            str(path),
-            dynamo=False,
-            opset_version=17,
-            input_names=["features", "state"],
-            output_names=["answer", "next_state"],
-            dynamic_axes={
-                "features": {0: "batch", 1: "time"},
-                "state": {0: "batch"},
-                "answer": {0: "batch", 1: "time"},
-                "next_state": {0: "batch"},
-            },
-        )
-    onnx.checker.check_model(str(path), full_check=True)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    for batch, steps in ((1, 1), (3, 7), (1, 256), (2, 511), (5, 2)):
-        state = built.cold_state(batch)
-        served_state = state.numpy()
-        for seed in range(3):
-            rows = features(steps, batch=batch, seed=seed)
-            with torch.inference_mode():
-                answer, state = built(rows, state)
-            served, served_state = session.run(None, {"features": rows.numpy(), "state": served_state})
-            np.testing.assert_allclose(served, answer.numpy(), rtol=1e-5, atol=1e-5)
-            np.testing.assert_allclose(served_state, state.numpy(), rtol=1e-5, atol=1e-5)
-    options.log_severity_level = 4
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    built = trunk()
+    session = exported(built, tmp_path / "trunk.onnx")
+    shapes = ((1, 1), (3, 7), (1, 256), (2, 511), (5, 2))
+
+    def rows(batch: int, steps: int, seed: int) -> Tensor:
+        return features(steps, batch=batch, seed=seed)
+
+    assert_answers_the_same(session, built, shapes, rows, rtol=1e-5, atol=1e-5)
     with pytest.raises(Exception, match="ONNXRuntimeError"):
         session.run(None, {"features": features(512).numpy(), "state": built.cold_state(1).numpy()})
 

@@ -1,11 +1,8 @@
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +13,7 @@ from lobsmith.features.definitions import COUNT, LEVELS, NAMES
 from lobsmith.models.networks.bin_ctabl import BilinearNormalisation, BinCtabl, TemporalAttention
 from lobsmith.models.networks.deeplob import DeepLob
 from lobsmith.models.networks.window import BOOK, COLUMNS, ROW, BookWindows
+from tests.models.networks.trunks import assert_answers_the_same, exported, step
 
 Trunk = DeepLob | BinCtabl
 _GENERATOR = torch.Generator().manual_seed(3)
@@ -37,16 +35,6 @@ def bin_ctabl(**arguments: Any) -> BinCtabl:
 
 
 both = pytest.mark.parametrize("build", [deeplob, bin_ctabl])
-
-
-def step(trunk: nn.Module, rows: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-    state = trunk.cold_state(rows.shape[0])
-    parts = []
-    with torch.inference_mode():
-        for part in torch.split(rows, sizes, dim=1):
-            answer, state = trunk(part, state)
-            parts.append(answer)
-    return torch.cat(parts, dim=1), state
 
 
 @both
@@ -135,38 +123,14 @@ def test_a_market_at_rest_has_finite_answers_and_gradients(build: Callable[..., 
 
 @both
 def test_exported_it_answers_the_same_for_other_batches_and_times(build: Callable[..., Trunk], tmp_path: Path) -> None:
-    trunk, path = build(), tmp_path / "trunk.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer warns of shapes it records; other shapes are compared below
-        torch.onnx.export(
-            trunk,
-            (torch.zeros(2, 3, COUNT), trunk.cold_state(2)),
-            str(path),
-            dynamo=False,
-            opset_version=17,
-            input_names=["features", "state"],
-            output_names=["answer", "next_state"],
-            dynamic_axes={
-                "features": {0: "batch", 1: "time"},
-                "state": {0: "batch"},
-                "answer": {0: "batch", 1: "time"},
-                "next_state": {0: "batch"},
-            },
-        )
-    onnx.checker.check_model(str(path), full_check=True)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    for batch, steps in ((1, 1), (3, 7), (1, 120), (5, 2)):
-        state = trunk.cold_state(batch)
-        served_state = state.numpy()
-        for _ in range(3):  # the ring fills: cold, partly and fully valid
-            features = torch.randn(batch, steps, COUNT)
-            with torch.inference_mode():
-                answer, state = trunk(features, state)
-            served, served_state = session.run(None, {"features": features.numpy(), "state": served_state})
-            np.testing.assert_allclose(served, answer.numpy(), rtol=0, atol=1e-4)
-            np.testing.assert_allclose(served_state, state.numpy(), rtol=0, atol=1e-4)
+    trunk = build()
+    shapes = ((1, 1), (3, 7), (1, 120), (5, 2))
+
+    def rows(batch: int, steps: int, _seed: int) -> Tensor:
+        return torch.randn(batch, steps, COUNT)
+
+    # The ring fills: cold, partly and fully valid.
+    assert_answers_the_same(exported(trunk, tmp_path / "trunk.onnx"), trunk, shapes, rows, rtol=0, atol=1e-4)
 
 
 def test_deeplob_has_the_published_number_of_parameters() -> None:
