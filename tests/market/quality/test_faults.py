@@ -158,6 +158,12 @@ def stamp(lines: list[bytes], n: int) -> int:
     return inject.local_time(lines[n])
 
 
+@pytest.mark.parametrize("source", ["simulated"], indirect=True)
+def test_without_a_fault_nothing_is_set_aside(clean: Read) -> None:
+    assert (clean.account.faults, clean.account.segments, clean.aside) == ({}, 1, [])
+    assert clean.account.clock_offset_ns / 1e9 == pytest.approx(0, abs=0.01)
+
+
 def test_a_gap_ends_the_segment_until_a_snapshot(
     tmp_path: Path, lines: list[bytes], place: Place, assert_confined: Confined
 ) -> None:
