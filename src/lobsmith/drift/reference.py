@@ -61,7 +61,7 @@ class RawRows:
 
 
 def thinned(time_ns: Int64, every_ms: int) -> npt.NDArray[np.intp]:
-    """Return the places of the first row in each slot of `every_ms` of receive time: the same for whoever asks.
+    """Return the places of the first row in each slot of `every_ms` of receive time: the same for every caller.
 
     Args:
         time_ns: int64 [N], never decreasing.

@@ -71,7 +71,7 @@ class RunningServer:
         self._outlasting_restarts(attempt, deadline)
 
     def withdraw(self, model: str, versions: Sequence[int]) -> None:
-        """See `lobsmith.release.context.Server.withdraw`. Where nobody serves there is nothing to withdraw.
+        """See `lobsmith.release.context.Server.withdraw`. Without a server there is nothing to withdraw.
 
         Raises:
             ServingError: they are still loaded after `serving.load_deadline_s`, or still listed beside others.
