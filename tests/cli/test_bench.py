@@ -51,6 +51,7 @@ def test_both_sides_are_measured_in_one_run(root: Path, recorded: Path) -> None:
     assert report["memory_mib"]["tenfold"] < 2 * report["memory_mib"]["once"]
 
 
+@pytest.mark.slow
 def test_a_tick_by_step_and_by_window(root: Path) -> None:
     done = bench_tick(root, "--calls", "200", "--json")
     assert done.returncode == 0, done.stderr
@@ -62,6 +63,7 @@ def test_a_tick_by_step_and_by_window(root: Path) -> None:
     assert report["compiled_ratio"] > 0
 
 
+@pytest.mark.slow
 def test_a_tick_is_shown_as_a_table(root: Path) -> None:
     done = CliRunner().invoke(cli, ["--root", str(root), "bench", "tick", "--calls", "100"])
     assert done.exit_code == 0, done.output

@@ -39,6 +39,7 @@ def report():
     return bench_gpu(small_params(), None, PLAN, note=lambda _: None)
 
 
+@pytest.mark.slow
 def test_every_way_has_a_row_or_a_reason(report) -> None:
     ways = Counter((row.network, row.way, row.precision) for row in report.rows)
     assert set(ways.values()) == {len(PLAN.batches)}
@@ -48,6 +49,7 @@ def test_every_way_has_a_row_or_a_reason(report) -> None:
         assert (row.count > 0) == (row.reason is None)
 
 
+@pytest.mark.slow
 def test_times_are_ordered_and_counted(report) -> None:
     per_stream = {row.network: row.flops for row in report.rows if row.reason is None and row.batch == 1}
     for row in report.rows:
@@ -59,6 +61,7 @@ def test_times_are_ordered_and_counted(report) -> None:
             assert row.floor_ratio == pytest.approx(row.p50_us / row.floor_us)
 
 
+@pytest.mark.slow
 def test_outputs_agree_with_eager_float32(report) -> None:
     for row in report.rows:
         if row.reason is None:
@@ -161,6 +164,7 @@ def test_what_there_is_none_of_is_named(tmp_path: Path) -> None:
         assert name in done.output
 
 
+@pytest.mark.slow
 def test_a_rehearsal_prints_and_keeps_one_object(tmp_path: Path) -> None:
     kept = tmp_path / "rehearsal.json"
     quick = ("--networks", "step,lstm_a", "--precisions", "fp32", "--batches", "2", "--calls", "4", "--rounds", "1")
@@ -181,6 +185,7 @@ def test_a_trained_network_can_be_measured(tmp_path: Path) -> None:
     assert "run the train stage again" in done.output
 
 
+@pytest.mark.slow
 def test_a_wrong_answer_is_printed_and_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = ("--networks", "lstm_a", "--precisions", "bf16", "--batches", "1", "--calls", "1", "--rounds", "1")
     monkeypatch.setitem(TOLERANCES, "bf16", 0.0)

@@ -20,6 +20,7 @@ def newest(rows: RawRows, windows: int, params: DriftParams) -> RawRows:
     return rows.between(until - round((params.reference_s + windows * params.recent_s) * NS_PER_S), until)
 
 
+@pytest.mark.slow
 def test_another_market_is_drift_and_the_product_says_that_minutes_are_no_history(recorded: Path) -> None:
     learnt, other = (read(recorded, name, PARAMS) for name in ("BTC spot, 8 August", "BTC perpetual, 8 August"))
     brief = short(PARAMS.drift, 7.0)
@@ -34,6 +35,7 @@ def test_another_market_is_drift_and_the_product_says_that_minutes_are_no_histor
     assert found.finding is Finding.INSUFFICIENT
 
 
+@pytest.mark.slow
 def test_the_other_half_of_a_session_is_no_drift(recorded: Path) -> None:
     brief = short(PARAMS.drift, 3.0)
     scaling, rows = frozen(read(recorded, "BTC spot, 8 August", PARAMS), brief)

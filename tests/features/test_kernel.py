@@ -73,7 +73,8 @@ def test_equals_the_slow_reference_on_a_simulated_session(simulated: Session) ->
 
 
 @pytest.mark.recorded
-@pytest.mark.parametrize("name", ["usdm", pytest.param("spot", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["usdm", "spot"])
 def test_equals_the_slow_reference_on_a_recorded_session(recorded: Path, name: str) -> None:
     session = read_captures([recorded / "binance" / file for file in SESSIONS[name]])
     bounds = session.events.message_bounds()

@@ -56,6 +56,7 @@ def _run_long(state, count: int, seed: int, tail, out) -> None:
             tail[n - count + tail.shape[0]] = value[0]
 
 
+@pytest.mark.slow
 def test_stays_exact_over_a_hundred_million_rows() -> None:
     state = np.zeros(1, normaliser_dtype(1, 1000))
     tail, out = np.empty(1000, np.float32), np.empty(1, np.float32)

@@ -8,6 +8,7 @@ from tests.small import small_params
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.slow
 def test_no_request_fails_while_versions_are_swapped() -> None:
     report = bench_swap(small_params(), swaps=3, rate=100, before_s=1, note=lambda _: None)
     assert report.failures == {}

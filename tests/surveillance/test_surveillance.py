@@ -243,6 +243,7 @@ RECORDED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.recorded
 @pytest.mark.parametrize("names", RECORDED, ids=lambda names: names[0].split("/")[1][:20])
 def test_recorded_sessions_raise_nothing(recorded: Path, names: list[str]) -> None:

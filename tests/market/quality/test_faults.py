@@ -64,7 +64,9 @@ PLACES = {
 }
 
 
-@pytest.fixture(scope="module", params=["simulated", pytest.param("recorded", marks=pytest.mark.recorded)])
+@pytest.fixture(
+    scope="module", params=["simulated", pytest.param("recorded", marks=[pytest.mark.recorded, pytest.mark.slow])]
+)
 def source(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
