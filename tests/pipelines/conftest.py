@@ -15,9 +15,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A real Prefect server of its own for the session, started once by the first flow that runs."""
     home = tmp_path_factory.mktemp("prefect")
     before = dict(os.environ)
-    os.environ.update(
-        PREFECT_HOME=str(home), PREFECT_LOGGING_LEVEL="CRITICAL", PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="120"
-    )
+    os.environ.update(PREFECT_HOME=str(home), PREFECT_LOGGING_LEVEL="CRITICAL")
     yield
     os.environ.clear()
     os.environ.update(before)

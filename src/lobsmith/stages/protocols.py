@@ -10,7 +10,7 @@ from lobsmith.compress.export import export_onnx
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import TrainingError
 from lobsmith.evaluation.results import Evaluation
-from lobsmith.features.dataset import Dataset, build_dataset
+from lobsmith.features.dataset import Dataset, build_dataset, file_stem
 from lobsmith.market.readers import read_captures
 from lobsmith.market.venues.formats import group_by_instrument
 from lobsmith.models.networks.registry import architecture
@@ -41,7 +41,7 @@ def within_sessions(
     for dataset in read_datasets(files, params):
         part = Part(dataset, split(dataset, params.split))
         protocol = f"within the session: its newest {params.split.test:.0%} held out, purged"
-        results.append(_run([part], part, params, directory / _name(dataset), protocol, on_train))
+        results.append(_run([part], part, params, directory / file_stem(dataset.instrument), protocol, on_train))
     return results
 
 
@@ -67,7 +67,7 @@ def across_days(
         rows = usable_rows(dataset)
         held_out = Part(dataset, Split(rows[:0], rows[:0], rows))
         protocol = f"across days: trained on {', '.join(path.name for path in files)}"
-        results.append(_run(parts, held_out, params, directory / _name(dataset), protocol, on_train))
+        results.append(_run(parts, held_out, params, directory / file_stem(dataset.instrument), protocol, on_train))
     return results
 
 
@@ -87,10 +87,6 @@ def _run(
             on_train(f"{held_out.dataset.instrument}: {name}")
 
     return evaluate_model(params, parts, held_out, trained, model, directory, protocol=protocol, on_train=told)
-
-
-def _name(dataset: Dataset) -> str:
-    return str(dataset.instrument).replace(":", "-")
 
 
 def with_rivals(params: Params, rivals: tuple[str, ...], seeds: tuple[int, ...]) -> Params:
