@@ -5,7 +5,6 @@
 that clients keep to, and asks for a retrain. Each has a lease of its own and may overlap with the other.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +17,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
 
+from lobsmith import clock
 from lobsmith.drift.verdict import DriftLook
 from lobsmith.errors import LobsmithError
 from lobsmith.lease import unless_held
@@ -79,7 +79,7 @@ def judge(
             active=active.version,
             fallback=fallback,
             since_ns=active.created_ns,
-            now_ns=time.time_ns(),
+            now_ns=clock.now_ns(),
             sources=sources,
         )
         note("it was asked about no row" if judged is None else f"{judged.verdict.decision}: {judged.verdict.reason}")
@@ -117,7 +117,7 @@ def alert(
     """Raise and resolve alerts. No data is one of its own: nothing is known then, which is not the same as fine."""
     model = active.model
     asked_ns = last_asked_ns(workspace, model, active.version, sources)
-    age_s = None if asked_ns is None else (time.time_ns() - asked_ns) / NS_PER_S
+    age_s = None if asked_ns is None else (clock.now_ns() - asked_ns) / NS_PER_S
     if age_s is None or age_s > params.rollback.window_s:
         when = "never" if age_s is None else f"{age_s:.0f} s ago"
         alerts.fire(
@@ -152,7 +152,7 @@ def monitor(root: str = ".", overrides: Mapping[str, Any] | None = None, sources
         overrides: parameters to replace, keyed by dotted name.
         sources: which sessions of the prediction log count: live, replay, demo.
     """
-    workspace = Workspace(Path(root).resolve())
+    workspace = Workspace.open(Path(root))
     params = load_params(workspace.params, overrides)
     model = params.model.name
     with unless_held(workspace.monitor_lease, f"monitor {model}", ttl_s=params.reconcile.lease_s) as held:
@@ -227,7 +227,7 @@ def look(
             params,
             active,
             fallback,
-            now_ns=time.time_ns(),
+            now_ns=clock.now_ns(),
             before=history.read(workspace, active.model),
             sources=sources,
         )
@@ -289,7 +289,7 @@ def drift(root: str = ".", overrides: Mapping[str, Any] | None = None, sources: 
         overrides: parameters to replace, keyed by dotted name.
         sources: which sessions of the prediction log count: live, replay, demo.
     """
-    workspace = Workspace(Path(root).resolve())
+    workspace = Workspace.open(Path(root))
     params = load_params(workspace.params, overrides)
     model = params.model.name
     with unless_held(workspace.drift_lease, f"look for drift of {model}", ttl_s=params.reconcile.lease_s) as held:

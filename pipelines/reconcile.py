@@ -66,5 +66,5 @@ def reconcile(root: str = ".", overrides: Mapping[str, Any] | None = None) -> Re
         root: the project's folder, with `params.yaml`.
         overrides: parameters to replace, keyed by dotted name.
     """
-    workspace = Workspace(Path(root).resolve())
+    workspace = Workspace.open(Path(root))
     return follow_and_build(workspace, load_params(workspace.params, overrides), "reconcile flow")[0]

@@ -13,6 +13,7 @@ from prefect import flow, task
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from lobsmith import clock
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import load_golden
 from lobsmith.drift import REFERENCE, SCORE
@@ -287,7 +288,7 @@ def retrain(
     Raises:
         LeaseError: another run trains.
     """
-    workspace = Workspace(Path(root).resolve())
+    workspace = Workspace.open(Path(root))
     params = load_params(workspace.params, overrides)
     model = params.model.name
     with ExitStack() as stack:
@@ -356,7 +357,7 @@ def skipped(model: str, reason: str) -> Retrained:
 
 def newer_than(workspace: Workspace, model: str, due: datetime) -> str | None:
     """Say which candidate has been made since a run was due: of late runs, only the first has anything to do."""
-    slot, due_ns = candidate_model(model), int(due.timestamp() * NS_PER_S)
+    slot, due_ns = candidate_model(model), clock.from_wall(int(due.timestamp() * NS_PER_S))
     made = [
         entry
         for entry in journal.read(workspace.journal)
@@ -364,7 +365,7 @@ def newer_than(workspace: Workspace, model: str, due: datetime) -> str | None:
     ]
     if not made:
         return None
-    at = datetime.fromtimestamp(made[-1].time_ns / NS_PER_S, UTC)
+    at, due = (datetime.fromtimestamp(ns / NS_PER_S, UTC) for ns in (made[-1].time_ns, due_ns))
     return f"this run was due at {due:%Y-%m-%d %H:%M:%S}; a newer window was trained by {at:%Y-%m-%d %H:%M:%S} UTC"
 
 

@@ -95,7 +95,7 @@ def shadow(root: str = ".", overrides: Mapping[str, Any] | None = None, sources:
         overrides: parameters to replace, keyed by dotted name.
         sources: which sessions of the prediction log count: live, replay, demo.
     """
-    workspace = Workspace(Path(root).resolve())
+    workspace = Workspace.open(Path(root))
     params = load_params(workspace.params, overrides)
     model, repository = params.model.name, Repository.of(workspace)
     pair = find_the_candidate(workspace, model)

@@ -189,7 +189,7 @@ def write_alerts(path: Path, patch: pytest.MonkeyPatch) -> None:
     workspace = Workspace(path.parent)
     clock = itertools.count(TIME_NS)
     with patch.context() as patched:
-        patched.setattr("lobsmith.monitoring.alerts.time.time_ns", lambda: next(clock))
+        patched.setattr("lobsmith.monitoring.alerts.clock.now_ns", lambda: next(clock))
         alerts.fire(workspace, alerts.DRIFT, "lob", "version 1 is “conservative”")
         workspace.alerts.write_bytes(workspace.alerts.read_bytes() + b'{"time_ns":')
         alerts.fire(workspace, alerts.NO_ROWS, "lob", "no rows")

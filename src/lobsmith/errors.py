@@ -15,6 +15,7 @@
     │   └── RegistryError         MLflow is away: it cannot be reached, is locked, or does not answer in time
     ├── LeaseError                somebody else has the right to act
     │   └── LeaseLostError        it was taken over from who thought to have it; nothing more was done
+    ├── ClockError                the time of a workspace cannot be told or set
     ├── ModeError                 the mode of a model cannot be told or set
     ├── ServingError              no answer can be had from a model server
     │   ├── TritonMissingError    Triton cannot be started on this machine
@@ -29,6 +30,7 @@ and exits with status 1.
 
 __all__ = [
     "CaptureError",
+    "ClockError",
     "ContractError",
     "DataContractError",
     "DataError",
@@ -117,6 +119,10 @@ class LeaseLostError(LeaseError):
 
 class RegistryError(ReleaseError):
     """MLflow is away: it cannot be reached, is locked, or does not answer in time."""
+
+
+class ClockError(LobsmithError):
+    """The time of a workspace cannot be told or set."""
 
 
 class ModeError(LobsmithError):

@@ -1,9 +1,11 @@
-"""The identity of a process: distinct from a later one with the same number, and from those of other machines."""
+"""Processes: the identity of one, distinct from later ones and those of other machines; a module in one of its own."""
 
 import getpass
 import os
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 from msgspec import Struct
@@ -71,6 +73,22 @@ def user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid {os.getuid()}"
+
+
+def run_module(module: str, *arguments: str, deadline_s: float) -> subprocess.CompletedProcess[bytes]:
+    """Run `python -m MODULE` and return what it printed and how it ended: it may crash, hang, or keep memory.
+
+    Args:
+        module: its full name.
+        arguments: of its command line.
+        deadline_s: seconds after which the process is killed.
+
+    Raises:
+        subprocess.TimeoutExpired: it was.
+    """
+    # -P keeps a local file named like a package from being imported in its place.
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=deadline_s, check=False)
 
 
 def _space() -> str:

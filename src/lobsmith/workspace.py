@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from lobsmith import clock
+
 MLFLOW_URI = "LOBSMITH_MLFLOW_URI"
 SQLITE = "sqlite:///"
 
@@ -16,6 +18,17 @@ class Workspace:
     """
 
     root: Path
+
+    @classmethod
+    def open(cls, root: Path) -> "Workspace":
+        """Return the workspace of a folder, by whose clock this process goes from now on.
+
+        Raises:
+            ClockError: its clock is spoilt.
+        """
+        workspace = cls(root.resolve())
+        clock.use(workspace.clock)
+        return workspace
 
     @property
     def params(self) -> Path:
@@ -31,6 +44,11 @@ class Workspace:
     def home(self) -> Path:
         """All state that is not the model repository."""
         return self.root / ".lobsmith"
+
+    @property
+    def clock(self) -> Path:
+        """What time it is, where that is not the machine's time."""
+        return self.home / "clock.json"
 
     @property
     def market(self) -> Path:

@@ -49,7 +49,7 @@ class _Commands(click.Group):
 @click.pass_context
 def cli(ctx: click.Context, root: Path) -> None:
     """Keep a neural network on limit-order-book data in service."""
-    ctx.obj = Workspace(root.resolve())
+    ctx.obj = Workspace.open(root)
 
 
 for command in (

@@ -1,10 +1,10 @@
 """`lobsmith mode`: what clients may act on, and a person's word on it."""
 
-import time
 from typing import TYPE_CHECKING
 
 import click
 
+from lobsmith import clock
 from lobsmith.cli.options import json_option, print_json, results
 from lobsmith.cli.times import format_time
 from lobsmith.params import ModeParams, load_params
@@ -135,7 +135,7 @@ def _acted_on(record: "ModeRecord", params: ModeParams) -> str:
 
 
 def _away(record: "ModeRecord", params: ModeParams) -> bool:
-    return time.time_ns() - record.looked_ns > params.stale_s * NS_PER_S
+    return clock.now_ns() - record.looked_ns > params.stale_s * NS_PER_S
 
 
 def _line(change: "ModeChange") -> str:

@@ -1,13 +1,13 @@
 """`lobsmith predictions`: the log of predictions and their outcomes."""
 
 import math
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
 
+from lobsmith import clock
 from lobsmith.cli.options import json_option, print_json, results
 from lobsmith.units import NS_PER_S, NS_PER_US
 from lobsmith.workspace import Workspace
@@ -108,7 +108,7 @@ def _since(hours: float | None) -> int:
 
     if hours is not None and math.isnan(hours):
         raise click.BadParameter("nan is no number of hours", param_hint="--hours")
-    return EVER if hours is None else time.time_ns() - int(hours * _NS_PER_HOUR)
+    return EVER if hours is None else clock.now_ns() - int(hours * _NS_PER_HOUR)
 
 
 def _table(versions: list[dict[str, Any]]) -> Table:

@@ -1,12 +1,12 @@
 """`lobsmith report shadow`: two versions on the same rows of live traffic."""
 
-import time
 from pathlib import Path
 from typing import TypedDict
 
 import click
 from msgspec.structs import replace
 
+from lobsmith import clock
 from lobsmith.cli.options import json_option, overrides, print_json, results, set_option, source_option
 from lobsmith.errors import DataError
 from lobsmith.params import load_params
@@ -62,7 +62,7 @@ def report_shadow(
     since_ns = read_manifest(repository.directory(*judged_version)).created_ns
     chosen: _Chosen = {"since_ns": since_ns, "sources": sources, "instrument": instrument}
     if fallback:
-        now_ns = time.time_ns()
+        now_ns = clock.now_ns()
         judged = judge_in_service(workspace, params, name, active=active, fallback=other, now_ns=now_ns, **chosen)
     else:
         judged = judge_candidate(workspace, params, name, active=active, candidate=other, **chosen)

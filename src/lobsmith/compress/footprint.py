@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from lobsmith.child import run_module
 from lobsmith.errors import ReleaseError
+from lobsmith.process import run_module
 
 _DEADLINE_S = 60.0
 _CALLS = 20

@@ -4,12 +4,11 @@ An alert is known by its name and what it is about. It fires once and goes on un
 for each of the two, never one a minute.
 """
 
-import time
 from typing import Literal
 
 from msgspec import Struct
 
-from lobsmith import jsonl
+from lobsmith import clock, jsonl
 from lobsmith.errors import ReleaseError
 from lobsmith.files import exclusive_lock
 from lobsmith.progress import console
@@ -85,7 +84,7 @@ def _change(workspace: Workspace, name: str, about: str, state: Literal["firing"
             going = any((one.name, one.about) == (name, about) for one in firing(workspace))
             if going == (state == "firing"):
                 return False
-            alert = Alert(time_ns=time.time_ns(), name=name, about=about, state=state, message=message)
+            alert = Alert(time_ns=clock.now_ns(), name=name, about=about, state=state, message=message)
             jsonl.append(path, alert)
     except TimeoutError as error:
         raise ReleaseError(f"{path}: locked for {_LOCK_DEADLINE_S:g} s; end the process that holds it") from error

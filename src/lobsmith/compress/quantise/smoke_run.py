@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lobsmith.child import run_module
 from lobsmith.compress import FP32
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import LobsmithError, PrecisionError, ReleaseError
+from lobsmith.process import run_module
 
 _DEADLINE_S = 60.0
 _WORDS = 400

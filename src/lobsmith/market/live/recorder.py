@@ -17,6 +17,7 @@ from msgspec import Struct, field
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
+from lobsmith import clock
 from lobsmith.errors import DataError
 from lobsmith.market.live.files import RawFiles
 from lobsmith.market.venues.binance.live import Endpoint, difference, snapshot_id, stream_of
@@ -83,7 +84,7 @@ class Recorder:
         symbols: Sequence[str],
         files: RawFiles,
         limits: RecorderLimits | None = None,
-        now: Callable[[], int] = time.time_ns,
+        now: Callable[[], int] = clock.now_ns,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self.summary = Summary()

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from lobsmith import jsonl
-from lobsmith.child import run_module
 from lobsmith.drift.reference import RawRows
 from lobsmith.drift.verdict import DriftLook, Finding
 from lobsmith.features.definitions import NAMES
 from lobsmith.monitoring.drift.history import EVIDENTLY_JSON, EVIDENTLY_PAGE
 from lobsmith.online.answers import Answers
 from lobsmith.params import Params
+from lobsmith.process import run_module
 from lobsmith.workspace import Workspace
 
 DIRECTIONS = ("down", "unchanged", "up")

@@ -4,12 +4,12 @@ History that is too short refuses nothing, and the verdict says so: it is never 
 without rows is waited for: it ends by itself, and a promotion can wait.
 """
 
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from msgspec import structs
 
+from lobsmith import clock
 from lobsmith.drift.covariate import look_for_covariate_drift
 from lobsmith.drift.null_distribution import PastStore
 from lobsmith.drift.reference import RawRows, freeze, joined
@@ -75,7 +75,7 @@ def _judge_window(
     recent, learnt = newest, rows.between(0, int(newest.time_ns[0]))
     history = learnt
     if active is not None:
-        lived = read_lived(workspace, params, active, instrument, rows, now_ns=time.time_ns(), sources=sources)
+        lived = read_lived(workspace, params, active, instrument, rows, now_ns=clock.now_ns(), sources=sources)
         if len(lived.recent) >= drift.minimum_rows and lived.from_ns >= int(rows.time_ns[-1]):
             recent, learnt, history = lived.recent, rows, joined(rows, lived.earlier)
     found = look_for_covariate_drift(
@@ -115,7 +115,7 @@ def judge_period(
     for instrument in [one for one in reference.rows if one in seen] or reference.rows:
         rows = reference.rows[instrument]
         learnt = rows.newest(Lengths.of(drift).reference)
-        lived = read_lived(workspace, params, candidate, instrument, learnt, now_ns=time.time_ns(), sources=sources)
+        lived = read_lived(workspace, params, candidate, instrument, learnt, now_ns=clock.now_ns(), sources=sources)
         found = look_for_covariate_drift(
             learnt,
             lived.recent,

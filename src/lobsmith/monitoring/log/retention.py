@@ -1,10 +1,10 @@
 """Retention: predictions leave the log by age."""
 
-import time
 from pathlib import Path
 
 from adbc_driver_sqlite import dbapi
 
+from lobsmith import clock
 from lobsmith.monitoring.log.schema import faults_named, number, open_log, transaction
 from lobsmith.params import PredictionLogParams
 from lobsmith.units import NS_PER_DAY
@@ -30,7 +30,7 @@ def expire(path: Path, params: PredictionLogParams, now_ns: int | None = None, *
     Raises:
         PredictionLogError: the log is missing, damaged or locked, or the disk refuses.
     """
-    now_ns = time.time_ns() if now_ns is None else now_ns
+    now_ns = clock.now_ns() if now_ns is None else now_ns
     before_ns = now_ns - int(params.keep_days * NS_PER_DAY)
     raw_before_ns = now_ns - int(raw_keep_days * NS_PER_DAY)
     with faults_named(path):

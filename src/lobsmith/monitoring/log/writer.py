@@ -4,7 +4,6 @@ One SQLite file a model, `Workspace.predictions / f"{model}.db"`, holds the answ
 of its fallback version. Any number of processes may write and read it at once.
 """
 
-import time
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from adbc_driver_sqlite import dbapi
 
+from lobsmith import clock
 from lobsmith.errors import PredictionLogError
 from lobsmith.monitoring.log.schema import (
     faults_named,
@@ -286,7 +286,7 @@ class LogWriter:
         with faults_named(self.path), transaction(self._connection) as cursor:
             _write(cursor, self._waiting)
             for table, count in self._lost.items():
-                cursor.execute("INSERT INTO drops VALUES (0, ?, ?, ?)", (time.time_ns(), f"log {table}", count))
+                cursor.execute("INSERT INTO drops VALUES (0, ?, ?, ?)", (clock.now_ns(), f"log {table}", count))
         self._waiting, self._lost = _Waiting(), {}
 
     def close(self) -> None:

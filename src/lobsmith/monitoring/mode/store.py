@@ -6,7 +6,6 @@ of the journal get from the record until then. The journal last: a disk that ref
 getting more cautious.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from lobsmith import jsonl
+from lobsmith import clock, jsonl
 from lobsmith.drift.verdict import DriftLook, Finding
 from lobsmith.errors import ModeError, ReleaseError
 from lobsmith.files import exclusive_lock, write_atomic
@@ -69,7 +68,7 @@ def apply(
         ModeError: the record cannot be read or written.
         ReleaseError: the journal cannot be; where the record could be written, it is in force.
     """
-    now = time.time_ns() if now_ns is None else now_ns
+    now = clock.now_ns() if now_ns is None else now_ns
     with _alone(workspace):
         before = _last(workspace, look.model)
         after = step(before, look, params.modes, now)
@@ -94,7 +93,7 @@ def set_mode(workspace: Workspace, model: str, mode: Mode, reason: str, who: str
     reason = " ".join(reason.split())
     if not reason:
         raise ModeError(f"{model}: a mode set by hand needs a reason; pass --reason")
-    now = time.time_ns()
+    now = clock.now_ns()
     with _alone(workspace):
         try:
             before = _last(workspace, model)
@@ -126,7 +125,7 @@ def set_auto(workspace: Workspace, model: str, reason: str, who: str) -> Change:
         if not before.held:
             return Change(before, before)
         after = replace(counted_anew(before, before.version), held=False)
-        change = _change(before, after, " ".join(reason.split()) or "set by hand no longer", who, time.time_ns())
+        change = _change(before, after, " ".join(reason.split()) or "set by hand no longer", who, clock.now_ns())
         return Change(before, _keep(workspace, after, change))
 
 

@@ -4,13 +4,13 @@ Nothing is changed and no right to act is needed. What may be mended without a d
 `lobsmith.release.audit.repair` mends it.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 
 from msgspec import Struct
 
+from lobsmith import clock
 from lobsmith.drift import SCORE
 from lobsmith.errors import ReleaseError
 from lobsmith.lease import lease_holder
@@ -257,7 +257,7 @@ def _journaled(workspace: Workspace, repository: Repository, model: str, entries
         if fate in journal.ACTIVATING and version not in (*on_disk, *listed):
             words = f"{model} {version} was {fate} and is gone, without a line that says so"
             yield _safe(Kind.JOURNAL, workspace.journal, words, "write the line that is missing", model, version)
-    state = journal.state_at(entries, model, time.time_ns())
+    state = journal.state_at(entries, model, clock.now_ns())
     by_journal = None if state is None else state.version_to
     active = max(listed, default=None)
     last = None if active is None else journal.fates(entries, model).get(active)

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from lobsmith.child import run_module
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import Golden, load_golden
 from lobsmith.compress.runtime import Answered, Float, OnnxModel
@@ -25,6 +24,7 @@ from lobsmith.compress.tensorrt.gpu import this_gpu
 from lobsmith.compress.tensorrt.plan import fits
 from lobsmith.drift import SCORE
 from lobsmith.errors import LobsmithError, ReleaseError
+from lobsmith.process import run_module
 from lobsmith.release.version.contract import CLASSES, OUTLOOKS, WireContract
 from lobsmith.release.version.manifest import Manifest, check_files
 from lobsmith.release.version.signing import Trust

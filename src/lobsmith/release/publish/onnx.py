@@ -1,12 +1,12 @@
 """Publishing: from an exported model to a version that a server may load, by `release/publish/publication.py`."""
 
-import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from safetensors.numpy import save
 
+from lobsmith import clock
 from lobsmith.compress import FP32, GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import Golden
 from lobsmith.drift import REFERENCE, SCORE
@@ -145,7 +145,7 @@ class OnnxPublication(Publication):
 
     def version(self, last: int | None) -> int:
         """Return a number of its own."""
-        return mint_version(time.time_ns(), last)
+        return mint_version(clock.now_ns(), last)
 
     def prove(self, directory: Path) -> None:
         """Validate the copy: it is what gets served."""
@@ -203,7 +203,7 @@ class _NewPublication(OnnxPublication):
             model=self.model,
             version=version,
             artifact_id=files[MODEL],
-            created_ns=time.time_ns(),
+            created_ns=clock.now_ns(),
             files=files,
             contract=self.contract,
             prime_rows=self.artifact.prime_rows,

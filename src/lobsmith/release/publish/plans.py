@@ -10,12 +10,12 @@ that share both with the newest are listed together: plans of other capabilities
 the older versions are answered by ONNX again.
 """
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec import structs
 
+from lobsmith import clock
 from lobsmith.compress import GOLDEN
 from lobsmith.compress.tensorrt.plan import ENGINE, EngineBuild, read_build
 from lobsmith.errors import ReleaseError
@@ -117,7 +117,7 @@ class _PlansPublication(Publication):
         return structs.replace(
             self.network,
             model=self.model,
-            created_ns=time.time_ns(),
+            created_ns=clock.now_ns(),
             files={name: sha256_file(directory / name) for name in (*self.build.plans.values(), ENGINE, GOLDEN)},
             precision=self.build.precision,
             gpu_architecture=", ".join(f"sm{one.replace('.', '')}" for one in self.build.plans),

@@ -5,13 +5,13 @@ elsewhere that a trusted key has signed; only the manifest is written and signed
 of any publication.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec import Struct, structs
 
+from lobsmith import clock
 from lobsmith.compress import MODEL
 from lobsmith.errors import LobsmithError, ReleaseError
 from lobsmith.files import copy_durably, sha256_file
@@ -122,7 +122,7 @@ def promotion_plan(release: Release, source: Path, *, model: str, verdicts: tupl
         ReleaseError: the repository or the journal is unreadable.
     """
     repository = release.repository
-    number = mint_version(time.time_ns(), last_version(release.workspace, model))
+    number = mint_version(clock.now_ns(), last_version(release.workspace, model))
     refusals: list[str] = []
     manifest: Manifest | None = None
     try:
@@ -188,7 +188,7 @@ class _Promotion(OnnxPublication):
             self.original,
             model=self.model,
             version=version,
-            created_ns=time.time_ns(),
+            created_ns=clock.now_ns(),
             verdicts=self.verdicts(),
             promoted_from=Origin(model=self.original.model, version=self.original.version),
         )

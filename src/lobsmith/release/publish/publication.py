@@ -18,7 +18,6 @@ The first version of a model is moved together with its configuration, as one fo
 """
 
 import shutil
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +27,7 @@ from secrets import token_hex
 
 from msgspec import structs
 
+from lobsmith import clock
 from lobsmith.errors import ContractError, LeaseError, LeaseLostError, LobsmithError, ReleaseError, ServingError
 from lobsmith.files import fsync_directory, write_atomic
 from lobsmith.release.context import Release
@@ -269,7 +269,7 @@ def place(writer: Writer, staging: Path, manifest: Manifest, config: str, entry:
         if server is not None:
             server.serve(model, version)
             writer.reached(Step.LOADED)
-        writer.record(structs.replace(entry, time_ns=time.time_ns()))
+        writer.record(structs.replace(entry, time_ns=clock.now_ns()))
     except LeaseLostError:
         raise
     except BaseException as error:

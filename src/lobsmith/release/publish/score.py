@@ -7,13 +7,13 @@ A version answers with its score or without it. So no error here fails the versi
 journaled as refused, `verify` reports that it is missing, and reconcile tries again after `reconcile.retry_s`.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec import structs
 
+from lobsmith import clock
 from lobsmith.compress import FP32, MODEL
 from lobsmith.drift import SCORE
 from lobsmith.errors import LeaseError, LobsmithError, ReleaseError
@@ -137,7 +137,7 @@ class _ScorePublication(Publication):
             model=self.model,
             version=version,
             artifact_id=files[MODEL],
-            created_ns=time.time_ns(),
+            created_ns=clock.now_ns(),
             files=files,
             precision=FP32,
             gpu_architecture=None,
@@ -164,7 +164,7 @@ class _ScorePublication(Publication):
 
 def _lately_refused(entries: Sequence[Entry], model: str, version: int, retry_s: float) -> str | None:
     """Return why a score was refused within the last `retry_s`; one whose writer crashed may be tried at once."""
-    since_ns = time.time_ns() - int(retry_s * NS_PER_S)
+    since_ns = clock.now_ns() - int(retry_s * NS_PER_S)
     about = [one for one in entries if (one.model, one.version_to) == (model, version) and one.time_ns > since_ns]
     if not about or about[-1].action != journal.REFUSED or about[-1].reason.startswith(DIED):
         return None

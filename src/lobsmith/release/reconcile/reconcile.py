@@ -6,11 +6,11 @@ any number of times, and be killed after it: the next reconcile goes on. While M
 what serves goes on.
 """
 
-import time
 from dataclasses import replace
 
 from msgspec import Struct
 
+from lobsmith import clock
 from lobsmith.errors import RegistryError
 from lobsmith.lease import hold_lease
 from lobsmith.release.context import Release
@@ -148,7 +148,7 @@ def _present(repository: Repository, model: str) -> Present | None:
 def _lately_refused(work: Work, wanted: Wanted) -> set[tuple[str, int]]:
     if work.retry:
         return set()
-    since_ns = time.time_ns() - int(work.release.params.reconcile.retry_s * NS_PER_S)
+    since_ns = clock.now_ns() - int(work.release.params.reconcile.retry_s * NS_PER_S)
     found = set()
     for alias, version in _wishes(wanted):
         refusal = refusal_of(version)

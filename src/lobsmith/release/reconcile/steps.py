@@ -1,6 +1,5 @@
 """The steps of reconciling: what is done for each, and the crash points between their parts."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,6 +8,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
+from lobsmith import clock
 from lobsmith.errors import LeaseError, LeaseLostError, LobsmithError, RegistryError
 from lobsmith.lease import Lease
 from lobsmith.online.evidence import WATCH
@@ -143,7 +143,7 @@ def _grant(work: Work, alias: str, wished: Registered, act: Callable[[], str]) -
         if not written and (before is None or before.reason != reason):
             _record(work, name, journal.REFUSED, wished.artifact_id, f"registry:{wished.version}: {reason}")
         work.reached(Point.JOURNALED)
-        refusal = msgspec.json.encode(Refusal(time.time_ns(), reason)).decode()
+        refusal = msgspec.json.encode(Refusal(clock.now_ns(), reason)).decode()
         tags = {aliases.REFUSED: refusal, aliases.SERVING: f"refused: {reason}"}
         aliases.tag(work.release.workspace, work.model, wished.version, tags)
         work.reached(Point.REFUSED)

@@ -1,9 +1,9 @@
 """Integrity incidents in the journal, each once: versions that are not what they were when they were published."""
 
-import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from lobsmith import clock
 from lobsmith.errors import ReleaseError
 from lobsmith.process import user
 from lobsmith.release.repository import journal
@@ -43,7 +43,7 @@ def journal_once(workspace: Workspace, faults: Iterable[Fault], *, who: str | No
         journal.append(
             workspace.journal,
             Entry(
-                time_ns=time.time_ns(),
+                time_ns=clock.now_ns(),
                 action=journal.FAULTY,
                 model=model,
                 version_from=None if version is None else repository.active(model),

@@ -1,13 +1,13 @@
 """The writer: the one process that holds the repository's lease, and the changes that it can make."""
 
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 
+from lobsmith import clock
 from lobsmith.errors import LeaseLostError, ReleaseError
 from lobsmith.files import fsync_directory
 from lobsmith.lease import Lease, hold_lease
@@ -62,7 +62,7 @@ class Writer:
     ) -> Entry:
         """Return a line of the journal; `before` was active, `about` is what the action is about."""
         return Entry(
-            time_ns=time.time_ns(),
+            time_ns=clock.now_ns(),
             action=action,
             model=model,
             version_from=before,

@@ -20,7 +20,7 @@ from msgspec import Struct, structs
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from lobsmith import jsonl
+from lobsmith import clock, jsonl
 from lobsmith.compress import GOLDEN
 from lobsmith.compress.golden import load_golden
 from lobsmith.errors import ServingError
@@ -83,7 +83,7 @@ def warm_up(workspace: Workspace, endpoint: Endpoint, model: str, version: int, 
         version=version,
         server=_run(endpoint),
         sent=requests,
-        time_ns=time.time_ns(),
+        time_ns=clock.now_ns(),
         requests=requests,
         p50_us=float(p50),
         p99_us=float(p99),

@@ -9,6 +9,7 @@ from threading import Event, Thread
 import numpy as np
 from numpy.typing import NDArray
 
+from lobsmith import clock
 from lobsmith.monitoring.mode.hit_rates import ActTable
 from lobsmith.monitoring.mode.machine import Mode
 from lobsmith.params import Params
@@ -75,7 +76,7 @@ class Guard:
         open_transport: Callable[[], Transport],
         *,
         clock: Callable[[], int] = time.monotonic_ns,
-        wall: Callable[[], int] = time.time_ns,
+        wall: Callable[[], int] = clock.now_ns,
     ) -> None:
         """Start the thread.
 

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from lobsmith import clock
 from lobsmith.errors import DeadlineError, LobsmithError, ModeError, ServingError
 from lobsmith.monitoring.mode.hit_rates import WinRates
 from lobsmith.monitoring.mode.machine import Mode, ModeRecord
@@ -176,7 +177,7 @@ class ModeWatch:
         stale_s: float,
         *,
         clock: Callable[[], int] = time.monotonic_ns,
-        wall: Callable[[], int] = time.time_ns,
+        wall: Callable[[], int] = clock.now_ns,
     ) -> None:
         """Nothing is known yet.
 

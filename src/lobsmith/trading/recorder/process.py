@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import structs
 
+from lobsmith import clock
 from lobsmith.errors import LobsmithError, PredictionLogError
 from lobsmith.monitoring.log.outcomes import OutcomeJoin, Outcomes
 from lobsmith.monitoring.log.reader import PredictionLog
@@ -128,7 +129,7 @@ class LogSink:
 
     def dropped(self, place: str, count: int) -> None:
         """Note that rows were lost, in the ring or on their way to a mirrored version."""
-        self._log.add_drops(self._session, time.time_ns(), place, count)
+        self._log.add_drops(self._session, clock.now_ns(), place, count)
 
     def finish(self) -> None:
         """Take it that no row will follow: what is still open will never be known."""
@@ -157,7 +158,7 @@ class LogSink:
 
     def _settle(self, outcomes: Outcomes) -> None:
         if len(outcomes.row):
-            self._log.add_outcomes(self._session, outcomes.row, outcomes.labels, time.time_ns())
+            self._log.add_outcomes(self._session, outcomes.row, outcomes.labels, clock.now_ns())
 
     def _runs(self, row: npt.NDArray[np.int64], segment: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return int64 [N], another number after each gap in the feed and each hole in the records.

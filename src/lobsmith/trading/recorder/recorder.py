@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from lobsmith import clock
 from lobsmith.features.definitions import COUNT, definitions_sha256
 from lobsmith.files import write_atomic
 from lobsmith.params import Params, as_table
@@ -91,7 +92,7 @@ class Recorder:
         transport: str,
         url: str | None = None,
         patient: bool = False,
-        clock: Callable[[], int] = time.time_ns,
+        clock: Callable[[], int] = clock.now_ns,
     ) -> None:
         """Start recording.
 

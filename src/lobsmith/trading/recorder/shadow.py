@@ -11,6 +11,7 @@ from threading import Condition, Thread
 import numpy as np
 import numpy.typing as npt
 
+from lobsmith import clock
 from lobsmith.errors import ServingError
 from lobsmith.monitoring.log.writer import Role
 from lobsmith.params import ClientParams
@@ -144,7 +145,7 @@ class Mirror:
                 took[side] = self._time(model, number, row)
         except ServingError:
             return None
-        return Probe(time.time_ns(), self.role, active, took["active"], self.model, version, took["mirrored"])
+        return Probe(clock.now_ns(), self.role, active, took["active"], self.model, version, took["mirrored"])
 
     def _time(self, model: str, version: int, row: npt.NDArray[np.float32]) -> int:
         features, known = row[np.newaxis, np.newaxis], (model, version) in self._state_sizes

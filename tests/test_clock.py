@@ -1,0 +1,75 @@
+"""The time of a workspace: the machine's, or faster and then ahead of it, and never one that goes back."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lobsmith import clock
+from lobsmith.errors import ClockError
+from lobsmith.units import NS_PER_DAY, NS_PER_S
+from lobsmith.workspace import Workspace
+
+NOW = "from lobsmith import clock; print(clock.now_ns(), clock.speed())"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path):
+    yield Workspace.open(tmp_path)
+    clock.use(tmp_path / "no clock")
+
+
+def test_without_a_file_it_is_the_time_of_the_machine(workspace: Workspace) -> None:
+    before = time.time_ns()
+    assert before <= clock.now_ns() <= time.time_ns()
+    assert (clock.speed(), clock.from_wall(before)) == (1.0, before)
+
+
+def test_a_faster_workspace_stays_ahead_and_never_goes_back(workspace: Workspace) -> None:
+    began = time.time_ns()
+    clock.run(workspace.clock, 3600.0)
+    times = []
+    clock.sleep_until(clock.now_ns() + 1800 * NS_PER_S)
+    times.append(clock.now_ns())
+    clock.run(workspace.clock, 60.0)
+    times.append(clock.now_ns())
+    clock.run(workspace.clock, 1.0)
+    times.append(clock.now_ns())
+    assert times == sorted(times)
+    assert times[0] - began >= 1800 * NS_PER_S > 100 * (time.time_ns() - began)
+    assert clock.ahead_ns() > 1790 * NS_PER_S
+
+
+def test_another_process_has_the_same_time(workspace: Workspace) -> None:
+    clock.run(workspace.clock, 60.0)
+    before = clock.now_ns()
+    child = subprocess.run([sys.executable, "-c", NOW], capture_output=True, text=True, check=True).stdout.split()
+    assert before <= int(child[0]) <= clock.now_ns()
+    assert float(child[1]) == 60.0
+    clock.use(workspace.home / "no clock")
+    assert clock.now_ns() < time.time_ns() + NS_PER_S
+    assert Workspace.open(workspace.root) == workspace
+    assert clock.now_ns() >= int(child[0])
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"speed": 0}', b'{"speed": 1e9}', b'{"days": 1}'])
+def test_a_spoilt_clock_is_an_error_that_names_it(workspace: Workspace, content: bytes) -> None:
+    workspace.home.mkdir()
+    workspace.clock.write_bytes(content)
+    with pytest.raises(ClockError, match=r"clock\.json: not a clock"):
+        clock.use(workspace.clock)
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.5, -1.0, 4000.0, float("nan"), float("inf")])
+def test_time_can_neither_stand_still_nor_fly(workspace: Workspace, speed: float) -> None:
+    with pytest.raises(ClockError, match="1 to 3600 times"):
+        clock.run(workspace.clock, speed)
+    assert not workspace.clock.exists()
+
+
+def test_a_week_passes_in_minutes(workspace: Workspace) -> None:
+    began, wall = clock.now_ns(), time.time_ns()
+    clock.run(workspace.clock, clock.FASTEST)
+    assert clock.from_wall(wall + 168 * NS_PER_S) - began == pytest.approx(7 * NS_PER_DAY, abs=60 * NS_PER_S)
