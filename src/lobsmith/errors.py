@@ -48,6 +48,7 @@ __all__ = [
     "RegistryError",
     "ReleaseError",
     "RequestError",
+    "ServiceError",
     "ServingError",
     "ThinWindowError",
     "TrainingError",
@@ -147,6 +148,10 @@ class RequestError(ServingError):
 
 class DeadlineError(ServingError):
     """The answer did not come in time."""
+
+
+class ServiceError(LobsmithError):
+    """What `lobsmith up` runs cannot be started, stopped or read."""
 
 
 class PredictionLogError(LobsmithError):

@@ -156,6 +156,11 @@ class Workspace:
         return self.home / "mlartifacts"
 
     @property
+    def up(self) -> Path:
+        """What `lobsmith up` runs: `state.json`, and `logs/`, a file a service."""
+        return self.home / "up"
+
+    @property
     def serving(self) -> Path:
         """Scratch folder of the embedded Triton: backends, logs, working directory."""
         return self.home / "serving"

@@ -23,6 +23,7 @@ from lobsmith.cli.retrain import retrain
 from lobsmith.cli.serve import serve
 from lobsmith.cli.stage import stage
 from lobsmith.cli.status import status
+from lobsmith.cli.up import down, logs, up
 from lobsmith.errors import LobsmithError
 from lobsmith.workspace import Workspace
 
@@ -57,7 +58,9 @@ for command in (
     data,
     demo,
     doctor,
+    down,
     drift,
+    logs,
     mode,
     models,
     monitor,
@@ -71,6 +74,7 @@ for command in (
     shadow,
     stage,
     status,
+    up,
 ):
     cli.add_command(command)
 

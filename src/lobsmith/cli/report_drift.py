@@ -84,8 +84,7 @@ def _show(content: "Content") -> None:
 
 def _open(workspace: Workspace, content: "Content", page: str, port: int | None) -> None:
     """Show the page and Evidently's; without a report of Evidently the page alone, which needs no server."""
-    from lobsmith.monitoring.drift.evidently import evidently_workspace
-    from lobsmith.monitoring.drift.evidently_ui import evidently_ui
+    from lobsmith.monitoring.drift.evidently_ui import evidently_ui, evidently_workspace
 
     folder = evidently_workspace(workspace)
     webbrowser.open(page)

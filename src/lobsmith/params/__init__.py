@@ -33,6 +33,7 @@ from lobsmith.params.serving import (
     PredictionLogParams,
     ReconcileParams,
     ReleaseParams,
+    ServicesParams,
     ServingParams,
 )
 from lobsmith.params.surveillance import AccumulationParams, CrashParams, SurveillanceParams
@@ -82,6 +83,7 @@ __all__ = [
     "ReleaseParams",
     "RollbackParams",
     "ScreenParams",
+    "ServicesParams",
     "ServingParams",
     "ShadowParams",
     "SimulatorParams",
@@ -128,6 +130,8 @@ class Params(Section, frozen=True):
     """How versions come and go."""
     serving: ServingParams
     """The embedded Triton."""
+    services: ServicesParams
+    """Where the services of `lobsmith up` listen."""
     client: ClientParams
     """The trading client."""
     prediction_log: PredictionLogParams

@@ -43,6 +43,17 @@ class ServingParams(Section, frozen=True):
     """Time that Triton has to end before it is killed, s."""
 
 
+class ServicesParams(Section, frozen=True):
+    """Where the services that `lobsmith up` runs listen on loopback, besides Triton."""
+
+    prefect_port: Port
+    """Port of Prefect's server and its pages."""
+    mlflow_port: Port
+    """Port of MLflow's server and its pages."""
+    evidently_port: Port
+    """Port of Evidently's pages."""
+
+
 class ClientParams(Section, frozen=True):
     """The trading client."""
 

@@ -17,8 +17,8 @@ import pytest
 
 from lobsmith.errors import PortBusyError
 from lobsmith.monitoring.drift import history
-from lobsmith.monitoring.drift.evidently import Side, draw, evidently_workspace, project_of
-from lobsmith.monitoring.drift.evidently_ui import evidently_ui
+from lobsmith.monitoring.drift.evidently import Side, draw, project_of
+from lobsmith.monitoring.drift.evidently_ui import evidently_ui, evidently_workspace
 from lobsmith.monitoring.drift.report import Reported, read_content, write_report
 from lobsmith.params import Params, load_params
 from lobsmith.workspace import Workspace

@@ -19,6 +19,7 @@ from lobsmith import jsonl
 from lobsmith.drift.reference import RawRows
 from lobsmith.drift.verdict import DriftLook, Finding
 from lobsmith.features.definitions import NAMES
+from lobsmith.monitoring.drift.evidently_ui import evidently_workspace
 from lobsmith.monitoring.drift.history import EVIDENTLY_JSON, EVIDENTLY_PAGE
 from lobsmith.online.answers import Answers
 from lobsmith.params import Params
@@ -92,11 +93,6 @@ class Drawn(Struct, frozen=True, kw_only=True):
     json: str
     project: str
     report: str
-
-
-def evidently_workspace(workspace: Workspace) -> Path:
-    """Return where Evidently keeps the reports that its own pages show."""
-    return workspace.drift / "evidently"
 
 
 def project_of(model: str) -> str:

@@ -15,11 +15,19 @@ import httpx
 
 from lobsmith.errors import PortBusyError, ServingError
 from lobsmith.serving import launcher
+from lobsmith.workspace import Workspace
 
+UI_HEALTH = "/api/version"
+"""Path of a page that answers as soon as the others do."""
 _HOST = "127.0.0.1"
 _START_DEADLINE_S = 60.0
 _STOP_DEADLINE_S = 5.0
 _POLL_S = 0.2
+
+
+def evidently_workspace(workspace: Workspace) -> Path:
+    """Return where Evidently keeps the reports that its own pages show."""
+    return workspace.drift / "evidently"
 
 
 @contextmanager
@@ -39,17 +47,13 @@ def evidently_ui(folder: Path, port: int | None = None) -> Iterator[str]:
     """
     chosen = _free_port(port)
     url = f"http://{_HOST}:{chosen}"
-    options = ("ui", "--workspace", str(folder), "--host", _HOST, "--port", str(chosen))
-    command = [sys.executable, "-P", "-m", "evidently.cli", *options]
-    environment = {**os.environ, "DO_NOT_TRACK": "1", "EVIDENTLY_SECRET": secrets.token_urlsafe(24)}
     with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory(prefix="lobsmith-evidently-") as nowhere:
-        # A settings file in the working directory would be read as its configuration.
         child = subprocess.Popen(
-            [sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *command],
+            [sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *ui_command(folder, chosen)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=environment,
+            env={**os.environ, **ui_environment()},
             cwd=nowhere,
             # Ctrl-C is for this process, which then ends the child.
             start_new_session=True,
@@ -59,6 +63,20 @@ def evidently_ui(folder: Path, port: int | None = None) -> Iterator[str]:
             yield url
         finally:
             _end(child)
+
+
+def ui_command(folder: Path, port: int) -> tuple[str, ...]:
+    """Return the command that serves Evidently's workspace on a port of loopback.
+
+    It wants an empty working directory: a settings file there would be read as its configuration.
+    """
+    options = ("ui", "--workspace", str(folder), "--host", _HOST, "--port", str(port))
+    return (sys.executable, "-P", "-m", "evidently.cli", *options)
+
+
+def ui_environment() -> dict[str, str]:
+    """Return what the command needs in its environment: no telemetry, and a key for writing that only it knows."""
+    return {"DO_NOT_TRACK": "1", "EVIDENTLY_SECRET": secrets.token_urlsafe(24)}
 
 
 def _free_port(port: int | None) -> int:
@@ -76,7 +94,7 @@ def _wait_ready(url: str, child: "subprocess.Popen[bytes]") -> None:
         if child.poll() is not None:
             raise ServingError(f"Evidently's pages ended with status {child.returncode}; run evidently ui to see why")
         try:
-            if httpx.get(f"{url}/api/version", timeout=_POLL_S * 5).is_success:
+            if httpx.get(f"{url}{UI_HEALTH}", timeout=_POLL_S * 5).is_success:
                 return
         except httpx.HTTPError:
             time.sleep(_POLL_S)

@@ -1,0 +1,171 @@
+"""`lobsmith up`, `down` and `logs`: all services of a workspace as one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from lobsmith import clock
+from lobsmith.cli.options import json_option, print_json, results
+from lobsmith.cli.up_table import Lines, LiveTable, Memory, Objects, Shown, table_of, where_to_look
+from lobsmith.errors import ServiceError
+from lobsmith.params import Params, load_params
+from lobsmith.services.overview import Overview
+from lobsmith.workspace import Workspace
+
+PORTS = {
+    "prefect_port": "services",
+    "mlflow_port": "services",
+    "evidently_port": "services",
+    "http_port": "serving",
+    "grpc_port": "serving",
+    "metrics_port": "serving",
+    "modes_port": "serving",
+}
+"""Options that name a port, and the section of params.yaml that has it otherwise."""
+
+
+def port_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for each port."""
+    for name, section in reversed(PORTS.items()):
+        option = f"--{name.replace('_', '-')}"
+        command = click.option(option, type=click.IntRange(1, 65535), help=f"Instead of {section}.{name}.")(command)
+    return command
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--detach", is_flag=True, help="Run in the background; return once everything is ready.")
+@click.option("--live", is_flag=True, help="Run `lobsmith live` too, with the options and arguments that are not ours.")
+@click.option("--speed", type=float, default=1.0, help="Let time pass so many times as fast.", show_default=True)
+@click.option("--free-ports", is_flag=True, help="Take ports that are free instead of those of params.yaml.")
+@port_options
+@json_option
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[LIVE ARGUMENTS]...")
+@click.pass_context
+def up(
+    context: click.Context,
+    /,
+    detach: bool,
+    live: bool,
+    speed: float,
+    free_ports: bool,
+    as_json: bool,
+    arguments: tuple[str, ...],
+    **ports: int | None,
+) -> None:
+    """Run everything until Ctrl-C: Prefect, its worker, MLflow, Triton, Evidently's pages.
+
+    With --live a live feed too: lobsmith up --live BTCUSDT, or lobsmith up --live --from FILE.
+    """
+    workspace: Workspace = context.obj
+    if arguments and not live:
+        raise click.UsageError(f"{arguments[0]}: no option of `lobsmith up`; what is for `lobsmith live` needs --live")
+    if live:
+        _check_live(context, arguments)
+    given = {f"{PORTS[name]}.{name}": port for name, port in ports.items() if port is not None}
+    load_params(workspace.params, given)
+    if detach:
+        forwarded = [f"--{name.replace('_', '-')}={port}" for name, port in ports.items() if port is not None]
+        forwarded += [f"--speed={speed:g}", *(["--free-ports"] if free_ports else [])]
+        forwarded += ["--live", "--", *arguments] if live else []
+        _detached(workspace, forwarded, as_json)
+        return
+    params = load_params(workspace.params, {**(_free() if free_ports else {}), **given})
+    clock.run(workspace.clock, speed)
+    try:
+        _attached(workspace, params, _live_arguments(live, arguments, speed), as_json)
+    finally:
+        clock.run(workspace.clock, 1.0)
+
+
+@click.command()
+@click.pass_obj
+def down(workspace: Workspace) -> None:
+    """End `lobsmith up` and everything that it runs; return once nothing is left."""
+    from lobsmith.services.background import end_run
+
+    run = end_run(workspace)
+    if run is None:
+        results.print("nothing to end: `lobsmith up` does not run here")
+    else:
+        results.print(f"ended {', '.join(one.name for one in reversed(run.services) if one.pid)}", soft_wrap=True)
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("-f", "--follow", "following", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("-n", "--lines", type=click.IntRange(0), default=20, show_default=True, help="Newest lines of each.")
+@click.pass_obj
+def logs(workspace: Workspace, names: tuple[str, ...], following: bool, lines: int) -> None:
+    """Show the newest lines of the services' logs: of NAME, or of all."""
+    from lobsmith.services.logs import follow, last_lines, log_folder, log_names
+
+    there = log_names(workspace)
+    if unknown := [name for name in names if name not in there]:
+        have = f"there are {', '.join(there)}" if there else "`lobsmith up` has not run here"
+        raise ServiceError(f"{unknown[0]}: no log of that name in {log_folder(workspace)}; {have}")
+    paths = {name: log_folder(workspace) / f"{name}.log" for name in names or there}
+
+    def show(name: str, line: str) -> None:
+        click.echo(line if len(paths) == 1 else f"{name:<9} {line}")
+
+    if not following:
+        for name, path in paths.items():
+            for line in last_lines(path, lines):
+                show(name, line)
+        return
+    try:
+        for name, line in follow(paths, lines):
+            show(name, line)
+    except KeyboardInterrupt:
+        return
+
+
+def _free() -> dict[str, int]:
+    from lobsmith.services.ports import free_ports
+
+    names = [f"{section}.{name}" for name, section in PORTS.items()]
+    return dict(zip(names, free_ports(len(names)), strict=True))
+
+
+def _live_arguments(live: bool, arguments: tuple[str, ...], speed: float) -> tuple[str, ...] | None:
+    if not live:
+        return None
+    return (*arguments, "--speed", f"{speed:g}") if speed != 1.0 else arguments
+
+
+def _check_live(context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Refuse what `lobsmith live` would refuse before anything is started."""
+    group = context.find_root().command
+    command = group.get_command(context, "live") if isinstance(group, click.Group) else None
+    if command is None:
+        raise click.UsageError("there is no `lobsmith live` in this installation")
+    with command.make_context("live", list(arguments), parent=context):
+        pass
+
+
+def _attached(workspace: Workspace, params: Params, live: tuple[str, ...] | None, as_json: bool) -> None:
+    from lobsmith.services.catalogue import catalogue
+    from lobsmith.services.supervisor import supervise
+
+    found = catalogue(workspace, params, live)
+    show: Shown = Objects() if as_json else Lines() if not results.is_terminal else LiveTable(workspace)
+    with show:
+        supervise(workspace, found.services, found.prefect_api, on_change=show.change, on_tick=show.tick)
+
+
+def _detached(workspace: Workspace, arguments: list[str], as_json: bool) -> None:
+    from lobsmith.services.background import start_in_background
+
+    run = start_in_background(workspace, arguments)
+    if as_json:
+        print_json(run)
+    else:
+        results.print(table_of(run, Memory(), Overview()))
+        results.print(where_to_look(run), soft_wrap=True, markup=False)
+    if run.unready:
+        one = run.unready[0]
+        raise ServiceError(
+            f"{one.name} is not ready ({one.state.value}{': ' if one.why else ''}{one.why}); the others run: see "
+            f"`lobsmith logs {one.name}`, or end them with `lobsmith down`"
+        )

@@ -1,0 +1,1 @@
+"""What `lobsmith up` runs: local servers and workers, supervised until it ends."""

@@ -1,0 +1,108 @@
+"""`lobsmith up` in the background: started, waited for, and ended."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from lobsmith.errors import ServiceError
+from lobsmith.services.logs import SUPERVISOR, Output, log_folder
+from lobsmith.services.run import Run, read_run, unusable
+from lobsmith.services.service import State
+from lobsmith.workspace import Workspace
+
+READY_DEADLINE_S = 180.0
+"""Time that all services have to become ready, s."""
+STOP_DEADLINE_S = 120.0
+"""Time that they have to end, s."""
+_HOPELESS_RESTARTS = 3
+"""Restarts after which a service that was never ready is reported instead of waited for."""
+_POLL_S = 0.1
+_ERROR = "Error: "
+
+
+def start_in_background(
+    workspace: Workspace, arguments: Sequence[str], on_change: Callable[[Run], None] = lambda _run: None
+) -> Run:
+    """Run `lobsmith up` in a session of its own until its services are ready.
+
+    Args:
+        workspace: the project.
+        arguments: of `lobsmith up`.
+        on_change: called while services are waited for, each time that there is news.
+
+    Returns:
+        What runs. Services that are not ready after a few restarts, or after `READY_DEADLINE_S`, are among it.
+
+    Raises:
+        ServiceError: it has ended; the message is its own.
+    """
+    log = log_folder(workspace) / f"{SUPERVISOR}.log"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        output = Output(log)
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lobsmith", "--root", str(workspace.root), "up", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise unusable(log, error) from error
+    end, last = time.monotonic() + READY_DEADLINE_S, None
+    while process.poll() is None:
+        run = read_run(workspace)
+        # Another one may have been running all along; ours then ends with an error.
+        if run is not None and run.process.pid == process.pid and run.services:
+            if run != last:
+                on_change(run)
+            last = run
+            waited_for = [one for one in run.unready if not _hopeless(one.state, one.restarts)]
+            if not waited_for or time.monotonic() > end:
+                return run
+        time.sleep(_POLL_S)
+    lines = output.lines()
+    words = next((line.removeprefix(_ERROR) for line in reversed(lines) if line.startswith(_ERROR)), None)
+    raise ServiceError(words or f"`lobsmith up` ended with status {process.returncode}; see {log}")
+
+
+def _hopeless(state: State, restarts: int) -> bool:
+    # What waits for a service that does not come up cannot come up either.
+    return state is State.WAITING or restarts >= _HOPELESS_RESTARTS
+
+
+def end_run(workspace: Workspace) -> Run | None:
+    """End `lobsmith up` and wait until it has ended; return what ran, None where nothing did.
+
+    Raises:
+        ServiceError: it belongs to another user, or does not end in time.
+    """
+    run = read_run(workspace)
+    if run is None:
+        return None
+    pid = run.process.pid
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return run
+    try:
+        # Asked again now that the number cannot be given away any more.
+        if run.process.is_dead():
+            return run
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+        if not select.select([descriptor], [], [], STOP_DEADLINE_S)[0]:
+            raise ServiceError(
+                f"{run.process} has not ended within {STOP_DEADLINE_S:g} s; `kill -9 {pid}` ends it and its services"
+            )
+    except PermissionError as error:
+        raise ServiceError(f"{run.process} belongs to another user, who may end it") from error
+    finally:
+        os.close(descriptor)
+    return run

@@ -1,0 +1,201 @@
+"""The services of a workspace: what each is, where it listens, and when it is ready."""
+
+import http.client
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from lobsmith.errors import ServiceError, TritonMissingError
+from lobsmith.monitoring.drift.evidently_ui import UI_HEALTH, evidently_workspace, ui_command, ui_environment
+from lobsmith.params import Params
+from lobsmith.services.mlflow_server import DRAIN_S
+from lobsmith.services.ports import HOST, Port
+from lobsmith.services.service import Probe, Service, State, answers
+from lobsmith.serving.endpoint import read_endpoint
+from lobsmith.serving.triton.embedded import PORTS, ipv4, is_ready
+from lobsmith.serving.triton.installation import check_installation, find_triton
+from lobsmith.workspace import MLFLOW_URI, SQLITE, Workspace
+
+PREFECT_API = "PREFECT_API_URL"
+_REACH_DEADLINE_S = 5.0
+_RECORDER_S = 5.0
+"""Time that a live session needs to end beside draining its mirrors, s."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The services of a workspace in the order of their start, and the address of Prefect's server."""
+
+    services: tuple[Service, ...]
+    prefect_api: str
+
+
+def catalogue(workspace: Workspace, params: Params, live: Sequence[str] | None = None) -> Catalogue:
+    """Return what `lobsmith up` runs.
+
+    Args:
+        workspace: the project.
+        params: where services listen.
+        live: arguments of `lobsmith live`; None runs none.
+
+    Raises:
+        ServiceError: a server that the user's environment names does not answer.
+    """
+    prefect, api = _prefect(workspace, params)
+    services = [prefect, _mlflow(workspace, params), _triton(workspace, params), _flows(workspace, prefect, api)]
+    services.append(_evidently(workspace, params))
+    if live is not None:
+        services.append(_live(workspace, params, live))
+    return Catalogue(tuple(services), api)
+
+
+def _prefect(workspace: Workspace, params: Params) -> tuple[Service, str]:
+    port = params.services.prefect_port
+    page = f"http://{HOST}:{port}"
+    api = f"{page}/api"
+    given = os.environ.get(PREFECT_API, "").rstrip("/")
+    # An address of ours may still be set from an earlier session.
+    if given and given not in (api, api.replace(HOST, "localhost")):
+        _check_reachable(PREFECT_API, given)
+        instead = (State.ELSEWHERE, f"{PREFECT_API} names this server")
+        return Service(name="prefect", folder=workspace.root, address=given, instead=instead), given
+    options = ("--host", HOST, "--port", str(port), "--no-access-log", "--timeout-graceful-shutdown", str(DRAIN_S))
+    environment = {
+        "PREFECT_HOME": str(workspace.prefect),
+        PREFECT_API: api,
+        "PREFECT_SERVER_API_HOST": HOST,
+        "PREFECT_SERVER_API_PORT": str(port),
+        # Prefect would unpack its pages beside its own code.
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(workspace.prefect / "pages"),
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT__SERVER_FINAL": "1",
+    }
+    service = Service(
+        name="prefect",
+        command=(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", *options),
+        environment=environment,
+        folder=_nowhere(workspace),
+        address=page,
+        page=True,
+        ports=(Port(port, "services.prefect_port"),),
+        probe=answers(port, "/api/health"),
+    )
+    return service, api
+
+
+def _flows(workspace: Workspace, prefect: Service, api: str) -> Service:
+    ours = prefect.instead is None
+    home = str(workspace.prefect) if ours else os.environ.get("PREFECT_HOME", str(workspace.prefect))
+    return Service(
+        name="flows",
+        command=(sys.executable, "-P", "-m", "lobsmith.services.flows"),
+        environment={"LOBSMITH_ROOT": str(workspace.root), PREFECT_API: api, "PREFECT_HOME": home},
+        folder=workspace.root,
+        after=("prefect", "mlflow"),
+        ready_line=rb"the deployments of prefect\.yaml are entered",
+    )
+
+
+def _mlflow(workspace: Workspace, params: Params) -> Service:
+    given = os.environ.get(MLFLOW_URI, "")
+    if given and not given.startswith(SQLITE):
+        _check_reachable(MLFLOW_URI, given.rstrip("/"))
+        instead = (State.ELSEWHERE, f"{MLFLOW_URI} names this server")
+        return Service(name="mlflow", folder=workspace.root, address=given, instead=instead)
+    port = params.services.mlflow_port
+    return Service(
+        name="mlflow",
+        command=(sys.executable, "-P", "-m", "lobsmith.services.mlflow_server", str(workspace.root), str(port)),
+        folder=_nowhere(workspace),
+        address=f"http://{HOST}:{port}",
+        page=True,
+        ports=(Port(port, "services.mlflow_port"),),
+        probe=answers(port, "/health"),
+    )
+
+
+def _triton(workspace: Workspace, params: Params) -> Service:
+    serving = params.serving
+    try:
+        check_installation(find_triton())
+    except TritonMissingError as error:
+        return Service(name="triton", folder=workspace.root, instead=(State.MISSING, str(error)))
+    host = ipv4(serving.host)
+    options = [part for name in PORTS for part in (f"--{name.replace('_', '-')}", str(getattr(serving, name)))]
+    return Service(
+        name="triton",
+        command=(sys.executable, "-m", "lobsmith", "--root", str(workspace.root), "serve", *options),
+        folder=_nowhere(workspace),
+        address=f"http {serving.http_port}, grpc {serving.grpc_port}, modes {serving.modes_port}",
+        ports=tuple(Port(getattr(serving, name), f"serving.{name}", host) for name in PORTS),
+        ready_line=rb"serving\s",
+        probe=_triton_answers(workspace),
+        probe_s=2.0,
+        # `lobsmith serve` itself starts a Triton again, and gives up where that does not help.
+        start_deadline_s=serving.start_deadline_s + 2 * serving.load_deadline_s,
+        silent_s=serving.start_deadline_s + serving.load_deadline_s,
+        stop_deadline_s=serving.stop_deadline_s + 5.0,
+    )
+
+
+def _triton_answers(workspace: Workspace) -> Probe:
+    def probe(pid: int) -> str | None:
+        endpoint = read_endpoint(workspace)
+        if endpoint is None or endpoint.pid != pid:
+            return "Triton is being started"
+        return None if is_ready(endpoint) else f"Triton does not answer at {endpoint.http_url}"
+
+    return probe
+
+
+def _evidently(workspace: Workspace, params: Params) -> Service:
+    port = params.services.evidently_port
+    return Service(
+        name="evidently",
+        command=ui_command(evidently_workspace(workspace), port),
+        environment=ui_environment(),
+        folder=_nowhere(workspace),
+        address=f"http://{HOST}:{port}",
+        page=True,
+        ports=(Port(port, "services.evidently_port"),),
+        probe=answers(port, UI_HEALTH),
+    )
+
+
+def _live(workspace: Workspace, params: Params, arguments: Sequence[str]) -> Service:
+    return Service(
+        name="live",
+        command=(sys.executable, "-m", "lobsmith", "--root", str(workspace.root), "live", *arguments),
+        # Files among the arguments are named from where the user is.
+        folder=Path.cwd(),
+        address=" ".join(arguments),
+        after=("triton",),
+        ready_line=rb".",
+        stop_deadline_s=params.mirror.drain_s + _RECORDER_S,
+        finishes=True,
+    )
+
+
+def _nowhere(workspace: Workspace) -> Path:
+    """Return an empty folder: servers take settings and modules from where they run."""
+    return workspace.up / "empty"
+
+
+def _check_reachable(variable: str, url: str) -> None:
+    try:
+        with urlopen(Request(f"{url}/health"), timeout=_REACH_DEADLINE_S):  # noqa: S310 - the user's own address
+            return
+    except HTTPError as error:
+        # A server that wants a key, or has no such page, is there.
+        if error.code < http.client.INTERNAL_SERVER_ERROR:
+            return
+        why = f"status {error.code}"
+    except (OSError, URLError, ValueError, http.client.HTTPException) as error:
+        why = str(getattr(error, "reason", error))
+    raise ServiceError(
+        f"{variable}={url}: no server answers ({why}); start it, or unset {variable} to have one of ours"
+    )

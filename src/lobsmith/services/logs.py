@@ -1,0 +1,121 @@
+"""The logs of services: one file each, cut by size, read from its end."""
+
+import re
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+from lobsmith.errors import ServiceError
+from lobsmith.workspace import Workspace
+
+LARGEST_BYTES = 10_000_000
+OLD_LOGS = 3
+"""Older parts that are kept beside a log, as NAME.log.1 and so on."""
+SUPERVISOR = "up"
+"""Name of the supervisor's own log, where it runs in the background."""
+_POLL_S = 0.25
+
+
+def log_folder(workspace: Workspace) -> Path:
+    """Return where the logs lie."""
+    return workspace.up / "logs"
+
+
+def log_names(workspace: Workspace) -> list[str]:
+    """Return the services that have a log."""
+    return sorted(path.stem for path in log_folder(workspace).glob("*.log"))
+
+
+def rotate(path: Path, largest_bytes: int = LARGEST_BYTES) -> None:
+    """Put a log that has become too large aside and empty it.
+
+    The process that writes it keeps it open, so it is copied and cut; what is written in between is lost. On a full
+    disk it is cut without a copy: that is the room which everything else needs.
+    """
+    try:
+        if path.stat().st_size <= largest_bytes:
+            return
+    except OSError:
+        return
+    older = [path.with_name(f"{path.name}.{number}") for number in range(1, OLD_LOGS + 1)]
+    for newer, old in reversed(list(pairwise(older))):
+        with suppress(OSError):
+            newer.replace(old)
+    try:
+        shutil.copyfile(path, older[0])
+    except OSError:
+        older[0].unlink(missing_ok=True)
+    with suppress(OSError), path.open("r+b") as file:
+        file.truncate(0)
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """Return the last lines of a log; none where there is no log."""
+    try:
+        with path.open(errors="replace") as file:
+            return [line.rstrip("\n") for line in deque(file, count)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ServiceError(f"{path}: {error.strerror}") from error
+
+
+def follow(paths: dict[str, Path], lines: int, ended: Callable[[], bool] = lambda: False) -> Iterator[tuple[str, str]]:
+    """Yield each service's last lines, then each line that comes, until `ended`; the service's name comes with it."""
+    places: dict[str, int] = {}
+    for name, path in paths.items():
+        places[name] = path.stat().st_size if path.exists() else 0
+        for old in last_lines(path, lines):
+            yield name, old
+    rests = dict.fromkeys(paths, b"")
+    while not ended():
+        time.sleep(_POLL_S)
+        for name, path in paths.items():
+            try:
+                with path.open("rb") as file:
+                    # A log that was cut begins anew.
+                    begin = places[name] if path.stat().st_size >= places[name] else 0
+                    file.seek(begin)
+                    content = file.read()
+            except FileNotFoundError:
+                continue
+            places[name] = begin + len(content)
+            *whole, rests[name] = (rests[name] + content).split(b"\n")
+            for line in whole:
+                yield name, line.decode(errors="replace")
+
+
+class Output:
+    """What a process has printed into its log since it was started."""
+
+    _MOST_BYTES = 262_144
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._begin = path.stat().st_size
+        except OSError:
+            self._begin = 0
+
+    def read(self) -> bytes:
+        """Return the newest part of it."""
+        try:
+            size = self._path.stat().st_size
+            begin = self._begin if size >= self._begin else 0
+            with self._path.open("rb") as file:
+                file.seek(max(begin, size - self._MOST_BYTES))
+                return file.read()
+        except OSError:
+            return b""
+
+    def has(self, line: bytes) -> bool:
+        """Say whether a line matches a pattern from its beginning."""
+        return re.search(rb"^(?:" + line + rb")", self.read(), re.MULTILINE) is not None
+
+    def lines(self) -> list[str]:
+        """Return the lines of it."""
+        return self.read().decode(errors="replace").splitlines()

@@ -1,0 +1,42 @@
+"""MLflow's server and pages over the workspace's own store, in one process: `python -m … ROOT PORT`.
+
+`mlflow server` would start a worker process and, for jobs that lobsmith has none of, a queue with more of them. The
+variables are those that it hands to its worker.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from lobsmith import telemetry
+from lobsmith.release.registry.mlflow_store import mlflow_store
+from lobsmith.services.ports import HOST
+from lobsmith.workspace import Workspace
+
+DRAIN_S = 3
+"""Time that open connections have when the server is asked to end, s."""
+
+
+def main(root: Path, port: int) -> None:
+    """Serve until SIGTERM."""
+    workspace = Workspace.open(root)
+    telemetry.turn_off()
+    # The tables are made under lobsmith's lock: a flow may want them at the same moment.
+    with mlflow_store(workspace):
+        pass
+    os.environ.update(
+        _MLFLOW_SERVER_FILE_STORE=workspace.mlflow_uri,
+        _MLFLOW_SERVER_REGISTRY_STORE=workspace.mlflow_uri,
+        _MLFLOW_SERVER_ARTIFACT_ROOT=workspace.mlflow_artifacts.as_uri(),
+        _MLFLOW_SGI_NAME="uvicorn",
+        MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
+    )
+    import uvicorn
+
+    uvicorn.run(
+        "mlflow.server.fastapi_app:app", host=HOST, port=port, access_log=False, timeout_graceful_shutdown=DRAIN_S
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

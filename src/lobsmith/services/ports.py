@@ -1,0 +1,80 @@
+"""Ports on loopback: which are free, and which process holds one that is not."""
+
+import errno
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import psutil
+
+from lobsmith.errors import PortBusyError
+
+HOST = "127.0.0.1"
+_COMMAND_CHARACTERS = 120
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port that a service listens on, and the parameter that names it."""
+
+    number: int
+    parameter: str
+    host: str = HOST
+
+    @property
+    def remedy(self) -> str:
+        """What can be done where it is taken."""
+        option = f"--{self.parameter.rpartition('.')[2].replace('_', '-')}"
+        return f"free it, or set {self.parameter} in params.yaml or pass {option}"
+
+
+def check_free(ports: Sequence[Port]) -> None:
+    """Check that each port can be listened on.
+
+    Raises:
+        PortBusyError: one is taken, named twice, or not for this user; the message names the process that holds it.
+    """
+    seen: dict[int, Port] = {}
+    for port in ports:
+        if (other := seen.setdefault(port.number, port)) is not port:
+            names = f"{other.parameter} and by {port.parameter}"
+            raise PortBusyError(f"port {port.number} is named by {names}; give one of them another")
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            # As the servers do: a port whose last connection is still winding down counts as free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((port.host, port.number))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    why = f"is taken by {_holder(port.number)}"
+                else:
+                    why = f"cannot be used: {error.strerror}"
+                raise PortBusyError(f"port {port.number} on {port.host} {why}; {port.remedy}") from error
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that are free at this moment."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((HOST, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def _holder(number: int) -> str:
+    """Name the process that holds a port, as far as this user may see it."""
+    try:
+        found = [one for one in psutil.net_connections("tcp") if one.laddr and one.laddr.port == number]
+    except psutil.Error:
+        found = []
+    found.sort(key=lambda one: one.status != psutil.CONN_LISTEN)
+    pid = next((one.pid for one in found if one.pid is not None), None)
+    if pid is None:
+        return "a process that this user may not see"
+    try:
+        command = " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        command = ""
+    short = command if len(command) <= _COMMAND_CHARACTERS else f"{command[:_COMMAND_CHARACTERS]}…"
+    return f"process {pid}" + (f" ({short})" if short else "")

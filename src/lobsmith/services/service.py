@@ -1,0 +1,107 @@
+"""What a service is, and what its supervisor says of it."""
+
+import http.client
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from msgspec import Struct
+
+from lobsmith.services.ports import HOST, Port
+
+Probe = Callable[[int], str | None]
+"""Says why a service, of which it gets the process id, does not answer; None where it does."""
+_ANSWER_DEADLINE_S = 5.0
+
+
+class State(StrEnum):
+    """What can be said of a service."""
+
+    WAITING = "waiting"
+    """For another service to be ready."""
+    STARTING = "starting"
+    READY = "ready"
+    SILENT = "not answering"
+    """It runs, was ready, and does not answer."""
+    RESTARTING = "restarting"
+    """It has ended and is started again after a pause."""
+    FINISHED = "finished"
+    """It has come to its own end."""
+    STOPPED = "stopped"
+    ELSEWHERE = "elsewhere"
+    """A server of the user's takes its place."""
+    MISSING = "missing"
+    """This machine cannot run it."""
+
+
+NEVER_STARTED = (State.ELSEWHERE, State.MISSING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """A process that is started, watched, started again when it ends, and stopped.
+
+    It is ready once its log has `ready_line` and `probe` finds nothing; one that has neither is ready at once. Where
+    `instead` is set, nothing is started and its state and reason are shown in place of those of a process.
+    """
+
+    name: str
+    command: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    folder: Path
+    """Its working directory."""
+    address: str = ""
+    """What a person opens or a program connects to."""
+    page: bool = False
+    """Whether that is a page to be opened in a browser."""
+    ports: tuple[Port, ...] = ()
+    after: tuple[str, ...] = ()
+    """Services that must be ready before it is started."""
+    ready_line: bytes = b""
+    """A pattern that a line of its log must match before it is ready."""
+    probe: Probe | None = None
+    probe_s: float = 10.0
+    """Time from one probe of a ready service to the next, s."""
+    start_deadline_s: float = 120.0
+    """Time that it has to become ready before it is killed and started again, s."""
+    silent_s: float = 60.0
+    """Time without an answer after which it is killed and started again, s."""
+    stop_deadline_s: float = 10.0
+    """Time that it has to end after SIGTERM before it is killed, s."""
+    finishes: bool = False
+    """Whether exit status 0 is its own end, after which it is not started again."""
+    instead: tuple[State, str] | None = None
+
+
+class ServiceState(Struct, frozen=True, kw_only=True):
+    """What is known of a service at a moment: the row of a table, and a line for programs.
+
+    `started_ns` is when its process was started, UTC ns of the machine.
+    """
+
+    name: str
+    state: State
+    why: str = ""
+    address: str = ""
+    page: bool = False
+    pid: int | None = None
+    started_ns: int | None = None
+    restarts: int = 0
+
+
+def answers(port: int, path: str, host: str = HOST) -> Probe:
+    """Return a probe that asks a page over HTTP."""
+
+    def probe(_pid: int) -> str | None:
+        connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_DEADLINE_S)
+        try:
+            connection.request("GET", path)
+            status = connection.getresponse().status
+        except (OSError, http.client.HTTPException) as error:
+            return f"http://{host}:{port}{path}: {error or type(error).__name__}"
+        finally:
+            connection.close()
+        return None if status == http.client.OK else f"http://{host}:{port}{path}: status {status}"
+
+    return probe
