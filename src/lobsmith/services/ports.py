@@ -73,7 +73,7 @@ def _holder(number: int) -> str:
     if pid is None:
         return "a process that this user may not see"
     try:
-        command = " ".join(psutil.Process(pid).cmdline())
+        command = " ".join(" ".join(psutil.Process(pid).cmdline()).split())
     except psutil.Error:
         command = ""
     short = command if len(command) <= _COMMAND_CHARACTERS else f"{command[:_COMMAND_CHARACTERS]}…"

@@ -90,18 +90,18 @@ class ServiceState(Struct, frozen=True, kw_only=True):
     restarts: int = 0
 
 
-def answers(port: int, path: str, host: str = HOST) -> Probe:
-    """Return a probe that asks a page over HTTP."""
+def answers(port: int, path: str, *, deadline_s: float = _ANSWER_DEADLINE_S) -> Probe:
+    """Return a probe that asks a page on loopback over HTTP."""
 
     def probe(_pid: int) -> str | None:
-        connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_DEADLINE_S)
+        connection = http.client.HTTPConnection(HOST, port, timeout=deadline_s)
         try:
             connection.request("GET", path)
             status = connection.getresponse().status
         except (OSError, http.client.HTTPException) as error:
-            return f"http://{host}:{port}{path}: {error or type(error).__name__}"
+            return f"http://{HOST}:{port}{path}: {error or type(error).__name__}"
         finally:
             connection.close()
-        return None if status == http.client.OK else f"http://{host}:{port}{path}: status {status}"
+        return None if status == http.client.OK else f"http://{HOST}:{port}{path}: status {status}"
 
     return probe

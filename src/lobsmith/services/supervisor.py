@@ -99,7 +99,7 @@ class _Supervisor:
             while not self._signals.count:
                 for one in self._watched:
                     one.step({other.service.name: other.state.state for other in self._watched})
-                    self._note()
+                self._note()
                 self._tick()
                 self._sleep()
         finally:

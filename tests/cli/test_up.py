@@ -1,0 +1,116 @@
+"""`lobsmith up`, `down` and `logs` as their users see them, before anything runs."""
+
+import os
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from rich.console import Console
+
+from lobsmith.cli.main import cli
+from lobsmith.cli.up import PORTS
+from lobsmith.cli.up_table import Memory, line_of, table_of, where_to_look
+from lobsmith.params import load_params
+from lobsmith.process import Process
+from lobsmith.services.overview import InService, Overview, models_in_service
+from lobsmith.services.ports import free_ports
+from lobsmith.services.run import Run
+from lobsmith.services.service import ServiceState, State
+from lobsmith.workspace import Workspace
+from tests.small import params_file
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "params.yaml").write_text(params_file().read_text())
+    return tmp_path
+
+
+def lobsmith(root: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["--root", str(root), *arguments])
+
+
+def test_every_port_has_an_option() -> None:
+    params = load_params(params_file())
+    assert all(isinstance(getattr(getattr(params, section), name), int) for name, section in PORTS.items())
+    described = CliRunner().invoke(cli, ["up", "--help"]).output
+    assert [name for name in PORTS if f"--{name.replace('_', '-')}" not in described] == []
+
+
+def test_what_is_no_option_is_refused_where_no_live_feed_is_asked_for(root: Path) -> None:
+    done = lobsmith(root, "up", "--no-such-option")
+    assert (done.exit_code, "needs --live" in done.output) == (2, True)
+
+
+@pytest.mark.parametrize("detach", [[], ["--detach"]], ids=["in the foreground", "in the background"])
+@pytest.mark.parametrize(
+    ("spoilt", "words"),
+    [
+        ({"params": "data: 5\n"}, "params.yaml: "),
+        ({"environment": ("PREFECT_API_URL", "http://127.0.0.1:{port}/api")}, "no server answers"),
+    ],
+    ids=["params.yaml", "PREFECT_API_URL"],
+)
+def test_what_is_wrong_from_the_beginning_is_one_line(
+    root: Path, detach: list[str], spoilt: dict, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "params" in spoilt:
+        (root / "params.yaml").write_text(spoilt["params"])
+    else:
+        name, value = spoilt["environment"]
+        monkeypatch.setenv(name, value.format(port=free_ports(1)[0]))
+        monkeypatch.setenv(
+            "PYTHONPATH", os.pathsep.join((str(Path(__file__).parents[2] / "src"), os.environ.get("PYTHONPATH", "")))
+        )
+    done = lobsmith(root, "up", "--free-ports", *detach)
+    assert done.exit_code == 1
+    [line] = done.output.splitlines()
+    assert line.startswith("Error: ")
+    assert words in line
+
+
+def test_down_and_logs_where_nothing_has_run(root: Path) -> None:
+    done = lobsmith(root, "down")
+    assert (done.exit_code, done.output) == (0, "nothing to end: `lobsmith up` does not run here\n")
+    assert lobsmith(root, "logs").output == ""
+    unknown = lobsmith(root, "logs", "prefect")
+    assert unknown.exit_code == 1
+    assert "prefect: no log of that name" in unknown.output
+
+
+def test_logs_are_shown_by_name_or_all_together(root: Path) -> None:
+    folder = Workspace(root).up / "logs"
+    folder.mkdir(parents=True)
+    (folder / "prefect.log").write_text("a\nb\nc\n")
+    (folder / "mlflow.log").write_text("d\n")
+    assert lobsmith(root, "logs", "prefect", "--lines", "2").output == "b\nc\n"
+    assert lobsmith(root, "logs").output == "mlflow    d\nprefect   a\nprefect   b\nprefect   c\n"
+    assert "there are mlflow, prefect" in lobsmith(root, "logs", "triton").output
+
+
+def test_the_table_says_what_runs_where_and_what_does_not_and_why(root: Path) -> None:
+    pages = {"address": "http://127.0.0.1:5000", "page": True}
+    services = (
+        ServiceState(name="mlflow", state=State.READY, pid=os.getpid(), restarts=2, **pages),
+        ServiceState(name="triton", state=State.MISSING, why="Triton is not installed [here]"),
+    )
+    run = Run(process=Process.this(), started_ns=0, prefect_api="", services=services)
+    overview = Overview(models=(InService(model="lob", version=7, mode="normal", reason="calm"),))
+    console = Console(width=160, file=StringIO())
+    console.print(table_of(run, Memory(), overview))
+    text = console.file.getvalue()
+    assert "http://127.0.0.1:5000" in text
+    assert "MiB" in text
+    assert "missing: Triton is not installed [here]" in text
+    assert "lob 7: normal: calm" in text
+    assert where_to_look(run) == "open http://127.0.0.1:5000 (mlflow)"
+    assert line_of(services[0]) == f"mlflow    ready http://127.0.0.1:5000 (process {os.getpid()})"
+
+
+def test_models_are_read_from_the_records_of_their_modes(root: Path) -> None:
+    workspace = Workspace(root)
+    workspace.modes.mkdir(parents=True)
+    (workspace.modes / "lob.json").write_text('{"model":"lob","version":7,"mode":"normal","reason":"calm","more":1}')
+    (workspace.modes / "spoilt.json").write_text("{")
+    assert models_in_service(workspace) == (InService(model="lob", version=7, mode="normal", reason="calm"),)

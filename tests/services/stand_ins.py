@@ -1,0 +1,126 @@
+"""Small services in place of the real ones, supervised in a process of their own, as `lobsmith up` is.
+
+Run as `python -m tests.services.stand_ins ROOT SPECIFICATIONS`: JSON with one object a service. It prints a line a
+change: name, state, process id and reason as JSON.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from lobsmith.errors import LobsmithError
+from lobsmith.services.guard import marked
+from lobsmith.services.ports import Port
+from lobsmith.services.service import Service, ServiceState, answers
+from lobsmith.services.supervisor import supervise
+from lobsmith.workspace import Workspace
+
+SERVER = """
+import http.server, sys
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Page).serve_forever()
+"""
+SLEEPER = "import time; print('ready', flush=True); time.sleep(600)"
+GRANDPARENT = f"""
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", {SLEEPER!r}], start_new_session=True)
+{SLEEPER}
+"""
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
+
+
+def service(root: Path, given: dict[str, Any]) -> Service:
+    port = given.pop("port", None)
+    more: dict[str, Any] = {"ready_line": given.pop("ready_line", "").encode()}
+    if port is not None:
+        probe = answers(port, "/", deadline_s=0.3)
+        more |= {"probe": probe, "probe_s": 0.1, "ports": (Port(port, "services.mlflow_port"),)}
+    arguments = () if port is None else (str(port),)
+    command = (sys.executable, "-c", given.pop("code"), *arguments)
+    return Service(command=command, folder=root, **more, **given)
+
+
+def changed(one: ServiceState) -> None:
+    print(json.dumps([one.name, one.state.value, one.pid, one.why]), flush=True)
+
+
+class Up:
+    """A supervisor with its stand-ins, and the changes that it has printed so far."""
+
+    def __init__(self, root: Path, services: list[dict[str, Any]]) -> None:
+        self.root = root
+        self._out = root / "changes"
+        with self._out.open("wb") as out, (root / "errors").open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.services.stand_ins", str(root), json.dumps(services)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=errors,
+                cwd=Path(__file__).parents[2],
+            )
+
+    @property
+    def changes(self) -> list[list[Any]]:
+        lines = self._out.read_bytes().split(b"\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+    def states(self, name: str) -> list[str]:
+        return [one[1] for one in self.changes if one[0] == name]
+
+    def pid(self, name: str) -> int:
+        return next(one[2] for one in reversed(self.changes) if one[0] == name and one[2])
+
+    def eventually(self, holds: Callable[[], bool], within_s: float = 20.0) -> None:
+        end = time.monotonic() + within_s
+        while not holds():
+            if time.monotonic() > end:
+                pytest.fail(f"not within {within_s:g} s; {self.changes} {(self.root / 'errors').read_text()}")
+            time.sleep(0.02)
+
+    def ready(self, *names: str) -> None:
+        self.eventually(lambda: all(self.states(name)[-1:] == ["ready"] for name in names))
+
+    def end(self) -> int:
+        self.process.terminate()
+        return self.process.wait(30)
+
+
+@contextmanager
+def up(root: Path, *services: dict[str, Any]) -> Iterator[Up]:
+    """Supervise stand-ins until the end of the block, where nothing of them is left."""
+    started = Up(root, list(services))
+    try:
+        yield started
+    finally:
+        started.process.kill()
+        started.process.wait()
+        for pid in marked(str(root)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def lives(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    wanted = [service(place, one) for one in json.loads(sys.argv[2])]
+    try:
+        supervise(Workspace(place), wanted, on_change=changed)
+    except LobsmithError as error:
+        sys.exit(f"Error: {error}")

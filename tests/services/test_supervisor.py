@@ -1,0 +1,231 @@
+"""Services are started in order, started again when they end, and stopped in reverse order, whatever ends them."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lobsmith.errors import ServiceError
+from lobsmith.services.background import end_run
+from lobsmith.services.guard import GRACE_S, marked
+from lobsmith.services.ports import free_ports
+from lobsmith.services.run import read_run
+from lobsmith.services.watched import FIRST_BACKOFF_S, Watched
+from lobsmith.workspace import Workspace
+from tests.services.stand_ins import GRANDPARENT, SERVER, SLEEPER, STUBBORN, lives, service, up
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def server(name: str, **more: object) -> dict[str, object]:
+    return {"name": name, "code": SERVER, "port": free_ports(1)[0], **more}
+
+
+def sleeper(name: str, **more: object) -> dict[str, object]:
+    return {"name": name, "code": SLEEPER, "ready_line": "ready", **more}
+
+
+def test_services_start_in_order_and_stop_in_reverse(root: Path) -> None:
+    with up(root, server("first"), sleeper("second", after=["first"]), sleeper("third")) as running:
+        running.ready("first", "second", "third")
+        waited = [(name, state) for name, state, *_ in running.changes]
+        assert waited.index(("first", "ready")) < waited.index(("second", "starting"))
+        assert waited.index(("third", "starting")) < waited.index(("first", "ready"))
+        pids = [running.pid(name) for name in ("first", "second", "third")]
+        run = read_run(Workspace(root))
+        assert run is not None
+        assert [one.pid for one in run.services] == pids
+        assert run.process.pid == running.process.pid
+        assert run.unready == ()
+        assert running.end() == 0
+        assert [name for name, state, *_ in running.changes if state == "stopped"] == ["third", "second", "first"]
+        assert read_run(Workspace(root)) is None
+        assert [pid for pid in pids if lives(pid)] == []
+        assert marked(str(root)) == []
+
+
+def test_a_killed_service_is_started_again_and_the_others_go_on(root: Path) -> None:
+    with up(root, server("first"), sleeper("second", after=["first"])) as running:
+        running.ready("first", "second")
+        killed, other = running.pid("first"), running.pid("second")
+        os.kill(killed, signal.SIGKILL)
+        at = time.monotonic()
+        running.eventually(lambda: "restarting" in running.states("first"))
+        running.ready("first")
+        assert time.monotonic() - at < 5
+        assert running.pid("first") != killed
+        assert (running.pid("second"), running.states("second")[-1]) == (other, "ready")
+        why = next(one[3] for one in running.changes if one[1] == "restarting")
+        assert why == f"SIGKILL; again in {FIRST_BACKOFF_S:g} s"
+        run = read_run(Workspace(root))
+        assert run is not None
+        assert [one.restarts for one in run.services] == [1, 0]
+
+
+def test_a_service_that_ends_again_and_again_is_started_less_and_less_often_and_never_given_up(root: Path) -> None:
+    code = "import sys; sys.exit('error: no such exchange')"
+    with up(root, {"name": "broken", "code": code}, sleeper("well")) as running:
+        running.eventually(lambda: running.states("broken").count("restarting") >= 4)
+        reasons = [one[3] for one in running.changes if one[:2] == ["broken", "restarting"]][:4]
+        assert {re.sub(r"; again in .*", "", one) for one in reasons} == {"exit status 1: error: no such exchange"}
+        assert [float(one.split()[-2]) for one in reasons] == [0.25, 0.5, 1.0, 2.0]
+        assert running.states("well")[-1] == "ready"
+
+
+def test_pauses_grow_to_ten_seconds_and_begin_anew_after_a_steady_minute(root: Path) -> None:
+    watched = Watched(service(root, sleeper("one")), root / "log", "mark", lambda: None)
+    pauses = []
+    for ran_s in (0.0,) * 8 + (61.0, 0.0):
+        watched._again("why", ran_s)
+        pauses.append(float(watched.state.why.split()[-2]))
+    assert pauses == [0.25, 0.5, 1, 2, 4, 8, 10, 10, 0.25, 0.5]
+
+
+def test_a_service_may_come_to_its_own_end_but_not_with_an_error(root: Path) -> None:
+    code = "import pathlib, sys; p = pathlib.Path('once'); sys.exit() if p.exists() else sys.exit(p.touch() or 'bad')"
+    with up(root, {"name": "feed", "code": code, "finishes": True}) as running:
+        running.eventually(lambda: running.states("feed")[-1:] == ["finished"])
+        assert running.states("feed").count("restarting") == 1
+        time.sleep(2 * FIRST_BACKOFF_S)
+        assert running.states("feed")[-1] == "finished"
+        assert running.end() == 0
+
+
+def test_a_service_that_hangs_is_said_not_to_answer_and_started_again(root: Path) -> None:
+    with up(root, server("first", silent_s=1.0)) as running:
+        running.ready("first")
+        hanging = running.pid("first")
+        os.kill(hanging, signal.SIGSTOP)
+        running.eventually(lambda: running.states("first")[-2:] == ["ready", "not answering"])
+        running.eventually(lambda: "restarting" in running.states("first"))
+        running.ready("first")
+        assert running.pid("first") != hanging
+        assert not lives(hanging)
+
+
+def test_a_service_that_is_never_ready_is_started_again(root: Path) -> None:
+    with up(root, sleeper("mute", ready_line="never printed", start_deadline_s=0.5)) as running:
+        running.eventually(lambda: running.states("mute").count("restarting") >= 2)
+        why = next(one[3] for one in running.changes if one[1] == "restarting")
+        assert why.startswith("not ready within 0.5 s")
+
+
+def test_a_service_that_ignores_sigterm_is_killed_after_its_deadline(root: Path) -> None:
+    stubborn = sleeper("stubborn", code=STUBBORN, stop_deadline_s=0.5)
+    with up(root, stubborn) as running:
+        running.ready("stubborn")
+        pid, at = running.pid("stubborn"), time.monotonic()
+        assert running.end() == 0
+        assert 0.5 < time.monotonic() - at < 10
+        assert not lives(pid)
+
+
+def test_a_second_signal_kills_at_once(root: Path) -> None:
+    with up(root, sleeper("stubborn", code=STUBBORN, stop_deadline_s=60.0)) as running:
+        running.ready("stubborn")
+        running.process.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        assert running.process.poll() is None
+        assert running.end() == 0
+        assert marked(str(root)) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(SLEEPER, id="a process"),
+        pytest.param(GRANDPARENT, id="one with a session of its own below it", marks=pytest.mark.slow),
+    ],
+)
+def test_sigkill_of_the_supervisor_leaves_no_process(root: Path, code: str) -> None:
+    with up(root, server("first"), sleeper("second", code=code)) as running:
+        running.ready("first", "second")
+        if code is GRANDPARENT:
+            running.eventually(lambda: len(marked(str(root))) == 3)
+        running.process.kill()
+        running.eventually(lambda: not lives(running.pid("first")) and not lives(running.pid("second")), 2)
+        running.eventually(lambda: marked(str(root)) == [], GRACE_S + 5)
+        # What is left on disk is no running `lobsmith up`.
+        assert read_run(Workspace(root)) is None
+
+
+def test_what_a_killed_supervisor_and_guard_left_is_ended_by_the_next(root: Path) -> None:
+    environment = {**os.environ, "LOBSMITH_UP": str(root)}
+    left = subprocess.Popen([sys.executable, "-c", SLEEPER], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        with up(root, sleeper("one")) as running:
+            running.ready("one")
+            assert left.wait(5) == -signal.SIGKILL
+    finally:
+        left.kill()
+        left.wait()
+
+
+def test_a_second_one_names_the_first(root: Path) -> None:
+    with up(root, sleeper("one")) as first:
+        first.ready("one")
+        second = subprocess.run(
+            [sys.executable, "-m", "tests.services.stand_ins", str(root), "[]"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert second.returncode == 1
+        assert re.search(rf"runs here already \(\w+, process {first.process.pid} on .*lobsmith down`", second.stderr)
+        assert first.states("one")[-1] == "ready"
+
+
+def test_a_busy_port_is_named_with_the_process_that_holds_it(root: Path) -> None:
+    wanted = server("first")
+    holder = subprocess.Popen([sys.executable, "-c", SERVER, str(wanted["port"])], stderr=subprocess.DEVNULL)
+    try:
+        while not _listens(int(str(wanted["port"]))):
+            time.sleep(0.05)
+        with up(root, sleeper("other"), wanted) as refused:
+            assert refused.process.wait(20) == 1
+            [words] = (root / "errors").read_text().splitlines()
+            assert f"port {wanted['port']} on 127.0.0.1 is taken by process {holder.pid} ({sys.executable}" in words
+            assert "set services.mlflow_port in params.yaml or pass --mlflow-port" in words
+            assert refused.changes == []
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_down_ends_it_and_waits(root: Path) -> None:
+    with up(root, server("first")) as running:
+        running.ready("first")
+        run = end_run(Workspace(root))
+        assert run is not None
+        assert [one.name for one in run.services] == ["first"]
+        assert running.process.wait(1) == 0
+        assert marked(str(root)) == []
+    assert end_run(Workspace(root)) is None
+
+
+def test_a_file_that_cannot_be_written_is_said_before_anything_starts(root: Path) -> None:
+    (root / ".lobsmith").touch()
+    with up(root, sleeper("one")) as refused:
+        assert refused.process.wait(20) == 1
+        [line] = (root / "errors").read_text().splitlines()
+        assert re.search(r"\.lobsmith/up/.*: Not a directory; free the disk", line)
+
+
+def test_state_that_cannot_be_read_is_an_error(root: Path) -> None:
+    (root / ".lobsmith" / "up" / "state.json").mkdir(parents=True)
+    with pytest.raises(ServiceError, match="Is a directory"):
+        read_run(Workspace(root))

@@ -1,0 +1,146 @@
+"""The real services together: ready, back after SIGKILL of each, and nothing left after SIGKILL of them all."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from lobsmith.cli.up_table import process_tree
+from lobsmith.params import load_params
+from lobsmith.services.guard import GRACE_S, marked
+from lobsmith.services.run import Run, read_run
+from lobsmith.services.service import ServiceState, State
+from lobsmith.serving.endpoint import read_endpoint
+from lobsmith.workspace import Workspace
+from tests.served import publish_small
+from tests.small import SMALL
+
+ROOT = Path(__file__).parents[2]
+BACK_S, TRITON_BACK_S = 10.0, 3.0
+
+
+class Project:
+    """A project with a published model, and `lobsmith` run in it."""
+
+    def __init__(self, folder: Path) -> None:
+        shutil.copy(ROOT / "params.yaml", folder)
+        shutil.copy(ROOT / "prefect.yaml", folder)
+        (folder / "pipelines").symlink_to(ROOT / "pipelines")
+        self.workspace = Workspace(folder)
+        publish_small(self.workspace, load_params(self.workspace.params, SMALL), seed=1)
+
+    def lobsmith(self, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "lobsmith", "--root", str(self.workspace.root), *arguments]
+        folder = self.workspace.root
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=folder, check=False)
+
+    def run(self) -> Run:
+        run = read_run(self.workspace)
+        assert run is not None
+        return run
+
+    def service(self, name: str) -> ServiceState:
+        return next(one for one in self.run().services if one.name == name)
+
+    def processes(self) -> dict[int, str]:
+        found = {}
+        for pid in marked(str(self.workspace.root)):
+            with suppress(psutil.Error):
+                found[pid] = " ".join(psutil.Process(pid).cmdline())[:120]
+        return found
+
+
+def eventually(holds: Callable[[], bool], within_s: float) -> float:
+    """Wait, and return for how many seconds."""
+    begun = time.monotonic()
+    while not holds():
+        if time.monotonic() - begun > within_s:
+            pytest.fail(f"not within {within_s:g} s")
+        time.sleep(0.05)
+    return time.monotonic() - begun
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    made = Project(tmp_path)
+    try:
+        yield made
+    finally:
+        run = read_run(made.workspace)
+        for pid in [*([] if run is None else [run.process.pid]), *made.processes()]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_everything_runs_comes_back_and_goes(project: Project) -> None:
+    before = {path.name for path in project.workspace.root.iterdir()}
+    begun = time.monotonic()
+    done = project.lobsmith("up", "--detach", "--free-ports")
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures: dict[str, float] = {"all ready": time.monotonic() - begun}
+    run = project.run()
+    assert [(one.name, one.state) for one in run.services] == [
+        (name, State.READY) for name in ("prefect", "mlflow", "triton", "flows", "evidently")
+    ]
+    pages = {one.name: one.address for one in run.services if one.page}
+    assert done.stdout.splitlines()[-1] == "open " + ", ".join(f"{url} ({name})" for name, url in pages.items())
+    for url in pages.values():
+        assert "<html" in httpx.get(url, follow_redirects=True, timeout=20).text.lower()
+    for one in run.services:
+        for process, resident in process_tree(one.pid or 0):
+            print(f"{one.name:<10} {resident / 2**20:5.0f} MiB  {' '.join(process.cmdline())[:90]}")
+
+    second = project.lobsmith("up", "--free-ports")
+    assert second.returncode == 1
+    assert [f"process {run.process.pid} " in line for line in second.stderr.splitlines()] == [True]
+    logged = project.lobsmith("logs", "mlflow", "--lines", "50")
+    assert "Application startup complete" in logged.stdout
+
+    for one in run.services:
+        os.kill(one.pid or 0, signal.SIGKILL)
+        eventually(lambda one=one: project.service(one.name).pid != one.pid, 5)
+        figures[one.name] = eventually(lambda one=one: project.service(one.name).state is State.READY, 60)
+    endpoint = read_endpoint(project.workspace)
+    assert endpoint is not None
+    os.kill(endpoint.triton_pid, signal.SIGKILL)
+    figures["Triton alone"] = eventually(lambda: _serves_again(project, endpoint.triton_pid), 60)
+    print(json.dumps({name: round(seconds, 1) for name, seconds in figures.items()}))
+    slow = {name: seconds for name, seconds in figures.items() if seconds > BACK_S and name != "all ready"}
+    assert slow == {}
+    assert figures["Triton alone"] < TRITON_BACK_S
+
+    # Services that were not killed have not ended either.
+    assert [(one.name, one.restarts) for one in project.run().services] == [(one.name, 1) for one in run.services]
+    os.kill(run.process.pid, signal.SIGKILL)
+    eventually(lambda: project.processes() == {}, GRACE_S + 5)
+    assert read_run(project.workspace) is None
+
+    again = project.lobsmith("up", "--detach", "--free-ports")
+    assert again.returncode == 0, again.stdout + again.stderr
+    down = project.lobsmith("down")
+    assert (down.returncode, down.stdout) == (0, "ended evidently, flows, triton, mlflow, prefect\n")
+    assert project.processes() == {}
+    assert read_endpoint(project.workspace) is None
+    assert {path.name for path in project.workspace.root.iterdir()} == before
+    assert list((project.workspace.up / "empty").iterdir()) == []
+
+
+def _serves_again(project: Project, killed: int) -> bool:
+    endpoint = read_endpoint(project.workspace)
+    if endpoint is None or endpoint.triton_pid == killed:
+        return False
+    with suppress(httpx.HTTPError):
+        return httpx.get(f"http://{endpoint.http_url}/v2/models/lob/ready", timeout=1).is_success
+    return False
