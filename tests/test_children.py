@@ -18,6 +18,7 @@ CHILDREN = [
     "lobsmith.compress.tensorrt.child",
     "lobsmith.monitoring.drift.evidently_child",
     "lobsmith.release.checks.validation",
+    "lobsmith.services.mlflow_server",
     "lobsmith.trading.recorder.process",
 ]
 PACKAGED = (".css", ".jinja", ".json")
