@@ -59,14 +59,14 @@ def changed(one: ServiceState) -> None:
 class Up:
     """A supervisor with its stand-ins, and the changes that it has printed so far."""
 
-    def __init__(self, root: Path, services: list[dict[str, Any]]) -> None:
-        self.root = root
-        self._out = root / "changes"
-        with self._out.open("wb") as out, (root / "errors").open("wb") as errors:
+    def __init__(self, root: Path, services: list[dict[str, Any]], out: Path) -> None:
+        self.errors = out / "errors"
+        self._out = out / "changes"
+        with self._out.open("wb") as out_file, self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.services.stand_ins", str(root), json.dumps(services)],
                 stdin=subprocess.DEVNULL,
-                stdout=out,
+                stdout=out_file,
                 stderr=errors,
                 cwd=Path(__file__).parents[2],
             )
@@ -86,7 +86,7 @@ class Up:
         end = time.monotonic() + within_s
         while not holds():
             if time.monotonic() > end:
-                pytest.fail(f"not within {within_s:g} s; {self.changes} {(self.root / 'errors').read_text()}")
+                pytest.fail(f"not within {within_s:g} s; {self.changes} {self.errors.read_text()}")
             time.sleep(0.02)
 
     def ready(self, *names: str) -> None:
@@ -98,9 +98,9 @@ class Up:
 
 
 @contextmanager
-def up(root: Path, *services: dict[str, Any]) -> Iterator[Up]:
-    """Supervise stand-ins until the end of the block, where nothing of them is left."""
-    started = Up(root, list(services))
+def up(root: Path, *services: dict[str, Any], out: Path | None = None) -> Iterator[Up]:
+    """Supervise stand-ins until the end of the block, where nothing of them is left; `out` takes what is printed."""
+    started = Up(root, list(services), out or root)
     try:
         yield started
     finally:

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -192,7 +194,7 @@ def test_a_busy_port_is_named_with_the_process_that_holds_it(root: Path) -> None
             time.sleep(0.05)
         with up(root, sleeper("other"), wanted) as refused:
             assert refused.process.wait(20) == 1
-            [words] = (root / "errors").read_text().splitlines()
+            [words] = refused.errors.read_text().splitlines()
             assert f"port {wanted['port']} on 127.0.0.1 is taken by process {holder.pid} ({sys.executable}" in words
             assert "set services.mlflow_port in params.yaml or pass --mlflow-port" in words
             assert refused.changes == []
@@ -217,11 +219,50 @@ def test_down_ends_it_and_waits(root: Path) -> None:
     assert end_run(Workspace(root)) is None
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of one MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if (mounted := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
+        pytest.skip(f"a filesystem cannot be mounted here: {mounted.stderr}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def fill(place: Path) -> Path:
+    ballast = place / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"0" * 4096)
+    return ballast
+
+
+def test_a_full_disk_is_said_before_anything_starts_and_ends_nothing_that_runs(root: Path, small_disk: Path) -> None:
+    ballast = fill(small_disk)
+    refused = subprocess.run(
+        [sys.executable, "-m", "tests.services.stand_ins", str(small_disk), "[]"], capture_output=True, text=True
+    )
+    assert refused.returncode == 1
+    [line] = refused.stderr.splitlines()
+    assert "No space left on device; free the disk" in line
+    ballast.unlink()
+    with up(small_disk, server("first"), out=root) as running:
+        running.ready("first")
+        fill(small_disk)
+        os.kill(running.pid("first"), signal.SIGKILL)
+        running.eventually(lambda: "restarting" in running.states("first"))
+        running.ready("first")
+        assert end_run(Workspace(small_disk)) is not None
+        assert running.process.wait(1) == 0
+
+
 def test_a_file_that_cannot_be_written_is_said_before_anything_starts(root: Path) -> None:
     (root / ".lobsmith").touch()
     with up(root, sleeper("one")) as refused:
         assert refused.process.wait(20) == 1
-        [line] = (root / "errors").read_text().splitlines()
+        [line] = refused.errors.read_text().splitlines()
         assert re.search(r"\.lobsmith/up/.*: Not a directory; free the disk", line)
 
 
