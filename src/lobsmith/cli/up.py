@@ -73,7 +73,7 @@ def up(
     params = load_params(workspace.params, {**(_free() if free_ports else {}), **given})
     clock.run(workspace.clock, speed)
     try:
-        _attached(workspace, params, _live_arguments(live, arguments, speed), as_json)
+        _attached(workspace, params, arguments if live else None, as_json)
     finally:
         clock.run(workspace.clock, 1.0)
 
@@ -126,12 +126,6 @@ def _free() -> dict[str, int]:
 
     names = [f"{section}.{name}" for name, section in PORTS.items()]
     return dict(zip(names, free_ports(len(names)), strict=True))
-
-
-def _live_arguments(live: bool, arguments: tuple[str, ...], speed: float) -> tuple[str, ...] | None:
-    if not live:
-        return None
-    return (*arguments, "--speed", f"{speed:g}") if speed != 1.0 else arguments
 
 
 def _check_live(context: click.Context, arguments: tuple[str, ...]) -> None:

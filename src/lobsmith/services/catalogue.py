@@ -1,6 +1,7 @@
 """The services of a workspace: what each is, where it listens, and when it is ready."""
 
 import http.client
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -174,7 +175,9 @@ def _live(workspace: Workspace, params: Params, arguments: Sequence[str]) -> Ser
         folder=Path.cwd(),
         address=" ".join(arguments),
         after=("triton",),
-        ready_line=rb".",
+        # The line of its first second; without a network there is none, and it goes on trying by itself.
+        ready_line=rb"\d\d:\d\d:\d\d  ",
+        start_deadline_s=math.inf,
         stop_deadline_s=params.mirror.drain_s + _RECORDER_S,
         finishes=True,
     )

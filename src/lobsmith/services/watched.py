@@ -13,6 +13,8 @@ FIRST_BACKOFF_S = 0.25
 LONGEST_BACKOFF_S = 10.0
 STEADY_S = 60.0
 """Time that a service has to run before its next end counts as the first one again, s."""
+SLOW_START_S = 15.0
+"""Time after which a service that is still starting is asked why, s."""
 _SETTLED = (State.FINISHED, State.STOPPED, *NEVER_STARTED)
 
 
@@ -124,6 +126,8 @@ class Watched:
         elif self._state is State.STARTING:
             if ran_s > self.service.start_deadline_s:
                 self._kill(child, f"not ready within {self.service.start_deadline_s:g} s: {trouble}", ran_s)
+            elif ran_s > SLOW_START_S:
+                self._say(State.STARTING, trouble)
         elif now - child.look.silent_since > self.service.silent_s:
             self._kill(child, f"no answer for {self.service.silent_s:g} s: {trouble}", ran_s)
         else:
