@@ -27,6 +27,7 @@ from tests.small import SMALL
 
 ROOT = Path(__file__).parents[2]
 BACK_S, TRITON_BACK_S = 10.0, 3.0
+"""Of a machine that does nothing else; where processes queue for its cores, all takes as many times as long."""
 
 
 class Project:
@@ -116,10 +117,10 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
     assert endpoint is not None
     os.kill(endpoint.triton_pid, signal.SIGKILL)
     figures["Triton alone"] = eventually(lambda: _serves_again(project, endpoint.triton_pid), 60)
-    print(json.dumps({name: round(seconds, 1) for name, seconds in figures.items()}))
-    slow = {name: seconds for name, seconds in figures.items() if seconds > BACK_S and name != "all ready"}
-    assert slow == {}
-    assert figures["Triton alone"] < TRITON_BACK_S
+    queue = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    print(json.dumps({name: round(seconds, 1) for name, seconds in figures.items()}), f"load {queue:.1f} a core")
+    limits = dict.fromkeys(figures, BACK_S) | {"all ready": 6 * BACK_S, "Triton alone": TRITON_BACK_S}
+    assert {name: seconds for name, seconds in figures.items() if seconds > queue * limits[name]} == {}
 
     # Services that were not killed have not ended either.
     assert [(one.name, one.restarts) for one in project.run().services] == [(one.name, 1) for one in run.services]
