@@ -258,6 +258,20 @@ def test_a_full_disk_is_said_before_anything_starts_and_ends_nothing_that_runs(r
         assert running.process.wait(1) == 0
 
 
+def test_what_cannot_be_printed_ends_nothing_either(small_disk: Path) -> None:
+    wanted = server("first")
+    with up(small_disk, wanted) as running:
+        running.ready("first")
+        ballast, [killed] = fill(small_disk), [running.pid("first")]
+        os.kill(killed, signal.SIGKILL)
+        running.eventually(lambda: not lives(killed))
+        running.eventually(lambda: _listens(int(str(wanted["port"]))))
+        ballast.unlink()
+        os.kill(running.process.pid, signal.SIGTERM)
+        running.process.wait(30)
+        assert marked(str(small_disk)) == []
+
+
 def test_a_file_that_cannot_be_written_is_said_before_anything_starts(root: Path) -> None:
     (root / ".lobsmith").touch()
     with up(root, sleeper("one")) as refused:

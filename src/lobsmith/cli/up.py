@@ -7,10 +7,12 @@ import click
 
 from lobsmith import clock
 from lobsmith.cli.options import json_option, print_json, results
-from lobsmith.cli.up_table import Lines, LiveTable, Memory, Objects, Shown, table_of, where_to_look
+from lobsmith.cli.up_table import Lines, LiveTable, Memory, Objects, Shown, line_of, table_of, where_to_look
 from lobsmith.errors import ServiceError
 from lobsmith.params import Params, load_params
+from lobsmith.progress import console
 from lobsmith.services.overview import Overview
+from lobsmith.services.service import ServiceState
 from lobsmith.workspace import Workspace
 
 PORTS = {
@@ -151,7 +153,10 @@ def _attached(workspace: Workspace, params: Params, live: tuple[str, ...] | None
 def _detached(workspace: Workspace, arguments: list[str], as_json: bool) -> None:
     from lobsmith.services.background import start_in_background
 
-    run = start_in_background(workspace, arguments)
+    def say(one: ServiceState) -> None:
+        console.print(line_of(one), soft_wrap=True, markup=False)
+
+    run = start_in_background(workspace, arguments, on_change=say)
     if as_json:
         print_json(run)
     else:

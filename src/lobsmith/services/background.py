@@ -12,7 +12,7 @@ from contextlib import suppress
 from lobsmith.errors import ServiceError
 from lobsmith.services.logs import SUPERVISOR, Output, log_folder
 from lobsmith.services.run import Run, read_run, unusable
-from lobsmith.services.service import State
+from lobsmith.services.service import ServiceState, State
 from lobsmith.workspace import Workspace
 
 READY_DEADLINE_S = 180.0
@@ -26,14 +26,14 @@ _ERROR = "Error: "
 
 
 def start_in_background(
-    workspace: Workspace, arguments: Sequence[str], on_change: Callable[[Run], None] = lambda _run: None
+    workspace: Workspace, arguments: Sequence[str], on_change: Callable[[ServiceState], None] = lambda _one: None
 ) -> Run:
     """Run `lobsmith up` in a session of its own until its services are ready.
 
     Args:
         workspace: the project.
         arguments: of `lobsmith up`.
-        on_change: called while services are waited for, each time that there is news.
+        on_change: called while services are waited for, with each that has changed.
 
     Returns:
         What runs. Services that are not ready after a few restarts, or after `READY_DEADLINE_S`, are among it.
@@ -55,14 +55,16 @@ def start_in_background(
             )
     except OSError as error:
         raise unusable(log, error) from error
-    end, last = time.monotonic() + READY_DEADLINE_S, None
+    end = time.monotonic() + READY_DEADLINE_S
+    known: tuple[ServiceState, ...] = ()
     while process.poll() is None:
         run = read_run(workspace)
         # Another one may have been running all along; ours then ends with an error.
         if run is not None and run.process.pid == process.pid and run.services:
-            if run != last:
-                on_change(run)
-            last = run
+            for one in run.services:
+                if one not in known:
+                    on_change(one)
+            known = run.services
             waited_for = [one for one in run.unready if not _hopeless(one.state, one.restarts)]
             if not waited_for or time.monotonic() > end:
                 return run

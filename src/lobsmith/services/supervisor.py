@@ -121,18 +121,20 @@ class _Supervisor:
             prefect_api=self._run.prefect_api,
             services=now,
         )
-        # A disk that is full now must not end what runs; `lobsmith down` goes by the lock's holder, which is written.
+        # A disk that is full now must not end what runs. `lobsmith down` needs only what was written first.
         with suppress(ServiceError):
             write_run(self._workspace, self._run)
         for one in changed:
-            self._on_change(one)
+            with suppress(OSError):
+                self._on_change(one)
         self._next_tick = 0.0
 
     def _tick(self) -> None:
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
-            self._on_tick(self._run)
+            with suppress(OSError):
+                self._on_tick(self._run)
         if now >= self._next_rotation:
             self._next_rotation = now + _ROTATE_S
             for name in (SUPERVISOR, *(one.service.name for one in self._watched)):
