@@ -14,9 +14,9 @@ from lobsmith.cli.up_table import Memory, line_of, table_of, where_to_look
 from lobsmith.params import load_params
 from lobsmith.process import Process
 from lobsmith.services.overview import InService, Overview, models_in_service
-from lobsmith.services.ports import free_ports
 from lobsmith.services.run import Run
 from lobsmith.services.service import ServiceState, State
+from lobsmith.serving.ports import free_ports
 from lobsmith.workspace import Workspace
 from tests.small import params_file
 

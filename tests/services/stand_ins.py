@@ -20,9 +20,9 @@ import pytest
 
 from lobsmith.errors import LobsmithError
 from lobsmith.services.guard import marked
-from lobsmith.services.ports import Port
 from lobsmith.services.service import Service, ServiceState, answers
 from lobsmith.services.supervisor import supervise
+from lobsmith.serving.ports import Port
 from lobsmith.workspace import Workspace
 
 SERVER = """

@@ -11,8 +11,8 @@ from lobsmith.errors import PortBusyError, ServiceError, TritonMissingError
 from lobsmith.params import load_params
 from lobsmith.services import catalogue as module
 from lobsmith.services.catalogue import PREFECT_API, catalogue
-from lobsmith.services.ports import Port, check_free, free_ports
 from lobsmith.services.service import State
+from lobsmith.serving.ports import Port, check_free, free_ports
 from lobsmith.workspace import MLFLOW_URI, Workspace
 from tests.small import params_file
 

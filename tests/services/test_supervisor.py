@@ -16,9 +16,9 @@ import pytest
 from lobsmith.errors import ServiceError
 from lobsmith.services.background import end_run
 from lobsmith.services.guard import GRACE_S, marked
-from lobsmith.services.ports import free_ports
 from lobsmith.services.run import read_run
 from lobsmith.services.watched import FIRST_BACKOFF_S, Watched
+from lobsmith.serving.ports import free_ports
 from lobsmith.workspace import Workspace
 from tests.services.stand_ins import GRANDPARENT, SERVER, SLEEPER, STUBBORN, lives, service, up
 

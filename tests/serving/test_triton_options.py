@@ -10,9 +10,10 @@ import pytest
 from lobsmith.errors import PortBusyError, ReleaseError, ServingError
 from lobsmith.params import ServingParams
 from lobsmith.release.version.triton_config import config_text
+from lobsmith.serving.ports import check_free
 from lobsmith.serving.supervisor import stop_on_signals, with_free_ports
 from lobsmith.serving.triton.control import override
-from lobsmith.serving.triton.embedded import PORTS, check_ports, describe_exit, error_line, ipv4
+from lobsmith.serving.triton.embedded import PORTS, describe_exit, error_line, ipv4, ports_of
 from tests.release import toy
 
 
@@ -23,7 +24,7 @@ def serving(**changes: object) -> ServingParams:
 def test_free_ports_differ_and_pass_the_check() -> None:
     params = serving()
     assert len({getattr(params, name) for name in PORTS}) == 4
-    check_ports("127.0.0.1", params, PORTS)
+    check_free(ports_of(params))
 
 
 @pytest.mark.parametrize("name", PORTS)
@@ -36,18 +37,18 @@ def test_a_taken_port_says_which_setting_to_change(name: str) -> None:
         with pytest.raises(
             PortBusyError, match=rf"port {port} .*taken.*serving\.{name} in params\.yaml or pass {flag}"
         ):
-            check_ports("127.0.0.1", serving(**{name: port}), PORTS)
+            check_free(ports_of(serving(**{name: port})))
 
 
 def test_one_port_for_two_doors_is_refused() -> None:
     params = serving()
     with pytest.raises(PortBusyError, match=r"named by serving\.http_port and by serving\.grpc_port"):
-        check_ports("127.0.0.1", msgspec.structs.replace(params, grpc_port=params.http_port))
+        check_free(ports_of(msgspec.structs.replace(params, grpc_port=params.http_port)))
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
     with pytest.raises(ServingError, match="no address of this machine"):
-        check_ports("192.0.2.1", serving())
+        check_free(ports_of(serving(host="192.0.2.1")))
     with pytest.raises(ServingError, match="no IPv4 address"):
         ipv4("no-such-host.invalid")
     assert ipv4("localhost") == "127.0.0.1"

@@ -120,18 +120,17 @@ def _triton() -> Check:
 
 def _ports(workspace: Workspace) -> Check:
     def look() -> str:
-        from lobsmith.services.ports import Port, check_free
         from lobsmith.services.run import read_run
+        from lobsmith.serving.ports import Port, check_free
         from lobsmith.serving.triton.control import connect
-        from lobsmith.serving.triton.embedded import PORTS, ipv4
+        from lobsmith.serving.triton.embedded import ports_of
 
         if (run := read_run(workspace)) is not None:
             return f"in use by `lobsmith up` of this workspace, process {run.process.pid}"
         params = load_params(workspace.params)
         ports = [Port(getattr(params.services, name), f"services.{name}") for name in params.services.__struct_fields__]
         if connect(workspace) is None:
-            host = ipv4(params.serving.host)
-            ports += [Port(getattr(params.serving, name), f"serving.{name}", host) for name in PORTS]
+            ports += ports_of(params.serving)
         check_free(ports)
         return f"{', '.join(str(port.number) for port in ports)} are free"
 

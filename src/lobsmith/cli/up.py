@@ -124,7 +124,7 @@ def logs(workspace: Workspace, names: tuple[str, ...], following: bool, lines: i
 
 
 def _free() -> dict[str, int]:
-    from lobsmith.services.ports import free_ports
+    from lobsmith.serving.ports import free_ports
 
     names = [f"{section}.{name}" for name, section in PORTS.items()]
     return dict(zip(names, free_ports(len(names)), strict=True))

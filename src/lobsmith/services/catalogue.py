@@ -14,10 +14,10 @@ from lobsmith.errors import ServiceError, TritonMissingError
 from lobsmith.monitoring.drift.evidently_ui import UI_HEALTH, evidently_workspace, ui_command, ui_environment
 from lobsmith.params import Params
 from lobsmith.services.mlflow_server import DRAIN_S
-from lobsmith.services.ports import HOST, Port
 from lobsmith.services.service import Probe, Service, State, answers
 from lobsmith.serving.endpoint import read_endpoint
-from lobsmith.serving.triton.embedded import PORTS, ipv4, is_ready
+from lobsmith.serving.ports import HOST, Port
+from lobsmith.serving.triton.embedded import PORTS, is_ready, ports_of
 from lobsmith.serving.triton.installation import check_installation, find_triton
 from lobsmith.workspace import MLFLOW_URI, SQLITE, Workspace
 
@@ -125,14 +125,13 @@ def _triton(workspace: Workspace, params: Params) -> Service:
         check_installation(find_triton())
     except TritonMissingError as error:
         return Service(name="triton", folder=workspace.root, instead=(State.MISSING, str(error)))
-    host = ipv4(serving.host)
     options = [part for name in PORTS for part in (f"--{name.replace('_', '-')}", str(getattr(serving, name)))]
     return Service(
         name="triton",
         command=(sys.executable, "-m", "lobsmith", "--root", str(workspace.root), "serve", *options),
         folder=_nowhere(workspace),
         address=f"http {serving.http_port}, grpc {serving.grpc_port}, modes {serving.modes_port}",
-        ports=tuple(Port(getattr(serving, name), f"serving.{name}", host) for name in PORTS),
+        ports=tuple(ports_of(serving)),
         ready_line=rb"serving\s",
         probe=_triton_answers(workspace),
         probe_s=2.0,

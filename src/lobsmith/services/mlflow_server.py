@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lobsmith import telemetry
 from lobsmith.release.registry.mlflow_store import mlflow_store
-from lobsmith.services.ports import HOST
+from lobsmith.serving.ports import HOST
 from lobsmith.workspace import Workspace
 
 DRAIN_S = 3

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from lobsmith.services.ports import HOST, Port
+from lobsmith.serving.ports import HOST, Port
 
 Probe = Callable[[int], str | None]
 """Says why a service, of which it gets the process id, does not answer; None where it does."""

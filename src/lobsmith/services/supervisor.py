@@ -19,10 +19,10 @@ from lobsmith.process import Process
 from lobsmith.services import guard
 from lobsmith.services.child import Child
 from lobsmith.services.logs import SUPERVISOR, log_folder, rotate
-from lobsmith.services.ports import check_free
 from lobsmith.services.run import Run, sole_run, state_path, unusable, write_run
 from lobsmith.services.service import Service, ServiceState
 from lobsmith.services.watched import Watched
+from lobsmith.serving.ports import check_free
 from lobsmith.workspace import Workspace
 
 TICK_S = 1.0

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lobsmith.errors import PortBusyError
 from lobsmith.services.child import Child
-from lobsmith.services.ports import check_free
 from lobsmith.services.service import NEVER_STARTED, Service, ServiceState, State
+from lobsmith.serving.ports import check_free
 
 FIRST_BACKOFF_S = 0.25
 LONGEST_BACKOFF_S = 10.0

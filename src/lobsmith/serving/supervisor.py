@@ -1,7 +1,6 @@
 """Keeps Triton running: start, load, watch, start again, stop."""
 
 import signal
-import socket
 import threading
 import time
 from collections import deque
@@ -21,8 +20,9 @@ from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.names import may_produce
 from lobsmith.serving.endpoint import Endpoint, sole_server, write_endpoint
 from lobsmith.serving.mode_page import mode_page
+from lobsmith.serving.ports import check_free, free_ports
 from lobsmith.serving.triton.control import TritonControl
-from lobsmith.serving.triton.embedded import PORTS, Triton, check_ports, describe_exit, ipv4
+from lobsmith.serving.triton.embedded import PORTS, Triton, describe_exit, ipv4, ports_of
 from lobsmith.serving.triton.loading import Loaded, load_sound
 from lobsmith.serving.triton.stubs import StubWatch
 from lobsmith.workspace import Workspace
@@ -124,7 +124,7 @@ def serve(
 @contextmanager
 def _pages(workspace: Workspace, params: ServingParams) -> Iterator[None]:
     # All ports at once, so that the first start tells of the first that is taken, whose it ever is.
-    check_ports(ipv4(params.host), params, PORTS)
+    check_free(ports_of(params))
     with mode_page(workspace, params):
         yield
 
@@ -290,13 +290,5 @@ def running_triton(workspace: Workspace, params: Params, *, on_event: OnEvent = 
 
 def with_free_ports(params: Params) -> Params:
     """Return the parameters with ports that are free at this moment."""
-    host = ipv4(params.serving.host)
-    probes = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in PORTS]
-    try:
-        for probe in probes:
-            probe.bind((host, 0))
-        ports = {name: probe.getsockname()[1] for name, probe in zip(PORTS, probes, strict=True)}
-    finally:
-        for probe in probes:
-            probe.close()
+    ports = dict(zip(PORTS, free_ports(len(PORTS), ipv4(params.serving.host)), strict=True))
     return msgspec.structs.replace(params, serving=msgspec.structs.replace(params.serving, **ports))

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import psutil
 
-from lobsmith.errors import PortBusyError, ServingError, TritonMissingError
+from lobsmith.errors import ServingError, TritonMissingError
 from lobsmith.params import ServingParams
 from lobsmith.process import start_ticks
 from lobsmith.release.version.triton_config import PLANS_BACKEND
 from lobsmith.serving import backends, launcher
 from lobsmith.serving.endpoint import Endpoint
+from lobsmith.serving.ports import Port, check_free
 from lobsmith.serving.triton.installation import Installation, find_triton
 from lobsmith.workspace import Workspace
 
@@ -81,7 +82,7 @@ class Triton:
         """
         installation = find_triton()
         host = ipv4(self._params.host)
-        check_ports(host, self._params)
+        check_free(ports_of(self._params, TRITON_PORTS))
         self._end_orphans()
         self._remove_shared_memory()
         key = secrets.token_urlsafe(24)
@@ -255,31 +256,14 @@ def ipv4(host: str) -> str:
         raise ServingError(f"serving.host in params.yaml: {host} has no IPv4 address ({error})") from error
 
 
-def check_ports(host: str, params: ServingParams, names: Sequence[str] = TRITON_PORTS) -> None:
-    """Check that each of some ports of `serving` can be bound.
+def ports_of(params: ServingParams, names: Sequence[str] = PORTS) -> list[Port]:
+    """Return some ports of `serving`, by default all of them.
 
     Raises:
-        PortBusyError: one is taken, or named twice.
-        ServingError: the address is none of this machine's.
+        ServingError: `serving.host` has no address.
     """
-    seen: dict[int, str] = {}
-    for name in names:
-        port: int = getattr(params, name)
-        remedy = f"free it, or set serving.{name} in params.yaml or pass --{name.replace('_', '-')}"
-        if port in seen:
-            raise PortBusyError(f"port {port} is named by serving.{seen[port]} and by serving.{name}; {remedy}")
-        seen[port] = name
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            # As the server does: a port whose last connection is still winding down counts as free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except PermissionError as error:
-                raise PortBusyError(f"port {port} on {host} may not be used by this user; {remedy}") from error
-            except OSError as error:
-                if error.errno == 99:
-                    raise ServingError(f"serving.host in params.yaml: {host} is no address of this machine") from error
-                raise PortBusyError(f"port {port} on {host} is taken; {remedy}") from error
+    host = ipv4(params.host)
+    return [Port(getattr(params, name), f"serving.{name}", host) for name in names]
 
 
 def is_ready(endpoint: Endpoint, *, deadline_s: float = 2.0) -> bool:

@@ -1,4 +1,4 @@
-"""Ports on loopback: which are free, and which process holds one that is not."""
+"""Ports of this machine: which are free, and which process holds one that is not."""
 
 import errno
 import socket
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from lobsmith.errors import PortBusyError
+from lobsmith.errors import PortBusyError, ServingError
 
 HOST = "127.0.0.1"
 _COMMAND_CHARACTERS = 120
@@ -34,6 +34,7 @@ def check_free(ports: Sequence[Port]) -> None:
 
     Raises:
         PortBusyError: one is taken, named twice, or not for this user; the message names the process that holds it.
+        ServingError: the address is none of this machine's.
     """
     seen: dict[int, Port] = {}
     for port in ports:
@@ -46,6 +47,10 @@ def check_free(ports: Sequence[Port]) -> None:
             try:
                 probe.bind((port.host, port.number))
             except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise ServingError(
+                        f"serving.host in params.yaml: {port.host} is no address of this machine"
+                    ) from error
                 if error.errno == errno.EADDRINUSE:
                     why = f"is taken by {_holder(port.number)}"
                 else:
@@ -53,12 +58,12 @@ def check_free(ports: Sequence[Port]) -> None:
                 raise PortBusyError(f"port {port.number} on {port.host} {why}; {port.remedy}") from error
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, host: str = HOST) -> list[int]:
     """Return ports that are free at this moment."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
-            probe.bind((HOST, 0))
+            probe.bind((host, 0))
         return [int(probe.getsockname()[1]) for probe in probes]
 
 
