@@ -1,7 +1,7 @@
 """Small services in place of the real ones, supervised in a process of their own, as `lobsmith up` is.
 
-Run as `python -m tests.services.stand_ins ROOT SPECIFICATIONS`: JSON with one object a service. It prints a line a
-change: name, state, process id and reason as JSON.
+Run as `python -m tests.services.stand_ins ROOT SPECIFICATIONS [SPEED]`: JSON with one object a service. It prints a
+line a change: name, state, process id and reason as JSON.
 """
 
 import json
@@ -59,12 +59,12 @@ def changed(one: ServiceState) -> None:
 class Up:
     """A supervisor with its stand-ins, and the changes that it has printed so far."""
 
-    def __init__(self, root: Path, services: list[dict[str, Any]], out: Path) -> None:
+    def __init__(self, root: Path, services: list[dict[str, Any]], out: Path, speed: float) -> None:
         self.errors = out / "errors"
         self._out = out / "changes"
         with self._out.open("wb") as out_file, self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.services.stand_ins", str(root), json.dumps(services)],
+                [sys.executable, "-m", "tests.services.stand_ins", str(root), json.dumps(services), str(speed)],
                 stdin=subprocess.DEVNULL,
                 stdout=out_file,
                 stderr=errors,
@@ -98,9 +98,9 @@ class Up:
 
 
 @contextmanager
-def up(root: Path, *services: dict[str, Any], out: Path | None = None) -> Iterator[Up]:
+def up(root: Path, *services: dict[str, Any], out: Path | None = None, speed: float = 1.0) -> Iterator[Up]:
     """Supervise stand-ins until the end of the block, where nothing of them is left; `out` takes what is printed."""
-    started = Up(root, list(services), out or root)
+    started = Up(root, list(services), out or root, speed)
     try:
         yield started
     finally:
@@ -121,6 +121,6 @@ if __name__ == "__main__":
     place = Path(sys.argv[1])
     wanted = [service(place, one) for one in json.loads(sys.argv[2])]
     try:
-        supervise(Workspace(place), wanted, on_change=changed)
+        supervise(Workspace(place), wanted, speed=float((*sys.argv, 1)[3]), on_change=changed)
     except LobsmithError as error:
         sys.exit(f"Error: {error}")

@@ -1,5 +1,6 @@
 """Services are started in order, started again when they end, and stopped in reverse order, whatever ends them."""
 
+import json
 import os
 import re
 import signal
@@ -172,9 +173,13 @@ def test_what_a_killed_supervisor_and_guard_left_is_ended_by_the_next(root: Path
         left.wait()
 
 
-def test_a_second_one_names_the_first(root: Path) -> None:
-    with up(root, sleeper("one")) as first:
-        first.ready("one")
+def test_a_second_one_names_the_first_and_leaves_its_clock(root: Path) -> None:
+    def speed() -> float:
+        return json.loads(Workspace(root).clock.read_bytes())["speed"]
+
+    clock = {"name": "two", "code": f"import os; print('ready', os.environ['LOBSMITH_CLOCK'], flush=True); {SLEEPER}"}
+    with up(root, sleeper("one"), {**clock, "ready_line": 'ready .*"speed":60.0'}, speed=60) as first:
+        first.ready("one", "two")
         second = subprocess.run(
             [sys.executable, "-m", "tests.services.stand_ins", str(root), "[]"],
             capture_output=True,
@@ -183,7 +188,9 @@ def test_a_second_one_names_the_first(root: Path) -> None:
         )
         assert second.returncode == 1
         assert re.search(rf"runs here already \(\w+, process {first.process.pid} on .*lobsmith down`", second.stderr)
-        assert first.states("one")[-1] == "ready"
+        assert (first.states("one")[-1], speed()) == ("ready", 60)
+        assert first.end() == 0
+        assert speed() == 1
 
 
 def test_a_busy_port_is_named_with_the_process_that_holds_it(root: Path) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import click
 
-from lobsmith import clock
 from lobsmith.cli.options import json_option, print_json, results
 from lobsmith.cli.up_table import Lines, LiveTable, Memory, Objects, Shown, line_of, table_of, where_to_look
 from lobsmith.errors import ServiceError
@@ -73,11 +72,7 @@ def up(
         _detached(workspace, forwarded, as_json)
         return
     params = load_params(workspace.params, {**(_free() if free_ports else {}), **given})
-    clock.run(workspace.clock, speed)
-    try:
-        _attached(workspace, params, arguments if live else None, as_json)
-    finally:
-        clock.run(workspace.clock, 1.0)
+    _attached(workspace, params, arguments if live else None, speed, as_json)
 
 
 @click.command()
@@ -140,14 +135,14 @@ def _check_live(context: click.Context, arguments: tuple[str, ...]) -> None:
         pass
 
 
-def _attached(workspace: Workspace, params: Params, live: tuple[str, ...] | None, as_json: bool) -> None:
+def _attached(workspace: Workspace, params: Params, live: tuple[str, ...] | None, speed: float, as_json: bool) -> None:
     from lobsmith.services.catalogue import catalogue
     from lobsmith.services.supervisor import supervise
 
     found = catalogue(workspace, params, live)
     show: Shown = Objects() if as_json else Lines() if not results.is_terminal else LiveTable(workspace)
     with show:
-        supervise(workspace, found.services, found.prefect_api, on_change=show.change, on_tick=show.tick)
+        supervise(workspace, found.services, found.prefect_api, speed=speed, on_change=show.change, on_tick=show.tick)
 
 
 def _detached(workspace: Workspace, arguments: list[str], as_json: bool) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from lobsmith import clock
 from lobsmith.errors import ServiceError
 from lobsmith.process import Process
 from lobsmith.services import guard
@@ -39,6 +40,7 @@ def supervise(
     services: Sequence[Service],
     prefect_api: str = "",
     *,
+    speed: float = 1.0,
     on_change: OnChange = lambda _state: None,
     on_tick: OnTick = lambda _run: None,
 ) -> None:
@@ -50,10 +52,12 @@ def supervise(
         workspace: where state and logs lie.
         services: in the order in which they are started.
         prefect_api: the address of Prefect's server, for other commands in this workspace.
+        speed: how many times as fast as the machine's the workspace's time passes until then.
         on_change: called at each change of a service's state.
         on_tick: called once a second, and after the changes.
 
     Raises:
+        ClockError: time cannot pass that fast, or the workspace's clock cannot be written.
         ServiceError: services run here already, or their state or logs cannot be written.
         PortBusyError: a port is taken.
     """
@@ -69,10 +73,9 @@ def supervise(
                 one.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unusable(logs, error) from error
-        with _signals() as signals, _guard(mark):
+        with _signals() as signals, _guard(mark, signals), _clock(workspace, speed):
             watched = [Watched(one, logs / f"{one.name}.log", mark, signals.wake) for one in services]
             _Supervisor(workspace, watched, prefect_api, signals, on_change, on_tick).run()
-            guard.end_marked(mark, _LEFTOVER_GRACE_S)
 
 
 class _Supervisor:
@@ -198,8 +201,18 @@ def _signals() -> Iterator[_Signals]:
 
 
 @contextmanager
-def _guard(mark: str) -> Iterator[None]:
-    """Have a guard beside us that ends what we leave when we are killed."""
+def _clock(workspace: Workspace, speed: float) -> Iterator[None]:
+    """Let the workspace's time pass so many times as fast as the machine's; services inherit that clock."""
+    clock.run(workspace.clock, speed)
+    try:
+        yield
+    finally:
+        clock.run(workspace.clock, 1.0)
+
+
+@contextmanager
+def _guard(mark: str, signals: _Signals) -> Iterator[None]:
+    """End what services leave behind; a guard beside us does so when we are killed."""
     environment = {name: value for name, value in os.environ.items() if name != guard.VARIABLE}
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), mark],
@@ -213,5 +226,6 @@ def _guard(mark: str) -> Iterator[None]:
     try:
         yield
     finally:
+        guard.end_marked(mark, 0.0 if signals.count > 1 else _LEFTOVER_GRACE_S)
         child.kill()
         child.wait()
