@@ -27,7 +27,10 @@ from tests.small import SMALL
 
 ROOT = Path(__file__).parents[2]
 BACK_S, TRITON_BACK_S = 10.0, 3.0
-"""Of a machine that does nothing else; where processes queue for its cores, all takes as many times as long."""
+"""Of a machine that does nothing else; where processes queue for its cores, all takes as many times as long.
+
+The load is an average of the last minute, so half of it is added.
+"""
 
 
 class Project:
@@ -120,8 +123,8 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
     assert endpoint is not None
     os.kill(endpoint.triton_pid, signal.SIGKILL)
     figures["Triton alone"] = eventually("Triton serves again", lambda: _serves_again(project, endpoint.triton_pid))
-    queue = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    print(json.dumps({name: round(seconds, 1) for name, seconds in figures.items()}), f"load {queue:.1f} a core")
+    queue = max(1.0, 1.5 * os.getloadavg()[0] / (os.cpu_count() or 1))
+    print(json.dumps({name: round(seconds, 1) for name, seconds in figures.items()}), f"limits times {queue:.1f}")
     limits = dict.fromkeys(figures, BACK_S) | {"all ready": 6 * BACK_S, "Triton alone": TRITON_BACK_S}
     assert {name: seconds for name, seconds in figures.items() if seconds > queue * limits[name]} == {}
 
