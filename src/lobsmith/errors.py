@@ -22,6 +22,7 @@
     │   ├── PortBusyError         a port that the server needs is taken
     │   ├── RequestError          the request is wrong: shape, type, a non-finite value
     │   └── DeadlineError         the answer did not come in time
+    ├── FlowsError                flows cannot be run: Prefect's server is away, or what runs them
     └── PredictionLogError        a prediction log cannot be read or written
 
 Each message is one line that names the thing, the place and the way out. The command line prints it without a traceback
@@ -36,6 +37,7 @@ __all__ = [
     "DataError",
     "DeadlineError",
     "EngineError",
+    "FlowsError",
     "GateError",
     "LeaseError",
     "LeaseLostError",
@@ -147,6 +149,10 @@ class RequestError(ServingError):
 
 class DeadlineError(ServingError):
     """The answer did not come in time."""
+
+
+class FlowsError(LobsmithError):
+    """Flows cannot be run: Prefect's server is away, or what runs them."""
 
 
 class PredictionLogError(LobsmithError):
