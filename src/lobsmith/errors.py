@@ -22,6 +22,7 @@
     │   ├── PortBusyError         a port that the server needs is taken
     │   ├── RequestError          the request is wrong: shape, type, a non-finite value
     │   └── DeadlineError         the answer did not come in time
+    ├── FlowsError                flows cannot be run: Prefect's server is away, or what runs them
     └── PredictionLogError        a prediction log cannot be read or written
 
 Each message is one line that names the thing, the place and the way out. The command line prints it without a traceback
@@ -36,6 +37,7 @@ __all__ = [
     "DataError",
     "DeadlineError",
     "EngineError",
+    "FlowsError",
     "GateError",
     "LeaseError",
     "LeaseLostError",
@@ -152,6 +154,10 @@ class DeadlineError(ServingError):
 
 class ServiceError(LobsmithError):
     """What `lobsmith up` runs cannot be started, stopped or read."""
+
+
+class FlowsError(LobsmithError):
+    """Flows cannot be run: Prefect's server is away, or what runs them."""
 
 
 class PredictionLogError(LobsmithError):

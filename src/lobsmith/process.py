@@ -1,14 +1,18 @@
 """Processes: the identity of one, distinct from later ones and those of other machines; a module in one of its own."""
 
+import ctypes
 import getpass
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from msgspec import Struct
+
+_PR_SET_PDEATHSIG = 1
 
 
 class Process(Struct, frozen=True, kw_only=True):
@@ -94,3 +98,15 @@ def run_module(module: str, *arguments: str, deadline_s: float) -> subprocess.Co
 def _space() -> str:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel kill this process as soon as the thread that started it ends; end where it has already.
+
+    Args:
+        parent: the process of that thread.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The parent may have ended before the call above took effect.
+    if os.getppid() != parent:
+        sys.exit("the parent process is gone")

@@ -171,3 +171,15 @@ def test_doctor_says_what_to_do_where_triton_is_missing(root: Path, tmp_path: Pa
     assert not triton["found"]
     assert "pip install" in triton["detail"]
     refused(lobsmith(root, "serve", PYTHONPATH=path), "pip install", "inprocess")
+
+
+@pytest.mark.parametrize("command", ["demo", "drift", "monitor", "reconcile", "retrain", "shadow"])
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/api", "nowhere"])
+def test_a_flow_whose_prefect_server_is_away_ends_in_one_line(root, monkeypatch, address: str, command: str) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    monkeypatch.setenv("PREFECT_HOME", str(root))
+    result = CliRunner().invoke(cli, ["--root", str(root), command])
+    assert result.exit_code == 1
+    [line] = result.stderr.splitlines()
+    assert line.startswith(f"Error: {address}: Prefect's server does not answer")
+    assert "unset PREFECT_API_URL" in line

@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 from prefect.flows import Flow, load_flow_from_entrypoint
 
 from lobsmith.params import load_params
+from lobsmith.services.flows.register import schedule_of
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = PrefectYamlModel.model_validate(yaml.safe_load((ROOT / "prefect.yaml").read_text())).deployments
@@ -45,3 +46,17 @@ def test_late_runs_do_not_pile_up(deployment) -> None:
         assert schedule.interval == timedelta(seconds=load_params(ROOT / "params.yaml").drift.look_s)
     else:
         assert schedule.interval == timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("entry", "as_it_is", "sixty_times"),
+    [
+        ({"interval": 60}, timedelta(seconds=60), timedelta(seconds=5)),
+        ({"interval": 3600}, timedelta(hours=1), timedelta(minutes=1)),
+        ({"cron": "0 */6 * * *", "timezone": "UTC"}, "0 */6 * * *", timedelta(minutes=6)),
+    ],
+)
+def test_a_schedule_follows_the_speed_of_the_clock(entry, as_it_is, sixty_times) -> None:
+    schedule = schedule_of(entry, 1.0)
+    assert (schedule.cron if "cron" in entry else schedule.interval) == as_it_is
+    assert schedule_of(entry, 60.0).interval == sixty_times

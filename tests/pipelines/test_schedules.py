@@ -1,4 +1,4 @@
-"""Prefect's own server creates the runs that `prefect.yaml` schedules, and its own worker completes them."""
+"""Prefect's server creates the runs that `prefect.yaml` schedules; Prefect's worker completes them, as does ours."""
 
 import os
 import shutil
@@ -9,17 +9,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 import yaml
 
+from lobsmith.lease import hold_lease
+from lobsmith.services.flows.schedule import next_runs
+from tests.release.wished import workspace_with_mlflow
+
 ROOT = Path(__file__).parents[2]
 PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
+SERVICE = (sys.executable, "-m", "lobsmith.services.flows")
 WATCHED = "monitor"
 """The deployment whose run is waited for: with no version in service its flow completes at once."""
+
+
+def named(deployment: str) -> dict[str, Any]:
+    return {"name": {"any_": [deployment]}}
 
 
 class Prefect:
@@ -38,6 +49,8 @@ class Prefect:
             "PREFECT_API_URL": self.api,
             "PREFECT_HOME": str(home),
             "PREFECT_LOGGING_LEVEL": "INFO",
+            # A hundred runs of each deployment, made at once, would lock its database for seconds.
+            "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "20",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "TMPDIR": str(home),  # a killed worker leaves its files
         }
@@ -49,12 +62,12 @@ class Prefect:
         assert done.returncode == 0, self.logged()
 
     @contextmanager
-    def running(self, *arguments: str) -> Iterator[None]:
+    def running(self, *arguments: str, of: tuple[str, ...] = PREFECT) -> Iterator[psutil.Process]:
         """Run a command until the end of the block, where it is killed with every process it has started."""
         with self.log.open("ab") as log:
-            started = subprocess.Popen([*PREFECT, *arguments], stdout=log, **self.options)
+            started = subprocess.Popen([*of, *arguments], stdout=log, **self.options)
         try:
-            yield
+            yield psutil.Process(started.pid)
         finally:
             started.send_signal(signal.SIGSTOP)  # a stopped process starts no other one
             if started.returncode is None:
@@ -70,14 +83,28 @@ class Prefect:
         except httpx.TransportError:
             return False
 
-    def runs(self, deployment: str, state: str) -> int:
-        wanted = {
-            "deployments": {"name": {"any_": [deployment]}},
-            "flow_runs": {"state": {"type": {"any_": [state]}}},
-        }
-        return httpx.post(f"{self.api}/flow_runs/count", json=wanted, timeout=30).raise_for_status().json()
+    def post(self, path: str, **body: Any) -> Any:
+        return httpx.post(f"{self.api}/{path}", json=body, timeout=30).raise_for_status().json()
 
-    def eventually(self, what: str, holds: Callable[[], bool], within_s: float = 60.0) -> None:
+    def runs(self, deployment: str, state: str) -> int:
+        wanted = {"type": {"any_": [state]}}
+        return self.post("flow_runs/count", deployments=named(deployment), flow_runs={"state": wanted})
+
+    def begun(self, deployment: str) -> dict[str, Any]:
+        """Begin a run of a deployment; return it once its flow runs."""
+        [deployed] = self.post("deployments/filter", deployments=named(deployment))
+        run = self.post(f"deployments/{deployed['id']}/create_flow_run")
+        self.eventually(f"a run of {deployment} runs", lambda: self.state(run) == "RUNNING")
+        self.eventually("the worker says where", lambda: self.read(run)["infrastructure_pid"] is not None)
+        return self.read(run)
+
+    def read(self, run: dict[str, Any]) -> dict[str, Any]:
+        return httpx.get(f"{self.api}/flow_runs/{run['id']}", timeout=30).raise_for_status().json()
+
+    def state(self, run: dict[str, Any]) -> str:
+        return self.read(run)["state_type"]
+
+    def eventually(self, what: str, holds: Callable[[], bool], within_s: float = 120.0) -> None:
         deadline = time.monotonic() + within_s
         while not holds():
             if time.monotonic() > deadline:
@@ -88,18 +115,26 @@ class Prefect:
         return self.log.read_text(errors="replace")[-8000:]
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """The project before its first retrain; `WATCHED` is due sooner than in a minute."""
-    folder = tmp_path / "project"
+def project_in(folder: Path, deploy: Callable[[dict[str, Any]], None]) -> Path:
+    """The project before its first retrain; `deploy` changes what its prefect.yaml says."""
     folder.mkdir()
     shutil.copy(ROOT / "params.yaml", folder)
     (folder / "pipelines").symlink_to(ROOT / "pipelines")
     deployed = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    [watched] = [one for one in deployed["deployments"] if one["name"] == WATCHED]
-    watched["schedules"] = [{"interval": 10}]
+    deploy(deployed)
     (folder / "prefect.yaml").write_text(yaml.safe_dump(deployed))
     return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """`WATCHED` is due sooner than in a minute."""
+
+    def sooner(deployed: dict[str, Any]) -> None:
+        [watched] = [one for one in deployed["deployments"] if one["name"] == WATCHED]
+        watched["schedules"] = [{"interval": 10}]
+
+    return project_in(tmp_path / "project", sooner)
 
 
 @pytest.mark.integration
@@ -115,3 +150,115 @@ def test_every_deployment_is_scheduled_and_a_scheduled_run_completes(project: Pa
             for name in names:
                 prefect.eventually(f"{name} is scheduled", lambda name=name: prefect.runs(name, "SCHEDULED") > 0, 30)
             prefect.eventually(f"a run of {WATCHED} completes", lambda: prefect.runs(WATCHED, "COMPLETED") > 0)
+
+
+EVERY_S = 6
+NAMES = ("every-six-hours", "reconcile", "shadow", "monitor", "drift")
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
+    """A server and a project whose deployments are due every few seconds, beside a flow that takes a minute.
+
+    Another retrain holds the lease all the time, so that those of the schedule end as skipped.
+    """
+
+    def hurry(deployed: dict[str, Any]) -> None:
+        for one in deployed["deployments"]:
+            one["schedules"] = [{"interval": EVERY_S}]
+        deployed["deployments"].append(
+            {"name": "slow", "entrypoint": "slow.py:slow", "work_pool": {"name": "lobsmith"}}
+        )
+
+    folder = tmp_path_factory.mktemp("service")
+    root = project_in(folder / "project", hurry)
+    (root / "slow.py").write_text("import time\nfrom prefect import flow\n\n@flow\ndef slow():\n    time.sleep(60)\n")
+    workspace = workspace_with_mlflow(root)
+    prefect = Prefect(root, folder / "prefect")
+    with (
+        hold_lease(workspace.retrain_lease, "retrain", ttl_s=60.0, wait_s=0.0),
+        prefect.running("server", "start", "--port", str(prefect.port), "--no-ui"),
+    ):
+        prefect.eventually("the server answers", lambda: prefect.answers("health"))
+        yield prefect
+
+
+@contextmanager
+def serving(prefect: Prefect) -> Iterator[psutil.Process]:
+    """The service of the flows, from the completion of a run on."""
+    before = datetime.now(UTC)
+    with prefect.running(of=SERVICE) as service:
+        prefect.eventually("a run completes", lambda: completed_since(prefect, WATCHED, before))
+        yield service
+
+
+def completed_since(prefect: Prefect, deployment: str, time: datetime) -> bool:
+    wanted = {"start_time": {"after_": time.isoformat()}, "state": {"type": {"any_": ["COMPLETED"]}}}
+    return prefect.post("flow_runs/count", deployments=named(deployment), flow_runs=wanted) > 0
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_service_completes_runs_of_every_deployment_and_of_those_it_has_missed_the_newest(prefect: Prefect) -> None:
+    with serving(prefect) as service:
+        for name in NAMES:
+            prefect.eventually(f"two runs of {name} complete", lambda name=name: prefect.runs(name, "COMPLETED") > 1)
+        listed = {one.deployment: one for one in next_runs(prefect.api)}
+        processes = service.children(recursive=True)
+        service.kill()
+        away = datetime.now(UTC)
+        assert psutil.wait_procs(processes, timeout=5)[1] == []
+    manual = listed.pop("slow/slow")
+    assert (manual.due, manual.last) == (None, None)
+    assert set(listed) == {
+        "drift/drift",
+        "monitor/monitor",
+        "reconcile/reconcile",
+        "retrain/every-six-hours",
+        "shadow/shadow",
+    }
+    assert all(one.due is not None and abs((one.due - away).total_seconds()) < 60 for one in listed.values()), listed
+    assert {one.last for one in listed.values()} <= {"Completed", "Skipped", "Running"}
+
+    time.sleep(3 * EVERY_S)
+    back = datetime.now(UTC)
+    with serving(prefect):
+        for name in NAMES:
+            prefect.eventually(f"{name} runs again", lambda name=name: completed_since(prefect, name, back))
+            between = {"expected_start_time": {"after_": away.isoformat(), "before_": back.isoformat()}}
+            order = "EXPECTED_START_TIME_ASC"
+            missed = prefect.post("flow_runs/filter", deployments=named(name), flow_runs=between, sort=order)
+            assert len(missed) >= 2
+            assert all("superseded" in run["state"]["message"] for run in missed[:-1]), (name, missed)
+    for name in NAMES:
+        assert (name, prefect.runs(name, "CRASHED"), prefect.runs(name, "FAILED")) == (name, 0, 0)
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_run_has_crashed_and_a_cancelled_one_ends_with_its_process(prefect: Prefect) -> None:
+    with serving(prefect) as service:
+        killed = prefect.begun("slow")
+        os.kill(int(killed["infrastructure_pid"]), signal.SIGKILL)
+        prefect.eventually("it has crashed", lambda: prefect.state(killed) == "CRASHED")
+
+        cancelled = prefect.begun("slow")
+        state = {"type": "CANCELLING", "name": "Cancelling"}
+        prefect.post(f"flow_runs/{cancelled['id']}/set_state", state=state, force=False)
+        prefect.eventually("it is cancelled", lambda: prefect.state(cancelled) == "CANCELLED")
+        assert not psutil.pid_exists(int(cancelled["infrastructure_pid"]))
+
+        orphan = prefect.begun("slow")
+        [zygote] = service.children()
+        zygote.kill()
+        prefect.eventually("its run ends with the zygote", lambda: prefect.state(orphan) == "CRASHED")
+        now = datetime.now(UTC)
+        prefect.eventually("another zygote runs what is next", lambda: completed_since(prefect, WATCHED, now))
+
+        last = prefect.begun("slow")
+        service.terminate()
+        service.wait(timeout=20)
+        assert not psutil.pid_exists(int(last["infrastructure_pid"]))
+        assert prefect.state(last) == "CRASHED"

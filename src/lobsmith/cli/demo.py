@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from lobsmith.cli.options import capture_arguments, json_option, overrides, print_json, results, set_option, use_prefect
+from lobsmith.cli.options import capture_arguments, json_option, overrides, prefect, print_json, results, set_option
 from lobsmith.cli.replay import recorded_line
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
@@ -38,7 +38,6 @@ def demo(
     The model is published as <model.name>_demo: a demonstration never touches the model in production.
     """
     params = load_params(workspace.params, overrides(settings))
-    use_prefect(workspace)
     changes = {
         "model.name": f"{params.model.name}_demo",
         "data.simulator.seconds": _SIMULATED_SECONDS,
@@ -50,13 +49,14 @@ def demo(
         "walk_forward.epochs": 6,
         **overrides(settings),
     }
-    with stage("start Prefect") as note:
-        from pipelines.retrain import retrain as flow
-
-        note("a server of its own runs for as long as the flow")
     files = [str(path.resolve()) for path in (*captures, *more)]
-    # The same window may have been trained by an earlier demonstration.
-    retrained = flow(str(workspace.root), files or None, changes, force=True)
+    with prefect(workspace):
+        with stage("start Prefect") as note:
+            from pipelines.retrain import retrain as flow
+
+            note("a server of its own runs for as long as the flow")
+        # The same window may have been trained by an earlier demonstration.
+        retrained = flow(str(workspace.root), files or None, changes, force=True)
     params = load_params(workspace.params, changes)
 
     from lobsmith.features.dataset import DATASET, load_dataset

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from lobsmith.cli.options import json_option, overrides, print_json, results, set_option, source_option, use_prefect
+from lobsmith.cli.options import json_option, overrides, prefect, print_json, results, set_option, source_option
 from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
 
@@ -15,10 +15,11 @@ from lobsmith.workspace import Workspace
 @click.pass_obj
 def reconcile(workspace: Workspace, settings: tuple[str, ...], as_json: bool) -> None:
     """Make the repository what MLflow's aliases ask for."""
-    changes = _ready(workspace, settings)
-    from pipelines.reconcile import reconcile as flow
+    changes = _checked(workspace, settings)
+    with prefect(workspace):
+        from pipelines.reconcile import reconcile as flow
 
-    done = flow(str(workspace.root), changes)
+        done = flow(str(workspace.root), changes)
     _show(done, done.words() or "as wanted", as_json)
 
 
@@ -29,10 +30,11 @@ def reconcile(workspace: Workspace, settings: tuple[str, ...], as_json: bool) ->
 @click.pass_obj
 def shadow(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
     """Judge the candidate on live traffic so far: promote it, reject it, or keep watching."""
-    changes = _ready(workspace, settings)
-    from pipelines.shadow import shadow as flow
+    changes = _checked(workspace, settings)
+    with prefect(workspace):
+        from pipelines.shadow import shadow as flow
 
-    seen = flow(str(workspace.root), changes, sources)
+        seen = flow(str(workspace.root), changes, sources)
     _show(seen, f"{seen.decision or 'nothing to judge'}: {seen.reason}", as_json)
 
 
@@ -43,10 +45,11 @@ def shadow(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, 
 @click.pass_obj
 def monitor(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
     """Judge the active version beside its fallback: keep it, or take it back."""
-    changes = _ready(workspace, settings)
-    from pipelines.monitor import monitor as flow
+    changes = _checked(workspace, settings)
+    with prefect(workspace):
+        from pipelines.monitor import monitor as flow
 
-    seen = flow(str(workspace.root), changes, sources)
+        seen = flow(str(workspace.root), changes, sources)
     _show(seen, f"{seen.decision or 'nothing to judge'}: {seen.reason}", as_json)
 
 
@@ -57,20 +60,20 @@ def monitor(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str,
 @click.pass_obj
 def drift(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
     """Look for drift in live traffic: set the mode that clients keep to, report, and ask for a retrain."""
-    changes = _ready(workspace, settings)
-    from pipelines.monitor import drift as flow
+    changes = _checked(workspace, settings)
+    with prefect(workspace):
+        from pipelines.monitor import drift as flow
 
-    seen = flow(str(workspace.root), changes, sources)
+        seen = flow(str(workspace.root), changes, sources)
     words = [f"{seen.mode or 'nothing to look at'}: {seen.reason}"]
     words += [f"{one.kind}: {one.finding}: {one.reason}" for look in seen.looks for one in look.verdicts]
     words += [line for line in (seen.retrain, seen.page) if line]
     _show(seen, "\n".join(words), as_json)
 
 
-def _ready(workspace: Workspace, settings: tuple[str, ...]) -> dict[str, Any]:
+def _checked(workspace: Workspace, settings: tuple[str, ...]) -> dict[str, Any]:
     changes = overrides(settings)
     load_params(workspace.params, changes)  # a mistake in them is told before Prefect is started
-    use_prefect(workspace)
     return changes
 
 

@@ -2,21 +2,27 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import httpx
 import msgspec
 import yaml
 from rich.console import Console
 
+from lobsmith.errors import FlowsError
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
     from lobsmith.market.simulator import Change, Dynamics
 
 _PIPED_WIDTH = 120
+_REACH_S = 5.0
+_PREFECT_IS_AWAY = ("Failed to reach API", "Timed out while attempting to connect to ephemeral Prefect API")
+"""How its errors begin, which have no class of their own."""
 
 results = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 """Where results go; everything else goes to standard error."""
@@ -103,11 +109,29 @@ def print_json(value: Any) -> None:
     click.echo(msgspec.json.encode(value).decode())
 
 
-def use_prefect(workspace: Workspace) -> None:
-    """Point Prefect, which is imported after this, at the workspace; what the user has set already stays."""
+@contextmanager
+def prefect(workspace: Workspace) -> Iterator[None]:
+    """Point Prefect, which is imported in the block, at the workspace; what the user has set already stays.
+
+    Raises:
+        FlowsError: Prefect's server does not answer.
+    """
     os.environ.setdefault("PREFECT_HOME", str(workspace.prefect))
     # Prefect's server cannot make a folder inside a folder that is missing, and says so only by timing out.
     Path(os.environ["PREFECT_HOME"]).expanduser().mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     # A failing stage is reported in one line by the command; Prefect would print its traceback as well.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    address = os.environ.get("PREFECT_API_URL")
+    away = f"{address or 'the server that Prefect starts for a run'}: Prefect's server does not answer"
+    way_out = "start it, or unset PREFECT_API_URL" if address else f"look at {os.environ['PREFECT_HOME']}"
+    try:
+        if address:
+            httpx.get(f"{address.rstrip('/')}/health", timeout=_REACH_S).raise_for_status()
+        yield
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise FlowsError(f"{away}: {error}; {way_out}") from error
+    except RuntimeError as error:
+        if not str(error).startswith(_PREFECT_IS_AWAY):
+            raise
+        raise FlowsError(f"{away}: {error}; {way_out}") from error

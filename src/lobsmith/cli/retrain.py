@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from lobsmith.cli.options import capture_arguments, json_option, overrides, print_json, results, set_option, use_prefect
+from lobsmith.cli.options import capture_arguments, json_option, overrides, prefect, print_json, results, set_option
 from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
 
@@ -34,10 +34,10 @@ def retrain(
     files = [str(path.resolve()) for path in (*captures, *more)]
     if resume and files:
         raise click.UsageError("--resume keeps the run's own data; name no files with it")
-    use_prefect(workspace)
-    from pipelines.retrain import retrain as flow
+    with prefect(workspace):
+        from pipelines.retrain import retrain as flow
 
-    result = flow(str(workspace.root), files or None, changes, resume, force)
+        result = flow(str(workspace.root), files or None, changes, resume, force)
     if as_json:
         print_json(result)
         return

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from lobsmith.errors import ReleaseError
 
@@ -177,6 +176,8 @@ def session(path: Path) -> Any:
     Raises:
         ReleaseError: ONNX Runtime cannot load it.
     """
+    import onnxruntime  # starts a thread, which a process that flow runs are forked from must not have
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
 
 from lobsmith.compress.graph.flatten import Shape, flatten, shapes_of
@@ -57,6 +56,8 @@ def fix_shapes(model: Any, batch: int = 1, rows: int = 1) -> None:
 
 def fold_constants(model: Any) -> Any:
     """Return the model with everything computed that does not depend on an input; ONNX Runtime does it."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

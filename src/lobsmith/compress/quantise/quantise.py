@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
-from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from lobsmith.compress import FP32
 from lobsmith.compress.graph.fp16 import convert_half
@@ -99,6 +98,8 @@ def _weighted(model: Any) -> list[Any]:
 
 
 def _int8_dynamic(source: Path, destination: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
     model = _load(source)
     nodes = [node.name for node in (*_weighted(model), *(n for n in model.graph.node if n.op_type == "LSTM"))]
     if not nodes:

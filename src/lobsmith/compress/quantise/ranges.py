@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
-from onnxruntime.quantization.calibrate import HistogramCollector
 
 from lobsmith.compress.runtime import Float
 from lobsmith.errors import PrecisionError
@@ -139,6 +137,8 @@ def activation_ranges(
 
 
 def _session(model: Any, tensors: Sequence[str]) -> Any:
+    import onnxruntime
+
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     watched.graph.output.extend(
@@ -202,6 +202,8 @@ def _threshold(counts: npt.NDArray[np.int64], largest: float, settings: Compress
 
 def _entropy_threshold(counts: npt.NDArray[np.int64], largest: float) -> float:
     """Return the cut that loses least information (Migacz 2017, "8-bit inference with TensorRT"), by ONNX Runtime."""
+    from onnxruntime.quantization.calibrate import HistogramCollector
+
     coarse = counts.reshape(_ENTROPY_BINS, -1).sum(axis=1)
     if np.count_nonzero(coarse) == 1:
         return largest  # of a constant every cut loses the same, and ONNX Runtime would take the deepest

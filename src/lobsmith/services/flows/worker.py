@@ -1,0 +1,168 @@
+"""Prefect's worker, as its `process` worker is, but for the process: a fork instead of a new interpreter."""
+
+import asyncio
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+from prefect.runner._flow_run_executor import FlowRunExecutorContext
+from prefect.runner._process_manager import ProcessHandle
+from prefect.states import Cancelled
+from prefect.workers.base import BaseWorker
+from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorkerResult
+
+from lobsmith.errors import FlowsError
+from lobsmith.progress import console
+from lobsmith.services.flows.forks import Zygote
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun, State
+    from prefect.client.schemas.responses import WorkerFlowRunResponse
+    from prefect.runner._control_channel import ControlChannel
+
+POOL, NAME = "lobsmith", "lobsmith"
+_SUPERSEDED = "superseded: a later run of this deployment is due"
+_AGAIN_S = 10.0
+
+
+class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWorkerResult]):
+    """Runs the flow runs of a work pool of type `process`, each in a child that is forked from the zygote.
+
+    Deployments are entered by the worker itself. Of the scheduled runs of a deployment that are due, only the newest
+    is run; the others, which an absence of server or worker has left, are cancelled.
+    """
+
+    type = "process"
+    job_configuration = ProcessJobConfiguration
+    job_configuration_variables = ProcessVariables
+
+    def __init__(self, root: Path) -> None:
+        # A run that is fetched before it is due would wait in a process of its own.
+        super().__init__(POOL, name=NAME, prefetch_seconds=0)
+        self._zygote = Zygote(root)
+        self._executors = FlowRunExecutorContext()
+        self._beginning = asyncio.Lock()
+
+    @classmethod
+    def __dispatch_key__(cls) -> str:
+        return "lobsmith"  # Prefect's own worker stays the one of type `process`
+
+    async def __aenter__(self) -> "ForkWorker":
+        self._zygote.start()
+        await self._executors.__aenter__()
+        await super().__aenter__()
+        cast(TaskGroup, self._runs_task_group).start_soon(self._enter_deployments)
+        return self
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        try:
+            await super().__aexit__(*exc_info)
+        finally:
+            try:
+                await self._executors.__aexit__(*exc_info)
+            finally:
+                self._zygote.close()
+
+    async def run(
+        self,
+        flow_run: "FlowRun",
+        configuration: ProcessJobConfiguration,
+        task_status: TaskStatus[int] | None = None,
+    ) -> ProcessWorkerResult:
+        """Run a flow run in a child, as `ProcessWorker.run` does in a process."""
+        executor = self._executors.create_executor(
+            flow_run,
+            _ForkStarter(self._zygote, configuration, self._executors.control_channel),
+            propose_submitting=False,
+            hook_runner=_NoHooks(),
+        )
+        execution = None
+
+        async def execute(*, task_status: TaskStatus[ProcessHandle] = anyio.TASK_STATUS_IGNORED) -> None:
+            nonlocal execution
+            execution = await executor.submit(task_status=task_status)
+
+        async with anyio.create_task_group() as group:
+            handle = await group.start(execute)
+            if task_status is not None:
+                task_status.started(handle.pid)
+        if execution is None or execution.status_code is None:
+            raise RuntimeError("the flow run's process could not be started")
+        return ProcessWorkerResult(status_code=execution.status_code, identifier=str(execution.handle.pid))
+
+    async def _submit_run(self, flow_run: "FlowRun") -> None:
+        # Prefect's server blocks itself for a minute when many runs change their state in SQLite at once.
+        async with self._beginning:
+            await super()._submit_run(flow_run)
+
+    async def _get_scheduled_flow_runs(self) -> list["WorkerFlowRunResponse"]:
+        while True:
+            due = await super()._get_scheduled_flow_runs()
+            # One that is about to begin is let begin, or the last of a busy worker's would never come to it.
+            waiting = [entry.flow_run for entry in due if entry.flow_run.id not in self._submitting_flow_run_ids]
+            missed = superseded(waiting)
+            if not missed:
+                return due
+            # The server hands out a thousand at a time, the oldest first.
+            for run in missed:
+                await self.client.set_flow_run_state(run.id, Cancelled(message=_SUPERSEDED))
+
+    async def _enter_deployments(self) -> None:
+        while True:
+            why = "see above"
+            try:
+                child = await self._zygote.fork("register", {})
+                if await child.wait() == 0:
+                    console.print(f"the deployments of prefect.yaml are entered in the work pool {POOL}")
+                    return
+            except FlowsError as error:
+                why = str(error)
+            console.print(f"the deployments of prefect.yaml are not entered yet, {why}; tried again in {_AGAIN_S:g} s")
+            await anyio.sleep(_AGAIN_S)
+
+
+def superseded(due: "list[FlowRun]") -> "list[FlowRun]":
+    """Return the runs that a schedule has made and a later one of the same deployment takes the place of."""
+    rising: Any = sorted((run for run in due if run.auto_scheduled), key=attrgetter("expected_start_time"))
+    newest = {run.deployment_id: run for run in rising}
+    return [run for run in rising if run is not newest[run.deployment_id]]
+
+
+class _ForkStarter:
+    """Starts a flow run's process; Prefect's executor does all else. It is a `ProcessStarter` of Prefect's."""
+
+    def __init__(self, zygote: Zygote, configuration: ProcessJobConfiguration, control: "ControlChannel") -> None:
+        self._zygote = zygote
+        self._configuration = configuration
+        self._control = control
+
+    async def start(
+        self, flow_run: "FlowRun", task_status: TaskStatus[ProcessHandle] = anyio.TASK_STATUS_IGNORED
+    ) -> None:
+        port, token = self._control.register(flow_run.id)
+        environment = {
+            **{name: value for name, value in self._configuration.env.items() if value is not None},
+            "PREFECT__FLOW_RUN_ID": str(flow_run.id),
+            "PREFECT__FLOW_ENTRYPOINT": self._configuration._related_objects["deployment"].entrypoint,
+            "PREFECT__CONTROL_PORT": str(port),
+            "PREFECT__CONTROL_TOKEN": token,
+            "PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS": "false",
+        }
+        try:
+            child = await self._zygote.fork("run", environment)
+        except BaseException:
+            self._control.unregister(flow_run.id)
+            raise
+        # Prefect asks a process for its `pid` and `returncode` only.
+        task_status.started(ProcessHandle(cast(Any, child)))
+        await child.wait()
+
+
+class _NoHooks:
+    """The flows have no hooks; to find that out, Prefect would import them into the worker."""
+
+    async def run_cancellation_hooks(self, flow_run: "FlowRun", state: "State") -> None: ...
+
+    async def run_crashed_hooks(self, flow_run: "FlowRun", state: "State") -> None: ...

@@ -1,0 +1,124 @@
+"""The process that flow runs are forked from: `python -m lobsmith.services.flows.zygote`.
+
+It has imported what the frequent flows need, so that a run costs no import, and no thread that a fork would lose: what
+starts one is left to the children that use it. Each job is a child of its own, which may be killed, may crash and gives
+its memory back.
+"""
+
+import atexit
+import gc
+import importlib
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import cast
+
+import sqlalchemy.orm
+
+from lobsmith.process import end_with
+from lobsmith.services.flows.orders import Ended, Forked, Order, Ready
+from lobsmith.services.flows.register import register
+
+ENTRYPOINT = "PREFECT__FLOW_ENTRYPOINT"
+"""Variable of a run's environment: where its flow is, `pipelines/retrain.py:retrain`."""
+PRELOADED = ("pipelines.reconcile", "pipelines.shadow", "pipelines.monitor")
+"""What runs every few minutes. A retrain, every few hours, imports what is missing by itself."""
+_ENGINES = (
+    "alembic.command",
+    "anyio._backends._asyncio",
+    "mlflow",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "prefect.flow_engine",
+    "prefect.task_engine",
+    "prefect.utilities.visualization",
+    "rich.status",
+    "sqlalchemy.dialects.sqlite",
+)
+"""What Prefect, MLflow and rich import when they are first used."""
+_STARTS_THREADS = ("polars",)
+"""Its import starts a pool of threads; MLflow imports it where it is found, and does without."""
+
+
+def run_flow() -> None:
+    """Run the flow run that the environment names, as `python -m prefect.flow_engine ENTRYPOINT` does."""
+    from prefect import flow_engine
+
+    path, _, flow = os.environ[ENTRYPOINT].partition(":")
+    module = path.removesuffix(".py").replace("/", ".")
+    # What is imported already is not run again, as Prefect would run a file.
+    sys.exit(flow_engine._main([f"{module}.{flow}" if module in sys.modules else f"{path}:{flow}"]))
+
+
+JOBS: dict[str, Callable[[], None]] = {"run": run_flow, "register": register}
+
+
+def preload(root: Path) -> None:
+    """Import Prefect's engine and the flows of every few minutes; user flows are found below `root`."""
+    sys.path.append(str(root))
+    for name in _STARTS_THREADS:
+        sys.modules[name] = None  # type: ignore[assignment]  # Python's way to say that it is not there
+    try:
+        for name in (*_ENGINES, *PRELOADED):
+            importlib.import_module(name)
+    finally:
+        for name in _STARTS_THREADS:
+            del sys.modules[name]
+    sqlalchemy.orm.configure_mappers()
+    if threading.active_count() > 1:
+        raise RuntimeError(f"an import has started {threading.enumerate()[1:]}, which no child would have")
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy the pages of all that was imported
+
+
+def serve(orders: Connection) -> None:
+    """Fork a child for each order, and report how each ended, until the other end is closed."""
+    fork = multiprocessing.get_context("fork")
+    running: dict[int, multiprocessing.context.ForkProcess] = {}
+    while True:
+        for ready in wait([orders, *running]):
+            if ready is orders:
+                try:
+                    order: Order = orders.recv()
+                except EOFError:
+                    return
+                child = fork.Process(target=_be_child, args=(order.job, order.environment, orders, os.getpid()))
+                child.start()
+                running[child.sentinel] = child
+                orders.send(Forked(order.ticket, child.pid or 0))
+            else:
+                child = running.pop(cast(int, ready))
+                child.join()
+                orders.send(Ended(child.pid or 0, child.exitcode or 0))
+                child.close()
+
+
+def _be_child(job: str, environment: Mapping[str, str], orders: Connection, parent: int) -> None:
+    end_with(parent)
+    orders.close()
+    os.environ.update(environment)
+    try:
+        JOBS[job]()
+    finally:
+        # A forked process ends without them, and Prefect's threads would be cut off within a request.
+        atexit._run_exitfuncs()
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the process that has started this one, and end with it."""
+    parent, descriptor = int(arguments[0]), int(arguments[1])
+    end_with(parent)
+    orders = Connection(descriptor)
+    preload(Path.cwd())
+    orders.send(Ready())
+    serve(orders)
+    # Children that still run end with this process; nothing is waited for.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
