@@ -94,10 +94,13 @@ def _say(change: "Change", as_json: bool) -> None:
 
 
 def _described(record: "ModeRecord", params: ModeParams) -> list[tuple[str, str]]:
+    from lobsmith.monitoring.state import State
+
     held = ", set by hand" if record.held else ""
     lines = [
         ("mode", f"{record.model} {record.version} is {record.mode} since {format_time(record.since_ns)}{held}"),
         ("because", record.reason),
+        *([("state", str(record.state))] if isinstance(record.state, State) else []),
         ("looked", f"{format_time(record.looked_ns)}: {record.last_look}" if record.looked_ns else "never"),
     ]
     if _away(record, params):

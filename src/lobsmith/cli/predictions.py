@@ -97,6 +97,25 @@ def export(workspace: Workspace, file: Path, model: str | None, hours: float | N
         results.print(f"{file}: {rows} rows, {file.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
 
 
+@predictions.command()
+@click.argument("session")
+@model_option
+@json_option
+@click.pass_obj
+def close(workspace: Workspace, session: str, model: str | None, as_json: bool) -> None:
+    """Say that SESSION, whose client has crashed, is over: nothing waits for its rows any more."""
+    from lobsmith.monitoring.log.sessions import close_session
+    from lobsmith.params import load_params
+    from lobsmith.process import user
+
+    params = load_params(workspace.params)
+    close_session(workspace, params, model or params.model.name, session, user())
+    if as_json:
+        print_json({"session": session, "status": "closed"})
+    else:
+        results.print(f"{session} is closed", soft_wrap=True)
+
+
 def _production(workspace: Workspace) -> str:
     from lobsmith.params import load_params
 

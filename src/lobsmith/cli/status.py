@@ -8,6 +8,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from lobsmith import clock
 from lobsmith.cli.options import json_option, print_json, results
 from lobsmith.cli.times import format_time, parse_time
 from lobsmith.errors import LobsmithError
@@ -54,7 +55,7 @@ def status(workspace: Workspace, at: str | None, as_json: bool) -> None:
         results.print("models   none yet; make one with `lobsmith retrain`")
         return
     table = Table()
-    for heading in ("model", "champion", "challenger", "active", "listed", "READY", "mode", "faults"):
+    for heading in ("model", "champion", "challenger", "active", "listed", "READY", "state", "mode", "faults"):
         table.add_column(heading)
     for model, one in state["models"].items():
         table.add_row(
@@ -64,11 +65,15 @@ def status(workspace: Workspace, at: str | None, as_json: bool) -> None:
             str(one["active"] or "-"),
             ", ".join(map(str, one["listed"])),
             ", ".join(map(str, one["ready"])) or "-",
+            f"[{one['state']['colour']}]{one['state']['name']}[/]" if one["state"] else "-",
             one["mode"]["mode"] if one["mode"] else "-",
             escape("; ".join(f"{version}: {why}" for version, why in one["faults"].items())) or "none",
         )
     results.print(table)
     for model, one in state["models"].items():
+        if (seen := one["state"]) and seen["detail"]:
+            words = f"{model}: {seen['name']}: {seen['detail']}"
+            results.print(f"[{seen['colour']}]state[/]    {escape(words)}", soft_wrap=True)
         if one["verdict"]:
             results.print(f"verdict  {model}: {one['verdict']}", soft_wrap=True, markup=False)
         if one["mode"]:
@@ -132,6 +137,27 @@ def _mode(workspace: Workspace, model: str) -> dict[str, str] | None:
     return None if record is None else _mode_line(record.mode, record.since_ns, record.reason)
 
 
+def _in_service(workspace: Workspace, model: str) -> dict[str, str] | None:
+    """Return the state of a production model that serves: its name, the detail, and the colour it is shown in."""
+    from lobsmith.monitoring.mode.store import read_mode
+    from lobsmith.monitoring.state import connected, state_now
+    from lobsmith.params import load_params
+    from lobsmith.release.repository.repository import Repository
+    from lobsmith.release.version.manifest import read_manifest
+    from lobsmith.release.version.names import may_produce
+
+    repository = Repository.of(workspace)
+    version = repository.active(model)
+    if version is None or not may_produce(model):
+        return None
+    params, now_ns = load_params(workspace.params), clock.now_ns()
+    active = read_manifest(repository.directory(model, version))
+    record = read_mode(workspace, model)
+    looked = (record.looked_ns, record.state) if record and record.version == version else None
+    state = state_now(connected(workspace, params, active, now_ns=now_ns), looked, params.modes.stale_s, now_ns)
+    return {"name": state.name, "detail": state.detail, "colour": state.colour}
+
+
 def _mode_line(mode: str, since_ns: int, reason: str, **more: str) -> dict[str, str]:
     return {"mode": mode, "since": format_time(since_ns), "reason": reason, **more}
 
@@ -164,6 +190,7 @@ def _state(workspace: Workspace) -> dict[str, Any]:
         models[model] = {
             **_wanted(workspace, model),
             "mode": _told(errors, partial(_mode, workspace, model)),
+            "state": _told(errors, partial(_in_service, workspace, model)),
             "active": max(listed, default=None),
             "listed": listed,
             "ready": ready,
