@@ -42,6 +42,7 @@ from lobsmith.release.version.names import candidate_model
 from lobsmith.release.version.recipe import git_commit, window_id
 from lobsmith.serving.running import running_server
 from lobsmith.serving.triton.control import connect
+from lobsmith.stages.captured import LIVE, captured_feed
 from lobsmith.stages.compress import SUMMARY, compress
 from lobsmith.stages.evaluate import REPORT, evaluate
 from lobsmith.stages.features import build_features, validate_features
@@ -83,9 +84,12 @@ PROMOTED, CANDIDATE, IN_SERVICE, SKIPPED = "promoted", "candidate", "in service"
 
 
 @task(name="ingest market data")
-def ingest_market_data(params: Params, captures: list[Path] | None, directory: Path) -> None:
-    """Read recorded files, or simulate, into the run's store."""
-    with stage("ingest market data") as note:
+def ingest_market_data(workspace: Workspace, params: Params, captures: list[Path] | None, directory: Path) -> None:
+    """Read recorded files, or what a live feed has left, or simulate, into the run's store."""
+    with stage("ingest market data") as note, ExitStack() as held:
+        if not captures and params.data.source == LIVE:
+            feed = captured_feed(workspace.captures, directory / "captures", params.window)
+            captures = held.enter_context(feed)
         done = ingest(params.data, captures, directory / MARKET)
         note("; ".join(_summary(name, one.accounting) for name, one in done.done.items()))
     for name, error in done.failed.items():
@@ -313,7 +317,7 @@ def train_and_nominate(
     else:
         directory = workspace.runs / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
         directory.mkdir(parents=True)
-        ingest_market_data(params, [Path(name) for name in captures] if captures else None, directory)
+        ingest_market_data(workspace, params, [Path(name) for name in captures] if captures else None, directory)
     validated = validate_market_data(params, directory)
     data_verdicts, window = compute_features(params, directory, validated)
     if not force and (before := already_trained(workspace, model, window)):
