@@ -38,7 +38,7 @@ from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.contract import wire_contract
 from lobsmith.release.version.manifest import MANIFEST, Manifest
-from lobsmith.release.version.names import candidate_model
+from lobsmith.release.version.names import DEMO_RUN, candidate_model
 from lobsmith.release.version.recipe import git_commit, window_id
 from lobsmith.serving.running import running_server
 from lobsmith.serving.triton.control import connect
@@ -277,6 +277,7 @@ def retrain(
     resume: str | None = None,
     force: bool = False,
     scheduled: bool = False,
+    demo: bool = False,
 ) -> Retrained:
     """Train on the newest window of data and publish the result as a candidate.
 
@@ -288,6 +289,7 @@ def retrain(
         force: train although the same window was trained with the same parameters before.
         scheduled: end as skipped, instead of failing, where another run trains, or where one has trained a newer
             window since this one was due.
+        demo: a demonstration's run: its version may be replaced by that of another one.
 
     Raises:
         LeaseError: another run trains.
@@ -304,18 +306,24 @@ def retrain(
             return skipped(model, str(error))
         if scheduled and (newer := newer_than(workspace, model, flow_run.scheduled_start_time)):
             return skipped(model, newer)
-        return train_and_nominate(workspace, params, captures, resume, force=force or bool(resume))
+        return train_and_nominate(workspace, params, captures, resume, force=force or bool(resume), demo=demo)
 
 
 def train_and_nominate(
-    workspace: Workspace, params: Params, captures: list[str] | None, resume: str | None, *, force: bool
+    workspace: Workspace,
+    params: Params,
+    captures: list[str] | None,
+    resume: str | None,
+    *,
+    force: bool,
+    demo: bool = False,
 ) -> Retrained:
     """Do what the flow does, once nobody else does it."""
     model = params.model.name
     if resume:
         directory = run_to_resume(workspace, resume)
     else:
-        directory = workspace.runs / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
+        directory = workspace.runs / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}{DEMO_RUN if demo else ''}"
         directory.mkdir(parents=True)
         ingest_market_data(workspace, params, [Path(name) for name in captures] if captures else None, directory)
     validated = validate_market_data(params, directory)

@@ -4,18 +4,28 @@ from typing import Any
 
 import click
 
-from lobsmith.cli.options import json_option, overrides, print_json, results, set_option, source_option, use_prefect
+from lobsmith.cli.options import (
+    json_option,
+    model_option,
+    overrides,
+    print_json,
+    results,
+    set_option,
+    source_option,
+    use_prefect,
+)
 from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
 
 
 @click.command()
+@model_option
 @set_option
 @json_option
 @click.pass_obj
-def reconcile(workspace: Workspace, settings: tuple[str, ...], as_json: bool) -> None:
+def reconcile(workspace: Workspace, model: str | None, settings: tuple[str, ...], as_json: bool) -> None:
     """Make the repository what MLflow's aliases ask for."""
-    changes = _ready(workspace, settings)
+    changes = _ready(workspace, model, settings)
     from pipelines.reconcile import reconcile as flow
 
     done = flow(str(workspace.root), changes)
@@ -23,13 +33,16 @@ def reconcile(workspace: Workspace, settings: tuple[str, ...], as_json: bool) ->
 
 
 @click.command()
+@model_option
 @source_option
 @set_option
 @json_option
 @click.pass_obj
-def shadow(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+def shadow(
+    workspace: Workspace, model: str | None, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool
+) -> None:
     """Judge the candidate on live traffic so far: promote it, reject it, or keep watching."""
-    changes = _ready(workspace, settings)
+    changes = _ready(workspace, model, settings)
     from pipelines.shadow import shadow as flow
 
     seen = flow(str(workspace.root), changes, sources)
@@ -37,13 +50,16 @@ def shadow(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, 
 
 
 @click.command()
+@model_option
 @source_option
 @set_option
 @json_option
 @click.pass_obj
-def monitor(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+def monitor(
+    workspace: Workspace, model: str | None, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool
+) -> None:
     """Judge the active version beside its fallback: keep it, or take it back."""
-    changes = _ready(workspace, settings)
+    changes = _ready(workspace, model, settings)
     from pipelines.monitor import monitor as flow
 
     seen = flow(str(workspace.root), changes, sources)
@@ -51,13 +67,16 @@ def monitor(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str,
 
 
 @click.command()
+@model_option
 @source_option
 @set_option
 @json_option
 @click.pass_obj
-def drift(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+def drift(
+    workspace: Workspace, model: str | None, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool
+) -> None:
     """Look for drift in live traffic: set the mode that clients keep to, report, and ask for a retrain."""
-    changes = _ready(workspace, settings)
+    changes = _ready(workspace, model, settings)
     from pipelines.monitor import drift as flow
 
     seen = flow(str(workspace.root), changes, sources)
@@ -67,8 +86,8 @@ def drift(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, .
     _show(seen, "\n".join(words), as_json)
 
 
-def _ready(workspace: Workspace, settings: tuple[str, ...]) -> dict[str, Any]:
-    changes = overrides(settings)
+def _ready(workspace: Workspace, model: str | None, settings: tuple[str, ...]) -> dict[str, Any]:
+    changes = overrides(settings, model)
     load_params(workspace.params, changes)  # a mistake in them is told before Prefect is started
     use_prefect(workspace)
     return changes

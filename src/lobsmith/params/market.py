@@ -35,7 +35,7 @@ class DataParams(Section, frozen=True):
     """Where market data comes from."""
 
     source: str
-    """`simulator`, `captures` for recorded files, or `live` for the newest `window.length_s` of `.lobsmith/captures`."""
+    """`simulator`; `captures` for recorded files; `live` for the newest `window.length_s` in `.lobsmith/captures`."""
     captures: tuple[str, ...]
     """Recorded files or glob patterns, of one or several instruments; those of one are read in order."""
     instrument: str
