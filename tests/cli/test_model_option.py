@@ -10,11 +10,14 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from lobsmith.cli.demo import SHORT, refuse_production
 from lobsmith.cli.main import cli
 from lobsmith.cli.options import overrides
 from lobsmith.errors import ReleaseError
+from lobsmith.params import load_params
 from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import publish
+from lobsmith.release.version.contract import wire_contract
 from lobsmith.release.version.names import candidate_model
 from lobsmith.workspace import Workspace
 from tests.release import toy
@@ -66,8 +69,6 @@ def put(root: Path, model: str, run: str) -> None:
 
 @pytest.mark.parametrize("model", ["lob", candidate_model("lob")])
 def test_a_demonstration_takes_the_place_of_demonstrations_only(root: Path, model: str) -> None:
-    from lobsmith.cli.demo import refuse_production
-
     workspace = Workspace(root)
     refuse_production(workspace, "lob")
     put(root, model, "20261121T092509-d901fa-demo")
@@ -79,6 +80,11 @@ def test_a_demonstration_takes_the_place_of_demonstrations_only(root: Path, mode
     result = CliRunner().invoke(cli, ["--root", str(root), "demo"])
     assert result.exit_code == 1
     assert result.output.startswith(f"Error: {model} ")
+
+
+def test_schedules_go_on_with_the_contract_of_a_demonstration() -> None:
+    path = params_file()
+    assert wire_contract(load_params(path, SHORT)) == wire_contract(load_params(path))
 
 
 def test_status_tells_the_state_of_one_model_or_of_all(root: Path) -> None:

@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from lobsmith.trading.replay import Measured
     from pipelines.retrain import Retrained
 
-_SIMULATED_SECONDS = 1200
+SHORT = {
+    "data.simulator.seconds": 1200,
+    # A demonstration has minutes of data, not hours: it takes all there is.
+    "window.minimum_coverage": 0.0,
+    "window.minimum_rows": 5000,
+    "train.epochs": 30,
+    "walk_forward.folds": 2,
+    "walk_forward.epochs": 6,
+}
+"""Parameters of a demonstration; none is part of the wire contract, so that schedules go on with the same model."""
 _ROWS = {"grpc": 8000, "http": 1000}
 """Held-out rows asked about over each protocol, one at a time."""
 
@@ -57,16 +66,7 @@ def demo(
     given = overrides(settings, model)
     refuse_production(workspace, load_params(workspace.params, given).model.name)
     use_prefect(workspace)
-    changes = {
-        "data.simulator.seconds": _SIMULATED_SECONDS,
-        # A demonstration has minutes of data, not hours: it takes all there is.
-        "window.minimum_coverage": 0.0,
-        "window.minimum_rows": 5000,
-        "train.epochs": 30,
-        "walk_forward.folds": 2,
-        "walk_forward.epochs": 6,
-        **given,
-    }
+    changes = {**SHORT, **given}
     with stage("start Prefect") as note:
         from pipelines.retrain import retrain as flow
 
