@@ -91,7 +91,7 @@ class Traffic:
             this = Process.this()
             theirs = {"pid": client.pid, "started_ticks": start_ticks(client.pid)} | process
             parent = msgspec.structs.replace(this, **theirs)
-            told = Announced(
+            announced = Announced(
                 session=session,
                 source=source,
                 instrument=instrument,
@@ -100,7 +100,7 @@ class Traffic:
                 parent=parent,
             )
             recordings(self.workspace).mkdir(parents=True, exist_ok=True)
-            (recordings(self.workspace) / f"{session}.json").write_bytes(msgspec.json.encode(told))
+            (recordings(self.workspace) / f"{session}.json").write_bytes(msgspec.json.encode(announced))
         with self._log() as log:
             log.begin(session, source, instrument, ago(age))
 

@@ -205,7 +205,7 @@ def opened(workspace, seconds_ago: float) -> Path:
     """A live session of this process, without a row."""
     path = recordings(workspace) / "client.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = Announced(
+    announced = Announced(
         session="client",
         source="live",
         instrument="simulator:SIM",
@@ -213,7 +213,7 @@ def opened(workspace, seconds_ago: float) -> Path:
         model="toy",
         parent=Process.this(),
     )
-    path.write_bytes(msgspec.json.encode(told))
+    path.write_bytes(msgspec.json.encode(announced))
     return path
 
 

@@ -256,7 +256,7 @@ def alert_connections(workspace: Workspace, active: Manifest, seen: Connected, n
 
 
 def ended_without_closing(session: Session, now_ns: int) -> str:
-    """Return what is to be said of a session whose client has crashed."""
+    """Describe a session whose client has crashed, in one line."""
     rows = "no row" if session.last_ns is None else f"last row {(now_ns - session.last_ns) / NS_PER_S:.0f} s ago"
     return f"session {session.session} of {session.process} ended without closing, {rows}"
 

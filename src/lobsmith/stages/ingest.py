@@ -66,7 +66,7 @@ def ingest(data: DataParams, captures: Sequence[Path] | None, destination: Path,
             done = store.ingest(lambda listing: screen_session(session, data.screen, listing), replace=replace)
             return Ingested(done={str(done.instrument): done}, failed={})
         if data.source == LIVE:
-            raise DataError("data.source is live, which the retrain flow reads; a stage is told its files by --capture")
+            raise DataError("data.source is live, which the retrain flow reads; for a stage name files with --capture")
         if data.source != "captures":
             raise DataError(f"data.source is {data.source!r}; it must be simulator, captures or live")
         captures = expand(data.captures)
