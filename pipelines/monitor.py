@@ -25,11 +25,12 @@ from lobsmith.monitoring import alerts
 from lobsmith.monitoring.drift import history
 from lobsmith.monitoring.drift.check import Looked, look_for_drift, together
 from lobsmith.monitoring.drift.report import Reported, link_to_run, report_look
-from lobsmith.monitoring.live_evaluation import LIVE, Sources, judge_in_service, last_asked_ns
+from lobsmith.monitoring.live_evaluation import LIVE, Sources, judge_in_service
 from lobsmith.monitoring.log.retention import expire
 from lobsmith.monitoring.log.writer import log_path
 from lobsmith.monitoring.mode.hit_rates import count_wins
-from lobsmith.monitoring.mode.store import Change, alert_mode, apply, forget_retrain
+from lobsmith.monitoring.mode.store import Change, alert_mode, apply, forget_retrain, wait
+from lobsmith.monitoring.state import State, StateName, alert_connections, connected, state_after
 from lobsmith.online.evidence import ROLL_BACK, LiveVerdict
 from lobsmith.params import Params, load_params
 from lobsmith.progress import console, stage
@@ -38,7 +39,6 @@ from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import RolledBack, rollback
 from lobsmith.release.version.manifest import Manifest, read_manifest
 from lobsmith.serving.running import running_server
-from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 from pipelines.reconcile import follow_the_registry
 from pipelines.shadow import as_markdown
@@ -46,6 +46,7 @@ from pipelines.shadow import as_markdown
 LONGEST_S = 600
 """A run that takes longer is ended; the next one judges again."""
 WHO, DRIFT_FLOW = "monitor flow", "drift flow"
+_NO_ALARM = (StateName.STARTING, StateName.IDLE)
 
 
 LONGEST_LOOK_S = 240
@@ -114,20 +115,16 @@ def alert(
     done: RolledBack | None,
     sources: Sources,
 ) -> None:
-    """Raise and resolve alerts. No data is one of its own: nothing is known then, which is not the same as fine."""
+    """Raise and resolve alerts. Rows that have stopped are one of their own; that no client is connected is none."""
     model = active.model
-    asked_ns = last_asked_ns(workspace, model, active.version, sources)
-    age_s = None if asked_ns is None else (clock.now_ns() - asked_ns) / NS_PER_S
-    if age_s is None or age_s > params.rollback.window_s:
-        when = "never" if age_s is None else f"{age_s:.0f} s ago"
-        alerts.fire(
-            workspace, alerts.NO_PREDICTIONS, model, f"version {active.version} was asked {when}, as far as logged"
-        )
-    else:
-        alerts.resolve(workspace, alerts.NO_PREDICTIONS, model)
-    if verdict is not None and verdict.alarms:
+    now_ns = clock.now_ns()
+    seen = connected(workspace, params, active, now_ns=now_ns, sources=sources)
+    alert_connections(workspace, active, seen, now_ns)
+    # Few rows are no alarm of a client that has only begun, or has ended.
+    young, idle = (tuple(sources) == tuple(LIVE) and seen.state.name is one for one in _NO_ALARM)
+    if verdict is not None and verdict.alarms and not (young or idle):
         alerts.fire(workspace, alerts.LIMITS, model, "; ".join(verdict.alarms))
-    elif verdict is not None:
+    elif (verdict is not None and not young) or idle:
         alerts.resolve(workspace, alerts.LIMITS, model)
     if verdict is not None and verdict.decision == ROLL_BACK:
         if fallback is None:
@@ -218,7 +215,12 @@ class Drifted(Struct, frozen=True, kw_only=True):
 
 @task(name="look for drift")
 def look(
-    workspace: Workspace, params: Params, active: Manifest, fallback: int | None, sources: Sources
+    workspace: Workspace,
+    params: Params,
+    active: Manifest,
+    fallback: int | None,
+    sources: Sources,
+    opened: dict[str, int] | None,
 ) -> list[Looked]:
     """Compare live rows, answers and losses with what the active version has learnt, stream by stream."""
     with stage("look for drift") as note:
@@ -230,6 +232,7 @@ def look(
             now_ns=clock.now_ns(),
             before=history.read(workspace, active.model),
             sources=sources,
+            opened=opened,
         )
         words = (f"{one.look.instrument}: {kind.kind}: {kind.finding}" for one in found for kind in one.look.verdicts)
         note("; ".join(words))
@@ -237,11 +240,13 @@ def look(
 
 
 @task(name="set the mode")
-def set_the_mode(workspace: Workspace, params: Params, found: DriftLook, sources: Sources) -> Change:
+def set_the_mode(
+    workspace: Workspace, params: Params, found: DriftLook, sources: Sources, state: State | None
+) -> Change:
     """Take what was found of all streams into account."""
     with stage("set the mode") as note:
         rates = count_wins(workspace, params.modes, found.model, found.version, sources)
-        change = apply(workspace, params, found, rates, DRIFT_FLOW)
+        change = apply(workspace, params, found, rates, DRIFT_FLOW, state=state)
         note(f"{change.after.mode}: {change.after.reason}")
         return change
 
@@ -312,19 +317,36 @@ def look_and_act(workspace: Workspace, params: Params, sources: Sources) -> Drif
     if version is None:
         return Drifted(model=model, mode=None, reason="nothing serves")
     active = read_manifest(repository.directory(model, version), repository.trust)
-    found = look(workspace, params, active, fallback, sources)
+    live = tuple(sources) == tuple(LIVE)
+    seen = connected(workspace, params, active, now_ns=clock.now_ns(), sources=sources)
+    if live and not seen.opened:
+        return rest(workspace, active, seen.state)
+    found = look(workspace, params, active, fallback, sources, seen.opened if live else None)
     if not found:
         return Drifted(model=model, mode=None, reason=f"{model} {version} names no instrument that it was trained on")
     if repository.active(model) != version:
         return Drifted(model=model, mode=None, reason=f"{model} {version} was replaced during the look")
-    return act_on_drift(workspace, params, active, found, sources)
+    state = state_after(seen, [one.look for one in found], params.drift.past_pairs) if live else None
+    return act_on_drift(workspace, params, active, found, sources, state)
+
+
+def rest(workspace: Workspace, active: Manifest, state: State) -> Drifted:
+    """Keep the mode while there is nothing to look at, and its record fresh for clients that connect later."""
+    change = wait(workspace, active.model, active.version, state, DRIFT_FLOW, clock.now_ns())
+    alerts.resolve(workspace, alerts.NO_ROWS, active.model, str(state))
+    return Drifted(model=active.model, mode=change.after.mode, reason=str(state))
 
 
 def act_on_drift(
-    workspace: Workspace, params: Params, active: Manifest, found: list[Looked], sources: Sources
+    workspace: Workspace,
+    params: Params,
+    active: Manifest,
+    found: list[Looked],
+    sources: Sources,
+    state: State | None,
 ) -> Drifted:
     """Do what follows from a look: the mode first, which clients wait for."""
-    change = set_the_mode(workspace, params, together(found), sources)
+    change = set_the_mode(workspace, params, together(found), sources, state)
     retrain = ask_for_a_retrain(workspace, active.model, change.after.reason) if change.retrain else None
     alert_mode(workspace, change)
     reports = [report(workspace, params, one, active) for one in found]

@@ -38,10 +38,11 @@ from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.contract import wire_contract
 from lobsmith.release.version.manifest import MANIFEST, Manifest
-from lobsmith.release.version.names import candidate_model
+from lobsmith.release.version.names import DEMO_RUN, candidate_model
 from lobsmith.release.version.recipe import git_commit, window_id
 from lobsmith.serving.running import running_server
 from lobsmith.serving.triton.control import connect
+from lobsmith.stages.captured import LIVE, captured_feed
 from lobsmith.stages.compress import SUMMARY, compress
 from lobsmith.stages.evaluate import REPORT, evaluate
 from lobsmith.stages.features import build_features, validate_features
@@ -83,9 +84,12 @@ PROMOTED, CANDIDATE, IN_SERVICE, SKIPPED = "promoted", "candidate", "in service"
 
 
 @task(name="ingest market data")
-def ingest_market_data(params: Params, captures: list[Path] | None, directory: Path) -> None:
-    """Read recorded files, or simulate, into the run's store."""
-    with stage("ingest market data") as note:
+def ingest_market_data(workspace: Workspace, params: Params, captures: list[Path] | None, directory: Path) -> None:
+    """Read recorded files, or what a live feed has left, or simulate, into the run's store."""
+    with stage("ingest market data") as note, ExitStack() as held:
+        if not captures and params.data.source == LIVE:
+            feed = captured_feed(workspace.captures, directory / "captures", params.window)
+            captures = held.enter_context(feed)
         done = ingest(params.data, captures, directory / MARKET)
         note("; ".join(_summary(name, one.accounting) for name, one in done.done.items()))
     for name, error in done.failed.items():
@@ -273,6 +277,7 @@ def retrain(
     resume: str | None = None,
     force: bool = False,
     scheduled: bool = False,
+    demo: bool = False,
 ) -> Retrained:
     """Train on the newest window of data and publish the result as a candidate.
 
@@ -284,6 +289,7 @@ def retrain(
         force: train although the same window was trained with the same parameters before.
         scheduled: end as skipped, instead of failing, where another run trains, or where one has trained a newer
             window since this one was due.
+        demo: a demonstration's run: its version may be replaced by that of another one.
 
     Raises:
         LeaseError: another run trains.
@@ -300,20 +306,26 @@ def retrain(
             return skipped(model, str(error))
         if scheduled and (newer := newer_than(workspace, model, flow_run.scheduled_start_time)):
             return skipped(model, newer)
-        return train_and_nominate(workspace, params, captures, resume, force=force or bool(resume))
+        return train_and_nominate(workspace, params, captures, resume, force=force or bool(resume), demo=demo)
 
 
 def train_and_nominate(
-    workspace: Workspace, params: Params, captures: list[str] | None, resume: str | None, *, force: bool
+    workspace: Workspace,
+    params: Params,
+    captures: list[str] | None,
+    resume: str | None,
+    *,
+    force: bool,
+    demo: bool = False,
 ) -> Retrained:
     """Do what the flow does, once nobody else does it."""
     model = params.model.name
     if resume:
         directory = run_to_resume(workspace, resume)
     else:
-        directory = workspace.runs / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
+        directory = workspace.runs / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}{DEMO_RUN if demo else ''}"
         directory.mkdir(parents=True)
-        ingest_market_data(params, [Path(name) for name in captures] if captures else None, directory)
+        ingest_market_data(workspace, params, [Path(name) for name in captures] if captures else None, directory)
     validated = validate_market_data(params, directory)
     data_verdicts, window = compute_features(params, directory, validated)
     if not force and (before := already_trained(workspace, model, window)):

@@ -34,11 +34,13 @@ class Process(Struct, frozen=True, kw_only=True):
         pid = os.getpid()
         return cls(user=user(), pid=pid, started_ticks=start_ticks(pid) or 0, host=socket.gethostname(), space=_space())
 
+    def is_here(self) -> bool:
+        """Say whether it can be seen from here, if it lives."""
+        return (self.host, self.space) == (socket.gethostname(), _space())
+
     def is_dead(self) -> bool:
         """Say whether it is known to have ended; False for one that lives and for one that cannot be seen from here."""
-        return (self.host, self.space) == (socket.gethostname(), _space()) and start_ticks(
-            self.pid
-        ) != self.started_ticks
+        return self.is_here() and start_ticks(self.pid) != self.started_ticks
 
     def __str__(self) -> str:
         return f"{self.user}, process {self.pid} on {self.host}"

@@ -34,13 +34,13 @@ TEXT = "\n".join((ROOT / name).read_text() for name in ("README.md", "docs/comma
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    """A server of the model `lob_demo` with the shape that params.yaml gives it."""
+    """A server of the model `lob` with the shape that params.yaml gives it."""
     import torch
 
     root = tmp_path_factory.mktemp("readme")
     shutil.copy(params_file(), root / "params.yaml")
     workspace = Workspace(root)
-    params = with_free_ports(load_params(workspace.params, {"model.name": "lob_demo"}))
+    params = with_free_ports(load_params(workspace.params, {"model.name": "lob"}))
     torch.manual_seed(1)
     contract = wire_contract(params)
     network = build(params.model, contract.feature_count, contract.horizons_ms)
@@ -58,7 +58,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         verdicts=(parity(network, model, rows, params.gates.parity.fp32),),
         metrics={},
     )
-    publish(Release(workspace, params), artifact, model="lob_demo", contract=contract)
+    publish(Release(workspace, params), artifact, model="lob", contract=contract)
     with running_triton(workspace, params) as control:
         yield control.endpoint
 

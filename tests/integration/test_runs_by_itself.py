@@ -38,8 +38,8 @@ from lobsmith.release.registry.runs import log_run
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.contract import wire_contract
-from lobsmith.serving.running import running_server
 from lobsmith.services.run import read_run
+from lobsmith.serving.running import running_server
 from lobsmith.workspace import Workspace
 from tests.browser import Page, browser
 from tests.small import SMALL

@@ -153,10 +153,14 @@ def test_a_market_that_stands_still_is_below_no_floor() -> None:
 
 
 def test_no_rows_and_few_rows_are_an_alarm_and_no_reason() -> None:
-    for rows in (0, 1, 100):
-        found = judge(until(CALM, rows))
+    for few in (until(CALM, 0), two(900, 0.0, rate=5)):
+        found = judge(few)
         assert found.decision == KEEP
         assert found.alarms
+    # A window has not passed yet in which there could be more.
+    for rows in (1, 100):
+        found = judge(until(CALM, rows))
+        assert (found.decision, found.alarms) == (KEEP, ())
     unknown = replace(CALM, second=replace(CALM.second, labels=np.full_like(CALM.second.labels, -1)))
     assert judge(unknown).decision == KEEP
 

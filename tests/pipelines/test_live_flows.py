@@ -5,6 +5,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,10 +14,12 @@ from lobsmith.errors import PredictionLogError
 from lobsmith.lease import hold_lease
 from lobsmith.monitoring import alerts
 from lobsmith.monitoring.live_evaluation import LIVE
+from lobsmith.monitoring.log.sessions import Announced, recordings
 from lobsmith.monitoring.log.writer import LogWriter, Role, Source, log_path
-from lobsmith.monitoring.mode.store import read_mode
+from lobsmith.monitoring.mode.store import changes, read_mode
 from lobsmith.online.evidence import ROLL_BACK
 from lobsmith.params import load_params
+from lobsmith.process import Process
 from lobsmith.release.context import Release
 from lobsmith.release.reconcile.reconcile import reconcile
 from lobsmith.release.registry import mlflow_store
@@ -198,18 +201,38 @@ def test_a_version_as_good_as_its_fallback_stays(workspace):
     assert alerts.firing(workspace) == []
 
 
-def test_no_data_is_an_alarm_and_never_fine(workspace):
+def opened(workspace, seconds_ago: float) -> Path:
+    """A live session of this process, without a row."""
+    path = recordings(workspace) / "client.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    announced = Announced(
+        session="client",
+        source="live",
+        instrument="simulator:SIM",
+        started_ns=time.time_ns() - int(seconds_ago * NS),
+        model="toy",
+        parent=Process.this(),
+    )
+    path.write_bytes(msgspec.json.encode(announced))
+    return path
+
+
+def test_no_client_is_no_alarm_and_rows_that_stop_are(workspace):
     assert monitor(workspace).reason == "nothing serves"
     promoted(workspace, 0.3)
-    for _ in range(2):
-        found = monitor(workspace)
-        assert (found.decision, found.reason) == (None, "it was asked about no row")
-    [alert] = alerts.read(workspace)
-    assert (alert.name, alert.about, alert.state) == (alerts.NO_PREDICTIONS, "toy", "firing")
+    assert monitor(workspace).reason == "it was asked about no row"
+    opened(workspace, 4000)
+    assert monitor(workspace).reason == "it was asked about no row"
+    assert alerts.read(workspace) == []
     active = Repository.of(workspace).active("toy")
-    traffic(workspace, ("toy", active), first=("toy", 1), start_ns=time.time_ns(), worse_by=0.0)
-    monitor(workspace)
-    assert [one.state for one in alerts.read(workspace)] == ["firing", "resolved"]
+    for seed, last_s, states in ((0, 100, ["firing"]), (1, 1, ["firing", "resolved"])):
+        start_ns = time.time_ns() - (3600 + last_s) * NS
+        traffic(workspace, ("toy", active), first=("toy", 1), start_ns=start_ns, worse_by=0.0, seed=seed)
+        for _ in range(2):
+            monitor(workspace)
+        raised = alerts.read(workspace)
+        assert {(one.name, one.about) for one in raised} == {(alerts.NO_PREDICTIONS, "toy")}
+        assert [one.state for one in raised] == states
 
 
 def test_monitors_may_overlap(workspace):
@@ -229,7 +252,7 @@ def test_nothing_is_said_to_be_taken_back_that_was_replaced_meanwhile(workspace)
     active = repository.verify("toy", repository.active("toy"))
     back = RolledBack(model="toy", version_from=None, version_to=active.version + 1, set_aside=())
     alert.fn(workspace, params(workspace), active, 1, verdict(ROLL_BACK), back, LIVE)
-    assert [one.name for one in alerts.firing(workspace)] == [alerts.NO_PREDICTIONS]
+    assert alerts.firing(workspace) == []
 
 
 def test_a_version_without_its_score_is_an_alert_until_it_has_it(workspace):
@@ -269,15 +292,43 @@ def test_two_looks_at_once_are_one(workspace):
     assert read_mode(workspace, "toy") is None
 
 
+def test_an_idle_install_stays_normal_and_its_record_fresh(workspace):
+    promoted(workspace, 0.3)
+    for _ in range(2):
+        before_ns = time.time_ns()
+        seen = look(workspace)
+        assert (seen.mode, seen.reason, seen.looks, seen.page) == ("normal", "idle: no client is connected", (), None)
+        record = read_mode(workspace, "toy")
+        assert record.looked_ns >= before_ns
+        assert str(record.state) == seen.reason
+    assert alerts.read(workspace) == []
+    assert len(changes(workspace, "toy")) == 1
+
+
+@pytest.mark.slow
+def test_a_client_that_has_only_begun_changes_nothing(workspace):
+    promoted(workspace, 0.3)
+    opened(workspace, 10)
+    seen = look(workspace)
+    assert (seen.mode, str(read_mode(workspace, "toy").state)[:8]) == ("normal", "starting")
+    assert {one.finding for one in seen.looks[0].verdicts} == {Finding.INSUFFICIENT}
+    assert alerts.read(workspace) == []
+
+
 @pytest.mark.slow
 def test_a_look_without_rows_is_an_alarm_with_a_page_and_asks_for_no_retrain(workspace):
     promoted(workspace, 0.3)
+    session = opened(workspace, 3600)
     seen = look(workspace)
     assert seen.mode == "conservative", seen
     assert {one.finding for one in seen.looks[0].verdicts} <= {Finding.MISSING, Finding.INSUFFICIENT}
     assert seen.retrain is None
     assert Path(seen.page).is_file()
     assert [one.name for one in alerts.firing(workspace)] == [alerts.NO_ROWS]
+    # The client ends in order: the mode stays, and there is no more to be alarmed about.
+    session.unlink()
+    assert look(workspace).reason == "idle: no client is connected"
+    assert alerts.firing(workspace) == []
     assert read_mode(workspace, "toy").mode == "conservative"
 
 

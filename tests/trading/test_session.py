@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lobsmith import clock
 from lobsmith.errors import ParamsError, RequestError, ServingError
 from lobsmith.features.stream import Rows
 from lobsmith.monitoring.log.reader import PredictionLog, answers
+from lobsmith.monitoring.log.sessions import Session, Status, sessions_of
 from lobsmith.monitoring.mode.machine import Mode
 from lobsmith.params import Params
 from lobsmith.trading.client.stream import Prediction, StreamClient
@@ -72,6 +74,24 @@ def test_answers_are_the_clients_own_and_are_logged_as_live_rows(workspace, para
         )
         live = answers(log, "lob", expected[0].version, sessions=[recorded.session])
     np.testing.assert_array_equal(live.time_ns, TIMES[PRIMED:COUNT])
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt(), Status.CLOSED), (ServingError("the feed has ended"), Status.CRASHED)]
+)
+def test_a_client_that_an_error_ends_has_crashed_and_an_interrupted_one_has_not(workspace, params, error, status):
+    def trade() -> None:
+        with open_stream(workspace, params, "simulator:SIM", transport="inprocess", guard=False):
+            assert last_session(workspace).status is Status.OPEN
+            raise error
+
+    with pytest.raises(type(error)):
+        trade()
+    assert last_session(workspace).status is status
+
+
+def last_session(workspace: Workspace) -> Session:
+    return sessions_of(workspace, "lob", 0, ["live"], now_ns=clock.now_ns(), recent_ns=0)[-1]
 
 
 def test_without_a_guard_every_answer_may_be_acted_on(workspace, params, expected) -> None:

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from lobsmith.cli.options import capture_arguments, json_option, overrides, prefect, print_json, results, set_option
+from lobsmith.cli.options import (
+    capture_arguments,
+    json_option,
+    model_option,
+    overrides,
+    prefect,
+    print_json,
+    results,
+    set_option,
+)
 from lobsmith.cli.replay import recorded_line
+from lobsmith.errors import ReleaseError
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
 from lobsmith.workspace import Workspace
@@ -20,35 +30,42 @@ if TYPE_CHECKING:
     from lobsmith.trading.replay import Measured
     from pipelines.retrain import Retrained
 
-_SIMULATED_SECONDS = 1200
+SHORT = {
+    "data.simulator.seconds": 1200,
+    # A demonstration has minutes of data, not hours: it takes all there is.
+    "window.minimum_coverage": 0.0,
+    "window.minimum_rows": 5000,
+    "train.epochs": 30,
+    "walk_forward.folds": 2,
+    "walk_forward.epochs": 6,
+}
+"""Parameters of a demonstration; none is part of the wire contract, so that schedules go on with the same model."""
 _ROWS = {"grpc": 8000, "http": 1000}
 """Held-out rows asked about over each protocol, one at a time."""
 
 
 @click.command()
 @capture_arguments
+@model_option
 @set_option
 @json_option
 @click.pass_obj
 def demo(
-    workspace: Workspace, captures: tuple[Path, ...], more: tuple[Path, ...], settings: tuple[str, ...], as_json: bool
+    workspace: Workspace,
+    captures: tuple[Path, ...],
+    more: tuple[Path, ...],
+    model: str | None,
+    settings: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Simulate or read a market, retrain, serve with Triton, and replay held-out rows through it.
 
-    The model is published as <model.name>_demo: a demonstration never touches the model in production.
+    What is published is what lobsmith up, the schedules and every command go on with. Where a model serves already that
+    was not made by a demonstration, it is left alone and this is refused.
     """
-    params = load_params(workspace.params, overrides(settings))
-    changes = {
-        "model.name": f"{params.model.name}_demo",
-        "data.simulator.seconds": _SIMULATED_SECONDS,
-        # A demonstration has minutes of data, not hours: it takes all there is.
-        "window.minimum_coverage": 0.0,
-        "window.minimum_rows": 5000,
-        "train.epochs": 30,
-        "walk_forward.folds": 2,
-        "walk_forward.epochs": 6,
-        **overrides(settings),
-    }
+    given = overrides(settings, model)
+    refuse_production(workspace, load_params(workspace.params, given).model.name)
+    changes = {**SHORT, **given}
     files = [str(path.resolve()) for path in (*captures, *more)]
     with prefect(workspace):
         with stage("start Prefect") as note:
@@ -56,7 +73,7 @@ def demo(
 
             note("a server of its own runs for as long as the flow")
         # The same window may have been trained by an earlier demonstration.
-        retrained = flow(str(workspace.root), files or None, changes, force=True)
+        retrained = flow(str(workspace.root), files or None, changes, force=True, demo=True)
     params = load_params(workspace.params, changes)
 
     from lobsmith.features.dataset import DATASET, load_dataset
@@ -67,6 +84,26 @@ def demo(
         print_json({"retrained": retrained, "replay": measured})
         return
     _show(workspace, params, retrained, dataset, measured)
+
+
+def refuse_production(workspace: Workspace, model: str) -> None:
+    """See to it that a demonstration takes no other model's place.
+
+    Raises:
+        ReleaseError: a version serves, or is a candidate, that no demonstration has made.
+    """
+    from lobsmith.release.repository.repository import Repository
+    from lobsmith.release.version.manifest import read_manifest
+    from lobsmith.release.version.names import candidate_model, is_demo
+
+    repository = Repository.of(workspace)
+    for name in (model, candidate_model(model)):
+        version = repository.active(name)
+        if version is not None and not is_demo(read_manifest(repository.directory(name, version)).run):
+            raise ReleaseError(
+                f"{name} {version} is in service and is no demonstration's, which would take its place; pass "
+                "lobsmith --root DIR demo for a folder of its own, or --model NAME"
+            )
 
 
 def _serve_and_replay(workspace: Workspace, params: Params, dataset: "Dataset") -> "dict[str, Measured]":
@@ -148,7 +185,6 @@ def _show(
         table.add_row(predictor, *numbers)
     results.print(table)
     command = "lobsmith" if shutil.which("lobsmith") else os.path.relpath(sys.argv[0])
-    option = f"--model {params.model.name}"
     for name, value in (
         ("served", f"{params.model.name} version {', '.join(map(str, served.versions))}"),
         ("retrained", f"{retrained.outcome}: {retrained.model} {retrained.version}; {retrained.reason}"),
@@ -157,7 +193,8 @@ def _show(
         ("MLflow run", f"{retrained.mlflow_run_id}  (mlflow ui --backend-store-uri {workspace.mlflow_uri})"),
         ("manifest", retrained.manifest),
         ("report", f"{retrained.report}  (all held-out rows, training curve, calibration)"),
-        ("next", f"{command} serve, and in another terminal: {command} replay --simulate 60 {option}"),
+        ("next", f"{command} up: serves it, retrains it on schedule and watches it, until Ctrl-C"),
+        ("", f"{command} up --live --simulate 7: the same, with a simulated feed to see it live"),
     ):
         results.print(f"{name:<13} {value}", soft_wrap=True)
 

@@ -4,18 +4,28 @@ from typing import Any
 
 import click
 
-from lobsmith.cli.options import json_option, overrides, prefect, print_json, results, set_option, source_option
+from lobsmith.cli.options import (
+    json_option,
+    model_option,
+    overrides,
+    prefect,
+    print_json,
+    results,
+    set_option,
+    source_option,
+)
 from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
 
 
 @click.command()
+@model_option
 @set_option
 @json_option
 @click.pass_obj
-def reconcile(workspace: Workspace, settings: tuple[str, ...], as_json: bool) -> None:
+def reconcile(workspace: Workspace, model: str | None, settings: tuple[str, ...], as_json: bool) -> None:
     """Make the repository what MLflow's aliases ask for."""
-    changes = _checked(workspace, settings)
+    changes = _checked(workspace, model, settings)
     with prefect(workspace):
         from pipelines.reconcile import reconcile as flow
 
@@ -24,13 +34,16 @@ def reconcile(workspace: Workspace, settings: tuple[str, ...], as_json: bool) ->
 
 
 @click.command()
+@model_option
 @source_option
 @set_option
 @json_option
 @click.pass_obj
-def shadow(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+def shadow(
+    workspace: Workspace, model: str | None, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool
+) -> None:
     """Judge the candidate on live traffic so far: promote it, reject it, or keep watching."""
-    changes = _checked(workspace, settings)
+    changes = _checked(workspace, model, settings)
     with prefect(workspace):
         from pipelines.shadow import shadow as flow
 
@@ -39,13 +52,16 @@ def shadow(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, 
 
 
 @click.command()
+@model_option
 @source_option
 @set_option
 @json_option
 @click.pass_obj
-def monitor(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+def monitor(
+    workspace: Workspace, model: str | None, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool
+) -> None:
     """Judge the active version beside its fallback: keep it, or take it back."""
-    changes = _checked(workspace, settings)
+    changes = _checked(workspace, model, settings)
     with prefect(workspace):
         from pipelines.monitor import monitor as flow
 
@@ -54,13 +70,16 @@ def monitor(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str,
 
 
 @click.command()
+@model_option
 @source_option
 @set_option
 @json_option
 @click.pass_obj
-def drift(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool) -> None:
+def drift(
+    workspace: Workspace, model: str | None, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool
+) -> None:
     """Look for drift in live traffic: set the mode that clients keep to, report, and ask for a retrain."""
-    changes = _checked(workspace, settings)
+    changes = _checked(workspace, model, settings)
     with prefect(workspace):
         from pipelines.monitor import drift as flow
 
@@ -71,8 +90,8 @@ def drift(workspace: Workspace, sources: tuple[str, ...], settings: tuple[str, .
     _show(seen, "\n".join(words), as_json)
 
 
-def _checked(workspace: Workspace, settings: tuple[str, ...]) -> dict[str, Any]:
-    changes = overrides(settings)
+def _checked(workspace: Workspace, model: str | None, settings: tuple[str, ...]) -> dict[str, Any]:
+    changes = overrides(settings, model)
     load_params(workspace.params, changes)  # a mistake in them is told before Prefect is started
     return changes
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lobsmith import clock
-from lobsmith.cli.options import json_option, print_json, results
+from lobsmith.cli.options import json_option, model_option, overrides, print_json, results
 from lobsmith.cli.times import format_time
 from lobsmith.params import ModeParams, load_params
 from lobsmith.units import NS_PER_S
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from lobsmith.monitoring.mode.machine import ModeChange, ModeRecord
     from lobsmith.monitoring.mode.store import Change
 
-_model_option = click.option("--model", metavar="NAME", help="The production model; model.name by default.")
 _LINES = 5
 
 
@@ -25,15 +24,15 @@ def mode() -> None:
 
 
 @mode.command()
-@_model_option
+@model_option
 @json_option
 @click.pass_obj
 def show(workspace: Workspace, model: str | None, as_json: bool) -> None:
     """Show the mode, why it is that, what the last look for drift found, and the last changes."""
     from lobsmith.monitoring.mode.store import changes, read_mode
 
-    params = load_params(workspace.params)
-    name = model or params.model.name
+    params = load_params(workspace.params, overrides((), model))
+    name = params.model.name
     record = read_mode(workspace, name)
     last = changes(workspace, name)[-_LINES:]
     if as_json:
@@ -53,7 +52,7 @@ def show(workspace: Workspace, model: str | None, as_json: bool) -> None:
 @mode.command(name="set")
 @click.argument("wanted", metavar="MODE", type=click.Choice(["normal", "conservative", "paused"]))
 @click.option("--reason", required=True, help="Why, for the journal.")
-@_model_option
+@model_option
 @json_option
 @click.pass_obj
 def set_by_hand(workspace: Workspace, wanted: str, reason: str, model: str | None, as_json: bool) -> None:
@@ -67,7 +66,7 @@ def set_by_hand(workspace: Workspace, wanted: str, reason: str, model: str | Non
 
 @mode.command()
 @click.option("--reason", default="", help="Why, for the journal.")
-@_model_option
+@model_option
 @json_option
 @click.pass_obj
 def auto(workspace: Workspace, reason: str, model: str | None, as_json: bool) -> None:
@@ -79,7 +78,7 @@ def auto(workspace: Workspace, reason: str, model: str | None, as_json: bool) ->
 
 
 def _name(workspace: Workspace, model: str | None) -> str:
-    return model or load_params(workspace.params).model.name
+    return load_params(workspace.params, overrides((), model)).model.name
 
 
 def _say(change: "Change", as_json: bool) -> None:
@@ -94,10 +93,13 @@ def _say(change: "Change", as_json: bool) -> None:
 
 
 def _described(record: "ModeRecord", params: ModeParams) -> list[tuple[str, str]]:
+    from lobsmith.monitoring.state import State
+
     held = ", set by hand" if record.held else ""
     lines = [
         ("mode", f"{record.model} {record.version} is {record.mode} since {format_time(record.since_ns)}{held}"),
         ("because", record.reason),
+        *([("state", str(record.state))] if isinstance(record.state, State) else []),
         ("looked", f"{format_time(record.looked_ns)}: {record.last_look}" if record.looked_ns else "never"),
     ]
     if _away(record, params):

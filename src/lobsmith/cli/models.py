@@ -7,7 +7,7 @@ import click
 import msgspec
 from rich.table import Table
 
-from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
+from lobsmith.cli.options import json_option, model_option, overrides, print_json, results, set_option
 from lobsmith.cli.reproduce import reproduce
 from lobsmith.cli.times import format_time
 from lobsmith.errors import LobsmithError, RegistryError, ReleaseError
@@ -17,7 +17,6 @@ from lobsmith.workspace import Workspace
 if TYPE_CHECKING:
     from lobsmith.release.repository.repository import Repository
 
-_model_option = click.option("--model", metavar="NAME", help="The production model; model.name by default.")
 _reason_option = click.option("--reason", default="", help="Why, for the journal.")
 
 
@@ -30,7 +29,7 @@ models.add_command(reproduce)
 
 
 @models.command(name="list")
-@_model_option
+@model_option
 @set_option
 @json_option
 @click.pass_obj
@@ -63,7 +62,7 @@ def list_models(workspace: Workspace, model: str | None, settings: tuple[str, ..
 
 @models.command()
 @click.argument("version")
-@_model_option
+@model_option
 @set_option
 @json_option
 @click.pass_obj
@@ -104,7 +103,7 @@ def show(workspace: Workspace, version: str, model: str | None, settings: tuple[
 @click.argument("version", required=False)
 @click.option("--dry-run", is_flag=True, help="Say what would happen, and do nothing.")
 @_reason_option
-@_model_option
+@model_option
 @set_option
 @json_option
 @click.pass_obj
@@ -162,7 +161,7 @@ def promote(
 @models.command()
 @click.argument("version", type=int, required=False)
 @_reason_option
-@_model_option
+@model_option
 @set_option
 @json_option
 @click.pass_obj
@@ -204,7 +203,7 @@ def rollback(
 
 
 def _params(workspace: Workspace, model: str | None, settings: tuple[str, ...]) -> Params:
-    return load_params(workspace.params, overrides(settings) | ({"model.name": model} if model else {}))
+    return load_params(workspace.params, overrides(settings, model))
 
 
 def _listing(workspace: Workspace, model: str) -> dict[str, Any]:

@@ -37,6 +37,10 @@ set_option = click.option(
     help="Replace a parameter of params.yaml, such as train.epochs=2.",
 )
 
+model_option = click.option(
+    "--model", metavar="NAME", help="The production model; model.name of params.yaml by default."
+)
+
 source_option = click.option(
     "--source",
     "sources",
@@ -55,9 +59,9 @@ def capture_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("more", nargs=-1, type=path, metavar="[FILE]...")(command)
 
 
-def overrides(settings: tuple[str, ...]) -> dict[str, Any]:
-    """Turn `NAME=VALUE` pairs into parameters."""
-    table = {}
+def overrides(settings: tuple[str, ...], model: str | None = None) -> dict[str, Any]:
+    """Turn `NAME=VALUE` pairs, and the model of `--model`, into parameters."""
+    table: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
@@ -66,7 +70,7 @@ def overrides(settings: tuple[str, ...]) -> dict[str, Any]:
             table[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise click.BadParameter(f"{setting}: the value is not YAML", param_hint="--set") from error
-    return table
+    return table if model is None else {**table, "model.name": model}
 
 
 def change_options(command: Callable[..., Any]) -> Callable[..., Any]:

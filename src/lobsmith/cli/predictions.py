@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from lobsmith import clock
-from lobsmith.cli.options import json_option, print_json, results
+from lobsmith.cli.options import json_option, model_option, overrides, print_json, results
 from lobsmith.units import NS_PER_S, NS_PER_US
 from lobsmith.workspace import Workspace
 
@@ -19,9 +19,6 @@ _NS_PER_HOUR = 3600 * NS_PER_S
 _MOST_HOURS = 876_000.0
 """A century; what is asked for reaches the log as whole nanoseconds."""
 
-model_option = click.option(
-    "--model", help="The production model; params.yaml says which is meant where it is missing."
-)
 hours_option = click.option(
     "--hours",
     type=click.FloatRange(min=0, max=_MOST_HOURS, min_open=True),
@@ -46,7 +43,7 @@ def describe(workspace: Workspace, model: str | None, hours: float | None, as_js
     from lobsmith.monitoring.log.reader import PredictionLog, answers
 
     since_ns = _since(hours)
-    with PredictionLog.of(workspace, model or _production(workspace)) as log:
+    with PredictionLog.of(workspace, _name(workspace, model)) as log:
         streams = log.streams(since_ns)
         scores = {
             (one.model, one.version): score(answers(log, one.model, one.version, since_ns=since_ns)) for one in streams
@@ -89,7 +86,7 @@ def export(workspace: Workspace, file: Path, model: str | None, hours: float | N
     from lobsmith.monitoring.log.export import export_parquet, export_raw_rows
     from lobsmith.monitoring.log.reader import PredictionLog
 
-    with PredictionLog.of(workspace, model or _production(workspace)) as log:
+    with PredictionLog.of(workspace, _name(workspace, model)) as log:
         rows = (export_raw_rows if raw else export_parquet)(log, file, since_ns=_since(hours))
     if as_json:
         print_json({"file": str(file), "rows": rows, "bytes": file.stat().st_size})
@@ -97,10 +94,29 @@ def export(workspace: Workspace, file: Path, model: str | None, hours: float | N
         results.print(f"{file}: {rows} rows, {file.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
 
 
-def _production(workspace: Workspace) -> str:
+@predictions.command()
+@click.argument("session")
+@model_option
+@json_option
+@click.pass_obj
+def close(workspace: Workspace, session: str, model: str | None, as_json: bool) -> None:
+    """Say that SESSION, whose client has crashed, is over: nothing waits for its rows any more."""
+    from lobsmith.monitoring.log.sessions import close_session
+    from lobsmith.params import load_params
+    from lobsmith.process import user
+
+    params = load_params(workspace.params, overrides((), model))
+    close_session(workspace, params, params.model.name, session, user())
+    if as_json:
+        print_json({"session": session, "status": "closed"})
+    else:
+        results.print(f"{session} is closed", soft_wrap=True)
+
+
+def _name(workspace: Workspace, model: str | None) -> str:
     from lobsmith.params import load_params
 
-    return load_params(workspace.params).model.name
+    return load_params(workspace.params, overrides((), model)).model.name
 
 
 def _since(hours: float | None) -> int:

@@ -7,7 +7,16 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lobsmith.cli.options import change_options, changes, json_option, overrides, print_json, results, set_option
+from lobsmith.cli.options import (
+    change_options,
+    changes,
+    json_option,
+    model_option,
+    overrides,
+    print_json,
+    results,
+    set_option,
+)
 from lobsmith.errors import DataError, ServingError
 from lobsmith.params import load_params
 from lobsmith.progress import console
@@ -27,7 +36,7 @@ TRANSPORTS = ("grpc", "http", "inprocess")
 @change_options
 @click.option("--transport", type=click.Choice(TRANSPORTS), default="grpc", show_default=True)
 @click.option("--url", help="HOST:PORT of a server; the workspace's own by default.")
-@click.option("--model", help="Instead of model.name.")
+@model_option
 @click.option("--record/--no-record", default=True, show_default=True, help="Into the prediction log, and mirrored.")
 @click.option("--guard/--no-guard", default=True, show_default=True, help="Count what the mode lets one act on.")
 @click.option("--modes", help="URL of another machine's modes, http://HOST:PORT/modes; the workspace's by default.")
@@ -68,7 +77,7 @@ def replay(
     from lobsmith.trading.replay import replay as replay_rows
     from lobsmith.trading.session import open_stream
 
-    params = load_params(workspace.params, overrides(settings))
+    params = load_params(workspace.params, overrides(settings, model))
     if bool(files) == (seconds is not None):
         raise DataError("nothing to replay, or two things: name recorded FILES, or pass --simulate SECONDS")
     drift = changes(change_at, factors, Dynamics())
@@ -83,7 +92,6 @@ def replay(
             workspace,
             params,
             str(dataset.instrument),
-            model=model,
             transport=transport,
             url=url,
             guard=guard,

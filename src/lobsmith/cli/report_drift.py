@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
+from lobsmith.cli.options import json_option, model_option, overrides, print_json, results, set_option
 from lobsmith.cli.times import parse_time
 from lobsmith.errors import DataError
 from lobsmith.params import load_params
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("drift")
-@click.option("--model", help="The production model, instead of model.name.")
+@model_option
 @click.option("--instrument", help="venue:symbol; else the one that was looked at last.")
 @click.option(
     "--at", help="The look that was the newest at this time, as 2026-03-01T14:03 (UTC where it says no zone)."
@@ -45,7 +45,7 @@ def report_drift(
 
     if opened and as_json:
         raise click.UsageError("--open prints addresses and waits; leave --json out")
-    name = model or load_params(workspace.params, overrides(settings)).model.name
+    name = load_params(workspace.params, overrides(settings, model)).model.name
     lines = [one for one in history.read(workspace, name) if instrument in (None, one.instrument)]
     line = history.newest(lines, None if at is None else int(parse_time(at).timestamp() * NS_PER_S))
     if line is None:

@@ -7,7 +7,7 @@ import click
 from msgspec.structs import replace
 
 from lobsmith import clock
-from lobsmith.cli.options import json_option, overrides, print_json, results, set_option, source_option
+from lobsmith.cli.options import json_option, model_option, overrides, print_json, results, set_option, source_option
 from lobsmith.errors import DataError
 from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
@@ -20,7 +20,7 @@ class _Chosen(TypedDict):
 
 
 @click.command("shadow")
-@click.option("--model", help="The production model, instead of model.name.")
+@model_option
 @click.option("--fallback", is_flag=True, help="The active version beside its fallback, instead of the candidate.")
 @click.option("--instrument", help="venue:symbol; else the one whose traffic decides.")
 @source_option
@@ -49,10 +49,10 @@ def report_shadow(
     from lobsmith.release.version.manifest import read_manifest
     from lobsmith.release.version.names import candidate_model
 
-    params = load_params(workspace.params, overrides(settings))
+    params = load_params(workspace.params, overrides(settings, model))
     # The page is about rows that both answered: a split test's are mirrored too.
     params = replace(params, shadow=replace(params.shadow, share=0.0))
-    name = model or params.model.name
+    name = params.model.name
     repository, slot = Repository.of(workspace), candidate_model(name)
     active, other = repository.active(name), repository.fallback(name) if fallback else repository.active(slot)
     if active is None or other is None:

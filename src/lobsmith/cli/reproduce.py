@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from lobsmith.cli.options import capture_arguments, json_option, print_json, results
+from lobsmith.cli.options import capture_arguments, json_option, model_option, overrides, print_json, results
 from lobsmith.errors import ReleaseError
 from lobsmith.params import load_params
 from lobsmith.progress import stage
@@ -20,7 +20,7 @@ _HASH = 16
 
 @click.command()
 @click.argument("version", required=False)
-@click.option("--model", help="Instead of model.name.")
+@model_option
 @capture_arguments
 @click.option("--keep", is_flag=True, help="Leave the temporary folder with what was made.")
 @json_option
@@ -48,7 +48,7 @@ def reproduce(
         more, version = (Path(version), *more), None
     if more and not captures:
         raise click.UsageError("one VERSION; files come after --capture")
-    directory = _directory(workspace, model or load_params(workspace.params).model.name, version)
+    directory = _directory(workspace, load_params(workspace.params, overrides((), model)).model.name, version)
     with stage(f"reproduce {directory.parent.name} {directory.name}") as note:
         found = make_again(workspace, directory, captures=[*captures, *more], keep=keep, on_progress=note)
         note(found.verdict)

@@ -5,7 +5,16 @@ from pathlib import Path
 import click
 import msgspec
 
-from lobsmith.cli.options import capture_arguments, json_option, overrides, prefect, print_json, results, set_option
+from lobsmith.cli.options import (
+    capture_arguments,
+    json_option,
+    model_option,
+    overrides,
+    prefect,
+    print_json,
+    results,
+    set_option,
+)
 from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
 
@@ -16,6 +25,7 @@ from lobsmith.workspace import Workspace
     "--resume", metavar="RUN", help="Go on with a run that was killed: the name of its folder in .lobsmith/runs."
 )
 @click.option("--force", is_flag=True, help="Also where the same window was trained before with the same parameters.")
+@model_option
 @set_option
 @json_option
 @click.pass_obj
@@ -25,11 +35,12 @@ def retrain(
     more: tuple[Path, ...],
     resume: str | None,
     force: bool,
+    model: str | None,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Train on the newest window of data, gate, and publish the result as a candidate."""
-    changes = overrides(settings)
+    changes = overrides(settings, model)
     load_params(workspace.params, changes)  # a mistake in them is told before Prefect is started
     files = [str(path.resolve()) for path in (*captures, *more)]
     if resume and files:

@@ -8,7 +8,8 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from lobsmith.cli.options import json_option, print_json, results
+from lobsmith import clock
+from lobsmith.cli.options import json_option, model_option, print_json, results
 from lobsmith.cli.times import format_time, parse_time
 from lobsmith.errors import LobsmithError
 from lobsmith.units import NS_PER_S
@@ -22,14 +23,15 @@ _Answer = TypeVar("_Answer")
 
 @click.command()
 @click.option("--at", metavar="TIME", help="What was serving then, and why: ISO 8601, UTC unless it says otherwise.")
+@model_option
 @json_option
 @click.pass_obj
-def status(workspace: Workspace, at: str | None, as_json: bool) -> None:
-    """Show what the registry wants, what the repository holds and what Triton serves."""
+def status(workspace: Workspace, at: str | None, model: str | None, as_json: bool) -> None:
+    """Show what the registry wants, what the repository holds and what Triton serves: of all models, or of one."""
     if at is not None:
-        _show_past(workspace, at, as_json)
+        _show_past(workspace, at, model, as_json)
         return
-    state = _state(workspace)
+    state = _state(workspace, model)
     if as_json:
         print_json(state)
         return
@@ -51,43 +53,50 @@ def status(workspace: Workspace, at: str | None, as_json: bool) -> None:
             words = f"{one['place']}: {one['words']}; {one['remedy']}"
         results.print(f"[red]wrong[/red]    {escape(words)}", soft_wrap=True)
     if not state["models"]:
-        results.print("models   none yet; make one with `lobsmith retrain`")
+        of = "" if model is None else f" of {model}"
+        results.print(f"models   none{of} yet; make one with `lobsmith retrain`", soft_wrap=True)
         return
     table = Table()
-    for heading in ("model", "champion", "challenger", "active", "listed", "READY", "mode", "faults"):
+    for heading in ("model", "champion", "challenger", "active", "listed", "READY", "state", "mode", "faults"):
         table.add_column(heading)
-    for model, one in state["models"].items():
+    for name, one in state["models"].items():
         table.add_row(
-            model,
+            name,
             escape(str(one["champion"] or "-")),
             str(one["challenger"] or "-"),
             str(one["active"] or "-"),
             ", ".join(map(str, one["listed"])),
             ", ".join(map(str, one["ready"])) or "-",
+            f"[{one['state']['colour']}]{one['state']['name']}[/]" if one["state"] else "-",
             one["mode"]["mode"] if one["mode"] else "-",
             escape("; ".join(f"{version}: {why}" for version, why in one["faults"].items())) or "none",
         )
     results.print(table)
-    for model, one in state["models"].items():
+    for name, one in state["models"].items():
+        if (seen := one["state"]) and seen["detail"]:
+            words = f"{name}: {seen['name']}: {seen['detail']}"
+            results.print(f"[{seen['colour']}]state[/]    {escape(words)}", soft_wrap=True)
         if one["verdict"]:
-            results.print(f"verdict  {model}: {one['verdict']}", soft_wrap=True, markup=False)
+            results.print(f"verdict  {name}: {one['verdict']}", soft_wrap=True, markup=False)
         if one["mode"]:
             words = f"{one['mode']['mode']} since {one['mode']['since']}: {one['mode']['reason']}"
-            results.print(f"mode     {model}: {words}", soft_wrap=True, markup=False)
+            results.print(f"mode     {name}: {words}", soft_wrap=True, markup=False)
     for entry in state["journal"]:
         words = f"{entry['time']}  {entry['action']:<10} {entry['model']} {entry['version']}  {entry['reason']}"
         results.print(words, markup=False)
 
 
-def _show_past(workspace: Workspace, at: str, as_json: bool) -> None:
+def _show_past(workspace: Workspace, at: str, only: str | None, as_json: bool) -> None:
     from lobsmith.monitoring.mode.store import mode_at
     from lobsmith.release.repository import journal
-    from lobsmith.release.version.names import may_produce
+    from lobsmith.release.version.names import family, may_produce
 
     time = parse_time(at)
     entries = journal.read(workspace.journal)
     found: dict[str, Any] = {}
     for model in sorted({entry.model for entry in entries} - {journal.EVERYTHING}):
+        if only is not None and model not in family(only):
+            continue
         time_ns = int(time.timestamp() * NS_PER_S)
         entry = journal.state_at(entries, model, time_ns)
         if entry is None:
@@ -132,14 +141,36 @@ def _mode(workspace: Workspace, model: str) -> dict[str, str] | None:
     return None if record is None else _mode_line(record.mode, record.since_ns, record.reason)
 
 
+def _in_service(workspace: Workspace, model: str) -> dict[str, str] | None:
+    """Return the state of a production model that serves: its name, the detail, and the colour it is shown in."""
+    from lobsmith.monitoring.mode.store import read_mode
+    from lobsmith.monitoring.state import connected, state_now
+    from lobsmith.params import load_params
+    from lobsmith.release.repository.repository import Repository
+    from lobsmith.release.version.manifest import read_manifest
+    from lobsmith.release.version.names import may_produce
+
+    repository = Repository.of(workspace)
+    version = repository.active(model)
+    if version is None or not may_produce(model):
+        return None
+    params, now_ns = load_params(workspace.params), clock.now_ns()
+    active = read_manifest(repository.directory(model, version))
+    record = read_mode(workspace, model)
+    looked = (record.looked_ns, record.state) if record and record.version == version else None
+    state = state_now(connected(workspace, params, active, now_ns=now_ns), looked, params.modes.stale_s, now_ns)
+    return {"name": state.name, "detail": state.detail, "colour": state.colour}
+
+
 def _mode_line(mode: str, since_ns: int, reason: str, **more: str) -> dict[str, str]:
     return {"mode": mode, "since": format_time(since_ns), "reason": reason, **more}
 
 
-def _state(workspace: Workspace) -> dict[str, Any]:
+def _state(workspace: Workspace, only: str | None) -> dict[str, Any]:
     from lobsmith.monitoring.alerts import firing
     from lobsmith.release.repository import journal
     from lobsmith.release.repository.repository import Repository
+    from lobsmith.release.version.names import family
     from lobsmith.serving.triton.control import connect
     from lobsmith.serving.triton.loadable import loadable
 
@@ -149,6 +180,8 @@ def _state(workspace: Workspace) -> dict[str, Any]:
     control = _told(errors, lambda: connect(workspace))
     models = {}
     for model in repository.models():
+        if only is not None and model not in family(only):
+            continue
         faults: dict[int, str] = {}
         listed: list[int] = []
         ready: list[int] = []
@@ -164,11 +197,13 @@ def _state(workspace: Workspace) -> dict[str, Any]:
         models[model] = {
             **_wanted(workspace, model),
             "mode": _told(errors, partial(_mode, workspace, model)),
+            "state": _told(errors, partial(_in_service, workspace, model)),
             "active": max(listed, default=None),
             "listed": listed,
             "ready": ready,
             "faults": {str(version): why for version, why in faults.items()} | ({"-": error} if error else {}),
         }
+    entries = _told(errors, lambda: journal.read(workspace.journal)) or []
     return {
         "server": {
             "http": control.endpoint.http_url,
@@ -188,8 +223,9 @@ def _state(workspace: Workspace) -> dict[str, Any]:
                 "message": alert.message,
             }
             for alert in _told(errors, lambda: firing(workspace)) or ()
+            if only is None or alert.about in family(only)
         ],
-        "journal": [_line(entry) for entry in (_told(errors, lambda: journal.read(workspace.journal)) or [])[-5:]],
+        "journal": [_line(entry) for entry in entries if only is None or entry.model in family(only)][-5:],
         "errors": errors,
     }
 

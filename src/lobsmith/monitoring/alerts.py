@@ -17,6 +17,7 @@ from lobsmith.workspace import Workspace
 ROLLED_BACK = "rolled back"
 CANNOT_ROLL_BACK = "cannot roll back"
 NO_PREDICTIONS = "no predictions"
+CLIENT_CRASHED = "client crashed"
 LIMITS = "limits"
 RETRAIN_WANTED = "retrain wanted"
 NO_LOOK = "no look for drift"

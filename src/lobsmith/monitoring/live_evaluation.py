@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from lobsmith.monitoring.log import reader
 from lobsmith.monitoring.log.reader import PredictionLog, answers, compared, sessions_asked
 from lobsmith.monitoring.log.writer import Role, Source, log_path
 from lobsmith.online.ab_test import by_draw, judge_split
@@ -125,19 +124,6 @@ def judge_in_service(
 
     found = _each(workspace, model, sources, instrument, judge)
     return max(found, key=lambda one: (one.verdict.decision == ROLL_BACK, one.verdict.e_worse), default=None)
-
-
-def last_asked_ns(workspace: Workspace, model: str, version: int, sources: Sources = LIVE) -> int | None:
-    """Return when a version was asked last, UTC; None where it never was, or where there is no log.
-
-    Raises:
-        PredictionLogError: the log cannot be read.
-    """
-    if not log_path(workspace, model).exists():
-        return None
-    with PredictionLog.of(workspace, model) as log:
-        sessions = [name for names in sessions_by_instrument(log, sources).values() for name in names]
-        return reader.last_asked_ns(log, model, version, sessions)
 
 
 def _each(

@@ -139,6 +139,9 @@ def _limits(compared: Compared, active: Answers, params: RollbackParams) -> tupl
     mine = _newest(active, until_ns, params)
     theirs, beside = (_newest(one, until_ns, params) for one in (compared.first, compared.second))
     if len(mine.time_ns) < params.rows:
+        if until_ns - int(active.time_ns[0]) < params.window_s * NS_PER_S:
+            # A window has not passed since the version, or the epoch, began: few rows are none too few.
+            return [], []
         return [], [f"only {len(mine.time_ns)} rows in the last {params.window_s:g} s: nothing is known of it"]
     found = _broken(mine, params)
     excused = _broken(theirs, params) if len(theirs.time_ns) and answered(compared.first).any() else {}

@@ -35,7 +35,7 @@ class DataParams(Section, frozen=True):
     """Where market data comes from."""
 
     source: str
-    """`simulator`, or `captures` for recorded files."""
+    """`simulator`; `captures` for recorded files; `live` for the newest `window.length_s` in `.lobsmith/captures`."""
     captures: tuple[str, ...]
     """Recorded files or glob patterns, of one or several instruments; those of one are read in order."""
     instrument: str

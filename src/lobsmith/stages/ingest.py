@@ -15,6 +15,7 @@ from lobsmith.market.store import Ingest, Store
 from lobsmith.market.venues.formats import group_by_instrument
 from lobsmith.params import DataParams, Params
 from lobsmith.progress import Note, console
+from lobsmith.stages.captured import LIVE
 
 MARKET = "market"
 """Name of the stage's output, a store, in a run's folder."""
@@ -64,8 +65,10 @@ def ingest(data: DataParams, captures: Sequence[Path] | None, destination: Path,
             session = simulate(data.simulator.seed, data.simulator.seconds)
             done = store.ingest(lambda listing: screen_session(session, data.screen, listing), replace=replace)
             return Ingested(done={str(done.instrument): done}, failed={})
+        if data.source == LIVE:
+            raise DataError("data.source is live, which the retrain flow reads; for a stage name files with --capture")
         if data.source != "captures":
-            raise DataError(f"data.source is {data.source!r}; it must be simulator or captures")
+            raise DataError(f"data.source is {data.source!r}; it must be simulator, captures or live")
         captures = expand(data.captures)
     done_by_name: dict[str, Ingest] = {}
     groups, failed = group_by_instrument(captures)

@@ -47,7 +47,7 @@ class Stream:
         self.definitions_sha256 = definitions
         self._gated = gated
         self._backpressure = backpressure
-        self._closed = False
+        self._closed = self._failed = False
         self._parts = ExitStack()
         self._parts.callback(transport.close)
         if recorder is not None:
@@ -100,12 +100,15 @@ class Stream:
         if self.recorder is not None:
             self.recorder.reset()
 
-    def close(self) -> Recorded | None:
+    def close(self, *, failed: bool = False) -> Recorded | None:
         """End guard, recording and connections; return what was recorded, None where nothing was to be.
 
         It waits until all rows are written down, for little more than `mirror.drain_s`.
+
+        Args:
+            failed: the stream ends because of an error; the monitor then takes its session for one that crashed.
         """
-        self._closed = True
+        self._closed, self._failed = True, failed
         self._parts.close()
         return self.recorded
 
@@ -115,7 +118,8 @@ class Stream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # An interrupt is how a client is ended; anything else has ended it.
+        self.close(failed=isinstance(error, Exception))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -128,7 +132,7 @@ class Stream:
             self.recorder.pace()
 
     def _end_recording(self, recorder: Recorder) -> None:
-        self.recorded = recorder.close()
+        self.recorded = recorder.close(failed=self._failed)
 
 
 def open_stream(

@@ -119,6 +119,24 @@ def test_few_answers_are_missing_data_unless_the_version_has_only_begun(tmp_path
     assert findings(one) == {Kind.COVARIATE: Finding.MISSING, Kind.PREDICTION: finding, Kind.CONCEPT: finding}
 
 
+def test_only_streams_with_a_client_are_looked_at_and_a_new_one_may_have_few_rows(tmp_path, params, active):
+    for instrument in (SPOT, PERPETUAL):
+        log(Workspace(tmp_path), params, instrument, 10)
+
+    def look_at(**opened_s: int) -> dict[str, dict[Kind, Finding]]:
+        opened = {instrument: NOW_NS - opened_s[key] * S for instrument, key in names.items() if key in opened_s}
+        found = look_for_drift(Workspace(tmp_path), params, active, None, now_ns=NOW_NS, opened=opened)
+        return {one.look.instrument: findings(one.look) for one in found}
+
+    names = {SPOT: "spot", PERPETUAL: "perpetual"}
+    missing, young = (dict.fromkeys(Kind, one) for one in (Finding.MISSING, Finding.INSUFFICIENT))
+    assert look_at() == {}
+    assert look_at(spot=61) == {SPOT: missing}
+    assert look_at(spot=59, perpetual=3600) == {SPOT: young, PERPETUAL: missing}
+    # A start ahead of the clock is one of before it was set back.
+    assert look_at(spot=-3600) == {SPOT: missing}
+
+
 @pytest.mark.parametrize(("version", "past"), [(VERSION, 45), (VERSION - 1, 0)])
 def test_what_another_version_answered_is_not_what_is_usual(tmp_path, params, active, version, past):
     log(Workspace(tmp_path), params, SPOT, 300)

@@ -231,7 +231,7 @@ def test_writers_that_meet_at_a_log_from_before(old) -> None:
     assert errors == []
     assert_array_equal(slots_of(read(old, *names)), np.arange(6))
     with closing(sqlite3.connect(old)) as log:
-        assert log.execute("PRAGMA user_version").fetchall() == [(2,)]
+        assert log.execute("PRAGMA user_version").fetchall() == [(3,)]
 
 
 def test_raw_rows_expire_by_the_time_they_were_asked_about(path, monkeypatch) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from lobsmith.drift.verdict import DriftLook, Finding, Kind
-from lobsmith.monitoring.mode.machine import Mode, ModeRecord, asks_retrain, step
+from lobsmith.monitoring.mode.machine import Mode, ModeRecord, asks_retrain, step, wait
+from lobsmith.monitoring.state import State, StateName
 from lobsmith.params import ModeParams
 from tests.monitoring.drift.looks import CALM, DRIFT, MISSING, UNKNOWN, S, at, look, looks
 
@@ -24,6 +25,7 @@ PARAMS = ModeParams(
     win_rows=1000,
     retrain_every_s=3600.0,
 )
+IDLE = State(name=StateName.IDLE, detail="no client is connected")
 N, C, P = Mode.NORMAL, Mode.CONSERVATIVE, Mode.PAUSED
 
 findings = st.tuples(*[st.sampled_from(Finding)] * 3)
@@ -91,6 +93,39 @@ def test_the_first_record_without_history_is_normal_and_says_so() -> None:
 def test_a_look_at_nothing_is_missing_data() -> None:
     nothing = replace(look(0, CALM), verdicts=())
     assert run([nothing])[-1].mode is C
+
+
+def waited(record: ModeRecord | None, number: int, version: int = 1) -> ModeRecord:
+    return wait(record, "lob", version, IDLE, at(number))
+
+
+def test_idle_keeps_mode_and_counters_and_the_record_fresh() -> None:
+    first = waited(None, 0)
+    assert (first.mode, first.reason, first.looked_ns) == (N, "idle: no client is connected", at(0))
+    before = run(looks([(DRIFT,), (DRIFT,), (CALM,)]))[-1]
+    assert (before.mode, before.calm_looks) == (C, 1)
+    after = waited(before, 9)
+    assert (after.mode, after.since_ns, after.reason) == (C, before.since_ns, before.reason)
+    assert (after.looked_ns, after.last_look, after.findings) == (at(9), str(IDLE), {})
+    assert not asks_retrain(before, after, PARAMS, at(10**6))
+    # It takes as many calm looks as without the pause.
+    assert [one.mode for one in run([look(10, CALM)], record=after)] == [N]
+    other = waited(after, 10, version=2)
+    assert (other.mode, other.version, other.calm_looks) == (C, 2, 0)
+
+
+@given(sequences, params, st.sets(st.integers(0, 39)))
+def test_idle_times_between_looks_change_nothing_that_follows(found, given_params, pauses) -> None:
+    record, kept = None, None
+    for number, one in enumerate(looks(found)):
+        kept = step(kept, one, given_params, one.looked_ns)
+        record = step(record, one, given_params, one.looked_ns)
+        if number in pauses:
+            record = wait(record, "lob", 1, IDLE, one.looked_ns + S)
+    assert record is not None
+    assert kept is not None
+    names = ("mode", "since_ns", "reason", "drift_looks", "concept_looks", "calm_looks")
+    assert [getattr(record, name) for name in names] == [getattr(kept, name) for name in names]
 
 
 def test_another_version_keeps_the_mode_and_counts_anew() -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lobsmith import clock
 from lobsmith.drift.reference import thinned
 from lobsmith.features.labels import direction_labels
 from lobsmith.monitoring.log.raw_rows import raw_rows
 from lobsmith.monitoring.log.reader import PredictionLog, answers, compared
+from lobsmith.monitoring.log.sessions import Session, Status, sessions_of
 from lobsmith.params import Params
 from lobsmith.process import start_ticks
 from lobsmith.release.repository.repository import Repository
@@ -90,6 +92,10 @@ def directly(workspace: Workspace, params: Params, model: str, **choose) -> np.n
     return np.concatenate(parts)
 
 
+def sessions(workspace: Workspace) -> list[Session]:
+    return sessions_of(workspace, "lob", active(workspace), ["live"], now_ns=clock.now_ns(), recent_ns=0)
+
+
 def assert_raw_rows(log: PredictionLog, session: str, rows: np.ndarray) -> None:
     """Of the rows that reached the log those are kept that the rule takes of all of them at once, each once."""
     every_ms = small_params().drift.every_ms
@@ -105,8 +111,10 @@ def assert_raw_rows(log: PredictionLog, session: str, rows: np.ndarray) -> None:
 
 def test_every_prediction_is_logged_with_its_outcome_and_the_mirrored_answers(template, params) -> None:
     into = recorder(template, params)
+    assert sessions(template)[-1].status is Status.OPEN
     primary = stream(client(template, params), into)
     recorded = into.close()
+    assert sessions(template)[-1].status is Status.CLOSED
     assert (recorded.rows, recorded.logged, recorded.dropped, recorded.faults) == (COUNT, COUNT, 0, 0)
     assert (recorded.candidate, recorded.fallback) == (COUNT, COUNT)
     assert recorded.probes > 0
@@ -229,6 +237,8 @@ def test_a_session_whose_trading_process_is_killed_is_written_down_all_the_same(
     assert not list(template.predictions.glob(f"recording/*{session}*"))
     with PredictionLog.of(template, "lob") as log:
         assert len(answers(log, "lob", active(template), sessions=[session]).time_ns) == 1000
+    [left] = [one for one in sessions(template) if one.session == session]
+    assert (left.status, f"process {trading.pid} " in left.process) == (Status.CRASHED, True)
     trading.wait()
 
 

@@ -124,11 +124,14 @@ class _OneKind(NamedTuple):
         return self.verdict(found, f"{words}; p = {p:.2g} among {len(past)} looks before", p_value=p, **measured)
 
     def missing(self, what: str) -> DriftVerdict:
-        """Say that there are too few rows, which in a version's first minutes there cannot but be."""
+        """Say that there are too few rows, which in a version's or a session's first minutes there cannot but be."""
         why = f"{what} in {self.drift.recent_s:g} s, fewer than drift.minimum_rows = {self.drift.minimum_rows}"
         if self.lived.served_ns > self.lived.from_ns:
             served_s = (self.lived.until_ns - self.lived.served_ns) / NS_PER_S
             return self.verdict(Finding.INSUFFICIENT, f"{why}; this version has served for {served_s:.0f} s only")
+        if self.lived.has_only_begun:
+            opened_s = (self.lived.until_ns - self.lived.opened_ns) / NS_PER_S
+            return self.verdict(Finding.INSUFFICIENT, f"{why}; the session was opened {opened_s:.0f} s ago")
         return self.verdict(Finding.MISSING, why)
 
     def too_young(self) -> DriftVerdict:

@@ -1,7 +1,7 @@
 """One look for drift: a version's live rows, its answers and what they cost, beside what it has learnt."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec import structs
@@ -21,6 +21,7 @@ from lobsmith.monitoring.live_evaluation import LIVE, Sources, judge_in_service
 from lobsmith.params import DriftParams, Params
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import Manifest
+from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
 _SEVERITY = (Finding.INSUFFICIENT, Finding.NO_DRIFT, Finding.MISSING, Finding.DRIFT)
@@ -73,8 +74,9 @@ def look_for_drift(
     now_ns: int,
     before: Sequence[Line] = (),
     sources: Sources = LIVE,
+    opened: Mapping[str, int] | None = None,
 ) -> list[Looked]:
-    """Look at each stream that a version was trained for and that clients have ever asked about; at all where none is.
+    """Look at each stream that a version was trained for and that clients are connected for.
 
     Args:
         workspace: where the version, the prediction log and past pairs lie.
@@ -84,6 +86,8 @@ def look_for_drift(
         now_ns: the time, UTC. Of rows that are not live the newest one's receive time counts.
         before: the history of looks at the model, in the order of time.
         sources: which sessions of the log count.
+        opened: since when clients have been connected for each instrument, UTC; None takes every instrument that was
+            ever asked about, and all that the version has learnt where none was.
 
     Returns:
         A look for each instrument, the one that asks for most caution first.
@@ -95,15 +99,21 @@ def look_for_drift(
     """
     reference = reference_of(workspace, active)
     trained = list(reference.rows) if reference is not None else [str(one) for one in active.instruments]
-    # A pooled model may know instruments that nobody trades: no rows of these is no missing data.
-    seen = instruments_seen(workspace, params.model.name, sources)
-    streams = [one for one in trained if one in seen] or trained
+    # A pooled model may know instruments that are not traded: no rows of these is no missing data.
+    if opened is None:
+        seen = instruments_seen(workspace, params.model.name, sources)
+        streams = [one for one in trained if one in seen] or trained
+    else:
+        streams = [one for one in trained if one in opened]
     level = look_level(params.drift, len(streams))
     found = []
     for instrument in streams:
         started = time.monotonic()
         learnt = reference.rows[instrument].newest(Lengths.of(params.drift).reference) if reference else no_rows()
-        lived = read_lived(workspace, params, active, instrument, learnt, now_ns=now_ns, sources=sources)
+        since_ns = 0 if opened is None else opened[instrument]
+        lived = read_lived(
+            workspace, params, active, instrument, learnt, now_ns=now_ns, sources=sources, opened_ns=since_ns
+        )
         judged = judge_in_service(
             workspace,
             params,
@@ -171,9 +181,13 @@ def _covariate(
         why = f"{active.model} {active.version} was published without its training window; the next retrain keeps it"
         # That nothing comes in is known without one.
         silent = len(lived.recent) < drift.minimum_rows
-        finding = Finding.MISSING if silent else Finding.INSUFFICIENT
+        finding = Finding.MISSING if silent and not lived.has_only_begun else Finding.INSUFFICIENT
         why = f"{len(lived.recent)} rows in {drift.recent_s:g} s; {why}" if silent else why
         return DriftVerdict(kind=Kind.COVARIATE, finding=finding, reason=why, level=level)
     store = past_of(workspace, active.model, instrument)
     history = joined(reference.rows[instrument], lived.earlier)
-    return look_for_covariate_drift(learnt, lived.recent, history, reference.scaling, store, drift, level=level)
+    found = look_for_covariate_drift(learnt, lived.recent, history, reference.scaling, store, drift, level=level)
+    if found.finding is Finding.MISSING and lived.has_only_begun:
+        why = f"{found.reason}; the session was opened {(lived.until_ns - lived.opened_ns) / NS_PER_S:.0f} s ago"
+        return structs.replace(found, finding=Finding.INSUFFICIENT, reason=why)
+    return found

@@ -11,6 +11,7 @@ from lobsmith.features.definitions import COUNT
 from lobsmith.monitoring.live_evaluation import LIVE, Sources, sessions_by_instrument
 from lobsmith.monitoring.log.raw_rows import newest_raw_ns, raw_rows
 from lobsmith.monitoring.log.reader import EVER, PredictionLog, answers
+from lobsmith.monitoring.log.sessions import behind_ns
 from lobsmith.monitoring.log.writer import Role, log_path
 from lobsmith.online.answers import Answers
 from lobsmith.params import DriftParams, Params
@@ -30,6 +31,7 @@ class Lived:
         answers_now: its answers in that stretch.
         from_ns, until_ns: the stretch, receive times, UTC.
         served_ns: when the version began to serve, UTC; 0 where rows are not live.
+        opened_ns: since when clients have been connected, UTC; 0 where that is not known.
     """
 
     earlier: RawRows
@@ -39,6 +41,12 @@ class Lived:
     from_ns: int
     until_ns: int
     served_ns: int = 0
+    opened_ns: int = 0
+
+    @property
+    def has_only_begun(self) -> bool:
+        """Whether no client was connected at the beginning of the stretch; a time far ahead is a clock's, set back."""
+        return self.from_ns < self.opened_ns < 2 * self.until_ns - self.from_ns
 
 
 def read_lived(
@@ -50,6 +58,7 @@ def read_lived(
     *,
     now_ns: int,
     sources: Sources = LIVE,
+    opened_ns: int = 0,
 ) -> Lived:
     """Read what is logged of a stream.
 
@@ -61,6 +70,7 @@ def read_lived(
         learnt: rows that the recent ones are to be compared with: the longer ago, the further past pairs reach back.
         now_ns: the time, UTC. Of rows that are not live the newest one's receive time counts.
         sources: which sessions count.
+        opened_ns: since when clients have been connected, UTC.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -68,7 +78,9 @@ def read_lived(
     drift, live = params.drift, tuple(sources) == tuple(LIVE)
     recent, reach = int(drift.recent_s * NS_PER_S), int((drift.recent_s + drift.reference_s) * NS_PER_S)
     served = version.created_ns if live else 0
-    nothing = Lived(no_rows(), no_rows(), None, None, now_ns - recent, now_ns, served)
+    # The newest rows are not in the log yet where time passes faster than the machine's.
+    now_ns -= behind_ns(params) if live else 0
+    nothing = Lived(no_rows(), no_rows(), None, None, now_ns - recent, now_ns, served, opened_ns)
     model = params.model.name
     if not log_path(workspace, model).exists():
         return nothing
@@ -96,6 +108,7 @@ def read_lived(
         from_ns=until - recent,
         until_ns=until,
         served_ns=served,
+        opened_ns=opened_ns,
     )
 
 

@@ -144,26 +144,6 @@ def answers(
         return _as_answers(log, (model, version), logged, _labels(log, logged))
 
 
-def last_asked_ns(log: PredictionLog, model: str, version: int, sessions: Sequence[str] | None = None) -> int | None:
-    """Return when a version was asked last, UTC; None where it never was.
-
-    Args:
-        log: the log.
-        model: the Triton model.
-        version: its version.
-        sessions: the sessions to look at; None takes all.
-
-    Raises:
-        PredictionLogError: the log cannot be read.
-    """
-    chosen, names = _among(sessions)
-    # A look at the end of each stream, where one over all of them would read every row.
-    query = f"""SELECT max((SELECT max(asked_ns) FROM predictions WHERE stream = streams.id))
-        FROM streams WHERE model = ? AND version = ? {chosen}"""  # noqa: S608
-    [(last,)] = log._rows(query, (model, version, *names))
-    return None if last is None else int(last)
-
-
 def newest_ns(log: PredictionLog, model: str, version: int, role: Role, sessions: Sequence[str], rows: int) -> int:
     """Return a time from which on no session has more than `rows` rows that a version was asked about in a role, UTC.
 

@@ -7,6 +7,7 @@
     raw_rows      rows in their own units, thinned; by session and time of receipt: its last minutes are one range
     probes        latencies of single-row requests that were put to two versions in turn
     drops         rows that could not be logged or asked about, and where they were lost
+    endings       how a session ended: closed by its client, or crashed
     logged        a view of predictions with names, roles and outcomes: a row a prediction
 
 A process must not open the same file through `sqlite3` as well: two SQLite libraries in one process do not see each
@@ -29,9 +30,7 @@ from adbc_driver_sqlite import dbapi
 from lobsmith.errors import PredictionLogError
 from lobsmith.files import fsync_directory
 
-SCHEMA = 2
-_WITHOUT_RAW_ROWS = 1
-"""The schema before: a writer adds the table, a reader finds no raw rows."""
+SCHEMA = 3
 _APPLICATION = 0x4C4F4253  # "LOBS", in the header of the file
 _DIRECTIONS = ("down", "unchanged", "up")
 _PAGE_BYTES = 8192
@@ -41,6 +40,10 @@ _BATCH_ROWS = 65_536
 _RAW_ROWS = """CREATE TABLE raw_rows (
     session INTEGER NOT NULL, time_ns INTEGER NOT NULL, row INTEGER NOT NULL, asked_ns INTEGER NOT NULL,
     segment INTEGER NOT NULL, raw BLOB NOT NULL, PRIMARY KEY (session, time_ns, row)) WITHOUT ROWID"""
+_ENDINGS = """CREATE TABLE endings (
+    session INTEGER PRIMARY KEY, ended_ns INTEGER NOT NULL, how TEXT NOT NULL, process TEXT NOT NULL)"""
+_LACKING = {1: (_RAW_ROWS, _ENDINGS), 2: (_ENDINGS,)}
+"""Tables that older schemas lack: a writer adds them, a reader finds them empty."""
 
 
 def probability_columns(horizons_ms: tuple[int, ...]) -> list[str]:
@@ -75,6 +78,7 @@ def _statements(horizons_ms: tuple[int, ...]) -> list[str]:
             session INTEGER NOT NULL, row INTEGER NOT NULL, known_ns INTEGER NOT NULL,
             {", ".join(f"{name} INTEGER" for name in labels)}, PRIMARY KEY (session, row)) WITHOUT ROWID""",
         _RAW_ROWS,
+        _ENDINGS,
         """CREATE TABLE probes (
             session INTEGER NOT NULL, asked_ns INTEGER NOT NULL, first_model TEXT NOT NULL,
             first_version INTEGER NOT NULL, first_ns INTEGER NOT NULL, second_model TEXT NOT NULL,
@@ -183,7 +187,7 @@ def _checked(connection: dbapi.Connection, path: Path, wanted: tuple[int, ...] |
         application, schema = (number(cursor, f"PRAGMA {name}") for name in ("application_id", "user_version"))
         if application != _APPLICATION:
             raise PredictionLogError(f"{path}: not a prediction log; move the file away, a new one is then begun")
-        if schema not in (_WITHOUT_RAW_ROWS, SCHEMA):
+        if schema not in (*_LACKING, SCHEMA):
             raise PredictionLogError(
                 f"{path}: schema {schema}, this lobsmith writes {SCHEMA}; move the file away or use the release of "
                 "lobsmith that wrote it"
@@ -199,14 +203,14 @@ def _checked(connection: dbapi.Connection, path: Path, wanted: tuple[int, ...] |
 
 
 def _upgrade(connection: dbapi.Connection) -> None:
-    """Add to a log of the schema before what it lacks, once, whoever else does so at the same time."""
+    """Add to a log of an older schema what it lacks, once, also where several processes do so at the same time."""
     with connection.cursor() as cursor:
         if number(cursor, "PRAGMA user_version") == SCHEMA:
             return
     with transaction(connection) as cursor:
-        if number(cursor, "PRAGMA user_version") != SCHEMA:
-            cursor.execute(_RAW_ROWS)
-            cursor.execute(f"PRAGMA user_version = {SCHEMA}")
+        for statement in _LACKING.get(number(cursor, "PRAGMA user_version"), ()):
+            cursor.execute(statement)
+        cursor.execute(f"PRAGMA user_version = {SCHEMA}")
 
 
 def number(cursor: dbapi.Cursor, query: str, parameters: tuple[object, ...] = (), *, otherwise: int = 0) -> int:

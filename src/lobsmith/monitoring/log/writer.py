@@ -43,6 +43,15 @@ class Role(StrEnum):
     """It would take over, and goes on answering mirrored rows."""
 
 
+class Ending(StrEnum):
+    """How a session ended."""
+
+    CLOSED = "closed"
+    """By its client, in order, or by an operator's word."""
+    CRASHED = "crashed"
+    """The client's process ended without closing it, or closed it because of an error."""
+
+
 class Source(StrEnum):
     """What a session's rows came from."""
 
@@ -123,6 +132,17 @@ class LogWriter:
         """
         self._announced.add(session)
         self._waiting.sessions[session] = (str(source), instrument, started_ns)
+
+    def end(self, session: str, how: Ending, process: str, ended_ns: int) -> None:
+        """Say that no row of a session will follow; said again, the last word counts.
+
+        Args:
+            session: as announced by `begin`, by this writer or another one.
+            how: it ended.
+            process: the client's, for people.
+            ended_ns: when, UTC.
+        """
+        self._waiting.endings[session] = (ended_ns, how.value, process)
 
     def add_predictions(
         self,
@@ -281,7 +301,7 @@ class LogWriter:
             PredictionLogError: the log is locked or the disk refuses. What waited goes on waiting, and the next flush
                 tries again; nothing is written twice.
         """
-        if not (self._waiting.rows or self._waiting.sessions):
+        if not (self._waiting.rows or self._waiting.sessions or self._waiting.endings):
             return
         with faults_named(self.path), transaction(self._connection) as cursor:
             _write(cursor, self._waiting)
@@ -328,6 +348,7 @@ class _Waiting:
         self.raw_rows: dict[str, list[pa.RecordBatch]] = {}
         self.probes: list[tuple[str, int, str, int, int, str, int, int]] = []
         self.drops: list[tuple[str, int, str, int]] = []
+        self.endings: dict[str, tuple[int, str, str]] = {}
 
 
 def _column(values: npt.ArrayLike, count: int) -> pa.Array:
@@ -359,6 +380,8 @@ def _write(cursor: dbapi.Cursor, waiting: _Waiting) -> None:
         cursor.execute("INSERT INTO probes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
     for session, *rest in waiting.drops:
         cursor.execute("INSERT INTO drops VALUES (?, ?, ?, ?)", (_session(cursor, ids, session), *rest))
+    for session, ending in waiting.endings.items():
+        cursor.execute("REPLACE INTO endings VALUES (?, ?, ?, ?)", (_session(cursor, ids, session), *ending))
 
 
 def _session(cursor: dbapi.Cursor, ids: dict[str, int], session: str) -> int:

@@ -9,6 +9,7 @@ What a look finds, over all kinds of drift together, is one of
     missing   some kind is at MISSING, or nothing was looked at
     calm      neither of the two, and some kind is at NO_DRIFT
     unknown   all that was looked at has INSUFFICIENT history
+    idle      no client is connected, so that there is nothing to look at
 
     from           to             when
     -------------  -------------  ------------------------------------------------------------------------------------
@@ -17,7 +18,9 @@ What a look finds, over all kinds of drift together, is one of
     conservative   paused         `paused_looks` looks in a row with concept drift
     paused         conservative   `calm_looks` calm looks in a row
     conservative   normal         `calm_looks` calm looks in a row, counted from the last step on
-    any            any            an operator says so: then no step back is taken until he says `auto`
+    (no record)    normal         no client is connected
+    any            the same       no client is connected, or one has only begun: nothing is counted
+    any            any            an operator says so: then no step back is taken until `auto`
 
 "In a row" is counted so that nothing alarming is forgotten for want of data: looks that say nothing of a kind neither
 count nor break its row. A look with drift or missing data breaks the row of calm looks, an unknown one does not count.
@@ -29,11 +32,12 @@ calm looks of their own. A version promoted in normal mode serves in normal mode
 
 from enum import StrEnum
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from lobsmith.drift.verdict import DriftLook, Finding, Kind
 from lobsmith.monitoring.mode.hit_rates import WinRates
+from lobsmith.monitoring.state import State
 from lobsmith.params import ModeParams
 from lobsmith.units import NS_PER_S
 
@@ -97,6 +101,7 @@ class ModeRecord(Struct, frozen=True, kw_only=True):
         win_rates: how often confident answers of this version came true; None where they were not counted.
         retrain_asked_ns: when an early retrain was asked for last, UTC.
         unjournaled: changes that were perhaps not journaled when this was written, the oldest first.
+        state: of the model at the last look; unset in a record of an older release. No client need heed it.
     """
 
     model: str
@@ -114,6 +119,7 @@ class ModeRecord(Struct, frozen=True, kw_only=True):
     win_rates: WinRates | None = None
     retrain_asked_ns: int | None = None
     unjournaled: tuple[ModeChange, ...] = ()
+    state: State | UnsetType = UNSET
 
 
 def step(record: ModeRecord | None, look: DriftLook, params: ModeParams, now_ns: int) -> ModeRecord:
@@ -143,6 +149,22 @@ def step(record: ModeRecord | None, look: DriftLook, params: ModeParams, now_ns:
             # Else one more look would undo a step back that was made without news of concept drift.
             seen = replace(seen, concept_looks=0)
     return replace(seen, last_look=_in_words(look))
+
+
+def wait(record: ModeRecord | None, model: str, version: int, state: State, now_ns: int) -> ModeRecord:
+    """Return the record after a time at which there was nothing to look at: a heartbeat, and nothing counted.
+
+    Args:
+        record: that of the model so far, None where there is none.
+        model, version: the active version.
+        state: why there was nothing.
+        now_ns: the time, UTC.
+    """
+    if record is None:
+        record = ModeRecord(model=model, version=version, mode=Mode.NORMAL, since_ns=now_ns, reason=str(state))
+    if record.version != version:
+        record = counted_anew(record, version)
+    return replace(record, looked_ns=now_ns, last_look=str(state), findings={}, state=state)
 
 
 def counted_anew(record: ModeRecord, version: int) -> ModeRecord:

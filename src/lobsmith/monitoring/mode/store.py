@@ -19,8 +19,10 @@ from lobsmith.drift.verdict import DriftLook, Finding
 from lobsmith.errors import ModeError, ReleaseError
 from lobsmith.files import exclusive_lock, write_atomic
 from lobsmith.monitoring import alerts
+from lobsmith.monitoring.mode import machine
 from lobsmith.monitoring.mode.hit_rates import WinRates
 from lobsmith.monitoring.mode.machine import Mode, ModeChange, ModeRecord, asks_retrain, counted_anew, step
+from lobsmith.monitoring.state import State
 from lobsmith.params import Params
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
@@ -51,6 +53,7 @@ def apply(
     who: str,
     *,
     now_ns: int | None = None,
+    state: State | None = None,
 ) -> Change:
     """Take one more look for drift into account; the same look again changes nothing.
 
@@ -63,6 +66,7 @@ def apply(
         win_rates: of the look's version; None keeps those that were counted before.
         who: a flow or a user, for the journal.
         now_ns: the time, UTC; None takes the clock.
+        state: of the model, after the look.
 
     Raises:
         ModeError: the record cannot be read or written.
@@ -77,10 +81,22 @@ def apply(
             after = replace(after, retrain_asked_ns=now)
         if win_rates is not None:
             after = replace(after, win_rates=win_rates)
-        change = None
-        if before is None or before.mode is not after.mode:
-            change = _change(before, after, after.reason, who, now)
-        return Change(before, _keep(workspace, after, change), retrain)
+        if state is not None:
+            after = replace(after, state=state)
+        return Change(before, _keep(workspace, after, _changed(before, after, who, now)), retrain)
+
+
+def wait(workspace: Workspace, model: str, version: int, state: State, who: str, now_ns: int) -> Change:
+    """Keep the record fresh while there is nothing to look at; see `machine.wait`.
+
+    Raises:
+        ModeError: the record cannot be read or written.
+        ReleaseError: the journal cannot be.
+    """
+    with _alone(workspace):
+        before = _last(workspace, model)
+        after = machine.wait(before, model, version, state, now_ns)
+        return Change(before, _keep(workspace, after, _changed(before, after, who, now_ns)))
 
 
 def set_mode(workspace: Workspace, model: str, mode: Mode, reason: str, who: str) -> Change:
@@ -257,6 +273,13 @@ def _from_journal(workspace: Workspace, model: str) -> ModeRecord | None:
 
 def _journaled(workspace: Workspace, model: str) -> list[ModeChange]:
     return [one for one in journal.read_lines(journal_path(workspace), ModeChange) if one.model == model]
+
+
+def _changed(before: ModeRecord | None, after: ModeRecord, who: str, now_ns: int) -> ModeChange | None:
+    """Return the line of a look after which the mode is another one, None where it is not."""
+    if before is not None and before.mode is after.mode:
+        return None
+    return _change(before, after, after.reason, who, now_ns)
 
 
 def _change(before: ModeRecord | None, after: ModeRecord, reason: str, who: str, now_ns: int) -> ModeChange:

@@ -3,6 +3,8 @@
 PLANS_SUFFIX = "_trt"
 SCORE_SUFFIX = "_drift"
 CANDIDATE_SUFFIX = "_candidate"
+DEMO_RUN = "-demo"
+"""Ending of the run of a demonstration, which a version's manifest names."""
 
 
 def plans_model(model: str) -> str:
@@ -32,6 +34,15 @@ def companions(model: str) -> tuple[str, ...]:
     return (plans_model(model), score_model(model)) if followed_model(model) == model else ()
 
 
+def family(model: str) -> tuple[str, ...]:
+    """Return the names of a production model, its candidate and the companions of both.
+
+    >>> family("lob")[:4]
+    ('lob', 'lob_trt', 'lob_drift', 'lob_candidate')
+    """
+    return tuple(name for one in (model, candidate_model(model)) for name in (one, *companions(one)))
+
+
 def followed_model(model: str) -> str:
     """Return the name of the model that a companion goes with; any other name is returned as it is.
 
@@ -48,6 +59,15 @@ def candidate_model(model: str) -> str:
     'lob_candidate'
     """
     return model + CANDIDATE_SUFFIX
+
+
+def is_demo(run: str | None) -> bool:
+    """Say whether a version of this run was made by a demonstration.
+
+    >>> is_demo("20261121T092509-d901fa-demo"), is_demo("20261121T092509-d901fa"), is_demo(None)
+    (True, False, False)
+    """
+    return run is not None and run.endswith(DEMO_RUN)
 
 
 def is_candidate(model: str) -> bool:

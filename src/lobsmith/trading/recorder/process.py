@@ -21,7 +21,7 @@ from lobsmith import clock
 from lobsmith.errors import LobsmithError, PredictionLogError
 from lobsmith.monitoring.log.outcomes import OutcomeJoin, Outcomes
 from lobsmith.monitoring.log.reader import PredictionLog
-from lobsmith.monitoring.log.writer import LogWriter, Role, Source
+from lobsmith.monitoring.log.writer import Ending, LogWriter, Role, Source
 from lobsmith.params import Params
 from lobsmith.progress import console
 from lobsmith.release.version.contract import MAX_ROWS
@@ -360,6 +360,9 @@ def main(path: Path) -> None:
             patient=config.patient,
         )
         recording.run(lambda: stopped or reader.finished or orphaned(), params.mirror.drain_s)
+        if reader.finished or orphaned():
+            how = Ending.CLOSED if reader.finished and not reader.failed else Ending.CRASHED
+            log.end(config.session, how, str(config.parent), clock.now_ns())
     if orphaned():
         # No other process is left to do so.
         Path(config.ring).unlink(missing_ok=True)

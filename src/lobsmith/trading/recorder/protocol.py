@@ -3,9 +3,7 @@
 from enum import IntEnum, auto
 from typing import Any
 
-from msgspec import Struct
-
-from lobsmith.process import Process
+from lobsmith.monitoring.log.sessions import Announced
 
 
 class Tally(IntEnum):
@@ -21,7 +19,7 @@ class Tally(IntEnum):
     FAULTS = auto()
 
 
-class RecorderConfig(Struct, frozen=True, kw_only=True):
+class RecorderConfig(Announced, frozen=True, kw_only=True):
     """The order to the recorder's process, in a file beside the log.
 
     `patient` is for replays: records wait in the ring while mirrors have enough to do, and so does the replay.
@@ -29,14 +27,8 @@ class RecorderConfig(Struct, frozen=True, kw_only=True):
 
     ring: str
     root: str
-    session: str
-    source: str
-    instrument: str
-    started_ns: int
-    model: str
     params: dict[str, Any]
     definitions_sha256: str
     transport: str
     url: str | None
-    parent: Process
     patient: bool

@@ -18,6 +18,7 @@ from msgspec import Struct
 from lobsmith import clock
 from lobsmith.features.definitions import COUNT, definitions_sha256
 from lobsmith.files import write_atomic
+from lobsmith.monitoring.log.sessions import recordings
 from lobsmith.params import Params, as_table
 from lobsmith.process import Process
 from lobsmith.release.version.names import candidate_model, plans_model
@@ -113,7 +114,7 @@ class Recorder:
         self._candidates = (candidate, plans_model(candidate))
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         self.session = f"{stamp}-{secrets.token_hex(4)}"
-        self._folder = workspace.predictions / "recording"
+        self._folder = recordings(workspace)
         self._rows = self._faults = self._restarts = self._unrecorded = 0
         self._flags = RESET
         self._closing, self._abandoned = Event(), Event()
@@ -218,11 +219,15 @@ class Recorder:
                 self._stuck_at = released
             time.sleep(_PACE_S)
 
-    def close(self) -> Recorded:
-        """End the session; wait until all of it is written down, for little more than `mirror.drain_s`."""
+    def close(self, *, failed: bool = False) -> Recorded:
+        """End the session; wait until all of it is written down, for little more than `mirror.drain_s`.
+
+        Args:
+            failed: it ends because of an error; the monitor then takes it for one that crashed.
+        """
         self._closing.set()
         if self._ring is not None:
-            self._ring.close()
+            self._ring.close(failed=failed)
             if self._watch.is_alive():
                 self._watch.join(self._drain_s + _EXIT_S)
             if self._watch.is_alive():

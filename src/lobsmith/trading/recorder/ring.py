@@ -43,6 +43,8 @@ _MAGIC = 0x6C6F62736D697432
 _LINE = 8
 """Words of a cache line: what writer and reader store lies on lines of their own."""
 _HEAD, _DROPPED, _CLOSED = _LINE, _LINE + 1, _LINE + 2
+_FAILED = 2
+"""What `_CLOSED` holds where an error has ended the session; 1 where none has."""
 _TAIL, _TALLIES = 2 * _LINE, 2 * _LINE + 1
 _HEADER_BYTES = 4096
 _OUTLOOKS = 5
@@ -218,9 +220,9 @@ class RingWriter:
         """Return what the reader has counted under a number below 15."""
         return self._words[_TALLIES + place]
 
-    def close(self) -> None:
-        """Say that no record will follow. The file stays for the reader."""
-        self._words[_CLOSED] = 1
+    def close(self, *, failed: bool = False) -> None:
+        """Say that no record will follow, and whether that is because of an error. The file stays for the reader."""
+        self._words[_CLOSED] = _FAILED if failed else 1
 
 
 class RingReader:
@@ -290,6 +292,11 @@ class RingReader:
     def finished(self) -> bool:
         """Whether the writer has announced that no record will follow."""
         return bool(self._words[_CLOSED])
+
+    @property
+    def failed(self) -> bool:
+        """Whether the writer has finished because of an error."""
+        return self._words[_CLOSED] == _FAILED
 
     def read(self, limit: int) -> npt.NDArray[np.void]:
         """Return the next records, at most `limit`, oldest first; a copy. None of them is released by that."""
