@@ -133,6 +133,10 @@ class ServingError(LobsmithError):
     """No answer can be had from a model server."""
 
 
+class UnlearntInstrumentError(ServingError):
+    """A model is asked about an instrument that it has not learnt."""
+
+
 class TritonMissingError(ServingError):
     """Triton cannot be started on this machine."""
 

@@ -31,6 +31,12 @@ set_option = click.option(
     help="Replace a parameter of params.yaml, such as train.epochs=2.",
 )
 
+other_instrument_option = click.option(
+    "--allow-other-instrument",
+    is_flag=True,
+    help="Ask a model about an instrument that it has not learnt; no answer may be acted on.",
+)
+
 source_option = click.option(
     "--source",
     "sources",
