@@ -77,6 +77,10 @@ class CaptureError(DataError):
         super().__init__(f"{place}: {what}")
 
 
+class VenueError(DataError):
+    """A venue cannot be reached, or does not say what it should."""
+
+
 class ThinWindowError(DataError):
     """The training window holds too little data."""
 

@@ -56,6 +56,11 @@ class Workspace:
         return self.home / "market"
 
     @property
+    def captures(self) -> Path:
+        """Raw captures of live feeds: `<market>-<symbol>-<UTC time>.gz`."""
+        return self.home / "captures"
+
+    @property
     def staging(self) -> Path:
         """Where a version is put together before one rename publishes it."""
         return self.home / "staging"

@@ -47,7 +47,7 @@ def capture(
 
     endpoint = MARKETS[market]
     endpoint = endpoint._replace(websocket=ws_url or endpoint.websocket, rest=rest_url or endpoint.rest)
-    folder = directory or workspace.home / "captures"
+    folder = directory or workspace.captures
     for path, lost in cut_torn_tails(folder, endpoint.prefix).items():
         console.print(f"{path}: cut {lost:,} bytes that a killed capture had not finished")
 

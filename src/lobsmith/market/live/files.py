@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -168,8 +168,13 @@ class RawFiles:
 
 def cut_torn_tails(folder: Path, prefix: str) -> dict[Path, int]:
     """Cut the torn last member off files that a killed capture has left; return the bytes cut, by file."""
+    return cut_torn(sorted(folder.glob(f"{prefix}-*.gz")))
+
+
+def cut_torn(paths: Iterable[Path]) -> dict[Path, int]:
+    """Cut the torn last member off files, where they have one; return the bytes cut, by file."""
     cut = {}
-    for path in sorted(folder.glob(f"{prefix}-*.gz")):
+    for path in paths:
         whole = _whole_bytes(path)
         size = path.stat().st_size
         if whole < size:
