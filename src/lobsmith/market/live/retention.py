@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from datetime import UTC, datetime
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +58,7 @@ def prune(folder: Path, limits: Retention, now_ns: int) -> list[Path]:
         ended += [(after.begins_ns, one.path) for one, after in pairwise(files) if after.begins_ns <= protected_ns]
     total = sum(sizes.values())
     deleted = []
-    for ends_ns, path in sorted(ended):
+    for ends_ns, path in sorted(ended, key=itemgetter(0)):
         if ends_ns >= now_ns - limits.keep_ns and total <= limits.keep_bytes:
             continue
         path.unlink(missing_ok=True)
