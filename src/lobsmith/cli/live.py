@@ -99,7 +99,7 @@ def live(
 
     params = load_params(workspace.params, overrides(settings))
     played = bool(files) or seed is not None
-    if (bool(files) + (seed is not None) + (bool(symbols) and not played)) != 1:
+    if (bool(files), seed is not None, bool(symbols) and not files).count(True) != 1:
         raise DataError("no feed, or two: name SYMBOLs, or pass --from FILE, or --simulate SEED")
     if loop and not files:
         raise click.UsageError("--loop is for recorded files; pass --from FILE")
