@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _AHEAD_S = 1.0
 _RETRY_S = 5.0
+_SIMULATED = "simulator-sim"
 
 
 @click.command()
@@ -121,7 +122,7 @@ def live(
     with stop_on_signals(stop), _clock(workspace, speed, played=played):
         if played:
             drift = changes(change_at, factors, Dynamics())
-            feed: Feed = _played(files, symbols, loop=loop) if seed is None else _simulated(seed, drift)
+            feed: Feed = _played(files, symbols, loop=loop) if seed is None else _simulated(workspace, seed, drift)
         else:
             endpoint = MARKETS[market]
             endpoint = endpoint._replace(websocket=ws_url or endpoint.websocket, rest=rest_url or endpoint.rest)
@@ -186,11 +187,14 @@ def _clock(workspace: Workspace, speed: float | None, *, played: bool) -> "Itera
         clock.run(workspace.clock, 1)
 
 
-def _simulated(seed: int, drift: "list[Change]") -> "Feed":
+def _simulated(workspace: Workspace, seed: int, drift: "list[Change]") -> "Feed":
     from lobsmith.market.live.playback import SimulatedFeed
+    from lobsmith.market.live.retention import captured
     from lobsmith.trading.live.feeds import PlayedFeed
 
-    return PlayedFeed([SimulatedFeed(seed, drift)])
+    # A session that is started again must not capture the same market twice: it would be tested on what it has learnt.
+    before = len(captured(workspace.captures).get(_SIMULATED, []))
+    return PlayedFeed([SimulatedFeed(seed + before, drift)])
 
 
 def _played(files: tuple[Path, ...], symbols: tuple[str, ...], *, loop: bool) -> "Feed":

@@ -184,7 +184,7 @@ def open_stream(
 ) -> Stream:
     """Open a stream of rows to the served model.
 
-        with open_stream(workspace, params, "binance:BTCUSDT") as stream:
+        with open_stream(workspace, params, "binance-usdm:BTCUSDT") as stream:
             for row, raw, time_ns, segment, mid in rows:
                 advised = stream.step(row, raw, time_ns, segment, mid)
                 if advised.may_act[horizon]:

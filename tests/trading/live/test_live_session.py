@@ -1,6 +1,7 @@
 """A live session in this process: rows are answered, recorded as live and captured, whatever comes between."""
 
 import errno
+import gzip
 import os
 import shutil
 import threading
@@ -13,7 +14,8 @@ import pytest
 from lobsmith import clock
 from lobsmith.errors import DataError, UnlearntInstrumentError
 from lobsmith.features.dataset import build_dataset
-from lobsmith.market.instrument import Instrument
+from lobsmith.market.events import TICKER
+from lobsmith.market.instrument import SIMULATED, Instrument
 from lobsmith.market.live import files
 from lobsmith.market.live.playback import RecordedFeed, SimulatedFeed
 from lobsmith.market.readers import read_captures
@@ -30,6 +32,7 @@ from tests.served import publish_small
 from tests.small import params_file, small_params
 
 PARAMS = small_params()
+ETH = Instrument(venue="binance-usdm", symbol="ETHUSDT", tick_size=0.01, lot_size=0.001)
 OTHER = Instrument(venue="simulator", symbol="OTHER", tick_size=0.1, lot_size=0.001)
 SECONDS = 20
 
@@ -179,6 +182,7 @@ def test_a_disk_that_is_full_ends_the_capture_and_not_the_answers(workspace: Wor
     monkeypatch.setattr(files._File, "flush", until_full)
     session = Session(workspace, PlayedFeed([SimulatedFeed(3)]))
     session.eventually(lambda: len(session.seconds) > 2 and session.seconds[-1].version is not None)
+    session.eventually(lambda: any(path.stat().st_size for path in captures(workspace)))
     full.set()
     session.eventually(lambda: any("No space left on device" in line for line in session.said))
     seen = len(session.seconds)
@@ -188,6 +192,42 @@ def test_a_disk_that_is_full_ends_the_capture_and_not_the_answers(workspace: Wor
     assert [line for line in session.said if "answers go on without it" in line] == [session.said[-1]]
     # What is whole reads.
     assert read_captures(captures(workspace)).accounting.segments == 1
+
+
+@pytest.mark.slow
+def test_each_captured_file_reads_without_those_before_it(workspace: Workspace, monkeypatch) -> None:
+    publish_small(workspace, PARAMS, seed=1)
+    monkeypatch.setattr("lobsmith.trading.live.capture._MIB", 30_000)
+    session = Session(workspace, PlayedFeed([SimulatedFeed(3)]), params=small_params(**{"live.rotate_mib": 1}))
+    session.eventually(lambda: len(captures(workspace)) >= 5, 60)
+    lived = session.end()
+    paths = captures(workspace)
+    whole = read_captures(paths)
+    rows = build_dataset(whole, PARAMS).rows
+    assert (whole.accounting.segments, whole.accounting.sequence_breaks) == (1, 0)
+    # What the captured book adds changes nothing for a reader that needs none.
+    assert (lived.rows, lived.recorded.logged) == (len(rows), int(rows.complete.sum()))
+    for number, path in enumerate(paths[1:-1], start=1):
+        alone = read_captures([path]).events
+        same = read_captures(paths[: number + 1]).events
+        touch = alone.kind == TICKER
+        assert touch.sum() > 100
+        for name in ("local_time", "price", "size"):
+            column = getattr(alone, name)[touch]
+            np.testing.assert_array_equal(column, getattr(same, name)[same.kind == TICKER][-len(column) :])
+
+
+def test_two_symbols_are_two_streams(workspace: Workspace, recorded: Path, tmp_path: Path) -> None:
+    publish_small(workspace, PARAMS, seed=1, instruments=(SIMULATED, ETH))
+    lines = gzip.decompress(recorded.read_bytes())
+    other = tmp_path / "other.gz"
+    other.write_bytes(gzip.compress(lines.replace(b'"SIM"', b'"ETHUSDT"').replace(b"sim@", b"ethusdt@")))
+    feed = PlayedFeed([RecordedFeed([path], loop=False) for path in (recorded, other)])
+    session = Session(workspace, feed)
+    session.end(stop=False)
+    assert [one.instrument for one in session.lived] == ["simulator:SIM", "binance-usdm:ETHUSDT"]
+    assert session.lived[0].answered == session.lived[1].answered == session.lived[1].recorded.logged > 0
+    assert [path.name.rpartition("-")[0] for path in captures(workspace)] == ["simulator-sim", "usdm-ethusdt"]
 
 
 def test_two_sessions_do_not_capture_the_same_symbol(workspace: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from lobsmith.errors import CaptureError
@@ -12,6 +13,8 @@ from lobsmith.market.quality.screen import Screen
 from lobsmith.market.session import going_on
 from lobsmith.market.venues.binance.reader import BinanceRecording
 from lobsmith.params import ScreenParams
+
+_DECIMALS = 8
 
 
 class LiveFeed:
@@ -45,6 +48,30 @@ class LiveFeed:
             self._begin()
             return _gap()
         return concatenate([]) if batch is None else going_on(self._screen.push(batch))
+
+    @property
+    def last_ns(self) -> int:
+        """Local time of the last message, ns since 1970 UTC."""
+        return self._screen.last_ns
+
+    @property
+    def sequence(self) -> int:
+        """Update id of the last depth message; 0 while the book is not sound."""
+        found = self._screen.depth()
+        return 0 if found is None else found[0]
+
+    def snapshot(self) -> bytes | None:
+        """Return the book as the venue's REST snapshot would have it, None while it is not sound."""
+        found = self._screen.depth()
+        if found is None:
+            return None
+        sequence, bids, asks = found
+        tick = self._instrument.tick_size
+        sides = {
+            name: [(f"{price * tick:.{_DECIMALS}f}", f"{size:.{_DECIMALS}f}") for price, size in side]
+            for name, side in (("bids", bids), ("asks", asks))
+        }
+        return msgspec.json.encode({"lastUpdateId": sequence, **sides})
 
     def _begin(self) -> None:
         self.ledger = Ledger()

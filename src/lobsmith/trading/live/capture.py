@@ -9,6 +9,7 @@ import msgspec
 
 from lobsmith import clock
 from lobsmith.errors import DataError
+from lobsmith.market.live.feed import LiveFeed
 from lobsmith.market.live.files import FileLimits, RawFiles, cut_torn
 from lobsmith.market.live.retention import Retention, captured, prune
 from lobsmith.params import Params
@@ -21,8 +22,9 @@ _GIB, _MIB = 1 << 30, 1 << 20
 class Capture:
     """Raw files of a session's symbols, written beside the answers, which never wait for them.
 
-    Each symbol's lines begin with the mark of a gap: files of several sessions together read as one feed. When the disk
-    fails, the capture ends and says so; the session goes on.
+    Each symbol's lines begin with the mark of a gap: files of several sessions together read as one feed. Each further
+    file has a snapshot of the book near its beginning, so that it reads without those before it. When the disk fails,
+    the capture ends and says so; the session goes on.
 
     Attributes:
         ended: whether the disk has failed.
@@ -46,6 +48,9 @@ class Capture:
         self._prefixes = dict(prefixes)
         self._locks: list[int] = []
         self._files: dict[str, RawFiles] = {}
+        self._without_book: dict[str, int] = {}
+        self._books: dict[str, tuple[int, int, bytes]] = {}
+        self._last_ns: dict[str, int] = {}
         limits = params.live
         self._retention = Retention(
             int(limits.keep_days * NS_PER_DAY), int(limits.keep_gib * _GIB), int(params.window.length_s * NS_PER_S)
@@ -59,7 +64,12 @@ class Capture:
                 for path, lost in cut_torn([before[stream][-1].path]).items():
                     say(f"{path}: cut {lost:,} bytes that a killed session had not finished")
             for prefix in {*prefixes.values()}:
-                self._files[prefix] = RawFiles(folder, prefix, FileLimits(rotate_bytes=limits.rotate_mib * _MIB))
+                self._files[prefix] = RawFiles(
+                    folder,
+                    prefix,
+                    FileLimits(rotate_bytes=limits.rotate_mib * _MIB),
+                    on_next=self._without_book.__setitem__,
+                )
         except OSError as error:
             self.close()
             raise DataError(f"{folder}: cannot be written: {error.strerror}; free it, or pass --no-capture") from error
@@ -73,12 +83,30 @@ class Capture:
         """Take one line without waiting; return False when too many wait for the disk."""
         if self.ended:
             return True
+        self._last_ns[symbol] = local
         try:
             return self._files[self._prefixes[symbol]].put(symbol, local, text)
         except DataError as error:
             self.ended = True
             self._say(f"{error}; answers go on without it")
             return True
+
+    def restate(self, symbol: str, feed: LiveFeed) -> None:
+        """Write the book of a feed near the beginning of a file, when it is due: call it whenever the feed has moved.
+
+        The book must be of a difference in that file, and written after the next one: readers that have read the file
+        before then take it for an old snapshot, and nothing changes for them.
+        """
+        begun_ns = self._without_book.get(symbol)
+        if begun_ns is None:
+            return
+        of_ns, sequence, book = self._books.get(symbol, (0, 0, b""))
+        if of_ns != begun_ns:
+            found = feed.snapshot() if feed.last_ns > begun_ns + NS_PER_S else None
+            if found is not None:
+                self._books[symbol] = begun_ns, feed.sequence, found
+        elif feed.sequence > sequence and self.put(symbol, self._last_ns[symbol], book):
+            del self._books[symbol], self._without_book[symbol]
 
     def prune(self) -> None:
         """Delete what is older or more than `live` allows."""
@@ -96,6 +124,10 @@ class Capture:
             files.close()
             if files.error is not None:
                 cut_torn(files.paths)
+                for path in files.paths:
+                    # A file of which nothing is whole reads as none.
+                    if not path.stat().st_size:
+                        path.unlink()
         for lock in self._locks:
             os.close(lock)
         self._locks.clear()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from threading import Event, Thread
 from typing import Protocol
 
-from lobsmith.errors import DataError, LobsmithError
+from lobsmith.errors import DataError
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.live.playback import Player, RecordedFeed, SimulatedFeed, move_to_now
 from lobsmith.market.live.recorder import Recorder, RecorderLimits, Sink
@@ -25,7 +25,7 @@ class Feed(Protocol):
     instruments: dict[str, Instrument]
     prefixes: dict[str, str]
     patient: bool
-    error: LobsmithError | None
+    error: Exception | None
 
     def start(self, sink: Sink, say: Callable[[str], None]) -> None:
         """Begin."""
@@ -53,7 +53,7 @@ class VenueFeed:
         """Prepare to record; nothing is opened yet."""
         self.instruments = {one.symbol.lower(): one for one in instruments}
         self.prefixes = dict.fromkeys(self.instruments, endpoint.prefix)
-        self.error: LobsmithError | None = None
+        self.error: Exception | None = None
         self._endpoint = endpoint
         self._limits = limits
         self._loop = asyncio.new_event_loop()
@@ -91,7 +91,7 @@ class VenueFeed:
         asyncio.set_event_loop(self._loop)
         try:
             summary = self._loop.run_until_complete(self._recorder.run())
-        except LobsmithError as error:
+        except Exception as error:  # noqa: BLE001 - it is raised in the thread that runs the session
             self.error = error
         else:
             if len(summary.failed) == len(self.instruments):
@@ -116,7 +116,7 @@ class PlayedFeed:
             names = ", ".join(str(one.instrument) for one in sources)
             raise DataError(f"{names}: a symbol of two markets; play them in sessions of their own")
         self.prefixes = {symbol: one.venue.removeprefix("binance-") for symbol, one in self.instruments.items()}
-        self.error: LobsmithError | None = None
+        self.error: Exception | None = None
         self._sources = sources
         self._stopped = Event()
         self._players: dict[str, Player] = {}
@@ -153,5 +153,5 @@ class PlayedFeed:
     def _play(self, player: Player) -> None:
         try:
             player.run()
-        except LobsmithError as error:
+        except Exception as error:  # noqa: BLE001 - it is raised in the thread that runs the session
             self.error = error

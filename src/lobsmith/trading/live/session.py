@@ -104,7 +104,7 @@ def run_live(
     horizons = params.labels.horizons_ms
     if options.horizon_ms not in horizons:
         raise ParamsError(f"{options.horizon_ms} ms is none of labels.horizons_ms, {', '.join(map(str, horizons))}")
-    folder = workspace.captures
+    capture = Capture(workspace.captures, feed.prefixes, params, say) if options.capture else None
     streams = {
         symbol: LiveStream(
             instrument,
@@ -112,12 +112,12 @@ def run_live(
             partial(_open, workspace, params, str(instrument), options),
             say=say,
             resync=partial(feed.resync, symbol),
+            **({} if capture is None else {"on_moved": partial(capture.restate, symbol)}),
             longest=_PATIENT_LINES if feed.patient else _VENUE_LINES,
         )
         for symbol, instrument in feed.instruments.items()
     }
     watches = {symbol: Watch(stream, horizons, options.horizon_ms) for symbol, stream in streams.items()}
-    capture = Capture(folder, feed.prefixes, params, say) if options.capture else None
     intake = Intake(streams, capture, patient=feed.patient, say=say, resync=feed.resync)
     try:
         for stream in streams.values():

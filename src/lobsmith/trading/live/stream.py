@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lobsmith import clock
-from lobsmith.errors import LobsmithError, ServingError, UnlearntInstrumentError
+from lobsmith.errors import ServingError, UnlearntInstrumentError
 from lobsmith.features.stream import FeatureStream, Rows
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.live.feed import LiveFeed
@@ -88,6 +88,7 @@ class LiveStream:
         *,
         say: Callable[[str], None],
         resync: Callable[[], None] = lambda: None,
+        on_moved: Callable[[LiveFeed], None] = lambda _feed: None,
         longest: int = 200_000,
     ) -> None:
         """Prepare a stream; nothing is opened yet.
@@ -98,17 +99,19 @@ class LiveStream:
             open_model: opens the stream to the model, in the thread that asks it.
             say: called with a line for people.
             resync: asks the feed for a snapshot, after a line that could not be read.
+            on_moved: called with the feed whenever it has taken lines.
             longest: lines that may wait.
         """
         self.instrument = instrument
         self.lines = Lines(longest)
         self.tally, self.lock = Tally(), Lock()
         self.state, self.detail = State.STARTING, ""
-        self.error: LobsmithError | None = None
+        self.error: Exception | None = None
         self.recorded: Recorded | None = None
         self._open_model = open_model
         self._say = say
         self._resync = resync
+        self._on_moved = on_moved
         self._feed = LiveFeed(str(instrument), instrument, params.data.screen)
         self._features = FeatureStream(instrument, params.features)
         self._stream: Stream | None = None
@@ -160,7 +163,7 @@ class LiveStream:
                     self._take(text)
                 elif self._stream is None:
                     self._try_model()
-        except LobsmithError as error:
+        except Exception as error:  # noqa: BLE001 - it is raised in the thread that runs the session
             self.error = error
         finally:
             if self._stream is not None:
@@ -169,6 +172,7 @@ class LiveStream:
     def _take(self, text: bytes) -> None:
         faults = self._feed.faults
         rows = self._features.push(self._feed.push(text))
+        self._on_moved(self._feed)
         if self._feed.faults > faults:
             self._say(f"{self._feed.fault}; its segment ends, and the next snapshot begins another one")
             self._resync()
