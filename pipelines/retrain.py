@@ -23,6 +23,7 @@ from lobsmith.features.dataset import load_dataset, training_datasets
 from lobsmith.files import sha256_file
 from lobsmith.gates.compression import Compressed
 from lobsmith.lease import hold_lease
+from lobsmith.market.instrument import Instrument
 from lobsmith.market.session import Accounting
 from lobsmith.models.train import WEIGHTS
 from lobsmith.models.trainer import Epoch
@@ -243,7 +244,7 @@ def publish_candidate(
             step_path=directory / STEP,
             reference_path=directory / REFERENCE,
             score_path=directory / SCORE,
-            instruments=(evaluation.instrument,),
+            instruments=learnt_instruments(params, evaluation, directory),
             data_fingerprint=evaluation.data_fingerprint,
             verdicts=(*data_verdicts, *evaluation.verdicts),
             metrics=evaluation.metrics(),
@@ -253,6 +254,13 @@ def publish_candidate(
         manifest = nominate_new(release, artifact, model=model, contract=wire_contract(params), run=run)
         note(f"{manifest.model} {manifest.version}, registered version {run.registry_version}")
         return manifest
+
+
+def learnt_instruments(params: Params, evaluation: Evaluation, directory: Path) -> tuple[Instrument, ...]:
+    """Return the instruments that a run has trained on, the evaluated one first."""
+    if not params.train.pool:
+        return (evaluation.instrument,)
+    return tuple(load_dataset(path).instrument for path in training_datasets(params, directory))
 
 
 def run_to_resume(workspace: Workspace, name: str) -> Path:

@@ -10,7 +10,7 @@ from lobsmith.compress.golden import golden_vectors
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.features.definitions import COUNT
 from lobsmith.gates.parity import parity
-from lobsmith.market.instrument import Instrument
+from lobsmith.market.instrument import SIMULATED, Instrument
 from lobsmith.models.networks.registry import build
 from lobsmith.params import Params
 from lobsmith.release.context import Release, Server
@@ -36,6 +36,7 @@ def publish_small(
     server: Server | None = None,
     model: str | None = None,
     scored: bool = False,
+    instruments: tuple[Instrument, ...] = (SIMULATED,),
 ) -> Manifest:
     """Publish a network with random weights: each seed gives other answers. By default as `model.name`.
 
@@ -56,7 +57,7 @@ def publish_small(
         model_path=path,
         golden=golden_vectors(exported, rows(128)),
         prime_rows=PRIME_ROWS,
-        instruments=(Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001),),
+        instruments=instruments,
         data_fingerprint="0" * 64,
         verdicts=(parity(network, exported, rows(200), params.gates.parity.fp32),),
         metrics={},

@@ -23,6 +23,8 @@ from lobsmith.units import NS_PER_S
 FASTEST = 3600.0
 """An hour in a second."""
 _VARIABLE = "LOBSMITH_CLOCK"
+inherited = _VARIABLE in os.environ
+"""Whether another process, which has started this one, runs the clock."""
 
 
 class _Clock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

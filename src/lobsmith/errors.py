@@ -80,6 +80,10 @@ class CaptureError(DataError):
         super().__init__(f"{place}: {what}")
 
 
+class VenueError(DataError):
+    """A venue cannot be reached, or does not say what it should."""
+
+
 class ThinWindowError(DataError):
     """The training window holds too little data."""
 
@@ -134,6 +138,10 @@ class ModeError(LobsmithError):
 
 class ServingError(LobsmithError):
     """No answer can be had from a model server."""
+
+
+class UnlearntInstrumentError(ServingError):
+    """A model is asked about an instrument that it has not learnt."""
 
 
 class TritonMissingError(ServingError):

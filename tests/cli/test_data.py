@@ -96,7 +96,7 @@ def test_validate_shows_verdicts_and_fails_with_the_reason(root: Path, tmp_path:
     price = "contract.liquidity.btc_price=60000"
     done = data(root, "validate", tmp_path / "s.gz", "--json", "--set", price)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["tradable"] == ["binance-usdm:SIM"]
+    assert json.loads(done.stdout)["tradable"] == ["simulator:SIM"]
     assert (root / ".lobsmith" / "validation" / "data_docs" / "events" / "index.html").exists()
     done = data(root, "validate", tmp_path / "s.gz", "--set", price, "--set", "contract.minimum_seconds=1000")
     assert done.returncode == 1

@@ -19,7 +19,7 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_calm_session_has_windows_and_no_alert(root: Path, capture: Path) -> None:
     found = json.loads(lobsmith(root, "data", "watch", str(capture), "--json").stdout)["instruments"]
-    assert [one["instrument"] for one in found] == ["binance-usdm:SIM"]
+    assert [one["instrument"] for one in found] == ["simulator:SIM"]
     assert found[0]["crashes"] == []
     windows = found[0]["accumulation"]
     assert len(windows) in (3, 4)  # 150 s, cut at whole minutes

@@ -1,4 +1,4 @@
-"""The lifecycle turns by itself: one `lobsmith up` with a simulated market at twenty times its pace, and no other command.
+"""The lifecycle turns by itself: one `lobsmith up` with a simulated market at twenty times its pace, no other command.
 
 A scheduled retrain learns the captured feed; shadow evaluation judges its candidate on live rows; an alias moved in
 MLflow's own page is served; a version that turns out bad is taken back; a market that changes turns the mode

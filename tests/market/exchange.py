@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,8 @@ class Script:
     """The next answers are the book as it was long ago."""
     unknown: tuple[str, ...] = ()
     """Symbols that REST answers with 400."""
+    paced: bool = False
+    """Each message is sent at its local time, by this machine's clock."""
 
 
 class Exchange:
@@ -38,7 +41,8 @@ class Exchange:
     def __init__(self, lines: Sequence[bytes], script: Script | None = None) -> None:
         first = next(n for n, line in enumerate(lines) if b'"lastUpdateId"' in line[:80])
         snapshot = json.loads(lines[first][20:])
-        self.messages = [line[20:] for line in lines[first + 1 :] if line[20:].startswith(b'{"stream"')]
+        sent = [line for line in lines[first + 1 :] if line[20:].startswith(b'{"stream"')]
+        self.messages, self.due_ns = [line[20:] for line in sent], [int(line[:19]) for line in sent]
         self.script = script or Script()
         self.sent = 0
         self.connections = 0
@@ -75,6 +79,8 @@ class Exchange:
                 if self.sent in script.silent_at and self.sent > began:
                     await connection.wait_closed()
                     return
+                if script.paced and (left_ns := self.due_ns[self.sent] - time.time_ns()) > 0:
+                    await asyncio.sleep(left_ns / 1e9)
                 text = self.messages[self.sent]
                 self._apply(text)
                 self.sent += 1

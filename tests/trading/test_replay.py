@@ -1,6 +1,7 @@
 """A replay is a stream, row by row, and what came of each; scores are those that a hand computes."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from lobsmith.market.instrument import Instrument
 from lobsmith.params import ClientParams
 from lobsmith.trading.client.stream import StreamClient
 from lobsmith.trading.guard.guarded_client import UnguardedClient
+from lobsmith.trading.guard.learnt import LearntInstruments
 from lobsmith.trading.replay import replay, score
 from lobsmith.trading.session import Stream
 from lobsmith.trading.transport.base import Answer
+from lobsmith.workspace import Workspace
 
 COUNT = 600
 ROWS = np.random.default_rng(5).normal(size=(COUNT, 2)).astype(np.float32)
@@ -29,6 +32,9 @@ class Counting:
 
     def versions(self, model: str) -> list[int]:
         return [3] if model == "toy" else []
+
+    def describe(self, model) -> None:
+        raise ServingError("says nothing")
 
     def infer(self, model, version, features, state, deadline_s) -> Answer:
         self.calls += 1
@@ -53,7 +59,17 @@ def stream(transport: Counting) -> Stream:
         params=ClientParams(deadline_s=1.0, poll_s=1.0),
     )
     gated = UnguardedClient(client, horizons=1)
-    return Stream(transport, client, gated, guard=None, recorder=None, definitions="same", backpressure=False)
+    learnt = LearntInstruments(Workspace(Path("absent")), transport, "lob", "simulator:SIM", remote=True)
+    return Stream(
+        transport,
+        client,
+        gated,
+        learnt=learnt,
+        guard=None,
+        recorder=None,
+        definitions="same",
+        backpressure=False,
+    )
 
 
 def dataset(rows: np.ndarray = ROWS, *, gap: int = COUNT) -> Dataset:

@@ -4,22 +4,26 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lobsmith import clock
-from lobsmith.errors import ParamsError, RequestError, ServingError
+from lobsmith.errors import ParamsError, RequestError, ServingError, UnlearntInstrumentError
 from lobsmith.features.stream import Rows
+from lobsmith.market.instrument import Instrument
 from lobsmith.monitoring.log.reader import PredictionLog, answers
 from lobsmith.monitoring.log.sessions import Session, Status, sessions_of
 from lobsmith.monitoring.mode.machine import Mode
 from lobsmith.params import Params
 from lobsmith.trading.client.stream import Prediction, StreamClient
 from lobsmith.trading.guard.effective_mode import Abstain
+from lobsmith.trading.guard.learnt import LearntInstruments
 from lobsmith.trading.session import Stream, open_stream
 from lobsmith.trading.transport import open_transport
+from lobsmith.trading.transport.base import ModelShape
 from lobsmith.workspace import Workspace
 from tests.served import publish_small
 from tests.small import params_file, small_params
@@ -111,6 +115,71 @@ def test_without_a_guard_every_answer_may_be_acted_on(workspace, params, expecte
     assert not np.allclose(cold.prediction.probabilities, expected[0].probabilities, atol=1e-4)
 
 
+def test_rows_that_come_together_are_answered_as_one_by_one(workspace, params, expected) -> None:
+    with open_stream(workspace, params, "simulator:SIM", transport="inprocess") as stream:
+        every = Rows(RAW, ROWS, TIMES, MIDS, SEGMENTS, np.ones(len(ROWS), bool))
+        stream.prime(every.slice(0, PRIMED))
+        advised = [one for at in range(PRIMED, COUNT, 50) for one in stream.ask(every.slice(at, at + 50))]
+        assert stream.not_learnt is None
+    np.testing.assert_allclose(probabilities([one.prediction for one in advised]), probabilities(expected), atol=1e-6)
+    assert stream.recorded.logged == COUNT - PRIMED
+
+
+def test_a_model_is_not_asked_about_an_instrument_that_it_has_not_learnt(workspace, params) -> None:
+    other = "binance-usdm:BTCUSDT"
+    with pytest.raises(UnlearntInstrumentError, match=r"^lob \d+ has learnt simulator:SIM, not binance-usdm:BTCUSDT; "):
+        open_stream(workspace, params, other, transport="inprocess")
+    with open_stream(
+        workspace, params, other, transport="inprocess", guard=False, allow_other_instrument=True
+    ) as stream:
+        advised = through(stream)
+        assert stream.not_learnt.endswith(f"has learnt simulator:SIM, not {other}")
+    assert {(one.may_act, one.abstain) for one in advised} == {((False, False), Abstain.OTHER_INSTRUMENT)}
+    assert all(one.prediction.probabilities is not None for one in advised)
+    assert stream.recorded.logged == COUNT - PRIMED
+
+
+def test_a_version_that_becomes_active_is_held_against_the_instrument_too(tmp_path: Path) -> None:
+    params = small_params(**{"client.poll_s": 0.001})
+    workspace = Workspace(tmp_path)
+    first = publish_small(workspace, params, seed=1)
+    elsewhere = Instrument(venue="simulator", symbol="OTHER", tick_size=0.1, lot_size=0.001)
+    with open_stream(
+        workspace, params, "simulator:SIM", transport="inprocess", guard=False, record=None, backpressure=True
+    ) as stream:
+        before = stream.step(ROWS[0], RAW[0], 0, 1, 20_000)
+        second = publish_small(workspace, params, seed=2, instruments=(elsewhere,))
+        time.sleep(0.01)
+        after = stream.step(ROWS[1], RAW[1], 1, 1, 20_000)
+    assert (before.prediction.version, before.abstain, before.may_act) == (first.version, None, (True, True))
+    assert (after.prediction.version, after.abstain) == (second.version, Abstain.OTHER_INSTRUMENT)
+    assert after.prediction.probabilities is not None
+
+
+class Elsewhere:
+    """A server of another machine, whose models the workspace has no manifests of."""
+
+    def __init__(self, instruments: tuple[str, ...]) -> None:
+        self.instruments = instruments
+
+    def describe(self, _model: str) -> ModelShape:
+        return ModelShape(1, 1, 1, 1, "", self.instruments)
+
+
+@pytest.mark.parametrize(
+    ("learnt", "fault"),
+    [
+        (("simulator:SIM", "binance-usdm:BTCUSDT"), None),
+        (("binance-usdm:BTCUSDT",), "lob 3 has learnt binance-usdm:BTCUSDT, not simulator:SIM"),
+        ((), None),
+    ],
+)
+def test_of_a_server_elsewhere_its_configuration_says_what_was_learnt(workspace, learnt, fault) -> None:
+    known = LearntInstruments(workspace, Elsewhere(learnt), "lob", "simulator:SIM", remote=True)
+    assert known.check("lob", 3) == fault
+    assert known.check("lob_trt", 3) == fault
+
+
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
@@ -138,6 +207,7 @@ def test_a_transport_imports_nothing_that_another_one_needs(tmp_path: Path, name
 import sys
 from pathlib import Path
 from lobsmith.trading.transport import open_transport
+from lobsmith.trading.transport.base import ModelShape
 from lobsmith.workspace import Workspace
 from tests.small import small_params
 open_transport(Workspace(Path({str(tmp_path)!r})), small_params(), {name!r}, "127.0.0.1:1")

@@ -13,6 +13,7 @@ from lobsmith.cli.data import data
 from lobsmith.cli.demo import demo
 from lobsmith.cli.doctor import doctor
 from lobsmith.cli.flows import drift, monitor, reconcile, shadow
+from lobsmith.cli.live import live
 from lobsmith.cli.mode import mode
 from lobsmith.cli.models import models
 from lobsmith.cli.predictions import predictions
@@ -61,6 +62,7 @@ for command in (
     down,
     drift,
     logs,
+    live,
     mode,
     models,
     monitor,

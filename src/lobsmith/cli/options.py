@@ -41,6 +41,12 @@ model_option = click.option(
     "--model", metavar="NAME", help="The production model; model.name of params.yaml by default."
 )
 
+other_instrument_option = click.option(
+    "--allow-other-instrument",
+    is_flag=True,
+    help="Ask a model about an instrument that it has not learnt; no answer may be acted on.",
+)
+
 source_option = click.option(
     "--source",
     "sources",

@@ -12,6 +12,7 @@ from lobsmith.cli.options import (
     changes,
     json_option,
     model_option,
+    other_instrument_option,
     overrides,
     print_json,
     results,
@@ -41,6 +42,7 @@ TRANSPORTS = ("grpc", "http", "inprocess")
 @click.option("--guard/--no-guard", default=True, show_default=True, help="Count what the mode lets one act on.")
 @click.option("--modes", help="URL of another machine's modes, http://HOST:PORT/modes; the workspace's by default.")
 @click.option("--ab", is_flag=True, help="Let the candidate answer shadow.share of the time, by blocks.")
+@other_instrument_option
 @click.option("--rows", type=click.IntRange(min=1), help="Ask about this many rows at most.")
 @set_option
 @json_option
@@ -59,6 +61,7 @@ def replay(
     guard: bool,
     modes: str | None,
     ab: bool,
+    allow_other_instrument: bool,
     rows: int | None,
     settings: tuple[str, ...],
     as_json: bool,
@@ -99,6 +102,7 @@ def replay(
             ab=ab,
             record=Source.REPLAY if record else None,
             backpressure=True,
+            allow_other_instrument=allow_other_instrument,
         ) as stream,
     ):
         task = progress.add_task("replay", total=None)
@@ -113,6 +117,8 @@ def replay(
         print_json(measured)
     else:
         results.print(table({transport: measured}))
+        if measured.not_learnt is not None:
+            results.print(f"[red]not learnt[/red] {measured.not_learnt}; no answer may be acted on", soft_wrap=True)
         if measured.reasons:
             results.print(f"without an answer: {measured.reasons}")
         if measured.recorded is not None:

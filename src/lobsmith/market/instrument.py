@@ -21,3 +21,7 @@ class Instrument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __str__(self) -> str:
         return f"{self.venue}:{self.symbol}"
+
+
+SIMULATED = Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001)
+"""What the simulator trades; its raw captures are told from a venue's by the symbol."""

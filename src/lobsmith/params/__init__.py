@@ -25,7 +25,14 @@ from lobsmith.params.gates import (
     ShadowParams,
     WalkForwardParams,
 )
-from lobsmith.params.market import ContractParams, DataParams, LiquidityParams, ScreenParams, SimulatorParams
+from lobsmith.params.market import (
+    ContractParams,
+    DataParams,
+    LiquidityParams,
+    LiveParams,
+    ScreenParams,
+    SimulatorParams,
+)
 from lobsmith.params.section import Section
 from lobsmith.params.serving import (
     ClientParams,
@@ -68,6 +75,7 @@ __all__ = [
     "GuardParams",
     "LabelParams",
     "LiquidityParams",
+    "LiveParams",
     "LossParams",
     "MirrorParams",
     "ModeParams",
@@ -158,6 +166,8 @@ class Params(Section, frozen=True):
     """How the repository follows the registry."""
     surveillance: SurveillanceParams
     """What the market is watched for."""
+    live: LiveParams = LiveParams()
+    """What is kept of a live feed."""
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other."""

@@ -46,6 +46,17 @@ class DataParams(Section, frozen=True):
     """Limits of the screen."""
 
 
+class LiveParams(Section, frozen=True):
+    """What `lobsmith live` keeps of the feed. The newest `window.length_s` of each instrument is never deleted."""
+
+    keep_days: PositiveFloat = 7.0
+    """Age from which captured files are deleted, days."""
+    keep_gib: PositiveFloat = 20.0
+    """Size of all captured files together from which the oldest are deleted, GiB."""
+    rotate_mib: Positive = 64
+    """Size at which a captured file is closed before its day is over, MiB."""
+
+
 class LiquidityParams(Section, frozen=True):
     """What makes a symbol tradable."""
 

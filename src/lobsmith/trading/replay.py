@@ -55,7 +55,7 @@ class Measured(Struct, frozen=True, kw_only=True):
     """The outcome of a replay; latencies in microseconds, each from the row's hand-over to its answer.
 
     `recorded` says what went into the prediction log, None where nothing was to; `acting` what might have been done
-    with the answers, None where there was no guard.
+    with the answers, None where there was no guard; `not_learnt` that the version has not learnt the instrument.
     """
 
     rows: int
@@ -66,6 +66,7 @@ class Measured(Struct, frozen=True, kw_only=True):
     latency_us: dict[str, float]
     recorded: Recorded | None = None
     acting: Acting | None = None
+    not_learnt: str | None = None
 
 
 def replay(
@@ -124,6 +125,7 @@ def replay(
             if answered.any()
         },
         acting=None if stream.guard is None else answers.acting(),
+        not_learnt=stream.not_learnt,
     )
 
 

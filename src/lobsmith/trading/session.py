@@ -1,6 +1,7 @@
 """The front door: one stream of rows, answered by the served model, gated by the mode, and recorded."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 
 from lobsmith.errors import ParamsError, RequestError, ServingError
@@ -10,8 +11,10 @@ from lobsmith.monitoring.log.writer import Source
 from lobsmith.params import Params
 from lobsmith.trading.client.ab import SplitClient
 from lobsmith.trading.client.stream import Client, Float32, Prediction, StreamClient
+from lobsmith.trading.guard.effective_mode import Abstain
 from lobsmith.trading.guard.guard import Guard
 from lobsmith.trading.guard.guarded_client import Advised, GuardedClient, UnguardedClient
+from lobsmith.trading.guard.learnt import LearntInstruments
 from lobsmith.trading.guard.monitor_mode import FileModes, HttpModes
 from lobsmith.trading.recorder.recorder import Recorded, Recorder
 from lobsmith.trading.transport import open_transport, transport_opener
@@ -34,8 +37,9 @@ class Stream:
         self,
         transport: Transport,
         client: Client[Prediction],
-        gated: Client[Advised],
+        gated: GuardedClient | UnguardedClient,
         *,
+        learnt: LearntInstruments,
         guard: Guard | None,
         recorder: Recorder | None,
         definitions: str,
@@ -46,6 +50,7 @@ class Stream:
         self.recorded: Recorded | None = None
         self.definitions_sha256 = definitions
         self._gated = gated
+        self._learnt = learnt
         self._backpressure = backpressure
         self._closed = self._failed = False
         self._parts = ExitStack()
@@ -70,12 +75,35 @@ class Stream:
                 the prediction instead.
         """
         self._check_open()
-        advised = self._gated.step(row, raw, time_ns)
+        advised = self._marked(self._gated.step(row, raw, time_ns))
         if self.recorder is not None:
             self.recorder.record(time_ns, segment, mid, row, advised.prediction, raw)
         if self._backpressure:
             self._wait()
         return advised
+
+    def ask(self, rows: Rows) -> list[Advised]:
+        """Ask about rows that have come together, in requests of up to `MAX_ROWS`; the answers are those of `step`.
+
+        In an A/B test the active version answers all of them.
+
+        Raises:
+            RequestError: see `step`.
+        """
+        self._check_open()
+        advised = [self._marked(one) for one in self._gated.ask(rows.features, rows.raw, rows.time)]
+        if self.recorder is not None:
+            about = rows.time.tolist(), rows.segment.tolist(), rows.mid.tolist(), rows.features, rows.raw
+            for one, time_ns, segment, mid, row, raw in zip(advised, *about, strict=True):
+                self.recorder.record(time_ns, segment, mid, row, one.prediction, raw)
+        if self._backpressure:
+            self._wait()
+        return advised
+
+    @property
+    def not_learnt(self) -> str | None:
+        """That the version in use has not learnt the stream's instrument, one line; None where it has."""
+        return self._learnt.fault
 
     def prime(self, rows: Rows) -> None:
         """Move the stream over rows that come before the first one that is asked about.
@@ -121,6 +149,14 @@ class Stream:
         # An interrupt is how a client is ended; anything else has ended it.
         self.close(failed=isinstance(error, Exception))
 
+    def _marked(self, advised: Advised) -> Advised:
+        prediction = advised.prediction
+        fault = self._learnt.check(prediction.model, prediction.version)
+        if fault is None or advised.abstain is Abstain.NO_ANSWER:
+            return advised
+        nothing = (False,) * len(advised.may_act)
+        return replace(advised, may_act=nothing, abstain=Abstain.OTHER_INSTRUMENT, detail=fault)
+
     def _check_open(self) -> None:
         if self._closed:
             raise RequestError("the stream is closed; open another one")
@@ -148,10 +184,11 @@ def open_stream(
     ab: bool = False,
     record: Source | None = Source.LIVE,
     backpressure: bool = False,
+    allow_other_instrument: bool = False,
 ) -> Stream:
     """Open a stream of rows to the served model.
 
-        with open_stream(workspace, params, "binance:BTCUSDT") as stream:
+        with open_stream(workspace, params, "binance-usdm:BTCUSDT") as stream:
             for row, raw, time_ns, segment, mid in rows:
                 advised = stream.step(row, raw, time_ns, segment, mid)
                 if advised.may_act[horizon]:
@@ -169,8 +206,11 @@ def open_stream(
         ab: let the candidate answer `shadow.share` of the time, by blocks.
         record: what the rows count as in the prediction log; None records nothing.
         backpressure: rows come faster than a market's, as in a replay: each step waits for guard and recorder.
+        allow_other_instrument: ask although the active version has not learnt the instrument. Its answers are logged,
+            and none may be acted on: `Abstain.OTHER_INSTRUMENT`. The same holds of a version that becomes active later.
 
     Raises:
+        UnlearntInstrumentError: the active version has learnt other instruments.
         ParamsError: `ab` without a share, or there is no such transport.
         ServingError: no server answers, it has no such model, the model means other features by its inputs, or `modes`
             is no such URL.
@@ -184,11 +224,15 @@ def open_stream(
     with ExitStack() as opened:
         opened.callback(channel.close)
         served = channel.describe(name).definitions_sha256
+        learnt = LearntInstruments(workspace, channel, name, instrument, remote=url is not None)
         if served != definitions:
             raise ServingError(
                 f"{name}: the served model was made for other features or labels (definitions {served[:12]}) than "
                 f"params.yaml describes ({definitions[:12]}); use the parameters it was trained with"
             )
+        active = max(channel.versions(name), default=None)
+        if active is not None and not allow_other_instrument:
+            learnt.require(active)
         client: Client[Prediction]
         if ab:
             shadow = params.shadow
@@ -203,7 +247,7 @@ def open_stream(
             )
         else:
             client = StreamClient.open(channel, name, params.client)
-        gated: Client[Advised]
+        gated: GuardedClient | UnguardedClient
         watcher = None
         if guard:
             watcher = open_guard(workspace, params, name, transport, url, modes)
@@ -228,6 +272,7 @@ def open_stream(
         channel,
         client,
         gated,
+        learnt=learnt,
         guard=watcher,
         recorder=recorder,
         definitions=definitions,

@@ -1,9 +1,11 @@
 from types import SimpleNamespace
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32, ModelInstanceGroup
 
 from lobsmith.errors import ReleaseError
+from lobsmith.market.instrument import SIMULATED, Instrument
 from lobsmith.release.version.triton_config import (
     config_text,
     configured_contract,
@@ -11,6 +13,7 @@ from lobsmith.release.version.triton_config import (
     prime_rows_for,
     read_config,
 )
+from lobsmith.trading.transport.triton import model_shape
 from tests.release import plans, toy
 
 
@@ -30,6 +33,13 @@ def test_states_the_wire_contract(tmp_path):
     assert config.HasField("dynamic_batching")
     assert config.parameters["prime_rows"].string_value == "9"
     assert listed_versions(config) == [1, 3]
+
+
+def test_a_client_reads_what_was_learnt_and_old_configurations_do_not_say(tmp_path):
+    other = Instrument(venue="binance-usdm", symbol="BTCUSDT", tick_size=0.1, lot_size=0.001)
+    for instruments, names in (((SIMULATED, other), ("simulator:SIM", "binance-usdm:BTCUSDT")), ((), ())):
+        config = read_config(write(tmp_path / "config.pbtxt", instruments=instruments))
+        assert model_shape(MessageToDict(config, preserving_proto_field_name=True)).instruments == names
 
 
 def test_contract_comes_back(tmp_path):

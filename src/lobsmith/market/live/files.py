@@ -74,10 +74,16 @@ class RawFiles:
         prefix: the market's short name.
         limits: when lines are written out.
         before_write: called in the writing thread before each member; tests make the disk slow with it.
+        on_next: called in the writing thread with a symbol and the time of the first line of each file but its first.
     """
 
     def __init__(
-        self, folder: Path, prefix: str, limits: FileLimits, before_write: Callable[[], None] | None = None
+        self,
+        folder: Path,
+        prefix: str,
+        limits: FileLimits,
+        before_write: Callable[[], None] | None = None,
+        on_next: Callable[[str, int], None] = lambda _symbol, _local: None,
     ) -> None:
         self.folder = folder
         self.paths: list[Path] = []
@@ -86,6 +92,7 @@ class RawFiles:
         self._prefix = prefix
         self._limits = limits
         self._before_write = before_write or (lambda: None)
+        self._on_next = on_next
         self._queue: queue.Queue[tuple[str, int, bytes] | None] = queue.Queue(limits.waiting)
         self._open: dict[str, _File] = {}
         try:
@@ -140,6 +147,7 @@ class RawFiles:
         if file is not None and (file.day != day or file.file.tell() >= self._limits.rotate_bytes):
             self.bytes += file.close()
             file = None
+            self._on_next(symbol, local)
         if file is None:
             path = self._fresh(f"{self._prefix}-{symbol}-{moment:%Y%m%dT%H%M%S}")
             file = self._open[symbol] = _File(path, day)

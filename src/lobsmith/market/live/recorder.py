@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import httpx
 import msgspec
@@ -21,6 +22,9 @@ from lobsmith import clock
 from lobsmith.errors import DataError
 from lobsmith.market.live.files import RawFiles
 from lobsmith.market.venues.binance.live import Endpoint, difference, snapshot_id, stream_of
+
+_LOSSES = {"gaierror": "its name cannot be resolved", "stale": "silent", "ConnectionRefusedError": "nothing listens"}
+"""What people read of a lost connection, where its error's name does not say it."""
 
 
 class RecorderLimits(Struct, frozen=True, kw_only=True):
@@ -55,6 +59,17 @@ class Summary(Struct, kw_only=True):
     """Symbols that were given up, and why."""
 
 
+class Sink(Protocol):
+    """Where lines go."""
+
+    def put(self, symbol: str, local: int, text: bytes) -> bool:
+        """Take one line without waiting; return False when too many wait already.
+
+        Raises:
+            DataError: the disk has failed.
+        """
+
+
 class _Symbol:
     """One symbol's continuity."""
 
@@ -76,16 +91,18 @@ class Recorder:
         limits: patience.
         now: local time, ns since 1970 UTC.
         draw: uniform random numbers, for the jitter.
+        say: called with a line for people when the connection is lost, when it is back, and when a symbol is given up.
     """
 
     def __init__(
         self,
         endpoint: Endpoint,
         symbols: Sequence[str],
-        files: RawFiles,
+        files: Sink,
         limits: RecorderLimits | None = None,
         now: Callable[[], int] = clock.now_ns,
         draw: Callable[[], float] = random.random,
+        say: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self.summary = Summary()
         self._endpoint = endpoint
@@ -94,6 +111,8 @@ class Recorder:
         self._limits = limits or RecorderLimits()
         self._now = now
         self._draw = draw
+        self._say = say
+        self._said = ""
         self._stop = asyncio.Event()
         self._socket: ClientConnection | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,6 +129,12 @@ class Recorder:
         if self._socket is not None:
             closing = asyncio.ensure_future(self._socket.close())
             self._tasks_of_stop.add(closing)
+
+    def resync(self, name: str) -> None:
+        """Fetch a snapshot of a symbol with its next difference; to be called in the event loop's thread."""
+        symbol = self._symbols.get(name.lower())
+        if symbol is not None:
+            symbol.last = None
 
     async def run(self) -> Summary:
         """Record until stopped.
@@ -129,12 +154,19 @@ class Recorder:
                 attempts += 1
                 self.summary.reconnects += 1
                 self.summary.last_loss = why
+                self._note(f"{self.address}: {_LOSSES.get(why, why)}; connecting again")
                 for symbol in self._symbols.values():
                     self._lose(symbol, why)
                 ceiling = min(self._limits.backoff_s * 2.0 ** min(attempts, 20), self._limits.backoff_maximum_s)
                 await self._pause(self._draw() * ceiling)
             await self._cancel_tasks()
         return self.summary
+
+    def _note(self, line: str) -> None:
+        """Say something, once until something else happens."""
+        if line != self._said:
+            self._said = line
+            self._say(line)
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -168,6 +200,7 @@ class Recorder:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._limits.lifetime_s
         self._socket = socket
+        self._note(f"connected to {self.address}")
         try:
             async with asyncio.timeout(self._limits.stale_s) as silence:
                 while loop.time() < end and not self._stop.is_set():
@@ -261,6 +294,7 @@ class Recorder:
     def _give_up(self, symbol: _Symbol, why: str) -> None:
         """Leave a symbol out; the others go on."""
         self.summary.failed[symbol.name] = why
+        self._say(f"{symbol.name}: {why}")
         del self._symbols[symbol.name]
         if not self._symbols:
             self.stop()

@@ -26,7 +26,8 @@ For venues without a ticker feed the screen writes a ticker after each message t
 import numpy as np
 import numpy.typing as npt
 
-from lobsmith.market.events import DTYPES, Events
+from lobsmith.market.book import every_level
+from lobsmith.market.events import ASK, BID, DTYPES, Events
 from lobsmith.market.payloads import ROW_DTYPE
 from lobsmith.market.quality import screen_loop as loop
 from lobsmith.market.quality.ledger import Ledger, Reason
@@ -116,6 +117,19 @@ class Screen:
         self._ledger.fault(_REASONS[incident])
         self._ledger.all_aside(_REASONS[incident], *zip(*self._pending, strict=True)) if self._pending else None
         self._pending.clear()
+
+    def depth(self) -> tuple[int, list[tuple[int, float]], list[tuple[int, float]]] | None:
+        """Return the book's update id, its bids and its asks, price in ticks and size; None while it is not sound."""
+        book = self._book[0]
+        if not (book["synchronised"] and self._state["open"][0]):
+            return None
+        sides = []
+        for i, side in enumerate((BID, ASK)):
+            count = int(book["inside"][i] + book["outside"][i])
+            prices, sizes = np.empty(count, np.int64), np.empty(count)
+            every_level(self._book, side, prices, sizes)
+            sides.append(list(zip(prices.tolist(), sizes.tolist(), strict=True)))
+        return int(book["depth_sequence"]), sides[0], sides[1]
 
     @property
     def clock_offset_ns(self) -> int:

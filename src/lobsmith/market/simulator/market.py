@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lobsmith.errors import DataError
 from lobsmith.market.events import DTYPES, Events, concatenate
-from lobsmith.market.instrument import Instrument
+from lobsmith.market.instrument import SIMULATED
 from lobsmith.market.payloads import ROW_DTYPE
 from lobsmith.market.session import Session, account
 from lobsmith.market.simulator.dynamics import STATE, Change, Dynamics
@@ -22,7 +22,7 @@ from lobsmith.units import NS_PER_MS
 
 __all__ = ["INSTRUMENT", "START_NS", "Market", "row_probabilities", "simulate"]
 
-INSTRUMENT = Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001)
+INSTRUMENT = SIMULATED
 
 _BLOCK = 1 << 18  # rows a compiled call writes
 _NO_LIMIT = 2**62

@@ -2,8 +2,9 @@
 
 import gzip
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 
 from lobsmith.files import write_atomic
 from lobsmith.market.events import ASK, BID, CLEAR, DTYPES, END, GAP, LEVEL, TICKER, Events
+from lobsmith.market.instrument import Instrument
 from lobsmith.market.session import Session
 from lobsmith.units import NS_PER_MS
 
@@ -26,16 +28,20 @@ def _rows(events: Events) -> Iterator[tuple[Any, ...]]:
 
 
 def raw_lines(session: Session) -> Iterator[bytes]:
-    """Yield a session's messages as the lines of a raw capture; exchange times lose what is below a millisecond.
+    """Yield a session's messages as the lines of a raw capture; see `messages`."""
+    return (str(local).encode() + b" " + text for local, text in messages(session.instrument, [session.events]))
 
-    Gaps become a recorder's mark of a lost connection.
+
+def messages(instrument: Instrument, parts: Iterable[Events]) -> Iterator[tuple[int, bytes]]:
+    """Yield the local time and the JSON of each message of events, part by part.
+
+    Exchange times lose what is below a millisecond. Gaps become a recorder's mark of a lost connection.
     """
-    instrument = session.instrument
     symbol, stream = instrument.symbol, instrument.symbol.lower()
     previous = 0
     snapshot = False
     sides: dict[int, list[tuple[str, str]]] = {BID: [], ASK: []}
-    for exchange, local, kind, side, flags, price, size, sequence in _rows(session.events):
+    for exchange, local, kind, side, flags, price, size, sequence in chain.from_iterable(map(_rows, parts)):
         if kind == CLEAR:
             snapshot = True
         elif kind in (LEVEL, TICKER):
@@ -64,7 +70,7 @@ def raw_lines(session: Session) -> Iterator[bytes]:
             amount = {"p": f"{price * instrument.tick_size:.{_DECIMALS}f}", "q": f"{size:.{_DECIMALS}f}"}
             data = {"e": "trade", **common, "t": sequence, **amount, "X": "MARKET", "m": side == ASK}
             message = {"stream": f"{stream}@trade", "data": data}
-        yield str(local).encode() + b" " + msgspec.json.encode(message)
+        yield local, msgspec.json.encode(message)
 
 
 def write_raw(session: Session, path: Path) -> None:

@@ -46,6 +46,7 @@ def rebuild(writer: Writer, model: str) -> None:
             prime_rows=prime_rows_for(one.prime_rows for one in manifests),
             max_batch=serving.max_batch,
             warmup=serving.warmup,
+            instruments=manifests[-1].instruments,
         )
     with writer.lease.fence():
         write_atomic(writer.repository.config_path(model), text.encode())

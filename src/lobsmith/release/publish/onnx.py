@@ -162,6 +162,7 @@ class OnnxPublication(Publication):
             prime_rows=prime_rows_for(one.prime_rows for one in kept),
             max_batch=serving.max_batch,
             warmup=serving.warmup,
+            instruments=kept[-1].instruments,
         )
 
     def accompany(self, writer: Writer) -> None:

@@ -135,6 +135,7 @@ class _PlansPublication(Publication):
             max_batch=serving.max_batch,
             warmup=serving.warmup,
             engine=self.build,
+            instruments=alike[-1].instruments,
         )
 
 

@@ -21,6 +21,7 @@ from tritonclient.grpc.model_config_pb2 import (
 from lobsmith.compress import MODEL
 from lobsmith.compress.tensorrt.plan import EngineBuild
 from lobsmith.errors import ReleaseError
+from lobsmith.market.instrument import Instrument
 from lobsmith.release.version.contract import (
     CLASSES,
     CONTRIBUTIONS,
@@ -44,6 +45,7 @@ DEFINITIONS = "definitions_sha256"
 HORIZONS = "horizons_ms"
 PRIME_ROWS = "prime_rows"
 STATE_SIZE = "state_size"
+INSTRUMENTS = "instruments"
 
 
 def config_text(
@@ -56,6 +58,7 @@ def config_text(
     warmup: int,
     instances: int = 1,
     engine: EngineBuild | None = None,
+    instruments: Iterable[Instrument] = (),
 ) -> str:
     """Return a model's `config.pbtxt`.
 
@@ -71,6 +74,7 @@ def config_text(
         warmup: single-row inferences before a version is READY; 0 for none.
         instances: how many copies of the network answer at the same time.
         engine: what the plans of all these versions have in common; None for ONNX.
+        instruments: those that the newest version has learnt, for clients that cannot read its manifest.
     """
     if engine is not None:
         # A batch may meet any of the profiles, so the narrowest one bounds it.
@@ -110,6 +114,8 @@ def config_text(
         )
     _bind(config, contract)
     config.parameters[PRIME_ROWS].string_value = str(prime_rows)
+    if names := ",".join(map(str, instruments)):
+        config.parameters[INSTRUMENTS].string_value = names
     return str(text_format.MessageToString(config))
 
 

@@ -19,6 +19,8 @@ class Abstain(StrEnum):
     """The client's own last rows are unlike those that the version has learnt from."""
     BLIND = "blind"
     """Neither the monitor nor the client's own rows say anything."""
+    OTHER_INSTRUMENT = "other_instrument"
+    """The version that answers has not learnt the stream's instrument."""
     NO_ANSWER = "no_answer"
     """There is nothing to act on."""
 

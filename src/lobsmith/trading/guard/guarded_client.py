@@ -61,7 +61,14 @@ class GuardedClient:
 
     def step(self, row: Float32, raw: Float32, time_ns: int) -> Advised:
         """See `Client.step`."""
-        prediction = self._client.step(row, raw, time_ns)
+        return self._advised(self._client.step(row, raw, time_ns), raw, time_ns)
+
+    def ask(self, rows: Float32, raw: Float32, times_ns: NDArray[np.int64]) -> list[Advised]:
+        """Ask about rows that have come together, in one request: see `Client.predict`."""
+        predictions = self._client.predict(rows, raw, times_ns)
+        return list(map(self._advised, predictions, raw, times_ns.tolist()))
+
+    def _advised(self, prediction: Prediction, raw: Float32, time_ns: int) -> Advised:
         try:
             return self._advise(prediction, raw, time_ns)
         except RequestError:
@@ -116,7 +123,13 @@ class UnguardedClient:
 
     def step(self, row: Float32, raw: Float32, time_ns: int) -> Advised:
         """See `Client.step`."""
-        prediction = self._client.step(row, raw, time_ns)
+        return self._advised(self._client.step(row, raw, time_ns))
+
+    def ask(self, rows: Float32, raw: Float32, times_ns: NDArray[np.int64]) -> list[Advised]:
+        """See `GuardedClient.ask`."""
+        return list(map(self._advised, self._client.predict(rows, raw, times_ns)))
+
+    def _advised(self, prediction: Prediction) -> Advised:
         if prediction.probabilities is None or prediction.reason is not None:
             detail = f"no answer: {prediction.reason}"
             return Advised(prediction, Mode.NORMAL, self._none, Abstain.NO_ANSWER, detail)

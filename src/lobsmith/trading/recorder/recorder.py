@@ -168,6 +168,11 @@ class Recorder:
         return self._rows
 
     @property
+    def dropped(self) -> int:
+        """Rows so far that found the ring full, or no ring."""
+        return self._unrecorded + (0 if self._ring is None else self._ring.dropped)
+
+    @property
     def waiting(self) -> int:
         """Rows that have not reached the log yet."""
         return 0 if self._ring is None else self._ring.waiting
@@ -301,7 +306,7 @@ class Recorder:
             session=self.session,
             log=str(self._log),
             rows=self._rows,
-            dropped=self._unrecorded + (self._ring.dropped if self._ring is not None else 0),
+            dropped=self.dropped,
             logged=tally(Tally.LOGGED),
             candidate=tally(Tally.CANDIDATE),
             candidate_dropped=tally(Tally.CANDIDATE_DROPPED),

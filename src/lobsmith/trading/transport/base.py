@@ -51,13 +51,17 @@ class Score:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a client must know of a model: F, S, H, how many rows prime a stream, and what its numbers mean."""
+    """What a client must know of a model: F, S, H, how many rows prime a stream, and what its numbers mean.
+
+    `instruments` are those that the newest version has learnt, `venue:symbol`; none where it was published without.
+    """
 
     feature_count: int
     state_size: int
     horizons: int
     prime_rows: int
     definitions_sha256: str
+    instruments: tuple[str, ...] = ()
 
 
 class Transport(Protocol):

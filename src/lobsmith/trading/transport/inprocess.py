@@ -54,6 +54,7 @@ class InProcessTransport:
             horizons=len(manifest.contract.horizons_ms),
             prime_rows=manifest.prime_rows,
             definitions_sha256=manifest.contract.definitions_sha256,
+            instruments=tuple(map(str, manifest.instruments)),
         )
 
     def infer(self, model: str, version: int, features: Float32, state: Float32, deadline_s: float) -> Answer:

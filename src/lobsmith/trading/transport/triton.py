@@ -22,7 +22,7 @@ from lobsmith.release.version.contract import (
     STATE,
 )
 from lobsmith.release.version.names import score_model
-from lobsmith.release.version.triton_config import DEFINITIONS, PRIME_ROWS
+from lobsmith.release.version.triton_config import DEFINITIONS, INSTRUMENTS, PRIME_ROWS
 from lobsmith.trading.transport.base import Answer, ModelShape, Score, check_in_time, checked_answer, checked_score
 
 Float32 = NDArray[np.float32]
@@ -143,12 +143,14 @@ def model_shape(config: dict[str, Any]) -> ModelShape:
     try:
         inputs = {tensor["name"]: tensor["dims"] for tensor in config["input"]}
         outputs = {tensor["name"]: tensor["dims"] for tensor in config["output"]}
+        instruments = str(config["parameters"].get(INSTRUMENTS, {}).get("string_value", ""))
         return ModelShape(
             feature_count=int(inputs[FEATURES][-1]),
             state_size=int(inputs[STATE][-1]),
             horizons=int(outputs[PROBABILITIES][-2]),
             prime_rows=int(config["parameters"][PRIME_ROWS]["string_value"]),
             definitions_sha256=str(config["parameters"][DEFINITIONS]["string_value"]),
+            instruments=tuple(filter(None, instruments.split(","))),
         )
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise ServingError(

@@ -10,22 +10,45 @@ class Endpoint(NamedTuple):
     """One market's public addresses."""
 
     prefix: str
+    venue: str
     websocket: str
     rest: str
     depth_path: str
     depth_limit: int
     depth_stream: str
+    listing_path: str
 
 
 MARKETS = {
     "spot": Endpoint(
-        "spot", "wss://stream.binance.com:9443", "https://api.binance.com", "/api/v3/depth", 5000, "depth@100ms"
+        prefix="spot",
+        venue="binance-spot",
+        websocket="wss://stream.binance.com:9443",
+        rest="https://api.binance.com",
+        depth_path="/api/v3/depth",
+        depth_limit=5000,
+        depth_stream="depth@100ms",
+        listing_path="/api/v3/exchangeInfo",
     ),
     "usdm": Endpoint(
-        "usdm", "wss://fstream.binance.com", "https://fapi.binance.com", "/fapi/v1/depth", 1000, "depth@100ms"
+        prefix="usdm",
+        venue="binance-usdm",
+        websocket="wss://fstream.binance.com",
+        rest="https://fapi.binance.com",
+        depth_path="/fapi/v1/depth",
+        depth_limit=1000,
+        depth_stream="depth@100ms",
+        listing_path="/fapi/v1/exchangeInfo",
     ),
     "coinm": Endpoint(
-        "coinm", "wss://dstream.binance.com", "https://dapi.binance.com", "/dapi/v1/depth", 1000, "depth@100ms"
+        prefix="coinm",
+        venue="binance-coinm",
+        websocket="wss://dstream.binance.com",
+        rest="https://dapi.binance.com",
+        depth_path="/dapi/v1/depth",
+        depth_limit=1000,
+        depth_stream="depth@100ms",
+        listing_path="/dapi/v1/exchangeInfo",
     ),
 }
 

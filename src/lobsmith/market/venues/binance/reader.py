@@ -17,7 +17,7 @@ from msgspec import Raw
 
 from lobsmith.errors import CaptureError
 from lobsmith.market.events import DTYPES, Events
-from lobsmith.market.instrument import Instrument
+from lobsmith.market.instrument import SIMULATED, Instrument
 from lobsmith.market.payloads import (
     ERRORS,
     OP_BUY,
@@ -53,6 +53,7 @@ KNOWN = {
     (USDM, "ETHUSDT"): (0.01, 0.001),
     (COINM, "BTCUSD_PERP"): (0.1, 1.0),
     (COINM, "ETHUSD_PERP"): (0.01, 1.0),
+    (SIMULATED.venue, SIMULATED.symbol): (SIMULATED.tick_size, SIMULATED.lot_size),
 }
 """Tick and lot size of well-known instruments; of others they are the greatest common divisors of the files."""
 
@@ -68,12 +69,23 @@ _ROW_BYTES = 9
 class BinanceRecording:
     """One stream of one instrument while its files are read (see `recording.Recording`)."""
 
-    def __init__(self, paths: Sequence[Path], ledger: Ledger, *, scan: bool = False) -> None:
+    def __init__(
+        self, paths: Sequence[Path], ledger: Ledger, *, scan: bool = False, instrument: Instrument | None = None
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            paths: the files, in order; none where lines are pushed.
+            ledger: counts what comes.
+            scan: only the divisors of prices and sizes are wanted.
+            instrument: what is traded, where that is known already; its feed has tickers then.
+        """
         self.paths = paths
         self.ledger = ledger
-        self._scan = scan  # only the divisors of prices and sizes are wanted
-        self._instrument: Instrument | None = None
-        self._tick = 1  # in 10**-PRICE_DECIMALS
+        self._scan = scan
+        self._instrument = instrument
+        # In 10**-PRICE_DECIMALS.
+        self._tick = 1 if instrument is None else round(instrument.tick_size * PRICE_SCALE)
         self._place = 0
         self._local = _EARLIEST
         self._decode = msgspec.json.Decoder(Line).decode
@@ -83,6 +95,7 @@ class BinanceRecording:
         self._trades = np.array([-1, 0])  # newest id, ids left out
         self._depth = Continuity(ledger)
         self._begun = False
+        self._parsed = False
         self.ticker_feed = True
         """Whether there are tickers: older recorders left them out. Known once the first batch has come."""
         self._items = Items()
@@ -98,7 +111,6 @@ class BinanceRecording:
 
     def batches(self) -> Generator[Batch, None, None]:
         """Read all files in order (see `recording.Recording.batches`)."""
-        parsed = False
         for path in self.paths:
             self._place = self.ledger.begin_file(path)
             first = True
@@ -106,19 +118,36 @@ class BinanceRecording:
                 if first:
                     self._check_order(text)
                     first = False
-                self._take(text)
-                if self._futures is not None:  # else the venue is not known yet
-                    if not parsed:
-                        self.ticker_feed = self.ledger.tickers > 0
-                        parsed = True
-                    yield self._parse()
-                else:
-                    self._depth.keep(text)
-                    self._items.keep(0)
+                batch = self.push(text)
+                if batch is not None:
+                    yield batch
         self._finish()
-        if not parsed:
-            self.ticker_feed = self.ledger.tickers > 0
+        self._learn_tickers()
         yield self._parse()
+
+    def push(self, text: bytes) -> Batch | None:
+        """Read whole lines, each with its line feed, that go on where the last ones ended.
+
+        The events are the same however a stream is cut. `ledger.begin_file` must have named a source before.
+
+        Returns:
+            What is known of them; None while the venue is not, before the first depth message.
+
+        Raises:
+            CaptureError: a line is not what it should be. The reader is spoilt then.
+        """
+        self._take(text)
+        if self._futures is None:
+            self._depth.keep(text)
+            self._items.keep(0)
+            return None
+        self._learn_tickers()
+        return self._parse()
+
+    def _learn_tickers(self) -> None:
+        if not self._parsed:
+            self.ticker_feed = self._instrument is not None or self.ledger.tickers > 0
+        self._parsed = True
 
     def _check_order(self, text: bytes) -> None:
         stamp = stamp_of(text)
@@ -368,6 +397,8 @@ class BinanceRecording:
 
     @property
     def _venue(self) -> str:
+        if self._symbol == SIMULATED.symbol:
+            return SIMULATED.venue
         if self._paired or _COINM_SYMBOL.fullmatch(self._symbol):
             return COINM
         return USDM if self._futures else SPOT

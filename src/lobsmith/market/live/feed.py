@@ -1,0 +1,94 @@
+"""The lines of a live feed on their way through reader and screen, as those of a file."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from lobsmith.errors import CaptureError
+from lobsmith.market.events import END, GAP, Events, concatenate
+from lobsmith.market.instrument import Instrument
+from lobsmith.market.quality.ledger import Ledger
+from lobsmith.market.quality.screen import Screen
+from lobsmith.market.session import going_on
+from lobsmith.market.venues.binance.reader import BinanceRecording
+from lobsmith.params import ScreenParams
+
+_DECIMALS = 8
+
+
+class LiveFeed:
+    """Screened events of one instrument's feed; lines go in as they come.
+
+    The events are those that reading the captured lines gives, however both are cut. A line that cannot be read ends
+    the segment, and the next snapshot begins another one.
+
+    Attributes:
+        ledger: the account of what came since the last such line.
+        faults: lines that could not be read.
+        fault: what was wrong with the last of them.
+    """
+
+    def __init__(self, name: str, instrument: Instrument, limits: ScreenParams) -> None:
+        """Begin with an empty book; `name` is the feed's for messages."""
+        self._name = name
+        self._instrument = instrument
+        self._limits = limits
+        self.faults = 0
+        self.fault = ""
+        self._begin()
+
+    def push(self, text: bytes) -> Events:
+        """Take whole lines, each with its line feed, and return what passes the screen."""
+        try:
+            batch = self._recording.push(text)
+        except CaptureError as error:
+            self.faults += 1
+            self.fault = str(error)
+            self._begin()
+            return _gap()
+        return concatenate([]) if batch is None else going_on(self._screen.push(batch))
+
+    @property
+    def last_ns(self) -> int:
+        """Local time of the last message, ns since 1970 UTC."""
+        return self._screen.last_ns
+
+    @property
+    def sequence(self) -> int:
+        """Update id of the last depth message; 0 while the book is not sound."""
+        found = self._screen.depth()
+        return 0 if found is None else found[0]
+
+    def snapshot(self) -> bytes | None:
+        """Return the book as the venue's REST snapshot would have it, None while it is not sound."""
+        found = self._screen.depth()
+        if found is None:
+            return None
+        sequence, bids, asks = found
+        tick = self._instrument.tick_size
+        sides = {
+            name: [(f"{price * tick:.{_DECIMALS}f}", f"{size:.{_DECIMALS}f}") for price, size in side]
+            for name, side in (("bids", bids), ("asks", asks))
+        }
+        return msgspec.json.encode({"lastUpdateId": sequence, **sides})
+
+    def _begin(self) -> None:
+        self.ledger = Ledger()
+        self.ledger.begin_file(Path(self._name))
+        self._recording = BinanceRecording((), self.ledger, instrument=self._instrument)
+        self._screen = Screen(self._limits, self.ledger, ticker_feed=True)
+
+
+def _gap() -> Events:
+    zero = np.zeros(1, np.int64)
+    return Events(
+        exchange_time=zero,
+        local_time=zero,
+        kind=np.full(1, GAP, np.uint8),
+        side=np.zeros(1, np.int8),
+        flags=np.full(1, END, np.uint8),
+        price=zero,
+        size=np.zeros(1),
+        sequence=zero,
+    )

@@ -1,0 +1,43 @@
+"""Tick and lot of an instrument before its feed begins: known ones, else what the venue lists."""
+
+from typing import Any
+
+import httpx
+
+from lobsmith.errors import DataError, VenueError
+from lobsmith.market.instrument import SIMULATED, Instrument
+from lobsmith.market.venues.binance.live import Endpoint
+from lobsmith.market.venues.binance.reader import KNOWN
+
+_DEADLINE_S = 10.0
+
+
+def instrument_of(endpoint: Endpoint, symbol: str) -> Instrument:
+    """Return what a symbol of a market is.
+
+    Raises:
+        DataError: the venue has no such symbol.
+        VenueError: the venue cannot be asked now.
+    """
+    name = symbol.upper()
+    if name == SIMULATED.symbol:
+        return SIMULATED
+    known = KNOWN.get((endpoint.venue, name))
+    if known is None:
+        known = _listed(endpoint, name)
+    return Instrument(venue=endpoint.venue, symbol=name, tick_size=known[0], lot_size=known[1])
+
+
+def _listed(endpoint: Endpoint, name: str) -> tuple[float, float]:
+    url = endpoint.rest + endpoint.listing_path
+    try:
+        answer = httpx.get(url, timeout=_DEADLINE_S)
+        answer.raise_for_status()
+        listed: list[dict[str, Any]] = answer.json()["symbols"]
+        found = next((one for one in listed if one["symbol"] == name), None)
+        if found is None:
+            raise DataError(f"{name}: {endpoint.venue} has no such symbol; see {url}")
+        filters = {one["filterType"]: one for one in found["filters"]}
+        return float(filters["PRICE_FILTER"]["tickSize"]), float(filters["LOT_SIZE"]["stepSize"])
+    except (httpx.HTTPError, KeyError, ValueError, TypeError) as error:
+        raise VenueError(f"{url}: {str(error) or type(error).__name__}; trying again") from error

@@ -1,0 +1,214 @@
+"""Feeds that are no venue's: recorded files moved to the time of now, and a simulated market without an end.
+
+Local and exchange times move by the same whole number of milliseconds, so that latencies stay what they were and what
+is captured again reads as a capture of today. Trade ids are moved as well: they go on rising from one playback to the
+next.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from threading import Event
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from lobsmith import clock
+from lobsmith.errors import CaptureError
+from lobsmith.market.events import GAP, Events
+from lobsmith.market.instrument import SIMULATED, Instrument
+from lobsmith.market.live.recorder import Sink
+from lobsmith.market.quality.ledger import Ledger
+from lobsmith.market.simulator import START_NS, Change, Market
+from lobsmith.market.simulator.raw import messages
+from lobsmith.market.venues.binance.messages import sniff, stamp_of
+from lobsmith.market.venues.binance.reader import BinanceRecording
+from lobsmith.market.venues.captures import first_line, text_batches
+from lobsmith.market.venues.prefetch import ahead
+from lobsmith.units import NS_PER_MS, NS_PER_S
+
+LAP_NS = NS_PER_S
+"""Between the end of a recording and its beginning anew."""
+_CHUNK_S = 5.0
+"""Of a simulated market that is drawn at once."""
+_LONGEST_LAG_S = 5.0
+"""Of the machine's time that a player may be late before what is left of its feed moves to the time of now."""
+_SHORTEST_S = 0.0005
+_FULL_S = 0.01
+_TIMES = re.compile(rb'"([ET])":(\d{13}|\d{16}|\d{19})(?=[,}])')
+_UNITS = {13: NS_PER_MS, 16: 1_000, 19: 1}
+_TRADE_ID = re.compile(rb'"t":(\d{1,18})(?=[,}])')
+AGAIN = msgspec.json.encode({"gap": "the recording begins again"})
+
+
+class Source(Protocol):
+    """A feed whose times can be moved.
+
+    Attributes:
+        instrument: what is traded.
+        shift_ns: what is added to all times, whole milliseconds.
+    """
+
+    instrument: Instrument
+    shift_ns: int
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the local time of each message and its JSON.
+
+        Raises:
+            CaptureError: a file cannot be read to its end.
+        """
+
+
+class RecordedFeed:
+    """Recorded files of one instrument, read in order as one feed."""
+
+    def __init__(self, paths: Sequence[Path], *, loop: bool) -> None:
+        """Find out what the files hold; the whole of them is read where tick and lot are not known beforehand.
+
+        Raises:
+            CaptureError: a file is no raw capture of Binance, or cannot be read.
+        """
+        for path in paths:
+            if not sniff(first_line(path)):
+                raise CaptureError(path, "live plays raw captures of Binance and of the simulator; replay the others")
+        recording = BinanceRecording(paths, Ledger())
+        batches = recording.batches()
+        next(batches)
+        batches.close()
+        self.instrument = recording.instrument
+        self.begins_ns = _stamp(paths[0], first_line(paths[0]))[0]
+        self.shift_ns = 0
+        self._paths = paths
+        self._loop = loop
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """See `Source.lines`."""
+        last_ns = 0
+        while True:
+            trade_shift = (self.begins_ns + self.shift_ns) // NS_PER_MS
+            first_trade: int | None = None
+            for path in self._paths:
+                for text in ahead(text_batches(path)):
+                    for line in text[:-1].split(b"\n"):
+                        local, end = _stamp(path, line)
+                        message = _TIMES.sub(self._moved, line[end + 1 :])
+                        if b'"e":"trade"' in message and (trade := _TRADE_ID.search(message)):
+                            number = int(trade[1])
+                            first_trade = number if first_trade is None else first_trade
+                            moved = b'"t":%d' % (number - first_trade + trade_shift)
+                            message = message[: trade.start()] + moved + message[trade.end() :]
+                        last_ns = local + self.shift_ns
+                        yield last_ns, message
+            if not self._loop:
+                return
+            last_ns += 1
+            yield last_ns, AGAIN
+            begins_ns = max(last_ns + LAP_NS, clock.now_ns())
+            self.shift_ns = _whole(begins_ns - self.begins_ns)
+
+    def _moved(self, found: re.Match[bytes]) -> bytes:
+        return b'"%b":%d' % (found[1], int(found[2]) + self.shift_ns // _UNITS[len(found[2])])
+
+
+class SimulatedFeed:
+    """A simulated market without an end, drawn as it goes."""
+
+    instrument = SIMULATED
+
+    def __init__(self, seed: int, changes: Sequence[Change] = ()) -> None:
+        """Prepare the market of a seed, which changes at seconds since its start."""
+        self.begins_ns = START_NS
+        self.shift_ns = 0
+        self._seed = seed
+        self._changes = changes
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """See `Source.lines`."""
+        # Ids go on rising where another market of the same symbol ended.
+        ids = (self.begins_ns + self.shift_ns) // NS_PER_MS
+        return messages(self.instrument, (self._moved(events, ids) for events in self._events()))
+
+    def _events(self) -> Iterator[Events]:
+        market = Market(self._seed)
+        until = 0.0
+        for change in (*self._changes, None):
+            while change is None or until < change.at_s:
+                until = until + _CHUNK_S if change is None else min(until + _CHUNK_S, change.at_s)
+                yield market.advance(until)
+            market.change(change.dynamics)
+
+    def _moved(self, events: Events, ids: int) -> Events:
+        shift = self.shift_ns
+        return Events(
+            **{name: getattr(events, name) for name in ("kind", "side", "flags", "price", "size")},
+            exchange_time=events.exchange_time + shift,
+            local_time=events.local_time + shift,
+            sequence=np.where(events.kind == GAP, 0, events.sequence + ids),
+        )
+
+
+class Player:
+    """Releases the lines of a feed when their time comes.
+
+    Where the lines cannot be taken in time the player waits with them instead of leaving any out. Late by more than
+    `_LONGEST_LAG_S`, it moves the rest of the feed to the time of now.
+
+    Attributes:
+        behind_ns: of the workspace's time that the last line was late.
+    """
+
+    def __init__(self, source: Source, sink: Sink, stop: Event, say: Callable[[str], None]) -> None:
+        """Play a feed into a sink until `stop`; `say` is called with a line for people."""
+        self.behind_ns = 0
+        self._say = say
+        self._source = source
+        self._sink = sink
+        self._stop = stop
+
+    def run(self) -> None:
+        """Play to the end of the feed.
+
+        Raises:
+            CaptureError: the feed cannot be read on.
+        """
+        symbol = self._source.instrument.symbol.lower()
+        longest_ns = int(_LONGEST_LAG_S * clock.speed() * NS_PER_S)
+        moving = False  # lines that were drawn before still come with their old times
+        for local, text in self._source.lines():
+            while (left_ns := local - clock.now_ns()) > 0:
+                if self._stop.wait(max(left_ns / NS_PER_S / clock.speed(), _SHORTEST_S)):
+                    return
+            self.behind_ns = -left_ns
+            while not self._sink.put(symbol, local, text):
+                if self._stop.wait(_FULL_S):
+                    return
+            late, moving = self.behind_ns > longest_ns and not moving, self.behind_ns > longest_ns
+            if late:
+                late_ns = _whole(self.behind_ns)
+                self._source.shift_ns += late_ns
+                self._say(
+                    f"{self._source.instrument}: {late_ns / NS_PER_S:,.0f} s late at speed {clock.speed():g}; "
+                    "what is left of the feed moves to the time of now, play it more slowly"
+                )
+            if self._stop.is_set():
+                return
+
+
+def move_to_now(sources: Sequence["RecordedFeed | SimulatedFeed"]) -> None:
+    """Let the earliest of several feeds begin now, and the others as much later as they were recorded."""
+    shift_ns = _whole(clock.now_ns() - min(source.begins_ns for source in sources)) + NS_PER_MS
+    for source in sources:
+        source.shift_ns = shift_ns
+
+
+def _whole(time_ns: int) -> int:
+    return time_ns // NS_PER_MS * NS_PER_MS
+
+
+def _stamp(path: Path, line: bytes) -> tuple[int, int]:
+    stamp = stamp_of(line)
+    if stamp is None:
+        raise CaptureError(path, "a line does not begin with a local receive time; copy the file again")
+    return stamp

@@ -1,0 +1,67 @@
+"""How long captured files are kept: by age and by their size together, and never less than the newest window."""
+
+import re
+from collections import defaultdict
+from datetime import UTC, datetime
+from itertools import pairwise
+from operator import itemgetter
+from pathlib import Path
+from typing import NamedTuple
+
+from lobsmith.units import NS_PER_S
+
+_NAME = re.compile(r"(.+)-(\d{8}T\d{6})(-\d{3,})?\.gz")
+
+
+class Captured(NamedTuple):
+    """A captured file by its name: whose it is, and when it begins, ns since 1970 UTC."""
+
+    path: Path
+    stream: str
+    begins_ns: int
+
+
+class Retention(NamedTuple):
+    """Limits: ns, bytes, and ns of each stream that are kept whatever the others say."""
+
+    keep_ns: int
+    keep_bytes: int
+    window_ns: int
+
+
+def captured(folder: Path) -> dict[str, list[Captured]]:
+    """Return the captured files of a folder by stream, `<prefix>-<symbol>`, each stream's in the order of time."""
+    found: dict[str, list[Captured]] = defaultdict(list)
+    for path in folder.glob("*.gz"):
+        if name := _NAME.fullmatch(path.name):
+            try:
+                begins = datetime.strptime(name[2], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+            except ValueError:
+                continue
+            found[name[1]].append(Captured(path, name[1], int(begins.timestamp()) * NS_PER_S))
+    for files in found.values():
+        # A file that begins in the second of another one has a longer name.
+        files.sort(key=lambda one: (one.begins_ns, len(one.path.name), one.path.name))
+    return dict(found)
+
+
+def prune(folder: Path, limits: Retention, now_ns: int) -> list[Path]:
+    """Delete what is too old, then the oldest while there is too much; return what was deleted.
+
+    A file ends where the next of its stream begins. The last one of a stream may be written to, and stays.
+    """
+    sizes = {path: path.stat().st_size for path in folder.glob("*.gz")}
+    ended: list[tuple[int, Path]] = []
+    for files in captured(folder).values():
+        # Data reach at least to the start of the last file.
+        protected_ns = files[-1].begins_ns - limits.window_ns
+        ended += [(after.begins_ns, one.path) for one, after in pairwise(files) if after.begins_ns <= protected_ns]
+    total = sum(sizes.values())
+    deleted = []
+    for ends_ns, path in sorted(ended, key=itemgetter(0)):
+        if ends_ns >= now_ns - limits.keep_ns and total <= limits.keep_bytes:
+            continue
+        path.unlink(missing_ok=True)
+        total -= sizes.get(path, 0)
+        deleted.append(path)
+    return deleted

@@ -1,0 +1,83 @@
+"""Which instruments a version has learnt: about others it may be asked, but its answers may not be acted on."""
+
+from lobsmith.errors import LobsmithError, UnlearntInstrumentError
+from lobsmith.progress import console
+from lobsmith.release.version.manifest import read_manifest
+from lobsmith.release.version.names import plans_model
+from lobsmith.trading.transport.base import Transport
+from lobsmith.workspace import Workspace
+
+
+class LearntInstruments:
+    """Holds a stream's instrument against what each version that answers it has learnt.
+
+    The manifest of the version says so; where the server is another machine's, the model's configuration does, of its
+    newest version. A version of which neither is known is taken to have learnt it, which is said once.
+    """
+
+    def __init__(
+        self, workspace: Workspace, transport: Transport, model: str, instrument: str, *, remote: bool
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            workspace: has the manifests, unless the server is `remote`.
+            transport: to the server.
+            model: the production model.
+            instrument: `venue:symbol` of the stream.
+            remote: the server is not the workspace's.
+        """
+        self._workspace = workspace
+        self._transport = transport
+        self._model = model
+        self._instrument = instrument
+        self._remote = remote
+        self._silent = False
+        self._about: tuple[str, int] | None = None
+        self.fault: str | None = None
+
+    def require(self, version: int) -> None:
+        """Refuse a version of the model that has learnt other instruments.
+
+        Raises:
+            UnlearntInstrumentError: it has; the message names both and the way out.
+        """
+        fault = self.check(self._model, version)
+        if fault is not None:
+            raise UnlearntInstrumentError(
+                f"{fault}; train on it (lobsmith retrain --capture FILE...), or pass --allow-other-instrument"
+            )
+
+    def check(self, model: str | None, version: int | None) -> str | None:
+        """Say what is wrong with the version that answers now, None where nothing is; looked up once a version."""
+        if version is None:
+            return self.fault
+        name = self._model if model in (None, plans_model(self._model)) else model
+        assert name is not None  # noqa: S101 - mypy does not narrow by membership
+        if self._about != (name, version):
+            self._about = (name, version)
+            self.fault = self._judge(name, version)
+        return self.fault
+
+    def _judge(self, model: str, version: int) -> str | None:
+        learnt = self._learnt(model, version)
+        if not learnt:
+            if not self._silent:
+                console.print(f"{model} {version} does not say what it has learnt; taken to know {self._instrument}")
+            self._silent = True
+            return None
+        if self._instrument in learnt:
+            return None
+        return f"{model} {version} has learnt {', '.join(learnt)}, not {self._instrument}"
+
+    def _learnt(self, model: str, version: int) -> tuple[str, ...]:
+        try:
+            if not self._remote:
+                manifest = read_manifest(self._workspace.repository / model / str(version))
+                return tuple(map(str, manifest.instruments))
+        except LobsmithError:
+            pass  # the workspace has no such version: the server says what it knows
+        try:
+            return self._transport.describe(model).instruments
+        except LobsmithError:
+            return ()

@@ -1,0 +1,1 @@
+"""Trading on a live feed: from the messages of a venue to answers, with the feed captured on the way."""

@@ -1,0 +1,143 @@
+"""The raw capture of a live session: what the next retrain learns from."""
+
+import fcntl
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from lobsmith import clock
+from lobsmith.errors import DataError
+from lobsmith.market.live.feed import LiveFeed
+from lobsmith.market.live.files import FileLimits, RawFiles, cut_torn
+from lobsmith.market.live.retention import Retention, captured, prune
+from lobsmith.params import Params
+from lobsmith.units import NS_PER_DAY, NS_PER_S
+
+_BEGINS = msgspec.json.encode({"gap": "a session begins"})
+_GIB, _MIB = 1 << 30, 1 << 20
+
+
+class Capture:
+    """Raw files of a session's symbols, written beside the answers, which never wait for them.
+
+    Each symbol's lines begin with the mark of a gap: files of several sessions together read as one feed. Each further
+    file has a snapshot of the book near its beginning, so that it reads without those before it. When the disk fails,
+    the capture ends and says so; the session goes on.
+
+    Attributes:
+        ended: whether the disk has failed.
+    """
+
+    def __init__(self, folder: Path, prefixes: Mapping[str, str], params: Params, say: Callable[[str], None]) -> None:
+        """Take over the files that an earlier session has left, and begin new ones.
+
+        Args:
+            folder: where files go.
+            prefixes: the market's short name for each symbol, in lower case.
+            params: `live` and `window`.
+            say: called with a line for people.
+
+        Raises:
+            DataError: the folder cannot be written, or another session captures one of the symbols there.
+        """
+        self.ended = False
+        self._folder = folder
+        self._say = say
+        self._prefixes = dict(prefixes)
+        self._locks: list[int] = []
+        self._files: dict[str, RawFiles] = {}
+        self._without_book: dict[str, int] = {}
+        self._books: dict[str, tuple[int, int, bytes]] = {}
+        self._last_ns: dict[str, int] = {}
+        limits = params.live
+        self._retention = Retention(
+            int(limits.keep_days * NS_PER_DAY), int(limits.keep_gib * _GIB), int(params.window.length_s * NS_PER_S)
+        )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for symbol, prefix in prefixes.items():
+                self._lock(f"{prefix}-{symbol}")
+            before = captured(folder)
+            for stream in {f"{prefix}-{symbol}" for symbol, prefix in prefixes.items()} & before.keys():
+                for path, lost in cut_torn([before[stream][-1].path]).items():
+                    say(f"{path}: cut {lost:,} bytes that a killed session had not finished")
+            for prefix in {*prefixes.values()}:
+                self._files[prefix] = RawFiles(
+                    folder,
+                    prefix,
+                    FileLimits(rotate_bytes=limits.rotate_mib * _MIB),
+                    on_next=self._without_book.__setitem__,
+                )
+        except OSError as error:
+            self.close()
+            raise DataError(f"{folder}: cannot be written: {error.strerror}; free it, or pass --no-capture") from error
+        except DataError:
+            self.close()
+            raise
+        for symbol in prefixes:
+            self.put(symbol, clock.now_ns(), _BEGINS)
+
+    def put(self, symbol: str, local: int, text: bytes) -> bool:
+        """Take one line without waiting; return False when too many wait for the disk."""
+        if self.ended:
+            return True
+        self._last_ns[symbol] = local
+        try:
+            return self._files[self._prefixes[symbol]].put(symbol, local, text)
+        except DataError as error:
+            self.ended = True
+            self._say(f"{error}; answers go on without it")
+            return True
+
+    def restate(self, symbol: str, feed: LiveFeed) -> None:
+        """Write the book of a feed near the beginning of a file, when it is due: call it whenever the feed has moved.
+
+        The book must be of a difference in that file, and written after the next one: readers that have read the file
+        before then take it for an old snapshot, and nothing changes for them.
+        """
+        begun_ns = self._without_book.get(symbol)
+        if begun_ns is None:
+            return
+        of_ns, sequence, book = self._books.get(symbol, (0, 0, b""))
+        if of_ns != begun_ns:
+            found = feed.snapshot() if feed.last_ns > begun_ns + NS_PER_S else None
+            if found is not None:
+                self._books[symbol] = begun_ns, feed.sequence, found
+        elif feed.sequence > sequence and self.put(symbol, self._last_ns[symbol], book):
+            del self._books[symbol], self._without_book[symbol]
+
+    def prune(self) -> None:
+        """Delete what is older or more than `live` allows."""
+        try:
+            deleted = prune(self._folder, self._retention, clock.now_ns())
+        except OSError as error:
+            self._say(f"{self._folder}: old captures cannot be deleted: {error.strerror}")
+            return
+        for path in deleted:
+            self._say(f"{path}: deleted, past live.keep_days or live.keep_gib")
+
+    def close(self) -> None:
+        """Write the rest; a file that a failed disk has left torn is cut to what is whole."""
+        for files in self._files.values():
+            files.close()
+            if files.error is not None:
+                cut_torn(files.paths)
+                for path in files.paths:
+                    # A file of which nothing is whole reads as none.
+                    if not path.stat().st_size:
+                        path.unlink()
+        for lock in self._locks:
+            os.close(lock)
+        self._locks.clear()
+
+    def _lock(self, stream: str) -> None:
+        descriptor = os.open(self._folder / f".{stream}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._locks.append(descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                f"{self._folder}: another session captures {stream} there; stop it, or pass --no-capture"
+            ) from error

@@ -1,0 +1,157 @@
+"""What live lines come from: a venue's WebSocket, recorded files, or the simulator; each in threads of its own."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from threading import Event, Thread
+from typing import Protocol
+
+from lobsmith.errors import DataError
+from lobsmith.market.instrument import Instrument
+from lobsmith.market.live.playback import Player, RecordedFeed, SimulatedFeed, move_to_now
+from lobsmith.market.live.recorder import Recorder, RecorderLimits, Sink
+from lobsmith.market.venues.binance.live import Endpoint
+
+
+class Feed(Protocol):
+    """A source of lines, of one or several instruments.
+
+    Attributes:
+        instruments: by symbol, in lower case.
+        prefixes: the market's short name by symbol, for the names of captured files.
+        patient: whether it waits until its lines can be taken.
+        error: what has ended it, None where nothing has.
+    """
+
+    instruments: dict[str, Instrument]
+    prefixes: dict[str, str]
+    patient: bool
+    error: Exception | None
+
+    def start(self, sink: Sink, say: Callable[[str], None]) -> None:
+        """Begin."""
+
+    def resync(self, symbol: str) -> None:
+        """Begin a symbol anew with a snapshot, where the source can."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether more lines may come."""
+
+    def behind_ns(self, symbol: str) -> int:
+        """Return how late the last line was released, of the workspace's time."""
+
+    def stop(self) -> None:
+        """End soon, and wait for it."""
+
+
+class VenueFeed:
+    """A venue's WebSocket, with its REST snapshots."""
+
+    patient: bool = False
+
+    def __init__(self, endpoint: Endpoint, instruments: Sequence[Instrument], limits: RecorderLimits) -> None:
+        """Prepare to record; nothing is opened yet."""
+        self.instruments = {one.symbol.lower(): one for one in instruments}
+        self.prefixes = dict.fromkeys(self.instruments, endpoint.prefix)
+        self.error: Exception | None = None
+        self._endpoint = endpoint
+        self._limits = limits
+        self._loop = asyncio.new_event_loop()
+        self._recorder: Recorder | None = None
+        self._thread = Thread(target=self._run, name="venue", daemon=True)
+
+    def start(self, sink: Sink, say: Callable[[str], None]) -> None:
+        """See `Feed.start`."""
+        self._recorder = Recorder(self._endpoint, list(self.instruments), sink, self._limits, say=say)
+        self._thread.start()
+
+    def resync(self, symbol: str) -> None:
+        """See `Feed.resync`."""
+        if self._recorder is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._recorder.resync, symbol)
+
+    @property
+    def alive(self) -> bool:
+        """See `Feed.alive`."""
+        return self._thread.is_alive()
+
+    def behind_ns(self, symbol: str) -> int:
+        """See `Feed.behind_ns`: a venue does not wait."""
+        del symbol
+        return 0
+
+    def stop(self) -> None:
+        """See `Feed.stop`."""
+        if self._recorder is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._recorder.stop)
+            self._thread.join()
+
+    def _run(self) -> None:
+        assert self._recorder is not None  # noqa: S101 - `start` has made it
+        asyncio.set_event_loop(self._loop)
+        try:
+            summary = self._loop.run_until_complete(self._recorder.run())
+        except Exception as error:  # noqa: BLE001 - it is raised in the thread that runs the session
+            self.error = error
+        else:
+            if len(summary.failed) == len(self.instruments):
+                self.error = DataError("; ".join(f"{name}: {why}" for name, why in summary.failed.items()))
+        finally:
+            self._loop.close()
+
+
+class PlayedFeed:
+    """Recorded files or a simulated market, released by the workspace's clock."""
+
+    patient: bool = True
+
+    def __init__(self, sources: Sequence[RecordedFeed | SimulatedFeed]) -> None:
+        """Prepare to play; sources are of different symbols.
+
+        Raises:
+            DataError: two sources are of the same symbol.
+        """
+        self.instruments = {one.instrument.symbol.lower(): one.instrument for one in sources}
+        if len(self.instruments) < len(sources):
+            names = ", ".join(str(one.instrument) for one in sources)
+            raise DataError(f"{names}: a symbol of two markets; play them in sessions of their own")
+        self.prefixes = {symbol: one.venue.removeprefix("binance-") for symbol, one in self.instruments.items()}
+        self.error: Exception | None = None
+        self._sources = sources
+        self._stopped = Event()
+        self._players: dict[str, Player] = {}
+        self._threads: list[Thread] = []
+
+    def start(self, sink: Sink, say: Callable[[str], None]) -> None:
+        """See `Feed.start`."""
+        move_to_now(self._sources)
+        for source in self._sources:
+            player = Player(source, sink, self._stopped, say)
+            self._players[source.instrument.symbol.lower()] = player
+            self._threads.append(Thread(target=self._play, args=(player,), name="player", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def resync(self, symbol: str) -> None:
+        """See `Feed.resync`: a recording has the snapshots that it has."""
+
+    @property
+    def alive(self) -> bool:
+        """See `Feed.alive`."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def behind_ns(self, symbol: str) -> int:
+        """See `Feed.behind_ns`."""
+        return self._players[symbol].behind_ns
+
+    def stop(self) -> None:
+        """See `Feed.stop`."""
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _play(self, player: Player) -> None:
+        try:
+            player.run()
+        except Exception as error:  # noqa: BLE001 - it is raised in the thread that runs the session
+            self.error = error

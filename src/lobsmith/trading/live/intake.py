@@ -1,0 +1,71 @@
+"""Where a feed's lines go: to the capture, and to the stream that answers them."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from lobsmith.trading.live.capture import Capture
+from lobsmith.trading.live.lines import is_readable
+from lobsmith.trading.live.stream import LiveStream
+
+_OVERFLOW = msgspec.json.encode({"gap": "the answers are too far behind"})
+
+
+class Intake:
+    """Takes the lines of all symbols; the sink of a feed.
+
+    A stream sees the lines that are captured, so that the capture gives the same rows afterwards. A message that does
+    not decode is left out of both.
+
+    Attributes:
+        unreadable: messages left out, by symbol.
+    """
+
+    def __init__(
+        self,
+        streams: Mapping[str, LiveStream],
+        capture: Capture | None,
+        *,
+        patient: bool,
+        say: Callable[[str], None],
+        resync: Callable[[str], None] = lambda _symbol: None,
+    ) -> None:
+        """Put a feed before streams.
+
+        Args:
+            streams: by symbol, in lower case.
+            capture: None captures nothing.
+            patient: the feed can wait until there is room; a venue cannot.
+            say: called with a line for people.
+            resync: asks the feed for a snapshot of a symbol.
+        """
+        self.unreadable: Counter[str] = Counter()
+        self._streams = streams
+        self._capture = capture
+        self._patient = patient
+        self._say = say
+        self._resync = resync
+        self._behind: set[str] = set()
+
+    def put(self, symbol: str, local: int, text: bytes) -> bool:
+        """See `market.live.recorder.Sink`."""
+        stream = self._streams[symbol]
+        if self._patient and stream.lines.full:
+            return False
+        if not is_readable(text):
+            self.unreadable[symbol] += 1
+            if self.unreadable[symbol] == 1:
+                self._say(f"{symbol}: a message that cannot be read is left out: {text[:60]!r}; more are counted")
+            return True
+        if self._capture is not None and not self._capture.put(symbol, local, text):
+            return False
+        if symbol in self._behind:
+            if not stream.lines.put(local, _OVERFLOW):
+                return True
+            self._behind.discard(symbol)
+            self._resync(symbol)
+        if not stream.lines.put(local, text):
+            self._behind.add(symbol)
+            self._say(f"{stream.instrument}: the answers are too far behind; rows are left out until they catch up")
+        return True

@@ -1,0 +1,127 @@
+"""What a live session says of each second."""
+
+import time
+from datetime import UTC, datetime
+
+import numpy as np
+from msgspec import Struct
+
+from lobsmith import clock
+from lobsmith.trading.live.stream import LiveStream, State
+from lobsmith.units import NS_PER_S, NS_PER_US
+
+_BEHIND_S = 1.0
+"""Of the machine's time; less is not worth a word."""
+
+
+class Second(Struct, frozen=True, kw_only=True):
+    """One second of one instrument; `None` where there is nothing to say.
+
+    Attributes:
+        time_ns: of the workspace, UTC.
+        instrument: `venue:symbol`.
+        state: what the stream is doing.
+        detail: why it waits, or why not all answers may be acted on.
+        price: the last mid.
+        horizon_ms: of `up` and `down`, the probabilities of the last answer.
+        up: that the mid is higher then.
+        down: that it is lower.
+        mode: what holds for the client.
+        abstain: why not all answers may be acted on.
+        version: that answers.
+        rows_per_s: rows since the last second, a second of the machine's time.
+        p50_us: median time from a message's receipt to its answer over the last ten seconds, of the machine's time.
+        p99_us: 99th percentile of the same.
+        behind_s: how late the last answer was, of the machine's time.
+        unanswered: rows so far without an answer, each with its reason.
+        drops: rows so far that were answered and not recorded, and lines for which there was no room.
+        faults: lines so far that could not be read.
+    """
+
+    time_ns: int
+    instrument: str
+    state: State
+    detail: str | None
+    price: float | None
+    horizon_ms: int
+    up: float | None
+    down: float | None
+    mode: str | None
+    abstain: str | None
+    version: int | None
+    rows_per_s: float
+    p50_us: float | None
+    p99_us: float | None
+    behind_s: float
+    unanswered: int
+    drops: int
+    faults: int
+
+    def __str__(self) -> str:
+        when = datetime.fromtimestamp(self.time_ns // NS_PER_S, UTC)
+        parts = [f"{when:%H:%M:%S}  {self.instrument}"]
+        if self.price is not None:
+            parts.append(f"{self.price:,.10g}")
+        if self.up is not None:
+            parts.append(f"up {self.up:.2f} down {self.down:.2f} in {self.horizon_ms:g} ms")
+        parts.append(self.state if self.mode is None else f"{self.mode}  {self.version or 'no version'}")
+        parts.append(f"{self.rows_per_s:,.0f} rows/s")
+        if self.p50_us is not None and self.p99_us is not None:
+            parts.append(f"p50 {self.p50_us / 1e3:.1f} p99 {self.p99_us / 1e3:.1f} ms")
+        counts = {"unanswered": self.unanswered, "drops": self.drops, "faults": self.faults}
+        parts += [f"{name} {count:,}" for name, count in counts.items() if count]
+        if self.behind_s > _BEHIND_S:
+            parts.append(f"behind by {self.behind_s:.1f} s")
+        return "  ".join(parts)
+
+
+class Watch:
+    """Looks at one stream once a second."""
+
+    def __init__(self, stream: LiveStream, horizons_ms: tuple[int, ...], horizon_ms: int) -> None:
+        """Look at the answers of one of the H horizons."""
+        self._stream = stream
+        self._h = horizons_ms.index(horizon_ms)
+        self._horizon_ms = horizon_ms
+        self._rows = 0
+        self._at = time.monotonic()
+
+    def look(self, late_ns: int, unreadable: int) -> Second:
+        """Return what has happened since the last look.
+
+        Args:
+            late_ns: how late the feed's last line was released, of the workspace's time.
+            unreadable: messages that were left out before they came to the stream.
+        """
+        stream = self._stream
+        with stream.lock:
+            tally = stream.tally
+            last, rows, mid, behind_ns = tally.last, tally.rows, tally.mid, tally.behind_ns
+            unanswered = sum(tally.reasons.values())
+            latencies = np.concatenate([one for _, one in tally.latencies]) if tally.latencies else None
+        now = time.monotonic()
+        rate = (rows - self._rows) / max(now - self._at, 1e-9)
+        idle = rows == self._rows
+        self._rows, self._at = rows, now
+        probabilities = None if last is None else last.prediction.probabilities
+        p50, p99 = (None, None) if latencies is None else np.percentile(latencies, (50, 99)) / NS_PER_US
+        return Second(
+            time_ns=clock.now_ns(),
+            instrument=str(stream.instrument),
+            state=stream.state,
+            detail=stream.detail or (None if last is None else last.detail),
+            price=mid * stream.instrument.tick_size / 2 if mid else None,
+            horizon_ms=self._horizon_ms,
+            up=None if probabilities is None else float(probabilities[self._h, 2]),
+            down=None if probabilities is None else float(probabilities[self._h, 0]),
+            mode=None if last is None else last.mode.value,
+            abstain=None if last is None or last.abstain is None else last.abstain.value,
+            version=None if last is None else last.prediction.version,
+            rows_per_s=round(rate, 1),
+            p50_us=None if p50 is None else round(float(p50), 1),
+            p99_us=None if p99 is None else round(float(p99), 1),
+            behind_s=0.0 if idle else round(max(behind_ns, late_ns) / clock.speed() / NS_PER_S, 3),
+            unanswered=unanswered,
+            drops=stream.drops,
+            faults=stream.faults + unreadable,
+        )

@@ -1,0 +1,187 @@
+"""A live session: feed, capture and a stream for each symbol, until it is stopped or the feed ends."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from threading import Event
+
+from msgspec import Struct
+
+from lobsmith.errors import ParamsError, UnlearntInstrumentError
+from lobsmith.monitoring.log.writer import Source
+from lobsmith.params import Params
+from lobsmith.trading.live.capture import Capture
+from lobsmith.trading.live.feeds import Feed
+from lobsmith.trading.live.intake import Intake
+from lobsmith.trading.live.seconds import Second, Watch
+from lobsmith.trading.live.stream import LiveStream, State
+from lobsmith.trading.recorder.recorder import Recorded
+from lobsmith.trading.session import Stream, open_stream
+from lobsmith.workspace import Workspace
+
+_SECOND_S = 1.0
+_PRUNE_S = 60.0
+_VENUE_LINES, _PATIENT_LINES = 200_000, 10_000
+"""That may wait for their answers; a feed that is patient waits with the others itself."""
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveOptions:
+    """How the rows of a live session are answered and kept; see `open_stream`.
+
+    Attributes:
+        model: the production model.
+        horizon_ms: that is shown.
+        capture: whether the feed is kept.
+    """
+
+    model: str
+    horizon_ms: int
+    transport: str = "grpc"
+    url: str | None = None
+    modes: str | None = None
+    guard: bool = True
+    allow_other_instrument: bool = False
+    capture: bool = True
+
+
+class Lived(Struct, frozen=True, kw_only=True):
+    """What became of one symbol's rows.
+
+    Attributes:
+        instrument: `venue:symbol`.
+        rows: rows of the feed.
+        answered: rows with an answer.
+        reasons: rows without one, by reason.
+        incomplete: rows before there were enough of them to ask.
+        unasked: rows while there was no model to ask.
+        drops: rows that were answered and not recorded, and lines for which there was no room.
+        faults: messages that could not be read.
+        recorded: what the prediction log has, None where no model was ever asked.
+    """
+
+    instrument: str
+    rows: int
+    answered: int
+    reasons: dict[str, int]
+    incomplete: int
+    unasked: int
+    drops: int
+    faults: int
+    recorded: Recorded | None
+
+
+def run_live(
+    workspace: Workspace,
+    params: Params,
+    feed: Feed,
+    options: LiveOptions,
+    *,
+    stop: Event,
+    on_second: Callable[[Second], None],
+    say: Callable[[str], None],
+) -> list[Lived]:
+    """Answer a feed's rows until `stop` is set or the feed ends, and record them as live.
+
+    Where no model can be asked yet the feed is captured meanwhile.
+
+    Args:
+        workspace: of the server, of the prediction log and of the capture.
+        params: those that the model was trained with.
+        feed: what comes; it is started and stopped here.
+        options: how rows are answered and kept.
+        stop: ends the session.
+        on_second: called once a second for each instrument.
+        say: called with a line for people when something changes.
+
+    Raises:
+        ParamsError: the model predicts no such horizon, or there is no such transport.
+        DataError: another session captures the same symbols, or the feed has failed.
+        UnlearntInstrumentError: no symbol's model has learnt it, and nothing is captured either.
+    """
+    horizons = params.labels.horizons_ms
+    if options.horizon_ms not in horizons:
+        raise ParamsError(f"{options.horizon_ms} ms is none of labels.horizons_ms, {', '.join(map(str, horizons))}")
+    capture = Capture(workspace.captures, feed.prefixes, params, say) if options.capture else None
+    streams = {
+        symbol: LiveStream(
+            instrument,
+            params,
+            partial(_open, workspace, params, str(instrument), options),
+            say=say,
+            resync=partial(feed.resync, symbol),
+            **({} if capture is None else {"on_moved": partial(capture.restate, symbol)}),
+            longest=_PATIENT_LINES if feed.patient else _VENUE_LINES,
+        )
+        for symbol, instrument in feed.instruments.items()
+    }
+    watches = {symbol: Watch(stream, horizons, options.horizon_ms) for symbol, stream in streams.items()}
+    intake = Intake(streams, capture, patient=feed.patient, say=say, resync=feed.resync)
+    try:
+        for stream in streams.values():
+            stream.start()
+        feed.start(intake, say)
+        next_s, next_prune_s = time.monotonic() + _SECOND_S, 0.0
+        while feed.alive and not stop.wait(max(0.0, next_s - time.monotonic())):
+            next_s = max(next_s + _SECOND_S, time.monotonic())
+            for symbol, watch in watches.items():
+                on_second(watch.look(feed.behind_ns(symbol), intake.unreadable[symbol]))
+            if capture is not None and time.monotonic() > next_prune_s:
+                capture.prune()
+                next_prune_s = time.monotonic() + _PRUNE_S
+            _check(streams.values(), captured=capture is not None)
+        while any(len(stream.lines) for stream in streams.values() if stream.alive) and not stop.wait(_POLL_S):
+            pass
+    finally:
+        feed.stop()
+        for stream in streams.values():
+            stream.close(params.mirror.drain_s / 2)
+        if capture is not None:
+            capture.close()
+        for stream in streams.values():
+            stream.join()
+    _check(streams.values(), captured=True)
+    if feed.error is not None:
+        raise feed.error
+    return [_lived(stream, intake.unreadable[symbol]) for symbol, stream in streams.items()]
+
+
+def _open(workspace: Workspace, params: Params, instrument: str, options: LiveOptions) -> Stream:
+    return open_stream(
+        workspace,
+        params,
+        instrument,
+        model=options.model,
+        transport=options.transport,
+        url=options.url,
+        guard=options.guard,
+        modes=options.modes,
+        record=Source.LIVE,
+        allow_other_instrument=options.allow_other_instrument,
+    )
+
+
+def _check(streams: Iterable[LiveStream], *, captured: bool) -> None:
+    """End a session of which a stream has failed, or which can neither answer nor capture."""
+    for stream in streams:
+        if stream.error is not None:
+            raise stream.error
+    if not captured and all(stream.state is State.REFUSED for stream in streams):
+        raise UnlearntInstrumentError("; ".join(sorted({stream.detail for stream in streams})))
+
+
+def _lived(stream: LiveStream, unreadable: int) -> Lived:
+    tally = stream.tally
+    return Lived(
+        instrument=str(stream.instrument),
+        rows=tally.rows,
+        answered=tally.answered,
+        reasons=dict(tally.reasons),
+        incomplete=tally.incomplete,
+        unasked=tally.unasked,
+        drops=stream.drops,
+        faults=stream.faults + unreadable,
+        recorded=stream.recorded,
+    )

@@ -1,0 +1,248 @@
+"""One symbol's live rows: from its lines to answers, in a thread of its own."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import pairwise
+from threading import Lock, Thread
+
+import numpy as np
+import numpy.typing as npt
+
+from lobsmith import clock
+from lobsmith.errors import ServingError, UnlearntInstrumentError
+from lobsmith.features.stream import FeatureStream, Rows
+from lobsmith.market.instrument import Instrument
+from lobsmith.market.live.feed import LiveFeed
+from lobsmith.params import Params
+from lobsmith.release.version.contract import MAX_ROWS
+from lobsmith.trading.client.stream import Reason
+from lobsmith.trading.guard.guarded_client import Advised
+from lobsmith.trading.live.lines import Lines
+from lobsmith.trading.recorder.recorder import Recorded
+from lobsmith.trading.session import Stream
+
+_TURN_S = 0.2
+_RETRY_S = 1.0
+_LATENCIES_S = 10.0
+
+
+class State(StrEnum):
+    """What a stream is doing."""
+
+    STARTING = "waiting for the first row"
+    WAITING = "waiting for a model"
+    REFUSED = "waiting for a model that has learnt the instrument"
+    ANSWERING = "answering"
+
+
+@dataclass
+class Tally:
+    """What has become of a stream's rows so far.
+
+    Attributes:
+        rows: rows of the feed.
+        answered: rows with an answer.
+        reasons: rows without one, by reason.
+        incomplete: rows that came before the z-score's window was full enough to ask.
+        unasked: rows that came while there was no model to ask.
+        answered_ns: of the machine's time, when each of the newest answers came, and its latency, ns.
+        behind_ns: how late the last answer was, of the workspace's time.
+        mid: twice the last mid, ticks.
+        last: the last answer.
+    """
+
+    rows: int = 0
+    answered: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    incomplete: int = 0
+    unasked: int = 0
+    latencies: deque[tuple[float, npt.NDArray[np.int64]]] = field(default_factory=deque)
+    behind_ns: int = 0
+    mid: int = 0
+    last: Advised | None = None
+
+
+class LiveStream:
+    """Reads the lines of one symbol, asks about each complete row and records it, until it is closed.
+
+    Rows that come together are asked about together: after a pause the answers catch up with the feed.
+
+    Attributes:
+        lines: where the feed puts its lines.
+        instrument: of the feed.
+        tally: what has become of the rows; read it under `lock`.
+        state: what it is doing.
+        detail: why it waits, one line.
+        error: what has ended it.
+        recorded: what the prediction log has, once it is closed.
+    """
+
+    def __init__(
+        self,
+        instrument: Instrument,
+        params: Params,
+        open_model: Callable[[], Stream],
+        *,
+        say: Callable[[str], None],
+        resync: Callable[[], None] = lambda: None,
+        on_moved: Callable[[LiveFeed], None] = lambda _feed: None,
+        longest: int = 200_000,
+    ) -> None:
+        """Prepare a stream; nothing is opened yet.
+
+        Args:
+            instrument: of the feed.
+            params: `features` and `data.screen`.
+            open_model: opens the stream to the model, in the thread that asks it.
+            say: called with a line for people.
+            resync: asks the feed for a snapshot, after a line that could not be read.
+            on_moved: called with the feed whenever it has taken lines.
+            longest: lines that may wait.
+        """
+        self.instrument = instrument
+        self.lines = Lines(longest)
+        self.tally, self.lock = Tally(), Lock()
+        self.state, self.detail = State.STARTING, ""
+        self.error: Exception | None = None
+        self.recorded: Recorded | None = None
+        self._open_model = open_model
+        self._say = say
+        self._resync = resync
+        self._on_moved = on_moved
+        self._feed = LiveFeed(str(instrument), instrument, params.data.screen)
+        self._features = FeatureStream(instrument, params.features)
+        self._stream: Stream | None = None
+        self._segment = -1
+        self._version: int | None = None
+        self._retry_s = 0.0
+        self._give_up_s: float | None = None
+        self._thread = Thread(target=self._run, name=f"live {instrument}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take lines."""
+        self._thread.start()
+
+    def close(self, drain_s: float) -> None:
+        """Answer what has come, within `drain_s`, and end the session; `join` waits for it."""
+        self._give_up_s = time.monotonic() + drain_s
+        self.lines.close()
+
+    def join(self) -> None:
+        """Wait until the session has ended."""
+        self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._thread.is_alive()
+
+    @property
+    def drops(self) -> int:
+        """Rows that were answered and not recorded, and lines for which there was no room."""
+        recorded = self.recorded.dropped if self.recorded is not None else self._dropped()
+        return self.lines.refused + recorded
+
+    def _dropped(self) -> int:
+        stream = self._stream
+        return 0 if stream is None or stream.recorder is None else stream.recorder.dropped
+
+    @property
+    def faults(self) -> int:
+        """Lines that could not be read."""
+        return self._feed.faults
+
+    def _run(self) -> None:
+        try:
+            while (text := self.lines.take(_TURN_S)) is not None:
+                if self._give_up_s is not None and time.monotonic() > self._give_up_s:
+                    break
+                if text:
+                    self._take(text)
+                elif self._stream is None:
+                    self._try_model()
+        except Exception as error:  # noqa: BLE001 - it is raised in the thread that runs the session
+            self.error = error
+        finally:
+            if self._stream is not None:
+                self.recorded = self._stream.close()
+
+    def _take(self, text: bytes) -> None:
+        faults = self._feed.faults
+        rows = self._features.push(self._feed.push(text))
+        self._on_moved(self._feed)
+        if self._feed.faults > faults:
+            self._say(f"{self._feed.fault}; its segment ends, and the next snapshot begins another one")
+            self._resync()
+        if not len(rows):
+            return
+        self._try_model()
+        complete = rows.complete
+        with self.lock:
+            self.tally.rows += len(rows)
+            self.tally.mid = int(rows.mid[-1])
+            self.tally.incomplete += int(np.count_nonzero(~complete))
+            if self._stream is None:
+                self.tally.unasked += int(np.count_nonzero(complete))
+        if self._stream is not None:
+            breaks = np.flatnonzero(np.diff(rows.segment) | np.diff(complete.astype(np.int8))) + 1
+            edges = [0, *breaks.tolist(), len(rows)]
+            for start, stop in pairwise(edges):
+                if complete[start]:
+                    self._ask(self._stream, rows.slice(start, stop))
+                else:
+                    self._segment = -1
+
+    def _ask(self, stream: Stream, run: Rows) -> None:
+        """Ask about complete rows of one segment."""
+        if run.segment[0] != self._segment:
+            stream.reset()
+            self._segment = int(run.segment[0])
+        for start in range(0, len(run), MAX_ROWS):
+            rows = run.slice(start, start + MAX_ROWS)
+            advised = stream.ask(rows)
+            late_ns = clock.now_ns() - rows.time
+            self._count(advised, late_ns)
+
+    def _count(self, advised: list[Advised], late_ns: npt.NDArray[np.int64]) -> None:
+        now_s = time.monotonic()
+        with self.lock:
+            tally = self.tally
+            for one in advised:
+                reason = one.prediction.reason
+                if reason is None or reason is Reason.PRIMING:
+                    tally.answered += 1
+                else:
+                    tally.reasons[reason.value] += 1
+            tally.last = advised[-1]
+            tally.behind_ns = int(late_ns[-1])
+            tally.latencies.append((now_s, (late_ns / clock.speed()).astype(np.int64)))
+            while tally.latencies[0][0] < now_s - _LATENCIES_S:
+                tally.latencies.popleft()
+        version = advised[-1].prediction.version
+        if version != self._version and version is not None:
+            before, self._version = self._version, version
+            if before is not None:
+                self._say(f"{self.instrument}: version {version} answers from now on, before it {before}")
+
+    def _try_model(self) -> None:
+        """Open the stream to the model, where it is not open yet and was not tried just now."""
+        if self._stream is not None or time.monotonic() < self._retry_s:
+            return
+        try:
+            self._stream = self._open_model()
+        except UnlearntInstrumentError as error:
+            self._wait(State.REFUSED, str(error))
+        except ServingError as error:
+            self._wait(State.WAITING, str(error))
+        else:
+            self.state, self.detail = State.ANSWERING, ""
+            self._segment = -1
+        self._retry_s = time.monotonic() + _RETRY_S
+
+    def _wait(self, state: State, why: str) -> None:
+        if state is not self.state:
+            self._say(f"{self.instrument}: {state}: {why}")
+        self.state, self.detail = state, why

@@ -1,0 +1,168 @@
+"""The loop on a live feed, against the real Triton and a venue's WebSocket: kills cost time, and no row its answer."""
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lobsmith.features.dataset import build_dataset
+from lobsmith.market.live.playback import SimulatedFeed
+from lobsmith.market.readers import read_captures
+from lobsmith.market.venues.captures import line_batches
+from lobsmith.monitoring.log.reader import PredictionLog
+from lobsmith.params import Params, as_table
+from lobsmith.serving.endpoint import read_endpoint
+from lobsmith.serving.supervisor import running_triton, with_free_ports
+from lobsmith.stages.ingest import ingest
+from lobsmith.units import NS_PER_MS, NS_PER_S
+from lobsmith.workspace import Workspace
+from tests.market.exchange import Exchange, Script
+from tests.served import publish_small
+from tests.small import small_params
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+
+AHEAD_S, SECONDS = 12, 40
+"""Before the first message of the venue is due, and how many seconds of them there are."""
+
+
+@contextmanager
+def venue(lines: list[bytes]) -> Iterator[Exchange]:
+    """A venue in a thread of its own."""
+    loop, ready = asyncio.new_event_loop(), threading.Event()
+    exchange, done = Exchange(lines, Script(paced=True)), asyncio.Event()
+
+    async def run() -> None:
+        async with exchange:
+            ready.set()
+            await done.wait()
+        await asyncio.sleep(0.1)
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
+    thread.start()
+    ready.wait(10)
+    try:
+        yield exchange
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join()
+
+
+def market(begins_ns: int) -> list[bytes]:
+    """A simulated market whose first message is due at a time."""
+    feed = SimulatedFeed(3)
+    feed.shift_ns = (begins_ns - feed.begins_ns) // NS_PER_MS * NS_PER_MS
+    ends_ns = begins_ns + SECONDS * NS_PER_S
+    lived = itertools.takewhile(lambda one: one[0] < ends_ns, feed.lines())
+    return [b"%d %b" % one for one in lived]
+
+
+class Live:
+    """`lobsmith live` in a process of its own."""
+
+    def __init__(self, workspace: Workspace, exchange: Exchange) -> None:
+        where = ("--ws-url", exchange.ws_url, "--rest-url", exchange.rest_url)
+        command = (sys.executable, "-m", "lobsmith", "--root", str(workspace.root), "live", "SIM", *where, "--json")
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.seconds: list[dict] = []
+        self.ended: list[dict] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            one = json.loads(line)
+            ended = one.get("ended", [])
+            self.ended += ended
+            self.seconds += [] if ended else [one]
+
+    def end(self, number: int) -> tuple[float, str]:
+        """Send a signal; return how long the process takes to end, s, and what it has said."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        said = self.process.stderr.read()
+        self.process.wait(60)
+        self._reader.join()
+        return time.monotonic() - began, said
+
+
+def rows_of(paths: list[Path], params: Params) -> np.ndarray:
+    """Return the times of the complete rows that captured files give."""
+    rows = build_dataset(read_captures(paths), params).rows
+    return rows.time[rows.complete]
+
+
+def sleep_until(due_ns: int) -> None:
+    time.sleep(max(0.0, (due_ns - time.time_ns()) / NS_PER_S))
+
+
+def test_kills_of_server_and_session_lose_no_answer_and_the_capture_is_learnt_from(tmp_path: Path) -> None:
+    params = with_free_ports(small_params(**{"client.poll_s": 0.2}))
+    workspace = Workspace(tmp_path)
+    workspace.params.write_text(yaml.safe_dump(as_table(params)))
+    version = publish_small(workspace, params, seed=1).version
+    begins_ns = time.time_ns() + AHEAD_S * NS_PER_S
+    with running_triton(workspace, params), venue(market(begins_ns)) as exchange:
+        first = Live(workspace, exchange)
+        sleep_until(begins_ns + 10 * NS_PER_S)
+        os.kill(read_endpoint(workspace).triton_pid, signal.SIGKILL)
+        sleep_until(begins_ns + 20 * NS_PER_S)
+        first.end(signal.SIGKILL)
+        sent_first = exchange.sent
+        second = Live(workspace, exchange)
+        sleep_until(begins_ns + (SECONDS + 2) * NS_PER_S)
+        took_s, said = second.end(signal.SIGTERM)
+    assert (second.process.returncode, "Traceback" in said) == (0, False)
+    assert took_s < params.mirror.drain_s
+    assert exchange.connections == 2
+
+    assert {one["version"] for one in first.seconds if one["version"]} == {version}
+    (lived,) = second.ended
+    (before, after) = paths = sorted(workspace.captures.glob("usdm-sim-*.gz"))
+    with PredictionLog.of(workspace, "lob") as log, log.connection.cursor() as cursor:
+        sessions = sorted(log.sessions(), key=lambda one: one["started_ns"])
+        assert [(one["source"], one["instrument"]) for one in sessions] == [("live", "simulator:SIM")] * 2
+        found = {}
+        for one in sessions:
+            cursor.execute(
+                "SELECT time_ns, reason, known_ns FROM logged WHERE session = ? AND role = 'primary' ORDER BY row",
+                (one["session"],),
+            )
+            found[one["session"]] = cursor.fetchall()
+    killed, whole = (found[one["session"]] for one in sessions)
+    # The second session took over what the first had left in its ring.
+    times = np.array([row[0] for row in killed])
+    captured = rows_of([before], params)
+    assert np.isin(captured, times).all()
+    assert 0 <= len(times) - len(captured) < 200
+    reasons = {row[1] for row in killed}
+    assert reasons - {None} <= {"unavailable", "deadline", "no_version"}
+    assert 0 < sum(row[1] is not None for row in killed) < len(killed) // 2
+    assert killed[-1][1] is None
+    # Nothing of the second is missing: every row of its capture was answered.
+    np.testing.assert_array_equal(np.array([row[0] for row in whole]), rows_of([after], params))
+    assert (lived["answered"], lived["reasons"], lived["drops"]) == (len(whole), {}, 0)
+    assert lived["recorded"]["logged"] == len(whole)
+    assert sum(row[2] is not None for row in whole) > len(whole) // 2
+
+    texts = [line[20:] for batch in line_batches(after) for line in batch]
+    messages = [text for text in texts if text.startswith(b'{"stream"')]
+    assert messages == exchange.messages[-len(messages) :]
+    assert len(exchange.messages) - sent_first - len(messages) < 5
+    done = ingest(params.data, paths, tmp_path / "market")
+    assert list(done.done) == ["simulator:SIM"]
+    account = done.done["simulator:SIM"].accounting
+    # What was due while no connection was open comes late.
+    assert (account.segments, account.faults.keys() <= {"reconnect", "stale"}) == (2, True)

@@ -1,0 +1,24 @@
+"""A manifest names what a run has trained on."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+from msgspec import structs
+
+from lobsmith.features.dataset import DATASET, FEATURES, file_stem, save_dataset
+from lobsmith.market.instrument import SIMULATED
+from tests.small import small_params
+
+
+def test_a_pooled_model_has_learnt_every_instrument_and_the_evaluated_one_first(tmp_path: Path, simulated) -> None:
+    from pipelines.retrain import learnt_instruments
+
+    chosen, other = simulated(3, 60), structs.replace(SIMULATED, symbol="OTHER")
+    (tmp_path / FEATURES).mkdir()
+    save_dataset(chosen, tmp_path / DATASET)
+    for one in (chosen, replace(chosen, instrument=other)):
+        save_dataset(one, tmp_path / FEATURES / f"{file_stem(one.instrument)}.safetensors")
+    evaluated = SimpleNamespace(instrument=SIMULATED)
+    for pool, learnt in ((False, (SIMULATED,)), (True, (SIMULATED, other))):
+        assert learnt_instruments(small_params(**{"train.pool": pool}), evaluated, tmp_path) == learnt

@@ -1,0 +1,243 @@
+"""A live session in this process: rows are answered, recorded as live and captured, whatever comes between."""
+
+import errno
+import gzip
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lobsmith import clock
+from lobsmith.errors import DataError, UnlearntInstrumentError
+from lobsmith.features.dataset import build_dataset
+from lobsmith.market.events import TICKER
+from lobsmith.market.instrument import SIMULATED, Instrument
+from lobsmith.market.live import files
+from lobsmith.market.live.playback import RecordedFeed, SimulatedFeed
+from lobsmith.market.readers import read_captures
+from lobsmith.market.simulator import simulate
+from lobsmith.market.simulator.raw import write_raw
+from lobsmith.monitoring.log.reader import PredictionLog, answers
+from lobsmith.trading.live import session as live_session
+from lobsmith.trading.live.feeds import PlayedFeed
+from lobsmith.trading.live.seconds import Second
+from lobsmith.trading.live.session import Lived, LiveOptions, run_live
+from lobsmith.trading.live.stream import State
+from lobsmith.workspace import Workspace
+from tests.served import publish_small
+from tests.small import params_file, small_params
+
+PARAMS = small_params()
+ETH = Instrument(venue="binance-usdm", symbol="ETHUSDT", tick_size=0.01, lot_size=0.001)
+OTHER = Instrument(venue="simulator", symbol="OTHER", tick_size=0.1, lot_size=0.001)
+SECONDS = 20
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recorded") / "session.gz"
+    write_raw(simulate(seed=3, seconds=SECONDS), path)
+    return path
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(live_session, "_SECOND_S", 0.2)
+    workspace = Workspace(tmp_path)
+    shutil.copy(params_file(), workspace.params)
+    clock.run(workspace.clock, 20.0)
+    yield workspace
+    clock.use(tmp_path / "no clock")
+
+
+class Session:
+    """A live session in a thread."""
+
+    def __init__(self, workspace: Workspace, feed, params=PARAMS, **options) -> None:
+        self.seconds: list[Second] = []
+        self.said: list[str] = []
+        self.stop = threading.Event()
+        self.lived: list[Lived] = []
+        self.error: Exception | None = None
+        about = LiveOptions(**{"model": "lob", "horizon_ms": 1000, "transport": "inprocess"} | options)
+        self._thread = threading.Thread(target=self._run, args=(workspace, params, feed, about))
+        self._thread.start()
+
+    def _run(self, *what) -> None:
+        try:
+            self.lived = run_live(*what, stop=self.stop, on_second=self.seconds.append, say=self.said.append)
+        except Exception as error:  # noqa: BLE001 - it is raised in the test
+            self.error = error
+
+    def eventually(self, holds, deadline_s: float = 30.0) -> None:
+        end = time.monotonic() + deadline_s
+        while not holds():
+            assert time.monotonic() < end, self.said
+            assert self._thread.is_alive(), (self.error, self.said)
+            time.sleep(0.02)
+
+    def end(self, *, stop: bool = True) -> Lived:
+        if stop:
+            self.stop.set()
+        self._thread.join(60)
+        if self.error is not None:
+            raise self.error
+        return self.lived[0]
+
+
+def captures(workspace: Workspace) -> list[Path]:
+    return sorted(workspace.captures.glob("*.gz"))
+
+
+def test_what_was_asked_is_what_the_capture_gives(workspace: Workspace, recorded: Path) -> None:
+    version = publish_small(workspace, PARAMS, seed=1).version
+    feed = RecordedFeed([recorded], loop=False)
+    lived = Session(workspace, PlayedFeed([feed])).end(stop=False)
+    session = read_captures(captures(workspace))
+    rows = build_dataset(session, PARAMS).rows
+    asked = rows.slice(int(np.argmax(rows.complete)), len(rows))
+    assert (lived.rows, lived.answered, lived.incomplete) == (len(rows), len(asked), len(rows) - len(asked))
+    assert (lived.unasked, lived.drops, lived.faults, lived.reasons) == (0, 0, 0, {})
+    assert (lived.recorded.logged, lived.recorded.dropped) == (len(asked), 0)
+    # One mark more, that a session has begun.
+    assert session.accounting.records == read_captures([recorded]).accounting.records + 1
+    with PredictionLog.of(workspace, "lob") as log:
+        (about,) = log.sessions()
+        assert (about["source"], about["instrument"]) == ("live", "simulator:SIM")
+        found = answers(log, "lob", version, sessions=[about["session"]])
+    known = np.isin(asked.time, found.time_ns)
+    # The newest have no outcome yet.
+    assert known.sum() == len(found.time_ns) > 0.8 * len(asked)
+
+
+def test_it_waits_for_a_model_and_captures_meanwhile(workspace: Workspace) -> None:
+    session = Session(workspace, PlayedFeed([SimulatedFeed(3)]))
+    session.eventually(lambda: any(one.state is State.WAITING and one.rows_per_s for one in session.seconds))
+    first = publish_small(workspace, PARAMS, seed=1).version
+    session.eventually(lambda: session.seconds[-1].version == first)
+    publish_small(workspace, PARAMS, seed=2, instruments=(OTHER,))
+    session.eventually(lambda: session.seconds[-1].abstain == "other_instrument")
+    last = session.seconds[-1]
+    lived = session.end()
+    assert lived.unasked > 0
+    assert lived.answered == lived.recorded.logged > 0
+    assert len([line for line in session.said if "waiting for a model" in line]) == 1
+    assert last.state is State.ANSWERING
+    assert 0 <= last.up <= 1
+    assert read_captures(captures(workspace)).accounting.faults == {}
+
+
+def test_a_model_of_another_market_is_not_asked_and_the_feed_is_captured_for_the_next_one(workspace: Workspace) -> None:
+    publish_small(workspace, PARAMS, seed=1, instruments=(OTHER,))
+    with pytest.raises(UnlearntInstrumentError, match="has learnt simulator:OTHER, not simulator:SIM"):
+        Session(workspace, PlayedFeed([SimulatedFeed(3)]), capture=False).end(stop=False)
+    session = Session(workspace, PlayedFeed([SimulatedFeed(3)]))
+    session.eventually(lambda: any(one.state is State.REFUSED and one.rows_per_s for one in session.seconds))
+    lived = session.end()
+    assert (lived.answered, lived.recorded, len(captures(workspace))) == (0, None, 1)
+    insisting = Session(workspace, PlayedFeed([SimulatedFeed(3)]), allow_other_instrument=True, capture=False)
+    insisting.eventually(lambda: any(one.version for one in insisting.seconds))
+    assert {one.abstain for one in insisting.seconds if one.version} == {"other_instrument"}
+    assert insisting.end().answered > 0
+
+
+class Damaged(SimulatedFeed):
+    """A feed with messages that are none, repeated ones, and a price that is none."""
+
+    def lines(self):
+        for number, (local, text) in enumerate(super().lines()):
+            yield local, text
+            if number % 100 == 50:
+                yield local, text
+            if number == 400:
+                yield from ((local, bad) for bad in (b"{", b"", b'{"stream":"sim@trade","data":{"e":"trade"}\n}'))
+
+
+def test_garbage_is_left_out_of_the_capture_and_costs_nothing(workspace: Workspace) -> None:
+    publish_small(workspace, PARAMS, seed=1)
+    session = Session(workspace, PlayedFeed([Damaged(3)]))
+    session.eventually(lambda: session.seconds and session.seconds[-1].faults == 3)
+    lived = session.end()
+    account = read_captures(captures(workspace)).accounting
+    assert (lived.faults, account.segments) == (3, 1)
+    assert account.set_aside["duplicate"] > 0
+    assert lived.answered == lived.recorded.logged > 0
+
+
+def test_a_disk_that_is_full_ends_the_capture_and_not_the_answers(workspace: Workspace, monkeypatch) -> None:
+    publish_small(workspace, PARAMS, seed=1)
+    flush, full = files._File.flush, threading.Event()
+
+    def until_full(file: files._File) -> int:
+        if full.is_set():
+            # What a disk takes of a member before it is full.
+            file.file.write(b"\x1f\x8b torn")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return flush(file)
+
+    monkeypatch.setattr(files._File, "flush", until_full)
+    session = Session(workspace, PlayedFeed([SimulatedFeed(3)]))
+    session.eventually(lambda: len(session.seconds) > 2 and session.seconds[-1].version is not None)
+    session.eventually(lambda: any(path.stat().st_size for path in captures(workspace)))
+    full.set()
+    session.eventually(lambda: any("No space left on device" in line for line in session.said))
+    seen = len(session.seconds)
+    session.eventually(lambda: len(session.seconds) > seen + 2)
+    assert session.seconds[-1].rows_per_s > 0
+    assert session.end().drops == 0
+    assert [line for line in session.said if "answers go on without it" in line] == [session.said[-1]]
+    # What is whole reads.
+    assert read_captures(captures(workspace)).accounting.segments == 1
+
+
+@pytest.mark.slow
+def test_each_captured_file_reads_without_those_before_it(workspace: Workspace, monkeypatch) -> None:
+    publish_small(workspace, PARAMS, seed=1)
+    monkeypatch.setattr("lobsmith.trading.live.capture._MIB", 30_000)
+    session = Session(workspace, PlayedFeed([SimulatedFeed(3)]), params=small_params(**{"live.rotate_mib": 1}))
+    session.eventually(lambda: len(captures(workspace)) >= 5, 60)
+    lived = session.end()
+    paths = captures(workspace)
+    whole = read_captures(paths)
+    rows = build_dataset(whole, PARAMS).rows
+    assert (whole.accounting.segments, whole.accounting.sequence_breaks) == (1, 0)
+    # What the captured book adds changes nothing for a reader that needs none.
+    assert (lived.rows, lived.recorded.logged) == (len(rows), int(rows.complete.sum()))
+    for number, path in enumerate(paths[1:-1], start=1):
+        alone = read_captures([path]).events
+        same = read_captures(paths[: number + 1]).events
+        touch = alone.kind == TICKER
+        assert touch.sum() > 100
+        for name in ("local_time", "price", "size"):
+            column = getattr(alone, name)[touch]
+            np.testing.assert_array_equal(column, getattr(same, name)[same.kind == TICKER][-len(column) :])
+
+
+def test_two_symbols_are_two_streams(workspace: Workspace, recorded: Path, tmp_path: Path) -> None:
+    publish_small(workspace, PARAMS, seed=1, instruments=(SIMULATED, ETH))
+    lines = gzip.decompress(recorded.read_bytes())
+    other = tmp_path / "other.gz"
+    other.write_bytes(gzip.compress(lines.replace(b'"SIM"', b'"ETHUSDT"').replace(b"sim@", b"ethusdt@")))
+    feed = PlayedFeed([RecordedFeed([path], loop=False) for path in (recorded, other)])
+    session = Session(workspace, feed)
+    session.end(stop=False)
+    assert [one.instrument for one in session.lived] == ["simulator:SIM", "binance-usdm:ETHUSDT"]
+    assert session.lived[0].answered == session.lived[1].answered == session.lived[1].recorded.logged > 0
+    assert [path.name.rpartition("-")[0] for path in captures(workspace)] == ["simulator-sim", "usdm-ethusdt"]
+
+
+def test_two_sessions_do_not_capture_the_same_symbol(workspace: Workspace) -> None:
+    session = Session(workspace, PlayedFeed([SimulatedFeed(3)]))
+    session.eventually(lambda: bool(session.seconds))
+    with pytest.raises(DataError, match="another session captures simulator-sim there"):
+        Session(workspace, PlayedFeed([SimulatedFeed(4)])).end()
+    session.end()
+    again = Session(workspace, PlayedFeed([SimulatedFeed(4)]))
+    again.eventually(lambda: any(one.rows_per_s for one in again.seconds))
+    again.end()
+    account = read_captures(captures(workspace)).accounting
+    assert (account.faults, account.segments) == ({"reconnect": 1}, 2)
