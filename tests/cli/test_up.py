@@ -1,6 +1,7 @@
 """`lobsmith up`, `down` and `logs` as their users see them, before anything runs."""
 
 import os
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lobsmith.cli.up import PORTS
 from lobsmith.cli.up_table import Memory, line_of, table_of, where_to_look
 from lobsmith.params import load_params
 from lobsmith.process import Process
+from lobsmith.services.flows.schedule import NextRun
 from lobsmith.services.overview import InService, Overview, models_in_service
 from lobsmith.services.run import Run
 from lobsmith.services.service import ServiceState, State
@@ -96,7 +98,14 @@ def test_the_table_says_what_runs_where_and_what_does_not_and_why(root: Path) ->
         ServiceState(name="triton", state=State.MISSING, why="Triton is not installed [here]"),
     )
     run = Run(process=Process.this(), started_ns=0, prefect_api="", services=services)
-    overview = Overview(models=(InService(model="lob", version=7, mode="normal", reason="calm"),))
+    due = datetime.now(UTC) + timedelta(minutes=10, seconds=30)
+    overview = Overview(
+        models=(InService(model="lob", version=7, mode="normal", reason="calm"),),
+        next_runs=(
+            NextRun(deployment="drift/drift", due=due, last="Crashed"),
+            NextRun(deployment="retrain/every-six-hours", due=None, last=None),
+        ),
+    )
     console = Console(width=160, file=StringIO())
     console.print(table_of(run, Memory(), overview))
     text = console.file.getvalue()
@@ -104,6 +113,7 @@ def test_the_table_says_what_runs_where_and_what_does_not_and_why(root: Path) ->
     assert "MiB" in text
     assert "missing: Triton is not installed [here]" in text
     assert "lob 7: normal: calm" in text
+    assert "next     drift/drift in 10 min (last run Crashed), retrain/every-six-hours not scheduled" in text
     assert where_to_look(run) == "open http://127.0.0.1:5000 (mlflow)"
     assert line_of(services[0]) == f"mlflow    ready http://127.0.0.1:5000 (process {os.getpid()})"
 

@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 
 from lobsmith.errors import FlowsError
+from lobsmith.services.run import running_prefect
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -123,9 +124,13 @@ def print_json(value: Any) -> None:
 def prefect(workspace: Workspace) -> Iterator[None]:
     """Point Prefect, which is imported in the block, at the workspace; what the user has set already stays.
 
+    The runs go to the server of `lobsmith up` where it runs; elsewhere Prefect starts one for as long as a run.
+
     Raises:
         FlowsError: Prefect's server does not answer.
     """
+    if (running := running_prefect(workspace)) is not None:
+        os.environ.setdefault("PREFECT_API_URL", running)
     os.environ.setdefault("PREFECT_HOME", str(workspace.prefect))
     # Prefect's server cannot make a folder inside a folder that is missing, and says so only by timing out.
     Path(os.environ["PREFECT_HOME"]).expanduser().mkdir(parents=True, exist_ok=True)

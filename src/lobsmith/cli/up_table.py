@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lobsmith.cli.options import print_json, results
+from lobsmith.services.flows.schedule import NextRun
 from lobsmith.services.overview import Overview, OverviewThread
 from lobsmith.services.run import Run
 from lobsmith.services.service import ServiceState, State
@@ -31,6 +32,7 @@ _COLOURS = {
 }
 _MEMORY_PERIOD_S = 5.0
 _MIB = 2**20
+_COMPLETED = "Completed"
 
 
 class Memory:
@@ -90,9 +92,7 @@ def table_of(run: Run, memory: Memory, overview: Overview) -> RenderableType:
         for one in overview.models
     ]
     if overview.next_runs:
-        now = datetime.now(UTC)
-        runs = [f"{name} {_in((due - now).total_seconds())}" for name, due in overview.next_runs]
-        lines.append(Text(f"next     {', '.join(runs)}"))
+        lines.append(Text("next     ").append(Text(", ").join(map(_next, overview.next_runs))))
     return Group(*lines)
 
 
@@ -188,8 +188,14 @@ def _age(started_ns: int | None) -> str:
     return "" if started_ns is None else _words((time.time_ns() - started_ns) / NS_PER_S)
 
 
-def _in(seconds: float) -> str:
-    return f"in {_words(seconds)}" if seconds > 0 else "now"
+def _next(one: NextRun) -> Text:
+    if one.due is None:
+        words = "not scheduled"
+    else:
+        seconds = (one.due - datetime.now(UTC)).total_seconds()
+        words = f"in {_words(seconds)}" if seconds > 0 else "now"
+    text = Text(f"{one.deployment} {words}")
+    return text if one.last in (None, _COMPLETED) else text.append(f" (last run {one.last})", "yellow")
 
 
 def _words(seconds: float) -> str:

@@ -2,12 +2,13 @@
 
 import threading
 import time
-from datetime import datetime
 
 import msgspec
 from msgspec import Struct
 
 from lobsmith import jsonl
+from lobsmith.errors import LobsmithError
+from lobsmith.services.flows.schedule import NextRun, next_runs
 from lobsmith.workspace import Workspace
 
 _PERIOD_S = 10.0
@@ -27,7 +28,7 @@ class Overview(Struct, frozen=True, kw_only=True):
     """What was known at the last look."""
 
     models: tuple[InService, ...] = ()
-    next_runs: tuple[tuple[str, datetime], ...] = ()
+    next_runs: tuple[NextRun, ...] = ()
 
 
 class OverviewThread:
@@ -47,10 +48,13 @@ class OverviewThread:
             self.overview = Overview(models=models_in_service(self._workspace), next_runs=self._due())
             time.sleep(_PERIOD_S if self.overview.next_runs else _FIRST_PERIOD_S)
 
-    def _due(self) -> tuple[tuple[str, datetime], ...]:
+    def _due(self) -> tuple[NextRun, ...]:
         if self.api is None:
             return ()
-        return ()
+        try:
+            return tuple(next_runs(self.api))
+        except LobsmithError:
+            return ()
 
 
 def models_in_service(workspace: Workspace) -> tuple[InService, ...]:

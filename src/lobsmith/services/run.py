@@ -66,6 +66,14 @@ def read_run(workspace: Workspace) -> Run | None:
     return None if run.process.is_dead() else run
 
 
+def running_prefect(workspace: Workspace) -> str | None:
+    """Return the address of the Prefect server that `lobsmith up` uses here, None where there is none that is ready."""
+    run = read_run(workspace)
+    there = (State.READY, State.ELSEWHERE)
+    ready = run is not None and any(one.name == "prefect" and one.state in there for one in run.services)
+    return run.prefect_api if run is not None and ready else None
+
+
 @contextmanager
 def sole_run(workspace: Workspace) -> Iterator[None]:
     """Hold the right to run the workspace's services; the kernel frees it when the process ends, however it ends.
