@@ -65,10 +65,8 @@ class Page:
     def click(self, element: str) -> None:
         """Click the middle of what an expression gives, where the mouse would."""
         self.wait_for(f"!!{element}")
-        x, y = self.run(
-            f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'center'}}); const r = e.getBoundingClientRect();"
-            " return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-        )
+        middle = "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2];"
+        x, y = self.run(f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'center'}}); {middle} }})()")
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 

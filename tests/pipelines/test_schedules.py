@@ -25,6 +25,7 @@ from tests.release.wished import workspace_with_mlflow
 ROOT = Path(__file__).parents[2]
 PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
 SERVICE = (sys.executable, "-m", "lobsmith.services.flows")
+BUSY = httpx.codes.SERVICE_UNAVAILABLE
 WATCHED = "monitor"
 """The deployment whose run is waited for: with no version in service its flow completes at once."""
 
@@ -84,7 +85,10 @@ class Prefect:
             return False
 
     def post(self, path: str, **body: Any) -> Any:
-        return httpx.post(f"{self.api}/{path}", json=body, timeout=30).raise_for_status().json()
+        # Its SQLite refuses what it cannot order; Prefect's own clients ask again, too.
+        while (answer := httpx.post(f"{self.api}/{path}", json=body, timeout=60)).status_code == BUSY:
+            time.sleep(0.2)
+        return answer.raise_for_status().json()
 
     def runs(self, deployment: str, state: str) -> int:
         wanted = {"type": {"any_": [state]}}

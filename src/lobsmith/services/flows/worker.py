@@ -93,7 +93,7 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         return ProcessWorkerResult(status_code=execution.status_code, identifier=str(execution.handle.pid))
 
     async def _submit_run(self, flow_run: "FlowRun") -> None:
-        # Prefect's server blocks itself for a minute when many runs change their state in SQLite at once.
+        # One after the other: runs that are due together would compete for the one writer of the server's SQLite.
         async with self._beginning:
             await super()._submit_run(flow_run)
 
