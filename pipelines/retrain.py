@@ -17,7 +17,7 @@ from lobsmith import clock
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import load_golden
 from lobsmith.drift import REFERENCE, SCORE
-from lobsmith.errors import DataError, LeaseError
+from lobsmith.errors import DataError, LeaseError, ThinWindowError
 from lobsmith.evaluation.results import EVALUATION, Evaluation
 from lobsmith.features.dataset import load_dataset, training_datasets
 from lobsmith.files import sha256_file
@@ -295,8 +295,8 @@ def retrain(
         overrides: parameters to replace, keyed by dotted name.
         resume: name of a run that was killed; its market data are kept, and training goes on from its last epoch.
         force: train although the same window was trained with the same parameters before.
-        scheduled: end as skipped, instead of failing, where another run trains, or where one has trained a newer
-            window since this one was due.
+        scheduled: end as skipped, instead of failing, where another run trains, where one has trained a newer window
+            since this one was due, or where a live feed has not been captured for long enough yet.
         demo: a demonstration's run: its version may be replaced by that of another one.
 
     Raises:
@@ -314,7 +314,12 @@ def retrain(
             return skipped(model, str(error))
         if scheduled and (newer := newer_than(workspace, model, flow_run.scheduled_start_time)):
             return skipped(model, newer)
-        return train_and_nominate(workspace, params, captures, resume, force=force or bool(resume), demo=demo)
+        try:
+            return train_and_nominate(workspace, params, captures, resume, force=force or bool(resume), demo=demo)
+        except ThinWindowError as error:
+            if not scheduled or params.data.source != LIVE:
+                raise
+            return skipped(model, str(error))
 
 
 def train_and_nominate(

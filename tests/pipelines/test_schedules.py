@@ -156,7 +156,7 @@ def test_every_deployment_is_scheduled_and_a_scheduled_run_completes(project: Pa
             prefect.eventually(f"a run of {WATCHED} completes", lambda: prefect.runs(WATCHED, "COMPLETED") > 0)
 
 
-EVERY_S = 6
+EVERY_S = 10
 NAMES = ("every-six-hours", "reconcile", "shadow", "monitor", "drift")
 
 

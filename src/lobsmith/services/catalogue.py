@@ -4,9 +4,10 @@ import http.client
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -41,13 +42,14 @@ def catalogue(workspace: Workspace, params: Params, live: Sequence[str] | None =
     Args:
         workspace: the project.
         params: where services listen.
-        live: arguments of `lobsmith live`; None runs none.
+        live: arguments of `lobsmith live`; None runs none. Retrains learn what it captures.
 
     Raises:
         ServiceError: a server that the user's environment names does not answer.
     """
     prefect, api = _prefect(workspace, params)
-    services = [prefect, _mlflow(workspace, params), _triton(workspace, params), _flows(workspace, prefect, api)]
+    services = [prefect, _mlflow(workspace, params), _triton(workspace, params)]
+    services.append(_flows(workspace, prefect, api, {} if live is None else {"data.source": "live"}))
     services.append(_evidently(workspace, params))
     if live is not None:
         services.append(_live(workspace, params, live))
@@ -88,12 +90,15 @@ def _prefect(workspace: Workspace, params: Params) -> tuple[Service, str]:
     return service, api
 
 
-def _flows(workspace: Workspace, prefect: Service, api: str) -> Service:
+def _flows(workspace: Workspace, prefect: Service, api: str, overrides: Mapping[str, Any]) -> Service:
     ours = prefect.instead is None
     home = str(workspace.prefect) if ours else os.environ.get("PREFECT_HOME", str(workspace.prefect))
     return Service(
         name="flows",
-        command=(sys.executable, "-P", "-m", "lobsmith.services.flows"),
+        command=(
+            *(sys.executable, "-P", "-m", "lobsmith.services.flows"),
+            *(part for name, value in overrides.items() for part in ("--set", f"{name}={value}")),
+        ),
         environment={"LOBSMITH_ROOT": str(workspace.root), PREFECT_API: api, "PREFECT_HOME": home},
         folder=workspace.root,
         after=("prefect", "mlflow"),

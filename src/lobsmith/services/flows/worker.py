@@ -4,6 +4,7 @@ import asyncio
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -30,8 +31,8 @@ _AGAIN_S = 10.0
 class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWorkerResult]):
     """Runs the flow runs of a work pool of type `process`, each in a child that is forked from the zygote.
 
-    Deployments are entered by the worker itself. Of the scheduled runs of a deployment that are due, only the newest
-    is run; the others, which an absence of server or worker has left, are cancelled.
+    Deployments are entered by the worker itself. A deployment has one run at a time. Of its scheduled runs that are due
+    only the newest is run; the others, which an absence of server or worker or a long run has left, are cancelled.
     """
 
     type = "process"
@@ -44,6 +45,7 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         self._zygote = Zygote(root)
         self._executors = FlowRunExecutorContext()
         self._beginning = asyncio.Lock()
+        self._running: set[UUID | None] = set()
 
     @classmethod
     def __dispatch_key__(cls) -> str:
@@ -84,10 +86,14 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
             nonlocal execution
             execution = await executor.submit(task_status=task_status)
 
-        async with anyio.create_task_group() as group:
-            handle = await group.start(execute)
-            if task_status is not None:
-                task_status.started(handle.pid)
+        self._running.add(flow_run.deployment_id)
+        try:
+            async with anyio.create_task_group() as group:
+                handle = await group.start(execute)
+                if task_status is not None:
+                    task_status.started(handle.pid)
+        finally:
+            self._running.remove(flow_run.deployment_id)
         if execution is None or execution.status_code is None:
             raise RuntimeError("the flow run's process could not be started")
         return ProcessWorkerResult(status_code=execution.status_code, identifier=str(execution.handle.pid))
@@ -95,6 +101,12 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
     async def _submit_run(self, flow_run: "FlowRun") -> None:
         # One after the other: runs that are due together would compete for the one writer of the server's SQLite.
         async with self._beginning:
+            if flow_run.deployment_id in self._running:
+                # It stays due, until that one has ended or a later one takes its place.
+                self._submitting_flow_run_ids.remove(flow_run.id)
+                if self._cancelling_observer is not None:
+                    self._cancelling_observer.remove_in_flight_flow_run_id(flow_run.id)
+                return
             await super()._submit_run(flow_run)
 
     async def _get_scheduled_flow_runs(self) -> list["WorkerFlowRunResponse"]:
