@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from lobsmith import jsonl
 from lobsmith.drift.discriminator import CLIP, fit_discriminator
 from lobsmith.drift.reference import RawRows, Scaling
-from lobsmith.drift.windows import Lengths, Pair, past_pairs, rounded_gap
+from lobsmith.drift.windows import Lengths, Pair, left_out_pairs, past_pairs, rounded_gap
 from lobsmith.errors import DataError
 from lobsmith.params import DriftParams
 from lobsmith.progress import console
@@ -34,6 +34,10 @@ _KEPT = 4000
 """Lines, the newest."""
 _MOST = 400
 """Pairs of a gap that are of use, the newest: ranks among them reach a quarter of a percent."""
+LEFT_OUT = -1
+"""In place of a gap: the reference is that of the version, and the recent window was left out of it or came later."""
+LEAST_COUNT = 6.0
+"""Independent values that training data must be worth before what is no drift can be called so."""
 
 
 def p_value(observed: float, null: Float64) -> float:
@@ -138,7 +142,7 @@ class Measured(Struct, frozen=True, kw_only=True, tag="pair", forbid_unknown_fie
 
     Attributes:
         key: of all that the AUC depends on beside the rows: `past_key`.
-        gap: between its windows, in recent windows.
+        gap: between its windows, in recent windows, or `LEFT_OUT`.
         from_ns: where its recent window begins, UTC.
         auc: of its rows.
         distances: earth mover's, of each feature, in frozen deviations.
@@ -235,6 +239,7 @@ def usual_pairs(
     gap_ns: int,
     until_ns: int,
     end: float,
+    all_or_none: bool = False,
 ) -> Usual:
     """Return the measured pairs that the present one is to be compared with, after measuring some that are missing.
 
@@ -250,6 +255,7 @@ def usual_pairs(
         gap_ns: between the present windows.
         until_ns: pairs end before.
         end: monotonic time at which measuring stops.
+        all_or_none: measure none where the history does not give `past_pairs` of them.
     """
     lengths, key = Lengths.of(params), past_key(scaling, params)
     looks = math.ceil(params.past_pairs / params.pairs_a_look)
@@ -261,6 +267,8 @@ def usual_pairs(
     }
     left = params.pairs_a_look
     for gap, wanted in ((now, params.past_pairs), (later, params.past_pairs), (now, _MOST)):
+        if all_or_none and len(possible[gap]) < params.past_pairs:
+            continue
         known = store.measured(key, gap)
         missing = [pair for pair in possible[gap][:wanted] if pair.from_ns not in known][:left]
         left -= len(missing)
@@ -287,8 +295,71 @@ def _known(store: PastStore, key: str, gap: int, until_ns: int, lengths: Lengths
     return pairs[-_MOST:]
 
 
+def measured_in_training(
+    rows: RawRows, scaling: Scaling, params: DriftParams, *, end: float = math.inf
+) -> list[Measured]:
+    """Measure windows of the training data, each beside the rest of them, in the order of time.
+
+    Args:
+        rows: of the training window.
+        scaling: frozen with the model.
+        params: `drift`, fitted to the length of the rows.
+        end: monotonic time at which measuring stops.
+    """
+    pairs = left_out_pairs(rows, Lengths.of(params))
+    return _measured(pairs, scaling, params, past_key(scaling, params), LEFT_OUT, end)
+
+
+class FirstUsual(NamedTuple):
+    """What was measured beside a version's own reference: windows of its training data, and earlier looks."""
+
+    pairs: list[Measured]
+    """In the order of time."""
+    looks: int
+    """How many of them, the newest, are looks."""
+
+
+def first_usual(
+    training: RawRows,
+    published: Iterable[Measured],
+    scaling: Scaling,
+    store: PastStore,
+    params: DriftParams,
+    *,
+    until_ns: int,
+    end: float,
+) -> FirstUsual:
+    """Return what the present window is compared with as long as too few past pairs are as far apart as it is.
+
+    Windows of the training data were measured when the version was published; where that is not so, or under other
+    parameters, they are measured now, and kept. Earlier looks count where they do not overlap.
+
+    Args:
+        training: rows of the training window.
+        published: what was measured at publication.
+        scaling: frozen with the model.
+        store: of looks, and of what is measured now.
+        params: `drift`, fitted to the length of the rows.
+        until_ns: when the present window begins.
+        end: monotonic time at which measuring stops.
+    """
+    key, recent_ns = past_key(scaling, params), Lengths.of(params).recent
+    last = int(training.time_ns[-1]) + 1 - recent_ns
+    kept = store.measured(key, LEFT_OUT)
+    old = [one for one in published if one.key == key] or [one for one in kept.values() if one.from_ns <= last]
+    if not old:
+        old = measured_in_training(training, scaling, params, end=end)
+        store.add(old)
+    looks: list[Measured] = []
+    for one in kept.values():
+        free_ns = looks[-1].from_ns + recent_ns if looks else last + 1
+        if free_ns <= one.from_ns <= until_ns - recent_ns and not store.drifted(one.from_ns, one.from_ns + recent_ns):
+            looks.append(one)
+    return FirstUsual([*old, *looks[-_MOST:]], min(len(looks), _MOST))
+
+
 def _measured(
-    pairs: list[Pair], scaling: Scaling, params: DriftParams, key: str, gap: int, end: float
+    pairs: Iterable[Pair], scaling: Scaling, params: DriftParams, key: str, gap: int, end: float
 ) -> list[Measured]:
     """Fit a discriminator to each pair; one that ran out of time is no measure of what is usual."""
     found = []
