@@ -45,8 +45,8 @@ def params() -> Params:
 
 @pytest.fixture
 def active(tmp_path: Path) -> Manifest:
-    """A version that has learnt two minutes of two instruments, too little to tell rows from; in service since long."""
-    learnt = {SPOT: rows(300, LEARNT_UNTIL), PERPETUAL: rows(300, LEARNT_UNTIL, seed=1)}
+    """A version that has learnt sixteen minutes of two instruments, in service since long."""
+    learnt = {SPOT: rows(2000, LEARNT_UNTIL), PERPETUAL: rows(2000, LEARNT_UNTIL, seed=1)}
     reference = Reference(learnt, fit_scaling(learnt[SPOT].raw), 500)
     path = Repository.of(Workspace(tmp_path)).directory("lob", VERSION) / REFERENCE
     path.parent.mkdir(parents=True)
