@@ -27,17 +27,30 @@ _ROWS = {"grpc": 8000, "http": 1000}
 
 @click.command()
 @capture_arguments
+@click.option("--drift", is_flag=True, help="A simulated market that changes under the model, and what follows.")
 @set_option
 @json_option
 @click.pass_obj
 def demo(
-    workspace: Workspace, captures: tuple[Path, ...], more: tuple[Path, ...], settings: tuple[str, ...], as_json: bool
+    workspace: Workspace,
+    captures: tuple[Path, ...],
+    more: tuple[Path, ...],
+    drift: bool,
+    settings: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Simulate or read a market, retrain, serve with Triton, and replay held-out rows through it.
 
     The model is published as <model.name>_demo: a demonstration never touches the model in production.
     """
     params = load_params(workspace.params, overrides(settings))
+    if drift:
+        from lobsmith.cli.demo_drift import demonstrate_drift
+
+        if captures or more:
+            raise click.UsageError("--drift changes a simulated market: leave recorded files out")
+        demonstrate_drift(workspace, overrides(settings), as_json=as_json)
+        return
     use_prefect(workspace)
     changes = {
         "model.name": f"{params.model.name}_demo",

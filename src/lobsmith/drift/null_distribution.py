@@ -89,7 +89,7 @@ def unusual_moves(observed: Float64, null: Float64) -> Unusual:
     A feature's move is compared with what the same feature did between past windows, since some are as restless as the
     market and others hardly change. The statistic is the largest of all features' deviations, on a log scale. Each of
     the n + 1 pairs of windows is measured by the others, so that the rank of `p_value` holds; beyond the largest it is
-    the tail of the feature with most deviations, times the number of features (Bonferroni).
+    the smallest of all features' tails, times the number of features (Bonferroni).
 
     Args:
         observed: float64 [F], distances between the distributions of the two windows, in frozen deviations.
@@ -102,8 +102,8 @@ def unusual_moves(observed: Float64, null: Float64) -> Unusual:
     rank = _rank(share, effective_count(largest[:-1]))
     if share > 0:
         return Unusual(rank, now)
-    best = int(now.argmax())
-    return Unusual(min(rank, len(observed) * _tail(now[best], effective_count(logs[:-1, best]))), now)
+    tails = (_tail(far, effective_count(past)) for far, past in zip(now.tolist(), logs[:-1].T, strict=True))
+    return Unusual(min(rank, len(observed) * min(tails)), now)
 
 
 def _deviations(one: Float64, others: Float64) -> Float64:
