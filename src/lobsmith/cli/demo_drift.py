@@ -43,6 +43,9 @@ _SETTINGS: dict[str, Any] = {
     "compress.pruning": [],
     "compress.precisions": ["fp32"],
     "compress.calls": 200,
+    # All columns are drawn twice, and a few hundred rows show as much.
+    "drift_report.rows": 1000,
+    "drift_report.deadline_s": 60,
     "gates.skill": 10.0,
     "gates.calibration": 1.0,
     "gates.walk_forward": 10.0,

@@ -83,7 +83,7 @@ def prediction_drift(
         beside_training,
         lambda window: window.shift,
         scale=lambda shift: math.log(max(shift, _LEAST)),
-        unknown="no answers before it are known",
+        unknown="neither answers before nor enough of the newest ones are known",
     )
 
 
@@ -204,7 +204,9 @@ class _OneKind(NamedTuple):
             among = f"{len(windows)} windows of {self.held_out.recent_s:.3g} s of held-out training data"
             among += f" and {len(looks)} looks"
             return self._compared(beside_training, windows + looks, among, scale, _FEWEST, known, LEAST_COUNT)
-        return self.verdict(Finding.INSUFFICIENT, unknown, **known) if self.has_before else self.too_young()
+        if self.has_before or self.held_out is not None:
+            return self.verdict(Finding.INSUFFICIENT, unknown, **known)
+        return self.too_young()
 
     def _compared(
         self,
