@@ -80,7 +80,7 @@ def test_the_first_full_window_has_a_verdict_that_says_what_it_rests_on(tmp_path
     assert list(store.measured(past_key(SCALING, PARAMS), LEFT_OUT)) == [LEARNT_S * S]
     second = look(rows, LEARNT_S + 2 * NEW_S, store, learnt)
     assert (second.finding, second.past) == (Finding.NO_DRIFT, 31)
-    assert "and 1 looks" in second.reason
+    assert "and 1 look" in second.reason
     # A look whose rows are half those of the one before does not count a second time.
     overlapping = look(rows, LEARNT_S + 2 * NEW_S + NEW_S // 2, store, learnt)
     assert overlapping.past == 31

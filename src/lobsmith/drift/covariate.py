@@ -149,7 +149,7 @@ def look_for_covariate_drift(
 
 
 def _rests_on(windows: int, looks: int, recent_s: float) -> str:
-    return f"{windows} windows of {recent_s:.3g} s of the training data and {looks} looks"
+    return f"{windows} windows of {recent_s:.3g} s of the training data and {looks} look{'s' * (looks != 1)}"
 
 
 def _measured(fitted: Discriminator, from_ns: int, key: str) -> Measured:

@@ -202,7 +202,7 @@ class _OneKind(NamedTuple):
             windows = [value for one in self.held_out.windows if (value := of_window(one)) is not None]
             looks = usual(self.before, self.kind, self.lived.from_ns, training=True)
             among = f"{len(windows)} windows of {self.held_out.recent_s:.3g} s of held-out training data"
-            among += f" and {len(looks)} looks"
+            among += f" and {len(looks)} look{'s' * (len(looks) != 1)}"
             return self._compared(beside_training, windows + looks, among, scale, _FEWEST, known, LEAST_COUNT)
         if self.has_before or self.held_out is not None:
             return self.verdict(Finding.INSUFFICIENT, unknown, **known)
