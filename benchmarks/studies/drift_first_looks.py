@@ -1,6 +1,6 @@
 """How often the first looks at a version call a market drift that has not changed, with windows of its training data.
 
-`python benchmarks/studies/drift_first_looks.py [--seeds 12] [--jobs 1] [--output FILE]` prints a table of
+`python benchmarks/studies/drift_first_looks.py [--seeds 4] [--first 300] [--jobs 1] [--output FILE]` prints a table of
 `docs/drift.md`. A case is a simulated market of one seed: a version learns its first stretch, and from five minutes
 after that on it is looked at for drift a few times, `drift.look_s` apart. Nothing changes but the market's own regimes;
 where these are long, the training data may hold only some of them. With `--output` what was measured is kept, and a
@@ -82,12 +82,12 @@ def one_case(task: tuple[str, int, int]) -> dict[str, Any]:
     return {"market": name, "learnt_s": learnt_s, "seed": seed, "windows": len(learnt.measured), "p": found}
 
 
-def measure(seeds: int, jobs: int, output: Path | None, markets: Iterable[str] = MARKETS) -> list[Any]:
+def measure(seeds: range, jobs: int, output: Path | None, markets: Iterable[str] = MARKETS) -> list[Any]:
     """Look at all markets; what `output` already holds is not measured again."""
     lines = output.read_text().splitlines() if output is not None and output.exists() else []
     results = [json.loads(line) for line in lines]
     done = {(one["market"], one["learnt_s"], one["seed"]) for one in results}
-    tasks = [(name, learnt_s, FIRST_SEED + at) for at in range(seeds) for learnt_s in LEARNT_S for name in markets]
+    tasks = [(name, learnt_s, seed) for seed in seeds for learnt_s in LEARNT_S for name in markets]
     tasks = [task for task in tasks if task not in done]
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         for result in pool.imap_unordered(one_case, tasks):
@@ -119,11 +119,12 @@ def table(results: list[Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=4, help="how many")
+    parser.add_argument("--first", type=int, default=FIRST_SEED, help="the first of them")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    print(table(measure(given.seeds, given.jobs, given.output)))
+    print(table(measure(range(given.first, given.first + given.seeds), given.jobs, given.output)))
 
 
 if __name__ == "__main__":
