@@ -24,7 +24,6 @@ from lobsmith.drift.null_distribution import (
     Unusual,
     angle,
     effective_count,
-    first_usual,
     p_value,
     past_key,
     unusual_moves,
@@ -32,6 +31,7 @@ from lobsmith.drift.null_distribution import (
 )
 from lobsmith.drift.reference import RawRows, Scaling
 from lobsmith.drift.shifts import moved
+from lobsmith.drift.training_null import first_usual
 from lobsmith.drift.verdict import DriftVerdict, Finding, Kind, Moved, Window
 from lobsmith.drift.windows import Lengths, covered, enough
 from lobsmith.errors import DataContractError

@@ -32,7 +32,7 @@ _VERSION = 1
 """Raised where the discriminator's arithmetic changes: AUCs of two kinds are not comparable."""
 _KEPT = 4000
 """Lines, the newest."""
-_MOST = 400
+MOST = 400
 """Pairs of a gap that are of use, the newest: ranks among them reach a quarter of a percent."""
 LEFT_OUT = -1
 """In place of a gap: the reference is that of the version, and the recent window was left out of it or came later."""
@@ -262,11 +262,11 @@ def usual_pairs(
     later_ns = gap_ns + round(looks * params.look_s * NS_PER_S)
     now, later = rounded_gap(gap_ns, lengths), rounded_gap(later_ns, lengths)
     possible = {
-        gap: list(itertools.islice(_usual_windows(history, lengths, gap, until_ns, store), _MOST))
+        gap: list(itertools.islice(_usual_windows(history, lengths, gap, until_ns, store), MOST))
         for gap in (now, later)
     }
     left = params.pairs_a_look
-    for gap, wanted in ((now, params.past_pairs), (later, params.past_pairs), (now, _MOST)):
+    for gap, wanted in ((now, params.past_pairs), (later, params.past_pairs), (now, MOST)):
         if all_or_none and len(possible[gap]) < params.past_pairs:
             continue
         known = store.measured(key, gap)
@@ -292,7 +292,7 @@ def _known(store: PastStore, key: str, gap: int, until_ns: int, lengths: Lengths
         for pair in store.measured(key, gap).values()
         if pair.from_ns + lengths.recent <= until_ns and not store.drifted(pair.from_ns, pair.from_ns + lengths.recent)
     ]
-    return pairs[-_MOST:]
+    return pairs[-MOST:]
 
 
 def measured_in_training(
@@ -308,54 +308,6 @@ def measured_in_training(
     """
     pairs = left_out_pairs(rows, Lengths.of(params))
     return _measured(pairs, scaling, params, past_key(scaling, params), LEFT_OUT, end)
-
-
-class FirstUsual(NamedTuple):
-    """What was measured beside a version's own reference: windows of its training data, and earlier looks."""
-
-    pairs: list[Measured]
-    """In the order of time."""
-    looks: int
-    """How many of them, the newest, are looks."""
-
-
-def first_usual(
-    training: RawRows,
-    published: Iterable[Measured],
-    scaling: Scaling,
-    store: PastStore,
-    params: DriftParams,
-    *,
-    until_ns: int,
-    end: float,
-) -> FirstUsual:
-    """Return what the present window is compared with as long as too few past pairs are as far apart as it is.
-
-    Windows of the training data were measured when the version was published; where that is not so, or under other
-    parameters, they are measured now, and kept. Earlier looks count where they do not overlap.
-
-    Args:
-        training: rows of the training window.
-        published: what was measured at publication.
-        scaling: frozen with the model.
-        store: of looks, and of what is measured now.
-        params: `drift`, fitted to the length of the rows.
-        until_ns: when the present window begins.
-        end: monotonic time at which measuring stops.
-    """
-    key, recent_ns = past_key(scaling, params), Lengths.of(params).recent
-    last = int(training.time_ns[-1]) + 1 - recent_ns
-    kept = store.measured(key, LEFT_OUT)
-    old = [one for one in published if one.key == key] or [one for one in kept.values() if one.from_ns <= last]
-    if not old:
-        old = measured_in_training(training, scaling, params, end=end)
-        store.add(old)
-    looks: list[Measured] = []
-    for one in kept.values():
-        free_ns = looks[-1].from_ns + recent_ns if looks else last + 1
-        if free_ns <= one.from_ns <= until_ns - recent_ns and not store.drifted(one.from_ns, one.from_ns + recent_ns):
-            looks.append(one)
-    return FirstUsual([*old, *looks[-_MOST:]], min(len(looks), _MOST))
 
 
 def _measured(

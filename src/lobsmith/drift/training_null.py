@@ -5,20 +5,21 @@ rows of the window, which the network has not been fitted to: answers to rows th
 any live row would seem to cost more than usual.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from lobsmith.drift.null_distribution import Measured, measured_in_training
-from lobsmith.drift.reference import Reference
+from lobsmith.drift.null_distribution import LEFT_OUT, MOST, Measured, PastStore, measured_in_training, past_key
+from lobsmith.drift.reference import RawRows, Reference, Scaling
 from lobsmith.drift.shifts import between, direction_counts, excess_over, quantiles_of, said, shift_of_said
 from lobsmith.drift.verdict import Moved
-from lobsmith.drift.windows import beside, covered_ns, fitted, left_out_starts
+from lobsmith.drift.windows import Lengths, beside, covered_ns, fitted, left_out_starts
 from lobsmith.errors import DataError
 from lobsmith.files import write_atomic
 from lobsmith.online.answers import Answers
@@ -170,3 +171,51 @@ def load_null(path: Path) -> TrainingNull:
         return msgspec.json.decode(path.read_bytes(), type=TrainingNull)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not the null of a training window: {error}; restore the version's files") from error
+
+
+class FirstUsual(NamedTuple):
+    """What was measured beside a version's own reference: windows of its training data, and earlier looks."""
+
+    pairs: list[Measured]
+    """In the order of time."""
+    looks: int
+    """How many of them, the newest, are looks."""
+
+
+def first_usual(
+    training: RawRows,
+    published: Iterable[Measured],
+    scaling: Scaling,
+    store: PastStore,
+    params: DriftParams,
+    *,
+    until_ns: int,
+    end: float,
+) -> FirstUsual:
+    """Return what the present window is compared with as long as too few past pairs are as far apart as it is.
+
+    Windows of the training data were measured when the version was published; where that is not so, or under other
+    parameters, they are measured now, and kept. Earlier looks count where they do not overlap.
+
+    Args:
+        training: rows of the training window.
+        published: what was measured at publication.
+        scaling: frozen with the model.
+        store: of looks, and of what is measured now.
+        params: `drift`, fitted to the length of the rows.
+        until_ns: when the present window begins.
+        end: monotonic time at which measuring stops.
+    """
+    key, recent_ns = past_key(scaling, params), Lengths.of(params).recent
+    last = int(training.time_ns[-1]) + 1 - recent_ns
+    kept = store.measured(key, LEFT_OUT)
+    old = [one for one in published if one.key == key] or [one for one in kept.values() if one.from_ns <= last]
+    if not old:
+        old = measured_in_training(training, scaling, params, end=end)
+        store.add(old)
+    looks: list[Measured] = []
+    for one in kept.values():
+        free_ns = looks[-1].from_ns + recent_ns if looks else last + 1
+        if free_ns <= one.from_ns <= until_ns - recent_ns and not store.drifted(one.from_ns, one.from_ns + recent_ns):
+            looks.append(one)
+    return FirstUsual([*old, *looks[-MOST:]], min(len(looks), MOST))
