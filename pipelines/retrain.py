@@ -16,7 +16,7 @@ from prefect.states import Completed
 from lobsmith import clock
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import load_golden
-from lobsmith.drift import REFERENCE, SCORE
+from lobsmith.drift import NULL, REFERENCE, SCORE
 from lobsmith.errors import DataError, LeaseError, ThinWindowError
 from lobsmith.evaluation.results import EVALUATION, Evaluation
 from lobsmith.features.dataset import load_dataset, training_datasets
@@ -48,7 +48,7 @@ from lobsmith.stages.compress import SUMMARY, compress
 from lobsmith.stages.evaluate import REPORT, evaluate
 from lobsmith.stages.features import build_features, validate_features
 from lobsmith.stages.ingest import MARKET, ingest
-from lobsmith.stages.reference import describe_window
+from lobsmith.stages.reference import describe_window, measure_null
 from lobsmith.stages.train import train_stage
 from lobsmith.stages.validate import CONTRACT, EVENTS_DOCS, Validated, validate
 from lobsmith.units import NS_PER_S
@@ -194,6 +194,13 @@ def evaluate_and_gate(params: Params, directory: Path) -> Evaluation:
         return result
 
 
+@task(name="measure what is usual")
+def measure_what_is_usual(params: Params, directory: Path) -> None:
+    """Keep what windows of the training data show of drift where there is none, for the first looks at the version."""
+    with stage("measure what is usual") as note:
+        note(str(measure_null(params, directory)))
+
+
 @task(name="record in MLflow", retries=2, retry_delay_seconds=5)
 def record_in_mlflow(
     workspace: Workspace,
@@ -244,6 +251,7 @@ def publish_candidate(
             step_path=directory / STEP,
             reference_path=directory / REFERENCE,
             score_path=directory / SCORE,
+            null_path=directory / NULL,
             instruments=learnt_instruments(params, evaluation, directory),
             data_fingerprint=evaluation.data_fingerprint,
             verdicts=(*data_verdicts, *evaluation.verdicts),
@@ -348,6 +356,7 @@ def train_and_nominate(
     history = train_network(params, directory)
     summary = compress_and_export(params, directory)
     evaluation = evaluate_and_gate(params, directory)
+    measure_what_is_usual(params, directory)
     run = record_in_mlflow(workspace, params, evaluation, history, directory, window)
     settings = {
         "run_directory": str(directory),

@@ -47,6 +47,7 @@ _ROWS = {"grpc": 8000, "http": 1000}
 @click.command()
 @capture_arguments
 @model_option
+@click.option("--drift", is_flag=True, help="A simulated market that changes under the model, and what follows.")
 @set_option
 @json_option
 @click.pass_obj
@@ -55,6 +56,7 @@ def demo(
     captures: tuple[Path, ...],
     more: tuple[Path, ...],
     model: str | None,
+    drift: bool,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -64,6 +66,13 @@ def demo(
     was not made by a demonstration, it is left alone and this is refused.
     """
     given = overrides(settings, model)
+    if drift:
+        from lobsmith.cli.demo_drift import demonstrate_drift
+
+        if captures or more:
+            raise click.UsageError("--drift changes a simulated market: leave recorded files out")
+        demonstrate_drift(workspace, given, as_json=as_json)
+        return
     refuse_production(workspace, load_params(workspace.params, given).model.name)
     changes = {**SHORT, **given}
     files = [str(path.resolve()) for path in (*captures, *more)]

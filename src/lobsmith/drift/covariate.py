@@ -7,15 +7,31 @@ number sees it. The smaller of the two p-values counts, twice (Bonferroni).
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lobsmith.drift.discriminator import Discriminator, fit_discriminator
-from lobsmith.drift.null_distribution import Drifted, PastStore, Unusual, angle, p_value, unusual_moves, usual_pairs
+from lobsmith.drift.null_distribution import (
+    LEAST_COUNT,
+    LEFT_OUT,
+    Drifted,
+    Measured,
+    PastStore,
+    Unusual,
+    angle,
+    effective_count,
+    p_value,
+    past_key,
+    unusual_moves,
+    usual_pairs,
+)
 from lobsmith.drift.reference import RawRows, Scaling
 from lobsmith.drift.shifts import moved
+from lobsmith.drift.training_null import first_usual
 from lobsmith.drift.verdict import DriftVerdict, Finding, Kind, Moved, Window
 from lobsmith.drift.windows import Lengths, covered, enough
 from lobsmith.errors import DataContractError
@@ -24,7 +40,16 @@ from lobsmith.params import DriftParams
 from lobsmith.units import NS_PER_S
 
 _KINDS = len(Kind)
+_FEWEST = 10
+"""Windows of the training data and looks before anything can be said."""
 _S_PER_DAY = 86_400
+
+
+class Learnt(NamedTuple):
+    """What a version brings along to be told from: all rows of its training window, and what is usual within them."""
+
+    rows: RawRows
+    measured: Sequence[Measured] = ()
 
 
 def look_level(params: DriftParams, streams: int = 1) -> float:
@@ -42,6 +67,7 @@ def look_for_covariate_drift(
     *,
     level: float | None = None,
     gap_s: float | None = None,
+    learnt: Learnt | None = None,
     names: tuple[str, ...] = NAMES,
 ) -> DriftVerdict:
     """Tell recent rows from those of the training window, and compare how well that goes with past pairs of windows.
@@ -57,6 +83,8 @@ def look_for_covariate_drift(
         level: drift from this p-value down; None takes `look_level`.
         gap_s: between the two windows; None takes the time between them. For windows that are no earlier and later
             part of one stream.
+        learnt: as long as too few past pairs are as far apart as the two windows, windows of the training data, each
+            beside the rest of them, say what is usual; None leaves that to past pairs. Parameters are `fitted` to it.
         names: of the features.
 
     Raises:
@@ -77,28 +105,56 @@ def look_for_covariate_drift(
     fitted = fit_discriminator(reference.raw, recent.raw, scaling, params.discriminator)
     until = int(recent.time_ns[0])
     between = until - int(reference.time_ns[-1]) if gap_s is None else round(gap_s * NS_PER_S)
-    past = usual_pairs(history, scaling, store, params, gap_ns=max(between, 0), until_ns=until, end=end)
-    aucs = tuple(pair.auc for pair in past.pairs)
+    past = usual_pairs(
+        history,
+        scaling,
+        store,
+        params,
+        gap_ns=max(between, 0),
+        until_ns=until,
+        end=end,
+        all_or_none=learnt is not None,
+    )
+    pairs, least, rests_on = past.pairs, 0.0, f"{len(past.pairs)} past pairs of windows"
+    if learnt is not None and len(pairs) < params.past_pairs:
+        first = first_usual(
+            learnt.rows, learnt.measured, scaling, store, params, until_ns=until, end=end + params.discriminator.seconds
+        )
+        pairs, least = first.pairs, LEAST_COUNT
+        rests_on = _rests_on(len(pairs) - first.looks, first.looks, params.recent_s)
+    aucs = tuple(pair.auc for pair in pairs)
     shown = moved(names, reference.raw, recent.raw, importance=fitted.importance(params.discriminator.seed))
-    if len(aucs) < params.past_pairs:
+    if len(aucs) < (params.past_pairs if not least else _FEWEST):
         reason = f"{len(aucs)} past pairs of windows {past.gap * params.recent_s:g} s apart are measured"
         reason += f", {params.past_pairs} are needed, {past.possible} are in the history"
+        if least:
+            reason = f"{rests_on} say what is usual, {_FEWEST} are needed"
         return verdict(
             Finding.INSUFFICIENT, reason, value=fitted.auc, null=aucs, moved=_ordered(shown, fitted.distances)
         )
-    unusual = unusual_moves(fitted.distances, np.array([pair.distances for pair in past.pairs]))
-    p_auc = p_value(angle(fitted.auc), np.array([angle(auc) for auc in aucs]))
+    angles = np.array([angle(auc) for auc in aucs])
+    unusual = unusual_moves(fitted.distances, np.array([pair.distances for pair in pairs]))
+    p_auc = p_value(angle(fitted.auc), angles)
     p = min(1.0, 2 * min(p_auc, unusual.p_value))
-    if p <= level:
+    reason = f"{_why(fitted, aucs, p_auc, unusual, names)}; among {rests_on}"
+    finding = Finding.DRIFT if p <= level else Finding.NO_DRIFT
+    if finding is Finding.DRIFT:
         store.add([Drifted(from_ns=until, until_ns=int(recent.time_ns[-1]) + 1)])
-    return verdict(
-        Finding.DRIFT if p <= level else Finding.NO_DRIFT,
-        _why(fitted, aucs, p_auc, unusual, names),
-        value=fitted.auc,
-        p_value=p,
-        null=aucs,
-        moved=_ordered(shown, unusual.deviations),
-    )
+    elif learnt is not None and fitted.finished:
+        store.add([_measured(fitted, until, past_key(scaling, params))])
+    if finding is Finding.NO_DRIFT and (count := effective_count(angles)) < least:
+        finding = Finding.INSUFFICIENT
+        reason += f", which are worth {count:.1f} independent ones, fewer than {least:g}: only a large change is seen"
+    return verdict(finding, reason, value=fitted.auc, p_value=p, null=aucs, moved=_ordered(shown, unusual.deviations))
+
+
+def _rests_on(windows: int, looks: int, recent_s: float) -> str:
+    return f"{windows} windows of {recent_s:.3g} s of the training data and {looks} look{'s' * (looks != 1)}"
+
+
+def _measured(fitted: Discriminator, from_ns: int, key: str) -> Measured:
+    distances = tuple(round(one, 5) for one in fitted.distances.tolist())
+    return Measured(key=key, gap=LEFT_OUT, from_ns=from_ns, auc=fitted.auc, distances=distances)
 
 
 def _why(fitted: Discriminator, aucs: tuple[float, ...], p_auc: float, unusual: Unusual, names: tuple[str, ...]) -> str:

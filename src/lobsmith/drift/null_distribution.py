@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from lobsmith import jsonl
 from lobsmith.drift.discriminator import CLIP, fit_discriminator
 from lobsmith.drift.reference import RawRows, Scaling
-from lobsmith.drift.windows import Lengths, Pair, past_pairs, rounded_gap
+from lobsmith.drift.windows import Lengths, Pair, left_out_pairs, past_pairs, rounded_gap
 from lobsmith.errors import DataError
 from lobsmith.params import DriftParams
 from lobsmith.progress import console
@@ -32,8 +32,12 @@ _VERSION = 1
 """Raised where the discriminator's arithmetic changes: AUCs of two kinds are not comparable."""
 _KEPT = 4000
 """Lines, the newest."""
-_MOST = 400
+MOST = 400
 """Pairs of a gap that are of use, the newest: ranks among them reach a quarter of a percent."""
+LEFT_OUT = -1
+"""In place of a gap: the reference is that of the version, and the recent window was left out of it or came later."""
+LEAST_COUNT = 6.0
+"""Independent values that training data must be worth before what is no drift can be called so."""
 
 
 def p_value(observed: float, null: Float64) -> float:
@@ -85,7 +89,7 @@ def unusual_moves(observed: Float64, null: Float64) -> Unusual:
     A feature's move is compared with what the same feature did between past windows, since some are as restless as the
     market and others hardly change. The statistic is the largest of all features' deviations, on a log scale. Each of
     the n + 1 pairs of windows is measured by the others, so that the rank of `p_value` holds; beyond the largest it is
-    the tail of the feature with most deviations, times the number of features (Bonferroni).
+    the smallest of all features' tails, times the number of features (Bonferroni).
 
     Args:
         observed: float64 [F], distances between the distributions of the two windows, in frozen deviations.
@@ -98,8 +102,8 @@ def unusual_moves(observed: Float64, null: Float64) -> Unusual:
     rank = _rank(share, effective_count(largest[:-1]))
     if share > 0:
         return Unusual(rank, now)
-    best = int(now.argmax())
-    return Unusual(min(rank, len(observed) * _tail(now[best], effective_count(logs[:-1, best]))), now)
+    tails = (_tail(far, effective_count(past)) for far, past in zip(now.tolist(), logs[:-1].T, strict=True))
+    return Unusual(min(rank, len(observed) * min(tails)), now)
 
 
 def _deviations(one: Float64, others: Float64) -> Float64:
@@ -138,7 +142,7 @@ class Measured(Struct, frozen=True, kw_only=True, tag="pair", forbid_unknown_fie
 
     Attributes:
         key: of all that the AUC depends on beside the rows: `past_key`.
-        gap: between its windows, in recent windows.
+        gap: between its windows, in recent windows, or `LEFT_OUT`.
         from_ns: where its recent window begins, UTC.
         auc: of its rows.
         distances: earth mover's, of each feature, in frozen deviations.
@@ -235,6 +239,7 @@ def usual_pairs(
     gap_ns: int,
     until_ns: int,
     end: float,
+    all_or_none: bool = False,
 ) -> Usual:
     """Return the measured pairs that the present one is to be compared with, after measuring some that are missing.
 
@@ -250,17 +255,20 @@ def usual_pairs(
         gap_ns: between the present windows.
         until_ns: pairs end before.
         end: monotonic time at which measuring stops.
+        all_or_none: measure none where the history does not give `past_pairs` of them.
     """
     lengths, key = Lengths.of(params), past_key(scaling, params)
     looks = math.ceil(params.past_pairs / params.pairs_a_look)
     later_ns = gap_ns + round(looks * params.look_s * NS_PER_S)
     now, later = rounded_gap(gap_ns, lengths), rounded_gap(later_ns, lengths)
     possible = {
-        gap: list(itertools.islice(_usual_windows(history, lengths, gap, until_ns, store), _MOST))
+        gap: list(itertools.islice(_usual_windows(history, lengths, gap, until_ns, store), MOST))
         for gap in (now, later)
     }
     left = params.pairs_a_look
-    for gap, wanted in ((now, params.past_pairs), (later, params.past_pairs), (now, _MOST)):
+    for gap, wanted in ((now, params.past_pairs), (later, params.past_pairs), (now, MOST)):
+        if all_or_none and len(possible[gap]) < params.past_pairs:
+            continue
         known = store.measured(key, gap)
         missing = [pair for pair in possible[gap][:wanted] if pair.from_ns not in known][:left]
         left -= len(missing)
@@ -284,11 +292,26 @@ def _known(store: PastStore, key: str, gap: int, until_ns: int, lengths: Lengths
         for pair in store.measured(key, gap).values()
         if pair.from_ns + lengths.recent <= until_ns and not store.drifted(pair.from_ns, pair.from_ns + lengths.recent)
     ]
-    return pairs[-_MOST:]
+    return pairs[-MOST:]
+
+
+def measured_in_training(
+    rows: RawRows, scaling: Scaling, params: DriftParams, *, end: float = math.inf
+) -> list[Measured]:
+    """Measure windows of the training data, each beside the rest of them, in the order of time.
+
+    Args:
+        rows: of the training window.
+        scaling: frozen with the model.
+        params: `drift`, fitted to the length of the rows.
+        end: monotonic time at which measuring stops.
+    """
+    pairs = left_out_pairs(rows, Lengths.of(params))
+    return _measured(pairs, scaling, params, past_key(scaling, params), LEFT_OUT, end)
 
 
 def _measured(
-    pairs: list[Pair], scaling: Scaling, params: DriftParams, key: str, gap: int, end: float
+    pairs: Iterable[Pair], scaling: Scaling, params: DriftParams, key: str, gap: int, end: float
 ) -> list[Measured]:
     """Fit a discriminator to each pair; one that ran out of time is no measure of what is usual."""
     found = []

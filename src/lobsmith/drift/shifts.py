@@ -122,6 +122,15 @@ def said(answers: Answers) -> tuple[list[str], npt.NDArray[np.float32]]:
     return names, np.concatenate([p[..., _UNCHANGED], p[..., _UP] - p[..., _DOWN]], axis=1)
 
 
+def quantiles_of(said: Numbers) -> Float64:
+    """Return float64 [1000, K], each column's quantiles: what its distances are taken from, whatever N is.
+
+    Args:
+        said: [N, K], N >= 1.
+    """
+    return _quantiles(np.sort(said, axis=0).astype(np.float64))
+
+
 def shift_of_answers(reference: Answers, recent: Answers) -> tuple[float, tuple[Moved, ...]]:
     """Return how far the answers have moved, and each quantity of theirs, the one that moved most first.
 
@@ -132,8 +141,13 @@ def shift_of_answers(reference: Answers, recent: Answers) -> tuple[float, tuple[
     Returns:
         The mean of the quantities' earth mover's distances, in standard deviations of the reference.
     """
-    names, before = said(reference)
-    quantities = moved(names, before, said(recent)[1])
+    return shift_of_said(said(reference)[1], recent)
+
+
+def shift_of_said(before: Numbers, recent: Answers) -> tuple[float, tuple[Moved, ...]]:
+    """Return the same of answers of which only the quantities are known, [N, 2 H], or their `quantiles_of`."""
+    names, after = said(recent)
+    quantities = moved(names, before, after)
     ordered = sorted(quantities, key=lambda one: one.wasserstein, reverse=True)
     return float(np.mean([one.wasserstein for one in ordered])), tuple(ordered)
 
@@ -149,19 +163,21 @@ def excess_loss(reference: Answers, recent: Answers, longest_ms: int) -> tuple[f
         recent: of these the losses are.
         longest_ms: horizons up to this one count.
     """
+    return excess_over(direction_counts(reference), recent, longest_ms)
+
+
+def direction_counts(answers: Answers) -> Float64:
+    """Return how often each direction came at each horizon, float64 [H, 3]."""
+    return np.array([np.bincount(of[of != UNKNOWN], minlength=3) for of in answers.labels.T], np.float64).reshape(-1, 3)
+
+
+def excess_over(counts: Float64, recent: Answers, longest_ms: int) -> tuple[float, int] | None:
+    """Return the same of a reference of which only the `direction_counts` are known."""
     horizons = judged_horizons(recent.horizons_ms, longest_ms)
     loss, known = losses(recent, horizons)
-    shares = [share for h in horizons if (share := _shares(reference.labels[:, h])) is not None]
-    if not known.any() or len(shares) < len(horizons):
+    if not known.any() or not counts[horizons].sum(axis=1).all():
         return None
+    shares = (counts + _PRIOR) / (counts + _PRIOR).sum(axis=1, keepdims=True)
     labels = recent.labels[known]
-    base = np.mean([-np.log(share[labels[:, h]]) for h, share in zip(horizons, shares, strict=True)], axis=0)
+    base = np.mean([-np.log(shares[h, labels[:, h]]) for h in horizons], axis=0)
     return float((loss[known] - base).mean()), int(known.sum())
-
-
-def _shares(labels: npt.NDArray[np.int8]) -> npt.NDArray[np.float64] | None:
-    known = labels[labels != UNKNOWN]
-    if not len(known):
-        return None
-    counts = np.bincount(known, minlength=3) + _PRIOR
-    return np.asarray(counts / counts.sum(), np.float64)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from lobsmith.verdict import Verdict
 
@@ -84,6 +84,9 @@ class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         reference_from_ns, reference_until_ns: receive times of the rows compared with, UTC; None where there are none.
         recent_from_ns, recent_until_ns: of the recent rows.
         reference_rows, recent_rows: how many of each.
+        beside_training: of answers, the statistic beside those to held-out rows of the training window; unset where the
+            version has none.
+        beside_before: beside those before; unset where these are too few, or where it is `value` anyway.
         moved: what moved, the most important first.
     """
 
@@ -101,6 +104,8 @@ class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     recent_until_ns: int | None = None
     reference_rows: int = 0
     recent_rows: int = 0
+    beside_before: float | UnsetType = UNSET
+    beside_training: float | UnsetType = UNSET
     moved: tuple[Moved, ...] = ()
 
     @classmethod
@@ -116,6 +121,8 @@ class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         value: float | None = None,
         p_value: float | None = None,
         null: tuple[float, ...] = (),
+        beside_before: float | UnsetType = UNSET,
+        beside_training: float | UnsetType = UNSET,
         moved: tuple[Moved, ...] = (),
     ) -> "DriftVerdict":
         """Return the verdict on two windows of rows; the statistic was compared with all of `null`."""
@@ -134,6 +141,8 @@ class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             recent_until_ns=recent.until_ns,
             reference_rows=reference.rows,
             recent_rows=recent.rows,
+            beside_before=beside_before,
+            beside_training=beside_training,
             moved=moved,
         )
 

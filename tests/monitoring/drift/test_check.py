@@ -10,13 +10,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from lobsmith.drift import REFERENCE
+from lobsmith.drift import NULL, REFERENCE
 from lobsmith.drift.reference import RawRows, Reference, fit_scaling, save_reference
+from lobsmith.drift.training_null import save_null, training_null
 from lobsmith.drift.verdict import DriftLook, Finding, Kind
+from lobsmith.errors import DataError
 from lobsmith.features.definitions import COUNT
 from lobsmith.files import sha256_file
 from lobsmith.monitoring.drift.check import Looked, look_for_drift, together
-from lobsmith.monitoring.drift.history import Found, Line
+from lobsmith.monitoring.drift.history import Found, Line, as_line
 from lobsmith.monitoring.drift.live_window import Lived, no_rows, read_lived
 from lobsmith.monitoring.live_evaluation import LIVE
 from lobsmith.monitoring.log.writer import LogWriter, Source, log_path
@@ -26,7 +28,7 @@ from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.release.version.recipe import environment
 from lobsmith.workspace import Workspace
-from tests.monitoring.drift.drifted import NOW_NS, VERSION, S, rows
+from tests.monitoring.drift.drifted import NOW_NS, VERSION, S, answers, rows
 from tests.monitoring.drift.looks import CALM, DRIFT, MISSING, UNKNOWN, at
 from tests.monitoring.drift.looks import look as look_of
 from tests.monitoring.logged import PARAMS, add
@@ -45,8 +47,8 @@ def params() -> Params:
 
 @pytest.fixture
 def active(tmp_path: Path) -> Manifest:
-    """A version that has learnt two instruments, in service since long."""
-    learnt = {SPOT: rows(800, LEARNT_UNTIL), PERPETUAL: rows(800, LEARNT_UNTIL, seed=1)}
+    """A version that has learnt sixteen minutes of two instruments, in service since long."""
+    learnt = {SPOT: rows(2000, LEARNT_UNTIL), PERPETUAL: rows(2000, LEARNT_UNTIL, seed=1)}
     reference = Reference(learnt, fit_scaling(learnt[SPOT].raw), 500)
     path = Repository.of(Workspace(tmp_path)).directory("lob", VERSION) / REFERENCE
     path.parent.mkdir(parents=True)
@@ -193,6 +195,29 @@ def test_answers_that_break_a_limit_are_concept_drift_of_their_stream_only(tmp_p
     assert found[SPOT].finding is not Finding.DRIFT
     assert found[PERPETUAL].finding is Finding.DRIFT
     assert "latency" in found[PERPETUAL].reason
+
+
+def test_the_first_full_window_of_answers_has_a_verdict_where_the_version_says_what_is_usual(tmp_path, params, active):
+    workspace = Workspace(tmp_path)
+    log(workspace, params, SPOT, 60)
+    path = Repository.of(workspace).directory("lob", VERSION) / NULL
+    few = Reference({SPOT: rows(100, LEARNT_UNTIL)}, fit_scaling(rows(100, LEARNT_UNTIL).raw), 500)
+    null = training_null(few, {SPOT: answers(2000, LEARNT_UNTIL)}, params.drift, 1000)
+    save_null(null, path)
+    published = msgspec.structs.replace(active, files={**active.files, NULL: sha256_file(path)})
+    [without], [found] = look(tmp_path, params, active), look(tmp_path, params, published)
+    assert without.of(Kind.PREDICTION).finding is Finding.INSUFFICIENT
+    assert found.of(Kind.PREDICTION).p_value is not None
+    assert "windows of 60 s of held-out training data and 0 looks" in found.of(Kind.PREDICTION).reason
+    # No outcome is logged of these rows.
+    assert found.of(Kind.CONCEPT).finding is Finding.INSUFFICIENT
+    assert "no outcomes" in found.of(Kind.CONCEPT).reason
+    # What is measured beside the training window is no part of what later looks are compared with, but among them.
+    line = as_line(found, "", None).of(Kind.PREDICTION)
+    assert (line.value, line.beside_training) == (None, found.of(Kind.PREDICTION).value)
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(DataError, match=r"null\.json: missing or changed .*verify --repair"):
+        look(tmp_path, params, published)
 
 
 def looked(found: DriftLook, instrument: str) -> Looked:

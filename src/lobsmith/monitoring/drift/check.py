@@ -3,15 +3,17 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from msgspec import structs
 
-from lobsmith.drift import REFERENCE
-from lobsmith.drift.covariate import look_for_covariate_drift, look_level
+from lobsmith.drift import NULL, REFERENCE
+from lobsmith.drift.covariate import Learnt, look_for_covariate_drift, look_level
 from lobsmith.drift.null_distribution import PastStore
 from lobsmith.drift.reference import RawRows, Reference, joined, load_reference
+from lobsmith.drift.training_null import StreamNull, load_null
 from lobsmith.drift.verdict import DriftLook, DriftVerdict, Finding, Kind
-from lobsmith.drift.windows import Lengths
+from lobsmith.drift.windows import Lengths, covered, fitted
 from lobsmith.errors import DataError
 from lobsmith.files import sha256_file
 from lobsmith.monitoring.drift.answers import concept_drift, prediction_drift
@@ -67,7 +69,7 @@ def together(found: Sequence[Looked]) -> DriftLook:
 
 def look_for_drift(
     workspace: Workspace,
-    params: Params,
+    shared: Params,
     active: Manifest,
     fallback: int | None,
     *,
@@ -80,7 +82,7 @@ def look_for_drift(
 
     Args:
         workspace: where the version, the prediction log and past pairs lie.
-        params: `drift`, `paired` and `rollback` are used.
+        shared: parameters, of which `drift`, `paired` and `rollback` are used; windows are fitted to what was learnt.
         active: the version that serves.
         fallback: the version that would be gone back to; None where there is none.
         now_ns: the time, UTC. Of rows that are not live the newest one's receive time counts.
@@ -97,19 +99,21 @@ def look_for_drift(
         GateError: the log holds answers that cannot be compared.
         DataError: the version's reference is not what it was when it was published.
     """
-    reference = reference_of(workspace, active)
+    reference, nulls = reference_of(workspace, active), null_of(workspace, active)
     trained = list(reference.rows) if reference is not None else [str(one) for one in active.instruments]
     # A pooled model may know instruments that are not traded: no rows of these is no missing data.
     if opened is None:
-        seen = instruments_seen(workspace, params.model.name, sources)
+        seen = instruments_seen(workspace, shared.model.name, sources)
         streams = [one for one in trained if one in seen] or trained
     else:
         streams = [one for one in trained if one in opened]
-    level = look_level(params.drift, len(streams))
+    level = look_level(shared.drift, len(streams))
     found = []
     for instrument in streams:
         started = time.monotonic()
-        learnt = reference.rows[instrument].newest(Lengths.of(params.drift).reference) if reference else no_rows()
+        rows, null = reference.rows[instrument] if reference else no_rows(), nulls.get(instrument)
+        params = structs.replace(shared, drift=fitted(shared.drift, covered(rows)) if reference else shared.drift)
+        learnt = rows.newest(Lengths.of(params.drift).reference)
         since_ns = 0 if opened is None else opened[instrument]
         lived = read_lived(
             workspace, params, active, instrument, learnt, now_ns=now_ns, sources=sources, opened_ns=since_ns
@@ -128,9 +132,11 @@ def look_for_drift(
         # What one version answers and costs says nothing of what is usual for another.
         past = [one for one in before if (one.instrument, one.version) == (instrument, active.version)]
         verdicts = (
-            _covariate(workspace, params.drift, active, instrument, reference, learnt, lived, level),
-            prediction_drift(lived, past, params.drift, level),
-            concept_drift(lived, past, params, level, judged.verdict if judged else None),
+            _covariate(workspace, params.drift, active, instrument, reference, learnt, lived, level, null),
+            prediction_drift(lived, past, params.drift, level, null.answers if null else None),
+            concept_drift(
+                lived, past, params, level, judged.verdict if judged else None, null.answers if null else None
+            ),
         )
         look = DriftLook(
             model=active.model,
@@ -150,12 +156,27 @@ def reference_of(workspace: Workspace, version: Manifest) -> Reference | None:
     Raises:
         DataError: the file is not the one that was published.
     """
-    if REFERENCE not in version.files:
+    path = _published(workspace, version, REFERENCE)
+    return None if path is None else load_reference(path)
+
+
+def null_of(workspace: Workspace, version: Manifest) -> dict[str, StreamNull]:
+    """Return what is usual of each instrument that a version has learnt; nothing of one that was published without.
+
+    Raises:
+        DataError: the file is not the one that was published.
+    """
+    path = _published(workspace, version, NULL)
+    return {} if path is None else load_null(path).streams
+
+
+def _published(workspace: Workspace, version: Manifest, name: str) -> Path | None:
+    if name not in version.files:
         return None
-    path = Repository.of(workspace).directory(version.model, version.version) / REFERENCE
-    if not path.is_file() or sha256_file(path) != version.files[REFERENCE]:
+    path = Repository.of(workspace).directory(version.model, version.version) / name
+    if not path.is_file() or sha256_file(path) != version.files[name]:
         raise DataError(f"{path}: missing or changed since it was published; run lobsmith repository verify --repair")
-    return load_reference(path)
+    return path
 
 
 def past_of(workspace: Workspace, model: str, instrument: str) -> PastStore:
@@ -176,6 +197,7 @@ def _covariate(
     learnt: RawRows,
     lived: Lived,
     level: float,
+    null: StreamNull | None,
 ) -> DriftVerdict:
     if reference is None:
         why = f"{active.model} {active.version} was published without its training window; the next retrain keeps it"
@@ -185,8 +207,17 @@ def _covariate(
         why = f"{len(lived.recent)} rows in {drift.recent_s:g} s; {why}" if silent else why
         return DriftVerdict(kind=Kind.COVARIATE, finding=finding, reason=why, level=level)
     store = past_of(workspace, active.model, instrument)
-    history = joined(reference.rows[instrument], lived.earlier)
-    found = look_for_covariate_drift(learnt, lived.recent, history, reference.scaling, store, drift, level=level)
+    rows = reference.rows[instrument]
+    found = look_for_covariate_drift(
+        learnt,
+        lived.recent,
+        joined(rows, lived.earlier),
+        reference.scaling,
+        store,
+        drift,
+        level=level,
+        learnt=Learnt(rows, null.rows if null else ()),
+    )
     if found.finding is Finding.MISSING and lived.has_only_begun:
         why = f"{found.reason}; the session was opened {(lived.until_ns - lived.opened_ns) / NS_PER_S:.0f} s ago"
         return structs.replace(found, finding=Finding.INSUFFICIENT, reason=why)

@@ -10,15 +10,15 @@ from pathlib import Path
 from msgspec import structs
 
 from lobsmith import clock
-from lobsmith.drift.covariate import look_for_covariate_drift
+from lobsmith.drift.covariate import Learnt, look_for_covariate_drift
 from lobsmith.drift.null_distribution import PastStore
 from lobsmith.drift.reference import RawRows, freeze, joined
 from lobsmith.drift.verdict import DriftVerdict, Finding, Kind
-from lobsmith.drift.windows import Lengths
+from lobsmith.drift.windows import Lengths, covered, fitted
 from lobsmith.errors import GateError
 from lobsmith.features.dataset import Dataset
 from lobsmith.gates.feed import judge_feed
-from lobsmith.monitoring.drift.check import past_of, reference_of
+from lobsmith.monitoring.drift.check import null_of, past_of, reference_of
 from lobsmith.monitoring.drift.live_window import instruments_seen, read_lived
 from lobsmith.monitoring.live_evaluation import LIVE, Sources
 from lobsmith.params import DriftParams, Params
@@ -105,7 +105,7 @@ def judge_period(
         PredictionLogError: the log cannot be read.
         DataError: the candidate's reference is damaged.
     """
-    drift, reference = _all_at_once(params.drift), reference_of(workspace, candidate)
+    drift, reference, nulls = params.drift, reference_of(workspace, candidate), null_of(workspace, candidate)
     if reference is None:
         why = f"{candidate.model} {candidate.version} was published without its training window"
         found = DriftVerdict(kind=Kind.COVARIATE, finding=Finding.INSUFFICIENT, reason=why, level=drift.gate_level)
@@ -113,9 +113,11 @@ def judge_period(
     seen = instruments_seen(workspace, params.model.name, sources)
     verdicts = []
     for instrument in [one for one in reference.rows if one in seen] or reference.rows:
-        rows = reference.rows[instrument]
+        rows, null = reference.rows[instrument], nulls.get(instrument)
+        drift = _all_at_once(fitted(params.drift, covered(rows)))
         learnt = rows.newest(Lengths.of(drift).reference)
-        lived = read_lived(workspace, params, candidate, instrument, learnt, now_ns=clock.now_ns(), sources=sources)
+        fitting = structs.replace(params, drift=drift)
+        lived = read_lived(workspace, fitting, candidate, instrument, learnt, now_ns=clock.now_ns(), sources=sources)
         found = look_for_covariate_drift(
             learnt,
             lived.recent,
@@ -124,6 +126,7 @@ def judge_period(
             past_of(workspace, candidate.model, instrument),
             drift,
             level=drift.gate_level,
+            learnt=Learnt(rows, null.rows if null else ()),
         )
         verdict = _named(PERIOD, instrument, found)
         verdicts.append(structs.replace(verdict, passed=verdict.passed and found.finding is not Finding.MISSING))

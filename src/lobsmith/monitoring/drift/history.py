@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from lobsmith import jsonl
 from lobsmith.drift.verdict import DriftLook, Finding, Kind
@@ -30,7 +30,11 @@ _LOCK_DEADLINE_S = 10.0
 
 
 class Found(Struct, frozen=True, kw_only=True):
-    """What a look found of one kind of drift; as in `DriftVerdict`."""
+    """What a look found of one kind of drift; as in `DriftVerdict`.
+
+    `value` is what later looks are compared with: of answers the statistic beside those before. `beside_training` is
+    what they are compared with as long as looks are few; unset where the version was published without.
+    """
 
     kind: Kind
     finding: Finding
@@ -39,6 +43,7 @@ class Found(Struct, frozen=True, kw_only=True):
     level: float = 0.0
     recent_from_ns: int | None = None
     recent_until_ns: int | None = None
+    beside_training: float | UnsetType = UNSET
 
 
 class Line(Struct, frozen=True, kw_only=True):
@@ -71,11 +76,12 @@ def as_line(look: DriftLook, folder: str, evidently_failed: str | None) -> Line:
         Found(
             kind=one.kind,
             finding=one.finding,
-            value=one.value,
+            value=one.value if one.beside_training is UNSET else _set(one.beside_before),
             p_value=one.p_value,
             level=one.level,
             recent_from_ns=one.recent_from_ns,
             recent_until_ns=one.recent_until_ns,
+            beside_training=one.beside_training,
         )
         for one in look.verdicts
     )
@@ -87,6 +93,10 @@ def as_line(look: DriftLook, folder: str, evidently_failed: str | None) -> Line:
         found=found,
         evidently_failed=evidently_failed,
     )
+
+
+def _set(value: float | UnsetType) -> float | None:
+    return None if value is UNSET else value
 
 
 def reports(workspace: Workspace, model: str) -> Path:

@@ -73,7 +73,7 @@ def plot_null(verdict: DriftVerdict) -> Markup:
             axes.axvline(verdict.value, color=colour, linewidth=2, label=f"now {number(verdict.value, 3)}")
             axes.legend(fontsize=8.5)
         what = "AUC" if verdict.kind is Kind.COVARIATE else "statistic"
-        axes.set(xlabel=what, ylabel="past pairs", title=f"{verdict.kind.value}: {len(past)} past pairs")
+        axes.set(xlabel=what, ylabel="past windows", title=f"{verdict.kind.value}: {len(past)} past windows")
 
     told = f"{verdict.kind.value} drift: {number(verdict.value, 3)} now, past {number(past[0], 3)} to"
     return svg(f"null-{verdict.kind.value}", f"{told} {number(past[-1], 3)}", 2.5, draw)

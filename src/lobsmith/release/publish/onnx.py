@@ -9,7 +9,7 @@ from safetensors.numpy import save
 from lobsmith import clock
 from lobsmith.compress import FP32, GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import Golden
-from lobsmith.drift import REFERENCE, SCORE
+from lobsmith.drift import NULL, REFERENCE, SCORE
 from lobsmith.errors import GateError, ReleaseError
 from lobsmith.files import copy_durably, sha256_file, write_atomic
 from lobsmith.market.instrument import Instrument
@@ -40,7 +40,8 @@ class Artifact:
 
     `step_path` is the model's graph for one row of one stream, which the in-process engine prefers; `candidate` is the
     name that it had among the compressed ones, `run` the retrain's folder below the workspace's runs. `reference_path`
-    and `score_path` are what drift is told by, see `lobsmith.drift`; both or none.
+    and `score_path` are what drift is told by, see `lobsmith.drift`; both or none. `null_path` is what is usual in the
+    training window; a version without it learns that from its first looks.
     """
 
     model_path: Path
@@ -58,6 +59,7 @@ class Artifact:
     run: str | None = None
     reference_path: Path | None = None
     score_path: Path | None = None
+    null_path: Path | None = None
 
 
 def mint_version(now_ns: int, last: int | None) -> int:
@@ -196,6 +198,8 @@ class _NewPublication(OnnxPublication):
         if self.artifact.reference_path is not None and self.artifact.score_path is not None:
             copy_durably(self.artifact.reference_path, directory / REFERENCE)
             copy_durably(self.artifact.score_path, directory / SCORE)
+            if self.artifact.null_path is not None:
+                copy_durably(self.artifact.null_path, directory / NULL)
         write_atomic(directory / GOLDEN, save(asdict(self.artifact.golden)))
 
     def manifest(self, directory: Path, version: int) -> Manifest:
