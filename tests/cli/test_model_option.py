@@ -23,7 +23,9 @@ from lobsmith.workspace import Workspace
 from tests.release import toy
 from tests.small import params_file
 
-ABOUT_NO_MODEL = ("bench ", "data ", "doctor", "report evaluation", "repository verify", "serve", "stage")
+ABOUT_NO_MODEL = (
+    *("bench ", "data ", "doctor", "down", "logs", "report evaluation", "repository verify", "serve", "stage", "up"),
+)
 """Groups and commands about market data, networks, the machine, or all models at once."""
 
 

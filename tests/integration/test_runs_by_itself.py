@@ -63,10 +63,13 @@ SETTINGS: dict[str, Any] = {
     "drift.look_s": 100,
     "drift.false_alarms_a_day": 3,
     "drift.minimum_rows": 50,
+    "drift.discriminator.seconds": 5,
     "drift.gate_level": 1.0e-9,
     "drift.feed_limit": 1.0,
     "reference.block_rows": 64,
     "reference.false_alarms_a_day": 100,
+    # Evidently takes longer than the time from one look to the next, where time flies.
+    "drift_report.deadline_s": 0.05,
     "modes.stale_s": 3600,
 }
 PERIODS_S = {"every-six-hours": 1600, "drift": 100}

@@ -1,5 +1,6 @@
 """A version is trained, published and made again; the parts are the real ones."""
 
+import gzip
 import json
 import os
 import shutil
@@ -119,9 +120,15 @@ def test_damaged_data_are_refused(project, version):
 
 
 def test_files_of_another_session_are_refused(project, version, tmp_path):
-    write_raw(simulate(seed=7, seconds=30), tmp_path / "short.gz")
+    short, other = tmp_path / "short.gz", tmp_path / "other.gz"
+    write_raw(simulate(seed=7, seconds=30), short)
+    with pytest.raises(DataError, match=r"fingerprint of its data is \w+, while lob \d+ was trained on"):
+        reproduce(project, version, captures=[short])
+    other.write_bytes(
+        gzip.compress(gzip.decompress(short.read_bytes()).replace(b"sim@", b"abc@").replace(b"SIM", b"ABC"))
+    )
     with pytest.raises(DataError, match=r"holds binance-usdm:.*, not simulator:"):
-        reproduce(project, version, captures=[tmp_path / "short.gz"])
+        reproduce(project, version, captures=[other])
 
 
 @pytest.mark.parametrize("what", ["manifest.sig", "manifest.json", "model.onnx"])

@@ -12,6 +12,7 @@ from lobsmith.cli.options import (
     change_options,
     changes,
     json_option,
+    model_option,
     other_instrument_option,
     overrides,
     print_json,
@@ -56,7 +57,7 @@ _SIMULATED = "simulator-sim"
 @click.option("--stale-s", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
 @click.option("--transport", type=click.Choice(["grpc", "inprocess"]), default="grpc", show_default=True)
 @click.option("--url", help="HOST:PORT of a server; the workspace's own by default.")
-@click.option("--model", help="Instead of model.name.")
+@model_option
 @click.option("--guard/--no-guard", default=True, show_default=True, help="Let the mode say what may be acted on.")
 @click.option("--modes", help="URL of another machine's modes, http://HOST:PORT/modes; the workspace's by default.")
 @click.option("--horizon", type=int, help="Of the probabilities shown, ms; the longest up to a second by default.")

@@ -116,7 +116,7 @@ def close(workspace: Workspace, session: str, model: str | None, as_json: bool) 
 def _name(workspace: Workspace, model: str | None) -> str:
     from lobsmith.params import load_params
 
-    return load_params(workspace.params, overrides((), model)).model.name
+    return model or load_params(workspace.params).model.name
 
 
 def _since(hours: float | None) -> int:
