@@ -190,6 +190,7 @@ def poisoned(installation: Installation, folder: Path) -> int:
         reference_path=directory / "reference.safetensors",
         data_fingerprint=manifest.data_fingerprint,
         verdicts=manifest.verdicts,
+        metrics={},
         run="poisoned",
         mlflow_run_id=run.run_id,
     )

@@ -14,7 +14,6 @@ from urllib.request import Request, urlopen
 from lobsmith.errors import ServiceError, TritonMissingError
 from lobsmith.monitoring.drift.evidently_ui import UI_HEALTH, evidently_workspace, ui_command, ui_environment
 from lobsmith.params import Params
-from lobsmith.services.mlflow_server import DRAIN_S
 from lobsmith.services.service import Probe, Service, State, answers
 from lobsmith.serving.endpoint import read_endpoint
 from lobsmith.serving.ports import HOST, Port
@@ -66,7 +65,6 @@ def _prefect(workspace: Workspace, params: Params) -> tuple[Service, str]:
         _check_reachable(PREFECT_API, given)
         instead = (State.ELSEWHERE, f"{PREFECT_API} names this server")
         return Service(name="prefect", folder=workspace.root, address=given, instead=instead), given
-    options = ("--host", HOST, "--port", str(port), "--no-access-log", "--timeout-graceful-shutdown", str(DRAIN_S))
     environment = {
         "PREFECT_HOME": str(workspace.prefect),
         PREFECT_API: api,
@@ -79,7 +77,7 @@ def _prefect(workspace: Workspace, params: Params) -> tuple[Service, str]:
     }
     service = Service(
         name="prefect",
-        command=(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", *options),
+        command=(sys.executable, "-P", "-m", "lobsmith.services.prefect_server", str(port)),
         environment=environment,
         folder=_nowhere(workspace),
         address=page,
