@@ -19,6 +19,7 @@ CHILDREN = [
     "lobsmith.monitoring.drift.evidently_child",
     "lobsmith.release.checks.validation",
     "lobsmith.services.mlflow_server",
+    "lobsmith.services.prefect_server",
     "lobsmith.trading.recorder.process",
 ]
 PACKAGED = (".css", ".jinja", ".json")

@@ -10,11 +10,9 @@ from pathlib import Path
 
 from lobsmith import telemetry
 from lobsmith.release.registry.mlflow_store import mlflow_store
+from lobsmith.services.service import DRAIN_S
 from lobsmith.serving.ports import HOST
 from lobsmith.workspace import Workspace
-
-DRAIN_S = 3
-"""Time that open connections have when the server is asked to end, s."""
 
 
 def main(root: Path, port: int) -> None:

@@ -11,10 +11,9 @@ import threading
 import time
 
 from lobsmith import telemetry
+from lobsmith.services.service import DRAIN_S
 from lobsmith.serving.ports import HOST
 
-DRAIN_S = 3
-"""Time that open connections have when the server is asked to end, s."""
 _YOUNG_S = 1.0
 """Between two collections of what is new, s."""
 _ALL_EVERY = 60

@@ -12,6 +12,8 @@ from lobsmith.serving.ports import HOST, Port
 
 Probe = Callable[[int], str | None]
 """Says why a service, of which it gets the process id, does not answer; None where it does."""
+DRAIN_S = 3
+"""Time that open connections have when a server is asked to end, s."""
 _ANSWER_DEADLINE_S = 5.0
 
 
