@@ -119,16 +119,21 @@ def test_damaged_data_are_refused(project, version):
         reproduce(project, version)
 
 
+def of_a_venue(capture: Path) -> Path:
+    """The same session as a capture of an instrument that is not the simulator's."""
+    other = capture.with_name("other.gz")
+    text = gzip.decompress(capture.read_bytes()).replace(b"sim@", b"abc@").replace(b"SIM", b"ABC")
+    other.write_bytes(gzip.compress(text))
+    return other
+
+
 def test_files_of_another_session_are_refused(project, version, tmp_path):
-    short, other = tmp_path / "short.gz", tmp_path / "other.gz"
+    short = tmp_path / "short.gz"
     write_raw(simulate(seed=7, seconds=30), short)
     with pytest.raises(DataError, match=r"fingerprint of its data is \w+, while lob \d+ was trained on"):
         reproduce(project, version, captures=[short])
-    other.write_bytes(
-        gzip.compress(gzip.decompress(short.read_bytes()).replace(b"sim@", b"abc@").replace(b"SIM", b"ABC"))
-    )
     with pytest.raises(DataError, match=r"holds binance-usdm:.*, not simulator:"):
-        reproduce(project, version, captures=[other])
+        reproduce(project, version, captures=[of_a_venue(short)])
 
 
 @pytest.mark.parametrize("what", ["manifest.sig", "manifest.json", "model.onnx"])
@@ -193,8 +198,8 @@ def test_every_kind_of_candidate_comes_out_again_from_files(tmp_path, candidate)
             "compress.candidate": candidate,
         }
     )
-    capture = tmp_path / "session.gz"
-    write_raw(simulate(seed=7, seconds=60), capture)
+    write_raw(simulate(seed=7, seconds=60), tmp_path / "session.gz")
+    capture = of_a_venue(tmp_path / "session.gz")
     workspace = remade.project(tmp_path, params, [capture])
     manifest = remade.published(workspace, params)
     assert manifest.candidate == candidate or not candidate
