@@ -1,19 +1,20 @@
 """The services of a workspace: what each is, where it listens, and when it is ready."""
 
 import http.client
+import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from lobsmith.errors import ServiceError, TritonMissingError
 from lobsmith.monitoring.drift.evidently_ui import UI_HEALTH, evidently_workspace, ui_command, ui_environment
 from lobsmith.params import Params
+from lobsmith.services.flows.register import OVERRIDES
 from lobsmith.services.service import Probe, Service, State, answers
 from lobsmith.serving.endpoint import read_endpoint
 from lobsmith.serving.ports import HOST, Port
@@ -88,16 +89,18 @@ def _prefect(workspace: Workspace, params: Params) -> tuple[Service, str]:
     return service, api
 
 
-def _flows(workspace: Workspace, prefect: Service, api: str, overrides: Mapping[str, Any]) -> Service:
+def _flows(workspace: Workspace, prefect: Service, api: str, overrides: dict[str, str]) -> Service:
     ours = prefect.instead is None
     home = str(workspace.prefect) if ours else os.environ.get("PREFECT_HOME", str(workspace.prefect))
     return Service(
         name="flows",
-        command=(
-            *(sys.executable, "-P", "-m", "lobsmith.services.flows"),
-            *(part for name, value in overrides.items() for part in ("--set", f"{name}={value}")),
-        ),
-        environment={"LOBSMITH_ROOT": str(workspace.root), PREFECT_API: api, "PREFECT_HOME": home},
+        command=(sys.executable, "-P", "-m", "lobsmith.services.flows"),
+        environment={
+            "LOBSMITH_ROOT": str(workspace.root),
+            PREFECT_API: api,
+            "PREFECT_HOME": home,
+            OVERRIDES: json.dumps(overrides),
+        },
         folder=workspace.root,
         after=("prefect", "mlflow"),
         ready_line=rb"the deployments of prefect\.yaml are entered",

@@ -1,35 +1,23 @@
 """The newest stretch of a live capture, as it is now: what a retrain of `data.source: live` learns from."""
 
 import os
-import re
 import shutil
-from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from lobsmith.errors import DataError, ThinWindowError
 from lobsmith.market.live.files import cut_torn
+from lobsmith.market.live.retention import Captured, captured
 from lobsmith.market.venues.captures import text_batches
 from lobsmith.params import WindowParams
 from lobsmith.units import NS_PER_S
 
 LIVE = "live"
 """The `data.source` that this module reads."""
-_NAME = re.compile(r"(.+)-(\d{8}T\d{6})(-\d+)?\.gz")
 _SNAPSHOT = b'"lastUpdateId"'
 _HEAD_BYTES = 4 << 20
-
-
-class _File(NamedTuple):
-    """A file by its name: when its first line was received, UTC ns; several of one second have numbers."""
-
-    begins_ns: int
-    number: int
-    path: Path
 
 
 @contextmanager
@@ -59,7 +47,7 @@ def _held(folder: Path, scratch: Path, window: WindowParams) -> list[Path]:
     thin = ThinWindowError(f"{folder}: {_lacking(0, window)}")
     try:
         scratch.mkdir(parents=True)
-        for files in _streams(folder).values():
+        for _, files in sorted(captured(folder).items()):
             try:
                 chosen += _newest(files, scratch, window)
             except ThinWindowError as error:
@@ -72,19 +60,7 @@ def _held(folder: Path, scratch: Path, window: WindowParams) -> list[Path]:
     return chosen
 
 
-def _streams(folder: Path) -> dict[str, list[_File]]:
-    """Return the files of each stream, `<market>-<symbol>`, in the order of time."""
-    found: dict[str, list[_File]] = defaultdict(list)
-    for path in folder.glob("*.gz"):
-        if name := _NAME.fullmatch(path.name):
-            with suppress(ValueError):
-                begins = datetime.strptime(name[2], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-                number = int((name[3] or "-0")[1:])
-                found[name[1]].append(_File(int(begins.timestamp()) * NS_PER_S, number, path))
-    return {name: sorted(files) for name, files in sorted(found.items())}
-
-
-def _newest(files: list[_File], scratch: Path, window: WindowParams) -> list[Path]:
+def _newest(files: list[Captured], scratch: Path, window: WindowParams) -> list[Path]:
     """Return links to the files of a stream that hold its newest `length_s`.
 
     Raises:

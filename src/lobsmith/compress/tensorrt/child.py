@@ -4,12 +4,9 @@
 what was built, or why nothing was. The packages `tensorrt` (10 and 11) and `tensorrt_rtx` have one Python API.
 """
 
-import ctypes
 import importlib
 import importlib.metadata
-import os
 import re
-import signal
 import sys
 import time
 from pathlib import Path
@@ -22,11 +19,11 @@ from lobsmith.compress.tensorrt.gpu import Gpu, this_gpu
 from lobsmith.compress.tensorrt.plan import Profile
 from lobsmith.errors import EngineError
 from lobsmith.files import write_atomic
+from lobsmith.process import end_with
 
 INPUTS = {"features": 3, "state": 2}
 """Inputs of a network and their dimensions: [B, T, F] and [B, S]."""
 
-_PR_SET_PDEATHSIG = 1
 _ERRORS_KEPT = 5
 
 
@@ -266,16 +263,9 @@ def _cuda_version(builder: str) -> str | None:
     return found[1] if found else None
 
 
-def _die_with(parent: int) -> None:
-    """End this process when its parent ends, however that ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the parent process is gone")
-
-
 def _main(arguments: list[str]) -> int:
     order = msgspec.json.decode(arguments[0], type=Order)
-    _die_with(order.parent)
+    end_with(order.parent)
     try:
         built = build_plans(order)
     except (EngineError, OSError, MemoryError) as error:

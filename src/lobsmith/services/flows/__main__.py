@@ -4,7 +4,6 @@ It waits for the Prefect server that PREFECT_API_URL names, and outlasts its abs
 """
 
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -18,7 +17,6 @@ import httpx
 from lobsmith import clock, telemetry
 from lobsmith.errors import FlowsError, LobsmithError
 from lobsmith.progress import console
-from lobsmith.services.flows.register import OVERRIDES
 from lobsmith.workspace import Workspace
 
 _POLL_S = 0.5
@@ -28,11 +26,9 @@ _SETTINGS = {"PREFECT_WORKER_QUERY_SECONDS": "5", "PREFECT_LOGGING_LEVEL": "ERRO
 
 @click.command()
 @click.option("--root", type=click.Path(path_type=Path), default=".", help="The project's folder, with prefect.yaml.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Replace a parameter of params.yaml.")
-def main(root: Path, settings: tuple[str, ...]) -> None:
+def main(root: Path) -> None:
     """Run the flows of prefect.yaml when they are due; PREFECT_API_URL names Prefect's server."""
     telemetry.turn_off()
-    os.environ[OVERRIDES] = json.dumps(dict(one.split("=", 1) for one in settings))
     try:
         serve(Workspace.open(root), os.environ.get("PREFECT_API_URL"))
     except LobsmithError as error:
