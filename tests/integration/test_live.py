@@ -17,17 +17,15 @@ import numpy as np
 import pytest
 import yaml
 
-from lobsmith.features.dataset import build_dataset
 from lobsmith.market.live.playback import SimulatedFeed
-from lobsmith.market.readers import read_captures
 from lobsmith.market.venues.captures import line_batches
-from lobsmith.monitoring.log.reader import PredictionLog
-from lobsmith.params import Params, as_table
+from lobsmith.params import as_table
 from lobsmith.serving.endpoint import read_endpoint
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.stages.ingest import ingest
 from lobsmith.units import NS_PER_MS, NS_PER_S
 from lobsmith.workspace import Workspace
+from tests.answered import logged, rows_of
 from tests.market.exchange import Exchange, Script
 from tests.served import publish_small
 from tests.small import small_params
@@ -98,12 +96,6 @@ class Live:
         return time.monotonic() - began, said
 
 
-def rows_of(paths: list[Path], params: Params) -> np.ndarray:
-    """Return the times of the complete rows that captured files give."""
-    rows = build_dataset(read_captures(paths), params).rows
-    return rows.time[rows.complete]
-
-
 def sleep_until(due_ns: int) -> None:
     time.sleep(max(0.0, (due_ns - time.time_ns()) / NS_PER_S))
 
@@ -131,31 +123,21 @@ def test_kills_of_server_and_session_lose_no_answer_and_the_capture_is_learnt_fr
     assert {one["version"] for one in first.seconds if one["version"]} == {version}
     (lived,) = second.ended
     (before, after) = paths = sorted(workspace.captures.glob("usdm-sim-*.gz"))
-    with PredictionLog.of(workspace, "lob") as log, log.connection.cursor() as cursor:
-        sessions = sorted(log.sessions(), key=lambda one: one["started_ns"])
-        assert [(one["source"], one["instrument"]) for one in sessions] == [("live", "simulator:SIM")] * 2
-        found = {}
-        for one in sessions:
-            cursor.execute(
-                "SELECT time_ns, reason, known_ns FROM logged WHERE session = ? AND role = 'primary' ORDER BY row",
-                (one["session"],),
-            )
-            found[one["session"]] = cursor.fetchall()
-    killed, whole = (found[one["session"]] for one in sessions)
+    killed, whole = logged(workspace, "lob")
     # The second session took over what the first had left in its ring.
-    times = np.array([row[0] for row in killed])
+    times = np.array([row.time_ns for row in killed])
     captured = rows_of([before], params)
     assert np.isin(captured, times).all()
     assert 0 <= len(times) - len(captured) < 200
-    reasons = {row[1] for row in killed}
+    reasons = {row.reason for row in killed}
     assert reasons - {None} <= {"unavailable", "deadline", "no_version"}
-    assert 0 < sum(row[1] is not None for row in killed) < len(killed) // 2
-    assert killed[-1][1] is None
+    assert 0 < sum(row.reason is not None for row in killed) < len(killed) // 2
+    assert killed[-1].reason is None
     # Nothing of the second is missing: every row of its capture was answered.
-    np.testing.assert_array_equal(np.array([row[0] for row in whole]), rows_of([after], params))
+    np.testing.assert_array_equal(np.array([row.time_ns for row in whole]), rows_of([after], params))
     assert (lived["answered"], lived["reasons"], lived["drops"]) == (len(whole), {}, 0)
     assert lived["recorded"]["logged"] == len(whole)
-    assert sum(row[2] is not None for row in whole) > len(whole) // 2
+    assert sum(row.known_ns is not None for row in whole) > len(whole) // 2
 
     texts = [line[20:] for batch in line_batches(after) for line in batch]
     messages = [text for text in texts if text.startswith(b'{"stream"')]

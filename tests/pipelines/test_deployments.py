@@ -3,6 +3,7 @@
 import re
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 from prefect.flows import Flow, load_flow_from_entrypoint
 
 from lobsmith.params import load_params
-from lobsmith.services.flows.register import schedule_of
+from lobsmith.services.flows.register import OVERRIDES, not_entered, schedule_of, wanted
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = PrefectYamlModel.model_validate(yaml.safe_load((ROOT / "prefect.yaml").read_text())).deployments
@@ -60,3 +61,29 @@ def test_a_schedule_follows_the_speed_of_the_clock(entry, as_it_is, sixty_times)
     schedule = schedule_of(entry, 1.0)
     assert (schedule.cron if "cron" in entry else schedule.interval) == as_it_is
     assert schedule_of(entry, 60.0).interval == sixty_times
+
+
+def test_a_deployment_has_another_version_once_anything_that_it_is_made_from_is_another(
+    tmp_path: Path, monkeypatch
+) -> None:
+    table = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    (tmp_path / "pipelines").mkdir()
+    for path in (ROOT / "pipelines").glob("*.py"):
+        (tmp_path / "pipelines" / path.name).write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(OVERRIDES, raising=False)
+    there = [SimpleNamespace(**one.entry, version=one.version) for one in wanted(table)]
+    names = [one.name for one in there]
+
+    def changed() -> list[str]:
+        return [one.entry["name"] for one in not_entered(table, there)]
+
+    assert changed() == []
+    assert [one.entry["name"] for one in not_entered(table, there[1:])] == names[:1]
+    with (tmp_path / "pipelines" / "shadow.py").open("a") as code:
+        code.write("# another line\n")
+    assert changed() == ["shadow"]
+    table["deployments"][0]["schedules"] = [{"interval": 77}]
+    assert changed() == [names[0], "shadow"]
+    monkeypatch.setenv(OVERRIDES, '{"data.source": "live"}')
+    assert changed() == names

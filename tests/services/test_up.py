@@ -10,18 +10,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
+import yaml
 
 from lobsmith.cli.up_table import process_tree
-from lobsmith.params import load_params
+from lobsmith.params import as_table, load_params
 from lobsmith.services.guard import GRACE_S, marked
 from lobsmith.services.run import Run, read_run
 from lobsmith.services.service import ServiceState, State
 from lobsmith.serving.endpoint import read_endpoint
 from lobsmith.workspace import Workspace
+from tests.answered import logged, rows_of
 from tests.served import publish_small
 from tests.small import SMALL
 
@@ -37,11 +41,12 @@ class Project:
     """A project with a published model, and `lobsmith` run in it."""
 
     def __init__(self, folder: Path) -> None:
-        shutil.copy(ROOT / "params.yaml", folder)
+        self.params = load_params(ROOT / "params.yaml", SMALL)
+        (folder / "params.yaml").write_text(yaml.safe_dump(as_table(self.params)))
         shutil.copy(ROOT / "prefect.yaml", folder)
         (folder / "pipelines").symlink_to(ROOT / "pipelines")
         self.workspace = Workspace(folder)
-        publish_small(self.workspace, load_params(self.workspace.params, SMALL), seed=1)
+        publish_small(self.workspace, self.params, seed=1)
 
     def lobsmith(self, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "lobsmith", "--root", str(self.workspace.root), *arguments]
@@ -92,12 +97,13 @@ def project(tmp_path: Path) -> Iterator[Project]:
 def test_everything_runs_comes_back_and_goes(project: Project) -> None:
     before = {path.name for path in project.workspace.root.iterdir()}
     begun = time.monotonic()
-    done = project.lobsmith("up", "--detach", "--free-ports")
+    live = ("up", "--detach", "--free-ports", "--live", "--", "--simulate", "7")
+    done = project.lobsmith(*live)
     assert done.returncode == 0, done.stdout + done.stderr
     figures: dict[str, float] = {"all ready": time.monotonic() - begun}
     run = project.run()
     assert [(one.name, one.state) for one in run.services] == [
-        (name, State.READY) for name in ("prefect", "mlflow", "triton", "flows", "evidently")
+        (name, State.READY) for name in ("prefect", "mlflow", "triton", "flows", "evidently", "live")
     ]
     pages = {one.name: one.address for one in run.services if one.page}
     assert done.stdout.splitlines()[-1] == "open " + ", ".join(f"{url} ({name})" for name, url in pages.items())
@@ -110,8 +116,12 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
     second = project.lobsmith("up", "--free-ports")
     assert second.returncode == 1
     assert [f"process {run.process.pid} " in line for line in second.stderr.splitlines()] == [True]
-    logged = project.lobsmith("logs", "mlflow", "--lines", "50")
-    assert "Application startup complete" in logged.stdout
+    told = project.lobsmith("logs", "mlflow", "--lines", "50")
+    assert "Application startup complete" in told.stdout
+
+    monitor = deployed(run)["monitor"]
+    schedule = f"{run.prefect_api}/deployments/{monitor['id']}/schedules/{monitor['schedules'][0]['id']}"
+    httpx.patch(schedule, json={"active": False}).raise_for_status()
 
     for one in run.services:
         os.kill(one.pid or 0, signal.SIGKILL)
@@ -128,20 +138,36 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
     limits = dict.fromkeys(figures, BACK_S) | {"all ready": 6 * BACK_S, "Triton alone": TRITON_BACK_S}
     assert {name: seconds for name, seconds in figures.items() if seconds > queue * limits[name]} == {}
 
+    paused = [name for name, one in deployed(run).items() if not one["schedules"][0]["active"]]
+    assert paused == ["monitor"], "what was done in Prefect's page is left as it is"
+
     # Services that were not killed have not ended either.
     assert [(one.name, one.restarts) for one in project.run().services] == [(one.name, 1) for one in run.services]
     os.kill(run.process.pid, signal.SIGKILL)
     eventually("no process is left", lambda: project.processes() == {}, GRACE_S + 10)
     assert read_run(project.workspace) is None
 
-    again = project.lobsmith("up", "--detach", "--free-ports")
+    again = project.lobsmith(*live)
     assert again.returncode == 0, again.stdout + again.stderr
     down = project.lobsmith("down")
-    assert (down.returncode, down.stdout) == (0, "ended evidently, flows, triton, mlflow, prefect\n")
+    assert (down.returncode, down.stdout) == (0, "ended live, evidently, flows, triton, mlflow, prefect\n")
     assert project.processes() == {}
     assert read_endpoint(project.workspace) is None
     assert {path.name for path in project.workspace.root.iterdir()} == before
     assert list((project.workspace.up / "empty").iterdir()) == []
+
+    # Two sessions were killed, the last one was ended; each recorder took over what the one before had not logged.
+    sessions = logged(project.workspace, "lob")
+    captured = rows_of(sorted(project.workspace.captures.glob("*.gz")), project.params)
+    times = np.array([row.time_ns for rows in sessions for row in rows])
+    print(f"{len(captured)} rows captured, {len(times)} logged in {len(sessions)} sessions")
+    assert np.setdiff1d(captured, times).size == 0
+    assert {row.reason for rows in sessions for row in rows} <= {None, "unavailable", "deadline", "no_version"}
+
+
+def deployed(run: Run) -> dict[str, dict[str, Any]]:
+    found = httpx.post(f"{run.prefect_api}/deployments/filter", json={}).raise_for_status().json()
+    return {one["name"]: one for one in found}
 
 
 def _serves_again(project: Project, killed: int) -> bool:

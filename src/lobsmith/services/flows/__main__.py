@@ -17,6 +17,8 @@ import httpx
 from lobsmith import clock, telemetry
 from lobsmith.errors import FlowsError, LobsmithError
 from lobsmith.progress import console
+from lobsmith.services.flows.forks import Zygote
+from lobsmith.services.flows.register import FILE
 from lobsmith.workspace import Workspace
 
 _POLL_S = 0.5
@@ -47,8 +49,8 @@ def serve(workspace: Workspace, api: str | None) -> None:
     """
     if not api:
         raise FlowsError("PREFECT_API_URL is not set: name Prefect's server, such as http://127.0.0.1:4200/api")
-    if not (workspace.root / "prefect.yaml").is_file():
-        raise FlowsError(f"{workspace.root}/prefect.yaml: no such file; name the project's folder with --root")
+    if not (workspace.root / FILE).is_file():
+        raise FlowsError(f"{workspace.root}/{FILE}: no such file; name the project's folder with --root")
     os.chdir(workspace.root)
     # The pull step of prefect.yaml names it.
     os.environ["LOBSMITH_ROOT"] = str(workspace.root)
@@ -64,16 +66,19 @@ def serve(workspace: Workspace, api: str | None) -> None:
 async def _work(root: Path, api: str) -> None:
     working = cast("asyncio.Task[None]", asyncio.current_task())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, working.cancel)
-    await _answering(api)
-    from lobsmith.services.flows.worker import ForkWorker
-
+    zygote = Zygote(root)
     while True:
+        zygote.start()  # its imports go on beside those of the worker
         try:
-            await ForkWorker(root).start(printer=console.print)
+            await _answering(api)
+            from lobsmith.services.flows.worker import ForkWorker
+
+            await ForkWorker(zygote).start(printer=console.print)
         except* (RuntimeError, httpx.HTTPError) as errors:
             # Prefect's loops end when the server has been away for minutes.
             console.print(f"the worker of the flows starts again: {errors.exceptions[0]}")
-        await _answering(api)
+        finally:
+            zygote.close()
 
 
 async def _answering(api: str) -> None:

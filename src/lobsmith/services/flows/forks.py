@@ -70,12 +70,8 @@ class Zygote:
         self._orders = ours
         asyncio.get_running_loop().add_reader(ours.fileno(), self._read)
 
-    async def fork(self, job: str, environment: dict[str, str]) -> Child:
-        """Fork a child that does a job.
-
-        Args:
-            job: a key of `lobsmith.services.flows.zygote.JOBS`.
-            environment: what its environment has beside that of the zygote.
+    async def ready(self) -> Connection:
+        """Wait for its imports.
 
         Raises:
             FlowsError: the zygote ended, or has not come up in time.
@@ -91,11 +87,24 @@ class Zygote:
             ) from None
         if self._orders is None:
             raise FlowsError("the zygote of the flows ended before it was ready; look at its log")
+        return self._orders
+
+    async def fork(self, job: str, environment: dict[str, str]) -> Child:
+        """Fork a child that does a job.
+
+        Args:
+            job: a key of `lobsmith.services.flows.zygote.JOBS`.
+            environment: what its environment has beside that of the zygote.
+
+        Raises:
+            FlowsError: the zygote ended, or has not come up in time.
+        """
+        orders = await self.ready()
         ticket = next(self._tickets)
         answer: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
         self._asked[ticket] = answer
         try:
-            self._orders.send(Order(ticket, job, environment))
+            orders.send(Order(ticket, job, environment))
         except OSError as error:
             del self._asked[ticket]
             raise FlowsError(f"the zygote of the flows is gone: {error.strerror}") from error

@@ -1,31 +1,59 @@
 """Enters the deployments of `prefect.yaml` at Prefect's server: what `prefect deploy --all` does.
 
-It needs the flows, for the schemas of their parameters, so it runs as a job of the zygote.
+A deployment's version is a digest of all that it is made from. What the server has in that version is left alone, with
+what has been done to it since, such as a schedule that is paused in Prefect's page. Entering the others needs the
+flows, for the schemas of their parameters, so it is a job of the zygote.
 """
 
 import asyncio
+import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from lobsmith import clock
+from lobsmith import __version__, clock
 
 if TYPE_CHECKING:
+    from prefect.client.schemas.responses import DeploymentResponse
     from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 
 OVERRIDES = "LOBSMITH_FLOW_OVERRIDES"
 """Variable of the environment: parameters of `params.yaml` that the flows replace, as a JSON object."""
+FILE = "prefect.yaml"
 _ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)
 """Intervals count from here, so that a restart does not put the next run off."""
 _SHORTEST = timedelta(seconds=5)
 
 
+class Wanted(NamedTuple):
+    """A deployment of `prefect.yaml` and the version that it has at the server once it is entered."""
+
+    entry: dict[str, Any]
+    version: str
+
+
+def wanted(table: dict[str, Any]) -> Iterator[Wanted]:
+    """Yield the deployments of `prefect.yaml`, whose flows lie below the working directory."""
+    around = [__version__, table.get("pull"), os.environ.get(OVERRIDES), clock.speed()]
+    for entry in table["deployments"]:
+        flow = Path(entry["entrypoint"].partition(":")[0]).read_bytes()
+        made_from = json.dumps([*around, entry], sort_keys=True, default=str).encode()
+        yield Wanted(entry, hashlib.sha256(made_from + flow).hexdigest()[:12])
+
+
+def not_entered(table: dict[str, Any], entered: "Iterable[DeploymentResponse]") -> list[Wanted]:
+    """Return the deployments of `prefect.yaml` that a server does not have as they are wanted."""
+    there = {(one.name, one.entrypoint, one.version) for one in entered}
+    return [one for one in wanted(table) if (one.entry["name"], one.entry["entrypoint"], one.version) not in there]
+
+
 def register() -> None:
-    """Enter every deployment of the `prefect.yaml` in the working directory; what was entered before is replaced.
+    """Enter the deployments of the `prefect.yaml` in the working directory that the server does not have.
 
     Runs that are late stay: the server drops only those that are still to come. The limit of one run at a time is the
     worker's to keep: the server would keep it in more transactions, and the slot of a killed run for a minute.
@@ -36,17 +64,17 @@ def register() -> None:
     from prefect.flows import load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema
 
-    table = yaml.safe_load(Path("prefect.yaml").read_text())
+    table = yaml.safe_load(Path(FILE).read_text())
     PrefectYamlModel.model_validate(table)
     overrides = json.loads(os.environ.get(OVERRIDES, "{}"))
     with get_client(sync_client=True) as client:
-        for one in table["deployments"]:
+        for one, version in not_entered(table, client.read_deployments()):
             flow: Any = load_flow_from_entrypoint(one["entrypoint"])
             client.create_deployment(
                 flow_id=client.create_flow_from_name(flow.name),
                 name=one["name"],
                 description=one.get("description", flow.description),
-                version=flow.version,
+                version=version,
                 tags=one.get("tags"),
                 entrypoint=one["entrypoint"],
                 parameters={**(one.get("parameters") or {}), **({"overrides": overrides} if overrides else {})},

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import anyio
+import httpx
+import yaml
 from anyio.abc import TaskGroup, TaskStatus
 from prefect.runner._flow_run_executor import FlowRunExecutorContext
 from prefect.runner._process_manager import ProcessHandle
@@ -17,6 +19,7 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, P
 from lobsmith.errors import FlowsError
 from lobsmith.progress import console
 from lobsmith.services.flows.forks import Zygote
+from lobsmith.services.flows.register import FILE, not_entered
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
@@ -39,10 +42,10 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
     job_configuration = ProcessJobConfiguration
     job_configuration_variables = ProcessVariables
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, zygote: Zygote) -> None:
         # A run that is fetched before it is due would wait in a process of its own.
         super().__init__(POOL, name=NAME, prefetch_seconds=0)
-        self._zygote = Zygote(root)
+        self._zygote = zygote
         self._executors = FlowRunExecutorContext()
         self._beginning = asyncio.Lock()
         self._running: set[UUID | None] = set()
@@ -52,7 +55,6 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         return "lobsmith"  # Prefect's own worker stays the one of type `process`
 
     async def __aenter__(self) -> "ForkWorker":
-        self._zygote.start()
         await self._executors.__aenter__()
         await super().__aenter__()
         cast(TaskGroup, self._runs_task_group).start_soon(self._enter_deployments)
@@ -62,10 +64,7 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         try:
             await super().__aexit__(*exc_info)
         finally:
-            try:
-                await self._executors.__aexit__(*exc_info)
-            finally:
-                self._zygote.close()
+            await self._executors.__aexit__(*exc_info)
 
     async def run(
         self,
@@ -123,16 +122,24 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
 
     async def _enter_deployments(self) -> None:
         while True:
-            why = "see above"
             try:
-                child = await self._zygote.fork("register", {})
-                if await child.wait() == 0:
-                    console.print(f"the deployments of prefect.yaml are entered in the work pool {POOL}")
+                if await self._entered() or await (await self._zygote.fork("register", {})).wait() == 0:
+                    await self._zygote.ready()
+                    console.print(f"the deployments of {FILE} are entered in the work pool {POOL}")
                     return
-            except FlowsError as error:
+                why = "see above"
+            except (FlowsError, httpx.HTTPError) as error:
                 why = str(error)
-            console.print(f"the deployments of prefect.yaml are not entered yet, {why}; tried again in {_AGAIN_S:g} s")
+            console.print(f"the deployments of {FILE} are not entered yet, {why}; tried again in {_AGAIN_S:g} s")
             await anyio.sleep(_AGAIN_S)
+
+    async def _entered(self) -> bool:
+        """Return whether the server has all deployments already, which spares the imports of their flows."""
+        try:
+            table = yaml.safe_load(Path(FILE).read_text())
+            return not not_entered(table, await self.client.read_deployments())
+        except (OSError, AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError):
+            return False  # the job says what is wrong with the file
 
 
 def superseded(due: "list[FlowRun]") -> "list[FlowRun]":
