@@ -16,8 +16,8 @@
     │   └── RegistryError         MLflow is away: it cannot be reached, is locked, or does not answer in time
     ├── LeaseError                somebody else has the right to act
     │   └── LeaseLostError        it was taken over from who thought to have it; nothing more was done
-    ├── ClockError                the time of a workspace cannot be told or set
-    ├── ModeError                 the mode of a model cannot be told or set
+    ├── ClockError                the time of a workspace cannot be read or set
+    ├── ModeError                 the mode of a model cannot be read or set
     ├── ServingError              no answer can be had from a model server
     │   ├── UnlearntInstrumentError  a model is asked about an instrument that it has not learnt
     │   ├── TritonMissingError    Triton cannot be started on this machine
@@ -134,11 +134,11 @@ class RegistryError(ReleaseError):
 
 
 class ClockError(LobsmithError):
-    """The time of a workspace cannot be told or set."""
+    """The time of a workspace cannot be read or set."""
 
 
 class ModeError(LobsmithError):
-    """The mode of a model cannot be told or set."""
+    """The mode of a model cannot be read or set."""
 
 
 class ServingError(LobsmithError):

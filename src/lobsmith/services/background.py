@@ -108,7 +108,7 @@ def end_run(workspace: Workspace) -> Run | None:
                 f"{run.process} has not ended within {STOP_DEADLINE_S:g} s; `kill -9 {pid}` ends it and its services"
             )
     except PermissionError as error:
-        raise ServiceError(f"{run.process} belongs to another user, who may end it") from error
+        raise ServiceError(f"{run.process} belongs to another user; end it as that user") from error
     finally:
         os.close(descriptor)
     return run
