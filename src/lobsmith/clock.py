@@ -4,7 +4,7 @@ It is the machine's own time, unless `.lobsmith/clock.json` says otherwise: `lob
 minute, and a workspace that has lived ahead stays ahead when it slows down again, so that its time never goes back.
 A process reads the file once, in `use`; its children get the same clock from their environment.
 
-Leases, deadlines and durations are not told by it: they guard processes, which live no faster.
+Leases, deadlines and durations do not go by it: they guard processes, which live no faster.
 """
 
 import math

@@ -4,6 +4,7 @@
     ├── ParamsError               params.yaml is wrong
     ├── DataError                 market data cannot be used
     │   ├── CaptureError          a capture file is empty, truncated, garbled or of an unknown format
+    │   ├── VenueError            a venue cannot be reached, or does not say what it should
     │   └── ThinWindowError       the training window holds too little data
     ├── TrainingError             a model could not be trained
     ├── PrecisionError            a model cannot be had in an arithmetic, here or at all
@@ -15,13 +16,15 @@
     │   └── RegistryError         MLflow is away: it cannot be reached, is locked, or does not answer in time
     ├── LeaseError                somebody else has the right to act
     │   └── LeaseLostError        it was taken over from who thought to have it; nothing more was done
-    ├── ClockError                the time of a workspace cannot be told or set
-    ├── ModeError                 the mode of a model cannot be told or set
+    ├── ClockError                the time of a workspace cannot be read or set
+    ├── ModeError                 the mode of a model cannot be read or set
     ├── ServingError              no answer can be had from a model server
+    │   ├── UnlearntInstrumentError  a model is asked about an instrument that it has not learnt
     │   ├── TritonMissingError    Triton cannot be started on this machine
     │   ├── PortBusyError         a port that the server needs is taken
     │   ├── RequestError          the request is wrong: shape, type, a non-finite value
     │   └── DeadlineError         the answer did not come in time
+    ├── ServiceError              what `lobsmith up` runs cannot be started, stopped or read
     ├── FlowsError                flows cannot be run: Prefect's server is away, or what runs them
     └── PredictionLogError        a prediction log cannot be read or written
 
@@ -55,6 +58,8 @@ __all__ = [
     "ThinWindowError",
     "TrainingError",
     "TritonMissingError",
+    "UnlearntInstrumentError",
+    "VenueError",
 ]
 
 
@@ -129,11 +134,11 @@ class RegistryError(ReleaseError):
 
 
 class ClockError(LobsmithError):
-    """The time of a workspace cannot be told or set."""
+    """The time of a workspace cannot be read or set."""
 
 
 class ModeError(LobsmithError):
-    """The mode of a model cannot be told or set."""
+    """The mode of a model cannot be read or set."""
 
 
 class ServingError(LobsmithError):

@@ -1,5 +1,6 @@
 """What a long job shows while it runs: one line a stage, on standard error."""
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,16 @@ from rich.console import Console
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Note = Callable[[str], None]
+
+
+@contextmanager
+def room_permitting() -> Iterator[None]:
+    """Show something in the block; a disk that is full, as that of a log may be, is no reason to end."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 @contextmanager

@@ -1,10 +1,14 @@
 """The Prefect server that commands of a workspace use."""
 
+import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from lobsmith.errors import ServiceError
 from lobsmith.process import Process
+from lobsmith.services.background import end_run
 from lobsmith.services.run import Run, running_prefect, write_run
 from lobsmith.services.service import ServiceState, State
 from lobsmith.workspace import Workspace
@@ -21,6 +25,17 @@ def test_it_is_that_of_lobsmith_up_once_it_is_ready(tmp_path: Path, state: State
     services = (ServiceState(name="prefect", state=state), ServiceState(name="mlflow", state=State.READY))
     write_run(workspace, Run(process=Process.this(), started_ns=0, prefect_api=API, services=services))
     assert running_prefect(workspace) == found
+
+
+def test_what_runs_on_another_machine_is_not_ended_from_here(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        elsewhere = msgspec.structs.replace(Process.this(), pid=bystander.pid, host="elsewhere")
+        write_run(workspace, Run(process=elsewhere, started_ns=0, prefect_api=API))
+        with pytest.raises(ServiceError, match=r"on elsewhere cannot be seen from here; end it with `lobsmith down`"):
+            end_run(workspace)
+        assert bystander.poll() is None
+        bystander.kill()
 
 
 def test_what_ran_once_counts_no_more(tmp_path: Path) -> None:

@@ -135,11 +135,29 @@ def test_a_service_that_ignores_sigterm_is_killed_after_its_deadline(root: Path)
 def test_a_second_signal_kills_at_once(root: Path) -> None:
     with up(root, sleeper("stubborn", code=STUBBORN, stop_deadline_s=60.0)) as running:
         running.ready("stubborn")
-        running.process.send_signal(signal.SIGHUP)
+        running.process.send_signal(signal.SIGINT)
         time.sleep(0.3)
         assert running.process.poll() is None
         assert running.end() == 0
         assert marked(str(root)) == []
+
+
+@pytest.mark.parametrize(("inherited", "ends"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_the_hangup_of_a_terminal_ends_it_unless_it_was_started_with_nohup(
+    root: Path, inherited: signal.Handlers, ends: bool
+) -> None:
+    before = signal.signal(signal.SIGHUP, inherited)
+    try:
+        with up(root, sleeper("one")) as running:
+            running.ready("one")
+            running.process.send_signal(signal.SIGHUP)
+            if ends:
+                assert running.process.wait(20) == 0
+            else:
+                time.sleep(0.5)
+                assert (running.process.poll(), running.states("one")[-1]) == (None, "ready")
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(

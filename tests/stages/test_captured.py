@@ -87,6 +87,13 @@ def test_a_torn_tail_is_left_out_and_the_capture_itself_is_not_touched(folder: P
     assert empty.stat().st_size == 5
 
 
+def test_a_file_of_nothing_that_a_killed_capture_has_left_is_passed_over(folder: Path) -> None:
+    before = write(folder, "AAA", 0, 40).name
+    write(folder, "AAA", 41, 41).write_bytes(b"")
+    after = write(folder, "AAA", 42, 60, snapshot=False).name
+    assert feed(folder) == [before, after]
+
+
 def test_what_is_no_capture_is_named(folder: Path) -> None:
     (folder / "sim-AAA-20260225T061320.gz").write_bytes(gzip.compress(b"time,price\n"))
     with pytest.raises(DataError, match=r"sim-AAA-20260225T061320\.gz: not a raw capture"):

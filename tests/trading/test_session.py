@@ -19,6 +19,7 @@ from lobsmith.monitoring.log.sessions import Session, Status, sessions_of
 from lobsmith.monitoring.mode.machine import Mode
 from lobsmith.params import Params
 from lobsmith.trading.client.stream import Prediction, StreamClient
+from lobsmith.trading.guard import learnt as learnt_module
 from lobsmith.trading.guard.effective_mode import Abstain
 from lobsmith.trading.guard.learnt import LearntInstruments
 from lobsmith.trading.session import Stream, open_stream
@@ -178,6 +179,23 @@ def test_of_a_server_elsewhere_its_configuration_says_what_was_learnt(workspace,
     known = LearntInstruments(workspace, Elsewhere(learnt), "lob", "simulator:SIM", remote=True)
     assert known.check("lob", 3) == fault
     assert known.check("lob_trt", 3) == fault
+
+
+def test_a_server_that_does_not_say_what_was_learnt_is_asked_again(workspace, monkeypatch) -> None:
+    away = [ServingError("no answer"), None]
+
+    class Away(Elsewhere):
+        def describe(self, model: str) -> ModelShape:
+            if (error := away.pop(0)) is not None:
+                raise error
+            return super().describe(model)
+
+    monkeypatch.setattr(learnt_module, "_RETRY_S", 0.0)
+    known = LearntInstruments(workspace, Away(("simulator:OTHER",)), "lob", "simulator:SIM", remote=True)
+    assert known.check("lob", 3) is None
+    fault = "lob 3 has learnt simulator:OTHER, not simulator:SIM"
+    # Once it has said so it is not asked any more.
+    assert [known.check("lob", 3) for _ in range(2)] == [fault] * 2
 
 
 @pytest.mark.parametrize(

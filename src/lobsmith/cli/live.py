@@ -23,7 +23,7 @@ from lobsmith.cli.replay import recorded_line
 from lobsmith.errors import ClockError, DataError, VenueError
 from lobsmith.market.venues.binance.live import MARKETS
 from lobsmith.params import load_params
-from lobsmith.progress import console
+from lobsmith.progress import console, room_permitting
 from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
@@ -137,16 +137,22 @@ def live(
             feed,
             options,
             stop=stop,
-            on_second=print_json if as_json else _show,
-            say=lambda line: console.print(line, markup=False),
+            on_second=room_permitting()(print_json if as_json else _show),
+            say=_say,
         )
-    if as_json:
-        print_json({"ended": lived})
-        return
-    for one in lived:
-        results.print(_ended(one), soft_wrap=True)
-        if one.recorded is not None:
-            results.print(recorded_line(one.recorded), soft_wrap=True)
+    with room_permitting():
+        if as_json:
+            print_json({"ended": lived})
+            return
+        for one in lived:
+            results.print(_ended(one), soft_wrap=True)
+            if one.recorded is not None:
+                results.print(recorded_line(one.recorded), soft_wrap=True)
+
+
+@room_permitting()
+def _say(line: str) -> None:
+    console.print(line, markup=False)
 
 
 def _show(second: "Second") -> None:
@@ -226,7 +232,7 @@ def _instruments(endpoint: "Endpoint", symbols: tuple[str, ...], stop: Event) ->
         except VenueError as error:
             if str(error) != said:
                 said = str(error)
-                console.print(said, markup=False)
+                _say(said)
         if stop.wait(_RETRY_S):
             return []
 

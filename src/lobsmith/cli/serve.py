@@ -6,6 +6,7 @@ import click
 
 from lobsmith.cli.options import overrides, results, set_option
 from lobsmith.params import load_params
+from lobsmith.progress import room_permitting
 from lobsmith.workspace import Workspace
 
 
@@ -37,6 +38,7 @@ def serve(
     given = {f"serving.{name}": port for name, port in ports.items() if port is not None}
     params = load_params(workspace.params, {**overrides(settings), **given})
 
+    @room_permitting()
     def show(event: ServeEvent) -> None:
         results.print(f"{event.kind.value:<9} {event.message}", soft_wrap=True)
         if event.endpoint is not None and event.kind.value == "serving":

@@ -47,7 +47,8 @@ def start_in_background(
         output = Output(log)
         with log.open("ab") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "lobsmith", "--root", str(workspace.root), "up", *arguments],
+                # -P keeps a local file named like a package from being imported in its place.
+                [sys.executable, "-P", "-m", "lobsmith", "--root", str(workspace.root), "up", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -83,11 +84,14 @@ def end_run(workspace: Workspace) -> Run | None:
     """End `lobsmith up` and wait until it has ended; return what ran, None where nothing did.
 
     Raises:
-        ServiceError: it belongs to another user, or does not end in time.
+        ServiceError: it belongs to another user, runs on another machine or in another container, or does not end in
+            time.
     """
     run = read_run(workspace)
     if run is None:
         return None
+    if not run.process.is_here():
+        raise ServiceError(f"{run.process} cannot be seen from here; end it with `lobsmith down` where it runs")
     pid = run.process.pid
     try:
         descriptor = os.pidfd_open(pid)
@@ -104,7 +108,7 @@ def end_run(workspace: Workspace) -> Run | None:
                 f"{run.process} has not ended within {STOP_DEADLINE_S:g} s; `kill -9 {pid}` ends it and its services"
             )
     except PermissionError as error:
-        raise ServiceError(f"{run.process} belongs to another user, who may end it") from error
+        raise ServiceError(f"{run.process} belongs to another user; end it as that user") from error
     finally:
         os.close(descriptor)
     return run

@@ -134,7 +134,7 @@ def _triton(workspace: Workspace, params: Params) -> Service:
     options = [part for name in PORTS for part in (f"--{name.replace('_', '-')}", str(getattr(serving, name)))]
     return Service(
         name="triton",
-        command=(sys.executable, "-m", "lobsmith", "--root", str(workspace.root), "serve", *options),
+        command=(sys.executable, "-P", "-m", "lobsmith", "--root", str(workspace.root), "serve", *options),
         folder=_nowhere(workspace),
         address=f"http {serving.http_port}, grpc {serving.grpc_port}, modes {serving.modes_port}",
         ports=tuple(ports_of(serving)),
@@ -175,7 +175,7 @@ def _evidently(workspace: Workspace, params: Params) -> Service:
 def _live(workspace: Workspace, params: Params, arguments: Sequence[str]) -> Service:
     return Service(
         name="live",
-        command=(sys.executable, "-m", "lobsmith", "--root", str(workspace.root), "live", *arguments),
+        command=(sys.executable, "-P", "-m", "lobsmith", "--root", str(workspace.root), "live", *arguments),
         # Files among the arguments are named from where the user is.
         folder=Path.cwd(),
         address=" ".join(arguments),

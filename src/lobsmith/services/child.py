@@ -131,5 +131,5 @@ class Look:
     def _trouble(self, ready_once: bool) -> str | None:
         service = self._service
         if not ready_once and service.ready_line and not self._output.has(service.ready_line):
-            return error_line(self._output.lines()) or "it has not said that it is ready"
+            return error_line(self._output.lines()) or "its log does not report that it is ready"
         return None if service.probe is None else service.probe(self._pid)

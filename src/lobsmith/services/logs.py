@@ -48,7 +48,8 @@ def rotate(path: Path, largest_bytes: int = LARGEST_BYTES) -> None:
     try:
         shutil.copyfile(path, older[0])
     except OSError:
-        older[0].unlink(missing_ok=True)
+        with suppress(OSError):
+            older[0].unlink()
     with suppress(OSError), path.open("r+b") as file:
         file.truncate(0)
 

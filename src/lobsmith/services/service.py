@@ -1,4 +1,4 @@
-"""What a service is, and what its supervisor says of it."""
+"""A service, and the state that its supervisor reports."""
 
 import http.client
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ _ANSWER_DEADLINE_S = 5.0
 
 
 class State(StrEnum):
-    """What can be said of a service."""
+    """The state of a service."""
 
     WAITING = "waiting"
     """For another service to be ready."""

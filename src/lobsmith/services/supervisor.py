@@ -46,7 +46,7 @@ def supervise(
 ) -> None:
     """Run services until SIGINT, SIGTERM or SIGHUP; then leave no process. A second signal kills what still runs.
 
-    Call it in the main thread.
+    Call it in the main thread. A SIGHUP that is ignored already, as under `nohup`, stays so.
 
     Args:
         workspace: where state and logs lie.
@@ -191,7 +191,8 @@ class _Signals:
 @contextmanager
 def _signals() -> Iterator[_Signals]:
     signals = _Signals()
-    before = {number: signal.signal(number, signals.note) for number in _SIGNALS}
+    ours = [one for one in _SIGNALS if one is not signal.SIGHUP or signal.getsignal(one) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, signals.note) for number in ours}
     try:
         yield signals
     finally:

@@ -19,7 +19,7 @@ _SETTLED = (State.FINISHED, State.STOPPED, *NEVER_STARTED)
 
 
 class Watched:
-    """A service, its process and what is said of it.
+    """A service, its process and its state.
 
     Args:
         service: the service.
@@ -41,7 +41,7 @@ class Watched:
 
     @property
     def state(self) -> ServiceState:
-        """What is said of it."""
+        """Its state and its process, as they are now."""
         child = self.child
         return ServiceState(
             name=self.service.name,

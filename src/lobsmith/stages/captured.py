@@ -66,6 +66,8 @@ def _newest(files: list[Captured], scratch: Path, window: WindowParams) -> list[
     Raises:
         ThinWindowError: they are too short.
     """
+    # A capture that was killed before its first member has left a file of nothing.
+    files = [one for one in files if _bytes(one.path)]
     last = None
     while files and last is None:
         last = _copied(files[-1].path, scratch)
@@ -94,6 +96,13 @@ def _newest(files: list[Captured], scratch: Path, window: WindowParams) -> list[
     if seconds < window.minimum_coverage * window.length_s:
         raise ThinWindowError(f"{files[-1].path}: {_lacking(seconds, window)}")
     return chosen
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _copied(path: Path, scratch: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import itertools
 import os
 import shutil
 import threading
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from lobsmith import clock
-from lobsmith.errors import DataError, UnlearntInstrumentError
+from lobsmith.errors import CaptureError, DataError, UnlearntInstrumentError
 from lobsmith.features.dataset import build_dataset
 from lobsmith.market.events import TICKER
 from lobsmith.market.instrument import SIMULATED, Instrument
@@ -22,6 +23,7 @@ from lobsmith.market.readers import read_captures
 from lobsmith.market.simulator import simulate
 from lobsmith.market.simulator.raw import write_raw
 from lobsmith.monitoring.log.reader import PredictionLog, answers
+from lobsmith.monitoring.log.sessions import Status, sessions_of
 from lobsmith.trading.live import session as live_session
 from lobsmith.trading.live.feeds import PlayedFeed
 from lobsmith.trading.live.seconds import Second
@@ -160,7 +162,7 @@ class Damaged(SimulatedFeed):
 def test_garbage_is_left_out_of_the_capture_and_costs_nothing(workspace: Workspace) -> None:
     publish_small(workspace, PARAMS, seed=1)
     session = Session(workspace, PlayedFeed([Damaged(3)]))
-    session.eventually(lambda: session.seconds and session.seconds[-1].faults == 3)
+    session.eventually(lambda: session.seconds and session.seconds[-1].faults == 3 and session.seconds[-1].version)
     lived = session.end()
     account = read_captures(captures(workspace)).accounting
     assert (lived.faults, account.segments) == (3, 1)
@@ -215,6 +217,29 @@ def test_each_captured_file_reads_without_those_before_it(workspace: Workspace, 
         for name in ("local_time", "price", "size"):
             column = getattr(alone, name)[touch]
             np.testing.assert_array_equal(column, getattr(same, name)[same.kind == TICKER][-len(column) :])
+
+
+class Broken(SimulatedFeed):
+    """A feed that cannot be read on after a while."""
+
+    def lines(self):
+        yield from itertools.islice(super().lines(), 4000)
+        raise CaptureError("feed.gz", "truncated")
+
+
+def test_a_session_that_an_error_ends_has_crashed_and_leaves_no_file_of_nothing(workspace: Workspace) -> None:
+    version = publish_small(workspace, PARAMS, seed=1).version
+    workspace.captures.mkdir(parents=True)
+    killed = workspace.captures / "simulator-sim-20200101T000000.gz"
+    killed.write_bytes(b"\x1f\x8b torn")
+    session = Session(workspace, PlayedFeed([Broken(3)]))
+    with pytest.raises(CaptureError, match="truncated"):
+        session.end(stop=False)
+    assert "simulator:SIM: its feed has ended: feed.gz: truncated" in session.said
+    [left] = sessions_of(workspace, "lob", version, ["live"], now_ns=clock.now_ns(), recent_ns=0)
+    assert (left.status, left.last_ns is not None) == (Status.CRASHED, True)
+    assert not killed.exists()
+    assert read_captures(captures(workspace)).accounting.faults == {}
 
 
 def test_two_symbols_are_two_streams(workspace: Workspace, recorded: Path, tmp_path: Path) -> None:

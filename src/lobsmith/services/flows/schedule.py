@@ -35,7 +35,7 @@ def next_runs(api_url: str) -> list[NextRun]:
         api_url: its address, such as `http://127.0.0.1:4200/api`.
 
     Raises:
-        FlowsError: it does not answer.
+        FlowsError: it does not answer, or not as Prefect's server does.
     """
     try:
         with httpx.Client(base_url=api_url.rstrip("/"), timeout=_DEADLINE_S) as client:
@@ -46,16 +46,18 @@ def next_runs(api_url: str) -> list[NextRun]:
             if missing := [one["id"] for one in deployments if one["id"] not in last]:
                 # Those of every minute crowd out one of every six hours.
                 last |= _last_states(client, {"deployments": {"id": {"any_": missing}}})
+        found = [
+            NextRun(
+                deployment=f"{flows[one['flow_id']]}/{one['name']}",
+                due=datetime.fromisoformat(run["next_scheduled_start_time"]) if (run := due[one["flow_id"]]) else None,
+                last=last.get(one["id"]),
+            )
+            for one in deployments
+        ]
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise FlowsError(f"{api_url}: Prefect's server does not answer: {error}; start it") from error
-    found = [
-        NextRun(
-            deployment=f"{flows[one['flow_id']]}/{one['name']}",
-            due=datetime.fromisoformat(run["next_scheduled_start_time"]) if (run := due[one["flow_id"]]) else None,
-            last=last.get(one["id"]),
-        )
-        for one in deployments
-    ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise FlowsError(f"{api_url}: not the answer of a Prefect server: {error!r}; look at what it names") from error
     return sorted(found, key=lambda one: one.deployment)
 
 

@@ -1,5 +1,8 @@
 """Which instruments a version has learnt: about others it may be asked, but its answers may not be acted on."""
 
+import math
+import time
+
 from lobsmith.errors import LobsmithError, UnlearntInstrumentError
 from lobsmith.progress import console
 from lobsmith.release.version.manifest import read_manifest
@@ -7,12 +10,16 @@ from lobsmith.release.version.names import plans_model
 from lobsmith.trading.transport.base import Transport
 from lobsmith.workspace import Workspace
 
+_RETRY_S = 1.0
+"""Between two lookups of what a version has learnt, where the server does not say, s."""
+
 
 class LearntInstruments:
     """Holds a stream's instrument against what each version that answers it has learnt.
 
     The manifest of the version says so; where the server is another machine's, the model's configuration does, of its
-    newest version. A version of which neither is known is taken to have learnt it, which is said once.
+    newest version. A version of which neither is known is taken to have learnt it, which is said once; where the server
+    did not answer it is asked again.
     """
 
     def __init__(
@@ -34,6 +41,7 @@ class LearntInstruments:
         self._remote = remote
         self._silent = False
         self._about: tuple[str, int] | None = None
+        self._again_s = 0.0
         self.fault: str | None = None
 
     def require(self, version: int) -> None:
@@ -49,13 +57,16 @@ class LearntInstruments:
             )
 
     def check(self, model: str | None, version: int | None) -> str | None:
-        """Say what is wrong with the version that answers now, None where nothing is; looked up once a version."""
+        """Say what is wrong with the version that answers now, None where nothing is; looked up once a version.
+
+        Where the lookup fails, it is repeated with a later answer.
+        """
         if version is None:
             return self.fault
         name = self._model if model in (None, plans_model(self._model)) else model
         assert name is not None  # noqa: S101 - mypy does not narrow by membership
-        if self._about != (name, version):
-            self._about = (name, version)
+        if self._about != (name, version) or time.monotonic() >= self._again_s:
+            self._about, self._again_s = (name, version), math.inf
             self.fault = self._judge(name, version)
         return self.fault
 
@@ -80,4 +91,5 @@ class LearntInstruments:
         try:
             return self._transport.describe(model).instruments
         except LobsmithError:
+            self._again_s = time.monotonic() + _RETRY_S
             return ()

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -61,7 +61,7 @@ class Capture:
                 self._lock(f"{prefix}-{symbol}")
             before = captured(folder)
             for stream in {f"{prefix}-{symbol}" for symbol, prefix in prefixes.items()} & before.keys():
-                for path, lost in cut_torn([before[stream][-1].path]).items():
+                for path, lost in _cut_torn([before[stream][-1].path]).items():
                     say(f"{path}: cut {lost:,} bytes that a killed session had not finished")
             for prefix in {*prefixes.values()}:
                 self._files[prefix] = RawFiles(
@@ -123,11 +123,7 @@ class Capture:
         for files in self._files.values():
             files.close()
             if files.error is not None:
-                cut_torn(files.paths)
-                for path in files.paths:
-                    # A file of which nothing is whole reads as none.
-                    if not path.stat().st_size:
-                        path.unlink()
+                _cut_torn(files.paths)
         for lock in self._locks:
             os.close(lock)
         self._locks.clear()
@@ -141,3 +137,12 @@ class Capture:
             raise DataError(
                 f"{self._folder}: another session captures {stream} there; stop it, or pass --no-capture"
             ) from error
+
+
+def _cut_torn(paths: Sequence[Path]) -> dict[Path, int]:
+    """Cut the torn ends off files and delete those of which nothing is whole, which no reader takes."""
+    cut = cut_torn(paths)
+    for path in paths:
+        if not path.stat().st_size:
+            path.unlink()
+    return cut

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Event, Thread
 from typing import Protocol
 
@@ -67,8 +68,8 @@ class VenueFeed:
 
     def resync(self, symbol: str) -> None:
         """See `Feed.resync`."""
-        if self._recorder is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._recorder.resync, symbol)
+        if self._recorder is not None:
+            self._call(self._recorder.resync, symbol)
 
     @property
     def alive(self) -> bool:
@@ -82,9 +83,15 @@ class VenueFeed:
 
     def stop(self) -> None:
         """See `Feed.stop`."""
-        if self._recorder is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._recorder.stop)
+        if self._recorder is not None:
+            self._call(self._recorder.stop)
+        if self._thread.is_alive():
             self._thread.join()
+
+    def _call(self, what: Callable[..., object], *arguments: str) -> None:
+        # A loop that has ended, and may be closed at this moment, has nothing to begin anew or to stop.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(what, *arguments)
 
     def _run(self) -> None:
         assert self._recorder is not None  # noqa: S101 - `start` has made it
@@ -128,7 +135,8 @@ class PlayedFeed:
         for source in self._sources:
             player = Player(source, sink, self._stopped, say)
             self._players[source.instrument.symbol.lower()] = player
-            self._threads.append(Thread(target=self._play, args=(player,), name="player", daemon=True))
+            about = player, source.instrument, say
+            self._threads.append(Thread(target=self._play, args=about, name="player", daemon=True))
         for thread in self._threads:
             thread.start()
 
@@ -150,8 +158,10 @@ class PlayedFeed:
         for thread in self._threads:
             thread.join()
 
-    def _play(self, player: Player) -> None:
+    def _play(self, player: Player, instrument: Instrument, say: Callable[[str], None]) -> None:
         try:
             player.run()
         except Exception as error:  # noqa: BLE001 - it is raised in the thread that runs the session
             self.error = error
+            # Others may play on for hours.
+            say(f"{instrument}: its feed has ended: {error}")

@@ -34,7 +34,7 @@ class Second(Struct, frozen=True, kw_only=True):
         p99_us: 99th percentile of the same.
         behind_s: how late the last answer was, of the machine's time.
         unanswered: rows so far without an answer, each with its reason.
-        drops: rows so far that were answered and not recorded, and lines for which there was no room.
+        drops: rows so far that were answered and not recorded, and lines for which there was no room or no time.
         faults: lines so far that could not be read.
     """
 

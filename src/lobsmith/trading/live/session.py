@@ -57,7 +57,7 @@ class Lived(Struct, frozen=True, kw_only=True):
         reasons: rows without one, by reason.
         incomplete: rows before there were enough of them to ask.
         unasked: rows while there was no model to ask.
-        drops: rows that were answered and not recorded, and lines for which there was no room.
+        drops: rows that were answered and not recorded, and lines for which there was no room or no time.
         faults: messages that could not be read.
         recorded: what the prediction log has, None where no model was ever asked.
     """
@@ -119,6 +119,7 @@ def run_live(
     }
     watches = {symbol: Watch(stream, horizons, options.horizon_ms) for symbol, stream in streams.items()}
     intake = Intake(streams, capture, patient=feed.patient, say=say, resync=feed.resync)
+    failed = True
     try:
         for stream in streams.values():
             stream.start()
@@ -134,10 +135,11 @@ def run_live(
             _check(streams.values(), captured=capture is not None)
         while any(len(stream.lines) for stream in streams.values() if stream.alive) and not stop.wait(_POLL_S):
             pass
+        failed = feed.error is not None
     finally:
         feed.stop()
         for stream in streams.values():
-            stream.close(params.mirror.drain_s / 2)
+            stream.close(params.mirror.drain_s / 2, failed=failed)
         if capture is not None:
             capture.close()
         for stream in streams.values():

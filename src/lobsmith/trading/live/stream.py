@@ -3,6 +3,7 @@
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
@@ -119,14 +120,22 @@ class LiveStream:
         self._version: int | None = None
         self._retry_s = 0.0
         self._give_up_s: float | None = None
+        self._failed = False
+        self._left = 0
         self._thread = Thread(target=self._run, name=f"live {instrument}", daemon=True)
 
     def start(self) -> None:
         """Begin to take lines."""
         self._thread.start()
 
-    def close(self, drain_s: float) -> None:
-        """Answer what has come, within `drain_s`, and end the session; `join` waits for it."""
+    def close(self, drain_s: float, *, failed: bool = False) -> None:
+        """Answer what has come, within `drain_s`, and end the session; `join` waits for it.
+
+        Args:
+            drain_s: lines that wait longer than that for their answer count as dropped.
+            failed: it ends because of an error; the monitor then takes the session for one that crashed.
+        """
+        self._failed = failed
         self._give_up_s = time.monotonic() + drain_s
         self.lines.close()
 
@@ -141,9 +150,9 @@ class LiveStream:
 
     @property
     def drops(self) -> int:
-        """Rows that were answered and not recorded, and lines for which there was no room."""
+        """Rows that were answered and not recorded, and lines for which there was no room or no time."""
         recorded = self.recorded.dropped if self.recorded is not None else self._dropped()
-        return self.lines.refused + recorded
+        return self.lines.refused + self._left + recorded
 
     def _dropped(self) -> int:
         stream = self._stream
@@ -158,16 +167,21 @@ class LiveStream:
         try:
             while (text := self.lines.take(_TURN_S)) is not None:
                 if self._give_up_s is not None and time.monotonic() > self._give_up_s:
+                    self._left = text.count(b"\n") + len(self.lines)
                     break
                 if text:
                     self._take(text)
                 elif self._stream is None:
                     self._try_model()
+            self._end()
         except Exception as error:  # noqa: BLE001 - it is raised in the thread that runs the session
             self.error = error
-        finally:
-            if self._stream is not None:
-                self.recorded = self._stream.close()
+            with suppress(Exception):
+                self._end(failed=True)
+
+    def _end(self, *, failed: bool = False) -> None:
+        if self._stream is not None:
+            self.recorded = self._stream.close(failed=failed or self._failed)
 
     def _take(self, text: bytes) -> None:
         faults = self._feed.faults

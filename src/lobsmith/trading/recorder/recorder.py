@@ -25,6 +25,7 @@ from lobsmith.release.version.names import candidate_model, plans_model
 from lobsmith.trading.client.stream import Prediction, Reason
 from lobsmith.trading.recorder.protocol import RecorderConfig, Tally
 from lobsmith.trading.recorder.ring import PRIME, RESET, RingWriter
+from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Recorder:
         self._drain_s = params.mirror.drain_s
         candidate = candidate_model(model)
         self._candidates = (candidate, plans_model(candidate))
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(clock() // NS_PER_S))
         self.session = f"{stamp}-{secrets.token_hex(4)}"
         self._folder = recordings(workspace)
         self._rows = self._faults = self._restarts = self._unrecorded = 0
