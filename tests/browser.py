@@ -62,6 +62,23 @@ class Page:
             time.sleep(0.1)
         raise AssertionError(f"never true: {script}; errors: {self.errors}")
 
+    def click(self, element: str) -> None:
+        """Click the middle of what an expression gives, where the mouse would."""
+        self.wait_for(f"!!{element}")
+        middle = "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2];"
+        x, y = self.run(f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'center'}}); {middle} }})()")
+        for kind in ("mousePressed", "mouseReleased"):
+            self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def write(self, element: str, text: str) -> None:
+        """Write into what an expression gives, and end with Enter."""
+        self.wait_for(f"!!{element}")
+        self.run(f"{element}.focus()")
+        self._call("Input.insertText", text=text)
+        self.settle()
+        for kind in ("rawKeyDown", "keyUp"):
+            self._call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13)
+
     def screenshot(self) -> bytes:
         return base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"])
 

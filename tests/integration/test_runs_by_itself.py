@@ -1,0 +1,273 @@
+"""The lifecycle turns by itself: one `lobsmith up` with a simulated market at twenty times its pace, no other command.
+
+A scheduled retrain learns the captured feed; shadow evaluation judges its candidate on live rows; an alias moved in
+MLflow's own page is served; a version that turns out bad is taken back; a market that changes turns the mode
+conservative, and the page of the drift check says why.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import psutil
+import pytest
+import yaml
+from onnx import helper, numpy_helper
+
+from lobsmith import clock
+from lobsmith.compress.golden import golden_vectors, load_golden
+from lobsmith.compress.runtime import OnnxModel
+from lobsmith.monitoring.drift import history
+from lobsmith.monitoring.mode.machine import Mode
+from lobsmith.monitoring.mode.store import read_mode
+from lobsmith.params import as_table, load_params
+from lobsmith.release.context import Release
+from lobsmith.release.publish.onnx import Artifact
+from lobsmith.release.reconcile.requests import nominate_new
+from lobsmith.release.registry.aliases import SHADOW, registered, wanted
+from lobsmith.release.registry.runs import log_run
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.repository import Repository
+from lobsmith.release.version.contract import wire_contract
+from lobsmith.release.version.names import score_model
+from lobsmith.services.run import read_run
+from lobsmith.serving.running import running_server
+from lobsmith.workspace import Workspace
+from tests.browser import Page, browser
+from tests.small import SMALL
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+MODEL, SPEED, CHANGE_AT_S = "lob", 20, 4800
+SETTINGS: dict[str, Any] = {
+    **SMALL,
+    "data.source": "live",
+    "window.length_s": 700,
+    "paired.measure_s": 60,
+    "paired.block_s": 10,
+    "shadow.minimum_s": 300,
+    "shadow.probes": 0,
+    "rollback.minimum_blocks": 6,
+    "drift.every_ms": 100,
+    "drift.reference_s": 300,
+    "drift.recent_s": 60,
+    "drift.look_s": 400,
+    "drift.false_alarms_a_day": 1,
+    "drift.minimum_rows": 50,
+    "drift.discriminator.seconds": 5,
+    "drift.gate_level": 1.0e-9,
+    "drift.feed_limit": 1.0,
+    "reference.block_rows": 64,
+    "reference.false_alarms_a_day": 100,
+    # Evidently takes longer than the time from one look to the next, where time flies.
+    "drift_report.deadline_s": 0.05,
+    "modes.stale_s": 3600,
+}
+PERIODS_S = {"every-six-hours": 2000, "reconcile": 300, "shadow": 300, "monitor": 300, "drift": 400}
+"""Of the market, as all schedules are: a run of each in a minute of the machine would not fit beside the others."""
+
+
+class Installation:
+    """A project of its own, and what it has done so far."""
+
+    def __init__(self, root: Path) -> None:
+        self.workspace = Workspace.open(root)
+        self.params = load_params(self.workspace.params)
+        self.repository = Repository.of(self.workspace)
+
+    def lobsmith(self, *arguments: str, within_s: float = 180.0) -> str:
+        command = [sys.executable, "-m", "lobsmith", "--root", str(self.workspace.root), *arguments]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT", "LOBSMITH_"))}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=within_s, check=False, env=environment)
+        assert done.returncode == 0, f"{arguments}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+        return done.stdout
+
+    def eventually(self, what: str, holds: Callable[[], Any], within_s: float) -> Any:
+        deadline = time.monotonic() + within_s
+        while not (found := holds()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {within_s:g} s: {what}\n{self.told()}", pytrace=False)
+            time.sleep(0.5)
+        return found
+
+    def told(self) -> str:
+        logs = (self.workspace.home / "up" / "logs").glob("*.log")
+        newest = [f"--- {path.name}\n{path.read_text(errors='replace')[-2500:]}" for path in sorted(logs)]
+        entries = [f"{one.action} {one.model} {one.version_to}: {one.reason}" for one in self.journal()]
+        return "\n".join([*newest, "--- journal", *entries, "--- runs", str(self.runs())])
+
+    def journal(self) -> list[journal.Entry]:
+        return journal.read(self.workspace.journal)
+
+    def address(self, service: str) -> str:
+        run = read_run(self.workspace)
+        assert run is not None, self.told()
+        return next(one.address for one in run.services if one.name == service)
+
+    def runs(self) -> dict[str, list[str]]:
+        """States of the flow runs by the name of their flow."""
+        run = read_run(self.workspace)
+        if run is None:
+            return {}
+        flows = {one["id"]: one["name"] for one in httpx.post(f"{run.prefect_api}/flows/filter", json={}).json()}
+        found = httpx.post(f"{run.prefect_api}/flow_runs/filter", json={"limit": 200}, timeout=30).json()
+        states: dict[str, list[str]] = {}
+        for one in found:
+            states.setdefault(flows[one["flow_id"]], []).append(one["state_name"])
+        return states
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Iterator[Installation]:
+    root = tmp_path / "desk"
+    root.mkdir()
+    settings = as_table(load_params(ROOT / "params.yaml", SETTINGS))
+    (root / "params.yaml").write_text(yaml.safe_dump(settings))
+    (root / "pipelines").symlink_to(ROOT / "pipelines")
+    deployed = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    for one in deployed["deployments"]:
+        if one["name"] in PERIODS_S:
+            one["schedules"] = [{"interval": PERIODS_S[one["name"]]}]
+    (root / "prefect.yaml").write_text(yaml.safe_dump(deployed))
+    made = Installation(root)
+    yield made
+    made.lobsmith("down")
+    clock.use(root / "no clock")
+
+
+def move_alias(page: Page, mlflow: str, alias: str, version: int) -> None:
+    """Give a registered version an alias as a person does, in MLflow's page."""
+    page.open(f"{mlflow}/#/models/{MODEL}", width=1500)
+    row = f"[...document.querySelectorAll('[role=row], tr')].find(r => r.innerText.includes('Version {version}'))"
+    page.click(f"{row}?.querySelector('[data-component-id*=aliasescell]')")
+    page.settle()
+    page.write("document.querySelector('[role=dialog] input')", alias)
+    page.click("[...document.querySelectorAll('[role=dialog] button')].find(b => /Save/.test(b.innerText))")
+    page.settle()
+
+
+def poisoned(installation: Installation, folder: Path) -> int:
+    """Register a version that is sure of the opposite of what the active one says; return its number."""
+    workspace, params = installation.workspace, installation.params
+    active = installation.repository.active(MODEL)
+    assert active is not None
+    directory = installation.repository.directory(MODEL, active)
+    manifest = installation.repository.verify(MODEL, active)
+    model = onnx.load(str(directory / "model.onnx"))
+    for node in model.graph.node:
+        node.output[:] = ["honest" if one == "probabilities" else one for one in node.output]
+        node.input[:] = ["honest" if one == "probabilities" else one for one in node.input]
+    constants = {"mirror": np.array([2, 1, 0], np.int64), "power": np.array(6.0, np.float32), "last": np.array([3])}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    model.graph.node.extend(
+        [
+            helper.make_node("Gather", ["honest", "mirror"], ["mirrored"], axis=3),
+            helper.make_node("Pow", ["mirrored", "power"], ["powers"]),
+            helper.make_node("ReduceSum", ["powers", "last"], ["sum"], keepdims=1),
+            helper.make_node("Div", ["powers", "sum"], ["probabilities"]),
+        ]
+    )
+    folder.mkdir()
+    path = folder / "model.onnx"
+    onnx.save(model, str(path))
+    run = log_run(
+        workspace, experiment=MODEL, run_name="poisoned", params={}, metrics={}, model_path=path, model_name=MODEL
+    )
+    artifact = Artifact(
+        model_path=path,
+        golden=golden_vectors(OnnxModel(path), load_golden(directory / "golden.safetensors").features[0]),
+        prime_rows=manifest.prime_rows,
+        instruments=manifest.instruments,
+        reference_path=directory / "reference.safetensors",
+        score_path=installation.repository.directory(score_model(MODEL), active) / "model.onnx",
+        data_fingerprint=manifest.data_fingerprint,
+        verdicts=manifest.verdicts,
+        metrics={},
+        run="poisoned",
+        mlflow_run_id=run.run_id,
+    )
+    release = Release(workspace, params, running_server(workspace, params))
+    nominate_new(release, artifact, model=MODEL, contract=wire_contract(params), run=run)
+    return run.registry_version
+
+
+def test_the_lifecycle_turns_by_itself(installation: Installation, tmp_path: Path) -> None:
+    workspace, repository = installation.workspace, installation.repository
+    installation.lobsmith("retrain", "--set", "data.source=simulator", "--set", "data.simulator.seconds=1200")
+    first = repository.active(MODEL)
+    assert first is not None
+    market = ("--simulate", "7", "--change-at", str(CHANGE_AT_S), "--change", "order=8", "--change", "queue=8")
+    began = time.monotonic()
+    live = ("--live", "--", *market, "--transport", "inprocess")
+    installation.lobsmith("up", "--detach", "--free-ports", "--speed", str(SPEED), *live)
+    clock.use(workspace.clock)
+
+    def said(what: str) -> None:
+        print(f"{time.monotonic() - began:5.0f} s  {what}", flush=True)
+
+    with browser() as page:
+        challenger = installation.eventually(
+            "a scheduled retrain makes a candidate", lambda: wanted(workspace, MODEL).challenger, 180
+        )
+        said(f"a scheduled retrain has made registered version {challenger.version}")
+        verdict = installation.eventually(
+            "shadow evaluation judges it", lambda: registered(workspace, MODEL, challenger.version).tags.get(SHADOW), 90
+        )
+        said(f"shadow evaluation: {json.loads(verdict)['evidence'].get('reason')}")
+
+        champion = wanted(workspace, MODEL).champion
+        assert champion is not None
+        other = challenger.version if champion.version != challenger.version else 1
+        before = repository.active(MODEL)
+        moved = time.monotonic()
+        move_alias(page, installation.address("mlflow"), "champion", other)
+        served = installation.eventually(
+            "the alias moved in MLflow's page is served", lambda: repository.active(MODEL) != before, 60
+        )
+        assert served
+        said(f"the alias moved in MLflow's page is served after {time.monotonic() - moved:.0f} s")
+
+        bad = poisoned(installation, tmp_path / "poisoned")
+        move_alias(page, installation.address("mlflow"), "champion", bad)
+        taken_back = installation.eventually(
+            "the poisoned version is taken back",
+            lambda: [one for one in installation.journal() if one.action == journal.ROLLED_BACK],
+            90,
+        )
+        said(f"taken back: {taken_back[-1].reason}")
+
+        record = installation.eventually(
+            "the change of the market turns the mode conservative",
+            lambda: (found := read_mode(workspace, MODEL)) and found.mode is not Mode.NORMAL and found,
+            max(30.0, CHANGE_AT_S / SPEED + 60 - (time.monotonic() - began)),
+        )
+        said(f"{record.mode}: {record.reason}")
+        assert "drift" in record.reason
+        newest = history.newest(history.read(workspace, MODEL))
+        assert newest is not None
+        page.open((history.reports(workspace, MODEL) / newest.folder / history.PAGE).as_uri())
+        text = page.run("document.body.innerText")
+        assert "conservative" in text.lower(), text[:2000]
+        assert "drift" in text.lower(), text[:2000]
+
+    runs = installation.runs()
+    assert {"retrain", "reconcile", "shadow", "monitor", "drift"} <= set(runs)
+    for flow, states in runs.items():
+        assert "Completed" in states or "Skipped" in states, (flow, states)
+        assert not {"Crashed", "Failed"} & set(states), (flow, states, installation.told())
+    run = read_run(workspace)
+    assert run is not None
+    pids = [one.pid for one in run.services if one.pid]
+    installation.lobsmith("down")
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert shutil.disk_usage(workspace.root).free > 0
