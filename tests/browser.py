@@ -39,6 +39,8 @@ class Page:
         self._call("Emulation.setScrollbarsHidden", hidden=True)
         self.requested.clear()
         self.errors.clear()
+        # A page that is open already would be left as it is.
+        self._call("Page.navigate", url="about:blank")
         self._call("Page.navigate", url=url)
         self.settle()
 

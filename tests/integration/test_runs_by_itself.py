@@ -56,6 +56,7 @@ SETTINGS: dict[str, Any] = {
     "paired.measure_s": 60,
     "paired.block_s": 10,
     "shadow.minimum_s": 300,
+    "shadow.minimum_blocks": 15,
     "shadow.probes": 0,
     "rollback.minimum_blocks": 6,
     "drift.every_ms": 100,
@@ -120,7 +121,8 @@ class Installation:
         if run is None:
             return {}
         flows = {one["id"]: one["name"] for one in httpx.post(f"{run.prefect_api}/flows/filter", json={}).json()}
-        found = httpx.post(f"{run.prefect_api}/flow_runs/filter", json={"limit": 200}, timeout=30).json()
+        begun = {"flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}}, "sort": "START_TIME_DESC"}
+        found = httpx.post(f"{run.prefect_api}/flow_runs/filter", json=begun, timeout=30).json()
         states: dict[str, list[str]] = {}
         for one in found:
             states.setdefault(flows[one["flow_id"]], []).append(one["state_name"])
@@ -154,6 +156,13 @@ def move_alias(page: Page, mlflow: str, alias: str, version: int) -> None:
     page.write("document.querySelector('[role=dialog] input')", alias)
     page.click("[...document.querySelectorAll('[role=dialog] button')].find(b => /Save/.test(b.innerText))")
     page.settle()
+
+
+def enough_judged(installation: Installation, version: int) -> dict[str, Any] | None:
+    """Return the evidence on a registered version once there is as much of it as a decision asks for."""
+    tag = registered(installation.workspace, MODEL, version).tags.get(SHADOW)
+    evidence: dict[str, Any] = {"blocks": 0} if tag is None else json.loads(tag)["evidence"]
+    return evidence if evidence["blocks"] >= installation.params.shadow.minimum_blocks else None
 
 
 def poisoned(installation: Installation, folder: Path) -> int:
@@ -220,10 +229,10 @@ def test_the_lifecycle_turns_by_itself(installation: Installation, tmp_path: Pat
             "a scheduled retrain makes a candidate", lambda: wanted(workspace, MODEL).challenger, 180
         )
         said(f"a scheduled retrain has made registered version {challenger.version}")
-        verdict = installation.eventually(
-            "shadow evaluation judges it", lambda: registered(workspace, MODEL, challenger.version).tags.get(SHADOW), 90
+        judged = installation.eventually(
+            "shadow evaluation judges it", lambda: enough_judged(installation, challenger.version), 90
         )
-        said(f"shadow evaluation: {json.loads(verdict)['evidence'].get('reason')}")
+        said(f"shadow evaluation: {judged['decision']}: {judged['reason']}")
 
         champion = wanted(workspace, MODEL).champion
         assert champion is not None
