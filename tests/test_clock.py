@@ -1,10 +1,12 @@
 """The time of a workspace: the machine's, or faster and then ahead of it, and never one that goes back."""
 
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from lobsmith import clock
@@ -73,3 +75,40 @@ def test_a_week_passes_in_minutes(workspace: Workspace) -> None:
     began, wall = clock.now_ns(), time.time_ns()
     clock.run(workspace.clock, clock.FASTEST)
     assert clock.from_wall(wall + 168 * NS_PER_S) - began == pytest.approx(7 * NS_PER_DAY, abs=60 * NS_PER_S)
+
+
+def test_a_clock_that_nothing_runs_any_more_slows_down_and_does_not_go_back(workspace: Workspace) -> None:
+    clock.run(workspace.clock, 60.0)
+    # As after a power cut twelve hours ago: the machine's time has gone on, and the file says when it was touched last.
+    written = msgspec.json.decode(workspace.clock.read_bytes())
+    hours_ns = 12 * 3600 * NS_PER_S
+    moved = {**written, "wall_ns": written["wall_ns"] - hours_ns, "time_ns": written["time_ns"] - hours_ns}
+    workspace.clock.write_bytes(msgspec.json.encode(moved))
+    cut_ns = time.time_ns() - hours_ns
+    os.utime(workspace.clock, ns=(cut_ns, cut_ns))
+    clock.use(workspace.clock)
+    assert clock.speed() == 1.0
+    ahead_s = clock.ahead_ns() / NS_PER_S
+    # Past the last time that a clock which ran until the cut can have shown, and not by much.
+    assert 0 < ahead_s < 3600
+    # Whatever touches the file from now on: it is slow for good.
+    clock.run(workspace.clock, 1.0)
+    os.utime(workspace.clock)
+    clock.use(workspace.clock)
+    assert clock.ahead_ns() / NS_PER_S == pytest.approx(ahead_s, abs=1)
+
+
+def test_a_clock_that_runs_is_touched(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def touched_again() -> bool:
+        os.utime(workspace.clock, ns=(0, 0))
+        end = time.monotonic() + 1
+        while not (touched := workspace.clock.stat().st_mtime_ns) and time.monotonic() < end:
+            time.sleep(0.01)
+        return bool(touched)
+
+    monkeypatch.setattr(clock, "_TOUCH_S", 0.05)
+    clock.run(workspace.clock, 60.0)
+    assert touched_again()
+    clock.run(workspace.clock, 1.0)
+    time.sleep(0.1)
+    assert not touched_again()

@@ -4,12 +4,17 @@ It is the machine's own time, unless `.lobsmith/clock.json` says otherwise: `lob
 minute, and a workspace that has lived ahead stays ahead when it slows down again, so that its time never goes back.
 A process reads the file once, in `use`; its children get the same clock from their environment.
 
+The process that runs a faster clock touches the file while it lives. Where that has stopped, as after a power cut, time
+passes as the machine's does again from `_HELD_S` after the last touch on.
+
 Leases, deadlines and durations do not go by it: they guard processes, which live no faster.
 """
 
 import math
 import os
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -17,12 +22,15 @@ from msgspec import Struct
 
 from lobsmith import jsonl
 from lobsmith.errors import ClockError
-from lobsmith.files import write_atomic
+from lobsmith.files import fsync_file, write_atomic
 from lobsmith.units import NS_PER_S
 
 FASTEST = 3600.0
 """An hour in a second."""
 _VARIABLE = "LOBSMITH_CLOCK"
+_TOUCH_S = 5.0
+_HELD_S = 30.0
+"""Of the machine's time that a faster clock holds after it was touched. It ends nowhere before: time would go back."""
 inherited = _VARIABLE in os.environ
 """Whether another process, which has started this one, runs the clock."""
 
@@ -80,7 +88,7 @@ def use(path: Path) -> None:
     Raises:
         ClockError: the file is spoilt or cannot be read.
     """
-    _set(_read(path))
+    _set(_held(*_read(path)))
 
 
 def run(path: Path, faster: float) -> None:
@@ -91,23 +99,46 @@ def run(path: Path, faster: float) -> None:
     """
     if not 1 <= faster <= FASTEST:
         raise ClockError(f"speed {faster:g}: time passes 1 to {FASTEST:g} times as fast as the machine's")
-    before, wall_ns = _read(path), time.time_ns()
-    if before.speed == faster:
-        _set(before)
-        return
-    after = _Clock(wall_ns=wall_ns, time_ns=before.at(wall_ns), speed=faster)
-    try:
-        write_atomic(path, msgspec.json.encode(after))
-    except OSError as error:
-        raise ClockError(f"{path}: {error.strerror}; free the disk, or let time pass as it does") from error
+    written, changed_ns = _read(path)
+    wall_ns = time.time_ns()
+    before = _held(written, changed_ns)
+    after = before
+    if not before.speed == written.speed == faster:
+        after = _Clock(wall_ns=wall_ns, time_ns=before.at(wall_ns), speed=faster)
+        try:
+            write_atomic(path, msgspec.json.encode(after))
+        except OSError as error:
+            raise ClockError(f"{path}: {error.strerror}; free the disk, or let time pass as it does") from error
     _set(after)
+    if faster > 1:
+        threading.Thread(target=_touch, args=(path, after), name="clock", daemon=True).start()
 
 
-def _read(path: Path) -> _Clock:
+def _touch(path: Path, running: _Clock) -> None:
+    """Say that a faster clock goes on, until this process goes by another one."""
+    while _clock == running:
+        # Without the file, or the right to touch it, time slows down, and the next start says why.
+        with suppress(OSError):
+            os.utime(path)
+            fsync_file(path)
+        time.sleep(_TOUCH_S)
+
+
+def _held(written: _Clock, changed_ns: int) -> _Clock:
+    """Return the clock that a file means which was touched last at a time of the machine, UTC ns."""
+    end_ns = max(changed_ns, written.wall_ns) + int(_HELD_S * NS_PER_S)
+    if written.speed == 1 or time.time_ns() <= end_ns:
+        return written
+    return _Clock(wall_ns=end_ns, time_ns=written.at(end_ns))
+
+
+def _read(path: Path) -> tuple[_Clock, int]:
+    """Return what a file says, and when it was touched last, UTC ns of the machine."""
     try:
-        return _decoded(path.read_bytes())
+        with path.open("rb") as file:
+            return _decoded(file.read()), os.fstat(file.fileno()).st_mtime_ns
     except FileNotFoundError:
-        return _MACHINE
+        return _MACHINE, 0
     except (OSError, msgspec.DecodeError, ValueError) as error:
         way_out = "restore it, or remove it where no version is dated ahead"
         raise ClockError(f"{path}: not a clock ({error}); {way_out}") from error

@@ -3,14 +3,12 @@
 Each service is killed by the kernel when its parent ends, but not what the service has started itself. So all of them
 carry a mark in their environment, which children inherit. `python -I -S guard.py PID MARK` waits until process PID has
 ended, gives what carries the mark a moment to end by itself, as a recorder does that still empties its ring, and kills
-the rest. Then it has the workspace's time pass as the machine's does. Standard library only: the guard lives as long as
-`lobsmith up` and should be small.
+the rest. Standard library only: the guard lives as long as `lobsmith up` and should be small.
 """
 
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -21,7 +19,6 @@ VARIABLE = "LOBSMITH_UP"
 GRACE_S = 8.0
 """Time that processes have to end by themselves once `lobsmith up` is gone, s."""
 _POLL_S = 0.1
-_SLOW_DOWN = "import sys; from pathlib import Path; from lobsmith import clock; clock.run(Path(sys.argv[1]), 1.0)"
 
 
 def marked(mark: str) -> list[int]:
@@ -64,10 +61,6 @@ def main(pid: int, mark: str) -> None:
         if os.getppid() == pid:
             select.select([descriptor], [], [])
     end_marked(mark, GRACE_S)
-    clock = Path(mark) / ".lobsmith" / "clock.json"
-    if clock.exists():
-        # Nothing lives faster any more; else the workspace would be days ahead by the next start.
-        subprocess.run([sys.executable, "-P", "-c", _SLOW_DOWN, clock], check=False)
 
 
 if __name__ == "__main__":
