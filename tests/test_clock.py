@@ -64,6 +64,20 @@ def test_a_spoilt_clock_is_an_error_that_names_it(workspace: Workspace, content:
         clock.use(workspace.clock)
 
 
+def test_a_spoilt_clock_that_is_inherited_is_one_line(tmp_path: Path) -> None:
+    spoilt = {**os.environ, "LOBSMITH_CLOCK": "{"}
+    for command in (["--help"], ["status"]):
+        lobsmith = [sys.executable, "-m", "lobsmith", "--root", str(tmp_path), *command]
+        done = subprocess.run(lobsmith, capture_output=True, text=True, env=spoilt, check=False)
+        if command == ["--help"]:
+            assert (done.returncode, done.stderr) == (0, "")
+        else:
+            assert done.returncode == 1
+            [line] = done.stderr.splitlines()
+            assert "LOBSMITH_CLOCK={: not a clock" in line
+            assert line.endswith("; unset it")
+
+
 @pytest.mark.parametrize("speed", [0.0, 0.5, -1.0, 4000.0, float("nan"), float("inf")])
 def test_time_can_neither_stand_still_nor_fly(workspace: Workspace, speed: float) -> None:
     with pytest.raises(ClockError, match="1 to 3600 times"):

@@ -49,34 +49,39 @@ class _Clock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 _MACHINE = _Clock()
-_clock = _MACHINE
+_clock: _Clock | None = None
+"""None until it is first used: what another process hands down may be spoilt, and an import is no place to say so."""
 
 
 def now_ns() -> int:
-    """Return the time of the workspace, UTC ns."""
-    return _clock.at(time.time_ns())
+    """Return the time of the workspace, UTC ns.
+
+    Raises:
+        ClockError: this process has inherited a spoilt clock; so does all else that uses it.
+    """
+    return _current().at(time.time_ns())
 
 
 def speed() -> float:
     """Return how many seconds of the workspace pass in one of the machine."""
-    return _clock.speed
+    return _current().speed
 
 
 def from_wall(wall_ns: int) -> int:
     """Return what time it is, or was, in the workspace at a time of the machine, both UTC ns."""
-    return _clock.at(wall_ns)
+    return _current().at(wall_ns)
 
 
 def ahead_ns() -> int:
     """Return how far the workspace's time is ahead of the machine's, ns."""
     wall_ns = time.time_ns()
-    return _clock.at(wall_ns) - wall_ns
+    return _current().at(wall_ns) - wall_ns
 
 
 def sleep_until(time_ns: int) -> None:
     """Wait until a time of the workspace, UTC ns; return at once where it has passed."""
     while (left_ns := time_ns - now_ns()) > 0:
-        time.sleep(left_ns / NS_PER_S / _clock.speed)
+        time.sleep(left_ns / NS_PER_S / speed())
 
 
 def use(path: Path) -> None:
@@ -86,8 +91,9 @@ def use(path: Path) -> None:
         path: `Workspace.clock`; where it is missing, the machine's time holds.
 
     Raises:
-        ClockError: the file is spoilt or cannot be read.
+        ClockError: the file, or the clock that this process has inherited, is spoilt or cannot be read.
     """
+    _current()
     _set(_held(*_read(path)))
 
 
@@ -144,6 +150,13 @@ def _read(path: Path) -> tuple[_Clock, int]:
         raise ClockError(f"{path}: not a clock ({error}); {way_out}") from error
 
 
+def _current() -> _Clock:
+    global _clock
+    if _clock is None:
+        _clock = _of_environment()
+    return _clock
+
+
 def _set(clock: _Clock) -> None:
     global _clock
     _clock = clock
@@ -168,6 +181,3 @@ def _of_environment() -> _Clock:
         return _decoded(given.encode())
     except (msgspec.DecodeError, ValueError) as error:
         raise ClockError(f"{_VARIABLE}={given}: not a clock ({error}); unset it") from error
-
-
-_clock = _of_environment()
