@@ -347,7 +347,11 @@ def test_looks_that_know_too_little_warm_up(workspace, params, active, traffic, 
         short, verdicts=(short.verdicts[0], *(msgspec.structs.replace(one, past=12) for one in short.verdicts[1:]))
     )
     after = state_after(seen, [short], 40)
-    assert str(after) == "warming up: 12 of 40 looks for prediction and concept drift"
+    assert str(after) == "warming up: 12 of 40 windows and looks for prediction and concept drift"
+    dependent = msgspec.structs.replace(short, verdicts=(msgspec.structs.replace(short.verdicts[1], past=48),))
+    assert str(state_after(seen, [dependent], 40)) == (
+        "warming up: 48 windows and looks for prediction drift, which are worth too few independent ones"
+    )
     assert state_after(seen, [look(0, CALM)], 40) == State(name=LIVE)
     assert warming_up(look(0, MISSING), 40) is None
     unlearnt = look(0, UNKNOWN)

@@ -5,7 +5,7 @@
     idle         no live session is open: there never was one, or the last was closed in order
     stopped      a client has crashed and no other has taken over, or rows of an open session have stopped
     starting     the version, or the session, has been there for less than `drift.recent_s`
-    warming up   rows come, and too few looks for drift have been taken to know what is usual
+    warming up   rows come, and windows of the training data and looks are too few to know what is usual
     live         rows come
 
 Of several instruments the gravest state counts: stopped, then starting, then live. Idle, starting and warming up are
@@ -179,7 +179,7 @@ def warming_up(look: DriftLook, past_pairs: int) -> str | None:
 
     Args:
         look: for drift.
-        past_pairs: how many pairs or looks are needed, `drift.past_pairs`.
+        past_pairs: how many windows of the training data, past pairs and looks are needed, `drift.past_pairs`.
     """
     short = [one for one in look.verdicts if one.finding is Finding.INSUFFICIENT]
     if not short:
@@ -189,7 +189,9 @@ def warming_up(look: DriftLook, past_pairs: int) -> str | None:
         return least.reason
     kinds = [one.kind.value for one in short]
     about = "" if len(kinds) == len(Kind) else f" for {' and '.join(kinds)} drift"
-    return f"{min(least.past, past_pairs)} of {past_pairs} looks{about}"
+    if least.past >= past_pairs:
+        return f"{least.past} windows and looks{about}, which are worth too few independent ones"
+    return f"{least.past} of {past_pairs} windows and looks{about}"
 
 
 def _unlearnt(verdict: DriftVerdict) -> bool:
