@@ -9,8 +9,39 @@ from pathlib import Path
 
 import pytest
 
+from lobsmith.cli.live import market_seed
+from lobsmith.monitoring.log.writer import LogWriter, Source
 from lobsmith.workspace import Workspace
-from tests.small import params_file
+from tests.small import params_file, small_params
+
+
+@pytest.mark.parametrize("kept", ["capture", "log"])
+def test_a_simulated_market_is_the_same_the_first_time_and_never_again(tmp_path: Path, kept: str) -> None:
+    workspace = Workspace(tmp_path)
+
+    def keep(number: int) -> None:
+        """What a session leaves; with retention, as much as there was before."""
+        if kept == "log":
+            with LogWriter.of(workspace, "lob", small_params()) as log:
+                log.begin("one", Source.LIVE, "simulator:SIM", 1)
+                log.flush()
+            return
+        workspace.captures.mkdir(parents=True, exist_ok=True)
+        for path in workspace.captures.iterdir():
+            path.unlink()
+        (workspace.captures / f"simulator-sim-20260310T12000{number}.gz").touch()
+
+    with LogWriter.of(workspace, "lob", small_params()) as log:
+        log.begin("replayed", Source.REPLAY, "simulator:SIM", 0)
+        log.begin("other", Source.LIVE, "binance-usdm:BTCUSDT", 0)
+        log.flush()
+    seeds = [market_seed(workspace, "lob", 7), market_seed(workspace, "lob", 7)]
+    assert seeds == [7, 7]
+    for number in range(3):
+        keep(number)
+        time.sleep(0.002)
+        seeds.append(market_seed(workspace, "lob", 7))
+    assert len({*seeds}) == 4
 
 
 @pytest.mark.slow

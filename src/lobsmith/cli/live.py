@@ -24,7 +24,7 @@ from lobsmith.errors import ClockError, DataError, VenueError
 from lobsmith.market.venues.binance.live import MARKETS
 from lobsmith.params import load_params
 from lobsmith.progress import console, room_permitting
-from lobsmith.units import NS_PER_S
+from lobsmith.units import NS_PER_MS, NS_PER_S
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -123,7 +123,11 @@ def live(
     with stop_on_signals(stop), _clock(workspace, speed, played=played):
         if played:
             drift = changes(change_at, factors, Dynamics())
-            feed: Feed = _played(files, symbols, loop=loop) if seed is None else _simulated(workspace, seed, drift)
+            feed: Feed = (
+                _played(files, symbols, loop=loop)
+                if seed is None
+                else _simulated(workspace, options.model, seed, drift)
+            )
         else:
             endpoint = MARKETS[market]
             endpoint = endpoint._replace(websocket=ws_url or endpoint.websocket, rest=rest_url or endpoint.rest)
@@ -194,14 +198,33 @@ def _clock(workspace: Workspace, speed: float | None, *, played: bool) -> "Itera
         clock.run(workspace.clock, 1)
 
 
-def _simulated(workspace: Workspace, seed: int, drift: "list[Change]") -> "Feed":
-    from lobsmith.market.live.playback import SimulatedFeed
+def market_seed(workspace: Workspace, model: str, seed: int) -> int:
+    """Return the seed of the simulated market to play: the given one the first time, and one that never was after it.
+
+    A session that is started again must not play the same market twice: the model would be judged on what it has
+    learnt. After a capture, or a live session of the model, the time of the workspace is added, ms: it never goes back.
+
+    Raises:
+        PredictionLogError: the log cannot be read.
+    """
+    from lobsmith.market.instrument import SIMULATED
     from lobsmith.market.live.retention import captured
+    from lobsmith.monitoring.log.reader import PredictionLog
+    from lobsmith.monitoring.log.writer import Source, log_path
+
+    played = _SIMULATED in captured(workspace.captures)
+    if not played and log_path(workspace, model).exists():
+        with PredictionLog.of(workspace, model) as log:
+            market = (Source.LIVE.value, str(SIMULATED))
+            played = any((one["source"], one["instrument"]) == market for one in log.sessions())
+    return seed + clock.now_ns() // NS_PER_MS if played else seed
+
+
+def _simulated(workspace: Workspace, model: str, seed: int, drift: "list[Change]") -> "Feed":
+    from lobsmith.market.live.playback import SimulatedFeed
     from lobsmith.trading.live.feeds import PlayedFeed
 
-    # A session that is started again must not capture the same market twice: it would be tested on what it has learnt.
-    before = len(captured(workspace.captures).get(_SIMULATED, []))
-    return PlayedFeed([SimulatedFeed(seed + before, drift)])
+    return PlayedFeed([SimulatedFeed(market_seed(workspace, model, seed), drift)])
 
 
 def _played(files: tuple[Path, ...], symbols: tuple[str, ...], *, loop: bool) -> "Feed":
