@@ -19,16 +19,19 @@ from lobsmith.market.events import TICKER
 from lobsmith.market.instrument import SIMULATED, Instrument
 from lobsmith.market.live import files
 from lobsmith.market.live.playback import RecordedFeed, SimulatedFeed
+from lobsmith.market.live.retention import captured
 from lobsmith.market.readers import read_captures
 from lobsmith.market.simulator import simulate
 from lobsmith.market.simulator.raw import write_raw
 from lobsmith.monitoring.log.reader import PredictionLog, answers
 from lobsmith.monitoring.log.sessions import Status, sessions_of
 from lobsmith.trading.live import session as live_session
+from lobsmith.trading.live.capture import Capture
 from lobsmith.trading.live.feeds import PlayedFeed
 from lobsmith.trading.live.seconds import Second
 from lobsmith.trading.live.session import Lived, LiveOptions, run_live
 from lobsmith.trading.live.stream import State
+from lobsmith.units import NS_PER_DAY, NS_PER_S
 from lobsmith.workspace import Workspace
 from tests.served import publish_small
 from tests.small import params_file, small_params
@@ -217,6 +220,73 @@ def test_each_captured_file_reads_without_those_before_it(workspace: Workspace, 
         for name in ("local_time", "price", "size"):
             column = getattr(alone, name)[touch]
             np.testing.assert_array_equal(column, getattr(same, name)[same.kind == TICKER][-len(column) :])
+
+
+class Moved:
+    """A feed that has just moved on."""
+
+    def __init__(self) -> None:
+        self.last_ns = self.sequence = 0
+
+    def to(self, local: int) -> "Moved":
+        self.last_ns, self.sequence = local, self.sequence + 1
+        return self
+
+    def snapshot(self) -> bytes:
+        return b'{"book":%d}' % self.sequence
+
+
+def test_a_file_that_begins_while_a_book_is_written_has_one_too(tmp_path: Path, monkeypatch) -> None:
+    put = files.RawFiles.put
+
+    def put_and_begin_another(raw: files.RawFiles, symbol: str, local: int, text: bytes) -> bool:
+        taken = put(raw, symbol, local, text)
+        if text.startswith(b'{"book"') and len(raw.paths) == 2:
+            put(raw, symbol, local + NS_PER_DAY, b"{}")
+            wait_for(lambda: len(raw.paths) == 3)
+        return taken
+
+    def wait_for(holds) -> None:
+        end = time.monotonic() + 10
+        while not holds():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    monkeypatch.setattr(files.RawFiles, "put", put_and_begin_another)
+    capture, feed = Capture(tmp_path, {"sim": "simulator"}, PARAMS, print), Moved()
+    begun_ns = clock.now_ns() + NS_PER_DAY
+    capture.put("sim", begun_ns, b"{}")
+    wait_for(lambda: len(captured(tmp_path).get("simulator-sim", [])) == 2)
+    for seconds in (2, 3, 86_400 + 5, 86_400 + 6, 86_400 + 7, 86_400 + 8):
+        capture.put("sim", begun_ns + seconds * NS_PER_S, b"{}")
+        capture.restate("sim", feed.to(begun_ns + seconds * NS_PER_S))
+    capture.close()
+    _first, second, third = (gzip.decompress(one.path.read_bytes()) for one in captured(tmp_path)["simulator-sim"])
+    assert (second.count(b"book"), third.count(b"book")) == (1, 1)
+
+
+def test_a_book_that_is_restated_after_the_stop_is_captured(workspace: Workspace, monkeypatch) -> None:
+    order, restate, close = [], Capture.restate, Capture.close
+    restating = threading.Event()
+
+    def slowly(capture: Capture, *about) -> None:
+        restating.set()
+        session.stop.wait()
+        time.sleep(0.3)
+        restate(capture, *about)
+        order.append("restated")
+
+    def closed(capture: Capture) -> None:
+        close(capture)
+        order.append("closed")
+
+    monkeypatch.setattr(Capture, "restate", slowly)
+    monkeypatch.setattr(Capture, "close", closed)
+    session = Session(workspace, PlayedFeed([SimulatedFeed(3)]))
+    session.eventually(restating.is_set)
+    session.end()
+    assert "restated" in order
+    assert order.index("closed") == len(order) - 1
 
 
 class Broken(SimulatedFeed):

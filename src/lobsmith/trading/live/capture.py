@@ -48,7 +48,8 @@ class Capture:
         self._prefixes = dict(prefixes)
         self._locks: list[int] = []
         self._files: dict[str, RawFiles] = {}
-        self._without_book: dict[str, int] = {}
+        self._begun: dict[str, int] = {}
+        self._with_book: dict[str, int] = {}
         self._books: dict[str, tuple[int, int, bytes]] = {}
         self._last_ns: dict[str, int] = {}
         limits = params.live
@@ -68,7 +69,7 @@ class Capture:
                     folder,
                     prefix,
                     FileLimits(rotate_bytes=limits.rotate_mib * _MIB),
-                    on_next=self._without_book.__setitem__,
+                    on_next=self._begun.__setitem__,
                 )
         except OSError as error:
             self.close()
@@ -97,8 +98,8 @@ class Capture:
         The book must be of a difference in that file, and written after the next one: readers that have read the file
         before then take it for an old snapshot, and nothing changes for them.
         """
-        begun_ns = self._without_book.get(symbol)
-        if begun_ns is None:
+        begun_ns = self._begun.get(symbol)
+        if begun_ns is None or begun_ns == self._with_book.get(symbol):
             return
         of_ns, sequence, book = self._books.get(symbol, (0, 0, b""))
         if of_ns != begun_ns:
@@ -106,7 +107,9 @@ class Capture:
             if found is not None:
                 self._books[symbol] = begun_ns, feed.sequence, found
         elif feed.sequence > sequence and self.put(symbol, self._last_ns[symbol], book):
-            del self._books[symbol], self._without_book[symbol]
+            # The thread that writes may have begun another file meanwhile, which is then due.
+            self._with_book[symbol] = begun_ns
+            del self._books[symbol]
 
     def prune(self) -> None:
         """Delete what is older or more than `live` allows."""

@@ -140,10 +140,10 @@ def run_live(
         feed.stop()
         for stream in streams.values():
             stream.close(params.mirror.drain_s / 2, failed=failed)
-        if capture is not None:
-            capture.close()
         for stream in streams.values():
             stream.join()
+        if capture is not None:
+            capture.close()
     _check(streams.values(), captured=True)
     if feed.error is not None:
         raise feed.error
