@@ -53,3 +53,14 @@ def test_files_of_one_second_are_in_order_and_other_names_are_not_touched(tmp_pa
     assert [one.path for one in captured(tmp_path)["usdm-btcusdt"]] == [first, second, third]
     assert prune(tmp_path, Retention(0, 0, window_ns=0), ns(NOW)) == [first, second]
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_only_captures_count_and_one_that_another_session_deletes_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "notes.gz").write_bytes(b"x" * 1000)
+    kept = [write(tmp_path, hours) for hours in (9, 8, 7)]
+    gone = write(tmp_path, 8.5)
+    gone.unlink()
+    # Listed still, and not to be found any more.
+    gone.symlink_to(tmp_path / "nothing")
+    assert prune(tmp_path, Retention(FOREVER, 300, window_ns=0), ns(NOW)) == []
+    assert all(path.exists() for path in kept)

@@ -50,9 +50,10 @@ def prune(folder: Path, limits: Retention, now_ns: int) -> list[Path]:
 
     A file ends where the next of its stream begins. The last one of a stream may be written to, and stays.
     """
-    sizes = {path: path.stat().st_size for path in folder.glob("*.gz")}
+    streams = captured(folder).values()
+    sizes = {one.path: _size(one.path) for files in streams for one in files}
     ended: list[tuple[int, Path]] = []
-    for files in captured(folder).values():
+    for files in streams:
         # Data reach at least to the start of the last file.
         protected_ns = files[-1].begins_ns - limits.window_ns
         ended += [(after.begins_ns, one.path) for one, after in pairwise(files) if after.begins_ns <= protected_ns]
@@ -62,6 +63,14 @@ def prune(folder: Path, limits: Retention, now_ns: int) -> list[Path]:
         if ends_ns >= now_ns - limits.keep_ns and total <= limits.keep_bytes:
             continue
         path.unlink(missing_ok=True)
-        total -= sizes.get(path, 0)
+        total -= sizes[path]
         deleted.append(path)
     return deleted
+
+
+def _size(path: Path) -> int:
+    """Return a file's bytes; none where another session has deleted it meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
