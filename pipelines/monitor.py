@@ -259,7 +259,7 @@ def ask_for_a_retrain(workspace: Workspace, model: str, reason: str) -> str:
     except (PrefectException, HTTPError) as error:
         forget_retrain(workspace, model)
         why = "is not deployed" if isinstance(error, ObjectNotFound) else f"cannot be run ({type(error).__name__})"
-        words = f"drift asks for a retrain and {RETRAIN} {why}: run lobsmith retrain, or prefect deploy --all"
+        words = f"drift asks for a retrain and {RETRAIN} {why}: start lobsmith up, or run lobsmith retrain"
         alerts.fire(workspace, alerts.RETRAIN_WANTED, model, words)
         return words
     alerts.resolve(workspace, alerts.RETRAIN_WANTED, model)
