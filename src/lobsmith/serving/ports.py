@@ -16,15 +16,17 @@ _COMMAND_CHARACTERS = 120
 
 @dataclass(frozen=True)
 class Port:
-    """A port that a service listens on, and the parameter that names it."""
+    """A port that a service listens on, and the parameter that names it; None where only the option `--port` does."""
 
     number: int
-    parameter: str
+    parameter: str | None = None
     host: str = HOST
 
     @property
     def remedy(self) -> str:
         """What can be done where it is taken."""
+        if self.parameter is None:
+            return "free it, or pass another --port"
         option = f"--{self.parameter.rpartition('.')[2].replace('_', '-')}"
         return f"free it, or set {self.parameter} in params.yaml or pass {option}"
 

@@ -111,7 +111,8 @@ def test_evidently_s_pages_can_be_read_and_not_written(project: Project) -> None
         [found] = httpx.get(f"{url}/api/projects").json()
         assert (found["id"], found["name"]) == (project_of(drifted.MODEL), drifted.MODEL)
         assert httpx.delete(f"{url}/api/projects/{found['id']}").status_code == httpx.codes.FORBIDDEN
-        with pytest.raises(PortBusyError, match="--port"), evidently_ui(project.pages, httpx.URL(url).port):
+        taken = pytest.raises(PortBusyError, match=r"is taken by process .*; free it, or pass another --port$")
+        with taken, evidently_ui(project.pages, httpx.URL(url).port):
             pass
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,13 +12,13 @@ from pathlib import Path
 
 import httpx
 
-from lobsmith.errors import PortBusyError, ServingError
+from lobsmith.errors import ServingError
 from lobsmith.serving import launcher
+from lobsmith.serving.ports import HOST, Port, check_free, free_ports
 from lobsmith.workspace import Workspace
 
 UI_HEALTH = "/api/version"
 """Path of a page that answers as soon as the others do."""
-_HOST = "127.0.0.1"
 _START_DEADLINE_S = 60.0
 _STOP_DEADLINE_S = 5.0
 _POLL_S = 0.2
@@ -45,11 +44,14 @@ def evidently_ui(folder: Path, port: int | None = None) -> Iterator[str]:
         PortBusyError: the port is taken.
         ServingError: it does not answer in time, or ended at once.
     """
-    chosen = _free_port(port)
-    url = f"http://{_HOST}:{chosen}"
+    if port is None:
+        [port] = free_ports(1)
+    else:
+        check_free([Port(port)])
+    url = f"http://{HOST}:{port}"
     with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory(prefix="lobsmith-evidently-") as nowhere:
         child = subprocess.Popen(
-            [sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *ui_command(folder, chosen)],
+            [sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *ui_command(folder, port)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -70,22 +72,13 @@ def ui_command(folder: Path, port: int) -> tuple[str, ...]:
 
     It wants an empty working directory: a settings file there would be read as its configuration.
     """
-    options = ("ui", "--workspace", str(folder), "--host", _HOST, "--port", str(port))
+    options = ("ui", "--workspace", str(folder), "--host", HOST, "--port", str(port))
     return (sys.executable, "-P", "-m", "evidently.cli", *options)
 
 
 def ui_environment() -> dict[str, str]:
     """Return what the command needs in its environment: no telemetry, and a key for writing that only it knows."""
     return {"DO_NOT_TRACK": "1", "EVIDENTLY_SECRET": secrets.token_urlsafe(24)}
-
-
-def _free_port(port: int | None) -> int:
-    with socket.socket() as probe:
-        try:
-            probe.bind((_HOST, port or 0))
-        except OSError as error:
-            raise PortBusyError(f"{_HOST}:{port}: {error.strerror}; pass another --port") from error
-        return int(probe.getsockname()[1])
 
 
 def _wait_ready(url: str, child: "subprocess.Popen[bytes]") -> None:
