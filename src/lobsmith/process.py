@@ -1,18 +1,29 @@
-"""Processes: the identity of one, distinct from later ones and those of other machines; a module in one of its own."""
+"""Processes: the identity of one, distinct from later ones and those of other machines; a module in one of its own.
+
+A process gives a sign of life to the one that has started it in memory that both share.
+"""
 
 import ctypes
 import getpass
+import mmap
 import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from msgspec import Struct
 
+HEARTBEAT = "LOBSMITH_HEARTBEAT"
+"""Variable of the environment: the descriptor of the memory of this process's heartbeat."""
 _PR_SET_PDEATHSIG = 1
+_BEAT = struct.Struct("d")
 
 
 class Process(Struct, frozen=True, kw_only=True):
@@ -112,3 +123,50 @@ def end_with(parent: int) -> None:
     # The parent may have ended before the call above took effect.
     if os.getppid() != parent:
         sys.exit("the parent process is gone")
+
+
+class Heartbeat:
+    """When a process last gave a sign of life, in memory that it shares with the one that has started it.
+
+    It depends on no log, disk, port or wall clock: nothing but a process that is stopped or hangs lets it grow old.
+    """
+
+    def __init__(self, descriptor: int = -1) -> None:
+        """Map the memory of a descriptor; -1 is memory that no other process sees."""
+        self._memory = mmap.mmap(descriptor, _BEAT.size)
+
+    @classmethod
+    def inherited(cls) -> "Heartbeat":
+        """Return that of this process, at which nothing looks where it was started without one."""
+        given = os.environ.pop(HEARTBEAT, None)  # the descriptor means nothing to processes below
+        if given is None:
+            return cls()
+        descriptor = int(given)
+        try:
+            return cls(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def beat(self) -> None:
+        """Give a sign of life."""
+        _BEAT.pack_into(self._memory, 0, time.monotonic())
+
+    def age_s(self) -> float | None:
+        """Return the time since the last sign of life, s; None before the first."""
+        (at,) = _BEAT.unpack_from(self._memory)
+        return time.monotonic() - at if at else None
+
+
+@contextmanager
+def heartbeat_memory() -> Iterator[int]:
+    """Yield a descriptor of new memory for a `Heartbeat`, to be mapped here and inherited by one process.
+
+    Raises:
+        OSError: there are too many open files.
+    """
+    descriptor = os.memfd_create("heartbeat")
+    try:
+        os.ftruncate(descriptor, _BEAT.size)
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from lobsmith.cli.live import market_seed
 from lobsmith.monitoring.log.writer import LogWriter, Source
+from lobsmith.process import HEARTBEAT, Heartbeat, heartbeat_memory
 from lobsmith.workspace import Workspace
 from tests.small import params_file, small_params
 
@@ -45,15 +47,18 @@ def test_a_simulated_market_is_the_same_the_first_time_and_never_again(tmp_path:
 
 
 @pytest.mark.slow
-def test_a_full_disk_under_its_output_ends_no_session(tmp_path: Path) -> None:
+def test_a_full_disk_under_its_output_ends_no_session_and_hides_no_sign_of_life(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     shutil.copy(params_file(), workspace.params)
     command = [sys.executable, "-m", "lobsmith", "--root", str(tmp_path), "live", "--simulate", "7"]
     # As a service of `lobsmith up`, whose log is on the workspace's disk.
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     errors = tmp_path / "errors"
-    with Path("/dev/full").open("wb") as full, errors.open("wb") as said:
-        live = subprocess.Popen([*command, "--transport", "inprocess"], stdout=full, stderr=said, env=environment)
+    with Path("/dev/full").open("wb") as full, errors.open("wb") as said, heartbeat_memory() as descriptor:
+        alive = Heartbeat(descriptor)
+        environment[HEARTBEAT] = str(descriptor)
+        command += ["--transport", "inprocess"]
+        live = subprocess.Popen(command, stdout=full, stderr=said, env=environment, pass_fds=[descriptor])
         try:
             end = time.monotonic() + 60
             while not any(path.stat().st_size for path in workspace.captures.glob("*.gz")) and time.monotonic() < end:
@@ -61,6 +66,11 @@ def test_a_full_disk_under_its_output_ends_no_session(tmp_path: Path) -> None:
                 time.sleep(0.1)
             time.sleep(3)  # some lines of a second each, none of which can be written
             assert live.poll() is None, errors.read_text()
+            assert (alive.age_s() or 60) < 2.5
+            live.send_signal(signal.SIGSTOP)
+            time.sleep(3)
+            assert (alive.age_s() or 0) > 2.5
+            live.send_signal(signal.SIGCONT)
             live.terminate()
             assert live.wait(60) == 0
         finally:

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from lobsmith.lease import hold_lease
+from lobsmith.process import HEARTBEAT, Heartbeat, heartbeat_memory
 from lobsmith.services.flows.schedule import next_runs
 from tests.release.wished import workspace_with_mlflow
 
@@ -36,6 +37,8 @@ def named(deployment: str) -> dict[str, Any]:
 
 class Prefect:
     """A Prefect server, the commands that talk to it, and one log of them all."""
+
+    server: psutil.Process
 
     def __init__(self, project: Path, home: Path) -> None:
         home.mkdir()
@@ -63,10 +66,16 @@ class Prefect:
         assert done.returncode == 0, self.logged()
 
     @contextmanager
-    def running(self, *arguments: str, of: tuple[str, ...] = PREFECT) -> Iterator[psutil.Process]:
+    def running(
+        self, *arguments: str, of: tuple[str, ...] = PREFECT, beats: int | None = None
+    ) -> Iterator[psutil.Process]:
         """Run a command until the end of the block, where it is killed with every process it has started."""
+        options = dict(self.options)
+        if beats is not None:
+            environment = {**self.options["env"], HEARTBEAT: str(beats)}
+            options |= {"env": environment, "pass_fds": [beats]}
         with self.log.open("ab") as log:
-            started = subprocess.Popen([*of, *arguments], stdout=log, **self.options)
+            started = subprocess.Popen([*of, *arguments], stdout=log, **options)
         try:
             yield psutil.Process(started.pid)
         finally:
@@ -181,7 +190,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     prefect = Prefect(root, folder / "prefect")
     with (
         hold_lease(workspace.retrain_lease, "retrain", ttl_s=60.0, wait_s=0.0),
-        prefect.running("server", "start", "--port", str(prefect.port), "--no-ui"),
+        prefect.running("server", "start", "--port", str(prefect.port), "--no-ui") as prefect.server,
     ):
         prefect.eventually("the server answers", lambda: prefect.answers("health"))
         yield prefect
@@ -266,3 +275,30 @@ def test_a_killed_run_has_crashed_and_a_cancelled_one_ends_with_its_process(pref
         service.wait(timeout=20)
         assert not psutil.pid_exists(int(last["infrastructure_pid"]))
         assert prefect.state(last) == "CRASHED"
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_a_worker_beats_while_its_zygote_answers_whether_or_not_the_server_does(prefect: Prefect) -> None:
+    with heartbeat_memory() as descriptor:
+        alive = Heartbeat(descriptor)
+        with prefect.running(of=SERVICE, beats=descriptor) as service:
+            prefect.eventually("it is ready", lambda: alive.age_s() is not None)
+            [zygote] = service.children()
+
+            def beats() -> bool:
+                before = time.monotonic()
+                time.sleep(4)
+                return (alive.age_s() or 0) < time.monotonic() - before
+
+            zygote.suspend()
+            time.sleep(1)
+            assert not beats()
+            zygote.resume()
+            prefect.eventually("it beats again", beats, 15)
+            hung = [prefect.server, *prefect.server.children(recursive=True)]
+            for process in hung:
+                process.suspend()
+            assert beats()
+            for process in hung:
+                process.resume()

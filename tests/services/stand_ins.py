@@ -32,21 +32,28 @@ class Page(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.end_headers()
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Page).serve_forever()
 """
-SLEEPER = "import time; print('ready', flush=True); time.sleep(600)"
+BEATING = """
+import time
+from lobsmith.process import Heartbeat
+alive = Heartbeat.inherited()
+while True:
+    alive.beat()
+    time.sleep(0.05)
+"""
+SLEEPER = "import time; time.sleep(600)"
 GRANDPARENT = f"""
 import subprocess, sys
 subprocess.Popen([sys.executable, "-c", {SLEEPER!r}], start_new_session=True)
-{SLEEPER}
+{BEATING}
 """
-STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPER}"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{BEATING}"
 
 
 def service(root: Path, given: dict[str, Any]) -> Service:
     port = given.pop("port", None)
-    more: dict[str, Any] = {"ready_line": given.pop("ready_line", "").encode()}
+    more: dict[str, Any] = {"probe_s": 0.1}
     if port is not None:
-        probe = answers(port, "/", deadline_s=0.3)
-        more |= {"probe": probe, "probe_s": 0.1, "ports": (Port(port, "services.mlflow_port"),)}
+        more |= {"probe": answers(port, "/", deadline_s=0.3), "ports": (Port(port, "services.mlflow_port"),)}
     arguments = () if port is None else (str(port),)
     command = (sys.executable, "-c", given.pop("code"), *arguments)
     return Service(command=command, folder=root, **more, **given)

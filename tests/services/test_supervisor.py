@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from lobsmith.services.run import read_run
 from lobsmith.services.watched import FIRST_BACKOFF_S, Watched
 from lobsmith.serving.ports import free_ports
 from lobsmith.workspace import Workspace
-from tests.services.stand_ins import GRANDPARENT, SERVER, SLEEPER, STUBBORN, lives, service, up
+from tests.services.stand_ins import BEATING, GRANDPARENT, SERVER, SLEEPER, STUBBORN, lives, service, up
 
 
 @pytest.fixture
@@ -33,12 +33,12 @@ def server(name: str, **more: object) -> dict[str, object]:
     return {"name": name, "code": SERVER, "port": free_ports(1)[0], **more}
 
 
-def sleeper(name: str, **more: object) -> dict[str, object]:
-    return {"name": name, "code": SLEEPER, "ready_line": "ready", **more}
+def beating(name: str, **more: object) -> dict[str, object]:
+    return {"name": name, "code": BEATING, "beat_s": 1.0, **more}
 
 
 def test_services_start_in_order_and_stop_in_reverse(root: Path) -> None:
-    with up(root, server("first"), sleeper("second", after=["first"]), sleeper("third")) as running:
+    with up(root, server("first"), beating("second", after=["first"]), beating("third")) as running:
         running.ready("first", "second", "third")
         waited = [(name, state) for name, state, *_ in running.changes]
         assert waited.index(("first", "ready")) < waited.index(("second", "starting"))
@@ -57,7 +57,7 @@ def test_services_start_in_order_and_stop_in_reverse(root: Path) -> None:
 
 
 def test_a_killed_service_is_started_again_and_the_others_go_on(root: Path) -> None:
-    with up(root, server("first"), sleeper("second", after=["first"])) as running:
+    with up(root, server("first"), beating("second", after=["first"])) as running:
         running.ready("first", "second")
         killed, other = running.pid("first"), running.pid("second")
         os.kill(killed, signal.SIGKILL)
@@ -76,7 +76,7 @@ def test_a_killed_service_is_started_again_and_the_others_go_on(root: Path) -> N
 
 def test_a_service_that_ends_again_and_again_is_started_less_and_less_often_and_never_given_up(root: Path) -> None:
     code = "import sys; sys.exit('error: no such exchange')"
-    with up(root, {"name": "broken", "code": code}, sleeper("well")) as running:
+    with up(root, {"name": "broken", "code": code}, beating("well")) as running:
         running.eventually(lambda: running.states("broken").count("restarting") >= 4)
         reasons = [one[3] for one in running.changes if one[:2] == ["broken", "restarting"]][:4]
         assert {re.sub(r"; again in .*", "", one) for one in reasons} == {"exit status 1: error: no such exchange"}
@@ -85,7 +85,7 @@ def test_a_service_that_ends_again_and_again_is_started_less_and_less_often_and_
 
 
 def test_pauses_grow_to_ten_seconds_and_begin_anew_after_a_steady_minute(root: Path) -> None:
-    watched = Watched(service(root, sleeper("one")), root / "log", "mark", lambda: None)
+    watched = Watched(service(root, beating("one")), root / "log", "mark", lambda: None)
     pauses = []
     for ran_s in (0.0,) * 8 + (61.0, 0.0):
         watched._again("why", ran_s)
@@ -103,8 +103,11 @@ def test_a_service_may_come_to_its_own_end_but_not_with_an_error(root: Path) -> 
         assert running.end() == 0
 
 
-def test_a_service_that_hangs_is_said_not_to_answer_and_started_again(root: Path) -> None:
-    with up(root, server("first", silent_s=1.0)) as running:
+@pytest.mark.parametrize("kind", [server, beating], ids=["a server", "one that listens nowhere"])
+def test_a_service_that_hangs_is_said_not_to_answer_and_started_again(
+    root: Path, kind: Callable[..., dict[str, object]]
+) -> None:
+    with up(root, kind("first", silent_s=1.0)) as running:
         running.ready("first")
         hanging = running.pid("first")
         os.kill(hanging, signal.SIGSTOP)
@@ -116,14 +119,14 @@ def test_a_service_that_hangs_is_said_not_to_answer_and_started_again(root: Path
 
 
 def test_a_service_that_is_never_ready_is_started_again(root: Path) -> None:
-    with up(root, sleeper("mute", ready_line="never printed", start_deadline_s=0.5)) as running:
+    with up(root, beating("mute", code=SLEEPER, start_deadline_s=0.5)) as running:
         running.eventually(lambda: running.states("mute").count("restarting") >= 2)
         why = next(one[3] for one in running.changes if one[1] == "restarting")
         assert why.startswith("not ready within 0.5 s")
 
 
 def test_a_service_that_ignores_sigterm_is_killed_after_its_deadline(root: Path) -> None:
-    stubborn = sleeper("stubborn", code=STUBBORN, stop_deadline_s=0.5)
+    stubborn = beating("stubborn", code=STUBBORN, stop_deadline_s=0.5)
     with up(root, stubborn) as running:
         running.ready("stubborn")
         pid, at = running.pid("stubborn"), time.monotonic()
@@ -133,7 +136,7 @@ def test_a_service_that_ignores_sigterm_is_killed_after_its_deadline(root: Path)
 
 
 def test_a_second_signal_kills_at_once(root: Path) -> None:
-    with up(root, sleeper("stubborn", code=STUBBORN, stop_deadline_s=60.0)) as running:
+    with up(root, beating("stubborn", code=STUBBORN, stop_deadline_s=60.0)) as running:
         running.ready("stubborn")
         running.process.send_signal(signal.SIGINT)
         time.sleep(0.3)
@@ -148,7 +151,7 @@ def test_the_hangup_of_a_terminal_ends_it_unless_it_was_started_with_nohup(
 ) -> None:
     before = signal.signal(signal.SIGHUP, inherited)
     try:
-        with up(root, sleeper("one")) as running:
+        with up(root, beating("one")) as running:
             running.ready("one")
             running.process.send_signal(signal.SIGHUP)
             if ends:
@@ -163,12 +166,12 @@ def test_the_hangup_of_a_terminal_ends_it_unless_it_was_started_with_nohup(
 @pytest.mark.parametrize(
     "code",
     [
-        pytest.param(SLEEPER, id="a process"),
+        pytest.param(BEATING, id="a process"),
         pytest.param(GRANDPARENT, id="one with a session of its own below it", marks=pytest.mark.slow),
     ],
 )
 def test_sigkill_of_the_supervisor_leaves_no_process(root: Path, code: str) -> None:
-    with up(root, server("first"), sleeper("second", code=code)) as running:
+    with up(root, server("first"), beating("second", code=code)) as running:
         running.ready("first", "second")
         if code is GRANDPARENT:
             running.eventually(lambda: len(marked(str(root))) == 3)
@@ -183,7 +186,7 @@ def test_what_a_killed_supervisor_and_guard_left_is_ended_by_the_next(root: Path
     environment = {**os.environ, "LOBSMITH_UP": str(root)}
     left = subprocess.Popen([sys.executable, "-c", SLEEPER], env=environment, stdout=subprocess.DEVNULL)
     try:
-        with up(root, sleeper("one")) as running:
+        with up(root, beating("one")) as running:
             running.ready("one")
             assert left.wait(5) == -signal.SIGKILL
     finally:
@@ -191,12 +194,18 @@ def test_what_a_killed_supervisor_and_guard_left_is_ended_by_the_next(root: Path
         left.wait()
 
 
+FAST = f"""
+import os
+assert '"speed":60.0' in os.environ["LOBSMITH_CLOCK"]
+{BEATING}
+"""
+
+
 def test_a_second_one_names_the_first_and_leaves_its_clock(root: Path) -> None:
     def speed() -> float:
         return json.loads(Workspace(root).clock.read_bytes())["speed"]
 
-    clock = {"name": "two", "code": f"import os; print('ready', os.environ['LOBSMITH_CLOCK'], flush=True); {SLEEPER}"}
-    with up(root, sleeper("one"), {**clock, "ready_line": 'ready .*"speed":60.0'}, speed=60) as first:
+    with up(root, beating("one"), beating("two", code=FAST), speed=60) as first:
         first.ready("one", "two")
         second = subprocess.run(
             [sys.executable, "-m", "tests.services.stand_ins", str(root), "[]"],
@@ -217,7 +226,7 @@ def test_a_busy_port_is_named_with_the_process_that_holds_it(root: Path) -> None
     try:
         while not _listens(int(str(wanted["port"]))):
             time.sleep(0.05)
-        with up(root, sleeper("other"), wanted) as refused:
+        with up(root, beating("other"), wanted) as refused:
             assert refused.process.wait(20) == 1
             [words] = refused.errors.read_text().splitlines()
             assert f"port {wanted['port']} on 127.0.0.1 is taken by process {holder.pid} ({sys.executable}" in words
@@ -273,12 +282,13 @@ def test_a_full_disk_is_said_before_anything_starts_and_ends_nothing_that_runs(r
     [line] = refused.stderr.splitlines()
     assert "No space left on device; free the disk" in line
     ballast.unlink()
-    with up(small_disk, server("first"), out=root) as running:
-        running.ready("first")
+    with up(small_disk, server("first"), beating("second"), out=root) as running:
+        running.ready("first", "second")
         fill(small_disk)
-        os.kill(running.pid("first"), signal.SIGKILL)
-        running.eventually(lambda: "restarting" in running.states("first"))
-        running.ready("first")
+        for name in ("first", "second"):
+            os.kill(running.pid(name), signal.SIGKILL)
+            running.eventually(lambda name=name: "restarting" in running.states(name))
+        running.ready("first", "second")
         assert end_run(Workspace(small_disk)) is not None
         assert running.process.wait(1) == 0
 
@@ -299,7 +309,7 @@ def test_what_cannot_be_printed_ends_nothing_either(small_disk: Path) -> None:
 
 def test_a_file_that_cannot_be_written_is_said_before_anything_starts(root: Path) -> None:
     (root / ".lobsmith").touch()
-    with up(root, sleeper("one")) as refused:
+    with up(root, beating("one")) as refused:
         assert refused.process.wait(20) == 1
         [line] = refused.errors.read_text().splitlines()
         assert re.search(r"\.lobsmith/up/.*: Not a directory; free the disk", line)

@@ -141,6 +141,17 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
     paused = [name for name, one in deployed(run).items() if not one["schedules"][0]["active"]]
     assert paused == ["monitor"], "what was done in Prefect's page is left as it is"
 
+    [zygote] = psutil.Process(project.service("flows").pid).children()
+    stopped = {"flows": zygote, "live": psutil.Process(project.service("live").pid)}
+    for process in stopped.values():
+        process.suspend()
+    for name in stopped:
+        eventually(f"{name} is seen to hang", lambda name=name: project.service(name).state is State.SILENT, 50)
+    for process in stopped.values():
+        process.resume()
+    for name in stopped:
+        eventually(f"{name} answers again", lambda name=name: project.service(name).state is State.READY, 50)
+
     # Services that were not killed have not ended either.
     assert [(one.name, one.restarts) for one in project.run().services] == [(one.name, 1) for one in run.services]
     os.kill(run.process.pid, signal.SIGKILL)

@@ -23,6 +23,7 @@ from lobsmith.cli.replay import recorded_line
 from lobsmith.errors import ClockError, DataError, VenueError
 from lobsmith.market.venues.binance.live import MARKETS
 from lobsmith.params import load_params
+from lobsmith.process import Heartbeat
 from lobsmith.progress import console, room_permitting
 from lobsmith.units import NS_PER_MS, NS_PER_S
 from lobsmith.workspace import Workspace
@@ -119,6 +120,13 @@ def live(
         allow_other_instrument=allow_other_instrument,
         capture=capture,
     )
+    show = room_permitting()(print_json if as_json else _show)
+    alive = Heartbeat.inherited()
+
+    def on_second(second: "Second") -> None:
+        alive.beat()
+        show(second)
+
     stop = Event()
     with stop_on_signals(stop), _clock(workspace, speed, played=played):
         if played:
@@ -141,7 +149,7 @@ def live(
             feed,
             options,
             stop=stop,
-            on_second=room_permitting()(print_json if as_json else _show),
+            on_second=on_second,
             say=_say,
         )
     with room_permitting():

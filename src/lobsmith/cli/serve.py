@@ -6,6 +6,7 @@ import click
 
 from lobsmith.cli.options import overrides, results, set_option
 from lobsmith.params import load_params
+from lobsmith.process import Heartbeat
 from lobsmith.progress import room_permitting
 from lobsmith.workspace import Workspace
 
@@ -26,7 +27,7 @@ def serve(
     settings: tuple[str, ...],
 ) -> None:
     """Serve the model repository with Triton until Ctrl-C."""
-    from lobsmith.serving.supervisor import ServeEvent, stop_on_signals
+    from lobsmith.serving.supervisor import EventKind, ServeEvent, stop_on_signals
     from lobsmith.serving.supervisor import serve as supervise
 
     ports = {
@@ -37,11 +38,14 @@ def serve(
     }
     given = {f"serving.{name}": port for name, port in ports.items() if port is not None}
     params = load_params(workspace.params, {**overrides(settings), **given})
+    alive = Heartbeat.inherited()
 
     @room_permitting()
     def show(event: ServeEvent) -> None:
+        if event.kind is EventKind.SERVING:
+            alive.beat()
         results.print(f"{event.kind.value:<9} {event.message}", soft_wrap=True)
-        if event.endpoint is not None and event.kind.value == "serving":
+        if event.endpoint is not None and event.kind is EventKind.SERVING:
             e = event.endpoint
             where = f"HTTP {e.http_url}, gRPC {e.grpc_url}, metrics {e.metrics_url}, modes {e.modes_url}"
             results.print(f"{'':9} {where}; Ctrl-C stops", soft_wrap=True)

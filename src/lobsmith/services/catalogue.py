@@ -26,6 +26,9 @@ PREFECT_API = "PREFECT_API_URL"
 _REACH_DEADLINE_S = 5.0
 _RECORDER_S = 5.0
 """Time that a live session needs to end beside draining its mirrors, s."""
+_LIVE_BEAT_S, _FLOWS_BEAT_S = 20.0, 30.0
+"""Age above which a heartbeat is too old. A live session's comes each second; a zygote takes longer to start again."""
+_BEAT_LOOK_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ def _flows(workspace: Workspace, prefect: Service, api: str, overrides: dict[str
         },
         folder=workspace.root,
         after=("prefect", "mlflow"),
-        ready_line=rb"the deployments of prefect\.yaml are entered",
+        beat_s=_FLOWS_BEAT_S,
+        probe_s=_BEAT_LOOK_S,
     )
 
 
@@ -138,7 +142,8 @@ def _triton(workspace: Workspace, params: Params) -> Service:
         folder=_nowhere(workspace),
         address=f"http {serving.http_port}, grpc {serving.grpc_port}, modes {serving.modes_port}",
         ports=tuple(ports_of(serving)),
-        ready_line=rb"serving\s",
+        # Once every model was tried; whether Triton answers then is the probe's to find out.
+        beat_s=math.inf,
         probe=_triton_answers(workspace),
         probe_s=2.0,
         # `lobsmith serve` itself starts a Triton again, and gives up where that does not help.
@@ -180,8 +185,9 @@ def _live(workspace: Workspace, params: Params, arguments: Sequence[str]) -> Ser
         folder=Path.cwd(),
         address=" ".join(arguments),
         after=("triton",),
-        # The line of its first second; without a network there is none, and it goes on trying by itself.
-        ready_line=rb"\d\d:\d\d:\d\d  ",
+        # From its first second on; without a network there is none, and it goes on trying by itself.
+        beat_s=_LIVE_BEAT_S,
+        probe_s=_BEAT_LOOK_S,
         start_deadline_s=math.inf,
         stop_deadline_s=params.mirror.drain_s + _RECORDER_S,
         finishes=True,

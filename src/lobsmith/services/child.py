@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from lobsmith.process import HEARTBEAT, Heartbeat, heartbeat_memory
 from lobsmith.services.guard import VARIABLE
 from lobsmith.services.logs import Output
 from lobsmith.services.service import Service
@@ -38,7 +39,10 @@ class Child:
         self.started_s = time.monotonic()
         self._output = Output(log)
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **service.environment, VARIABLE: mark}
-        with log.open("ab") as file:
+        with log.open("ab") as file, heartbeat_memory() as descriptor:
+            beats = Heartbeat(descriptor)
+            if service.beat_s is not None:
+                environment[HEARTBEAT] = str(descriptor)
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *service.command],
                 cwd=service.folder,
@@ -46,11 +50,12 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
+                pass_fds=() if service.beat_s is None else (descriptor,),
                 # Ctrl-C is for the supervisor, which ends services in their order.
                 start_new_session=True,
             )
         self.pidfd = os.pidfd_open(self._process.pid)
-        self.look = Look(service, self.pid, self._output, wake)
+        self.look = Look(service, self.pid, self._output, beats, wake)
 
     @property
     def pid(self) -> int:
@@ -97,15 +102,16 @@ class Look:
     monotonic clock, it has not answered.
     """
 
-    def __init__(self, service: Service, pid: int, output: Output, wake: Callable[[], None]) -> None:
+    def __init__(self, service: Service, pid: int, output: Output, beats: Heartbeat, wake: Callable[[], None]) -> None:
         self._service = service
         self._pid = pid
         self._output = output
+        self._beats = beats
         self._wake = wake
         self._ended = threading.Event()
         self.silent_since: float = time.monotonic()
         self.why: str | None = "starting"
-        if service.probe is None and not service.ready_line:
+        if service.probe is None and service.beat_s is None:
             self.why = None
             return
         threading.Thread(target=self._run, name=f"look at {service.name}", daemon=True).start()
@@ -117,19 +123,21 @@ class Look:
     def _run(self) -> None:
         ready_once = False
         while not self._ended.is_set():
-            before, why = self.why, self._trouble(ready_once)
+            before, why = self.why, self._trouble()
             if why is not None and before is None:
                 self.silent_since = time.monotonic()
             self.why = why
             ready_once |= why is None
             if (why is None) != (before is None):
                 self._wake()
-            if ready_once and self._service.probe is None:
-                return
             self._ended.wait(_READY_POLL_S if why is not None and not ready_once else self._service.probe_s)
 
-    def _trouble(self, ready_once: bool) -> str | None:
+    def _trouble(self) -> str | None:
         service = self._service
-        if not ready_once and service.ready_line and not self._output.has(service.ready_line):
-            return error_line(self._output.lines()) or "its log does not report that it is ready"
+        if service.beat_s is not None:
+            age_s = self._beats.age_s()
+            if age_s is None:
+                return error_line(self._output.lines()) or "it does not report that it is ready"
+            if age_s > service.beat_s:
+                return f"no heartbeat within {service.beat_s:g} s"
         return None if service.probe is None else service.probe(self._pid)

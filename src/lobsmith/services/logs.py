@@ -1,6 +1,5 @@
 """The logs of services: one file each, cut by size, read from its end."""
 
-import re
 import shutil
 import time
 from collections import deque
@@ -112,10 +111,6 @@ class Output:
                 return file.read()
         except OSError:
             return b""
-
-    def has(self, line: bytes) -> bool:
-        """Say whether a line matches a pattern from its beginning."""
-        return re.search(rb"^(?:" + line + rb")", self.read(), re.MULTILINE) is not None
 
     def lines(self) -> list[str]:
         """Return the lines of it."""

@@ -44,8 +44,9 @@ NEVER_STARTED = (State.ELSEWHERE, State.MISSING)
 class Service:
     """A process that is started, watched, started again when it ends, and stopped.
 
-    It is ready once its log has `ready_line` and `probe` finds nothing; one that has neither is ready at once. Where
-    `instead` is set, nothing is started and its state and reason are shown in place of those of a process.
+    It is ready from its first heartbeat on, where it has one, and while `probe` finds nothing; one that has neither is
+    ready at once. Where `instead` is set, nothing is started and its state and reason are shown in place of those of a
+    process.
     """
 
     name: str
@@ -60,8 +61,8 @@ class Service:
     ports: tuple[Port, ...] = ()
     after: tuple[str, ...] = ()
     """Services that must be ready before it is started."""
-    ready_line: bytes = b""
-    """A pattern that a line of its log must match before it is ready."""
+    beat_s: float | None = None
+    """Age of its last heartbeat above which it does not answer, s; None where it has none. See `Heartbeat`."""
     probe: Probe | None = None
     probe_s: float = 10.0
     """Time from one probe of a ready service to the next, s."""

@@ -16,6 +16,7 @@ import httpx
 
 from lobsmith import clock, telemetry
 from lobsmith.errors import FlowsError, LobsmithError
+from lobsmith.process import Heartbeat
 from lobsmith.progress import console
 from lobsmith.services.flows.forks import Zygote
 from lobsmith.services.flows.register import FILE
@@ -66,14 +67,14 @@ def serve(workspace: Workspace, api: str | None) -> None:
 async def _work(root: Path, api: str) -> None:
     working = cast("asyncio.Task[None]", asyncio.current_task())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, working.cancel)
-    zygote = Zygote(root)
+    zygote, alive = Zygote(root), Heartbeat.inherited()
     while True:
         zygote.start()  # its imports go on beside those of the worker
         try:
-            await _answering(api)
+            await _answering(api, alive)
             from lobsmith.services.flows.worker import ForkWorker
 
-            await ForkWorker(zygote).start(printer=console.print)
+            await ForkWorker(zygote, alive).start(printer=console.print)
         except* (RuntimeError, httpx.HTTPError) as errors:
             # Prefect's loops end when the server has been away for minutes.
             console.print(f"the worker of the flows starts again: {errors.exceptions[0]}")
@@ -81,8 +82,8 @@ async def _work(root: Path, api: str) -> None:
             zygote.close()
 
 
-async def _answering(api: str) -> None:
-    """Wait for Prefect's server."""
+async def _answering(api: str, alive: Heartbeat) -> None:
+    """Wait for Prefect's server; that it is away is no fault of a worker that was ready."""
     said = False
     async with httpx.AsyncClient(timeout=5.0) as client:
         while True:
@@ -92,6 +93,8 @@ async def _answering(api: str) -> None:
             if not said:
                 console.print(f"{api}: Prefect's server does not answer yet; it is waited for")
                 said = True
+            if alive.age_s() is not None:
+                alive.beat()
             await asyncio.sleep(_POLL_S)
 
 

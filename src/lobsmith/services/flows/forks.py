@@ -9,10 +9,11 @@ from itertools import count
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from lobsmith.errors import FlowsError
 from lobsmith.progress import console
-from lobsmith.services.flows.orders import Ended, Forked, Order, Ready
+from lobsmith.services.flows.orders import Ended, Forked, Order, Ping, Pong, Ready
 
 _START_S = 120.0
 """Seconds for its imports; a cold disk takes most of them."""
@@ -43,7 +44,7 @@ class Zygote:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._tickets = count(1)
-        self._asked: dict[int, asyncio.Future[Child]] = {}
+        self._asked: dict[int, asyncio.Future[Any]] = {}
         self._children: dict[int, Child] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._orders: Connection | None = None
@@ -99,14 +100,25 @@ class Zygote:
         Raises:
             FlowsError: the zygote ended, or has not come up in time.
         """
+        child: Child = await self._ask(Order(next(self._tickets), job, environment))
+        return child
+
+    async def ping(self) -> None:
+        """Wait until it takes orders.
+
+        Raises:
+            FlowsError: the zygote ended, or has not come up in time.
+        """
+        await self._ask(Ping(next(self._tickets)))
+
+    async def _ask(self, message: Order | Ping) -> Any:
         orders = await self.ready()
-        ticket = next(self._tickets)
-        answer: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
-        self._asked[ticket] = answer
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._asked[message.ticket] = answer
         try:
-            orders.send(Order(ticket, job, environment))
+            orders.send(message)
         except OSError as error:
-            del self._asked[ticket]
+            del self._asked[message.ticket]
             raise FlowsError(f"the zygote of the flows is gone: {error.strerror}") from error
         return await answer
 
@@ -121,17 +133,21 @@ class Zygote:
         except (EOFError, OSError):
             self._let_go(restart=self._ready.is_set())
 
-    def _take(self, message: Forked | Ended | Ready) -> None:
+    def _take(self, message: Forked | Ended | Pong | Ready) -> None:
         match message:
             case Forked(ticket, pid):
-                child = self._children[pid] = Child(pid)
-                answer = self._asked.pop(ticket)
-                if not answer.done():
-                    answer.set_result(child)
+                self._answer(ticket, self._children.setdefault(pid, Child(pid)))
+            case Pong(ticket):
+                self._answer(ticket, None)
             case Ended(pid, status):
                 self._children.pop(pid).end(status)
             case Ready():
                 self._ready.set()
+
+    def _answer(self, ticket: int, answer: Child | None) -> None:
+        asked = self._asked.pop(ticket)
+        if not asked.done():
+            asked.set_result(answer)
 
     def _let_go(self, *, restart: bool) -> None:
         """Take leave of the process; its children end with it."""

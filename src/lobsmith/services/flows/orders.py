@@ -11,6 +11,18 @@ class Order(NamedTuple):
     environment: dict[str, str]
 
 
+class Ping(NamedTuple):
+    """Whether the zygote takes orders."""
+
+    ticket: int
+
+
+class Pong(NamedTuple):
+    """The answer to a ping."""
+
+    ticket: int
+
+
 class Ready(NamedTuple):
     """The zygote has imported what it needs."""
 

@@ -17,6 +17,7 @@ from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorkerResult
 
 from lobsmith.errors import FlowsError
+from lobsmith.process import Heartbeat
 from lobsmith.progress import console
 from lobsmith.services.flows.forks import Zygote
 from lobsmith.services.flows.register import FILE, not_entered
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 POOL, NAME = "lobsmith", "lobsmith"
 _SUPERSEDED = "superseded: a later run of this deployment is due"
 _AGAIN_S = 10.0
+_BEAT_S = 2.0
 
 
 class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWorkerResult]):
@@ -42,10 +44,11 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
     job_configuration = ProcessJobConfiguration
     job_configuration_variables = ProcessVariables
 
-    def __init__(self, zygote: Zygote) -> None:
+    def __init__(self, zygote: Zygote, alive: Heartbeat) -> None:
         # A run that is fetched before it is due would wait in a process of its own.
         super().__init__(POOL, name=NAME, prefetch_seconds=0)
         self._zygote = zygote
+        self._alive = alive
         self._executors = FlowRunExecutorContext()
         self._beginning = asyncio.Lock()
         self._running: set[UUID | None] = set()
@@ -57,7 +60,7 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
     async def __aenter__(self) -> "ForkWorker":
         await self._executors.__aenter__()
         await super().__aenter__()
-        cast(TaskGroup, self._runs_task_group).start_soon(self._enter_deployments)
+        cast(TaskGroup, self._runs_task_group).start_soon(self._report)
         return self
 
     async def __aexit__(self, *exc_info: Any) -> None:
@@ -119,6 +122,19 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
             # The server hands out a thousand at a time, the oldest first.
             for run in missed:
                 await self.client.set_flow_run_state(run.id, Cancelled(message=_SUPERSEDED))
+
+    async def _report(self) -> None:
+        """Beat while runs can be forked, once all deployments are entered."""
+        await self._enter_deployments()
+        while True:
+            try:
+                await self._zygote.ping()
+            except FlowsError as error:
+                console.print(str(error))
+                await anyio.sleep(_AGAIN_S)
+            else:
+                self._alive.beat()
+                await anyio.sleep(_BEAT_S)
 
     async def _enter_deployments(self) -> None:
         while True:

@@ -20,7 +20,7 @@ from typing import cast
 import sqlalchemy.orm
 
 from lobsmith.process import end_with
-from lobsmith.services.flows.orders import Ended, Forked, Order, Ready
+from lobsmith.services.flows.orders import Ended, Forked, Order, Ping, Pong, Ready
 from lobsmith.services.flows.register import register
 
 ENTRYPOINT = "PREFECT__FLOW_ENTRYPOINT"
@@ -83,9 +83,12 @@ def serve(orders: Connection) -> None:
         for ready in wait([orders, *running]):
             if ready is orders:
                 try:
-                    order: Order = orders.recv()
+                    order: Order | Ping = orders.recv()
                 except EOFError:
                     return
+                if isinstance(order, Ping):
+                    orders.send(Pong(order.ticket))
+                    continue
                 child = fork.Process(target=_be_child, args=(order.job, order.environment, orders, os.getpid()))
                 child.start()
                 running[child.sentinel] = child
