@@ -1,6 +1,7 @@
 """Which services a workspace has, and which of them the user's own servers take the place of."""
 
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from lobsmith.errors import PortBusyError, ServiceError, TritonMissingError
 from lobsmith.params import load_params
 from lobsmith.services import catalogue as module
 from lobsmith.services.catalogue import PREFECT_API, catalogue
+from lobsmith.services.flows.register import OVERRIDES
 from lobsmith.services.service import State
 from lobsmith.serving.ports import Port, check_free, free_ports
 from lobsmith.workspace import MLFLOW_URI, Workspace
@@ -103,6 +105,12 @@ def test_without_triton_the_others_run_and_the_reason_is_shown(tmp_path: Path, m
     assert found["triton"].instead == (State.MISSING, "Triton is not installed; pip install it")
     assert found["live"].command[-2:] == ("live", "BTCUSDT")
     assert found["live"].finishes
+
+
+def test_the_schedules_and_the_live_feed_go_on_with_one_model(tmp_path: Path) -> None:
+    found = {one.name: one for one in catalogue(Workspace(tmp_path), PARAMS, ["BTCUSDT"], "lob_demo").services}
+    assert json.loads(found["flows"].environment[OVERRIDES]) == {"data.source": "live", "model.name": "lob_demo"}
+    assert found["live"].command[-4:] == ("live", "--model", "lob_demo", "BTCUSDT")
 
 
 def test_two_services_on_one_port_are_refused() -> None:

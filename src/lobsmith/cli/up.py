@@ -1,18 +1,21 @@
 """`lobsmith up`, `down` and `logs`: all services of a workspace as one."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lobsmith.cli.options import json_option, print_json, results
+from lobsmith.cli.options import json_option, model_option, overrides, print_json, results
 from lobsmith.cli.up_table import Lines, LiveTable, Memory, Objects, Shown, line_of, table_of, where_to_look
 from lobsmith.errors import ServiceError
-from lobsmith.params import Params, load_params
+from lobsmith.params import load_params
 from lobsmith.progress import console
 from lobsmith.services.overview import Overview
 from lobsmith.services.service import ServiceState
 from lobsmith.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lobsmith.services.catalogue import Catalogue
 
 PORTS = {
     "prefect_port": "services",
@@ -40,6 +43,7 @@ def port_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--speed", type=float, default=1.0, help="Let time pass so many times as fast.", show_default=True)
 @click.option("--free-ports", is_flag=True, help="Take ports that are free instead of those of params.yaml.")
 @port_options
+@model_option
 @json_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[LIVE ARGUMENTS]...")
 @click.pass_context
@@ -50,6 +54,7 @@ def up(
     live: bool,
     speed: float,
     free_ports: bool,
+    model: str | None,
     as_json: bool,
     arguments: tuple[str, ...],
     **ports: int | None,
@@ -64,15 +69,19 @@ def up(
     if live:
         _check_live(context, arguments)
     given = {f"{PORTS[name]}.{name}": port for name, port in ports.items() if port is not None}
+    given |= overrides((), model)
     load_params(workspace.params, given)
     if detach:
         forwarded = [f"--{name.replace('_', '-')}={port}" for name, port in ports.items() if port is not None]
         forwarded += [f"--speed={speed:g}", *(["--free-ports"] if free_ports else [])]
+        forwarded += [] if model is None else [f"--model={model}"]
         forwarded += ["--live", "--", *arguments] if live else []
         _detached(workspace, forwarded, as_json)
         return
     params = load_params(workspace.params, {**(_free() if free_ports else {}), **given})
-    _attached(workspace, params, arguments if live else None, speed, as_json)
+    from lobsmith.services.catalogue import catalogue
+
+    _attached(workspace, catalogue(workspace, params, arguments if live else None, model), speed, as_json)
 
 
 @click.command()
@@ -135,11 +144,9 @@ def _check_live(context: click.Context, arguments: tuple[str, ...]) -> None:
         pass
 
 
-def _attached(workspace: Workspace, params: Params, live: tuple[str, ...] | None, speed: float, as_json: bool) -> None:
-    from lobsmith.services.catalogue import catalogue
+def _attached(workspace: Workspace, found: "Catalogue", speed: float, as_json: bool) -> None:
     from lobsmith.services.supervisor import supervise
 
-    found = catalogue(workspace, params, live)
     show: Shown = Objects() if as_json else Lines() if not results.is_terminal else LiveTable(workspace)
     with show:
         supervise(workspace, found.services, found.prefect_api, speed=speed, on_change=show.change, on_tick=show.tick)

@@ -39,23 +39,29 @@ class Catalogue:
     prefect_api: str
 
 
-def catalogue(workspace: Workspace, params: Params, live: Sequence[str] | None = None) -> Catalogue:
+def catalogue(
+    workspace: Workspace, params: Params, live: Sequence[str] | None = None, model: str | None = None
+) -> Catalogue:
     """Return what `lobsmith up` runs.
 
     Args:
         workspace: the project.
         params: where services listen.
         live: arguments of `lobsmith live`; None runs none. Retrains learn what it captures.
+        model: the production model of flows and live feed instead of `model.name`.
 
     Raises:
         ServiceError: a server that the user's environment names does not answer.
     """
     prefect, api = _prefect(workspace, params)
     services = [prefect, _mlflow(workspace, params), _triton(workspace, params)]
-    services.append(_flows(workspace, prefect, api, {} if live is None else {"data.source": "live"}))
+    overrides = {} if live is None else {"data.source": "live"}
+    if model is not None:
+        overrides["model.name"] = model
+    services.append(_flows(workspace, prefect, api, overrides))
     services.append(_evidently(workspace, params))
     if live is not None:
-        services.append(_live(workspace, params, live))
+        services.append(_live(workspace, params, live if model is None else ("--model", model, *live)))
     return Catalogue(tuple(services), api)
 
 
