@@ -72,6 +72,13 @@ def test_what_is_wrong_from_the_beginning_is_one_line(
     assert words in line
 
 
+def test_a_speed_that_schedules_cannot_keep_up_with_is_refused_in_one_line(root: Path) -> None:
+    done = lobsmith(root, "up", "--speed", "61")
+    assert done.exit_code == 1
+    [line] = done.output.splitlines()
+    assert line.startswith("Error: --speed 61: at most 60; flows start every 5 s at the most")
+
+
 def test_down_and_logs_where_nothing_has_run(root: Path) -> None:
     done = lobsmith(root, "down")
     assert (done.exit_code, done.output) == (0, "nothing to end: `lobsmith up` does not run here\n")

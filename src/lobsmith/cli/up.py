@@ -7,7 +7,7 @@ import click
 
 from lobsmith.cli.options import json_option, model_option, overrides, print_json, results
 from lobsmith.cli.up_table import Lines, LiveTable, Memory, Objects, Shown, line_of, table_of, where_to_look
-from lobsmith.errors import ServiceError
+from lobsmith.errors import ClockError, ServiceError
 from lobsmith.params import load_params
 from lobsmith.progress import console
 from lobsmith.services.overview import Overview
@@ -27,6 +27,8 @@ PORTS = {
     "modes_port": "serving",
 }
 """Options that name a port, and the section of params.yaml that has it otherwise."""
+_FASTEST = 60.0
+"""Times as fast as the machine's that time may pass."""
 
 
 def port_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,6 +70,11 @@ def up(
         raise click.UsageError(f"{arguments[0]}: no option of `lobsmith up`; what is for `lobsmith live` needs --live")
     if live:
         _check_live(context, arguments)
+    if speed > _FASTEST:
+        raise ClockError(
+            f"--speed {speed:g}: at most {_FASTEST:g}; flows start every 5 s at the most, "
+            "and modes would be stale by a faster clock"
+        )
     given = {f"{PORTS[name]}.{name}": port for name, port in ports.items() if port is not None}
     given |= overrides((), model)
     load_params(workspace.params, given)
