@@ -1,5 +1,6 @@
 """Services are started in order, started again when they end, and stopped in reverse order, whatever ends them."""
 
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from lobsmith.errors import ServiceError
+from lobsmith.services import guard
 from lobsmith.services.background import end_run
 from lobsmith.services.guard import GRACE_S, marked
 from lobsmith.services.run import read_run
@@ -91,6 +93,17 @@ def test_pauses_grow_to_ten_seconds_and_begin_anew_after_a_steady_minute(root: P
         watched._again("why", ran_s)
         pauses.append(float(watched.state.why.split()[-2]))
     assert pauses == [0.25, 0.5, 1, 2, 4, 8, 10, 10, 0.25, 0.5]
+
+
+def test_a_process_that_cannot_be_watched_is_not_left_behind(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_pid: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", full)
+    watched = Watched(service(root, beating("one")), root / "log", str(root), lambda: None)
+    watched.step({})
+    assert watched.state.why == f"a process: Too many open files; again in {FIRST_BACKOFF_S:g} s"
+    assert marked(str(root)) == []
 
 
 def test_a_service_may_come_to_its_own_end_but_not_with_an_error(root: Path) -> None:
@@ -199,6 +212,21 @@ import os
 assert '"speed":60.0' in os.environ["LOBSMITH_CLOCK"]
 {BEATING}
 """
+
+
+def test_a_process_that_sigkill_does_not_end_holds_nothing_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "KILL_S", 0.5)
+    environment = {**os.environ, guard.VARIABLE: str(root)}
+    left = subprocess.Popen([sys.executable, "-c", SLEEPER], env=environment)
+    try:
+        with monkeypatch.context() as waiting:
+            # As long as it waits for a disk.
+            waiting.setattr(os, "kill", lambda _pid, _number: None)
+            assert guard.end_marked(str(root), grace_s=0.0) == [left.pid]
+        assert left.poll() is None
+    finally:
+        left.kill()
+        left.wait()
 
 
 def test_a_second_one_names_the_first_and_leaves_its_clock(root: Path) -> None:

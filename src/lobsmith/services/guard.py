@@ -18,6 +18,8 @@ VARIABLE = "LOBSMITH_UP"
 """Name of the mark; its value is the workspace's folder."""
 GRACE_S = 8.0
 """Time that processes have to end by themselves once `lobsmith up` is gone, s."""
+KILL_S = 10.0
+"""Time that killed processes have to be gone, s; a disk that does not answer may hold one for longer."""
 _POLL_S = 0.1
 
 
@@ -36,17 +38,21 @@ def marked(mark: str) -> list[int]:
 
 
 def end_marked(mark: str, grace_s: float) -> list[int]:
-    """Wait until all processes with a mark have ended; kill those that have not within `grace_s`, and return them."""
+    """Wait until all processes with a mark have ended; kill those that have not within `grace_s`, and return them.
+
+    Those that are not gone `KILL_S` after that are left: they wait for a disk and end once it answers.
+    """
     end = time.monotonic() + grace_s
     while marked(mark) and time.monotonic() < end:
         time.sleep(_POLL_S)
     killed = []
     # A process may start another one while it is being killed.
-    while left := marked(mark):
+    end = time.monotonic() + KILL_S
+    while (left := marked(mark)) and time.monotonic() < end:
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        killed += left
+        killed += [pid for pid in left if pid not in killed]
         time.sleep(_POLL_S)
     return killed
 
