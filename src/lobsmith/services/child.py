@@ -30,7 +30,7 @@ class Child:
         wake: called from another thread when there is news of it.
 
     Raises:
-        OSError: its log cannot be opened, or no process can be started.
+        OSError: its log cannot be opened, or no process can be started or watched.
     """
 
     def __init__(self, service: Service, log: Path, mark: str, wake: Callable[[], None]) -> None:
@@ -54,7 +54,13 @@ class Child:
                 # Ctrl-C is for the supervisor, which ends services in their order.
                 start_new_session=True,
             )
-        self.pidfd = os.pidfd_open(self._process.pid)
+        try:
+            self.pidfd = os.pidfd_open(self._process.pid)
+        except OSError:
+            # What nothing watches must not hold a port.
+            self.kill()
+            self._process.wait()
+            raise
         self.look = Look(service, self.pid, self._output, beats, wake)
 
     @property
