@@ -15,13 +15,13 @@ from rich.console import Console
 
 from lobsmith.errors import FlowsError
 from lobsmith.services.run import running_prefect
+from lobsmith.services.service import why_away
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
     from lobsmith.market.simulator import Change, Dynamics
 
 _PIPED_WIDTH = 120
-_REACH_S = 5.0
 _PREFECT_IS_AWAY = ("Failed to reach API", "Timed out while attempting to connect to ephemeral Prefect API")
 """How its errors begin, which have no class of their own."""
 
@@ -140,12 +140,9 @@ def prefect(workspace: Workspace) -> Iterator[None]:
     address = os.environ.get("PREFECT_API_URL")
     away = f"{address or 'the server that Prefect starts for a run'}: Prefect's server does not answer"
     way_out = "start it, or unset PREFECT_API_URL" if address else f"look at {os.environ['PREFECT_HOME']}"
+    if address and (why := why_away(address.rstrip("/"))) is not None:
+        raise FlowsError(f"{away}: {why}; {way_out}")
     try:
-        if address:
-            answer = httpx.get(f"{address.rstrip('/')}/health", timeout=_REACH_S)
-            # One that wants a key, or has no such page, is there.
-            if answer.is_server_error:
-                answer.raise_for_status()
         yield
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise FlowsError(f"{away}: {error}; {way_out}") from error

@@ -1,6 +1,5 @@
 """The services of a workspace: what each is, where it listens, and when it is ready."""
 
-import http.client
 import json
 import math
 import os
@@ -8,14 +7,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 from lobsmith.errors import ServiceError, TritonMissingError
 from lobsmith.monitoring.drift.evidently_ui import UI_HEALTH, evidently_workspace, ui_command, ui_environment
 from lobsmith.params import Params
 from lobsmith.services.flows.register import OVERRIDES
-from lobsmith.services.service import Probe, Service, State, answers
+from lobsmith.services.service import Probe, Service, State, answers, why_away
 from lobsmith.serving.endpoint import read_endpoint
 from lobsmith.serving.ports import HOST, Port
 from lobsmith.serving.triton.embedded import PORTS, is_ready, ports_of
@@ -23,7 +20,6 @@ from lobsmith.serving.triton.installation import check_installation, find_triton
 from lobsmith.workspace import MLFLOW_URI, SQLITE, Workspace
 
 PREFECT_API = "PREFECT_API_URL"
-_REACH_DEADLINE_S = 5.0
 _RECORDER_S = 5.0
 """Time that a live session needs to end beside draining its mirrors, s."""
 _LIVE_BEAT_S, _FLOWS_BEAT_S = 20.0, 30.0
@@ -206,16 +202,7 @@ def _nowhere(workspace: Workspace) -> Path:
 
 
 def _check_reachable(variable: str, url: str) -> None:
-    try:
-        with urlopen(Request(f"{url}/health"), timeout=_REACH_DEADLINE_S):  # noqa: S310 - the user's own address
-            return
-    except HTTPError as error:
-        # A server that wants a key, or has no such page, is there.
-        if error.code < http.client.INTERNAL_SERVER_ERROR:
-            return
-        why = f"status {error.code}"
-    except (OSError, URLError, ValueError, http.client.HTTPException) as error:
-        why = str(getattr(error, "reason", error))
-    raise ServiceError(
-        f"{variable}={url}: no server answers ({why}); start it, or unset {variable} to have one of ours"
-    )
+    if (why := why_away(url)) is not None:
+        raise ServiceError(
+            f"{variable}={url}: no server answers ({why}); start it, or unset {variable} to have one of ours"
+        )

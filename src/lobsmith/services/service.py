@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from msgspec import Struct
 
@@ -108,3 +110,14 @@ def answers(port: int, path: str, *, deadline_s: float = _ANSWER_DEADLINE_S) -> 
         return None if status == http.client.OK else f"http://{HOST}:{port}{path}: status {status}"
 
     return probe
+
+
+def why_away(url: str) -> str | None:
+    """Say why no server answers at `url`/health; None where one does, be it that it wants a key or has no such page."""
+    try:
+        with urlopen(Request(f"{url}/health"), timeout=_ANSWER_DEADLINE_S):  # noqa: S310 - the user's own address
+            return None
+    except HTTPError as error:
+        return None if error.code < http.client.INTERNAL_SERVER_ERROR else f"status {error.code}"
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return str(getattr(error, "reason", error)) or type(error).__name__
