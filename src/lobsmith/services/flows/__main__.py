@@ -17,9 +17,9 @@ import httpx
 from lobsmith import clock, telemetry
 from lobsmith.errors import FlowsError, LobsmithError
 from lobsmith.process import Heartbeat
-from lobsmith.progress import console
-from lobsmith.services.flows.forks import Zygote
+from lobsmith.services.flows.forks import Zygote, say
 from lobsmith.services.flows.register import FILE
+from lobsmith.services.service import why_away
 from lobsmith.workspace import Workspace
 
 _POLL_S = 0.5
@@ -74,10 +74,10 @@ async def _work(root: Path, api: str) -> None:
             await _answering(api, alive)
             from lobsmith.services.flows.worker import ForkWorker
 
-            await ForkWorker(zygote, alive).start(printer=console.print)
+            await ForkWorker(zygote, alive).start(printer=say)
         except* (RuntimeError, httpx.HTTPError) as errors:
             # Prefect's loops end when the server has been away for minutes.
-            console.print(f"the worker of the flows starts again: {errors.exceptions[0]}")
+            say(f"the worker of the flows starts again: {errors.exceptions[0]}")
         finally:
             zygote.close()
 
@@ -85,17 +85,13 @@ async def _work(root: Path, api: str) -> None:
 async def _answering(api: str, alive: Heartbeat) -> None:
     """Wait for Prefect's server; that it is away is no fault of a worker that was ready."""
     said = False
-    async with httpx.AsyncClient(timeout=5.0) as client:
-        while True:
-            with suppress(httpx.HTTPError):
-                if (await client.get(f"{api}/health")).is_success:
-                    return
-            if not said:
-                console.print(f"{api}: Prefect's server does not answer yet; it is waited for")
-                said = True
-            if alive.age_s() is not None:
-                alive.beat()
-            await asyncio.sleep(_POLL_S)
+    while (why := await asyncio.to_thread(why_away, api.rstrip("/"))) is not None:
+        if not said:
+            say(f"{api}: Prefect's server does not answer yet ({why}); it is waited for")
+            said = True
+        if alive.age_s() is not None:
+            alive.beat()
+        await asyncio.sleep(_POLL_S)
 
 
 if __name__ == "__main__":

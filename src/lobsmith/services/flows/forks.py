@@ -12,11 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from lobsmith.errors import FlowsError
-from lobsmith.progress import console
+from lobsmith.progress import console, room_permitting
 from lobsmith.services.flows.orders import Ended, Forked, Order, Ping, Pong, Ready
 
 _START_S = 120.0
 """Seconds for its imports; a cold disk takes most of them."""
+
+
+@room_permitting()
+def say(line: str) -> None:
+    """Print a line for people."""
+    console.print(line, markup=False)
 
 
 class Child:
@@ -166,7 +172,7 @@ class Zygote:
             if not answer.done():
                 answer.set_exception(FlowsError(f"the zygote of the flows ended with status {status}"))
         if restart:
-            console.print(f"the zygote of the flows ended with status {status}; it is started again")
+            say(f"the zygote of the flows ended with status {status}; it is started again")
             self.start()
         else:
-            self._ready.set()  # who waits finds that there is none
+            self._ready.set()  # ends the wait in `ready`, which then finds none

@@ -10,6 +10,7 @@ import anyio
 import httpx
 import yaml
 from anyio.abc import TaskGroup, TaskStatus
+from prefect.client.schemas.responses import SetStateStatus
 from prefect.runner._flow_run_executor import FlowRunExecutorContext
 from prefect.runner._process_manager import ProcessHandle
 from prefect.states import Cancelled
@@ -18,8 +19,7 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, P
 
 from lobsmith.errors import FlowsError
 from lobsmith.process import Heartbeat
-from lobsmith.progress import console
-from lobsmith.services.flows.forks import Zygote
+from lobsmith.services.flows.forks import Zygote, say
 from lobsmith.services.flows.register import FILE, not_entered
 
 if TYPE_CHECKING:
@@ -120,8 +120,10 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
             if not missed:
                 return due
             # The server hands out a thousand at a time, the oldest first.
-            for run in missed:
-                await self.client.set_flow_run_state(run.id, Cancelled(message=_SUPERSEDED))
+            cancelled: State = Cancelled(message=_SUPERSEDED)
+            answers = [(await self.client.set_flow_run_state(run.id, cancelled)).status for run in missed]
+            if SetStateStatus.ACCEPT not in answers:
+                return [entry for entry in due if entry.flow_run not in missed]
 
     async def _report(self) -> None:
         """Beat while runs can be forked, once all deployments are entered."""
@@ -130,7 +132,7 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
             try:
                 await self._zygote.ping()
             except FlowsError as error:
-                console.print(str(error))
+                say(str(error))
                 await anyio.sleep(_AGAIN_S)
             else:
                 self._alive.beat()
@@ -141,12 +143,12 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
             try:
                 if await self._entered() or await (await self._zygote.fork("register", {})).wait() == 0:
                     await self._zygote.ready()
-                    console.print(f"the deployments of {FILE} are entered in the work pool {POOL}")
+                    say(f"the deployments of {FILE} are entered in the work pool {POOL}")
                     return
                 why = "see above"
             except (FlowsError, httpx.HTTPError) as error:
                 why = str(error)
-            console.print(f"the deployments of {FILE} are not entered yet, {why}; tried again in {_AGAIN_S:g} s")
+            say(f"the deployments of {FILE} are not entered yet, {why}; tried again in {_AGAIN_S:g} s")
             await anyio.sleep(_AGAIN_S)
 
     async def _entered(self) -> bool:
