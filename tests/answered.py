@@ -32,9 +32,11 @@ def logged(workspace: Workspace, model: str) -> list[list[Row]]:
     with PredictionLog.of(workspace, model) as log, log.connection.cursor() as cursor:
         for one in sorted(log.sessions(), key=lambda one: one["started_ns"]):
             assert (one["source"], one["instrument"]) == ("live", "simulator:SIM")
+            # A column that begins with thousands of NULLs would count as one of numbers.
             cursor.execute(
-                "SELECT time_ns, reason, known_ns FROM logged WHERE session = ? AND role = 'primary' ORDER BY row",
+                "SELECT time_ns, coalesce(reason, ''), known_ns FROM logged "
+                "WHERE session = ? AND role = 'primary' ORDER BY row",
                 (one["session"],),
             )
-            found.append([Row(*row) for row in cursor.fetchall()])
+            found.append([Row(at, reason or None, known) for at, reason, known in cursor.fetchall()])
     return found
