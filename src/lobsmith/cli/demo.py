@@ -194,6 +194,8 @@ def _show(
         table.add_row(predictor, *numbers)
     results.print(table)
     command = "lobsmith" if shutil.which("lobsmith") else os.path.relpath(sys.argv[0])
+    other = params.model.name != load_params(workspace.params).model.name
+    up = f"{command} up" + (f" --model {params.model.name}" if other else "")
     for name, value in (
         ("served", f"{params.model.name} version {', '.join(map(str, served.versions))}"),
         ("retrained", f"{retrained.outcome}: {retrained.model} {retrained.version}; {retrained.reason}"),
@@ -202,8 +204,8 @@ def _show(
         ("MLflow run", f"{retrained.mlflow_run_id}  (mlflow ui --backend-store-uri {workspace.mlflow_uri})"),
         ("manifest", retrained.manifest),
         ("report", f"{retrained.report}  (all held-out rows, training curve, calibration)"),
-        ("next", f"{command} up: serves it, retrains it on schedule and watches it, until Ctrl-C"),
-        ("", f"{command} up --live --simulate 7: the same, with a simulated feed to see it live"),
+        ("next", f"{up}: serves it, retrains it on schedule and watches it, until Ctrl-C"),
+        ("", f"{up} --live --simulate 7: the same, with a simulated feed to see it live"),
     ):
         results.print(f"{name:<13} {value}", soft_wrap=True)
 
