@@ -6,6 +6,7 @@ that clients keep to, and asks for a retrain. Each has a lease of its own and ma
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from lobsmith.monitoring import alerts
 from lobsmith.monitoring.drift import history
 from lobsmith.monitoring.drift.check import Looked, look_for_drift, together
 from lobsmith.monitoring.drift.report import Reported, link_to_run, report_look
-from lobsmith.monitoring.live_evaluation import LIVE, Sources, judge_in_service
+from lobsmith.monitoring.live_evaluation import LIVE, Judged, Sources, judge_in_service
 from lobsmith.monitoring.log.retention import expire
 from lobsmith.monitoring.log.writer import log_path
 from lobsmith.monitoring.mode.hit_rates import count_wins
@@ -46,6 +47,7 @@ from pipelines.shadow import as_markdown
 LONGEST_S = 600
 """A run that takes longer is ended; the next one judges again."""
 WHO, DRIFT_FLOW = "monitor flow", "drift flow"
+NO_ROW = "it was asked about no row"
 _NO_ALARM = (StateName.STARTING, StateName.IDLE)
 
 
@@ -68,9 +70,7 @@ class Monitored(Struct, frozen=True, kw_only=True):
 
 
 @task(name="judge the active version")
-def judge(
-    workspace: Workspace, params: Params, active: Manifest, fallback: int | None, sources: Sources
-) -> LiveVerdict | None:
+def judge(workspace: Workspace, params: Params, active: Manifest, sources: Sources) -> Judged | None:
     """Compare what both answered since the promotion."""
     with stage("judge the active version") as note:
         judged = judge_in_service(
@@ -78,21 +78,23 @@ def judge(
             params,
             active.model,
             active=active.version,
-            fallback=fallback,
+            fallback=partial(Repository.of(workspace).fallback, active.model),
             since_ns=active.created_ns,
             now_ns=clock.now_ns(),
             sources=sources,
+            has_learnt=active.has_learnt,
         )
-        note("it was asked about no row" if judged is None else f"{judged.verdict.decision}: {judged.verdict.reason}")
-    return None if judged is None else judged.verdict
+        note(NO_ROW if judged is None else f"{judged.verdict.decision}: {judged.verdict.reason}")
+    return judged
 
 
 @task(name="roll back")
-def roll_back(workspace: Workspace, params: Params, bad: int, verdict: LiveVerdict) -> RolledBack:
+def roll_back(workspace: Workspace, params: Params, bad: int, to: int, verdict: LiveVerdict) -> RolledBack:
     """Go back to the fallback; the repository first, which does not need MLflow."""
     with stage("roll back") as note:
         release = Release(workspace, params, running_server(workspace, params), WHO)
-        done = rollback(release, params.model.name, bad=bad, reason=verdict.reason, verdicts=(verdict.as_verdict(),))
+        said = (verdict.as_verdict(),)
+        done = rollback(release, params.model.name, to=to, bad=bad, reason=verdict.reason, verdicts=said)
         note(f"from {done.version_from} to {done.version_to}")
         return done
 
@@ -161,18 +163,19 @@ def monitor(root: str = ".", overrides: Mapping[str, Any] | None = None, sources
 def watch(workspace: Workspace, params: Params, sources: Sources) -> Monitored:
     """Do what the flow does, once nobody else does it."""
     model, repository = params.model.name, Repository.of(workspace)
-    version, fallback = repository.active(model), repository.fallback(model)
+    version = repository.active(model)
     if version is None:
         return Monitored(model=model, active=None, fallback=None, decision=None, reason="nothing serves")
     # Only read: what it answers is judged here, and what is on the disk elsewhere.
     active = read_manifest(repository.directory(model, version))
-    verdict = judge(workspace, params, active, fallback, sources)
+    judged = judge(workspace, params, active, sources)
+    verdict, fallback = (judged.verdict, judged.fallback) if judged else (None, None)
     done = None
     if verdict is not None:
         create_markdown_artifact(key="monitor", markdown=as_markdown(verdict), description=f"{model} {version}")
         if verdict.decision == ROLL_BACK and fallback is not None:
             try:
-                done = roll_back(workspace, params, version, verdict)
+                done = roll_back(workspace, params, version, fallback, verdict)
             except LobsmithError as error:
                 alerts.fire(workspace, alerts.CANNOT_ROLL_BACK, model, f"version {version}: {error}")
                 raise
@@ -185,7 +188,7 @@ def watch(workspace: Workspace, params: Params, sources: Sources) -> Monitored:
         active=repository.active(model),
         fallback=repository.fallback(model),
         decision=None if verdict is None else verdict.decision,
-        reason="it was asked about no row" if verdict is None else verdict.reason,
+        reason=NO_ROW if verdict is None else verdict.reason,
         rolled_back=done,
         verdict=verdict,
     )
@@ -218,7 +221,6 @@ def look(
     workspace: Workspace,
     params: Params,
     active: Manifest,
-    fallback: int | None,
     sources: Sources,
     opened: dict[str, int] | None,
 ) -> list[Looked]:
@@ -228,7 +230,7 @@ def look(
             workspace,
             params,
             active,
-            fallback,
+            partial(Repository.of(workspace).fallback, active.model),
             now_ns=clock.now_ns(),
             before=history.read(workspace, active.model),
             sources=sources,
@@ -313,7 +315,7 @@ def drift(root: str = ".", overrides: Mapping[str, Any] | None = None, sources: 
 def look_and_act(workspace: Workspace, params: Params, sources: Sources) -> Drifted:
     """Do what the flow does, once nobody else does it."""
     model, repository = params.model.name, Repository.of(workspace)
-    version, fallback = repository.active(model), repository.fallback(model)
+    version = repository.active(model)
     if version is None:
         return Drifted(model=model, mode=None, reason="nothing serves")
     active = read_manifest(repository.directory(model, version), repository.trust)
@@ -321,7 +323,7 @@ def look_and_act(workspace: Workspace, params: Params, sources: Sources) -> Drif
     seen = connected(workspace, params, active, now_ns=clock.now_ns(), sources=sources)
     if live and not seen.opened:
         return rest(workspace, active, seen.state)
-    found = look(workspace, params, active, fallback, sources, seen.opened if live else None)
+    found = look(workspace, params, active, sources, seen.opened if live else None)
     if not found:
         return Drifted(model=model, mode=None, reason=f"{model} {version} names no instrument that it was trained on")
     if repository.active(model) != version:

@@ -9,18 +9,21 @@ from msgspec import Struct
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 
+from lobsmith import clock
 from lobsmith.monitoring.drift.gates import judge_period
 from lobsmith.monitoring.live_evaluation import LIVE, Sources, judge_candidate
+from lobsmith.monitoring.waiting import Unopposed, unopposed
 from lobsmith.online.evidence import PROMOTE, REJECT, LiveVerdict
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
-from lobsmith.release.reconcile.shadow_pair import Pair, move_aliases, pair_of
+from lobsmith.release.reconcile.shadow_pair import Pair, crown, move_aliases, pair_of
 from lobsmith.release.registry.aliases import SHADOW, tag
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.names import candidate_model
 from lobsmith.workspace import Workspace
 from pipelines.reconcile import follow_and_build
 
+NO_ROW = "no row was put to both yet"
 LONGEST_S = 1800
 """A run that takes longer is ended; the next one judges again."""
 
@@ -44,18 +47,21 @@ def find_the_candidate(workspace: Workspace, model: str) -> Pair | str:
 
 @task(name="judge the candidate")
 def judge(workspace: Workspace, params: Params, pair: Pair, sources: Sources) -> LiveVerdict | None:
-    """Compare what both answered since the candidate was published."""
+    """Compare what both answered since the candidate was published, as far as both can know the market."""
     with stage("judge the candidate") as note:
+        if not pair.candidate.shares_a_market_with(pair.active):
+            note("it has learnt no instrument that the active version has")
+            return None
         judged = judge_candidate(
             workspace,
             params,
             params.model.name,
-            active=pair.active,
+            active=pair.active.version,
             candidate=pair.candidate.version,
             since_ns=pair.candidate.created_ns,
             sources=sources,
         )
-        note("no row was put to both yet" if judged is None else f"{judged.verdict.decision}: {judged.verdict.reason}")
+        note(NO_ROW if judged is None else f"{judged.verdict.decision}: {judged.verdict.reason}")
     return None if judged is None else judged.verdict
 
 
@@ -68,6 +74,15 @@ def hold_against_the_period(
         judged = verdict.beside_market(judge_period(workspace, params, pair.candidate, sources=sources))
         note(f"{judged.decision}: {judged.reason}")
         return judged
+
+
+@task(name="look for clients that wait for the candidate")
+def look_for_its_clients(workspace: Workspace, params: Params, pair: Pair) -> Unopposed | None:
+    """Say whether the candidate has nothing to be compared with, although clients ask for it."""
+    with stage("look for clients that wait for the candidate") as note:
+        found = unopposed(workspace, params, pair.active, pair.candidate, now_ns=clock.now_ns())
+        note("none" if found is None else found.reason)
+        return found
 
 
 @task(name="act on the verdict")
@@ -86,9 +101,33 @@ def as_markdown(verdict: LiveVerdict) -> str:
     return f"# {verdict.judged}: {verdict.decision}\n\n{verdict.reason}\n\n| | |\n|---|---|\n{rows}\n"
 
 
+def judge_and_act(
+    workspace: Workspace, params: Params, pair: Pair, sources: Sources
+) -> tuple[str | None, str, LiveVerdict | None]:
+    """Do what the flow does where there is a pair; return the decision, why, and the verdict where there is one."""
+    verdict = judge(workspace, params, pair, sources)
+    if verdict is not None:
+        if verdict.decision == PROMOTE:
+            verdict = hold_against_the_period(workspace, params, pair, verdict, sources)
+        decision, reason, done = verdict.decision, verdict.reason, act(workspace, params, pair, verdict)
+    else:
+        found = look_for_its_clients(workspace, params, pair)
+        if found is None or not found.promote:
+            return None, NO_ROW if found is None else found.reason, None
+        decision, reason, done = PROMOTE, found.reason, crown(workspace, params, params.model.name, pair, found.reason)
+    if not done:
+        return None, f"aliases or versions have changed meanwhile; it was: {reason}", verdict
+    if decision in (PROMOTE, REJECT):
+        follow_and_build(workspace, params, "shadow flow")
+    return decision, reason, verdict
+
+
 @flow(name="shadow", log_prints=False, timeout_seconds=LONGEST_S)
 def shadow(root: str = ".", overrides: Mapping[str, Any] | None = None, sources: Sequence[str] = LIVE) -> Shadowed:
     """Judge the candidate on all live rows so far; promote or reject it, or go on watching.
+
+    One that no row can be put to beside the active version is promoted on its gates, where clients wait for it and none
+    would lose its answers.
 
     Args:
         root: the project's folder, with `params.yaml`.
@@ -103,15 +142,7 @@ def shadow(root: str = ".", overrides: Mapping[str, Any] | None = None, sources:
     if isinstance(pair, str):
         decision, reason = None, pair
     else:
-        verdict = judge(workspace, params, pair, sources)
-        if verdict is not None and verdict.decision == PROMOTE:
-            verdict = hold_against_the_period(workspace, params, pair, verdict, sources)
-        decision, reason = (verdict.decision, verdict.reason) if verdict else (None, "no row was put to both yet")
-    if verdict is not None and not isinstance(pair, str):
-        if not act(workspace, params, pair, verdict):
-            decision, reason = None, f"aliases or versions have changed meanwhile; it was: {verdict.reason}"
-        elif verdict.decision in (PROMOTE, REJECT):
-            follow_and_build(workspace, params, "shadow flow")
+        decision, reason, verdict = judge_and_act(workspace, params, pair, sources)
     return Shadowed(
         model=model,
         active=repository.active(model),

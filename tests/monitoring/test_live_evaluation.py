@@ -73,7 +73,7 @@ def candidate_verdict(workspace: Workspace, given: Params):
 
 def monitored(workspace: Workspace, given: Params, fallback: int | None = 1):
     found = judge_in_service(
-        workspace, given, "lob", active=2, fallback=fallback, since_ns=START_NS, now_ns=START_NS + 900 * S
+        workspace, given, "lob", active=2, fallback=lambda _: fallback, since_ns=START_NS, now_ns=START_NS + 900 * S
     )
     assert found is not None
     return found.verdict

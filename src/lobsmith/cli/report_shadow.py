@@ -1,5 +1,6 @@
 """`lobsmith report shadow`: two versions on the same rows of live traffic."""
 
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -54,7 +55,9 @@ def report_shadow(
     params = replace(params, shadow=replace(params.shadow, share=0.0))
     name = params.model.name
     repository, slot = Repository.of(workspace), candidate_model(name)
-    active, other = repository.active(name), repository.fallback(name) if fallback else repository.active(slot)
+    below = partial(repository.fallback, name)
+    active = repository.active(name)
+    other = (below(instrument) if instrument else below()) if fallback else repository.active(slot)
     if active is None or other is None:
         missing = "no fallback" if fallback else "no candidate beside an active version"
         raise DataError(f"{name}: there is {missing} to compare; see lobsmith status")
@@ -63,7 +66,7 @@ def report_shadow(
     chosen: _Chosen = {"since_ns": since_ns, "sources": sources, "instrument": instrument}
     if fallback:
         now_ns = clock.now_ns()
-        judged = judge_in_service(workspace, params, name, active=active, fallback=other, now_ns=now_ns, **chosen)
+        judged = judge_in_service(workspace, params, name, active=active, fallback=below, now_ns=now_ns, **chosen)
     else:
         judged = judge_candidate(workspace, params, name, active=active, candidate=other, **chosen)
     if judged is None or judged.compared is None:

@@ -76,6 +76,8 @@ def status(workspace: Workspace, at: str | None, model: str | None, as_json: boo
         if (seen := one["state"]) and seen["detail"]:
             words = f"{name}: {seen['name']}: {seen['detail']}"
             results.print(f"[{seen['colour']}]state[/]    {escape(words)}", soft_wrap=True)
+        if one["waits"]:
+            results.print(f"waits    {name}: {one['waits']}", soft_wrap=True, markup=False)
         if one["verdict"]:
             results.print(f"verdict  {name}: {one['verdict']}", soft_wrap=True, markup=False)
         if one["mode"]:
@@ -162,6 +164,30 @@ def _in_service(workspace: Workspace, model: str) -> dict[str, str] | None:
     return {"name": state.name, "detail": state.detail, "colour": state.colour}
 
 
+def _waits(workspace: Workspace, model: str) -> str | None:
+    """Return for what clients of a production model wait that it has refused; None where there are none."""
+    from lobsmith.monitoring.waiting import unopposed, waiting
+    from lobsmith.params import load_params
+    from lobsmith.release.repository.repository import Repository
+    from lobsmith.release.version.manifest import read_manifest
+    from lobsmith.release.version.names import candidate_model, may_produce
+
+    repository, slot = Repository.of(workspace), candidate_model(model)
+    version = repository.active(model)
+    if version is None or not may_produce(model):
+        return None
+    active, candidate = read_manifest(repository.directory(model, version)), repository.active(slot)
+    if candidate is not None:
+        beside = read_manifest(repository.directory(slot, candidate))
+        found = unopposed(workspace, load_params(workspace.params), active, beside, now_ns=clock.now_ns())
+        if found is not None:
+            return f"{found.reason}; the shadow flow makes it the champion" if found.promote else found.reason
+    refused = [one for one in waiting(workspace, model) if not active.has_learnt(one)]
+    if not refused:
+        return None
+    return f"clients ask about {', '.join(refused)}, which {model} {version} has not learnt; a retrain on it is needed"
+
+
 def _mode_line(mode: str, since_ns: int, reason: str, **more: str) -> dict[str, str]:
     return {"mode": mode, "since": format_time(since_ns), "reason": reason, **more}
 
@@ -198,6 +224,7 @@ def _state(workspace: Workspace, only: str | None) -> dict[str, Any]:
             **_wanted(workspace, model),
             "mode": _told(errors, partial(_mode, workspace, model)),
             "state": _told(errors, partial(_in_service, workspace, model)),
+            "waits": _told(errors, partial(_waits, workspace, model)),
             "active": max(listed, default=None),
             "listed": listed,
             "ready": ready,

@@ -23,11 +23,15 @@ _CAUTION = {REJECT: 0, PROMOTE: 2}
 
 
 class Judged(NamedTuple):
-    """The verdict that decides, the instrument whose traffic it is about, and the rows; None where they were split."""
+    """The verdict that decides, the instrument whose traffic it is about, and the rows; None where they were split.
+
+    `fallback` is the version that a rollback for that instrument's sake would go back to.
+    """
 
     instrument: str
     verdict: LiveVerdict
     compared: Compared | None = None
+    fallback: int | None = None
 
 
 def judge_candidate(
@@ -85,24 +89,26 @@ def judge_in_service(
     model: str,
     *,
     active: int,
-    fallback: int | None,
+    fallback: Callable[[str], int | None],
     since_ns: int,
     now_ns: int,
     sources: Sources = LIVE,
     instrument: str | None = None,
+    has_learnt: Callable[[str], bool] = lambda _instrument: True,
 ) -> Judged | None:
-    """Judge the active version beside its fallback; None where it was asked about no row.
+    """Judge the active version beside its fallback; None where it was asked about no row of what it has learnt.
 
     Args:
         workspace: where the log lies.
         params: `rollback` and `paired` are used.
         model: the production model.
         active: its active version.
-        fallback: the version that would be gone back to; None where there is none.
+        fallback: returns the version that would be gone back to for an instrument's sake, None where there is none.
         since_ns: when the active version was promoted, UTC.
         now_ns: the time, UTC.
         sources: which sessions count.
         instrument: the only one to look at; None takes all.
+        has_learnt: says whether the active version has learnt an instrument; rows of others say nothing of it.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -111,19 +117,24 @@ def judge_in_service(
     epoch, start_ns = epoch_at(since_ns, now_ns, params.rollback.watch_s)
 
     def judge(log: PredictionLog, about: str, sessions: list[str]) -> Judged | None:
+        if not has_learnt(about):
+            return None
         # Only as what serves: mirrored rows, which it got before a rollback, are asked about in chunks and wait.
         mine = answers(log, model, active, since_ns=start_ns, sessions=sessions, role=Role.PRIMARY, overlaps=False)
         if not len(mine.time_ns):
             return None
-        both = without_fallback(mine)
-        if fallback is not None:
-            pair = (model, fallback), (model, active)
+        both, beside = without_fallback(mine), fallback(about)
+        if beside is not None:
+            pair = (model, beside), (model, active)
             both = compared(log, *pair, since_ns=start_ns, sessions=sessions, overlaps=False)
         verdict = judge_active(both, params.rollback, params.paired, alone=mine, epoch=epoch)
-        return Judged(about, verdict, both)
+        return Judged(about, verdict, both, beside)
 
-    found = _each(workspace, model, sources, instrument, judge)
-    return max(found, key=lambda one: (one.verdict.decision == ROLL_BACK, one.verdict.e_worse), default=None)
+    def urgency(one: Judged) -> tuple[bool, bool, float]:
+        bad = one.verdict.decision == ROLL_BACK
+        return bad and one.fallback is not None, bad, one.verdict.e_worse
+
+    return max(_each(workspace, model, sources, instrument, judge), key=urgency, default=None)
 
 
 def _each(

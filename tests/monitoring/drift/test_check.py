@@ -37,6 +37,7 @@ from tests.release import toy
 from tests.small import small_params
 
 SPOT, PERPETUAL = "binance-spot:BTCUSDT", "binance-perpetual:BTCUSDT"
+NO_FALLBACK = {}.get
 LEARNT_UNTIL = NOW_NS - 7200 * S
 
 
@@ -88,7 +89,7 @@ def log(workspace: Workspace, params: Params, instrument: str, seconds: float, *
 
 
 def look(tmp_path: Path, params: Params, active: Manifest, before: tuple[Line, ...] = ()) -> list[DriftLook]:
-    found = look_for_drift(Workspace(tmp_path), params, active, None, now_ns=NOW_NS, before=before)
+    found = look_for_drift(Workspace(tmp_path), params, active, NO_FALLBACK, now_ns=NOW_NS, before=before)
     return [one.look for one in found]
 
 
@@ -127,7 +128,7 @@ def test_only_streams_with_a_client_are_looked_at_and_a_new_one_may_have_few_row
 
     def look_at(**opened_s: int) -> dict[str, dict[Kind, Finding]]:
         opened = {instrument: NOW_NS - opened_s[key] * S for instrument, key in names.items() if key in opened_s}
-        found = look_for_drift(Workspace(tmp_path), params, active, None, now_ns=NOW_NS, opened=opened)
+        found = look_for_drift(Workspace(tmp_path), params, active, NO_FALLBACK, now_ns=NOW_NS, opened=opened)
         return {one.look.instrument: findings(one.look) for one in found}
 
     names = {SPOT: "spot", PERPETUAL: "perpetual"}

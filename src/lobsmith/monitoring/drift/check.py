@@ -1,7 +1,7 @@
 """One look for drift: a version's live rows, its answers and what they cost, beside what it has learnt."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def look_for_drift(
     workspace: Workspace,
     shared: Params,
     active: Manifest,
-    fallback: int | None,
+    fallback: Callable[[str], int | None],
     *,
     now_ns: int,
     before: Sequence[Line] = (),
@@ -84,7 +84,7 @@ def look_for_drift(
         workspace: where the version, the prediction log and past pairs lie.
         shared: parameters, of which `drift`, `paired` and `rollback` are used; windows are fitted to what was learnt.
         active: the version that serves.
-        fallback: the version that would be gone back to; None where there is none.
+        fallback: returns the version that would be gone back to for an instrument's sake, None where there is none.
         now_ns: the time, UTC. Of rows that are not live the newest one's receive time counts.
         before: the history of looks at the model, in the order of time.
         sources: which sessions of the log count.
@@ -128,6 +128,7 @@ def look_for_drift(
             now_ns=now_ns,
             sources=sources,
             instrument=instrument,
+            has_learnt=active.has_learnt,
         )
         # What one version answers and costs says nothing of what is usual for another.
         past = [one for one in before if (one.instrument, one.version) == (instrument, active.version)]

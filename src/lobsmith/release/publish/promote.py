@@ -132,12 +132,14 @@ def promotion_plan(release: Release, source: Path, *, model: str, verdicts: tupl
     except LobsmithError as error:
         refusals.append(str(error))
     listed = repository.listed(model)
-    after, retired = listed, []
+    after, retired, fallback = listed, [], repository.fallback(model)
     if manifest is not None and not refusals:
         new = structs.replace(manifest, version=number)
         after = [one.version for one in kept(repository, release.params, model, new)]
         retired = fallen(repository.versions(model), after)
-    sound = [version for version in after if version == number or repository.fault(model, version) is None]
+        # The new one is the last; those before it are sound.
+        below = (repository.verify(model, version) for version in reversed(after[:-1]))
+        fallback = next((one.version for one in below if one.shares_a_market_with(new)), None)
     return PromotionPlan(
         model=model,
         version=number,
@@ -146,7 +148,7 @@ def promotion_plan(release: Release, source: Path, *, model: str, verdicts: tupl
         promoted_from=None if manifest is None else Origin(model=manifest.model, version=manifest.version),
         active=max(listed, default=None),
         listed=tuple(after),
-        fallback=sound[-2] if len(sound) > 1 else None,
+        fallback=fallback,
         retired=tuple(retired),
         refusals=tuple(refusals),
     )

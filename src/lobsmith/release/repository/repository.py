@@ -8,7 +8,7 @@ from pathlib import Path
 from lobsmith.errors import ReleaseError
 from lobsmith.files import write_atomic
 from lobsmith.release.version.contract import WireContract
-from lobsmith.release.version.manifest import Manifest, check_files
+from lobsmith.release.version.manifest import Manifest, check_files, read_manifest
 from lobsmith.release.version.names import companions, followed_model
 from lobsmith.release.version.signing import Trust
 from lobsmith.release.version.triton_config import (
@@ -122,14 +122,36 @@ class Repository:
         """
         return max(self.listed(model), default=None)
 
-    def fallback(self, model: str) -> int | None:
-        """Return the version to go back to: the highest below the active one that is listed and sound.
+    def fallback(self, model: str, instrument: str | None = None) -> int | None:
+        """Return the version to go back to: the highest below the active one that is listed, sound and of its market.
+
+        Args:
+            model: the model.
+            instrument: that it must have learnt, `venue:symbol`; None takes one that the active version has learnt too.
 
         Raises:
             ReleaseError: the configuration is unreadable.
         """
-        below = self.listed(model)[:-1]
-        return next((version for version in reversed(below) if self.fault(model, version) is None), None)
+        listed = self.listed(model)
+        for version in reversed(listed[:-1]):
+            other = self.of_other_market(model, version, listed[-1], instrument)
+            if other is None and self.fault(model, version) is None:
+                return version
+        return None
+
+    def of_other_market(self, model: str, version: int, active: int, instrument: str | None = None) -> str | None:
+        """Say that a version has not learnt an instrument, or none that the active one has; None where it has.
+
+        A version whose manifest cannot be read is taken to have.
+        """
+        try:
+            mine, its = (read_manifest(self.directory(model, one)) for one in (version, active))
+        except ReleaseError:
+            return None
+        if mine.has_learnt(instrument) if instrument is not None else mine.shares_a_market_with(its):
+            return None
+        wanted = instrument or ", ".join(map(str, its.instruments))
+        return f"it has learnt {', '.join(map(str, mine.instruments))}, not {wanted}"
 
     def directory(self, model: str, version: int) -> Path:
         """Return the folder of a version, which need not exist.

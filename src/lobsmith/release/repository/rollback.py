@@ -55,7 +55,7 @@ def rollback(
     Args:
         release: the context.
         model: the model.
-        to: a listed version; the active one's fallback by default.
+        to: a listed version; the active one's fallback by default, which has learnt an instrument that it has too.
         bad: the version to be taken back. Where it is not active any more nothing is done, so that a caller that does
             not know whether an earlier call came through may call again.
         reason: for the journal.
@@ -136,8 +136,11 @@ def _target(repository: Repository, model: str, to: int | None) -> int:
     if to is None:
         fallback = repository.fallback(model)
         if fallback is None:
-            _, faulty = repository.sound(model)
-            below = "; ".join(why for version, why in faulty.items() if version != listed[-1]) or "no other is listed"
+            _, why = repository.sound(model)
+            for version in set(listed[:-1]) - why.keys():
+                other = repository.of_other_market(model, version, listed[-1])
+                why[version] = f"{version}: {other}; lobsmith models rollback {version} goes back to it all the same"
+            below = "; ".join(why[version] for version in listed[:-1] if version in why) or "no other is listed"
             raise ReleaseError(f"{model}: there is no good version below {listed[-1]} to go back to: {below}")
         return fallback
     if to not in listed:

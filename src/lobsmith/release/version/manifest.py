@@ -70,6 +70,16 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     engine: EngineBuild | None = None
     promoted_from: Origin | None = None
 
+    def has_learnt(self, instrument: str) -> bool:
+        """Say whether it was trained on `venue:symbol`; one that does not say on what is taken to know it."""
+        return not self.instruments or instrument in map(str, self.instruments)
+
+    def shares_a_market_with(self, other: "Manifest") -> bool:
+        """Say whether there is an instrument that both have learnt."""
+        if not self.instruments or not other.instruments:
+            return True
+        return any(self.has_learnt(str(one)) for one in other.instruments)
+
 
 def read_manifest(directory: Path, trust: Trust | None = None) -> Manifest:
     """Read the manifest of a version's directory.

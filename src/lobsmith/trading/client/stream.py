@@ -45,9 +45,14 @@ def newest(versions: list[int]) -> int | None:
     return max(versions, default=None)
 
 
-def second_newest(versions: list[int]) -> int | None:
-    """Return the version to go back to from the active one, None where there is none."""
-    return sorted(versions)[-2] if len(versions) > 1 else None
+def second_newest(versions: list[int], has_learnt: Callable[[int], bool] = lambda _version: True) -> int | None:
+    """Return the version to go back to from the active one, None where there is none.
+
+    Args:
+        versions: that are served.
+        has_learnt: says whether one has learnt the stream's instrument; no other is gone back to.
+    """
+    return next((version for version in sorted(versions)[-2::-1] if has_learnt(version)), None)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ import time
 
 from lobsmith.errors import LobsmithError, UnlearntInstrumentError
 from lobsmith.progress import console
+from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import read_manifest
-from lobsmith.release.version.names import plans_model
+from lobsmith.release.version.names import candidate_model, plans_model
 from lobsmith.trading.transport.base import Transport
 from lobsmith.workspace import Workspace
 
@@ -52,9 +53,7 @@ class LearntInstruments:
         """
         fault = self.check(self._model, version)
         if fault is not None:
-            raise UnlearntInstrumentError(
-                f"{fault}; train on it (lobsmith retrain --capture FILE...), or pass --allow-other-instrument"
-            )
+            raise UnlearntInstrumentError(f"{fault}; {self._way_out()}, or pass --allow-other-instrument")
 
     def check(self, model: str | None, version: int | None) -> str | None:
         """Say what is wrong with the version that answers now, None where nothing is; looked up once a version.
@@ -69,6 +68,19 @@ class LearntInstruments:
             self._about, self._again_s = (name, version), math.inf
             self.fault = self._judge(name, version)
         return self.fault
+
+    def _way_out(self) -> str:
+        slot = candidate_model(self._model)
+        try:
+            repository = Repository.of(self._workspace)
+            candidate = None if self._remote else repository.active(slot)
+            if candidate is not None and read_manifest(repository.directory(slot, candidate)).has_learnt(
+                self._instrument
+            ):
+                return f"its candidate {candidate} has: put that in service (lobsmith models promote {candidate})"
+        except LobsmithError:
+            pass  # it is replaced just now; what can be done without it is true as well
+        return "train on it (lobsmith retrain --capture FILE...)"
 
     def _judge(self, model: str, version: int) -> str | None:
         learnt = self._learnt(model, version)

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from lobsmith.errors import ParamsError, UnlearntInstrumentError
 from lobsmith.monitoring.log.writer import Source
+from lobsmith.monitoring.waiting import wait_for_a_model
 from lobsmith.params import Params
 from lobsmith.trading.live.capture import Capture
 from lobsmith.trading.live.feeds import Feed
@@ -151,18 +152,23 @@ def run_live(
 
 
 def _open(workspace: Workspace, params: Params, instrument: str, options: LiveOptions) -> Stream:
-    return open_stream(
-        workspace,
-        params,
-        instrument,
-        model=options.model,
-        transport=options.transport,
-        url=options.url,
-        guard=options.guard,
-        modes=options.modes,
-        record=Source.LIVE,
-        allow_other_instrument=options.allow_other_instrument,
-    )
+    try:
+        return open_stream(
+            workspace,
+            params,
+            instrument,
+            model=options.model,
+            transport=options.transport,
+            url=options.url,
+            guard=options.guard,
+            modes=options.modes,
+            record=Source.LIVE,
+            allow_other_instrument=options.allow_other_instrument,
+        )
+    except UnlearntInstrumentError:
+        if options.url is None:
+            wait_for_a_model(workspace, options.model, instrument)
+        raise
 
 
 def _check(streams: Iterable[LiveStream], *, captured: bool) -> None:

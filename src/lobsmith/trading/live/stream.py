@@ -257,6 +257,7 @@ class LiveStream:
         self._retry_s = time.monotonic() + _RETRY_S
 
     def _wait(self, state: State, why: str) -> None:
-        if state is not self.state:
+        # What a model has learnt, and which candidate may take its place, changes seldom enough to be said anew.
+        if state is not self.state or (state is State.REFUSED and why != self.detail):
             self._say(f"{self.instrument}: {state}: {why}")
         self.state, self.detail = state, why

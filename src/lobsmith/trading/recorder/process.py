@@ -18,13 +18,14 @@ import numpy.typing as npt
 from msgspec import structs
 
 from lobsmith import clock
-from lobsmith.errors import LobsmithError, PredictionLogError
+from lobsmith.errors import LobsmithError, PredictionLogError, ReleaseError
 from lobsmith.monitoring.log.outcomes import OutcomeJoin, Outcomes
 from lobsmith.monitoring.log.reader import PredictionLog
 from lobsmith.monitoring.log.writer import Ending, LogWriter, Role, Source
 from lobsmith.params import Params
 from lobsmith.progress import console
 from lobsmith.release.version.contract import MAX_ROWS
+from lobsmith.release.version.manifest import read_manifest
 from lobsmith.release.version.names import candidate_model
 from lobsmith.trading.client.stream import Reason, newest, second_newest
 from lobsmith.trading.recorder.protocol import RecorderConfig, Tally
@@ -325,9 +326,20 @@ def mirrors(config: RecorderConfig, params: Params, features: int) -> list[tuple
         )
         for role, model, choose in (
             (Role.CANDIDATE, candidate_model(config.model), newest),
-            (Role.FALLBACK, config.model, second_newest),
+            (Role.FALLBACK, config.model, partial(second_newest, has_learnt=partial(_has_learnt, config))),
         )
     ]
+
+
+def _has_learnt(config: RecorderConfig, version: int) -> bool:
+    """Say whether a version has learnt the stream's instrument; one of which that is not known is taken to have."""
+    if config.url is not None:
+        return True
+    try:
+        directory = Workspace(Path(config.root)).repository / config.model / str(version)
+        return read_manifest(directory).has_learnt(config.instrument)
+    except ReleaseError:
+        return True
 
 
 def main(path: Path) -> None:
