@@ -145,6 +145,32 @@ def test_a_fallback_that_lags_does_not_hide_a_silent_version(workspace: Workspac
     assert (found.decision, "unanswered" in found.reason) == (ROLL_BACK, True)
 
 
+def test_a_version_is_judged_on_what_it_has_learnt_beside_what_has_learnt_it_too(workspace: Workspace) -> None:
+    given = params(workspace)
+    with LogWriter.of(workspace, "lob", given) as log:
+        session(log, "a", TIMES)
+        put(log, "a", ACTIVE, Role.PRIMARY, TIMES, EVERY, silent=0.3)
+        put(log, "a", FALLBACK, Role.FALLBACK, TIMES, EVERY, seed=1, silent=0.3)
+
+    def judged(fallbacks, learnt):
+        return judge_in_service(
+            workspace,
+            given,
+            "lob",
+            active=2,
+            fallback=fallbacks.get,
+            since_ns=START_NS,
+            now_ns=START_NS + 900 * S,
+            has_learnt=learnt.__contains__,
+        )
+
+    assert judged({"simulator:SIM": 1}, ["simulator:OTHER"]) is None
+    beside, alone = (judged(one, ["simulator:SIM"]) for one in ({"simulator:SIM": 1}, {"simulator:OTHER": 1}))
+    # The fallback, which leaves as many rows unanswered, excuses it; one of another market does not.
+    assert (beside.verdict.decision, beside.fallback) == (KEEP, 1)
+    assert (alone.verdict.decision, alone.fallback) == (ROLL_BACK, None)
+
+
 @pytest.mark.parametrize("name", ["../lob", "lob/x", "lob_candidate", "lob_trt", ""])
 def test_a_log_has_the_name_of_a_production_model(workspace: Workspace, name: str) -> None:
     with pytest.raises(PredictionLogError, match="production model"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from msgspec import structs
 
 from lobsmith.drift.verdict import Finding
 from lobsmith.errors import PredictionLogError
@@ -15,8 +16,9 @@ from lobsmith.lease import hold_lease
 from lobsmith.monitoring import alerts
 from lobsmith.monitoring.live_evaluation import LIVE
 from lobsmith.monitoring.log.sessions import Announced, recordings
-from lobsmith.monitoring.log.writer import LogWriter, Role, Source, log_path
+from lobsmith.monitoring.log.writer import Ending, LogWriter, Role, Source, log_path
 from lobsmith.monitoring.mode.store import changes, read_mode
+from lobsmith.monitoring.waiting import wait_for_a_model
 from lobsmith.online.evidence import ROLL_BACK
 from lobsmith.params import load_params
 from lobsmith.process import Process
@@ -28,6 +30,7 @@ from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import RolledBack
 from lobsmith.workspace import Workspace
+from tests.release import toy
 from tests.release.verdicts import verdict
 from tests.release.wished import SLOT, candidate, register, wish, workspace_with_mlflow
 from tests.small import params_file
@@ -199,6 +202,42 @@ def test_a_version_as_good_as_its_fallback_stays(workspace):
     found = monitor(workspace)
     assert (found.decision, found.active, found.rolled_back) == ("keep", active, None)
     assert alerts.firing(workspace) == []
+
+
+OTHER = structs.replace(toy.SIM, symbol="OTHER")
+
+
+def test_a_candidate_of_another_market_waits_for_clients_of_the_old_one_to_leave_and_then_serves(workspace):
+    old = promoted(workspace, 0.3)
+    manifest = candidate(workspace, 0.4, instruments=(OTHER,))
+    challenger = register(workspace, manifest)
+    wish(workspace, CHALLENGER, challenger)
+    # Its answers to rows of the old market are worse, which is no reason to reject it, and better ones none to promote.
+    traffic(workspace, (SLOT, manifest.version), start_ns=manifest.created_ns, worse_by=0.5)
+    assert (shadow(workspace).decision, shadow(workspace).reason) == (None, "no row was put to both yet")
+    client = opened(workspace, 10)
+    wait_for_a_model(workspace, "toy", "simulator:OTHER")
+    waits = shadow(workspace)
+    assert waits.decision is None
+    assert f"lobsmith models promote {manifest.version}" in waits.reason
+    assert wanted(workspace, "toy").champion.version == old.version
+    client.unlink()
+    assert shadow(workspace).reason == waits.reason  # rows still come
+    with LogWriter.of(workspace, "toy", params(workspace)) as log:
+        log.end(f"live-0-{manifest.created_ns}", Ending.CLOSED, "its client", time.time_ns())
+    found = shadow(workspace)
+    assert (found.decision, found.candidate, found.verdict) == ("promote", None, None)
+    assert wanted(workspace, "toy").champion.version == challenger.version
+    last = [one for one in journal.read(workspace.journal) if one.action == journal.PROMOTED][-1]
+    assert last.version_to == found.active
+    assert "nothing serves that it could be compared with, and its gates have passed: clients ask about" in last.reason
+
+    # Rows of the old market, to which it is the worse one, do not take it back; nor is there one to go back to.
+    fallback = min(Repository.of(workspace).listed("toy"))
+    traffic(workspace, ("toy", found.active), first=("toy", fallback), start_ns=time.time_ns(), worse_by=0.2, seed=1)
+    watched = monitor(workspace)
+    assert (watched.decision, watched.active, watched.fallback) == (None, found.active, None)
+    assert [one.name for one in alerts.firing(workspace)] == []
 
 
 def opened(workspace, seconds_ago: float) -> Path:

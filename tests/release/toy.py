@@ -23,6 +23,7 @@ F, S, HORIZONS = 3, 2, (100, 1000)
 CONTRACT = WireContract(feature_count=F, state_size=S, horizons_ms=HORIZONS, definitions_sha256="5" * 64)
 PASSED = Verdict(gate="parity", passed=True, value=1e-7, threshold=1e-5)
 REFUSED = Verdict(gate="skill", passed=False, value=1.2, threshold=1.0)
+SIM = Instrument(venue="simulator", symbol="SIM", tick_size=0.01, lot_size=0.001)
 ROWS = np.random.default_rng(3).normal(size=(20, F)).astype(np.float32)
 
 
@@ -148,6 +149,7 @@ def artifact(
     precision: str = "fp32",
     scored: bool = False,
     score_scale: float = 1.0,
+    instruments: tuple[Instrument, ...] = (SIM,),
 ) -> Artifact:
     """Write a sound model into a folder and return what a retrain would hand over.
 
@@ -165,7 +167,7 @@ def artifact(
         precision=precision,
         golden=golden(path),
         prime_rows=rows,
-        instruments=(Instrument(venue="simulator", symbol="SIM", tick_size=0.01, lot_size=0.001),),
+        instruments=instruments,
         data_fingerprint="f" * 64,
         verdicts=verdicts,
         metrics={"log_loss_100": 0.9},

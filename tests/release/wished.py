@@ -4,6 +4,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 from lobsmith.release.context import Release
 from lobsmith.release.registry.aliases import ARTIFACT_ID, Registered, log_release, registered
@@ -35,9 +36,9 @@ def workspace_with_mlflow(root: Path) -> Workspace:
     return workspace
 
 
-def candidate(workspace: Workspace, scale: float, *, scored: bool = False) -> Manifest:
-    """Publish an artifact in the slot, as a retrain does."""
-    made = toy.artifact(workspace.root / f"run-{scale}", scale=scale, scored=scored)
+def candidate(workspace: Workspace, scale: float, **options: Any) -> Manifest:
+    """Publish an artifact in the slot, as a retrain does; options are those of `toy.artifact`."""
+    made = toy.artifact(workspace.root / f"run-{scale}", scale=scale, **options)
     return publish(Release(workspace, toy.params()), made, model=SLOT, contract=toy.CONTRACT)
 
 

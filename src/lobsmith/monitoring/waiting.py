@@ -103,8 +103,8 @@ def unopposed(
         slot, number = candidate_model(active.model), candidate.version
         reason = (
             f"{slot} {number} has learnt {_list(wanted)}, which clients ask about and {active.model} {active.version} "
-            f"has not learnt, but not {_list(served)}, which clients are connected for: it waits until they leave; "
-            f"lobsmith models promote {number} does not"
+            f"has not learnt, but not {_list(served)}, which clients are connected for: it serves once they have "
+            f"left, or at once by lobsmith models promote {number}"
         )
         return Unopposed(promote=False, reason=reason)
     reason = (

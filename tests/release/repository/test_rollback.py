@@ -2,6 +2,7 @@ import shutil
 import threading
 
 import pytest
+from msgspec import structs
 
 from lobsmith.errors import DeadlineError, LeaseLostError, ReleaseError
 from lobsmith.release.audit.verify import verify
@@ -16,6 +17,7 @@ from tests.release.procedures import PROCEDURES
 from tests.release.stand_in import StandIn
 
 PARAMS = toy.params()
+OTHER = structs.replace(toy.SIM, symbol="OTHER")
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,33 @@ def test_without_a_version_to_go_back_to_nothing_changes(workspace, repository, 
     with pytest.raises(ReleaseError, match="nothing to roll back"):
         rollback(Release(workspace, PARAMS, server), "other")
     assert (repository.listed("toy"), server.calls) == ([first, second, third], [])
+
+
+def test_a_version_of_another_market_is_gone_back_to_only_by_its_number(workspace, repository, server, tmp_path):
+    first, *_, newest = repository.listed("toy")
+    release = Release(workspace, PARAMS, server)
+    for number, instruments in enumerate([(OTHER,), (toy.SIM, OTHER), (OTHER,)]):
+        made = toy.artifact(tmp_path / f"run-{number}", scale=0.5 + number, instruments=instruments)
+        publish(release, made, model="toy", contract=toy.CONTRACT)
+        active = repository.active("toy")
+        match number:
+            case 0:
+                assert repository.fallback("toy") is None
+                why = rf"{newest}: it has learnt simulator:SIM, not simulator:OTHER; lobsmith models rollback {newest} "
+                with pytest.raises(ReleaseError, match=why):
+                    rollback(release, "toy")
+                alone = active
+            case 1:
+                # One that has learnt both: for either instrument there is one to go back to.
+                assert repository.fallback("toy") == repository.fallback("toy", "simulator:OTHER") == alone
+                assert repository.fallback("toy", "simulator:SIM") == newest
+                both = active
+            case 2:
+                assert repository.fallback("toy") == both
+                assert repository.fallback("toy", "simulator:SIM") == both
+    assert rollback(release, "toy", to=alone).set_aside == (both, active)
+    assert rollback(release, "toy", to=newest).version_to == newest
+    assert repository.fallback("toy") in (first, newest, *repository.listed("toy"))
 
 
 def test_the_same_call_again_does_nothing_more(workspace, repository, server):

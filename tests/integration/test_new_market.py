@@ -1,0 +1,165 @@
+"""A new market takes over by itself: a session that a model of another one refuses is answered once a retrain knows it.
+
+A model of the simulator serves, from a real Triton; `lobsmith live` plays a recording of BTCUSDT at thirty times its
+pace. The flows of the schedules are called in this process.
+"""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lobsmith import clock
+from lobsmith.market.simulator import simulate
+from lobsmith.market.simulator.raw import write_raw
+from lobsmith.monitoring import alerts
+from lobsmith.monitoring.log.reader import PredictionLog, sessions_asked
+from lobsmith.monitoring.log.writer import Role
+from lobsmith.params import Params, as_table
+from lobsmith.release.registry.aliases import wanted
+from lobsmith.release.repository import journal
+from lobsmith.release.repository.repository import Repository
+from lobsmith.serving.supervisor import running_triton, with_free_ports
+from lobsmith.trading.live.stream import State
+from lobsmith.workspace import Workspace
+from tests.pipelines.conftest import prefect_server
+from tests.release.wished import workspace_with_mlflow
+from tests.small import small_params
+
+__all__ = ["prefect_server"]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("prefect_server"),
+    pytest.mark.timeout(300),
+]
+BTC, SECONDS, SPEED = "binance-usdm:BTCUSDT", 300, 30
+SETTINGS: dict[str, Any] = {
+    "window.length_s": 90,
+    "window.minimum_coverage": 0.5,
+    "client.poll_s": 0.2,
+    "rollback.rows": 200,
+    "rollback.window_s": 60,
+    # Nothing of it is under test, and at thirty times its pace everything is late.
+    "rollback.latency_p99_ms": 60_000,
+}
+
+
+@pytest.fixture
+def params() -> Params:
+    return with_free_ports(small_params(**SETTINGS))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, params: Params) -> Iterator[Workspace]:
+    made = workspace_with_mlflow(tmp_path)
+    made.params.write_text(yaml.safe_dump(as_table(params)))
+    yield made
+    clock.use(tmp_path / "no clock")
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recorded") / "session.gz"
+    write_raw(simulate(seed=5, seconds=SECONDS), path)
+    lines = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(lines.replace(b'"SIM"', b'"BTCUSDT"').replace(b"sim@", b"btcusdt@")))
+    return path
+
+
+class Live:
+    """`lobsmith live` in a process of its own."""
+
+    def __init__(self, workspace: Workspace, *arguments: str) -> None:
+        command = (sys.executable, "-m", "lobsmith", "--root", str(workspace.root), "live", *arguments, "--json")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT", "LOBSMITH_"))}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen(command, **pipes, text=True, env=environment)
+        self.seconds: list[dict[str, Any]] = []
+        self.said: list[str] = []
+        self._readers = [threading.Thread(target=one) for one in (self._read, self._listen)]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            one = json.loads(line)
+            self.seconds += [] if "ended" in one else [one]
+
+    def _listen(self) -> None:
+        self.said += self.process.stderr
+
+    def eventually(self, holds: Callable[[dict[str, Any]], bool], within_s: float = 60.0) -> None:
+        end = time.monotonic() + within_s
+        while not (self.seconds and holds(self.seconds[-1])):
+            assert time.monotonic() < end, (self.seconds[-1:], self.said)
+            assert self.process.poll() is None, self.said
+            time.sleep(0.1)
+
+    def end(self) -> None:
+        self.process.terminate()
+        assert self.process.wait(60) == 0
+        for reader in self._readers:
+            reader.join()
+
+
+def test_a_session_of_a_new_market_is_answered_after_the_next_retrain(
+    workspace: Workspace, params: Params, recording: Path
+) -> None:
+    from pipelines.monitor import monitor
+    from pipelines.retrain import retrain
+    from pipelines.shadow import shadow
+
+    root, repository = str(workspace.root), Repository.of(workspace)
+    old = retrain(root)
+    assert old.outcome == "promoted"
+    with running_triton(workspace, params):
+        live = Live(workspace, "--from", str(recording), "--loop", "--speed", str(SPEED))
+        try:
+            live.eventually(lambda now: now["state"] == State.REFUSED and now["rows_per_s"] > 0)
+            began = time.monotonic()
+            assert shadow(root).reason == "there is no candidate"
+            time.sleep(max(0.0, 1.5 * SETTINGS["window.length_s"] / SPEED - (time.monotonic() - began)))
+            new = retrain(root, overrides={"data.source": "live"}, scheduled=True)
+            assert (new.outcome, repository.active("lob")) == ("candidate", old.version)
+            live.eventually(lambda now: f"lobsmith models promote {new.version}" in (now["detail"] or ""))
+
+            found = shadow(root)
+            assert found.decision == "promote", found.reason
+            assert (repository.active("lob"), wanted(workspace, "lob").champion.version) == (
+                found.active,
+                new.registered,
+            )
+            live.eventually(lambda now: now["version"] == found.active and now["up"] is not None)
+            answered = [one for one in live.seconds if one["version"]]
+            assert {one["abstain"] for one in answered} & {"other_instrument"} == set()
+
+            # Nothing is gone back to: what is below has not learnt the market, and is not asked about its rows either.
+            live.eventually(lambda _: len([one for one in live.seconds if one["version"]]) > 8)
+            watched = monitor(root)
+            assert (watched.decision, watched.active, watched.fallback) == ("keep", found.active, None), watched.reason
+            assert old.version in repository.listed("lob")
+            assert shadow(root).reason == "there is no candidate"
+        finally:
+            live.end()
+    [promoted] = [
+        one for one in journal.read(workspace.journal) if one.version_to == found.active and one.model == "lob"
+    ]
+    assert f"clients ask about {BTC}, which lob {old.version} has not learnt, and about nothing" in promoted.reason
+    refusals = [line for line in live.said if State.REFUSED in line]
+    assert len(refusals) == 2, live.said
+    assert "train on it" in refusals[0]
+    with PredictionLog.of(workspace, "lob") as log:
+        names = [one["session"] for one in log.sessions() if (one["source"], one["instrument"]) == ("live", BTC)]
+        assert sessions_asked(log, "lob", found.active, Role.PRIMARY, names) == names
+        assert sessions_asked(log, "lob", old.version, Role.FALLBACK, names) == []
+    assert alerts.firing(workspace) == []
