@@ -85,7 +85,7 @@ def judge(workspace: Workspace, params: Params, active: Manifest, sources: Sourc
             has_learnt=active.has_learnt,
         )
         note(NO_ROW if judged is None else f"{judged.verdict.decision}: {judged.verdict.reason}")
-    return judged
+    return None if judged is None else judged._replace(compared=None)
 
 
 @task(name="roll back")

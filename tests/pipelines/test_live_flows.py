@@ -8,8 +8,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from msgspec import structs
 
+from lobsmith.cli.main import cli
 from lobsmith.drift.verdict import Finding
 from lobsmith.errors import PredictionLogError
 from lobsmith.lease import hold_lease
@@ -218,6 +220,8 @@ def test_a_candidate_of_another_market_waits_for_clients_of_the_old_one_to_leave
     client = opened(workspace, 10)
     wait_for_a_model(workspace, "toy", "simulator:OTHER")
     waits = shadow(workspace)
+    told = CliRunner().invoke(cli, ["--root", str(workspace.root), "status"]).stdout
+    assert f"waits    toy: {waits.reason}\n" in told
     assert waits.decision is None
     assert f"lobsmith models promote {manifest.version}" in waits.reason
     assert wanted(workspace, "toy").champion.version == old.version

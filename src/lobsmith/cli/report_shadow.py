@@ -62,11 +62,20 @@ def report_shadow(
         missing = "no fallback" if fallback else "no candidate beside an active version"
         raise DataError(f"{name}: there is {missing} to compare; see lobsmith status")
     judged_version = (name, active) if fallback else (slot, other)
-    since_ns = read_manifest(repository.directory(*judged_version)).created_ns
-    chosen: _Chosen = {"since_ns": since_ns, "sources": sources, "instrument": instrument}
+    about = read_manifest(repository.directory(*judged_version))
+    chosen: _Chosen = {"since_ns": about.created_ns, "sources": sources, "instrument": instrument}
     if fallback:
         now_ns = clock.now_ns()
-        judged = judge_in_service(workspace, params, name, active=active, fallback=below, now_ns=now_ns, **chosen)
+        judged = judge_in_service(
+            workspace,
+            params,
+            name,
+            active=active,
+            fallback=below,
+            now_ns=now_ns,
+            has_learnt=about.has_learnt,
+            **chosen,
+        )
     else:
         judged = judge_candidate(workspace, params, name, active=active, candidate=other, **chosen)
     if judged is None or judged.compared is None:

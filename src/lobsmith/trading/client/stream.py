@@ -51,6 +51,10 @@ def second_newest(versions: list[int], has_learnt: Callable[[int], bool] = lambd
     Args:
         versions: that are served.
         has_learnt: says whether one has learnt the stream's instrument; no other is gone back to.
+
+    >>> second_newest([3, 5, 7], lambda version: version != 5)
+    3
+    >>> second_newest([7])
     """
     return next((version for version in sorted(versions)[-2::-1] if has_learnt(version)), None)
 
