@@ -16,7 +16,7 @@ from lobsmith.monitoring.waiting import Unopposed, unopposed
 from lobsmith.online.evidence import PROMOTE, REJECT, LiveVerdict
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
-from lobsmith.release.reconcile.shadow_pair import Pair, crown, move_aliases, pair_of
+from lobsmith.release.reconcile.shadow_pair import Pair, move_aliases, pair_of, promote_on_gates
 from lobsmith.release.registry.aliases import SHADOW, tag
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.names import candidate_model
@@ -114,7 +114,11 @@ def judge_and_act(
         found = look_for_its_clients(workspace, params, pair)
         if found is None or not found.promote:
             return None, NO_ROW if found is None else found.reason, None
-        decision, reason, done = PROMOTE, found.reason, crown(workspace, params, params.model.name, pair, found.reason)
+        decision, reason, done = (
+            PROMOTE,
+            found.reason,
+            promote_on_gates(workspace, params, params.model.name, pair, found.reason),
+        )
     if not done:
         return None, f"aliases or versions have changed meanwhile; it was: {reason}", verdict
     if decision in (PROMOTE, REJECT):

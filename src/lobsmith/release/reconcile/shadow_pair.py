@@ -70,7 +70,7 @@ def move_aliases(workspace: Workspace, params: Params, model: str, pair: Pair, v
         return still
 
 
-def crown(workspace: Workspace, params: Params, model: str, pair: Pair, why: str) -> bool:
+def promote_on_gates(workspace: Workspace, params: Params, model: str, pair: Pair, why: str) -> bool:
     """Make the challenger the champion without a verdict; return False where it is about another pair by now.
 
     Raises:
