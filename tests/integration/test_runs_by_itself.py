@@ -7,6 +7,7 @@ conservative, and the page of the drift check says why.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -257,17 +258,18 @@ def test_the_lifecycle_turns_by_itself(installation: Installation, tmp_path: Pat
 
         record = installation.eventually(
             "the change of the market turns the mode conservative",
-            lambda: (found := read_mode(workspace, MODEL)) and found.mode is not Mode.NORMAL and found,
+            lambda: (found := read_mode(workspace, MODEL)) and found.reason.startswith("drift in") and found,
             max(60.0, CHANGE_AT_S / SPEED + 120 - (time.monotonic() - began)),
         )
         said(f"{record.mode}: {record.reason}")
-        assert "drift" in record.reason
+        assert record.mode is Mode.CONSERVATIVE
+        assert "covariate" in record.reason
         newest = history.newest(history.read(workspace, MODEL))
         assert newest is not None
         page.open((history.reports(workspace, MODEL) / newest.folder / history.PAGE).as_uri())
         text = page.run("document.body.innerText")
         assert "conservative" in text.lower(), text[:2000]
-        assert "drift" in text.lower(), text[:2000]
+        assert re.search(r"Covariate drift: (bid|ask)_size_\d", text), text[:2000]
 
     runs = installation.runs()
     assert {"retrain", "reconcile", "shadow", "monitor", "drift"} <= set(runs)

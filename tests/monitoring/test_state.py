@@ -16,6 +16,7 @@ from lobsmith.monitoring.log.writer import Ending, LogWriter, Role, Source
 from lobsmith.monitoring.state import State, StateName, alert_connections, connected, state_after, state_now, warming_up
 from lobsmith.params import Params
 from lobsmith.process import Process, start_ticks
+from lobsmith.release.repository import journal
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.release.version.recipe import environment
 from lobsmith.workspace import Workspace
@@ -202,8 +203,31 @@ def test_a_version_that_was_promoted_has_a_window_to_be_asked(workspace, params,
     traffic.rows("one", 1, version=VERSION - 1)
     promoted = msgspec.structs.replace(active, created_ns=ago(20))
     young = connected(workspace, params, promoted, now_ns=NOW_NS)
-    assert str(young.state) == f"starting: version {VERSION} was promoted 20 s ago"
+    assert str(young.state) == f"starting: version {VERSION} began to serve 20 s ago"
     later = connected(workspace, params, promoted, now_ns=NOW_NS + 300 * S)
+    assert (later.state.name, len(later.silent)) == (STOPPED, 1)
+
+
+def test_a_version_that_was_gone_back_to_has_a_window_to_be_asked(workspace, params, active, traffic, client) -> None:
+    traffic.open("one", 3600, client)
+    traffic.rows("one", 3500, 1200)
+    traffic.rows("one", 600, 25, version=VERSION + 1)
+    assert connected(workspace, params, active, now_ns=NOW_NS).state.name is STOPPED
+    journal.append(
+        workspace.journal,
+        journal.Entry(
+            time_ns=ago(20),
+            action=journal.ROLLED_BACK,
+            model="lob",
+            version_from=VERSION + 1,
+            version_to=VERSION,
+            artifact_id=None,
+            who="monitor flow",
+        ),
+    )
+    young = connected(workspace, params, active, now_ns=NOW_NS)
+    assert (str(young.state), young.silent) == (f"starting: version {VERSION} began to serve 20 s ago", ())
+    later = connected(workspace, params, active, now_ns=NOW_NS + 300 * S)
     assert (later.state.name, len(later.silent)) == (STOPPED, 1)
 
 

@@ -24,6 +24,7 @@ from lobsmith.monitoring import alerts
 from lobsmith.monitoring.live_evaluation import LIVE, Sources
 from lobsmith.monitoring.log.sessions import Session, Status, behind_ns, sessions_of
 from lobsmith.params import Params
+from lobsmith.release.repository.journal import read, serving_since
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
@@ -131,14 +132,16 @@ def connected(
 
     Raises:
         PredictionLogError: the log cannot be read.
+        ReleaseError: the journal cannot be read.
     """
     recent_ns = int(params.drift.recent_s * NS_PER_S)
     found = sessions_of(workspace, active.model, active.version, sources, now_ns=now_ns, recent_ns=recent_ns)
     silent_ns = int(params.rollback.window_s * NS_PER_S) + behind_ns(params)
     learnt = {str(one) for one in active.instruments}
     of = sorted(found, key=lambda one: one.instrument)
+    served_ns = serving_since(read(workspace.journal), active.model, active.version, active.created_ns)
     streams = [
-        _stream(instrument, list(sessions), active, learnt, now_ns, recent_ns, silent_ns)
+        _stream(instrument, list(sessions), active, learnt, served_ns, now_ns, recent_ns, silent_ns)
         for instrument, sessions in groupby(of, key=lambda one: one.instrument)
     ]
     return Connected(tuple(one for one in streams if one is not None))
@@ -204,6 +207,7 @@ def _stream(
     sessions: list[Session],
     active: Manifest,
     learnt: set[str],
+    served_ns: int,
     now_ns: int,
     recent_ns: int,
     silent_ns: int,
@@ -214,9 +218,10 @@ def _stream(
         return None
     since_ns = _since(opened or crashed, sessions, recent_ns)
     asked = [one.asked_ns for one in sessions if one.started_ns >= since_ns and one.asked_ns is not None]
-    asked_ns = max(asked, default=None)
+    # What it was asked before another version took its place for a while says nothing of now.
+    asked_ns = max((one for one in asked if not one < served_ns <= now_ns), default=None)
     # Times ahead are those of a clock that was set back since: they make nothing young.
-    begun_ns = max((one for one in (since_ns, active.created_ns) if one <= now_ns), default=now_ns - recent_ns)
+    begun_ns = max((one for one in (since_ns, served_ns) if one <= now_ns), default=now_ns - recent_ns)
     silent = now_ns - begun_ns >= recent_ns if asked_ns is None else now_ns - asked_ns > silent_ns
     if not opened:
         state = State(name=StateName.STOPPED, detail=ended_without_closing(crashed[-1], now_ns))
@@ -224,7 +229,7 @@ def _stream(
         when = "never" if asked_ns is None else f"{(now_ns - asked_ns) / NS_PER_S:.0f} s ago"
         state = State(name=StateName.STOPPED, detail=f"version {active.version} was asked {when}, as far as logged")
     elif now_ns - begun_ns < recent_ns:
-        what = "the session was opened" if begun_ns == since_ns else f"version {active.version} was promoted"
+        what = "the session was opened" if begun_ns == since_ns else f"version {active.version} began to serve"
         state = State(name=StateName.STARTING, detail=f"{what} {(now_ns - begun_ns) / NS_PER_S:.0f} s ago")
     else:
         state = State(name=StateName.LIVE)

@@ -24,6 +24,7 @@ from lobsmith.monitoring.live_evaluation import LIVE
 from lobsmith.monitoring.log.writer import LogWriter, Source, log_path
 from lobsmith.monitoring.mode.machine import Mode, step
 from lobsmith.params import Params
+from lobsmith.release.repository.journal import ROLLED_BACK, Entry, append
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.release.version.recipe import environment
@@ -75,7 +76,9 @@ def active(tmp_path: Path) -> Manifest:
     )
 
 
-def log(workspace: Workspace, params: Params, instrument: str, seconds: float, **changed: int) -> None:
+def log(
+    workspace: Workspace, params: Params, instrument: str, seconds: float, *, version: int = VERSION, **changed: int
+) -> None:
     """Log a live session of the newest seconds: a row and its answer each 500 ms."""
     count = int(2 * seconds)
     lived = rows(count, NOW_NS - 1, seed=2)
@@ -84,7 +87,7 @@ def log(workspace: Workspace, params: Params, instrument: str, seconds: float, *
     with LogWriter(path, (50, 1000), PARAMS) as writer:
         writer.begin(instrument, Source.LIVE, instrument, int(lived.time_ns[0]))
         times = {"time_ns": lived.time_ns, "asked_ns": lived.time_ns, "segment": lived.segment}
-        add(writer, instrument, ("lob", VERSION), 0, count, **times, **changed)
+        add(writer, instrument, ("lob", version), 0, count, **times, **changed)
         writer.add_raw(instrument, row=np.arange(count), raw=lived.raw, **times)
 
 
@@ -120,6 +123,24 @@ def test_few_answers_are_missing_data_unless_the_version_has_only_begun(tmp_path
     [one] = look(tmp_path, params, active)
     # Rows do not depend on a version: few of them are missing data all the same.
     assert findings(one) == {Kind.COVARIATE: Finding.MISSING, Kind.PREDICTION: finding, Kind.CONCEPT: finding}
+
+
+def test_a_version_that_was_gone_back_to_has_only_begun(tmp_path, params, active):
+    log(Workspace(tmp_path), params, SPOT, 300, version=VERSION + 1)
+    before = dict.fromkeys((Kind.PREDICTION, Kind.CONCEPT), Finding.MISSING)
+    assert findings(look(tmp_path, params, active)[0]).items() >= before.items()
+    back = Entry(
+        time_ns=NOW_NS - 20 * S,
+        action=ROLLED_BACK,
+        model="lob",
+        version_from=VERSION + 1,
+        version_to=VERSION,
+        artifact_id=None,
+        who="monitor flow",
+    )
+    append(Workspace(tmp_path).journal, back)
+    after = dict.fromkeys(before, Finding.INSUFFICIENT)
+    assert findings(look(tmp_path, params, active)[0]).items() >= after.items()
 
 
 def test_only_streams_with_a_client_are_looked_at_and_a_new_one_may_have_few_rows(tmp_path, params, active):

@@ -109,6 +109,19 @@ def fates(entries: Iterable[Entry], model: str) -> dict[int, str]:
     return last
 
 
+def serving_since(entries: Iterable[Entry], model: str, version: int, created_ns: int) -> int:
+    """Return when a version began to serve, UTC in ns: when it was made, or when it was last gone back to.
+
+    Args:
+        entries: of the journal.
+        model: the Triton model.
+        version: that serves.
+        created_ns: when it was made, UTC.
+    """
+    back = (one for one in entries if (one.action, one.model, one.version_to) == (ROLLED_BACK, model, version))
+    return max((one.time_ns for one in back), default=created_ns)
+
+
 def knows_fault(entries: Iterable[Entry], model: str, version: int | None, fault: str) -> bool:
     """Say whether a fault of a version is journaled already."""
     return any(
