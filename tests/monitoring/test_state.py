@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from lobsmith.errors import PredictionLogError
-from lobsmith.market.instrument import Instrument
 from lobsmith.monitoring import alerts
 from lobsmith.monitoring.log.sessions import Announced, close_session, recordings
 from lobsmith.monitoring.log.writer import Ending, LogWriter, Role, Source
@@ -18,7 +17,6 @@ from lobsmith.params import Params
 from lobsmith.process import Process, start_ticks
 from lobsmith.release.repository import journal
 from lobsmith.release.version.manifest import Manifest
-from lobsmith.release.version.recipe import environment
 from lobsmith.workspace import Workspace
 from tests.monitoring.drift.looks import CALM, MISSING, UNKNOWN, look
 from tests.release import toy
@@ -43,25 +41,7 @@ def params() -> Params:
 
 @pytest.fixture(scope="module")
 def active() -> Manifest:
-    return Manifest(
-        model="lob",
-        version=VERSION,
-        artifact_id="0" * 64,
-        created_ns=NOW_NS - 7200 * S,
-        files={},
-        contract=toy.CONTRACT,
-        prime_rows=1,
-        instruments=(Instrument(venue="simulator", symbol="SIM", tick_size=0.01, lot_size=0.001),),
-        precision="float32",
-        gpu_architecture=None,
-        git_commit=None,
-        data_fingerprint="",
-        params={},
-        mlflow_run_id=None,
-        verdicts=(),
-        metrics={},
-        environment=environment(1),
-    )
+    return toy.manifest("lob", VERSION, NOW_NS - 7200 * S, instruments=(toy.SIM,))
 
 
 @pytest.fixture

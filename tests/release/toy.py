@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from msgspec import structs
 from onnx import TensorProto, helper, numpy_helper
 
 from lobsmith.compress.golden import Golden, golden_vectors
@@ -14,6 +15,7 @@ from lobsmith.params import Params, load_params
 from lobsmith.release.publish.onnx import Artifact
 from lobsmith.release.version.contract import WireContract
 from lobsmith.release.version.manifest import Manifest, write_manifest
+from lobsmith.release.version.recipe import environment
 from lobsmith.release.version.signing import Trust, signer
 from lobsmith.verdict import Verdict
 from lobsmith.workspace import Workspace
@@ -35,6 +37,32 @@ def workspace_of(version: Path) -> Workspace:
 def trust_of(version: Path) -> Trust:
     """Return what that workspace trusts."""
     return Trust.of(workspace_of(version))
+
+
+def manifest(model: str, version: int, created_ns: int, **changes: Any) -> Manifest:
+    """Return what a version says of itself that was trained here, on nothing that matters."""
+    return structs.replace(
+        Manifest(
+            model=model,
+            version=version,
+            artifact_id="0" * 64,
+            created_ns=created_ns,
+            files={},
+            contract=CONTRACT,
+            prime_rows=1,
+            instruments=(),
+            precision="float32",
+            gpu_architecture=None,
+            git_commit=None,
+            data_fingerprint="",
+            params={},
+            mlflow_run_id=None,
+            verdicts=(),
+            metrics={},
+            environment=environment(1),
+        ),
+        **changes,
+    )
 
 
 def seal(version: Path, manifest: Manifest) -> None:

@@ -27,7 +27,6 @@ from lobsmith.params import Params
 from lobsmith.release.repository.journal import ROLLED_BACK, Entry, append
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import Manifest
-from lobsmith.release.version.recipe import environment
 from lobsmith.workspace import Workspace
 from tests.monitoring.drift.drifted import NOW_NS, VERSION, S, answers, rows
 from tests.monitoring.drift.looks import CALM, DRIFT, MISSING, UNKNOWN, at
@@ -55,25 +54,7 @@ def active(tmp_path: Path) -> Manifest:
     path = Repository.of(Workspace(tmp_path)).directory("lob", VERSION) / REFERENCE
     path.parent.mkdir(parents=True)
     save_reference(reference, path)
-    return Manifest(
-        model="lob",
-        version=VERSION,
-        artifact_id="0" * 64,
-        created_ns=NOW_NS - 3600 * S,
-        files={REFERENCE: sha256_file(path)},
-        contract=toy.CONTRACT,
-        prime_rows=1,
-        instruments=(),
-        precision="float32",
-        gpu_architecture=None,
-        git_commit=None,
-        data_fingerprint="",
-        params={},
-        mlflow_run_id=None,
-        verdicts=(),
-        metrics={},
-        environment=environment(1),
-    )
+    return toy.manifest("lob", VERSION, NOW_NS - 3600 * S, files={REFERENCE: sha256_file(path)})
 
 
 def log(
