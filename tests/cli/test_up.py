@@ -79,6 +79,26 @@ def test_a_speed_that_schedules_cannot_keep_up_with_is_refused_in_one_line(root:
     assert line.startswith("Error: --speed 61: at most 60; flows start every 5 s at the most")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "no feed, or two: name SYMBOLs"),
+        (("--from", "missing.gz"), "missing.gz: no such file"),
+        (("--from", "params.yaml"), "params.yaml: live plays raw captures"),
+        (("--speed", "10", "BTCUSDT"), "--speed is for what is played"),
+        (("--", "--simulate", "7", "--speed", "10"), "--speed is of `lobsmith up`"),
+    ],
+)
+def test_a_feed_that_cannot_be_is_refused_before_anything_is_started(
+    root: Path, arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    done = lobsmith(root, "up", "--free-ports", "--live", *arguments)
+    assert done.exit_code in (1, 2)
+    assert done.output.splitlines()[-1].startswith(f"Error: {words}")
+    assert not Workspace(root).up.exists()
+
+
 def test_down_and_logs_where_nothing_has_run(root: Path) -> None:
     done = lobsmith(root, "down")
     assert (done.exit_code, done.output) == (0, "nothing to end: `lobsmith up` does not run here\n")

@@ -102,12 +102,7 @@ def live(
 
     params = load_params(workspace.params, overrides(settings))
     played = bool(files) or seed is not None
-    if (bool(files), seed is not None, bool(symbols) and not files).count(True) != 1:
-        raise DataError("no feed, or two: name SYMBOLs, or pass --from FILE, or --simulate SEED")
-    if loop and not files:
-        raise click.UsageError("--loop is for recorded files; pass --from FILE")
-    if factors and seed is None:
-        raise click.UsageError("--change is of the simulated market; pass --simulate SEED")
+    check_feed(workspace, symbols=symbols, files=files, seed=seed, loop=loop, speed=speed, factors=factors)
     options = LiveOptions(
         model=model or params.model.name,
         horizon_ms=horizon
@@ -128,7 +123,7 @@ def live(
         show(second)
 
     stop = Event()
-    with stop_on_signals(stop), _clock(workspace, speed, played=played):
+    with stop_on_signals(stop), _clock(workspace, speed):
         if played:
             drift = changes(change_at, factors, Dynamics())
             feed: Feed = (
@@ -183,10 +178,35 @@ def _ended(one: "Lived") -> str:
     return f"{one.instrument}: {one.rows:,} rows, {one.answered:,} answered{more}"
 
 
-@contextmanager
-def _clock(workspace: Workspace, speed: float | None, *, played: bool) -> "Iterator[None]":
-    """Let time pass as the feed needs it."""
-    if not played:
+def check_feed(
+    workspace: Workspace,
+    *,
+    symbols: tuple[str, ...],
+    files: tuple[Path, ...],
+    seed: int | None,
+    loop: bool,
+    speed: float | None,
+    factors: tuple[str, ...],
+) -> None:
+    """Refuse what cannot be played or followed, before anything is started.
+
+    Raises:
+        click.UsageError: options do not go together.
+        DataError: there is no feed, or more than one, or a file is missing or cannot be played.
+        ClockError: the workspace's time is not that of a venue.
+    """
+    if (bool(files), seed is not None, bool(symbols) and not files).count(True) != 1:
+        raise DataError("no feed, or two: name SYMBOLs, or pass --from FILE, or --simulate SEED")
+    if loop and not files:
+        raise click.UsageError("--loop is for recorded files; pass --from FILE")
+    if factors and seed is None:
+        raise click.UsageError("--change is of the simulated market; pass --simulate SEED")
+    if files:
+        from lobsmith.market.live.playback import check_playable
+
+        for path in files:
+            check_playable(path)
+    elif seed is None:
         if speed is not None:
             raise click.UsageError("--speed is for what is played; a venue's time passes as it does")
         if clock.speed() != 1 or clock.ahead_ns() > _AHEAD_S * NS_PER_S:
@@ -194,6 +214,11 @@ def _clock(workspace: Workspace, speed: float | None, *, played: bool) -> "Itera
                 f"{workspace.clock}: the workspace's time is {clock.ahead_ns() / NS_PER_S:,.0f} s ahead at speed "
                 f"{clock.speed():g}, a venue's is not; use another workspace for it (--root)"
             )
+
+
+@contextmanager
+def _clock(workspace: Workspace, speed: float | None) -> "Iterator[None]":
+    """Let time pass as the feed needs it."""
     if speed is None:
         yield
         return

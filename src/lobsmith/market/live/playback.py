@@ -61,6 +61,16 @@ class Source(Protocol):
         """
 
 
+def check_playable(path: Path) -> None:
+    """Look at the first line of a file.
+
+    Raises:
+        CaptureError: it is no raw capture of Binance, or cannot be read.
+    """
+    if not sniff(first_line(path)):
+        raise CaptureError(path, "live plays raw captures of Binance and of the simulator; replay the others")
+
+
 class RecordedFeed:
     """Recorded files of one instrument, read in order as one feed."""
 
@@ -71,8 +81,7 @@ class RecordedFeed:
             CaptureError: a file is no raw capture of Binance, or cannot be read.
         """
         for path in paths:
-            if not sniff(first_line(path)):
-                raise CaptureError(path, "live plays raw captures of Binance and of the simulator; replay the others")
+            check_playable(path)
         recording = BinanceRecording(paths, Ledger())
         batches = recording.batches()
         next(batches)
