@@ -1,6 +1,8 @@
 """The Prefect server that commands of a workspace use."""
 
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -9,7 +11,7 @@ import pytest
 from lobsmith.errors import ServiceError
 from lobsmith.process import Process
 from lobsmith.services.background import end_run
-from lobsmith.services.run import Run, running_prefect, write_run
+from lobsmith.services.run import Run, running_prefect, state_path, write_run
 from lobsmith.services.service import ServiceState, State
 from lobsmith.workspace import Workspace
 
@@ -36,6 +38,28 @@ def test_what_runs_on_another_machine_is_not_ended_from_here(tmp_path: Path) -> 
             end_run(workspace)
         assert bystander.poll() is None
         bystander.kill()
+
+
+@pytest.mark.parametrize("state", [None, b"spoilt"], ids=["not written yet", "spoilt"])
+def test_one_whose_state_is_not_known_is_ended_all_the_same(tmp_path: Path, state: bytes | None) -> None:
+    workspace = Workspace(tmp_path)
+    words = (
+        "import sys, time; from pathlib import Path; from lobsmith.services.run import sole_run; "
+        "from lobsmith.workspace import Workspace\n"
+        "with sole_run(Workspace(Path(sys.argv[1]))): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", words, str(tmp_path)], stdout=subprocess.PIPE, text=True) as up:
+        try:
+            assert up.stdout is not None
+            assert up.stdout.readline() == "held\n"
+            if state is not None:
+                state_path(workspace).write_bytes(state)
+            ended = end_run(workspace)
+            assert ended is not None
+            assert (ended.process.pid, up.wait(0)) == (up.pid, -signal.SIGTERM)
+        finally:
+            up.kill()
+    assert end_run(workspace) is None
 
 
 def test_what_ran_once_counts_no_more(tmp_path: Path) -> None:

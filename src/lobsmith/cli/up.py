@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lobsmith.cli.live import check_feed
+from lobsmith.cli.live import live as live_command
 from lobsmith.cli.options import json_option, model_option, overrides, print_json, results
 from lobsmith.cli.up_table import Lines, LiveTable, Memory, Objects, Shown, line_of, table_of, where_to_look
 from lobsmith.errors import ClockError, ServiceError
@@ -69,7 +71,7 @@ def up(
     if arguments and not live:
         raise click.UsageError(f"{arguments[0]}: no option of `lobsmith up`; what is for `lobsmith live` needs --live")
     if live:
-        _check_live(context, arguments)
+        _check_live(context, workspace, arguments, speed)
     if speed > _FASTEST:
         raise ClockError(
             f"--speed {speed:g}: at most {_FASTEST:g}; flows start every 5 s at the most, "
@@ -101,7 +103,8 @@ def down(workspace: Workspace) -> None:
     if run is None:
         results.print("nothing to end: `lobsmith up` does not run here")
     else:
-        results.print(f"ended {', '.join(one.name for one in reversed(run.services) if one.pid)}", soft_wrap=True)
+        names = [one.name for one in reversed(run.services) if one.pid]
+        results.print(f"ended {', '.join(names) or run.process}", soft_wrap=True)
 
 
 @click.command()
@@ -141,14 +144,13 @@ def _free() -> dict[str, int]:
     return dict(zip(names, free_ports(len(names)), strict=True))
 
 
-def _check_live(context: click.Context, arguments: tuple[str, ...]) -> None:
+def _check_live(context: click.Context, workspace: Workspace, arguments: tuple[str, ...], speed: float) -> None:
     """Refuse what `lobsmith live` would refuse before anything is started."""
-    group = context.find_root().command
-    command = group.get_command(context, "live") if isinstance(group, click.Group) else None
-    if command is None:
-        raise click.UsageError("there is no `lobsmith live` in this installation")
-    with command.make_context("live", list(arguments), parent=context):
-        pass
+    with live_command.make_context("live", list(arguments), parent=context) as made:
+        given = {name: made.params[name] for name in ("symbols", "files", "seed", "loop", "factors")}
+        if made.params["speed"] is not None:
+            raise click.UsageError("--speed is of `lobsmith up`, for all services alike; pass it before `--`")
+    check_feed(workspace, **given, speed=speed if speed != 1 else None)
 
 
 def _attached(workspace: Workspace, found: "Catalogue", speed: float, as_json: bool) -> None:

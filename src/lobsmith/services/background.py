@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from lobsmith.errors import ServiceError
 from lobsmith.services.logs import SUPERVISOR, Output, log_folder
-from lobsmith.services.run import Run, read_run, unusable
+from lobsmith.services.run import Run, holder, read_run, unusable
 from lobsmith.services.service import ServiceState, State
 from lobsmith.workspace import Workspace
 
@@ -83,13 +83,17 @@ def _hopeless(state: State, restarts: int) -> bool:
 def end_run(workspace: Workspace) -> Run | None:
     """End `lobsmith up` and wait until it has ended; return what ran, None where nothing did.
 
+    Of one that is only just starting, or whose state is spoilt, the services are not known.
+
     Raises:
         ServiceError: it belongs to another user, runs on another machine or in another container, or does not end in
             time.
     """
     run = read_run(workspace)
     if run is None:
-        return None
+        if (process := holder(workspace)) is None:
+            return None
+        run = Run(process=process, started_ns=0, prefect_api="")
     if not run.process.is_here():
         raise ServiceError(f"{run.process} cannot be seen from here; end it with `lobsmith down` where it runs")
     pid = run.process.pid

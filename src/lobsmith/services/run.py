@@ -74,6 +74,26 @@ def running_prefect(workspace: Workspace) -> str | None:
     return run.prefect_api if run is not None and ready else None
 
 
+def holder(workspace: Workspace) -> Process | None:
+    """Return the `lobsmith up` that lives here, also while it starts or where its state is spoilt; else None.
+
+    Raises:
+        ServiceError: the lock's file cannot be read.
+    """
+    path = _lock_path(workspace)
+    try:
+        found = jsonl.decode(path.read_bytes(), Process)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    except OSError as error:
+        raise unusable(path, error) from error
+    return found if found.is_here() and not found.is_dead() else None
+
+
+def _lock_path(workspace: Workspace) -> Path:
+    return workspace.up / "up.lock"
+
+
 @contextmanager
 def sole_run(workspace: Workspace) -> Iterator[None]:
     """Hold the right to run the workspace's services; the kernel frees it when the process ends, however it ends.
@@ -81,7 +101,7 @@ def sole_run(workspace: Workspace) -> Iterator[None]:
     Raises:
         ServiceError: another `lobsmith up` of this workspace lives, or the lock's file cannot be written.
     """
-    path = workspace.up / "up.lock"
+    path = _lock_path(workspace)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
