@@ -58,6 +58,44 @@ def test_services_start_in_order_and_stop_in_reverse(root: Path) -> None:
         assert marked(str(root)) == []
 
 
+@pytest.mark.parametrize("shown", ["Lines", "Objects"])
+def test_services_go_on_and_end_in_order_where_the_reader_of_the_output_has_gone(root: Path, shown: str) -> None:
+    code = (
+        "import signal, sys, time\n"
+        "from pathlib import Path\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (Path(NAME).touch(), sys.exit()))\n"
+        "Path(NAME + '.runs').touch()\n"
+        "time.sleep(600)"
+    )
+    services = [{"name": name, "code": code.replace("NAME", repr(name))} for name in ("a", "b")]
+    words = (
+        "import json, sys; from pathlib import Path; from lobsmith.cli import up_table; "
+        "from lobsmith.services.supervisor import supervise; from lobsmith.workspace import Workspace; "
+        "from tests.services.stand_ins import service; root = Path(sys.argv[1]); "
+        f"shown = up_table.{shown}(); services = [service(root, one) for one in json.loads(sys.argv[2])]\n"
+        "supervise(Workspace(root), services, on_change=shown.change, on_tick=shown.tick)"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", words, str(root), json.dumps(services)]
+    with subprocess.Popen(
+        command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    ) as process:
+        os.close(writer)
+        try:
+            end = time.monotonic() + 20
+            while not all((root / f"{name}.runs").exists() for name in "ab") and time.monotonic() < end:
+                time.sleep(0.05)
+            time.sleep(1.5)  # some ticks
+            process.terminate()
+            assert process.wait(20) == 0
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+    assert [name for name in "ab" if not (root / name).exists()] == []
+
+
 def test_a_killed_service_is_started_again_and_the_others_go_on(root: Path) -> None:
     with up(root, server("first"), beating("second", after=["first"])) as running:
         running.ready("first", "second")

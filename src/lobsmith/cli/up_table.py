@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
+import click
 import msgspec
 import psutil
 from rich.console import Group, RenderableType
@@ -138,7 +139,10 @@ class Objects(AbstractContextManager["Objects"]):
 
 
 class Lines(AbstractContextManager["Lines"]):
-    """A line a change, and one with what to open once everything is ready."""
+    """A line a change, and one with what to open once everything is ready.
+
+    Not by way of rich, which ends the process where the reader of a pipe has gone.
+    """
 
     def __init__(self) -> None:
         self._ready = False
@@ -148,13 +152,13 @@ class Lines(AbstractContextManager["Lines"]):
 
     def change(self, one: ServiceState) -> None:
         """Print it."""
-        results.print(f"{datetime.now(UTC):%H:%M:%S}  {line_of(one)}", soft_wrap=True, markup=False)
+        click.echo(f"{datetime.now(UTC):%H:%M:%S}  {line_of(one)}")
 
     def tick(self, run: Run) -> None:
         """Say once that everything is ready."""
         if not run.unready and not self._ready:
             self._ready = True
-            results.print(f"{where_to_look(run)}; `lobsmith down` or Ctrl-C stops", soft_wrap=True, markup=False)
+            click.echo(f"{where_to_look(run)}; `lobsmith down` or Ctrl-C stops")
 
 
 class LiveTable(AbstractContextManager["LiveTable"]):
