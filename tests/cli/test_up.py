@@ -99,6 +99,21 @@ def test_a_feed_that_cannot_be_is_refused_before_anything_is_started(
     assert not Workspace(root).up.exists()
 
 
+def test_a_flow_says_in_one_line_that_the_database_of_prefect_is_spoilt(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the command sets where it is missing stays within this test.
+    monkeypatch.setenv("PREFECT_HOME", str(root))
+    monkeypatch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "10")
+    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    (root / "prefect.db").write_bytes(b"spoilt" * 1000)
+    done = lobsmith(root, "reconcile")
+    assert done.exit_code == 1
+    [line] = done.output.splitlines()
+    assert line.startswith(f"Error: {root}/prefect.db: Prefect's database cannot be used: file is not a database")
+
+
 def test_down_and_logs_where_nothing_has_run(root: Path) -> None:
     done = lobsmith(root, "down")
     assert (done.exit_code, done.output) == (0, "nothing to end: `lobsmith up` does not run here\n")

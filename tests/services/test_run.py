@@ -1,5 +1,6 @@
 """The Prefect server that commands of a workspace use."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -70,3 +71,22 @@ def test_what_ran_once_counts_no_more(tmp_path: Path) -> None:
     services = (ServiceState(name="prefect", state=State.READY),)
     write_run(workspace, Run(process=ended, started_ns=0, prefect_api=API, services=services))
     assert running_prefect(workspace) is None
+
+
+@pytest.mark.parametrize(("module", "name"), [("prefect_server", "prefect/prefect.db"), ("mlflow_server", "mlflow.db")])
+def test_a_server_with_a_spoilt_database_ends_with_one_line(tmp_path: Path, module: str, name: str) -> None:
+    path = Workspace(tmp_path).home / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"spoilt" * 1000)
+    arguments = ["0"] if module == "prefect_server" else [str(tmp_path), "0"]
+    done = subprocess.run(
+        [sys.executable, "-m", f"lobsmith.services.{module}", *arguments],
+        env={**os.environ, "PREFECT_HOME": str(path.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    [line] = done.stderr.splitlines()
+    assert (done.returncode, line.startswith(f"Error: {path}: ")) == (1, True)
+    assert "database cannot be used: file is not a database" in line

@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 
 from lobsmith.errors import FlowsError
+from lobsmith.services.prefect_server import check_database
 from lobsmith.services.run import running_prefect
 from lobsmith.services.service import why_away
 from lobsmith.workspace import Workspace
@@ -127,7 +128,7 @@ def prefect(workspace: Workspace) -> Iterator[None]:
     The runs go to the server of `lobsmith up` where it runs; elsewhere Prefect starts one for as long as a run.
 
     Raises:
-        FlowsError: Prefect's server does not answer.
+        FlowsError: Prefect's server does not answer, or the one to start has a spoilt database.
     """
     if (running := running_prefect(workspace)) is not None:
         os.environ.setdefault("PREFECT_API_URL", running)
@@ -142,6 +143,8 @@ def prefect(workspace: Workspace) -> Iterator[None]:
     way_out = "start it, or unset PREFECT_API_URL" if address else f"look at {os.environ['PREFECT_HOME']}"
     if address and (why := why_away(address.rstrip("/"))) is not None:
         raise FlowsError(f"{away}: {why}; {way_out}")
+    if not address:
+        check_database(Path(os.environ["PREFECT_HOME"]))
     try:
         yield
     except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -2,12 +2,14 @@
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from lobsmith.errors import ServiceError
 from lobsmith.services.logs import SUPERVISOR, Output, log_folder
@@ -22,6 +24,7 @@ STOP_DEADLINE_S = 120.0
 _HOPELESS_RESTARTS = 3
 """Restarts after which a service that was never ready is reported instead of waited for."""
 _POLL_S = 0.1
+_ROOM_BYTES = 65_536
 _ERROR = "Error: "
 
 
@@ -72,7 +75,14 @@ def start_in_background(
         time.sleep(_POLL_S)
     lines = output.lines()
     words = next((line.removeprefix(_ERROR) for line in reversed(lines) if line.startswith(_ERROR)), None)
-    raise ServiceError(words or f"`lobsmith up` ended with status {process.returncode}; see {log}")
+    if words is None and process.returncode == 0:
+        words = "`lobsmith up` was ended before all services were ready"
+    raise ServiceError(words or f"`lobsmith up` ended with status {process.returncode}; see {log}{_no_room(log)}")
+
+
+def _no_room(log: Path) -> str:
+    """Say why a log may lack the last words of a process: no room for them; empty where there is some."""
+    return ", whose disk is full" if shutil.disk_usage(log.parent).free < _ROOM_BYTES else ""
 
 
 def _hopeless(state: State, restarts: int) -> bool:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from lobsmith import telemetry
+from lobsmith.errors import LobsmithError
 from lobsmith.release.registry.mlflow_store import mlflow_store
 from lobsmith.services.service import DRAIN_S
 from lobsmith.serving.ports import HOST
@@ -17,11 +18,14 @@ from lobsmith.workspace import Workspace
 
 def main(root: Path, port: int) -> None:
     """Serve until SIGTERM."""
-    workspace = Workspace.open(root)
     telemetry.turn_off()
-    # The tables are made under lobsmith's lock: a flow may want them at the same moment.
-    with mlflow_store(workspace):
-        pass
+    try:
+        workspace = Workspace.open(root)
+        # The tables are made under lobsmith's lock: a flow may want them at the same moment.
+        with mlflow_store(workspace):
+            pass
+    except LobsmithError as error:
+        sys.exit(f"Error: {error}")
     os.environ.update(
         _MLFLOW_SERVER_FILE_STORE=workspace.mlflow_uri,
         _MLFLOW_SERVER_REGISTRY_STORE=workspace.mlflow_uri,

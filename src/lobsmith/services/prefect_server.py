@@ -6,11 +6,16 @@ timeout of 60 s. Prefect leaves dead cursors in cycles after errors, and any all
 """
 
 import gc
+import os
+import sqlite3
 import sys
 import threading
 import time
+from contextlib import closing
+from pathlib import Path
 
 from lobsmith import telemetry
+from lobsmith.errors import FlowsError
 from lobsmith.services.service import DRAIN_S
 from lobsmith.serving.ports import HOST
 
@@ -20,9 +25,30 @@ _ALL_EVERY = 60
 """A collection of everything after so many of those."""
 
 
+def check_database(home: Path) -> None:
+    """Look whether the database of a Prefect home, where it has one, can be read; Prefect would print 200 lines.
+
+    Raises:
+        FlowsError: it is spoilt.
+    """
+    path = home.expanduser().absolute() / "prefect.db"
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            database.execute("PRAGMA schema_version")
+    except sqlite3.OperationalError:
+        return  # missing, or in use
+    except sqlite3.DatabaseError as error:
+        way_out = "move the file away, and with it the history of runs"
+        raise FlowsError(f"{path}: Prefect's database cannot be used: {error}; {way_out}") from error
+
+
 def main(port: int) -> None:
     """Serve until SIGTERM; Prefect's settings are in the environment."""
     telemetry.turn_off()
+    try:
+        check_database(Path(os.environ["PREFECT_HOME"]))
+    except FlowsError as error:
+        sys.exit(f"Error: {error}")
     import uvicorn
 
     gc.disable()
