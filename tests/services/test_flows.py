@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+import yaml
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import (
     OrchestrationResult,
@@ -87,6 +88,48 @@ def test_a_server_that_is_broken_or_absent_is_away(refusing_with: str) -> None:
     assert why_away(refusing_with) == "status 503"
     assert "refused" in (why_away(f"http://127.0.0.1:{free_ports(1)[0]}") or "")
     assert why_away("nowhere") is not None
+
+
+WRONG_CRON = {
+    "deployments": [
+        {
+            "name": "often",
+            "entrypoint": "flows.py:often",
+            "work_pool": {"name": "lobsmith"},
+            "schedules": [{"cron": "61 * * x *"}],
+        }
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"deployments": 5}, "Error: prefect.yaml: 1 validation error for PrefectYamlModel deployments "),
+        pytest.param(
+            WRONG_CRON,
+            "Error: prefect.yaml, deployment often: 1 validation error for CronSchedule cron "
+            'Value error, Invalid cron string: "61 * * x *"',
+            marks=(pytest.mark.slow, pytest.mark.integration),  # Prefect starts a server
+        ),
+    ],
+    ids=["the file", "a cron"],
+)
+def test_what_is_wrong_with_prefect_yaml_is_one_line_that_names_the_place(
+    tmp_path: Path, table: dict[str, object], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    monkeypatch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(table))
+    (tmp_path / "flows.py").write_text("from prefect import flow\n\n\n@flow\ndef often() -> None: ...\n")
+    code = "from lobsmith.services.flows.register import register; register()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+    )
+    [line] = done.stderr.splitlines()
+    assert (done.returncode, line[: len(words)]) == (1, words)
 
 
 def test_a_full_disk_under_its_log_is_no_error() -> None:

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -58,6 +59,17 @@ def register() -> None:
     Runs that are late stay: the server drops only those that are still to come. The limit of one run at a time is the
     worker's to keep: the server would keep it in more transactions, and the slot of a killed run for a minute.
     """
+    place = FILE
+    try:
+        for place_of_next in _entering():
+            place = place_of_next
+    except Exception as error:  # noqa: BLE001 - a flow's module may raise whatever it likes when it is imported
+        words = " ".join(str(error).partition("For further information")[0].split())
+        sys.exit(f"Error: {place}: {words or type(error).__name__}; correct the file")
+
+
+def _entering() -> Iterator[str]:
+    """Enter the deployments one by one; yield the place of each before anything of it is looked at."""
     from prefect.cli.deploy._models import PrefectYamlModel
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentScheduleCreate
@@ -69,6 +81,7 @@ def register() -> None:
     overrides = json.loads(os.environ.get(OVERRIDES, "{}"))
     with get_client(sync_client=True) as client:
         for one, version in not_entered(table, client.read_deployments()):
+            yield f"{FILE}, deployment {one['name']}"
             flow: Any = load_flow_from_entrypoint(one["entrypoint"])
             client.create_deployment(
                 flow_id=client.create_flow_from_name(flow.name),
