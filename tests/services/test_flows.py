@@ -5,6 +5,7 @@ import http.server
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ from lobsmith.process import Heartbeat
 from lobsmith.services.flows.__main__ import _answering
 from lobsmith.services.flows.forks import Zygote
 from lobsmith.services.flows.worker import ForkWorker
+from lobsmith.services.flows.zygote import await_server
 from lobsmith.services.service import why_away
 from lobsmith.serving.ports import free_ports
 
@@ -81,6 +83,34 @@ def refusing_with(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.mark.parametrize("refusing_with", [401, 404], indirect=True)
 def test_a_server_that_wants_a_key_is_not_waited_for(refusing_with: str) -> None:
     asyncio.run(asyncio.wait_for(_answering(refusing_with, Heartbeat()), 10))
+
+
+def test_a_run_waits_for_a_server_that_is_being_started_again() -> None:
+    class Healthy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+    [port] = free_ports(1)
+    servers: list[http.server.ThreadingHTTPServer] = []
+
+    def start() -> None:
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", port), Healthy))
+        servers[0].serve_forever()
+
+    later = threading.Timer(1.0, start)
+    later.start()
+    try:
+        begun = time.monotonic()
+        await_server(f"http://127.0.0.1:{port}/api/", 30)
+        assert 0.9 < time.monotonic() - begun < 10
+    finally:
+        later.join(1)
+        servers[0].shutdown()
+        servers[0].server_close()
+    begun = time.monotonic()
+    await_server(f"http://127.0.0.1:{port}/api", 1.0)
+    assert 0.9 < time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize("refusing_with", [503], indirect=True)

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -22,6 +23,7 @@ import sqlalchemy.orm
 from lobsmith.process import end_with
 from lobsmith.services.flows.orders import Ended, Forked, Order, Ping, Pong, Ready
 from lobsmith.services.flows.register import register
+from lobsmith.services.service import why_away
 
 ENTRYPOINT = "PREFECT__FLOW_ENTRYPOINT"
 """Variable of a run's environment: where its flow is, `pipelines/retrain.py:retrain`."""
@@ -40,6 +42,7 @@ _ENGINES = (
     "sqlalchemy.dialects.sqlite",
 )
 """What Prefect, MLflow and rich import when they are first used."""
+_SERVER_S, _SERVER_POLL_S = 60.0, 0.5
 _STARTS_THREADS = ("polars",)
 """Its import starts a pool of threads; MLflow imports it where it is found, and does without."""
 
@@ -48,10 +51,23 @@ def run_flow() -> None:
     """Run the flow run that the environment names, as `python -m prefect.flow_engine ENTRYPOINT` does."""
     from prefect import flow_engine
 
+    await_server(os.environ["PREFECT_API_URL"], _SERVER_S)
     path, _, flow = os.environ[ENTRYPOINT].partition(":")
     module = path.removesuffix(".py").replace("/", ".")
     # What is imported already is not run again, as Prefect would run a file.
     sys.exit(flow_engine._main([f"{module}.{flow}" if module in sys.modules else f"{path}:{flow}"]))
+
+
+def await_server(api: str, within_s: float) -> None:
+    """Wait until Prefect's server answers: one that is being started again must not make a run crash that it has begun.
+
+    Args:
+        api: its address.
+        within_s: time after which the run is left to find out what is wrong, s.
+    """
+    end = time.monotonic() + within_s
+    while why_away(api.rstrip("/")) is not None and time.monotonic() < end:
+        time.sleep(_SERVER_POLL_S)
 
 
 JOBS: dict[str, Callable[[], None]] = {"run": run_flow, "register": register}
