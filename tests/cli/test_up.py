@@ -160,6 +160,19 @@ def test_the_table_says_what_runs_where_and_what_does_not_and_why(root: Path) ->
     assert line_of(services[0]) == f"mlflow    ready http://127.0.0.1:5000 (process {os.getpid()})"
 
 
+def test_a_narrow_terminal_gets_words_that_can_be_read() -> None:
+    pages = {"address": "http://127.0.0.1:5000", "page": True}
+    services = (
+        ServiceState(name="mlflow", state=State.READY, pid=os.getpid(), **pages),
+        ServiceState(name="triton", state=State.RESTARTING, why="exit status 1"),
+    )
+    console = Console(width=40, file=StringIO())
+    run = Run(process=Process.this(), started_ns=0, prefect_api="", services=services)
+    console.print(table_of(run, Memory(), Overview(), console.width))
+    words = console.file.getvalue().split()
+    assert {"mlflow", "ready", "http://127.0.0.1:5000", "triton", "restarting:", "exit"} <= {*words}
+
+
 def test_models_are_read_from_the_records_of_their_modes(root: Path) -> None:
     workspace = Workspace(root)
     workspace.modes.mkdir(parents=True)

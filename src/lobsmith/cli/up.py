@@ -171,7 +171,7 @@ def _detached(workspace: Workspace, arguments: list[str], as_json: bool) -> None
     if as_json:
         print_json(run)
     else:
-        results.print(table_of(run, Memory(), Overview()))
+        results.print(table_of(run, Memory(), Overview(), results.width))
         results.print(where_to_look(run), soft_wrap=True, markup=False)
     if run.unready:
         one = run.unready[0]

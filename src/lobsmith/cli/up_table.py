@@ -33,6 +33,7 @@ _COLOURS = {
 }
 _MEMORY_PERIOD_S = 5.0
 _MIB = 2**20
+_NARROW = 80
 _COMPLETED = "Completed"
 
 
@@ -69,10 +70,26 @@ def process_tree(pid: int) -> Iterator[tuple[psutil.Process, int]]:
                 yield process, int(process.memory_info().rss)
 
 
-def table_of(run: Run, memory: Memory, overview: Overview) -> RenderableType:
-    """Return the table of all services, what is in service, and the next runs."""
+def table_of(run: Run, memory: Memory, overview: Overview, width: int = _NARROW) -> RenderableType:
+    """Return the table of all services, what is in service, and the next runs.
+
+    Below `_NARROW` columns it has a line a service: of a table nothing could be read.
+    """
     memory.measure(run)
-    table = Table(title=f"lobsmith up, process {run.process.pid}", title_justify="left")
+    title = f"lobsmith up, process {run.process.pid}"
+    services: list[RenderableType] = [Text(line) for line in (title, *map(line_of, run.services))]
+    lines = [_table(run, memory, title)] if width >= _NARROW else services
+    lines += [
+        Text(f"{one.model} {one.version}: {one.mode}: {one.reason}", no_wrap=True, overflow="ellipsis")
+        for one in overview.models
+    ]
+    if overview.next_runs:
+        lines.append(Text("next     ").append(Text(", ").join(map(_next, overview.next_runs))))
+    return Group(*lines)
+
+
+def _table(run: Run, memory: Memory, title: str) -> RenderableType:
+    table = Table(title=title, title_justify="left")
     for heading in ("service", "state", "address", "pid", "up", "restarts", "memory"):
         table.add_column(heading, justify="right" if heading in ("pid", "up", "restarts", "memory") else "left")
     for one in run.services:
@@ -87,14 +104,7 @@ def table_of(run: Run, memory: Memory, overview: Overview) -> RenderableType:
             str(one.restarts or ""),
             memory.of(one.pid),
         )
-    lines: list[RenderableType] = [table]
-    lines += [
-        Text(f"{one.model} {one.version}: {one.mode}: {one.reason}", no_wrap=True, overflow="ellipsis")
-        for one in overview.models
-    ]
-    if overview.next_runs:
-        lines.append(Text("next     ").append(Text(", ").join(map(_next, overview.next_runs))))
-    return Group(*lines)
+    return table
 
 
 def line_of(one: ServiceState) -> str:
@@ -185,7 +195,9 @@ class LiveTable(AbstractContextManager["LiveTable"]):
         if any(one.name == "prefect" and one.state in (State.READY, State.ELSEWHERE) for one in run.services):
             self._overview.api = run.prefect_api
         last = Text(f"{where_to_look(run)}; Ctrl-C stops", overflow="fold")
-        self._live.update(Group(table_of(run, self._memory, self._overview.overview), last), refresh=True)
+        self._live.update(
+            Group(table_of(run, self._memory, self._overview.overview, results.width), last), refresh=True
+        )
 
 
 def _age(started_ns: int | None) -> str:
