@@ -27,6 +27,7 @@ from onnx import helper, numpy_helper
 from lobsmith import clock
 from lobsmith.compress.golden import golden_vectors, load_golden
 from lobsmith.compress.runtime import OnnxModel
+from lobsmith.drift.verdict import Finding, Kind
 from lobsmith.monitoring.drift import history
 from lobsmith.monitoring.mode.machine import Mode
 from lobsmith.monitoring.mode.store import read_mode
@@ -166,6 +167,13 @@ def enough_judged(installation: Installation, version: int) -> dict[str, Any] | 
     return evidence if evidence["blocks"] >= installation.params.shadow.minimum_blocks else None
 
 
+def drifted(workspace: Workspace) -> history.Line | None:
+    """Return the newest look once it has found covariate drift."""
+    newest = history.newest(history.read(workspace, MODEL))
+    covariate = newest.of(Kind.COVARIATE) if newest else None
+    return newest if covariate and covariate.finding is Finding.DRIFT else None
+
+
 def poisoned(installation: Installation, folder: Path) -> int:
     """Register a version that is sure of the opposite of what the active one says; return its number."""
     workspace, params = installation.workspace, installation.params
@@ -264,8 +272,7 @@ def test_the_lifecycle_turns_by_itself(installation: Installation, tmp_path: Pat
         said(f"{record.mode}: {record.reason}")
         assert record.mode is Mode.CONSERVATIVE
         assert "covariate" in record.reason
-        newest = history.newest(history.read(workspace, MODEL))
-        assert newest is not None
+        newest = installation.eventually("the look that found it has its page", lambda: drifted(workspace), 60)
         page.open((history.reports(workspace, MODEL) / newest.folder / history.PAGE).as_uri())
         text = page.run("document.body.innerText")
         assert "conservative" in text.lower(), text[:2000]
