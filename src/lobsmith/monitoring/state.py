@@ -219,7 +219,8 @@ def _stream(
     since_ns = _since(opened or crashed, sessions, recent_ns)
     asked = [one.asked_ns for one in sessions if one.started_ns >= since_ns and one.asked_ns is not None]
     # What it was asked before another version took its place for a while says nothing of now.
-    asked_ns = max((one for one in asked if not one < served_ns <= now_ns), default=None)
+    again_ns = served_ns if active.created_ns < served_ns <= now_ns else 0
+    asked_ns = max((one for one in asked if one >= again_ns), default=None)
     # Times ahead are those of a clock that was set back since: they make nothing young.
     begun_ns = max((one for one in (since_ns, served_ns) if one <= now_ns), default=now_ns - recent_ns)
     silent = now_ns - begun_ns >= recent_ns if asked_ns is None else now_ns - asked_ns > silent_ns
