@@ -80,6 +80,8 @@ def _prefect(workspace: Workspace, params: Params) -> tuple[Service, str]:
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(workspace.prefect / "pages"),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT__SERVER_FINAL": "1",
+        # Each time, Prefect goes through every run that was cancelled within a day: those that an absence has left.
+        "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "600",
     }
     service = Service(
         name="prefect",
