@@ -32,8 +32,8 @@ from tests.small import small_params
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
-AHEAD_S, SECONDS = 12, 40
-"""Before the first message of the venue is due, and how many seconds of them there are."""
+AHEAD_S, SECONDS = 9, 40
+"""Before the first message of the venue is due, less than a session takes for silence; and how many s of them."""
 
 
 @contextmanager
