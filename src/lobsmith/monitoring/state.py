@@ -24,7 +24,7 @@ from lobsmith.monitoring import alerts
 from lobsmith.monitoring.live_evaluation import LIVE, Sources
 from lobsmith.monitoring.log.sessions import Session, Status, behind_ns, sessions_of
 from lobsmith.params import Params
-from lobsmith.release.repository.journal import read, serving_since
+from lobsmith.release.repository.journal import serving_since
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
@@ -139,7 +139,7 @@ def connected(
     silent_ns = int(params.rollback.window_s * NS_PER_S) + behind_ns(params)
     learnt = {str(one) for one in active.instruments}
     of = sorted(found, key=lambda one: one.instrument)
-    served_ns = serving_since(read(workspace.journal), active.model, active.version, active.created_ns)
+    served_ns = serving_since(workspace.journal, active)
     streams = [
         _stream(instrument, list(sessions), active, learnt, served_ns, now_ns, recent_ns, silent_ns)
         for instrument, sessions in groupby(of, key=lambda one: one.instrument)

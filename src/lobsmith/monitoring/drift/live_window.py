@@ -15,7 +15,7 @@ from lobsmith.monitoring.log.sessions import behind_ns
 from lobsmith.monitoring.log.writer import Role, log_path
 from lobsmith.online.answers import Answers
 from lobsmith.params import DriftParams, Params
-from lobsmith.release.repository import journal
+from lobsmith.release.repository.journal import serving_since
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
@@ -79,7 +79,7 @@ def read_lived(
     """
     drift, live = params.drift, tuple(sources) == tuple(LIVE)
     recent, reach = int(drift.recent_s * NS_PER_S), int((drift.recent_s + drift.reference_s) * NS_PER_S)
-    served = _serving_since(workspace, version) if live else 0
+    served = serving_since(workspace.journal, version) if live else 0
     # The newest rows are not in the log yet where time passes faster than the machine's.
     now_ns -= behind_ns(params) if live else 0
     nothing = Lived(no_rows(), no_rows(), None, None, now_ns - recent, now_ns, served, opened_ns)
@@ -112,11 +112,6 @@ def read_lived(
         served_ns=served,
         opened_ns=opened_ns,
     )
-
-
-def _serving_since(workspace: Workspace, version: Manifest) -> int:
-    entries = journal.read(workspace.journal)
-    return journal.serving_since(entries, version.model, version.version, version.created_ns)
 
 
 def instruments_seen(workspace: Workspace, model: str, sources: Sources = LIVE) -> set[str]:

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from lobsmith import jsonl
 from lobsmith.errors import ReleaseError
+from lobsmith.release.version.manifest import Manifest
 from lobsmith.verdict import Verdict
 
 PUBLISHED = "published"
@@ -109,17 +110,15 @@ def fates(entries: Iterable[Entry], model: str) -> dict[int, str]:
     return last
 
 
-def serving_since(entries: Iterable[Entry], model: str, version: int, created_ns: int) -> int:
+def serving_since(path: Path, version: Manifest) -> int:
     """Return when a version began to serve, UTC in ns: when it was made, or when it was last gone back to.
 
-    Args:
-        entries: of the journal.
-        model: the Triton model.
-        version: that serves.
-        created_ns: when it was made, UTC.
+    Raises:
+        ReleaseError: the journal at `path` cannot be read.
     """
-    back = (one for one in entries if (one.action, one.model, one.version_to) == (ROLLED_BACK, model, version))
-    return max((one.time_ns for one in back), default=created_ns)
+    about = (ROLLED_BACK, version.model, version.version)
+    back = (one.time_ns for one in read(path) if (one.action, one.model, one.version_to) == about)
+    return max(back, default=version.created_ns)
 
 
 def knows_fault(entries: Iterable[Entry], model: str, version: int | None, fault: str) -> bool:
