@@ -20,7 +20,7 @@ from prefect.exceptions import ObjectNotFound, PrefectException
 
 from lobsmith import clock
 from lobsmith.drift.verdict import DriftLook
-from lobsmith.errors import LobsmithError
+from lobsmith.errors import LobsmithError, VersionGoneError
 from lobsmith.lease import unless_held
 from lobsmith.monitoring import alerts
 from lobsmith.monitoring.drift import history
@@ -166,9 +166,13 @@ def watch(workspace: Workspace, params: Params, sources: Sources) -> Monitored:
     version = repository.active(model)
     if version is None:
         return Monitored(model=model, active=None, fallback=None, decision=None, reason="nothing serves")
-    # Only read: what it answers is judged here, and what is on the disk elsewhere.
-    active = read_manifest(repository.directory(model, version))
-    judged = judge(workspace, params, active, sources)
+    try:
+        with repository.reading(model, version):
+            # Only read: what it answers is judged here, and what is on the disk elsewhere.
+            active = read_manifest(repository.directory(model, version))
+            judged = judge(workspace, params, active, sources)
+    except VersionGoneError as error:
+        return Monitored(model=model, active=None, fallback=None, decision=None, reason=str(error))
     verdict, fallback = (judged.verdict, judged.fallback) if judged else (None, None)
     done = None
     if verdict is not None:
@@ -304,6 +308,8 @@ def drift(root: str = ".", overrides: Mapping[str, Any] | None = None, sources: 
             return Drifted(model=model, mode=None, reason=held)
         try:
             seen = look_and_act(workspace, params, sources)
+        except VersionGoneError as error:
+            return Drifted(model=model, mode=None, reason=str(error))
         except LobsmithError as error:
             # The mode's record grows old meanwhile, and clients turn careful by themselves.
             alerts.fire(workspace, alerts.NO_LOOK, model, str(error))
@@ -318,12 +324,14 @@ def look_and_act(workspace: Workspace, params: Params, sources: Sources) -> Drif
     version = repository.active(model)
     if version is None:
         return Drifted(model=model, mode=None, reason="nothing serves")
-    active = read_manifest(repository.directory(model, version), repository.trust)
+    with repository.reading(model, version):
+        active = read_manifest(repository.directory(model, version), repository.trust)
     live = tuple(sources) == tuple(LIVE)
     seen = connected(workspace, params, active, now_ns=clock.now_ns(), sources=sources)
     if live and not seen.opened:
         return rest(workspace, active, seen.state)
-    found = look(workspace, params, active, sources, seen.opened if live else None)
+    with repository.reading(model, version):
+        found = look(workspace, params, active, sources, seen.opened if live else None)
     if not found:
         return Drifted(model=model, mode=None, reason=f"{model} {version} names no instrument that it was trained on")
     if repository.active(model) != version:

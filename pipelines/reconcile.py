@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
+from prefect.client.schemas.objects import State
 
+from lobsmith.errors import LeaseLostError
 from lobsmith.monitoring.alerts import NO_SCORE, fire, resolve
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
@@ -20,7 +22,12 @@ LONGEST_S = 1800
 """A run that takes longer is ended; the next one goes on."""
 
 
-@task(name="follow the registry")
+def lost_the_lease(_task: object, _run: object, state: State[Any]) -> bool:
+    """Say whether a task failed because a rollback, which waits for no other writer, seized the repository's lease."""
+    return isinstance(state.data, LeaseLostError)
+
+
+@task(name="follow the registry", retries=1, retry_condition_fn=lost_the_lease)
 def follow_the_registry(workspace: Workspace, params: Params, who: str, retry: bool = False) -> Reconciled:
     """Make the repository follow the aliases."""
     with stage("follow the registry") as note:
@@ -39,7 +46,7 @@ def _alert(workspace: Workspace, done: Reconciled) -> None:
         resolve(workspace, NO_SCORE, done.model)
 
 
-@task(name="build and publish plans")
+@task(name="build and publish plans", retries=1, retry_condition_fn=lost_the_lease)
 def build_plans_of(workspace: Workspace, params: Params, version: int) -> str:
     """Build TensorRT plans of a promoted version where this machine can; the ONNX model stays the fallback."""
     with stage("build and publish plans") as note:

@@ -54,7 +54,7 @@ from lobsmith.stages.validate import CONTRACT, EVENTS_DOCS, Validated, validate
 from lobsmith.units import NS_PER_S
 from lobsmith.verdict import Verdict
 from lobsmith.workspace import Workspace
-from pipelines.reconcile import follow_and_build
+from pipelines.reconcile import follow_and_build, lost_the_lease
 
 _LEASE_S = 120.0
 
@@ -228,7 +228,7 @@ def record_in_mlflow(
         return run
 
 
-@task(name="publish candidate")
+@task(name="publish candidate", retries=1, retry_condition_fn=lost_the_lease)
 def publish_candidate(
     workspace: Workspace,
     params: Params,

@@ -10,6 +10,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 
 from lobsmith import clock
+from lobsmith.errors import VersionGoneError
 from lobsmith.monitoring.drift.gates import judge_period
 from lobsmith.monitoring.live_evaluation import LIVE, Sources, judge_candidate
 from lobsmith.monitoring.waiting import Unopposed, unopposed
@@ -105,10 +106,15 @@ def judge_and_act(
     workspace: Workspace, params: Params, pair: Pair, sources: Sources
 ) -> tuple[str | None, str, LiveVerdict | None]:
     """Do what the flow does where there is a pair; return the decision, why, and the verdict where there is one."""
-    verdict = judge(workspace, params, pair, sources)
-    if verdict is not None:
-        if verdict.decision == PROMOTE:
+    repository = Repository.of(workspace)
+    with (
+        repository.reading(pair.active.model, pair.active.version),
+        repository.reading(pair.candidate.model, pair.candidate.version),
+    ):
+        verdict = judge(workspace, params, pair, sources)
+        if verdict is not None and verdict.decision == PROMOTE:
             verdict = hold_against_the_period(workspace, params, pair, verdict, sources)
+    if verdict is not None:
         decision, reason, done = verdict.decision, verdict.reason, act(workspace, params, pair, verdict)
     else:
         found = look_for_its_clients(workspace, params, pair)
@@ -141,12 +147,15 @@ def shadow(root: str = ".", overrides: Mapping[str, Any] | None = None, sources:
     workspace = Workspace.open(Path(root))
     params = load_params(workspace.params, overrides)
     model, repository = params.model.name, Repository.of(workspace)
-    pair = find_the_candidate(workspace, model)
-    verdict = None
-    if isinstance(pair, str):
-        decision, reason = None, pair
-    else:
-        decision, reason, verdict = judge_and_act(workspace, params, pair, sources)
+    decision = verdict = None
+    try:
+        pair = find_the_candidate(workspace, model)
+        if isinstance(pair, str):
+            reason = pair
+        else:
+            decision, reason, verdict = judge_and_act(workspace, params, pair, sources)
+    except VersionGoneError as error:
+        reason = str(error)
     return Shadowed(
         model=model,
         active=repository.active(model),

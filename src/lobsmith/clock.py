@@ -59,6 +59,8 @@ def now_ns() -> int:
     Raises:
         ClockError: this process has inherited a spoilt clock; so does all else that uses it.
     """
+    if _clock is _MACHINE:  # a third of the time, for a client's every row
+        return time.time_ns()
     return _current().at(time.time_ns())
 
 
@@ -159,8 +161,8 @@ def _current() -> _Clock:
 
 def _set(clock: _Clock) -> None:
     global _clock
-    _clock = clock
-    if clock == _MACHINE:
+    _clock = _MACHINE if clock == _MACHINE else clock
+    if _clock is _MACHINE:
         os.environ.pop(_VARIABLE, None)
     else:
         os.environ[_VARIABLE] = msgspec.json.encode(clock).decode()

@@ -60,6 +60,7 @@ __all__ = [
     "TritonMissingError",
     "UnlearntInstrumentError",
     "VenueError",
+    "VersionGoneError",
 ]
 
 
@@ -119,6 +120,10 @@ class ReleaseError(LobsmithError):
 
 class ContractError(ReleaseError):
     """A change of the wire contract under an existing model name."""
+
+
+class VersionGoneError(ReleaseError):
+    """A version was rolled back or retired while its files were read."""
 
 
 class LeaseError(LobsmithError):

@@ -107,7 +107,7 @@ class Installation:
         logs = (self.workspace.home / "up" / "logs").glob("*.log")
         newest = [f"--- {path.name}\n{path.read_text(errors='replace')[-2500:]}" for path in sorted(logs)]
         entries = [f"{one.action} {one.model} {one.version_to}: {one.reason}" for one in self.journal()]
-        return "\n".join([*newest, "--- journal", *entries, "--- runs", str(self.runs())])
+        return "\n".join([*newest, "--- journal", *entries, "--- runs", str(self.runs()), *self.failures()])
 
     def journal(self) -> list[journal.Entry]:
         return journal.read(self.workspace.journal)
@@ -119,16 +119,28 @@ class Installation:
 
     def runs(self) -> dict[str, list[str]]:
         """States of the flow runs by the name of their flow."""
+        states: dict[str, list[str]] = {}
+        for flow, run in self.begun():
+            states.setdefault(flow, []).append(run["state_name"])
+        return states
+
+    def failures(self) -> list[str]:
+        """What each flow run that has failed or crashed says of it."""
+        return [
+            f"{flow}: {run['state']['message']}"
+            for flow, run in self.begun()
+            if run["state_type"] in ("FAILED", "CRASHED")
+        ]
+
+    def begun(self) -> list[tuple[str, dict[str, Any]]]:
+        """Flow runs that have begun, the newest first, each with the name of its flow."""
         run = read_run(self.workspace)
         if run is None:
-            return {}
-        flows = {one["id"]: one["name"] for one in httpx.post(f"{run.prefect_api}/flows/filter", json={}).json()}
+            return []
+        api = httpx.Client(base_url=run.prefect_api, timeout=30)
+        flows = {flow["id"]: flow["name"] for flow in api.post("/flows/filter", json={}).json()}
         begun = {"flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}}, "sort": "START_TIME_DESC"}
-        found = httpx.post(f"{run.prefect_api}/flow_runs/filter", json=begun, timeout=30).json()
-        states: dict[str, list[str]] = {}
-        for one in found:
-            states.setdefault(flows[one["flow_id"]], []).append(one["state_name"])
-        return states
+        return [(flows[run["flow_id"]], run) for run in api.post("/flow_runs/filter", json=begun).json()]
 
 
 @pytest.fixture

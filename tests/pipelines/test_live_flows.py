@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from msgspec import structs
 
 from lobsmith.cli.main import cli
 from lobsmith.drift.verdict import Finding
-from lobsmith.errors import PredictionLogError
+from lobsmith.errors import DataError, PredictionLogError
 from lobsmith.lease import hold_lease
 from lobsmith.monitoring import alerts
 from lobsmith.monitoring.live_evaluation import LIVE
@@ -29,8 +30,9 @@ from lobsmith.release.reconcile.reconcile import reconcile
 from lobsmith.release.registry import mlflow_store
 from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, SERVING, SHADOW, registered, wanted
 from lobsmith.release.repository import journal
+from lobsmith.release.repository.crash_points import Step
 from lobsmith.release.repository.repository import Repository
-from lobsmith.release.repository.rollback import RolledBack
+from lobsmith.release.repository.rollback import RolledBack, rollback
 from lobsmith.workspace import Workspace
 from tests.release import toy
 from tests.release.verdicts import verdict
@@ -284,6 +286,45 @@ def test_monitors_may_overlap(workspace):
         found = monitor(workspace)
     assert found.decision is None
     assert "monitor toy" in found.reason
+
+
+def test_what_a_rollback_kept_from_being_done_is_done_after_it(workspace, monkeypatch):
+    """A rollback waits for no other writer: it seizes the lease, and that writer is refused at its next step."""
+    import pipelines.reconcile as flow
+
+    version = register(workspace, candidate(workspace, 0.3))
+    wish(workspace, CHAMPION, version)
+    seized = []
+
+    def seize(step):
+        if step == Step.STAGED and not seized:
+            with hold_lease(workspace.lease, "roll back toy", ttl_s=30, wait_s=0, seize=True) as lease:
+                seized.append(lease.token)
+
+    follow = flow.follow
+    monkeypatch.setattr(
+        flow, "follow", lambda release, *rest, **named: follow(replace(release, note=seize), *rest, **named)
+    )
+    done = flow.reconcile(str(workspace.root), SHORT)
+    assert len(seized) == 1
+    assert Repository.of(workspace).active("toy") == done.active == done.promoted
+
+
+def test_a_version_that_goes_while_it_is_looked_at_is_no_failure(workspace, monkeypatch):
+    import pipelines.monitor as flow
+
+    promoted(workspace, 0.3)
+
+    def gone(*_arguments, **_named):
+        rollback(Release(workspace, params(workspace)), "toy", reason="accuracy")
+        raise DataError("reference.safetensors: missing")
+
+    opened(workspace, 60)
+    for scale, name, judged in ((0.4, "judge_in_service", monitor), (0.5, "look_for_drift", look)):
+        promoted(workspace, scale)
+        monkeypatch.setattr(flow, name, gone)
+        assert "was rolled back or retired while it was read" in judged(workspace).reason
+    assert alerts.NO_LOOK not in [alert.name for alert in alerts.firing(workspace)]
 
 
 def test_nothing_is_said_to_be_taken_back_that_was_replaced_meanwhile(workspace):

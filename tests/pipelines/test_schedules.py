@@ -117,12 +117,19 @@ class Prefect:
     def state(self, run: dict[str, Any]) -> str:
         return self.read(run)["state_type"]
 
-    def eventually(self, what: str, holds: Callable[[], bool], within_s: float = 120.0) -> None:
+    def eventually(self, what: str, holds: Callable[[], bool], within_s: float = 240.0) -> None:
         deadline = time.monotonic() + within_s
-        while not holds():
+        while not self.is_so(holds):
             if time.monotonic() > deadline:
                 pytest.fail(f"not within {within_s:g} s: {what}. Prefect logged:\n{self.logged()}", pytrace=False)
             time.sleep(0.2)
+
+    @staticmethod
+    def is_so(holds: Callable[[], bool]) -> bool:
+        try:
+            return holds()
+        except httpx.TimeoutException:  # the server is too busy to say
+            return False
 
     def logged(self) -> str:
         return self.log.read_text(errors="replace")[-8000:]
@@ -212,7 +219,7 @@ def completed_since(prefect: Prefect, deployment: str, time: datetime) -> bool:
 
 @pytest.mark.integration
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_service_completes_runs_of_every_deployment_and_of_those_it_has_missed_the_newest(prefect: Prefect) -> None:
     with serving(prefect) as service:
         for name in NAMES:
@@ -250,7 +257,7 @@ def test_the_service_completes_runs_of_every_deployment_and_of_those_it_has_miss
 
 @pytest.mark.integration
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_killed_run_has_crashed_and_a_cancelled_one_ends_with_its_process(prefect: Prefect) -> None:
     with serving(prefect) as service:
         killed = prefect.begun("slow")

@@ -1,9 +1,11 @@
 import pytest
 
-from lobsmith.errors import ReleaseError
+from lobsmith.errors import DataError, ReleaseError, VersionGoneError
+from lobsmith.release.context import Release
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.incidents import record_faults
 from lobsmith.release.repository.repository import Repository
+from lobsmith.release.repository.rollback import rollback
 from lobsmith.workspace import Workspace
 from tests.release import toy
 
@@ -63,6 +65,34 @@ def test_only_versions_on_disk_can_be_listed(repository):
         repository.list_versions("toy", [5])
     with pytest.raises(ReleaseError, match="must name a version"):
         repository.list_versions("toy", [])
+
+
+def test_who_reads_the_active_version_while_it_is_rolled_back_reads_the_next(workspace, repository):
+    old, new = repository.versions("toy")
+    seen = []
+
+    def read(manifest):
+        seen.append(manifest.version)
+        if len(seen) == 1:
+            rollback(Release(workspace, toy.params()), "toy", reason="accuracy")
+        return (repository.directory("toy", manifest.version) / "model.onnx").read_bytes()
+
+    assert repository.with_active("toy", read)
+    assert seen == [new, old]
+
+
+def test_a_damaged_version_is_no_version_that_is_gone(repository):
+    def read(manifest):
+        raise DataError("model.onnx: changed")
+
+    with pytest.raises(DataError, match="changed"):
+        repository.with_active("toy", read)
+    with pytest.raises(VersionGoneError, match="toy 7 was rolled back"), repository.reading("toy", 7):
+        read(None)
+
+
+def test_where_nothing_serves_nothing_is_read(tmp_path):
+    assert Repository.of(Workspace(tmp_path)).with_active("toy", lambda manifest: manifest) is None
 
 
 def flip(path):

@@ -5,6 +5,7 @@ without rows is waited for: it ends by itself, and a promotion can wait.
 """
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from msgspec import structs
@@ -23,7 +24,7 @@ from lobsmith.monitoring.drift.live_window import instruments_seen, read_lived
 from lobsmith.monitoring.live_evaluation import LIVE, Sources
 from lobsmith.params import DriftParams, Params
 from lobsmith.release.repository.repository import Repository
-from lobsmith.release.version.manifest import Manifest, read_manifest
+from lobsmith.release.version.manifest import Manifest
 from lobsmith.verdict import Verdict
 from lobsmith.workspace import Workspace
 
@@ -52,12 +53,12 @@ def judge_windows(
         PredictionLogError: the log cannot be read.
         DataError: a window has no complete row, or the active version's reference is damaged.
     """
-    active = _active(workspace, params.model.name)
-    return tuple(
-        verdict
-        for window in windows
-        for verdict in _judge_window(workspace, params, window, active, directory, sources)
-    )
+    repository = Repository.of(workspace)
+    verdicts: list[Verdict] = []
+    for window in windows:
+        judge = partial(_judge_window, workspace, params, window, directory=directory, sources=sources)
+        verdicts += repository.with_active(params.model.name, judge)
+    return tuple(verdicts)
 
 
 def _judge_window(
@@ -65,6 +66,7 @@ def _judge_window(
     params: Params,
     window: Dataset,
     active: Manifest | None,
+    *,
     directory: Path,
     sources: Sources,
 ) -> tuple[Verdict, Verdict]:
@@ -153,12 +155,6 @@ def require(verdicts: tuple[Verdict, ...]) -> None:
             f"{refused}: {one.evidence['reason']}, most of all {', '.join(one.evidence['moved'])}; it is of another "
             "market than the newest data: give newer data, or wait until the window holds it, or lower drift.gate_level"
         )
-
-
-def _active(workspace: Workspace, model: str) -> Manifest | None:
-    repository = Repository.of(workspace)
-    version = repository.active(model)
-    return None if version is None else read_manifest(repository.directory(model, version), repository.trust)
 
 
 def _feed(workspace: Workspace, params: Params, active: Manifest | None, instrument: str, newest: RawRows) -> Verdict:

@@ -36,6 +36,7 @@ def pair_of(workspace: Workspace, model: str) -> Pair | str:
 
     Raises:
         RegistryError: MLflow cannot be reached.
+        VersionGoneError: one was rolled back or retired meanwhile.
         ReleaseError: a version is not sound.
     """
     repository, slot = Repository.of(workspace), candidate_model(model)
@@ -44,11 +45,14 @@ def pair_of(workspace: Workspace, model: str) -> Pair | str:
         return "there is no candidate"
     if active is None:
         return "nothing serves that a candidate could be compared with"
-    manifest, now = repository.verify(slot, candidate), wanted(workspace, model)
+    with repository.reading(slot, candidate):
+        manifest = repository.verify(slot, candidate)
+    now = wanted(workspace, model)
     champion = now.champion
     if now.challenger is None or now.challenger.artifact_id != manifest.artifact_id:
         return "the candidate is not the challenger; reconcile first"
-    serving = read_manifest(repository.directory(model, active))
+    with repository.reading(model, active):
+        serving = read_manifest(repository.directory(model, active))
     # Another version is wanted, or the wanted one was rolled back: a verdict must not overrule that.
     if champion is not None and champion.artifact_id != serving.artifact_id and REFUSED not in champion.tags:
         return "the champion is not what serves; reconcile first"

@@ -1,11 +1,13 @@
 """The Triton model repository as it lies on disk: models, versions, what is listed and what still holds."""
 
 import re
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from lobsmith.errors import ReleaseError
+from lobsmith.errors import LobsmithError, ReleaseError, VersionGoneError
 from lobsmith.files import write_atomic
 from lobsmith.release.version.contract import WireContract
 from lobsmith.release.version.manifest import Manifest, check_files, read_manifest
@@ -27,6 +29,7 @@ from lobsmith.workspace import Workspace
 _MODEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}(_candidate)?(_trt|_drift)?", re.ASCII)
 # Triton reads `01` as version 1 too, and int64 has nineteen digits.
 _VERSION_NAME = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,40 @@ class Repository:
             ReleaseError: the configuration is unreadable.
         """
         return max(self.listed(model), default=None)
+
+    @contextmanager
+    def reading(self, model: str, version: int) -> Iterator[None]:
+        """Read a version's files while other processes may take it out of the repository.
+
+        Raises:
+            VersionGoneError: the block failed, and the version is gone: a rollback or retirement took its files away.
+        """
+        try:
+            yield
+        except (LobsmithError, OSError) as error:
+            if self.directory(model, version).is_dir():
+                raise
+            gone = f"{model} {version} was rolled back or retired while it was read; the next run reads what serves now"
+            raise VersionGoneError(gone) from error
+
+    def with_active(self, model: str, read: Callable[[Manifest | None], _T]) -> _T:
+        """Return what `read` makes of the active version, None where none serves.
+
+        Where that version is gone before `read` is done, it reads the one that is active by then.
+
+        Raises:
+            ReleaseError: the configuration or the manifest is unreadable.
+        """
+        while True:
+            version = self.active(model)
+            if version is None:
+                return read(None)
+            try:
+                with self.reading(model, version):
+                    return read(read_manifest(self.directory(model, version), self.trust))
+            except VersionGoneError:
+                if self.active(model) == version:
+                    raise
 
     def fallback(self, model: str, instrument: str | None = None) -> int | None:
         """Return the version to go back to: the highest below the active one that is listed, sound and of its market.
