@@ -123,6 +123,12 @@ def test_down_and_logs_where_nothing_has_run(root: Path) -> None:
     assert "prefect: no log of that name" in unknown.output
 
 
+def test_a_spoilt_clock_keeps_nothing_from_being_ended_or_read(root: Path) -> None:
+    Workspace(root).home.mkdir()
+    Workspace(root).clock.write_text("{")
+    assert [lobsmith(root, command).exit_code for command in ("status", "down", "logs")] == [1, 0, 0]
+
+
 def test_logs_are_shown_by_name_or_all_together(root: Path) -> None:
     folder = Workspace(root).up / "logs"
     folder.mkdir(parents=True)

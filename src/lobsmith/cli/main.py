@@ -51,7 +51,9 @@ class _Commands(click.Group):
 @click.pass_context
 def cli(ctx: click.Context, root: Path) -> None:
     """Keep a neural network on limit-order-book data in service."""
-    ctx.obj = Workspace.open(root)
+    # A clock that is spoilt must not keep the services from being ended, nor their logs from being read.
+    timeless = ctx.invoked_subcommand in (down.name, logs.name)
+    ctx.obj = Workspace(root.resolve()) if timeless else Workspace.open(root)
 
 
 for command in (
