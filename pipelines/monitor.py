@@ -19,17 +19,17 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
 
 from lobsmith import clock
-from lobsmith.drift.verdict import DriftLook
+from lobsmith.drift.verdict import DriftCheck
 from lobsmith.errors import LobsmithError, VersionGoneError
 from lobsmith.lease import unless_held
 from lobsmith.monitoring import alerts
 from lobsmith.monitoring.drift import history
-from lobsmith.monitoring.drift.check import Looked, look_for_drift, together
-from lobsmith.monitoring.drift.report import Reported, link_to_run, report_look
-from lobsmith.monitoring.live_evaluation import LIVE, Judged, Sources, judge_in_service
+from lobsmith.monitoring.drift.check import StreamCheck, check_drift, together
+from lobsmith.monitoring.drift.report import Reported, link_to_run, report_check
+from lobsmith.monitoring.live_evaluation import LIVE, LiveEvaluation, Sources, evaluate_active
 from lobsmith.monitoring.log.retention import expire
 from lobsmith.monitoring.log.writer import log_path
-from lobsmith.monitoring.mode.hit_rates import count_wins
+from lobsmith.monitoring.mode.hit_rates import count_hits
 from lobsmith.monitoring.mode.store import Change, alert_mode, apply, forget_retrain, wait
 from lobsmith.monitoring.state import State, StateName, alert_connections, connected, state_after
 from lobsmith.online.evidence import ROLL_BACK, LiveVerdict
@@ -70,10 +70,10 @@ class Monitored(Struct, frozen=True, kw_only=True):
 
 
 @task(name="judge the active version")
-def judge(workspace: Workspace, params: Params, active: Manifest, sources: Sources) -> Judged | None:
+def judge(workspace: Workspace, params: Params, active: Manifest, sources: Sources) -> LiveEvaluation | None:
     """Compare what both answered since the promotion."""
     with stage("judge the active version") as note:
-        judged = judge_in_service(
+        judged = evaluate_active(
             workspace,
             params,
             active.model,
@@ -215,7 +215,7 @@ class Drifted(Struct, frozen=True, kw_only=True):
     model: str
     mode: str | None
     reason: str
-    looks: tuple[DriftLook, ...] = ()
+    looks: tuple[DriftCheck, ...] = ()
     retrain: str | None = None
     page: str | None = None
 
@@ -227,10 +227,10 @@ def look(
     active: Manifest,
     sources: Sources,
     opened: dict[str, int] | None,
-) -> list[Looked]:
+) -> list[StreamCheck]:
     """Compare live rows, answers and losses with what the active version has learnt, stream by stream."""
     with stage("look for drift") as note:
-        found = look_for_drift(
+        found = check_drift(
             workspace,
             params,
             active,
@@ -247,11 +247,11 @@ def look(
 
 @task(name="set the mode")
 def set_the_mode(
-    workspace: Workspace, params: Params, found: DriftLook, sources: Sources, state: State | None
+    workspace: Workspace, params: Params, found: DriftCheck, sources: Sources, state: State | None
 ) -> Change:
     """Take what was found of all streams into account."""
     with stage("set the mode") as note:
-        rates = count_wins(workspace, params.modes, found.model, found.version, sources)
+        rates = count_hits(workspace, params.modes, found.model, found.version, sources)
         change = apply(workspace, params, found, rates, DRIFT_FLOW, state=state)
         note(f"{change.after.mode}: {change.after.reason}")
         return change
@@ -274,11 +274,11 @@ def ask_for_a_retrain(workspace: Workspace, model: str, reason: str) -> str:
 
 
 @task(name="report drift")
-def report(workspace: Workspace, params: Params, found: Looked, active: Manifest) -> Reported | None:
+def report(workspace: Workspace, params: Params, found: StreamCheck, active: Manifest) -> Reported | None:
     """Keep the look, its page and Evidently's report; link them from this run and from the version's."""
     with stage("report drift") as note:
         try:
-            done = report_look(workspace, params, found)
+            done = report_check(workspace, params, found)
         except LobsmithError as error:
             # What was found may be shown late or never; what follows from it was done before.
             note(f"no report of this look: {error}")
@@ -351,7 +351,7 @@ def act_on_drift(
     workspace: Workspace,
     params: Params,
     active: Manifest,
-    found: list[Looked],
+    found: list[StreamCheck],
     sources: Sources,
     state: State | None,
 ) -> Drifted:

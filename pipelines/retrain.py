@@ -32,7 +32,7 @@ from lobsmith.params import Params, as_table, load_params
 from lobsmith.progress import Note, console, stage
 from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact
-from lobsmith.release.reconcile.requests import in_service, nominate_new, note_serving
+from lobsmith.release.reconcile.requests import in_service, note_serving, register_challenger
 from lobsmith.release.registry.aliases import SERVING, Registered
 from lobsmith.release.registry.runs import WINDOW, RunRef, already_trained, log_run
 from lobsmith.release.repository import journal
@@ -259,7 +259,7 @@ def publish_candidate(
             mlflow_run_id=run.run_id,
         )
         release = Release(workspace, params, running_server(workspace, params))
-        manifest = nominate_new(release, artifact, model=model, contract=wire_contract(params), run=run)
+        manifest = register_challenger(release, artifact, model=model, contract=wire_contract(params), run=run)
         note(f"{manifest.model} {manifest.version}, registered version {run.registry_version}")
         return manifest
 
@@ -391,11 +391,11 @@ def skipped(model: str, reason: str) -> Retrained:
 
 def newer_than(workspace: Workspace, model: str, due: datetime) -> str | None:
     """Say which candidate has been made since a run was due: of late runs, only the first has anything to do."""
-    slot, due_ns = candidate_model(model), clock.from_wall(int(due.timestamp() * NS_PER_S))
+    deployment, due_ns = candidate_model(model), clock.from_wall(int(due.timestamp() * NS_PER_S))
     made = [
         entry
         for entry in journal.read(workspace.journal)
-        if entry.model == slot and entry.action in (journal.PUBLISHED, journal.REFUSED) and entry.time_ns > due_ns
+        if entry.model == deployment and entry.action in (journal.PUBLISHED, journal.REFUSED) and entry.time_ns > due_ns
     ]
     if not made:
         return None

@@ -12,7 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 from lobsmith import clock
 from lobsmith.errors import VersionGoneError
 from lobsmith.monitoring.drift.gates import judge_period
-from lobsmith.monitoring.live_evaluation import LIVE, Sources, judge_candidate
+from lobsmith.monitoring.live_evaluation import LIVE, Sources, evaluate_candidate
 from lobsmith.monitoring.waiting import Unopposed, unopposed
 from lobsmith.online.evidence import PROMOTE, REJECT, LiveVerdict
 from lobsmith.params import Params, load_params
@@ -53,7 +53,7 @@ def judge(workspace: Workspace, params: Params, pair: Pair, sources: Sources) ->
         if not pair.candidate.shares_a_market_with(pair.active):
             note("it has learnt no instrument that the active version has")
             return None
-        judged = judge_candidate(
+        judged = evaluate_candidate(
             workspace,
             params,
             params.model.name,

@@ -73,12 +73,14 @@ def zygote() -> Iterator[Zygote]:
 
 
 @pytest.fixture
-def proof_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def validation_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Validate what is published meanwhile, by whatever path, in this process and not in a child."""
     from lobsmith.release.checks import validation
     from lobsmith.release.publish import onnx
 
-    monkeypatch.setattr(onnx, "prove", lambda directory, trust, deadline_s: validation.check_version(directory, trust))
+    monkeypatch.setattr(
+        onnx, "validate", lambda directory, trust, deadline_s: validation.check_version(directory, trust)
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from lobsmith import lease
 from lobsmith.drift.null_distribution import Drifted, Measured, PastStore
-from lobsmith.drift.verdict import DriftLook, DriftVerdict, Finding, Kind
+from lobsmith.drift.verdict import DriftCheck, DriftVerdict, Finding, Kind
 from lobsmith.features.definitions import COUNT
 from lobsmith.market.instrument import Instrument
 from lobsmith.monitoring import alerts
@@ -24,7 +24,7 @@ from lobsmith.monitoring.log.raw_rows import raw_rows
 from lobsmith.monitoring.log.reader import PredictionLog, answers
 from lobsmith.monitoring.log.writer import LogWriter, Role, Source
 from lobsmith.monitoring.mode import store
-from lobsmith.monitoring.mode.hit_rates import WinRates
+from lobsmith.monitoring.mode.hit_rates import HitRates
 from lobsmith.monitoring.mode.machine import Mode, ModeChange
 from lobsmith.params import load_params
 from lobsmith.process import Process
@@ -141,9 +141,9 @@ def found(kind: Kind, finding: Finding) -> DriftVerdict:
     )
 
 
-def look(number: int) -> DriftLook:
+def look(number: int) -> DriftCheck:
     finding = (Finding.NO_DRIFT, Finding.DRIFT, Finding.DRIFT)[number]
-    return DriftLook(
+    return DriftCheck(
         model="lob",
         version=20260301093000,
         instrument="binance-spot:BTCUSDT",
@@ -210,12 +210,12 @@ def write_past(path: Path) -> None:
 def write_mode(path: Path) -> None:
     """The record after a look without drift and two with it, and after an operator's decision."""
     workspace = Workspace(path.parent)
-    rates = WinRates(
+    rates = HitRates(
         version=20260301093000, horizons_ms=(100, 1000), edges=(0.5, 1.0), counts=((7,), (9,)), wins=((5,), (6,))
     )
     for number in range(3):
         store.apply(workspace, PARAMS, look(number), rates, "monitor flow", now_ns=look(number).looked_ns)
-    path.write_bytes(store.record_path(workspace, "lob").read_bytes())
+    path.write_bytes(store.state_path(workspace, "lob").read_bytes())
 
 
 MANIFEST = Manifest(
@@ -333,7 +333,7 @@ def test_journals_are_read(tmp_path: Path) -> None:
 
 def test_the_record_of_a_mode_is_read(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    laid(store.record_path(workspace, "lob"), "mode.json")
+    laid(store.state_path(workspace, "lob"), "mode.json")
     record = store.read_mode(workspace, "lob")
     assert (record.mode, record.version, record.looked_ns) == (Mode.CONSERVATIVE, 20260301093000, look(2).looked_ns)
     assert record.findings == {Kind.COVARIATE: Finding.DRIFT, Kind.CONCEPT: Finding.MISSING}

@@ -26,7 +26,7 @@ _CHILD = "--child"
 
 def child(rows: int) -> None:
     started = time.monotonic()
-    from lobsmith.drift.covariate import look_for_covariate_drift
+    from lobsmith.drift.covariate import check_covariate_drift
     from lobsmith.drift.null_distribution import PastStore
     from lobsmith.drift.reference import RawRows, fit_scaling
     from lobsmith.features.definitions import COUNT
@@ -53,7 +53,7 @@ def child(rows: int) -> None:
             ("a drift", replace(new, raw=new.raw + np.float32(1))),
         ):
             started, processor = time.monotonic(), time.process_time()
-            found = look_for_covariate_drift(old, now, history, scaling, PastStore(path), params)
+            found = check_covariate_drift(old, now, history, scaling, PastStore(path), params)
             seconds, processor = time.monotonic() - started, time.process_time() - processor
             print(f"{what}: {seconds:.1f} s, {processor:.1f} s of processor, {found.finding}, {found.past} past pairs")
     print(

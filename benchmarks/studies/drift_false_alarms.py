@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.signal import lfilter
 
-from lobsmith.drift.covariate import look_for_covariate_drift
+from lobsmith.drift.covariate import check_covariate_drift
 from lobsmith.drift.discriminator import rank_auc
 from lobsmith.drift.null_distribution import PastStore
 from lobsmith.drift.reference import RawRows, Scaling, fit_scaling
@@ -79,7 +79,7 @@ def ours(
     reference: RawRows, recent: RawRows, rows: RawRows, scaling: Scaling, path: Path, params: DriftParams
 ) -> float:
     """Return the p-value of the product's own look; `path` holds the past pairs that are measured."""
-    found = look_for_covariate_drift(
+    found = check_covariate_drift(
         reference, recent, rows, scaling, PastStore(path), params, level=LEVEL, gap_s=0.0, names=NAMES
     )
     if found.p_value is None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from lobsmith.drift.covariate import Learnt, look_for_covariate_drift, look_level
+from lobsmith.drift.covariate import Learnt, check_covariate_drift, check_level
 from lobsmith.drift.null_distribution import PastStore, measured_in_training
 from lobsmith.drift.reference import RawRows, fit_scaling, freeze
 from lobsmith.drift.verdict import Finding
@@ -67,7 +67,7 @@ def one_case(task: tuple[str, int, int]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for look in range(LOOKS):
             now_s = learnt_s + AFTER_S + drift.recent_s + look * drift.look_s
-            verdict = look_for_covariate_drift(
+            verdict = check_covariate_drift(
                 training.newest(lengths.reference),
                 between(now_s - drift.recent_s, now_s),
                 training,
@@ -75,7 +75,7 @@ def one_case(task: tuple[str, int, int]) -> dict[str, Any]:
                 PastStore(Path(folder) / "past.jsonl"),
                 # Past pairs as far apart are the other table's.
                 replace(drift, past_pairs=10_000),
-                level=look_level(drift),
+                level=check_level(drift),
                 learnt=learnt,
             )
             found.append(None if verdict.finding is Finding.INSUFFICIENT else verdict.p_value)
@@ -100,7 +100,7 @@ def measure(seeds: range, jobs: int, output: Path | None, markets: Iterable[str]
 
 def table(results: list[Any]) -> str:
     """Return alarms as a table in Markdown."""
-    level = look_level(load_params(Path("params.yaml")).drift)
+    level = check_level(load_params(Path("params.yaml")).drift)
     heads = ("learnt, h", "market", "cases", "first look: not told", f"p <= {PLAIN:g}", f"p <= {level:.2g}")
     heads += (f"{LOOKS} looks: not told", f"p <= {PLAIN:g}", f"p <= {level:.2g}")
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from benchmarks.studies.drift_changes import CHANGES, SIZES, Observed, joined, truly_moved, truths
 from benchmarks.studies.shadow_power import share
-from lobsmith.drift.covariate import look_for_covariate_drift, look_level
+from lobsmith.drift.covariate import check_covariate_drift, check_level
 from lobsmith.drift.null_distribution import PastStore, angle, p_value
 from lobsmith.drift.reference import RawRows, Scaling, fit_scaling
 from lobsmith.drift.verdict import DriftVerdict
@@ -102,7 +102,7 @@ def looks(
         history = joined([history, new.rows], params.every_ms)
         rows, messages = rows + len(new.all_rows), messages + len(new.messages)
         recent = between(history, now_s - params.recent_s, now_s)
-        verdict = look_for_covariate_drift(reference, recent, history, scaling, PastStore(store), params)
+        verdict = check_covariate_drift(reference, recent, history, scaling, PastStore(store), params)
         found.append(seen(verdict) | {"after_s": now_s - at_s, "rows": rows, "messages": messages})
     return found
 
@@ -226,7 +226,7 @@ def main() -> None:
             print(f"history {running[future]}: {future.result()} cases, {number} of {len(running)} done", flush=True)
         if measuring is not None:
             effects.write_text(json.dumps(measuring.result()))
-    result = summary(list(known(asked.work).values()), json.loads(effects.read_text()), look_level(params.drift))
+    result = summary(list(known(asked.work).values()), json.loads(effects.read_text()), check_level(params.drift))
     print(tables(result))
     if asked.output:
         asked.output.write_text(json.dumps({"sizes": SIZES, "changes": result}, indent=1) + "\n")

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from msgspec.structs import replace
 
-from lobsmith.drift.covariate import look_for_covariate_drift
+from lobsmith.drift.covariate import check_covariate_drift
 from lobsmith.drift.discriminator import fit_discriminator
 from lobsmith.drift.fit_one_class import fit_score
 from lobsmith.drift.null_distribution import PastStore
 from lobsmith.drift.reference import RawRows, Reference, Scaling, fit_scaling, freeze, joined
-from lobsmith.drift.shifts import moved
+from lobsmith.drift.shifts import feature_shifts
 from lobsmith.drift.verdict import DriftVerdict, Finding
 from lobsmith.features.dataset import Dataset, build_dataset
 from lobsmith.features.definitions import NAMES
@@ -120,7 +120,7 @@ def looks(
         for start in starts(new, params, most):
             past = whole.between(0, start) if follow else old
             recent = new.between(start, start + length)
-            found.append(look_for_covariate_drift(past, recent, past, scaling, store, params, level=LEVEL, gap_s=0.0))
+            found.append(check_covariate_drift(past, recent, past, scaling, store, params, level=LEVEL, gap_s=0.0))
     return found
 
 
@@ -150,7 +150,7 @@ def compare(older: Dataset, newer: Dataset | None, params: Params, most: int) ->
     known, learnt, came = both(brief)
     found = looks(known, learnt, after(learnt, came), brief, most, follow=newer is None)
     named = Counter(one.name for look in found for one in look.moved[:3])
-    psi = {one.name: one.psi for one in moved(NAMES, old.raw, new.raw)}
+    psi = {one.name: one.psi for one in feature_shifts(NAMES, old.raw, new.raw)}
     p_values = [look.p_value for look in found if look.p_value is not None]
     return {
         "rows": [len(old), len(new)],

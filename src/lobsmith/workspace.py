@@ -86,7 +86,7 @@ class Workspace:
         return self.home / "reconcile.lease"
 
     @property
-    def set_aside(self) -> Path:
+    def quarantine(self) -> Path:
         """What was taken out of the repository for a person to look at."""
         return self.home / "set_aside"
 

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from lobsmith.cli.main import cli
-from lobsmith.monitoring.mode.hit_rates import WinRates
-from lobsmith.monitoring.mode.store import apply, record_path
+from lobsmith.monitoring.mode.hit_rates import HitRates
+from lobsmith.monitoring.mode.store import apply, state_path
 from lobsmith.params import load_params
 from lobsmith.process import user
 from lobsmith.release.repository import journal
@@ -19,7 +19,7 @@ from tests.release import toy
 from tests.small import params_file
 
 PARAMS = load_params(params_file(), {"modes.drift_looks": 1})
-RATES = WinRates(version=1, horizons_ms=(100,), edges=(1 / 3, 2 / 3, 1.0), counts=((900, 900),), wins=((5, 899),))
+RATES = HitRates(version=1, horizons_ms=(100,), edges=(1 / 3, 2 / 3, 1.0), counts=((900, 900),), wins=((5, 899),))
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_the_status_tells_the_mode_now_and_then(workspace: Workspace) -> None:
     past = json.loads(lobsmith(workspace, "status", "--at", then, "--json"))["models"]["lob"]
     assert (past["mode"]["mode"], past["mode"]["who"]) == ("normal", "monitor flow")
     assert "mode normal since" in lobsmith(workspace, "status", "--at", then)
-    record_path(workspace, "lob").write_bytes(b"{")
+    state_path(workspace, "lob").write_bytes(b"{")
     broken = json.loads(lobsmith(workspace, "status", "--json"))
     assert "no record of a mode" in broken["errors"][0]
     assert broken["models"]["lob"]["active"] == 1

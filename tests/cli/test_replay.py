@@ -14,7 +14,7 @@ from lobsmith.features.dataset import build_dataset
 from lobsmith.market.simulator import simulate
 from lobsmith.monitoring.log.raw_rows import raw_rows
 from lobsmith.monitoring.log.reader import PredictionLog, answers
-from lobsmith.monitoring.mode.store import record_path
+from lobsmith.monitoring.mode.store import state_path
 from lobsmith.online.ab_test import arm
 from lobsmith.release.repository.repository import Repository
 from lobsmith.trading.replay import replayed_rows
@@ -102,7 +102,7 @@ def test_a_replay_counts_what_might_have_been_acted_on(workspace: Workspace) -> 
     acting = got["acting"]
     assert (acting["acted"], acting["modes"], acting["abstained"]) == (0, {"conservative": 50}, {"blind": 50})
     assert got["scores"] == report(workspace, "--no-record", "--no-guard", "--rows", "50")["scores"]
-    (version, path) = Repository.of(workspace).active("lob"), record_path(workspace, "lob")
+    (version, path) = Repository.of(workspace).active("lob"), state_path(workspace, "lob")
     path.parent.mkdir(parents=True)
     try:
         path.write_bytes(msgspec.json.encode(told(version=version, looked_ns=time.time_ns())))

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from lobsmith.cli.main import cli
-from lobsmith.release.audit.incidents import record_misplaced
+from lobsmith.release.audit.incidents import journal_misplaced
 from lobsmith.release.context import Release
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
@@ -68,8 +68,8 @@ def test_what_is_foreign_is_in_the_status_and_once_in_the_journal(workspace):
     }
     shown = CliRunner().invoke(cli, arguments).output
     assert "stray: not a model; Triton takes every folder here for one" in shown
-    assert len(record_misplaced(workspace)) == 2
-    assert record_misplaced(workspace) == []
+    assert len(journal_misplaced(workspace)) == 2
+    assert journal_misplaced(workspace) == []
     assert [one.model for one in journal.read(workspace.journal) if one.action == journal.FAULTY] == ["*", "toy"]
     past = CliRunner().invoke(cli, [*arguments, "--at", "2100-01-01", "--json"])
     assert list(json.loads(past.stdout)["models"]) == ["toy"]

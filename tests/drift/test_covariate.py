@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lobsmith.drift.covariate import look_for_covariate_drift, look_level
+from lobsmith.drift.covariate import check_covariate_drift, check_level
 from lobsmith.drift.null_distribution import PastStore
 from lobsmith.drift.reference import RawRows, Scaling
 from lobsmith.drift.verdict import DriftVerdict, Finding
@@ -28,7 +28,7 @@ def look(rows: RawRows, path: Path, known: bytes = b"", **changes: float) -> Dri
     cut = int(rows.time_ns[-1]) + S - NEW * S
     old, new = rows.between(0, cut), rows.between(cut, cut + NEW * S)
     path.write_bytes(path.read_bytes() if path.exists() else known)
-    return look_for_covariate_drift(
+    return check_covariate_drift(
         old, new, rows, SCALING, PastStore(path), drift_params(**changes), level=0.05, names=NAMES
     )
 
@@ -109,7 +109,7 @@ def test_drift_does_not_become_usual(tmp_path: Path) -> None:
     store = PastStore(tmp_path / "past.jsonl")
     for end in range(SECONDS + NEW, SECONDS + 4 * NEW + 1, NEW):
         recent = rows.between((end - NEW) * S, end * S)
-        found = look_for_covariate_drift(
+        found = check_covariate_drift(
             old, recent, rows.between(0, end * S), SCALING, store, drift_params(), level=0.05, names=NAMES, gap_s=0
         )
         assert found.finding is Finding.DRIFT
@@ -117,4 +117,4 @@ def test_drift_does_not_become_usual(tmp_path: Path) -> None:
 
 def test_the_budget_of_a_day_is_shared_by_its_looks() -> None:
     params = drift_params(false_alarms_a_day=2.0, look_s=300.0)
-    assert look_level(params) * 3 * 86_400 / 300 == pytest.approx(2.0)
+    assert check_level(params) * 3 * 86_400 / 300 == pytest.approx(2.0)

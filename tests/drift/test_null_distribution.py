@@ -12,7 +12,7 @@ from lobsmith.drift.null_distribution import (
     effective_count,
     p_value,
     past_key,
-    unusual_moves,
+    shift_test,
 )
 from lobsmith.drift.reference import RawRows, Scaling
 from lobsmith.drift.windows import Lengths, past_pairs, rounded_gap
@@ -94,7 +94,7 @@ def test_p_values_are_no_smaller_than_even_where_nothing_is_wrong() -> None:
         found = np.array([p_value(one[-1], one[:-1]) for one in runs])
         for level in (0.001, 0.01, 0.05, 0.25):
             assert (found <= level).mean() <= level + 3 * (level / 2000) ** 0.5
-    moves = np.array([unusual_moves(one[0], one[1:]).p_value for one in generator.lognormal(size=(400, 41, 5))])
+    moves = np.array([shift_test(one[0], one[1:]).p_value for one in generator.lognormal(size=(400, 41, 5))])
     for level in (0.001, 0.01, 0.05, 0.25):
         assert (moves <= level).mean() <= level + 3 * (level / 400) ** 0.5
 
@@ -109,10 +109,10 @@ def test_values_that_depend_on_each_other_count_as_fewer() -> None:
 
 def test_the_feature_that_left_its_own_past_stands_out() -> None:
     past = np.random.default_rng(0).lognormal(np.log([0.05, 2.0, 0.3]), 0.3, (40, 3))
-    found = unusual_moves(np.array([0.4, 2.0, 0.3]), past)
+    found = shift_test(np.array([0.4, 2.0, 0.3]), past)
     assert int(found.deviations.argmax()) == 0
     assert found.p_value < 0.01
-    assert unusual_moves(np.array([0.05, 2.0, 0.3]), past).p_value > 0.1
+    assert shift_test(np.array([0.05, 2.0, 0.3]), past).p_value > 0.1
 
 
 def test_a_disk_that_refuses_past_pairs_stops_no_look(tmp_path, capsys):

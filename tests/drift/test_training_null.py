@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from lobsmith.drift.covariate import Learnt, look_for_covariate_drift
+from lobsmith.drift.covariate import Learnt, check_covariate_drift
 from lobsmith.drift.null_distribution import LEFT_OUT, PastStore, measured_in_training, past_key
 from lobsmith.drift.reference import RawRows, Reference, Scaling
 from lobsmith.drift.training_null import StreamNull, TrainingNull, load_null, save_null, training_null
@@ -29,7 +29,7 @@ def shifted(rows: RawRows, from_s: int, shift: float) -> RawRows:
 
 
 def look(rows: RawRows, now_s: int, store: PastStore, learnt: Learnt, level: float = 0.01) -> DriftVerdict:
-    return look_for_covariate_drift(
+    return check_covariate_drift(
         learnt.rows.newest(Lengths.of(PARAMS).reference),
         rows.between((now_s - NEW_S) * S, now_s * S),
         rows.between(0, (now_s - NEW_S) * S),

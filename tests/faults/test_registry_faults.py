@@ -14,9 +14,9 @@ import pytest
 
 from lobsmith.errors import RegistryError, ReleaseError
 from lobsmith.release.context import Release
+from lobsmith.release.reconcile.actions import Point
 from lobsmith.release.reconcile.reconcile import Reconciled, reconcile
 from lobsmith.release.reconcile.requests import ask_for, registered_of
-from lobsmith.release.reconcile.steps import Point
 from lobsmith.release.registry import mlflow_store
 from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, Wanted, set_alias, wanted
 from lobsmith.release.repository import journal
@@ -27,7 +27,7 @@ from tests.release.stand_in import StandIn
 from tests.release.wished import PARAMS, SLOT, candidate, register, wish, workspace_with_mlflow
 from tests.release.zygote import Zygote
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("proof_in_process")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("validation_in_process")]
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_f20_whoever_is_killed_another_one_goes_on(workspace, zygote, story, poi
             serving = old
     killed_at(zygote, workspace, point)
     repository = Repository.of(workspace)
-    assert repository.sound("toy")[1] == {}
+    assert repository.valid("toy")[1] == {}
     if old is not None:
         assert repository.active("toy") is not None
     settled(workspace)
@@ -114,7 +114,7 @@ def test_f20_whoever_is_killed_another_one_goes_on(workspace, zygote, story, poi
         assert (have and have.version) == (want and want.version)
     assert artifact_of(workspace) == serving.artifact_id
     assert artifact_of(workspace, SLOT) == (slot and slot.artifact_id)
-    assert repository.sound("toy")[1] == {}
+    assert repository.valid("toy")[1] == {}
     lines = [one for one in journal.read(workspace.journal) if one.model == "toy"]
     activated = [one.version_to for one in lines if one.action in journal.ACTIVATING]
     assert len(activated) == len(set(activated)) == {"first challenger": 1, "challenger": 1, "refusal": 1}.get(story, 2)
@@ -139,7 +139,7 @@ def test_f21_promotions_that_race_end_in_what_the_alias_says(workspace):
     settled(workspace)
     assert artifact_of(workspace) == versions[-1].artifact_id
     repository = Repository.of(workspace)
-    assert repository.sound("toy") == (repository.versions("toy"), {})
+    assert repository.valid("toy") == (repository.versions("toy"), {})
     lines = [one for one in journal.read(workspace.journal) if (one.model, one.action) == ("toy", journal.PROMOTED)]
     assert [one.version_to for one in lines] == repository.versions("toy")
     # Each wish was fulfilled once at most, and the last one certainly.

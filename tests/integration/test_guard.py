@@ -15,7 +15,7 @@ from lobsmith.release.repository.repository import Repository
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.serving.triton.control import TritonControl
 from lobsmith.trading.guard.effective_mode import Abstain
-from lobsmith.trading.guard.guarded_client import Advised
+from lobsmith.trading.guard.guarded_client import GatedPrediction
 from lobsmith.trading.session import Stream, open_stream
 from lobsmith.trading.transport import open_transport
 from lobsmith.workspace import Workspace
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 BLOCK = rows(32, 3)
 
 
-def step(stream: Stream, row: np.ndarray, raw: np.ndarray, index: int) -> Advised:
+def step(stream: Stream, row: np.ndarray, raw: np.ndarray, index: int) -> GatedPrediction:
     return stream.step(row, raw, index * 1_000_000, 1, 20_000)
 
 
@@ -80,7 +80,7 @@ def test_with_nobody_watching_rows_that_drift_turn_the_client(
     codes = [one.abstain for one in got]
     assert codes[20:40] == [None] * 20
     assert codes[60] is Abstain.REFERENCE
-    assert not any(got[60].may_act)
+    assert not any(got[60].actionable)
     assert got[60].mode is Mode.CONSERVATIVE
     assert codes[-1] is None
     assert set(codes) == {None, Abstain.BLIND, Abstain.REFERENCE}
@@ -98,6 +98,6 @@ def test_a_server_that_goes_away_takes_answers_and_score_with_it(tmp_path: Path,
         assert advised.abstain is None
     for index in range(20, 24):
         advised = step(stream, BLOCK[0], raw, index)
-    assert (advised.may_act, advised.abstain) == ((False, False), Abstain.NO_ANSWER)
+    assert (advised.actionable, advised.abstain) == ((False, False), Abstain.NO_ANSWER)
     eventually(lambda: stream.guard.state[0].abstain is Abstain.BLIND)
     stream.close()

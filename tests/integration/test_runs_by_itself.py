@@ -34,7 +34,7 @@ from lobsmith.monitoring.mode.store import read_mode
 from lobsmith.params import as_table, load_params
 from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact
-from lobsmith.release.reconcile.requests import nominate_new
+from lobsmith.release.reconcile.requests import register_challenger
 from lobsmith.release.registry.aliases import SHADOW, registered, wanted
 from lobsmith.release.registry.runs import log_run
 from lobsmith.release.repository import journal
@@ -227,7 +227,7 @@ def poisoned(installation: Installation, folder: Path) -> int:
         mlflow_run_id=run.run_id,
     )
     release = Release(workspace, params, running_server(workspace, params))
-    nominate_new(release, artifact, model=MODEL, contract=wire_contract(params), run=run)
+    register_challenger(release, artifact, model=MODEL, contract=wire_contract(params), run=run)
     return run.registry_version
 
 

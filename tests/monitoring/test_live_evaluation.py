@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lobsmith.errors import GateError, PredictionLogError
-from lobsmith.monitoring.live_evaluation import judge_candidate, judge_in_service
+from lobsmith.monitoring.live_evaluation import evaluate_active, evaluate_candidate
 from lobsmith.monitoring.log.reader import PredictionLog, answers, compared
 from lobsmith.monitoring.log.writer import LogWriter, Role, Source, log_path
 from lobsmith.online.ab_test import arm
@@ -66,13 +66,13 @@ EVERY = np.ones(ROWS, bool)
 
 
 def candidate_verdict(workspace: Workspace, given: Params):
-    found = judge_candidate(workspace, given, "lob", active=2, candidate=7, since_ns=0)
+    found = evaluate_candidate(workspace, given, "lob", active=2, candidate=7, since_ns=0)
     assert found is not None
     return found.verdict
 
 
 def monitored(workspace: Workspace, given: Params, fallback: int | None = 1):
-    found = judge_in_service(
+    found = evaluate_active(
         workspace, given, "lob", active=2, fallback=lambda _: fallback, since_ns=START_NS, now_ns=START_NS + 900 * S
     )
     assert found is not None
@@ -153,7 +153,7 @@ def test_a_version_is_judged_on_what_it_has_learnt_beside_what_has_learnt_it_too
         put(log, "a", FALLBACK, Role.FALLBACK, TIMES, EVERY, seed=1, silent=0.3)
 
     def judged(fallbacks, learnt):
-        return judge_in_service(
+        return evaluate_active(
             workspace,
             given,
             "lob",

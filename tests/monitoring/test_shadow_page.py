@@ -7,8 +7,8 @@ import pytest
 
 from lobsmith.monitoring.shadow_page import render_shadow
 from lobsmith.online.evidence import PROMOTE
-from lobsmith.online.rollback import judge_active, without_fallback
-from lobsmith.online.shadow import judge_shadow
+from lobsmith.online.rollback import evaluate_rollback, without_fallback
+from lobsmith.online.shadow import evaluate_shadow
 from tests.online.live_traffic import params, silent, two, until
 
 
@@ -33,7 +33,7 @@ def read(page: str) -> tuple[str, int]:
 
 def test_it_says_what_was_decided_and_on_what():
     chosen, pair = params(), two(3600, 0.05)
-    verdict = judge_shadow(pair, chosen.shadow, chosen.paired)
+    verdict = evaluate_shadow(pair, chosen.shadow, chosen.paired)
     assert verdict.decision == PROMOTE
     page = render_shadow(verdict, pair, chosen.paired)
     words, drawings = read(page)
@@ -47,7 +47,7 @@ def test_it_says_what_was_decided_and_on_what():
 @pytest.mark.parametrize("rows", [0, 1, 200])
 def test_with_little_to_show_it_says_so(rows):
     chosen, pair = params(), until(two(3600, 0.05), rows)
-    words, drawings = read(render_shadow(judge_shadow(pair, chosen.shadow, chosen.paired), pair, chosen.paired))
+    words, drawings = read(render_shadow(evaluate_shadow(pair, chosen.shadow, chosen.paired), pair, chosen.paired))
     assert drawings == 0
     assert "No block is judged yet." in words
 
@@ -55,7 +55,7 @@ def test_with_little_to_show_it_says_so(rows):
 def test_a_version_without_fallback_and_without_answers_has_a_page():
     chosen = params()
     pair = without_fallback(silent(two(900, 0.0).second))
-    verdict = judge_active(pair, chosen.rollback, chosen.paired)
+    verdict = evaluate_rollback(pair, chosen.rollback, chosen.paired)
     words, _ = read(render_shadow(verdict, pair, chosen.paired))
     assert verdict.reason in words
     assert "deadline" in words

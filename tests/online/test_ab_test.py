@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lobsmith.errors import GateError
-from lobsmith.online.ab_test import arm, by_draw, judge_split
+from lobsmith.online.ab_test import arm, by_draw, evaluate_ab
 from lobsmith.online.answers import Answers
 from lobsmith.online.evidence import PROMOTE, REJECT, WATCH
 from tests.online.live_traffic import S, answers, params, silent, times
@@ -60,35 +60,35 @@ def test_arms_are_the_same_in_another_process() -> None:
 
 
 def test_a_better_candidate_is_promoted_and_a_worse_one_rejected() -> None:
-    better = judge_split(*split(7000, 0.05), P.shadow, P.paired)
+    better = evaluate_ab(*split(7000, 0.05), P.shadow, P.paired)
     assert better.decision == PROMOTE
     assert better.difference == pytest.approx(-0.05, abs=0.03)
-    assert judge_split(*split(7000, -0.05), P.shadow, P.paired).decision == REJECT
+    assert evaluate_ab(*split(7000, -0.05), P.shadow, P.paired).decision == REJECT
 
 
 def test_equal_versions_are_seldom_told_apart_though_losses_drift() -> None:
     settings = params(shadow__share=0.2).shadow
     runs = 60
     sure = sum(
-        judge_split(*split(5400, 0.0, share=0.2, seed=seed), settings, P.paired).e_better >= 20 for seed in range(runs)
+        evaluate_ab(*split(5400, 0.0, share=0.2, seed=seed), settings, P.paired).e_better >= 20 for seed in range(runs)
     )
     assert sure / runs <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / runs)
 
 
 def test_blocks_that_both_answered_are_left_out() -> None:
     first, second = split(3000, 0.0)
-    known = judge_split(first, second, P.shadow, P.paired)
+    known = evaluate_ab(first, second, P.shadow, P.paired)
     mixed = replace(second, time_ns=second.time_ns.copy())
     mixed.time_ns[-1] = first.time_ns[first.time_ns < second.time_ns[-1]][-1]
     mixed = replace(mixed, time_ns=np.sort(mixed.time_ns))
-    assert judge_split(first, mixed, P.shadow, P.paired).left_out == known.left_out + 1
+    assert evaluate_ab(first, mixed, P.shadow, P.paired).left_out == known.left_out + 1
 
 
 def test_limits_hold_here_too() -> None:
     first, second = split(3600, 0.05)
     slow = replace(second, latency_ns=second.latency_ns * 3)
-    assert judge_split(first, slow, P.shadow, P.paired).decision == REJECT
-    assert judge_split(first, silent(second, slice(0, None, 9)), P.shadow, P.paired).decision == REJECT
+    assert evaluate_ab(first, slow, P.shadow, P.paired).decision == REJECT
+    assert evaluate_ab(first, silent(second, slice(0, None, 9)), P.shadow, P.paired).decision == REJECT
 
 
 def test_one_arm_without_rows() -> None:
@@ -98,34 +98,34 @@ def test_one_arm_without_rows() -> None:
         **{name: getattr(second, name)[:0] for name in ("time_ns", "segment", "labels", "probabilities", "latency_ns")},
     )
     for a, b in ((first, none), (none, second), (none, none)):
-        assert judge_split(a, b, P.shadow, P.paired).decision == WATCH
+        assert evaluate_ab(a, b, P.shadow, P.paired).decision == WATCH
     over = params(shadow__minimum_s=0, shadow__maximum_s=300).shadow
-    assert judge_split(first, none, over, P.paired).decision == REJECT
+    assert evaluate_ab(first, none, over, P.paired).decision == REJECT
 
 
 def test_traffic_that_was_not_split_is_refused() -> None:
     first, second = split(100, 0.0)
     with pytest.raises(GateError, match=r"shadow\.share"):
-        judge_split(first, second, params(shadow__share=0.0).shadow, P.paired)
+        evaluate_ab(first, second, params(shadow__share=0.0).shadow, P.paired)
 
 
 def test_rows_that_production_answered_for_the_candidate_count_as_its_unanswered_ones() -> None:
     settings = params(shadow__salt="0").shadow
     first, second = split(3600, 0.05)
-    honest = judge_split(first, second, settings, P.paired)
-    assert judge_split(*by_draw(first, second, "BTCUSDT", settings), settings, P.paired) == honest
+    honest = evaluate_ab(first, second, settings, P.paired)
+    assert evaluate_ab(*by_draw(first, second, "BTCUSDT", settings), settings, P.paired) == honest
     kept = np.arange(len(second.time_ns)) % 10 > 0
     kept[:1] = True
     missed = replace(first, **{name: _merged(first, second, ~kept, name) for name in ARRAYS})
     left = replace(second, **{name: getattr(second, name)[kept] for name in ARRAYS})
-    assert judge_split(missed, left, settings, P.paired).unanswered_second == 0.0
-    found = judge_split(*by_draw(missed, left, "BTCUSDT", settings), settings, P.paired)
+    assert evaluate_ab(missed, left, settings, P.paired).unanswered_second == 0.0
+    found = evaluate_ab(*by_draw(missed, left, "BTCUSDT", settings), settings, P.paired)
     assert found.unanswered_second == pytest.approx((~kept).mean())
     assert found.unanswered_reasons == {"answered by production": int((~kept).sum())}
     assert (found.decision, "unanswered" in found.reason) == (REJECT, True)
     # Before it was there for the first time nothing was its fault.
     late = replace(left, **{name: getattr(left, name)[-500:] for name in ARRAYS})
-    assert judge_split(*by_draw(first, late, "BTCUSDT", settings), settings, P.paired).unanswered_second == 0.0
+    assert evaluate_ab(*by_draw(first, late, "BTCUSDT", settings), settings, P.paired).unanswered_second == 0.0
 
 
 def test_blocks_that_were_drawn_otherwise_are_refused() -> None:

@@ -5,14 +5,14 @@ import pytest
 
 from lobsmith.online.answers import Answers, Compared
 from lobsmith.online.evidence import KEEP, ROLL_BACK, LiveVerdict
-from lobsmith.online.rollback import epoch_at, judge_active, without_fallback
+from lobsmith.online.rollback import epoch_at, evaluate_rollback, without_fallback
 from tests.online.live_traffic import PROBES, S, answers, compared, params, times, two, until
 
 P = params()
 
 
 def judge(pair: Compared, **options) -> LiveVerdict:
-    return judge_active(pair, P.rollback, P.paired, **options)
+    return evaluate_rollback(pair, P.rollback, P.paired, **options)
 
 
 def second_with(pair: Compared, change, *, both: bool = False) -> Compared:

@@ -10,7 +10,7 @@ from lobsmith.errors import GateError
 from lobsmith.online.answers import Compared
 from lobsmith.online.blocks import BlockRule
 from lobsmith.online.evidence import PROMOTE, REJECT, WATCH, LiveVerdict
-from lobsmith.online.shadow import judge_shadow
+from lobsmith.online.shadow import evaluate_shadow
 from lobsmith.verdict import Verdict
 from tests.online.live_traffic import PROBES, S, answers, compared, params, silent, times, two, until
 
@@ -18,7 +18,7 @@ P = params()
 
 
 def judge(pair: Compared, p=P, **options) -> LiveVerdict:
-    return judge_shadow(pair, p.shadow, p.paired, **options)
+    return evaluate_shadow(pair, p.shadow, p.paired, **options)
 
 
 def test_a_better_candidate_is_promoted_and_a_worse_one_rejected() -> None:

@@ -28,7 +28,7 @@ from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import publish
 from lobsmith.release.version.contract import wire_contract
 from lobsmith.trading.guard.effective_mode import Abstain
-from lobsmith.trading.guard.guarded_client import Advised
+from lobsmith.trading.guard.guarded_client import GatedPrediction
 from lobsmith.trading.recorder.recorder import Recorder
 from lobsmith.trading.session import open_stream
 from lobsmith.workspace import Workspace
@@ -125,7 +125,7 @@ class Desk:
             workspace, params, "simulator:SIM", model=MODEL, transport="inprocess", record=None, backpressure=True
         )
 
-    def trade(self, from_s: float, until_s: float) -> list[Advised]:
+    def trade(self, from_s: float, until_s: float) -> list[GatedPrediction]:
         """Ask about the rows of a stretch of the session; return what was advised."""
         start = self._rows.time[0]
         places = np.searchsorted(self._rows.time, start + np.asarray([from_s, until_s]) * NS)
@@ -181,7 +181,7 @@ def test_a_market_that_changes_turns_clients_conservative_and_asks_for_a_retrain
                 # Rows are answered as before, for outcomes; nothing may be acted on.
                 assert advised[-1].prediction.probabilities is not None
                 assert (advised[-1].mode, advised[-1].abstain) == (Mode.CONSERVATIVE, Abstain.CONSERVATIVE)
-                assert not any(advised[-1].may_act)
+                assert not any(advised[-1].actionable)
             if until == DRIFT_FROM:
                 assert advised[-1].mode is Mode.NORMAL, advised[-1]
                 assert not opened_retrains()
@@ -208,6 +208,6 @@ def test_a_market_that_changes_turns_clients_conservative_and_asks_for_a_retrain
         advised = desk.trade(DRIFT_AGAIN, END)
         assert read_mode(workspace, MODEL).looked_ns == looked
         assert (advised[-1].mode, advised[-1].abstain) == (Mode.CONSERVATIVE, Abstain.REFERENCE), advised[-1]
-        assert not any(advised[-1].may_act)
+        assert not any(advised[-1].actionable)
     finally:
         desk.close()

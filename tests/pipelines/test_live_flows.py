@@ -30,7 +30,7 @@ from lobsmith.release.reconcile.reconcile import reconcile
 from lobsmith.release.registry import mlflow_store
 from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, SERVING, SHADOW, registered, wanted
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.crash_points import Step
+from lobsmith.release.repository.crash_points import CrashPoint
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import RolledBack, rollback
 from lobsmith.workspace import Workspace
@@ -39,7 +39,7 @@ from tests.release.verdicts import verdict
 from tests.release.wished import SLOT, candidate, register, wish, workspace_with_mlflow
 from tests.small import params_file
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server", "proof_in_process")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server", "validation_in_process")]
 SHORT = {
     "model.name": "toy",
     "serving.warmup": 2,
@@ -297,7 +297,7 @@ def test_what_a_rollback_kept_from_being_done_is_done_after_it(workspace, monkey
     seized = []
 
     def seize(step):
-        if step == Step.STAGED and not seized:
+        if step == CrashPoint.STAGED and not seized:
             with hold_lease(workspace.lease, "roll back toy", ttl_s=30, wait_s=0, seize=True) as lease:
                 seized.append(lease.token)
 

@@ -16,7 +16,7 @@ from lobsmith.online.evidence import KEEP, REJECT, ROLL_BACK
 from lobsmith.params import Params, load_params
 from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact, publish
-from lobsmith.release.reconcile.requests import nominate_new
+from lobsmith.release.reconcile.requests import register_challenger
 from lobsmith.release.registry.aliases import wanted
 from lobsmith.release.registry.runs import log_run
 from lobsmith.release.repository import journal
@@ -70,7 +70,7 @@ def trade(workspace: Workspace, params: Params, dataset: Dataset, first: int = 0
     assert stream.recorded.logged == measured.rows
 
 
-def nominate(workspace: Workspace, params: Params, artifact: Artifact) -> int:
+def deploy_candidate(workspace: Workspace, params: Params, artifact: Artifact) -> int:
     """Register an artifact and make it the candidate, as a retrain does; return its registered version."""
     found = log_run(
         workspace,
@@ -82,7 +82,7 @@ def nominate(workspace: Workspace, params: Params, artifact: Artifact) -> int:
         model_name="lob",
     )
     contract = wire_contract(params)
-    nominate_new(Release(workspace, params), artifact, model="lob", contract=contract, run=found)
+    register_challenger(Release(workspace, params), artifact, model="lob", contract=contract, run=found)
     return found.registry_version
 
 
@@ -94,7 +94,7 @@ def test_a_worse_model_with_better_offline_numbers_is_rejected_in_shadow(
     bad = trained.overfitted(tmp_path / "bad")
     assert bad.losses[0] < good.losses[0]
     active = put(workspace, params, good.artifact)
-    registered = nominate(workspace, params, bad.artifact)
+    registered = deploy_candidate(workspace, params, bad.artifact)
     assert wanted(workspace, "lob").challenger.version == registered
     assert shadow(str(workspace.root), CHANGES, [Source.REPLAY]).decision is None
     trade(workspace, params, trained.session(9, 900, params))

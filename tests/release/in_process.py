@@ -8,4 +8,4 @@ from lobsmith.release.publish import promote as promotion
 
 publish = partial(publication.publish, validate=check_version)
 promote = partial(promotion.promote, validate=check_version)
-nominate = partial(promotion.nominate, validate=check_version)
+deploy_candidate = partial(promotion.deploy_candidate, validate=check_version)

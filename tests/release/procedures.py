@@ -1,32 +1,39 @@
 """Which crash points each procedure goes through, in this order: the sweep kills a writer at every one of them."""
 
-from lobsmith.release.repository.crash_points import Step
+from lobsmith.release.repository.crash_points import CrashPoint
 
 _PUBLICATION = (
-    Step.INTENDED,
-    Step.STAGED,
-    Step.PROVEN,
-    Step.MOVED,
-    Step.LISTED,
-    Step.LOADED,
-    Step.RECORDED,
-    Step.CLOSED,
+    CrashPoint.INTENDED,
+    CrashPoint.STAGED,
+    CrashPoint.PROVEN,
+    CrashPoint.MOVED,
+    CrashPoint.LISTED,
+    CrashPoint.LOADED,
+    CrashPoint.RECORDED,
+    CrashPoint.CLOSED,
 )
-_REMOVAL = (Step.WITHDRAWN, Step.DISMISSED, Step.TAKEN_OUT, Step.DELETED)
+_REMOVAL = (CrashPoint.WITHDRAWN, CrashPoint.DISMISSED, CrashPoint.TAKEN_OUT, CrashPoint.DELETED)
 
-PROCEDURES: dict[str, tuple[Step, ...]] = {
+PROCEDURES: dict[str, tuple[CrashPoint, ...]] = {
     "publish": _PUBLICATION,
     "promote": (*_PUBLICATION, *_REMOVAL),
-    "retire": (Step.INTENDED, *_REMOVAL, Step.CLOSED),
+    "retire": (CrashPoint.INTENDED, *_REMOVAL, CrashPoint.CLOSED),
     "rollback": (
-        Step.INTENDED,
-        Step.LISTED,
-        Step.LOADED,
-        Step.RECORDED,
-        Step.WITHDRAWN,
-        Step.TAKEN_OUT,
-        Step.CLOSED,
+        CrashPoint.INTENDED,
+        CrashPoint.LISTED,
+        CrashPoint.LOADED,
+        CrashPoint.RECORDED,
+        CrashPoint.WITHDRAWN,
+        CrashPoint.TAKEN_OUT,
+        CrashPoint.CLOSED,
     ),
-    "repair": (Step.LISTED, Step.RECORDED, Step.LOADED, Step.WITHDRAWN, Step.TAKEN_OUT, Step.CLOSED),
+    "repair": (
+        CrashPoint.LISTED,
+        CrashPoint.RECORDED,
+        CrashPoint.LOADED,
+        CrashPoint.WITHDRAWN,
+        CrashPoint.TAKEN_OUT,
+        CrashPoint.CLOSED,
+    ),
 }
 """A promotion goes on to retire what falls out of the list; the repair is that of a version that is not sound."""

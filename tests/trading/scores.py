@@ -5,23 +5,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lobsmith.monitoring.mode.machine import Mode, ModeRecord
+from lobsmith.monitoring.mode.machine import Mode, ModeState
 from lobsmith.trading.transport.base import Score
 
 NOW_NS = 1_772_000_000_000_000_000
 
 
-def record(mode: Mode = Mode.NORMAL, *, version: int = 1, looked_ns: int = NOW_NS, since_ns: int = 0) -> ModeRecord:
-    return ModeRecord(model="lob", version=version, mode=mode, since_ns=since_ns, looked_ns=looked_ns, reason="as told")
+def record(mode: Mode = Mode.NORMAL, *, version: int = 1, looked_ns: int = NOW_NS, since_ns: int = 0) -> ModeState:
+    return ModeState(model="lob", version=version, mode=mode, since_ns=since_ns, looked_ns=looked_ns, reason="as told")
 
 
 @dataclass
 class Modes:
     """A source of records that says what the test wants."""
 
-    says: ModeRecord | Exception | None = None
+    says: ModeState | Exception | None = None
 
-    def read(self) -> ModeRecord | None:
+    def read(self) -> ModeState | None:
         if isinstance(self.says, Exception):
             raise self.says
         return self.says

@@ -62,11 +62,11 @@ def through(stream: Stream) -> list:
 
 def test_answers_are_the_clients_own_and_are_logged_as_live_rows(workspace, params, expected) -> None:
     with open_stream(workspace, params, "simulator:SIM", transport="inprocess") as stream:
-        advised = through(stream)
+        gated = through(stream)
         assert stream.recorded is None
-    np.testing.assert_allclose(probabilities([one.prediction for one in advised]), probabilities(expected), atol=1e-6)
+    np.testing.assert_allclose(probabilities([one.prediction for one in gated]), probabilities(expected), atol=1e-6)
     # No monitor has ever looked, and the version has no score.
-    assert {(one.mode, one.abstain) for one in advised} == {(Mode.CONSERVATIVE, Abstain.BLIND)}
+    assert {(one.mode, one.abstain) for one in gated} == {(Mode.CONSERVATIVE, Abstain.NO_SIGNAL)}
     recorded = stream.close()
     assert recorded is stream.recorded
     assert (recorded.rows, recorded.logged, recorded.dropped) == (COUNT - PRIMED, COUNT - PRIMED, 0)
@@ -103,16 +103,16 @@ def test_without_a_guard_every_answer_may_be_acted_on(workspace, params, expecte
     bad = ROWS[COUNT].copy()
     bad[0] = np.nan
     with open_stream(workspace, params, "simulator:SIM", transport="inprocess", guard=False, record=None) as stream:
-        advised = through(stream)
+        gated = through(stream)
         missing = stream.step(bad, RAW[COUNT], 0, 1, 20_000)
         stream.reset()
         cold = stream.step(ROWS[PRIMED], RAW[PRIMED], 0, 1, 20_000)
     assert stream.close() is None
     with pytest.raises(RequestError, match="closed"):
         stream.step(ROWS[0], RAW[0], 0, 1, 20_000)
-    np.testing.assert_allclose(probabilities([one.prediction for one in advised]), probabilities(expected), atol=1e-6)
-    assert {(one.mode, one.may_act, one.abstain) for one in advised} == {(Mode.NORMAL, (True, True), None)}
-    assert (missing.may_act, missing.abstain) == ((False, False), Abstain.NO_ANSWER)
+    np.testing.assert_allclose(probabilities([one.prediction for one in gated]), probabilities(expected), atol=1e-6)
+    assert {(one.mode, one.actionable, one.abstain) for one in gated} == {(Mode.NORMAL, (True, True), None)}
+    assert (missing.actionable, missing.abstain) == ((False, False), Abstain.NO_ANSWER)
     assert not np.allclose(cold.prediction.probabilities, expected[0].probabilities, atol=1e-4)
 
 
@@ -120,9 +120,9 @@ def test_rows_that_come_together_are_answered_as_one_by_one(workspace, params, e
     with open_stream(workspace, params, "simulator:SIM", transport="inprocess") as stream:
         every = Rows(RAW, ROWS, TIMES, MIDS, SEGMENTS, np.ones(len(ROWS), bool))
         stream.prime(every.slice(0, PRIMED))
-        advised = [one for at in range(PRIMED, COUNT, 50) for one in stream.ask(every.slice(at, at + 50))]
+        gated = [one for at in range(PRIMED, COUNT, 50) for one in stream.ask(every.slice(at, at + 50))]
         assert stream.not_learnt is None
-    np.testing.assert_allclose(probabilities([one.prediction for one in advised]), probabilities(expected), atol=1e-6)
+    np.testing.assert_allclose(probabilities([one.prediction for one in gated]), probabilities(expected), atol=1e-6)
     assert stream.recorded.logged == COUNT - PRIMED
 
 
@@ -133,10 +133,10 @@ def test_a_model_is_not_asked_about_an_instrument_that_it_has_not_learnt(workspa
     with open_stream(
         workspace, params, other, transport="inprocess", guard=False, allow_other_instrument=True
     ) as stream:
-        advised = through(stream)
+        gated = through(stream)
         assert stream.not_learnt.endswith(f"has learnt simulator:SIM, not {other}")
-    assert {(one.may_act, one.abstain) for one in advised} == {((False, False), Abstain.OTHER_INSTRUMENT)}
-    assert all(one.prediction.probabilities is not None for one in advised)
+    assert {(one.actionable, one.abstain) for one in gated} == {((False, False), Abstain.OTHER_INSTRUMENT)}
+    assert all(one.prediction.probabilities is not None for one in gated)
     assert stream.recorded.logged == COUNT - PRIMED
 
 
@@ -152,7 +152,7 @@ def test_a_version_that_becomes_active_is_held_against_the_instrument_too(tmp_pa
         second = publish_small(workspace, params, seed=2, instruments=(elsewhere,))
         time.sleep(0.01)
         after = stream.step(ROWS[1], RAW[1], 1, 1, 20_000)
-    assert (before.prediction.version, before.abstain, before.may_act) == (first.version, None, (True, True))
+    assert (before.prediction.version, before.abstain, before.actionable) == (first.version, None, (True, True))
     assert (after.prediction.version, after.abstain) == (second.version, Abstain.OTHER_INSTRUMENT)
     assert after.prediction.probabilities is not None
 

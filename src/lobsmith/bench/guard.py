@@ -21,8 +21,8 @@ from lobsmith.drift.fit_one_class import fit_score
 from lobsmith.drift.one_class import export_score
 from lobsmith.drift.reference import RawRows, Reference, fit_scaling, save_reference
 from lobsmith.features.definitions import COUNT
-from lobsmith.monitoring.mode.machine import Mode, ModeRecord
-from lobsmith.monitoring.mode.store import record_path
+from lobsmith.monitoring.mode.machine import Mode, ModeState
+from lobsmith.monitoring.mode.store import state_path
 from lobsmith.params import Params
 from lobsmith.trading.client.stream import Client, Prediction
 from lobsmith.trading.guard.guard import GuardCounts
@@ -76,10 +76,10 @@ def bench_guard(params: Params, rows: int, rows_per_s: float) -> GuardReport:
         workspace = Workspace(Path(folder))
         version = _publish(workspace, params)
         model = params.model.name
-        record = ModeRecord(
+        record = ModeState(
             model=model, version=version, mode=Mode.NORMAL, since_ns=0, looked_ns=time.time_ns(), reason="measured"
         )
-        path = record_path(workspace, model)
+        path = state_path(workspace, model)
         path.parent.mkdir(parents=True)
         path.write_bytes(msgspec.json.encode(record))
         with open_stream(workspace, busy, str(INSTRUMENT), transport="inprocess", guard=False, record=None) as stream:
@@ -146,9 +146,9 @@ def _guarded(client: GuardedClient, features: Float32, rows_per_s: float) -> tup
         time.sleep(max(0.0, due - time.perf_counter()))
         row, now_ns = features[index], time.time_ns()
         started = time.perf_counter_ns()
-        advised = client.step(row, row, now_ns)
+        gated = client.step(row, row, now_ns)
         took[index] = time.perf_counter_ns() - started
-        acted += any(advised.may_act)
+        acted += any(gated.actionable)
     return took, acted
 
 

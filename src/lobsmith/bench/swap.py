@@ -144,12 +144,12 @@ class _Rounds:
     def play(self) -> None:
         """Play one round."""
         release, repository, params = self._release, self._release.repository, self._release.params
-        model, slot = params.model.name, candidate_model(params.model.name)
+        model, deployment = params.model.name, candidate_model(params.model.name)
         artifact = self._artifacts[self.published % len(self._artifacts)]
-        candidate = publish(release, artifact, model=slot, contract=wire_contract(params)).version
+        candidate = publish(release, artifact, model=deployment, contract=wire_contract(params)).version
         self.published += 1
         before = set(repository.versions(model))
-        promote(release, repository.directory(slot, candidate), model=model)
+        promote(release, repository.directory(deployment, candidate), model=model)
         self.promoted += 1
         self.retired += len(before - set(repository.versions(model)))
         undeploy_candidate(release, model)

@@ -18,7 +18,7 @@ from lobsmith.progress import stage
 from lobsmith.workspace import MLFLOW_URI, Workspace
 
 if TYPE_CHECKING:
-    from lobsmith.drift.verdict import DriftLook
+    from lobsmith.drift.verdict import DriftCheck
     from lobsmith.features.dataset import Dataset
     from lobsmith.trading.replay import Measured
     from pipelines.monitor import Drifted
@@ -133,13 +133,13 @@ def _market(params: Params) -> "Dataset":
 
 def _live(
     workspace: Workspace, params: Params, changes: Mapping[str, Any], dataset: "Dataset"
-) -> "tuple[list[Stretch], list[DriftLook]]":
+) -> "tuple[list[Stretch], list[DriftCheck]]":
     from lobsmith.monitoring.mode.machine import Mode
     from lobsmith.serving.supervisor import running_triton, with_free_ports
     from pipelines.monitor import drift
 
     stretches: list[Stretch] = []
-    looks: list[DriftLook] = []
+    looks: list[DriftCheck] = []
     with running_triton(workspace, with_free_ports(params)):
         for number in range(_CALM + _CHANGED):
             changed = number >= _CALM
@@ -186,7 +186,7 @@ def _stretch(seen: "Drifted", measured: "Measured", *, changed: bool) -> Stretch
     )
 
 
-def _show(workspace: Workspace, params: Params, stretches: list[Stretch], last: "DriftLook") -> None:
+def _show(workspace: Workspace, params: Params, stretches: list[Stretch], last: "DriftCheck") -> None:
     from lobsmith.monitoring.drift.page import headline
 
     table = Table(title=f"{last.instrument}: looks at {last.model} {last.version}")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lobsmith.market.venues.binance.live import Endpoint
     from lobsmith.trading.live.feeds import Feed
     from lobsmith.trading.live.seconds import Second
-    from lobsmith.trading.live.session import Lived
+    from lobsmith.trading.live.session import LiveSummary
 
 _AHEAD_S = 1.0
 _RETRY_S = 5.0
@@ -166,7 +166,7 @@ def _show(second: "Second") -> None:
     click.echo(str(second))
 
 
-def _ended(one: "Lived") -> str:
+def _ended(one: "LiveSummary") -> str:
     counts = {
         "without an answer": sum(one.reasons.values()),
         "before the first complete one": one.incomplete,

@@ -12,7 +12,7 @@ from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lobsmith.monitoring.mode.machine import ModeChange, ModeRecord
+    from lobsmith.monitoring.mode.machine import ModeChange, ModeState
     from lobsmith.monitoring.mode.store import Change
 
 _LINES = 5
@@ -92,7 +92,7 @@ def _say(change: "Change", as_json: bool) -> None:
     results.print(f"{after.model} {after.version} is {after.mode}, {words}; {held}", soft_wrap=True)
 
 
-def _described(record: "ModeRecord", params: ModeParams) -> list[tuple[str, str]]:
+def _described(record: "ModeState", params: ModeParams) -> list[tuple[str, str]]:
     from lobsmith.monitoring.state import State
 
     held = ", set by hand" if record.held else ""
@@ -114,7 +114,7 @@ def _described(record: "ModeRecord", params: ModeParams) -> list[tuple[str, str]
     return [*lines, ("acts on", _acted_on(record, params))]
 
 
-def _acted_on(record: "ModeRecord", params: ModeParams) -> str:
+def _acted_on(record: "ModeState", params: ModeParams) -> str:
     """Say which confidences conservative mode would act on."""
     from lobsmith.monitoring.mode.hit_rates import allowed
 
@@ -136,7 +136,7 @@ def _acted_on(record: "ModeRecord", params: ModeParams) -> str:
     )
 
 
-def _away(record: "ModeRecord", params: ModeParams) -> bool:
+def _away(record: "ModeState", params: ModeParams) -> bool:
     return clock.now_ns() - record.looked_ns > params.stale_s * NS_PER_S
 
 

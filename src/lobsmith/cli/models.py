@@ -179,13 +179,13 @@ def rollback(
     """
     from lobsmith.release.context import Release
     from lobsmith.release.reconcile.reconcile import reconcile
-    from lobsmith.release.repository.rollback import rollback as go_back
+    from lobsmith.release.repository.rollback import rollback as apply_rollback
     from lobsmith.serving.running import running_server
 
     params = _params(workspace, model, settings)
     name = params.model.name
     release = Release(workspace, params, running_server(workspace, params))
-    back = go_back(release, name, to=version, reason=reason)
+    back = apply_rollback(release, name, to=version, reason=reason)
     try:
         followed = reconcile(release, name)
         away = followed.away

@@ -13,7 +13,7 @@ from lobsmith.units import NS_PER_S, NS_PER_US
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lobsmith.monitoring.accuracy import HorizonScore, VersionScore
+    from lobsmith.monitoring.accuracy import HorizonAccuracy, VersionAccuracy
 
 _NS_PER_HOUR = 3600 * NS_PER_S
 _MOST_HOURS = 876_000.0
@@ -146,13 +146,13 @@ def _table(versions: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _latency(scored: "VersionScore") -> str:
+def _latency(scored: "VersionAccuracy") -> str:
     if scored.latency_p50_ns is None or scored.latency_p99_ns is None:
         return "-"
     return f"{scored.latency_p50_ns / NS_PER_US:.0f}, {scored.latency_p99_ns / NS_PER_US:.0f} µs"
 
 
-def _cells(horizon: "HorizonScore") -> tuple[str, str, str, str]:
+def _cells(horizon: "HorizonAccuracy") -> tuple[str, str, str, str]:
     if horizon.accuracy is None or horizon.log_loss is None:
         return f"{horizon.horizon_ms} ms", "0", "-", "-"
     losses = f"{horizon.log_loss:.4f} (base rate {horizon.base_log_loss:.4f})"

@@ -25,7 +25,7 @@ from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
     from lobsmith.trading.recorder.recorder import Recorded
-    from lobsmith.trading.replay import Acting, Measured
+    from lobsmith.trading.replay import ActionSummary, Measured
 
 TRANSPORTS = ("grpc", "http", "inprocess")
 
@@ -143,7 +143,7 @@ def recorded_line(recorded: "Recorded") -> str:
     return line
 
 
-def acting_line(acting: "Acting") -> str:
+def acting_line(acting: "ActionSummary") -> str:
     """Say in one line what might have been acted on."""
     modes = ", ".join(f"{mode} {rows:,}" for mode, rows in acting.modes.items())
     line = f"to act on: {acting.acted:,} rows, {acting.in_full:,} of them at every horizon; {modes}"

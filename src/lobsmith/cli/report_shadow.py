@@ -44,7 +44,7 @@ def report_shadow(
     Nothing is promoted, rejected or rolled back: that is for the flows, which judge the same rows in the same way.
     """
     from lobsmith.files import write_atomic
-    from lobsmith.monitoring.live_evaluation import judge_candidate, judge_in_service
+    from lobsmith.monitoring.live_evaluation import evaluate_active, evaluate_candidate
     from lobsmith.monitoring.shadow_page import render_shadow
     from lobsmith.release.repository.repository import Repository
     from lobsmith.release.version.manifest import read_manifest
@@ -54,19 +54,19 @@ def report_shadow(
     # The page is about rows that both answered: a split test's are mirrored too.
     params = replace(params, shadow=replace(params.shadow, share=0.0))
     name = params.model.name
-    repository, slot = Repository.of(workspace), candidate_model(name)
+    repository, deployment = Repository.of(workspace), candidate_model(name)
     below = partial(repository.fallback, name)
     active = repository.active(name)
-    other = (below(instrument) if instrument else below()) if fallback else repository.active(slot)
+    other = (below(instrument) if instrument else below()) if fallback else repository.active(deployment)
     if active is None or other is None:
         missing = "no fallback" if fallback else "no candidate beside an active version"
         raise DataError(f"{name}: there is {missing} to compare; see lobsmith status")
-    judged_version = (name, active) if fallback else (slot, other)
+    judged_version = (name, active) if fallback else (deployment, other)
     about = read_manifest(repository.directory(*judged_version))
     chosen: _Chosen = {"since_ns": about.created_ns, "sources": sources, "instrument": instrument}
     if fallback:
         now_ns = clock.now_ns()
-        judged = judge_in_service(
+        judged = evaluate_active(
             workspace,
             params,
             name,
@@ -77,7 +77,7 @@ def report_shadow(
             **chosen,
         )
     else:
-        judged = judge_candidate(workspace, params, name, active=active, candidate=other, **chosen)
+        judged = evaluate_candidate(workspace, params, name, active=active, candidate=other, **chosen)
     if judged is None or judged.compared is None:
         of = "" if instrument is None else f" of {instrument}"
         raise DataError(

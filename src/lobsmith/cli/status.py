@@ -172,13 +172,13 @@ def _waits(workspace: Workspace, model: str) -> str | None:
     from lobsmith.release.version.manifest import read_manifest
     from lobsmith.release.version.names import candidate_model, may_produce
 
-    repository, slot = Repository.of(workspace), candidate_model(model)
+    repository, deployment = Repository.of(workspace), candidate_model(model)
     version = repository.active(model)
     if version is None or not may_produce(model):
         return None
-    active, candidate = read_manifest(repository.directory(model, version)), repository.active(slot)
+    active, candidate = read_manifest(repository.directory(model, version)), repository.active(deployment)
     if candidate is not None:
-        beside = read_manifest(repository.directory(slot, candidate))
+        beside = read_manifest(repository.directory(deployment, candidate))
         found = unopposed(workspace, load_params(workspace.params), active, beside, now_ns=clock.now_ns())
         if found is not None:
             return f"{found.reason}; the shadow flow makes it the champion" if found.promote else found.reason
@@ -214,7 +214,7 @@ def _state(workspace: Workspace, only: str | None) -> dict[str, Any]:
         error = None
         try:
             listed = repository.listed(model)
-            faults = loadable(workspace, model)[1] if control else repository.sound(model)[1]
+            faults = loadable(workspace, model)[1] if control else repository.valid(model)[1]
             ready = control.ready_versions(model) if control else []
             unloadable = control.failures(model) if control else {}
             faults |= {version: why for version, why in unloadable.items() if version in set(listed) - faults.keys()}

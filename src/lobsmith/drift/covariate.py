@@ -21,18 +21,18 @@ from lobsmith.drift.null_distribution import (
     Drifted,
     Measured,
     PastStore,
-    Unusual,
+    ShiftTest,
     angle,
     effective_count,
+    null_pairs,
     p_value,
     past_key,
-    unusual_moves,
-    usual_pairs,
+    shift_test,
 )
 from lobsmith.drift.reference import RawRows, Scaling
-from lobsmith.drift.shifts import moved
-from lobsmith.drift.training_null import first_usual
-from lobsmith.drift.verdict import DriftVerdict, Finding, Kind, Moved, Window
+from lobsmith.drift.shifts import feature_shifts
+from lobsmith.drift.training_null import training_pairs
+from lobsmith.drift.verdict import DriftVerdict, FeatureShift, Finding, Kind, Window
 from lobsmith.drift.windows import Lengths, covered, enough
 from lobsmith.errors import DataContractError
 from lobsmith.features.definitions import NAMES
@@ -52,12 +52,12 @@ class Learnt(NamedTuple):
     measured: Sequence[Measured] = ()
 
 
-def look_level(params: DriftParams, streams: int = 1) -> float:
+def check_level(params: DriftParams, streams: int = 1) -> float:
     """Return the level of one kind of drift in one look at one of the streams, so that a day's keep to the budget."""
     return min(params.false_alarms_a_day * params.look_s / _S_PER_DAY / _KINDS / max(streams, 1), 0.5)
 
 
-def look_for_covariate_drift(
+def check_covariate_drift(
     reference: RawRows,
     recent: RawRows,
     history: RawRows,
@@ -80,7 +80,7 @@ def look_for_covariate_drift(
         scaling: constants frozen with the model.
         store: past pairs of this model and instrument; at most `pairs_a_look` are added.
         params: `drift`.
-        level: drift from this p-value down; None takes `look_level`.
+        level: drift from this p-value down; None takes `check_level`.
         gap_s: between the two windows; None takes the time between them. For windows that are no earlier and later
             part of one stream.
         learnt: as long as too few past pairs are as far apart as the two windows, windows of the training data, each
@@ -90,7 +90,7 @@ def look_for_covariate_drift(
     Raises:
         DataContractError: rows hold numbers that are not finite, or another number of features.
     """
-    level = look_level(params) if level is None else level
+    level = check_level(params) if level is None else level
     lengths = Lengths.of(params)
     reference, recent = reference.newest(lengths.reference), recent.newest(lengths.recent)
     for what, rows in (("reference", reference), ("recent", recent), ("history", history)):
@@ -105,7 +105,7 @@ def look_for_covariate_drift(
     fitted = fit_discriminator(reference.raw, recent.raw, scaling, params.discriminator)
     until = int(recent.time_ns[0])
     between = until - int(reference.time_ns[-1]) if gap_s is None else round(gap_s * NS_PER_S)
-    past = usual_pairs(
+    past = null_pairs(
         history,
         scaling,
         store,
@@ -117,13 +117,13 @@ def look_for_covariate_drift(
     )
     pairs, least, rests_on = past.pairs, 0.0, f"{len(past.pairs)} past pairs of windows"
     if learnt is not None and len(pairs) < params.past_pairs:
-        first = first_usual(
+        first = training_pairs(
             learnt.rows, learnt.measured, scaling, store, params, until_ns=until, end=end + params.discriminator.seconds
         )
         pairs, least = first.pairs, LEAST_COUNT
         rests_on = _rests_on(len(pairs) - first.looks, first.looks, params.recent_s)
     aucs = tuple(pair.auc for pair in pairs)
-    shown = moved(names, reference.raw, recent.raw, importance=fitted.importance(params.discriminator.seed))
+    shown = feature_shifts(names, reference.raw, recent.raw, importance=fitted.importance(params.discriminator.seed))
     if len(aucs) < (params.past_pairs if not least else _FEWEST):
         reason = f"{len(aucs)} past pairs of windows {past.gap * params.recent_s:g} s apart are measured"
         reason += f", {params.past_pairs} are needed, {past.possible} are in the history"
@@ -133,7 +133,7 @@ def look_for_covariate_drift(
             Finding.INSUFFICIENT, reason, value=fitted.auc, null=aucs, moved=_ordered(shown, fitted.distances)
         )
     angles = np.array([angle(auc) for auc in aucs])
-    unusual = unusual_moves(fitted.distances, np.array([pair.distances for pair in pairs]))
+    unusual = shift_test(fitted.distances, np.array([pair.distances for pair in pairs]))
     p_auc = p_value(angle(fitted.auc), angles)
     p = min(1.0, 2 * min(p_auc, unusual.p_value))
     reason = f"{_why(fitted, aucs, p_auc, unusual, names)}; among {rests_on}"
@@ -157,7 +157,9 @@ def _measured(fitted: Discriminator, from_ns: int, key: str) -> Measured:
     return Measured(key=key, gap=LEFT_OUT, from_ns=from_ns, auc=fitted.auc, distances=distances)
 
 
-def _why(fitted: Discriminator, aucs: tuple[float, ...], p_auc: float, unusual: Unusual, names: tuple[str, ...]) -> str:
+def _why(
+    fitted: Discriminator, aucs: tuple[float, ...], p_auc: float, unusual: ShiftTest, names: tuple[str, ...]
+) -> str:
     best = int(unusual.deviations.argmax())
     reason = f"AUC {fitted.auc:.3f}, {np.median(aucs):.3f} is usual and {max(aucs):.3f} the most of the past: p ="
     reason += f" {p_auc:.2g}; {names[best]} has moved {unusual.deviations[best]:.1f} deviations more than it usually"
@@ -165,7 +167,7 @@ def _why(fitted: Discriminator, aucs: tuple[float, ...], p_auc: float, unusual: 
     return reason if fitted.finished else f"{reason}; the discriminator ran out of time"
 
 
-def _ordered(shown: tuple[Moved, ...], by: npt.NDArray[np.float64]) -> tuple[Moved, ...]:
+def _ordered(shown: tuple[FeatureShift, ...], by: npt.NDArray[np.float64]) -> tuple[FeatureShift, ...]:
     return tuple(shown[at] for at in np.argsort(-by, kind="stable"))
 
 

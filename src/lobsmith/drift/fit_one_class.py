@@ -9,11 +9,11 @@ from lobsmith.drift.one_class import (
     DISTANCES,
     LENGTHS,
     SHORTEST,
+    BlockStatistics,
     Figures,
     Float64,
-    Instrument,
+    InstrumentScore,
     ReferenceScore,
-    Usual,
     alarm_level,
 )
 from lobsmith.drift.reference import Float32, RawRows, Reference, Scaling
@@ -69,11 +69,11 @@ def fit_score(reference: Reference, params: ReferenceParams) -> tuple[ReferenceS
     return score, {name: fitted for name, (_, fitted) in fits.items()}
 
 
-def _fit(name: str, rows: RawRows, scaling: Scaling, params: ReferenceParams) -> tuple[Instrument, Fitted]:
+def _fit(name: str, rows: RawRows, scaling: Scaling, params: ReferenceParams) -> tuple[InstrumentScore, Fitted]:
     length, older = _block_rows(name, len(rows), params)
     # A block's length lies between the parts: no held-out row shares a block, or a feature's memory, with a fitted one.
     learnt, held_out = rows.raw[:older], rows.raw[older + length :]
-    instrument = Instrument(_usual(_figures(learnt, length, scaling), older // length, scaling))
+    instrument = InstrumentScore(_block_statistics(_figures(learnt, length, scaling), older // length, scaling))
     row_ns = float(np.median(np.diff(rows.time_ns)))
     for place, rows_of in enumerate(LENGTHS):
         # Longer blocks than could be held out are judged as those are: of shorter ones more is expected.
@@ -126,7 +126,7 @@ def _figures(raw: Float32, length: int, scaling: Scaling) -> Figures:
     return Figures(*(torch.cat(one) for one in zip(*parts, strict=True)))
 
 
-def _maxima(instrument: Instrument, figures: Figures) -> list[Float64]:
+def _maxima(instrument: InstrumentScore, figures: Figures) -> list[Float64]:
     """Return the largest of each distance among each eight neighbours of overlapping blocks: in a block's length."""
     distance, means, deviations = instrument.distances(figures)
     starts = np.arange(0, len(distance), _OVERLAP)
@@ -134,7 +134,7 @@ def _maxima(instrument: Instrument, figures: Figures) -> list[Float64]:
     return [np.maximum.reduceat(one.double().numpy(), starts) for one in largest]
 
 
-def _usual(figures: Figures, blocks: int, scaling: Scaling) -> Usual:
+def _block_statistics(figures: Figures, blocks: int, scaling: Scaling) -> BlockStatistics:
     """Learn what the figures of overlapping blocks are like; `blocks` of these do not overlap.
 
     The correlation is shrunk towards the identity by the oracle approximating shrinkage of Chen, Wiesel, Eldar & Hero
@@ -154,7 +154,7 @@ def _usual(figures: Figures, blocks: int, scaling: Scaling) -> Usual:
     share = min(1.0, max(_SHRINKAGE, formula))
     values, vectors = torch.linalg.eigh((1 - share) * correlation + share * torch.eye(width, dtype=torch.float64))
     alone_deviation = (alone.var(dim=0, correction=0) + _NOISE**2 + price.square()).sqrt()
-    return Usual(mean, deviation, (vectors / values.sqrt()) @ vectors.T, alone.mean(dim=0), alone_deviation)
+    return BlockStatistics(mean, deviation, (vectors / values.sqrt()) @ vectors.T, alone.mean(dim=0), alone_deviation)
 
 
 def _of_the_price(scaling: Scaling) -> Tensor:

@@ -76,14 +76,14 @@ def _tail(deviations: float, count: float) -> float:
     return float(student.sf(deviations * math.sqrt((1 - 1 / count) / (1 + 1 / count)), count - 1))
 
 
-class Unusual(NamedTuple):
+class ShiftTest(NamedTuple):
     """How unusual the moves of all features are together, and of each: float64 [F], deviations of its past."""
 
     p_value: float
     deviations: Float64
 
 
-def unusual_moves(observed: Float64, null: Float64) -> Unusual:
+def shift_test(observed: Float64, null: Float64) -> ShiftTest:
     """Return the p-value of the feature that has moved most against its own past.
 
     A feature's move is compared with what the same feature did between past windows, since some are as restless as the
@@ -101,9 +101,9 @@ def unusual_moves(observed: Float64, null: Float64) -> Unusual:
     share = float((largest[:-1] >= largest[-1]).mean())
     rank = _rank(share, effective_count(largest[:-1]))
     if share > 0:
-        return Unusual(rank, now)
+        return ShiftTest(rank, now)
     tails = (_tail(far, effective_count(past)) for far, past in zip(now.tolist(), logs[:-1].T, strict=True))
-    return Unusual(min(rank, len(observed) * min(tails)), now)
+    return ShiftTest(min(rank, len(observed) * min(tails)), now)
 
 
 def _deviations(one: Float64, others: Float64) -> Float64:
@@ -219,7 +219,7 @@ def _read(path: Path) -> list[_Line]:
         raise DataError(f"{path}: past pairs cannot be read ({error}); remove the file to measure anew") from error
 
 
-class Usual(NamedTuple):
+class NullPairs(NamedTuple):
     """Measured pairs of one gap."""
 
     gap: int
@@ -230,7 +230,7 @@ class Usual(NamedTuple):
     """Pairs that the history could give."""
 
 
-def usual_pairs(
+def null_pairs(
     history: RawRows,
     scaling: Scaling,
     store: PastStore,
@@ -240,7 +240,7 @@ def usual_pairs(
     until_ns: int,
     end: float,
     all_or_none: bool = False,
-) -> Usual:
+) -> NullPairs:
     """Return the measured pairs that the present one is to be compared with, after measuring some that are missing.
 
     They are of the least gap that is no shorter than the present one and has `past_pairs` of them. The gap grows while
@@ -262,8 +262,7 @@ def usual_pairs(
     later_ns = gap_ns + round(looks * params.look_s * NS_PER_S)
     now, later = rounded_gap(gap_ns, lengths), rounded_gap(later_ns, lengths)
     possible = {
-        gap: list(itertools.islice(_usual_windows(history, lengths, gap, until_ns, store), MOST))
-        for gap in (now, later)
+        gap: list(itertools.islice(_null_windows(history, lengths, gap, until_ns, store), MOST)) for gap in (now, later)
     }
     left = params.pairs_a_look
     for gap, wanted in ((now, params.past_pairs), (later, params.past_pairs), (now, MOST)):
@@ -275,10 +274,10 @@ def usual_pairs(
         store.add(_measured(missing, scaling, params, key, gap, end))
     found = {gap: _known(store, key, gap, until_ns, lengths) for gap in (now, later)}
     gap = later if len(found[now]) < params.past_pairs <= len(found[later]) else now
-    return Usual(gap, found[gap], len(possible[gap]))
+    return NullPairs(gap, found[gap], len(possible[gap]))
 
 
-def _usual_windows(history: RawRows, lengths: Lengths, gap: int, until_ns: int, store: PastStore) -> Iterator[Pair]:
+def _null_windows(history: RawRows, lengths: Lengths, gap: int, until_ns: int, store: PastStore) -> Iterator[Pair]:
     return (
         pair
         for pair in past_pairs(history, lengths, gap, until_ns)

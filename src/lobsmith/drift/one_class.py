@@ -52,7 +52,7 @@ class Figures(NamedTuple):
     alone: Tensor
 
 
-class Usual(NamedTuple):
+class BlockStatistics(NamedTuple):
     """What figures of one instrument's blocks are like.
 
     Attributes:
@@ -68,7 +68,7 @@ class Usual(NamedTuple):
     alone_deviation: Tensor
 
 
-class Instrument(nn.Module):
+class InstrumentScore(nn.Module):
     """How far blocks are from those of one instrument.
 
     Attributes:
@@ -82,9 +82,9 @@ class Instrument(nn.Module):
     alone_deviation: Tensor
     levels: Tensor
 
-    def __init__(self, usual: Usual) -> None:
+    def __init__(self, statistics: BlockStatistics) -> None:
         super().__init__()
-        for name, value in usual._asdict().items():
+        for name, value in statistics._asdict().items():
             self.register_buffer(name, value.float())
         self.register_buffer("levels", torch.ones(DISTANCES, len(LENGTHS)))
 
@@ -114,7 +114,7 @@ class ReferenceScore(nn.Module):
     scale: Tensor
     lengths: Tensor
 
-    def __init__(self, scaling: Scaling, instruments: Sequence[Instrument]) -> None:
+    def __init__(self, scaling: Scaling, instruments: Sequence[InstrumentScore]) -> None:
         super().__init__()
         self.register_buffer("centre", torch.from_numpy(scaling.centre.copy()))
         self.register_buffer("scale", torch.from_numpy(scaling.scale.copy()))

@@ -71,17 +71,17 @@ def thinned(time_ns: Int64, every_ms: int) -> npt.NDArray[np.intp]:
     return np.flatnonzero(np.diff(slots, prepend=-1) != 0)
 
 
-def joined(learnt: RawRows, lived: RawRows) -> RawRows:
+def joined(learnt: RawRows, current: RawRows) -> RawRows:
     """Join two stretches of one stream in the order of time; where they overlap, those of the first count.
 
     Args:
         learnt: rows of a training window, which may be of the very stream that was logged.
         lived: rows of the log.
     """
-    if not len(learnt) or not len(lived):
-        return learnt if len(learnt) else lived
-    earlier = lived.between(int(lived.time_ns[0]), int(learnt.time_ns[0]))
-    later = lived.between(int(learnt.time_ns[-1]) + 1, int(lived.time_ns[-1]) + 1)
+    if not len(learnt) or not len(current):
+        return learnt if len(learnt) else current
+    earlier = current.between(int(current.time_ns[0]), int(learnt.time_ns[0]))
+    later = current.between(int(learnt.time_ns[-1]) + 1, int(current.time_ns[-1]) + 1)
     parts = (earlier, learnt, later)
     lengths = [len(part) for part in parts]
     # Numbers of segments are their owner's: two that met by chance would join what has a hole between.

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from lobsmith.drift.verdict import Moved
+from lobsmith.drift.verdict import FeatureShift
 from lobsmith.features.labels import UNKNOWN
 from lobsmith.online.answers import Answers
 from lobsmith.online.evidence import answered, judged_horizons, losses
@@ -22,9 +22,9 @@ _PRIOR = 1.0
 """Rows that each direction is taken to have come once more than it did."""
 
 
-def moved(
+def feature_shifts(
     names: Sequence[str], reference: Numbers, recent: Numbers, *, importance: Float64 | None = None, bins: int = 10
-) -> tuple[Moved, ...]:
+) -> tuple[FeatureShift, ...]:
     """Describe how each column has moved, in the order of the columns.
 
     Args:
@@ -40,7 +40,7 @@ def moved(
     for column, name in enumerate(names):
         edges, before, after = _histogram(old[:, column], new[:, column], bins)
         result.append(
-            Moved(
+            FeatureShift(
                 name=name,
                 importance=None if importance is None else float(importance[column]),
                 psi=_psi(before, after),
@@ -110,7 +110,7 @@ def between(answers: Answers, from_ns: int, until_ns: int) -> Answers:
     return replace(answers, reasons={}, **{name: getattr(answers, name)[chosen] for name in names})
 
 
-def said(answers: Answers) -> tuple[list[str], npt.NDArray[np.float32]]:
+def quantities(answers: Answers) -> tuple[list[str], npt.NDArray[np.float32]]:
     """Return the quantities of answered rows that prediction drift is looked for in: their names, and float32 [M, 2 H].
 
     For every horizon these are the probability of no change, and how much more probable up is than down.
@@ -131,7 +131,7 @@ def quantiles_of(said: Numbers) -> Float64:
     return _quantiles(np.sort(said, axis=0).astype(np.float64))
 
 
-def shift_of_answers(reference: Answers, recent: Answers) -> tuple[float, tuple[Moved, ...]]:
+def shift_of_answers(reference: Answers, recent: Answers) -> tuple[float, tuple[FeatureShift, ...]]:
     """Return how far the answers have moved, and each quantity of theirs, the one that moved most first.
 
     Args:
@@ -141,14 +141,14 @@ def shift_of_answers(reference: Answers, recent: Answers) -> tuple[float, tuple[
     Returns:
         The mean of the quantities' earth mover's distances, in standard deviations of the reference.
     """
-    return shift_of_said(said(reference)[1], recent)
+    return shift_of_quantities(quantities(reference)[1], recent)
 
 
-def shift_of_said(before: Numbers, recent: Answers) -> tuple[float, tuple[Moved, ...]]:
+def shift_of_quantities(before: Numbers, recent: Answers) -> tuple[float, tuple[FeatureShift, ...]]:
     """Return the same of answers of which only the quantities are known, [N, 2 H], or their `quantiles_of`."""
-    names, after = said(recent)
-    quantities = moved(names, before, after)
-    ordered = sorted(quantities, key=lambda one: one.wasserstein, reverse=True)
+    names, after = quantities(recent)
+    shifts = feature_shifts(names, before, after)
+    ordered = sorted(shifts, key=lambda one: one.wasserstein, reverse=True)
     return float(np.mean([one.wasserstein for one in ordered])), tuple(ordered)
 
 

@@ -17,8 +17,8 @@ from msgspec import Struct
 
 from lobsmith.drift.null_distribution import LEFT_OUT, MOST, Measured, PastStore, measured_in_training, past_key
 from lobsmith.drift.reference import RawRows, Reference, Scaling
-from lobsmith.drift.shifts import between, direction_counts, excess_over, quantiles_of, said, shift_of_said
-from lobsmith.drift.verdict import Moved
+from lobsmith.drift.shifts import between, direction_counts, excess_over, quantiles_of, quantities, shift_of_quantities
+from lobsmith.drift.verdict import FeatureShift
 from lobsmith.drift.windows import Lengths, beside, covered_ns, fitted, left_out_starts
 from lobsmith.errors import DataError
 from lobsmith.files import write_atomic
@@ -77,9 +77,9 @@ class HeldOut(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dic
         """Return the answers of the newest window before a time."""
         return between(answers, until_ns - round(self.recent_s * NS_PER_S), until_ns)
 
-    def shift(self, recent: Answers) -> tuple[float, tuple[Moved, ...]]:
+    def shift(self, recent: Answers) -> tuple[float, tuple[FeatureShift, ...]]:
         """Return how far answers, at least one, have moved from those to held-out rows."""
-        return shift_of_said(self._said, recent)
+        return shift_of_quantities(self._said, recent)
 
     def loss(self, recent: Answers) -> tuple[float, int] | None:
         """Return what rows cost more than the frequencies of the held-out rows would, and how many rows."""
@@ -136,13 +136,13 @@ def _held_out(answers: Answers, params: DriftParams, longest_ms: int) -> HeldOut
         left = [one for one in (before, after) if answered(one).any()]
         if int(answered(recent).sum()) < params.minimum_rows or not left:
             continue
-        rest = np.concatenate([said(one)[1] for one in left])
-        shift, _ = shift_of_said(quantiles_of(rest), recent)
+        rest = np.concatenate([quantities(one)[1] for one in left])
+        shift, _ = shift_of_quantities(quantiles_of(rest), recent)
         found = excess_over(np.sum([direction_counts(one) for one in left], axis=0), recent, longest_ms)
         windows.append(AnswersWindow(from_ns=start, shift=shift, loss=None if found is None else found[0]))
     if len(windows) < 2:
         return None
-    columns = quantiles_of(said(whole)[1]).T.round(_DIGITS).tolist()
+    columns = quantiles_of(quantities(whole)[1]).T.round(_DIGITS).tolist()
     return HeldOut(
         recent_s=params.recent_s,
         minimum_rows=params.minimum_rows,
@@ -173,7 +173,7 @@ def load_null(path: Path) -> TrainingNull:
         raise DataError(f"{path}: not the null of a training window: {error}; restore the version's files") from error
 
 
-class FirstUsual(NamedTuple):
+class TrainingPairs(NamedTuple):
     """What was measured beside a version's own reference: windows of its training data, and earlier looks."""
 
     pairs: list[Measured]
@@ -182,7 +182,7 @@ class FirstUsual(NamedTuple):
     """How many of them, the newest, are looks."""
 
 
-def first_usual(
+def training_pairs(
     training: RawRows,
     published: Iterable[Measured],
     scaling: Scaling,
@@ -191,7 +191,7 @@ def first_usual(
     *,
     until_ns: int,
     end: float,
-) -> FirstUsual:
+) -> TrainingPairs:
     """Return what the present window is compared with as long as too few past pairs are as far apart as it is.
 
     Windows of the training data were measured when the version was published; where that is not so, or under other
@@ -218,4 +218,4 @@ def first_usual(
         free_ns = looks[-1].from_ns + recent_ns if looks else last + 1
         if free_ns <= one.from_ns <= until_ns - recent_ns and not store.drifted(one.from_ns, one.from_ns + recent_ns):
             looks.append(one)
-    return FirstUsual([*old, *looks[-MOST:]], min(len(looks), MOST))
+    return TrainingPairs([*old, *looks[-MOST:]], min(len(looks), MOST))

@@ -32,7 +32,7 @@ class Finding(StrEnum):
     """There is too little present to compare. Never to be read as no drift."""
 
 
-class Moved(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FeatureShift(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A feature (of prediction and concept drift: a quantity) and how it has moved.
 
     Attributes:
@@ -106,7 +106,7 @@ class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     recent_rows: int = 0
     beside_before: float | UnsetType = UNSET
     beside_training: float | UnsetType = UNSET
-    moved: tuple[Moved, ...] = ()
+    moved: tuple[FeatureShift, ...] = ()
 
     @classmethod
     def of(
@@ -123,7 +123,7 @@ class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         null: tuple[float, ...] = (),
         beside_before: float | UnsetType = UNSET,
         beside_training: float | UnsetType = UNSET,
-        moved: tuple[Moved, ...] = (),
+        moved: tuple[FeatureShift, ...] = (),
     ) -> "DriftVerdict":
         """Return the verdict on two windows of rows; the statistic was compared with all of `null`."""
         return cls(
@@ -163,7 +163,7 @@ class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         )
 
 
-class DriftLook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DriftCheck(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One look for drift at what a version was asked about.
 
     Attributes:

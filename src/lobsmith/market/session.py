@@ -103,7 +103,7 @@ def going_on(events: Events) -> Events:
 def close_account(ledger: Ledger, screen: Screen, level_updates: int) -> Accounting:
     """Return the account of a stream that has been read to its end."""
     screen.finish()
-    aside = {str(reason): count for reason, count in sorted(ledger.set_aside.items())}
+    aside = {str(reason): count for reason, count in sorted(ledger.quarantined.items())}
     return Accounting(
         records=ledger.records,
         kept=ledger.records - sum(aside.values()),

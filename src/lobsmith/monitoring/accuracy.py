@@ -14,7 +14,7 @@ from lobsmith.features.labels import UNKNOWN
 from lobsmith.online.answers import Answers
 
 
-class HorizonScore(Struct, frozen=True):
+class HorizonAccuracy(Struct, frozen=True):
     """A version's answers at one horizon, over the rows that were answered and whose outcome is known."""
 
     horizon_ms: int
@@ -32,7 +32,7 @@ class HorizonScore(Struct, frozen=True):
     """Mean distance between what the likeliest direction was said to be and how often it came true, 0 to 1."""
 
 
-class VersionScore(Struct, frozen=True):
+class VersionAccuracy(Struct, frozen=True):
     """A version's answers."""
 
     model: str
@@ -49,10 +49,10 @@ class VersionScore(Struct, frozen=True):
     latency_p50_ns: float | None
     """Of answered rows."""
     latency_p99_ns: float | None
-    horizons: tuple[HorizonScore, ...]
+    horizons: tuple[HorizonAccuracy, ...]
 
 
-def score(answers: Answers) -> VersionScore:
+def score(answers: Answers) -> VersionAccuracy:
     """Score a version over all the rows given."""
     every = slice(0, len(answers.time_ns))
     known = len(answers.time_ns) > 0
@@ -60,7 +60,7 @@ def score(answers: Answers) -> VersionScore:
     return _score(answers, every, from_ns, until_ns, answers.reasons)
 
 
-def score_over_time(answers: Answers, edges_ns: Sequence[int]) -> list[VersionScore]:
+def accuracy_over_time(answers: Answers, edges_ns: Sequence[int]) -> list[VersionAccuracy]:
     """Score a version in each of K time bins by the rows' receive time.
 
     Args:
@@ -83,12 +83,12 @@ def _score(
     from_ns: int | None,
     until_ns: int | None,
     reasons: dict[str, int],
-) -> VersionScore:
+) -> VersionAccuracy:
     probabilities, labels = answers.probabilities[chosen], answers.labels[chosen]
     answered = np.isfinite(probabilities).all(axis=(1, 2))
     latency = answers.latency_ns[chosen][answered]
     p50, p99 = np.percentile(latency, (50, 99)).tolist() if len(latency) else (None, None)
-    return VersionScore(
+    return VersionAccuracy(
         answers.model,
         answers.version,
         from_ns,
@@ -105,14 +105,14 @@ def _score(
     )
 
 
-def _score_horizon(horizon_ms: int, p: npt.NDArray[np.float32], labels: npt.NDArray[np.int8]) -> HorizonScore:
+def _score_horizon(horizon_ms: int, p: npt.NDArray[np.float32], labels: npt.NDArray[np.int8]) -> HorizonAccuracy:
     known = labels != UNKNOWN
     p, y = p[known], labels[known].astype(np.int64)
     if not len(y):
-        return HorizonScore(horizon_ms, 0, None, None, None, None, None)
+        return HorizonAccuracy(horizon_ms, 0, None, None, None, None, None)
     share = np.bincount(y, minlength=p.shape[1]) / len(y)
     entropy = float(-(share[share > 0] * np.log(share[share > 0])).sum())
-    return HorizonScore(
+    return HorizonAccuracy(
         horizon_ms,
         len(y),
         float((p.argmax(axis=1) == y).mean()),

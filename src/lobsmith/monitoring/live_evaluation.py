@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from lobsmith.monitoring.log.reader import PredictionLog, answers, compared, sessions_asked
 from lobsmith.monitoring.log.writer import Role, Source, log_path
-from lobsmith.online.ab_test import by_draw, judge_split
+from lobsmith.online.ab_test import by_draw, evaluate_ab
 from lobsmith.online.answers import Compared
 from lobsmith.online.evidence import PROMOTE, REJECT, ROLL_BACK, LiveVerdict
-from lobsmith.online.rollback import epoch_at, judge_active, without_fallback
-from lobsmith.online.shadow import judge_shadow
+from lobsmith.online.rollback import epoch_at, evaluate_rollback, without_fallback
+from lobsmith.online.shadow import evaluate_shadow
 from lobsmith.params import Params
 from lobsmith.release.version.names import candidate_model
 from lobsmith.workspace import Workspace
@@ -22,7 +22,7 @@ LIVE: Sources = (Source.LIVE.value,)
 _CAUTION = {REJECT: 0, PROMOTE: 2}
 
 
-class Judged(NamedTuple):
+class LiveEvaluation(NamedTuple):
     """The verdict that decides, the instrument whose traffic it is about, and the rows; None where they were split.
 
     `fallback` is the version that a rollback for that instrument's sake would go back to.
@@ -34,7 +34,7 @@ class Judged(NamedTuple):
     fallback: int | None = None
 
 
-def judge_candidate(
+def evaluate_candidate(
     workspace: Workspace,
     params: Params,
     model: str,
@@ -44,7 +44,7 @@ def judge_candidate(
     since_ns: int,
     sources: Sources = LIVE,
     instrument: str | None = None,
-) -> Judged | None:
+) -> LiveEvaluation | None:
     """Judge a candidate beside the active version; None where no row was put to both.
 
     Where clients have it answer its share of the traffic (`shadow.share`), on that; else on mirrored rows.
@@ -66,24 +66,24 @@ def judge_candidate(
     """
     pair = (model, active), (candidate_model(model), candidate)
 
-    def judge(log: PredictionLog, about: str, sessions: list[str]) -> Judged | None:
+    def judge(log: PredictionLog, about: str, sessions: list[str]) -> LiveEvaluation | None:
         # A client that splits nothing asks production whatever was drawn.
         split = sessions_asked(log, *pair[1], Role.PRIMARY, sessions) if params.shadow.share else []
         if split:
             first, second = (answers(log, *one, since_ns=since_ns, sessions=split, role=Role.PRIMARY) for one in pair)
             if len(second.time_ns):
                 drawn = by_draw(first, second, about, params.shadow)
-                return Judged(about, judge_split(*drawn, params.shadow, params.paired))
+                return LiveEvaluation(about, evaluate_ab(*drawn, params.shadow, params.paired))
         both = compared(log, *pair, since_ns=since_ns, sessions=sessions, overlaps=False)
         if not len(both.first.time_ns):
             return None
-        return Judged(about, judge_shadow(both, params.shadow, params.paired), both)
+        return LiveEvaluation(about, evaluate_shadow(both, params.shadow, params.paired), both)
 
     found = _each(workspace, model, sources, instrument, judge)
     return min(found, key=lambda one: (_CAUTION.get(one.verdict.decision, 1), one.verdict.e_better), default=None)
 
 
-def judge_in_service(
+def evaluate_active(
     workspace: Workspace,
     params: Params,
     model: str,
@@ -95,7 +95,7 @@ def judge_in_service(
     sources: Sources = LIVE,
     instrument: str | None = None,
     has_learnt: Callable[[str], bool] = lambda _instrument: True,
-) -> Judged | None:
+) -> LiveEvaluation | None:
     """Judge the active version beside its fallback; None where it was asked about no row of what it has learnt.
 
     Args:
@@ -116,7 +116,7 @@ def judge_in_service(
     """
     epoch, start_ns = epoch_at(since_ns, now_ns, params.rollback.watch_s)
 
-    def judge(log: PredictionLog, about: str, sessions: list[str]) -> Judged | None:
+    def judge(log: PredictionLog, about: str, sessions: list[str]) -> LiveEvaluation | None:
         if not has_learnt(about):
             return None
         # Only as what serves: mirrored rows, which it got before a rollback, are asked about in chunks and wait.
@@ -127,10 +127,10 @@ def judge_in_service(
         if beside is not None:
             pair = (model, beside), (model, active)
             both = compared(log, *pair, since_ns=start_ns, sessions=sessions, overlaps=False)
-        verdict = judge_active(both, params.rollback, params.paired, alone=mine, epoch=epoch)
-        return Judged(about, verdict, both, beside)
+        verdict = evaluate_rollback(both, params.rollback, params.paired, alone=mine, epoch=epoch)
+        return LiveEvaluation(about, verdict, both, beside)
 
-    def urgency(one: Judged) -> tuple[bool, bool, float]:
+    def urgency(one: LiveEvaluation) -> tuple[bool, bool, float]:
         bad = one.verdict.decision == ROLL_BACK
         return bad and one.fallback is not None, bad, one.verdict.e_worse
 
@@ -142,8 +142,8 @@ def _each(
     model: str,
     sources: Sources,
     instrument: str | None,
-    judge: Callable[[PredictionLog, str, list[str]], Judged | None],
-) -> list[Judged]:
+    judge: Callable[[PredictionLog, str, list[str]], LiveEvaluation | None],
+) -> list[LiveEvaluation]:
     """Judge the sessions of each instrument together; only rows of one instrument can be compared."""
     if not log_path(workspace, model).exists():
         return []

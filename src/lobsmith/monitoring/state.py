@@ -19,7 +19,7 @@ from itertools import groupby
 
 from msgspec import Struct, UnsetType
 
-from lobsmith.drift.verdict import DriftLook, DriftVerdict, Finding, Kind
+from lobsmith.drift.verdict import DriftCheck, DriftVerdict, Finding, Kind
 from lobsmith.monitoring import alerts
 from lobsmith.monitoring.live_evaluation import LIVE, Sources
 from lobsmith.monitoring.log.sessions import Session, Status, behind_ns, sessions_of
@@ -147,7 +147,7 @@ def connected(
     return Connected(tuple(one for one in streams if one is not None))
 
 
-def state_after(seen: Connected, looks: Sequence[DriftLook], past_pairs: int) -> State:
+def state_after(seen: Connected, looks: Sequence[DriftCheck], past_pairs: int) -> State:
     """Return the state after looks for drift: one that lives is warming up while they know too little."""
     state = seen.state
     short = [words for look in looks if (words := warming_up(look, past_pairs))]
@@ -177,7 +177,7 @@ def state_now(seen: Connected, looked: tuple[int, State | UnsetType] | None, sta
     return after if isinstance(after, State) and after.name is StateName.WARMING_UP else state
 
 
-def warming_up(look: DriftLook, past_pairs: int) -> str | None:
+def warming_up(look: DriftCheck, past_pairs: int) -> str | None:
     """Say how much of the past a look knew of each kind that it knew too little of; None where it knew enough.
 
     Args:

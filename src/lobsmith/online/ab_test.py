@@ -119,7 +119,7 @@ def _rows(answers: Answers, rows: npt.NDArray[np.int64]) -> Answers:
     )
 
 
-def judge_split(first: Answers, second: Answers, params: ShadowParams, paired: PairedParams) -> LiveVerdict:
+def evaluate_ab(first: Answers, second: Answers, params: ShadowParams, paired: PairedParams) -> LiveVerdict:
     """Judge the candidate, `second`, by the blocks that it answered, beside those that production, `first`, answered.
 
     Blocks in which both have rows are left out. Only rows of one instrument belong into one call.

@@ -48,7 +48,7 @@ UNANSWERED, MALFORMED, CONSTANT, SATURATED, SLOW, FLOOR = (
 """The limits."""
 
 
-def judge_active(
+def evaluate_rollback(
     compared: Compared,
     params: RollbackParams,
     paired: PairedParams,

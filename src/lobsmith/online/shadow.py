@@ -22,7 +22,7 @@ GATE = "shadow"
 Decision = tuple[str, str]
 
 
-def judge_shadow(
+def evaluate_shadow(
     compared: Compared, params: ShadowParams, paired: PairedParams, *, rule: BlockRule | None = None
 ) -> LiveVerdict:
     """Judge the candidate, `second`, beside production, `first`, on all rows that both were asked about so far.

@@ -11,7 +11,7 @@ from lobsmith.release.version.names import companions
 from lobsmith.serving.endpoint import is_supervised
 from lobsmith.serving.triton.control import TritonControl, UnreachableError, connect
 from lobsmith.serving.triton.loadable import loadable
-from lobsmith.serving.triton.loading import Loaded, load_sound, settle, sole_load
+from lobsmith.serving.triton.loading import Loaded, load_valid, settle, sole_load
 from lobsmith.serving.triton.warmup import ask_once, ask_score, forget, warm_up, warmed_up
 from lobsmith.workspace import Workspace
 
@@ -50,7 +50,7 @@ class RunningServer:
         def attempt(control: TritonControl) -> None:
             self._check(model, version)
             warmed = warmed_up(self._workspace, model, version) if version in control.ready_versions(model) else None
-            loaded = load_sound(self._workspace, control, model, _left(deadline))
+            loaded = load_valid(self._workspace, control, model, _left(deadline))
             if version not in loaded.ready:
                 why = loaded.skipped.get(version, "it is not READY")
                 raise ServingError(f"{model}/{version}: {why}; {_answering(loaded)}")
@@ -66,7 +66,7 @@ class RunningServer:
                 # The model answers, whatever becomes of its companions.
                 with suppress(ReleaseError, ServingError):
                     if repository.is_companion(companion):
-                        load_sound(self._workspace, control, companion, _left(deadline))
+                        load_valid(self._workspace, control, companion, _left(deadline))
 
         self._outlasting_restarts(attempt, deadline)
 
@@ -106,7 +106,7 @@ class RunningServer:
             if listed & unwanted:
                 raise ServingError(f"{model}/{min(listed & unwanted)}: it is listed; list other versions first")
             if unwanted & set(control.ready_versions(model)):
-                load_sound(self._workspace, control, model, _left(deadline))
+                load_valid(self._workspace, control, model, _left(deadline))
             return
         with sole_load(self._workspace, deadline):
             settle(control, model, deadline)

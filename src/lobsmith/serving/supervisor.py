@@ -14,8 +14,8 @@ import msgspec
 
 from lobsmith.errors import LobsmithError, ServingError
 from lobsmith.params import Params, ServingParams
-from lobsmith.release.audit.incidents import record_misplaced
-from lobsmith.release.repository.incidents import record_faults
+from lobsmith.release.audit.incidents import journal_misplaced
+from lobsmith.release.repository.incidents import journal_integrity_errors
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.names import may_produce
 from lobsmith.serving.endpoint import Endpoint, sole_server, write_endpoint
@@ -23,7 +23,7 @@ from lobsmith.serving.mode_page import mode_page
 from lobsmith.serving.ports import check_free, free_ports
 from lobsmith.serving.triton.control import TritonControl
 from lobsmith.serving.triton.embedded import PORTS, Triton, describe_exit, ipv4, ports_of
-from lobsmith.serving.triton.loading import Loaded, load_sound
+from lobsmith.serving.triton.loading import Loaded, load_valid
 from lobsmith.serving.triton.stubs import StubWatch
 from lobsmith.workspace import Workspace
 
@@ -178,7 +178,7 @@ def _load_all(
         Why Triton has to be started again, None where it has not.
     """
     try:
-        record_misplaced(workspace, who="supervisor")
+        journal_misplaced(workspace, who="supervisor")
     except LobsmithError as error:
         on_event(ServeEvent(EventKind.FAILED, str(error)))
     # Models that clients trade by come first: a load that hangs must not keep them waiting.
@@ -206,7 +206,7 @@ class _Attempt:
     def _run(self) -> None:
         model = self._arguments[2]
         try:
-            self._note(load_sound(*self._arguments))
+            self._note(load_valid(*self._arguments))
         except LobsmithError as error:
             self.events.append(ServeEvent(EventKind.FAILED, str(error), model))
         except Exception as error:  # noqa: BLE001 - a fault of one model must not leave the others unserved
@@ -227,8 +227,8 @@ class _Attempt:
             reasons = "; ".join(loaded.skipped.values()) or "config.pbtxt lists none"
             self.events.append(ServeEvent(EventKind.FAILED, f"{model}: no version can be served: {reasons}", model))
         # Plans for another machine are left out too, and nothing is wrong with them.
-        faults = repository.sound(model)[1] if repository.is_plans(model) else loaded.skipped
-        record_faults(workspace, model, faults, who="supervisor")
+        faults = repository.valid(model)[1] if repository.is_plans(model) else loaded.skipped
+        journal_integrity_errors(workspace, model, faults, who="supervisor")
 
 
 @contextmanager

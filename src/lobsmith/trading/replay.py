@@ -13,7 +13,7 @@ from lobsmith.evaluation.metrics import log_losses
 from lobsmith.features.dataset import Dataset
 from lobsmith.features.labels import UNKNOWN
 from lobsmith.models.split import runs
-from lobsmith.trading.guard.guarded_client import Advised
+from lobsmith.trading.guard.guarded_client import GatedPrediction
 from lobsmith.trading.recorder.recorder import Recorded
 from lobsmith.trading.session import Stream
 from lobsmith.units import NS_PER_US
@@ -33,7 +33,7 @@ class Score(Struct, frozen=True, kw_only=True):
     log_loss: float
 
 
-class Acting(Struct, frozen=True, kw_only=True):
+class ActionSummary(Struct, frozen=True, kw_only=True):
     """Rows by what may be done with their answers.
 
     Attributes:
@@ -65,7 +65,7 @@ class Measured(Struct, frozen=True, kw_only=True):
     scores: list[Score]
     latency_us: dict[str, float]
     recorded: Recorded | None = None
-    acting: Acting | None = None
+    acting: ActionSummary | None = None
     not_learnt: str | None = None
 
 
@@ -143,9 +143,9 @@ class _Answers:
     abstained: Counter[str] = field(default_factory=Counter)
     last: str | None = None
 
-    def add(self, advised: Advised) -> int:
+    def add(self, gated: GatedPrediction) -> int:
         """Take the next row's answer; return how many there are."""
-        prediction = advised.prediction
+        prediction = gated.prediction
         if prediction.probabilities is not None:
             self.probabilities[len(self.latencies_ns)] = prediction.probabilities
         self.latencies_ns.append(prediction.latency_ns)
@@ -153,17 +153,17 @@ class _Answers:
             self.versions.add(prediction.version)
         if prediction.reason is not None:
             self.reasons[prediction.reason.value] += 1
-        self.acted += any(advised.may_act)
-        self.in_full += all(advised.may_act)
-        self.modes[advised.mode.value] += 1
-        if advised.abstain is not None:
-            self.abstained[advised.abstain.value] += 1
-            self.last = advised.detail
+        self.acted += any(gated.actionable)
+        self.in_full += all(gated.actionable)
+        self.modes[gated.mode.value] += 1
+        if gated.abstain is not None:
+            self.abstained[gated.abstain.value] += 1
+            self.last = gated.detail
         return len(self.latencies_ns)
 
-    def acting(self) -> Acting:
+    def acting(self) -> ActionSummary:
         """Return the counts of what might have been acted on."""
-        return Acting(
+        return ActionSummary(
             acted=self.acted,
             in_full=self.in_full,
             modes=dict(self.modes),

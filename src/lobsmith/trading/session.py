@@ -13,7 +13,7 @@ from lobsmith.trading.client.ab import SplitClient
 from lobsmith.trading.client.stream import Client, Float32, Prediction, StreamClient
 from lobsmith.trading.guard.effective_mode import Abstain
 from lobsmith.trading.guard.guard import Guard
-from lobsmith.trading.guard.guarded_client import Advised, GuardedClient, UnguardedClient
+from lobsmith.trading.guard.guarded_client import GatedPrediction, GuardedClient, UnguardedClient
 from lobsmith.trading.guard.learnt import LearntInstruments
 from lobsmith.trading.guard.monitor_mode import FileModes, HttpModes
 from lobsmith.trading.recorder.recorder import Recorded, Recorder
@@ -60,7 +60,7 @@ class Stream:
         if guard is not None:
             self._parts.callback(guard.close)
 
-    def step(self, row: Float32, raw: Float32, time_ns: int, segment: int, mid: int) -> Advised:
+    def step(self, row: Float32, raw: Float32, time_ns: int, segment: int, mid: int) -> GatedPrediction:
         """Ask about the next row, and have row and answer recorded.
 
         Args:
@@ -75,14 +75,14 @@ class Stream:
                 the prediction instead.
         """
         self._check_open()
-        advised = self._marked(self._gated.step(row, raw, time_ns))
+        gated = self._marked(self._gated.step(row, raw, time_ns))
         if self.recorder is not None:
-            self.recorder.record(time_ns, segment, mid, row, advised.prediction, raw)
+            self.recorder.record(time_ns, segment, mid, row, gated.prediction, raw)
         if self._backpressure:
             self._wait()
-        return advised
+        return gated
 
-    def ask(self, rows: Rows) -> list[Advised]:
+    def ask(self, rows: Rows) -> list[GatedPrediction]:
         """Ask about rows that have come together, in requests of up to `MAX_ROWS`; the answers are those of `step`.
 
         In an A/B test the active version answers all of them.
@@ -91,14 +91,14 @@ class Stream:
             RequestError: see `step`.
         """
         self._check_open()
-        advised = [self._marked(one) for one in self._gated.ask(rows.features, rows.raw, rows.time)]
+        gated = [self._marked(one) for one in self._gated.ask(rows.features, rows.raw, rows.time)]
         if self.recorder is not None:
             about = rows.time.tolist(), rows.segment.tolist(), rows.mid.tolist(), rows.features, rows.raw
-            for one, time_ns, segment, mid, row, raw in zip(advised, *about, strict=True):
+            for one, time_ns, segment, mid, row, raw in zip(gated, *about, strict=True):
                 self.recorder.record(time_ns, segment, mid, row, one.prediction, raw)
         if self._backpressure:
             self._wait()
-        return advised
+        return gated
 
     @property
     def not_learnt(self) -> str | None:
@@ -149,13 +149,13 @@ class Stream:
         # An interrupt is how a client is ended; anything else has ended it.
         self.close(failed=isinstance(error, Exception))
 
-    def _marked(self, advised: Advised) -> Advised:
-        prediction = advised.prediction
+    def _marked(self, gated: GatedPrediction) -> GatedPrediction:
+        prediction = gated.prediction
         fault = self._learnt.check(prediction.model, prediction.version)
-        if fault is None or advised.abstain is Abstain.NO_ANSWER:
-            return advised
-        nothing = (False,) * len(advised.may_act)
-        return replace(advised, may_act=nothing, abstain=Abstain.OTHER_INSTRUMENT, detail=fault)
+        if fault is None or gated.abstain is Abstain.NO_ANSWER:
+            return gated
+        nothing = (False,) * len(gated.actionable)
+        return replace(gated, actionable=nothing, abstain=Abstain.OTHER_INSTRUMENT, detail=fault)
 
     def _check_open(self) -> None:
         if self._closed:

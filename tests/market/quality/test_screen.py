@@ -144,15 +144,15 @@ def test_whatever_comes_the_account_adds_up(steps: list, cuts: list[int], ticker
         messages = [one for one in messages if one[2][0][0] != TICKER]
     events, ledger = screened(messages, [], ticker_feed=ticker_feed)
     assert_well_formed(events, ticker_feed=ticker_feed)
-    aside = sum(ledger.set_aside.values())
+    aside = sum(ledger.quarantined.values())
     assert aside <= len(messages)
-    if aside > ledger.set_aside["gap"]:  # gaps are the reader's to count
+    if aside > ledger.quarantined["gap"]:  # gaps are the reader's to count
         assert ledger.faults
     # Cut anywhere, it passes the same.
     again, other = screened(messages, cuts, ticker_feed=ticker_feed)
     for field in fields(events):
         np.testing.assert_array_equal(getattr(events, field.name), getattr(again, field.name), err_msg=field.name)
-    assert (ledger.set_aside, ledger.faults) == (other.set_aside, other.faults)
+    assert (ledger.quarantined, ledger.faults) == (other.quarantined, other.faults)
 
 
 @settings(max_examples=200, deadline=None)

@@ -150,7 +150,7 @@ def test_a_day_that_opens_without_a_snapshot_does_not_go_on(tmp_path: Path) -> N
     ledger = Ledger()
     events, lines = replayed.read([one, write(tmp_path / "2", L2, *lost, *again)], ledger)
     assert list(zip(events.kind[4:].tolist(), lines[4:], strict=True)) == [(GAP, 2), (CLEAR, 4), (LEVEL, 4), (LEVEL, 5)]
-    assert (ledger.set_aside, ledger.faults) == ({"before the snapshot": 3}, {"reconnect": 1})
+    assert (ledger.quarantined, ledger.faults) == ({"before the snapshot": 3}, {"reconnect": 1})
 
 
 @pytest.mark.parametrize(("pause_ms", "gaps"), [(500, 0), (5_000, 1)])

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 
 from lobsmith.drift.reference import RawRows
-from lobsmith.drift.verdict import DriftLook, DriftVerdict, Finding, Kind, Moved
+from lobsmith.drift.verdict import DriftCheck, DriftVerdict, FeatureShift, Finding, Kind
 from lobsmith.features.definitions import COUNT, NAMES
 from lobsmith.monitoring.drift import history
 from lobsmith.monitoring.drift.content import Content, Evidently, Happening, PageChange
@@ -63,14 +63,14 @@ def sides(count: int = 1000, recent: int = 400) -> tuple[Side, Side]:
     )
 
 
-def moved(name: str, by: float, importance: float | None, *, seed: int = 0) -> Moved:
+def moved(name: str, by: float, importance: float | None, *, seed: int = 0) -> FeatureShift:
     """How a feature of deviation 1 has moved, binned at deciles."""
     generator = np.random.default_rng(seed)
     then, now = generator.normal(size=5000), generator.normal(by, 1.2, 600)
     edges = np.quantile(then, np.linspace(0, 1, 11))
     reference, recent = (np.histogram(np.clip(one, edges[0], edges[-1]), edges)[0] / len(one) for one in (then, now))
     psi = float(((recent - reference) * np.log((recent + 1e-4) / (reference + 1e-4))).sum())
-    return Moved(
+    return FeatureShift(
         name=name,
         importance=importance,
         psi=psi,
@@ -131,8 +131,8 @@ def concept() -> DriftVerdict:
     )
 
 
-def look(*verdicts: DriftVerdict, looked_ns: int = NOW_NS) -> DriftLook:
-    return DriftLook(
+def look(*verdicts: DriftVerdict, looked_ns: int = NOW_NS) -> DriftCheck:
+    return DriftCheck(
         model=MODEL,
         version=VERSION,
         instrument=INSTRUMENT,
@@ -142,7 +142,7 @@ def look(*verdicts: DriftVerdict, looked_ns: int = NOW_NS) -> DriftLook:
     )
 
 
-def earlier_looks(count: int, drifted: int) -> list[DriftLook]:
+def earlier_looks(count: int, drifted: int) -> list[DriftCheck]:
     """Looks each five minutes before `NOW_NS`, the last of which have found drift."""
     generator = np.random.default_rng(8)
     made = []
@@ -174,7 +174,7 @@ HAPPENINGS = (
 )
 
 
-def content(one: DriftLook | None = None, count: int = 60, **changed) -> Content:
+def content(one: DriftCheck | None = None, count: int = 60, **changed) -> Content:
     """What the page says of a look after others, the last dozen of which have found drift."""
     one = one or look()
     earlier = tuple(history.as_line(before, str(before.looked_ns), None) for before in earlier_looks(count, 12))

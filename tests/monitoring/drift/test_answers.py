@@ -9,10 +9,10 @@ from lobsmith.drift.shifts import between
 from lobsmith.drift.verdict import Finding, Kind
 from lobsmith.monitoring.drift.answers import concept_drift, prediction_drift, usual
 from lobsmith.monitoring.drift.history import Found, Line
-from lobsmith.monitoring.drift.live_window import Lived, no_rows
+from lobsmith.monitoring.drift.live_window import CurrentWindow, no_rows
 from lobsmith.online.answers import Answers
 from lobsmith.online.evidence import ROLL_BACK
-from lobsmith.online.rollback import judge_active
+from lobsmith.online.rollback import evaluate_rollback
 from tests.online.live_traffic import S, answers, params, times, two
 
 PARAMS = params(drift__reference_s=1800, drift__recent_s=300)
@@ -21,11 +21,11 @@ START = 1_700_000_000 * S
 LEVEL = 0.02
 
 
-def lived(shown: Answers, at_s: float) -> Lived:
+def current(shown: Answers, at_s: float) -> CurrentWindow:
     """What a look that ends at a second of the traffic sees."""
     until = START + int(at_s * S)
     now = until - RECENT * S
-    return Lived(
+    return CurrentWindow(
         earlier=no_rows(),
         recent=no_rows(),
         answers_before=between(shown, now - REFERENCE * S, now),
@@ -59,17 +59,17 @@ def looks(judge, shown: Answers, seconds: float, every: int = RECENT) -> list:
     """The verdicts of all looks at a stretch of traffic, each knowing those before it."""
     history, verdicts = [], []
     for at in range(REFERENCE + RECENT, int(seconds) + 1, every):
-        verdict = judge(lived(shown, at), history)
+        verdict = judge(current(shown, at), history)
         verdicts.append(verdict)
         history.append(line(verdict, START + at * S))
     return verdicts
 
 
-def prediction(seen: Lived, history: list[Line]):
+def prediction(seen: CurrentWindow, history: list[Line]):
     return prediction_drift(seen, history, PARAMS.drift, LEVEL)
 
 
-def concept(seen: Lived, history: list[Line]):
+def concept(seen: CurrentWindow, history: list[Line]):
     return concept_drift(seen, history, PARAMS, LEVEL, None)
 
 
@@ -114,14 +114,14 @@ def test_a_silent_stream_is_missing_data_however_long_it_was_calm(judge):
 def test_without_outcomes_concept_drift_says_so():
     shown = traffic(SECONDS)
     unknown = replace(shown, labels=np.full_like(shown.labels, -1))
-    assert concept(lived(unknown, SECONDS), []).finding in (Finding.INSUFFICIENT, Finding.MISSING)
+    assert concept(current(unknown, SECONDS), []).finding in (Finding.INSUFFICIENT, Finding.MISSING)
 
 
 def test_overlapping_looks_and_those_that_found_drift_are_not_what_is_usual():
     shown = traffic(SECONDS, late=1.5)
     history = []
     for at in range(REFERENCE + RECENT, SECONDS + 1, RECENT // 3):
-        verdict = concept(lived(shown, at), history)
+        verdict = concept(current(shown, at), history)
         history.append(line(verdict, START + at * S))
     drifted = [one for one in history if one.found[0].finding is Finding.DRIFT]
     assert drifted
@@ -131,8 +131,8 @@ def test_overlapping_looks_and_those_that_found_drift_are_not_what_is_usual():
 
 
 def test_a_version_that_loses_against_its_fallback_has_concept_drift_at_once():
-    beside = judge_active(two(3600, -0.3), PARAMS.rollback, PARAMS.paired)
+    beside = evaluate_rollback(two(3600, -0.3), PARAMS.rollback, PARAMS.paired)
     assert beside.decision == ROLL_BACK
-    verdict = concept_drift(lived(traffic(SECONDS), SECONDS), [], PARAMS, LEVEL, beside)
+    verdict = concept_drift(current(traffic(SECONDS), SECONDS), [], PARAMS, LEVEL, beside)
     assert verdict.finding is Finding.DRIFT
     assert "fallback" in verdict.reason

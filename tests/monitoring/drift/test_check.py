@@ -13,13 +13,13 @@ import pytest
 from lobsmith.drift import NULL, REFERENCE
 from lobsmith.drift.reference import RawRows, Reference, fit_scaling, save_reference
 from lobsmith.drift.training_null import save_null, training_null
-from lobsmith.drift.verdict import DriftLook, Finding, Kind
+from lobsmith.drift.verdict import DriftCheck, Finding, Kind
 from lobsmith.errors import DataError
 from lobsmith.features.definitions import COUNT
 from lobsmith.files import sha256_file
-from lobsmith.monitoring.drift.check import Looked, look_for_drift, together
+from lobsmith.monitoring.drift.check import StreamCheck, check_drift, together
 from lobsmith.monitoring.drift.history import Found, Line, as_line
-from lobsmith.monitoring.drift.live_window import Lived, no_rows, read_lived
+from lobsmith.monitoring.drift.live_window import CurrentWindow, no_rows, read_current_window
 from lobsmith.monitoring.live_evaluation import LIVE
 from lobsmith.monitoring.log.writer import LogWriter, Source, log_path
 from lobsmith.monitoring.mode.machine import Mode, step
@@ -62,22 +62,22 @@ def log(
 ) -> None:
     """Log a live session of the newest seconds: a row and its answer each 500 ms."""
     count = int(2 * seconds)
-    lived = rows(count, NOW_NS - 1, seed=2)
+    current = rows(count, NOW_NS - 1, seed=2)
     path = log_path(workspace, "lob")
     path.parent.mkdir(parents=True, exist_ok=True)
     with LogWriter(path, (50, 1000), PARAMS) as writer:
-        writer.begin(instrument, Source.LIVE, instrument, int(lived.time_ns[0]))
-        times = {"time_ns": lived.time_ns, "asked_ns": lived.time_ns, "segment": lived.segment}
+        writer.begin(instrument, Source.LIVE, instrument, int(current.time_ns[0]))
+        times = {"time_ns": current.time_ns, "asked_ns": current.time_ns, "segment": current.segment}
         add(writer, instrument, ("lob", version), 0, count, **times, **changed)
-        writer.add_raw(instrument, row=np.arange(count), raw=lived.raw, **times)
+        writer.add_raw(instrument, row=np.arange(count), raw=current.raw, **times)
 
 
-def look(tmp_path: Path, params: Params, active: Manifest, before: tuple[Line, ...] = ()) -> list[DriftLook]:
-    found = look_for_drift(Workspace(tmp_path), params, active, NO_FALLBACK, now_ns=NOW_NS, before=before)
+def look(tmp_path: Path, params: Params, active: Manifest, before: tuple[Line, ...] = ()) -> list[DriftCheck]:
+    found = check_drift(Workspace(tmp_path), params, active, NO_FALLBACK, now_ns=NOW_NS, before=before)
     return [one.look for one in found]
 
 
-def findings(one: DriftLook) -> dict[Kind, Finding]:
+def findings(one: DriftCheck) -> dict[Kind, Finding]:
     return {verdict.kind: verdict.finding for verdict in one.verdicts}
 
 
@@ -130,7 +130,7 @@ def test_only_streams_with_a_client_are_looked_at_and_a_new_one_may_have_few_row
 
     def look_at(**opened_s: int) -> dict[str, dict[Kind, Finding]]:
         opened = {instrument: NOW_NS - opened_s[key] * S for instrument, key in names.items() if key in opened_s}
-        found = look_for_drift(Workspace(tmp_path), params, active, NO_FALLBACK, now_ns=NOW_NS, opened=opened)
+        found = check_drift(Workspace(tmp_path), params, active, NO_FALLBACK, now_ns=NOW_NS, opened=opened)
         return {one.look.instrument: findings(one.look) for one in found}
 
     names = {SPOT: "spot", PERPETUAL: "perpetual"}
@@ -182,12 +182,12 @@ def test_of_days_of_rows_only_both_ends_are_read(tmp_path, params, active):
         places, raw = np.arange(len(old)), np.zeros((len(old), COUNT), np.float32)
         writer.add_raw("days", row=places, time_ns=old, asked_ns=old, segment=places, raw=raw)
     learnt = replace(newest, time_ns=newest.time_ns - 200 * 3600 * S)
-    lived = read_lived(workspace, params, active, SPOT, learnt, now_ns=NOW_NS, sources=LIVE)
-    ages_h = (NOW_NS - lived.earlier.time_ns) / (3600 * S)
-    assert isinstance(lived.earlier, RawRows)
+    current = read_current_window(workspace, params, active, SPOT, learnt, now_ns=NOW_NS, sources=LIVE)
+    ages_h = (NOW_NS - current.earlier.time_ns) / (3600 * S)
+    assert isinstance(current.earlier, RawRows)
     assert ages_h.max() > 200
     assert not ((ages_h > 3) & (ages_h < 200)).any()
-    assert len(lived.recent) == 120
+    assert len(current.recent) == 120
 
 
 def test_answers_that_break_a_limit_are_concept_drift_of_their_stream_only(tmp_path, params, active):
@@ -223,9 +223,9 @@ def test_the_first_full_window_of_answers_has_a_verdict_where_the_version_says_w
         look(tmp_path, params, published)
 
 
-def looked(found: DriftLook, instrument: str) -> Looked:
-    nothing = Lived(no_rows(), no_rows(), None, None, 0, 0)
-    return Looked(msgspec.structs.replace(found, instrument=instrument), no_rows(), nothing)
+def looked(found: DriftCheck, instrument: str) -> StreamCheck:
+    nothing = CurrentWindow(no_rows(), no_rows(), None, None, 0, 0)
+    return StreamCheck(msgspec.structs.replace(found, instrument=instrument), no_rows(), nothing)
 
 
 def test_one_stream_is_taken_as_it_is():

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from lobsmith.monitoring.drift import history
-from lobsmith.monitoring.drift.check import Looked
-from lobsmith.monitoring.drift.live_window import Lived
-from lobsmith.monitoring.drift.report import report_look
+from lobsmith.monitoring.drift.check import StreamCheck
+from lobsmith.monitoring.drift.live_window import CurrentWindow
+from lobsmith.monitoring.drift.report import report_check
 from lobsmith.monitoring.mode.store import journal_path
 from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
@@ -20,5 +20,5 @@ def test_a_spoilt_journal_keeps_no_look_out_of_the_history(tmp_path: Path) -> No
     rows = drifted.rows(50, drifted.NOW_NS)
     # Evidently is no part of this: it gets no time.
     params = load_params(params_file(), {"drift_report.deadline_s": 0.001})
-    report_look(workspace, params, Looked(look, rows, Lived(rows, rows, None, None, 0, 0)))
+    report_check(workspace, params, StreamCheck(look, rows, CurrentWindow(rows, rows, None, None, 0, 0)))
     assert [one.looked_ns for one in history.read(workspace, look.model)] == [look.looked_ns]

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from numpy.testing import assert_allclose, assert_array_equal
 
 from lobsmith.cli.main import cli
-from lobsmith.monitoring.accuracy import score, score_over_time
+from lobsmith.monitoring.accuracy import accuracy_over_time, score
 from lobsmith.monitoring.log import retention
 from lobsmith.monitoring.log.export import export_parquet
 from lobsmith.monitoring.log.reader import PredictionLog, answers
@@ -70,7 +70,7 @@ def test_no_data_is_not_a_good_score() -> None:
 
 def test_time_bins_add_up_and_empty_ones_are_there() -> None:
     many = made(np.random.default_rng(3).integers(0, 3, 100))
-    bins = score_over_time(many, [-500, 0, 300, 1000, 2000])
+    bins = accuracy_over_time(many, [-500, 0, 300, 1000, 2000])
     assert [one.rows for one in bins] == [0, 30, 70, 0]
     parts = [one.horizons[0] for one in bins[1:3]]
     whole = score(many).horizons[0].log_loss

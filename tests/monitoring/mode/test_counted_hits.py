@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from lobsmith.monitoring.log.writer import LogWriter, Role, Source
-from lobsmith.monitoring.mode.hit_rates import count_wins
+from lobsmith.monitoring.mode.hit_rates import count_hits
 from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
 from tests.small import params_file
@@ -56,7 +56,7 @@ def put(
 
 
 def test_live_answers_of_the_serving_version_count_on_all_instruments(workspace: Workspace) -> None:
-    assert count_wins(workspace, PARAMS.modes, "lob", 3) is None
+    assert count_hits(workspace, PARAMS.modes, "lob", 3) is None
     with LogWriter.of(workspace, "lob", PARAMS) as log:
         put(log, "one", 100)
         put(log, "same rows", 100)
@@ -64,23 +64,23 @@ def test_live_answers_of_the_serving_version_count_on_all_instruments(workspace:
         put(log, "mirrored", 400, role=Role.FALLBACK)
         put(log, "replayed", 400, live=False)
         put(log, "other version", 400, version=4)
-    found = count_wins(workspace, PARAMS.modes, "lob", 3)
+    found = count_hits(workspace, PARAMS.modes, "lob", 3)
     assert (found.counts, found.wins) == (((40, 100),), ((30, 75),))
     assert (found.version, found.horizons_ms) == (3, (1000,))
-    assert count_wins(workspace, PARAMS.modes, "lob", 5) is None
+    assert count_hits(workspace, PARAMS.modes, "lob", 5) is None
 
 
 def test_of_a_long_session_the_newest_rows_count(workspace: Workspace) -> None:
     with LogWriter.of(workspace, "lob", PARAMS) as log:
         put(log, "long", 100)
         put(log, "short", 7, instrument="a:Y", up=0.6)
-    assert count_wins(workspace, replace(PARAMS.modes, win_rows=20), "lob", 3).counts == ((7, 20),)
-    assert count_wins(workspace, replace(PARAMS.modes, win_rows=100), "lob", 3).counts == ((7, 100),)
+    assert count_hits(workspace, replace(PARAMS.modes, win_rows=20), "lob", 3).counts == ((7, 20),)
+    assert count_hits(workspace, replace(PARAMS.modes, win_rows=100), "lob", 3).counts == ((7, 100),)
 
 
 def test_of_many_short_sessions_the_newest_count(workspace: Workspace) -> None:
     with LogWriter.of(workspace, "lob", PARAMS) as log:
         for number in range(10):
             put(log, f"{number}", 10, start_s=100 * number)
-    found = count_wins(workspace, replace(PARAMS.modes, win_rows=25), "lob", 3)
+    found = count_hits(workspace, replace(PARAMS.modes, win_rows=25), "lob", 3)
     assert found.counts == ((0, 30),)

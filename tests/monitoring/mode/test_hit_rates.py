@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from lobsmith.monitoring.mode.hit_rates import ActTable, WinRates, win_rates
+from lobsmith.monitoring.mode.hit_rates import ActTable, HitRates, hit_rates
 from lobsmith.online.answers import Answers
 from lobsmith.params import load_params
 from tests.small import params_file
@@ -48,7 +48,7 @@ def test_only_directions_with_a_known_outcome_count() -> None:
         [0.1, 0, 0.9],
         [0.4, 0.3, 0.3],
     ]
-    found = win_rates(answers(said, [0, 1, 0, 0, 0, -1, 2], np.arange(7) * 100, (100,)), 4)
+    found = hit_rates(answers(said, [0, 1, 0, 0, 0, -1, 2], np.arange(7) * 100, (100,)), 4)
     assert found.counts == ((1, 0, 0, 2),)
     assert found.wins == ((0, 0, 0, 1),)
     assert found.edges == pytest.approx((1 / 3, 1 / 2, 2 / 3, 5 / 6, 1))
@@ -56,7 +56,7 @@ def test_only_directions_with_a_known_outcome_count() -> None:
 
 def test_rows_that_share_an_outcome_count_once_in_each_bucket() -> None:
     said = [[0.9, 0, 0.1], [0.95, 0, 0.05], [0.4, 0.3, 0.3], [0.9, 0, 0.1]]
-    found = win_rates(answers(said, [2, 0, 0, 0], [1000, 1400, 1999, 2000], (1000,)), 2)
+    found = hit_rates(answers(said, [2, 0, 0, 0], [1000, 1400, 1999, 2000], (1000,)), 2)
     assert (found.counts, found.wins) == (((1, 2),), ((1, 1),))
 
 
@@ -65,7 +65,7 @@ def test_sessions_of_two_clients_with_the_same_rows_count_once() -> None:
     twice = answers(
         np.concatenate([one.probabilities] * 2), np.concatenate([one.labels] * 2), np.tile(one.time_ns, 2) // MS
     )
-    assert win_rates(twice, 20) == win_rates(one, 20)
+    assert hit_rates(twice, 20) == hit_rates(one, 20)
 
 
 @given(st.integers(0, 10_000), st.integers(2, 40))
@@ -73,34 +73,34 @@ def test_the_table_knows_the_bucket_that_an_answer_was_counted_in(seed: int, buc
     counted = drawn(60, seed)
     for row in range(60):
         one = answers(counted.probabilities[row], np.zeros(2), [0])
-        counts = win_rates(one, buckets).counts
+        counts = hit_rates(one, buckets).counts
         table = ActTable([[count > 0 for count in horizon] for horizon in counts])
-        assert table.may_act(one.probabilities[0]) == tuple(any(horizon) for horizon in counts)
+        assert table.actionable(one.probabilities[0]) == tuple(any(horizon) for horizon in counts)
 
 
 def test_enough_wins_of_enough_answers_are_acted_on() -> None:
     edges = (1 / 3, 2 / 3, 1.0)
-    rates = WinRates(version=3, horizons_ms=HORIZONS, edges=edges, counts=((9, 10), (10, 100)), wins=((9, 9), (8, 81)))
+    rates = HitRates(version=3, horizons_ms=HORIZONS, edges=edges, counts=((9, 10), (10, 100)), wins=((9, 9), (8, 81)))
     table = ActTable.of(rates, 3, HORIZONS, PARAMS)
 
     def act(*likeliest: float) -> tuple[bool, ...]:
-        return table.may_act(np.array([[0, 1 - one, one] for one in likeliest], np.float32))
+        return table.actionable(np.array([[0, 1 - one, one] for one in likeliest], np.float32))
 
     assert act(0.9, 0.9) == (True, True)
     # Too few; and as often as the threshold is not more often.
     assert act(0.6, 0.6) == (False, False)
-    assert table.may_act(np.array([[0.1, 0.9, 0], [np.nan] * 3], np.float32)) == (False, False)
-    assert table.may_act(np.array([[np.inf, 0, 0], [1, 0, 0]], np.float32)) == (True, True)
+    assert table.actionable(np.array([[0.1, 0.9, 0], [np.nan] * 3], np.float32)) == (False, False)
+    assert table.actionable(np.array([[np.inf, 0, 0], [1, 0, 0]], np.float32)) == (True, True)
     for none in (
         ActTable.of(None, 3, HORIZONS, PARAMS),
         ActTable.of(rates, 4, HORIZONS, PARAMS),
         ActTable.of(rates, 3, (100, 500), PARAMS),
     ):
-        assert none.may_act(np.array([[0, 0, 1], [0, 0, 1]], np.float32)) == (False, False)
+        assert none.actionable(np.array([[0, 0, 1], [0, 0, 1]], np.float32)) == (False, False)
 
 
 def test_two_instruments_add_up_and_other_versions_do_not() -> None:
-    one, other = (win_rates(drawn(300, seed), 5) for seed in (1, 2))
+    one, other = (hit_rates(drawn(300, seed), 5) for seed in (1, 2))
     both = one.plus(other)
     assert np.array_equal(np.array(both.counts), np.array(one.counts) + np.array(other.counts))
     assert np.array_equal(np.array(both.wins), np.array(one.wins) + np.array(other.wins))
@@ -111,9 +111,9 @@ def test_two_instruments_add_up_and_other_versions_do_not() -> None:
 @pytest.mark.parametrize("counts", [(), ((1,),), ((1, 2), (1,)), ((1, 2, 3), (1, 2, 3))])
 def test_a_table_of_another_shape_is_refused(counts) -> None:
     with pytest.raises(ValueError, match="2 horizons of 2 buckets"):
-        WinRates(version=1, horizons_ms=HORIZONS, edges=(0.3, 0.6, 1.0), counts=counts, wins=((0, 0), (0, 0)))
+        HitRates(version=1, horizons_ms=HORIZONS, edges=(0.3, 0.6, 1.0), counts=counts, wins=((0, 0), (0, 0)))
 
 
 def test_no_answers_make_empty_tables() -> None:
-    found = win_rates(drawn(0, 0), 3)
+    found = hit_rates(drawn(0, 0), 3)
     assert found.counts == found.wins == ((0, 0, 0),) * 2

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from lobsmith.drift.verdict import DriftLook, Finding, Kind
-from lobsmith.monitoring.mode.machine import Mode, ModeRecord, asks_retrain, step, wait
+from lobsmith.drift.verdict import DriftCheck, Finding, Kind
+from lobsmith.monitoring.mode.machine import Mode, ModeState, asks_retrain, step, wait
 from lobsmith.monitoring.state import State, StateName
 from lobsmith.params import ModeParams
 from tests.monitoring.drift.looks import CALM, DRIFT, MISSING, UNKNOWN, S, at, look, looks
@@ -39,7 +39,7 @@ params = st.builds(
 )
 
 
-def run(taken: Sequence[DriftLook], given: ModeParams = PARAMS, record: ModeRecord | None = None) -> list[ModeRecord]:
+def run(taken: Sequence[DriftCheck], given: ModeParams = PARAMS, record: ModeState | None = None) -> list[ModeState]:
     records = []
     for one in taken:
         record = step(record, one, given, one.looked_ns)
@@ -52,8 +52,8 @@ def modes(*found: tuple[Finding, ...] | Finding, given: ModeParams = PARAMS) -> 
     return [one.mode for one in run(taken, given)]
 
 
-def in_mode(mode: Mode, **changes) -> ModeRecord:
-    return ModeRecord(**{"model": "lob", "version": 1, "mode": mode, "since_ns": at(-1), "reason": "a test"} | changes)
+def in_mode(mode: Mode, **changes) -> ModeState:
+    return ModeState(**{"model": "lob", "version": 1, "mode": mode, "since_ns": at(-1), "reason": "a test"} | changes)
 
 
 CONCEPT = (CALM, CALM, DRIFT)
@@ -95,7 +95,7 @@ def test_a_look_at_nothing_is_missing_data() -> None:
     assert run([nothing])[-1].mode is C
 
 
-def waited(record: ModeRecord | None, number: int, version: int = 1) -> ModeRecord:
+def waited(record: ModeState | None, number: int, version: int = 1) -> ModeState:
     return wait(record, "lob", version, IDLE, at(number))
 
 

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from lobsmith.errors import LobsmithError, ModeError
-from lobsmith.monitoring.mode.hit_rates import WinRates
+from lobsmith.monitoring.mode.hit_rates import HitRates
 from lobsmith.monitoring.mode.machine import Mode, ModeChange
 from lobsmith.monitoring.mode.store import (
     apply,
@@ -19,9 +19,9 @@ from lobsmith.monitoring.mode.store import (
     journal_path,
     mode_at,
     read_mode,
-    record_path,
     set_auto,
     set_mode,
+    state_path,
 )
 from lobsmith.params import load_params
 from lobsmith.release.repository import journal
@@ -34,7 +34,7 @@ PARAMS = load_params(
     {"modes.drift_looks": 1, "modes.paused_looks": 2, "modes.calm_looks": 2, "modes.retrain_every_s": 900},
 )
 N, C, P = Mode.NORMAL, Mode.CONSERVATIVE, Mode.PAUSED
-RATES = WinRates(version=1, horizons_ms=(100,), edges=(1 / 3, 1.0), counts=((7,),), wins=((5,),))
+RATES = HitRates(version=1, horizons_ms=(100,), edges=(1 / 3, 1.0), counts=((7,),), wins=((5,),))
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_model_that_serves_nothing_has_no_mode_to_set(workspace: Workspace) ->
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"mode": "normal"}', b"\xff", b'"\xff"'])
 def test_a_spoilt_record_is_an_error_here_none_to_clients_and_mended_by_hand(workspace: Workspace, content) -> None:
     take(workspace, 0, DRIFT)
-    path = record_path(workspace, "lob")
+    path = state_path(workspace, "lob")
     path.write_bytes(content)
     assert decode_mode(content) is None
     for act in (lambda: read_mode(workspace, "lob"), lambda: take(workspace, 1, CALM)):
@@ -122,14 +122,14 @@ def test_a_spoilt_record_is_an_error_here_none_to_clients_and_mended_by_hand(wor
 
 def test_a_record_of_another_model_is_none(workspace: Workspace) -> None:
     take(workspace, 0, CALM)
-    shutil.copy(record_path(workspace, "lob"), record_path(workspace, "other"))
+    shutil.copy(state_path(workspace, "lob"), state_path(workspace, "other"))
     with pytest.raises(ModeError, match=r"other\.json: no record"):
         read_mode(workspace, "other")
 
 
 def test_a_record_that_is_deleted_calms_nothing(workspace: Workspace) -> None:
     take(workspace, 0, DRIFT)
-    record_path(workspace, "lob").unlink()
+    state_path(workspace, "lob").unlink()
     assert take(workspace, 1, CALM).after.mode is C
     assert written(workspace) == [(None, C)]
 
@@ -226,7 +226,7 @@ def test_two_writers_lose_no_line(workspace: Workspace) -> None:
 
 def test_a_record_with_keys_of_a_later_release_is_read(workspace: Workspace) -> None:
     take(workspace, 0, CALM)
-    content = record_path(workspace, "lob").read_bytes().replace(b"{", b'{"later": 1, ', 1)
+    content = state_path(workspace, "lob").read_bytes().replace(b"{", b'{"later": 1, ', 1)
     assert decode_mode(content) == replace(read_mode(workspace, "lob"))
 
 

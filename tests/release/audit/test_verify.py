@@ -49,7 +49,7 @@ def test_an_unsound_version_leaves_while_a_sound_one_remains(workspace, reposito
     assert verify(workspace) == []
     actions = [(one.action, one.version_to) for one in journal.read(workspace.journal) if one.model == "toy"][3:]
     assert actions == [("repaired", repository.active("toy")), ("set aside", bad)]
-    assert any(one.name.startswith(f"toy-{bad}-") for one in workspace.set_aside.iterdir())
+    assert any(one.name.startswith(f"toy-{bad}-") for one in workspace.quarantine.iterdir())
 
 
 def test_the_last_good_version_is_never_taken_away(workspace, repository):
@@ -85,7 +85,7 @@ def test_what_is_foreign_is_set_aside(workspace, repository):
     ]
     assert mend(workspace) == []
     assert not any(place.exists() for place in places)
-    assert len(list(workspace.set_aside.glob("*/file"))) == 5
+    assert len(list(workspace.quarantine.glob("*/file"))) == 5
     assert verify(workspace) == []
 
 
@@ -137,8 +137,8 @@ def test_lines_that_the_journal_lacks_are_written(workspace, repository):
     ]
     assert mend(workspace) == []
     assert verify(workspace) == []
-    fates = journal.fates(journal.read(workspace.journal), "toy")
-    assert fates == {first: "set aside", second: "published", third: "published"}
+    version_status = journal.version_status(journal.read(workspace.journal), "toy")
+    assert version_status == {first: "set aside", second: "published", third: "published"}
 
 
 def test_a_policy_that_was_edited_is_journaled_and_what_it_leaves_out_set_aside(workspace, repository):
@@ -206,7 +206,7 @@ def test_a_linked_version_is_not_sound_and_one_repair_is_enough(workspace, repos
     newest = repository.active("toy")
     repository.directory("toy", newest).rename(tmp_path / "elsewhere")
     repository.directory("toy", newest).symlink_to(tmp_path / "elsewhere")
-    assert "a link" in repository.fault("toy", newest)
+    assert "a link" in repository.integrity_error("toy", newest)
     assert mend(workspace) == []
     assert newest not in repository.listed("toy")
     assert verify(workspace) == []

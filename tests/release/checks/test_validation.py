@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.errors import ReleaseError
 from lobsmith.files import sha256_file
-from lobsmith.release.checks.validation import check_version, prove
+from lobsmith.release.checks.validation import check_version, validate
 from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import publish
 from lobsmith.release.repository.repository import Repository
@@ -47,9 +47,9 @@ def reseal(directory):
 
 
 def test_proves_a_sound_version_in_another_process(version):
-    proof = prove(version, toy.trust_of(version), 60)
-    assert proof.rows == len(toy.ROWS)
-    assert proof.largest_difference <= 1e-6
+    validation = validate(version, toy.trust_of(version), 60)
+    assert validation.rows == len(toy.ROWS)
+    assert validation.largest_difference <= 1e-6
 
 
 def test_prints_one_object_and_a_status(version):
@@ -133,7 +133,7 @@ def test_a_proof_that_hangs_is_killed(version):
     (version / "manifest.json").unlink()
     os.mkfifo(version / "manifest.json")
     with pytest.raises(ReleaseError, match="not proven within"):
-        prove(version, toy.trust_of(version), 2)
+        validate(version, toy.trust_of(version), 2)
 
 
 def test_the_graph_for_one_row_is_proven_too(tmp_path):

@@ -110,7 +110,7 @@ def test_what_was_taken_off_the_list_or_damaged_stays_off(workspace, repository,
     assert fourth > third
     assert repository.listed("toy") == [second, fourth]
     assert repository.versions("toy") == [second, third, fourth]
-    assert [one.name.split("-")[1] for one in workspace.set_aside.iterdir()] == [str(first)]
+    assert [one.name.split("-")[1] for one in workspace.quarantine.iterdir()] == [str(first)]
 
 
 def test_a_refused_gate_publishes_nothing(workspace, repository, tmp_path):

@@ -111,7 +111,7 @@ def test_a_changed_plan_is_found(workspace, repository):
     of = manifest_of(repository)
     put_plans(workspace, of)
     (repository.directory("toy_trt", of.version) / "model_sm89.plan").write_bytes(b"")
-    assert "model_sm89.plan: changed" in repository.sound("toy_trt")[1][of.version]
+    assert "model_sm89.plan: changed" in repository.valid("toy_trt")[1][of.version]
 
 
 def test_a_manifest_that_goes_along_with_a_changed_plan_is_found(workspace, repository):
@@ -121,7 +121,7 @@ def test_a_manifest_that_goes_along_with_a_changed_plan_is_found(workspace, repo
     (directory / "model_sm89.plan").write_bytes(b"another")
     changed = sha256_file(directory / "model_sm89.plan")
     toy.seal(directory, structs.replace(manifest, files={**manifest.files, "model_sm89.plan": changed}))
-    assert "model_sm89.plan is not the plan that was built" in repository.sound("toy_trt")[1][of.version]
+    assert "model_sm89.plan is not the plan that was built" in repository.valid("toy_trt")[1][of.version]
 
 
 def test_plans_are_not_published_twice_nor_for_a_version_that_is_not_listed(workspace, repository):
@@ -208,7 +208,7 @@ def test_plans_of_what_is_no_longer_listed_are_set_aside_with_the_next_publicati
     assert repository.listed("toy_trt") == []
     put(workspace)
     assert repository.models() == ["toy"]
-    assert [one.name.rsplit("-", 1)[0] for one in workspace.set_aside.iterdir()] == [f"toy_trt-{new}"]
+    assert [one.name.rsplit("-", 1)[0] for one in workspace.quarantine.iterdir()] == [f"toy_trt-{new}"]
 
 
 def test_plans_follow_what_publishing_keeps(workspace, repository):
@@ -229,12 +229,12 @@ def test_a_killed_publisher_of_plans_leaves_the_old_state_or_the_new(workspace, 
     done = zygote.run("publisher", str(workspace.root), step, "plans")
     assert done.returncode == -signal.SIGKILL, done.stderr
     published = step in ("listed", "loaded", "recorded")
-    assert repository.sound("toy_trt") == ([old, new] if published else [old], {})
+    assert repository.valid("toy_trt") == ([old, new] if published else [old], {})
     if not published:
         put_plans(workspace, manifest_of(repository, new))
     latest = put(workspace)
     put_plans(workspace, latest)
-    assert repository.sound("toy_trt") == ([old, new, latest.version], {})
+    assert repository.valid("toy_trt") == ([old, new, latest.version], {})
     lines = [
         one.version_to
         for one in journal.read(workspace.journal)

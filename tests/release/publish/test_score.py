@@ -21,7 +21,7 @@ from lobsmith.release.version.manifest import read_manifest
 from lobsmith.release.version.triton_config import config_text, configured_contract, listed_versions, read_config
 from lobsmith.workspace import Workspace
 from tests.release import toy
-from tests.release.in_process import nominate, promote, publish
+from tests.release.in_process import deploy_candidate, promote, publish
 from tests.release.procedures import PROCEDURES
 from tests.release.scores import write_reference, write_score
 from tests.release.stand_in import StandIn
@@ -96,7 +96,7 @@ def test_a_candidate_keeps_its_score_to_itself_and_a_promotion_publishes_it(work
     assert repository.active("toy_drift") == manifest.version
     again = promote(Release(workspace, PARAMS), repository.directory("toy", manifest.version), model="toy")
     assert repository.listed("toy_drift") == [manifest.version, again.version]
-    back = nominate(Release(workspace, PARAMS), repository.directory("toy", again.version), model="toy")
+    back = deploy_candidate(Release(workspace, PARAMS), repository.directory("toy", again.version), model="toy")
     assert "drift.onnx" in back.files
     assert verify(workspace) == []
 
@@ -106,7 +106,7 @@ def test_a_score_goes_back_with_its_version(workspace, repository):
     server = StandIn(workspace)
     rollback(Release(workspace, PARAMS, server), "toy")
     assert repository.listed("toy_drift") == repository.versions("toy_drift") == [old]
-    assert {one.name.rsplit("-", 1)[0] for one in workspace.set_aside.iterdir()} == {f"toy-{new}", f"toy_drift-{new}"}
+    assert {one.name.rsplit("-", 1)[0] for one in workspace.quarantine.iterdir()} == {f"toy-{new}", f"toy_drift-{new}"}
     assert verify(workspace) == []
 
 
@@ -153,12 +153,12 @@ def test_a_missing_score_is_published_by_repair_and_by_the_next_publication(work
 def test_a_spoilt_score_is_made_anew_and_its_model_goes_on(workspace, repository, which):
     listed = repository.listed("toy")
     (repository.directory("toy_drift", listed[which]) / "model.onnx").write_bytes(b"")
-    assert repository.sound("toy") == (listed, {})
+    assert repository.valid("toy") == (listed, {})
     found = verify(workspace)
     assert [(one.kind, one.model, one.version) for one in found] == [(Kind.UNSOUND, "toy_drift", listed[which])]
     assert mend(workspace) == []
     assert verify(workspace) == []
-    assert repository.sound("toy_drift") == (listed, {})
+    assert repository.valid("toy_drift") == (listed, {})
 
 
 def test_a_score_of_another_version_is_found(workspace, repository):
@@ -168,7 +168,7 @@ def test_a_score_of_another_version_is_found(workspace, repository):
     changed = sha256_file(directory / "model.onnx")
     manifest = structs.replace(read_manifest(directory), files={"model.onnx": changed}, artifact_id=changed)
     toy.seal(directory, manifest)
-    assert repository.fault("toy_drift", new) is None
+    assert repository.integrity_error("toy_drift", new) is None
     [found] = verify(workspace)
     assert f"does not belong to toy {new}" in found.words
     assert mend(workspace) == []
@@ -256,8 +256,8 @@ def test_a_killed_publisher_of_a_score_leaves_the_old_state_or_the_new(workspace
     done = zygote.run("publisher", str(workspace.root), step, "score")
     assert done.returncode == -signal.SIGKILL, done.stderr
     published = step in ("listed", "loaded", "recorded", "closed")
-    assert repository.sound("toy_drift") == ([*before, version] if published else before, {})
-    assert repository.sound("toy")[1] == {}
+    assert repository.valid("toy_drift") == ([*before, version] if published else before, {})
+    assert repository.valid("toy")[1] == {}
     # Who died says nothing of the score: it is tried again at once.
     server = StandIn(workspace)
     assert catch_up(Release(workspace, PARAMS, server), "toy") == {}

@@ -6,17 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lobsmith.release.reconcile.plan import (
-    Crown,
+    AcknowledgeRollback,
+    DeployCandidate,
     DropChallenger,
-    Fill,
     Present,
     Promote,
-    Restore,
-    Retire,
-    Settle,
+    PromoteChallenger,
+    RevertAlias,
     Situation,
     Tag,
-    next_step,
+    UndeployCandidate,
+    next_action,
     taken_back,
 )
 from lobsmith.release.registry.aliases import ARTIFACT_ID, TRITON_VERSION, Registered, Wanted
@@ -38,7 +38,7 @@ class World:
     champion: int | None = None
     challenger: int | None = None
     active: Present | None = None
-    slot: Present | None = None
+    candidate: Present | None = None
     back: set[str] = field(default_factory=set)
     refused: set[tuple[str, int]] = field(default_factory=set)
     clock: int = 0
@@ -53,7 +53,7 @@ class World:
     def situation(self) -> Situation:
         return Situation(
             self.active,
-            self.slot,
+            self.candidate,
             Wanted(self.registered(self.champion), self.registered(self.challenger)),
             frozenset(self.back),
             frozenset(self.refused),
@@ -70,19 +70,19 @@ class World:
 
     def act(self) -> bool:
         """Do the next step; say whether there was one."""
-        match next_step(self.situation()):
+        match next_action(self.situation()):
             case Promote(champion):
                 self.active = self.present(champion.artifact_id)
                 self.promoted.append(champion.artifact_id)
-            case Crown(challenger):
+            case PromoteChallenger(challenger):
                 self.champion = challenger.version
-            case Fill(challenger):
-                self.slot = self.present(challenger.artifact_id)
-            case Retire():
-                self.slot = None
-            case Restore(_, active):
+            case DeployCandidate(challenger):
+                self.candidate = self.present(challenger.artifact_id)
+            case UndeployCandidate():
+                self.candidate = None
+            case RevertAlias(_, active):
                 self.champion = None if active is None else ARTIFACTS.index(active.artifact_id)
-            case Settle():
+            case AcknowledgeRollback():
                 self.back.clear()
             case DropChallenger():
                 self.challenger = None
@@ -141,10 +141,10 @@ def test_whatever_happens_it_ends_in_what_is_wanted(happened) -> None:
         assert after.active.artifact_id == champion.artifact_id
         assert champion.tags[TRITON_VERSION] == str(after.active.version)
     if challenger is None:
-        assert after.slot is None
+        assert after.candidate is None
     elif ("challenger", challenger.version) not in after.refused:
-        assert after.slot is not None
-        assert after.slot.artifact_id == challenger.artifact_id
+        assert after.candidate is not None
+        assert after.candidate.artifact_id == challenger.artifact_id
     assert not after.taken_back
 
 
@@ -154,36 +154,36 @@ WANTS_A, WANTS_B = Wanted(version(1, "a", triton_version="1")), Wanted(version(2
 
 def test_a_rolled_back_artifact_comes_again_only_when_it_is_asked_for_again() -> None:
     rolled_back = Situation(active=A, wanted=WANTS_B, taken_back=frozenset("b"))
-    assert next_step(rolled_back) == Restore(WANTS_B.champion, A)
+    assert next_action(rolled_back) == RevertAlias(WANTS_B.champion, A)
     moved = replace(rolled_back, wanted=WANTS_A)
-    assert next_step(moved) == Settle(frozenset("b"))
+    assert next_action(moved) == AcknowledgeRollback(frozenset("b"))
     settled = replace(moved, taken_back=frozenset())
-    assert next_step(settled) is None
-    assert next_step(replace(settled, wanted=WANTS_B)) == Promote(WANTS_B.champion)
+    assert next_action(settled) is None
+    assert next_action(replace(settled, wanted=WANTS_B)) == Promote(WANTS_B.champion)
 
 
 def test_two_rollbacks_in_a_row_leave_neither_to_come_again() -> None:
     for unwanted in "bc":
         now = Situation(active=A, wanted=Wanted(version(3, unwanted)), taken_back=frozenset("bc"))
-        assert isinstance(next_step(now), Restore)
+        assert isinstance(next_action(now), RevertAlias)
 
 
 def test_without_aliases_what_serves_goes_on_and_the_slot_is_emptied() -> None:
-    assert next_step(Situation(active=A)) is None
-    assert next_step(Situation(active=A, slot=B)) == Retire(B)
+    assert next_action(Situation(active=A)) is None
+    assert next_action(Situation(active=A, candidate=B)) == UndeployCandidate(B)
 
 
 def test_the_first_challenger_has_nothing_to_be_compared_with() -> None:
     wanted = Wanted(challenger=version(1, "a"))
-    assert next_step(Situation(slot=A, wanted=wanted)) == Crown(wanted.challenger)
-    assert next_step(Situation(active=B, slot=A, wanted=wanted)) is None
+    assert next_action(Situation(candidate=A, wanted=wanted)) == PromoteChallenger(wanted.challenger)
+    assert next_action(Situation(active=B, candidate=A, wanted=wanted)) is None
 
 
 def test_a_refused_challenger_leaves_the_slot_alone() -> None:
     wanted = Wanted(challenger=version(2, "b"))
-    now = Situation(active=A, slot=Present(3, "c"), wanted=wanted)
-    assert next_step(now) == Fill(wanted.challenger)
-    assert next_step(replace(now, refused=frozenset({("challenger", 2)}))) is None
+    now = Situation(active=A, candidate=Present(3, "c"), wanted=wanted)
+    assert next_action(now) == DeployCandidate(wanted.challenger)
+    assert next_action(replace(now, refused=frozenset({("challenger", 2)}))) is None
 
 
 def line(action: str, before: int | None, about: int | None, artifact: str | None = None, model: str = "lob"):

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from lobsmith.cli.main import cli
 from lobsmith.errors import GateError, LeaseError, LeaseLostError, ServingError
 from lobsmith.release.context import Release
+from lobsmith.release.reconcile.actions import Point
 from lobsmith.release.reconcile.reconcile import reconcile
-from lobsmith.release.reconcile.requests import nominate_new
-from lobsmith.release.reconcile.steps import Point
+from lobsmith.release.reconcile.requests import register_challenger
 from lobsmith.release.registry.aliases import (
     ARTIFACT_ID,
     CHALLENGER,
@@ -37,7 +37,7 @@ from tests.release.stand_in import StandIn
 from tests.release.wished import PARAMS, SLOT, candidate, register, wish, workspace_with_mlflow
 from tests.small import params_file
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("proof_in_process")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("validation_in_process")]
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_a_candidate_that_nobody_asks_for_yet_is_not_retired(workspace, reposito
 
     made = toy.artifact(workspace.root / "run", scale=0.4)
     run = RunRef(bare.run_id, "", bare.version)
-    manifest = nominate_new(
+    manifest = register_challenger(
         Release(workspace, PARAMS, note=meanwhile), made, model="toy", contract=toy.CONTRACT, run=run
     )
     settle(workspace)
@@ -160,7 +160,7 @@ def test_a_refused_candidate_says_so_in_the_registry(workspace, repository):
     made = toy.artifact(workspace.root / "run", verdicts=(toy.REFUSED,))
     run = RunRef(bare.run_id, "", bare.version)
     with pytest.raises(GateError):
-        nominate_new(Release(workspace, PARAMS), made, model="toy", contract=toy.CONTRACT, run=run)
+        register_challenger(Release(workspace, PARAMS), made, model="toy", contract=toy.CONTRACT, run=run)
     assert registered(workspace, "toy", bare.version).tags[SERVING].startswith("refused: toy_candidate: skill refused")
     assert (repository.models(), wanted(workspace, "toy")) == ([], Wanted())
 

@@ -5,7 +5,7 @@ import pytest
 from lobsmith.online.evidence import PROMOTE, REJECT
 from lobsmith.release.context import Release
 from lobsmith.release.reconcile.reconcile import reconcile
-from lobsmith.release.reconcile.requests import nominate_new
+from lobsmith.release.reconcile.requests import register_challenger
 from lobsmith.release.reconcile.shadow_pair import Pair, move_aliases, pair_of
 from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, SERVING, SHADOW, registered, tag, wanted
 from lobsmith.release.registry.runs import RunRef
@@ -67,6 +67,6 @@ def test_who_is_killed_while_nominating_leaves_no_window_that_counts_as_trained(
         with monkeypatch.context() as patch:
             patch.setattr(f"lobsmith.release.reconcile.requests.{name}", die)
             with pytest.raises(Killed):
-                nominate_new(Release(workspace, PARAMS), made, model="toy", contract=toy.CONTRACT, run=run)
+                register_challenger(Release(workspace, PARAMS), made, model="toy", contract=toy.CONTRACT, run=run)
         assert SERVING not in registered(workspace, "toy", version.version).tags
     assert wanted(workspace, "toy").challenger.version == version.version

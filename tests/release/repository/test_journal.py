@@ -141,7 +141,7 @@ def test_the_next_version_below_is_active_after_one_that_left_alone():
 
 
 def test_the_journal_says_what_became_of_each_version():
-    assert journal.fates(HISTORY, "toy") == {
+    assert journal.version_status(HISTORY, "toy") == {
         1: "retired",
         2: "promoted",
         3: "refused",

@@ -3,7 +3,7 @@ import pytest
 from lobsmith.errors import DataError, ReleaseError, VersionGoneError
 from lobsmith.release.context import Release
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.incidents import record_faults
+from lobsmith.release.repository.incidents import journal_integrity_errors
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import rollback
 from lobsmith.workspace import Workspace
@@ -128,7 +128,7 @@ def test_a_damaged_version_is_named_and_the_others_hold(repository, fault):
     damage(repository.directory("toy", new))
     with pytest.raises(ReleaseError, match=words):
         repository.verify("toy", new)
-    sound, faulty = repository.sound("toy")
+    sound, faulty = repository.valid("toy")
     assert sound == [old]
     assert faulty.keys() == {new}
 
@@ -149,9 +149,9 @@ def test_a_fault_is_journaled_once(workspace):
     repository = Repository.of(workspace)
     old, new = repository.versions("toy")
     flip(repository.directory("toy", new) / "model.onnx")
-    _, faulty = repository.sound("toy")
-    assert record_faults(workspace, "toy", faulty, who="the server") == [new]
-    assert record_faults(workspace, "toy", faulty) == []
+    _, faulty = repository.valid("toy")
+    assert journal_integrity_errors(workspace, "toy", faulty, who="the server") == [new]
+    assert journal_integrity_errors(workspace, "toy", faulty) == []
     entry = journal.read(workspace.journal)[-1]
     assert (entry.action, entry.version_from, entry.version_to, entry.who) == ("faulty", new, new, "the server")
     assert "model.onnx: changed" in entry.reason

@@ -30,7 +30,7 @@ def damage(repository, version):
 
 
 def set_aside(workspace):
-    return sorted(one.name.rsplit("-", 1)[0] for one in workspace.set_aside.iterdir())
+    return sorted(one.name.rsplit("-", 1)[0] for one in workspace.quarantine.iterdir())
 
 
 def test_the_version_before_answers_and_the_bad_one_is_set_aside(workspace, repository, server):
@@ -202,7 +202,7 @@ def test_what_a_lost_journal_does_not_know_is_known_as_taken_back(workspace, rep
     rollback(Release(workspace, PARAMS, server), "toy")
     entries = [one for one in journal.read(workspace.journal) if one.version_to == bad]
     assert [(one.action, one.artifact_id) for one in entries] == [("published", artifact_id)]
-    assert journal.fates(journal.read(workspace.journal), "toy")[bad] == journal.ROLLED_BACK
+    assert journal.version_status(journal.read(workspace.journal), "toy")[bad] == journal.ROLLED_BACK
 
 
 @pytest.mark.parametrize("spoilt", ["journal", "set_aside"])
@@ -212,13 +212,13 @@ def test_what_went_back_but_could_not_be_tidied_says_so(workspace, repository, s
     if spoilt == "journal":
         workspace.journal.write_bytes(b"torn\n" + good)
     else:
-        workspace.set_aside.write_text("a file")
+        workspace.quarantine.write_text("a file")
     with pytest.raises(ReleaseError, match=f"went back to {second}, but"):
         rollback(Release(workspace, PARAMS, server), "toy")
     assert repository.listed("toy") == server.loaded["toy"] == [first, second]
     if spoilt == "journal":
         workspace.journal.write_bytes(good)
     else:
-        workspace.set_aside.unlink()
+        workspace.quarantine.unlink()
     assert rollback(Release(workspace, PARAMS, server), "toy").set_aside == (third,)
     assert verify(workspace) == []

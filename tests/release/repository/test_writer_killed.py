@@ -10,7 +10,7 @@ from lobsmith.release.context import Release
 from lobsmith.release.publish.score import accompany
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.candidate import undeploy_candidate
-from lobsmith.release.repository.crash_points import Step
+from lobsmith.release.repository.crash_points import CrashPoint
 from lobsmith.release.repository.recovery import clear_up
 from lobsmith.release.repository.removal import retire_fallen
 from lobsmith.release.repository.repository import Repository
@@ -23,7 +23,7 @@ from tests.release.procedures import PROCEDURES
 from tests.release.stand_in import StandIn
 
 PARAMS = toy.params(release__keep=2)
-OLD_STATE = (Step.INTENDED, Step.STAGED, Step.PROVEN)
+OLD_STATE = (CrashPoint.INTENDED, CrashPoint.STAGED, CrashPoint.PROVEN)
 SWEEP = [
     # A promotion goes through all that a publication does.
     pytest.param(procedure, step, marks=[pytest.mark.slow] if procedure == "publish" else [])
@@ -77,14 +77,14 @@ def test_the_old_state_or_the_new_and_the_next_writer_ends_it(workspace, reposit
     if procedure in ("publish", "promote"):
         assert listed[0] in (first, second)
         assert len(listed) == 2
-        assert (listed == [first, second]) == (step in (*OLD_STATE, Step.MOVED))
-        assert repository.sound("toy") == (listed, {})
+        assert (listed == [first, second]) == (step in (*OLD_STATE, CrashPoint.MOVED))
+        assert repository.valid("toy") == (listed, {})
     elif procedure == "retire":
         assert listed == before[0]
         assert repository.listed("toy_candidate") in (before[1], [])
     else:
         assert listed in ([first, second], [first])
-        assert repository.fault("toy", first) is None
+        assert repository.integrity_error("toy", first) is None
 
     recover(workspace, procedure)
     check_clean(workspace)
@@ -103,7 +103,7 @@ def test_the_old_state_or_the_new_and_the_next_writer_ends_it(workspace, reposit
             ended = []
         case "rollback":
             assert after == [first]
-            assert workspace.set_aside.is_dir()
+            assert workspace.quarantine.is_dir()
             ended = [("rolled back", first)]
         case "repair":
             assert after == [first]
@@ -132,7 +132,7 @@ def recover(workspace, procedure):
                 assert accompany(writer, "toy", retry=False) == {}
 
 
-@pytest.mark.parametrize("step", [Step.PROVEN, Step.MOVED, Step.LISTED])
+@pytest.mark.parametrize("step", [CrashPoint.PROVEN, CrashPoint.MOVED, CrashPoint.LISTED])
 def test_the_first_version_is_whole_or_absent(tmp_path, killed, step):
     workspace = Workspace(tmp_path / "project")
     repository = Repository.of(workspace)
@@ -140,7 +140,7 @@ def test_the_first_version_is_whole_or_absent(tmp_path, killed, step):
     published = step not in OLD_STATE
     # Of the model itself: its score follows.
     assert repository.models() == (["toy"] if published else [])
-    assert repository.sound("toy") == (repository.versions("toy"), {})
+    assert repository.valid("toy") == (repository.versions("toy"), {})
     listed = repository.listed("toy")
     last = put(workspace)
     assert repository.listed("toy") == [*listed, last]

@@ -3,12 +3,12 @@ import pytest
 
 from lobsmith.errors import DeadlineError
 from lobsmith.params import GuardParams
-from lobsmith.trading.guard.drift_score import Own, RawBlock, ScoreWatch
+from lobsmith.trading.guard.drift_score import LocalStatus, RawBlock, ScoreWatch
 from tests.trading.scores import Scores
 
 PARAMS = GuardParams(shortest=16, every_rows=4, alarms=2, of=3, calm=0.8, calm_blocks=3, silent_s=10)
 BLOCK = 16
-CALM, ALARM, UNKNOWN = Own
+CALM, ALARM, UNKNOWN = LocalStatus
 
 
 class Stream:
@@ -22,7 +22,7 @@ class Stream:
     def begin(self) -> None:
         self.block, self.time_ns = RawBlock(2, BLOCK, every_ms=1, shortest=BLOCK), 0
 
-    def come(self, rows: int, version: int | None = 1) -> Own:
+    def come(self, rows: int, version: int | None = 1) -> LocalStatus:
         for _ in range(rows):
             self.time_ns += 1_000_000
             self.block.append(np.full(2, self.time_ns / 1e6, np.float32), self.time_ns)

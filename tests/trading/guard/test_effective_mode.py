@@ -4,8 +4,8 @@ import pytest
 
 from lobsmith.errors import ModeError, ServingError
 from lobsmith.monitoring.mode.machine import Mode
-from lobsmith.trading.guard.drift_score import Own, OwnWord
-from lobsmith.trading.guard.effective_mode import Abstain, stance
+from lobsmith.trading.guard.drift_score import LocalReading, LocalStatus
+from lobsmith.trading.guard.effective_mode import Abstain, effective_mode
 from lobsmith.trading.guard.monitor_mode import ModeWatch
 from tests.trading.client.test_stream import Clock
 from tests.trading.scores import NOW_NS, Modes, record
@@ -13,7 +13,7 @@ from tests.trading.scores import NOW_NS, Modes, record
 S = 1_000_000_000
 STALE_S = 900.0
 N, C, P = Mode.NORMAL, Mode.CONSERVATIVE, Mode.PAUSED
-CALM, ALARM, UNKNOWN = Own
+CALM, ALARM, UNKNOWN = LocalStatus
 STALE_NS = NOW_NS - 901 * S
 GONE = {
     "missing": None,
@@ -36,12 +36,12 @@ def watch(source: Modes, clock: Clock | None = None, wall: Clock | None = None) 
         (N, CALM, (N, None)),
         (N, UNKNOWN, (N, None)),
         (N, ALARM, (C, Abstain.REFERENCE)),
-        *((C, own, (C, Abstain.CONSERVATIVE)) for own in Own),
-        *((P, own, (P, Abstain.PAUSED)) for own in Own),
+        *((C, own, (C, Abstain.CONSERVATIVE)) for own in LocalStatus),
+        *((P, own, (P, Abstain.PAUSED)) for own in LocalStatus),
     ],
 )
-def test_a_fresh_record_and_own_rows(mode: Mode, own: Own, expected: tuple[Mode, Abstain | None]) -> None:
-    found = stance(watch(Modes(record(mode, looked_ns=NOW_NS - 899 * S))).look(1), OwnWord(own, ""))
+def test_a_fresh_record_and_own_rows(mode: Mode, own: LocalStatus, expected: tuple[Mode, Abstain | None]) -> None:
+    found = effective_mode(watch(Modes(record(mode, looked_ns=NOW_NS - 899 * S))).look(1), LocalReading(own, ""))
     assert (found.mode, found.abstain) == expected
 
 
@@ -49,8 +49,8 @@ def test_a_fresh_record_and_own_rows(mode: Mode, own: Own, expected: tuple[Mode,
 def test_without_a_monitor_own_rows_decide_and_nothing_known_is_never_normal(gone: object) -> None:
     word = watch(Modes(gone)).look(1)
     assert not word.fresh
-    found = [stance(word, OwnWord(own, "")) for own in (CALM, ALARM, UNKNOWN)]
-    assert [(one.mode, one.abstain) for one in found] == [(N, None), (C, Abstain.REFERENCE), (C, Abstain.BLIND)]
+    found = [effective_mode(word, LocalReading(own, "")) for own in (CALM, ALARM, UNKNOWN)]
+    assert [(one.mode, one.abstain) for one in found] == [(N, None), (C, Abstain.REFERENCE), (C, Abstain.NO_SIGNAL)]
 
 
 @pytest.mark.parametrize("mode", [C, P])
@@ -71,7 +71,7 @@ def test_caution_outlasts_the_monitor_that_asked_for_it(mode: Mode, then: object
     source.says = record(mode, **then) if isinstance(then, dict) else then
     word = watched.look(1)
     assert not word.fresh
-    assert stance(word, OwnWord(CALM, "")).mode is mode
+    assert effective_mode(word, LocalReading(CALM, "")).mode is mode
 
 
 def test_an_outdated_record_takes_no_caution_back_and_a_word_by_hand_does() -> None:
@@ -93,7 +93,7 @@ def test_a_monitor_that_is_back_is_heard_again() -> None:
     source.says = ServingError("refused")
     watched.look(1)
     source.says = record(N)
-    assert stance(watched.look(1), OwnWord(UNKNOWN, "")).mode is N
+    assert effective_mode(watched.look(1), LocalReading(UNKNOWN, "")).mode is N
 
 
 def test_a_clock_that_is_set_back_makes_no_old_record_young() -> None:

@@ -18,7 +18,7 @@ from tests.trading.scores import NOW_NS, Modes, Scores, record
 
 BLOCK = 16
 S = 1_000_000_000
-BLIND = (Mode.CONSERVATIVE, Abstain.BLIND)
+NO_SIGNAL = (Mode.CONSERVATIVE, Abstain.NO_SIGNAL)
 REFERENCE = (Mode.CONSERVATIVE, Abstain.REFERENCE)
 NORMAL = (Mode.NORMAL, None)
 PARAMS: dict[str, Any] = {
@@ -71,7 +71,7 @@ def test_nothing_is_normal_before_the_first_check() -> None:
     with guarding(Modes(record()), open_transport) as guard:
         assert opened.wait(10)
         guard.observe(np.zeros(2, np.float32), 0, 1)
-        assert holds(guard) == BLIND
+        assert holds(guard) == NO_SIGNAL
         go.set()
         eventually(lambda: holds(guard) == NORMAL)
 
@@ -118,7 +118,7 @@ def test_until_then_what_was_found_of_the_last_one_does_not_hold(change: Callabl
         assert asked.wait(10)
         assert holds(guard) == NORMAL
         change(guard)
-        assert holds(guard) == BLIND
+        assert holds(guard) == NO_SIGNAL
         go.set()
 
 
@@ -150,7 +150,7 @@ def test_a_thread_that_dies_is_blind_counted_and_started_anew() -> None:
         # It looks at the thread itself: asking what holds would start it anew.
         eventually(lambda: not guard._thread.is_alive())
         del modes.read
-        assert holds(guard) == BLIND
+        assert holds(guard) == NO_SIGNAL
         assert guard.counts.restarts == 1
         eventually(lambda: holds(guard) == NORMAL)
 
@@ -173,7 +173,7 @@ def test_a_check_that_hangs_is_blind() -> None:
         clock.now += 29 * S
         assert holds(guard) == NORMAL
         clock.now += 2 * S
-        assert holds(guard) == BLIND
+        assert holds(guard) == NO_SIGNAL
         assert guard.counts.restarts == 0
         go.set()
         eventually(lambda: holds(guard) == NORMAL)

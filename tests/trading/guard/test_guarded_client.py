@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lobsmith.errors import DeadlineError, RequestError
-from lobsmith.monitoring.mode.hit_rates import WinRates
+from lobsmith.monitoring.mode.hit_rates import HitRates
 from lobsmith.monitoring.mode.machine import Mode
 from lobsmith.online.ab_test import arm
 from lobsmith.trading.client.ab import SplitClient
@@ -25,11 +25,11 @@ RAW = np.zeros((60, F), np.float32)
 MS = 1_000_000
 
 
-def likely(least: float) -> WinRates:
+def likely(least: float) -> HitRates:
     """Counts of an answer that has always come true from a confidence on."""
     edges = tuple(np.linspace(1 / 3, 1, 21).tolist())
     sure = tuple(1000 if edge >= least - 1e-9 else 0 for edge in edges[:-1])
-    return WinRates(version=1, horizons_ms=(100,), edges=edges, counts=((1000,) * 20,), wins=(sure,))
+    return HitRates(version=1, horizons_ms=(100,), edges=edges, counts=((1000,) * 20,), wins=(sure,))
 
 
 @contextmanager
@@ -53,36 +53,36 @@ def steps(guarded_client: GuardedClient, data: np.ndarray, raw: np.ndarray = RAW
 )
 def test_answers_come_in_every_mode_and_may_be_acted_on_in_one(mode: Mode, abstain: Abstain | None) -> None:
     with guarded(client(Summing(), Clock()), Modes(record(mode))) as stream:
-        advised = steps(stream, DATA)
-    np.testing.assert_allclose(ups([one.prediction for one in advised]), truth(DATA), atol=1e-6)
+        gated = steps(stream, DATA)
+    np.testing.assert_allclose(ups([one.prediction for one in gated]), truth(DATA), atol=1e-6)
     # The first row may come before any check of its version.
-    assert {(one.mode, one.may_act, one.abstain) for one in advised[1:]} == {(mode, (mode is Mode.NORMAL,), abstain)}
+    assert {(one.mode, one.actionable, one.abstain) for one in gated[1:]} == {(mode, (mode is Mode.NORMAL,), abstain)}
 
 
 def test_conservative_acts_at_the_confidences_that_came_true() -> None:
     told = msgspec.structs.replace(record(Mode.CONSERVATIVE), win_rates=likely(0.8))
     with guarded(client(Summing(), Clock()), Modes(told)) as stream:
-        advised = steps(stream, DATA)[1:]
+        gated = steps(stream, DATA)[1:]
     confidence = np.maximum(truth(DATA), 1 - truth(DATA))[1:]
     edge = np.linspace(1 / 3, 1, 21)
     sure = confidence >= edge[edge >= 0.8 - 1e-9][0]
     assert 0 < sure.sum() < len(sure)
-    assert [one.may_act for one in advised] == [(bool(one),) for one in sure]
-    assert [one.abstain for one in advised] == [None if one else Abstain.CONSERVATIVE for one in sure]
+    assert [one.actionable for one in gated] == [(bool(one),) for one in sure]
+    assert [one.abstain for one in gated] == [None if one else Abstain.CONSERVATIVE for one in sure]
 
 
 def test_paused_acts_on_nothing_however_sure() -> None:
     told = msgspec.structs.replace(record(Mode.PAUSED), win_rates=likely(1 / 3))
     with guarded(client(Summing(), Clock()), Modes(told)) as stream:
-        assert not any(any(one.may_act) for one in steps(stream, DATA))
+        assert not any(any(one.actionable) for one in steps(stream, DATA))
 
 
 def test_win_rates_of_another_version_allow_nothing() -> None:
     told = msgspec.structs.replace(record(Mode.CONSERVATIVE), win_rates=likely(1 / 3), version=2)
     with guarded(client(Summing(), Clock()), Modes(msgspec.structs.replace(told))) as stream:
-        assert any(any(one.may_act) for one in steps(stream, DATA))
+        assert any(any(one.actionable) for one in steps(stream, DATA))
     with guarded(client(Summing(served=[2]), Clock()), Modes(told)) as stream:
-        assert not any(any(one.may_act) for one in steps(stream, DATA))
+        assert not any(any(one.actionable) for one in steps(stream, DATA))
 
 
 def test_what_has_no_answer_and_what_is_no_number_may_not_be_acted_on() -> None:
@@ -90,13 +90,13 @@ def test_what_has_no_answer_and_what_is_no_number_may_not_be_acted_on() -> None:
     data[5, 0] = np.nan
     raw[8, 1] = np.inf
     with guarded(client(transport, Clock()), Modes(record())) as stream:
-        advised = steps(stream, data[:10], raw)
+        gated = steps(stream, data[:10], raw)
         transport.failures = [DeadlineError("late")]
-        advised += steps(stream, data[10:], raw[10:])
-    codes = {index: one.abstain for index, one in enumerate(advised) if index and one.abstain}
-    assert codes == {5: Abstain.NO_ANSWER, 8: Abstain.BLIND, 10: Abstain.NO_ANSWER}
-    assert not any(any(advised[index].may_act) for index in codes)
-    assert advised[8].prediction.probabilities is not None
+        gated += steps(stream, data[10:], raw[10:])
+    codes = {index: one.abstain for index, one in enumerate(gated) if index and one.abstain}
+    assert codes == {5: Abstain.NO_ANSWER, 8: Abstain.NO_SIGNAL, 10: Abstain.NO_ANSWER}
+    assert not any(any(gated[index].actionable) for index in codes)
+    assert gated[8].prediction.probabilities is not None
 
 
 def test_a_row_of_another_kind_is_refused() -> None:
@@ -111,9 +111,9 @@ def test_a_guard_that_fails_costs_no_answer() -> None:
     with guarded(client(Summing(), Clock()), Modes(record())) as stream:
         steps(stream, DATA[:5])
         stream._guard._block = None
-        advised = stream.step(DATA[5], RAW[5], 5 * MS)
-        assert advised.prediction.probabilities is not None
-        assert (advised.mode, advised.may_act, advised.abstain) == (Mode.CONSERVATIVE, (False,), Abstain.BLIND)
+        gated = stream.step(DATA[5], RAW[5], 5 * MS)
+        assert gated.prediction.probabilities is not None
+        assert (gated.mode, gated.actionable, gated.abstain) == (Mode.CONSERVATIVE, (False,), Abstain.NO_SIGNAL)
         assert stream.faults == 1
         stream.reset()
         assert [one.abstain for one in steps(stream, DATA[:5])][1:] == [None] * 4
@@ -125,10 +125,10 @@ def test_the_candidate_answers_within_the_mode_of_production_but_is_never_sure_e
     for mode, table in ((Mode.NORMAL, None), (Mode.CONSERVATIVE, likely(1 / 3))):
         told = msgspec.structs.replace(record(mode), win_rates=table)
         with guarded(split(Two(), Clock()), Modes(told), scores) as stream:
-            advised = steps(stream, DATA, every_ns=ROW_NS)
+            gated = steps(stream, DATA, every_ns=ROW_NS)
         first = int(np.flatnonzero(~theirs)[0]) + 1
-        for other, one in list(zip(theirs, advised, strict=True))[first:]:
+        for other, one in list(zip(theirs, gated, strict=True))[first:]:
             sure = mode is Mode.NORMAL or (not other and abs(one.prediction.probabilities[0, 2] - 0.5) > 1e-6)
-            assert one.may_act == (sure,)
+            assert one.actionable == (sure,)
     # Blocks are held against what the production version has learnt from, whoever answers.
     assert {version for version, _ in scores.asked} == {1}

@@ -14,7 +14,7 @@ import pytest
 
 from lobsmith.errors import DeadlineError, LobsmithError, ModeError, ServingError
 from lobsmith.monitoring.mode.machine import Mode
-from lobsmith.monitoring.mode.store import record_path, set_mode
+from lobsmith.monitoring.mode.store import set_mode, state_path
 from lobsmith.trading.guard.monitor_mode import FileModes, HttpModes
 from lobsmith.workspace import Workspace
 from tests.trading.scores import record
@@ -53,7 +53,7 @@ def page(status: int, content: bytes, *, pause_s: float = 0.0) -> Iterator[HttpM
 def test_both_find_the_same_record(tmp_path: Path) -> None:
     source = FileModes(Workspace(tmp_path), "lob")
     assert source.read() is None
-    path = record_path(Workspace(tmp_path), "lob")
+    path = state_path(Workspace(tmp_path), "lob")
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT)
     assert source.read() == RECORD
@@ -75,7 +75,7 @@ def test_both_find_the_same_record(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_record_of_that_model_is_no_mode(content: bytes, tmp_path: Path) -> None:
-    path = record_path(Workspace(tmp_path), "lob")
+    path = state_path(Workspace(tmp_path), "lob")
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     with pytest.raises(ModeError):
@@ -87,7 +87,7 @@ def test_what_is_no_record_of_that_model_is_no_mode(content: bytes, tmp_path: Pa
 @pytest.mark.parametrize("left", [None, b"{"], ids=["lost", "spoilt"])
 def test_a_record_that_is_gone_takes_no_caution_back(left: bytes | None, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    path = record_path(workspace, "lob")
+    path = state_path(workspace, "lob")
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT)
     set_mode(workspace, "lob", Mode.PAUSED, "a test", "the test")

@@ -1,7 +1,7 @@
 """The ledger of an ingest: every record is either kept or set aside, for a named reason, at a named line.
 
 A *record* is one line of a source file. Readers and the screen set records aside; the ledger counts them and writes
-each into a quarantine file (CSV: file, line, local time, reason), so that `records == kept + sum(set_aside.values())`
+each into a quarantine file (CSV: file, line, local time, reason), so that `records == kept + sum(quarantined.values())`
 and anyone can look up what was left out. A *fault* is an incident of the feed, counted once however many records it
 cost.
 """
@@ -65,7 +65,7 @@ class Ledger:
         self.records = 0
         self.depth_messages = self.tickers = self.trades = self.snapshots = 0
         self.missing_trades = 0
-        self.set_aside: Counter[str] = Counter()
+        self.quarantined: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self._quarantine = quarantine
         if quarantine is not None:
@@ -78,7 +78,7 @@ class Ledger:
 
     def aside(self, reason: Reason, place: int, local_time: int) -> None:
         """Set one record aside."""
-        self.set_aside[reason] += 1
+        self.quarantined[reason] += 1
         if self._quarantine is not None:
             path, line = self.where(place)
             self._quarantine.write(f"{_quoted(path.name)},{line},{local_time},{reason}\n")

@@ -14,9 +14,9 @@ from msgspec import UNSET
 from lobsmith.drift.null_distribution import LEAST_COUNT, effective_count, p_value
 from lobsmith.drift.shifts import excess_loss, shift_of_answers
 from lobsmith.drift.training_null import AnswersWindow, HeldOut
-from lobsmith.drift.verdict import DriftVerdict, Finding, Kind, Moved, Window
+from lobsmith.drift.verdict import DriftVerdict, FeatureShift, Finding, Kind, Window
 from lobsmith.monitoring.drift.history import Line
-from lobsmith.monitoring.drift.live_window import Lived
+from lobsmith.monitoring.drift.live_window import CurrentWindow
 from lobsmith.online.answers import Answers
 from lobsmith.online.evidence import ROLL_BACK, LiveVerdict, answered
 from lobsmith.params import DriftParams, Params
@@ -59,7 +59,7 @@ def usual(looks: Sequence[Line], kind: Kind, before_ns: int, *, training: bool =
 
 
 def prediction_drift(
-    lived: Lived, before: Sequence[Line], drift: DriftParams, level: float, held_out: HeldOut | None = None
+    current: CurrentWindow, before: Sequence[Line], drift: DriftParams, level: float, held_out: HeldOut | None = None
 ) -> DriftVerdict:
     """Say whether a version's newest answers differ more from those before than is usual.
 
@@ -70,12 +70,12 @@ def prediction_drift(
         level: p-value from which there is drift.
         held_out: what the version was published with.
     """
-    asked = _OneKind(Kind.PREDICTION, lived, before, drift, level, held_out)
-    if lived.answers_now is None or asked.recent_rows < drift.minimum_rows:
+    asked = _OneKind(Kind.PREDICTION, current, before, drift, level, held_out)
+    if current.answers_now is None or asked.recent_rows < drift.minimum_rows:
         return asked.missing(f"{asked.recent_rows} rows were answered")
     beside_before = beside_training = None
-    if asked.has_before and lived.answers_before is not None:
-        beside_before = _Shifted(*shift_of_answers(lived.answers_before, lived.answers_now))
+    if asked.has_before and current.answers_before is not None:
+        beside_before = _Shifted(*shift_of_answers(current.answers_before, current.answers_now))
     if held_out is not None and (newest := asked.newest(held_out)) is not None:
         beside_training = _Shifted(*held_out.shift(newest))
     return asked.judged(
@@ -88,7 +88,7 @@ def prediction_drift(
 
 
 def concept_drift(
-    lived: Lived,
+    current: CurrentWindow,
     before: Sequence[Line],
     params: Params,
     level: float,
@@ -105,14 +105,14 @@ def concept_drift(
         beside: what the same rows say of the version beside its fallback; None where nothing was compared.
         held_out: what the version was published with.
     """
-    asked = _OneKind(Kind.CONCEPT, lived, before, params.drift, level, held_out)
+    asked = _OneKind(Kind.CONCEPT, current, before, params.drift, level, held_out)
     if beside is not None and beside.decision == ROLL_BACK:
         return asked.verdict(Finding.DRIFT, f"beside its fallback: {beside.reason}")
-    if lived.answers_now is None or asked.recent_rows < params.drift.minimum_rows:
+    if current.answers_now is None or asked.recent_rows < params.drift.minimum_rows:
         return asked.missing(f"{asked.recent_rows} rows were answered")
     beside_before = beside_training = None
-    if asked.has_before and lived.answers_before is not None:
-        found = excess_loss(lived.answers_before, lived.answers_now, params.paired.longest_ms)
+    if asked.has_before and current.answers_before is not None:
+        found = excess_loss(current.answers_before, current.answers_now, params.paired.longest_ms)
         if found is not None and found[1] < params.drift.minimum_rows:
             return asked.missing(f"outcomes of {found[1]} rows are known")
         beside_before = None if found is None else _Cost(found[0])
@@ -128,7 +128,7 @@ class _Shifted(NamedTuple):
     """How far answers have moved, and what of them."""
 
     value: float
-    moved: tuple[Moved, ...]
+    moved: tuple[FeatureShift, ...]
 
     def __str__(self) -> str:
         return f"answers have moved by {self.value:.3g} deviations on average, most of all {self.moved[0].name}"
@@ -138,7 +138,7 @@ class _Cost(NamedTuple):
     """What a row costs more than frequencies would, nats."""
 
     value: float
-    moved: tuple[Moved, ...] = ()
+    moved: tuple[FeatureShift, ...] = ()
 
     def __str__(self) -> str:
         return f"a row costs {self.value:+.4f} nats beside the frequencies"
@@ -148,7 +148,7 @@ class _OneKind(NamedTuple):
     """What all verdicts of one look on one kind share."""
 
     kind: Kind
-    lived: Lived
+    current: CurrentWindow
     before: Sequence[Line]
     drift: DriftParams
     level: float
@@ -156,11 +156,11 @@ class _OneKind(NamedTuple):
 
     @property
     def reference_rows(self) -> int:
-        return _count(self.lived.answers_before)
+        return _count(self.current.answers_before)
 
     @property
     def recent_rows(self) -> int:
-        return _count(self.lived.answers_now)
+        return _count(self.current.answers_now)
 
     @property
     def has_before(self) -> bool:
@@ -168,9 +168,9 @@ class _OneKind(NamedTuple):
 
     def newest(self, held_out: HeldOut) -> Answers | None:
         """Return the newest answers, as many as a held-out window is long; None where these are too few."""
-        if self.lived.answers_now is None:
+        if self.current.answers_now is None:
             return None
-        newest = held_out.newest(self.lived.answers_now, self.lived.until_ns)
+        newest = held_out.newest(self.current.answers_now, self.current.until_ns)
         return newest if _count(newest) >= held_out.minimum_rows else None
 
     def judged(
@@ -191,7 +191,7 @@ class _OneKind(NamedTuple):
             unknown: why nothing is compared, where both are None.
             scale: on which past values are roughly Gaussian.
         """
-        past = usual(self.before, self.kind, self.lived.from_ns)
+        past = usual(self.before, self.kind, self.current.from_ns)
         known: dict[str, Any] = {}
         if beside_training is not None:
             known["beside_training"] = beside_training.value
@@ -200,7 +200,7 @@ class _OneKind(NamedTuple):
             return self._compared(beside_before, past, f"{len(past)} looks before", scale, self.drift.past_pairs, known)
         if beside_training is not None and self.held_out is not None:
             windows = [value for one in self.held_out.windows if (value := of_window(one)) is not None]
-            looks = usual(self.before, self.kind, self.lived.from_ns, training=True)
+            looks = usual(self.before, self.kind, self.current.from_ns, training=True)
             among = f"{len(windows)} windows of {self.held_out.recent_s:.3g} s of held-out training data"
             among += f" and {len(looks)} look{'s' * (len(looks) != 1)}"
             return self._compared(beside_training, windows + looks, among, scale, _FEWEST, known, LEAST_COUNT)
@@ -234,11 +234,11 @@ class _OneKind(NamedTuple):
     def missing(self, what: str) -> DriftVerdict:
         """Say that there are too few rows, which in a version's or a session's first minutes there cannot but be."""
         why = f"{what} in {self.drift.recent_s:.4g} s, fewer than drift.minimum_rows = {self.drift.minimum_rows}"
-        if self.lived.served_ns > self.lived.from_ns:
-            served_s = (self.lived.until_ns - self.lived.served_ns) / NS_PER_S
+        if self.current.served_ns > self.current.from_ns:
+            served_s = (self.current.until_ns - self.current.served_ns) / NS_PER_S
             return self.verdict(Finding.INSUFFICIENT, f"{why}; this version has served for {served_s:.0f} s only")
-        if self.lived.has_only_begun:
-            opened_s = (self.lived.until_ns - self.lived.opened_ns) / NS_PER_S
+        if self.current.has_only_begun:
+            opened_s = (self.current.until_ns - self.current.opened_ns) / NS_PER_S
             return self.verdict(Finding.INSUFFICIENT, f"{why}; the session was opened {opened_s:.0f} s ago")
         return self.verdict(Finding.MISSING, why)
 
@@ -248,14 +248,14 @@ class _OneKind(NamedTuple):
         return self.verdict(Finding.INSUFFICIENT, why)
 
     def verdict(self, finding: Finding, reason: str, **measured: Any) -> DriftVerdict:
-        before = self.lived.answers_before
+        before = self.current.answers_before
         return DriftVerdict.of(
             self.kind,
             finding,
             reason,
             level=self.level,
             reference=Window.of(np.empty(0, np.int64) if before is None else before.time_ns, self.reference_rows),
-            recent=Window(self.lived.from_ns, self.lived.until_ns, self.recent_rows),
+            recent=Window(self.current.from_ns, self.current.until_ns, self.recent_rows),
             **measured,
         )
 

@@ -8,18 +8,18 @@ from pathlib import Path
 from msgspec import structs
 
 from lobsmith.drift import NULL, REFERENCE
-from lobsmith.drift.covariate import Learnt, look_for_covariate_drift, look_level
+from lobsmith.drift.covariate import Learnt, check_covariate_drift, check_level
 from lobsmith.drift.null_distribution import PastStore
 from lobsmith.drift.reference import RawRows, Reference, joined, load_reference
 from lobsmith.drift.training_null import StreamNull, load_null
-from lobsmith.drift.verdict import DriftLook, DriftVerdict, Finding, Kind
+from lobsmith.drift.verdict import DriftCheck, DriftVerdict, Finding, Kind
 from lobsmith.drift.windows import Lengths, covered, fitted
 from lobsmith.errors import DataError
 from lobsmith.files import sha256_file
 from lobsmith.monitoring.drift.answers import concept_drift, prediction_drift
 from lobsmith.monitoring.drift.history import Line
-from lobsmith.monitoring.drift.live_window import Lived, instruments_seen, no_rows, read_lived
-from lobsmith.monitoring.live_evaluation import LIVE, Sources, judge_in_service
+from lobsmith.monitoring.drift.live_window import CurrentWindow, instruments_seen, no_rows, read_current_window
+from lobsmith.monitoring.live_evaluation import LIVE, Sources, evaluate_active
 from lobsmith.params import DriftParams, Params
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import Manifest
@@ -30,12 +30,12 @@ _SEVERITY = (Finding.INSUFFICIENT, Finding.NO_DRIFT, Finding.MISSING, Finding.DR
 
 
 @dataclass(frozen=True)
-class Looked:
+class StreamCheck:
     """A look and what was looked at; `reference` is the part of the training window that rows were compared with."""
 
-    look: DriftLook
+    look: DriftCheck
     reference: RawRows
-    lived: Lived
+    current: CurrentWindow
 
     @property
     def severity(self) -> int:
@@ -43,7 +43,7 @@ class Looked:
         return max(_SEVERITY.index(one.finding) for one in self.look.verdicts)
 
 
-def together(found: Sequence[Looked]) -> DriftLook:
+def together(found: Sequence[StreamCheck]) -> DriftCheck:
     """Return the looks at all streams of a version as one: of each kind what asks for most caution.
 
     Concept drift of one stream must count beside covariate drift of another, and so must missing data.
@@ -67,7 +67,7 @@ def together(found: Sequence[Looked]) -> DriftLook:
     return structs.replace(found[0].look, instrument=instruments, verdicts=gravest)
 
 
-def look_for_drift(
+def check_drift(
     workspace: Workspace,
     shared: Params,
     active: Manifest,
@@ -77,7 +77,7 @@ def look_for_drift(
     before: Sequence[Line] = (),
     sources: Sources = LIVE,
     opened: Mapping[str, int] | None = None,
-) -> list[Looked]:
+) -> list[StreamCheck]:
     """Look at each stream that a version was trained for and that clients are connected for.
 
     Args:
@@ -107,7 +107,7 @@ def look_for_drift(
         streams = [one for one in trained if one in seen] or trained
     else:
         streams = [one for one in trained if one in opened]
-    level = look_level(shared.drift, len(streams))
+    level = check_level(shared.drift, len(streams))
     found = []
     for instrument in streams:
         started = time.monotonic()
@@ -115,10 +115,10 @@ def look_for_drift(
         params = structs.replace(shared, drift=fitted(shared.drift, covered(rows)) if reference else shared.drift)
         learnt = rows.newest(Lengths.of(params.drift).reference)
         since_ns = 0 if opened is None else opened[instrument]
-        lived = read_lived(
+        current = read_current_window(
             workspace, params, active, instrument, learnt, now_ns=now_ns, sources=sources, opened_ns=since_ns
         )
-        judged = judge_in_service(
+        judged = evaluate_active(
             workspace,
             params,
             active.model,
@@ -133,13 +133,13 @@ def look_for_drift(
         # What one version answers and costs says nothing of what is usual for another.
         past = [one for one in before if (one.instrument, one.version) == (instrument, active.version)]
         verdicts = (
-            _covariate(workspace, params.drift, active, instrument, reference, learnt, lived, level, null),
-            prediction_drift(lived, past, params.drift, level, null.answers if null else None),
+            _covariate(workspace, params.drift, active, instrument, reference, learnt, current, level, null),
+            prediction_drift(current, past, params.drift, level, null.answers if null else None),
             concept_drift(
-                lived, past, params, level, judged.verdict if judged else None, null.answers if null else None
+                current, past, params, level, judged.verdict if judged else None, null.answers if null else None
             ),
         )
-        look = DriftLook(
+        look = DriftCheck(
             model=active.model,
             version=active.version,
             instrument=instrument,
@@ -147,7 +147,7 @@ def look_for_drift(
             verdicts=verdicts,
             seconds=time.monotonic() - started,
         )
-        found.append(Looked(look, learnt, lived))
+        found.append(StreamCheck(look, learnt, current))
     return sorted(found, key=lambda one: one.severity, reverse=True)
 
 
@@ -196,30 +196,30 @@ def _covariate(
     instrument: str,
     reference: Reference | None,
     learnt: RawRows,
-    lived: Lived,
+    current: CurrentWindow,
     level: float,
     null: StreamNull | None,
 ) -> DriftVerdict:
     if reference is None:
         why = f"{active.model} {active.version} was published without its training window; the next retrain keeps it"
         # That nothing comes in is known without one.
-        silent = len(lived.recent) < drift.minimum_rows
-        finding = Finding.MISSING if silent and not lived.has_only_begun else Finding.INSUFFICIENT
-        why = f"{len(lived.recent)} rows in {drift.recent_s:g} s; {why}" if silent else why
+        silent = len(current.recent) < drift.minimum_rows
+        finding = Finding.MISSING if silent and not current.has_only_begun else Finding.INSUFFICIENT
+        why = f"{len(current.recent)} rows in {drift.recent_s:g} s; {why}" if silent else why
         return DriftVerdict(kind=Kind.COVARIATE, finding=finding, reason=why, level=level)
     store = past_of(workspace, active.model, instrument)
     rows = reference.rows[instrument]
-    found = look_for_covariate_drift(
+    found = check_covariate_drift(
         learnt,
-        lived.recent,
-        joined(rows, lived.earlier),
+        current.recent,
+        joined(rows, current.earlier),
         reference.scaling,
         store,
         drift,
         level=level,
         learnt=Learnt(rows, null.rows if null else ()),
     )
-    if found.finding is Finding.MISSING and lived.has_only_begun:
-        why = f"{found.reason}; the session was opened {(lived.until_ns - lived.opened_ns) / NS_PER_S:.0f} s ago"
+    if found.finding is Finding.MISSING and current.has_only_begun:
+        why = f"{found.reason}; the session was opened {(current.until_ns - current.opened_ns) / NS_PER_S:.0f} s ago"
         return structs.replace(found, finding=Finding.INSUFFICIENT, reason=why)
     return found

@@ -2,8 +2,8 @@
 
 from msgspec import Struct
 
-from lobsmith.drift.verdict import DriftLook
-from lobsmith.monitoring.accuracy import VersionScore
+from lobsmith.drift.verdict import DriftCheck
+from lobsmith.monitoring.accuracy import VersionAccuracy
 from lobsmith.monitoring.drift.history import Line
 from lobsmith.monitoring.mode.machine import ModeChange
 
@@ -61,10 +61,10 @@ class Content(Struct, frozen=True, kw_only=True):
         evidently: its report.
     """
 
-    look: DriftLook
+    look: DriftCheck
     since_ns: int | None
     earlier: tuple[Line, ...]
     changes: tuple[PageChange, ...]
     happenings: tuple[Happening, ...]
-    losses: tuple[tuple[VersionScore, ...], ...]
+    losses: tuple[tuple[VersionAccuracy, ...], ...]
     evidently: Evidently

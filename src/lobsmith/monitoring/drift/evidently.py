@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from lobsmith import jsonl
 from lobsmith.drift.reference import RawRows
-from lobsmith.drift.verdict import DriftLook, Finding
+from lobsmith.drift.verdict import DriftCheck, Finding
 from lobsmith.features.definitions import NAMES
 from lobsmith.monitoring.drift.evidently_ui import evidently_workspace
 from lobsmith.monitoring.drift.history import EVIDENTLY_JSON, EVIDENTLY_PAGE
@@ -101,7 +101,7 @@ def project_of(model: str) -> str:
 
 
 def draw(
-    workspace: Workspace, params: Params, look: DriftLook, reference: Side, recent: Side, folder: Path
+    workspace: Workspace, params: Params, look: DriftCheck, reference: Side, recent: Side, folder: Path
 ) -> Drawn | str:
     """Draw the report of a look into `folder` and add it to Evidently's workspace; or return why there is none.
 
@@ -133,7 +133,7 @@ def draw(
 def _job(
     workspace: Workspace,
     params: Params,
-    look: DriftLook,
+    look: DriftCheck,
     reference: Side,
     recent: Side,
     folder: Path,

@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec import structs
 
 from lobsmith import clock
-from lobsmith.drift.covariate import Learnt, look_for_covariate_drift
+from lobsmith.drift.covariate import Learnt, check_covariate_drift
 from lobsmith.drift.null_distribution import PastStore
 from lobsmith.drift.reference import RawRows, freeze, joined
 from lobsmith.drift.verdict import DriftVerdict, Finding, Kind
@@ -20,7 +20,7 @@ from lobsmith.errors import GateError
 from lobsmith.features.dataset import Dataset
 from lobsmith.gates.feed import judge_feed
 from lobsmith.monitoring.drift.check import null_of, past_of, reference_of
-from lobsmith.monitoring.drift.live_window import instruments_seen, read_lived
+from lobsmith.monitoring.drift.live_window import instruments_seen, read_current_window
 from lobsmith.monitoring.live_evaluation import LIVE, Sources
 from lobsmith.params import DriftParams, Params
 from lobsmith.release.repository.repository import Repository
@@ -77,10 +77,12 @@ def _judge_window(
     recent, learnt = newest, rows.between(0, int(newest.time_ns[0]))
     history = learnt
     if active is not None:
-        lived = read_lived(workspace, params, active, instrument, rows, now_ns=clock.now_ns(), sources=sources)
-        if len(lived.recent) >= drift.minimum_rows and lived.from_ns >= int(rows.time_ns[-1]):
-            recent, learnt, history = lived.recent, rows, joined(rows, lived.earlier)
-    found = look_for_covariate_drift(
+        current = read_current_window(
+            workspace, params, active, instrument, rows, now_ns=clock.now_ns(), sources=sources
+        )
+        if len(current.recent) >= drift.minimum_rows and current.from_ns >= int(rows.time_ns[-1]):
+            recent, learnt, history = current.recent, rows, joined(rows, current.earlier)
+    found = check_covariate_drift(
         learnt.newest(lengths.reference),
         recent,
         history,
@@ -119,11 +121,13 @@ def judge_period(
         drift = _all_at_once(fitted(params.drift, covered(rows)))
         learnt = rows.newest(Lengths.of(drift).reference)
         fitting = structs.replace(params, drift=drift)
-        lived = read_lived(workspace, fitting, candidate, instrument, learnt, now_ns=clock.now_ns(), sources=sources)
-        found = look_for_covariate_drift(
+        current = read_current_window(
+            workspace, fitting, candidate, instrument, learnt, now_ns=clock.now_ns(), sources=sources
+        )
+        found = check_covariate_drift(
             learnt,
-            lived.recent,
-            joined(rows, lived.earlier),
+            current.recent,
+            joined(rows, current.earlier),
             reference.scaling,
             past_of(workspace, candidate.model, instrument),
             drift,

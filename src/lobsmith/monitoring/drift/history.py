@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec import UNSET, Struct, UnsetType
 
 from lobsmith import jsonl
-from lobsmith.drift.verdict import DriftLook, Finding, Kind
+from lobsmith.drift.verdict import DriftCheck, Finding, Kind
 from lobsmith.errors import DataError
 from lobsmith.files import exclusive_lock
 from lobsmith.params import DriftReportParams
@@ -70,7 +70,7 @@ class Line(Struct, frozen=True, kw_only=True):
         return next((one for one in self.found if one.kind is kind), None)
 
 
-def as_line(look: DriftLook, folder: str, evidently_failed: str | None) -> Line:
+def as_line(look: DriftCheck, folder: str, evidently_failed: str | None) -> Line:
     """Return a look as the history keeps it."""
     found = tuple(
         Found(
@@ -104,7 +104,7 @@ def reports(workspace: Workspace, model: str) -> Path:
     return workspace.drift / "reports" / model
 
 
-def new_folder(workspace: Workspace, look: DriftLook) -> Path:
+def new_folder(workspace: Workspace, look: DriftCheck) -> Path:
     """Make the folder for the reports of a look, named after its time.
 
     Raises:

@@ -22,7 +22,7 @@ from lobsmith.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Lived:
+class CurrentWindow:
     """What is logged of a stream: raw rows, and a version's answers before and during the newest stretch.
 
     Attributes:
@@ -50,7 +50,7 @@ class Lived:
         return self.from_ns < self.opened_ns < 2 * self.until_ns - self.from_ns
 
 
-def read_lived(
+def read_current_window(
     workspace: Workspace,
     params: Params,
     version: Manifest,
@@ -60,7 +60,7 @@ def read_lived(
     now_ns: int,
     sources: Sources = LIVE,
     opened_ns: int = 0,
-) -> Lived:
+) -> CurrentWindow:
     """Read what is logged of a stream.
 
     Args:
@@ -82,7 +82,7 @@ def read_lived(
     served = serving_since(workspace.journal, version) if live else 0
     # The newest rows are not in the log yet where time passes faster than the machine's.
     now_ns -= behind_ns(params) if live else 0
-    nothing = Lived(no_rows(), no_rows(), None, None, now_ns - recent, now_ns, served, opened_ns)
+    nothing = CurrentWindow(no_rows(), no_rows(), None, None, now_ns - recent, now_ns, served, opened_ns)
     model = params.model.name
     if not log_path(workspace, model).exists():
         return nothing
@@ -102,7 +102,7 @@ def read_lived(
             role=Role.PRIMARY,
             overlaps=False,
         )
-    return Lived(
+    return CurrentWindow(
         earlier=raw.between(since, until - recent),
         recent=raw.between(until - recent, until),
         answers_before=between(asked, until - reach, until - recent),

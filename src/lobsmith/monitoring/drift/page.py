@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lobsmith.drift.verdict import DriftLook, DriftVerdict, Finding, Kind
+from lobsmith.drift.verdict import DriftCheck, DriftVerdict, Finding, Kind
 from lobsmith.evaluation.report import words
 from lobsmith.evaluation.report.page import render
 from lobsmith.features.definitions import FEATURES
@@ -59,7 +59,7 @@ def render_drift(content: Content) -> str:
     )
 
 
-def headline(look: DriftLook) -> str:
+def headline(look: DriftCheck) -> str:
     """Return what a look found in one line; a kind of which nothing is known is said to be so."""
     by = {finding: [kind for kind in Kind if _finding(look, kind) is finding] for finding in Finding}
     parts = []
@@ -82,7 +82,7 @@ def headline(look: DriftLook) -> str:
     return ". ".join(one[0].upper() + one[1:] for one in parts) + "."
 
 
-def drift_since(look: DriftLook, earlier: Sequence[Line]) -> int | None:
+def drift_since(look: DriftCheck, earlier: Sequence[Line]) -> int | None:
     """Return when the unbroken run of looks that found drift began; None where this one found none.
 
     Args:
@@ -108,12 +108,12 @@ def span(verdict: DriftVerdict, which: str) -> str:
     return f"{day} {start} to {end if day == until else f'{until} {end}'} {zone}"
 
 
-def _finding(look: DriftLook, kind: Kind) -> Finding | None:
+def _finding(look: DriftCheck, kind: Kind) -> Finding | None:
     verdict = look.of(kind)
     return None if verdict is None else verdict.finding
 
 
-def _tone(look: DriftLook) -> str:
+def _tone(look: DriftCheck) -> str:
     findings = [_finding(look, kind) for kind in Kind]
     if Finding.DRIFT in findings or Finding.MISSING in findings:
         return "refused"

@@ -10,11 +10,11 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from lobsmith.drift.verdict import DriftLook, DriftVerdict, Finding, Kind, Moved
+from lobsmith.drift.verdict import DriftCheck, DriftVerdict, FeatureShift, Finding, Kind
 from lobsmith.evaluation.report.svg import ACCENT, BAD, DOWN, GOOD, INK, MUTED, PAPER, svg
 from lobsmith.evaluation.report.words import figure as figure_words
 from lobsmith.evaluation.report.words import horizon, number
-from lobsmith.monitoring.accuracy import VersionScore
+from lobsmith.monitoring.accuracy import VersionAccuracy
 from lobsmith.monitoring.drift.content import PageChange
 from lobsmith.monitoring.drift.history import Found, Line, as_line
 from lobsmith.units import NS_PER_DAY
@@ -34,7 +34,7 @@ _NORMAL = "normal"
 _LEAST_P = 1e-4
 
 
-def plot_moved(kind: Kind, moved: Moved) -> Markup:
+def plot_moved(kind: Kind, moved: FeatureShift) -> Markup:
     """Draw both distributions of what moved, bin beside bin: outermost bins hold all beyond them, however far."""
     if not moved.reference or len(moved.edges) != len(moved.reference) + 1:
         return _NOTHING
@@ -79,7 +79,7 @@ def plot_null(verdict: DriftVerdict) -> Markup:
     return svg(f"null-{verdict.kind.value}", f"{told} {number(past[-1], 3)}", 2.5, draw)
 
 
-def plot_history(look: DriftLook, earlier: Sequence[Line], changes: Sequence[PageChange]) -> Markup:
+def plot_history(look: DriftCheck, earlier: Sequence[Line], changes: Sequence[PageChange]) -> Markup:
     """Draw what looks have found so far, the discriminator's AUC and the p-values, over the modes."""
     lines = [*earlier, as_line(look, "", None)]
 
@@ -97,7 +97,7 @@ def plot_history(look: DriftLook, earlier: Sequence[Line], changes: Sequence[Pag
     return svg("history", f"What {len(lines)} looks have found", 5.0, draw)
 
 
-def plot_losses(losses: Sequence[Sequence[VersionScore]]) -> Markup:
+def plot_losses(losses: Sequence[Sequence[VersionAccuracy]]) -> Markup:
     """Draw each version's log-loss at the first horizon over time; bins without a known outcome are gaps."""
     drawn = [scores for scores in losses if any(_loss(one) is not None for one in scores)]
     if not drawn:
@@ -177,7 +177,7 @@ def _finding(line: Line, kind: Kind) -> Finding | None:
     return None if found is None else found.finding
 
 
-def _loss(score: VersionScore) -> float | None:
+def _loss(score: VersionAccuracy) -> float | None:
     return score.horizons[0].log_loss if score.horizons else None
 
 

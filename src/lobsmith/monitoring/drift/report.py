@@ -8,13 +8,13 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from lobsmith.drift.verdict import DriftLook
+from lobsmith.drift.verdict import DriftCheck
 from lobsmith.errors import DataError, LobsmithError, ReleaseError
 from lobsmith.files import write_atomic
 from lobsmith.monitoring import alerts
-from lobsmith.monitoring.accuracy import VersionScore, score_over_time
+from lobsmith.monitoring.accuracy import VersionAccuracy, accuracy_over_time
 from lobsmith.monitoring.drift import history
-from lobsmith.monitoring.drift.check import Looked
+from lobsmith.monitoring.drift.check import StreamCheck
 from lobsmith.monitoring.drift.content import Content, Evidently, Happening, PageChange
 from lobsmith.monitoring.drift.evidently import Drawn, Side, draw, project_of
 from lobsmith.monitoring.drift.page import drift_since, headline, render_drift
@@ -69,7 +69,7 @@ class Reported(Struct, frozen=True, kw_only=True):
 def write_report(
     workspace: Workspace,
     params: Params,
-    look: DriftLook,
+    look: DriftCheck,
     reference: Side,
     recent: Side,
     *,
@@ -143,7 +143,7 @@ def read_content(workspace: Workspace, model: str, line: history.Line) -> Conten
         raise DataError(f"{path}: not a look of this release: {error}; look again") from error
 
 
-def link_to_run(workspace: Workspace, reported: Reported, look: DriftLook, run_id: str | None) -> str | None:
+def link_to_run(workspace: Workspace, reported: Reported, look: DriftCheck, run_id: str | None) -> str | None:
     """Put the reports beside the MLflow run that the active version came from; return in a line why that failed.
 
     The run shows the newest look, under `drift/`; those before live on in its metrics, one point a look.
@@ -168,17 +168,17 @@ def link_to_run(workspace: Workspace, reported: Reported, look: DriftLook, run_i
     return None
 
 
-def losses_over_time(answers: Sequence[Answers]) -> tuple[tuple[VersionScore, ...], ...]:
+def losses_over_time(answers: Sequence[Answers]) -> tuple[tuple[VersionAccuracy, ...], ...]:
     """Score each version over the same time bins, from the first row of any to the last."""
     times = [one.time_ns for one in answers if len(one.time_ns)]
     if not times:
         return ()
     first, last = min(int(one.min()) for one in times), max(int(one.max()) for one in times)
     edges = np.unique(np.linspace(first, last + 1, _BINS + 1).astype(np.int64)).tolist()
-    return tuple(tuple(score_over_time(one, edges)) for one in answers)
+    return tuple(tuple(accuracy_over_time(one, edges)) for one in answers)
 
 
-def _metrics(look: DriftLook) -> list["Metric"]:
+def _metrics(look: DriftCheck) -> list["Metric"]:
     from mlflow.entities import Metric
 
     at_ms = look.looked_ns // NS_PER_MS
@@ -190,7 +190,7 @@ def _metrics(look: DriftLook) -> list["Metric"]:
     return [Metric(name, value, at_ms, at_ms // 1000) for name, value in named if value is not None]
 
 
-def _evidently(look: DriftLook, drawn: Drawn | str, lines: Sequence[history.Line]) -> Evidently:
+def _evidently(look: DriftCheck, drawn: Drawn | str, lines: Sequence[history.Line]) -> Evidently:
     there = isinstance(drawn, Drawn)
     return Evidently(
         page=history.EVIDENTLY_PAGE if there else None,
@@ -202,7 +202,7 @@ def _evidently(look: DriftLook, drawn: Drawn | str, lines: Sequence[history.Line
     )
 
 
-def report_look(workspace: Workspace, params: Params, looked: Looked) -> Reported:
+def report_check(workspace: Workspace, params: Params, looked: StreamCheck) -> Reported:
     """Write the reports of a look.
 
     What was done about earlier ones is left out where it cannot be read: the look has to get into the history all the
@@ -211,7 +211,7 @@ def report_look(workspace: Workspace, params: Params, looked: Looked) -> Reporte
     Raises:
         DataError: a file cannot be written.
     """
-    look, lived = looked.look, looked.lived
+    look, current = looked.look, looked.current
     try:
         changed, happened = changes(workspace, look.model), happenings(workspace, look.model)
     except LobsmithError as error:
@@ -221,9 +221,9 @@ def report_look(workspace: Workspace, params: Params, looked: Looked) -> Reporte
         workspace,
         params,
         look,
-        Side(rows=looked.reference, answers=lived.answers_before),
-        Side(rows=lived.recent, answers=lived.answers_now),
-        answers=[one for one in (lived.answers_before,) if one is not None],
+        Side(rows=looked.reference, answers=current.answers_before),
+        Side(rows=current.recent, answers=current.answers_now),
+        answers=[one for one in (current.answers_before,) if one is not None],
         changes=changed,
         happenings=happened,
     )

@@ -21,7 +21,7 @@ _DOWN, _UP = 0, 2
 Counts = tuple[tuple[int, ...], ...]
 
 
-class WinRates(Struct, frozen=True, kw_only=True):
+class HitRates(Struct, frozen=True, kw_only=True):
     """Answers counted by horizon and confidence.
 
     Attributes:
@@ -45,13 +45,13 @@ class WinRates(Struct, frozen=True, kw_only=True):
             if buckets < 1 or [len(row) for row in table] != [buckets] * horizons:
                 raise ValueError(f"counts and wins must have {horizons} horizons of {buckets} buckets each")
 
-    def plus(self, other: "WinRates") -> "WinRates":
+    def plus(self, other: "HitRates") -> "HitRates":
         """Return both together: of the same version, horizons and buckets."""
         same = ("version", "horizons_ms", "edges")
         if any(getattr(self, name) != getattr(other, name) for name in same):
             raise ValueError(f"win rates of other versions, horizons or buckets: {self.version}, {other.version}")
         counts, wins = (np.add(getattr(self, name), getattr(other, name)).tolist() for name in ("counts", "wins"))
-        return WinRates(
+        return HitRates(
             version=self.version,
             horizons_ms=self.horizons_ms,
             edges=self.edges,
@@ -60,10 +60,10 @@ class WinRates(Struct, frozen=True, kw_only=True):
         )
 
 
-def win_rates(answers: Answers, buckets: int) -> WinRates:
+def hit_rates(answers: Answers, buckets: int) -> HitRates:
     """Count the answers of one instrument, in as many buckets of equal width."""
     tables = [_of_horizon(answers, horizon, buckets) for horizon in range(len(answers.horizons_ms))]
-    return WinRates(
+    return HitRates(
         version=answers.version,
         horizons_ms=answers.horizons_ms,
         edges=tuple(np.linspace(_LEAST, 1.0, buckets + 1).tolist()),
@@ -72,7 +72,7 @@ def win_rates(answers: Answers, buckets: int) -> WinRates:
     )
 
 
-def allowed(rates: WinRates, params: ModeParams) -> list[list[bool]]:
+def allowed(rates: HitRates, params: ModeParams) -> list[list[bool]]:
     """Tell which buckets came true more often than `win_rate`, of at least `minimum_count` answers; [H][B]."""
     return [
         [count >= params.minimum_count and won > params.win_rate * count for count, won in zip(*row, strict=True)]
@@ -94,7 +94,7 @@ class ActTable:
         self._horizons = [(_least_confidence(row), len(row), tuple(row)) for row in allowed]
 
     @classmethod
-    def of(cls, rates: WinRates | None, version: int, horizons_ms: tuple[int, ...], params: ModeParams) -> "ActTable":
+    def of(cls, rates: HitRates | None, version: int, horizons_ms: tuple[int, ...], params: ModeParams) -> "ActTable":
         """Allow what came true more often than `win_rate`, counted at least `minimum_count` times.
 
         Rates that are missing, or of another version or other horizons, allow nothing.
@@ -103,7 +103,7 @@ class ActTable:
             return cls([[False]] * len(horizons_ms))
         return cls(allowed(rates, params))
 
-    def may_act(self, probabilities: npt.NDArray[np.float32]) -> tuple[bool, ...]:
+    def actionable(self, probabilities: npt.NDArray[np.float32]) -> tuple[bool, ...]:
         """Say of each horizon whether its answer may be acted on; never where it is no direction, or NaN.
 
         Args:
@@ -146,9 +146,9 @@ def _of_horizon(answers: Answers, horizon: int, buckets: int) -> tuple[npt.NDArr
     return np.bincount(bucket[first], minlength=buckets), np.bincount(bucket[won], minlength=buckets)
 
 
-def count_wins(
+def count_hits(
     workspace: Workspace, params: ModeParams, model: str, version: int, sources: Sources = LIVE
-) -> WinRates | None:
+) -> HitRates | None:
     """Count what a version answered as the one that serves; None where it was asked about no row.
 
     The newest sessions of each instrument count that have `win_rows` rows together, and of a longer one its newest so
@@ -174,5 +174,5 @@ def count_wins(
             since_ns = newest_ns(log, model, version, Role.PRIMARY, names, params.win_rows)
             given = answers(log, model, version, since_ns=since_ns, sessions=names, role=Role.PRIMARY)
             if len(given.time_ns):
-                found.append(win_rates(given, params.buckets))
-    return reduce(WinRates.plus, found) if found else None
+                found.append(hit_rates(given, params.buckets))
+    return reduce(HitRates.plus, found) if found else None

@@ -35,8 +35,8 @@ from enum import StrEnum
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from lobsmith.drift.verdict import DriftLook, Finding, Kind
-from lobsmith.monitoring.mode.hit_rates import WinRates
+from lobsmith.drift.verdict import DriftCheck, Finding, Kind
+from lobsmith.monitoring.mode.hit_rates import HitRates
 from lobsmith.monitoring.state import State
 from lobsmith.params import ModeParams
 from lobsmith.units import NS_PER_S
@@ -83,7 +83,7 @@ class ModeChange(Struct, frozen=True, kw_only=True):
     held: bool = False
 
 
-class ModeRecord(Struct, frozen=True, kw_only=True):
+class ModeState(Struct, frozen=True, kw_only=True):
     """The mode of a model, rewritten after each look.
 
     Attributes:
@@ -116,13 +116,13 @@ class ModeRecord(Struct, frozen=True, kw_only=True):
     concept_looks: int = 0
     calm_looks: int = 0
     held: bool = False
-    win_rates: WinRates | None = None
+    win_rates: HitRates | None = None
     retrain_asked_ns: int | None = None
     unjournaled: tuple[ModeChange, ...] = ()
     state: State | UnsetType = UNSET
 
 
-def step(record: ModeRecord | None, look: DriftLook, params: ModeParams, now_ns: int) -> ModeRecord:
+def step(record: ModeState | None, look: DriftCheck, params: ModeParams, now_ns: int) -> ModeState:
     """Return the record after one more look; the table above is all there is to it.
 
     The look that the record ends with already changes nothing: a run that was started again counts it once.
@@ -136,7 +136,7 @@ def step(record: ModeRecord | None, look: DriftLook, params: ModeParams, now_ns:
     if record is not None and (record.looked_ns, record.version) == (look.looked_ns, look.version):
         return record
     if record is None:
-        record = ModeRecord(
+        record = ModeState(
             model=look.model, version=look.version, mode=Mode.NORMAL, since_ns=now_ns, reason=_beginning(look)
         )
     if record.version != look.version:
@@ -151,7 +151,7 @@ def step(record: ModeRecord | None, look: DriftLook, params: ModeParams, now_ns:
     return replace(seen, last_look=_in_words(look))
 
 
-def wait(record: ModeRecord | None, model: str, version: int, state: State, now_ns: int) -> ModeRecord:
+def wait(record: ModeState | None, model: str, version: int, state: State, now_ns: int) -> ModeState:
     """Return the record after a time at which there was nothing to look at: a heartbeat, and nothing counted.
 
     Args:
@@ -161,19 +161,19 @@ def wait(record: ModeRecord | None, model: str, version: int, state: State, now_
         now_ns: the time, UTC.
     """
     if record is None:
-        record = ModeRecord(model=model, version=version, mode=Mode.NORMAL, since_ns=now_ns, reason=str(state))
+        record = ModeState(model=model, version=version, mode=Mode.NORMAL, since_ns=now_ns, reason=str(state))
     if record.version != version:
         record = counted_anew(record, version)
     return replace(record, looked_ns=now_ns, last_look=str(state), findings={}, state=state)
 
 
-def counted_anew(record: ModeRecord, version: int) -> ModeRecord:
+def counted_anew(record: ModeState, version: int) -> ModeState:
     """Return a record in the same mode whose counters start again; win rates are those of one version only."""
     rates = record.win_rates if record.version == version else None
     return replace(record, version=version, drift_looks=0, concept_looks=0, calm_looks=0, win_rates=rates)
 
 
-def asks_retrain(before: ModeRecord | None, after: ModeRecord, params: ModeParams, now_ns: int) -> bool:
+def asks_retrain(before: ModeState | None, after: ModeState, params: ModeParams, now_ns: int) -> bool:
     """Say whether a look asks for a retrain ahead of its schedule.
 
     Drift does, once it has made the mode cautious, and again every `retrain_every_s` while looks still find it. Missing
@@ -188,12 +188,12 @@ def asks_retrain(before: ModeRecord | None, after: ModeRecord, params: ModeParam
     return not 0 <= now_ns - after.retrain_asked_ns < params.retrain_every_s * NS_PER_S
 
 
-def kinds_at(look: DriftLook, finding: Finding) -> list[Kind]:
+def kinds_at(look: DriftCheck, finding: Finding) -> list[Kind]:
     """Return the kinds of which a look found this."""
     return [one.kind for one in look.verdicts if one.finding is finding]
 
 
-def _counted(record: ModeRecord, look: DriftLook) -> ModeRecord:
+def _counted(record: ModeState, look: DriftCheck) -> ModeState:
     """Return the record with what was found and its counters after it."""
     drift, missing, calm = _drifts(look), _misses(look), _calms(look)
     concept = look.of(Kind.CONCEPT)
@@ -212,7 +212,7 @@ def _counted(record: ModeRecord, look: DriftLook) -> ModeRecord:
     )
 
 
-def _next(seen: ModeRecord, look: DriftLook, params: ModeParams) -> tuple[Mode, str]:
+def _next(seen: ModeState, look: DriftCheck, params: ModeParams) -> tuple[Mode, str]:
     """Return the mode after a look that is counted already, and why."""
     if seen.mode is Mode.NORMAL and _misses(look):
         return Mode.CONSERVATIVE, f"nothing is known: {_why(look, Finding.MISSING) or 'nothing was looked at'}"
@@ -228,28 +228,28 @@ def _next(seen: ModeRecord, look: DriftLook, params: ModeParams) -> tuple[Mode, 
     return seen.mode, seen.reason
 
 
-def _drifts(look: DriftLook) -> bool:
+def _drifts(look: DriftCheck) -> bool:
     return bool(kinds_at(look, Finding.DRIFT))
 
 
-def _misses(look: DriftLook) -> bool:
+def _misses(look: DriftCheck) -> bool:
     return not look.verdicts or bool(kinds_at(look, Finding.MISSING))
 
 
-def _calms(look: DriftLook) -> bool:
+def _calms(look: DriftCheck) -> bool:
     return not (_drifts(look) or _misses(look)) and bool(kinds_at(look, Finding.NO_DRIFT))
 
 
-def _why(look: DriftLook, finding: Finding) -> str:
+def _why(look: DriftCheck, finding: Finding) -> str:
     return "; ".join(f"{one.kind}: {one.reason}" for one in look.verdicts if one.finding is finding)
 
 
-def _beginning(look: DriftLook) -> str:
+def _beginning(look: DriftCheck) -> str:
     known = kinds_at(look, Finding.NO_DRIFT)
     return "no drift at the first look" if known else "the first look: too little history to know what is usual"
 
 
-def _in_words(look: DriftLook) -> str:
+def _in_words(look: DriftCheck) -> str:
     words = (f"{one.kind}: {one.finding}" + (f" ({one.reason})" if one.reason else "") for one in look.verdicts)
     return "; ".join(words) or "nothing was looked at"
 

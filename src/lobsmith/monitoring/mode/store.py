@@ -15,13 +15,13 @@ import msgspec
 from msgspec.structs import replace
 
 from lobsmith import clock, jsonl
-from lobsmith.drift.verdict import DriftLook, Finding
+from lobsmith.drift.verdict import DriftCheck, Finding
 from lobsmith.errors import ModeError, ReleaseError
 from lobsmith.files import exclusive_lock, write_atomic
 from lobsmith.monitoring import alerts
 from lobsmith.monitoring.mode import machine
-from lobsmith.monitoring.mode.hit_rates import WinRates
-from lobsmith.monitoring.mode.machine import Mode, ModeChange, ModeRecord, asks_retrain, counted_anew, step
+from lobsmith.monitoring.mode.hit_rates import HitRates
+from lobsmith.monitoring.mode.machine import Mode, ModeChange, ModeState, asks_retrain, counted_anew, step
 from lobsmith.monitoring.state import State
 from lobsmith.params import Params
 from lobsmith.release.repository import journal
@@ -35,8 +35,8 @@ _LOCK_DEADLINE_S = 10.0
 class Change(NamedTuple):
     """A record before and after somebody acted on it, and whether a retrain is to be opened now."""
 
-    before: ModeRecord | None
-    after: ModeRecord
+    before: ModeState | None
+    after: ModeState
     retrain: bool = False
 
     @property
@@ -48,8 +48,8 @@ class Change(NamedTuple):
 def apply(
     workspace: Workspace,
     params: Params,
-    look: DriftLook,
-    win_rates: WinRates | None,
+    look: DriftCheck,
+    win_rates: HitRates | None,
     who: str,
     *,
     now_ns: int | None = None,
@@ -120,7 +120,7 @@ def set_mode(workspace: Workspace, model: str, mode: Mode, reason: str, who: str
         if version is None:
             raise ModeError(f"{model}: serves nothing, there is no mode to set; see `lobsmith status`")
         if before is None:
-            after = ModeRecord(model=model, version=version, mode=mode, since_ns=now, reason=reason, held=True)
+            after = ModeState(model=model, version=version, mode=mode, since_ns=now, reason=reason, held=True)
         else:
             since_ns = before.since_ns if before.mode is mode else now
             after = replace(counted_anew(before, version), mode=mode, since_ns=since_ns, reason=reason, held=True)
@@ -157,13 +157,13 @@ def forget_retrain(workspace: Workspace, model: str) -> None:
             _write(workspace, replace(before, retrain_asked_ns=None))
 
 
-def read_mode(workspace: Workspace, model: str) -> ModeRecord | None:
+def read_mode(workspace: Workspace, model: str) -> ModeState | None:
     """Return the record of a model, None where there is none.
 
     Raises:
         ModeError: it cannot be read, or it is none.
     """
-    path = record_path(workspace, model)
+    path = state_path(workspace, model)
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -176,7 +176,7 @@ def read_mode(workspace: Workspace, model: str) -> ModeRecord | None:
     return found
 
 
-def last_known(workspace: Workspace, model: str) -> ModeRecord | None:
+def last_known(workspace: Workspace, model: str) -> ModeState | None:
     """Return the record of a model, or what the journal said last: a record that is lost or spoilt calms nobody.
 
     Raises:
@@ -192,10 +192,10 @@ def last_known(workspace: Workspace, model: str) -> ModeRecord | None:
         return found
 
 
-def decode_mode(content: bytes) -> ModeRecord | None:
+def decode_mode(content: bytes) -> ModeState | None:
     """Return the record that a file or a page is, None where it is none: clients then act as without a monitor."""
     try:
-        return jsonl.decode(content, ModeRecord)
+        return jsonl.decode(content, ModeState)
     except msgspec.DecodeError:
         return None
 
@@ -223,7 +223,7 @@ def mode_at(workspace: Workspace, model: str, time_ns: int) -> ModeChange | None
     return next((one for one in reversed(changes(workspace, model)) if one.time_ns <= time_ns), None)
 
 
-def record_path(workspace: Workspace, model: str) -> Path:
+def state_path(workspace: Workspace, model: str) -> Path:
     """Return where the record of a production model lies.
 
     Raises:
@@ -251,17 +251,17 @@ def _alone(workspace: Workspace) -> Iterator[None]:
         raise ModeError(f"{path}: {error.strerror}; the mode could not be written") from error
 
 
-def _last(workspace: Workspace, model: str) -> ModeRecord | None:
+def _last(workspace: Workspace, model: str) -> ModeState | None:
     """Return the record; where it is gone, what the journal says, so that to delete a file calms nothing."""
     return read_mode(workspace, model) or _from_journal(workspace, model)
 
 
-def _from_journal(workspace: Workspace, model: str) -> ModeRecord | None:
+def _from_journal(workspace: Workspace, model: str) -> ModeState | None:
     journaled = _journaled(workspace, model)
     if not journaled:
         return None
     last = journaled[-1]
-    return ModeRecord(
+    return ModeState(
         model=model,
         version=last.version,
         mode=last.mode_to,
@@ -275,14 +275,14 @@ def _journaled(workspace: Workspace, model: str) -> list[ModeChange]:
     return [one for one in journal.read_lines(journal_path(workspace), ModeChange) if one.model == model]
 
 
-def _changed(before: ModeRecord | None, after: ModeRecord, who: str, now_ns: int) -> ModeChange | None:
+def _changed(before: ModeState | None, after: ModeState, who: str, now_ns: int) -> ModeChange | None:
     """Return the line of a look after which the mode is another one, None where it is not."""
     if before is not None and before.mode is after.mode:
         return None
     return _change(before, after, after.reason, who, now_ns)
 
 
-def _change(before: ModeRecord | None, after: ModeRecord, reason: str, who: str, now_ns: int) -> ModeChange:
+def _change(before: ModeState | None, after: ModeState, reason: str, who: str, now_ns: int) -> ModeChange:
     return ModeChange(
         time_ns=now_ns,
         model=after.model,
@@ -296,7 +296,7 @@ def _change(before: ModeRecord | None, after: ModeRecord, reason: str, who: str,
     )
 
 
-def _keep(workspace: Workspace, after: ModeRecord, change: ModeChange | None) -> ModeRecord:
+def _keep(workspace: Workspace, after: ModeState, change: ModeChange | None) -> ModeState:
     """Put a record in force and see to it that every change is journaled, those of a writer that crashed too."""
     due = after.unjournaled + (() if change is None else (change,))
     after = replace(after, unjournaled=due)
@@ -316,8 +316,8 @@ def _keep(workspace: Workspace, after: ModeRecord, change: ModeChange | None) ->
     return after
 
 
-def _write(workspace: Workspace, record: ModeRecord) -> None:
-    path = record_path(workspace, record.model)
+def _write(workspace: Workspace, record: ModeState) -> None:
+    path = state_path(workspace, record.model)
     try:
         write_atomic(path, msgspec.json.encode(record))
     except OSError as error:

@@ -6,7 +6,7 @@ from lobsmith.release.repository.incidents import Fault, journal_once
 from lobsmith.workspace import Workspace
 
 
-def record_misplaced(workspace: Workspace, *, who: str | None = None) -> list[str]:
+def journal_misplaced(workspace: Workspace, *, who: str | None = None) -> list[str]:
     """Journal what a server cannot go by, each thing once; see `journal_once`.
 
     Returns:

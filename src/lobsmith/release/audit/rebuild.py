@@ -19,9 +19,11 @@ def rebuildable(repository: Repository, model: str, entries: Sequence[Entry]) ->
     These are the sound ONNX versions that are in service by the journal and keep the newest one's contract. Plans are
     built again instead.
     """
-    fates = journal.fates(entries, model)
-    known = [version for version in repository.versions(model) if fates.get(version) in journal.ACTIVATING]
-    sound = [repository.verify(model, version) for version in known if repository.fault(model, version) is None]
+    status_of = journal.version_status(entries, model)
+    known = [version for version in repository.versions(model) if status_of.get(version) in journal.ACTIVATING]
+    sound = [
+        repository.verify(model, version) for version in known if repository.integrity_error(model, version) is None
+    ]
     return [one for one in sound if one.engine is None and one.contract == sound[-1].contract]
 
 

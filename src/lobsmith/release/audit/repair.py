@@ -22,10 +22,10 @@ from lobsmith.release.audit.verify import Finding, Kind, inspect, version_fault
 from lobsmith.release.context import Release
 from lobsmith.release.publish.score import accompany
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.crash_points import Step
+from lobsmith.release.repository.crash_points import CrashPoint
 from lobsmith.release.repository.incidents import manifest_of
 from lobsmith.release.repository.recovery import clear_up, follow, resume
-from lobsmith.release.repository.removal import retire_fallen, set_aside, withdraw
+from lobsmith.release.repository.removal import quarantine, retire_fallen, withdraw
 from lobsmith.release.repository.writer import Writer, sole_writer
 from lobsmith.release.version.names import followed_model
 from lobsmith.release.version.triton_config import CONFIG
@@ -58,7 +58,7 @@ def repair(
         while after := [one for one in inspect(release.workspace, served) if not any(_same(one, old) for old in seen)]:
             failures += _mend_all(writer, after, served)
             seen += after
-        writer.reached(Step.CLOSED)
+        writer.reached(CrashPoint.CLOSED)
     return failures
 
 
@@ -89,7 +89,7 @@ def _mend(writer: Writer, finding: Finding, served: Mapping[str, Sequence[int]])
     model, version = finding.model, finding.version
     if finding.kind is Kind.FOREIGN:
         place = Path(finding.place)
-        moved = writer.set_aside(place, place.name.lstrip(".") or "unnamed")
+        moved = writer.quarantine(place, place.name.lstrip(".") or "unnamed")
         _say(writer, model or journal.EVERYTHING, f"{place}: {finding.words}; now {moved}")
     elif model is None:
         # What lies in staging, and what was intended, is gone by now.
@@ -134,15 +134,15 @@ def _dismiss(writer: Writer, model: str, version: int, reason: str) -> None:
         if left:
             with writer.lease.fence():
                 repository.list_versions(model, left)
-            writer.reached(Step.LISTED)
+            writer.reached(CrashPoint.LISTED)
             _say(writer, model, f"{version} taken off the list: {reason}")
-            writer.reached(Step.RECORDED)
+            writer.reached(CrashPoint.RECORDED)
             if writer.release.server is not None:
                 writer.release.server.serve(model, left[-1])
-            writer.reached(Step.LOADED)
+            writer.reached(CrashPoint.LOADED)
     if version in repository.versions(model):
         withdraw(writer, model, [version])
-        set_aside(writer, model, [version], reason=reason)
+        quarantine(writer, model, [version], reason=reason)
     follow(writer, model)
 
 
@@ -153,10 +153,10 @@ def _complete_journal(writer: Writer, model: str, finding: Finding) -> None:
         _say(writer, model, finding.words)
     elif version in repository.versions(model):
         clear_up(writer, model)
-        if writer.fates(model).get(version) not in journal.ACTIVATING:
+        if writer.version_status(model).get(version) not in journal.ACTIVATING:
             _publish_again(writer, model, version)
     else:
-        writer.record(
+        writer.journal(
             writer.entry(
                 journal.SET_ASIDE, model, before=repository.active(model), about=version, reason="found to be gone"
             )
@@ -165,7 +165,7 @@ def _complete_journal(writer: Writer, model: str, finding: Finding) -> None:
 
 def _publish_again(writer: Writer, model: str, version: int) -> None:
     manifest = manifest_of(writer.repository, model, version)
-    writer.record(
+    writer.journal(
         writer.entry(
             journal.PUBLISHED,
             model,
@@ -180,4 +180,4 @@ def _publish_again(writer: Writer, model: str, version: int) -> None:
 def _say(writer: Writer, model: str, reason: str) -> None:
     """Journal a repair, and what is active since then."""
     active = None if model == journal.EVERYTHING else writer.repository.active(model)
-    writer.record(writer.entry(journal.REPAIRED, model, before=None, about=active, reason=reason))
+    writer.journal(writer.entry(journal.REPAIRED, model, before=None, about=active, reason=reason))

@@ -226,11 +226,11 @@ def _versions(repository: Repository, model: str) -> Iterator[Finding]:
 
 def _on_disk(repository: Repository, model: str, entries: list[Entry]) -> Iterator[Finding]:
     """What the journal says of versions that lie there."""
-    fates, listed = journal.fates(entries, model), repository.listed(model)
+    version_status, listed = journal.version_status(entries, model), repository.listed(model)
     on_disk = repository.versions(model)
     old = fallen(on_disk, listed)
     for version in on_disk:
-        place, fate = repository.directory(model, version), fates.get(version)
+        place, fate = repository.directory(model, version), version_status.get(version)
         if version in listed:
             if fate not in journal.ACTIVATING:
                 words = f"listed, but the journal {f'calls it {fate}' if fate else 'does not know it'}"
@@ -239,7 +239,7 @@ def _on_disk(repository: Repository, model: str, entries: list[Entry]) -> Iterat
             words = f"not listed, and the journal {f'calls it {fate}' if fate else 'does not know it'}"
             remedy = "delete it" if fate in journal.LEAVING else "set it aside"
             yield _safe(Kind.LEFTOVER, place, words, remedy, model, version)
-        elif repository.fault(model, version) is None:
+        elif repository.integrity_error(model, version) is None:
             if version in old:
                 yield _safe(Kind.LEFTOVER, place, "newer versions took its place", "retire it", model, version)
             else:
@@ -253,14 +253,14 @@ def _journaled(workspace: Workspace, repository: Repository, model: str, entries
         on_disk, listed = repository.versions(model), repository.listed(model)
     except ReleaseError:
         return
-    for version, fate in sorted(journal.fates(entries, model).items()):
+    for version, fate in sorted(journal.version_status(entries, model).items()):
         if fate in journal.ACTIVATING and version not in (*on_disk, *listed):
             words = f"{model} {version} was {fate} and is gone, without a line that says so"
             yield _safe(Kind.JOURNAL, workspace.journal, words, "write the line that is missing", model, version)
     state = journal.state_at(entries, model, clock.now_ns())
     by_journal = None if state is None else state.version_to
     active = max(listed, default=None)
-    last = None if active is None else journal.fates(entries, model).get(active)
+    last = None if active is None else journal.version_status(entries, model).get(active)
     if active in on_disk and active != by_journal and last in journal.ACTIVATING:
         words = f"{model}: {by_journal or 'nothing'} is active by the journal, {active} by the policy"
         yield _safe(Kind.JOURNAL, workspace.journal, words, "write the line that is missing", model)
@@ -274,7 +274,9 @@ def _served(repository: Repository, model: str, served: Sequence[int]) -> Iterat
     if repository.is_plans(model):
         # Which plans a machine can run is its own affair.
         return
-    missing = [version for version in listed if version not in served and repository.fault(model, version) is None]
+    missing = [
+        version for version in listed if version not in served and repository.integrity_error(model, version) is None
+    ]
     if missing:
         words = f"the server does not answer with {', '.join(map(str, missing))}, which is listed"
         yield _safe(Kind.SERVED, path, words, "have the server follow the list", model)

@@ -45,7 +45,7 @@ class _Model(Protocol):
     def run(self, features: Float, state: Float) -> Answered: ...
 
 
-class Proof(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Validation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the process prints: rows of golden vectors and the largest difference seen, or the reason of a refusal."""
 
     proven: bool
@@ -54,7 +54,7 @@ class Proof(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
-def prove(directory: Path, trust: Trust, deadline_s: float) -> Proof:
+def validate(directory: Path, trust: Trust, deadline_s: float) -> Validation:
     """Prove a version's directory in a scratch process.
 
     Args:
@@ -71,17 +71,17 @@ def prove(directory: Path, trust: Trust, deadline_s: float) -> Proof:
         raise ReleaseError(f"{directory}: not proven within {deadline_s:g} s; nothing was published") from None
     lines = done.stdout.splitlines()
     try:
-        proof = msgspec.json.decode(lines[-1], type=Proof)
+        validation = msgspec.json.decode(lines[-1], type=Validation)
     except (IndexError, msgspec.DecodeError) as error:
         how = signal.Signals(-done.returncode).name if done.returncode < 0 else f"status {done.returncode}"
         words = done.stderr.decode(errors="replace").strip().splitlines()
         raise ReleaseError(f"{directory}: its proof died ({how}): {words[-1] if words else 'no words'}") from error
-    if not proof.proven or done.returncode:
-        raise ReleaseError(proof.reason or f"{directory}: its proof ended with status {done.returncode}")
-    return proof
+    if not validation.proven or done.returncode:
+        raise ReleaseError(validation.reason or f"{directory}: its proof ended with status {done.returncode}")
+    return validation
 
 
-def check_version(directory: Path, trust: Trust) -> Proof:
+def check_version(directory: Path, trust: Trust) -> Validation:
     """Prove a version's directory in this process.
 
     Raises:
@@ -118,7 +118,7 @@ def check_version(directory: Path, trust: Trust) -> Proof:
         from lobsmith.release.checks.score_validation import check_score
 
         check_score(directory, manifest.contract)
-    return Proof(proven=True, rows=golden.features.shape[1], largest_difference=largest)
+    return Validation(proven=True, rows=golden.features.shape[1], largest_difference=largest)
 
 
 def _stepped(model: _Model, path: Path, golden: Golden) -> Answered:
@@ -213,11 +213,11 @@ def largest_difference(have: Float, want: Float) -> float:
 def _main(arguments: list[str]) -> int:
     directory = Path(arguments[0])
     try:
-        proof = check_version(directory, Trust(Path(arguments[1])))
+        validation = check_version(directory, Trust(Path(arguments[1])))
     except LobsmithError as error:
-        proof = Proof(proven=False, reason=str(error))
-    sys.stdout.write(msgspec.json.encode(proof).decode() + "\n")
-    return 0 if proof.proven else 1
+        validation = Validation(proven=False, reason=str(error))
+    sys.stdout.write(msgspec.json.encode(validation).decode() + "\n")
+    return 0 if validation.proven else 1
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from lobsmith.files import copy_durably, sha256_file, write_atomic
 from lobsmith.market.instrument import Instrument
 from lobsmith.params import as_table
 from lobsmith.release.checks.model_file import check_model_file
-from lobsmith.release.checks.validation import prove
+from lobsmith.release.checks.validation import validate
 from lobsmith.release.context import Release
 from lobsmith.release.publish.publication import Publication, Validate
 from lobsmith.release.publish.score import accompany
@@ -29,7 +29,7 @@ from lobsmith.release.version.triton_config import config_text, prime_rows_for
 from lobsmith.units import NS_PER_S
 from lobsmith.verdict import Verdict
 
-PROOF_DEADLINE_S = 120.0
+VALIDATION_DEADLINE_S = 120.0
 _VERSIONS_END = 10**18
 """Above the numbers that `Repository` takes for versions."""
 
@@ -100,7 +100,7 @@ def validate_in_child(directory: Path, trust: Trust) -> None:
     Raises:
         ReleaseError: the proof failed.
     """
-    prove(directory, trust, PROOF_DEADLINE_S)
+    validate(directory, trust, VALIDATION_DEADLINE_S)
 
 
 def publish(
@@ -149,10 +149,10 @@ class OnnxPublication(Publication):
         """Return a number of its own."""
         return mint_version(clock.now_ns(), last)
 
-    def prove(self, directory: Path) -> None:
+    def validate_staged(self, directory: Path) -> None:
         """Validate the copy: it is what gets served."""
         check_model_file(directory / MODEL, self.contract)
-        super().prove(directory)
+        super().validate_staged(directory)
 
     def config(self, kept: list[Manifest]) -> str:
         """Return the model's configuration; its rows to prime with are those of the slowest version."""

@@ -20,7 +20,7 @@ from lobsmith.compress import GOLDEN
 from lobsmith.compress.tensorrt.plan import ENGINE, EngineBuild, read_build
 from lobsmith.errors import ReleaseError
 from lobsmith.files import copy_durably, sha256_file
-from lobsmith.release.checks.validation import prove
+from lobsmith.release.checks.validation import validate
 from lobsmith.release.context import Release
 from lobsmith.release.publish.publication import Publication, Validate
 from lobsmith.release.repository.writer import sole_writer
@@ -31,12 +31,12 @@ from lobsmith.release.version.signing import Trust
 from lobsmith.release.version.triton_config import PLANS_BACKEND, config_text, prime_rows_for
 from lobsmith.verdict import Verdict
 
-PROOF_DEADLINE_S = 300.0
+VALIDATION_DEADLINE_S = 300.0
 
 
 def _validate_in_child(directory: Path, trust: Trust) -> None:
     """Run the plan on this machine's GPU and compare it with the ONNX version's golden vectors."""
-    prove(directory, trust, PROOF_DEADLINE_S)
+    validate(directory, trust, VALIDATION_DEADLINE_S)
 
 
 def publish_engine(

@@ -94,7 +94,7 @@ def promote(
         return promotion.run(writer)
 
 
-def nominate(
+def deploy_candidate(
     release: Release, source: Path, *, model: str, reason: str = "", validate: Validate = validate_in_child
 ) -> Manifest:
     """Publish a version's artifact in the slot of a production model's candidates, in place of what is there.
@@ -168,7 +168,7 @@ class _Promotion(OnnxPublication):
             self.confirm()
         check_verdicts(self.model, self.verdicts())
         # Retention may have been at work since it was read.
-        if _sound(self.source, self.release.repository.trust) != self.original:
+        if _valid_version(self.source, self.release.repository.trust) != self.original:
             raise ReleaseError(f"{self.source}: changed while it was to be promoted; start again")
 
     def artifact_id(self) -> str | None:
@@ -206,10 +206,10 @@ def _source(model: str, source: Path, trust: Trust) -> Manifest:
         raise ReleaseError(
             f"{model}: a name that ends so belongs to candidates, plans or scores; name the production model"
         )
-    return _sound(source, trust)
+    return _valid_version(source, trust)
 
 
-def _sound(source: Path, trust: Trust) -> Manifest:
+def _valid_version(source: Path, trust: Trust) -> Manifest:
     manifest = check_files(source, trust)
     if manifest.engine is not None:
         raise ReleaseError(f"{source}: TensorRT plans; promote the ONNX version, plans follow it")

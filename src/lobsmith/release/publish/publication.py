@@ -32,7 +32,7 @@ from lobsmith.errors import ContractError, LeaseError, LeaseLostError, LobsmithE
 from lobsmith.files import fsync_directory, write_atomic
 from lobsmith.release.context import Release
 from lobsmith.release.repository import disk_reserve, journal
-from lobsmith.release.repository.crash_points import Step
+from lobsmith.release.repository.crash_points import CrashPoint
 from lobsmith.release.repository.intent import Intent, close, declare
 from lobsmith.release.repository.journal import Entry
 from lobsmith.release.repository.recovery import clear_up, follow
@@ -101,7 +101,7 @@ class Publication(ABC):
     def config(self, kept: list[Manifest]) -> str:
         """Return the configuration that lists these versions, of which the last is the new one."""
 
-    def prove(self, directory: Path) -> None:
+    def validate_staged(self, directory: Path) -> None:
         """Validate the staged version, or raise."""
         self.validate(directory, self.release.repository.trust)
 
@@ -144,7 +144,7 @@ class Publication(ABC):
             self.check()
             with writer.lease.fence():
                 declare(workspace, Intent(entry=entry))
-            writer.reached(Step.INTENDED)
+            writer.reached(CrashPoint.INTENDED)
             manifest = self._release(writer, version, entry)
         except LeaseError:
             # The holder of the lease accounts for it.
@@ -152,10 +152,10 @@ class Publication(ABC):
         except BaseException as error:
             self._refuse(writer, entry, error)
             raise
-        writer.reached(Step.RECORDED)
+        writer.reached(CrashPoint.RECORDED)
         with writer.lease.fence():
             close(workspace)
-        writer.reached(Step.CLOSED)
+        writer.reached(CrashPoint.CLOSED)
         return manifest
 
     def _release(self, writer: Writer, version: int, entry: Entry) -> Manifest:
@@ -163,11 +163,11 @@ class Publication(ABC):
         staging = self.release.workspace.staging / f"{self.model}-{version}-{token_hex(4)}"
         try:
             self._stage(staging, version)
-            writer.reached(Step.STAGED)
+            writer.reached(CrashPoint.STAGED)
             directory = staging / str(version)
-            self.prove(directory)
+            self.validate_staged(directory)
             manifest = read_manifest(directory, repository.trust)
-            writer.reached(Step.PROVEN)
+            writer.reached(CrashPoint.PROVEN)
             listed = kept(repository, self.release.params, self.model, manifest)
             place(writer, staging, manifest, self.config(listed), entry)
         finally:
@@ -178,7 +178,7 @@ class Publication(ABC):
         reason = " ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", [])])
         # What went wrong matters more than that the journal, too, cannot be written.
         with suppress(ReleaseError, LeaseError, OSError):
-            writer.record(structs.replace(entry, action=journal.REFUSED, reason=reason))
+            writer.journal(structs.replace(entry, action=journal.REFUSED, reason=reason))
             close(self.release.workspace)
 
     def _stage(self, staging: Path, version: int) -> None:
@@ -259,17 +259,17 @@ def place(writer: Writer, staging: Path, manifest: Manifest, config: str, entry:
                 write_atomic(staging / CONFIG, config.encode())
                 staging.rename(home)
                 fsync_directory(home.parent)
-                writer.reached(Step.MOVED)
+                writer.reached(CrashPoint.MOVED)
             else:
                 (staging / str(version)).rename(home / str(version))
                 fsync_directory(home)
-                writer.reached(Step.MOVED)
+                writer.reached(CrashPoint.MOVED)
                 write_atomic(path, config.encode())
-            writer.reached(Step.LISTED)
+            writer.reached(CrashPoint.LISTED)
         if server is not None:
             server.serve(model, version)
-            writer.reached(Step.LOADED)
-        writer.record(structs.replace(entry, time_ns=clock.now_ns()))
+            writer.reached(CrashPoint.LOADED)
+        writer.journal(structs.replace(entry, time_ns=clock.now_ns()))
     except LeaseLostError:
         raise
     except BaseException as error:
@@ -278,7 +278,7 @@ def place(writer: Writer, staging: Path, manifest: Manifest, config: str, entry:
             _ask_server(writer, model, version, previous, error)
         directory = home if alone else home / str(version)
         if directory.exists() and isinstance(error, ServingError):
-            writer.set_aside(directory, f"{model}-{version}")
+            writer.quarantine(directory, f"{model}-{version}")
         elif directory.exists():
             # Kept, it would take up room on a disk that may be full; its source is still there.
             delete(writer.take_out(directory, f"{model}-{version}"))

@@ -145,8 +145,8 @@ class _ScorePublication(Publication):
             metrics={},
         )
 
-    def prove(self, directory: Path) -> None:
-        super().prove(directory)
+    def validate_staged(self, directory: Path) -> None:
+        super().validate_staged(directory)
         # These bits were proven with the version.
         if read_manifest(directory).artifact_id != self.of.files[SCORE]:
             raise ReleaseError(f"{directory / MODEL}: not the {SCORE} of {self.of.model} {self.of.version}; try again")

@@ -13,7 +13,7 @@ from lobsmith.workspace import Workspace
 
 
 @contextmanager
-def source_of(workspace: Workspace, model: str, wished: Registered) -> Iterator[Path]:
+def source_of(workspace: Workspace, model: str, requested: Registered) -> Iterator[Path]:
     """Find a sound copy of a registered version's files, for as long as the block lasts.
 
     The candidate slot is looked at first, then the versions of the model, the newest first, then MLflow.
@@ -22,11 +22,11 @@ def source_of(workspace: Workspace, model: str, wished: Registered) -> Iterator[
         RegistryError: only MLflow may have it, and cannot be reached.
         ReleaseError: there is no sound copy.
     """
-    directory = _in_repository(workspace, model, wished.artifact_id)
+    directory = _in_repository(workspace, model, requested.artifact_id)
     if directory is not None:
         yield directory
         return
-    with release_of(workspace, model, wished) as (fetched, _):
+    with release_of(workspace, model, requested) as (fetched, _):
         yield fetched
 
 

@@ -34,7 +34,7 @@ class Situation:
     """
 
     active: Present | None = None
-    slot: Present | None = None
+    candidate: Present | None = None
     wanted: Wanted = field(default_factory=Wanted)
     taken_back: frozenset[str] = frozenset()
     refused: frozenset[tuple[str, int]] = frozenset()
@@ -48,28 +48,28 @@ class Promote:
 
 
 @dataclass(frozen=True)
-class Crown:
+class PromoteChallenger:
     """Make the challenger the champion: nothing serves that it could be compared with, and its gates have passed."""
 
     challenger: Registered
 
 
 @dataclass(frozen=True)
-class Fill:
+class DeployCandidate:
     """Publish the challenger's artifact in the candidate slot."""
 
     challenger: Registered
 
 
 @dataclass(frozen=True)
-class Retire:
+class UndeployCandidate:
     """Empty the candidate slot: no alias asks for what is in it."""
 
-    slot: Present
+    candidate: Present
 
 
 @dataclass(frozen=True)
-class Restore:
+class RevertAlias:
     """Move the alias from an artifact that was rolled back to the one that serves; this completes the rollback."""
 
     champion: Registered
@@ -77,7 +77,7 @@ class Restore:
 
 
 @dataclass(frozen=True)
-class Settle:
+class AcknowledgeRollback:
     """Note that the alias no longer asks for what was rolled back: from now on it may be asked for again."""
 
     taken_back: frozenset[str]
@@ -98,10 +98,19 @@ class Tag:
     active: Present
 
 
-Step = Promote | Crown | Fill | Retire | Restore | Settle | DropChallenger | Tag
+Action = (
+    Promote
+    | PromoteChallenger
+    | DeployCandidate
+    | UndeployCandidate
+    | RevertAlias
+    | AcknowledgeRollback
+    | DropChallenger
+    | Tag
+)
 
 
-def next_step(now: Situation) -> Step | None:
+def next_action(now: Situation) -> Action | None:
     """Return what is to be done first, None where everything is as it is wanted or cannot be.
 
     A step that was done leads to a situation in which it is not the next one; so repeating this ends, and any process
@@ -110,8 +119,8 @@ def next_step(now: Situation) -> Step | None:
     champion, challenger = now.wanted.champion, now.wanted.challenger
     if now.taken_back:
         if champion is not None and champion.artifact_id in now.taken_back and not _holds(now.active, champion):
-            return Restore(champion, now.active)
-        return Settle(now.taken_back)
+            return RevertAlias(champion, now.active)
+        return AcknowledgeRollback(now.taken_back)
     if champion is not None:
         if not _holds(now.active, champion):
             if (CHAMPION, champion.version) not in now.refused:
@@ -119,13 +128,13 @@ def next_step(now: Situation) -> Step | None:
         elif now.active is not None and champion.tags.get(TRITON_VERSION) != str(now.active.version):
             return Tag(champion, now.active)
     elif challenger is not None and now.active is None:
-        return Crown(challenger)
+        return PromoteChallenger(challenger)
     if challenger is None:
-        return None if now.slot is None else Retire(now.slot)
+        return None if now.candidate is None else UndeployCandidate(now.candidate)
     if _holds(now.active, challenger):
         return DropChallenger(challenger)
-    if not _holds(now.slot, challenger) and (CHALLENGER, challenger.version) not in now.refused:
-        return Fill(challenger)
+    if not _holds(now.candidate, challenger) and (CHALLENGER, challenger.version) not in now.refused:
+        return DeployCandidate(challenger)
     return None
 
 
@@ -148,5 +157,5 @@ def taken_back(entries: Iterable[Entry], model: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def _holds(present: Present | None, wished: Registered) -> bool:
-    return present is not None and present.artifact_id == wished.artifact_id
+def _holds(present: Present | None, requested: Registered) -> bool:
+    return present is not None and present.artifact_id == requested.artifact_id

@@ -15,8 +15,8 @@ from lobsmith.errors import RegistryError
 from lobsmith.lease import hold_lease
 from lobsmith.release.context import Release
 from lobsmith.release.publish.score import catch_up
-from lobsmith.release.reconcile.plan import Present, Situation, next_step, taken_back
-from lobsmith.release.reconcile.steps import Point, Work, refusal_of, take
+from lobsmith.release.reconcile.actions import CrashPoint, Work, perform, refusal_of
+from lobsmith.release.reconcile.plan import Present, Situation, next_action, taken_back
 from lobsmith.release.registry import aliases
 from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, Registered, Wanted
 from lobsmith.release.repository import journal
@@ -75,7 +75,7 @@ def reconcile(release: Release, model: str, *, retry: bool = False) -> Reconcile
     It may run in several processes at once: one works, the others wait and find nothing left to do.
 
     Args:
-        release: the context; `note` is called with the name of each crash point too, see `Point`. `who` is for the
+        release: the context; `note` is called with the name of each crash point too, see `CrashPoint`. `who` is for the
             journal, where the registry does not say who asked.
         model: the production model.
         retry: try again what was refused before, now.
@@ -98,19 +98,19 @@ def reconcile(release: Release, model: str, *, retry: bool = False) -> Reconcile
                 with lease.fence():
                     pass
                 wanted = aliases.wanted(workspace, model)
-                step = next_step(_situation(work, wanted))
-                work.reached(Point.DECIDED)
-                if step is None:
+                action = next_action(_situation(work, wanted))
+                work.reached(CrashPoint.DECIDED)
+                if action is None:
                     break
-                take(work, step)
+                perform(work, action)
         except RegistryError as error:
             away = str(error)
         unscored = catch_up(release, model, retry=retry)
-    active, slot = (release.repository.active(name) for name in (model, candidate_model(model)))
+    active, candidate = (release.repository.active(name) for name in (model, candidate_model(model)))
     return Reconciled(
         model=model,
         active=active,
-        candidate=slot,
+        candidate=candidate,
         champion=None if wanted.champion is None else wanted.champion.version,
         promoted=None if work.promoted is None else work.promoted.version,
         done=tuple(work.done),
@@ -128,7 +128,7 @@ def _situation(work: Work, wanted: Wanted) -> Situation:
         entries = journal.read(work.release.workspace.journal)
         return Situation(
             active=_present(writer.repository, work.model),
-            slot=_present(writer.repository, candidate_model(work.model)),
+            candidate=_present(writer.repository, candidate_model(work.model)),
             wanted=wanted,
             taken_back=taken_back(entries, work.model),
             refused=frozenset(work.tried | _lately_refused(work, wanted)),
@@ -140,7 +140,7 @@ def _present(repository: Repository, model: str) -> Present | None:
     if version is None:
         return None
     # A spoilt copy is not what is wanted, and a sound one may be at hand.
-    if repository.fault(model, version) is not None:
+    if repository.integrity_error(model, version) is not None:
         return Present(version, _FAULTY)
     return Present(version, read_manifest(repository.directory(model, version)).artifact_id)
 

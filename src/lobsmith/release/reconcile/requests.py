@@ -99,7 +99,9 @@ def ask_for(release: Release, model: str, version: int, *, reason: str = "") -> 
     return reconcile(release, model, retry=True)
 
 
-def nominate_new(release: Release, artifact: Artifact, *, model: str, contract: WireContract, run: RunRef) -> Manifest:
+def register_challenger(
+    release: Release, artifact: Artifact, *, model: str, contract: WireContract, run: RunRef
+) -> Manifest:
     """Publish an artifact in the candidate slot, keep the version with its run, and point the alias at it.
 
     No other process reconciles meanwhile: a candidate that no alias asks for yet would be taken for one that is not
@@ -122,19 +124,19 @@ def nominate_new(release: Release, artifact: Artifact, *, model: str, contract: 
         RegistryError: MLflow cannot be reached.
         ReleaseError, ServingError: it could not be published.
     """
-    workspace, limits, slot = release.workspace, release.params.reconcile, candidate_model(model)
+    workspace, limits, deployment = release.workspace, release.params.reconcile, candidate_model(model)
     purpose = f"nominate a candidate of {model}"
     with hold_lease(workspace.reconcile_lease, purpose, ttl_s=limits.lease_s, wait_s=limits.wait_s):
         try:
             check_model(release.repository, model, contract, BACKEND)
-            manifest = publish(release, artifact, model=slot, contract=contract)
+            manifest = publish(release, artifact, model=deployment, contract=contract)
         except (GateError, ContractError) as error:
             note_serving(workspace, model, run, f"refused: {error}")
             raise
-        log_release(workspace, run.run_id, release.repository.directory(slot, manifest.version))
+        log_release(workspace, run.run_id, release.repository.directory(deployment, manifest.version))
         request(workspace, model, CHALLENGER, run.registry_version, f"run {artifact.run}")
         # Last: with it the window counts as trained, and a candidate that no alias asks for would be lost.
-        note_serving(workspace, model, run, f"candidate {slot} {manifest.version}")
+        note_serving(workspace, model, run, f"candidate {deployment} {manifest.version}")
         return manifest
 
 

@@ -39,14 +39,14 @@ def pair_of(workspace: Workspace, model: str) -> Pair | str:
         VersionGoneError: one was rolled back or retired meanwhile.
         ReleaseError: a version is not sound.
     """
-    repository, slot = Repository.of(workspace), candidate_model(model)
-    active, candidate = repository.active(model), repository.active(slot)
+    repository, deployment = Repository.of(workspace), candidate_model(model)
+    active, candidate = repository.active(model), repository.active(deployment)
     if candidate is None:
         return "there is no candidate"
     if active is None:
         return "nothing serves that a candidate could be compared with"
-    with repository.reading(slot, candidate):
-        manifest = repository.verify(slot, candidate)
+    with repository.reading(deployment, candidate):
+        manifest = repository.verify(deployment, candidate)
     now = wanted(workspace, model)
     champion = now.champion
     if now.challenger is None or now.challenger.artifact_id != manifest.artifact_id:

@@ -11,10 +11,10 @@
 
 from lobsmith.release.context import Release
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.crash_points import Step
+from lobsmith.release.repository.crash_points import CrashPoint
 from lobsmith.release.repository.incidents import manifest_of
 from lobsmith.release.repository.intent import Intent, close, declare
-from lobsmith.release.repository.recovery import clear_up, leave
+from lobsmith.release.repository.recovery import apply_removal, clear_up
 from lobsmith.release.repository.writer import sole_writer
 from lobsmith.release.version.names import candidate_model
 from lobsmith.verdict import Verdict
@@ -39,19 +39,19 @@ def undeploy_candidate(
         LeaseError: another process has the lease all the time, or took it over.
         ReleaseError: the repository or the journal is unreadable.
     """
-    slot = candidate_model(model.removesuffix(candidate_model("")))
-    with sole_writer(release, f"empty {slot}") as writer:
-        clear_up(writer, slot)
-        versions = writer.repository.versions(slot)
+    deployment = candidate_model(model.removesuffix(candidate_model("")))
+    with sole_writer(release, f"empty {deployment}") as writer:
+        clear_up(writer, deployment)
+        versions = writer.repository.versions(deployment)
         if not versions:
             return None
         newest = versions[-1]
-        manifest = manifest_of(writer.repository, slot, newest)
+        manifest = manifest_of(writer.repository, deployment, newest)
         refused = any(not verdict.passed for verdict in verdicts)
         entry = writer.entry(
             journal.REJECTED if refused else journal.RETIRED,
-            slot,
-            before=writer.repository.active(slot),
+            deployment,
+            before=writer.repository.active(deployment),
             about=newest,
             artifact_id=None if manifest is None else manifest.artifact_id,
             verdicts=verdicts,
@@ -60,9 +60,9 @@ def undeploy_candidate(
         intent = Intent(entry=entry, leaving=tuple(versions))
         with writer.lease.fence():
             declare(release.workspace, intent)
-        writer.reached(Step.INTENDED)
-        leave(writer, intent)
+        writer.reached(CrashPoint.INTENDED)
+        apply_removal(writer, intent)
         with writer.lease.fence():
             close(release.workspace)
-        writer.reached(Step.CLOSED)
+        writer.reached(CrashPoint.CLOSED)
         return newest

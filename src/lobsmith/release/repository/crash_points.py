@@ -7,7 +7,7 @@ found then is written where the procedure is: `publication`, `rollback`, `candid
 from enum import StrEnum
 
 
-class Step(StrEnum):
+class CrashPoint(StrEnum):
     """A step that is done."""
 
     INTENDED = "intended"

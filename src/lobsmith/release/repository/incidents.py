@@ -37,7 +37,7 @@ def journal_once(workspace: Workspace, faults: Iterable[Fault], *, who: str | No
     """
     entries = journal.read(workspace.journal)
     repository = Repository.of(workspace)
-    new = [fault for fault in faults if not journal.knows_fault(entries, *fault)]
+    new = [fault for fault in faults if not journal.is_journaled(entries, *fault)]
     for model, version, reason in new:
         manifest = None if version is None else manifest_of(repository, model, version)
         journal.append(
@@ -56,7 +56,9 @@ def journal_once(workspace: Workspace, faults: Iterable[Fault], *, who: str | No
     return new
 
 
-def record_faults(workspace: Workspace, model: str, faults: Mapping[int, str], *, who: str | None = None) -> list[int]:
+def journal_integrity_errors(
+    workspace: Workspace, model: str, faults: Mapping[int, str], *, who: str | None = None
+) -> list[int]:
     """Journal which versions of a model are not sound, by version; see `journal_once`.
 
     Returns:

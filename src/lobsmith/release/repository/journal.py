@@ -95,7 +95,7 @@ def read_lines(path: Path, kind: type[_Line]) -> list[_Line]:
         raise ReleaseError(f"{path}: {error.strerror}") from error
 
 
-def fates(entries: Iterable[Entry], model: str) -> dict[int, str]:
+def version_status(entries: Iterable[Entry], model: str) -> dict[int, str]:
     """Return what last became of each version of a model: the action that brought it in or took it out."""
     last: dict[int, str] = {}
     for entry in entries:
@@ -121,7 +121,7 @@ def serving_since(path: Path, version: Manifest) -> int:
     return max(back, default=version.created_ns)
 
 
-def knows_fault(entries: Iterable[Entry], model: str, version: int | None, fault: str) -> bool:
+def is_journaled(entries: Iterable[Entry], model: str, version: int | None, fault: str) -> bool:
     """Say whether a fault of a version is journaled already."""
     return any(
         (entry.action, entry.model, entry.version_to, entry.reason) == (FAULTY, model, version, fault)

@@ -6,10 +6,10 @@ from msgspec import structs
 
 from lobsmith.errors import ServingError
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.crash_points import Step
+from lobsmith.release.repository.crash_points import CrashPoint
 from lobsmith.release.repository.incidents import manifest_of
 from lobsmith.release.repository.intent import Intent, close, pending
-from lobsmith.release.repository.removal import expel, retire, set_aside, withdraw
+from lobsmith.release.repository.removal import delete_version, quarantine, retire, withdraw
 from lobsmith.release.repository.writer import Writer
 from lobsmith.release.version.names import companions
 from lobsmith.release.version.triton_config import CONFIG
@@ -50,9 +50,9 @@ def resume(writer: Writer) -> None:
     else:
         # The server may be gone for good; what the journal and the policy say is right without it.
         with suppress(ServingError):
-            (go_back if intent.entry.action == journal.ROLLED_BACK else leave)(writer, intent)
+            (apply_rollback if intent.entry.action == journal.ROLLED_BACK else apply_removal)(writer, intent)
     close(writer.release.workspace)
-    writer.reached(Step.CLOSED)
+    writer.reached(CrashPoint.CLOSED)
 
 
 def tidy(writer: Writer, model: str) -> None:
@@ -65,14 +65,14 @@ def tidy(writer: Writer, model: str) -> None:
         leftover.unlink()
     account_for(writer, model)
     listed = repository.listed(model)
-    fates = writer.fates(model)
+    status_of = writer.version_status(model)
     for version in repository.versions(model):
-        fate = fates.get(version)
-        if fate in journal.ACTIVATING or version in listed:
+        status = status_of.get(version)
+        if status in journal.ACTIVATING or version in listed:
             continue
         with suppress(ServingError):
             withdraw(writer, model, [version])
-            _remove(writer, model, version, fate)
+            _remove(writer, model, version, status)
 
 
 def account_for(writer: Writer, model: str) -> None:
@@ -81,10 +81,10 @@ def account_for(writer: Writer, model: str) -> None:
     Raises:
         ReleaseError: the model's configuration or the journal is unreadable.
     """
-    fates = writer.fates(model)
+    status_of = writer.version_status(model)
     on_disk = writer.repository.versions(model)
     for version in writer.repository.listed(model):
-        if version in on_disk and fates.get(version) in (None, journal.REFUSED):
+        if version in on_disk and status_of.get(version) in (None, journal.REFUSED):
             _publish_late(writer, model, version)
 
 
@@ -102,17 +102,17 @@ def follow(writer: Writer, model: str) -> None:
         if not left and (versions := repository.versions(companion)):
             with suppress(ServingError):
                 withdraw(writer, companion, versions)
-            set_aside(writer, companion, versions, reason=f"{model} does not list it")
+            quarantine(writer, companion, versions, reason=f"{model} does not list it")
 
 
-def _remove(writer: Writer, model: str, version: int, fate: str | None) -> None:
+def _remove(writer: Writer, model: str, version: int, status: str | None) -> None:
     """Take out of the repository what should have left it, or never came in."""
-    if fate in (journal.RETIRED, journal.REJECTED):
-        expel(writer, model, version)
+    if status in (journal.RETIRED, journal.REJECTED):
+        delete_version(writer, model, version)
         return
-    if fate is None:
+    if status is None:
         manifest = manifest_of(writer.repository, model, version)
-        writer.record(
+        writer.journal(
             writer.entry(
                 journal.REFUSED,
                 model,
@@ -123,7 +123,7 @@ def _remove(writer: Writer, model: str, version: int, fate: str | None) -> None:
                 reason=f"{DIED}, set aside",
             )
         )
-    set_aside(writer, model, [version])
+    quarantine(writer, model, [version])
 
 
 def _publish_late(writer: Writer, model: str, version: int) -> None:
@@ -141,27 +141,27 @@ def _publish_late(writer: Writer, model: str, version: int) -> None:
         verdicts=manifest.verdicts,
         reason="its publisher died after listing it",
     )
-    writer.record(structs.replace(entry, time_ns=manifest.created_ns))
+    writer.journal(structs.replace(entry, time_ns=manifest.created_ns))
 
 
 def _resolve_publication(writer: Writer, intent: Intent) -> None:
     entry, repository = intent.entry, writer.repository
     version = entry.version_to
-    fate = writer.fates(entry.model).get(version or 0)
-    if version is None or fate in journal.ACTIVATING:
+    status = writer.version_status(entry.model).get(version or 0)
+    if version is None or status in journal.ACTIVATING:
         return
     if version in repository.listed(entry.model):
         # When the policy was written is when it began to be served.
         listed_ns = repository.config_path(entry.model).stat().st_mtime_ns
-        writer.record(structs.replace(entry, time_ns=max(entry.time_ns, listed_ns)))
+        writer.journal(structs.replace(entry, time_ns=max(entry.time_ns, listed_ns)))
         return
     if version in repository.versions(entry.model):
-        set_aside(writer, entry.model, [version])
+        quarantine(writer, entry.model, [version])
     reason = f"{DIED}{': ' if entry.reason else ''}{entry.reason}"
-    writer.record(structs.replace(entry, action=journal.REFUSED, reason=reason))
+    writer.journal(structs.replace(entry, action=journal.REFUSED, reason=reason))
 
 
-def go_back(writer: Writer, intent: Intent) -> None:
+def apply_rollback(writer: Writer, intent: Intent) -> None:
     """Do a rollback: list, serve, journal, then have the bad versions unloaded and set aside.
 
     Each part is left out where it was done already, and all of them where the old version is gone or listed no longer.
@@ -181,21 +181,21 @@ def go_back(writer: Writer, intent: Intent) -> None:
     if stay != listed:
         with writer.lease.fence():
             repository.list_versions(model, stay)
-    writer.reached(Step.LISTED)
+    writer.reached(CrashPoint.LISTED)
     failure = _serve(writer, model, target)
-    writer.reached(Step.LOADED)
-    if writer.fates(model).get(entry.version_from or 0) != journal.ROLLED_BACK:
+    writer.reached(CrashPoint.LOADED)
+    if writer.version_status(model).get(entry.version_from or 0) != journal.ROLLED_BACK:
         note = f"; the server does not serve it yet: {failure}" if failure else ""
-        writer.record(structs.replace(entry, reason=entry.reason + note))
-    writer.reached(Step.RECORDED)
+        writer.journal(structs.replace(entry, reason=entry.reason + note))
+    writer.reached(CrashPoint.RECORDED)
     if failure is not None:
         raise failure
     bad = [version for version in intent.leaving if version in repository.versions(model)]
     withdraw(writer, model, bad)
-    set_aside(writer, model, bad)
+    quarantine(writer, model, bad)
 
 
-def leave(writer: Writer, intent: Intent) -> None:
+def apply_removal(writer: Writer, intent: Intent) -> None:
     """Do a removal of all that a slot holds: unload, journal, delete.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 from lobsmith.errors import ReleaseError
 from lobsmith.params import Params
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.crash_points import Step
+from lobsmith.release.repository.crash_points import CrashPoint
 from lobsmith.release.repository.incidents import manifest_of
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.writer import Writer, delete
@@ -24,7 +24,7 @@ def withdraw(writer: Writer, model: str, versions: Sequence[int]) -> None:
     if writer.release.server is not None:
         for name, leaving in _with_companions(writer, model, versions):
             writer.release.server.withdraw(name, leaving)
-    writer.reached(Step.WITHDRAWN)
+    writer.reached(CrashPoint.WITHDRAWN)
 
 
 def retire(
@@ -49,15 +49,15 @@ def retire(
     repository = writer.repository
     active = repository.active(model)
     for name, leaving in _with_companions(writer, model, versions):
-        fates = writer.fates(name)
+        status_of = writer.version_status(name)
         for version in leaving:
             try:
                 manifest = repository.verify(name, version)
             except ReleaseError as error:
-                set_aside(writer, name, [version], reason=str(error))
+                quarantine(writer, name, [version], reason=str(error))
                 continue
-            if fates.get(version) not in journal.LEAVING:
-                writer.record(
+            if status_of.get(version) not in journal.LEAVING:
+                writer.journal(
                     writer.entry(
                         action,
                         name,
@@ -68,19 +68,19 @@ def retire(
                         reason=reason,
                     )
                 )
-            writer.reached(Step.DISMISSED)
-            expel(writer, name, version)
+            writer.reached(CrashPoint.DISMISSED)
+            delete_version(writer, name, version)
 
 
-def expel(writer: Writer, model: str, version: int) -> None:
+def delete_version(writer: Writer, model: str, version: int) -> None:
     """Delete a version whose end is journaled."""
     place = writer.take_out(_folder(writer, model, version), f"{model}-{version}")
-    writer.reached(Step.TAKEN_OUT)
+    writer.reached(CrashPoint.TAKEN_OUT)
     delete(place)
-    writer.reached(Step.DELETED)
+    writer.reached(CrashPoint.DELETED)
 
 
-def set_aside(writer: Writer, model: str, versions: Sequence[int], *, reason: str | None = None) -> None:
+def quarantine(writer: Writer, model: str, versions: Sequence[int], *, reason: str | None = None) -> None:
     """Move versions that the server has let go of, and what goes with them, where a person may look at them.
 
     Args:
@@ -92,18 +92,18 @@ def set_aside(writer: Writer, model: str, versions: Sequence[int], *, reason: st
     active = writer.repository.active(model)
     for name, leaving in _with_companions(writer, model, versions):
         words = reason if name == model else reason or f"went with that of {model}"
-        fates = writer.fates(name)
+        status_of = writer.version_status(name)
         for version in leaving:
-            if words is not None and fates.get(version) not in journal.LEAVING:
+            if words is not None and status_of.get(version) not in journal.LEAVING:
                 manifest = manifest_of(writer.repository, name, version)
                 artifact_id = None if manifest is None else manifest.artifact_id
-                writer.record(
+                writer.journal(
                     writer.entry(
                         journal.SET_ASIDE, name, before=active, about=version, artifact_id=artifact_id, reason=words
                     )
                 )
-            writer.set_aside(_folder(writer, name, version), f"{name}-{version}")
-            writer.reached(Step.TAKEN_OUT)
+            writer.quarantine(_folder(writer, name, version), f"{name}-{version}")
+            writer.reached(CrashPoint.TAKEN_OUT)
 
 
 def _with_companions(writer: Writer, model: str, versions: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
@@ -138,7 +138,7 @@ def kept(repository: Repository, params: Params, model: str, new: Manifest) -> l
     """
     if is_candidate(model):
         return [new]
-    sound, _ = repository.sound(model)
+    sound, _ = repository.valid(model)
     # The active one and its fallback stay, whatever a caller may have made of the parameters.
     keep = max(2, params.release.keep)
     manifests = [*(repository.verify(model, version) for version in sound), new]
@@ -165,14 +165,14 @@ def retire_fallen(writer: Writer, model: str) -> list[int]:
     """
     repository = writer.repository
     listed, on_disk = repository.listed(model), repository.versions(model)
-    fates = writer.fates(model)
-    known = [version for version in on_disk if version not in listed and fates.get(version) in journal.ACTIVATING]
+    status_of = writer.version_status(model)
+    known = [version for version in on_disk if version not in listed and status_of.get(version) in journal.ACTIVATING]
     old = fallen(known, listed)
-    faults = {version: repository.fault(model, version) for version in known if version not in old}
+    faults = {version: repository.integrity_error(model, version) for version in known if version not in old}
     unsound = {version: fault for version, fault in faults.items() if fault is not None}
     if leaving := sorted({*old, *unsound}):
         withdraw(writer, model, leaving)
         retire(writer, model, old, reason=f"newer good versions took its place, up to {max(listed)}")
         for version, fault in unsound.items():
-            set_aside(writer, model, [version], reason=fault)
+            quarantine(writer, model, [version], reason=fault)
     return leaving

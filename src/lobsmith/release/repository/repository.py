@@ -172,7 +172,7 @@ class Repository:
         listed = self.listed(model)
         for version in reversed(listed[:-1]):
             other = self.of_other_market(model, version, listed[-1], instrument)
-            if other is None and self.fault(model, version) is None:
+            if other is None and self.integrity_error(model, version) is None:
                 return version
         return None
 
@@ -243,7 +243,7 @@ class Repository:
             raise ReleaseError(f"{directory}: holds {manifest.model} {manifest.version}; publish the version again")
         return manifest
 
-    def fault(self, model: str, version: int) -> str | None:
+    def integrity_error(self, model: str, version: int) -> str | None:
         """Return why a version is not what it was when it was published, None where it is."""
         try:
             self.verify(model, version)
@@ -251,7 +251,7 @@ class Repository:
             return str(error)
         return None
 
-    def sound(self, model: str) -> tuple[list[int], dict[int, str]]:
+    def valid(self, model: str) -> tuple[list[int], dict[int, str]]:
         """Divide the listed versions.
 
         Returns:
@@ -260,9 +260,9 @@ class Repository:
         Raises:
             ReleaseError: the configuration is unreadable.
         """
-        faults = {version: self.fault(model, version) for version in self.listed(model)}
-        sound = [version for version, fault in faults.items() if fault is None]
-        return sound, {version: fault for version, fault in faults.items() if fault is not None}
+        faults = {version: self.integrity_error(model, version) for version in self.listed(model)}
+        valid = [version for version, fault in faults.items() if fault is None]
+        return valid, {version: fault for version, fault in faults.items() if fault is not None}
 
     def list_versions(self, model: str, versions: list[int]) -> None:
         """Rewrite the policy so that it names these versions and nothing else changes. A server has to be told.

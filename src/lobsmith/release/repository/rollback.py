@@ -20,10 +20,10 @@ from msgspec import Struct
 from lobsmith.errors import ReleaseError
 from lobsmith.release.context import Release
 from lobsmith.release.repository import disk_reserve, journal
-from lobsmith.release.repository.crash_points import Step
+from lobsmith.release.repository.crash_points import CrashPoint
 from lobsmith.release.repository.incidents import manifest_of
 from lobsmith.release.repository.intent import Intent, close, declare, pending
-from lobsmith.release.repository.recovery import account_for, go_back, resume
+from lobsmith.release.repository.recovery import account_for, apply_rollback, resume
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.writer import Writer, sole_writer
 from lobsmith.verdict import Verdict
@@ -94,9 +94,9 @@ def rollback(
 def _roll_back(writer: Writer, intent: Intent) -> RolledBack:
     """Do what is intended."""
     workspace, entry = writer.release.workspace, intent.entry
-    writer.reached(Step.INTENDED)
+    writer.reached(CrashPoint.INTENDED)
     try:
-        go_back(writer, intent)
+        apply_rollback(writer, intent)
     except (OSError, ReleaseError) as error:
         if entry.version_from in writer.repository.listed(entry.model):
             # Nothing was rolled back. After any other error the next writer ends what was begun.
@@ -106,7 +106,7 @@ def _roll_back(writer: Writer, intent: Intent) -> RolledBack:
         raise ReleaseError(words) from error
     with writer.lease.fence():
         close(workspace)
-    writer.reached(Step.CLOSED)
+    writer.reached(CrashPoint.CLOSED)
     return RolledBack(
         model=entry.model,
         version_from=entry.version_from,
@@ -136,7 +136,7 @@ def _target(repository: Repository, model: str, to: int | None) -> int:
     if to is None:
         fallback = repository.fallback(model)
         if fallback is None:
-            _, why = repository.sound(model)
+            _, why = repository.valid(model)
             for version in set(listed[:-1]) - why.keys():
                 other = repository.of_other_market(model, version, listed[-1])
                 why[version] = f"{version}: {other}; lobsmith models rollback {version} goes back to it all the same"

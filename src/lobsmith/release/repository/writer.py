@@ -14,7 +14,7 @@ from lobsmith.lease import Lease, hold_lease
 from lobsmith.process import user
 from lobsmith.release.context import Release
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.crash_points import Step
+from lobsmith.release.repository.crash_points import CrashPoint
 from lobsmith.release.repository.journal import Entry
 from lobsmith.release.repository.repository import Repository
 from lobsmith.verdict import Verdict
@@ -40,11 +40,11 @@ class Writer:
         """The versions that may be changed."""
         return self.release.repository
 
-    def fates(self, model: str) -> dict[int, str]:
-        """Return what last became of each version of a model by the journal; see `journal.fates`."""
-        return journal.fates(journal.read(self.release.workspace.journal), model)
+    def version_status(self, model: str) -> dict[int, str]:
+        """Return what last became of each version of a model by the journal; see `journal.version_status`."""
+        return journal.version_status(journal.read(self.release.workspace.journal), model)
 
-    def reached(self, step: Step) -> None:
+    def reached(self, step: CrashPoint) -> None:
         """Report a step."""
         if self.release.note is not None:
             self.release.note(step.value)
@@ -73,14 +73,14 @@ class Writer:
             reason=reason,
         )
 
-    def record(self, entry: Entry) -> None:
+    def journal(self, entry: Entry) -> None:
         """Write a line into the journal."""
         with self.lease.fence():
             journal.append(self.release.workspace.journal, entry)
 
-    def set_aside(self, directory: Path, name: str) -> Path:
+    def quarantine(self, directory: Path, name: str) -> Path:
         """Move a folder out of the repository, for a person to look at; return where it went."""
-        return self._move(directory, self.release.workspace.set_aside / f"{name}-{token_hex(4)}")
+        return self._move(directory, self.release.workspace.quarantine / f"{name}-{token_hex(4)}")
 
     def take_out(self, directory: Path, name: str) -> Path:
         """Move a folder out of the repository, to be deleted; return where it went."""

@@ -26,7 +26,7 @@ def loadable(workspace: Workspace, model: str) -> tuple[list[int], dict[int, str
         ReleaseError: a configuration is unreadable.
     """
     repository = Repository.of(workspace)
-    sound, skipped = repository.sound(model)
+    sound, skipped = repository.valid(model)
     if not sound or not repository.is_plans(model):
         return sound, skipped
     backend = backends_folder(workspace) / PLANS_BACKEND

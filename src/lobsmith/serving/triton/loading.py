@@ -28,7 +28,7 @@ class Loaded:
     skipped: dict[int, str]
 
 
-def load_sound(workspace: Workspace, control: TritonControl, model: str, deadline_s: float) -> Loaded:
+def load_valid(workspace: Workspace, control: TritonControl, model: str, deadline_s: float) -> Loaded:
     """Have the server serve a model's listed versions whose hashes hold, and see each of them READY.
 
     Plans that this machine cannot run are left out too; where none is left the server is told to drop what it has.

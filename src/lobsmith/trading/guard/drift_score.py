@@ -80,7 +80,7 @@ class RawBlock:
                 return count, rows
 
 
-class Own(StrEnum):
+class LocalStatus(StrEnum):
     """What a client's own rows say."""
 
     CALM = "calm"
@@ -90,10 +90,10 @@ class Own(StrEnum):
 
 
 @dataclass(frozen=True)
-class OwnWord:
+class LocalReading:
     """What a client's own rows say, and why, one line."""
 
-    own: Own
+    own: LocalStatus
     detail: str
 
 
@@ -145,7 +145,7 @@ class ScoreWatch:
         self.scores = 0
         self.failures = 0
 
-    def look(self, transport: Transport, version: int | None, block: RawBlock) -> OwnWord:
+    def look(self, transport: Transport, version: int | None, block: RawBlock) -> LocalReading:
         """Score the last rows if it is time to.
 
         An alarm is not over because no score can be had; it is with another version, which has learnt from other rows.
@@ -168,8 +168,8 @@ class ScoreWatch:
         elif not self._known or self.tried_at is None or count - self.tried_at >= self._params.every_rows:
             self._known, self.tried_at = self._score(transport, version, rows), count
         if self._hysteresis.alarm:
-            return OwnWord(Own.ALARM, self._detail)
-        return OwnWord(Own.CALM if self._known else Own.UNKNOWN, self._detail)
+            return LocalReading(LocalStatus.ALARM, self._detail)
+        return LocalReading(LocalStatus.CALM if self._known else LocalStatus.UNKNOWN, self._detail)
 
     def _score(self, transport: Transport, version: int, rows: Float32) -> bool:
         try:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from lobsmith.monitoring.mode.machine import Mode
-from lobsmith.trading.guard.drift_score import Own, OwnWord
-from lobsmith.trading.guard.monitor_mode import MonitorWord
+from lobsmith.trading.guard.drift_score import LocalReading, LocalStatus
+from lobsmith.trading.guard.monitor_mode import MonitorStatus
 
 
 class Abstain(StrEnum):
@@ -17,7 +17,7 @@ class Abstain(StrEnum):
     """The monitor says so."""
     REFERENCE = "reference"
     """The client's own last rows are unlike those that the version has learnt from."""
-    BLIND = "blind"
+    NO_SIGNAL = "blind"
     """Neither the monitor nor the client's own rows say anything."""
     OTHER_INSTRUMENT = "other_instrument"
     """The version that answers has not learnt the stream's instrument."""
@@ -26,7 +26,7 @@ class Abstain(StrEnum):
 
 
 @dataclass(frozen=True)
-class Stance:
+class EffectiveMode:
     """The mode that holds for a client, and why it is not normal."""
 
     mode: Mode
@@ -34,7 +34,7 @@ class Stance:
     detail: str
 
 
-def stance(monitor: MonitorWord, own: OwnWord) -> Stance:
+def effective_mode(monitor: MonitorStatus, own: LocalReading) -> EffectiveMode:
     """Return the more cautious of two words.
 
     | the monitor's word   | own rows calm  | own rows alarm | no score       |
@@ -49,11 +49,11 @@ def stance(monitor: MonitorWord, own: OwnWord) -> Stance:
     """
     detail = f"monitor: {monitor.detail}; own rows: {own.detail}"
     if monitor.mode is Mode.PAUSED:
-        return Stance(Mode.PAUSED, Abstain.PAUSED, detail)
+        return EffectiveMode(Mode.PAUSED, Abstain.PAUSED, detail)
     if monitor.mode is Mode.CONSERVATIVE:
-        return Stance(Mode.CONSERVATIVE, Abstain.CONSERVATIVE, detail)
-    if own.own is Own.ALARM:
-        return Stance(Mode.CONSERVATIVE, Abstain.REFERENCE, detail)
-    if not monitor.fresh and own.own is Own.UNKNOWN:
-        return Stance(Mode.CONSERVATIVE, Abstain.BLIND, detail)
-    return Stance(Mode.NORMAL, None, detail)
+        return EffectiveMode(Mode.CONSERVATIVE, Abstain.CONSERVATIVE, detail)
+    if own.own is LocalStatus.ALARM:
+        return EffectiveMode(Mode.CONSERVATIVE, Abstain.REFERENCE, detail)
+    if not monitor.fresh and own.own is LocalStatus.UNKNOWN:
+        return EffectiveMode(Mode.CONSERVATIVE, Abstain.NO_SIGNAL, detail)
+    return EffectiveMode(Mode.NORMAL, None, detail)

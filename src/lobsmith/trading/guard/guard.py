@@ -15,7 +15,7 @@ from lobsmith.monitoring.mode.machine import Mode
 from lobsmith.params import Params
 from lobsmith.progress import console
 from lobsmith.trading.guard.drift_score import RawBlock, ScoreWatch
-from lobsmith.trading.guard.effective_mode import Abstain, Stance, stance
+from lobsmith.trading.guard.effective_mode import Abstain, EffectiveMode, effective_mode
 from lobsmith.trading.guard.monitor_mode import ModeSource, ModeWatch
 from lobsmith.trading.transport.base import Transport
 from lobsmith.units import NS_PER_S
@@ -40,7 +40,7 @@ class Checked:
         ended_ns: when, by the guard's clock.
     """
 
-    stance: Stance
+    effective: EffectiveMode
     win_rates: ActTable
     version: int | None
     block: RawBlock
@@ -136,7 +136,7 @@ class Guard:
         self._wake.set()
 
     @property
-    def state(self) -> tuple[Stance, ActTable]:
+    def state(self) -> tuple[EffectiveMode, ActTable]:
         """What holds now, and where to act while conservative."""
         checked = self._checked
         if checked is None or self._fault is not None:
@@ -145,7 +145,7 @@ class Guard:
             return self._unsure("the health check is overdue")
         if checked.version != self._version or checked.block is not self._block:
             return self._unsure("the version or the stream is a new one since the last health check")
-        return checked.stance, checked.win_rates
+        return checked.effective, checked.win_rates
 
     def pace(self, patience_s: float = 5.0) -> None:
         """Wait until what has come so far is scored, for replays, whose rows come faster than a market's."""
@@ -174,14 +174,14 @@ class Guard:
         self._thread = Thread(target=self._run, name="guard", daemon=True)
         self._thread.start()
 
-    def _unsure(self, detail: str) -> tuple[Stance, ActTable]:
+    def _unsure(self, detail: str) -> tuple[EffectiveMode, ActTable]:
         """Return that nothing is known, unless it was worse; a thread that is gone is started anew, no other is."""
         if not self._thread.is_alive() and not self._closing.is_set():
             self._counts.restarts += 1
             self._start()
-        if self._checked is not None and self._checked.stance.mode is Mode.PAUSED:
-            return self._checked.stance, self._no_win_rates
-        return Stance(Mode.CONSERVATIVE, Abstain.BLIND, detail), self._no_win_rates
+        if self._checked is not None and self._checked.effective.mode is Mode.PAUSED:
+            return self._checked.effective, self._no_win_rates
+        return EffectiveMode(Mode.CONSERVATIVE, Abstain.NO_SIGNAL, detail), self._no_win_rates
 
     def _run(self) -> None:
         transport: Transport | None = None
@@ -212,7 +212,7 @@ class Guard:
         own = self._scores.look(transport, version, block)
         params = self._params
         return Checked(
-            stance=stance(monitor, own),
+            effective=effective_mode(monitor, own),
             win_rates=ActTable.of(monitor.win_rates, version or 0, params.labels.horizons_ms, params.modes),
             version=version,
             block=block,

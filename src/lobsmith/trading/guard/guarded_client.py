@@ -18,7 +18,7 @@ Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Advised:
+class GatedPrediction:
     """An answer and what may be done with it.
 
     Attributes:
@@ -31,7 +31,7 @@ class Advised:
 
     prediction: Prediction
     mode: Mode
-    may_act: tuple[bool, ...]
+    actionable: tuple[bool, ...]
     abstain: Abstain | None
     detail: str | None
 
@@ -59,18 +59,18 @@ class GuardedClient:
         self._all, self._none = (True,) * horizons, (False,) * horizons
         self.faults = 0
 
-    def step(self, row: Float32, raw: Float32, time_ns: int) -> Advised:
+    def step(self, row: Float32, raw: Float32, time_ns: int) -> GatedPrediction:
         """See `Client.step`."""
-        return self._advised(self._client.step(row, raw, time_ns), raw, time_ns)
+        return self._gated(self._client.step(row, raw, time_ns), raw, time_ns)
 
-    def ask(self, rows: Float32, raw: Float32, times_ns: NDArray[np.int64]) -> list[Advised]:
+    def ask(self, rows: Float32, raw: Float32, times_ns: NDArray[np.int64]) -> list[GatedPrediction]:
         """Ask about rows that have come together, in one request: see `Client.predict`."""
         predictions = self._client.predict(rows, raw, times_ns)
-        return list(map(self._advised, predictions, raw, times_ns.tolist()))
+        return list(map(self._gated, predictions, raw, times_ns.tolist()))
 
-    def _advised(self, prediction: Prediction, raw: Float32, time_ns: int) -> Advised:
+    def _gated(self, prediction: Prediction, raw: Float32, time_ns: int) -> GatedPrediction:
         try:
-            return self._advise(prediction, raw, time_ns)
+            return self._gate(prediction, raw, time_ns)
         except RequestError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the answer must come, and nothing is known
@@ -78,7 +78,7 @@ class GuardedClient:
             if self.faults == 1:
                 console.print(f"the guard failed:\n{traceback.format_exc()}", markup=False)
             detail = f"the guard failed: {type(error).__name__}: {error}"
-            return Advised(prediction, Mode.CONSERVATIVE, self._none, Abstain.BLIND, detail)
+            return GatedPrediction(prediction, Mode.CONSERVATIVE, self._none, Abstain.NO_SIGNAL, detail)
 
     def predict(self, rows: Float32, raw: Float32, times_ns: NDArray[np.int64]) -> list[Prediction]:
         """See `Client.predict`."""
@@ -92,21 +92,29 @@ class GuardedClient:
         self._client.reset()
         self._guard.reset()
 
-    def _advise(self, prediction: Prediction, raw: Float32, time_ns: int) -> Advised:
+    def _gate(self, prediction: Prediction, raw: Float32, time_ns: int) -> GatedPrediction:
         finite = self._guard.observe(raw, time_ns, self._version_of(prediction))
-        stance, win_rates = self._guard.state
+        holding, win_rates = self._guard.state
         if prediction.probabilities is None or prediction.reason is not None:
             detail = f"no answer: {prediction.reason}"
-            return Advised(prediction, stance.mode, self._none, Abstain.NO_ANSWER, detail)
+            return GatedPrediction(prediction, holding.mode, self._none, Abstain.NO_ANSWER, detail)
         if not finite:
             # The mode holds for the stream; this row is in no block that was scored.
-            return Advised(prediction, stance.mode, self._none, Abstain.BLIND, "a raw feature is not finite")
-        if stance.mode is Mode.NORMAL:
-            return Advised(prediction, stance.mode, self._all, None, None)
-        may_act = self._none
-        if stance.mode is Mode.CONSERVATIVE and prediction.model in self._own_answers:
-            may_act = win_rates.may_act(prediction.probabilities)
-        return Advised(prediction, stance.mode, may_act, None if all(may_act) else stance.abstain, stance.detail)
+            return GatedPrediction(
+                prediction, holding.mode, self._none, Abstain.NO_SIGNAL, "a raw feature is not finite"
+            )
+        if holding.mode is Mode.NORMAL:
+            return GatedPrediction(prediction, holding.mode, self._all, None, None)
+        actionable = self._none
+        if holding.mode is Mode.CONSERVATIVE and prediction.model in self._own_answers:
+            actionable = win_rates.actionable(prediction.probabilities)
+        return GatedPrediction(
+            prediction,
+            holding.mode,
+            actionable,
+            None if all(actionable) else holding.abstain,
+            holding.detail,
+        )
 
     def _version_of(self, prediction: Prediction) -> int | None:
         """Return the version in use of the guarded model, None where another model answered or none did."""
@@ -121,19 +129,19 @@ class UnguardedClient:
         self._client = client
         self._all, self._none = (True,) * horizons, (False,) * horizons
 
-    def step(self, row: Float32, raw: Float32, time_ns: int) -> Advised:
+    def step(self, row: Float32, raw: Float32, time_ns: int) -> GatedPrediction:
         """See `Client.step`."""
-        return self._advised(self._client.step(row, raw, time_ns))
+        return self._gated(self._client.step(row, raw, time_ns))
 
-    def ask(self, rows: Float32, raw: Float32, times_ns: NDArray[np.int64]) -> list[Advised]:
+    def ask(self, rows: Float32, raw: Float32, times_ns: NDArray[np.int64]) -> list[GatedPrediction]:
         """See `GuardedClient.ask`."""
-        return list(map(self._advised, self._client.predict(rows, raw, times_ns)))
+        return list(map(self._gated, self._client.predict(rows, raw, times_ns)))
 
-    def _advised(self, prediction: Prediction) -> Advised:
+    def _gated(self, prediction: Prediction) -> GatedPrediction:
         if prediction.probabilities is None or prediction.reason is not None:
             detail = f"no answer: {prediction.reason}"
-            return Advised(prediction, Mode.NORMAL, self._none, Abstain.NO_ANSWER, detail)
-        return Advised(prediction, Mode.NORMAL, self._all, None, None)
+            return GatedPrediction(prediction, Mode.NORMAL, self._none, Abstain.NO_ANSWER, detail)
+        return GatedPrediction(prediction, Mode.NORMAL, self._all, None, None)
 
     def predict(self, rows: Float32, raw: Float32, times_ns: NDArray[np.int64]) -> list[Prediction]:
         """See `Client.predict`."""

@@ -14,8 +14,8 @@ import httpx
 
 from lobsmith import clock
 from lobsmith.errors import DeadlineError, LobsmithError, ModeError, ServingError
-from lobsmith.monitoring.mode.hit_rates import WinRates
-from lobsmith.monitoring.mode.machine import Mode, ModeRecord
+from lobsmith.monitoring.mode.hit_rates import HitRates
+from lobsmith.monitoring.mode.machine import Mode, ModeState
 from lobsmith.monitoring.mode.store import decode_mode, last_known
 from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
@@ -27,7 +27,7 @@ _MOST_BYTES = 1 << 20
 class ModeSource(Protocol):
     """The seam between a client and whatever holds the monitor's record."""
 
-    def read(self) -> ModeRecord | None:
+    def read(self) -> ModeState | None:
         """Return the record, None where the monitor has left none.
 
         Raises:
@@ -44,7 +44,7 @@ class FileModes:
         self._workspace = workspace
         self._model = model
 
-    def read(self) -> ModeRecord | None:
+    def read(self) -> ModeState | None:
         """See `ModeSource.read`."""
         return last_known(self._workspace, self._model)
 
@@ -83,7 +83,7 @@ class HttpModes:
         self._model = model
         self._deadline_s = deadline_s
 
-    def read(self) -> ModeRecord | None:
+    def read(self) -> ModeState | None:
         """See `ModeSource.read`."""
         deadline = _Deadline(self._deadline_s)
         try:
@@ -148,7 +148,7 @@ class _Deadline:
 
 
 @dataclass(frozen=True)
-class MonitorWord:
+class MonitorStatus:
     """The status of the monitor.
 
     Attributes:
@@ -161,7 +161,7 @@ class MonitorWord:
     mode: Mode | None
     fresh: bool
     detail: str
-    win_rates: WinRates | None = None
+    win_rates: HitRates | None = None
 
 
 class ModeWatch:
@@ -191,20 +191,20 @@ class ModeWatch:
         self._stale_ns = int(stale_s * NS_PER_S)
         self._clock = clock
         self._wall = wall
-        self._record: ModeRecord | None = None
+        self._record: ModeState | None = None
         self._seen_ns = 0
 
-    def look(self, version: int | None) -> MonitorWord:
+    def look(self, version: int | None) -> MonitorStatus:
         """Read the record and return what it means for a version, None while none is in use."""
         fault = self._read()
         record = self._record
         if record is None:
-            return MonitorWord(None, False, fault or "it has left no record")
+            return MonitorStatus(None, False, fault or "it has left no record")
         fault = fault or self._stale(record)
         if fault is None and record.version != version:
             fault = f"its record is about version {record.version}, not {version}"
         detail = f"{record.mode}, {record.reason}" if fault is None else f"away, last {record.mode}: {fault}"
-        return MonitorWord(record.mode, fault is None, detail, record.win_rates)
+        return MonitorStatus(record.mode, fault is None, detail, record.win_rates)
 
     def _read(self) -> str | None:
         """Take over what the source has; return why it has nothing."""
@@ -221,7 +221,7 @@ class ModeWatch:
         self._record = record
         return None
 
-    def _is_outdated(self, record: ModeRecord) -> bool:
+    def _is_outdated(self, record: ModeState) -> bool:
         """Say whether a record, of a backup or another machine, would take back a caution that is newer."""
         last = self._record
         if last is None or record.mode.caution >= last.mode.caution:
@@ -230,7 +230,7 @@ class ModeWatch:
         said_ns = max(record.looked_ns, record.since_ns)
         return said_ns < max(last.looked_ns, last.since_ns) and abs(self._wall() - said_ns) > self._stale_ns
 
-    def _stale(self, record: ModeRecord) -> str | None:
+    def _stale(self, record: ModeState) -> str | None:
         age_ns = self._wall() - record.looked_ns
         if age_ns > self._stale_ns:
             return f"its last look was {age_ns / NS_PER_S:.0f} s ago" if record.looked_ns else "it has never looked"

@@ -48,7 +48,7 @@ class LiveOptions:
     capture: bool = True
 
 
-class Lived(Struct, frozen=True, kw_only=True):
+class LiveSummary(Struct, frozen=True, kw_only=True):
     """What became of one symbol's rows.
 
     Attributes:
@@ -83,7 +83,7 @@ def run_live(
     stop: Event,
     on_second: Callable[[Second], None],
     say: Callable[[str], None],
-) -> list[Lived]:
+) -> list[LiveSummary]:
     """Answer a feed's rows until `stop` is set or the feed ends, and record them as live.
 
     Where no model can be asked yet the feed is captured meanwhile.
@@ -148,7 +148,7 @@ def run_live(
     _check(streams.values(), captured=True)
     if feed.error is not None:
         raise feed.error
-    return [_lived(stream, intake.unreadable[symbol]) for symbol, stream in streams.items()]
+    return [_summary(stream, intake.unreadable[symbol]) for symbol, stream in streams.items()]
 
 
 def _open(workspace: Workspace, params: Params, instrument: str, options: LiveOptions) -> Stream:
@@ -180,9 +180,9 @@ def _check(streams: Iterable[LiveStream], *, captured: bool) -> None:
         raise UnlearntInstrumentError("; ".join(sorted({stream.detail for stream in streams})))
 
 
-def _lived(stream: LiveStream, unreadable: int) -> Lived:
+def _summary(stream: LiveStream, unreadable: int) -> LiveSummary:
     tally = stream.tally
-    return Lived(
+    return LiveSummary(
         instrument=str(stream.instrument),
         rows=tally.rows,
         answered=tally.answered,

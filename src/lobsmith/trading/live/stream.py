@@ -20,7 +20,7 @@ from lobsmith.market.live.feed import LiveFeed
 from lobsmith.params import Params
 from lobsmith.release.version.contract import MAX_ROWS
 from lobsmith.trading.client.stream import Reason
-from lobsmith.trading.guard.guarded_client import Advised
+from lobsmith.trading.guard.guarded_client import GatedPrediction
 from lobsmith.trading.live.lines import Lines
 from lobsmith.trading.recorder.recorder import Recorded
 from lobsmith.trading.session import Stream
@@ -63,7 +63,7 @@ class Tally:
     latencies: deque[tuple[float, npt.NDArray[np.int64]]] = field(default_factory=deque)
     behind_ns: int = 0
     mid: int = 0
-    last: Advised | None = None
+    last: GatedPrediction | None = None
 
 
 class LiveStream:
@@ -216,26 +216,26 @@ class LiveStream:
             self._segment = int(run.segment[0])
         for start in range(0, len(run), MAX_ROWS):
             rows = run.slice(start, start + MAX_ROWS)
-            advised = stream.ask(rows)
+            gated = stream.ask(rows)
             late_ns = clock.now_ns() - rows.time
-            self._count(advised, late_ns)
+            self._count(gated, late_ns)
 
-    def _count(self, advised: list[Advised], late_ns: npt.NDArray[np.int64]) -> None:
+    def _count(self, gated: list[GatedPrediction], late_ns: npt.NDArray[np.int64]) -> None:
         now_s = time.monotonic()
         with self.lock:
             tally = self.tally
-            for one in advised:
+            for one in gated:
                 reason = one.prediction.reason
                 if reason is None or reason is Reason.PRIMING:
                     tally.answered += 1
                 else:
                     tally.reasons[reason.value] += 1
-            tally.last = advised[-1]
+            tally.last = gated[-1]
             tally.behind_ns = int(late_ns[-1])
             tally.latencies.append((now_s, (late_ns / clock.speed()).astype(np.int64)))
             while tally.latencies[0][0] < now_s - _LATENCIES_S:
                 tally.latencies.popleft()
-        version = advised[-1].prediction.version
+        version = gated[-1].prediction.version
         if version != self._version and version is not None:
             before, self._version = self._version, version
             if before is not None:

@@ -13,19 +13,19 @@ from lobsmith.errors import LeaseError, LeaseLostError, LobsmithError, RegistryE
 from lobsmith.lease import Lease
 from lobsmith.online.evidence import WATCH
 from lobsmith.release.context import Release
-from lobsmith.release.publish.promote import nominate, promote
+from lobsmith.release.publish.promote import deploy_candidate, promote
 from lobsmith.release.reconcile.artifact_source import source_of
 from lobsmith.release.reconcile.plan import (
-    Crown,
+    AcknowledgeRollback,
+    Action,
+    DeployCandidate,
     DropChallenger,
-    Fill,
     Present,
     Promote,
-    Restore,
-    Retire,
-    Settle,
-    Step,
+    PromoteChallenger,
+    RevertAlias,
     Tag,
+    UndeployCandidate,
     taken_back,
 )
 from lobsmith.release.registry import aliases
@@ -40,7 +40,7 @@ from lobsmith.verdict import Verdict
 _Kind = TypeVar("_Kind")
 
 
-class Point(StrEnum):
+class CrashPoint(StrEnum):
     """The crash points: what is done when a process may be killed."""
 
     DECIDED = "decided"
@@ -83,77 +83,77 @@ class Work:
     done: list[str] = field(default_factory=list)
     tried: set[tuple[str, int]] = field(default_factory=set)
 
-    def reached(self, point: Point) -> None:
+    def reached(self, point: CrashPoint) -> None:
         """Report a crash point."""
         if self.release.note is not None:
             self.release.note(point.value)
 
 
-def take(work: Work, step: Step) -> None:
+def perform(work: Work, action: Action) -> None:
     """Do a step.
 
     Raises:
         RegistryError: MLflow cannot be reached.
         LobsmithError: the step could not be done, and is no wish that could be refused.
     """
-    match step:
+    match action:
         case Promote(champion):
-            _grant(work, CHAMPION, champion, lambda: _promote(work, champion))
-        case Crown(challenger):
+            _fulfil(work, CHAMPION, champion, lambda: _promote(work, champion))
+        case PromoteChallenger(challenger):
             why = "nothing serves that it could be compared with, and its gates have passed"
             aliases.request(work.release.workspace, work.model, CHAMPION, challenger.version, why)
-            work.reached(Point.CROWNED)
+            work.reached(CrashPoint.CROWNED)
             work.done.append(f"registry:{challenger.version} is {CHAMPION}: {why}")
-        case Fill(challenger):
-            _grant(work, CHALLENGER, challenger, lambda: _fill(work, challenger))
-        case Retire(slot):
-            _retire(work, slot)
-        case Restore(champion, active):
-            _restore(work, champion, active)
-        case Settle(artifacts):
-            _settle(work, artifacts)
+        case DeployCandidate(challenger):
+            _fulfil(work, CHALLENGER, challenger, lambda: _deploy_candidate(work, challenger))
+        case UndeployCandidate(candidate):
+            _undeploy_candidate(work, candidate)
+        case RevertAlias(champion, active):
+            _revert_alias(work, champion, active)
+        case AcknowledgeRollback(artifacts):
+            _acknowledge_rollback(work, artifacts)
         case DropChallenger(challenger):
             aliases.delete_alias(work.release.workspace, work.model, CHALLENGER)
-            work.reached(Point.DROPPED)
+            work.reached(CrashPoint.DROPPED)
             work.done.append(f"registry:{challenger.version} is in production and no challenger any more")
         case Tag(champion, active):
             _tag(work, champion, active)
 
 
-def _grant(work: Work, alias: str, wished: Registered, act: Callable[[], str]) -> None:
+def _fulfil(work: Work, alias: str, requested: Registered, act: Callable[[], str]) -> None:
     """Fulfil a wish, or note why not: in the journal once, and on the registered version, where it is looked for."""
     name = work.model if alias == CHAMPION else candidate_model(work.model)
     known = len(journal.read(work.release.workspace.journal))
-    work.tried.add((alias, wished.version))
+    work.tried.add((alias, requested.version))
     try:
-        if wished.artifact_id is None:
-            _identify(work, wished)
-            work.tried.discard((alias, wished.version))
+        if requested.artifact_id is None:
+            _identify(work, requested)
+            work.tried.discard((alias, requested.version))
             return
         work.done.append(act())
     except (RegistryError, LeaseError):
         # Neither says anything of the wish.
         raise
     except LobsmithError as error:
-        before, reason = refusal_of(wished), " ".join(str(error).split())
+        before, reason = refusal_of(requested), " ".join(str(error).split())
         written = any(
             (entry.model, entry.action) == (name, journal.REFUSED)
             for entry in journal.read(work.release.workspace.journal)[known:]
         )
         if not written and (before is None or before.reason != reason):
-            _record(work, name, journal.REFUSED, wished.artifact_id, f"registry:{wished.version}: {reason}")
-        work.reached(Point.JOURNALED)
+            _journal(work, name, journal.REFUSED, requested.artifact_id, f"registry:{requested.version}: {reason}")
+        work.reached(CrashPoint.JOURNALED)
         refusal = msgspec.json.encode(Refusal(clock.now_ns(), reason)).decode()
         tags = {aliases.REFUSED: refusal, aliases.SERVING: f"refused: {reason}"}
-        aliases.tag(work.release.workspace, work.model, wished.version, tags)
-        work.reached(Point.REFUSED)
+        aliases.tag(work.release.workspace, work.model, requested.version, tags)
+        work.reached(CrashPoint.REFUSED)
 
 
-def _identify(work: Work, wished: Registered) -> None:
+def _identify(work: Work, requested: Registered) -> None:
     """Note which artifact a version holds that somebody registered by hand."""
-    with aliases.release_of(work.release.workspace, work.model, wished) as (_, manifest):
+    with aliases.release_of(work.release.workspace, work.model, requested) as (_, manifest):
         tags = {aliases.ARTIFACT_ID: manifest.artifact_id}
-    aliases.tag(work.release.workspace, work.model, wished.version, tags)
+    aliases.tag(work.release.workspace, work.model, requested.version, tags)
 
 
 def _promote(work: Work, champion: Registered) -> str:
@@ -163,7 +163,7 @@ def _promote(work: Work, champion: Registered) -> str:
     if verdict is not None and not verdict.passed and not _undecided(verdict):
         reason += f"; against the verdict {verdict}"
     with source_of(work.release.workspace, work.model, champion) as source:
-        work.reached(Point.FOUND)
+        work.reached(CrashPoint.FOUND)
         work.promoted = promote(
             work.release,
             source,
@@ -172,7 +172,7 @@ def _promote(work: Work, champion: Registered) -> str:
             verdicts=(verdict,) if verdict is not None and verdict.passed else (),
             confirm=lambda: _confirm(work, champion),
         )
-    work.reached(Point.PROMOTED)
+    work.reached(CrashPoint.PROMOTED)
     return f"promoted registry:{champion.version} as {work.model} {work.promoted.version}"
 
 
@@ -189,17 +189,17 @@ def _confirm(work: Work, champion: Registered) -> None:
         raise LeaseLostError(f"{wish}: rolled back when it was about to be promoted; reconcile again")
 
 
-def _fill(work: Work, challenger: Registered) -> str:
+def _deploy_candidate(work: Work, challenger: Registered) -> str:
     with source_of(work.release.workspace, work.model, challenger) as source:
-        work.reached(Point.FOUND)
-        manifest = nominate(work.release, source, model=work.model, reason=_why(CHALLENGER, challenger))
-    work.reached(Point.FILLED)
+        work.reached(CrashPoint.FOUND)
+        manifest = deploy_candidate(work.release, source, model=work.model, reason=_why(CHALLENGER, challenger))
+    work.reached(CrashPoint.FILLED)
     return f"published registry:{challenger.version} as {manifest.model} {manifest.version}"
 
 
-def _retire(work: Work, slot: Present) -> None:
+def _undeploy_candidate(work: Work, candidate: Present) -> None:
     """Empty the slot; the last verdict on what was in it, if there is one, goes into the journal."""
-    found = aliases.find_registered(work.release.workspace, work.model, {aliases.ARTIFACT_ID: slot.artifact_id})
+    found = aliases.find_registered(work.release.workspace, work.model, {aliases.ARTIFACT_ID: candidate.artifact_id})
     verdicts = [verdict for verdict in map(_verdict, found) if verdict is not None and not _undecided(verdict)]
     undeploy_candidate(
         work.release,
@@ -207,15 +207,15 @@ def _retire(work: Work, slot: Present) -> None:
         reason=f"no registered version is {CHALLENGER}",
         verdicts=tuple(verdicts[-1:]),
     )
-    work.reached(Point.EMPTIED)
-    work.done.append(f"emptied {candidate_model(work.model)}, which held {slot.version}")
+    work.reached(CrashPoint.EMPTIED)
+    work.done.append(f"emptied {candidate_model(work.model)}, which held {candidate.version}")
 
 
-def _restore(work: Work, champion: Registered, active: Present | None) -> None:
+def _revert_alias(work: Work, champion: Registered, active: Present | None) -> None:
     """Point the alias at what serves; where that is not registered, at nothing."""
     tags = {aliases.SERVING: "rolled back"}
     aliases.tag(work.release.workspace, work.model, champion.version, tags)
-    work.reached(Point.BLAMED)
+    work.reached(CrashPoint.BLAMED)
     serving: list[Registered] = []
     if active is not None:
         wanted = {aliases.ARTIFACT_ID: active.artifact_id}
@@ -228,15 +228,15 @@ def _restore(work: Work, champion: Registered, active: Present | None) -> None:
     else:
         aliases.delete_alias(work.release.workspace, work.model, CHAMPION)
         where = "nothing"
-    work.reached(Point.RESTORED)
+    work.reached(CrashPoint.RESTORED)
     work.done.append(f"{CHAMPION} moved from registry:{champion.version}, which was rolled back, to {where}")
 
 
-def _settle(work: Work, artifacts: frozenset[str]) -> None:
+def _acknowledge_rollback(work: Work, artifacts: frozenset[str]) -> None:
     short = ", ".join(sorted(one[:12] for one in artifacts))
     reason = f"{CHAMPION} asks for what was rolled back no longer ({short}); it may be asked for again"
-    _record(work, work.model, journal.SETTLED, None, reason)
-    work.reached(Point.SETTLED)
+    _journal(work, work.model, journal.SETTLED, None, reason)
+    work.reached(CrashPoint.SETTLED)
     work.done.append("the rollback is complete")
 
 
@@ -247,19 +247,19 @@ def _tag(work: Work, champion: Registered, active: Present) -> None:
     }
     aliases.untag(work.release.workspace, work.model, champion, aliases.REQUEST, aliases.REFUSED)
     aliases.tag(work.release.workspace, work.model, champion.version, tags)
-    work.reached(Point.TAGGED)
+    work.reached(CrashPoint.TAGGED)
 
 
-def _record(work: Work, model: str, action: str, artifact_id: str | None, reason: str) -> None:
+def _journal(work: Work, model: str, action: str, artifact_id: str | None, reason: str) -> None:
     purpose = f"journal {action} of {model}"
     with sole_writer(work.release, purpose) as writer:
         active = writer.repository.active(model)
-        writer.record(writer.entry(action, model, before=active, about=None, artifact_id=artifact_id, reason=reason))
+        writer.journal(writer.entry(action, model, before=active, about=None, artifact_id=artifact_id, reason=reason))
 
 
-def _why(alias: str, wished: Registered) -> str:
-    request = wished.tags.get(aliases.REQUEST)
-    return f"registry:{wished.version} is {alias}" + (f": {request}" if request else "")
+def _why(alias: str, requested: Registered) -> str:
+    request = requested.tags.get(aliases.REQUEST)
+    return f"registry:{requested.version} is {alias}" + (f": {request}" if request else "")
 
 
 def _verdict(version: Registered) -> Verdict | None:
