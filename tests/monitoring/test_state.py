@@ -10,7 +10,7 @@ import pytest
 
 from lobsmith.errors import PredictionLogError
 from lobsmith.monitoring import alerts
-from lobsmith.monitoring.log.sessions import Announced, close_session, recordings
+from lobsmith.monitoring.log.sessions import Announced, close_session, sessions_folder
 from lobsmith.monitoring.log.writer import Ending, LogWriter, Role, Source
 from lobsmith.monitoring.state import State, StateName, alert_connections, connected, state_after, state_now, warming_up
 from lobsmith.params import Params
@@ -80,8 +80,8 @@ class Traffic:
                 model="lob",
                 parent=parent,
             )
-            recordings(self.workspace).mkdir(parents=True, exist_ok=True)
-            (recordings(self.workspace) / f"{session}.json").write_bytes(msgspec.json.encode(announced))
+            sessions_folder(self.workspace).mkdir(parents=True, exist_ok=True)
+            (sessions_folder(self.workspace) / f"{session}.json").write_bytes(msgspec.json.encode(announced))
         with self._log() as log:
             log.begin(session, source, instrument, ago(age))
 
@@ -107,7 +107,7 @@ class Traffic:
     def end(self, session: str, how: Ending) -> None:
         with self._log() as log:
             log.end(session, how, "a process", NOW_NS)
-        (recordings(self.workspace) / f"{session}.json").unlink(missing_ok=True)
+        (sessions_folder(self.workspace) / f"{session}.json").unlink(missing_ok=True)
 
     def _log(self) -> LogWriter:
         return LogWriter.of(self.workspace, "lob", self.params)

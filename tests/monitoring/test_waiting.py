@@ -9,7 +9,7 @@ import pytest
 from msgspec import structs
 
 from lobsmith.market.instrument import Instrument
-from lobsmith.monitoring.log.sessions import Announced, recordings
+from lobsmith.monitoring.log.sessions import Announced, sessions_folder
 from lobsmith.monitoring.waiting import unopposed, wait_for_a_model, waiting
 from lobsmith.process import Process
 from lobsmith.release.context import Release
@@ -38,7 +38,7 @@ def learnt(manifest: Manifest, *names: str) -> Manifest:
 
 def connect(workspace: Workspace, instrument: str, **process) -> None:
     """A live client of this process."""
-    recordings(workspace).mkdir(parents=True, exist_ok=True)
+    sessions_folder(workspace).mkdir(parents=True, exist_ok=True)
     announced = Announced(
         session=instrument.partition(":")[2],
         source="live",
@@ -47,7 +47,7 @@ def connect(workspace: Workspace, instrument: str, **process) -> None:
         model="toy",
         parent=structs.replace(Process.this(), **process),
     )
-    (recordings(workspace) / f"{announced.session}.json").write_bytes(msgspec.json.encode(announced))
+    (sessions_folder(workspace) / f"{announced.session}.json").write_bytes(msgspec.json.encode(announced))
 
 
 @pytest.mark.parametrize(

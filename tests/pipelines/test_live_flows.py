@@ -18,7 +18,7 @@ from lobsmith.errors import DataError, PredictionLogError
 from lobsmith.lease import hold_lease
 from lobsmith.monitoring import alerts
 from lobsmith.monitoring.live_evaluation import LIVE
-from lobsmith.monitoring.log.sessions import Announced, recordings
+from lobsmith.monitoring.log.sessions import Announced, sessions_folder
 from lobsmith.monitoring.log.writer import Ending, LogWriter, Role, Source, log_path
 from lobsmith.monitoring.mode.store import changes, read_mode
 from lobsmith.monitoring.waiting import wait_for_a_model
@@ -248,7 +248,7 @@ def test_a_candidate_of_another_market_waits_for_clients_of_the_old_one_to_leave
 
 def opened(workspace, seconds_ago: float) -> Path:
     """A live session of this process, without a row."""
-    path = recordings(workspace) / "client.json"
+    path = sessions_folder(workspace) / "client.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     announced = Announced(
         session="client",

@@ -43,7 +43,7 @@ def capture(
 ) -> None:
     """Record depth, tickers and trades of Binance SYMBOLs with their REST snapshots, a file a symbol and UTC day."""
     from lobsmith.market.live.files import FileLimits, RawFiles, cut_torn_tails
-    from lobsmith.market.live.recorder import Recorder, RecorderLimits, Summary, record
+    from lobsmith.market.live.websocket import CaptureLimits, Summary, WebSocketFeed, capture_feed
 
     endpoint = MARKETS[market]
     endpoint = endpoint._replace(websocket=ws_url or endpoint.websocket, rest=rest_url or endpoint.rest)
@@ -53,10 +53,10 @@ def capture(
 
     async def run() -> Summary:
         files = RawFiles(folder, endpoint.prefix, FileLimits(rotate_bytes=rotate_mib << 20))
-        recorder = Recorder(endpoint, symbols, files, RecorderLimits(stale_s=stale_s))
+        recorder = WebSocketFeed(endpoint, symbols, files, CaptureLimits(stale_s=stale_s))
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, recorder.stop)
-        return await record(recorder, files, seconds)
+        return await capture_feed(recorder, files, seconds)
 
     with stage(f"record {', '.join(symbols)}") as note:
         summary = asyncio.run(run())

@@ -294,7 +294,7 @@ def _instruments(endpoint: "Endpoint", symbols: tuple[str, ...], stop: Event) ->
 
 
 def _venue(endpoint: "Endpoint", instruments: "list[Instrument]", stale_s: float) -> "Feed":
-    from lobsmith.market.live.recorder import RecorderLimits
+    from lobsmith.market.live.websocket import CaptureLimits
     from lobsmith.trading.live.feeds import VenueFeed
 
-    return VenueFeed(endpoint, instruments, RecorderLimits(stale_s=stale_s))
+    return VenueFeed(endpoint, instruments, CaptureLimits(stale_s=stale_s))

@@ -6,13 +6,13 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from lobsmith.market.capture_reader import Batch, CaptureReader
 from lobsmith.market.events import LEVEL, Events, concatenate
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.quality.ledger import Ledger
 from lobsmith.market.quality.screen import Screen
-from lobsmith.market.recording import Batch, Recording
 from lobsmith.market.session import Accounting, Session, close_account, going_on
-from lobsmith.market.venues.formats import open_recording
+from lobsmith.market.venues.formats import open_reader
 from lobsmith.params import ScreenParams
 
 _MESSAGES = 1 << 16
@@ -29,10 +29,10 @@ class Feed:
     """
 
     def __init__(
-        self, recording: Recording, ledger: Ledger, limits: ScreenParams | None, sources: tuple[str, ...]
+        self, reader: CaptureReader, ledger: Ledger, limits: ScreenParams | None, sources: tuple[str, ...]
     ) -> None:
         self.sources = sources
-        self._recording = recording
+        self._reader = reader
         self._ledger = ledger
         self._limits = limits or ScreenParams()
         self._screen: Screen | None = None
@@ -41,7 +41,7 @@ class Feed:
     @property
     def instrument(self) -> Instrument:
         """What is traded; known once the first events have come."""
-        return self._recording.instrument
+        return self._reader.instrument
 
     def __iter__(self) -> Iterator[Events]:
         """Read everything once.
@@ -49,10 +49,10 @@ class Feed:
         Raises:
             CaptureError: a file cannot be used; the message says where and why.
         """
-        for batch in self._recording.batches():
+        for batch in self._reader.batches():
             self._level_updates += int(np.count_nonzero(batch.events.kind == LEVEL))
             if self._screen is None:
-                self._screen = Screen(self._limits, self._ledger, ticker_feed=self._recording.ticker_feed)
+                self._screen = Screen(self._limits, self._ledger, ticker_feed=self._reader.ticker_feed)
             yield self._screen.push(batch)
 
     def accounting(self) -> Accounting:
@@ -62,7 +62,7 @@ class Feed:
 
     def checks(self) -> dict[str, Any]:
         """Return what the reader itself has checked, such as the agreement with a venue's own snapshots."""
-        checks: dict[str, Any] = getattr(self._recording, "checks", {})
+        checks: dict[str, Any] = getattr(self._reader, "checks", {})
         return checks
 
 
@@ -79,7 +79,7 @@ def open_captures(paths: Sequence[Path], limits: ScreenParams | None = None, qua
         DataError: no files were given.
     """
     ledger = Ledger(quarantine)
-    return Feed(open_recording(paths, ledger), ledger, limits, tuple(path.name for path in paths))
+    return Feed(open_reader(paths, ledger), ledger, limits, tuple(path.name for path in paths))
 
 
 def read_captures(paths: Sequence[Path], limits: ScreenParams | None = None) -> Session:

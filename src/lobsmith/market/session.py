@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from lobsmith.market.capture_reader import Batch
 from lobsmith.market.events import CLEAR, DTYPES, END, GAP, LEVEL, RESTATED, TICKER, TRADE, Events
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.quality.ledger import Ledger, Reason
 from lobsmith.market.quality.screen import Screen
-from lobsmith.market.recording import Batch
 from lobsmith.params import ScreenParams
 from lobsmith.units import NS_PER_S
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lobsmith.market.book import CROSSED, apply, new_book, touch
+from lobsmith.market.capture_reader import Batch
 from lobsmith.market.events import (
     ASK,
     BID,
@@ -25,7 +26,6 @@ from lobsmith.market.events import (
 )
 from lobsmith.market.quality.ledger import Ledger
 from lobsmith.market.quality.screen import Screen
-from lobsmith.market.recording import Batch
 from lobsmith.market.session import going_on
 from lobsmith.params import ScreenParams
 

@@ -7,7 +7,7 @@ import numpy as np
 from lobsmith.market.book import apply, levels, new_book
 from lobsmith.market.events import ASK, BID, END, TRADE, Events, concatenate
 from lobsmith.market.quality.ledger import Ledger
-from lobsmith.market.venues.formats import open_recording
+from lobsmith.market.venues.formats import open_reader
 
 Side = list[tuple[int, float]]
 
@@ -15,7 +15,7 @@ Side = list[tuple[int, float]]
 def read(paths: list[Path], ledger: Ledger | None = None) -> tuple[Events, list[int]]:
     """Return all events, and for each the line of its file."""
     ledger = ledger or Ledger()
-    batches = list(open_recording(paths, ledger).batches())
+    batches = list(open_reader(paths, ledger).batches())
     return concatenate([b.events for b in batches]), [ledger.where(int(p))[1] for b in batches for p in b.places]
 
 

@@ -11,7 +11,7 @@ from lobsmith.market.instrument import Instrument
 from lobsmith.market.quality.ledger import Ledger
 from lobsmith.market.quality.screen import Screen
 from lobsmith.market.session import going_on
-from lobsmith.market.venues.binance.reader import BinanceRecording
+from lobsmith.market.venues.binance.reader import BinanceReader
 from lobsmith.params import ScreenParams
 
 _DECIMALS = 8
@@ -41,7 +41,7 @@ class LiveFeed:
     def push(self, text: bytes) -> Events:
         """Take whole lines, each with its line feed, and return what passes the screen."""
         try:
-            batch = self._recording.push(text)
+            batch = self._reader.push(text)
         except CaptureError as error:
             self.faults += 1
             self.fault = str(error)
@@ -76,7 +76,7 @@ class LiveFeed:
     def _begin(self) -> None:
         self.ledger = Ledger()
         self.ledger.begin_file(Path(self._name))
-        self._recording = BinanceRecording((), self.ledger, instrument=self._instrument)
+        self._reader = BinanceReader((), self.ledger, instrument=self._instrument)
         self._screen = Screen(self._limits, self.ledger, ticker_feed=True)
 
 

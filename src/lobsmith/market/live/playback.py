@@ -18,12 +18,12 @@ from lobsmith import clock
 from lobsmith.errors import CaptureError
 from lobsmith.market.events import GAP, Events
 from lobsmith.market.instrument import SIMULATED, Instrument
-from lobsmith.market.live.recorder import Sink
+from lobsmith.market.live.websocket import Sink
 from lobsmith.market.quality.ledger import Ledger
 from lobsmith.market.simulator import START_NS, Change, Market
 from lobsmith.market.simulator.raw import messages
 from lobsmith.market.venues.binance.messages import sniff, stamp_of
-from lobsmith.market.venues.binance.reader import BinanceRecording
+from lobsmith.market.venues.binance.reader import BinanceReader
 from lobsmith.market.venues.captures import first_line, text_batches
 from lobsmith.market.venues.prefetch import ahead
 from lobsmith.units import NS_PER_MS, NS_PER_S
@@ -82,11 +82,11 @@ class RecordedFeed:
         """
         for path in paths:
             check_playable(path)
-        recording = BinanceRecording(paths, Ledger())
-        batches = recording.batches()
+        reader = BinanceReader(paths, Ledger())
+        batches = reader.batches()
         next(batches)
         batches.close()
-        self.instrument = recording.instrument
+        self.instrument = reader.instrument
         self.begins_ns = _stamp(paths[0], first_line(paths[0]))[0]
         self.shift_ns = 0
         self._paths = paths

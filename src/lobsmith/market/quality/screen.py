@@ -27,11 +27,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lobsmith.market.book import every_level
+from lobsmith.market.capture_reader import Batch
 from lobsmith.market.events import ASK, BID, DTYPES, Events
 from lobsmith.market.payloads import ROW_DTYPE
 from lobsmith.market.quality import screen_loop as loop
 from lobsmith.market.quality.ledger import Ledger, Reason
-from lobsmith.market.recording import Batch
 from lobsmith.params import ScreenParams
 from lobsmith.units import NS_PER_MS
 

@@ -28,10 +28,10 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from lobsmith.errors import CaptureError
+from lobsmith.market.capture_reader import Batch, Format
 from lobsmith.market.events import ASK, BID, CLEAR, DTYPES, END, GAP, LEVEL, TRADE, Events
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.quality.ledger import Ledger, Reason
-from lobsmith.market.recording import Batch, Format
 from lobsmith.market.venues.captures import line_batches
 from lobsmith.units import NS_PER_MS
 
@@ -134,7 +134,7 @@ class OrderBook:
         return -side * heap[0] if heap else None
 
 
-class _Recording:
+class _Reader:
     """What both files share: an order book, and the events that its changes make."""
 
     ticker_feed = False
@@ -231,7 +231,7 @@ class _Recording:
         return Batch(Events(**events), np.array(places, np.int64))
 
 
-class LogRecording(_Recording):
+class BitstampLogReader(_Reader):
     """The raw feed."""
 
     def __init__(self, paths: Sequence[Path], ledger: Ledger) -> None:
@@ -250,7 +250,7 @@ class LogRecording(_Recording):
         return {"snapshots": count, **shares}
 
     def batches(self) -> Iterator[Batch]:
-        """Read all files in order (see `recording.Recording.batches`)."""
+        """Read all files in order (see `reader.CaptureReader.batches`)."""
         for path in self.paths:
             start = self.ledger.begin_file(path)
             for lines in line_batches(path):
@@ -315,11 +315,11 @@ class LogRecording(_Recording):
             self._write(GAP, 0, 0, 0.0, 0, END)
 
 
-class OrdersRecording(_Recording):
+class BitstampOrdersReader(_Reader):
     """The CSV of order events; without snapshots the book counts as whole from the start."""
 
     def batches(self) -> Iterator[Batch]:
-        """Read all files in order (see `recording.Recording.batches`)."""
+        """Read all files in order (see `reader.CaptureReader.batches`)."""
         for path in self.paths:
             start = self.ledger.begin_file(path)
             for lines in line_batches(path):
@@ -359,5 +359,5 @@ def _key(_path: Path) -> str:
     return str(INSTRUMENT)
 
 
-LOG = Format("Bitstamp order log (<local ms> <event> <JSON> a line)", _sniff_log, LogRecording, _key)
-ORDERS = Format(f"Bitstamp orders (CSV: {_HEADER.decode()})", _sniff_orders, OrdersRecording, _key)
+LOG = Format("Bitstamp order log (<local ms> <event> <JSON> a line)", _sniff_log, BitstampLogReader, _key)
+ORDERS = Format(f"Bitstamp orders (CSV: {_HEADER.decode()})", _sniff_orders, BitstampOrdersReader, _key)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lobsmith.errors import CaptureError, DataError
+from lobsmith.market.capture_reader import CaptureReader, Format
 from lobsmith.market.quality.ledger import Ledger
-from lobsmith.market.recording import Format, Recording
 from lobsmith.market.venues import bitstamp, lobster, tardis
 from lobsmith.market.venues.binance import reader
 from lobsmith.market.venues.captures import first_line
@@ -13,7 +13,7 @@ from lobsmith.market.venues.captures import first_line
 FORMATS: tuple[Format, ...] = (reader.FORMAT, bitstamp.LOG, bitstamp.ORDERS, tardis.FORMAT, lobster.FORMAT)
 
 
-def open_recording(paths: Sequence[Path], ledger: Ledger) -> Recording:
+def open_reader(paths: Sequence[Path], ledger: Ledger) -> CaptureReader:
     """Open files of one instrument, in order, as one recording; the first line of the first tells the format.
 
     Raises:

@@ -23,11 +23,11 @@ import numpy.typing as npt
 import polars as pl
 
 from lobsmith.errors import CaptureError
+from lobsmith.market.capture_reader import Batch, Format
 from lobsmith.market.events import ASK, BID, DTYPES, END, GAP, TRADE, Events
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.payloads import ROW_DTYPE
 from lobsmith.market.quality.ledger import Ledger, Reason
-from lobsmith.market.recording import Batch, Format
 from lobsmith.market.venues.depth_snapshots import DisorderError, Ladders
 from lobsmith.market.venues.tables import Columns, Table, read_tables
 from lobsmith.units import NS_PER_S
@@ -50,7 +50,7 @@ _CHUNK = 4 << 20
 _NEW_YORK = ZoneInfo("America/New_York")
 
 
-class LobsterRecording:
+class LobsterReader:
     """The days of one symbol, in order."""
 
     ticker_feed = False
@@ -83,7 +83,7 @@ class LobsterRecording:
         return Instrument(venue="lobster", symbol=self._symbol, tick_size=self._unit / _DOLLAR, lot_size=1.0)
 
     def batches(self) -> Iterator[Batch]:
-        """Read all days (see `recording.Recording.batches`)."""
+        """Read all days (see `reader.CaptureReader.batches`)."""
         ladder = 1
         for messages, book in self._pairs:
             name = _parts(messages)
@@ -298,4 +298,4 @@ def _sniff(line: bytes) -> bool:
     return len(cells) % 4 == 0 and all(re.fullmatch(rb"-?\d+", cell) for cell in cells)
 
 
-FORMAT = Format("LOBSTER (message and orderbook CSV)", _sniff, LobsterRecording, _key)
+FORMAT = Format("LOBSTER (message and orderbook CSV)", _sniff, LobsterReader, _key)

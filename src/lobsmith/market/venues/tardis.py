@@ -20,11 +20,11 @@ import numpy.typing as npt
 import polars as pl
 
 from lobsmith.errors import CaptureError
+from lobsmith.market.capture_reader import Batch, Format
 from lobsmith.market.events import ASK, BID, CLEAR, DTYPES, END, GAP, LEVEL, TRADE, Events
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.payloads import ROW_DTYPE
 from lobsmith.market.quality.ledger import Ledger, Reason
-from lobsmith.market.recording import Batch, Format
 from lobsmith.market.venues.captures import first_line
 from lobsmith.market.venues.depth_snapshots import DisorderError, Ladders
 from lobsmith.market.venues.tables import Columns, Table, read_tables, tick_of
@@ -67,7 +67,7 @@ class _Rows(NamedTuple):
         return _Rows(*(column[start:stop] for column in self))
 
 
-class TardisRecording:
+class TardisReader:
     """The files of one symbol."""
 
     ticker_feed = False
@@ -102,7 +102,7 @@ class TardisRecording:
         return self._instrument
 
     def batches(self) -> Iterator[Batch]:
-        """Merge the streams by local time (see `recording.Recording.batches`)."""
+        """Merge the streams by local time (see `reader.CaptureReader.batches`)."""
         streams = [self._stream(kind) for kind in sorted(self._files)]
         held = [next(stream, None) for stream in streams]
         while any(rows is not None for rows in held):
@@ -312,4 +312,4 @@ def _key(path: Path) -> str:
     raise CaptureError(path, "no line after the header")
 
 
-FORMAT = Format("Tardis CSV (incremental_book_L2, book_snapshot_25, trades)", _sniff, TardisRecording, _key)
+FORMAT = Format("Tardis CSV (incremental_book_L2, book_snapshot_25, trades)", _sniff, TardisReader, _key)

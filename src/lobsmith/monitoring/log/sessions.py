@@ -68,7 +68,7 @@ class Session(Struct, frozen=True, kw_only=True):
     asked_ns: int | None = None
 
 
-def recordings(workspace: Workspace) -> Path:
+def sessions_folder(workspace: Workspace) -> Path:
     """Return where the files of sessions lie that are being recorded."""
     return workspace.predictions / "recording"
 
@@ -138,7 +138,7 @@ def close_session(workspace: Workspace, params: Params, model: str, session: str
 
 def _announced(workspace: Workspace, model: str) -> list[Announced]:
     found = []
-    for path in recordings(workspace).glob("*.json"):
+    for path in sessions_folder(workspace).glob("*.json"):
         try:
             found.append(msgspec.json.decode(path.read_bytes(), type=Announced))
         except (OSError, msgspec.MsgspecError):

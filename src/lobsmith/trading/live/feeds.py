@@ -9,7 +9,7 @@ from typing import Protocol
 from lobsmith.errors import DataError
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.live.playback import Player, RecordedFeed, SimulatedFeed, move_to_now
-from lobsmith.market.live.recorder import Recorder, RecorderLimits, Sink
+from lobsmith.market.live.websocket import CaptureLimits, Sink, WebSocketFeed
 from lobsmith.market.venues.binance.live import Endpoint
 
 
@@ -50,7 +50,7 @@ class VenueFeed:
 
     patient: bool = False
 
-    def __init__(self, endpoint: Endpoint, instruments: Sequence[Instrument], limits: RecorderLimits) -> None:
+    def __init__(self, endpoint: Endpoint, instruments: Sequence[Instrument], limits: CaptureLimits) -> None:
         """Prepare to record; nothing is opened yet."""
         self.instruments = {one.symbol.lower(): one for one in instruments}
         self.prefixes = dict.fromkeys(self.instruments, endpoint.prefix)
@@ -58,12 +58,12 @@ class VenueFeed:
         self._endpoint = endpoint
         self._limits = limits
         self._loop = asyncio.new_event_loop()
-        self._recorder: Recorder | None = None
+        self._recorder: WebSocketFeed | None = None
         self._thread = Thread(target=self._run, name="venue", daemon=True)
 
     def start(self, sink: Sink, say: Callable[[str], None]) -> None:
         """See `Feed.start`."""
-        self._recorder = Recorder(self._endpoint, list(self.instruments), sink, self._limits, say=say)
+        self._recorder = WebSocketFeed(self._endpoint, list(self.instruments), sink, self._limits, say=say)
         self._thread.start()
 
     def resync(self, symbol: str) -> None:

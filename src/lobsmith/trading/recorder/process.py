@@ -179,7 +179,7 @@ def _columns(records: Records) -> dict[str, npt.NDArray[np.int64]]:
     return {name: records[name] for name in ("row", "time_ns", "asked_ns", "segment", "mid")}
 
 
-class Recording:
+class RecorderLoop:
     """One session's way from the ring to the log."""
 
     def __init__(
@@ -363,7 +363,7 @@ def main(path: Path) -> None:
 
     with LogWriter.of(Workspace(Path(config.root)), config.model, params) as log:
         log.begin(config.session, Source(config.source), config.instrument, config.started_ns)
-        recording = Recording(
+        loop = RecorderLoop(
             reader,
             LogSink(log, config.session, config.model, params.labels.horizons_ms),
             mirrors(config, params, reader.features),
@@ -371,7 +371,7 @@ def main(path: Path) -> None:
             read_rows=min(_READ_ROWS, params.mirror.queue_rows // 2),
             patient=config.patient,
         )
-        recording.run(lambda: stopped or reader.finished or orphaned(), params.mirror.drain_s)
+        loop.run(lambda: stopped or reader.finished or orphaned(), params.mirror.drain_s)
         if reader.finished or orphaned():
             how = Ending.CLOSED if reader.finished and not reader.failed else Ending.CRASHED
             log.end(config.session, how, str(config.parent), clock.now_ns())

@@ -18,7 +18,7 @@ from msgspec import Struct
 from lobsmith import clock
 from lobsmith.features.definitions import COUNT, definitions_sha256
 from lobsmith.files import write_atomic
-from lobsmith.monitoring.log.sessions import recordings
+from lobsmith.monitoring.log.sessions import sessions_folder
 from lobsmith.params import Params, as_table
 from lobsmith.process import Process
 from lobsmith.release.version.names import candidate_model, plans_model
@@ -115,7 +115,7 @@ class Recorder:
         self._candidates = (candidate, plans_model(candidate))
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(clock() // NS_PER_S))
         self.session = f"{stamp}-{secrets.token_hex(4)}"
-        self._folder = recordings(workspace)
+        self._folder = sessions_folder(workspace)
         self._rows = self._faults = self._restarts = self._unrecorded = 0
         self._flags = RESET
         self._closing, self._abandoned = Event(), Event()

@@ -16,6 +16,7 @@ import numpy as np
 from msgspec import Raw
 
 from lobsmith.errors import CaptureError
+from lobsmith.market.capture_reader import Batch, Format
 from lobsmith.market.events import DTYPES, Events
 from lobsmith.market.instrument import SIMULATED, Instrument
 from lobsmith.market.payloads import (
@@ -33,7 +34,6 @@ from lobsmith.market.payloads import (
     parse,
 )
 from lobsmith.market.quality.ledger import Ledger, Reason
-from lobsmith.market.recording import Batch, Format
 from lobsmith.market.venues.binance.depth import Continuity, Difference, Outcome, Value
 from lobsmith.market.venues.binance.items import Items, note_trade
 from lobsmith.market.venues.binance.messages import Line, sniff, stamp_of, to_nanoseconds
@@ -42,7 +42,7 @@ from lobsmith.market.venues.captures import text_batches
 from lobsmith.market.venues.prefetch import ahead
 from lobsmith.units import NS_PER_S
 
-__all__ = ["FORMAT", "KNOWN", "BinanceRecording"]
+__all__ = ["FORMAT", "KNOWN", "BinanceReader"]
 
 SPOT, USDM, COINM = "binance-spot", "binance-usdm", "binance-coinm"
 
@@ -66,8 +66,8 @@ _ROW_BYTES = 9
 """A level takes at least so many bytes, and a comma."""
 
 
-class BinanceRecording:
-    """One stream of one instrument while its files are read (see `recording.Recording`)."""
+class BinanceReader:
+    """One stream of one instrument while its files are read (see `reader.CaptureReader`)."""
 
     def __init__(
         self, paths: Sequence[Path], ledger: Ledger, *, scan: bool = False, instrument: Instrument | None = None
@@ -110,7 +110,7 @@ class BinanceRecording:
         return self._instrument
 
     def batches(self) -> Generator[Batch, None, None]:
-        """Read all files in order (see `recording.Recording.batches`)."""
+        """Read all files in order (see `reader.CaptureReader.batches`)."""
         for path in self.paths:
             self._place = self.ledger.begin_file(path)
             first = True
@@ -406,11 +406,11 @@ class BinanceRecording:
     @classmethod
     def identify(cls, path: Path) -> str:
         """Return `venue:symbol` of a file, as far as its first messages tell."""
-        recording = cls([path], Ledger(), scan=True)
-        batches = recording.batches()
+        reader = cls([path], Ledger(), scan=True)
+        batches = reader.batches()
         next(batches)
         batches.close()
-        return f"{recording._venue}:{recording._symbol}"
+        return f"{reader._venue}:{reader._symbol}"
 
     def _name_instrument(self) -> None:
         """Find tick and lot: those of the table, or the divisors of everything in the files."""
@@ -421,7 +421,7 @@ class BinanceRecording:
         if known and tick % round(known[0] * PRICE_SCALE) == 0:
             tick, lot = round(known[0] * PRICE_SCALE), known[1]
         else:
-            whole = BinanceRecording(self.paths, Ledger(), scan=True)
+            whole = BinanceReader(self.paths, Ledger(), scan=True)
             for _ in whole.batches():
                 pass
             tick, lot = whole._divided()
@@ -436,6 +436,4 @@ class BinanceRecording:
         return max(1, price) * 10 ** (PRICE_DECIMALS - price_decimals), max(1, size) / 10**size_decimals
 
 
-FORMAT = Format(
-    "Binance raw capture (<local ns> <JSON message> a line)", sniff, BinanceRecording, BinanceRecording.identify
-)
+FORMAT = Format("Binance raw capture (<local ns> <JSON message> a line)", sniff, BinanceReader, BinanceReader.identify)

@@ -13,7 +13,7 @@ import pytest
 
 from lobsmith.errors import DataError
 from lobsmith.market.live.files import FileLimits, RawFiles, cut_torn_tails
-from lobsmith.market.live.recorder import Recorder, RecorderLimits, Summary, record
+from lobsmith.market.live.websocket import CaptureLimits, Summary, WebSocketFeed, capture_feed
 from lobsmith.market.readers import read_captures
 from lobsmith.market.session import Session
 from lobsmith.market.simulator import simulate
@@ -23,7 +23,7 @@ from lobsmith.market.venues.captures import line_batches
 from tests.market.exchange import Exchange, Script, eventually
 from tests.small import params_file
 
-FAST = RecorderLimits(stale_s=0.5, backoff_s=0.01, backoff_maximum_s=0.05)
+FAST = CaptureLimits(stale_s=0.5, backoff_s=0.01, backoff_maximum_s=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def capture(
         async with Exchange(lines, script) as exchange:
             endpoint = MARKETS["usdm"]._replace(websocket=exchange.ws_url, rest=exchange.rest_url)
             raw = RawFiles(folder, "usdm", files or FileLimits(flush_s=0.05), lambda: time.sleep(slow_s))
-            recorder = Recorder(endpoint, symbols, raw, FAST)
-            running = asyncio.ensure_future(record(recorder, raw))
+            recorder = WebSocketFeed(endpoint, symbols, raw, FAST)
+            running = asyncio.ensure_future(capture_feed(recorder, raw))
             finished = asyncio.ensure_future(exchange.finished.wait())
             await asyncio.wait({running, finished}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
@@ -157,7 +157,7 @@ def test_a_venue_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
     async def run() -> None:
         endpoint = MARKETS["usdm"]._replace(websocket="ws://127.0.0.1:9", rest="http://127.0.0.1:9")
         raw = RawFiles(tmp_path, "usdm", FileLimits())
-        await record(Recorder(endpoint, ("sim",), raw, FAST), raw, seconds=0.3)
+        await capture_feed(WebSocketFeed(endpoint, ("sim",), raw, FAST), raw, seconds=0.3)
 
     with pytest.raises(DataError, match=r"ws://127\.0\.0\.1:9: no message came \(ConnectionRefusedError\)"):
         asyncio.run(run())

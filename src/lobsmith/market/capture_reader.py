@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     places: npt.NDArray[np.int64]
 
 
-class Recording(Protocol):
+class CaptureReader(Protocol):
     """One instrument's recorded files while they are read.
 
     The reader knows the format: it decodes, keeps the venue's own rules of continuity (update ids, snapshots), counts
@@ -52,7 +52,7 @@ class Format(NamedTuple):
 
     name: str
     sniff: Callable[[bytes], bool]
-    open: Callable[[Sequence[Path], Ledger], Recording]
+    open: Callable[[Sequence[Path], Ledger], CaptureReader]
     key: Callable[[Path], str] | None = None
     """Tells which instrument a file belongs to where its first batch, read alone, cannot."""
 
@@ -64,6 +64,6 @@ class Format(NamedTuple):
         """
         if self.key is not None:
             return self.key(path)
-        recording = self.open([path], Ledger())
-        next(recording.batches())
-        return str(recording.instrument)
+        reader = self.open([path], Ledger())
+        next(reader.batches())
+        return str(reader.instrument)

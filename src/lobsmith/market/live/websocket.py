@@ -27,7 +27,7 @@ _LOSSES = {"gaierror": "its name cannot be resolved", "stale": "silent", "Connec
 """What people read of a lost connection, where its error's name does not say it."""
 
 
-class RecorderLimits(Struct, frozen=True, kw_only=True):
+class CaptureLimits(Struct, frozen=True, kw_only=True):
     """Patience, seconds."""
 
     stale_s: float = 10.0
@@ -81,7 +81,7 @@ class _Symbol:
         self.fetching: asyncio.Task[None] | None = None
 
 
-class Recorder:
+class WebSocketFeed:
     """Records the symbols of one market until it is stopped.
 
     Args:
@@ -99,7 +99,7 @@ class Recorder:
         endpoint: Endpoint,
         symbols: Sequence[str],
         files: Sink,
-        limits: RecorderLimits | None = None,
+        limits: CaptureLimits | None = None,
         now: Callable[[], int] = clock.now_ns,
         draw: Callable[[], float] = random.random,
         say: Callable[[str], None] = lambda _line: None,
@@ -108,7 +108,7 @@ class Recorder:
         self._endpoint = endpoint
         self._symbols = {name.lower(): _Symbol(name.lower()) for name in symbols}
         self._files = files
-        self._limits = limits or RecorderLimits()
+        self._limits = limits or CaptureLimits()
         self._now = now
         self._draw = draw
         self._say = say
@@ -312,7 +312,7 @@ def _seconds(text: str | None) -> float:
         return 0.0
 
 
-async def record(recorder: Recorder, files: RawFiles, seconds: float | None = None) -> Summary:
+async def capture_feed(recorder: WebSocketFeed, files: RawFiles, seconds: float | None = None) -> Summary:
     """Run a recorder, for some seconds or until it is stopped, and close its files whole.
 
     Raises:
