@@ -30,7 +30,7 @@ from lobsmith.monitoring.live_evaluation import LIVE, LiveEvaluation, Sources, e
 from lobsmith.monitoring.log.retention import expire
 from lobsmith.monitoring.log.writer import log_path
 from lobsmith.monitoring.mode.hit_rates import count_hits
-from lobsmith.monitoring.mode.store import Change, alert_mode, apply, forget_retrain, wait
+from lobsmith.monitoring.mode.store import ModeUpdate, alert_mode, apply, forget_retrain, wait
 from lobsmith.monitoring.state import State, StateName, alert_connections, connected, state_after
 from lobsmith.online.evidence import ROLL_BACK, LiveVerdict
 from lobsmith.params import Params, load_params
@@ -248,7 +248,7 @@ def look(
 @task(name="set the mode")
 def set_the_mode(
     workspace: Workspace, params: Params, found: DriftCheck, sources: Sources, state: State | None
-) -> Change:
+) -> ModeUpdate:
     """Take what was found of all streams into account."""
     with stage("set the mode") as note:
         rates = count_hits(workspace, params.modes, found.model, found.version, sources)

@@ -17,7 +17,7 @@ from lobsmith.process import Process
 from lobsmith.services.flows.schedule import NextRun
 from lobsmith.services.overview import InService, Overview, models_in_service
 from lobsmith.services.run import Run
-from lobsmith.services.service import ServiceState, State
+from lobsmith.services.service import Phase, ServiceState
 from lobsmith.serving.ports import free_ports
 from lobsmith.workspace import Workspace
 from tests.small import params_file
@@ -142,8 +142,8 @@ def test_logs_are_shown_by_name_or_all_together(root: Path) -> None:
 def test_the_table_says_what_runs_where_and_what_does_not_and_why(root: Path) -> None:
     pages = {"address": "http://127.0.0.1:5000", "page": True}
     services = (
-        ServiceState(name="mlflow", state=State.READY, pid=os.getpid(), restarts=2, **pages),
-        ServiceState(name="triton", state=State.MISSING, why="Triton is not installed [here]"),
+        ServiceState(name="mlflow", state=Phase.READY, pid=os.getpid(), restarts=2, **pages),
+        ServiceState(name="triton", state=Phase.MISSING, why="Triton is not installed [here]"),
     )
     run = Run(process=Process.this(), started_ns=0, prefect_api="", services=services)
     due = datetime.now(UTC) + timedelta(minutes=10, seconds=30)
@@ -169,8 +169,8 @@ def test_the_table_says_what_runs_where_and_what_does_not_and_why(root: Path) ->
 def test_a_narrow_terminal_gets_words_that_can_be_read() -> None:
     pages = {"address": "http://127.0.0.1:5000", "page": True}
     services = (
-        ServiceState(name="mlflow", state=State.READY, pid=os.getpid(), **pages),
-        ServiceState(name="triton", state=State.RESTARTING, why="exit status 1"),
+        ServiceState(name="mlflow", state=Phase.READY, pid=os.getpid(), **pages),
+        ServiceState(name="triton", state=Phase.RESTARTING, why="exit status 1"),
     )
     console = Console(width=40, file=StringIO())
     run = Run(process=Process.this(), started_ns=0, prefect_api="", services=services)

@@ -7,7 +7,7 @@ from scipy.signal import lfilter
 
 from lobsmith.drift.null_distribution import (
     Drifted,
-    Measured,
+    MeasuredPair,
     PastStore,
     effective_count,
     p_value,
@@ -21,8 +21,8 @@ from tests.drift.drift_rows import S, drift_params, market
 LENGTHS = Lengths(1000 * S, 250 * S, 20)
 
 
-def measured(at: int) -> Measured:
-    return Measured(key="k", gap=0, from_ns=at, auc=0.5 + at / 1000, distances=(0.25, 0.5))
+def measured(at: int) -> MeasuredPair:
+    return MeasuredPair(key="k", gap=0, from_ns=at, auc=0.5 + at / 1000, distances=(0.25, 0.5))
 
 
 def test_a_torn_file_keeps_its_whole_lines(tmp_path: Path) -> None:

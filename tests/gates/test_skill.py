@@ -5,7 +5,7 @@ import math
 import pytest
 
 from lobsmith.evaluation.assess import Assessment
-from lobsmith.evaluation.results import MAJORITY, MODEL, Calibration, Comparison, Interval, Score
+from lobsmith.evaluation.results import MAJORITY, MODEL, Calibration, Comparison, HorizonMetrics, Interval
 from lobsmith.gates.skill import calibrated, skill
 from tests.evaluations import around
 
@@ -17,7 +17,7 @@ def found(losses: dict[int, float], *, half: float = 0.05) -> Assessment:
         for name, value in ((MODEL, loss), (MAJORITY, 1.0)):
             nothing = Interval(0, 0, 0)
             scores.append(
-                Score(
+                HorizonMetrics(
                     predictor=name,
                     horizon_ms=horizon,
                     rows=100,

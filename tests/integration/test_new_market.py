@@ -29,7 +29,7 @@ from lobsmith.release.registry.aliases import wanted
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.serving.supervisor import running_triton, with_free_ports
-from lobsmith.trading.live.stream import State
+from lobsmith.trading.live.stream import StreamPhase
 from lobsmith.workspace import Workspace
 from tests.pipelines.conftest import prefect_server
 from tests.release.wished import workspace_with_mlflow
@@ -126,7 +126,7 @@ def test_a_session_of_a_new_market_is_answered_after_the_next_retrain(
     with running_triton(workspace, params):
         live = Live(workspace, "--from", str(recording), "--loop", "--speed", str(SPEED))
         try:
-            live.eventually(lambda now: now["state"] == State.REFUSED and now["rows_per_s"] > 0)
+            live.eventually(lambda now: now["state"] == StreamPhase.REFUSED and now["rows_per_s"] > 0)
             began = time.monotonic()
             assert shadow(root).reason == "there is no candidate"
             time.sleep(max(0.0, 1.5 * SETTINGS["window.length_s"] / SPEED - (time.monotonic() - began)))
@@ -157,7 +157,7 @@ def test_a_session_of_a_new_market_is_answered_after_the_next_retrain(
         one for one in journal.read(workspace.journal) if one.version_to == found.active and one.model == "lob"
     ]
     assert f"clients ask about {BTC}, which lob {old.version} has not learnt, and about nothing" in promoted.reason
-    refusals = [line for line in live.said if State.REFUSED in line]
+    refusals = [line for line in live.said if StreamPhase.REFUSED in line]
     assert len(refusals) == 2, live.said
     assert "train on it" in refusals[0]
     with PredictionLog.of(workspace, "lob") as log:

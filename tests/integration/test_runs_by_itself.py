@@ -179,7 +179,7 @@ def enough_judged(installation: Installation, version: int) -> dict[str, Any] | 
     return evidence if evidence["blocks"] >= installation.params.shadow.minimum_blocks else None
 
 
-def drifted(workspace: Workspace) -> history.Line | None:
+def drifted(workspace: Workspace) -> history.PastCheck | None:
     """Return the newest look once it has found covariate drift."""
     newest = history.newest(history.read(workspace, MODEL))
     covariate = newest.of(Kind.COVARIATE) if newest else None

@@ -6,7 +6,7 @@ from lobsmith.release.reproduce import (
     DIFFERENT,
     EQUIVALENT,
     IDENTICAL,
-    Change,
+    ChangedInput,
     Metric,
     environment_changes,
     judge,
@@ -14,8 +14,8 @@ from lobsmith.release.reproduce import (
 )
 from lobsmith.release.version.manifest import Environment
 
-SAME = Change(name="model.onnx", published="a", here="a")
-OTHER = Change(name="model.onnx", published="a", here="b")
+SAME = ChangedInput(name="model.onnx", published="a", here="a")
+OTHER = ChangedInput(name="model.onnx", published="a", here="b")
 ENVIRONMENT = Environment(
     python="3.11.1", packages={"torch": "2.6.0", "numpy": "1.26.4"}, threads=1, instruction_set="avx2"
 )

@@ -13,7 +13,7 @@ from lobsmith.params import load_params
 from lobsmith.services import catalogue as module
 from lobsmith.services.catalogue import PREFECT_API, catalogue
 from lobsmith.services.flows.register import OVERRIDES
-from lobsmith.services.service import State
+from lobsmith.services.service import Phase
 from lobsmith.serving.ports import Port, check_free, free_ports
 from lobsmith.workspace import MLFLOW_URI, Workspace
 from tests.small import params_file
@@ -69,7 +69,7 @@ def test_the_users_own_servers_take_the_place_of_ours(
     monkeypatch.setenv(MLFLOW_URI, own_server)
     found = catalogue(Workspace(tmp_path), PARAMS)
     states = {one.name: one.instead and one.instead[0] for one in found.services}
-    assert (states["prefect"], states["mlflow"], states["flows"]) == (State.ELSEWHERE, State.ELSEWHERE, None)
+    assert (states["prefect"], states["mlflow"], states["flows"]) == (Phase.ELSEWHERE, Phase.ELSEWHERE, None)
     assert found.prefect_api == f"{own_server}/api"
     [flows] = [one for one in found.services if one.name == "flows"]
     assert flows.environment[PREFECT_API] == f"{own_server}/api"
@@ -102,7 +102,7 @@ def test_without_triton_the_others_run_and_the_reason_is_shown(tmp_path: Path, m
 
     monkeypatch.setattr(module, "find_triton", missing)
     found = {one.name: one for one in catalogue(Workspace(tmp_path), PARAMS, live=["BTCUSDT"]).services}
-    assert found["triton"].instead == (State.MISSING, "Triton is not installed; pip install it")
+    assert found["triton"].instead == (Phase.MISSING, "Triton is not installed; pip install it")
     assert found["live"].command[-2:] == ("live", "BTCUSDT")
     assert found["live"].finishes
 

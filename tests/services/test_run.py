@@ -13,19 +13,19 @@ from lobsmith.errors import ServiceError
 from lobsmith.process import Process
 from lobsmith.services.background import end_run
 from lobsmith.services.run import Run, running_prefect, state_path, write_run
-from lobsmith.services.service import ServiceState, State
+from lobsmith.services.service import Phase, ServiceState
 from lobsmith.workspace import Workspace
 
 API = "http://127.0.0.1:4200/api"
 
 
 @pytest.mark.parametrize(
-    ("state", "found"), [(State.READY, API), (State.ELSEWHERE, API), (State.STARTING, None), (State.RESTARTING, None)]
+    ("state", "found"), [(Phase.READY, API), (Phase.ELSEWHERE, API), (Phase.STARTING, None), (Phase.RESTARTING, None)]
 )
-def test_it_is_that_of_lobsmith_up_once_it_is_ready(tmp_path: Path, state: State, found: str | None) -> None:
+def test_it_is_that_of_lobsmith_up_once_it_is_ready(tmp_path: Path, state: Phase, found: str | None) -> None:
     workspace = Workspace(tmp_path)
     assert running_prefect(workspace) is None
-    services = (ServiceState(name="prefect", state=state), ServiceState(name="mlflow", state=State.READY))
+    services = (ServiceState(name="prefect", state=state), ServiceState(name="mlflow", state=Phase.READY))
     write_run(workspace, Run(process=Process.this(), started_ns=0, prefect_api=API, services=services))
     assert running_prefect(workspace) == found
 
@@ -68,7 +68,7 @@ def test_what_ran_once_counts_no_more(tmp_path: Path) -> None:
     ended = Process(
         **{name: getattr(Process.this(), name) for name in Process.__struct_fields__} | {"started_ticks": 1}
     )
-    services = (ServiceState(name="prefect", state=State.READY),)
+    services = (ServiceState(name="prefect", state=Phase.READY),)
     write_run(workspace, Run(process=ended, started_ns=0, prefect_api=API, services=services))
     assert running_prefect(workspace) is None
 

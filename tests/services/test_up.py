@@ -22,7 +22,7 @@ from lobsmith.cli.up_table import process_tree
 from lobsmith.params import as_table, load_params
 from lobsmith.services.guard import GRACE_S, marked
 from lobsmith.services.run import Run, read_run
-from lobsmith.services.service import ServiceState, State
+from lobsmith.services.service import Phase, ServiceState
 from lobsmith.serving.endpoint import read_endpoint
 from lobsmith.workspace import Workspace
 from tests.answered import logged, rows_of
@@ -103,7 +103,7 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
     figures: dict[str, float] = {"all ready": time.monotonic() - begun}
     run = project.run()
     assert [(one.name, one.state) for one in run.services] == [
-        (name, State.READY) for name in ("prefect", "mlflow", "triton", "flows", "evidently", "live")
+        (name, Phase.READY) for name in ("prefect", "mlflow", "triton", "flows", "evidently", "live")
     ]
     pages = {one.name: one.address for one in run.services if one.page}
     assert done.stdout.splitlines()[-1] == "open " + ", ".join(f"{url} ({name})" for name, url in pages.items())
@@ -127,7 +127,7 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
         os.kill(one.pid or 0, signal.SIGKILL)
         eventually(f"{one.name} is seen to have ended", lambda one=one: project.service(one.name).pid != one.pid)
         figures[one.name] = eventually(
-            f"{one.name} is ready again", lambda one=one: project.service(one.name).state is State.READY
+            f"{one.name} is ready again", lambda one=one: project.service(one.name).state is Phase.READY
         )
     endpoint = read_endpoint(project.workspace)
     assert endpoint is not None
@@ -146,11 +146,11 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
     for process in stopped.values():
         process.suspend()
     for name in stopped:
-        eventually(f"{name} is seen to hang", lambda name=name: project.service(name).state is State.SILENT, 50)
+        eventually(f"{name} is seen to hang", lambda name=name: project.service(name).state is Phase.SILENT, 50)
     for process in stopped.values():
         process.resume()
     for name in stopped:
-        eventually(f"{name} answers again", lambda name=name: project.service(name).state is State.READY, 50)
+        eventually(f"{name} answers again", lambda name=name: project.service(name).state is Phase.READY, 50)
 
     # Services that were not killed have not ended either.
     assert [(one.name, one.restarts) for one in project.run().services] == [(one.name, 1) for one in run.services]

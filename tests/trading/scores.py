@@ -5,23 +5,25 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lobsmith.monitoring.mode.machine import Mode, ModeState
-from lobsmith.trading.transport.base import Score
+from lobsmith.monitoring.mode.machine import Mode, PublishedMode
+from lobsmith.trading.transport.base import DriftScore
 
 NOW_NS = 1_772_000_000_000_000_000
 
 
-def record(mode: Mode = Mode.NORMAL, *, version: int = 1, looked_ns: int = NOW_NS, since_ns: int = 0) -> ModeState:
-    return ModeState(model="lob", version=version, mode=mode, since_ns=since_ns, looked_ns=looked_ns, reason="as told")
+def record(mode: Mode = Mode.NORMAL, *, version: int = 1, looked_ns: int = NOW_NS, since_ns: int = 0) -> PublishedMode:
+    return PublishedMode(
+        model="lob", version=version, mode=mode, since_ns=since_ns, looked_ns=looked_ns, reason="as told"
+    )
 
 
 @dataclass
 class Modes:
     """A source of records that says what the test wants."""
 
-    says: ModeState | Exception | None = None
+    says: PublishedMode | Exception | None = None
 
-    def read(self) -> ModeState | None:
+    def read(self) -> PublishedMode | None:
         if isinstance(self.says, Exception):
             raise self.says
         return self.says
@@ -35,11 +37,11 @@ class Scores:
     then: Sequence[float | BaseException] = ()
     asked: list[tuple[int, np.ndarray]] = field(default_factory=list)
 
-    def score(self, model: str, version: int, rows: np.ndarray, deadline_s: float) -> Score:
+    def score(self, model: str, version: int, rows: np.ndarray, deadline_s: float) -> DriftScore:
         said = self.then[len(self.asked)] if len(self.asked) < len(self.then) else self.says
         self.asked.append((version, rows))
         if isinstance(said, BaseException):
             raise said
-        return Score(said, np.full(rows.shape[1], said, np.float32))
+        return DriftScore(said, np.full(rows.shape[1], said, np.float32))
 
     def close(self) -> None: ...

@@ -15,7 +15,7 @@ from lobsmith.errors import ParamsError, RequestError, ServingError, UnlearntIns
 from lobsmith.features.stream import Rows
 from lobsmith.market.instrument import Instrument
 from lobsmith.monitoring.log.reader import PredictionLog, answers
-from lobsmith.monitoring.log.sessions import Session, Status, sessions_of
+from lobsmith.monitoring.log.sessions import ClientSession, Status, sessions_of
 from lobsmith.monitoring.mode.machine import Mode
 from lobsmith.params import Params
 from lobsmith.trading.client.stream import Prediction, StreamClient
@@ -95,7 +95,7 @@ def test_a_client_that_an_error_ends_has_crashed_and_an_interrupted_one_has_not(
     assert last_session(workspace).status is status
 
 
-def last_session(workspace: Workspace) -> Session:
+def last_session(workspace: Workspace) -> ClientSession:
     return sessions_of(workspace, "lob", 0, ["live"], now_ns=clock.now_ns(), recent_ns=0)[-1]
 
 

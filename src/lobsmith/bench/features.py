@@ -55,7 +55,7 @@ class Rates(Struct, frozen=True, kw_only=True):
     ingest_ratio: float
 
 
-class Measured(Rates, frozen=True, kw_only=True):
+class MeasuredRates(Rates, frozen=True, kw_only=True):
     """One session; ranges are the quartiles over the rounds."""
 
     session: str
@@ -73,7 +73,7 @@ class Report(Rates, frozen=True, kw_only=True):
     """Nanoseconds a row, measured over batches of messages as they came."""
     memory_mib: dict[str, float]
     """Peak resident memory of a process that streams a session once, and ten times over."""
-    sessions: tuple[Measured, ...]
+    sessions: tuple[MeasuredRates, ...]
 
 
 class Rival:
@@ -256,7 +256,7 @@ def bench_features(
     """Measure all sessions, both sides in alternating rounds."""
     chosen = sessions(files)
     rival = Rival(environment(workspace, setup=setup))
-    measured: list[Measured] = []
+    measured: list[MeasuredRates] = []
     times: list[tuple[float, float, float, float]] = []
     try:
         for name, paths in chosen.items():
@@ -289,7 +289,7 @@ def bench_features(
 
 def _bench_session(
     name: str, paths: list[Path], params: FeatureParams, rival: Rival, rounds: int
-) -> tuple[Measured, tuple[float, float, float, float]]:
+) -> tuple[MeasuredRates, tuple[float, float, float, float]]:
     session = read_captures(paths)  # compiles what is not cached
     parts = cut(session.events, _BATCH)
     push(session, parts, params)
@@ -307,7 +307,7 @@ def _bench_session(
         theirs.append(rival.ask(do="replay")["seconds"])
     events, messages = count_events(session.events), session.accounting.records
     medians = median(ours), median(theirs), median(ingest), median(convert)
-    return Measured(
+    return MeasuredRates(
         session=name,
         messages=messages,
         events=events,

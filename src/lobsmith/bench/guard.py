@@ -21,7 +21,7 @@ from lobsmith.drift.fit_one_class import fit_score
 from lobsmith.drift.one_class import export_score
 from lobsmith.drift.reference import RawRows, Reference, fit_scaling, save_reference
 from lobsmith.features.definitions import COUNT
-from lobsmith.monitoring.mode.machine import Mode, ModeState
+from lobsmith.monitoring.mode.machine import Mode, PublishedMode
 from lobsmith.monitoring.mode.store import state_path
 from lobsmith.params import Params
 from lobsmith.trading.client.stream import Client, Prediction
@@ -76,7 +76,7 @@ def bench_guard(params: Params, rows: int, rows_per_s: float) -> GuardReport:
         workspace = Workspace(Path(folder))
         version = _publish(workspace, params)
         model = params.model.name
-        record = ModeState(
+        record = PublishedMode(
             model=model, version=version, mode=Mode.NORMAL, since_ns=0, looked_ns=time.time_ns(), reason="measured"
         )
         path = state_path(workspace, model)

@@ -27,7 +27,7 @@ from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
     from lobsmith.features.dataset import Dataset
-    from lobsmith.trading.replay import Measured
+    from lobsmith.trading.replay import ReplayResult
     from pipelines.retrain import Retrained
 
 SHORT = {
@@ -115,7 +115,7 @@ def refuse_production(workspace: Workspace, model: str) -> None:
             )
 
 
-def _serve_and_replay(workspace: Workspace, params: Params, dataset: "Dataset") -> "dict[str, Measured]":
+def _serve_and_replay(workspace: Workspace, params: Params, dataset: "Dataset") -> "dict[str, ReplayResult]":
     """Replay held-out rows through the running server, or through one started for the purpose on free ports."""
     from msgspec.structs import replace
 
@@ -128,7 +128,7 @@ def _serve_and_replay(workspace: Workspace, params: Params, dataset: "Dataset") 
 
     first = int(split(dataset, params.split).test[0])
 
-    def replay_all() -> "dict[str, Measured]":
+    def replay_all() -> "dict[str, ReplayResult]":
         measured = {}
         for name, rows in _ROWS.items():
             with stage(f"replay over {name}") as note:
@@ -168,7 +168,7 @@ def _show(
     params: Params,
     retrained: "Retrained",
     dataset: "Dataset",
-    measured: "dict[str, Measured]",
+    measured: "dict[str, ReplayResult]",
 ) -> None:
     from lobsmith.evaluation.baselines import rivals
     from lobsmith.evaluation.results import MODEL
@@ -210,7 +210,7 @@ def _show(
         results.print(f"{name:<13} {value}", soft_wrap=True)
 
 
-def _latency(one: "Measured") -> str:
+def _latency(one: "ReplayResult") -> str:
     if not one.answered:
         return f"no answer: {one.reasons}"
     return f"p50 {one.latency_us['p50']:,.0f} µs, p99 {one.latency_us['p99']:,.0f} µs, {one.answered:,} answers"

@@ -20,7 +20,7 @@ from lobsmith.workspace import MLFLOW_URI, Workspace
 if TYPE_CHECKING:
     from lobsmith.drift.verdict import DriftCheck
     from lobsmith.features.dataset import Dataset
-    from lobsmith.trading.replay import Measured
+    from lobsmith.trading.replay import ReplayResult
     from pipelines.monitor import Drifted
 
 _LEARNT_S = 1200
@@ -155,7 +155,7 @@ def _live(
     return stretches, looks
 
 
-def _ask(workspace: Workspace, params: Params, dataset: "Dataset", from_s: float) -> "Measured":
+def _ask(workspace: Workspace, params: Params, dataset: "Dataset", from_s: float) -> "ReplayResult":
     """Ask the server about a stretch of the session, row by row, as fast as it answers."""
     import numpy as np
 
@@ -173,7 +173,7 @@ def _ask(workspace: Workspace, params: Params, dataset: "Dataset", from_s: float
         return replay(stream, dataset, first, limit=rows)
 
 
-def _stretch(seen: "Drifted", measured: "Measured", *, changed: bool) -> Stretch:
+def _stretch(seen: "Drifted", measured: "ReplayResult", *, changed: bool) -> Stretch:
     verdicts = seen.looks[0].verdicts if seen.looks else ()
     return Stretch(
         changed=changed,

@@ -12,8 +12,8 @@ from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lobsmith.monitoring.mode.machine import ModeChange, ModeState
-    from lobsmith.monitoring.mode.store import Change
+    from lobsmith.monitoring.mode.machine import ModeChange, PublishedMode
+    from lobsmith.monitoring.mode.store import ModeUpdate
 
 _LINES = 5
 
@@ -81,7 +81,7 @@ def _name(workspace: Workspace, model: str | None) -> str:
     return load_params(workspace.params, overrides((), model)).model.name
 
 
-def _say(change: "Change", as_json: bool) -> None:
+def _say(change: "ModeUpdate", as_json: bool) -> None:
     after = change.after
     if as_json:
         print_json(after)
@@ -92,7 +92,7 @@ def _say(change: "Change", as_json: bool) -> None:
     results.print(f"{after.model} {after.version} is {after.mode}, {words}; {held}", soft_wrap=True)
 
 
-def _described(record: "ModeState", params: ModeParams) -> list[tuple[str, str]]:
+def _described(record: "PublishedMode", params: ModeParams) -> list[tuple[str, str]]:
     from lobsmith.monitoring.state import State
 
     held = ", set by hand" if record.held else ""
@@ -114,7 +114,7 @@ def _described(record: "ModeState", params: ModeParams) -> list[tuple[str, str]]
     return [*lines, ("acts on", _acted_on(record, params))]
 
 
-def _acted_on(record: "ModeState", params: ModeParams) -> str:
+def _acted_on(record: "PublishedMode", params: ModeParams) -> str:
     """Say which confidences conservative mode would act on."""
     from lobsmith.monitoring.mode.hit_rates import allowed
 
@@ -136,7 +136,7 @@ def _acted_on(record: "ModeState", params: ModeParams) -> str:
     )
 
 
-def _away(record: "ModeState", params: ModeParams) -> bool:
+def _away(record: "PublishedMode", params: ModeParams) -> bool:
     return clock.now_ns() - record.looked_ns > params.stale_s * NS_PER_S
 
 

@@ -25,7 +25,7 @@ from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
     from lobsmith.trading.recorder.recorder import Recorded
-    from lobsmith.trading.replay import ActionSummary, Measured
+    from lobsmith.trading.replay import ActionSummary, ReplayResult
 
 TRANSPORTS = ("grpc", "http", "inprocess")
 
@@ -152,7 +152,7 @@ def acting_line(acting: "ActionSummary") -> str:
     return line if acting.last is None else f"{line} (last: {acting.last})"
 
 
-def table(measured: "dict[str, Measured]") -> Table:
+def table(measured: "dict[str, ReplayResult]") -> Table:
     """Return accuracy and latency of one or several replays as a table."""
     out = Table(title="Replay through the trading client")
     for heading in ("transport", "version", "rows", "answered", "accuracy", "log-loss", "p50", "p99"):

@@ -261,14 +261,14 @@ def _findings(workspace: Workspace) -> list[dict[str, Any]]:
     """Return what is wrong with the repository besides its versions' own faults."""
     import msgspec
 
-    from lobsmith.release.audit.verify import Kind, verify
+    from lobsmith.release.audit.verify import IntegrityKind, verify
     from lobsmith.serving.triton.control import served_versions
 
     try:
         served = served_versions(workspace)
     except LobsmithError:
         served = None
-    found = [one for one in verify(workspace, served) if one.kind is not Kind.UNSOUND]
+    found = [one for one in verify(workspace, served) if one.kind is not IntegrityKind.UNSOUND]
     return [{"kind": one.kind.value, **msgspec.to_builtins(one)} for one in found]
 
 

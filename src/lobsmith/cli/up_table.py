@@ -19,17 +19,17 @@ from lobsmith.cli.options import print_json, results
 from lobsmith.services.flows.schedule import NextRun
 from lobsmith.services.overview import Overview, OverviewThread
 from lobsmith.services.run import Run
-from lobsmith.services.service import ServiceState, State
+from lobsmith.services.service import Phase, ServiceState
 from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
 _COLOURS = {
-    State.READY: "green",
-    State.FINISHED: "green",
-    State.ELSEWHERE: "green",
-    State.RESTARTING: "red",
-    State.SILENT: "red",
-    State.STOPPED: "dim",
+    Phase.READY: "green",
+    Phase.FINISHED: "green",
+    Phase.ELSEWHERE: "green",
+    Phase.RESTARTING: "red",
+    Phase.SILENT: "red",
+    Phase.STOPPED: "dim",
 }
 _MEMORY_PERIOD_S = 5.0
 _MIB = 2**20
@@ -110,14 +110,14 @@ def _table(run: Run, memory: Memory, title: str) -> RenderableType:
 def line_of(one: ServiceState) -> str:
     """Return a change of a service in one line."""
     words = [f"{one.name:<9} {one.state.value}"]
-    if one.state is State.READY:
+    if one.state is Phase.READY:
         words.append(f"{one.address} (process {one.pid})" if one.address else f"(process {one.pid})")
     return " ".join(words) + (f": {one.why}" if one.why else "")
 
 
 def where_to_look(run: Run) -> str:
     """Return the last line: what to open in a browser, and how it ends."""
-    there = [one for one in run.services if one.page and one.state in (State.READY, State.ELSEWHERE)]
+    there = [one for one in run.services if one.page and one.state in (Phase.READY, Phase.ELSEWHERE)]
     pages = [f"{one.address} ({one.name})" for one in there]
     return f"open {', '.join(pages)}" if pages else "no page is ready; see `lobsmith logs`"
 
@@ -192,7 +192,7 @@ class LiveTable(AbstractContextManager["LiveTable"]):
 
     def tick(self, run: Run) -> None:
         """Draw the table."""
-        if any(one.name == "prefect" and one.state in (State.READY, State.ELSEWHERE) for one in run.services):
+        if any(one.name == "prefect" and one.state in (Phase.READY, Phase.ELSEWHERE) for one in run.services):
             self._overview.api = run.prefect_api
         last = Text(f"{where_to_look(run)}; Ctrl-C stops", overflow="fold")
         self._live.update(

@@ -19,7 +19,7 @@ from lobsmith.drift.null_distribution import (
     LEAST_COUNT,
     LEFT_OUT,
     Drifted,
-    Measured,
+    MeasuredPair,
     PastStore,
     ShiftTest,
     angle,
@@ -49,7 +49,7 @@ class Learnt(NamedTuple):
     """What a version brings along to be told from: all rows of its training window, and what is usual within them."""
 
     rows: RawRows
-    measured: Sequence[Measured] = ()
+    measured: Sequence[MeasuredPair] = ()
 
 
 def check_level(params: DriftParams, streams: int = 1) -> float:
@@ -152,9 +152,9 @@ def _rests_on(windows: int, looks: int, recent_s: float) -> str:
     return f"{windows} windows of {recent_s:.3g} s of the training data and {looks} look{'s' * (looks != 1)}"
 
 
-def _measured(fitted: Discriminator, from_ns: int, key: str) -> Measured:
+def _measured(fitted: Discriminator, from_ns: int, key: str) -> MeasuredPair:
     distances = tuple(round(one, 5) for one in fitted.distances.tolist())
-    return Measured(key=key, gap=LEFT_OUT, from_ns=from_ns, auc=fitted.auc, distances=distances)
+    return MeasuredPair(key=key, gap=LEFT_OUT, from_ns=from_ns, auc=fitted.auc, distances=distances)
 
 
 def _why(

@@ -137,7 +137,7 @@ def angle(auc: float) -> float:
     return math.asin(math.sqrt(auc))
 
 
-class Measured(Struct, frozen=True, kw_only=True, tag="pair", forbid_unknown_fields=True):
+class MeasuredPair(Struct, frozen=True, kw_only=True, tag="pair", forbid_unknown_fields=True):
     """One past pair.
 
     Attributes:
@@ -166,7 +166,7 @@ class Drifted(Struct, frozen=True, kw_only=True, tag="drift", forbid_unknown_fie
     until_ns: int
 
 
-_Line = Measured | Drifted
+_Line = MeasuredPair | Drifted
 
 
 def past_key(scaling: Scaling, params: DriftParams) -> str:
@@ -185,12 +185,12 @@ class PastStore:
         self._lines = _read(path)
         self._drifts = [line for line in self._lines if isinstance(line, Drifted)]
 
-    def measured(self, key: str, gap: int) -> dict[int, Measured]:
+    def measured(self, key: str, gap: int) -> dict[int, MeasuredPair]:
         """Return pairs by where the recent window begins, in the order of time."""
         pairs = {
             line.from_ns: line
             for line in self._lines
-            if isinstance(line, Measured) and line.key == key and line.gap == gap
+            if isinstance(line, MeasuredPair) and line.key == key and line.gap == gap
         }
         return dict(sorted(pairs.items()))
 
@@ -198,7 +198,7 @@ class PastStore:
         """Say whether drift was found in any part of a time."""
         return any(one.from_ns < until_ns and from_ns < one.until_ns for one in self._drifts)
 
-    def add(self, lines: Iterable[Measured | Drifted]) -> None:
+    def add(self, lines: Iterable[MeasuredPair | Drifted]) -> None:
         """Keep lines, and forget the oldest. On a disk that refuses them they are measured again another time."""
         new = list(lines)
         if not new:
@@ -224,7 +224,7 @@ class NullPairs(NamedTuple):
 
     gap: int
     """In recent windows."""
-    pairs: list[Measured]
+    pairs: list[MeasuredPair]
     """In the order of time."""
     possible: int
     """Pairs that the history could give."""
@@ -285,7 +285,7 @@ def _null_windows(history: RawRows, lengths: Lengths, gap: int, until_ns: int, s
     )
 
 
-def _known(store: PastStore, key: str, gap: int, until_ns: int, lengths: Lengths) -> list[Measured]:
+def _known(store: PastStore, key: str, gap: int, until_ns: int, lengths: Lengths) -> list[MeasuredPair]:
     pairs = [
         pair
         for pair in store.measured(key, gap).values()
@@ -296,7 +296,7 @@ def _known(store: PastStore, key: str, gap: int, until_ns: int, lengths: Lengths
 
 def measured_in_training(
     rows: RawRows, scaling: Scaling, params: DriftParams, *, end: float = math.inf
-) -> list[Measured]:
+) -> list[MeasuredPair]:
     """Measure windows of the training data, each beside the rest of them, in the order of time.
 
     Args:
@@ -311,7 +311,7 @@ def measured_in_training(
 
 def _measured(
     pairs: Iterable[Pair], scaling: Scaling, params: DriftParams, key: str, gap: int, end: float
-) -> list[Measured]:
+) -> list[MeasuredPair]:
     """Fit a discriminator to each pair; one that ran out of time is no measure of what is usual."""
     found = []
     for pair in pairs:
@@ -321,5 +321,5 @@ def _measured(
         fitted = fit_discriminator(pair.reference.raw, pair.recent.raw, scaling, params.discriminator, seconds=left)
         if fitted.finished:
             distances = tuple(round(one, 5) for one in fitted.distances.tolist())
-            found.append(Measured(key=key, gap=gap, from_ns=pair.from_ns, auc=fitted.auc, distances=distances))
+            found.append(MeasuredPair(key=key, gap=gap, from_ns=pair.from_ns, auc=fitted.auc, distances=distances))
     return found

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from lobsmith.drift.null_distribution import LEFT_OUT, MOST, Measured, PastStore, measured_in_training, past_key
+from lobsmith.drift.null_distribution import LEFT_OUT, MOST, MeasuredPair, PastStore, measured_in_training, past_key
 from lobsmith.drift.reference import RawRows, Reference, Scaling
 from lobsmith.drift.shifts import between, direction_counts, excess_over, quantiles_of, quantities, shift_of_quantities
 from lobsmith.drift.verdict import FeatureShift
@@ -89,7 +89,7 @@ class HeldOut(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dic
 class StreamNull(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is usual of one instrument; of answers None where the held-out rows are too few for windows of their own."""
 
-    rows: tuple[Measured, ...]
+    rows: tuple[MeasuredPair, ...]
     answers: HeldOut | None
 
 
@@ -176,7 +176,7 @@ def load_null(path: Path) -> TrainingNull:
 class TrainingPairs(NamedTuple):
     """What was measured beside a version's own reference: windows of its training data, and earlier looks."""
 
-    pairs: list[Measured]
+    pairs: list[MeasuredPair]
     """In the order of time."""
     looks: int
     """How many of them, the newest, are looks."""
@@ -184,7 +184,7 @@ class TrainingPairs(NamedTuple):
 
 def training_pairs(
     training: RawRows,
-    published: Iterable[Measured],
+    published: Iterable[MeasuredPair],
     scaling: Scaling,
     store: PastStore,
     params: DriftParams,
@@ -213,7 +213,7 @@ def training_pairs(
     if not old:
         old = measured_in_training(training, scaling, params, end=end)
         store.add(old)
-    looks: list[Measured] = []
+    looks: list[MeasuredPair] = []
     for one in kept.values():
         free_ns = looks[-1].from_ns + recent_ns if looks else last + 1
         if free_ns <= one.from_ns <= until_ns - recent_ns and not store.drifted(one.from_ns, one.from_ns + recent_ns):

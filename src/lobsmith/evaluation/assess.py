@@ -29,8 +29,8 @@ from lobsmith.evaluation.results import (
     Dependence,
     Effect,
     Head,
+    HorizonMetrics,
     Interval,
-    Score,
 )
 from lobsmith.features.dataset import Dataset
 from lobsmith.features.definitions import NAMES
@@ -53,7 +53,7 @@ class Assessment(NamedTuple):
 
     class_shares: dict[str, list[float]]
     dependence: list[Dependence]
-    scores: list[Score]
+    scores: list[HorizonMetrics]
     comparisons: list[Comparison]
     calibration: list[Calibration]
     confidence: list[AtConfidence]
@@ -184,7 +184,7 @@ class _Part:
         loss, f1, correlation, less = ({name: next(intervals) for name in names} for _ in range(4))
         for name, p in self.said.items():
             result.scores.append(
-                Score(
+                HorizonMetrics(
                     predictor=name,
                     horizon_ms=self.horizon_ms,
                     rows=len(self.y),

@@ -31,7 +31,7 @@ class Dependence(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     blocks: int
 
 
-class Score(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class HorizonMetrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Quality of one predictor at one horizon; log-loss in nats a row, PR-AUC as average precision."""
 
     predictor: str
@@ -138,7 +138,7 @@ class Evaluation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     test_start_ns: int
     class_shares: dict[str, list[float]]
     dependence: list[Dependence]
-    scores: list[Score]
+    scores: list[HorizonMetrics]
     comparisons: list[Comparison]
     calibration: list[Calibration]
     confidence: list[AtConfidence]
@@ -153,7 +153,7 @@ class Evaluation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return flat_metrics(self.scores, self.calibration)
 
 
-def flat_metrics(scores: Sequence[Score], calibration: Sequence[Calibration]) -> dict[str, float]:
+def flat_metrics(scores: Sequence[HorizonMetrics], calibration: Sequence[Calibration]) -> dict[str, float]:
     """Return the main figures of scores and of the model's calibration, as `Evaluation.metrics` names them."""
     flat = {}
     for one in scores:

@@ -18,7 +18,7 @@ from lobsmith.params import ScreenParams
 _MESSAGES = 1 << 16
 
 
-class Feed:
+class ScreenedFeed:
     """Screened events of one instrument, batch by batch; memory does not grow with the files.
 
     Args:
@@ -66,7 +66,9 @@ class Feed:
         return checks
 
 
-def open_captures(paths: Sequence[Path], limits: ScreenParams | None = None, quarantine: TextIO | None = None) -> Feed:
+def open_captures(
+    paths: Sequence[Path], limits: ScreenParams | None = None, quarantine: TextIO | None = None
+) -> ScreenedFeed:
     """Open files of one instrument, in order, as one feed.
 
     Args:
@@ -79,7 +81,7 @@ def open_captures(paths: Sequence[Path], limits: ScreenParams | None = None, qua
         DataError: no files were given.
     """
     ledger = Ledger(quarantine)
-    return Feed(open_reader(paths, ledger), ledger, limits, tuple(path.name for path in paths))
+    return ScreenedFeed(open_reader(paths, ledger), ledger, limits, tuple(path.name for path in paths))
 
 
 def read_captures(paths: Sequence[Path], limits: ScreenParams | None = None) -> Session:
@@ -115,9 +117,11 @@ class _Held:
             yield Batch(events, np.zeros(len(events), np.int64))
 
 
-def screen_session(session: Session, limits: ScreenParams | None = None, quarantine: TextIO | None = None) -> Feed:
+def screen_session(
+    session: Session, limits: ScreenParams | None = None, quarantine: TextIO | None = None
+) -> ScreenedFeed:
     """Send a session that is held in memory, such as a simulated one, through the screen; a message is a record."""
     ledger = Ledger(quarantine)
     for source in session.sources:
         ledger.begin_file(Path(source))
-    return Feed(_Held(session, ledger), ledger, limits, session.sources)
+    return ScreenedFeed(_Held(session, ledger), ledger, limits, session.sources)

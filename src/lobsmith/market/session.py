@@ -13,7 +13,7 @@ from msgspec import Struct
 from lobsmith.market.capture_reader import Batch
 from lobsmith.market.events import CLEAR, DTYPES, END, GAP, LEVEL, RESTATED, TICKER, TRADE, Events
 from lobsmith.market.instrument import Instrument
-from lobsmith.market.quality.ledger import Ledger, Reason
+from lobsmith.market.quality.ledger import Ledger, QuarantineReason
 from lobsmith.market.quality.screen import Screen
 from lobsmith.params import ScreenParams
 from lobsmith.units import NS_PER_S
@@ -29,7 +29,7 @@ class Accounting(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Lines of the source files; messages of a simulation."""
     kept: int
     set_aside: dict[str, int]
-    """Records that are not among the events, by reason (see `ledger.Reason`)."""
+    """Records that are not among the events, by reason (see `ledger.QuarantineReason`)."""
     faults: dict[str, int]
     """Incidents of the feed by name, however many records each has cost."""
     depth_messages: int
@@ -114,7 +114,7 @@ def close_account(ledger: Ledger, screen: Screen, level_updates: int) -> Account
         trades=ledger.trades,
         snapshots=ledger.snapshots,
         level_updates=level_updates,
-        sequence_breaks=ledger.faults[Reason.GAP],
+        sequence_breaks=ledger.faults[QuarantineReason.GAP],
         missing_trades=ledger.missing_trades,
         crossed=screen.crossed,
         mid_changes=screen.mid_changes,
@@ -154,7 +154,7 @@ def account(events: Events, limits: ScreenParams | None = None) -> Accounting:
     ledger.records = len(kinds) - int(np.count_nonzero(kinds == GAP))
     gaps = int(np.count_nonzero(kinds == GAP))
     if gaps:
-        ledger.faults[Reason.GAP] = gaps
+        ledger.faults[QuarantineReason.GAP] = gaps
     screen = Screen(limits or ScreenParams(), ledger, ticker_feed=True)
     screen.push(Batch(events, np.zeros(len(events), np.int64)))
     return close_account(ledger, screen, int(np.count_nonzero(events.kind == LEVEL)))

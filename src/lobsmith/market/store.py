@@ -27,7 +27,7 @@ from lobsmith.errors import DataError
 from lobsmith.files import exclusive_lock, fsync_directory, fsync_file, write_atomic
 from lobsmith.market.events import DTYPES, END, GAP, Events, concatenate
 from lobsmith.market.instrument import Instrument
-from lobsmith.market.readers import Feed
+from lobsmith.market.readers import ScreenedFeed
 from lobsmith.market.session import Accounting, Fingerprint, Session, add_accounts, going_on
 from lobsmith.units import NS_PER_DAY, NS_PER_S
 
@@ -127,7 +127,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def ingest(self, open_feed: Callable[[TextIO], Feed], *, replace: bool = False) -> Ingest:
+    def ingest(self, open_feed: Callable[[TextIO], ScreenedFeed], *, replace: bool = False) -> Ingest:
         """Read a feed to its end, into the store.
 
         Args:

@@ -22,7 +22,7 @@ from msgspec import Struct, UnsetType
 from lobsmith.drift.verdict import DriftCheck, DriftVerdict, Finding, Kind
 from lobsmith.monitoring import alerts
 from lobsmith.monitoring.live_evaluation import LIVE, Sources
-from lobsmith.monitoring.log.sessions import Session, Status, behind_ns, sessions_of
+from lobsmith.monitoring.log.sessions import ClientSession, Status, behind_ns, sessions_of
 from lobsmith.params import Params
 from lobsmith.release.repository.journal import serving_since
 from lobsmith.release.version.manifest import Manifest
@@ -58,7 +58,7 @@ class State(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Stream:
+class StreamState:
     """One instrument that clients are connected for.
 
     Attributes:
@@ -76,7 +76,7 @@ class Stream:
     since_ns: int
     asked_ns: int | None
     silent: bool
-    crashed: tuple[Session, ...]
+    crashed: tuple[ClientSession, ...]
     state: State
 
 
@@ -84,7 +84,7 @@ class Stream:
 class Connected:
     """The streams of a model in service; none where it is idle."""
 
-    streams: tuple[Stream, ...]
+    streams: tuple[StreamState, ...]
 
     @property
     def state(self) -> State:
@@ -103,7 +103,7 @@ class Connected:
         return {one.instrument: one.since_ns for one in self.streams if one.learnt}
 
     @property
-    def silent(self) -> tuple[Stream, ...]:
+    def silent(self) -> tuple[StreamState, ...]:
         """Streams whose rows have stopped."""
         return tuple(one for one in self.streams if one.silent)
 
@@ -113,7 +113,7 @@ class Connected:
         return all(one.asked_ns is not None for one in self.streams)
 
     @property
-    def crashed(self) -> tuple[Session, ...]:
+    def crashed(self) -> tuple[ClientSession, ...]:
         """Sessions whose client has crashed and that no later one has taken over."""
         return tuple(session for one in self.streams for session in one.crashed)
 
@@ -204,14 +204,14 @@ def _unlearnt(verdict: DriftVerdict) -> bool:
 
 def _stream(
     instrument: str,
-    sessions: list[Session],
+    sessions: list[ClientSession],
     active: Manifest,
     learnt: set[str],
     served_ns: int,
     now_ns: int,
     recent_ns: int,
     silent_ns: int,
-) -> Stream | None:
+) -> StreamState | None:
     opened = [one for one in sessions if one.status is Status.OPEN and not _left(one, sessions, now_ns - recent_ns)]
     crashed = [one for one in sessions if one.status is Status.CRASHED and not _taken_over(one, sessions)]
     if not (opened or crashed):
@@ -237,7 +237,7 @@ def _stream(
     known = not learnt or instrument in learnt
     if not known and state.name is StateName.LIVE:
         state = State(name=StateName.LIVE, detail="not learnt by this version, so that no drift is looked for")
-    return Stream(instrument, known, since_ns, asked_ns, silent, tuple(crashed), state)
+    return StreamState(instrument, known, since_ns, asked_ns, silent, tuple(crashed), state)
 
 
 def alert_connections(workspace: Workspace, active: Manifest, seen: Connected, now_ns: int) -> None:
@@ -263,19 +263,19 @@ def alert_connections(workspace: Workspace, active: Manifest, seen: Connected, n
         alerts.resolve(workspace, alerts.CLIENT_CRASHED, model, state)
 
 
-def ended_without_closing(session: Session, now_ns: int) -> str:
+def ended_without_closing(session: ClientSession, now_ns: int) -> str:
     """Describe a session whose client has crashed, in one line."""
     rows = "no row" if session.last_ns is None else f"last row {(now_ns - session.last_ns) / NS_PER_S:.0f} s ago"
     return f"session {session.session} of {session.process} ended without closing, {rows}"
 
 
-def _left(session: Session, sessions: list[Session], since_ns: int) -> bool:
+def _left(session: ClientSession, sessions: list[ClientSession], since_ns: int) -> bool:
     """Say whether nothing but its file is left of a session that began before the machine was started anew."""
     silent = session.last_ns is None or session.last_ns < since_ns
     return not session.seen and silent and _taken_over(session, sessions)
 
 
-def _taken_over(session: Session, sessions: list[Session]) -> bool:
+def _taken_over(session: ClientSession, sessions: list[ClientSession]) -> bool:
     """Say whether a client has come since that got rows, or was closed in order."""
     return any(
         one.started_ns > session.started_ns and (one.last_ns is not None or one.status is Status.CLOSED)
@@ -283,7 +283,7 @@ def _taken_over(session: Session, sessions: list[Session]) -> bool:
     )
 
 
-def _since(opened: list[Session], sessions: list[Session], recent_ns: int) -> int:
+def _since(opened: list[ClientSession], sessions: list[ClientSession], recent_ns: int) -> int:
     """Return the start of the oldest open session, or of the run of crashed ones that it follows without a pause.
 
     A client that crashes and is started again every few minutes is not for ever a new one.

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from lobsmith.monitoring.live_evaluation import LIVE
-from lobsmith.monitoring.log.sessions import Session, Status, sessions_of
+from lobsmith.monitoring.log.sessions import ClientSession, Status, sessions_of
 from lobsmith.params import Params
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.release.version.names import candidate_model
@@ -118,7 +118,7 @@ def _folder(workspace: Workspace) -> Path:
     return workspace.predictions / "waiting"
 
 
-def _is_open(session: Session, since_ns: int) -> bool:
+def _is_open(session: ClientSession, since_ns: int) -> bool:
     """Say whether a client is connected; one from before the machine was started anew only as long as rows come."""
     return session.status is Status.OPEN and (session.seen or (session.last_ns or 0) >= since_ns)
 

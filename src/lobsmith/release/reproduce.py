@@ -49,7 +49,7 @@ _ANSWERS = ("probabilities", "outlook", "next_state")
 Told = Callable[[str], None]
 
 
-class Change(Struct, frozen=True, kw_only=True):
+class ChangedInput(Struct, frozen=True, kw_only=True):
     """Something with a name, as the manifest has it and as it is here."""
 
     name: str
@@ -82,8 +82,8 @@ class Reproduced(Struct, frozen=True, kw_only=True):
     reason: str
     data: str
     data_fingerprint: str
-    environment: tuple[Change, ...]
-    files: tuple[Change, ...]
+    environment: tuple[ChangedInput, ...]
+    files: tuple[ChangedInput, ...]
     golden_difference: float
     golden_tolerance: float
     metrics: tuple[Metric, ...]
@@ -93,12 +93,12 @@ class Reproduced(Struct, frozen=True, kw_only=True):
 
 def environment_changes(
     published: Environment, here: Environment, published_commit: str | None, commit: str | None
-) -> tuple[Change, ...]:
+) -> tuple[ChangedInput, ...]:
     """Return what of the environment is not as it was, by name; of the packages each for itself."""
     before, now = _flat(published, published_commit), _flat(here, commit)
     names = dict.fromkeys(chain(before, now))
     return tuple(
-        Change(name=name, published=before.get(name), here=now.get(name))
+        ChangedInput(name=name, published=before.get(name), here=now.get(name))
         for name in names
         if before.get(name) != now.get(name)
     )
@@ -133,11 +133,11 @@ def metric_changes(
 
 
 def judge(
-    files: Sequence[Change],
+    files: Sequence[ChangedInput],
     golden_difference: float,
     golden_tolerance: float,
     metrics: Sequence[Metric],
-    environment: Sequence[Change],
+    environment: Sequence[ChangedInput],
 ) -> tuple[str, str]:
     """Return the verdict and its reason."""
     changed = [one.name for one in files if one.published != one.here]
@@ -207,7 +207,7 @@ def reproduce(
         made, parts = _train(params, candidate, scratch, told)
         files = {MODEL: made.model, STEP: made.step, **_described(manifest, params, scratch, told)}
         changes = tuple(
-            Change(name=name, published=manifest.files[name], here=sha256_file(path))
+            ChangedInput(name=name, published=manifest.files[name], here=sha256_file(path))
             for name, path in files.items()
             if name in manifest.files
         )
@@ -329,7 +329,7 @@ def _compare(
     market: Path,
     made: Candidate,
     parts: Sequence[Part],
-    files: tuple[Change, ...],
+    files: tuple[ChangedInput, ...],
     kept: Path | None,
     told: Told,
 ) -> Reproduced:

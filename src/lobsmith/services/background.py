@@ -14,7 +14,7 @@ from pathlib import Path
 from lobsmith.errors import ServiceError
 from lobsmith.services.logs import SUPERVISOR, Output, log_folder
 from lobsmith.services.run import Run, holder, read_run, unusable
-from lobsmith.services.service import ServiceState, State
+from lobsmith.services.service import Phase, ServiceState
 from lobsmith.workspace import Workspace
 
 READY_DEADLINE_S = 180.0
@@ -85,9 +85,9 @@ def _no_room(log: Path) -> str:
     return ", whose disk is full" if shutil.disk_usage(log.parent).free < _ROOM_BYTES else ""
 
 
-def _hopeless(state: State, restarts: int) -> bool:
+def _hopeless(state: Phase, restarts: int) -> bool:
     # What waits for a service that does not come up cannot come up either.
-    return state is State.WAITING or restarts >= _HOPELESS_RESTARTS
+    return state is Phase.WAITING or restarts >= _HOPELESS_RESTARTS
 
 
 def end_run(workspace: Workspace) -> Run | None:

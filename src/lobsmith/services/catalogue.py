@@ -12,7 +12,7 @@ from lobsmith.errors import ServiceError, TritonMissingError
 from lobsmith.monitoring.drift.evidently_ui import UI_HEALTH, evidently_workspace, ui_command, ui_environment
 from lobsmith.params import Params
 from lobsmith.services.flows.register import OVERRIDES
-from lobsmith.services.service import Probe, Service, State, answers, why_away
+from lobsmith.services.service import Phase, Probe, Service, answers, why_away
 from lobsmith.serving.endpoint import read_endpoint
 from lobsmith.serving.ports import HOST, Port
 from lobsmith.serving.triton.embedded import PORTS, is_ready, ports_of
@@ -69,7 +69,7 @@ def _prefect(workspace: Workspace, params: Params) -> tuple[Service, str]:
     # An address of ours may still be set from an earlier session.
     if given and given not in (api, api.replace(HOST, "localhost")):
         _check_reachable(PREFECT_API, given)
-        instead = (State.ELSEWHERE, f"{PREFECT_API} names this server")
+        instead = (Phase.ELSEWHERE, f"{PREFECT_API} names this server")
         return Service(name="prefect", folder=workspace.root, address=given, instead=instead), given
     environment = {
         "PREFECT_HOME": str(workspace.prefect),
@@ -119,7 +119,7 @@ def _mlflow(workspace: Workspace, params: Params) -> Service:
     given = os.environ.get(MLFLOW_URI, "")
     if given and not given.startswith(SQLITE):
         _check_reachable(MLFLOW_URI, given.rstrip("/"))
-        instead = (State.ELSEWHERE, f"{MLFLOW_URI} names this server")
+        instead = (Phase.ELSEWHERE, f"{MLFLOW_URI} names this server")
         return Service(name="mlflow", folder=workspace.root, address=given, instead=instead)
     port = params.services.mlflow_port
     return Service(
@@ -138,7 +138,7 @@ def _triton(workspace: Workspace, params: Params) -> Service:
     try:
         check_installation(find_triton())
     except TritonMissingError as error:
-        return Service(name="triton", folder=workspace.root, instead=(State.MISSING, str(error)))
+        return Service(name="triton", folder=workspace.root, instead=(Phase.MISSING, str(error)))
     options = [part for name in PORTS for part in (f"--{name.replace('_', '-')}", str(getattr(serving, name)))]
     return Service(
         name="triton",

@@ -61,7 +61,7 @@ class Child:
             self.kill()
             self._process.wait()
             raise
-        self.look = Look(service, self.pid, self._output, beats, wake)
+        self.look = ReadinessProbe(service, self.pid, self._output, beats, wake)
 
     @property
     def pid(self) -> int:
@@ -101,7 +101,7 @@ class Child:
         os.close(self.pidfd)
 
 
-class Look:
+class ReadinessProbe:
     """A thread that finds out whether a service answers; a server that hangs must not hold the supervisor up.
 
     `why` is why it is not ready or does not answer, None where it does; `silent_since` tells since when, on the

@@ -16,7 +16,7 @@ _FIRST_PERIOD_S = 1.0
 
 
 class InService(Struct, frozen=True, kw_only=True):
-    """What the record of a model's mode says: a part of `ModeState`, without the libraries that the rest needs."""
+    """What the record of a model's mode says: a part of `PublishedMode`, without the libraries that the rest needs."""
 
     model: str
     version: int

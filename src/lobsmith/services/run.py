@@ -13,7 +13,7 @@ from lobsmith import jsonl
 from lobsmith.errors import ServiceError
 from lobsmith.files import write_atomic
 from lobsmith.process import Process
-from lobsmith.services.service import NEVER_STARTED, ServiceState, State
+from lobsmith.services.service import NEVER_STARTED, Phase, ServiceState
 from lobsmith.workspace import Workspace
 
 
@@ -28,7 +28,7 @@ class Run(Struct, frozen=True, kw_only=True):
     @property
     def unready(self) -> tuple[ServiceState, ...]:
         """The services that are started here and are neither ready nor at their own end."""
-        settled = (State.READY, State.FINISHED, *NEVER_STARTED)
+        settled = (Phase.READY, Phase.FINISHED, *NEVER_STARTED)
         return tuple(one for one in self.services if one.state not in settled)
 
 
@@ -69,7 +69,7 @@ def read_run(workspace: Workspace) -> Run | None:
 def running_prefect(workspace: Workspace) -> str | None:
     """Return the address of the Prefect server that `lobsmith up` uses here, None where there is none that is ready."""
     run = read_run(workspace)
-    there = (State.READY, State.ELSEWHERE)
+    there = (Phase.READY, Phase.ELSEWHERE)
     ready = run is not None and any(one.name == "prefect" and one.state in there for one in run.services)
     return run.prefect_api if run is not None and ready else None
 

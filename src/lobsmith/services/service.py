@@ -19,7 +19,7 @@ DRAIN_S = 3
 _ANSWER_DEADLINE_S = 5.0
 
 
-class State(StrEnum):
+class Phase(StrEnum):
     """The state of a service."""
 
     WAITING = "waiting"
@@ -39,7 +39,7 @@ class State(StrEnum):
     """This machine cannot run it."""
 
 
-NEVER_STARTED = (State.ELSEWHERE, State.MISSING)
+NEVER_STARTED = (Phase.ELSEWHERE, Phase.MISSING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class Service:
     """Time that it has to end after SIGTERM before it is killed, s."""
     finishes: bool = False
     """Whether exit status 0 is its own end, after which it is not started again."""
-    instead: tuple[State, str] | None = None
+    instead: tuple[Phase, str] | None = None
 
 
 class ServiceState(Struct, frozen=True, kw_only=True):
@@ -86,7 +86,7 @@ class ServiceState(Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    state: State
+    state: Phase
     why: str = ""
     address: str = ""
     page: bool = False

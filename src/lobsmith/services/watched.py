@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lobsmith.errors import PortBusyError
 from lobsmith.services.child import Child
-from lobsmith.services.service import NEVER_STARTED, Service, ServiceState, State
+from lobsmith.services.service import NEVER_STARTED, Phase, Service, ServiceState
 from lobsmith.serving.ports import check_free
 
 FIRST_BACKOFF_S = 0.25
@@ -15,7 +15,7 @@ STEADY_S = 60.0
 """Time that a service has to run before its next end counts as the first one again, s."""
 SLOW_START_S = 15.0
 """Time after which a service that is still starting is asked why, s."""
-_SETTLED = (State.FINISHED, State.STOPPED, *NEVER_STARTED)
+_SETTLED = (Phase.FINISHED, Phase.STOPPED, *NEVER_STARTED)
 
 
 class Watched:
@@ -34,7 +34,7 @@ class Watched:
         self._log = log
         self._mark = mark
         self._wake = wake
-        self._state, self._why = service.instead or (State.WAITING, "")
+        self._state, self._why = service.instead or (Phase.WAITING, "")
         self._restarts = 0
         self._in_a_row = 0
         self._due_s = 0.0
@@ -57,9 +57,9 @@ class Watched:
     @property
     def due_s(self) -> float | None:
         """When it is started again, on the monotonic clock; None where that is not planned."""
-        return self._due_s if self._state is State.RESTARTING else None
+        return self._due_s if self._state is Phase.RESTARTING else None
 
-    def step(self, others: Mapping[str, State]) -> None:
+    def step(self, others: Mapping[str, Phase]) -> None:
         """Do what is due: start, start again, or take note of how its process does.
 
         Args:
@@ -69,12 +69,12 @@ class Watched:
             return
         if self.child is not None:
             self._watch(self.child)
-        elif self._state is State.RESTARTING:
+        elif self._state is Phase.RESTARTING:
             if time.monotonic() >= self._due_s:
                 self._start()
         else:
-            settled = (State.READY, *NEVER_STARTED)
-            missing = [name for name in self.service.after if others.get(name, State.READY) not in settled]
+            settled = (Phase.READY, *NEVER_STARTED)
+            missing = [name for name in self.service.after if others.get(name, Phase.READY) not in settled]
             self._why = f"for {' and '.join(missing)}" if missing else ""
             if not missing:
                 self._start()
@@ -93,7 +93,7 @@ class Watched:
                 child.kill()
         self._forget()
         if self._state not in _SETTLED:
-            self._say(State.STOPPED, "")
+            self._say(Phase.STOPPED, "")
 
     def _start(self) -> None:
         try:
@@ -104,9 +104,9 @@ class Watched:
         except OSError as error:
             self._again(f"{error.filename or 'a process'}: {error.strerror}", ran_s=0.0)
         else:
-            self._say(State.STARTING, "")
+            self._say(Phase.STARTING, "")
             if self.child.look.why is None:
-                self._say(State.READY, "")
+                self._say(Phase.READY, "")
 
     def _watch(self, child: Child) -> None:
         now = time.monotonic()
@@ -114,7 +114,7 @@ class Watched:
         if child.ended():
             if self.service.finishes and child.exit_code == 0:
                 self._forget()
-                self._say(State.FINISHED, "")
+                self._say(Phase.FINISHED, "")
             else:
                 why = child.how_it_ended()
                 self._forget()
@@ -122,16 +122,16 @@ class Watched:
             return
         trouble = child.look.why
         if trouble is None:
-            self._say(State.READY, "")
-        elif self._state is State.STARTING:
+            self._say(Phase.READY, "")
+        elif self._state is Phase.STARTING:
             if ran_s > self.service.start_deadline_s:
                 self._kill(child, f"not ready within {self.service.start_deadline_s:g} s: {trouble}", ran_s)
             elif ran_s > SLOW_START_S:
-                self._say(State.STARTING, trouble)
+                self._say(Phase.STARTING, trouble)
         elif now - child.look.silent_since > self.service.silent_s:
             self._kill(child, f"no answer for {self.service.silent_s:g} s: {trouble}", ran_s)
         else:
-            self._say(State.SILENT, trouble)
+            self._say(Phase.SILENT, trouble)
 
     def _kill(self, child: Child, why: str, ran_s: float) -> None:
         child.kill()
@@ -144,12 +144,12 @@ class Watched:
         self._in_a_row = min(self._in_a_row + 1, 16)
         self._restarts += 1
         self._due_s = time.monotonic() + pause_s
-        self._say(State.RESTARTING, f"{why}; again in {pause_s:g} s")
+        self._say(Phase.RESTARTING, f"{why}; again in {pause_s:g} s")
 
     def _forget(self) -> None:
         if self.child is not None:
             self.child.close()
             self.child = None
 
-    def _say(self, state: State, why: str) -> None:
+    def _say(self, state: Phase, why: str) -> None:
         self._state, self._why = state, why

@@ -9,7 +9,7 @@ from typing import TextIO
 from msgspec import Struct
 
 from lobsmith.errors import DataError
-from lobsmith.market.readers import Feed, open_captures, screen_session
+from lobsmith.market.readers import ScreenedFeed, open_captures, screen_session
 from lobsmith.market.simulator import simulate
 from lobsmith.market.store import Ingest, Store
 from lobsmith.market.venues.formats import group_by_instrument
@@ -75,7 +75,7 @@ def ingest(data: DataParams, captures: Sequence[Path] | None, destination: Path,
     errors = dict(failed)
     for name, paths in groups.items():
 
-        def open_feed(listing: TextIO, paths: list[Path] = paths) -> Feed:
+        def open_feed(listing: TextIO, paths: list[Path] = paths) -> ScreenedFeed:
             return open_captures(paths, data.screen, listing)
 
         try:

@@ -24,7 +24,7 @@ _PROGRESS_ROWS = 256
 _PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
 
 
-class Score(Struct, frozen=True, kw_only=True):
+class HorizonQuality(Struct, frozen=True, kw_only=True):
     """Quality of the answers at one horizon: log-loss in nats a row."""
 
     horizon_ms: int
@@ -51,7 +51,7 @@ class ActionSummary(Struct, frozen=True, kw_only=True):
     last: str | None
 
 
-class Measured(Struct, frozen=True, kw_only=True):
+class ReplayResult(Struct, frozen=True, kw_only=True):
     """The outcome of a replay; latencies in microseconds, each from the row's hand-over to its answer.
 
     `recorded` says what went into the prediction log, None where nothing was to; `acting` what might have been done
@@ -62,7 +62,7 @@ class Measured(Struct, frozen=True, kw_only=True):
     answered: int
     reasons: dict[str, int]
     versions: list[int]
-    scores: list[Score]
+    scores: list[HorizonQuality]
     latency_us: dict[str, float]
     recorded: Recorded | None = None
     acting: ActionSummary | None = None
@@ -76,7 +76,7 @@ def replay(
     *,
     limit: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Measured:
+) -> ReplayResult:
     """Step a stream through a dataset's rows from row `first` on and score its answers.
 
     The stream is reset at each gap. Rows that come before the first prime it; their answers do not count.
@@ -113,7 +113,7 @@ def replay(
                 on_progress(done, len(rows))
     latencies = np.array(answers.latencies_ns, np.int64)
     answered = ~np.isnan(answers.probabilities).any(axis=(1, 2))
-    return Measured(
+    return ReplayResult(
         rows=len(rows),
         answered=int(answered.sum()),
         reasons=dict(answers.reasons),
@@ -180,7 +180,7 @@ def replayed_rows(dataset: Dataset, first: int, limit: int | None = None) -> npt
 
 def score(
     probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int8], horizons_ms: tuple[int, ...]
-) -> list[Score]:
+) -> list[HorizonQuality]:
     """Score probabilities against labels at each horizon; a row without an answer or without a label is left out.
 
     Args:
@@ -193,7 +193,7 @@ def score(
         known = (labels[:, h] != UNKNOWN) & np.isfinite(probabilities[:, h]).all(axis=1)
         p, y = probabilities[known, h], labels[known, h].astype(np.int64)
         scores.append(
-            Score(
+            HorizonQuality(
                 horizon_ms=horizon,
                 rows=len(y),
                 accuracy=float(np.mean(p.argmax(axis=1) == y)) if len(y) else float("nan"),

@@ -192,7 +192,7 @@ def content(one: DriftCheck | None = None, count: int = 60, **changed) -> Conten
     return msgspec.structs.replace(said, **changed)
 
 
-def keep(workspace: Workspace, params: Params, said: Content) -> history.Line:
+def keep(workspace: Workspace, params: Params, said: Content) -> history.PastCheck:
     """Keep a look as a monitor run does, without drawing it."""
     folder = history.new_folder(workspace, said.look)
     (folder / history.PAGE).write_text("a page")

@@ -8,7 +8,7 @@ import pytest
 from lobsmith.drift.shifts import between
 from lobsmith.drift.verdict import Finding, Kind
 from lobsmith.monitoring.drift.answers import concept_drift, prediction_drift, usual
-from lobsmith.monitoring.drift.history import Found, Line
+from lobsmith.monitoring.drift.history import Found, PastCheck
 from lobsmith.monitoring.drift.live_window import CurrentWindow, no_rows
 from lobsmith.online.answers import Answers
 from lobsmith.online.evidence import ROLL_BACK
@@ -44,7 +44,7 @@ def traffic(seconds: float, seed: int = 0, loss: float = 0.5, late: float = 0.5)
     return answers(time_ns, np.clip(level + wander, 0.01, 5), seed=seed)
 
 
-def line(verdict, looked_ns: int) -> Line:
+def line(verdict, looked_ns: int) -> PastCheck:
     found = Found(
         kind=verdict.kind,
         finding=verdict.finding,
@@ -52,7 +52,7 @@ def line(verdict, looked_ns: int) -> Line:
         recent_from_ns=verdict.recent_from_ns,
         recent_until_ns=verdict.recent_until_ns,
     )
-    return Line(looked_ns=looked_ns, version=1, instrument="simulator:SIM", folder="", found=(found,))
+    return PastCheck(looked_ns=looked_ns, version=1, instrument="simulator:SIM", folder="", found=(found,))
 
 
 def looks(judge, shown: Answers, seconds: float, every: int = RECENT) -> list:
@@ -65,11 +65,11 @@ def looks(judge, shown: Answers, seconds: float, every: int = RECENT) -> list:
     return verdicts
 
 
-def prediction(seen: CurrentWindow, history: list[Line]):
+def prediction(seen: CurrentWindow, history: list[PastCheck]):
     return prediction_drift(seen, history, PARAMS.drift, LEVEL)
 
 
-def concept(seen: CurrentWindow, history: list[Line]):
+def concept(seen: CurrentWindow, history: list[PastCheck]):
     return concept_drift(seen, history, PARAMS, LEVEL, None)
 
 

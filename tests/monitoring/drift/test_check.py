@@ -18,7 +18,7 @@ from lobsmith.errors import DataError
 from lobsmith.features.definitions import COUNT
 from lobsmith.files import sha256_file
 from lobsmith.monitoring.drift.check import StreamCheck, check_drift, together
-from lobsmith.monitoring.drift.history import Found, Line, as_line
+from lobsmith.monitoring.drift.history import Found, PastCheck, as_line
 from lobsmith.monitoring.drift.live_window import CurrentWindow, no_rows, read_current_window
 from lobsmith.monitoring.live_evaluation import LIVE
 from lobsmith.monitoring.log.writer import LogWriter, Source, log_path
@@ -72,7 +72,7 @@ def log(
         writer.add_raw(instrument, row=np.arange(count), raw=current.raw, **times)
 
 
-def look(tmp_path: Path, params: Params, active: Manifest, before: tuple[Line, ...] = ()) -> list[DriftCheck]:
+def look(tmp_path: Path, params: Params, active: Manifest, before: tuple[PastCheck, ...] = ()) -> list[DriftCheck]:
     found = check_drift(Workspace(tmp_path), params, active, NO_FALLBACK, now_ns=NOW_NS, before=before)
     return [one.look for one in found]
 
@@ -146,7 +146,7 @@ def test_only_streams_with_a_client_are_looked_at_and_a_new_one_may_have_few_row
 def test_what_another_version_answered_is_not_what_is_usual(tmp_path, params, active, version, past):
     log(Workspace(tmp_path), params, SPOT, 300)
     before = tuple(
-        Line(
+        PastCheck(
             looked_ns=until,
             version=version,
             instrument=SPOT,

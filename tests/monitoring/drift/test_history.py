@@ -20,12 +20,12 @@ class Project:
     workspace: Workspace
     params: Params
 
-    def keep(self, back: int, **changed) -> history.Line:
+    def keep(self, back: int, **changed) -> history.PastCheck:
         """Keep a look `back` periods ago."""
         look = drifted.look(looked_ns=drifted.NOW_NS - back * 300 * drifted.S)
         return drifted.keep(self.workspace, self.params, drifted.content(look, 0, **changed))
 
-    def read(self) -> list[history.Line]:
+    def read(self) -> list[history.PastCheck]:
         return history.read(self.workspace, drifted.MODEL)
 
     @property

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from lobsmith.drift.verdict import DriftCheck, Finding, Kind
-from lobsmith.monitoring.mode.machine import Mode, ModeState, asks_retrain, step, wait
+from lobsmith.monitoring.mode.machine import Mode, PublishedMode, asks_retrain, step, wait
 from lobsmith.monitoring.state import State, StateName
 from lobsmith.params import ModeParams
 from tests.monitoring.drift.looks import CALM, DRIFT, MISSING, UNKNOWN, S, at, look, looks
@@ -39,7 +39,9 @@ params = st.builds(
 )
 
 
-def run(taken: Sequence[DriftCheck], given: ModeParams = PARAMS, record: ModeState | None = None) -> list[ModeState]:
+def run(
+    taken: Sequence[DriftCheck], given: ModeParams = PARAMS, record: PublishedMode | None = None
+) -> list[PublishedMode]:
     records = []
     for one in taken:
         record = step(record, one, given, one.looked_ns)
@@ -52,8 +54,10 @@ def modes(*found: tuple[Finding, ...] | Finding, given: ModeParams = PARAMS) -> 
     return [one.mode for one in run(taken, given)]
 
 
-def in_mode(mode: Mode, **changes) -> ModeState:
-    return ModeState(**{"model": "lob", "version": 1, "mode": mode, "since_ns": at(-1), "reason": "a test"} | changes)
+def in_mode(mode: Mode, **changes) -> PublishedMode:
+    return PublishedMode(
+        **{"model": "lob", "version": 1, "mode": mode, "since_ns": at(-1), "reason": "a test"} | changes
+    )
 
 
 CONCEPT = (CALM, CALM, DRIFT)
@@ -95,7 +99,7 @@ def test_a_look_at_nothing_is_missing_data() -> None:
     assert run([nothing])[-1].mode is C
 
 
-def waited(record: ModeState | None, number: int, version: int = 1) -> ModeState:
+def waited(record: PublishedMode | None, number: int, version: int = 1) -> PublishedMode:
     return wait(record, "lob", version, IDLE, at(number))
 
 

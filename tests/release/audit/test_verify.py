@@ -4,7 +4,7 @@ import pytest
 
 from lobsmith.errors import LobsmithError
 from lobsmith.release.audit.repair import repair
-from lobsmith.release.audit.verify import Kind, verify
+from lobsmith.release.audit.verify import IntegrityKind, verify
 from lobsmith.release.context import Release
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.writer import sole_writer
@@ -42,7 +42,7 @@ def test_an_unsound_version_leaves_while_a_sound_one_remains(workspace, reposito
     bad = listed[which]
     (repository.directory("toy", bad) / "golden.safetensors").write_bytes(b"")
     found = verify(workspace)
-    assert (Kind.UNSOUND, "toy", bad, True) in kinds(found)
+    assert (IntegrityKind.UNSOUND, "toy", bad, True) in kinds(found)
     assert "golden.safetensors: changed" in found[0].words or "golden.safetensors: changed" in found[1].words
     assert mend(workspace) == []
     assert repository.listed("toy") == [version for version in listed if version != bad]
@@ -57,7 +57,7 @@ def test_the_last_good_version_is_never_taken_away(workspace, repository):
         (repository.directory("toy", version) / "model.onnx").unlink()
     before = repository.listed("toy")
     found = verify(workspace)
-    assert {one.safe for one in found if (one.kind, one.model) == (Kind.UNSOUND, "toy")} == {False}
+    assert {one.safe for one in found if (one.kind, one.model) == (IntegrityKind.UNSOUND, "toy")} == {False}
     mend(workspace)
     assert repository.listed("toy") == repository.versions("toy") == before
     assert verify(workspace) != []
@@ -80,8 +80,8 @@ def test_what_is_foreign_is_set_aside(workspace, repository):
         (place / "file").write_text("somebody's")
     (home / "99").symlink_to("01")
     assert kinds(verify(workspace)) == [
-        *[(Kind.FOREIGN, None, None, True)] * 2,
-        *[(Kind.FOREIGN, "toy", None, True)] * 4,
+        *[(IntegrityKind.FOREIGN, None, None, True)] * 2,
+        *[(IntegrityKind.FOREIGN, "toy", None, True)] * 4,
     ]
     assert mend(workspace) == []
     assert not any(place.exists() for place in places)
@@ -93,7 +93,7 @@ def test_a_model_of_somebody_else_is_named_and_left_alone(workspace, repository)
     folder = repository.root / "tokenizer"
     (folder / "1").mkdir(parents=True)
     (folder / "config.pbtxt").write_text('name: "tokenizer"\nbackend: "python"\n')
-    assert kinds(verify(workspace)) == [(Kind.POLICY, "tokenizer", None, False)]
+    assert kinds(verify(workspace)) == [(IntegrityKind.POLICY, "tokenizer", None, False)]
     mend(workspace)
     assert (folder / "config.pbtxt").is_file()
 
@@ -104,8 +104,8 @@ def test_a_lost_configuration_is_written_anew(workspace, repository, damage):
     before = path.read_bytes()
     damage(path)
     found = verify(workspace)
-    assert (Kind.POLICY, "toy", None, True) in kinds(found)
-    repair(Release(workspace, PARAMS), [one for one in found if one.kind is Kind.POLICY])
+    assert (IntegrityKind.POLICY, "toy", None, True) in kinds(found)
+    repair(Release(workspace, PARAMS), [one for one in found if one.kind is IntegrityKind.POLICY])
     assert path.read_bytes() == before
     assert verify(workspace) == []
 
@@ -115,8 +115,8 @@ def test_leftovers_of_the_dead_are_cleared_and_those_of_the_living_left(workspac
     repository.config_path("toy").with_name(".config.pbtxt.x1").write_text("half")
     shutil.copytree(repository.directory("toy", repository.active("toy")), repository.root / "toy" / "20990101000000")
     with sole_writer(Release(workspace, PARAMS), "publish toy"):
-        assert {one.kind for one in verify(workspace)} == {Kind.UNSOUND}
-    assert {Kind.LEFTOVER, Kind.UNSOUND} == {one.kind for one in verify(workspace)}
+        assert {one.kind for one in verify(workspace)} == {IntegrityKind.UNSOUND}
+    assert {IntegrityKind.LEFTOVER, IntegrityKind.UNSOUND} == {one.kind for one in verify(workspace)}
     assert mend(workspace) == []
     assert verify(workspace) == []
     assert list(workspace.staging.iterdir()) == []
@@ -132,8 +132,8 @@ def test_lines_that_the_journal_lacks_are_written(workspace, repository):
     shutil.rmtree(repository.directory("toy", first))
     repository.list_versions("toy", [second, third])
     assert kinds(verify(workspace)) == [
-        (Kind.JOURNAL, "toy", second, True),
-        (Kind.JOURNAL, "toy", first, True),
+        (IntegrityKind.JOURNAL, "toy", second, True),
+        (IntegrityKind.JOURNAL, "toy", first, True),
     ]
     assert mend(workspace) == []
     assert verify(workspace) == []
@@ -145,10 +145,13 @@ def test_a_policy_that_was_edited_is_journaled_and_what_it_leaves_out_set_aside(
     _, second, third = repository.listed("toy")
     repository.list_versions("toy", [second])
     found = verify(workspace)
-    assert {one.kind for one in found} == {Kind.UNLISTED, Kind.JOURNAL, Kind.LEFTOVER, Kind.COMPANION} & {
-        one.kind for one in found
-    }
-    assert (Kind.UNLISTED, "toy", third, True) in kinds(found)
+    assert {one.kind for one in found} == {
+        IntegrityKind.UNLISTED,
+        IntegrityKind.JOURNAL,
+        IntegrityKind.LEFTOVER,
+        IntegrityKind.COMPANION,
+    } & {one.kind for one in found}
+    assert (IntegrityKind.UNLISTED, "toy", third, True) in kinds(found)
     assert mend(workspace) == []
     assert verify(workspace) == []
     assert repository.versions("toy") == [second]
@@ -157,7 +160,7 @@ def test_a_policy_that_was_edited_is_journaled_and_what_it_leaves_out_set_aside(
 
 def test_plans_without_their_model_are_set_aside(workspace, repository):
     shutil.rmtree(repository.root / "toy")
-    assert Kind.COMPANION in {one.kind for one in verify(workspace)}
+    assert IntegrityKind.COMPANION in {one.kind for one in verify(workspace)}
     assert mend(workspace) == []
     assert repository.models() == ["toy_candidate"]
     assert verify(workspace) == []
@@ -167,7 +170,9 @@ def test_a_server_that_serves_something_else_is_told(workspace, repository):
     listed = repository.listed("toy")
     served = {"toy": [7, listed[0]], "toy_candidate": repository.listed("toy_candidate"), "gone": [1], "toy_trt": []}
     found = verify(workspace, served)
-    assert kinds(found) == [(Kind.SERVED, "toy", None, True)] * 2 + [(Kind.SERVED, "gone", None, True)]
+    assert kinds(found) == [(IntegrityKind.SERVED, "toy", None, True)] * 2 + [
+        (IntegrityKind.SERVED, "gone", None, True)
+    ]
     failures = repair(Release(workspace, PARAMS), found, served=served)
     assert {why for _, why in failures} == {"toy: no server runs here any more", "gone: no server runs here any more"}
 
@@ -187,7 +192,10 @@ def test_a_server_that_serves_something_else_is_told(workspace, repository):
 def test_a_journal_that_cannot_be_read_hides_nothing_else(workspace, repository):
     workspace.journal.write_text("nonsense\n")
     (repository.root / "toy" / "01").mkdir()
-    assert kinds(verify(workspace)) == [(Kind.JOURNAL, None, None, False), (Kind.FOREIGN, "toy", None, True)]
+    assert kinds(verify(workspace)) == [
+        (IntegrityKind.JOURNAL, None, None, False),
+        (IntegrityKind.FOREIGN, "toy", None, True),
+    ]
     with pytest.raises(LobsmithError, match="not a journal entry"):
         promote(Release(workspace, PARAMS), repository.directory("toy", repository.active("toy")), model="toy")
 
@@ -196,7 +204,7 @@ def test_a_journal_that_cannot_be_read_hides_nothing_else(workspace, repository)
 def test_a_policy_that_names_no_version_is_written_anew(workspace, repository, number):
     path, listed = repository.config_path("toy"), repository.listed("toy")
     path.write_text(path.read_text().replace("specific {", f"specific {{ versions: {number}"))
-    assert kinds(verify(workspace)) == [(Kind.POLICY, "toy", None, True)]
+    assert kinds(verify(workspace)) == [(IntegrityKind.POLICY, "toy", None, True)]
     assert mend(workspace) == []
     assert repository.listed("toy") == listed
     assert verify(workspace) == []

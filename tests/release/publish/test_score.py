@@ -9,7 +9,7 @@ from lobsmith.compress.runtime import session
 from lobsmith.errors import DeadlineError, ReleaseError
 from lobsmith.files import sha256_file
 from lobsmith.release.audit.repair import repair
-from lobsmith.release.audit.verify import Kind, verify
+from lobsmith.release.audit.verify import IntegrityKind, verify
 from lobsmith.release.checks.model_file import check_score_file
 from lobsmith.release.checks.score_validation import check_score
 from lobsmith.release.context import Release
@@ -127,7 +127,7 @@ def test_a_score_that_is_not_served_takes_nothing_down_and_is_tried_again(worksp
     assert version not in repository.listed("toy_drift")
     assert lines(workspace)[-1] == ("refused", version)
     [found] = verify(workspace)
-    assert (found.kind, found.model, found.version, found.safe) == (Kind.COMPANION, "toy", version, True)
+    assert (found.kind, found.model, found.version, found.safe) == (IntegrityKind.COMPANION, "toy", version, True)
 
     # It was refused a moment ago: once a minute would fill journal and disk.
     known = len(journal.read(workspace.journal))
@@ -155,7 +155,9 @@ def test_a_spoilt_score_is_made_anew_and_its_model_goes_on(workspace, repository
     (repository.directory("toy_drift", listed[which]) / "model.onnx").write_bytes(b"")
     assert repository.valid("toy") == (listed, {})
     found = verify(workspace)
-    assert [(one.kind, one.model, one.version) for one in found] == [(Kind.UNSOUND, "toy_drift", listed[which])]
+    assert [(one.kind, one.model, one.version) for one in found] == [
+        (IntegrityKind.UNSOUND, "toy_drift", listed[which])
+    ]
     assert mend(workspace) == []
     assert verify(workspace) == []
     assert repository.valid("toy_drift") == (listed, {})

@@ -30,7 +30,7 @@ from lobsmith.trading.live.capture import Capture
 from lobsmith.trading.live.feeds import PlayedFeed
 from lobsmith.trading.live.seconds import Second
 from lobsmith.trading.live.session import Lived, LiveOptions, run_live
-from lobsmith.trading.live.stream import State
+from lobsmith.trading.live.stream import StreamPhase
 from lobsmith.units import NS_PER_DAY, NS_PER_S
 from lobsmith.workspace import Workspace
 from tests.served import publish_small
@@ -121,7 +121,7 @@ def test_what_was_asked_is_what_the_capture_gives(workspace: Workspace, recorded
 
 def test_it_waits_for_a_model_and_captures_meanwhile(workspace: Workspace) -> None:
     session = Session(workspace, PlayedFeed([SimulatedFeed(3)]))
-    session.eventually(lambda: any(one.state is State.WAITING and one.rows_per_s for one in session.seconds))
+    session.eventually(lambda: any(one.state is StreamPhase.WAITING and one.rows_per_s for one in session.seconds))
     first = publish_small(workspace, PARAMS, seed=1).version
     session.eventually(lambda: session.seconds[-1].version == first)
     publish_small(workspace, PARAMS, seed=2, instruments=(OTHER,))
@@ -131,7 +131,7 @@ def test_it_waits_for_a_model_and_captures_meanwhile(workspace: Workspace) -> No
     assert lived.unasked > 0
     assert lived.answered == lived.recorded.logged > 0
     assert len([line for line in session.said if "waiting for a model" in line]) == 1
-    assert last.state is State.ANSWERING
+    assert last.state is StreamPhase.ANSWERING
     assert 0 <= last.up <= 1
     assert read_captures(captures(workspace)).accounting.faults == {}
 
@@ -141,7 +141,7 @@ def test_a_model_of_another_market_is_not_asked_and_the_feed_is_captured_for_the
     with pytest.raises(UnlearntInstrumentError, match="has learnt simulator:OTHER, not simulator:SIM"):
         Session(workspace, PlayedFeed([SimulatedFeed(3)]), capture=False).end(stop=False)
     session = Session(workspace, PlayedFeed([SimulatedFeed(3)]))
-    session.eventually(lambda: any(one.state is State.REFUSED and one.rows_per_s for one in session.seconds))
+    session.eventually(lambda: any(one.state is StreamPhase.REFUSED and one.rows_per_s for one in session.seconds))
     lived = session.end()
     assert (lived.answered, lived.recorded, len(captures(workspace))) == (0, None, 1)
     insisting = Session(workspace, PlayedFeed([SimulatedFeed(3)]), allow_other_instrument=True, capture=False)

@@ -15,7 +15,7 @@ from lobsmith.drift.reference import thinned
 from lobsmith.features.labels import direction_labels
 from lobsmith.monitoring.log.raw_rows import raw_rows
 from lobsmith.monitoring.log.reader import PredictionLog, answers, compared
-from lobsmith.monitoring.log.sessions import Session, Status, sessions_of
+from lobsmith.monitoring.log.sessions import ClientSession, Status, sessions_of
 from lobsmith.params import Params
 from lobsmith.process import start_ticks
 from lobsmith.release.repository.repository import Repository
@@ -92,7 +92,7 @@ def directly(workspace: Workspace, params: Params, model: str, **choose) -> np.n
     return np.concatenate(parts)
 
 
-def sessions(workspace: Workspace) -> list[Session]:
+def sessions(workspace: Workspace) -> list[ClientSession]:
     return sessions_of(workspace, "lob", active(workspace), ["live"], now_ns=clock.now_ns(), recent_ns=0)
 
 

@@ -18,8 +18,8 @@ from lobsmith.evaluation.results import (
     Confusion,
     Effect,
     Evaluation,
+    HorizonMetrics,
     Interval,
-    Score,
 )
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class Section:
     """What the page says of one horizon."""
 
     name: str
-    model: Score | None
-    scores: list[Score]
+    model: HorizonMetrics | None
+    scores: list[HorizonMetrics]
     best: list[str]
     comparisons: list[Comparison]
     shares: list[float] | None

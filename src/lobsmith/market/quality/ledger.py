@@ -18,7 +18,7 @@ LINE_BITS = 40
 """A place is `file number << LINE_BITS | line number`, lines counted from 1, in one int64."""
 
 
-class Reason(StrEnum):
+class QuarantineReason(StrEnum):
     """Why a record is set aside; the first nine are also the names of faults."""
 
     GAP = "gap"
@@ -76,19 +76,19 @@ class Ledger:
         self.files.append(path)
         return (len(self.files) - 1) << LINE_BITS
 
-    def aside(self, reason: Reason, place: int, local_time: int) -> None:
+    def aside(self, reason: QuarantineReason, place: int, local_time: int) -> None:
         """Set one record aside."""
         self.quarantined[reason] += 1
         if self._quarantine is not None:
             path, line = self.where(place)
             self._quarantine.write(f"{_quoted(path.name)},{line},{local_time},{reason}\n")
 
-    def all_aside(self, reason: Reason, places: Iterable[int], local_times: Iterable[int]) -> None:
+    def all_aside(self, reason: QuarantineReason, places: Iterable[int], local_times: Iterable[int]) -> None:
         """Set several records aside for one reason."""
         for place, local_time in zip(places, local_times, strict=True):
             self.aside(reason, int(place), int(local_time))
 
-    def fault(self, name: Reason) -> None:
+    def fault(self, name: QuarantineReason) -> None:
         """Count one incident."""
         self.faults[name] += 1
 

@@ -31,20 +31,20 @@ from lobsmith.market.capture_reader import Batch
 from lobsmith.market.events import ASK, BID, DTYPES, Events
 from lobsmith.market.payloads import ROW_DTYPE
 from lobsmith.market.quality import screen_loop as loop
-from lobsmith.market.quality.ledger import Ledger, Reason
+from lobsmith.market.quality.ledger import Ledger, QuarantineReason
 from lobsmith.params import ScreenParams
 from lobsmith.units import NS_PER_MS
 
 _ROOM = 1 << 14
 
 _REASONS = {
-    loop.CROSSED: Reason.CROSSED,
-    loop.LOCKED: Reason.LOCKED,
-    loop.NEGATIVE: Reason.NEGATIVE_LATENCY,
-    loop.STALE: Reason.STALE,
-    loop.STEP: Reason.CLOCK_STEP,
-    loop.DUPLICATE: Reason.DUPLICATE,
-    loop.LATE: Reason.OUT_OF_ORDER,
+    loop.CROSSED: QuarantineReason.CROSSED,
+    loop.LOCKED: QuarantineReason.LOCKED,
+    loop.NEGATIVE: QuarantineReason.NEGATIVE_LATENCY,
+    loop.STALE: QuarantineReason.STALE,
+    loop.STEP: QuarantineReason.CLOCK_STEP,
+    loop.DUPLICATE: QuarantineReason.DUPLICATE,
+    loop.LATE: QuarantineReason.OUT_OF_ORDER,
 }
 
 
@@ -105,7 +105,7 @@ class Screen:
             if reason == loop.PENDING:
                 self._pending.append((place, local))
             elif reason == loop.LOST:
-                self._ledger.aside(Reason.GAP, place, local)
+                self._ledger.aside(QuarantineReason.GAP, place, local)
             elif reason >= loop.CLOSES:
                 self._close(reason - loop.CLOSES)
             else:

@@ -31,7 +31,7 @@ from lobsmith.errors import CaptureError
 from lobsmith.market.capture_reader import Batch, Format
 from lobsmith.market.events import ASK, BID, CLEAR, DTYPES, END, GAP, LEVEL, TRADE, Events
 from lobsmith.market.instrument import Instrument
-from lobsmith.market.quality.ledger import Ledger, Reason
+from lobsmith.market.quality.ledger import Ledger, QuarantineReason
 from lobsmith.market.venues.captures import line_batches
 from lobsmith.units import NS_PER_MS
 
@@ -210,14 +210,14 @@ class _Reader:
         else:
             put = self._book.put(order, side, price, lots)
             if put is None:
-                self.ledger.fault(Reason.OUT_OF_ORDER)
-                self.ledger.aside(Reason.OUT_OF_ORDER, self._place, self._local)
+                self.ledger.fault(QuarantineReason.OUT_OF_ORDER)
+                self.ledger.aside(QuarantineReason.OUT_OF_ORDER, self._place, self._local)
                 return
             changed, left = put, lots
         if old is not None and left < old.lots:
             self._fills.append(_Fill(old.lots - left, order, old.side))
         if not self._whole:
-            self.ledger.aside(Reason.BEFORE_SNAPSHOT, self._place, self._local)
+            self.ledger.aside(QuarantineReason.BEFORE_SNAPSHOT, self._place, self._local)
         else:
             self._levels(changed)
 
@@ -286,7 +286,7 @@ class BitstampLogReader(_Reader):
         self.ledger.trades += 1
         price, lots = self._scaled(one.price, _TICKS), self._scaled(one.amount, _LOTS)
         if not price or not lots:
-            self.ledger.aside(Reason.EMPTY_TRADE, self._place, self._local)
+            self.ledger.aside(QuarantineReason.EMPTY_TRADE, self._place, self._local)
             return
         both = {fill.side: fill for fill in self._fills if fill.lots == lots}
         side = 0
@@ -299,7 +299,7 @@ class BitstampLogReader(_Reader):
     def _check(self, snapshot: _Snapshot) -> None:
         """Compare the best prices with the venue's."""
         self.ledger.snapshots += 1
-        self.ledger.aside(Reason.CHECK_SNAPSHOT, self._place, self._local)
+        self.ledger.aside(QuarantineReason.CHECK_SNAPSHOT, self._place, self._local)
         theirs = [self._scaled(side[0][0], _TICKS) if side else None for side in (snapshot.bids, snapshot.asks)]
         ours = [self._book.best(BID), self._book.best(ASK)]
         if None in theirs or None in ours:
@@ -310,7 +310,7 @@ class BitstampLogReader(_Reader):
         if all(agree) and not self._whole:
             self._begin()
         elif self._disagreed >= PATIENCE and self._whole:
-            self.ledger.fault(Reason.DISAGREES)
+            self.ledger.fault(QuarantineReason.DISAGREES)
             self._whole = False
             self._write(GAP, 0, 0, 0.0, 0, END)
 

@@ -27,7 +27,7 @@ from lobsmith.market.capture_reader import Batch, Format
 from lobsmith.market.events import ASK, BID, DTYPES, END, GAP, TRADE, Events
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.payloads import ROW_DTYPE
-from lobsmith.market.quality.ledger import Ledger, Reason
+from lobsmith.market.quality.ledger import Ledger, QuarantineReason
 from lobsmith.market.venues.depth_snapshots import DisorderError, Ladders
 from lobsmith.market.venues.tables import Columns, Table, read_tables
 from lobsmith.units import NS_PER_S
@@ -110,17 +110,17 @@ class LobsterReader:
         halted, begins = day.halts(kinds, price)
         rows, owners = _updates(book, prices, amounts, local, day, halted, begins)
         for _ in range(int(begins.sum())):
-            self.ledger.fault(Reason.HALT)
+            self.ledger.fault(QuarantineReason.HALT)
         places = table.place + np.arange(len(local))
         # The line that says so is kept: it is the gap.
-        self.ledger.all_aside(Reason.HALT, places[halted & ~begins], local[halted & ~begins])
+        self.ledger.all_aside(QuarantineReason.HALT, places[halted & ~begins], local[halted & ~begins])
 
         trade = (kinds == _VISIBLE) | (kinds == _HIDDEN)
         self.ledger.depth_messages += int(np.count_nonzero(kinds <= _VISIBLE))
         self.ledger.trades += int(np.count_nonzero(trade))
         good = trade & (price % self._unit == 0) & (sizes > 0) & (price > 0)
         odd = ((trade & ~good) | (kinds == _AUCTION)) & ~halted
-        self.ledger.all_aside(Reason.NO_BOOK_TRADE, places[odd], local[odd])
+        self.ledger.all_aside(QuarantineReason.NO_BOOK_TRADE, places[odd], local[odd])
         traded = np.flatnonzero(good & ~halted)
         trades = np.zeros(len(traded), ROW_DTYPE)
         trades["local_time"] = trades["exchange_time"] = local[traded]

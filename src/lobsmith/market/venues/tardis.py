@@ -24,7 +24,7 @@ from lobsmith.market.capture_reader import Batch, Format
 from lobsmith.market.events import ASK, BID, CLEAR, DTYPES, END, GAP, LEVEL, TRADE, Events
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.payloads import ROW_DTYPE
-from lobsmith.market.quality.ledger import Ledger, Reason
+from lobsmith.market.quality.ledger import Ledger, QuarantineReason
 from lobsmith.market.venues.captures import first_line
 from lobsmith.market.venues.depth_snapshots import DisorderError, Ladders
 from lobsmith.market.venues.tables import Columns, Table, read_tables, tick_of
@@ -201,7 +201,7 @@ class TardisReader:
         skip = 0
         if not self._synchronised:
             skip = int(begins[0]) if len(begins) else len(local)
-            self.ledger.all_aside(Reason.BEFORE_SNAPSHOT, places[:skip], local[:skip])
+            self.ledger.all_aside(QuarantineReason.BEFORE_SNAPSHOT, places[:skip], local[:skip])
         marks, before = self._marks(begins, skip, local)
         new = np.zeros(len(marks), ROW_DTYPE)
         for name in ("local_time", "exchange_time", "sequence"):
@@ -220,13 +220,13 @@ class TardisReader:
         if self._opening and skip and self._begun:
             # The book of the day before is not continued by what is skipped.
             marks.append((GAP, 0))
-            self.ledger.fault(Reason.RECONNECT)
+            self.ledger.fault(QuarantineReason.RECONNECT)
         for at in begins.tolist():
             opens = self._opening and at == 0
             goes_on = opens and local[0] - self._last_local < _NEXT_FILE_NS
             if self._begun and (self._synchronised or opens) and not goes_on:
                 marks.append((GAP, at))
-                self.ledger.fault(Reason.RECONNECT)
+                self.ledger.fault(QuarantineReason.RECONNECT)
             marks.append((CLEAR, at))
             self._begun = self._synchronised = True
         return np.array([kind for kind, _ in marks], np.uint8), np.array([at for _, at in marks], np.int64)
@@ -252,7 +252,7 @@ class TardisReader:
         places = table.place + np.arange(len(rows))
         self.ledger.trades += len(rows)
         good = (rows["price"] > 0) & (rows["size"] > 0)
-        self.ledger.all_aside(Reason.EMPTY_TRADE, places[~good], local[~good])
+        self.ledger.all_aside(QuarantineReason.EMPTY_TRADE, places[~good], local[~good])
         rows, places = rows[good], places[good]
         rows["kind"], rows["flags"] = TRADE, END
         # Ids may be missing or no numbers: lines are counted instead.

@@ -15,7 +15,7 @@ from lobsmith.drift.null_distribution import LEAST_COUNT, effective_count, p_val
 from lobsmith.drift.shifts import excess_loss, shift_of_answers
 from lobsmith.drift.training_null import AnswersWindow, HeldOut
 from lobsmith.drift.verdict import DriftVerdict, FeatureShift, Finding, Kind, Window
-from lobsmith.monitoring.drift.history import Line
+from lobsmith.monitoring.drift.history import PastCheck
 from lobsmith.monitoring.drift.live_window import CurrentWindow
 from lobsmith.online.answers import Answers
 from lobsmith.online.evidence import ROLL_BACK, LiveVerdict, answered
@@ -30,7 +30,7 @@ _LATE = 0.1
 """Share of their stretch that the rows of two looks may have in common: a schedule is never kept to the second."""
 
 
-def usual(looks: Sequence[Line], kind: Kind, before_ns: int, *, training: bool = False) -> list[float]:
+def usual(looks: Sequence[PastCheck], kind: Kind, before_ns: int, *, training: bool = False) -> list[float]:
     """Return what earlier looks measured of a kind, in the order of time: each over rows of its own, none after.
 
     Those that found drift are left out: they would make it usual.
@@ -59,7 +59,11 @@ def usual(looks: Sequence[Line], kind: Kind, before_ns: int, *, training: bool =
 
 
 def prediction_drift(
-    current: CurrentWindow, before: Sequence[Line], drift: DriftParams, level: float, held_out: HeldOut | None = None
+    current: CurrentWindow,
+    before: Sequence[PastCheck],
+    drift: DriftParams,
+    level: float,
+    held_out: HeldOut | None = None,
 ) -> DriftVerdict:
     """Say whether a version's newest answers differ more from those before than is usual.
 
@@ -89,7 +93,7 @@ def prediction_drift(
 
 def concept_drift(
     current: CurrentWindow,
-    before: Sequence[Line],
+    before: Sequence[PastCheck],
     params: Params,
     level: float,
     beside: LiveVerdict | None,
@@ -149,7 +153,7 @@ class _OneKind(NamedTuple):
 
     kind: Kind
     current: CurrentWindow
-    before: Sequence[Line]
+    before: Sequence[PastCheck]
     drift: DriftParams
     level: float
     held_out: HeldOut | None

@@ -17,7 +17,7 @@ from lobsmith.drift.windows import Lengths, covered, fitted
 from lobsmith.errors import DataError
 from lobsmith.files import sha256_file
 from lobsmith.monitoring.drift.answers import concept_drift, prediction_drift
-from lobsmith.monitoring.drift.history import Line
+from lobsmith.monitoring.drift.history import PastCheck
 from lobsmith.monitoring.drift.live_window import CurrentWindow, instruments_seen, no_rows, read_current_window
 from lobsmith.monitoring.live_evaluation import LIVE, Sources, evaluate_active
 from lobsmith.params import DriftParams, Params
@@ -74,7 +74,7 @@ def check_drift(
     fallback: Callable[[str], int | None],
     *,
     now_ns: int,
-    before: Sequence[Line] = (),
+    before: Sequence[PastCheck] = (),
     sources: Sources = LIVE,
     opened: Mapping[str, int] | None = None,
 ) -> list[StreamCheck]:

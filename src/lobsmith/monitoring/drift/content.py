@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from lobsmith.drift.verdict import DriftCheck
 from lobsmith.monitoring.accuracy import VersionAccuracy
-from lobsmith.monitoring.drift.history import Line
+from lobsmith.monitoring.drift.history import PastCheck
 from lobsmith.monitoring.mode.machine import ModeChange
 
 
@@ -63,7 +63,7 @@ class Content(Struct, frozen=True, kw_only=True):
 
     look: DriftCheck
     since_ns: int | None
-    earlier: tuple[Line, ...]
+    earlier: tuple[PastCheck, ...]
     changes: tuple[PageChange, ...]
     happenings: tuple[Happening, ...]
     losses: tuple[tuple[VersionAccuracy, ...], ...]

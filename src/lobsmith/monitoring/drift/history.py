@@ -46,7 +46,7 @@ class Found(Struct, frozen=True, kw_only=True):
     beside_training: float | UnsetType = UNSET
 
 
-class Line(Struct, frozen=True, kw_only=True):
+class PastCheck(Struct, frozen=True, kw_only=True):
     """A look in the history.
 
     Attributes:
@@ -70,7 +70,7 @@ class Line(Struct, frozen=True, kw_only=True):
         return next((one for one in self.found if one.kind is kind), None)
 
 
-def as_line(look: DriftCheck, folder: str, evidently_failed: str | None) -> Line:
+def as_line(look: DriftCheck, folder: str, evidently_failed: str | None) -> PastCheck:
     """Return a look as the history keeps it."""
     found = tuple(
         Found(
@@ -85,7 +85,7 @@ def as_line(look: DriftCheck, folder: str, evidently_failed: str | None) -> Line
         )
         for one in look.verdicts
     )
-    return Line(
+    return PastCheck(
         looked_ns=look.looked_ns,
         version=look.version,
         instrument=look.instrument,
@@ -124,7 +124,7 @@ def new_folder(workspace: Workspace, look: DriftCheck) -> Path:
     raise DataError(f"{root / stamp}: a hundred looks of one moment; look less often")
 
 
-def add(workspace: Workspace, model: str, line: Line, params: DriftReportParams) -> None:
+def add(workspace: Workspace, model: str, line: PastCheck, params: DriftReportParams) -> None:
     """Add a look to the history, and forget the oldest lines and reports.
 
     Raises:
@@ -146,7 +146,7 @@ def add(workspace: Workspace, model: str, line: Line, params: DriftReportParams)
         raise DataError(f"{path}: {error.strerror}; the look for drift is not in the history") from error
 
 
-def read(workspace: Workspace, model: str) -> list[Line]:
+def read(workspace: Workspace, model: str) -> list[PastCheck]:
     """Return the history, the oldest look first; a line that a crash cut short is left out.
 
     Raises:
@@ -154,12 +154,12 @@ def read(workspace: Workspace, model: str) -> list[Line]:
     """
     path = reports(workspace, model) / _INDEX
     try:
-        return sorted(jsonl.read(path, Line), key=lambda one: one.looked_ns)
+        return sorted(jsonl.read(path, PastCheck), key=lambda one: one.looked_ns)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; the history of looks for drift cannot be read") from error
 
 
-def newest(lines: Sequence[Line], at_ns: int | None = None) -> Line | None:
+def newest(lines: Sequence[PastCheck], at_ns: int | None = None) -> PastCheck | None:
     """Return the newest look of a history, or the newest at a time; None where there is none."""
     return next((one for one in reversed(lines) if at_ns is None or one.looked_ns <= at_ns), None)
 

@@ -8,7 +8,7 @@ from lobsmith.evaluation.report.page import render
 from lobsmith.features.definitions import FEATURES
 from lobsmith.monitoring.drift import plots
 from lobsmith.monitoring.drift.content import Content
-from lobsmith.monitoring.drift.history import Line
+from lobsmith.monitoring.drift.history import PastCheck
 
 _TEMPLATE = "drift.html.jinja"
 _SECTIONS = {
@@ -82,7 +82,7 @@ def headline(look: DriftCheck) -> str:
     return ". ".join(one[0].upper() + one[1:] for one in parts) + "."
 
 
-def drift_since(look: DriftCheck, earlier: Sequence[Line]) -> int | None:
+def drift_since(look: DriftCheck, earlier: Sequence[PastCheck]) -> int | None:
     """Return when the unbroken run of looks that found drift began; None where this one found none.
 
     Args:

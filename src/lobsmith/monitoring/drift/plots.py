@@ -16,7 +16,7 @@ from lobsmith.evaluation.report.words import figure as figure_words
 from lobsmith.evaluation.report.words import horizon, number
 from lobsmith.monitoring.accuracy import VersionAccuracy
 from lobsmith.monitoring.drift.content import PageChange
-from lobsmith.monitoring.drift.history import Found, Line, as_line
+from lobsmith.monitoring.drift.history import Found, PastCheck, as_line
 from lobsmith.units import NS_PER_DAY
 
 _NOTHING = Markup("")
@@ -79,7 +79,7 @@ def plot_null(verdict: DriftVerdict) -> Markup:
     return svg(f"null-{verdict.kind.value}", f"{told} {number(past[-1], 3)}", 2.5, draw)
 
 
-def plot_history(look: DriftCheck, earlier: Sequence[Line], changes: Sequence[PageChange]) -> Markup:
+def plot_history(look: DriftCheck, earlier: Sequence[PastCheck], changes: Sequence[PageChange]) -> Markup:
     """Draw what looks have found so far, the discriminator's AUC and the p-values, over the modes."""
     lines = [*earlier, as_line(look, "", None)]
 
@@ -131,7 +131,7 @@ def _modes(axes: Axes, first_ns: int, last_ns: int, changes: Sequence[PageChange
             axes.axvspan(_time(start), _time(end), color=colour, alpha=0.13, linewidth=0)
 
 
-def _findings(axes: Axes, lines: Sequence[Line]) -> None:
+def _findings(axes: Axes, lines: Sequence[PastCheck]) -> None:
     kinds = list(Kind)
     for finding, (colour, marker, inside) in _BY_FINDING.items():
         places = [(line, y) for line in lines for y, kind in enumerate(kinds) if _finding(line, kind) is finding]
@@ -152,7 +152,7 @@ def _findings(axes: Axes, lines: Sequence[Line]) -> None:
     axes.grid(visible=False, axis="y")
 
 
-def _statistics(auc: Axes, p_value: Axes, lines: Sequence[Line]) -> None:
+def _statistics(auc: Axes, p_value: Axes, lines: Sequence[PastCheck]) -> None:
     found = [(line.looked_ns, line.of(Kind.COVARIATE)) for line in lines]
     known = [(_time(at), one.value) for at, one in found if one is not None and one.value is not None]
     auc.plot([at for at, _ in known], [value for _, value in known], color=ACCENT, marker=".", linewidth=0.9)
@@ -172,7 +172,7 @@ def _statistics(auc: Axes, p_value: Axes, lines: Sequence[Line]) -> None:
     p_value.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _finding(line: Line, kind: Kind) -> Finding | None:
+def _finding(line: PastCheck, kind: Kind) -> Finding | None:
     found: Found | None = line.of(kind)
     return None if found is None else found.finding
 

@@ -126,7 +126,7 @@ def write_report(
     return reported
 
 
-def read_content(workspace: Workspace, model: str, line: history.Line) -> Content:
+def read_content(workspace: Workspace, model: str, line: history.PastCheck) -> Content:
     """Return what the page of a look in the history says.
 
     Raises:
@@ -190,7 +190,7 @@ def _metrics(look: DriftCheck) -> list["Metric"]:
     return [Metric(name, value, at_ms, at_ms // 1000) for name, value in named if value is not None]
 
 
-def _evidently(look: DriftCheck, drawn: Drawn | str, lines: Sequence[history.Line]) -> Evidently:
+def _evidently(look: DriftCheck, drawn: Drawn | str, lines: Sequence[history.PastCheck]) -> Evidently:
     there = isinstance(drawn, Drawn)
     return Evidently(
         page=history.EVIDENTLY_PAGE if there else None,

@@ -42,7 +42,7 @@ class Status(StrEnum):
     CRASHED = "crashed"
 
 
-class Session(Struct, frozen=True, kw_only=True):
+class ClientSession(Struct, frozen=True, kw_only=True):
     """A client's run on one instrument.
 
     Attributes:
@@ -80,7 +80,7 @@ def behind_ns(params: Params) -> int:
 
 def sessions_of(
     workspace: Workspace, model: str, version: int, sources: Sequence[str], *, now_ns: int, recent_ns: int
-) -> list[Session]:
+) -> list[ClientSession]:
     """Return the sessions of a production model, the oldest first.
 
     Args:
@@ -97,7 +97,7 @@ def sessions_of(
     announced = {one.session: one for one in _announced(workspace, model) if one.source in sources}
     logged, endings = _logged(workspace, model, version, sources, now_ns)
     found = {
-        one.session: Session(
+        one.session: ClientSession(
             session=one.session, source=one.source, instrument=one.instrument, started_ns=one.started_ns
         )
         for one in announced.values()
@@ -149,7 +149,7 @@ def _announced(workspace: Workspace, model: str) -> list[Announced]:
 
 def _logged(
     workspace: Workspace, model: str, version: int, sources: Sequence[str], now_ns: int
-) -> tuple[list[Session], dict[str, tuple[str, str]]]:
+) -> tuple[list[ClientSession], dict[str, tuple[str, str]]]:
     """Return the sessions that the log has, and how each that has ended did."""
     if not log_path(workspace, model).exists():
         return [], {}
@@ -165,4 +165,4 @@ def _logged(
         if log._rows("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'endings'"):
             ended = "SELECT sessions.session, how, process FROM endings JOIN sessions ON id = endings.session"
             endings = {name: (how, process) for name, how, process in log._rows(ended)}
-    return [msgspec.convert(dict(zip(fields, row, strict=True)), Session) for row in rows], endings
+    return [msgspec.convert(dict(zip(fields, row, strict=True)), ClientSession) for row in rows], endings

@@ -83,7 +83,7 @@ class ModeChange(Struct, frozen=True, kw_only=True):
     held: bool = False
 
 
-class ModeState(Struct, frozen=True, kw_only=True):
+class PublishedMode(Struct, frozen=True, kw_only=True):
     """The mode of a model, rewritten after each look.
 
     Attributes:
@@ -122,7 +122,7 @@ class ModeState(Struct, frozen=True, kw_only=True):
     state: State | UnsetType = UNSET
 
 
-def step(record: ModeState | None, look: DriftCheck, params: ModeParams, now_ns: int) -> ModeState:
+def step(record: PublishedMode | None, look: DriftCheck, params: ModeParams, now_ns: int) -> PublishedMode:
     """Return the record after one more look; the table above is all there is to it.
 
     The look that the record ends with already changes nothing: a run that was started again counts it once.
@@ -136,7 +136,7 @@ def step(record: ModeState | None, look: DriftCheck, params: ModeParams, now_ns:
     if record is not None and (record.looked_ns, record.version) == (look.looked_ns, look.version):
         return record
     if record is None:
-        record = ModeState(
+        record = PublishedMode(
             model=look.model, version=look.version, mode=Mode.NORMAL, since_ns=now_ns, reason=_beginning(look)
         )
     if record.version != look.version:
@@ -151,7 +151,7 @@ def step(record: ModeState | None, look: DriftCheck, params: ModeParams, now_ns:
     return replace(seen, last_look=_in_words(look))
 
 
-def wait(record: ModeState | None, model: str, version: int, state: State, now_ns: int) -> ModeState:
+def wait(record: PublishedMode | None, model: str, version: int, state: State, now_ns: int) -> PublishedMode:
     """Return the record after a time at which there was nothing to look at: a heartbeat, and nothing counted.
 
     Args:
@@ -161,19 +161,19 @@ def wait(record: ModeState | None, model: str, version: int, state: State, now_n
         now_ns: the time, UTC.
     """
     if record is None:
-        record = ModeState(model=model, version=version, mode=Mode.NORMAL, since_ns=now_ns, reason=str(state))
+        record = PublishedMode(model=model, version=version, mode=Mode.NORMAL, since_ns=now_ns, reason=str(state))
     if record.version != version:
         record = counted_anew(record, version)
     return replace(record, looked_ns=now_ns, last_look=str(state), findings={}, state=state)
 
 
-def counted_anew(record: ModeState, version: int) -> ModeState:
+def counted_anew(record: PublishedMode, version: int) -> PublishedMode:
     """Return a record in the same mode whose counters start again; win rates are those of one version only."""
     rates = record.win_rates if record.version == version else None
     return replace(record, version=version, drift_looks=0, concept_looks=0, calm_looks=0, win_rates=rates)
 
 
-def asks_retrain(before: ModeState | None, after: ModeState, params: ModeParams, now_ns: int) -> bool:
+def asks_retrain(before: PublishedMode | None, after: PublishedMode, params: ModeParams, now_ns: int) -> bool:
     """Say whether a look asks for a retrain ahead of its schedule.
 
     Drift does, once it has made the mode cautious, and again every `retrain_every_s` while looks still find it. Missing
@@ -193,7 +193,7 @@ def kinds_at(look: DriftCheck, finding: Finding) -> list[Kind]:
     return [one.kind for one in look.verdicts if one.finding is finding]
 
 
-def _counted(record: ModeState, look: DriftCheck) -> ModeState:
+def _counted(record: PublishedMode, look: DriftCheck) -> PublishedMode:
     """Return the record with what was found and its counters after it."""
     drift, missing, calm = _drifts(look), _misses(look), _calms(look)
     concept = look.of(Kind.CONCEPT)
@@ -212,7 +212,7 @@ def _counted(record: ModeState, look: DriftCheck) -> ModeState:
     )
 
 
-def _next(seen: ModeState, look: DriftCheck, params: ModeParams) -> tuple[Mode, str]:
+def _next(seen: PublishedMode, look: DriftCheck, params: ModeParams) -> tuple[Mode, str]:
     """Return the mode after a look that is counted already, and why."""
     if seen.mode is Mode.NORMAL and _misses(look):
         return Mode.CONSERVATIVE, f"nothing is known: {_why(look, Finding.MISSING) or 'nothing was looked at'}"

@@ -21,7 +21,7 @@ from lobsmith.files import exclusive_lock, write_atomic
 from lobsmith.monitoring import alerts
 from lobsmith.monitoring.mode import machine
 from lobsmith.monitoring.mode.hit_rates import HitRates
-from lobsmith.monitoring.mode.machine import Mode, ModeChange, ModeState, asks_retrain, counted_anew, step
+from lobsmith.monitoring.mode.machine import Mode, ModeChange, PublishedMode, asks_retrain, counted_anew, step
 from lobsmith.monitoring.state import State
 from lobsmith.params import Params
 from lobsmith.release.repository import journal
@@ -32,11 +32,11 @@ from lobsmith.workspace import Workspace
 _LOCK_DEADLINE_S = 10.0
 
 
-class Change(NamedTuple):
+class ModeUpdate(NamedTuple):
     """A record before and after somebody acted on it, and whether a retrain is to be opened now."""
 
-    before: ModeState | None
-    after: ModeState
+    before: PublishedMode | None
+    after: PublishedMode
     retrain: bool = False
 
     @property
@@ -54,7 +54,7 @@ def apply(
     *,
     now_ns: int | None = None,
     state: State | None = None,
-) -> Change:
+) -> ModeUpdate:
     """Take one more look for drift into account; the same look again changes nothing.
 
     Where the change says so, the caller opens a retrain, and calls `forget_retrain` where it could not.
@@ -83,10 +83,10 @@ def apply(
             after = replace(after, win_rates=win_rates)
         if state is not None:
             after = replace(after, state=state)
-        return Change(before, _keep(workspace, after, _changed(before, after, who, now)), retrain)
+        return ModeUpdate(before, _keep(workspace, after, _changed(before, after, who, now)), retrain)
 
 
-def wait(workspace: Workspace, model: str, version: int, state: State, who: str, now_ns: int) -> Change:
+def wait(workspace: Workspace, model: str, version: int, state: State, who: str, now_ns: int) -> ModeUpdate:
     """Keep the record fresh while there is nothing to look at; see `machine.wait`.
 
     Raises:
@@ -96,10 +96,10 @@ def wait(workspace: Workspace, model: str, version: int, state: State, who: str,
     with _alone(workspace):
         before = _last(workspace, model)
         after = machine.wait(before, model, version, state, now_ns)
-        return Change(before, _keep(workspace, after, _changed(before, after, who, now_ns)))
+        return ModeUpdate(before, _keep(workspace, after, _changed(before, after, who, now_ns)))
 
 
-def set_mode(workspace: Workspace, model: str, mode: Mode, reason: str, who: str) -> Change:
+def set_mode(workspace: Workspace, model: str, mode: Mode, reason: str, who: str) -> ModeUpdate:
     """Set a mode by hand. Until `set_auto` nothing takes it back; looks for drift may only make it more cautious.
 
     Raises:
@@ -120,14 +120,14 @@ def set_mode(workspace: Workspace, model: str, mode: Mode, reason: str, who: str
         if version is None:
             raise ModeError(f"{model}: serves nothing, there is no mode to set; see `lobsmith status`")
         if before is None:
-            after = ModeState(model=model, version=version, mode=mode, since_ns=now, reason=reason, held=True)
+            after = PublishedMode(model=model, version=version, mode=mode, since_ns=now, reason=reason, held=True)
         else:
             since_ns = before.since_ns if before.mode is mode else now
             after = replace(counted_anew(before, version), mode=mode, since_ns=since_ns, reason=reason, held=True)
-        return Change(before, _keep(workspace, after, _change(before, after, reason, who, now)))
+        return ModeUpdate(before, _keep(workspace, after, _change(before, after, reason, who, now)))
 
 
-def set_auto(workspace: Workspace, model: str, reason: str, who: str) -> Change:
+def set_auto(workspace: Workspace, model: str, reason: str, who: str) -> ModeUpdate:
     """Let looks for drift set the mode again: it stays what it is until they have counted anew.
 
     Raises:
@@ -139,10 +139,10 @@ def set_auto(workspace: Workspace, model: str, reason: str, who: str) -> Change:
         if before is None:
             raise ModeError(f"{model}: has no mode yet; the monitor sets it with its first look for drift")
         if not before.held:
-            return Change(before, before)
+            return ModeUpdate(before, before)
         after = replace(counted_anew(before, before.version), held=False)
         change = _change(before, after, " ".join(reason.split()) or "set by hand no longer", who, clock.now_ns())
-        return Change(before, _keep(workspace, after, change))
+        return ModeUpdate(before, _keep(workspace, after, change))
 
 
 def forget_retrain(workspace: Workspace, model: str) -> None:
@@ -157,7 +157,7 @@ def forget_retrain(workspace: Workspace, model: str) -> None:
             _write(workspace, replace(before, retrain_asked_ns=None))
 
 
-def read_mode(workspace: Workspace, model: str) -> ModeState | None:
+def read_mode(workspace: Workspace, model: str) -> PublishedMode | None:
     """Return the record of a model, None where there is none.
 
     Raises:
@@ -176,7 +176,7 @@ def read_mode(workspace: Workspace, model: str) -> ModeState | None:
     return found
 
 
-def last_known(workspace: Workspace, model: str) -> ModeState | None:
+def last_known(workspace: Workspace, model: str) -> PublishedMode | None:
     """Return the record of a model, or what the journal said last: a record that is lost or spoilt calms nobody.
 
     Raises:
@@ -192,10 +192,10 @@ def last_known(workspace: Workspace, model: str) -> ModeState | None:
         return found
 
 
-def decode_mode(content: bytes) -> ModeState | None:
+def decode_mode(content: bytes) -> PublishedMode | None:
     """Return the record that a file or a page is, None where it is none: clients then act as without a monitor."""
     try:
-        return jsonl.decode(content, ModeState)
+        return jsonl.decode(content, PublishedMode)
     except msgspec.DecodeError:
         return None
 
@@ -251,17 +251,17 @@ def _alone(workspace: Workspace) -> Iterator[None]:
         raise ModeError(f"{path}: {error.strerror}; the mode could not be written") from error
 
 
-def _last(workspace: Workspace, model: str) -> ModeState | None:
+def _last(workspace: Workspace, model: str) -> PublishedMode | None:
     """Return the record; where it is gone, what the journal says, so that to delete a file calms nothing."""
     return read_mode(workspace, model) or _from_journal(workspace, model)
 
 
-def _from_journal(workspace: Workspace, model: str) -> ModeState | None:
+def _from_journal(workspace: Workspace, model: str) -> PublishedMode | None:
     journaled = _journaled(workspace, model)
     if not journaled:
         return None
     last = journaled[-1]
-    return ModeState(
+    return PublishedMode(
         model=model,
         version=last.version,
         mode=last.mode_to,
@@ -275,14 +275,14 @@ def _journaled(workspace: Workspace, model: str) -> list[ModeChange]:
     return [one for one in journal.read_lines(journal_path(workspace), ModeChange) if one.model == model]
 
 
-def _changed(before: ModeState | None, after: ModeState, who: str, now_ns: int) -> ModeChange | None:
+def _changed(before: PublishedMode | None, after: PublishedMode, who: str, now_ns: int) -> ModeChange | None:
     """Return the line of a look after which the mode is another one, None where it is not."""
     if before is not None and before.mode is after.mode:
         return None
     return _change(before, after, after.reason, who, now_ns)
 
 
-def _change(before: ModeState | None, after: ModeState, reason: str, who: str, now_ns: int) -> ModeChange:
+def _change(before: PublishedMode | None, after: PublishedMode, reason: str, who: str, now_ns: int) -> ModeChange:
     return ModeChange(
         time_ns=now_ns,
         model=after.model,
@@ -296,7 +296,7 @@ def _change(before: ModeState | None, after: ModeState, reason: str, who: str, n
     )
 
 
-def _keep(workspace: Workspace, after: ModeState, change: ModeChange | None) -> ModeState:
+def _keep(workspace: Workspace, after: PublishedMode, change: ModeChange | None) -> PublishedMode:
     """Put a record in force and see to it that every change is journaled, those of a writer that crashed too."""
     due = after.unjournaled + (() if change is None else (change,))
     after = replace(after, unjournaled=due)
@@ -316,7 +316,7 @@ def _keep(workspace: Workspace, after: ModeState, change: ModeChange | None) -> 
     return after
 
 
-def _write(workspace: Workspace, record: ModeState) -> None:
+def _write(workspace: Workspace, record: PublishedMode) -> None:
     path = state_path(workspace, record.model)
     try:
         write_atomic(path, msgspec.json.encode(record))
@@ -324,7 +324,7 @@ def _write(workspace: Workspace, record: ModeState) -> None:
         raise ModeError(f"{path}: {error.strerror}; the mode could not be written") from error
 
 
-def alert_mode(workspace: Workspace, change: Change) -> None:
+def alert_mode(workspace: Workspace, change: ModeUpdate) -> None:
     """Raise and resolve the alerts on drift and on missing data, after a look.
 
     Drift is over once the mode is normal again, not with the first look that finds none. Missing data is over with the

@@ -1,6 +1,6 @@
 """Incidents that no version is at fault for, in the journal: foreign folders and unreadable policies."""
 
-from lobsmith.release.audit.verify import Kind, inspect
+from lobsmith.release.audit.verify import IntegrityKind, inspect
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.incidents import Fault, journal_once
 from lobsmith.workspace import Workspace
@@ -15,6 +15,6 @@ def journal_misplaced(workspace: Workspace, *, who: str | None = None) -> list[s
     found = [
         Fault(finding.model or journal.EVERYTHING, None, f"{finding.place}: {finding.words}")
         for finding in inspect(workspace)
-        if finding.kind in (Kind.FOREIGN, Kind.POLICY)
+        if finding.kind in (IntegrityKind.FOREIGN, IntegrityKind.POLICY)
     ]
     return [fault.reason for fault in journal_once(workspace, found, who=who)]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lobsmith.errors import LobsmithError, ReleaseError
 from lobsmith.release.audit.rebuild import rebuild
-from lobsmith.release.audit.verify import Finding, Kind, inspect, version_fault
+from lobsmith.release.audit.verify import IntegrityFinding, IntegrityKind, inspect, version_fault
 from lobsmith.release.context import Release
 from lobsmith.release.publish.score import accompany
 from lobsmith.release.repository import journal
@@ -32,8 +32,8 @@ from lobsmith.release.version.triton_config import CONFIG
 
 
 def repair(
-    release: Release, findings: Sequence[Finding], *, served: Mapping[str, Sequence[int]] | None = None
-) -> list[tuple[Finding, str]]:
+    release: Release, findings: Sequence[IntegrityFinding], *, served: Mapping[str, Sequence[int]] | None = None
+) -> list[tuple[IntegrityFinding, str]]:
     """Mend what is safe to mend.
 
     Args:
@@ -63,11 +63,13 @@ def repair(
 
 
 def _mend_all(
-    writer: Writer, findings: Sequence[Finding], served: Mapping[str, Sequence[int]] | None
-) -> list[tuple[Finding, str]]:
+    writer: Writer, findings: Sequence[IntegrityFinding], served: Mapping[str, Sequence[int]] | None
+) -> list[tuple[IntegrityFinding, str]]:
     failures = []
     # What is active comes first, as it came first; other lines may be written by the mending of something else.
-    for finding in sorted(findings, key=lambda one: (one.kind is Kind.SERVED, _late(one), one.kind is Kind.JOURNAL)):
+    for finding in sorted(
+        findings, key=lambda one: (one.kind is IntegrityKind.SERVED, _late(one), one.kind is IntegrityKind.JOURNAL)
+    ):
         if not finding.safe or not any(_same(finding, now) for now in inspect(writer.release.workspace, served)):
             continue
         try:
@@ -77,39 +79,39 @@ def _mend_all(
     return failures
 
 
-def _late(finding: Finding) -> bool:
-    return finding.kind is not Kind.JOURNAL or finding.version is not None
+def _late(finding: IntegrityFinding) -> bool:
+    return finding.kind is not IntegrityKind.JOURNAL or finding.version is not None
 
 
-def _same(one: Finding, other: Finding) -> bool:
+def _same(one: IntegrityFinding, other: IntegrityFinding) -> bool:
     return (one.kind, one.place, one.model, one.version) == (other.kind, other.place, other.model, other.version)
 
 
-def _mend(writer: Writer, finding: Finding, served: Mapping[str, Sequence[int]]) -> None:
+def _mend(writer: Writer, finding: IntegrityFinding, served: Mapping[str, Sequence[int]]) -> None:
     model, version = finding.model, finding.version
-    if finding.kind is Kind.FOREIGN:
+    if finding.kind is IntegrityKind.FOREIGN:
         place = Path(finding.place)
         moved = writer.quarantine(place, place.name.lstrip(".") or "unnamed")
         _say(writer, model or journal.EVERYTHING, f"{place}: {finding.words}; now {moved}")
     elif model is None:
         # What lies in staging, and what was intended, is gone by now.
         return
-    elif finding.kind is Kind.POLICY:
+    elif finding.kind is IntegrityKind.POLICY:
         rebuild(writer, model)
         _say(writer, model, f"{CONFIG} written anew: {finding.words}")
-    elif finding.kind in (Kind.UNSOUND, Kind.UNLISTED) and version is not None:
+    elif finding.kind in (IntegrityKind.UNSOUND, IntegrityKind.UNLISTED) and version is not None:
         _dismiss(writer, model, version, finding.words)
-    elif finding.kind is Kind.COMPANION:
+    elif finding.kind is IntegrityKind.COMPANION:
         follow(writer, followed_model(model))
         failed = accompany(writer, model, retry=True)
         if version in failed:
             raise ReleaseError(failed[version])
-    elif finding.kind is Kind.LEFTOVER:
+    elif finding.kind is IntegrityKind.LEFTOVER:
         clear_up(writer, model)
         retire_fallen(writer, model)
-    elif finding.kind is Kind.JOURNAL:
+    elif finding.kind is IntegrityKind.JOURNAL:
         _complete_journal(writer, model, finding)
-    elif finding.kind is Kind.SERVED:
+    elif finding.kind is IntegrityKind.SERVED:
         _have_served(writer, model, served.get(model, ()))
 
 
@@ -146,7 +148,7 @@ def _dismiss(writer: Writer, model: str, version: int, reason: str) -> None:
     follow(writer, model)
 
 
-def _complete_journal(writer: Writer, model: str, finding: Finding) -> None:
+def _complete_journal(writer: Writer, model: str, finding: IntegrityFinding) -> None:
     """Write what the disk says and the journal does not."""
     repository, version = writer.repository, finding.version
     if version is None:

@@ -26,7 +26,7 @@ from lobsmith.release.version.triton_config import CONFIG, listed_versions, read
 from lobsmith.workspace import Workspace
 
 
-class Kind(StrEnum):
+class IntegrityKind(StrEnum):
     """What can be wrong."""
 
     UNSOUND = "unsound"
@@ -47,13 +47,13 @@ class Kind(StrEnum):
     """The server serves something else than what is listed."""
 
 
-class Finding(Struct, frozen=True, kw_only=True):
+class IntegrityFinding(Struct, frozen=True, kw_only=True):
     """One thing that is wrong.
 
     `place` is a path, `remedy` what `repair` does about it, or what a person has to do where it is not `safe`.
     """
 
-    kind: Kind
+    kind: IntegrityKind
     place: str
     words: str
     safe: bool
@@ -62,11 +62,19 @@ class Finding(Struct, frozen=True, kw_only=True):
     version: int | None = None
 
 
-_PASSING = frozenset({Kind.LEFTOVER, Kind.UNLISTED, Kind.COMPANION, Kind.JOURNAL, Kind.SERVED})
+_PASSING = frozenset(
+    {
+        IntegrityKind.LEFTOVER,
+        IntegrityKind.UNLISTED,
+        IntegrityKind.COMPANION,
+        IntegrityKind.JOURNAL,
+        IntegrityKind.SERVED,
+    }
+)
 """What is seen while somebody changes the repository, and gone when he is done."""
 
 
-def verify(workspace: Workspace, served: Mapping[str, Sequence[int]] | None = None) -> list[Finding]:
+def verify(workspace: Workspace, served: Mapping[str, Sequence[int]] | None = None) -> list[IntegrityFinding]:
     """Return everything that is wrong with a workspace's repository; empty where nothing is.
 
     While a writer is at work, what may be a step on his way is left out.
@@ -82,22 +90,22 @@ def verify(workspace: Workspace, served: Mapping[str, Sequence[int]] | None = No
     return findings
 
 
-def inspect(workspace: Workspace, served: Mapping[str, Sequence[int]] | None = None) -> list[Finding]:
+def inspect(workspace: Workspace, served: Mapping[str, Sequence[int]] | None = None) -> list[IntegrityFinding]:
     """Return everything that is wrong as it is now, a writer at work or not; see `verify`."""
     repository = Repository.of(workspace)
-    findings: list[Finding] = []
+    findings: list[IntegrityFinding] = []
     try:
         entries = journal.read(workspace.journal)
     except ReleaseError as error:
         entries = []
-        findings.append(_unsafe(Kind.JOURNAL, workspace.journal, str(error), "restore it from a backup"))
+        findings.append(_unsafe(IntegrityKind.JOURNAL, workspace.journal, str(error), "restore it from a backup"))
         known = False
     else:
         known = True
     findings += _leftovers(workspace)
     findings += _foreign(repository, entries)
     for model in repository.models():
-        if followed_model(model) in {one.model for one in findings if one.kind is Kind.POLICY}:
+        if followed_model(model) in {one.model for one in findings if one.kind is IntegrityKind.POLICY}:
             # What it lists depends on what its model lists, and that is not known.
             continue
         try:
@@ -117,7 +125,7 @@ def inspect(workspace: Workspace, served: Mapping[str, Sequence[int]] | None = N
     for model in sorted(set(served or ()) - set(repository.models())):
         if served is not None and served[model]:
             words = f"the server answers with {', '.join(map(str, served[model]))} of a model that is not here"
-            findings.append(_safe(Kind.SERVED, repository.root, words, "have the server let go of it", model))
+            findings.append(_safe(IntegrityKind.SERVED, repository.root, words, "have the server let go of it", model))
     return findings
 
 
@@ -149,31 +157,31 @@ def _check_config(repository: Repository, model: str) -> None:
     repository.contract(model)
 
 
-def _policy(repository: Repository, model: str, words: str, entries: list[Entry]) -> Finding:
+def _policy(repository: Repository, model: str, words: str, entries: list[Entry]) -> IntegrityFinding:
     path = repository.config_path(model)
     if rebuildable(repository, model, entries):
-        return _safe(Kind.POLICY, path, words, "write it anew from the manifests", model)
+        return _safe(IntegrityKind.POLICY, path, words, "write it anew from the manifests", model)
     return _unsafe(
-        Kind.POLICY, path, words, "restore the file, or move the folder away if it is somebody else's", model
+        IntegrityKind.POLICY, path, words, "restore the file, or move the folder away if it is somebody else's", model
     )
 
 
-def _leftovers(workspace: Workspace) -> Iterator[Finding]:
+def _leftovers(workspace: Workspace) -> Iterator[IntegrityFinding]:
     try:
         intent = pending(workspace)
     except ReleaseError as error:
-        yield _unsafe(Kind.LEFTOVER, workspace.intent, str(error), "delete the file")
+        yield _unsafe(IntegrityKind.LEFTOVER, workspace.intent, str(error), "delete the file")
     else:
         if intent is not None:
             entry = intent.entry
             words = f"{entry.who} died while {entry.model} {entry.version_to} was to be {entry.action}"
-            yield _safe(Kind.LEFTOVER, workspace.intent, words, "end or undo it", entry.model)
+            yield _safe(IntegrityKind.LEFTOVER, workspace.intent, words, "end or undo it", entry.model)
     if workspace.staging.is_dir():
         for leftover in sorted(workspace.staging.iterdir()):
-            yield _safe(Kind.LEFTOVER, leftover, "left by a writer that died", "delete it")
+            yield _safe(IntegrityKind.LEFTOVER, leftover, "left by a writer that died", "delete it")
 
 
-def _foreign(repository: Repository, entries: list[Entry]) -> Iterator[Finding]:
+def _foreign(repository: Repository, entries: list[Entry]) -> Iterator[IntegrityFinding]:
     models = set(repository.models())
     if not repository.root.is_dir():
         return
@@ -183,7 +191,9 @@ def _foreign(repository: Repository, entries: list[Entry]) -> Iterator[Finding]:
         if repository.is_name(entry.name) and rebuildable(repository, entry.name, entries):
             yield _policy(repository, entry.name, f"{CONFIG} is missing", entries)
         else:
-            yield _safe(Kind.FOREIGN, entry, "not a model; Triton takes every folder here for one", "set it aside")
+            yield _safe(
+                IntegrityKind.FOREIGN, entry, "not a model; Triton takes every folder here for one", "set it aside"
+            )
     for model in sorted(models):
         home = repository.config_path(model).parent
         versions = {str(version) for version in repository.versions(model)}
@@ -191,19 +201,21 @@ def _foreign(repository: Repository, entries: list[Entry]) -> Iterator[Finding]:
             if entry.name == CONFIG or entry.name in versions:
                 continue
             if entry.name.startswith(f".{CONFIG}."):
-                yield _safe(Kind.LEFTOVER, entry, "a configuration half written", "delete it", model)
+                yield _safe(IntegrityKind.LEFTOVER, entry, "a configuration half written", "delete it", model)
             else:
-                yield _safe(Kind.FOREIGN, entry, "neither a version nor a configuration", "set it aside", model)
+                yield _safe(
+                    IntegrityKind.FOREIGN, entry, "neither a version nor a configuration", "set it aside", model
+                )
 
 
-def _versions(repository: Repository, model: str) -> Iterator[Finding]:
+def _versions(repository: Repository, model: str) -> Iterator[IntegrityFinding]:
     """What the versions on disk and those listed are."""
     named = listed_versions(read_config(repository.config_path(model)))
     listed = repository.listed(model)
     companion = repository.is_companion(model)
     if companion and (stray := sorted(set(named) - set(listed))):
         words = f"lists {', '.join(map(str, stray))}, which {followed_model(model)} does not"
-        yield _safe(Kind.COMPANION, repository.config_path(model), words, "take them off the list", model)
+        yield _safe(IntegrityKind.COMPANION, repository.config_path(model), words, "take them off the list", model)
     faults = {version: version_fault(repository, model, version) for version in {*listed, *repository.versions(model)}}
     left = [version for version in listed if faults[version] is None]
     for version, fault in sorted(faults.items()):
@@ -212,19 +224,19 @@ def _versions(repository: Repository, model: str) -> Iterator[Finding]:
         place = repository.directory(model, version)
         if version in listed and not left and not companion:
             words = "publish a good version, or restore this one from a backup: no other is left"
-            yield _unsafe(Kind.UNSOUND, place, fault, words, model, version)
+            yield _unsafe(IntegrityKind.UNSOUND, place, fault, words, model, version)
         else:
             remedy = "take it off the list and set it aside" if version in listed else "set it aside"
-            yield _safe(Kind.UNSOUND, place, fault, remedy, model, version)
+            yield _safe(IntegrityKind.UNSOUND, place, fault, remedy, model, version)
     # A configuration of scores that cannot be read is a finding of its own.
     with suppress(ReleaseError):
         for version in unscored(repository, model):
             if faults[version] is None:
                 place = repository.directory(model, version) / SCORE
-                yield _safe(Kind.COMPANION, place, "its score is not served", "publish it", model, version)
+                yield _safe(IntegrityKind.COMPANION, place, "its score is not served", "publish it", model, version)
 
 
-def _on_disk(repository: Repository, model: str, entries: list[Entry]) -> Iterator[Finding]:
+def _on_disk(repository: Repository, model: str, entries: list[Entry]) -> Iterator[IntegrityFinding]:
     """What the journal says of versions that lie there."""
     version_status, listed = journal.version_status(entries, model), repository.listed(model)
     on_disk = repository.versions(model)
@@ -234,20 +246,22 @@ def _on_disk(repository: Repository, model: str, entries: list[Entry]) -> Iterat
         if version in listed:
             if fate not in journal.ACTIVATING:
                 words = f"listed, but the journal {f'calls it {fate}' if fate else 'does not know it'}"
-                yield _safe(Kind.JOURNAL, place, words, "write the line that is missing", model, version)
+                yield _safe(IntegrityKind.JOURNAL, place, words, "write the line that is missing", model, version)
         elif fate not in journal.ACTIVATING:
             words = f"not listed, and the journal {f'calls it {fate}' if fate else 'does not know it'}"
             remedy = "delete it" if fate in journal.LEAVING else "set it aside"
-            yield _safe(Kind.LEFTOVER, place, words, remedy, model, version)
+            yield _safe(IntegrityKind.LEFTOVER, place, words, remedy, model, version)
         elif repository.integrity_error(model, version) is None:
             if version in old:
-                yield _safe(Kind.LEFTOVER, place, "newer versions took its place", "retire it", model, version)
+                yield _safe(IntegrityKind.LEFTOVER, place, "newer versions took its place", "retire it", model, version)
             else:
                 words = "published, but taken off the list without a line in the journal"
-                yield _safe(Kind.UNLISTED, place, words, "set it aside", model, version)
+                yield _safe(IntegrityKind.UNLISTED, place, words, "set it aside", model, version)
 
 
-def _journaled(workspace: Workspace, repository: Repository, model: str, entries: list[Entry]) -> Iterator[Finding]:
+def _journaled(
+    workspace: Workspace, repository: Repository, model: str, entries: list[Entry]
+) -> Iterator[IntegrityFinding]:
     """What the disk says of versions that the journal knows."""
     try:
         on_disk, listed = repository.versions(model), repository.listed(model)
@@ -256,21 +270,23 @@ def _journaled(workspace: Workspace, repository: Repository, model: str, entries
     for version, fate in sorted(journal.version_status(entries, model).items()):
         if fate in journal.ACTIVATING and version not in (*on_disk, *listed):
             words = f"{model} {version} was {fate} and is gone, without a line that says so"
-            yield _safe(Kind.JOURNAL, workspace.journal, words, "write the line that is missing", model, version)
+            yield _safe(
+                IntegrityKind.JOURNAL, workspace.journal, words, "write the line that is missing", model, version
+            )
     state = journal.state_at(entries, model, clock.now_ns())
     by_journal = None if state is None else state.version_to
     active = max(listed, default=None)
     last = None if active is None else journal.version_status(entries, model).get(active)
     if active in on_disk and active != by_journal and last in journal.ACTIVATING:
         words = f"{model}: {by_journal or 'nothing'} is active by the journal, {active} by the policy"
-        yield _safe(Kind.JOURNAL, workspace.journal, words, "write the line that is missing", model)
+        yield _safe(IntegrityKind.JOURNAL, workspace.journal, words, "write the line that is missing", model)
 
 
-def _served(repository: Repository, model: str, served: Sequence[int]) -> Iterator[Finding]:
+def _served(repository: Repository, model: str, served: Sequence[int]) -> Iterator[IntegrityFinding]:
     path, listed = repository.config_path(model), repository.listed(model)
     if extra := sorted(set(served) - set(listed)):
         words = f"the server answers with {', '.join(map(str, extra))}, which is not listed"
-        yield _safe(Kind.SERVED, path, words, "have the server follow the list", model)
+        yield _safe(IntegrityKind.SERVED, path, words, "have the server follow the list", model)
     if repository.is_plans(model):
         # Which plans a machine can run is its own affair.
         return
@@ -279,16 +295,20 @@ def _served(repository: Repository, model: str, served: Sequence[int]) -> Iterat
     ]
     if missing:
         words = f"the server does not answer with {', '.join(map(str, missing))}, which is listed"
-        yield _safe(Kind.SERVED, path, words, "have the server follow the list", model)
+        yield _safe(IntegrityKind.SERVED, path, words, "have the server follow the list", model)
 
 
 def _safe(
-    kind: Kind, place: object, words: str, remedy: str, model: str | None = None, version: int | None = None
-) -> Finding:
-    return Finding(kind=kind, place=str(place), words=words, safe=True, remedy=remedy, model=model, version=version)
+    kind: IntegrityKind, place: object, words: str, remedy: str, model: str | None = None, version: int | None = None
+) -> IntegrityFinding:
+    return IntegrityFinding(
+        kind=kind, place=str(place), words=words, safe=True, remedy=remedy, model=model, version=version
+    )
 
 
 def _unsafe(
-    kind: Kind, place: object, words: str, remedy: str, model: str | None = None, version: int | None = None
-) -> Finding:
-    return Finding(kind=kind, place=str(place), words=words, safe=False, remedy=remedy, model=model, version=version)
+    kind: IntegrityKind, place: object, words: str, remedy: str, model: str | None = None, version: int | None = None
+) -> IntegrityFinding:
+    return IntegrityFinding(
+        kind=kind, place=str(place), words=words, safe=False, remedy=remedy, model=model, version=version
+    )

@@ -25,7 +25,7 @@ def say(line: str) -> None:
     console.print(line, markup=False)
 
 
-class Child:
+class ForkedRun:
     """A forked process. Prefect reads `pid` and `returncode`, as of any process that it has started."""
 
     def __init__(self, pid: int) -> None:
@@ -51,7 +51,7 @@ class Zygote:
         self._root = root
         self._tickets = count(1)
         self._asked: dict[int, asyncio.Future[Any]] = {}
-        self._children: dict[int, Child] = {}
+        self._children: dict[int, ForkedRun] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._orders: Connection | None = None
         self._ready = asyncio.Event()
@@ -96,7 +96,7 @@ class Zygote:
             raise FlowsError("the zygote of the flows ended before it was ready; look at its log")
         return self._orders
 
-    async def fork(self, job: str, environment: dict[str, str]) -> Child:
+    async def fork(self, job: str, environment: dict[str, str]) -> ForkedRun:
         """Fork a child that does a job.
 
         Args:
@@ -106,7 +106,7 @@ class Zygote:
         Raises:
             FlowsError: the zygote ended, or has not come up in time.
         """
-        child: Child = await self._ask(Order(next(self._tickets), job, environment))
+        child: ForkedRun = await self._ask(Order(next(self._tickets), job, environment))
         return child
 
     async def ping(self) -> None:
@@ -142,7 +142,7 @@ class Zygote:
     def _take(self, message: Forked | Ended | Pong | Ready) -> None:
         match message:
             case Forked(ticket, pid):
-                self._answer(ticket, self._children.setdefault(pid, Child(pid)))
+                self._answer(ticket, self._children.setdefault(pid, ForkedRun(pid)))
             case Pong(ticket):
                 self._answer(ticket, None)
             case Ended(pid, status):
@@ -150,7 +150,7 @@ class Zygote:
             case Ready():
                 self._ready.set()
 
-    def _answer(self, ticket: int, answer: Child | None) -> None:
+    def _answer(self, ticket: int, answer: ForkedRun | None) -> None:
         asked = self._asked.pop(ticket)
         if not asked.done():
             asked.set_result(answer)

@@ -10,7 +10,7 @@ import numpy as np
 from lobsmith.errors import RequestError, ServingError
 from lobsmith.features.definitions import COUNT, NAMES
 from lobsmith.params import GuardParams
-from lobsmith.trading.transport.base import Float32, Score, Transport
+from lobsmith.trading.transport.base import DriftScore, Float32, Transport
 from lobsmith.units import NS_PER_MS
 
 _ROOM = 4
@@ -186,7 +186,7 @@ class ScoreWatch:
         return True
 
 
-def _named(score: Score) -> str:
+def _named(score: DriftScore) -> str:
     """Name the features that contribute most."""
     if len(score.contributions) != COUNT or not score.score > 1:
         return ""

@@ -15,7 +15,7 @@ import httpx
 from lobsmith import clock
 from lobsmith.errors import DeadlineError, LobsmithError, ModeError, ServingError
 from lobsmith.monitoring.mode.hit_rates import HitRates
-from lobsmith.monitoring.mode.machine import Mode, ModeState
+from lobsmith.monitoring.mode.machine import Mode, PublishedMode
 from lobsmith.monitoring.mode.store import decode_mode, last_known
 from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
@@ -27,7 +27,7 @@ _MOST_BYTES = 1 << 20
 class ModeSource(Protocol):
     """The seam between a client and whatever holds the monitor's record."""
 
-    def read(self) -> ModeState | None:
+    def read(self) -> PublishedMode | None:
         """Return the record, None where the monitor has left none.
 
         Raises:
@@ -44,7 +44,7 @@ class FileModes:
         self._workspace = workspace
         self._model = model
 
-    def read(self) -> ModeState | None:
+    def read(self) -> PublishedMode | None:
         """See `ModeSource.read`."""
         return last_known(self._workspace, self._model)
 
@@ -83,7 +83,7 @@ class HttpModes:
         self._model = model
         self._deadline_s = deadline_s
 
-    def read(self) -> ModeState | None:
+    def read(self) -> PublishedMode | None:
         """See `ModeSource.read`."""
         deadline = _Deadline(self._deadline_s)
         try:
@@ -191,7 +191,7 @@ class ModeWatch:
         self._stale_ns = int(stale_s * NS_PER_S)
         self._clock = clock
         self._wall = wall
-        self._record: ModeState | None = None
+        self._record: PublishedMode | None = None
         self._seen_ns = 0
 
     def look(self, version: int | None) -> MonitorStatus:
@@ -221,7 +221,7 @@ class ModeWatch:
         self._record = record
         return None
 
-    def _is_outdated(self, record: ModeState) -> bool:
+    def _is_outdated(self, record: PublishedMode) -> bool:
         """Say whether a record, of a backup or another machine, would take back a caution that is newer."""
         last = self._record
         if last is None or record.mode.caution >= last.mode.caution:
@@ -230,7 +230,7 @@ class ModeWatch:
         said_ns = max(record.looked_ns, record.since_ns)
         return said_ns < max(last.looked_ns, last.since_ns) and abs(self._wall() - said_ns) > self._stale_ns
 
-    def _stale(self, record: ModeState) -> str | None:
+    def _stale(self, record: PublishedMode) -> str | None:
         age_ns = self._wall() - record.looked_ns
         if age_ns > self._stale_ns:
             return f"its last look was {age_ns / NS_PER_S:.0f} s ago" if record.looked_ns else "it has never looked"

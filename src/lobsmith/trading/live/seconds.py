@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import Struct
 
 from lobsmith import clock
-from lobsmith.trading.live.stream import LiveStream, State
+from lobsmith.trading.live.stream import LiveStream, StreamPhase
 from lobsmith.units import NS_PER_S, NS_PER_US
 
 _BEHIND_S = 1.0
@@ -40,7 +40,7 @@ class Second(Struct, frozen=True, kw_only=True):
 
     time_ns: int
     instrument: str
-    state: State
+    state: StreamPhase
     detail: str | None
     price: float | None
     horizon_ms: int

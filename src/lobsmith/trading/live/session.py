@@ -16,7 +16,7 @@ from lobsmith.trading.live.capture import Capture
 from lobsmith.trading.live.feeds import Feed
 from lobsmith.trading.live.intake import Intake
 from lobsmith.trading.live.seconds import Second, Watch
-from lobsmith.trading.live.stream import LiveStream, State
+from lobsmith.trading.live.stream import LiveStream, StreamPhase
 from lobsmith.trading.recorder.recorder import Recorded
 from lobsmith.trading.session import Stream, open_stream
 from lobsmith.workspace import Workspace
@@ -176,7 +176,7 @@ def _check(streams: Iterable[LiveStream], *, captured: bool) -> None:
     for stream in streams:
         if stream.error is not None:
             raise stream.error
-    if not captured and all(stream.state is State.REFUSED for stream in streams):
+    if not captured and all(stream.state is StreamPhase.REFUSED for stream in streams):
         raise UnlearntInstrumentError("; ".join(sorted({stream.detail for stream in streams})))
 
 

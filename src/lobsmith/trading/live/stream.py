@@ -30,7 +30,7 @@ _RETRY_S = 1.0
 _LATENCIES_S = 10.0
 
 
-class State(StrEnum):
+class StreamPhase(StrEnum):
     """What a stream is doing."""
 
     STARTING = "waiting for the first row"
@@ -106,7 +106,7 @@ class LiveStream:
         self.instrument = instrument
         self.lines = Lines(longest)
         self.tally, self.lock = Tally(), Lock()
-        self.state, self.detail = State.STARTING, ""
+        self.state, self.detail = StreamPhase.STARTING, ""
         self.error: Exception | None = None
         self.recorded: Recorded | None = None
         self._open_model = open_model
@@ -248,16 +248,16 @@ class LiveStream:
         try:
             self._stream = self._open_model()
         except UnlearntInstrumentError as error:
-            self._wait(State.REFUSED, str(error))
+            self._wait(StreamPhase.REFUSED, str(error))
         except ServingError as error:
-            self._wait(State.WAITING, str(error))
+            self._wait(StreamPhase.WAITING, str(error))
         else:
-            self.state, self.detail = State.ANSWERING, ""
+            self.state, self.detail = StreamPhase.ANSWERING, ""
             self._segment = -1
         self._retry_s = time.monotonic() + _RETRY_S
 
-    def _wait(self, state: State, why: str) -> None:
+    def _wait(self, state: StreamPhase, why: str) -> None:
         # What a model has learnt, and which candidate may take its place, changes seldom enough to be said anew.
-        if state is not self.state or (state is State.REFUSED and why != self.detail):
+        if state is not self.state or (state is StreamPhase.REFUSED and why != self.detail):
             self._say(f"{self.instrument}: {state}: {why}")
         self.state, self.detail = state, why

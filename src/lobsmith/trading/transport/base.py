@@ -39,7 +39,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Score:
+class DriftScore:
     """How unlike the training window of a version a block of rows is: an alarm above 1.
 
     `contributions` float32 [F]: each feature's part in it.
@@ -97,7 +97,7 @@ class Transport(Protocol):
             ServingError: no server, no such version, or an answer of the wrong shape or version.
         """
 
-    def score(self, model: str, version: int, rows: Float32, deadline_s: float) -> Score:
+    def score(self, model: str, version: int, rows: Float32, deadline_s: float) -> DriftScore:
         """Ask the score of one class that was published with a version.
 
         Args:
@@ -175,7 +175,7 @@ def checked_answer(
 
 def checked_score(
     where: str, version: int, answered: object, rows: Float32, tensor: Callable[[str], Float32 | None]
-) -> Score:
+) -> DriftScore:
     """Check the version and the shapes of a score for rows, float32 [T, F]. Its value may be anything.
 
     Raises:
@@ -191,4 +191,4 @@ def checked_score(
             raise ServingError(
                 f"{where}/{version}: {name}: expected float32 {list(expected)}, got {array.dtype} {list(array.shape)}"
             )
-    return Score(float(score[0, 0]), contributions[0])
+    return DriftScore(float(score[0, 0]), contributions[0])

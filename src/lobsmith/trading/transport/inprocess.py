@@ -9,7 +9,7 @@ from lobsmith.errors import LobsmithError, ReleaseError, ServingError
 from lobsmith.release.repository.repository import Repository
 from lobsmith.serving.engine import Engine
 from lobsmith.serving.score_engine import ScoreModels
-from lobsmith.trading.transport.base import Answer, ModelShape, Score, check_in_time, checked_answer, checked_score
+from lobsmith.trading.transport.base import Answer, DriftScore, ModelShape, check_in_time, checked_answer, checked_score
 
 Float32 = NDArray[np.float32]
 
@@ -68,7 +68,7 @@ class InProcessTransport:
         check_in_time("in process", started, deadline_s)
         return checked_answer(f"in process: {model}", version, engine.version, features, state, answer._asdict().get)
 
-    def score(self, model: str, version: int, rows: Float32, deadline_s: float) -> Score:
+    def score(self, model: str, version: int, rows: Float32, deadline_s: float) -> DriftScore:
         """See `Transport.score`."""
         started = time.monotonic()
         outputs = self._scores.run(model, version, rows[np.newaxis])

@@ -23,7 +23,7 @@ from lobsmith.release.version.contract import (
 )
 from lobsmith.release.version.names import score_model
 from lobsmith.release.version.triton_config import DEFINITIONS, INSTRUMENTS, PRIME_ROWS
-from lobsmith.trading.transport.base import Answer, ModelShape, Score, check_in_time, checked_answer, checked_score
+from lobsmith.trading.transport.base import Answer, DriftScore, ModelShape, check_in_time, checked_answer, checked_score
 
 Float32 = NDArray[np.float32]
 Answered = tuple[object, Callable[[str], Float32 | None]]
@@ -64,7 +64,7 @@ class TritonTransport(ABC):
         answered, tensor = self._in_time(model, version, {FEATURES: features, STATE: state}, _OUTPUTS, deadline_s)
         return checked_answer(f"{self._url}: {model}", version, answered, features, state, tensor)
 
-    def score(self, model: str, version: int, rows: Float32, deadline_s: float) -> Score:
+    def score(self, model: str, version: int, rows: Float32, deadline_s: float) -> DriftScore:
         """See `Transport.score`."""
         name = score_model(model)
         answered, tensor = self._in_time(name, version, {ROWS: rows[np.newaxis]}, _SCORES, deadline_s)

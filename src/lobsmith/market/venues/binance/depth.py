@@ -14,7 +14,7 @@ from collections import deque
 from enum import Enum, auto
 from typing import NamedTuple
 
-from lobsmith.market.quality.ledger import Ledger, Reason
+from lobsmith.market.quality.ledger import Ledger, QuarantineReason
 from lobsmith.units import NS_PER_S
 
 _BUFFERED = 10_000
@@ -33,7 +33,7 @@ def _copied(value: Value, text: bytes) -> bytes:
     return value if isinstance(value, bytes) else text[slice(*value)]
 
 
-class Difference(NamedTuple):
+class DepthUpdate(NamedTuple):
     """A depth message; `start` and `last` are update ids, times in ns."""
 
     local: int
@@ -44,7 +44,7 @@ class Difference(NamedTuple):
     asks: Value
     place: int
 
-    def kept(self, text: bytes) -> "Difference":
+    def kept(self, text: bytes) -> "DepthUpdate":
         """Return a copy that does not need the text."""
         return self._replace(bids=_copied(self.bids, text), asks=_copied(self.asks, text))
 
@@ -68,15 +68,15 @@ class Continuity:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.synchronised = False
-        self.waiting_for = Reason.BEFORE_SNAPSHOT
+        self.waiting_for = QuarantineReason.BEFORE_SNAPSHOT
         """Why records are set aside while the book is not synchronised."""
-        self.ready: list[Difference] = []
+        self.ready: list[DepthUpdate] = []
         self.last = -1
         self.inclusive = False
         """Futures: a snapshot's own update id may be that of a difference which is still to be applied."""
         self._fresh = False  # no difference since the snapshot
-        self._early: list[Difference] = []
-        self._buffer: deque[Difference] = deque()
+        self._early: list[DepthUpdate] = []
+        self._buffer: deque[DepthUpdate] = deque()
         self._seen: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
 
     @property
@@ -84,11 +84,11 @@ class Continuity:
         """Whether an early difference waits for its predecessor."""
         return bool(self._early)
 
-    def _older(self, difference: Difference, snapshot: int) -> bool:
+    def _older(self, difference: DepthUpdate, snapshot: int) -> bool:
         """Tell whether a snapshot holds all of a difference, in the words of the venue's documentation."""
         return difference.last < snapshot if self.inclusive else difference.last <= snapshot
 
-    def take(self, one: Difference) -> Outcome:
+    def take(self, one: DepthUpdate) -> Outcome:
         """Take the next difference."""
         if not self.synchronised:
             self._wait(one)
@@ -97,17 +97,19 @@ class Continuity:
             self._apply(one)
             return Outcome.APPLIED
         if self._fresh and self._older(one, self.last):
-            self.ledger.aside(Reason.OLD_DIFFERENCE, one.place, one.local)
+            self.ledger.aside(QuarantineReason.OLD_DIFFERENCE, one.place, one.local)
             return Outcome.NOTHING
         if one.last <= self.last:
-            reason = Reason.DUPLICATE if (one.start, one.last) in self._seen else Reason.OUT_OF_ORDER
+            reason = (
+                QuarantineReason.DUPLICATE if (one.start, one.last) in self._seen else QuarantineReason.OUT_OF_ORDER
+            )
             self.ledger.fault(reason)
             self.ledger.aside(reason, one.place, one.local)
             return Outcome.NOTHING
         if one.start > self.last and not self._fresh:
             if any(one.last == early.last for early in self._early):
-                self.ledger.fault(Reason.DUPLICATE)
-                self.ledger.aside(Reason.DUPLICATE, one.place, one.local)
+                self.ledger.fault(QuarantineReason.DUPLICATE)
+                self.ledger.aside(QuarantineReason.DUPLICATE, one.place, one.local)
                 return Outcome.NOTHING
             self._early.append(one)
             return Outcome.LOST if self.overdue(one.local) else Outcome.HELD
@@ -118,7 +120,7 @@ class Continuity:
         """Tell whether the predecessor of what is held can no longer be expected."""
         return len(self._early) > _HELD or bool(self._early and local - self._early[0].local > _HELD_NS)
 
-    def _apply(self, one: Difference) -> None:
+    def _apply(self, one: DepthUpdate) -> None:
         """Make a difference ready, and those held ones that follow it."""
         self.ready = [one]
         self._fresh = False
@@ -126,7 +128,7 @@ class Continuity:
         self._seen.append((one.start, one.last))
         if not self._early:
             return
-        self.ledger.fault(Reason.OUT_OF_ORDER)
+        self.ledger.fault(QuarantineReason.OUT_OF_ORDER)
         self._early.sort(key=lambda early: early.last)
         while self._early and self._early[0].start == self.last:
             early = self._early.pop(0)
@@ -134,7 +136,7 @@ class Continuity:
             self.last = early.last
             self._seen.append((early.start, early.last))
 
-    def lose(self, reason: Reason) -> None:
+    def lose(self, reason: QuarantineReason) -> None:
         """Give the book up until the next snapshot."""
         if self.synchronised:
             self.ledger.fault(reason)
@@ -144,7 +146,7 @@ class Continuity:
         for one in waiting:
             self._wait(one)
 
-    def _wait(self, one: Difference) -> None:
+    def _wait(self, one: DepthUpdate) -> None:
         self._buffer.append(one)
         if len(self._buffer) > _BUFFERED:
             left = self._buffer.popleft()
@@ -157,20 +159,20 @@ class Continuity:
             Whether the book begins anew from it.
         """
         if self.synchronised and snapshot < self.last:
-            self.ledger.aside(Reason.OLD_SNAPSHOT, place, local)
+            self.ledger.aside(QuarantineReason.OLD_SNAPSHOT, place, local)
             return False
         # Swapped neighbours among them cost nothing: all are applied at once.
         buffered = sorted(self._buffer, key=lambda one: one.last)
         newer = [one for one in buffered if not self._older(one, snapshot)]
         if newer and newer[0].start > snapshot:
-            self.ledger.aside(Reason.OLD_SNAPSHOT, place, local)
+            self.ledger.aside(QuarantineReason.OLD_SNAPSHOT, place, local)
             return False
         if buffered != list(self._buffer):
-            self.ledger.fault(Reason.OUT_OF_ORDER)
+            self.ledger.fault(QuarantineReason.OUT_OF_ORDER)
         self._buffer = deque()
         self.synchronised = self._fresh = True
         self.last = snapshot
-        ready: list[Difference] = []
+        ready: list[DepthUpdate] = []
         broken = False
         for one in buffered:
             if broken:
@@ -182,7 +184,7 @@ class Continuity:
             elif outcome in (Outcome.HELD, Outcome.LOST):
                 # A hole among buffered differences will not be filled any more.
                 broken = True
-                self.lose(Reason.GAP)
+                self.lose(QuarantineReason.GAP)
         self.ready = ready
         return True
 

@@ -67,7 +67,7 @@ class _Envelope(Struct):
 _decode = msgspec.json.Decoder(_Envelope).decode
 
 
-class Difference(NamedTuple):
+class UpdateIds(NamedTuple):
     """The update id before a depth message's first change, and that of its last."""
 
     start: int
@@ -82,13 +82,13 @@ def stream_of(text: bytes) -> tuple[str, str]:
     return symbol.lower(), kind
 
 
-def difference(text: bytes) -> Difference | None:
+def difference(text: bytes) -> UpdateIds | None:
     """Return what a depth message says about continuity; None where it cannot be read."""
     try:
         ids = _decode(text).data
     except (msgspec.MsgspecError, ValueError):
         return None
-    return Difference(ids.first - 1 if ids.previous is None else ids.previous, ids.last)
+    return UpdateIds(ids.first - 1 if ids.previous is None else ids.previous, ids.last)
 
 
 def snapshot_id(text: bytes) -> int | None:

@@ -33,8 +33,8 @@ from lobsmith.market.payloads import (
     new_divisors,
     parse,
 )
-from lobsmith.market.quality.ledger import Ledger, Reason
-from lobsmith.market.venues.binance.depth import Continuity, Difference, Outcome, Value
+from lobsmith.market.quality.ledger import Ledger, QuarantineReason
+from lobsmith.market.venues.binance.depth import Continuity, DepthUpdate, Outcome, Value
 from lobsmith.market.venues.binance.items import Items, note_trade
 from lobsmith.market.venues.binance.messages import Line, sniff, stamp_of, to_nanoseconds
 from lobsmith.market.venues.binance.scan import DEPTH, LINE_DTYPE, SLOW, TICKER, TRADE, scan
@@ -187,7 +187,7 @@ class BinanceReader:
             else:
                 self._take_slowly(text[start:stop])
             if self._held_from is not None and self._depth.overdue(self._local):
-                self._lose(Reason.GAP)
+                self._lose(QuarantineReason.GAP)
         self._take_between(lines, done, len(lines), base)
         self._place = base + len(lines) - 1
         self.ledger.missing_trades = int(self._trades[1])
@@ -234,7 +234,7 @@ class BinanceReader:
             self.ledger.trades += 1
             note_trade(self._trades, message.trade)
             if message.execution != "MARKET":
-                self.ledger.aside(Reason.NO_BOOK_TRADE, self._place, local)
+                self.ledger.aside(QuarantineReason.NO_BOOK_TRADE, self._place, local)
             elif message.maker is None:
                 raise self._fail("a trade without its side (m)")
             else:
@@ -257,10 +257,10 @@ class BinanceReader:
         elif line.snapshot >= 0 and not line.stream:
             self._take_snapshot(line)
         elif line.gap is not None:
-            self._lose(Reason.RECONNECT)
-            self.ledger.aside(Reason.RECONNECT, self._place, local)
+            self._lose(QuarantineReason.RECONNECT)
+            self.ledger.aside(QuarantineReason.RECONNECT, self._place, local)
         else:
-            self.ledger.aside(Reason.OTHER_STREAM, self._place, local)
+            self.ledger.aside(QuarantineReason.OTHER_STREAM, self._place, local)
 
     def _fail(self, what: str, place: int | None = None) -> CaptureError:
         return self.ledger.error(what, self._place if place is None else place)
@@ -280,7 +280,7 @@ class BinanceReader:
         ours = (b'"depthUpdate"', b'"bookTicker"', b'"trade"', b'""')
         if not listed and event in ours:
             raise self._fail(f"a message of the wrong shape: {' '.join(str(error).split())[:200]}") from error
-        self.ledger.aside(Reason.OTHER_STREAM, self._place, self._local)
+        self.ledger.aside(QuarantineReason.OTHER_STREAM, self._place, self._local)
 
     def _name_symbol(self, symbol: str) -> None:
         """Take the first message's symbol as the stream's; refuse a second one."""
@@ -305,14 +305,14 @@ class BinanceReader:
         if futures != self._futures:
             raise self._fail("depth messages of spot and of futures in one capture; ingest them apart")
         start = previous if futures else first - 1
-        outcome = self._depth.take(Difference(self._local, exchange, start, last, bids, asks, self._place))
+        outcome = self._depth.take(DepthUpdate(self._local, exchange, start, last, bids, asks, self._place))
         if outcome is Outcome.APPLIED:
             self._apply_ready()
         elif outcome is Outcome.HELD:
             if self._held_from is None:
                 self._held_from = self._items.count
         elif outcome is Outcome.LOST:
-            self._lose(Reason.GAP)
+            self._lose(QuarantineReason.GAP)
 
     def _apply_ready(self) -> None:
         for one in self._depth.ready:
@@ -324,7 +324,7 @@ class BinanceReader:
         """Begin the book anew from a REST snapshot and apply the buffered differences to it."""
         self.ledger.snapshots += 1
         if self._held_from is not None:
-            self._lose(Reason.GAP)
+            self._lose(QuarantineReason.GAP)
         if not self._depth.begin(line.snapshot, self._place, self._local):
             return
         self._begun = True
@@ -335,7 +335,7 @@ class BinanceReader:
         if not self._depth.synchronised:
             self._items.add(OP_LOST, self._local, 0, 0, self._place)
 
-    def _lose(self, reason: Reason) -> None:
+    def _lose(self, reason: QuarantineReason) -> None:
         """Void the book from where a hold began, or from here; set the tickers since then aside."""
         if self._depth.synchronised:
             held = self._items.cut(self._items.count if self._held_from is None else self._held_from)
@@ -349,7 +349,7 @@ class BinanceReader:
     def _finish(self) -> None:
         """Judge the stream as a whole, at its end."""
         if self._held_from is not None:
-            self._lose(Reason.GAP)
+            self._lose(QuarantineReason.GAP)
         self._depth.finish()
         self._futures = bool(self._futures)
         if self._scan:
@@ -376,7 +376,7 @@ class BinanceReader:
         if error:
             raise self._fail(ERRORS[error], int(items["place"][item]))
         for one in items[unusable]:
-            reason = Reason.EMPTY_TICKER if one["op"] == OP_TICKER else Reason.EMPTY_TRADE
+            reason = QuarantineReason.EMPTY_TICKER if one["op"] == OP_TICKER else QuarantineReason.EMPTY_TRADE
             self.ledger.aside(reason, int(one["place"]), int(one["local_time"]))
         self._depth.keep(self._items.raw)
         self._items.keep(self._held_from)
