@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from httpx import HTTPError
-from msgspec import Struct
+from msgspec import Struct, field
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import FlowRun
@@ -215,13 +215,13 @@ class Drifted(Struct, frozen=True, kw_only=True):
     model: str
     mode: str | None
     reason: str
-    looks: tuple[DriftCheck, ...] = ()
+    checks: tuple[DriftCheck, ...] = field(default=(), name="looks")
     retrain: str | None = None
     page: str | None = None
 
 
 @task(name="look for drift")
-def look(
+def check(
     workspace: Workspace,
     params: Params,
     active: Manifest,
@@ -240,7 +240,7 @@ def look(
             sources=sources,
             opened=opened,
         )
-        words = (f"{one.look.instrument}: {kind.kind}: {kind.finding}" for one in found for kind in one.look.verdicts)
+        words = (f"{one.check.instrument}: {kind.kind}: {kind.finding}" for one in found for kind in one.check.verdicts)
         note("; ".join(words))
         return found
 
@@ -286,7 +286,7 @@ def report(workspace: Workspace, params: Params, found: StreamCheck, active: Man
         create_markdown_artifact(
             key="drift", markdown=done.as_markdown(), description=f"{active.model} {active.version}"
         )
-        missed = link_to_run(workspace, done, found.look, active.mlflow_run_id)
+        missed = link_to_run(workspace, done, found.check, active.mlflow_run_id)
         note("; ".join(filter(None, (done.headline, str(done.page), missed))))
         return done
 
@@ -331,12 +331,12 @@ def look_and_act(workspace: Workspace, params: Params, sources: Sources) -> Drif
     if live and not seen.opened:
         return rest(workspace, active, seen.state)
     with repository.reading(model, version):
-        found = look(workspace, params, active, sources, seen.opened if live else None)
+        found = check(workspace, params, active, sources, seen.opened if live else None)
     if not found:
         return Drifted(model=model, mode=None, reason=f"{model} {version} names no instrument that it was trained on")
     if repository.active(model) != version:
         return Drifted(model=model, mode=None, reason=f"{model} {version} was replaced during the look")
-    state = state_after(seen, [one.look for one in found], params.drift.past_pairs) if live else None
+    state = state_after(seen, [one.check for one in found], params.drift.past_pairs) if live else None
     return act_on_drift(workspace, params, active, found, sources, state)
 
 
@@ -364,7 +364,7 @@ def act_on_drift(
         model=active.model,
         mode=change.after.mode,
         reason=change.after.reason,
-        looks=tuple(one.look for one in found),
+        checks=tuple(one.check for one in found),
         retrain=retrain,
         page=str(reports[0].page) if reports[0] is not None else None,
     )

@@ -14,7 +14,7 @@ from lobsmith.process import user
 from lobsmith.release.repository import journal
 from lobsmith.release.version.triton_config import config_text
 from lobsmith.workspace import Workspace
-from tests.monitoring.drift.looks import CALM, DRIFT, START_NS, S, at, look
+from tests.monitoring.drift.checks import CALM, DRIFT, START_NS, S, at, check
 from tests.release import toy
 from tests.small import params_file
 
@@ -36,7 +36,7 @@ def lobsmith(workspace: Workspace, *arguments: str, code: int = 0) -> str:
 
 
 def take(workspace: Workspace, number: int, found, rates=None) -> None:
-    apply(workspace, PARAMS, look(number, found), rates, "monitor flow", now_ns=at(number))
+    apply(workspace, PARAMS, check(number, found), rates, "monitor flow", now_ns=at(number))
 
 
 def test_a_mode_is_set_by_hand_shown_and_given_back(workspace: Workspace) -> None:

@@ -33,7 +33,7 @@ def test_without_a_look_there_is_one_clear_line(root: Path) -> None:
 @pytest.fixture
 def looked(root: Path) -> Path:
     workspace, params = Workspace(root), load_params(root / "params.yaml")
-    drifted.keep(workspace, params, drifted.content(drifted.look(looked_ns=drifted.NOW_NS - 3600 * drifted.S), 0))
+    drifted.keep(workspace, params, drifted.content(drifted.check(looked_ns=drifted.NOW_NS - 3600 * drifted.S), 0))
     drifted.keep(workspace, params, drifted.content(count=0))
     return root
 

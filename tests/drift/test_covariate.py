@@ -19,11 +19,11 @@ SCALING = Scaling(np.zeros(FEATURES, np.float32), np.ones(FEATURES, np.float32))
 def known(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The past pairs of `market(SECONDS)`, which are the same whatever its newest rows are."""
     path = tmp_path_factory.mktemp("past") / "past.jsonl"
-    look(market(SECONDS), path)
+    check(market(SECONDS), path)
     return path.read_bytes()
 
 
-def look(rows: RawRows, path: Path, known: bytes = b"", **changes: float) -> DriftVerdict:
+def check(rows: RawRows, path: Path, known: bytes = b"", **changes: float) -> DriftVerdict:
     """The newest rows beside those before them; what is earlier is the past."""
     cut = int(rows.time_ns[-1]) + S - NEW * S
     old, new = rows.between(0, cut), rows.between(cut, cut + NEW * S)
@@ -40,7 +40,7 @@ def changed(rows: RawRows, column: int, shift: float) -> RawRows:
 
 
 def test_a_shift_is_found_and_named(tmp_path: Path, known: bytes) -> None:
-    found = look(changed(market(SECONDS), 3, 3.0), tmp_path / "past.jsonl", known)
+    found = check(changed(market(SECONDS), 3, 3.0), tmp_path / "past.jsonl", known)
     assert found.finding is Finding.DRIFT
     assert found.moved[0].name == "feature_3"
     assert found.past >= 40
@@ -49,14 +49,14 @@ def test_a_shift_is_found_and_named(tmp_path: Path, known: bytes) -> None:
 
 
 def test_the_same_market_is_none(tmp_path: Path, known: bytes) -> None:
-    assert look(market(SECONDS), tmp_path / "past.jsonl", known).finding is Finding.NO_DRIFT
+    assert check(market(SECONDS), tmp_path / "past.jsonl", known).finding is Finding.NO_DRIFT
 
 
 def test_a_constant_feature_is_no_drift_and_has_not_moved(tmp_path: Path) -> None:
     rows = market(SECONDS)
     raw = rows.raw.copy()
     raw[:, 2] = 7.0
-    found = look(RawRows(rows.time_ns, rows.segment, raw), tmp_path / "past.jsonl")
+    found = check(RawRows(rows.time_ns, rows.segment, raw), tmp_path / "past.jsonl")
     still = next(one for one in found.moved if one.name == "feature_2")
     assert found.finding is Finding.NO_DRIFT
     assert (still.wasserstein, still.importance) == (0.0, 0.0)
@@ -67,18 +67,18 @@ def test_a_constant_that_becomes_another_is_drift(tmp_path: Path) -> None:
     rows = market(SECONDS)
     raw = rows.raw.copy()
     raw[:, 2] = 7.0
-    found = look(changed(RawRows(rows.time_ns, rows.segment, raw), 2, 1.0), tmp_path / "past.jsonl")
+    found = check(changed(RawRows(rows.time_ns, rows.segment, raw), 2, 1.0), tmp_path / "past.jsonl")
     assert found.finding is Finding.DRIFT
     assert found.moved[0].name == "feature_2"
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataContractError, match="feature_1"):
-        look(changed(market(SECONDS), 1, np.nan), tmp_path / "past.jsonl")
+        check(changed(market(SECONDS), 1, np.nan), tmp_path / "past.jsonl")
 
 
 def test_too_little_past_is_never_no_drift(tmp_path: Path) -> None:
-    found = look(market(OLD + 20 * NEW), tmp_path / "past.jsonl")
+    found = check(market(OLD + 20 * NEW), tmp_path / "past.jsonl")
     assert found.finding is Finding.INSUFFICIENT
     assert found.past == 19
     assert found.value is not None
@@ -88,16 +88,16 @@ def test_too_few_recent_rows_are_missing_data(tmp_path: Path) -> None:
     rows = market(SECONDS)
     kept = np.r_[: SECONDS - NEW, SECONDS - 16 : SECONDS]
     thin = RawRows(rows.time_ns[kept], rows.segment[kept], rows.raw[kept])
-    assert look(thin, tmp_path / "past.jsonl").finding is Finding.MISSING
+    assert check(thin, tmp_path / "past.jsonl").finding is Finding.MISSING
 
 
 def test_a_look_measures_so_many_pairs_and_the_next_goes_on(tmp_path: Path) -> None:
     rows = market(SECONDS)
-    first = look(rows, tmp_path / "past.jsonl", pairs_a_look=25)
-    second = look(rows, tmp_path / "past.jsonl", pairs_a_look=25)
+    first = check(rows, tmp_path / "past.jsonl", pairs_a_look=25)
+    second = check(rows, tmp_path / "past.jsonl", pairs_a_look=25)
     assert (first.finding, first.past) == (Finding.INSUFFICIENT, 25)
     assert (second.finding, second.past) == (Finding.NO_DRIFT, 45)
-    assert second == look(rows, tmp_path / "other.jsonl")
+    assert second == check(rows, tmp_path / "other.jsonl")
 
 
 def test_drift_does_not_become_usual(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.studies.drift_recorded import LEVEL, after, frozen, halves, looks, read, short
+from benchmarks.studies.drift_recorded import LEVEL, after, checks, frozen, halves, read, short
 from lobsmith.drift.reference import RawRows
 from lobsmith.drift.verdict import Finding
 from lobsmith.params import DriftParams, load_params
@@ -26,12 +26,12 @@ def test_another_market_is_drift_and_the_product_says_that_minutes_are_no_histor
     brief = short(PARAMS.drift, 7.0)
     scaling, rows = frozen(learnt, brief)
     old = newest(rows, 44, brief)
-    (found,) = looks(scaling, old, after(old, frozen(other, brief)[1]), brief, 1, follow=False)
+    (found,) = checks(scaling, old, after(old, frozen(other, brief)[1]), brief, 1, follow=False)
     assert found.finding is Finding.DRIFT
     assert found.p_value is not None
     assert found.p_value <= LEVEL
     scaling, old = frozen(learnt, PARAMS.drift)
-    (found,) = looks(scaling, old, after(old, frozen(other, PARAMS.drift)[1]), PARAMS.drift, 1, follow=False)
+    (found,) = checks(scaling, old, after(old, frozen(other, PARAMS.drift)[1]), PARAMS.drift, 1, follow=False)
     assert found.finding is Finding.INSUFFICIENT
 
 
@@ -40,5 +40,5 @@ def test_the_other_half_of_a_session_is_no_drift(recorded: Path) -> None:
     brief = short(PARAMS.drift, 3.0)
     scaling, rows = frozen(read(recorded, "BTC spot, 8 August", PARAMS), brief)
     old, new = halves(rows)
-    (found,) = looks(scaling, newest(old, 44, brief), new, brief, 1, follow=True)
+    (found,) = checks(scaling, newest(old, 44, brief), new, brief, 1, follow=True)
     assert found.finding is Finding.NO_DRIFT

@@ -28,7 +28,7 @@ def shifted(rows: RawRows, from_s: int, shift: float) -> RawRows:
     return RawRows(rows.time_ns, rows.segment, raw)
 
 
-def look(rows: RawRows, now_s: int, store: PastStore, learnt: Learnt, level: float = 0.01) -> DriftVerdict:
+def check(rows: RawRows, now_s: int, store: PastStore, learnt: Learnt, level: float = 0.01) -> DriftVerdict:
     return check_covariate_drift(
         learnt.rows.newest(Lengths.of(PARAMS).reference),
         rows.between((now_s - NEW_S) * S, now_s * S),
@@ -73,37 +73,37 @@ def test_a_left_out_window_and_its_neighbours_are_no_part_of_the_rest() -> None:
 
 def test_the_first_full_window_has_a_verdict_that_says_what_it_rests_on(tmp_path: Path, learnt: Learnt) -> None:
     rows, store = market(LEARNT_S + 400), PastStore(tmp_path / "past.jsonl")
-    first = look(rows, LEARNT_S + NEW_S, store, learnt)
+    first = check(rows, LEARNT_S + NEW_S, store, learnt)
     assert first.finding is Finding.NO_DRIFT
     assert first.reason.endswith("among 30 windows of 100 s of the training data and 0 looks")
     # The windows were measured at publication, this look is all that is new.
     assert list(store.measured(past_key(SCALING, PARAMS), LEFT_OUT)) == [LEARNT_S * S]
-    second = look(rows, LEARNT_S + 2 * NEW_S, store, learnt)
+    second = check(rows, LEARNT_S + 2 * NEW_S, store, learnt)
     assert (second.finding, second.past) == (Finding.NO_DRIFT, 31)
     assert "and 1 look" in second.reason
     # A look whose rows are half those of the one before does not count a second time.
-    overlapping = look(rows, LEARNT_S + 2 * NEW_S + NEW_S // 2, store, learnt)
+    overlapping = check(rows, LEARNT_S + 2 * NEW_S + NEW_S // 2, store, learnt)
     assert overlapping.past == 31
 
 
 def test_a_large_change_is_drift_at_the_first_look_and_does_not_become_usual(tmp_path: Path, learnt: Learnt) -> None:
     rows, store = shifted(market(LEARNT_S + 400), LEARNT_S, 3.0), PastStore(tmp_path / "past.jsonl")
     for number in (1, 2, 3):
-        found = look(rows, LEARNT_S + number * NEW_S, store, learnt, level=0.0012)
+        found = check(rows, LEARNT_S + number * NEW_S, store, learnt, level=0.0012)
         assert (found.finding, found.past, found.moved[0].name) == (Finding.DRIFT, 30, "feature_3"), found.reason
 
 
 def test_a_version_without_measured_windows_measures_them_once(tmp_path: Path, learnt: Learnt) -> None:
     rows, store = market(LEARNT_S + 400), PastStore(tmp_path / "past.jsonl")
-    late = look(rows, LEARNT_S + NEW_S, store, Learnt(learnt.rows))
-    assert late == look(rows, LEARNT_S + NEW_S, PastStore(tmp_path / "other.jsonl"), learnt)
-    again = look(rows, LEARNT_S + 2 * NEW_S, PastStore(tmp_path / "past.jsonl"), Learnt(learnt.rows))
+    late = check(rows, LEARNT_S + NEW_S, store, Learnt(learnt.rows))
+    assert late == check(rows, LEARNT_S + NEW_S, PastStore(tmp_path / "other.jsonl"), learnt)
+    again = check(rows, LEARNT_S + 2 * NEW_S, PastStore(tmp_path / "past.jsonl"), Learnt(learnt.rows))
     assert again.past == 31
 
 
 def test_windows_that_say_the_same_all_the_time_are_too_few_for_no_drift(tmp_path: Path, learnt: Learnt) -> None:
     slow = [structs.replace(one, auc=0.6 + 0.3 * at / 30) for at, one in enumerate(learnt.measured)]
-    found = look(
+    found = check(
         market(LEARNT_S + 400), LEARNT_S + NEW_S, PastStore(tmp_path / "past.jsonl"), Learnt(learnt.rows, slow)
     )
     assert found.finding is Finding.INSUFFICIENT

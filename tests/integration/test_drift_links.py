@@ -32,9 +32,9 @@ def test_the_run_shows_the_newest_look_and_the_figures_of_all(tmp_path, reported
         experiment = client.create_experiment("lob", artifact_location=workspace.mlflow_artifacts.as_uri())
         run = client.create_run(experiment).info.run_id
     *_, before = drifted.earlier_looks(3, 1)
-    for look, words in ((before, "first"), (drifted.look(), "second")):
+    for check, words in ((before, "first"), (drifted.check(), "second")):
         reported.page.write_text(words)
-        assert link_to_run(workspace, reported, look, run) is None
+        assert link_to_run(workspace, reported, check, run) is None
     with mlflow_store(workspace) as client:
         assert {one.path for one in client.list_artifacts(run, "drift")} == {"drift/drift.html", "drift/drift.json"}
         [kept] = workspace.mlflow_artifacts.glob("*/artifacts/drift/drift.html")
@@ -47,10 +47,10 @@ def test_the_run_shows_the_newest_look_and_the_figures_of_all(tmp_path, reported
 
 def test_where_mlflow_is_away_or_knows_no_run_that_is_one_line(tmp_path, reported, monkeypatch):
     workspace = workspace_with_mlflow(tmp_path / "project")
-    look = drifted.look()
-    assert "no MLflow run" in link_to_run(workspace, reported, look, None)
-    assert "mlflow.db" in link_to_run(workspace, reported, look, "0" * 32)
+    check = drifted.check()
+    assert "no MLflow run" in link_to_run(workspace, reported, check, None)
+    assert "mlflow.db" in link_to_run(workspace, reported, check, "0" * 32)
     monkeypatch.setenv(MLFLOW_URI, "http://127.0.0.1:9")
-    missed = link_to_run(workspace, reported, look, "0" * 32)
+    missed = link_to_run(workspace, reported, check, "0" * 32)
     assert "does not answer" in missed
     assert "\n" not in missed

@@ -18,7 +18,7 @@ from lobsmith.process import Process, start_ticks
 from lobsmith.release.repository import journal
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.workspace import Workspace
-from tests.monitoring.drift.looks import CALM, MISSING, UNKNOWN, look
+from tests.monitoring.drift.checks import CALM, MISSING, UNKNOWN, check
 from tests.release import toy
 from tests.small import small_params
 
@@ -346,7 +346,7 @@ def test_looks_that_know_too_little_warm_up(workspace, params, active, traffic, 
     traffic.open("one", 3600, client)
     traffic.rows("one", 1)
     seen = connected(workspace, params, active, now_ns=NOW_NS)
-    short = look(0, CALM, UNKNOWN, UNKNOWN)
+    short = check(0, CALM, UNKNOWN, UNKNOWN)
     short = msgspec.structs.replace(
         short, verdicts=(short.verdicts[0], *(msgspec.structs.replace(one, past=12) for one in short.verdicts[1:]))
     )
@@ -356,9 +356,9 @@ def test_looks_that_know_too_little_warm_up(workspace, params, active, traffic, 
     assert str(state_after(seen, [dependent], 40)) == (
         "warming up: 48 windows and looks for prediction drift, which are worth too few independent ones"
     )
-    assert state_after(seen, [look(0, CALM)], 40) == State(name=LIVE)
-    assert warming_up(look(0, MISSING), 40) is None
-    unlearnt = look(0, UNKNOWN)
+    assert state_after(seen, [check(0, CALM)], 40) == State(name=LIVE)
+    assert warming_up(check(0, MISSING), 40) is None
+    unlearnt = check(0, UNKNOWN)
     assert warming_up(unlearnt, 40) == unlearnt.verdicts[0].reason
 
     def later(looked, seconds=0):

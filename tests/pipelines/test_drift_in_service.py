@@ -83,7 +83,7 @@ class Monitor:
 
     process: subprocess.Popen[str]
 
-    def look(self, changes: dict[str, Any]) -> str:
+    def check(self, changes: dict[str, Any]) -> str:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(msgspec.json.encode(changes).decode() + "\n")
@@ -186,7 +186,7 @@ def test_a_market_that_changes_turns_clients_conservative_and_asks_for_a_retrain
                 assert advised[-1].mode is Mode.NORMAL, advised[-1]
                 assert not opened_retrains()
             turns = DRIFT_FROM < until <= DRIFT_FROM + 2 * LOOK_S
-            monitor.look({} if turns else _UNDRAWN)
+            monitor.check({} if turns else _UNDRAWN)
             modes[until] = read_mode(workspace, MODEL).mode
         assert {mode for until, mode in modes.items() if until <= DRIFT_FROM} == {Mode.NORMAL}
         turned = min(until for until, mode in modes.items() if mode is Mode.CONSERVATIVE)

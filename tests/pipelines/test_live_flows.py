@@ -320,7 +320,7 @@ def test_a_version_that_goes_while_it_is_looked_at_is_no_failure(workspace, monk
         raise DataError("reference.safetensors: missing")
 
     opened(workspace, 60)
-    for scale, name, judged in ((0.4, "judge_in_service", monitor), (0.5, "look_for_drift", look)):
+    for scale, name, judged in ((0.4, "judge_in_service", monitor), (0.5, "look_for_drift", check)):
         promoted(workspace, scale)
         monkeypatch.setattr(flow, name, gone)
         assert "was rolled back or retired while it was read" in judged(workspace).reason
@@ -355,14 +355,14 @@ def test_a_version_without_its_score_is_an_alert_until_it_has_it(workspace):
     assert alerts.firing(workspace) == []
 
 
-def look(workspace, **changes):
+def check(workspace, **changes):
     from pipelines.monitor import drift as flow
 
     return flow(str(workspace.root), SHORT | changes)
 
 
 def test_a_look_where_nothing_serves_sets_no_mode(workspace):
-    seen = look(workspace)
+    seen = check(workspace)
     assert (seen.mode, seen.reason) == (None, "nothing serves")
     assert read_mode(workspace, "toy") is None
 
@@ -370,7 +370,7 @@ def test_a_look_where_nothing_serves_sets_no_mode(workspace):
 def test_two_looks_at_once_are_one(workspace):
     promoted(workspace, 0.3)
     with hold_lease(workspace.drift_lease, "the test", ttl_s=30, wait_s=0):
-        seen = look(workspace)
+        seen = check(workspace)
     assert seen.mode is None
     assert "the test" in seen.reason
     assert read_mode(workspace, "toy") is None
@@ -380,8 +380,8 @@ def test_an_idle_install_stays_normal_and_its_record_fresh(workspace):
     promoted(workspace, 0.3)
     for _ in range(2):
         before_ns = time.time_ns()
-        seen = look(workspace)
-        assert (seen.mode, seen.reason, seen.looks, seen.page) == ("normal", "idle: no client is connected", (), None)
+        seen = check(workspace)
+        assert (seen.mode, seen.reason, seen.checks, seen.page) == ("normal", "idle: no client is connected", (), None)
         record = read_mode(workspace, "toy")
         assert record.looked_ns >= before_ns
         assert str(record.state) == seen.reason
@@ -393,9 +393,9 @@ def test_an_idle_install_stays_normal_and_its_record_fresh(workspace):
 def test_a_client_that_has_only_begun_changes_nothing(workspace):
     promoted(workspace, 0.3)
     opened(workspace, 10)
-    seen = look(workspace)
+    seen = check(workspace)
     assert (seen.mode, str(read_mode(workspace, "toy").state)[:8]) == ("normal", "starting")
-    assert {one.finding for one in seen.looks[0].verdicts} == {Finding.INSUFFICIENT}
+    assert {one.finding for one in seen.checks[0].verdicts} == {Finding.INSUFFICIENT}
     assert alerts.read(workspace) == []
 
 
@@ -403,15 +403,15 @@ def test_a_client_that_has_only_begun_changes_nothing(workspace):
 def test_a_look_without_rows_is_an_alarm_with_a_page_and_asks_for_no_retrain(workspace):
     promoted(workspace, 0.3)
     session = opened(workspace, 3600)
-    seen = look(workspace)
+    seen = check(workspace)
     assert seen.mode == "conservative", seen
-    assert {one.finding for one in seen.looks[0].verdicts} <= {Finding.MISSING, Finding.INSUFFICIENT}
+    assert {one.finding for one in seen.checks[0].verdicts} <= {Finding.MISSING, Finding.INSUFFICIENT}
     assert seen.retrain is None
     assert Path(seen.page).is_file()
     assert [one.name for one in alerts.firing(workspace)] == [alerts.NO_ROWS]
     # The client ends in order: the mode stays, and there is no more to be alarmed about.
     session.unlink()
-    assert look(workspace).reason == "idle: no client is connected"
+    assert check(workspace).reason == "idle: no client is connected"
     assert alerts.firing(workspace) == []
     assert read_mode(workspace, "toy").mode == "conservative"
 
@@ -421,7 +421,7 @@ def test_a_look_that_fails_is_an_alarm(workspace):
     log_path(workspace, "toy").parent.mkdir(parents=True, exist_ok=True)
     log_path(workspace, "toy").write_bytes(b"no log at all" * 1000)
     with pytest.raises(PredictionLogError, match=r"toy\.db"):
-        look(workspace)
+        check(workspace)
     [alert] = alerts.firing(workspace)
     assert alert.name == alerts.NO_LOOK
     assert "toy.db" in alert.message

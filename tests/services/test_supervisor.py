@@ -139,7 +139,7 @@ def test_a_process_that_cannot_be_watched_is_not_left_behind(root: Path, monkeyp
 
     monkeypatch.setattr(os, "pidfd_open", full)
     watched = Watched(service(root, beating("one")), root / "log", str(root), lambda: None)
-    watched.step({})
+    watched.advance({})
     assert watched.state.why == f"a process: Too many open files; again in {FIRST_BACKOFF_S:g} s"
     assert marked(str(root)) == []
 

@@ -81,14 +81,14 @@ def _ask(
     plan: Plan, way: str, phase: float, ready: threading.Barrier, stop: threading.Event, into: list[Asked]
 ) -> None:
     # A transport belongs to the thread that made it.
-    step = _client(plan, way) if way.endswith("client") else _nameless(plan, way)
+    request = _client(plan, way) if way.endswith("client") else _nameless(plan, way)
     ready.wait()
     next_s = time.monotonic() + phase / plan.rate
     while not stop.is_set():
         time.sleep(max(0.0, next_s - time.monotonic()))
         next_s += 1 / plan.rate
         sent_ns = time.monotonic_ns()
-        answered = step()
+        answered = request()
         into.append(
             Asked(
                 way=way,
@@ -106,13 +106,13 @@ def _client(plan: Plan, way: str) -> Callable[[], _Answered]:
     rows = _rows(transport.describe(plan.model).feature_count)
     number = iter(range(sys.maxsize))
 
-    def step() -> _Answered:
+    def request() -> _Answered:
         prediction = client.step(rows[next(number) % _ROWS])
         if prediction.reason is None:
             return _Answered(prediction.version)
         return _Answered(prediction.version, f"{prediction.reason.value}: {prediction.detail}")
 
-    return step
+    return request
 
 
 def _nameless(plan: Plan, way: str) -> Callable[[], _Answered]:
@@ -125,7 +125,7 @@ def _nameless(plan: Plan, way: str) -> Callable[[], _Answered]:
     number = iter(range(sys.maxsize))
     limit = {"client_timeout": plan.client.deadline_s} if way == "grpc" else {}
 
-    def step() -> _Answered:
+    def request() -> _Answered:
         inputs = []
         for name, array in ((FEATURES, rows[np.newaxis, next(number) % _ROWS, np.newaxis]), (STATE, state)):
             inputs.append(module.InferInput(name, list(array.shape), "FP32"))
@@ -139,7 +139,7 @@ def _nameless(plan: Plan, way: str) -> Callable[[], _Answered]:
         finite = np.isfinite(result.as_numpy(PROBABILITIES)).all()
         return _Answered(version, None if finite else "the answer is not finite")
 
-    return step
+    return request
 
 
 def _rows(features: int) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -93,11 +93,11 @@ def demonstrate_drift(workspace: Workspace, settings: Mapping[str, Any], *, as_j
             retrain(str(own.root), None, changes)
             with stage("simulate a market that changes"):
                 dataset = _market(params)
-            stretches, looks = _live(own, params, changes, dataset)
+            stretches, checks = _live(own, params, changes, dataset)
     if as_json:
-        print_json({"workspace": str(own.root), "stretches": stretches, "look": looks[-1]})
+        print_json({"workspace": str(own.root), "stretches": stretches, "look": checks[-1]})
         return
-    _show(own, params, stretches, looks[-1])
+    _show(own, params, stretches, checks[-1])
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def _live(
     from pipelines.monitor import drift
 
     stretches: list[Stretch] = []
-    looks: list[DriftCheck] = []
+    checks: list[DriftCheck] = []
     with running_triton(workspace, with_free_ports(params)):
         for number in range(_CALM + _CHANGED):
             changed = number >= _CALM
@@ -149,10 +149,10 @@ def _live(
                 note(f"{measured.answered:,} of {measured.rows:,} rows answered; {acting}")
             seen = drift(str(workspace.root), changes, ["demo"])
             stretches.append(_stretch(seen, measured, changed=changed))
-            looks.extend(seen.looks[:1])
+            checks.extend(seen.checks[:1])
             if changed and seen.mode != Mode.NORMAL:
                 break
-    return stretches, looks
+    return stretches, checks
 
 
 def _ask(workspace: Workspace, params: Params, dataset: "Dataset", from_s: float) -> "ReplayResult":
@@ -174,7 +174,7 @@ def _ask(workspace: Workspace, params: Params, dataset: "Dataset", from_s: float
 
 
 def _stretch(seen: "Drifted", measured: "ReplayResult", *, changed: bool) -> Stretch:
-    verdicts = seen.looks[0].verdicts if seen.looks else ()
+    verdicts = seen.checks[0].verdicts if seen.checks else ()
     return Stretch(
         changed=changed,
         rows=measured.answered,

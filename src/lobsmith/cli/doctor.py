@@ -66,9 +66,9 @@ def doctor(workspace: Workspace, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _attempt(name: str, look: Callable[[], str], *, needed: bool = True) -> Check:
+def _attempt(name: str, check: Callable[[], str], *, needed: bool = True) -> Check:
     try:
-        return Check(name=name, found=True, needed=needed, detail=look())
+        return Check(name=name, found=True, needed=needed, detail=check())
     except LobsmithError as error:
         return Check(name=name, found=False, needed=needed, detail=str(error))
 
@@ -100,26 +100,26 @@ def _disk(root: Path) -> Check:
 
 
 def _params(workspace: Workspace) -> Check:
-    def look() -> str:
+    def check() -> str:
         load_params(workspace.params)
         return str(workspace.params)
 
-    return _attempt("parameters", look)
+    return _attempt("parameters", check)
 
 
 def _triton() -> Check:
-    def look() -> str:
+    def check() -> str:
         from lobsmith.serving.triton.installation import check_installation, find_triton
 
         installation = find_triton()
         check_installation(installation)
         return str(installation.server)
 
-    return _attempt("Triton", look)
+    return _attempt("Triton", check)
 
 
 def _ports(workspace: Workspace) -> Check:
-    def look() -> str:
+    def check() -> str:
         from lobsmith.services.run import read_run
         from lobsmith.serving.ports import Port, check_free
         from lobsmith.serving.triton.control import connect
@@ -134,7 +134,7 @@ def _ports(workspace: Workspace) -> Check:
         check_free(ports)
         return f"{', '.join(str(port.number) for port in ports)} are free"
 
-    return _attempt("ports", look, needed=False)
+    return _attempt("ports", check, needed=False)
 
 
 def _gpu() -> Check:

@@ -84,8 +84,8 @@ def drift(
         from pipelines.monitor import drift as flow
 
         seen = flow(str(workspace.root), changes, sources)
-    words = [f"{seen.mode or 'nothing to look at'}: {seen.reason}"]
-    words += [f"{one.kind}: {one.finding}: {one.reason}" for look in seen.looks for one in look.verdicts]
+    words = [f"{seen.mode or 'nothing to check at'}: {seen.reason}"]
+    words += [f"{one.kind}: {one.finding}: {one.reason}" for check in seen.checks for one in check.verdicts]
     words += [line for line in (seen.retrain, seen.page) if line]
     _show(seen, "\n".join(words), as_json)
 

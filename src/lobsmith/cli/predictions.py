@@ -38,7 +38,7 @@ def predictions() -> None:
 @click.pass_obj
 def describe(workspace: Workspace, model: str | None, hours: float | None, as_json: bool) -> None:
     """Show what each version has answered and how good it was."""
-    from lobsmith.monitoring.accuracy import score
+    from lobsmith.monitoring.accuracy import accuracy_of
     from lobsmith.monitoring.log.raw_rows import count_raw_rows
     from lobsmith.monitoring.log.reader import PredictionLog, answers
 
@@ -46,7 +46,8 @@ def describe(workspace: Workspace, model: str | None, hours: float | None, as_js
     with PredictionLog.of(workspace, _name(workspace, model)) as log:
         streams = log.streams(since_ns)
         scores = {
-            (one.model, one.version): score(answers(log, one.model, one.version, since_ns=since_ns)) for one in streams
+            (one.model, one.version): accuracy_of(answers(log, one.model, one.version, since_ns=since_ns))
+            for one in streams
         }
         state: dict[str, Any] = {
             "log": str(log.path),

@@ -56,7 +56,7 @@ def report_drift(
     page, drawn = folder / history.PAGE, folder / history.EVIDENTLY_PAGE
     if as_json:
         evidently = str(drawn) if drawn.exists() else None
-        print_json({"look": content.look, "page": str(page), "evidently": evidently})
+        print_json({"look": content.check, "page": str(page), "evidently": evidently})
         return
     _show(content)
     results.print(f"page {page}", soft_wrap=True, markup=False)
@@ -70,12 +70,12 @@ def _show(content: "Content") -> None:
     from lobsmith.evaluation.report.words import figure, moment, number
     from lobsmith.monitoring.drift.page import headline
 
-    look = content.look
-    results.print(headline(look), soft_wrap=True, markup=False)
-    table = Table(title=f"{look.model} {look.version}, {look.instrument}, {moment(look.looked_ns)}")
+    check = content.check
+    results.print(headline(check), soft_wrap=True, markup=False)
+    table = Table(title=f"{check.model} {check.version}, {check.instrument}, {moment(check.looked_ns)}")
     for heading in ("drift", "found", "statistic", "p-value", "past", "moved most", "why"):
         table.add_column(heading, overflow="fold")
-    for one in look.verdicts:
+    for one in check.verdicts:
         moved = ", ".join(two.name for two in one.moved[:3])
         figures = (number(one.value), figure(one.p_value), str(one.past))
         table.add_row(one.kind.value, one.finding.value, *figures, moved, one.reason)

@@ -121,7 +121,7 @@ def check_covariate_drift(
             learnt.rows, learnt.measured, scaling, store, params, until_ns=until, end=end + params.discriminator.seconds
         )
         pairs, least = first.pairs, LEAST_COUNT
-        rests_on = _rests_on(len(pairs) - first.looks, first.looks, params.recent_s)
+        rests_on = _rests_on(len(pairs) - first.checks, first.checks, params.recent_s)
     aucs = tuple(pair.auc for pair in pairs)
     shown = feature_shifts(names, reference.raw, recent.raw, importance=fitted.importance(params.discriminator.seed))
     if len(aucs) < (params.past_pairs if not least else _FEWEST):
@@ -148,8 +148,8 @@ def check_covariate_drift(
     return verdict(finding, reason, value=fitted.auc, p_value=p, null=aucs, moved=_ordered(shown, unusual.deviations))
 
 
-def _rests_on(windows: int, looks: int, recent_s: float) -> str:
-    return f"{windows} windows of {recent_s:.3g} s of the training data and {looks} look{'s' * (looks != 1)}"
+def _rests_on(windows: int, checks: int, recent_s: float) -> str:
+    return f"{windows} windows of {recent_s:.3g} s of the training data and {checks} look{'s' * (checks != 1)}"
 
 
 def _measured(fitted: Discriminator, from_ns: int, key: str) -> MeasuredPair:

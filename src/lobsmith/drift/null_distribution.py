@@ -258,8 +258,8 @@ def null_pairs(
         all_or_none: measure none where the history does not give `past_pairs` of them.
     """
     lengths, key = Lengths.of(params), past_key(scaling, params)
-    looks = math.ceil(params.past_pairs / params.pairs_a_look)
-    later_ns = gap_ns + round(looks * params.look_s * NS_PER_S)
+    checks = math.ceil(params.past_pairs / params.pairs_a_look)
+    later_ns = gap_ns + round(checks * params.look_s * NS_PER_S)
     now, later = rounded_gap(gap_ns, lengths), rounded_gap(later_ns, lengths)
     possible = {
         gap: list(itertools.islice(_null_windows(history, lengths, gap, until_ns, store), MOST)) for gap in (now, later)

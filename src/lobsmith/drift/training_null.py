@@ -178,7 +178,7 @@ class TrainingPairs(NamedTuple):
 
     pairs: list[MeasuredPair]
     """In the order of time."""
-    looks: int
+    checks: int
     """How many of them, the newest, are looks."""
 
 
@@ -213,9 +213,9 @@ def training_pairs(
     if not old:
         old = measured_in_training(training, scaling, params, end=end)
         store.add(old)
-    looks: list[MeasuredPair] = []
+    checks: list[MeasuredPair] = []
     for one in kept.values():
-        free_ns = looks[-1].from_ns + recent_ns if looks else last + 1
+        free_ns = checks[-1].from_ns + recent_ns if checks else last + 1
         if free_ns <= one.from_ns <= until_ns - recent_ns and not store.drifted(one.from_ns, one.from_ns + recent_ns):
-            looks.append(one)
-    return TrainingPairs([*old, *looks[-MOST:]], min(len(looks), MOST))
+            checks.append(one)
+    return TrainingPairs([*old, *checks[-MOST:]], min(len(checks), MOST))

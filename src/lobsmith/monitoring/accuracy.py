@@ -52,12 +52,12 @@ class VersionAccuracy(Struct, frozen=True):
     horizons: tuple[HorizonAccuracy, ...]
 
 
-def score(answers: Answers) -> VersionAccuracy:
+def accuracy_of(answers: Answers) -> VersionAccuracy:
     """Score a version over all the rows given."""
     every = slice(0, len(answers.time_ns))
     known = len(answers.time_ns) > 0
     from_ns, until_ns = (int(answers.time_ns.min()), int(answers.time_ns.max())) if known else (None, None)
-    return _score(answers, every, from_ns, until_ns, answers.reasons)
+    return _accuracy_of(answers, every, from_ns, until_ns, answers.reasons)
 
 
 def accuracy_over_time(answers: Answers, edges_ns: Sequence[int]) -> list[VersionAccuracy]:
@@ -72,12 +72,12 @@ def accuracy_over_time(answers: Answers, edges_ns: Sequence[int]) -> list[Versio
         raise ValueError("edges_ns must be two or more rising times")
     bin_of = np.searchsorted(edges, answers.time_ns, side="right") - 1
     return [
-        _score(answers, np.flatnonzero(bin_of == index), int(edges[index]), int(edges[index + 1]), {})
+        _accuracy_of(answers, np.flatnonzero(bin_of == index), int(edges[index]), int(edges[index + 1]), {})
         for index in range(len(edges) - 1)
     ]
 
 
-def _score(
+def _accuracy_of(
     answers: Answers,
     chosen: slice | npt.NDArray[np.int64],
     from_ns: int | None,
@@ -99,13 +99,13 @@ def _score(
         p50,
         p99,
         tuple(
-            _score_horizon(horizon, probabilities[answered, index], labels[answered, index])
+            _horizon_accuracy(horizon, probabilities[answered, index], labels[answered, index])
             for index, horizon in enumerate(answers.horizons_ms)
         ),
     )
 
 
-def _score_horizon(horizon_ms: int, p: npt.NDArray[np.float32], labels: npt.NDArray[np.int8]) -> HorizonAccuracy:
+def _horizon_accuracy(horizon_ms: int, p: npt.NDArray[np.float32], labels: npt.NDArray[np.int8]) -> HorizonAccuracy:
     known = labels != UNKNOWN
     p, y = p[known], labels[known].astype(np.int64)
     if not len(y):

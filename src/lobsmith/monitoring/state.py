@@ -147,10 +147,10 @@ def connected(
     return Connected(tuple(one for one in streams if one is not None))
 
 
-def state_after(seen: Connected, looks: Sequence[DriftCheck], past_pairs: int) -> State:
+def state_after(seen: Connected, checks: Sequence[DriftCheck], past_pairs: int) -> State:
     """Return the state after looks for drift: one that lives is warming up while they know too little."""
     state = seen.state
-    short = [words for look in looks if (words := warming_up(look, past_pairs))]
+    short = [words for check in checks if (words := warming_up(check, past_pairs))]
     if state.name is not StateName.LIVE or not short:
         return state
     return State(name=StateName.WARMING_UP, detail=short[0])
@@ -177,14 +177,14 @@ def state_now(seen: Connected, looked: tuple[int, State | UnsetType] | None, sta
     return after if isinstance(after, State) and after.name is StateName.WARMING_UP else state
 
 
-def warming_up(look: DriftCheck, past_pairs: int) -> str | None:
+def warming_up(check: DriftCheck, past_pairs: int) -> str | None:
     """Say how much of the past a look knew of each kind that it knew too little of; None where it knew enough.
 
     Args:
         look: for drift.
         past_pairs: how many windows of the training data, past pairs and looks are needed, `drift.past_pairs`.
     """
-    short = [one for one in look.verdicts if one.finding is Finding.INSUFFICIENT]
+    short = [one for one in check.verdicts if one.finding is Finding.INSUFFICIENT]
     if not short:
         return None
     least = min(short, key=lambda one: one.past)

@@ -61,7 +61,7 @@ class Child:
             self.kill()
             self._process.wait()
             raise
-        self.look = ReadinessProbe(service, self.pid, self._output, beats, wake)
+        self.probe = ReadinessProbe(service, self.pid, self._output, beats, wake)
 
     @property
     def pid(self) -> int:
@@ -97,7 +97,7 @@ class Child:
         """Reap it after its end, with what it left behind in its process group."""
         self.kill()
         self._process.wait()
-        self.look.end()
+        self.probe.end()
         os.close(self.pidfd)
 
 

@@ -101,7 +101,7 @@ class _Supervisor:
         try:
             while not self._signals.count:
                 for one in self._watched:
-                    one.step({other.service.name: other.state.state for other in self._watched})
+                    one.advance({other.service.name: other.state.state for other in self._watched})
                 self._note()
                 self._tick()
                 self._sleep()

@@ -59,7 +59,7 @@ class Watched:
         """When it is started again, on the monotonic clock; None where that is not planned."""
         return self._due_s if self._state is Phase.RESTARTING else None
 
-    def step(self, others: Mapping[str, Phase]) -> None:
+    def advance(self, others: Mapping[str, Phase]) -> None:
         """Do what is due: start, start again, or take note of how its process does.
 
         Args:
@@ -105,7 +105,7 @@ class Watched:
             self._again(f"{error.filename or 'a process'}: {error.strerror}", ran_s=0.0)
         else:
             self._say(Phase.STARTING, "")
-            if self.child.look.why is None:
+            if self.child.probe.why is None:
                 self._say(Phase.READY, "")
 
     def _watch(self, child: Child) -> None:
@@ -120,7 +120,7 @@ class Watched:
                 self._forget()
                 self._again(why, ran_s)
             return
-        trouble = child.look.why
+        trouble = child.probe.why
         if trouble is None:
             self._say(Phase.READY, "")
         elif self._state is Phase.STARTING:
@@ -128,7 +128,7 @@ class Watched:
                 self._kill(child, f"not ready within {self.service.start_deadline_s:g} s: {trouble}", ran_s)
             elif ran_s > SLOW_START_S:
                 self._say(Phase.STARTING, trouble)
-        elif now - child.look.silent_since > self.service.silent_s:
+        elif now - child.probe.silent_since > self.service.silent_s:
             self._kill(child, f"no answer for {self.service.silent_s:g} s: {trouble}", ran_s)
         else:
             self._say(Phase.SILENT, trouble)

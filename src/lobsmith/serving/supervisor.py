@@ -146,7 +146,7 @@ class _Watch:
         if time.monotonic() < self._next_look:
             return None
         self._next_look = time.monotonic() + _STUB_POLL_S
-        return self._stubs.look()
+        return self._stubs.check()
 
 
 def _pause(why: str, deaths: deque[float], stop: threading.Event, on_event: OnEvent) -> None:

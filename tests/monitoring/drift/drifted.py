@@ -131,7 +131,7 @@ def concept() -> DriftVerdict:
     )
 
 
-def look(*verdicts: DriftVerdict, looked_ns: int = NOW_NS) -> DriftCheck:
+def check(*verdicts: DriftVerdict, looked_ns: int = NOW_NS) -> DriftCheck:
     return DriftCheck(
         model=MODEL,
         version=VERSION,
@@ -153,7 +153,7 @@ def earlier_looks(count: int, drifted: int) -> list[DriftCheck]:
             if back <= drifted
             else covariate(Finding.NO_DRIFT, float(generator.uniform(0.5, 0.63)), p_value)
         )
-        made.append(look(found, prediction(), concept(), looked_ns=NOW_NS - back * 300 * S))
+        made.append(check(found, prediction(), concept(), looked_ns=NOW_NS - back * 300 * S))
     return made
 
 
@@ -176,17 +176,17 @@ HAPPENINGS = (
 
 def content(one: DriftCheck | None = None, count: int = 60, **changed) -> Content:
     """What the page says of a look after others, the last dozen of which have found drift."""
-    one = one or look()
+    one = one or check()
     earlier = tuple(history.as_line(before, str(before.looked_ns), None) for before in earlier_looks(count, 12))
     said = Content(
-        look=one,
+        check=one,
         since_ns=drift_since(one, earlier),
         earlier=earlier,
         changes=tuple(PageChange.of(one) for one in CHANGES),
         happenings=HAPPENINGS,
         losses=losses_over_time([answers(30_000, NOW_NS, seed=1), answers(30_000, NOW_NS, up=2.0, seed=2)]),
         evidently=Evidently(
-            page="evidently.html", failure=None, failures=0, looks=count + 1, project=project_of(MODEL), report=None
+            page="evidently.html", failure=None, failures=0, checks=count + 1, project=project_of(MODEL), report=None
         ),
     )
     return msgspec.structs.replace(said, **changed)
@@ -194,9 +194,9 @@ def content(one: DriftCheck | None = None, count: int = 60, **changed) -> Conten
 
 def keep(workspace: Workspace, params: Params, said: Content) -> history.PastCheck:
     """Keep a look as a monitor run does, without drawing it."""
-    folder = history.new_folder(workspace, said.look)
+    folder = history.new_folder(workspace, said.check)
     (folder / history.PAGE).write_text("a page")
     (folder / history.CONTENT).write_bytes(msgspec.json.encode(said))
-    line = history.as_line(said.look, folder.name, said.evidently.failure)
-    history.add(workspace, said.look.model, line, params.drift_report)
+    line = history.as_line(said.check, folder.name, said.evidently.failure)
+    history.add(workspace, said.check.model, line, params.drift_report)
     return line

@@ -55,7 +55,7 @@ def line(verdict, looked_ns: int) -> PastCheck:
     return PastCheck(looked_ns=looked_ns, version=1, instrument="simulator:SIM", folder="", found=(found,))
 
 
-def looks(judge, shown: Answers, seconds: float, every: int = RECENT) -> list:
+def checks(judge, shown: Answers, seconds: float, every: int = RECENT) -> list:
     """The verdicts of all looks at a stretch of traffic, each knowing those before it."""
     history, verdicts = [], []
     for at in range(REFERENCE + RECENT, int(seconds) + 1, every):
@@ -78,14 +78,14 @@ SECONDS = REFERENCE + 45 * RECENT
 
 @pytest.mark.parametrize("judge", [prediction, concept])
 def test_the_first_forty_looks_only_say_what_is_usual(judge):
-    found = [one.finding for one in looks(judge, traffic(SECONDS), SECONDS)]
+    found = [one.finding for one in checks(judge, traffic(SECONDS), SECONDS)]
     assert found[:40] == [Finding.INSUFFICIENT] * 40
     assert set(found[40:]) == {Finding.NO_DRIFT}
 
 
 @pytest.mark.parametrize(("judge", "kind"), [(prediction, Kind.PREDICTION), (concept, Kind.CONCEPT)])
 def test_answers_that_have_become_worse_are_drift_of_both_kinds(judge, kind):
-    verdict = looks(judge, traffic(SECONDS, late=1.5), SECONDS)[-1]
+    verdict = checks(judge, traffic(SECONDS, late=1.5), SECONDS)[-1]
     assert (verdict.kind, verdict.finding) == (kind, Finding.DRIFT), verdict.reason
     assert verdict.p_value <= LEVEL
     assert verdict.past >= 40
@@ -93,8 +93,8 @@ def test_answers_that_have_become_worse_are_drift_of_both_kinds(judge, kind):
 
 def test_answers_that_got_better_are_no_concept_drift():
     shown = traffic(SECONDS, late=0.1)
-    assert looks(concept, shown, SECONDS)[-1].finding is Finding.NO_DRIFT
-    assert looks(prediction, shown, SECONDS)[-1].finding is Finding.DRIFT
+    assert checks(concept, shown, SECONDS)[-1].finding is Finding.NO_DRIFT
+    assert checks(prediction, shown, SECONDS)[-1].finding is Finding.DRIFT
 
 
 @pytest.mark.parametrize("judge", [prediction, concept])
@@ -106,7 +106,7 @@ def test_a_silent_stream_is_missing_data_however_long_it_was_calm(judge):
             (shown.time_ns >= START + int((SECONDS - RECENT) * S))[:, None, None], np.nan, shown.probabilities
         ).astype(np.float32),
     )
-    verdict = looks(judge, quiet, SECONDS)[-1]
+    verdict = checks(judge, quiet, SECONDS)[-1]
     assert verdict.finding is Finding.MISSING
     assert "minimum_rows" in verdict.reason
 

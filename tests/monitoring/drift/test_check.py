@@ -22,15 +22,15 @@ from lobsmith.monitoring.drift.history import Found, PastCheck, as_line
 from lobsmith.monitoring.drift.live_window import CurrentWindow, no_rows, read_current_window
 from lobsmith.monitoring.live_evaluation import LIVE
 from lobsmith.monitoring.log.writer import LogWriter, Source, log_path
-from lobsmith.monitoring.mode.machine import Mode, step
+from lobsmith.monitoring.mode.machine import Mode, transition
 from lobsmith.params import Params
 from lobsmith.release.repository.journal import ROLLED_BACK, Entry, append
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.workspace import Workspace
+from tests.monitoring.drift.checks import CALM, DRIFT, MISSING, UNKNOWN, at
+from tests.monitoring.drift.checks import check as look_of
 from tests.monitoring.drift.drifted import NOW_NS, VERSION, S, answers, rows
-from tests.monitoring.drift.looks import CALM, DRIFT, MISSING, UNKNOWN, at
-from tests.monitoring.drift.looks import look as look_of
 from tests.monitoring.logged import PARAMS, add
 from tests.online.live_traffic import params as with_changes
 from tests.release import toy
@@ -72,9 +72,9 @@ def log(
         writer.add_raw(instrument, row=np.arange(count), raw=current.raw, **times)
 
 
-def look(tmp_path: Path, params: Params, active: Manifest, before: tuple[PastCheck, ...] = ()) -> list[DriftCheck]:
+def check(tmp_path: Path, params: Params, active: Manifest, before: tuple[PastCheck, ...] = ()) -> list[DriftCheck]:
     found = check_drift(Workspace(tmp_path), params, active, NO_FALLBACK, now_ns=NOW_NS, before=before)
-    return [one.look for one in found]
+    return [one.check for one in found]
 
 
 def findings(one: DriftCheck) -> dict[Kind, Finding]:
@@ -82,16 +82,16 @@ def findings(one: DriftCheck) -> dict[Kind, Finding]:
 
 
 def test_before_the_first_row_is_logged_all_is_missing(tmp_path, params, active):
-    for one in look(tmp_path, params, active):
+    for one in check(tmp_path, params, active):
         assert findings(one) == dict.fromkeys(Kind, Finding.MISSING)
 
 
 def test_a_stream_that_nobody_ever_asked_about_is_not_missed(tmp_path, params, active):
     log(Workspace(tmp_path), params, SPOT, 30)
-    [spot] = look(tmp_path, params, active)
+    [spot] = check(tmp_path, params, active)
     assert spot.instrument == SPOT
     log(Workspace(tmp_path), params, PERPETUAL, 30)
-    both = look(tmp_path, params, active)
+    both = check(tmp_path, params, active)
     assert {one.instrument for one in both} == {SPOT, PERPETUAL}
     # The budget is that of all streams together.
     assert all(one.level == pytest.approx(spot.verdicts[0].level / 2) for seen in both for one in seen.verdicts)
@@ -101,7 +101,7 @@ def test_a_stream_that_nobody_ever_asked_about_is_not_missed(tmp_path, params, a
 def test_few_answers_are_missing_data_unless_the_version_has_only_begun(tmp_path, params, active, served_s, finding):
     log(Workspace(tmp_path), params, SPOT, 10)
     active = msgspec.structs.replace(active, created_ns=NOW_NS - served_s * S)
-    [one] = look(tmp_path, params, active)
+    [one] = check(tmp_path, params, active)
     # Rows do not depend on a version: few of them are missing data all the same.
     assert findings(one) == {Kind.COVARIATE: Finding.MISSING, Kind.PREDICTION: finding, Kind.CONCEPT: finding}
 
@@ -109,7 +109,7 @@ def test_few_answers_are_missing_data_unless_the_version_has_only_begun(tmp_path
 def test_a_version_that_was_gone_back_to_has_only_begun(tmp_path, params, active):
     log(Workspace(tmp_path), params, SPOT, 300, version=VERSION + 1)
     before = dict.fromkeys((Kind.PREDICTION, Kind.CONCEPT), Finding.MISSING)
-    assert findings(look(tmp_path, params, active)[0]).items() >= before.items()
+    assert findings(check(tmp_path, params, active)[0]).items() >= before.items()
     back = Entry(
         time_ns=NOW_NS - 20 * S,
         action=ROLLED_BACK,
@@ -121,7 +121,7 @@ def test_a_version_that_was_gone_back_to_has_only_begun(tmp_path, params, active
     )
     append(Workspace(tmp_path).journal, back)
     after = dict.fromkeys(before, Finding.INSUFFICIENT)
-    assert findings(look(tmp_path, params, active)[0]).items() >= after.items()
+    assert findings(check(tmp_path, params, active)[0]).items() >= after.items()
 
 
 def test_only_streams_with_a_client_are_looked_at_and_a_new_one_may_have_few_rows(tmp_path, params, active):
@@ -131,7 +131,7 @@ def test_only_streams_with_a_client_are_looked_at_and_a_new_one_may_have_few_row
     def look_at(**opened_s: int) -> dict[str, dict[Kind, Finding]]:
         opened = {instrument: NOW_NS - opened_s[key] * S for instrument, key in names.items() if key in opened_s}
         found = check_drift(Workspace(tmp_path), params, active, NO_FALLBACK, now_ns=NOW_NS, opened=opened)
-        return {one.look.instrument: findings(one.look) for one in found}
+        return {one.check.instrument: findings(one.check) for one in found}
 
     names = {SPOT: "spot", PERPETUAL: "perpetual"}
     missing, young = (dict.fromkeys(Kind, one) for one in (Finding.MISSING, Finding.INSUFFICIENT))
@@ -164,7 +164,7 @@ def test_what_another_version_answered_is_not_what_is_usual(tmp_path, params, ac
         )
         for until in (NOW_NS - (60 * back + 2 * (back % 2)) * S for back in range(45, 0, -1))
     )
-    [one] = look(tmp_path, params, active, before)
+    [one] = check(tmp_path, params, active, before)
     verdict = one.of(Kind.PREDICTION)
     assert verdict is not None
     assert verdict.past == past
@@ -194,7 +194,7 @@ def test_answers_that_break_a_limit_are_concept_drift_of_their_stream_only(tmp_p
     workspace = Workspace(tmp_path)
     log(workspace, params, SPOT, 300)
     log(workspace, params, PERPETUAL, 300, latency_ns=S)
-    found = {one.instrument: one.of(Kind.CONCEPT) for one in look(tmp_path, params, active)}
+    found = {one.instrument: one.of(Kind.CONCEPT) for one in check(tmp_path, params, active)}
     assert found[SPOT].finding is not Finding.DRIFT
     assert found[PERPETUAL].finding is Finding.DRIFT
     assert "latency" in found[PERPETUAL].reason
@@ -208,7 +208,7 @@ def test_the_first_full_window_of_answers_has_a_verdict_where_the_version_says_w
     null = training_null(few, {SPOT: answers(2000, LEARNT_UNTIL)}, params.drift, 1000)
     save_null(null, path)
     published = msgspec.structs.replace(active, files={**active.files, NULL: sha256_file(path)})
-    [without], [found] = look(tmp_path, params, active), look(tmp_path, params, published)
+    [without], [found] = check(tmp_path, params, active), check(tmp_path, params, published)
     assert without.of(Kind.PREDICTION).finding is Finding.INSUFFICIENT
     assert found.of(Kind.PREDICTION).p_value is not None
     assert "windows of 60 s of held-out training data and 0 looks" in found.of(Kind.PREDICTION).reason
@@ -220,7 +220,7 @@ def test_the_first_full_window_of_answers_has_a_verdict_where_the_version_says_w
     assert (line.value, line.beside_training) == (None, found.of(Kind.PREDICTION).value)
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(DataError, match=r"null\.json: missing or changed .*verify --repair"):
-        look(tmp_path, params, published)
+        check(tmp_path, params, published)
 
 
 def looked(found: DriftCheck, instrument: str) -> StreamCheck:
@@ -230,7 +230,7 @@ def looked(found: DriftCheck, instrument: str) -> StreamCheck:
 
 def test_one_stream_is_taken_as_it_is():
     one = looked(look_of(0, CALM), "simulator:SIM")
-    assert together([one]) is one.look
+    assert together([one]) is one.check
 
 
 def test_what_asks_for_most_caution_counts_of_each_kind():
@@ -248,5 +248,5 @@ def test_concept_drift_pauses_beside_another_stream_that_drifts_otherwise():
     params, record = small_params().modes, None
     for number in range(params.drift_looks + params.paused_looks):
         both = [looked(look_of(number, DRIFT), "a:A"), looked(look_of(number, CALM, CALM, DRIFT), "b:B")]
-        record = step(record, together(both), params, at(number))
+        record = transition(record, together(both), params, at(number))
     assert record.mode is Mode.PAUSED

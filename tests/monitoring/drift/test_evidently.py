@@ -55,7 +55,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     (workspace.root / "params.yaml").write_text(params_file().read_text())
     params = load_params(params_file(), {"drift_report.deadline_s": 250})
     reported = write_report(
-        workspace, params, drifted.look(), *drifted.sides(), changes=drifted.CHANGES, happenings=drifted.HAPPENINGS
+        workspace, params, drifted.check(), *drifted.sides(), changes=drifted.CHANGES, happenings=drifted.HAPPENINGS
     )
     return Project(workspace, params, reported)
 
@@ -85,7 +85,7 @@ def test_the_page_the_history_and_the_links_agree(project: Project) -> None:
     done = project.reported
     [line] = history.read(project.workspace, drifted.MODEL)
     said = read_content(project.workspace, drifted.MODEL, line)
-    assert said.look == drifted.look()
+    assert said.check == drifted.check()
     assert said.evidently.report is not None
     assert 'href="evidently.html"' in done.page.read_text()
     for path in (done.page, done.evidently_html):
@@ -145,7 +145,7 @@ def is_closed(url: str) -> bool:
 
 def test_nothing_to_compare_fails_a_test_of_the_report(project: Project, tmp_path: Path) -> None:
     reference, recent = drifted.sides(300, 0)
-    drawn = draw(project.workspace, project.params, drifted.look(), reference, Side(recent.rows), tmp_path)
+    drawn = draw(project.workspace, project.params, drifted.check(), reference, Side(recent.rows), tmp_path)
     assert not isinstance(drawn, str), drawn
     assert [status for _, status in checks_of(Path(drawn.json))] == ["FAIL", "FAIL"]
 
@@ -153,7 +153,7 @@ def test_nothing_to_compare_fails_a_test_of_the_report(project: Project, tmp_pat
 def test_without_outcomes_the_report_says_so(project: Project, tmp_path: Path) -> None:
     reference, recent = drifted.sides(300, 300)
     unknown = drifted.answers(300, drifted.NOW_NS, unknown=300)
-    drawn = draw(project.workspace, project.params, drifted.look(), reference, Side(recent.rows, unknown), tmp_path)
+    drawn = draw(project.workspace, project.params, drifted.check(), reference, Side(recent.rows, unknown), tmp_path)
     assert not isinstance(drawn, str), drawn
     assert not [name for name in metrics(Path(drawn.json)) if "target" in name]
     assert [status for _, status in checks_of(Path(drawn.json))] == ["SUCCESS", "FAIL"]
@@ -171,7 +171,7 @@ def test_a_fault_of_evidently_stops_no_look(tmp_path: Path, changes: dict[str, f
     evidently_workspace(workspace).parent.mkdir(parents=True)
     # A file in the way of the folder: what Evidently draws cannot be kept.
     evidently_workspace(workspace).touch()
-    done = write_report(workspace, params, drifted.look(), *drifted.sides(30, 30))
+    done = write_report(workspace, params, drifted.check(), *drifted.sides(30, 30))
     assert reason in done.evidently_failed
     assert "\n" not in done.evidently_failed
     assert (done.evidently_html, done.evidently_json) == (None, None)

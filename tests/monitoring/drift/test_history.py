@@ -22,8 +22,8 @@ class Project:
 
     def keep(self, back: int, **changed) -> history.PastCheck:
         """Keep a look `back` periods ago."""
-        look = drifted.look(looked_ns=drifted.NOW_NS - back * 300 * drifted.S)
-        return drifted.keep(self.workspace, self.params, drifted.content(look, 0, **changed))
+        check = drifted.check(looked_ns=drifted.NOW_NS - back * 300 * drifted.S)
+        return drifted.keep(self.workspace, self.params, drifted.content(check, 0, **changed))
 
     def read(self) -> list[history.PastCheck]:
         return history.read(self.workspace, drifted.MODEL)

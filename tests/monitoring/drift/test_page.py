@@ -20,7 +20,7 @@ def test_it_says_what_was_found_since_when_and_what_was_done():
     page = render_drift(said)
     words, drawings = read(page)
     for part in (
-        headline(said.look),
+        headline(said.check),
         "2026-03-01 13:23:00 UTC, in every look from then on",
         "conservative since 2026-03-01 13:23:00 UTC",
         "normal → conservative",
@@ -43,7 +43,7 @@ def test_it_says_what_was_found_since_when_and_what_was_done():
 def test_only_three_answers_of_no_drift_read_as_no_drift(findings):
     verdicts = drifted.covariate(), drifted.prediction(), drifted.concept()
     made = [msgspec.structs.replace(one, finding=finding) for one, finding in zip(verdicts, findings, strict=True)]
-    words = headline(drifted.look(*made))
+    words = headline(drifted.check(*made))
     fine = words == "No covariate drift, no prediction drift, no concept drift."
     assert fine == (set(findings) == {Finding.NO_DRIFT})
     for verdict in made:
@@ -52,19 +52,19 @@ def test_only_three_answers_of_no_drift_read_as_no_drift(findings):
 
 
 def test_a_kind_that_was_not_looked_for_is_named():
-    look = drifted.look(drifted.covariate(Finding.NO_DRIFT))
-    assert headline(look) == "No covariate drift. Not looked for: prediction and concept drift."
-    words, _ = read(render_drift(drifted.content(look)))
+    check = drifted.check(drifted.covariate(Finding.NO_DRIFT))
+    assert headline(check) == "No covariate drift. Not looked for: prediction and concept drift."
+    words, _ = read(render_drift(drifted.content(check)))
     assert words.count("not looked for") == 2
 
 
 def test_drift_is_since_the_first_look_of_an_unbroken_run():
     earlier = [as_line(one, "", None) for one in drifted.earlier_looks(20, 3)]
-    assert drift_since(drifted.look(), earlier) == earlier[-3].looked_ns
-    assert drift_since(drifted.look(), []) == drifted.NOW_NS
-    assert drift_since(drifted.look(drifted.covariate(Finding.NO_DRIFT)), earlier) is None
-    unknown = as_line(drifted.look(drifted.concept(), looked_ns=drifted.NOW_NS - 1), "", None)
-    assert drift_since(drifted.look(), [*earlier, unknown]) == drifted.NOW_NS, "nobody knows whether it went on"
+    assert drift_since(drifted.check(), earlier) == earlier[-3].looked_ns
+    assert drift_since(drifted.check(), []) == drifted.NOW_NS
+    assert drift_since(drifted.check(drifted.covariate(Finding.NO_DRIFT)), earlier) is None
+    unknown = as_line(drifted.check(drifted.concept(), looked_ns=drifted.NOW_NS - 1), "", None)
+    assert drift_since(drifted.check(), [*earlier, unknown]) == drifted.NOW_NS, "nobody knows whether it went on"
 
 
 def test_with_nothing_to_show_it_says_so():
@@ -72,7 +72,7 @@ def test_with_nothing_to_show_it_says_so():
     evidently = msgspec.structs.replace(drifted.content().evidently, page=None, failure="it took too long", failures=3)
     page = render_drift(
         drifted.content(
-            drifted.look(*nothing), 0, earlier=(), changes=(), happenings=(), losses=(), evidently=evidently
+            drifted.check(*nothing), 0, earlier=(), changes=(), happenings=(), losses=(), evidently=evidently
         )
     )
     words, drawings = read(page)
@@ -91,7 +91,7 @@ def test_with_nothing_to_show_it_says_so():
 def test_names_are_no_markup():
     sly = '<script>alert("x")</script>'
     verdict = msgspec.structs.replace(drifted.covariate(), reason=sly, moved=(drifted.moved(sly, 1.0, 0.1),))
-    assert "<script" not in render_drift(drifted.content(drifted.look(verdict)))
+    assert "<script" not in render_drift(drifted.content(drifted.check(verdict)))
 
 
 def test_it_opens_in_a_browser(tmp_path):
@@ -118,7 +118,7 @@ def test_a_drawing_of_one_bin_or_of_none_spoils_nothing():
         for edges in ((0.0, 1.0), (), (1e-300, 1e300), (-5.0, 0.0, 1e9))
     ]
     verdict = msgspec.structs.replace(drifted.covariate(), moved=tuple(odd), null=(0.5,), value=None)
-    _, drawings = read(render_drift(drifted.content(drifted.look(verdict), 0, losses=())))
+    _, drawings = read(render_drift(drifted.content(drifted.check(verdict), 0, losses=())))
     assert drawings == 3 + 1 + 1
 
 

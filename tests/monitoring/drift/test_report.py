@@ -14,11 +14,11 @@ from tests.small import params_file
 
 
 def test_a_spoilt_journal_keeps_no_look_out_of_the_history(tmp_path: Path) -> None:
-    workspace, look = Workspace(tmp_path), drifted.look()
+    workspace, check = Workspace(tmp_path), drifted.check()
     journal_path(workspace).parent.mkdir(parents=True)
     journal_path(workspace).write_bytes(b"no line\n")
     rows = drifted.rows(50, drifted.NOW_NS)
     # Evidently is no part of this: it gets no time.
     params = load_params(params_file(), {"drift_report.deadline_s": 0.001})
-    report_check(workspace, params, StreamCheck(look, rows, CurrentWindow(rows, rows, None, None, 0, 0)))
-    assert [one.looked_ns for one in history.read(workspace, look.model)] == [look.looked_ns]
+    report_check(workspace, params, StreamCheck(check, rows, CurrentWindow(rows, rows, None, None, 0, 0)))
+    assert [one.looked_ns for one in history.read(workspace, check.model)] == [check.looked_ns]

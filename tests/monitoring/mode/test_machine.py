@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from lobsmith.drift.verdict import DriftCheck, Finding, Kind
-from lobsmith.monitoring.mode.machine import Mode, PublishedMode, asks_retrain, step, wait
+from lobsmith.monitoring.mode.machine import Mode, PublishedMode, asks_retrain, transition, wait
 from lobsmith.monitoring.state import State, StateName
 from lobsmith.params import ModeParams
-from tests.monitoring.drift.looks import CALM, DRIFT, MISSING, UNKNOWN, S, at, look, looks
+from tests.monitoring.drift.checks import CALM, DRIFT, MISSING, UNKNOWN, S, at, check, checks
 
 PARAMS = ModeParams(
     drift_looks=2,
@@ -44,13 +44,13 @@ def run(
 ) -> list[PublishedMode]:
     records = []
     for one in taken:
-        record = step(record, one, given, one.looked_ns)
+        record = transition(record, one, given, one.looked_ns)
         records.append(record)
     return records
 
 
 def modes(*found: tuple[Finding, ...] | Finding, given: ModeParams = PARAMS) -> list[Mode]:
-    taken = looks([one if isinstance(one, tuple) else (one,) for one in found])
+    taken = checks([one if isinstance(one, tuple) else (one,) for one in found])
     return [one.mode for one in run(taken, given)]
 
 
@@ -89,13 +89,13 @@ def test_the_table(found, expected) -> None:
 
 
 def test_the_first_record_without_history_is_normal_and_says_so() -> None:
-    [record] = run(looks([(UNKNOWN,) * 3]))
+    [record] = run(checks([(UNKNOWN,) * 3]))
     assert (record.mode, "too little history" in record.reason) == (N, True)
     assert (record.since_ns, record.looked_ns) == (at(0), at(0))
 
 
 def test_a_look_at_nothing_is_missing_data() -> None:
-    nothing = replace(look(0, CALM), verdicts=())
+    nothing = replace(check(0, CALM), verdicts=())
     assert run([nothing])[-1].mode is C
 
 
@@ -106,14 +106,14 @@ def waited(record: PublishedMode | None, number: int, version: int = 1) -> Publi
 def test_idle_keeps_mode_and_counters_and_the_record_fresh() -> None:
     first = waited(None, 0)
     assert (first.mode, first.reason, first.looked_ns) == (N, "idle: no client is connected", at(0))
-    before = run(looks([(DRIFT,), (DRIFT,), (CALM,)]))[-1]
+    before = run(checks([(DRIFT,), (DRIFT,), (CALM,)]))[-1]
     assert (before.mode, before.calm_looks) == (C, 1)
     after = waited(before, 9)
     assert (after.mode, after.since_ns, after.reason) == (C, before.since_ns, before.reason)
     assert (after.looked_ns, after.last_look, after.findings) == (at(9), str(IDLE), {})
     assert not asks_retrain(before, after, PARAMS, at(10**6))
     # It takes as many calm looks as without the pause.
-    assert [one.mode for one in run([look(10, CALM)], record=after)] == [N]
+    assert [one.mode for one in run([check(10, CALM)], record=after)] == [N]
     other = waited(after, 10, version=2)
     assert (other.mode, other.version, other.calm_looks) == (C, 2, 0)
 
@@ -121,9 +121,9 @@ def test_idle_keeps_mode_and_counters_and_the_record_fresh() -> None:
 @given(sequences, params, st.sets(st.integers(0, 39)))
 def test_idle_times_between_looks_change_nothing_that_follows(found, given_params, pauses) -> None:
     record, kept = None, None
-    for number, one in enumerate(looks(found)):
-        kept = step(kept, one, given_params, one.looked_ns)
-        record = step(record, one, given_params, one.looked_ns)
+    for number, one in enumerate(checks(found)):
+        kept = transition(kept, one, given_params, one.looked_ns)
+        record = transition(record, one, given_params, one.looked_ns)
         if number in pauses:
             record = wait(record, "lob", 1, IDLE, one.looked_ns + S)
     assert record is not None
@@ -133,21 +133,23 @@ def test_idle_times_between_looks_change_nothing_that_follows(found, given_param
 
 
 def test_another_version_keeps_the_mode_and_counts_anew() -> None:
-    records = run([look(0, DRIFT), look(1, DRIFT), look(2, CALM), look(3, CALM, version=2), look(4, CALM, version=2)])
+    records = run(
+        [check(0, DRIFT), check(1, DRIFT), check(2, CALM), check(3, CALM, version=2), check(4, CALM, version=2)]
+    )
     assert [one.mode for one in records] == [N, C, C, C, N]
     # Drift under the old version is none of the new one's.
-    assert run([look(0, DRIFT), look(1, DRIFT, version=2)])[-1].mode is N
+    assert run([check(0, DRIFT), check(1, DRIFT, version=2)])[-1].mode is N
 
 
 @given(sequences, params)
 def test_a_look_takes_one_step_at_most(found, given_params) -> None:
-    cautions = [0, *(one.mode.caution for one in run(looks(found), given_params))]
+    cautions = [0, *(one.mode.caution for one in run(checks(found), given_params))]
     assert all(abs(after - before) <= 1 for before, after in pairwise(cautions))
 
 
 @given(sequences, params)
 def test_a_step_back_follows_calm_looks_and_nothing_else(found, given_params) -> None:
-    taken = looks(found)
+    taken = checks(found)
     records = run(taken, given_params)
     for number, (before, after) in enumerate(pairwise(records), 1):
         if after.mode.caution < before.mode.caution:
@@ -165,31 +167,31 @@ def test_worse_findings_never_make_it_less_cautious(found, given_params, places)
         if place < len(found):
             spot = list(Kind).index(kind)
             worse[place][spot] = {CALM: UNKNOWN, UNKNOWN: DRIFT}.get(worse[place][spot], worse[place][spot])
-    better, other = (run(looks([tuple(one) for one in way]), given_params) for way in (found, worse))
+    better, other = (run(checks([tuple(one) for one in way]), given_params) for way in (found, worse))
     assert all(one.mode.caution <= two.mode.caution for one, two in zip(better, other, strict=True))
 
 
 @given(sequences, params)
 def test_missing_data_is_never_normal(found, given_params) -> None:
-    for one, record in zip(found, run(looks(found), given_params), strict=True):
+    for one, record in zip(found, run(checks(found), given_params), strict=True):
         assert not (MISSING in one and record.mode is N)
 
 
 @given(sequences, params)
 def test_a_look_that_is_taken_twice_counts_once(found, given_params) -> None:
-    taken = looks(found)
+    taken = checks(found)
     assert run([one for one in taken for _ in range(2)], given_params)[-1] == run(taken, given_params)[-1]
 
 
 @given(sequences, params, st.sampled_from(Mode))
 def test_what_a_hand_has_set_only_gets_more_cautious(found, given_params, mode) -> None:
-    cautions = [one.mode.caution for one in run(looks(found), given_params, in_mode(mode, held=True))]
+    cautions = [one.mode.caution for one in run(checks(found), given_params, in_mode(mode, held=True))]
     assert cautions == sorted(cautions)
     assert cautions[0] >= mode.caution
 
 
 def test_a_record_says_when_and_why_its_mode_began() -> None:
-    records = run(looks([(CALM,), (DRIFT,), (DRIFT,), (CALM,)]))
+    records = run(checks([(CALM,), (DRIFT,), (DRIFT,), (CALM,)]))
     assert records[-1].since_ns == at(2)
     assert records[-1].looked_ns == at(3)
     assert "drift in 2 looks in a row: covariate: covariate 2" in records[-1].reason
@@ -199,12 +201,12 @@ def test_a_record_says_when_and_why_its_mode_began() -> None:
 def asked(found, times_s, given_params=PARAMS) -> list[bool]:
     """Whether each look asks, where all that asked were answered."""
     record, answers = None, []
-    for number, (one, seconds) in enumerate(zip(looks(found), times_s, strict=True)):
+    for number, (one, seconds) in enumerate(zip(checks(found), times_s, strict=True)):
         now = at(0) + seconds * S
-        after = step(record, one, given_params, now)
+        after = transition(record, one, given_params, now)
         answers.append(asks_retrain(record, after, given_params, now))
         record = replace(after, retrain_asked_ns=now) if answers[-1] else after
-        assert not asks_retrain(record, step(record, one, given_params, now), given_params, now + 10**15), number
+        assert not asks_retrain(record, transition(record, one, given_params, now), given_params, now + 10**15), number
     return answers
 
 

@@ -4,7 +4,7 @@ from lobsmith.monitoring import alerts
 from lobsmith.monitoring.mode.store import alert_mode, apply
 from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
-from tests.monitoring.drift.looks import CALM, DRIFT, MISSING, UNKNOWN, at, look
+from tests.monitoring.drift.checks import CALM, DRIFT, MISSING, UNKNOWN, at, check
 from tests.small import params_file
 
 PARAMS = load_params(params_file(), {"modes.drift_looks": 2, "modes.calm_looks": 2})
@@ -14,7 +14,7 @@ def test_drift_is_over_in_normal_mode_and_missing_data_with_the_first_rows(tmp_p
     workspace = Workspace(tmp_path)
     firing = []
     for number, found in enumerate([UNKNOWN, DRIFT, DRIFT, MISSING, CALM, CALM, MISSING, CALM]):
-        alert_mode(workspace, apply(workspace, PARAMS, look(number, found), None, "monitor flow", now_ns=at(number)))
+        alert_mode(workspace, apply(workspace, PARAMS, check(number, found), None, "monitor flow", now_ns=at(number)))
         firing.append({one.name for one in alerts.firing(workspace)})
     drift, rows = {alerts.DRIFT}, {alerts.NO_ROWS}
     assert firing == [set(), set(), drift, drift | rows, drift, set(), rows, set()]

@@ -26,7 +26,7 @@ from lobsmith.monitoring.mode.store import (
 from lobsmith.params import load_params
 from lobsmith.release.repository import journal
 from lobsmith.workspace import Workspace
-from tests.monitoring.drift.looks import CALM, DRIFT, MISSING, UNKNOWN, at, look
+from tests.monitoring.drift.checks import CALM, DRIFT, MISSING, UNKNOWN, at, check
 from tests.small import params_file
 
 PARAMS = load_params(
@@ -43,7 +43,7 @@ def workspace(tmp_path) -> Workspace:
 
 
 def take(workspace: Workspace, number: int, *found, rates=None, **changed):
-    return apply(workspace, PARAMS, look(number, *found, **changed), rates, "monitor flow", now_ns=at(number))
+    return apply(workspace, PARAMS, check(number, *found, **changed), rates, "monitor flow", now_ns=at(number))
 
 
 def written(workspace: Workspace) -> list[tuple[Mode | None, Mode]]:

@@ -26,7 +26,7 @@ class Stream:
         for _ in range(rows):
             self.time_ns += 1_000_000
             self.block.append(np.full(2, self.time_ns / 1e6, np.float32), self.time_ns)
-        return self.watch.look(self.scores, version, self.block).own
+        return self.watch.measure(self.scores, version, self.block).own
 
 
 def test_a_block_is_scored_once_it_is_full_and_has_moved_on() -> None:

@@ -41,13 +41,13 @@ def watch(source: Modes, clock: Clock | None = None, wall: Clock | None = None) 
     ],
 )
 def test_a_fresh_record_and_own_rows(mode: Mode, own: LocalStatus, expected: tuple[Mode, Abstain | None]) -> None:
-    found = effective_mode(watch(Modes(record(mode, looked_ns=NOW_NS - 899 * S))).look(1), LocalReading(own, ""))
+    found = effective_mode(watch(Modes(record(mode, looked_ns=NOW_NS - 899 * S))).read(1), LocalReading(own, ""))
     assert (found.mode, found.abstain) == expected
 
 
 @pytest.mark.parametrize("gone", GONE.values(), ids=GONE)
 def test_without_a_monitor_own_rows_decide_and_nothing_known_is_never_normal(gone: object) -> None:
-    word = watch(Modes(gone)).look(1)
+    word = watch(Modes(gone)).read(1)
     assert not word.fresh
     found = [effective_mode(word, LocalReading(own, "")) for own in (CALM, ALARM, UNKNOWN)]
     assert [(one.mode, one.abstain) for one in found] == [(N, None), (C, Abstain.REFERENCE), (C, Abstain.NO_SIGNAL)]
@@ -67,9 +67,9 @@ def test_without_a_monitor_own_rows_decide_and_nothing_known_is_never_normal(gon
 def test_caution_outlasts_the_monitor_that_asked_for_it(mode: Mode, then: object) -> None:
     source = Modes(record(mode))
     watched = watch(source)
-    assert watched.look(1).fresh
+    assert watched.read(1).fresh
     source.says = record(mode, **then) if isinstance(then, dict) else then
-    word = watched.look(1)
+    word = watched.read(1)
     assert not word.fresh
     assert effective_mode(word, LocalReading(CALM, "")).mode is mode
 
@@ -77,34 +77,34 @@ def test_caution_outlasts_the_monitor_that_asked_for_it(mode: Mode, then: object
 def test_an_outdated_record_takes_no_caution_back_and_a_word_by_hand_does() -> None:
     source = Modes(record(P))
     watched = watch(source)
-    watched.look(1)
+    watched.read(1)
     source.says = record(N, looked_ns=STALE_NS, since_ns=STALE_NS)
-    word = watched.look(1)
+    word = watched.read(1)
     assert (word.mode, word.fresh) == (P, False)
     assert "older" in word.detail
     source.says = record(N, looked_ns=STALE_NS, since_ns=NOW_NS + S)
-    assert watched.look(1).mode is N
+    assert watched.read(1).mode is N
 
 
 def test_a_monitor_that_is_back_is_heard_again() -> None:
     source = Modes(record(P))
     watched = watch(source)
-    watched.look(1)
+    watched.read(1)
     source.says = ServingError("refused")
-    watched.look(1)
+    watched.read(1)
     source.says = record(N)
-    assert effective_mode(watched.look(1), LocalReading(UNKNOWN, "")).mode is N
+    assert effective_mode(watched.read(1), LocalReading(UNKNOWN, "")).mode is N
 
 
 def test_a_clock_that_is_set_back_makes_no_old_record_young() -> None:
     clock, wall, source = Clock(), Clock(NOW_NS), Modes(record())
     watched = watch(source, clock, wall)
-    assert watched.look(1).fresh
+    assert watched.read(1).fresh
     for _ in range(10):
         clock.now += 100 * S
         wall.now = NOW_NS - 60 * S
-        word = watched.look(1)
+        word = watched.read(1)
     assert not word.fresh
     assert "no new look has come for" in word.detail
     source.says = record(looked_ns=NOW_NS - 70 * S)
-    assert watched.look(1).fresh
+    assert watched.read(1).fresh

@@ -30,7 +30,7 @@ _LATE = 0.1
 """Share of their stretch that the rows of two looks may have in common: a schedule is never kept to the second."""
 
 
-def usual(looks: Sequence[PastCheck], kind: Kind, before_ns: int, *, training: bool = False) -> list[float]:
+def usual(checks: Sequence[PastCheck], kind: Kind, before_ns: int, *, training: bool = False) -> list[float]:
     """Return what earlier looks measured of a kind, in the order of time: each over rows of its own, none after.
 
     Those that found drift are left out: they would make it usual.
@@ -42,8 +42,8 @@ def usual(looks: Sequence[PastCheck], kind: Kind, before_ns: int, *, training: b
         training: take the statistics beside the training window, in place of those beside the answers before.
     """
     values = []
-    for look in reversed(looks):
-        found = look.of(kind)
+    for check in reversed(checks):
+        found = check.of(kind)
         if found is None or found.finding is Finding.DRIFT:
             continue
         value = found.beside_training if training else found.value
@@ -204,10 +204,10 @@ class _OneKind(NamedTuple):
             return self._compared(beside_before, past, f"{len(past)} looks before", scale, self.drift.past_pairs, known)
         if beside_training is not None and self.held_out is not None:
             windows = [value for one in self.held_out.windows if (value := of_window(one)) is not None]
-            looks = usual(self.before, self.kind, self.current.from_ns, training=True)
+            checks = usual(self.before, self.kind, self.current.from_ns, training=True)
             among = f"{len(windows)} windows of {self.held_out.recent_s:.3g} s of held-out training data"
-            among += f" and {len(looks)} look{'s' * (len(looks) != 1)}"
-            return self._compared(beside_training, windows + looks, among, scale, _FEWEST, known, LEAST_COUNT)
+            among += f" and {len(checks)} look{'s' * (len(checks) != 1)}"
+            return self._compared(beside_training, windows + checks, among, scale, _FEWEST, known, LEAST_COUNT)
         if self.has_before or self.held_out is not None:
             return self.verdict(Finding.INSUFFICIENT, unknown, **known)
         return self.too_young()

@@ -33,14 +33,14 @@ _SEVERITY = (Finding.INSUFFICIENT, Finding.NO_DRIFT, Finding.MISSING, Finding.DR
 class StreamCheck:
     """A look and what was looked at; `reference` is the part of the training window that rows were compared with."""
 
-    look: DriftCheck
+    check: DriftCheck
     reference: RawRows
     current: CurrentWindow
 
     @property
     def severity(self) -> int:
         """Rises from knowing nothing to drift."""
-        return max(_SEVERITY.index(one.finding) for one in self.look.verdicts)
+        return max(_SEVERITY.index(one.finding) for one in self.check.verdicts)
 
 
 def together(found: Sequence[StreamCheck]) -> DriftCheck:
@@ -52,19 +52,19 @@ def together(found: Sequence[StreamCheck]) -> DriftCheck:
         found: at least one.
     """
     if len(found) == 1:
-        return found[0].look
+        return found[0].check
     verdicts = [
-        structs.replace(one, reason=f"{looked.look.instrument}: {one.reason}")
+        structs.replace(one, reason=f"{looked.check.instrument}: {one.reason}")
         for looked in found
-        for one in looked.look.verdicts
+        for one in looked.check.verdicts
     ]
     gravest = tuple(
         max((one for one in verdicts if one.kind is kind), key=lambda one: _SEVERITY.index(one.finding))
         for kind in Kind
         if any(one.kind is kind for one in verdicts)
     )
-    instruments = ", ".join(looked.look.instrument for looked in found)
-    return structs.replace(found[0].look, instrument=instruments, verdicts=gravest)
+    instruments = ", ".join(looked.check.instrument for looked in found)
+    return structs.replace(found[0].check, instrument=instruments, verdicts=gravest)
 
 
 def check_drift(
@@ -139,7 +139,7 @@ def check_drift(
                 current, past, params, level, judged.verdict if judged else None, null.answers if null else None
             ),
         )
-        look = DriftCheck(
+        check = DriftCheck(
             model=active.model,
             version=active.version,
             instrument=instrument,
@@ -147,7 +147,7 @@ def check_drift(
             verdicts=verdicts,
             seconds=time.monotonic() - started,
         )
-        found.append(StreamCheck(look, learnt, current))
+        found.append(StreamCheck(check, learnt, current))
     return sorted(found, key=lambda one: one.severity, reverse=True)
 
 

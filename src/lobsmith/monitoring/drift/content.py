@@ -1,6 +1,6 @@
 """The content of the page about a look for drift, which is also written as JSON."""
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from lobsmith.drift.verdict import DriftCheck
 from lobsmith.monitoring.accuracy import VersionAccuracy
@@ -36,14 +36,14 @@ class Evidently(Struct, frozen=True, kw_only=True):
     Attributes:
         page: name of the file, None where there is none.
         failure: why.
-        failures: looks without one among the `looks` newest.
+        failures: looks without one among the `checks` newest.
         project, report: what it is called in Evidently's workspace.
     """
 
     page: str | None
     failure: str | None
     failures: int
-    looks: int
+    checks: int = field(name="looks")
     project: str
     report: str | None
 
@@ -52,7 +52,7 @@ class Content(Struct, frozen=True, kw_only=True):
     """All that the page shows, which is also written as JSON.
 
     Attributes:
-        look: that it is about.
+        check: that it is about.
         since_ns: time of the first look of the unbroken run of looks that found drift; None where this one did not.
         earlier: looks before, the oldest first.
         changes: of the mode, the oldest first.
@@ -61,7 +61,7 @@ class Content(Struct, frozen=True, kw_only=True):
         evidently: its report.
     """
 
-    look: DriftCheck
+    check: DriftCheck = field(name="look")
     since_ns: int | None
     earlier: tuple[PastCheck, ...]
     changes: tuple[PageChange, ...]

@@ -101,7 +101,7 @@ def project_of(model: str) -> str:
 
 
 def draw(
-    workspace: Workspace, params: Params, look: DriftCheck, reference: Side, recent: Side, folder: Path
+    workspace: Workspace, params: Params, check: DriftCheck, reference: Side, recent: Side, folder: Path
 ) -> Drawn | str:
     """Draw the report of a look into `folder` and add it to Evidently's workspace; or return why there is none.
 
@@ -116,7 +116,7 @@ def draw(
                 arrays,
                 **{f"{name}_{what}": one for name, side in sides.items() for what, one in _arrays(side, settings.rows)},
             )
-            job.write_bytes(msgspec.json.encode(_job(workspace, params, look, reference, recent, folder, arrays)))
+            job.write_bytes(msgspec.json.encode(_job(workspace, params, check, reference, recent, folder, arrays)))
             done = run_module(_MODULE, str(job), deadline_s=settings.deadline_s)
     except subprocess.TimeoutExpired:
         return f"Evidently took longer than {settings.deadline_s:g} s (drift_report.deadline_s)"
@@ -133,24 +133,24 @@ def draw(
 def _job(
     workspace: Workspace,
     params: Params,
-    look: DriftCheck,
+    check: DriftCheck,
     reference: Side,
     recent: Side,
     folder: Path,
     arrays: Path,
 ) -> Job:
-    moved = [one.name for verdict in look.verdicts for one in verdict.moved if one.name in NAMES]
+    moved = [one.name for verdict in check.verdicts for one in verdict.moved if one.name in NAMES]
     answers = recent.answers or reference.answers
-    findings = {f"{one.kind.value} drift": one.finding.value for one in look.verdicts}
+    findings = {f"{one.kind.value} drift": one.finding.value for one in check.verdicts}
     return Job(
         arrays=str(arrays),
         workspace=str(evidently_workspace(workspace)),
-        project=project_of(look.model),
-        model=look.model,
-        name=f"{look.model} {look.version}, {look.instrument}",
-        looked_ns=look.looked_ns,
+        project=project_of(check.model),
+        model=check.model,
+        name=f"{check.model} {check.version}, {check.instrument}",
+        looked_ns=check.looked_ns,
         tags=tuple(kind for kind, finding in findings.items() if finding == Finding.DRIFT.value),
-        metadata={"version": str(look.version), "instrument": look.instrument, **findings},
+        metadata={"version": str(check.version), "instrument": check.instrument, **findings},
         features=NAMES,
         horizon_ms=None if answers is None else answers.horizons_ms[0],
         shown=tuple(dict.fromkeys(moved))[:_MOST_MOVED],

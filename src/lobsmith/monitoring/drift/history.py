@@ -70,7 +70,7 @@ class PastCheck(Struct, frozen=True, kw_only=True):
         return next((one for one in self.found if one.kind is kind), None)
 
 
-def as_line(look: DriftCheck, folder: str, evidently_failed: str | None) -> PastCheck:
+def as_line(check: DriftCheck, folder: str, evidently_failed: str | None) -> PastCheck:
     """Return a look as the history keeps it."""
     found = tuple(
         Found(
@@ -83,12 +83,12 @@ def as_line(look: DriftCheck, folder: str, evidently_failed: str | None) -> Past
             recent_until_ns=one.recent_until_ns,
             beside_training=one.beside_training,
         )
-        for one in look.verdicts
+        for one in check.verdicts
     )
     return PastCheck(
-        looked_ns=look.looked_ns,
-        version=look.version,
-        instrument=look.instrument,
+        looked_ns=check.looked_ns,
+        version=check.version,
+        instrument=check.instrument,
         folder=folder,
         found=found,
         evidently_failed=evidently_failed,
@@ -104,15 +104,15 @@ def reports(workspace: Workspace, model: str) -> Path:
     return workspace.drift / "reports" / model
 
 
-def new_folder(workspace: Workspace, look: DriftCheck) -> Path:
+def new_folder(workspace: Workspace, check: DriftCheck) -> Path:
     """Make the folder for the reports of a look, named after its time.
 
     Raises:
         DataError: it cannot be made.
     """
-    time = datetime.fromtimestamp(look.looked_ns // NS_PER_S, UTC)
-    stamp = f"{time:%Y%m%dT%H%M%S}.{look.looked_ns // NS_PER_MS % 1000:03d}Z"
-    root = reports(workspace, look.model)
+    time = datetime.fromtimestamp(check.looked_ns // NS_PER_S, UTC)
+    stamp = f"{time:%Y%m%dT%H%M%S}.{check.looked_ns // NS_PER_MS % 1000:03d}Z"
+    root = reports(workspace, check.model)
     try:
         root.mkdir(parents=True, exist_ok=True)
         for name in (stamp, *(f"{stamp}-{turn}" for turn in range(2, 100))):

@@ -35,7 +35,7 @@ _FORMULAS = {one.name: f"{one.formula}, {one.unit}" for one in FEATURES}
 
 def render_drift(content: Content) -> str:
     """Return the page, the same for the same content."""
-    look = content.look
+    check = content.check
     done = [(one.time_ns, f"{one.before or 'none'} → {one.after}", one.reason) for one in content.changes]
     done += [(one.time_ns, one.what, one.about) for one in content.happenings]
     filters = (words.number, words.figure, words.count, words.moment, words.horizon, span)
@@ -44,27 +44,27 @@ def render_drift(content: Content) -> str:
         _TEMPLATE,
         filters,
         c=content,
-        look=look,
-        headline=headline(look),
-        tone=_tone(look),
+        check=check,
+        headline=headline(check),
+        tone=_tone(check),
         mode=content.changes[-1] if content.changes else None,
-        kinds=[(kind, asks, look.of(kind)) for kind, asks in _KINDS.items()],
-        shifts=[plots.plot_moved(one.kind, two) for one in look.verdicts for two in one.moved[: _DRAWN[one.kind]]],
-        moved=[(one.kind, two, _FORMULAS.get(two.name, "")) for one in look.verdicts for two in one.moved[:_LISTED]],
-        nulls=[plots.plot_null(one) for one in look.verdicts if one.null],
-        history_plot=plots.plot_history(look, content.earlier, content.changes),
+        kinds=[(kind, asks, check.of(kind)) for kind, asks in _KINDS.items()],
+        shifts=[plots.plot_moved(one.kind, two) for one in check.verdicts for two in one.moved[: _DRAWN[one.kind]]],
+        moved=[(one.kind, two, _FORMULAS.get(two.name, "")) for one in check.verdicts for two in one.moved[:_LISTED]],
+        nulls=[plots.plot_null(one) for one in check.verdicts if one.null],
+        history_plot=plots.plot_history(check, content.earlier, content.changes),
         loss_plot=plots.plot_losses(content.losses),
         done=sorted(done, key=lambda one: one[0], reverse=True),
         titles=_SECTIONS,
     )
 
 
-def headline(look: DriftCheck) -> str:
+def headline(check: DriftCheck) -> str:
     """Return what a look found in one line; a kind of which nothing is known is said to be so."""
-    by = {finding: [kind for kind in Kind if _finding(look, kind) is finding] for finding in Finding}
+    by = {finding: [kind for kind in Kind if _finding(check, kind) is finding] for finding in Finding}
     parts = []
     for kind in by[Finding.DRIFT]:
-        verdict = look.of(kind)
+        verdict = check.of(kind)
         names = [one.name for one in verdict.moved[:_NAMED]] if verdict else []
         parts.append(
             f"{kind.value.capitalize()} drift: {_listed(names)} moved most" if names else f"{kind.value} drift"
@@ -76,22 +76,22 @@ def headline(look: DriftCheck) -> str:
         for finding in (Finding.MISSING, Finding.INSUFFICIENT)
         if by[finding]
     ]
-    unasked = [kind.value for kind in Kind if look.of(kind) is None]
+    unasked = [kind.value for kind in Kind if check.of(kind) is None]
     if unasked:
         parts.append(f"Not looked for: {_listed(unasked)} drift")
     return ". ".join(one[0].upper() + one[1:] for one in parts) + "."
 
 
-def drift_since(look: DriftCheck, earlier: Sequence[PastCheck]) -> int | None:
+def drift_since(check: DriftCheck, earlier: Sequence[PastCheck]) -> int | None:
     """Return when the unbroken run of looks that found drift began; None where this one found none.
 
     Args:
         look: the present one.
         earlier: looks at the same version and instrument, the oldest first.
     """
-    if not any(one.finding is Finding.DRIFT for one in look.verdicts):
+    if not any(one.finding is Finding.DRIFT for one in check.verdicts):
         return None
-    since = look.looked_ns
+    since = check.looked_ns
     for line in reversed(earlier):
         if not any(one.finding is Finding.DRIFT for one in line.found):
             break
@@ -108,13 +108,13 @@ def span(verdict: DriftVerdict, which: str) -> str:
     return f"{day} {start} to {end if day == until else f'{until} {end}'} {zone}"
 
 
-def _finding(look: DriftCheck, kind: Kind) -> Finding | None:
-    verdict = look.of(kind)
+def _finding(check: DriftCheck, kind: Kind) -> Finding | None:
+    verdict = check.of(kind)
     return None if verdict is None else verdict.finding
 
 
-def _tone(look: DriftCheck) -> str:
-    findings = [_finding(look, kind) for kind in Kind]
+def _tone(check: DriftCheck) -> str:
+    findings = [_finding(check, kind) for kind in Kind]
     if Finding.DRIFT in findings or Finding.MISSING in findings:
         return "refused"
     return "passed" if all(one is Finding.NO_DRIFT for one in findings) else "no-different"

@@ -79,9 +79,9 @@ def plot_null(verdict: DriftVerdict) -> Markup:
     return svg(f"null-{verdict.kind.value}", f"{told} {number(past[-1], 3)}", 2.5, draw)
 
 
-def plot_history(look: DriftCheck, earlier: Sequence[PastCheck], changes: Sequence[PageChange]) -> Markup:
+def plot_history(check: DriftCheck, earlier: Sequence[PastCheck], changes: Sequence[PageChange]) -> Markup:
     """Draw what looks have found so far, the discriminator's AUC and the p-values, over the modes."""
-    lines = [*earlier, as_line(look, "", None)]
+    lines = [*earlier, as_line(check, "", None)]
 
     def draw(figure: Figure) -> None:
         above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(1.1, 1, 1.2))

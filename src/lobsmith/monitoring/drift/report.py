@@ -69,7 +69,7 @@ class Reported(Struct, frozen=True, kw_only=True):
 def write_report(
     workspace: Workspace,
     params: Params,
-    look: DriftCheck,
+    check: DriftCheck,
     reference: Side,
     recent: Side,
     *,
@@ -94,20 +94,20 @@ def write_report(
     Raises:
         DataError: a file cannot be written.
     """
-    folder = history.new_folder(workspace, look)
-    drawn = draw(workspace, params, look, reference, recent, folder)
+    folder = history.new_folder(workspace, check)
+    drawn = draw(workspace, params, check, reference, recent, folder)
     failed = drawn if isinstance(drawn, str) else None
     if failed is not None:
         console.print(f"no report of Evidently: {failed}", markup=False)
-    lines = [one for one in history.read(workspace, look.model) if one.instrument == look.instrument]
+    lines = [one for one in history.read(workspace, check.model) if one.instrument == check.instrument]
     content = Content(
-        look=look,
-        since_ns=drift_since(look, [one for one in lines if one.version == look.version]),
+        check=check,
+        since_ns=drift_since(check, [one for one in lines if one.version == check.version]),
         earlier=tuple(lines[-_HISTORY:]),
         changes=tuple(PageChange.of(one) for one in changes[-_CHANGES:]),
         happenings=tuple(happenings[-_CHANGES:]),
         losses=losses_over_time(answers),
-        evidently=_evidently(look, drawn, [*lines[-_HISTORY:], history.as_line(look, folder.name, failed)]),
+        evidently=_evidently(check, drawn, [*lines[-_HISTORY:], history.as_line(check, folder.name, failed)]),
     )
     reported = Reported(
         page=folder / history.PAGE,
@@ -115,14 +115,14 @@ def write_report(
         evidently_html=folder / history.EVIDENTLY_PAGE if failed is None else None,
         evidently_json=folder / history.EVIDENTLY_JSON if failed is None else None,
         evidently_failed=failed,
-        headline=headline(look),
+        headline=headline(check),
     )
     try:
         write_atomic(reported.json, msgspec.json.encode(content))
         write_atomic(reported.page, render_drift(content).encode())
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror}; the look for drift has no report") from error
-    history.add(workspace, look.model, history.as_line(look, folder.name, failed), params.drift_report)
+    history.add(workspace, check.model, history.as_line(check, folder.name, failed), params.drift_report)
     return reported
 
 
@@ -143,7 +143,7 @@ def read_content(workspace: Workspace, model: str, line: history.PastCheck) -> C
         raise DataError(f"{path}: not a look of this release: {error}; look again") from error
 
 
-def link_to_run(workspace: Workspace, reported: Reported, look: DriftCheck, run_id: str | None) -> str | None:
+def link_to_run(workspace: Workspace, reported: Reported, check: DriftCheck, run_id: str | None) -> str | None:
     """Put the reports beside the MLflow run that the active version came from; return in a line why that failed.
 
     The run shows the newest look, under `drift/`; those before live on in its metrics, one point a look.
@@ -155,13 +155,13 @@ def link_to_run(workspace: Workspace, reported: Reported, look: DriftCheck, run_
         run_id: of the active version's manifest; a version that has none has nothing to be linked to.
     """
     if run_id is None:
-        return f"{look.model} {look.version} came from no MLflow run that its reports could be linked to"
+        return f"{check.model} {check.version} came from no MLflow run that its reports could be linked to"
     paths = (reported.page, reported.json, reported.evidently_html)
     try:
         with mlflow_store(workspace) as client:
             for path in filter(None, paths):
                 client.log_artifact(run_id, str(path), _ARTIFACTS)
-            client.log_batch(run_id, metrics=_metrics(look))
+            client.log_batch(run_id, metrics=_metrics(check))
             client.set_tag(run_id, "drift", reported.headline)
     except ReleaseError as error:
         return f"the reports are not linked from MLflow: {error}"
@@ -178,26 +178,26 @@ def losses_over_time(answers: Sequence[Answers]) -> tuple[tuple[VersionAccuracy,
     return tuple(tuple(accuracy_over_time(one, edges)) for one in answers)
 
 
-def _metrics(look: DriftCheck) -> list["Metric"]:
+def _metrics(check: DriftCheck) -> list["Metric"]:
     from mlflow.entities import Metric
 
-    at_ms = look.looked_ns // NS_PER_MS
+    at_ms = check.looked_ns // NS_PER_MS
     named = [
         (f"drift.{one.kind.value}.{name}", value)
-        for one in look.verdicts
+        for one in check.verdicts
         for name, value in (("statistic", one.value), ("p_value", one.p_value))
     ]
     return [Metric(name, value, at_ms, at_ms // 1000) for name, value in named if value is not None]
 
 
-def _evidently(look: DriftCheck, drawn: Drawn | str, lines: Sequence[history.PastCheck]) -> Evidently:
+def _evidently(check: DriftCheck, drawn: Drawn | str, lines: Sequence[history.PastCheck]) -> Evidently:
     there = isinstance(drawn, Drawn)
     return Evidently(
         page=history.EVIDENTLY_PAGE if there else None,
         failure=None if there else str(drawn),
         failures=sum(one.evidently_failed is not None for one in lines),
-        looks=len(lines),
-        project=project_of(look.model),
+        checks=len(lines),
+        project=project_of(check.model),
         report=drawn.report if isinstance(drawn, Drawn) else None,
     )
 
@@ -211,16 +211,16 @@ def report_check(workspace: Workspace, params: Params, looked: StreamCheck) -> R
     Raises:
         DataError: a file cannot be written.
     """
-    look, current = looked.look, looked.current
+    check, current = looked.check, looked.current
     try:
-        changed, happened = changes(workspace, look.model), happenings(workspace, look.model)
+        changed, happened = changes(workspace, check.model), happenings(workspace, check.model)
     except LobsmithError as error:
         console.print(f"the page of the look does not say what was done: {error}", markup=False)
         changed, happened = [], []
     return write_report(
         workspace,
         params,
-        look,
+        check,
         Side(rows=looked.reference, answers=current.answers_before),
         Side(rows=current.recent, answers=current.answers_now),
         answers=[one for one in (current.answers_before,) if one is not None],

@@ -122,7 +122,7 @@ class PublishedMode(Struct, frozen=True, kw_only=True):
     state: State | UnsetType = UNSET
 
 
-def step(record: PublishedMode | None, look: DriftCheck, params: ModeParams, now_ns: int) -> PublishedMode:
+def transition(record: PublishedMode | None, check: DriftCheck, params: ModeParams, now_ns: int) -> PublishedMode:
     """Return the record after one more look; the table above is all there is to it.
 
     The look that the record ends with already changes nothing: a run that was started again counts it once.
@@ -133,22 +133,22 @@ def step(record: PublishedMode | None, look: DriftCheck, params: ModeParams, now
         params: how many looks in a row each step takes.
         now_ns: the time, UTC.
     """
-    if record is not None and (record.looked_ns, record.version) == (look.looked_ns, look.version):
+    if record is not None and (record.looked_ns, record.version) == (check.looked_ns, check.version):
         return record
     if record is None:
         record = PublishedMode(
-            model=look.model, version=look.version, mode=Mode.NORMAL, since_ns=now_ns, reason=_beginning(look)
+            model=check.model, version=check.version, mode=Mode.NORMAL, since_ns=now_ns, reason=_beginning(check)
         )
-    if record.version != look.version:
-        record = counted_anew(record, look.version)
-    seen = _counted(record, look)
-    mode, reason = _next(seen, look, params)
+    if record.version != check.version:
+        record = counted_anew(record, check.version)
+    seen = _counted(record, check)
+    mode, reason = _next(seen, check, params)
     if mode is not record.mode:
         seen = replace(seen, mode=mode, reason=reason, since_ns=now_ns, calm_looks=0)
         if mode.caution < record.mode.caution:
             # Else one more look would undo a step back that was made without news of concept drift.
             seen = replace(seen, concept_looks=0)
-    return replace(seen, last_look=_in_words(look))
+    return replace(seen, last_look=_in_words(check))
 
 
 def wait(record: PublishedMode | None, model: str, version: int, state: State, now_ns: int) -> PublishedMode:
@@ -188,20 +188,20 @@ def asks_retrain(before: PublishedMode | None, after: PublishedMode, params: Mod
     return not 0 <= now_ns - after.retrain_asked_ns < params.retrain_every_s * NS_PER_S
 
 
-def kinds_at(look: DriftCheck, finding: Finding) -> list[Kind]:
+def kinds_at(check: DriftCheck, finding: Finding) -> list[Kind]:
     """Return the kinds of which a look found this."""
-    return [one.kind for one in look.verdicts if one.finding is finding]
+    return [one.kind for one in check.verdicts if one.finding is finding]
 
 
-def _counted(record: PublishedMode, look: DriftCheck) -> PublishedMode:
+def _counted(record: PublishedMode, check: DriftCheck) -> PublishedMode:
     """Return the record with what was found and its counters after it."""
-    drift, missing, calm = _drifts(look), _misses(look), _calms(look)
-    concept = look.of(Kind.CONCEPT)
+    drift, missing, calm = _drifts(check), _misses(check), _calms(check)
+    concept = check.of(Kind.CONCEPT)
     found = None if concept is None else concept.finding
     return replace(
         record,
-        looked_ns=look.looked_ns,
-        findings={one.kind: one.finding for one in look.verdicts},
+        looked_ns=check.looked_ns,
+        findings={one.kind: one.finding for one in check.verdicts},
         drift_looks=record.drift_looks + 1 if drift else 0 if calm else record.drift_looks,
         concept_looks=record.concept_looks + 1
         if found is Finding.DRIFT
@@ -212,13 +212,13 @@ def _counted(record: PublishedMode, look: DriftCheck) -> PublishedMode:
     )
 
 
-def _next(seen: PublishedMode, look: DriftCheck, params: ModeParams) -> tuple[Mode, str]:
+def _next(seen: PublishedMode, check: DriftCheck, params: ModeParams) -> tuple[Mode, str]:
     """Return the mode after a look that is counted already, and why."""
-    if seen.mode is Mode.NORMAL and _misses(look):
-        return Mode.CONSERVATIVE, f"nothing is known: {_why(look, Finding.MISSING) or 'nothing was looked at'}"
-    if seen.mode is Mode.NORMAL and _drifts(look) and seen.drift_looks >= params.drift_looks:
-        return Mode.CONSERVATIVE, f"drift in {_looks(seen.drift_looks)}: {_why(look, Finding.DRIFT)}"
-    concept = look.of(Kind.CONCEPT)
+    if seen.mode is Mode.NORMAL and _misses(check):
+        return Mode.CONSERVATIVE, f"nothing is known: {_why(check, Finding.MISSING) or 'nothing was looked at'}"
+    if seen.mode is Mode.NORMAL and _drifts(check) and seen.drift_looks >= params.drift_looks:
+        return Mode.CONSERVATIVE, f"drift in {_looks(seen.drift_looks)}: {_why(check, Finding.DRIFT)}"
+    concept = check.of(Kind.CONCEPT)
     if seen.mode is Mode.CONSERVATIVE and concept is not None and concept.finding is Finding.DRIFT:
         if seen.concept_looks >= params.paused_looks:
             return Mode.PAUSED, f"concept drift in {_looks(seen.concept_looks)}: {concept.reason}"
@@ -228,29 +228,29 @@ def _next(seen: PublishedMode, look: DriftCheck, params: ModeParams) -> tuple[Mo
     return seen.mode, seen.reason
 
 
-def _drifts(look: DriftCheck) -> bool:
-    return bool(kinds_at(look, Finding.DRIFT))
+def _drifts(check: DriftCheck) -> bool:
+    return bool(kinds_at(check, Finding.DRIFT))
 
 
-def _misses(look: DriftCheck) -> bool:
-    return not look.verdicts or bool(kinds_at(look, Finding.MISSING))
+def _misses(check: DriftCheck) -> bool:
+    return not check.verdicts or bool(kinds_at(check, Finding.MISSING))
 
 
-def _calms(look: DriftCheck) -> bool:
-    return not (_drifts(look) or _misses(look)) and bool(kinds_at(look, Finding.NO_DRIFT))
+def _calms(check: DriftCheck) -> bool:
+    return not (_drifts(check) or _misses(check)) and bool(kinds_at(check, Finding.NO_DRIFT))
 
 
-def _why(look: DriftCheck, finding: Finding) -> str:
-    return "; ".join(f"{one.kind}: {one.reason}" for one in look.verdicts if one.finding is finding)
+def _why(check: DriftCheck, finding: Finding) -> str:
+    return "; ".join(f"{one.kind}: {one.reason}" for one in check.verdicts if one.finding is finding)
 
 
-def _beginning(look: DriftCheck) -> str:
-    known = kinds_at(look, Finding.NO_DRIFT)
+def _beginning(check: DriftCheck) -> str:
+    known = kinds_at(check, Finding.NO_DRIFT)
     return "no drift at the first look" if known else "the first look: too little history to know what is usual"
 
 
-def _in_words(look: DriftCheck) -> str:
-    words = (f"{one.kind}: {one.finding}" + (f" ({one.reason})" if one.reason else "") for one in look.verdicts)
+def _in_words(check: DriftCheck) -> str:
+    words = (f"{one.kind}: {one.finding}" + (f" ({one.reason})" if one.reason else "") for one in check.verdicts)
     return "; ".join(words) or "nothing was looked at"
 
 

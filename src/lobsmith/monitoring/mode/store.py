@@ -21,7 +21,7 @@ from lobsmith.files import exclusive_lock, write_atomic
 from lobsmith.monitoring import alerts
 from lobsmith.monitoring.mode import machine
 from lobsmith.monitoring.mode.hit_rates import HitRates
-from lobsmith.monitoring.mode.machine import Mode, ModeChange, PublishedMode, asks_retrain, counted_anew, step
+from lobsmith.monitoring.mode.machine import Mode, ModeChange, PublishedMode, asks_retrain, counted_anew, transition
 from lobsmith.monitoring.state import State
 from lobsmith.params import Params
 from lobsmith.release.repository import journal
@@ -48,7 +48,7 @@ class ModeUpdate(NamedTuple):
 def apply(
     workspace: Workspace,
     params: Params,
-    look: DriftCheck,
+    check: DriftCheck,
     win_rates: HitRates | None,
     who: str,
     *,
@@ -74,8 +74,8 @@ def apply(
     """
     now = clock.now_ns() if now_ns is None else now_ns
     with _alone(workspace):
-        before = _last(workspace, look.model)
-        after = step(before, look, params.modes, now)
+        before = _last(workspace, check.model)
+        after = transition(before, check, params.modes, now)
         retrain = asks_retrain(before, after, params.modes, now)
         if retrain:
             after = replace(after, retrain_asked_ns=now)

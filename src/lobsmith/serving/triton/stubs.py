@@ -24,7 +24,7 @@ _Version = tuple[str, int]
 
 
 class StubWatch:
-    """The watch over one run of Triton. `look` every half second or so."""
+    """The watch over one run of Triton. `check` every half second or so."""
 
     def __init__(self, control: TritonControl, load_deadline_s: float) -> None:
         self._control = control
@@ -34,7 +34,7 @@ class StubWatch:
         self._stubs: dict[int, _Version] = {}
         self._suspects: set[int] = set()
 
-    def look(self) -> str | None:
+    def check(self) -> str | None:
         """Kill the process of a version that has been loading for too long.
 
         Returns:

@@ -145,7 +145,7 @@ class ScoreWatch:
         self.scores = 0
         self.failures = 0
 
-    def look(self, transport: Transport, version: int | None, block: RawBlock) -> LocalReading:
+    def measure(self, transport: Transport, version: int | None, block: RawBlock) -> LocalReading:
         """Score the last rows if it is time to.
 
         An alarm is not over because no score can be had; it is with another version, which has learnt from other rows.

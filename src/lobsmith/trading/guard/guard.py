@@ -208,8 +208,8 @@ class Guard:
 
     def _check(self, transport: Transport) -> Checked:
         version, block = self._version, self._block
-        monitor = self._modes.look(version)
-        own = self._scores.look(transport, version, block)
+        monitor = self._modes.read(version)
+        own = self._scores.measure(transport, version, block)
         params = self._params
         return Checked(
             effective=effective_mode(monitor, own),

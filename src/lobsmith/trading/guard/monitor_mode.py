@@ -194,7 +194,7 @@ class ModeWatch:
         self._record: PublishedMode | None = None
         self._seen_ns = 0
 
-    def look(self, version: int | None) -> MonitorStatus:
+    def read(self, version: int | None) -> MonitorStatus:
         """Read the record and return what it means for a version, None while none is in use."""
         fault = self._read()
         record = self._record

@@ -86,7 +86,7 @@ class Watch:
         self._rows = 0
         self._at = time.monotonic()
 
-    def look(self, late_ns: int, unreadable: int) -> Second:
+    def read(self, late_ns: int, unreadable: int) -> Second:
         """Return what has happened since the last look.
 
         Args:

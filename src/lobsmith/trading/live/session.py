@@ -129,7 +129,7 @@ def run_live(
         while feed.alive and not stop.wait(max(0.0, next_s - time.monotonic())):
             next_s = max(next_s + _SECOND_S, time.monotonic())
             for symbol, watch in watches.items():
-                on_second(watch.look(feed.behind_ns(symbol), intake.unreadable[symbol]))
+                on_second(watch.read(feed.behind_ns(symbol), intake.unreadable[symbol]))
             if capture is not None and time.monotonic() > next_prune_s:
                 capture.prune()
                 next_prune_s = time.monotonic() + _PRUNE_S

@@ -10,7 +10,7 @@ LOOK_S = 300
 DRIFT, CALM, UNKNOWN, MISSING = Finding.DRIFT, Finding.NO_DRIFT, Finding.INSUFFICIENT, Finding.MISSING
 
 
-def look(
+def check(
     number: int, covariate: Finding, prediction: Finding = CALM, concept: Finding = CALM, *, version: int = 1
 ) -> DriftCheck:
     """The look of a number, with what it found of each kind."""
@@ -25,5 +25,5 @@ def at(number: int) -> int:
     return START_NS + number * LOOK_S * S
 
 
-def looks(found: Sequence[tuple[Finding, ...]]) -> list[DriftCheck]:
-    return [look(number, *findings) for number, findings in enumerate(found)]
+def checks(found: Sequence[tuple[Finding, ...]]) -> list[DriftCheck]:
+    return [check(number, *findings) for number, findings in enumerate(found)]
