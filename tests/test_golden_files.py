@@ -168,7 +168,7 @@ def write_looks(path: Path) -> None:
 
 
 CONTENT = Content(
-    look=look(2),
+    check=look(2),
     since_ns=look(1).looked_ns,
     earlier=tuple(LINES[:2]),
     changes=(
@@ -177,7 +177,7 @@ CONTENT = Content(
     ),
     happenings=(Happening(time_ns=TIME_NS, what="retrain", about="asked for"),),
     losses=(),
-    evidently=Evidently(page=None, failure="too slow", failures=2, looks=3, project="a project", report=None),
+    evidently=Evidently(page=None, failure="too slow", failures=2, checks=3, project="a project", report=None),
 )
 
 

@@ -65,8 +65,8 @@ def one_case(task: tuple[str, int, int]) -> dict[str, Any]:
     learnt = Learnt(training, measured_in_training(training, scaling, drift))
     found: list[float | None] = []
     with tempfile.TemporaryDirectory() as folder:
-        for look in range(LOOKS):
-            now_s = learnt_s + AFTER_S + drift.recent_s + look * drift.look_s
+        for check in range(LOOKS):
+            now_s = learnt_s + AFTER_S + drift.recent_s + check * drift.look_s
             verdict = check_covariate_drift(
                 training.newest(lengths.reference),
                 between(now_s - drift.recent_s, now_s),
@@ -110,8 +110,8 @@ def table(results: list[Any]) -> str:
             if not chosen:
                 continue
             cells = [f"{learnt_s / 3600:.2g}", name, str(len(chosen))]
-            for looks in ([one[:1] for one in chosen], chosen):
-                p = np.array([np.nan if value is None else value for one in looks for value in one])
+            for checks in ([one[:1] for one in chosen], chosen):
+                p = np.array([np.nan if value is None else value for one in checks for value in one])
                 cells += [f"{np.isnan(p).sum()} of {len(p)}", str((p <= PLAIN).sum()), str((p <= level).sum())]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

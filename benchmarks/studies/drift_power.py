@@ -68,7 +68,7 @@ def cases(seed: int, histories: int, params: Params, wanted: set[str]) -> Iterat
                 if key(change, seed, at_s) not in wanted:
                     continue
                 shutil.copy(kept, Path(folder) / "case.jsonl") if kept.exists() else None
-                found = looks(
+                found = checks(
                     market.changed(factors),
                     at_s,
                     phase_s,
@@ -83,7 +83,7 @@ def cases(seed: int, histories: int, params: Params, wanted: set[str]) -> Iterat
                 yield {"change": change, "seed": seed, "at_s": at_s, "phase_s": phase_s, "looks": found}
 
 
-def looks(
+def checks(
     market: Observed,
     at_s: float,
     phase_s: float,
@@ -96,8 +96,8 @@ def looks(
     """Look after a change, as often as is asked for."""
     rows = messages = 0
     found: list[dict[str, Any]] = []
-    for look in range(LOOKS):
-        now_s = at_s + phase_s + look * params.look_s
+    for check in range(LOOKS):
+        now_s = at_s + phase_s + check * params.look_s
         new = market.until(now_s)
         history = joined([history, new.rows], params.every_ms)
         rows, messages = rows + len(new.all_rows), messages + len(new.messages)

@@ -100,7 +100,7 @@ def starts(rows: RawRows, params: DriftParams, most: int) -> list[int]:
     return every[np.unique(np.linspace(0, len(every) - 1, min(most, len(every))).round().astype(int))].tolist()
 
 
-def looks(
+def checks(
     scaling: Scaling, old: RawRows, new: RawRows, params: DriftParams, most: int, *, follow: bool
 ) -> list[DriftVerdict]:
     """Look at windows of the newer rows.
@@ -145,22 +145,22 @@ def compare(older: Dataset, newer: Dataset | None, params: Params, most: int) ->
         return scaling, rows, frozen(newer, drift)[1]
 
     scaling, old, new = both(params.drift)
-    product = looks(scaling, old, after(old, new), params.drift, 1, follow=False)[0]
+    product = checks(scaling, old, after(old, new), params.drift, 1, follow=False)[0]
     brief = short(params.drift, SESSION_RECENT_S if newer is not None else HALF_RECENT_S)
     known, learnt, came = both(brief)
-    found = looks(known, learnt, after(learnt, came), brief, most, follow=newer is None)
-    named = Counter(one.name for look in found for one in look.moved[:3])
+    found = checks(known, learnt, after(learnt, came), brief, most, follow=newer is None)
+    named = Counter(one.name for check in found for one in check.moved[:3])
     psi = {one.name: one.psi for one in feature_shifts(NAMES, old.raw, new.raw)}
-    p_values = [look.p_value for look in found if look.p_value is not None]
+    p_values = [check.p_value for check in found if check.p_value is not None]
     return {
         "rows": [len(old), len(new)],
         "auc": aucs(scaling, old, new, params.drift),
         "reference": scores(old, scaling, new, params),
         "product": {"finding": product.finding.value, "reason": product.reason},
         "recent_s": brief.recent_s,
-        "past": [look.past for look in found],
+        "past": [check.past for check in found],
         "looks": len(found),
-        "findings": Counter(look.finding.value for look in found),
+        "findings": Counter(check.finding.value for check in found),
         "p": p_values,
         "moved": [{"name": name, "looks": count, "psi": psi[name]} for name, count in named.most_common(3)],
     }
@@ -183,7 +183,7 @@ def tables(result: dict[str, Any]) -> str:
             f"{one['auc']['naive']:.3f}",
             f"{one['auc']['blocks']:.3f}",
             one["product"]["finding"],
-            f"{one['findings'].get(Finding.DRIFT.value, 0)} of {one['looks']}",
+            f"{one['findings'].get(Finding.DRIFT.value, 0)} of {one['checks']}",
             f"{np.median(one['p']):.2g}, {min(one['p']):.2g}" if one["p"] else "-",
             named,
             f"{np.median(said):.2g}, {min(said):.2g}",
@@ -203,7 +203,7 @@ def main() -> None:
     pairs = [*PAIRS, *((name, HALF) for name in SESSIONS)]
     result: dict[str, Any] = {"compared": []}
     for older, newer in pairs:
-        found = compare(sessions[older], sessions.get(newer), params, asked.looks)
+        found = compare(sessions[older], sessions.get(newer), params, asked.checks)
         result["compared"].append({"older": older, "newer": newer, **found})
         print(f"{older} | {newer}: {dict(found['findings'])}", flush=True)
     print(tables(result))

@@ -14,7 +14,7 @@ import pytest
 
 from lobsmith.errors import RegistryError, ReleaseError
 from lobsmith.release.context import Release
-from lobsmith.release.reconcile.actions import Point
+from lobsmith.release.reconcile.actions import CrashPoint
 from lobsmith.release.reconcile.reconcile import Reconciled, reconcile
 from lobsmith.release.reconcile.requests import ask_for, registered_of
 from lobsmith.release.registry import mlflow_store
@@ -60,22 +60,22 @@ def promoted(workspace, scale):
     return version
 
 
-def killed_at(zygote: Zygote, workspace: Workspace, point: Point) -> None:
+def killed_at(zygote: Zygote, workspace: Workspace, point: CrashPoint) -> None:
     done = zygote.run("reconciler", str(workspace.root), point.value)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 POINTS = {
-    "promotion": (Point.DECIDED, Point.FOUND, Point.PROMOTED, Point.TAGGED, Point.EMPTIED),
-    "first challenger": (Point.CROWNED, Point.DROPPED),
-    "challenger": (Point.FILLED,),
-    "rollback": (Point.BLAMED, Point.RESTORED, Point.SETTLED),
-    "refusal": (Point.JOURNALED, Point.REFUSED),
+    "promotion": (CrashPoint.DECIDED, CrashPoint.FOUND, CrashPoint.PROMOTED, CrashPoint.TAGGED, CrashPoint.EMPTIED),
+    "first challenger": (CrashPoint.CROWNED, CrashPoint.DROPPED),
+    "challenger": (CrashPoint.FILLED,),
+    "rollback": (CrashPoint.BLAMED, CrashPoint.RESTORED, CrashPoint.SETTLED),
+    "refusal": (CrashPoint.JOURNALED, CrashPoint.REFUSED),
 }
 
 
 def test_every_crash_point_is_swept():
-    assert {point for points in POINTS.values() for point in points} == set(Point)
+    assert {point for points in POINTS.values() for point in points} == set(CrashPoint)
 
 
 @pytest.mark.slow
@@ -182,7 +182,7 @@ def test_a_database_that_is_locked_between_two_steps_is_named_too(workspace):
     lock = sqlite3.connect(workspace.home / "mlflow.db", isolation_level=None, timeout=0)
 
     def hold(step: str) -> None:
-        if step == Point.PROMOTED:
+        if step == CrashPoint.PROMOTED:
             lock.execute("BEGIN EXCLUSIVE")
 
     try:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from numpy.testing import assert_allclose, assert_array_equal
 
 from lobsmith.cli.main import cli
-from lobsmith.monitoring.accuracy import accuracy_over_time, score
+from lobsmith.monitoring.accuracy import accuracy_of, accuracy_over_time
 from lobsmith.monitoring.log import retention
 from lobsmith.monitoring.log.export import export_parquet
 from lobsmith.monitoring.log.reader import PredictionLog, answers
@@ -49,7 +49,7 @@ def made(labels, probabilities=None) -> Answers:
 
 def test_a_score_by_hand() -> None:
     p = [[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [np.nan] * 3, [0.2, 0.2, 0.6]]
-    got = score(made([0, 0, 2, -1], p))
+    got = accuracy_of(made([0, 0, 2, -1], p))
     (horizon,) = got.horizons
     assert (got.rows, got.answered, horizon.rows) == (4, 3, 2)
     assert horizon.accuracy == 0.5
@@ -61,11 +61,11 @@ def test_a_score_by_hand() -> None:
 
 def test_no_data_is_not_a_good_score() -> None:
     for empty in (made(np.empty(0)), made([-1, -1], [[np.nan] * 3] * 2)):
-        got = score(empty)
+        got = accuracy_of(empty)
         assert got.latency_p99_ns is None
         assert got.horizons[0].rows == 0
         assert (got.horizons[0].accuracy, got.horizons[0].log_loss, got.horizons[0].base_log_loss) == (None, None, None)
-    assert score(made(np.empty(0))).rows == 0
+    assert accuracy_of(made(np.empty(0))).rows == 0
 
 
 def test_time_bins_add_up_and_empty_ones_are_there() -> None:
@@ -73,7 +73,7 @@ def test_time_bins_add_up_and_empty_ones_are_there() -> None:
     bins = accuracy_over_time(many, [-500, 0, 300, 1000, 2000])
     assert [one.rows for one in bins] == [0, 30, 70, 0]
     parts = [one.horizons[0] for one in bins[1:3]]
-    whole = score(many).horizons[0].log_loss
+    whole = accuracy_of(many).horizons[0].log_loss
     assert_allclose(sum(part.rows * part.log_loss for part in parts) / 100, whole)
 
 

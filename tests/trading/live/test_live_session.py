@@ -29,7 +29,7 @@ from lobsmith.trading.live import session as live_session
 from lobsmith.trading.live.capture import Capture
 from lobsmith.trading.live.feeds import PlayedFeed
 from lobsmith.trading.live.seconds import Second
-from lobsmith.trading.live.session import Lived, LiveOptions, run_live
+from lobsmith.trading.live.session import LiveOptions, LiveSummary, run_live
 from lobsmith.trading.live.stream import StreamPhase
 from lobsmith.units import NS_PER_DAY, NS_PER_S
 from lobsmith.workspace import Workspace
@@ -66,7 +66,7 @@ class Session:
         self.seconds: list[Second] = []
         self.said: list[str] = []
         self.stop = threading.Event()
-        self.lived: list[Lived] = []
+        self.lived: list[LiveSummary] = []
         self.error: Exception | None = None
         about = LiveOptions(**{"model": "lob", "horizon_ms": 1000, "transport": "inprocess"} | options)
         self._thread = threading.Thread(target=self._run, args=(workspace, params, feed, about))
@@ -85,7 +85,7 @@ class Session:
             assert self._thread.is_alive(), (self.error, self.said)
             time.sleep(0.02)
 
-    def end(self, *, stop: bool = True) -> Lived:
+    def end(self, *, stop: bool = True) -> LiveSummary:
         if stop:
             self.stop.set()
         self._thread.join(60)
