@@ -159,10 +159,10 @@ def compare(older: Dataset, newer: Dataset | None, params: Params, most: int) ->
         "product": {"finding": product.finding.value, "reason": product.reason},
         "recent_s": brief.recent_s,
         "past": [check.past for check in found],
-        "looks": len(found),
+        "checks": len(found),
         "findings": Counter(check.finding.value for check in found),
         "p": p_values,
-        "moved": [{"name": name, "looks": count, "psi": psi[name]} for name, count in named.most_common(3)],
+        "moved": [{"name": name, "checks": count, "psi": psi[name]} for name, count in named.most_common(3)],
     }
 
 
@@ -195,7 +195,7 @@ def tables(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--looks", type=int, default=20, help="of each pair, at most")
+    parser.add_argument("--checks", type=int, default=20, help="of each pair, at most")
     parser.add_argument("--output", type=Path)
     asked = parser.parse_args()
     params = load_params(Path(__file__).parents[2] / "params.yaml")
