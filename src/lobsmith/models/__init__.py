@@ -1,1 +1,1 @@
-"""What it learns: networks, the training loop, baselines."""
+"""Networks, and how they are trained, calibrated and saved."""

@@ -1,4 +1,4 @@
-"""Calibration after training: scale and bias of each logit, fitted on the validation rows."""
+"""Calibration: scale and bias of each logit, fitted on the validation rows."""
 
 import math
 from collections.abc import Sequence
@@ -11,27 +11,26 @@ from lobsmith.models.networks.outputs import BINARY, CLASSES, Calibration
 
 _ITERATIONS = 100
 _SMALLEST_CLASS = 10
-"""A logit whose class came fewer times is left as it is: there is nothing to fit it to."""
+"""A class with fewer rows leaves its logit uncalibrated."""
 
 
 def calibrate(
     calibration: Calibration, outputs: Tensor, direction: Tensor, binary: Tensor, ridges: Sequence[float]
 ) -> list[str]:
-    """Fit a calibration by maximum likelihood, drawn towards no change by a ridge on log scales and biases.
+    """Fit a calibration by maximum likelihood, with a ridge that draws log scales and biases to 0.
 
-    A ridge of 1 / (2 σ² N) is a normal prior of deviation σ, counted against N labels that do not overlap.
-
-    Where rows or classes are too few, or the fit is not finite or no better, that logit has scale 1 and bias 0.
+    A ridge of 1 / (2 σ² N) is a normal prior of deviation σ, counted against N labels that do not overlap. A logit with
+    too rare a class, or whose fit is not finite or no better, keeps scale 1 and bias 0.
 
     Args:
         calibration: its buffers are set.
         outputs: float32 [N, H, 8] of the validation rows.
         direction: int64 [N, H]; -1 unknown.
         binary: float32 [N, H, 3]; -1 unknown.
-        ridges: by horizon, the weight of the squared distance from no change, nats.
+        ridges: of each horizon, nats.
 
     Returns:
-        What was left as it is, in words.
+        Names of the outputs left uncalibrated.
     """
     for scale, bias in (
         (calibration.direction_scale, calibration.direction_bias),

@@ -1,4 +1,4 @@
-"""What a killed training goes on from: everything that the next epoch depends on, written after each one."""
+"""Checkpoints of a training, written after each epoch."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 def save_checkpoint(path: Path, identity: str, state: dict[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all: tensors and plain values only, after their SHA-256."""
+    """Write a checkpoint atomically: tensors and plain values, after their SHA-256."""
     buffer = io.BytesIO()
     torch.save({"identity": identity, **state}, buffer)
     content = buffer.getvalue()
@@ -25,8 +25,7 @@ def save_checkpoint(path: Path, identity: str, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
     """Read a checkpoint of the same training: same data, parameters and versions.
 
-    Nothing is unpickled but tensors and plain values. A file that is damaged or belongs to another training is no
-    checkpoint: the training starts anew and overwrites it.
+    Unpickles nothing but tensors and plain values. Returns None for a damaged file or another training's.
     """
     try:
         whole = path.read_bytes()

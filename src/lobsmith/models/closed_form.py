@@ -1,4 +1,4 @@
-"""The two networks that need no descent: logistic regression by L-BFGS, and the counts of the queue-imbalance rule."""
+"""Networks fitted without gradient descent: logistic regression (L-BFGS) and counts by queue imbalance."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _MOST_ROWS = 65_536
 
 
 def fit_newton(network: Network, parts: Sequence[Part], params: Params) -> float:
-    """Fit a linear network to all training rows, each horizon with the ridge that the validation rows like best.
+    """Fit a linear network to all training rows, each horizon with the ridge of least validation loss.
 
     Returns:
         Its validation loss.
@@ -79,7 +79,7 @@ def _fit_rows(network: Network, rows: Material, index: Tensor, loss: Loss, ridge
 
 
 def fit_counts(network: Network, parts: Sequence[Part], params: Params) -> float:
-    """Set a queue-imbalance network's readout to the logarithms of what came true in each tenth of the imbalance.
+    """Set a queue-imbalance network's head to the log class shares of each tenth of the imbalance.
 
     Returns:
         Its validation loss.

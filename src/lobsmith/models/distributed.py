@@ -1,4 +1,4 @@
-"""One process, or several under `torchrun`: each takes its share of every batch, all take the same step."""
+"""One process, or several under `torchrun` that each take a share of every batch."""
 
 import os
 from collections.abc import Iterator
@@ -10,24 +10,24 @@ from torch import distributed
 
 
 class Group(NamedTuple):
-    """This process's place."""
+    """This process's rank, and the number of processes."""
 
     rank: int
     size: int
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this process writes the files."""
         return self.rank == 0
 
 
 def world_size() -> int:
-    """Return how many processes `torchrun` has started; 1 without it."""
+    """Return the number of processes under `torchrun`; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def leads() -> bool:
-    """Return whether this process is the one that writes: the first that `torchrun` has started, or the only one."""
+    """Return whether this process writes the files: rank 0, or the only process."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -47,7 +47,7 @@ def process_group(device: torch.device) -> Iterator[Group]:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device to train on: `auto` takes a GPU when there is one."""
+    """Return the device to train on; `auto` is a GPU where there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":

@@ -1,7 +1,6 @@
-"""The loss: cross-entropy, a squared error on the expected move, and a hinge that punishes false alarms more.
+"""The training loss: cross-entropies, squared errors, and a hinge on the expected move.
 
-All terms are means over the known rows of the batch, each sequence counted with its importance weight, horizons with
-theirs. The terms' weights are those of `train.loss`.
+Means over known rows, weighted by sequence (importance), horizon and term (`train.loss`).
 """
 
 import torch
@@ -12,11 +11,11 @@ from lobsmith.models.networks.outputs import CLASSES, MOVE, VOLATILITY
 from lobsmith.params import LossParams
 
 _LARGEST_MOVE = 10.0
-"""Moves are clipped at so many times their RMS: one freak must not rule a squared error."""
+"""Moves are clipped at this multiple of their RMS, so that no outlier dominates a squared error."""
 
 
 class Loss:
-    """Weighs outputs against what came true.
+    """The weighted loss of outputs against targets.
 
     Args:
         params: weights of the terms.
@@ -31,7 +30,7 @@ class Loss:
     def __call__(
         self, outputs: Tensor, direction: Tensor, binary: Tensor, move: Tensor, volatility: Tensor, weight: Tensor
     ) -> Tensor:
-        """Return the weighted sum of losses; divide it by `mass` of the whole batch for the mean.
+        """Return the weighted sum of losses; divided by `mass` of the whole batch it is the mean.
 
         Args:
             outputs: float32 [B, T, H, 8], before calibration.
@@ -58,7 +57,7 @@ class Loss:
         return (rows * known * self._horizons * weight[:, None, None]).sum()
 
     def _hinge(self, expected: Tensor, moved: Tensor, came: Tensor) -> Tensor:
-        """Punish an expected move past half a significant one where none came, and the lack of one where it did."""
+        """Penalise a false alarm or a missed move past half a significant move."""
         margin = 0.5 * self._significant
         false_alarm = relu(expected.abs() - margin)
         missed = relu(margin - expected * moved.sign())
@@ -66,11 +65,10 @@ class Loss:
 
 
 class Prior:
-    """A normal prior of every standardised weight that an output is a sum of, counted against independent labels.
+    """A normal prior of the heads' weights, weighed against the number of independent labels.
 
-    Labels of neighbouring rows overlap: a span holds only span / horizon labels that share nothing. With N of those,
-    the mean loss a row plus |w|² / (2 σ² N) is the posterior's maximum; so long horizons, which minutes of data say
-    little about, are drawn to the base rate, and hours of data free them again.
+    A span holds N = span / horizon labels that do not overlap. The mean loss a row plus |w|² / (2 σ² N) is the posterior's
+    maximum: long horizons are drawn to the base rate until there are hours of data.
 
     Args:
         deviation: σ; 0 for no prior.
@@ -97,5 +95,5 @@ class Prior:
 
 
 def mass(direction: Tensor, weight: Tensor) -> Tensor:
-    """Return how much a batch counts: known rows and horizons, each with its sequence's weight."""
+    """Return a batch's weight: known rows and horizons, by their sequence's weight; at least 1."""
     return ((direction >= 0) * weight[:, None, None]).sum().clamp(min=1.0)

@@ -17,7 +17,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of rows, int64, rising. The rows whose label looks across a boundary are in no part (purged)."""
+    """Row indices, int64, rising. Rows whose label crosses a boundary are in none (purged)."""
 
     train: npt.NDArray[np.int64]
     validation: npt.NDArray[np.int64]
@@ -42,9 +42,9 @@ def usable_rows(dataset: Dataset) -> Rows:
 
 
 def train_only(datasets: Sequence[Dataset], params: SplitParams) -> list[Split]:
-    """Cut datasets into training and validation rows at common times; nothing is held out.
+    """Cut datasets into training and validation rows at common times, without test rows.
 
-    The validation rows of each are its newest, and no dataset trains on minutes that validate another.
+    Each dataset's newest rows validate; no dataset trains on minutes that validate another.
 
     Raises:
         TrainingError: a part would be empty.
@@ -79,11 +79,10 @@ def train_only(datasets: Sequence[Dataset], params: SplitParams) -> list[Split]:
 def cut(dataset: Dataset, usable: Rows, first: int, second: int, end: int, embargo_ms: int) -> Split:
     """Cut usable rows at two boundaries into training, validation and test rows (López de Prado 2018, chapter 7).
 
-    Rows whose label looks across a boundary are in no part (purged); neither are rows within the embargo after it,
-    whose features still remember what came before.
+    Left out are rows whose label crosses a boundary (purged) and rows within the embargo after it.
 
     Args:
-        dataset: where the rows are from.
+        dataset: the rows' dataset.
         usable: int64, rising.
         first: position in `usable` of the first validation row.
         second: position of the first test row.
@@ -116,9 +115,9 @@ def cut(dataset: Dataset, usable: Rows, first: int, second: int, end: int, embar
 
 
 def split_beside(dataset: Dataset, first: Dataset, parts: Split, embargo_ms: int) -> Split | None:
-    """Cut another dataset at the times at which the first one was cut; None where it has nothing to train on.
+    """Cut another dataset at the times of the first one's cuts; None where nothing is left to train or validate on.
 
-    So no row of one instrument trains a model that is tested on the same minutes of another.
+    No instrument trains on minutes that another is tested on.
     """
     time, usable = dataset.rows.time, usable_rows(dataset)
     horizon = max(dataset.horizons_ms) * NS_PER_MS
@@ -131,7 +130,7 @@ def split_beside(dataset: Dataset, first: Dataset, parts: Split, embargo_ms: int
 
 
 def runs(dataset: Dataset, rows: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return the half-open spans of complete rows without a gap that lie between the first and last of `rows`."""
+    """Return the half-open spans of complete, gap-free rows between the first and last of `rows`."""
     start, stop = int(rows[0]), int(rows[-1]) + 1
     complete = dataset.rows.complete[start:stop]
     segment = dataset.rows.segment[start:stop]

@@ -1,4 +1,4 @@
-"""Training: inputs are fitted, weights learnt, probabilities calibrated; then everything is saved as one file."""
+"""Training: fit the inputs, learn the weights, calibrate the outputs, save one file."""
 
 import json
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class Trained:
 
 
 class _Shape(Struct, frozen=True, forbid_unknown_fields=True):
-    """What must be known to build the network again."""
+    """Parameters that build the network again."""
 
     features: int
     horizons_ms: tuple[int, ...]
@@ -61,7 +61,7 @@ class _Shape(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _About(Struct, frozen=True, forbid_unknown_fields=True):
-    """A saved network's metadata."""
+    """Metadata of a weights file."""
 
     shape: _Shape
     history: tuple[Epoch, ...]
@@ -76,12 +76,11 @@ def train(
     Args:
         parts: the rows of one or several instruments.
         params: all of `params.yaml`.
-        on_epoch: told of each epoch.
-        checkpoint: where a killed training goes on from; None keeps no checkpoint.
+        on_epoch: called after each epoch.
+        checkpoint: file to resume from; None for none.
 
     Raises:
-        TrainingError: no gap-free run is long enough for one sequence, a loss is not finite, or there is no such
-            network.
+        TrainingError: no gap-free run holds a sequence, a loss is not finite, or the network is unknown.
     """
     settings = params.train
     make_repeatable(settings)
@@ -99,7 +98,7 @@ def train(
 
 
 def make_repeatable(settings: TrainParams) -> None:
-    """Have torch give the same bits for the same seed and number of threads."""
+    """Make torch give the same bits for the same seed and thread count."""
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
@@ -110,7 +109,7 @@ def _fitted(loss: float) -> Epoch:
 
 
 def calibrate_outputs(network: Network, parts: Sequence[Part], deviation: float) -> list[str]:
-    """Calibrate a network on the validation rows of all parts, and return what could not be, in words.
+    """Calibrate a network on the validation rows of all parts; return the names of the outputs left uncalibrated.
 
     Args:
         network: its calibration is set.
@@ -129,7 +128,7 @@ def calibrate_outputs(network: Network, parts: Sequence[Part], deviation: float)
 
 
 def predict(network: Network, dataset: Dataset, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], ...]:
-    """Return calibrated probabilities float32 [N, H, 3] and outlook float32 [N, H, 5] at the given rows."""
+    """Return calibrated probabilities float32 [N, H, 3] and auxiliary outputs float32 [N, H, 5] at rising rows."""
     with torch.inference_mode():
         probabilities, outlook = network.calibration(outputs_at(network, dataset, rows))
     return probabilities.numpy(), outlook.numpy()
@@ -149,7 +148,7 @@ def load_network(directory: Path) -> Trained:
     """Read what `save_network` wrote.
 
     Raises:
-        TrainingError: the file is missing or is not such a file.
+        TrainingError: the file is missing or invalid.
     """
     return _load(directory)[0]
 
@@ -169,10 +168,10 @@ def _load(directory: Path) -> tuple[Trained, _Shape]:
 
 
 def load_trained(directory: Path, dataset: Dataset, params: Params) -> Trained:
-    """Read the network of a run, and see that it, the run's rows and the parameters speak of the same.
+    """Read a run's network and check that it fits the run's rows and the parameters.
 
     Raises:
-        TrainingError: there is none, or features or horizons are not those of the rows or of the parameters.
+        TrainingError: the file is missing or invalid, or features or horizons differ.
     """
     trained, shape = _load(directory)
     have = (shape.features, shape.horizons_ms)

@@ -1,4 +1,4 @@
-"""Gradient descent over sequences: seeded, resumable, and bit-identical on CPU for the same seed and thread count."""
+"""Gradient descent over sequences: seeded, resumable, bit-identical on CPU for the same seed and thread count."""
 
 import copy
 import hashlib
@@ -28,7 +28,7 @@ from lobsmith.params import Params, TrainParams
 
 
 class Epoch(Struct, frozen=True, kw_only=True):
-    """One pass: the training loss, and the validation rows' cross-entropy over the weighted horizons, nats."""
+    """Losses of an epoch, nats; the validation loss is the directions' cross-entropy over weighted horizons."""
 
     epoch: int
     train_loss: float
@@ -40,7 +40,7 @@ OnEpoch = Callable[[Epoch], None]
 
 
 class _Batches(Struct, frozen=True, kw_only=True):
-    """How sequences are cut."""
+    """Sizes of sequences and batches; `batches` an epoch."""
 
     sequence: int
     burn_in: int
@@ -71,7 +71,7 @@ def _batches(params: Params) -> _Batches:
 
 
 class _Step(nn.Module):
-    """Warm the state, then step on: one call, as `DistributedDataParallel` wants it."""
+    """Warm-up and outputs in a single call, as `DistributedDataParallel` requires."""
 
     def __init__(self, network: Network, burn_in: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class _Step(nn.Module):
 
 
 class _Drawn(Struct):
-    """One batch on the device: inputs and targets of whole sequences, with their weights."""
+    """A batch on the device: inputs and targets of whole sequences, with their weights."""
 
     inputs: Tensor
     direction: Tensor
@@ -95,7 +95,7 @@ class _Drawn(Struct):
 
 
 class _Draws:
-    """Makes batches. Every process draws the whole batch from the same generator, and keeps its share."""
+    """Samples batches: every process samples the whole batch from the same generator, then takes its share."""
 
     def __init__(
         self,
@@ -139,13 +139,13 @@ class _Draws:
 
 
 class Descent:
-    """One training run.
+    """A training run.
 
     Args:
         network: with fitted inputs; it is trained in place.
         parts: all instruments.
         params: all of `params.yaml`.
-        checkpoint: where to go on from, and to write to after each epoch; None for neither.
+        checkpoint: file to resume from, written after each epoch; None for none.
     """
 
     def __init__(self, network: Network, parts: Sequence[Part], params: Params, checkpoint: Path | None = None) -> None:
@@ -242,7 +242,7 @@ class Descent:
     def _step(
         self, step: nn.Module, loss: Loss, prior: Prior, optimiser: torch.optim.Optimizer, drawn: _Drawn, group: Group
     ) -> float:
-        """Take one gradient step: this process's share of the batch, in `accumulation` parts."""
+        """Update the weights with this process's share of a batch, in `accumulation` parts."""
         whole = mass(drawn.direction, drawn.weight)
         mixed = self._settings.precision == "bfloat16"
         optimiser.zero_grad()
@@ -285,7 +285,7 @@ class Descent:
         return Prior(self._settings.prior, self._params.labels.horizons_ms, span_s, weights)
 
     def _agreed(self, value: float, group: Group) -> float:
-        """Return the first process's value: all must stop at the same epoch."""
+        """Return rank 0's value, so that all processes stop at the same epoch."""
         if group.size == 1:
             return value
         shared = torch.tensor(value, dtype=torch.float64, device=self._device)
@@ -293,7 +293,7 @@ class Descent:
         return float(shared.item())
 
     def _identity(self, group: Group) -> str:
-        """Return what must be the same for a checkpoint to be gone on from."""
+        """Return the hash that a checkpoint must match to be resumed."""
         about: dict[str, Any] = {
             "params": {name: msgspec.to_builtins(getattr(self._params, name)) for name in ("model", "train", "labels")},
             "data": [

@@ -1,4 +1,4 @@
-"""What a network is trained on: the rows of one or several instruments as one set of tensors."""
+"""Training data: the rows of several instruments as one set of tensors, and a sampler of sequences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,22 +20,22 @@ from lobsmith.params import SplitParams
 from lobsmith.units import NS_PER_S
 
 _STILL = 1e-6
-"""A feature that deviates less than this on the training rows is only centred."""
+"""Features with a smaller deviation are only centred."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One instrument's rows, and which of them train, validate and test."""
+    """An instrument's rows and their split."""
 
     dataset: Dataset
     split: Split
 
 
 def parts_of(datasets: Sequence[Dataset], params: SplitParams) -> list[Part]:
-    """Cut the first dataset by its rows, the others at the same times; those with nothing to train on are left out.
+    """Split the first dataset by its rows, the others at the same times; those without training rows are left out.
 
     Raises:
-        TrainingError: the first one is too short.
+        TrainingError: the first dataset is too short.
     """
     first = Part(datasets[0], split(datasets[0], params))
     others = [(one, split_beside(one, first.dataset, first.split, params.embargo_ms)) for one in datasets[1:]]
@@ -44,11 +44,11 @@ def parts_of(datasets: Sequence[Dataset], params: SplitParams) -> list[Part]:
 
 @dataclass(frozen=True)
 class Material:
-    """Rows of all parts, end to end; what is not a training row is known to no loss.
+    """Rows of all parts, concatenated; targets of rows that do not train are unknown.
 
     `inputs` float32 [N, F] standardised; `direction` int64 [N, H], -1 unknown; `binary` float32 [N, H, 3], -1 unknown;
-    `move` and `volatility` float32 [N, H] in units of their RMS, NaN unknown; `starts` int64, the first rows of whole
-    sequences; `significant` bool [N], whether the row's move within the first horizon is significant.
+    `move` and `volatility` float32 [N, H] in units of their RMS, NaN unknown; `starts` int64, first rows of sequences;
+    `significant` bool [N], whether the move within the first horizon is significant.
     """
 
     inputs: Tensor
@@ -61,19 +61,19 @@ class Material:
 
 
 def seconds_of(dataset: Dataset, rows: npt.NDArray[np.int64]) -> float:
-    """Return the time that rising rows cover, gaps left out, seconds; at least 1."""
+    """Return the time that rising rows cover without gaps, seconds; at least 1."""
     time, segment = dataset.rows.time, dataset.rows.segment
     inside = np.diff(time[rows])[np.diff(segment[rows]) == 0]
     return max(float(inside.sum()) / NS_PER_S, 1.0)
 
 
 def fit_inputs(network: Network, parts: Sequence[Part], *, symmetric: bool) -> None:
-    """Set from the training rows what no gradient sets: location, scale, units of moves, a trunk's own constants.
+    """Set from the training rows what no gradient sets: location, scale, units of moves, an encoder's constants.
 
     Args:
-        network: the network, whose buffers are set.
+        network: its buffers are set.
         parts: all instruments.
-        symmetric: count each row a second time as the mirrored market shows it.
+        symmetric: count each row's mirror image as well.
     """
     rows = np.concatenate([one.dataset.rows.features[one.split.train] for one in parts]).astype(np.float64)
     if symmetric:
@@ -99,10 +99,10 @@ def fit_inputs(network: Network, parts: Sequence[Part], *, symmetric: bool) -> N
 
 
 def material(network: Network, parts: Sequence[Part], *, sequence: int, burn_in: int) -> Material:
-    """Lay out what a network with fitted inputs trains on.
+    """Concatenate the rows of all parts for a network with fitted inputs.
 
     Raises:
-        TrainingError: no gap-free run of any part is long enough for one sequence.
+        TrainingError: no gap-free run holds a sequence.
     """
     inputs, direction, binary, move, volatility, starts, significant = [], [], [], [], [], [], []
     offset = 0
@@ -147,19 +147,18 @@ def _sequence_starts(part: Part, sequence: int, burn_in: int) -> npt.NDArray[np.
 
 
 class Sampler:
-    """Draws sequences: those with a significant move `priority` times as often, and says what each then counts.
+    """Samples sequences, those with a significant move `priority` times as often, with importance weights.
 
-    A share of the draws is uniform, so that no sequence counts more than `1 / uniform_share` times (defensive
-    importance sampling, Hesterberg 1995). The weights undo the oversampling: the weighted mean over many draws is
-    the plain mean over all sequences, and probabilities stay calibrated.
+    A uniform share bounds the weights by `1 / uniform_share` (defensive importance sampling, Hesterberg 1995). The
+    expected weighted mean is the plain mean over all sequences, so probabilities stay calibrated.
 
     Args:
-        material: what to draw from.
-        sequence: rows that a loss is taken over, after `burn_in`.
+        material: the data to sample from.
+        sequence: rows with a loss, after `burn_in`.
         burn_in: rows before them.
-        priority: how much more often a sequence with a significant move is drawn; 1 for no difference.
-        uniform_share: share of the draws that knows no priority.
-        generator: where randomness comes from.
+        priority: relative rate of sequences with a significant move; 1 for no difference.
+        uniform_share: share of draws without priority.
+        generator: source of randomness.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""The networks of the registry, their inputs and their outputs."""
+"""The networks of the registry, their inputs and outputs."""

@@ -1,16 +1,13 @@
 """BiN-C(TABL): bilinear normalisation, two bilinear layers and temporal attention over a window of 10 books.
 
-- Tran, Iosifidis, Kanniainen & Gabbouj, "Temporal attention-augmented bilinear network for financial time-series data
-  analysis", IEEE Transactions on Neural Networks and Learning Systems 30(5), 2019, arXiv:1712.00975: BL, TABL, and the
-  network C(TABL).
-- Tran, Kanniainen, Gabbouj & Iosifidis, "Data normalization for bilinear structures in high-frequency financial
-  time-series", ICPR 2020, arXiv:2003.00598: BiN.
+- BL, TABL and C(TABL): Tran, Iosifidis, Kanniainen & Gabbouj, IEEE TNNLS 30(5), 2019, arXiv:1712.00975.
+- BiN: Tran, Kanniainen, Gabbouj & Iosifidis, ICPR 2020, arXiv:2003.00598.
 
-In the papers the last layer gives three classes; here it gives the representation, and a head reads that:
+The papers' last layer gives three classes; here it gives the representation:
 
     (features [B, T, F], state [B, S])  →  (representation [B, T, 32], next state [B, S])
 
-Within this file X is one window with columns along its rows: [N, D, T], D columns and T rows of the book.
+X is a window [N, D, T]: D columns, T rows of the book.
 """
 
 import math
@@ -23,19 +20,18 @@ from lobsmith.models.networks.window import BOOK, BookWindows, WindowTrunk
 
 WINDOW = 10
 _FLOOR = 1e-4
-"""What stands still is not blown up: the least deviation that is divided by, in units of the input. The authors' code
-replaces a smaller one by 1 instead, which jumps."""
+"""Least deviation to divide by, in units of the input. The authors' code replaces a smaller one by 1, which jumps."""
 
 
 class BinCtabl(WindowTrunk):
-    """BiN, BL 60×10, BL 120×5 and TABL width×1. `BookWindows` holds the state.
+    """BiN, BL 60×10, BL 120×5 and TABL width×1 over windows.
 
     Args:
-        location: float32 [F], what was taken off each feature.
-        scale: float32 [F], what each feature was divided by.
+        location: as for `BookWindows`.
+        scale: as for `BookWindows`.
         window: rows a window; the papers' 10.
-        price_scale: what prices are divided by, basis points.
-        width: outputs; the papers' network, with its three classes, is `width=3`.
+        price_scale: divisor of prices, basis points.
+        width: outputs; 3 in the papers.
     """
 
     def __init__(
@@ -58,9 +54,9 @@ class BinCtabl(WindowTrunk):
 
 
 class BilinearNormalisation(nn.Module):
-    """BiN: the z-score of each column over the window plus that of each row over its columns, both rescaled.
+    """BiN: the weighted sum of z-scores along time and along columns, each rescaled.
 
-    The papers ask for weights of the two that are not negative; theirs are learnt as logarithms.
+    The two weights are not negative in the papers; here their logarithms are learnt.
     """
 
     def __init__(self, columns: int, rows: int) -> None:
@@ -96,10 +92,9 @@ class Bilinear(nn.Module):
 
 
 class TemporalAttention(nn.Module):
-    """TABL without its activation: a bilinear layer whose columns weigh their rows before those are joined.
+    """TABL without its activation: (λ Y ∘ A + (1 − λ) Y) W2 + B, λ between 0 and 1.
 
-    With Y = W1 X and A the softmax over time of Y W, where W holds 1/T on its diagonal, the answer is
-    (λ Y ∘ A + (1 − λ) Y) W2 + B, λ between 0 and 1.
+    Y = W1 X; A is the softmax over time of Y W, where W has 1/T on its diagonal.
     """
 
     identity: Tensor

@@ -1,13 +1,10 @@
 """DeepLOB: convolutions over levels and time, an inception module and an LSTM over a window of 100 books.
 
-Zhang, Zohren & Roberts, "DeepLOB: Deep convolutional neural networks for limit order books", IEEE Transactions on
-Signal Processing 67(11), 2019, arXiv:1808.03668. Three blocks of convolutions join price and size, then ask and bid,
-then all levels; each also looks along time, padded with zeros so that the 100 rows remain. The inception module looks
-along time at three scales, and an LSTM reads the result. Its last hidden state is the representation:
+Zhang, Zohren & Roberts, IEEE Transactions on Signal Processing 67(11), 2019, arXiv:1808.03668. Three blocks of
+convolutions join price and size, ask and bid, then all levels; each also convolves over time, zero-padded to 100 rows.
+The representation is the LSTM's last hidden state:
 
     (features [B, T, F], state [B, S])  →  (representation [B, T, 64], next state [B, S])
-
-Every row has its own window, seen from its own mid, and shares no work with the next: T rows cost T windows.
 """
 
 import torch
@@ -22,17 +19,17 @@ _ALONG_TIME = 4
 
 
 class DeepLob(WindowTrunk):
-    """DeepLOB without its last layer; `BookWindows` holds the state.
+    """DeepLOB without its last layer.
 
     The authors' later code has 32 and 64 filters, batch normalisation and no padding: 143,907 parameters with its last
     layer, where the paper's network has 60,947.
 
     Args:
-        location: float32 [F], what was taken off each feature.
-        scale: float32 [F], what each feature was divided by.
+        location: as for `BookWindows`.
+        scale: as for `BookWindows`.
         window: rows a window; the paper's 100.
-        price_scale: what prices are divided by, basis points.
-        filters: filters of the convolutions; the paper's 16.
+        price_scale: divisor of prices, basis points.
+        filters: of the convolutions; the paper's 16.
         inception: filters of each branch of the inception module; the paper's 32.
         width: units of the LSTM; the paper's 64.
     """
@@ -76,7 +73,7 @@ class DeepLob(WindowTrunk):
 
 
 def _block(channels: int, filters: int, *, across: int) -> nn.Sequential:
-    """Join `across` neighbouring columns, then look twice along time: [N, C, W, D] to [N, filters, W, D / across]."""
+    """Join `across` adjacent columns, then convolve twice over time: [N, C, W, D] to [N, filters, W, D / across]."""
     before = (_ALONG_TIME - 1) // 2
     return nn.Sequential(
         nn.Conv2d(channels, filters, (1, across), stride=(1, across)),
@@ -91,7 +88,7 @@ def _block(channels: int, filters: int, *, across: int) -> nn.Sequential:
 
 
 def _along(channels: int, filters: int, rows: int) -> nn.Sequential:
-    """Look along an odd number of rows: [N, C, W] to [N, filters, W]."""
+    """Convolve over an odd number of rows: [N, C, W] to [N, filters, W]."""
     return nn.Sequential(nn.Conv1d(channels, filters, rows, padding=rows // 2), nn.LeakyReLU(_SLOPE))
 
 

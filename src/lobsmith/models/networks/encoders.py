@@ -1,11 +1,10 @@
-"""The recurrent trunks: three 1×1 convolutions, an LSTM and attention; and a plain LSTM.
+"""The recurrent encoders: convolutions, LSTM and attention; a plain LSTM; and two without memory.
 
-A trunk turns standardised features into a representation, one row at a time, and keeps all it remembers in one packed
-tensor that travels with the caller:
+An encoder maps standardised features to a representation, with all its memory in one packed tensor:
 
     (features [B, T, F], state [B, S])  →  (representation [B, T, width], next state [B, S])
 
-so that 1000 rows at once and 1000 single steps give the same. Zeros mean cold.
+1000 rows at once and 1000 single steps give the same. A state of zeros is cold.
 """
 
 import torch
@@ -16,7 +15,7 @@ from lobsmith.models.networks.network import Architecture
 from lobsmith.params import ModelParams
 
 _MASKED = -6e4
-"""Minus infinity would turn a row without any valid key into NaN; a half holds no more than 65504."""
+"""Finite, because minus infinity makes a row without a valid key NaN; fp16 holds at most 65504."""
 _SLOPE = 0.01
 
 
@@ -32,19 +31,19 @@ def unpack(state: Tensor, layers: int, hidden: int) -> tuple[Tensor, Tensor]:
 
 
 class Memoryless(nn.Module):
-    """No trunk: a linear model sees the features only. Its state is one zero, because the wire wants a state."""
+    """The empty encoder of a linear model. Its state is one zero: the wire requires a state."""
 
     def __init__(self) -> None:
         super().__init__()
         self.state_size, self.width = 1, 0
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return nothing, float32 [B, T, 0], and the state as it came."""
+        """Return an empty representation, float32 [B, T, 0], and the same state."""
         return features[:, :, :0], state * 1.0
 
 
 class Lstm(nn.Module):
-    """An LSTM of `layers` × `hidden` units, with dropout between its layers and after them while it trains."""
+    """An LSTM of `layers` × `hidden` units, with dropout between its layers and after them."""
 
     def __init__(self, features: int, *, hidden: int, layers: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -61,10 +60,10 @@ class Lstm(nn.Module):
 
 
 class CnnLstmAttention(nn.Module):
-    """Three 1×1 convolutions over the book, an LSTM, attention over a ring of the last rows.
+    """Three 1×1 convolutions over the book, an LSTM, attention over a ring of the last K rows.
 
-    The convolutions have no memory. The LSTM's is (h, c). Attention sees the keys and values of the last K rows, the
-    present one included, and a count of how many of them are valid; a learnt bias lets it prefer recent ones.
+    The state holds the LSTM's (h, c), the keys and values of the last K rows, the present one included, and a count of
+    the valid ones. A learnt bias by age is added before the softmax.
     """
 
     def __init__(self, features: int, *, channels: int, hidden: int, layers: int, ring: int, attention: int) -> None:
@@ -92,7 +91,7 @@ class CnnLstmAttention(nn.Module):
         return torch.cat([recurrent, torch.matmul(weights, values)], dim=2), next_state
 
     def attention_by_age(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return how much each row looks at the one that is 0, 1, ... K - 1 rows old, [B, T, K], and the next state."""
+        """Return each row's attention to rows of age 0, 1, ... K - 1, [B, T, K], and the next state."""
         _, weights, _, next_state = self._step(features, state)
         steps = features.shape[1]
         position = torch.arange(steps).unsqueeze(1) + self.ring - torch.arange(self.ring).unsqueeze(0)
@@ -119,7 +118,7 @@ class CnnLstmAttention(nn.Module):
         return recurrent, weights, values, next_state
 
     def _weights(self, query: Tensor, keys: Tensor, count: Tensor) -> Tensor:
-        """Let row i look at the last K rows up to itself: positions i < j <= i + K of the K old and T new ones."""
+        """Return row i's attention to positions i < j <= i + K of the K old and T new rows."""
         steps = query.shape[1]
         i = torch.arange(steps, device=query.device).unsqueeze(1)
         j = torch.arange(steps + self.ring, device=query.device).unsqueeze(0)
@@ -132,7 +131,7 @@ class CnnLstmAttention(nn.Module):
 
 
 class ImbalanceBins(nn.Module):
-    """Says in which tenth of its training distribution the imbalance at the touch lies: one-hot [B, T, 10]."""
+    """The tenth of the training distribution that the imbalance at the touch lies in: one-hot [B, T, 10]."""
 
     edges: Tensor
     _BINS = 10
@@ -144,7 +143,7 @@ class ImbalanceBins(nn.Module):
         self.register_buffer("edges", torch.linspace(-1, 1, self._BINS + 1)[1:-1].clone())
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the bins, and the state as it came."""
+        """Return the bins and the same state."""
         place = (features[:, :, self.column].unsqueeze(2) > self.edges).to(features.dtype).sum(dim=2, keepdim=True)
         numbers = torch.arange(self._BINS, device=features.device, dtype=features.dtype)
         return (place == numbers).to(features.dtype), state * 1.0

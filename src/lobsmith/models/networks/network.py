@@ -1,9 +1,8 @@
-"""A network: standardised inputs, a trunk with its state, a readout, calibration.
+"""A network: standardised inputs, an encoder with its state, a head, calibration.
 
     (features [B, T, F], state [B, S])  →  (outputs [B, T, H, 8], next state [B, S])
 
-Where the architecture has one, a linear path leads from the features straight to the outputs: the network starts as a
-logistic regression and learns what that one misses.
+An optional linear path leads from the inputs to the outputs, so that the network starts as a logistic regression.
 """
 
 from collections.abc import Callable
@@ -16,25 +15,25 @@ from lobsmith.models.networks.outputs import COLUMNS, Calibration
 from lobsmith.params import ModelParams
 
 LARGEST_INPUT = 8.0
-"""Standardised features are clipped here: one freak message must not swamp an LSTM."""
+"""Standardised features are clipped here, so that no outlier swamps an LSTM."""
 
 Trunk = Callable[[Tensor, Tensor], nn.Module]
-"""Builds a trunk from the inputs' location and scale, float32 [F]."""
+"""Builds an encoder from the inputs' location and scale, float32 [F]."""
 
 
 class Architecture(Struct, frozen=True, kw_only=True):
-    """How a network is built and learns: what its module hands to the registry."""
+    """An entry of the registry: how a network is built and fitted."""
 
     trunk: Callable[[ModelParams, tuple[int, ...], Tensor, Tensor], nn.Module]
-    """Builds the trunk from the parameters, the horizons in ms, and the inputs' location and scale, float32 [F]."""
+    """Builds the encoder from the parameters, the horizons in ms, and the inputs' location and scale, float32 [F]."""
     linear: bool = False
-    """Whether a linear path leads around the trunk."""
+    """Whether a linear path bypasses the encoder."""
     learns: str = "gradient"
     """`gradient` descent over sequences, `newton` (L-BFGS over all rows), or `counts`."""
     undoes_scaling: bool = False
-    """Whether the trunk wants prices as they were: no input is clipped then, or hidden while it trains."""
+    """Whether the encoder restores prices: then inputs are neither clipped nor dropped out."""
     window: int = 0
-    """Rows of the window that each row is seen with; 0 for a recurrent trunk."""
+    """Rows of each row's window; 0 for a recurrent encoder."""
     about: str = ""
 
 
@@ -44,9 +43,9 @@ class Network(nn.Module):
     Args:
         features: F.
         horizons: H.
-        trunk: builds the part with the memory.
-        linear: whether a linear path leads around the trunk.
-        clips: whether inputs are clipped; not for a trunk that undoes the scaling and wants prices as they were.
+        encoder: builds the encoder.
+        linear: whether a linear path bypasses the encoder.
+        clips: whether inputs are clipped; not for an encoder that undoes the scaling.
     """
 
     location: Tensor
@@ -69,11 +68,11 @@ class Network(nn.Module):
                 nn.init.zeros_(readout.bias)
 
     def cold_state(self, batch: int) -> Tensor:
-        """Return the state of a stream of which nothing is known: zeros [B, S]."""
+        """Return the state of a new stream: zeros [B, S]."""
         return torch.zeros(batch, self.state_size, device=self.location.device)
 
     def standardise(self, features: Tensor) -> Tensor:
-        """Return features in units of their training deviation, clipped where the trunk does not undo the scaling."""
+        """Return features in units of their training deviation, clipped unless the encoder undoes the scaling."""
         inputs = (features - self.location) / self.scale
         return torch.clamp(inputs, -LARGEST_INPUT, LARGEST_INPUT) if self.clips else inputs
 
@@ -85,12 +84,12 @@ class Network(nn.Module):
             state: float32 [B, S].
 
         Returns:
-            Outputs before calibration, float32 [B, T, H, 8], and the state after the last row, float32 [B, S].
+            Outputs before calibration, float32 [B, T, H, 8], and the next state, float32 [B, S].
         """
         return self.step(self.standardise(features), state)
 
     def step(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Do the same for inputs that are standardised already."""
+        """Step through T rows of standardised inputs; returns as `forward`."""
         representation, next_state = self.trunk(inputs, state)
         parts = []
         if self.readout is not None:
@@ -101,7 +100,7 @@ class Network(nn.Module):
         return outputs.reshape(inputs.shape[0], inputs.shape[1], self.horizons, COLUMNS), next_state
 
     def warm(self, inputs: Tensor, state: Tensor) -> Tensor:
-        """Return the state after standardised rows whose outputs nobody wants."""
+        """Return the state after standardised rows, without their outputs."""
         if inputs.shape[1] == 0:
             return state
         remember = getattr(self.trunk, "remember", None)
@@ -110,26 +109,21 @@ class Network(nn.Module):
 
 
 class ServedNetwork(nn.Module):
-    """The network with its calibration, in plain form: what exports and engines are held against."""
+    """The network with its calibration: the reference of exports and engines."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return probabilities float32 [B, T, H, 3], outlook float32 [B, T, H, 5] and the next state [B, S]."""
+        """Return probabilities float32 [B, T, H, 3], auxiliary outputs [B, T, H, 5] and the next state [B, S]."""
         outputs, next_state = self.network(features, state)
         probabilities, outlook = self.network.calibration(outputs)
         return probabilities, outlook, next_state
 
 
 def outputs_of(network: Network, rows: Tensor, *, chunk: int = 256) -> Tensor:
-    """Step a cold network through one stream, `chunk` rows at a time.
-
-    Args:
-        network: the network; it is put into evaluation mode.
-        rows: float32 [N, F].
-        chunk: rows a call.
+    """Step a cold network, put into evaluation mode, through one stream of rows [N, F], `chunk` rows a call.
 
     Returns:
         Outputs before calibration, float32 [N, H, 8].

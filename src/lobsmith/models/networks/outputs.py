@@ -1,4 +1,4 @@
-"""What a network puts out for each row and horizon: eight numbers, and how they become predictions.
+"""A network's eight outputs of each row and horizon, and their calibration.
 
 | columns | name          | before                           | served as |
 |--------:|---------------|----------------------------------|-----------|
@@ -8,9 +8,8 @@
 | 6       | move          | in units of the training's RMS   | `outlook[3]`: expected move, bps |
 | 7       | volatility    | before softplus, in such units   | `outlook[4]`: expected realised volatility, bps |
 
-Calibration is a part of it: after training each logit gets a scale and a bias that make the probabilities true on the
-validation rows (vector scaling after Guo, Pleiss, Sun & Weinberger 2017; Platt 1999 for the binary ones). It is a part
-of the exported graph, so every client sees calibrated numbers.
+Each logit has a scale and a bias fitted on the validation rows (vector scaling: Guo, Pleiss, Sun & Weinberger 2017;
+binary: Platt 1999), as part of the exported graph.
 """
 
 import torch
@@ -27,7 +26,7 @@ MOVE, VOLATILITY = CLASSES + BINARY, CLASSES + BINARY + 1
 
 
 class Calibration(nn.Module):
-    """Turns a network's numbers [B, T, H, 8] into predictions; all buffers, none is trained with the network."""
+    """Maps outputs [B, T, H, 8] to predictions. It holds buffers only; training changes none."""
 
     direction_scale: Tensor
     direction_bias: Tensor
@@ -50,7 +49,7 @@ class Calibration(nn.Module):
         return outputs[..., :CLASSES] * self.direction_scale + self.direction_bias
 
     def forward(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return probabilities float32 [..., H, 3] and outlook float32 [..., H, 5]."""
+        """Return probabilities float32 [..., H, 3] and auxiliary outputs float32 [..., H, 5]."""
         binary = outputs[..., CLASSES:MOVE] * self.binary_scale + self.binary_bias
         move = outputs[..., MOVE] * self.move_scale
         volatility = softplus(outputs[..., VOLATILITY]) * self.volatility_scale

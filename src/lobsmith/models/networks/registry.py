@@ -1,4 +1,4 @@
-"""One name in `params.yaml`, one network: the architectures that can be trained, and those they are held against."""
+"""The networks that `model.network` names: architectures to train, and baselines."""
 
 from functools import partial
 
@@ -22,7 +22,7 @@ def architecture(name: str) -> Architecture:
     """Return an architecture by name.
 
     Raises:
-        TrainingError: there is none of that name.
+        TrainingError: the name is unknown.
     """
     if name not in NETWORKS:
         raise TrainingError(f"model.network is {name!r}; choose one of {', '.join(NETWORKS)}")
@@ -33,7 +33,7 @@ def build(params: ModelParams, features: int, horizons_ms: tuple[int, ...]) -> N
     """Build the network that the parameters name, untrained.
 
     Raises:
-        TrainingError: there is no such network.
+        TrainingError: the name is unknown.
     """
     chosen = architecture(params.network)
     trunk = partial(chosen.trunk, params, horizons_ms)

@@ -1,39 +1,34 @@
 """Classical forecasts of realised volatility beside an LSTM: EWMA, HAR and GARCH(1,1), all in continuous time.
 
-- J.P. Morgan & Reuters, "RiskMetrics - Technical document", 4th edition, 1996: the exponentially weighted variance.
-- Corsi, "A simple approximate long-memory model of realized volatility", Journal of Financial Econometrics 7(2), 2009:
-  HAR. Here the day, week and month are 1 s, 10 s and 60 s.
-- Bollerslev, "Generalized autoregressive conditional heteroskedasticity", Journal of Econometrics 31(3), 1986.
-- Patton, "Volatility forecast comparison using imperfect volatility proxies", Journal of Econometrics 160(1), 2011: the
-  loss QLIKE, here v / f + ln f of the realised variance v and its forecast f.
+- EWMA: J.P. Morgan & Reuters, RiskMetrics Technical Document, 1996.
+- HAR: Corsi, Journal of Financial Econometrics 7(2), 2009. Here the day, week and month are 1 s, 10 s and 60 s.
+- GARCH: Bollerslev, Journal of Econometrics 31(3), 1986.
+- QLIKE: Patton, Journal of Econometrics 160(1), 2011; here v / f + ln f of realised variance v and its forecast f.
 
     (features [B, T, F], state [B, S])  →  (representation [B, T, hidden + 3 H], next state [B, S])
 
 With r the mid's return of a row (bps), d the time since the row before (s) and h a horizon (s), forecasts are variances
-in bps² and leave as the logarithm of their root, that of bps, held between `FLOOR` and `CEILING`:
+in bps², put out as ln of their root, between `FLOOR` and `CEILING`:
 
-- A variance rate over τ is X = S / τ + L exp(−age / τ), where S ← S exp(−d / τ) + r² and L is the long-run rate: a
-  cold stream starts at L. EWMA is X h with the τ of the least QLIKE on the training rows.
-- HAR is exp(b_0 + b_1 x_1 + b_2 x_2 + b_3 x_3)², x_k the logarithm of the root of X_k h. The b are those of ordinary
-  least squares on the logarithm of the target, raised to a tenth of its root mean square so that horizons in which
-  nothing moved do not decide; b_0 holds besides what makes the mean of v / f one, because the exponential of a mean
-  logarithm is too small (Duan's smearing, 1983, for QLIKE).
+- A variance rate over τ is X = S / τ + L exp(−age / τ), with S ← S exp(−d / τ) + r² and L the long-run rate, where a
+  cold stream starts. EWMA is X h with the τ of the least QLIKE on the training rows.
+- HAR is exp(b_0 + b_1 x_1 + b_2 x_2 + b_3 x_3)², x_k = ln √(X_k h). The b are by ordinary least squares on the log
+  target, raised to a tenth of its RMS so that horizons without a move do not dominate; b_0 also makes the mean of v / f
+  one (Duan's smearing, 1983, for QLIKE).
 - GARCH is fitted on returns of a grid of Δ = 0.1 s. With V its long-run rate, ρ = −ln(α + β) / Δ and
   η = ln((α + β) / β) / Δ, the rate X of a row is
 
-      X  ←  V + (X − V) exp(−ρ d) + g(d) (r² − expected r²),      g(d) = ρ exp(−ρ d) (1 − exp(−η d)) / (1 − exp(−ρ d)),
+      X  ←  V + (X − V) exp(−ρ d) + g(d) (r² − E[r²]),      g(d) = ρ exp(−ρ d) (1 − exp(−η d)) / (1 − exp(−ρ d)),
 
-  where r² is expected to be V d + (X − V) (1 − exp(−ρ d)) / ρ. So the deviation from V keeps (α + β)^(d / Δ) of itself
-  in the mean for any d; at d = Δ the gain Δ g is α times −ln(α + β) / (1 − α − β), nearly 1; and X stays positive.
-  Written out, all terms are positive:
+  with E[r²] = V d + (X − V) (1 − exp(−ρ d)) / ρ. The deviation from V keeps (α + β)^(d / Δ) of itself in the mean; at
+  d = Δ the gain Δ g is α times −ln(α + β) / (1 − α − β), nearly 1. In positive terms, so that X stays positive:
 
       X  ←  X exp(−(ρ + η) d) + V (1 − exp(−(ρ + η) d) − g(d) d) + g(d) r²,
 
   from L when cold. The forecast is V h + (X − V) (1 − exp(−ρ h)) / ρ.
 
-The state is packed, zeros mean cold: the LSTM's hidden and cell state [layers · hidden each]; S of each horizon's EWMA
-and of HAR's three components, bps² [H + 3]; X of GARCH less what is left of the L it started from, bps²/s [1]; the age,
-seconds since the stream began, at most `OLDEST` [1].
+State (zeros are cold): the LSTM's hidden and cell state [layers · hidden each]; S of EWMA and HAR's components, bps²
+[H + 3]; X of GARCH less the rest of the L it started from, bps²/s [1]; the stream's age, s, at most `OLDEST` [1].
 """
 
 import itertools
@@ -53,46 +48,46 @@ from lobsmith.models.networks.network import Architecture
 from lobsmith.units import NS_PER_MS
 
 FLOOR, CEILING = 1e-3, 1e4
-"""The least and the most volatility that is forecast, basis points."""
+"""Least and greatest forecast of volatility, basis points."""
 COMPONENTS_S = (1.0, 10.0, 60.0)
 """Time constants of HAR's components, seconds."""
 GRID_S = tuple(np.geomspace(0.1, 120.0, 16).tolist())
 """Time constants that EWMA chooses from, seconds."""
 DEFAULT_S = 10.0
-"""The time constant of an EWMA that was not fitted."""
+"""Time constant of an unfitted EWMA, seconds."""
 CELL_S = 0.1
-"""The grid of GARCH, seconds."""
+"""Grid of GARCH, seconds."""
 LEAST_CELLS, MOST_CELLS = 100, 200_000
-"""A longer grid is fitted on its newest cells, some five and a half hours."""
+"""Of a longer grid the newest cells are fitted, some five and a half hours."""
 LEAST_ROWS = 40
-"""Fewer rows with a known target leave a horizon's EWMA and HAR at their defaults."""
+"""With fewer rows of known target a horizon's EWMA and HAR keep their defaults."""
 OLDEST = 4096.0
-"""An age beyond which no forecast remembers where it started, seconds."""
+"""Age beyond which no forecast depends on its start, seconds."""
 UNIT_ROOT = 1e-4
-"""An α + β this close to 1 is not told apart from it: V, which it divides, would be noise."""
+"""Least 1 − α − β of a stationary fit: V, which it divides, would be noise."""
 AGREEMENT = 0.5
-"""Fits from two starts have found the same maximum when their log-likelihoods differ by no more than this."""
+"""Largest difference of the log-likelihoods of two fits that count as the same maximum."""
 _DEVIATION = 10.0
-"""Of the returns that `arch` is given. With a deviation of 1 its optimiser reports success where it began."""
+"""Deviation of the returns that `arch` fits. At 1 its optimiser reports success where it began."""
 _STARTS = (None, (5.0, 0.05, 0.9), (2.0, 0.05, 0.93), (10.0, 0.2, 0.7))
-"""Where fits begin: ω, α and β for returns of that deviation; None lets `arch` choose."""
+"""Starts of fits: ω, α and β for returns of that deviation; None is `arch`'s own."""
 DOUBLINGS = 9
-"""Steps of the sum over time in an exported graph, which takes 2^9 − 1 rows a call."""
+"""Rounds of the sum over time in an exported graph, which takes 2^9 − 1 rows a call."""
 _RETURN, _ELAPSED = NAMES.index("mid_return"), NAMES.index("elapsed")
 _LONGEST = 16.0
-"""ln(1 + ms) of some 2.5 hours, beyond which it does not matter how long nothing happened."""
+"""ln(1 + ms) of some 2.5 hours, at which longer gaps are clipped."""
 _LEAST_RATE = 1e-9
 _QUIET = 0.1
 _LEAST_STEP_S = 1e-7
 _SMALL = 0.25
 _LEAST_BETA = 1e-4
 _LARGEST_INPUT = 8.0
-"""Standardised features reach the LSTM clipped; the forecasts see returns as they were."""
+"""Standardised features are clipped for the LSTM; the forecasts take unclipped returns."""
 _NS_PER_CELL = 100 * NS_PER_MS
 
 
 class GarchStatus(IntEnum):
-    """Why GARCH's forecast is its own, or else is that of EWMA."""
+    """Whether GARCH forecasts, or why EWMA replaces it."""
 
     UNFITTED = 0
     FITTED = 1
@@ -104,7 +99,7 @@ class GarchStatus(IntEnum):
 
 @dataclass(frozen=True)
 class Garch:
-    """A GARCH(1,1) of returns on the grid; `omega` in bps² a cell. All are 0 where nothing was estimated."""
+    """A GARCH(1,1) of returns on the grid; `omega` in bps² a cell. All are 0 without an estimate."""
 
     status: GarchStatus
     omega: float = 0.0
@@ -114,17 +109,17 @@ class Garch:
 
     @property
     def usable(self) -> bool:
-        """The fit converged and is stationary; otherwise EWMA stands in."""
+        """Whether the fit converged and is stationary."""
         return self.status is GarchStatus.FITTED
 
 
 @dataclass(frozen=True)
 class VolatilityFit:
-    """What a fit found.
+    """Result of a fit.
 
     Attributes:
         garch: the GARCH, or why there is none.
-        horizon_fitted: bool [H], the horizon had rows enough; otherwise its EWMA and HAR keep their defaults.
+        horizon_fitted: bool [H], whether the horizon had rows enough to fit its EWMA and HAR.
     """
 
     garch: Garch
@@ -134,13 +129,12 @@ class VolatilityFit:
 class Volatility(nn.Module):
     """An LSTM's output and, for each horizon, the logarithms of three classical forecasts.
 
-    The representation is [LSTM: hidden, EWMA: H, HAR: H, GARCH: H]. The forecasts have no parameters that learn: their
-    buffers are set by `fit`, before which EWMA runs at 10 s, HAR is the geometric mean of its components, and GARCH is
-    EWMA. The buffer `garch_status` is a `GarchStatus`; unless it is FITTED, EWMA stands in for GARCH.
+    The representation is [LSTM: hidden, EWMA: H, HAR: H, GARCH: H]. Before `fit` sets the forecasts' buffers, EWMA runs at
+    10 s and HAR is the geometric mean of its components. EWMA replaces GARCH unless `garch_status` is FITTED.
 
     Args:
-        location: float32 [F], what was taken off each feature.
-        scale: float32 [F], what each feature was divided by: feature = (raw − location) / scale.
+        location: float32 [F], subtracted from each feature.
+        scale: float32 [F], then their divisor.
         horizons_ms: the H horizons, milliseconds.
         hidden: units of a layer of the LSTM.
         layers: layers of the LSTM.
@@ -178,18 +172,18 @@ class Volatility(nn.Module):
         self.lstm = nn.LSTM(len(location), hidden, layers, batch_first=True)
 
     def cold_state(self, batch: int) -> Tensor:
-        """Return the state of a stream of which nothing is known: zeros [B, S]."""
+        """Return the state of a new stream: zeros [B, S]."""
         return torch.zeros(batch, self.state_size, device=self.scale.device)
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Step through T rows; exported, through 511 a call at most.
+        """Step through T rows; exported, at most 511 a call.
 
         Args:
             features: float32 [B, T, F], scaled.
             state: float32 [B, S].
 
         Returns:
-            The representation float32 [B, T, width] and the state after the last row, float32 [B, S].
+            The representation float32 [B, T, width] and the next state, float32 [B, S].
         """
         batch, memory = features.shape[0], self.layers * self.hidden
         hidden, cell, variances = torch.split(state, [memory, memory, self.sums + 2], dim=1)
@@ -224,9 +218,9 @@ class Volatility(nn.Module):
         return forecasts, torch.cat([sums[:, -1], age[:, -1]], dim=1)
 
     def _decayed(self, start: Tensor, kept: Tensor, news: Tensor) -> Tensor:
-        """Return x_i = kept_i x_{i-1} + news_i from x_{-1} = start, [B, T, K], in log T steps (Hillis & Steele, 1986).
+        """Return x_i = kept_i x_{i-1} + news_i from x_{-1} = start, [B, T, K], in log T rounds (Hillis & Steele, 1986).
 
-        After k steps, row i holds the news of the last 2^k rows and what is kept over them. No factor is above one.
+        After k rounds, row i holds the news of the last 2^k rows and the product of their factors, none above one.
         """
         sums = torch.cat([start.unsqueeze(1), news], dim=1)
         kept = nn.functional.pad(kept, (0, 0, 1, 0))
@@ -251,7 +245,7 @@ class Volatility(nn.Module):
         return torch.clamp(returns, -CEILING, CEILING), _grown(torch.clamp(elapsed, 0.0, _LONGEST)) / 1e3
 
     def _garch_step(self, elapsed: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what a row adds to the rate: g, 1/s, times its squared return, and V (…), bps²/s."""
+        """Return a row's effect on the rate: g, 1/s, times its squared return, and V (…), bps²/s."""
         step = torch.clamp(elapsed, min=_LEAST_STEP_S)
         long_run, rho, eta = self.garch[0], self.garch[1], self.garch[2]
         reverted, pushed, kept = _rise(rho * step), _rise(eta * step), torch.exp(-rho * step)
@@ -276,14 +270,14 @@ class Volatility(nn.Module):
         return torch.cat([ewma, har, garch], dim=2)
 
     def fit(self, rows: Rows, train_rows: npt.NDArray[np.int64], volatility: npt.NDArray[np.float32]) -> VolatilityFit:
-        """Set the buffers of the forecasts from training rows, and look at no others.
+        """Set the buffers of the forecasts from training rows only.
 
-        Each run of training rows that follow each other within a segment is a stream of its own, cold at its start.
+        Consecutive training rows of a segment are a stream, cold at its start.
 
         Args:
-            rows: N rows, of which `raw`, `time` and `segment` are read.
+            rows: N rows.
             train_rows: int64 [M], indices of the training rows.
-            volatility: float32 [N, H], realised volatility of each horizon, bps; NaN where it is unknown.
+            volatility: float32 [N, H], realised volatility of each horizon, bps; NaN unknown.
         """
         train = np.unique(train_rows)
         returns, elapsed = training_steps(rows, train)
@@ -318,7 +312,7 @@ class Volatility(nn.Module):
 
 
 def training_steps(rows: Rows, train: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the training rows' returns, bps, and times since the row before, s, as the network sees them."""
+    """Return the training rows' returns, bps, and times since the row before, s, as the network computes them."""
     raw = rows.raw[train][:, [_RETURN, _ELAPSED]].astype(np.float64)
     return np.clip(raw[:, 0], -CEILING, CEILING), np.expm1(np.clip(raw[:, 1], 0.0, _LONGEST)) / 1e3
 
@@ -373,7 +367,7 @@ def fit_har(components: npt.NDArray[np.float64], volatility: npt.NDArray[np.floa
         volatility: float64 [N], bps.
 
     Returns:
-        b_0 to b_3, float32 [4]; those of least norm where the components do not tell them apart.
+        b_0 to b_3, float32 [4]; of least norm where the components are collinear.
     """
     inputs = np.column_stack([np.ones(len(volatility)), 0.5 * np.log(_bounded(components))])
     least = max(FLOOR, _QUIET * float(np.sqrt(np.mean(volatility**2))))
@@ -386,9 +380,9 @@ def fit_har(components: npt.NDArray[np.float64], volatility: npt.NDArray[np.floa
 def grid_returns(
     time: npt.NDArray[np.int64], returns: npt.NDArray[np.float64], starts: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float64]:
-    """Return the returns of a grid of 0.1 s, bps: each run on its own, laid end to end.
+    """Return the returns of a grid of 0.1 s, bps: each run on its own, concatenated.
 
-    A run's grid begins with its first row, whose return is of the time before; its last cell, cut short, is left out.
+    A run's grid begins with its first row, without that row's return; the last, incomplete cell is left out.
     """
     edges = [*np.flatnonzero(starts).tolist(), len(time)]
     parts: list[npt.NDArray[np.float64]] = [np.empty(0)]
@@ -401,7 +395,7 @@ def grid_returns(
 
 
 def fit_garch(returns: npt.NDArray[np.float64]) -> Garch:
-    """Fit a GARCH(1,1) of mean zero with normal innovations by maximum likelihood, found from two starts.
+    """Fit a GARCH(1,1) of mean zero with normal innovations by maximum likelihood, confirmed from two starts.
 
     Args:
         returns: float64 [N], of the grid's cells, bps.

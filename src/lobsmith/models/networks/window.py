@@ -1,14 +1,12 @@
-"""Windows of the last rows of the book, with prices as they stood relative to the newest mid.
+"""Windows of the last rows of the book, with prices relative to the newest mid.
 
-The feature vector holds each row's distances from its own mid. Networks that look at a window of books want the prices
-of all its rows on one axis. With s the signed distance in basis points (asks +, bids −) and r the mid's log return,
+With s the signed distance from a row's own mid in basis points (asks +, bids −) and r the mid's log return,
 
-    price of row i, seen from the newest row n  =  s_i − (r_{i+1} + … + r_n)
+    price of row i, relative to the newest row n  =  s_i − (r_{i+1} + … + r_n)
 
-To first order this is 10^4 (p_i − m_n) / m_n; what is left out, s · path / 10^4, is 0.01 bps where both are 10 bps.
+To first order this is 10^4 (p_i − m_n) / m_n; the error, s · path / 10^4, is 0.01 bps where both are 10 bps.
 
-All that is remembered travels with the caller as one packed tensor: the last W − 1 rows of the 41 columns needed, in
-their own units, and a count of how many of them are valid. Zeros mean cold.
+The state packs the last W − 1 rows of 41 columns, in their own units, and a count of the valid ones. Zeros are cold.
 """
 
 import torch
@@ -20,21 +18,21 @@ SIDES = ("ask", "bid")
 COLUMNS = tuple(
     f"{side}_{what}_{level}" for level in range(1, LEVELS + 1) for side in SIDES for what in ("price", "size")
 )
-"""The columns of a window: ask price, ask size, bid price, bid size of each level, as in the FI-2010 data set."""
+"""Columns of a window: ask price, ask size, bid price, bid size of each level, as in the FI-2010 data set."""
 BOOK = len(COLUMNS)
 """Columns of a window: 40."""
 ROW = BOOK + 1
-"""Columns the ring keeps: the book's and the mid's return."""
+"""Columns of the ring: the book's and the mid's return."""
 
 
 class BookWindows(nn.Module):
     """The window that ends at each row, with explicit state.
 
     Args:
-        location: float32 [F], what was taken off each feature.
-        scale: float32 [F], what each feature was divided by afterwards: feature = (raw − location) / scale.
+        location: float32 [F], subtracted from each feature.
+        scale: float32 [F], the divisor of each feature: feature = (raw − location) / scale.
         window: rows a window, W.
-        price_scale: what prices are divided by, basis points.
+        price_scale: divisor of prices, basis points.
     """
 
     location: Tensor
@@ -61,7 +59,7 @@ class BookWindows(nn.Module):
         self.register_buffer("is_price", is_price, persistent=False)
 
     def cold_state(self, batch: int) -> Tensor:
-        """Return the state of a stream of which nothing is known: zeros [B, S]."""
+        """Return the state of a new stream: zeros [B, S]."""
         return torch.zeros(batch, self.state_size, device=self.scale.device)
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,8 +70,8 @@ class BookWindows(nn.Module):
             state: float32 [B, S], S = 41 (W − 1) + 1.
 
         Returns:
-            Windows float32 [B, T, W, 40], oldest row first: prices in units of `price_scale`, sizes as they came in;
-            rows before the first are 0. And the state after the last row, float32 [B, S].
+            Windows float32 [B, T, W, 40], oldest row first: prices in units of `price_scale`, sizes unchanged, missing rows
+            0; and the next state, float32 [B, S].
         """
         batch, steps, past = features.shape[0], features.shape[1], self.window - 1
         rows, next_state = self._append(features, state)
@@ -89,11 +87,11 @@ class BookWindows(nn.Module):
         return book * valid.unsqueeze(3).to(book.dtype), next_state
 
     def remember(self, features: Tensor, state: Tensor) -> Tensor:
-        """Return the state after T rows without making their windows."""
+        """Return the state after T rows, without their windows."""
         return self._append(features, state)[1]
 
     def _append(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the ring with T rows behind it, float32 [B, W - 1 + T, 41], and the next state."""
+        """Return the ring followed by T rows, float32 [B, W - 1 + T, 41], and the next state."""
         batch, steps, past = features.shape[0], features.shape[1], self.window - 1
         ring, count = torch.split(state, [past * ROW, 1], dim=1)
         rows = torch.cat([ring.reshape(batch, past, ROW), self._rows(features)], dim=1)
@@ -108,10 +106,7 @@ class BookWindows(nn.Module):
 
 
 class WindowTrunk(nn.Module):
-    """A trunk that sees each row with its own window and shares no work with the next: T rows cost T windows.
-
-    A network says in `encode` what it makes of windows float32 [N, W, 40]: a representation float32 [N, width].
-    """
+    """An encoder over each row's own window: T rows cost T windows. Subclasses define `encode`."""
 
     def __init__(self, windows: BookWindows, width: int) -> None:
         super().__init__()
@@ -123,11 +118,11 @@ class WindowTrunk(nn.Module):
         raise NotImplementedError
 
     def cold_state(self, batch: int) -> Tensor:
-        """Return the state of a stream of which nothing is known: zeros [B, S]."""
+        """Return the state of a new stream: zeros [B, S]."""
         return self.windows.cold_state(batch)
 
     def remember(self, features: Tensor, state: Tensor) -> Tensor:
-        """Return the state after T rows that nobody asks about."""
+        """Return the state after T rows, without their representation."""
         return self.windows.remember(features, state)
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,7 +133,7 @@ class WindowTrunk(nn.Module):
             state: float32 [B, S].
 
         Returns:
-            The representation float32 [B, T, width] and the state after the last row, float32 [B, S].
+            The representation float32 [B, T, width] and the next state, float32 [B, S].
         """
         windows, next_state = self.windows(features, state)
         encoded = self.encode(windows.reshape(-1, self.windows.window, BOOK))
