@@ -25,7 +25,7 @@ from lobsmith.models.inference import validation_loss
 from lobsmith.models.networks.network import Network
 from lobsmith.models.networks.registry import build
 from lobsmith.models.train import WEIGHTS
-from lobsmith.models.trainer import Descent, Epoch
+from lobsmith.models.trainer import Epoch, Trainer
 from lobsmith.models.training_data import Part, fit_inputs, parts_of
 from lobsmith.params import Params
 from lobsmith.stages.train import train_stage
@@ -50,7 +50,7 @@ def descend(parts: list[Part]) -> Run:
         torch.manual_seed(params.train.seed)
         network = build(params.model, parts[0].dataset.rows.features.shape[1], params.labels.horizons_ms)
         fit_inputs(network, parts, symmetric=True)
-        return network, Descent(network, parts, params, checkpoint).run()
+        return network, Trainer(network, parts, params, checkpoint).run()
 
     return run
 

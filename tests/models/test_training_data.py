@@ -16,7 +16,7 @@ from lobsmith.market.simulator import simulate
 from lobsmith.models.networks.network import Network
 from lobsmith.models.networks.registry import NETWORKS, build
 from lobsmith.models.split import cut, split, split_beside, train_only, usable_rows
-from lobsmith.models.training_data import Material, Part, Sampler, fit_inputs, material, parts_of
+from lobsmith.models.training_data import Part, Sampler, TrainingData, fit_inputs, make_training_data, parts_of
 from lobsmith.params import Params
 
 MS = 1_000_000
@@ -104,7 +104,7 @@ def test_symmetric_inputs_do_not_tell_bids_from_asks(parts: list[Part], params: 
 def test_what_is_no_training_row_is_known_to_no_loss(parts: list[Part], params: Params) -> None:
     network = fresh(params)
     fit_inputs(network, parts, symmetric=True)
-    rows = material(network, parts, sequence=32, burn_in=16)
+    rows = make_training_data(network, parts, sequence=32, burn_in=16)
     trains = np.zeros(len(rows.inputs), bool)
     trains[parts[0].split.train] = True
     assert (rows.direction[~trains] == UNKNOWN).all()
@@ -125,7 +125,7 @@ def test_sequences_lie_in_one_gap_free_run_of_the_training_span(parts: list[Part
     broken = Part(replace(dataset, rows=replace(dataset.rows, segment=segment)), cuts)
     network = fresh(params)
     fit_inputs(network, parts, symmetric=True)
-    starts = material(network, [broken, parts[0]], sequence=32, burn_in=16).starts
+    starts = make_training_data(network, [broken, parts[0]], sequence=32, burn_in=16).starts
     first = starts[starts < len(dataset.rows)]
     assert len(first) > 100
     assert len(starts) > 2 * len(first) > 0
@@ -146,23 +146,23 @@ def test_no_run_that_is_long_enough_is_one_clear_error(parts: list[Part], params
     network = fresh(params)
     fit_inputs(network, parts, symmetric=True)
     with pytest.raises(TrainingError, match=r"SIM: no gap-free run of 100016 rows .*train.burn_in \+ train.sequence"):
-        material(network, parts, sequence=100_000, burn_in=16)
+        make_training_data(network, parts, sequence=100_000, burn_in=16)
 
 
 SEQUENCE, BURN_IN = 8, 4
 
 
 @pytest.fixture
-def rare() -> Material:
+def rare() -> TrainingData:
     """Three thousand rows, of which few have a significant move."""
     significant = np.zeros(3000, bool)
     significant[[0, 1, 2, 500, 501, 1700, 2999]] = True
     none = torch.zeros(0)
-    return Material(none, none, none, none, none, np.arange(3000 - SEQUENCE - BURN_IN + 1), significant)
+    return TrainingData(none, none, none, none, none, np.arange(3000 - SEQUENCE - BURN_IN + 1), significant)
 
 
 @pytest.fixture
-def sampler(rare: Material) -> Callable[..., Sampler]:
+def sampler(rare: TrainingData) -> Callable[..., Sampler]:
     def make(priority: float, uniform_share: float, seed: int = 1) -> Sampler:
         return Sampler(
             rare,
@@ -176,13 +176,13 @@ def sampler(rare: Material) -> Callable[..., Sampler]:
     return make
 
 
-def holds(rare: Material) -> np.ndarray:
+def holds(rare: TrainingData) -> np.ndarray:
     """Whether a sequence has a significant move where a loss is taken."""
     return np.array([rare.significant[start + BURN_IN : start + BURN_IN + SEQUENCE].any() for start in rare.starts])
 
 
 def test_sequences_with_a_significant_move_come_so_many_times_as_often(
-    rare: Material, sampler: Callable[..., Sampler]
+    rare: TrainingData, sampler: Callable[..., Sampler]
 ) -> None:
     with_move = holds(rare)
     assert 0 < with_move.sum() < 60
@@ -212,7 +212,7 @@ def test_no_sequence_counts_more_than_the_uniform_share_allows(
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("priority", "uniform_share"), [(1, 0.5), (100, 0.5), (100, 0.05), (30, 0)])
 def test_the_weighted_mean_is_that_of_all_sequences(
-    rare: Material, sampler: Callable[..., Sampler], priority: float, uniform_share: float, seed: int
+    rare: TrainingData, sampler: Callable[..., Sampler], priority: float, uniform_share: float, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
     functions = [random.normal(size=3000), np.where(rare.significant, 1.0, 0.0), np.linspace(-1, 1, 3000) ** 3]
@@ -224,12 +224,12 @@ def test_the_weighted_mean_is_that_of_all_sequences(
         assert abs(drawn.mean() - values[rare.starts].mean()) <= 4 * error
 
 
-def test_without_the_weights_it_would_not_be(rare: Material, sampler: Callable[..., Sampler]) -> None:
+def test_without_the_weights_it_would_not_be(rare: TrainingData, sampler: Callable[..., Sampler]) -> None:
     starts, _ = sampler(100, 0.5).draw(50_000)
     assert holds(rare)[starts].mean() > 5 * holds(rare).mean()
 
 
-def test_every_sequence_can_be_drawn(rare: Material, sampler: Callable[..., Sampler]) -> None:
+def test_every_sequence_can_be_drawn(rare: TrainingData, sampler: Callable[..., Sampler]) -> None:
     starts, _ = sampler(100, 0.5).draw(200_000)
     np.testing.assert_array_equal(np.unique(starts), rare.starts)
 

@@ -38,14 +38,14 @@ def calibrate(
     ):
         scale.fill_(1.0)
         bias.zero_()
-    left = []
+    uncalibrated = []
     for h in range(outputs.shape[1]):
         known = direction[:, h] >= 0
         labels, logits = direction[known, h], outputs[known, h, :CLASSES]
         present = torch.bincount(labels, minlength=CLASSES) if len(labels) else torch.zeros(CLASSES)
         fitted = _fit_direction(logits, labels, ridges[h]) if int(present.min()) >= _SMALLEST_CLASS else None
         if fitted is None:
-            left.append(f"direction at horizon {h}")
+            uncalibrated.append(f"direction at horizon {h}")
         else:
             calibration.direction_scale[h], calibration.direction_bias[h] = fitted
         for b in range(BINARY):
@@ -54,10 +54,10 @@ def calibrate(
             rare = min(float(hits.sum()), float((1 - hits).sum())) if len(hits) else 0.0
             pair = _fit_binary(logit, hits, ridges[h]) if rare >= _SMALLEST_CLASS else None
             if pair is None:
-                left.append(f"output {CLASSES + b} at horizon {h}")
+                uncalibrated.append(f"output {CLASSES + b} at horizon {h}")
             else:
                 calibration.binary_scale[h, b], calibration.binary_bias[h, b] = pair
-    return left
+    return uncalibrated
 
 
 def _minimise(parameters: list[Tensor], loss) -> float:  # type: ignore[no-untyped-def]

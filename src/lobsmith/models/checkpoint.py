@@ -25,14 +25,14 @@ def save_checkpoint(path: Path, identity: str, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path, identity: str) -> dict[str, Any] | None:
     """Read a checkpoint of the same training: same data, parameters and versions.
 
-    Unpickles nothing but tensors and plain values. Returns None for a damaged file or another training's.
+    Unpickles tensors and plain values only. None for a damaged file or another training's.
     """
     try:
-        whole = path.read_bytes()
-        # Torch reads tensors without a checksum.
-        if hashlib.sha256(whole[_DIGEST:]).digest() != whole[:_DIGEST]:
+        content = path.read_bytes()
+        # Torch does not check tensors.
+        if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
             return None
-        state: dict[str, Any] = torch.load(io.BytesIO(whole[_DIGEST:]), map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(io.BytesIO(content[_DIGEST:]), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
         return None
     return state if isinstance(state, dict) and state.get("identity") == identity else None

@@ -57,16 +57,18 @@ def horizon_losses(network: Network, dataset: Dataset, rows: npt.NDArray[np.int6
 
 def mean_validation_loss(network: Network, parts: Sequence[Part], horizon_weights: Sequence[float]) -> float:
     """Return `validation_loss` over the validation rows of all parts."""
-    losses = [validation_loss(network, one.dataset, one.split.validation, horizon_weights) for one in parts]
-    return float(np.average(losses, weights=_held(parts)))
+    losses = [validation_loss(network, part.dataset, part.split.validation, horizon_weights) for part in parts]
+    return float(np.average(losses, weights=_row_counts(parts)))
 
 
 def mean_horizon_losses(network: Network, parts: Sequence[Part]) -> npt.NDArray[np.float64]:
     """Return `horizon_losses` over the validation rows of all parts, float64 [H]."""
-    losses = [horizon_losses(network, one.dataset, one.split.validation) for one in parts]
-    means: npt.NDArray[np.float64] = np.average(np.asarray(losses, np.float64), axis=0, weights=_held(parts))
+    losses = [horizon_losses(network, part.dataset, part.split.validation) for part in parts]
+    means: npt.NDArray[np.float64] = np.average(
+        np.asarray(losses, np.float64), axis=0, weights=_row_counts(parts)
+    )
     return means
 
 
-def _held(parts: Sequence[Part]) -> list[int]:
-    return [len(one.split.validation) for one in parts]
+def _row_counts(parts: Sequence[Part]) -> list[int]:
+    return [len(part.split.validation) for part in parts]

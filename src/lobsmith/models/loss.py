@@ -11,7 +11,7 @@ from lobsmith.models.networks.outputs import CLASSES, MOVE, VOLATILITY
 from lobsmith.params import LossParams
 
 _LARGEST_MOVE = 10.0
-"""Moves are clipped at this multiple of their RMS, so that no outlier dominates a squared error."""
+"""Moves are clipped at this multiple of their RMS: no outlier dominates a squared error."""
 
 
 class Loss:
@@ -20,7 +20,7 @@ class Loss:
     Args:
         params: weights of the terms.
         horizons: weights of the horizons, float [H].
-        significant: a significant move in units of the move's RMS, float32 [H].
+        significant: a significant move over the move's RMS, float32 [H].
     """
 
     def __init__(self, params: LossParams, horizons: Tensor, significant: Tensor) -> None:
@@ -48,33 +48,33 @@ class Loss:
         )
         flags = binary_cross_entropy_with_logits(outputs[..., CLASSES:MOVE], binary.clamp(min=0), reduction="none")
         rows = rows + flags[..., 0] * params.significant + flags[..., 1:].sum(dim=3) * params.withdrawal
-        moved = torch.nan_to_num(move).clamp(-_LARGEST_MOVE, _LARGEST_MOVE)
+        target = torch.nan_to_num(move).clamp(-_LARGEST_MOVE, _LARGEST_MOVE)
         expected = outputs[..., MOVE]
-        rows = rows + (expected - moved).square() * params.move
-        rows = rows + self._hinge(expected, moved, binary[..., 0].clamp(min=0)) * params.hinge
-        shaken = torch.nan_to_num(volatility).clamp(max=_LARGEST_MOVE)
-        rows = rows + (softplus(outputs[..., VOLATILITY]) - shaken).square() * params.volatility
+        rows = rows + (expected - target).square() * params.move
+        rows = rows + self._hinge(expected, target, binary[..., 0].clamp(min=0)) * params.hinge
+        realised = torch.nan_to_num(volatility).clamp(max=_LARGEST_MOVE)
+        rows = rows + (softplus(outputs[..., VOLATILITY]) - realised).square() * params.volatility
         return (rows * known * self._horizons * weight[:, None, None]).sum()
 
-    def _hinge(self, expected: Tensor, moved: Tensor, came: Tensor) -> Tensor:
+    def _hinge(self, expected: Tensor, target: Tensor, significant: Tensor) -> Tensor:
         """Penalise a false alarm or a missed move past half a significant move."""
         margin = 0.5 * self._significant
         false_alarm = relu(expected.abs() - margin)
-        missed = relu(margin - expected * moved.sign())
-        return (1 - came) * self._params.false_alarm * false_alarm + came * missed
+        missed = relu(margin - expected * target.sign())
+        return (1 - significant) * self._params.false_alarm * false_alarm + significant * missed
 
 
 class Prior:
     """A normal prior of the heads' weights, weighed against the number of independent labels.
 
-    A span holds N = span / horizon labels that do not overlap. The mean loss a row plus |w|² / (2 σ² N) is the posterior's
-    maximum: long horizons are drawn to the base rate until there are hours of data.
+    A span holds N = span / horizon labels that do not overlap. The mean loss a row plus |w|² / (2 σ² N) is the
+    posterior's maximum: long horizons are drawn to the base rate until there are hours of data.
 
     Args:
         deviation: σ; 0 for no prior.
         horizons_ms: the H horizons.
         span_s: time that the training rows cover.
-        weights: weights of the horizons, float [H].
+        weights: of the horizons, float [H].
     """
 
     def __init__(self, deviation: float, horizons_ms: tuple[int, ...], span_s: float, weights: Tensor) -> None:

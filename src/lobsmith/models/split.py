@@ -44,36 +44,36 @@ def usable_rows(dataset: Dataset) -> Rows:
 def train_only(datasets: Sequence[Dataset], params: SplitParams) -> list[Split]:
     """Cut datasets into training and validation rows at common times, without test rows.
 
-    Each dataset's newest rows validate; no dataset trains on minutes that validate another.
+    The newest rows validate. No dataset trains on minutes that validate another.
 
     Raises:
         TrainingError: a part would be empty.
     """
-    found = []
+    splits = []
     for dataset in datasets:
         usable = usable_rows(dataset)
-        # One row, so that the cut is the same; it is tested on nothing.
+        # `cut` requires a test row; it is dropped below.
         first = int(len(usable) * (1 - params.validation))
         parts = cut(dataset, usable, first, len(usable) - 1, len(usable), 0)
         begin = dataset.rows.time[usable[first]] + params.embargo_ms * NS_PER_MS
-        held = parts.validation[dataset.rows.time[parts.validation] >= begin]
-        if len(held) == 0:
+        validation = parts.validation[dataset.rows.time[parts.validation] >= begin]
+        if len(validation) == 0:
             raise TrainingError(f"{dataset.instrument}: the embargo leaves no validation row; give more data")
-        found.append(Split(parts.train, held, usable[:0]))
+        splits.append(Split(parts.train, validation, usable[:0]))
     spans = []
-    for dataset, part in zip(datasets, found, strict=True):
+    for dataset, part in zip(datasets, splits, strict=True):
         time = dataset.rows.time
         spans.append((time[part.validation[0]], time[part.validation[-1]]))
     horizon = max(datasets[0].horizons_ms) * NS_PER_MS
-    for number, (dataset, part) in enumerate(zip(datasets, found, strict=True)):
+    for number, (dataset, part) in enumerate(zip(datasets, splits, strict=True)):
         time = dataset.rows.time[part.train]
         clear = np.ones(len(time), np.bool_)
         for begin, end in spans:
             clear &= (time + horizon < begin) | (time > end)
         if not clear.any():
             raise TrainingError(f"{dataset.instrument}: all its training rows lie in minutes that validate another")
-        found[number] = Split(part.train[clear], part.validation, part.test)
-    return found
+        splits[number] = Split(part.train[clear], part.validation, part.test)
+    return splits
 
 
 def cut(dataset: Dataset, usable: Rows, first: int, second: int, end: int, embargo_ms: int) -> Split:
@@ -82,7 +82,6 @@ def cut(dataset: Dataset, usable: Rows, first: int, second: int, end: int, embar
     Left out are rows whose label crosses a boundary (purged) and rows within the embargo after it.
 
     Args:
-        dataset: the rows' dataset.
         usable: int64, rising.
         first: position in `usable` of the first validation row.
         second: position of the first test row.
@@ -108,8 +107,8 @@ def cut(dataset: Dataset, usable: Rows, first: int, second: int, end: int, embar
     result = Split(between(0, first), between(first, second), between(second, end))
     if not (len(result.train) and len(result.validation) and len(result.test)):
         raise TrainingError(
-            f"{dataset.instrument}: no row is left of a part of the split once labels that look across its boundary "
-            f"and the embargo are taken out; the data is too short for its horizons"
+            f"{dataset.instrument}: a part of the split has no row left after purging and the embargo; "
+            f"the data is too short for its horizons"
         )
     return result
 

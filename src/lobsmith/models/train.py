@@ -22,7 +22,7 @@ from lobsmith.models.closed_form import fit_counts, fit_newton
 from lobsmith.models.inference import outputs_at
 from lobsmith.models.networks.network import Network
 from lobsmith.models.networks.registry import architecture, build
-from lobsmith.models.trainer import Descent, Epoch, OnEpoch
+from lobsmith.models.trainer import Epoch, OnEpoch, Trainer
 from lobsmith.models.training_data import Part, fit_inputs, seconds_of
 from lobsmith.params import ModelParams, Params, TrainParams
 
@@ -60,7 +60,7 @@ class _Shape(Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelParams
 
 
-class _About(Struct, frozen=True, forbid_unknown_fields=True):
+class _Metadata(Struct, frozen=True, forbid_unknown_fields=True):
     """Metadata of a weights file."""
 
     shape: _Shape
@@ -75,7 +75,6 @@ def train(
 
     Args:
         parts: the rows of one or several instruments.
-        params: all of `params.yaml`.
         on_epoch: called after each epoch.
         checkpoint: file to resume from; None for none.
 
@@ -89,11 +88,11 @@ def train(
     fit_inputs(network, parts, symmetric=settings.mirror > 0)
     chosen = architecture(params.model.network)
     if chosen.learns == "newton":
-        history = [_fitted(fit_newton(network, parts, params))]
+        history = [_single_epoch(fit_newton(network, parts, params))]
     elif chosen.learns == "counts":
-        history = [_fitted(fit_counts(network, parts, params))]
+        history = [_single_epoch(fit_counts(network, parts, params))]
     else:
-        history = Descent(network, parts, params, checkpoint).run(on_epoch)
+        history = Trainer(network, parts, params, checkpoint).run(on_epoch)
     return Trained(network.eval(), tuple(history), tuple(calibrate_outputs(network, parts, settings.calibration_prior)))
 
 
@@ -104,25 +103,22 @@ def make_repeatable(settings: TrainParams) -> None:
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
 
 
-def _fitted(loss: float) -> Epoch:
+def _single_epoch(loss: float) -> Epoch:
     return Epoch(epoch=1, train_loss=loss, validation_loss=loss, learning_rate=0.0)
 
 
 def calibrate_outputs(network: Network, parts: Sequence[Part], deviation: float) -> list[str]:
-    """Calibrate a network on the validation rows of all parts; return the names of the outputs left uncalibrated.
+    """Calibrate a network in place on the validation rows; return the names of the outputs left uncalibrated.
 
-    Args:
-        network: its calibration is set.
-        parts: all instruments.
-        deviation: of the prior of log scales and biases.
+    `deviation` is that of the prior of log scales and biases.
     """
     outputs, direction, binary = [], [], []
-    for one in parts:
-        rows = one.split.validation
-        outputs.append(outputs_at(network, one.dataset, rows))
-        direction.append(torch.from_numpy(one.dataset.labels[rows].astype(np.int64)))
-        binary.append(torch.from_numpy(one.dataset.targets.flags[rows]).float())
-    span_s = sum(seconds_of(one.dataset, one.split.validation) for one in parts)
+    for part in parts:
+        rows = part.split.validation
+        outputs.append(outputs_at(network, part.dataset, rows))
+        direction.append(torch.from_numpy(part.dataset.labels[rows].astype(np.int64)))
+        binary.append(torch.from_numpy(part.dataset.targets.flags[rows]).float())
+    span_s = sum(seconds_of(part.dataset, part.split.validation) for part in parts)
     ridges = [horizon / 1e3 / span_s / (2.0 * deviation**2) for horizon in parts[0].dataset.horizons_ms]
     return calibrate(network.calibration, torch.cat(outputs), torch.cat(direction), torch.cat(binary), ridges)
 
@@ -138,10 +134,10 @@ def save_network(trained: Trained, params: ModelParams, horizons_ms: tuple[int, 
     """Write weights, calibration, shape and history into `weights.safetensors`."""
     network = trained.network
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    about = _About(_Shape(network.features, horizons_ms, params), trained.history, trained.uncalibrated)
-    # One entry: safetensors writes several in an order that differs from run to run.
-    metadata = {"lobsmith": msgspec.json.encode(about).decode()}
-    write_atomic(directory / WEIGHTS, save_tensors(tensors, metadata))
+    metadata = _Metadata(_Shape(network.features, horizons_ms, params), trained.history, trained.uncalibrated)
+    # A single entry: safetensors writes several in an order that differs from run to run.
+    entries = {"lobsmith": msgspec.json.encode(metadata).decode()}
+    write_atomic(directory / WEIGHTS, save_tensors(tensors, entries))
 
 
 def load_network(directory: Path) -> Trained:
@@ -158,13 +154,13 @@ def _load(directory: Path) -> tuple[Trained, _Shape]:
     try:
         content = path.read_bytes()
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        about = msgspec.json.decode(header["__metadata__"]["lobsmith"], type=_About)
-        shape = about.shape
+        metadata = msgspec.json.decode(header["__metadata__"]["lobsmith"], type=_Metadata)
+        shape = metadata.shape
         network = build(shape.model, shape.features, shape.horizons_ms)
         network.load_state_dict(load_tensors(content))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, msgspec.MsgspecError) as error:
         raise TrainingError(f"{path}: not a trained network: {error}; run the train stage again") from error
-    return Trained(network.eval(), about.history, about.uncalibrated), shape
+    return Trained(network.eval(), metadata.history, metadata.uncalibrated), shape
 
 
 def load_trained(directory: Path, dataset: Dataset, params: Params) -> Trained:
@@ -174,14 +170,14 @@ def load_trained(directory: Path, dataset: Dataset, params: Params) -> Trained:
         TrainingError: the file is missing or invalid, or features or horizons differ.
     """
     trained, shape = _load(directory)
-    have = (shape.features, shape.horizons_ms)
-    rows = (dataset.rows.features.shape[1], dataset.horizons_ms)
-    wanted = (rows[0], params.labels.horizons_ms)
-    for what, other, stage in (("rows", rows, "train"), ("parameters", wanted, "features")):
-        if have != other:
+    own = (shape.features, shape.horizons_ms)
+    of_rows = (dataset.rows.features.shape[1], dataset.horizons_ms)
+    of_params = (of_rows[0], params.labels.horizons_ms)
+    for source, other, stage in (("rows", of_rows, "train"), ("parameters", of_params, "features")):
+        if own != other:
             raise TrainingError(
-                f"{directory / WEIGHTS}: for {have[0]} features and horizons of {_listed(have[1])} ms, while the "
-                f"{what} have {other[0]} and {_listed(other[1])} ms; run the {stage} stage again"
+                f"{directory / WEIGHTS}: for {own[0]} features and horizons of {_listed(own[1])} ms, while the "
+                f"{source} have {other[0]} and {_listed(other[1])} ms; run the {stage} stage again"
             )
     return trained
 

@@ -23,7 +23,7 @@ from lobsmith.models.inference import mean_validation_loss
 from lobsmith.models.loss import Loss, Prior, mass
 from lobsmith.models.networks.network import Network
 from lobsmith.models.networks.registry import architecture
-from lobsmith.models.training_data import Material, Part, Sampler, material, seconds_of
+from lobsmith.models.training_data import Part, Sampler, TrainingData, make_training_data, seconds_of
 from lobsmith.params import Params, TrainParams
 
 
@@ -39,38 +39,38 @@ class Epoch(Struct, frozen=True, kw_only=True):
 OnEpoch = Callable[[Epoch], None]
 
 
-class _Batches(Struct, frozen=True, kw_only=True):
+class _BatchSizes(Struct, frozen=True, kw_only=True):
     """Sizes of sequences and batches; `batches` an epoch."""
 
     sequence: int
     burn_in: int
     batch: int
-    steps: int
+    batches: int
     patience: int
 
 
-def _batches(params: Params) -> _Batches:
+def _batch_sizes(params: Params) -> _BatchSizes:
     settings, window = params.train, architecture(params.model.network).window
     if window:
-        # Each row costs a window of its own, and shares none with its neighbours: single rows, far apart.
+        # Rows share no window with their neighbours: train on single rows, far apart.
         batch = settings.window_batch
-        return _Batches(
+        return _BatchSizes(
             sequence=1,
             burn_in=window - 1,
             batch=batch,
-            steps=math.ceil(settings.windows_per_epoch / batch),
+            batches=math.ceil(settings.windows_per_epoch / batch),
             patience=settings.window_patience,
         )
-    return _Batches(
+    return _BatchSizes(
         sequence=settings.sequence,
         burn_in=settings.burn_in,
         batch=settings.batch,
-        steps=math.ceil(settings.sequences_per_epoch / settings.batch),
+        batches=math.ceil(settings.sequences_per_epoch / settings.batch),
         patience=settings.patience,
     )
 
 
-class _Step(nn.Module):
+class _SequenceOutputs(nn.Module):
     """Warm-up and outputs in a single call, as `DistributedDataParallel` requires."""
 
     def __init__(self, network: Network, burn_in: int) -> None:
@@ -83,7 +83,7 @@ class _Step(nn.Module):
         return outputs
 
 
-class _Drawn(Struct):
+class _Batch(Struct):
     """A batch on the device: inputs and targets of whole sequences, with their weights."""
 
     inputs: Tensor
@@ -94,24 +94,24 @@ class _Drawn(Struct):
     weight: Tensor
 
 
-class _Draws:
+class _BatchSampler:
     """Samples batches: every process samples the whole batch from the same generator, then takes its share."""
 
     def __init__(
         self,
-        rows: Material,
-        cut: _Batches,
+        data: TrainingData,
+        sizes: _BatchSizes,
         settings: TrainParams,
         hidden: float,
         generator: np.random.Generator,
         device: torch.device,
     ) -> None:
-        self._rows, self._cut, self._settings, self._hidden = rows, cut, settings, hidden
+        self._data, self._sizes, self._settings, self._hidden = data, sizes, settings, hidden
         self._generator, self._device = generator, device
         self._sampler = Sampler(
-            rows,
-            sequence=cut.sequence,
-            burn_in=cut.burn_in,
+            data,
+            sequence=sizes.sequence,
+            burn_in=sizes.burn_in,
             priority=settings.priority,
             uniform_share=settings.uniform_share,
             generator=generator,
@@ -119,40 +119,36 @@ class _Draws:
         source, sign = mirror()
         self._source, self._sign = torch.tensor(source), torch.tensor(sign)
 
-    def next(self) -> _Drawn:
-        cut, settings, rows = self._cut, self._settings, self._rows
-        starts, weight = self._sampler.draw(cut.batch)
-        index = torch.from_numpy(starts).unsqueeze(1) + torch.arange(cut.burn_in + cut.sequence)
-        inputs, learnt = rows.inputs[index], index[:, cut.burn_in :]
-        direction, binary, move = rows.direction[learnt], rows.binary[learnt], rows.move[learnt]
+    def next(self) -> _Batch:
+        sizes, settings, data = self._sizes, self._settings, self._data
+        starts, weight = self._sampler.draw(sizes.batch)
+        index = torch.from_numpy(starts).unsqueeze(1) + torch.arange(sizes.burn_in + sizes.sequence)
+        inputs, learnt = data.inputs[index], index[:, sizes.burn_in :]
+        direction, binary, move = data.direction[learnt], data.binary[learnt], data.move[learnt]
         if settings.mirror:
-            flip = torch.from_numpy(self._generator.random(cut.batch) < settings.mirror)
+            flip = torch.from_numpy(self._generator.random(sizes.batch) < settings.mirror)
             inputs = torch.where(flip[:, None, None], inputs[:, :, self._source] * self._sign, inputs)
             direction = torch.where(flip[:, None, None] & (direction >= 0), 2 - direction, direction)
             binary = torch.where(flip[:, None, None, None], binary[..., [0, 2, 1]], binary)
             move = torch.where(flip[:, None, None], -move, move)
         if self._hidden:
-            keep = self._generator.random((cut.batch, 1, inputs.shape[2])) >= self._hidden
+            keep = self._generator.random((sizes.batch, 1, inputs.shape[2])) >= self._hidden
             inputs = inputs * torch.from_numpy(keep) / (1.0 - self._hidden)
-        drawn = (inputs, direction, binary, move, rows.volatility[learnt], torch.from_numpy(weight))
-        return _Drawn(*(one.to(self._device) for one in drawn))
+        tensors = (inputs, direction, binary, move, data.volatility[learnt], torch.from_numpy(weight))
+        return _Batch(*(tensor.to(self._device) for tensor in tensors))
 
 
-class Descent:
-    """A training run.
+class Trainer:
+    """A training run, of a network with fitted inputs, in place.
 
-    Args:
-        network: with fitted inputs; it is trained in place.
-        parts: all instruments.
-        params: all of `params.yaml`.
-        checkpoint: file to resume from, written after each epoch; None for none.
+    `checkpoint` is the file to resume from, written after each epoch; None for none.
     """
 
     def __init__(self, network: Network, parts: Sequence[Part], params: Params, checkpoint: Path | None = None) -> None:
         self._network, self._parts, self._params, self._settings = network, parts, params, params.train
         self._path = checkpoint
         self._device = pick_device(params.train.device)
-        self._cut = _batches(params)
+        self._sizes = _batch_sizes(params)
         self._generator = np.random.default_rng(params.train.seed)
         self.history: list[Epoch] = []
 
@@ -162,51 +158,54 @@ class Descent:
         Raises:
             TrainingError: no run of rows is long enough, or a loss is not finite.
         """
-        rows = material(self._network, self._parts, sequence=self._cut.sequence, burn_in=self._cut.burn_in)
+        sizes = self._sizes
+        data = make_training_data(self._network, self._parts, sequence=sizes.sequence, burn_in=sizes.burn_in)
         with process_group(self._device) as group:
             self._check_shares(group)
-            self._descend(rows, group, on_epoch)
+            self._train(data, group, on_epoch)
         return self.history
 
     def _check_shares(self, group: Group) -> None:
         share = group.size * self._settings.accumulation
-        if self._cut.batch % share:
+        if self._sizes.batch % share:
             raise TrainingError(
-                f"a batch of {self._cut.batch} cannot be shared by {group.size} processes in "
-                f"{self._settings.accumulation} steps each; make train.batch, or train.window_batch, a multiple of "
+                f"a batch of {self._sizes.batch} cannot be shared by {group.size} processes in "
+                f"{self._settings.accumulation} parts each; make train.batch, or train.window_batch, a multiple of "
                 f"{share}"
             )
 
-    def _descend(self, rows: Material, group: Group, on_epoch: OnEpoch | None) -> None:
+    def _train(self, data: TrainingData, group: Group, on_epoch: OnEpoch | None) -> None:
         settings, network = self._settings, self._network.to(self._device)
         optimiser = torch.optim.AdamW(
             network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        # Torch waits for one epoch more than its patience. Any improvement counts, as it does for `patience`.
+        # Torch waits an epoch more than its patience. Any improvement counts, as for `patience`.
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
             optimiser, factor=0.5, patience=settings.rate_patience - 1, threshold=0.0, min_lr=settings.smallest_rate
         )
         best, best_loss, waited = copy.deepcopy(network.state_dict()), math.inf, 0
         identity = self._identity(group)
-        kept = load_checkpoint(self._path, identity) if self._path else None
-        if kept is not None:
-            network.load_state_dict(kept["network"])
-            optimiser.load_state_dict(kept["optimiser"])
-            schedule.load_state_dict(kept["schedule"])
-            self._generator.bit_generator.state = kept["generator"]
-            torch.set_rng_state(kept["torch"])
-            self.history = [msgspec.convert(one, Epoch) for one in kept["history"]]
-            best, best_loss, waited = kept["best"], kept["best_loss"], kept["waited"]
+        checkpoint = load_checkpoint(self._path, identity) if self._path else None
+        if checkpoint is not None:
+            network.load_state_dict(checkpoint["network"])
+            optimiser.load_state_dict(checkpoint["optimiser"])
+            schedule.load_state_dict(checkpoint["schedule"])
+            self._generator.bit_generator.state = checkpoint["generator"]
+            torch.set_rng_state(checkpoint["torch"])
+            self.history = [msgspec.convert(epoch, Epoch) for epoch in checkpoint["history"]]
+            best, best_loss, waited = checkpoint["best"], checkpoint["best_loss"], checkpoint["waited"]
         undoes = architecture(self._params.model.network).undoes_scaling
         hidden = 0.0 if undoes else settings.feature_dropout
-        draws = _Draws(rows, self._cut, settings, hidden, self._generator, self._device)
-        step: nn.Module = _Step(network, self._cut.burn_in)
+        sampler = _BatchSampler(data, self._sizes, settings, hidden, self._generator, self._device)
+        module: nn.Module = _SequenceOutputs(network, self._sizes.burn_in)
         if group.size > 1:
-            step = DistributedDataParallel(step)
+            module = DistributedDataParallel(module)
         loss, prior = self._loss(network), self._prior()
-        while len(self.history) < settings.epochs and waited < self._cut.patience:
+        while len(self.history) < settings.epochs and waited < self._sizes.patience:
             network.train()
-            losses = [self._step(step, loss, prior, optimiser, draws.next(), group) for _ in range(self._cut.steps)]
+            losses = [
+                self._update(module, loss, prior, optimiser, sampler.next(), group) for _ in range(self._sizes.batches)
+            ]
             validated = mean_validation_loss(network, self._parts, settings.horizon_weights)
             epoch = Epoch(
                 epoch=len(self.history) + 1,
@@ -228,7 +227,7 @@ class Descent:
                     "schedule": schedule.state_dict(),
                     "generator": self._generator.bit_generator.state,
                     "torch": torch.get_rng_state(),
-                    "history": [msgspec.to_builtins(one) for one in self.history],
+                    "history": [msgspec.to_builtins(completed) for completed in self.history],
                     "best": best,
                     "best_loss": best_loss,
                     "waited": waited,
@@ -239,32 +238,32 @@ class Descent:
         network.load_state_dict(best)
         network.cpu().eval()
 
-    def _step(
-        self, step: nn.Module, loss: Loss, prior: Prior, optimiser: torch.optim.Optimizer, drawn: _Drawn, group: Group
+    def _update(
+        self, module: nn.Module, loss: Loss, prior: Prior, optimiser: torch.optim.Optimizer, batch: _Batch, group: Group
     ) -> float:
         """Update the weights with this process's share of a batch, in `accumulation` parts."""
-        whole = mass(drawn.direction, drawn.weight)
+        total_mass = mass(batch.direction, batch.weight)
         mixed = self._settings.precision == "bfloat16"
         optimiser.zero_grad()
         total = 0.0
         count = self._settings.accumulation
-        for turn in range(count):
-            part = slice(group.rank * count + turn, None, group.size * count)
-            waits = group.size > 1 and turn < count - 1
-            with step.no_sync() if waits else nullcontext():  # type: ignore[operator]
+        for number in range(count):
+            part = slice(group.rank * count + number, None, group.size * count)
+            unsynced = group.size > 1 and number < count - 1
+            with module.no_sync() if unsynced else nullcontext():  # type: ignore[operator]
                 with torch.autocast(self._device.type, torch.bfloat16) if mixed else nullcontext():
-                    outputs = step(drawn.inputs[part])
+                    outputs = module(batch.inputs[part])
                 value = loss(
                     outputs.float(),
-                    drawn.direction[part],
-                    drawn.binary[part],
-                    drawn.move[part],
-                    drawn.volatility[part],
-                    drawn.weight[part],
+                    batch.direction[part],
+                    batch.binary[part],
+                    batch.move[part],
+                    batch.volatility[part],
+                    batch.weight[part],
                 )
-                value = value + prior(self._network.readout, self._network.linear) * whole / (group.size * count)
-                # The processes' gradients are averaged, not added.
-                (value * group.size / whole).backward()  # type: ignore[no-untyped-call]
+                value = value + prior(self._network.readout, self._network.linear) * total_mass / (group.size * count)
+                # The processes' gradients are averaged, not summed.
+                (value * group.size / total_mass).backward()  # type: ignore[no-untyped-call]
             total += value.item()
         nn.utils.clip_grad_norm_(self._network.parameters(), self._settings.gradient_clip)
         optimiser.step()
@@ -272,7 +271,7 @@ class Descent:
             shared = torch.tensor(total, device=self._device)
             torch.distributed.all_reduce(shared)
             total = shared.item()
-        return total / whole.item()
+        return total / total_mass.item()
 
     def _loss(self, network: Network) -> Loss:
         weights = torch.tensor(self._settings.horizon_weights, device=self._device)
@@ -280,7 +279,7 @@ class Descent:
         return Loss(self._settings.loss, weights, significant)
 
     def _prior(self) -> Prior:
-        span_s = sum(seconds_of(one.dataset, one.split.train) for one in self._parts)
+        span_s = sum(seconds_of(part.dataset, part.split.train) for part in self._parts)
         weights = torch.tensor(self._settings.horizon_weights)
         return Prior(self._settings.prior, self._params.labels.horizons_ms, span_s, weights)
 
@@ -294,17 +293,17 @@ class Descent:
 
     def _identity(self, group: Group) -> str:
         """Return the hash that a checkpoint must match to be resumed."""
-        about: dict[str, Any] = {
+        training: dict[str, Any] = {
             "params": {name: msgspec.to_builtins(getattr(self._params, name)) for name in ("model", "train", "labels")},
             "data": [
                 (
-                    one.dataset.data_fingerprint,
-                    one.dataset.definitions_sha256,
-                    [len(part) for part in vars(one.split).values()],
+                    part.dataset.data_fingerprint,
+                    part.dataset.definitions_sha256,
+                    [len(rows) for rows in vars(part.split).values()],
                 )
-                for one in self._parts
+                for part in self._parts
             ],
-            "first": [int(one.split.train[0]) for one in self._parts],
+            "first": [int(part.split.train[0]) for part in self._parts],
             "versions": (str(torch.__version__), np.__version__, str(self._device), group.size),
         }
-        return hashlib.sha256(msgspec.json.encode(about)).hexdigest()
+        return hashlib.sha256(msgspec.json.encode(training)).hexdigest()

@@ -38,12 +38,12 @@ def parts_of(datasets: Sequence[Dataset], params: SplitParams) -> list[Part]:
         TrainingError: the first dataset is too short.
     """
     first = Part(datasets[0], split(datasets[0], params))
-    others = [(one, split_beside(one, first.dataset, first.split, params.embargo_ms)) for one in datasets[1:]]
-    return [first, *(Part(one, cut) for one, cut in others if cut is not None)]
+    splits = [split_beside(dataset, first.dataset, first.split, params.embargo_ms) for dataset in datasets[1:]]
+    return [first, *(Part(dataset, cut) for dataset, cut in zip(datasets[1:], splits, strict=True) if cut is not None)]
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """Rows of all parts, concatenated; targets of rows that do not train are unknown.
 
     `inputs` float32 [N, F] standardised; `direction` int64 [N, H], -1 unknown; `binary` float32 [N, H, 3], -1 unknown;
@@ -72,10 +72,9 @@ def fit_inputs(network: Network, parts: Sequence[Part], *, symmetric: bool) -> N
 
     Args:
         network: its buffers are set.
-        parts: all instruments.
         symmetric: count each row's mirror image as well.
     """
-    rows = np.concatenate([one.dataset.rows.features[one.split.train] for one in parts]).astype(np.float64)
+    rows = np.concatenate([part.dataset.rows.features[part.split.train] for part in parts]).astype(np.float64)
     if symmetric:
         source, sign = mirror()
         rows = np.concatenate([rows, rows[:, source] * np.asarray(sign)])
@@ -83,22 +82,22 @@ def fit_inputs(network: Network, parts: Sequence[Part], *, symmetric: bool) -> N
     network.location.copy_(torch.from_numpy(location))
     network.scale.copy_(torch.from_numpy(np.where(deviation > _STILL, deviation, 1.0)))
     for module in network.trunk.modules():
-        if isinstance(module, BookWindows | Volatility):  # they undo the scaling
+        if isinstance(module, BookWindows | Volatility):  # both undo the scaling
             module.location.copy_(network.location)
             module.scale.copy_(network.scale)
         if isinstance(module, BookWindows):
             distances = [c for c, name in enumerate(NAMES) if "_distance_" in name]
             module.price_scale.fill_(float(np.sqrt(np.square(rows[:, distances]).mean())))
     if isinstance(network.trunk, Volatility):
-        longest = max(parts, key=lambda one: len(one.split.train))
+        longest = max(parts, key=lambda part: len(part.split.train))
         network.trunk.fit(longest.dataset.rows, longest.split.train, longest.dataset.targets.volatility)
     for name, unit in (("move", "move_scale"), ("volatility", "volatility_scale")):
-        values = np.concatenate([getattr(one.dataset.targets, name)[one.split.train] for one in parts])
-        root = np.sqrt(np.square(values.astype(np.float64)).mean(axis=0))
-        getattr(network.calibration, unit).copy_(torch.from_numpy(np.where(root > 0, root, 1.0)))
+        values = np.concatenate([getattr(part.dataset.targets, name)[part.split.train] for part in parts])
+        rms = np.sqrt(np.square(values.astype(np.float64)).mean(axis=0))
+        getattr(network.calibration, unit).copy_(torch.from_numpy(np.where(rms > 0, rms, 1.0)))
 
 
-def material(network: Network, parts: Sequence[Part], *, sequence: int, burn_in: int) -> Material:
+def make_training_data(network: Network, parts: Sequence[Part], *, sequence: int, burn_in: int) -> TrainingData:
     """Concatenate the rows of all parts for a network with fitted inputs.
 
     Raises:
@@ -106,32 +105,32 @@ def material(network: Network, parts: Sequence[Part], *, sequence: int, burn_in:
     """
     inputs, direction, binary, move, volatility, starts, significant = [], [], [], [], [], [], []
     offset = 0
-    for one in parts:
-        rows, targets, train = one.dataset.rows, one.dataset.targets, one.split.train
+    for part in parts:
+        rows, targets, train = part.dataset.rows, part.dataset.targets, part.split.train
         known = np.zeros(len(rows), np.bool_)
         known[train] = True
         inputs.append(network.standardise(torch.from_numpy(rows.features)))
-        direction.append(np.where(known[:, None], one.dataset.labels, UNKNOWN).astype(np.int64))
+        direction.append(np.where(known[:, None], part.dataset.labels, UNKNOWN).astype(np.int64))
         binary.append(np.where(known[:, None, None], targets.flags, UNKNOWN).astype(np.float32))
         move.append(np.where(known[:, None], targets.move, np.nan))
         volatility.append(np.where(known[:, None], targets.volatility, np.nan))
-        starts.append(offset + _sequence_starts(one, sequence, burn_in))
+        starts.append(offset + _sequence_starts(part, sequence, burn_in))
         significant.append(known & (targets.significant[:, 0] == 1))
         offset += len(rows)
-    whole = np.concatenate(starts)
-    if len(whole) == 0:
+    all_starts = np.concatenate(starts)
+    if len(all_starts) == 0:
         raise TrainingError(
             f"{parts[0].dataset.instrument}: no gap-free run of {sequence + burn_in} rows "
             "(train.burn_in + train.sequence) to train on"
         )
     calibration = network.calibration
-    return Material(
+    return TrainingData(
         torch.cat(inputs),
         torch.from_numpy(np.concatenate(direction)),
         torch.from_numpy(np.concatenate(binary)),
         torch.from_numpy(np.concatenate(move)) / calibration.move_scale,
         torch.from_numpy(np.concatenate(volatility)) / calibration.volatility_scale,
-        whole,
+        all_starts,
         np.concatenate(significant),
     )
 
@@ -150,20 +149,20 @@ class Sampler:
     """Samples sequences, those with a significant move `priority` times as often, with importance weights.
 
     A uniform share bounds the weights by `1 / uniform_share` (defensive importance sampling, Hesterberg 1995). The
-    expected weighted mean is the plain mean over all sequences, so probabilities stay calibrated.
+    expected weighted mean is that of all sequences, so probabilities stay calibrated.
 
     Args:
-        material: the data to sample from.
+        data: the data to sample from.
         sequence: rows with a loss, after `burn_in`.
         burn_in: rows before them.
-        priority: relative rate of sequences with a significant move; 1 for no difference.
+        priority: relative rate of sequences with a significant move.
         uniform_share: share of draws without priority.
         generator: source of randomness.
     """
 
     def __init__(
         self,
-        material: Material,
+        data: TrainingData,
         *,
         sequence: int,
         burn_in: int,
@@ -171,11 +170,11 @@ class Sampler:
         uniform_share: float,
         generator: np.random.Generator,
     ) -> None:
-        self._starts, self._generator = material.starts, generator
-        before = np.concatenate([[0], np.cumsum(material.significant)])
-        first = material.starts + burn_in
-        holds = before[first + sequence] > before[first]
-        rate = np.where(holds, priority, 1.0)
+        self._starts, self._generator = data.starts, generator
+        before = np.concatenate([[0], np.cumsum(data.significant)])
+        first = data.starts + burn_in
+        has_move = before[first + sequence] > before[first]
+        rate = np.where(has_move, priority, 1.0)
         count = len(rate)
         probability = uniform_share / count + (1.0 - uniform_share) * rate / rate.sum()
         self._cumulative = np.cumsum(probability)
@@ -184,6 +183,6 @@ class Sampler:
 
     def draw(self, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Return the first rows of `count` sequences, int64 [count], and their weights, float32 [count]."""
-        chosen = np.searchsorted(self._cumulative, self._generator.random(count), side="right")
-        chosen = np.minimum(chosen, len(self._starts) - 1)
-        return self._starts[chosen], self._weight[chosen].astype(np.float32)
+        index = np.searchsorted(self._cumulative, self._generator.random(count), side="right")
+        index = np.minimum(index, len(self._starts) - 1)
+        return self._starts[index], self._weight[index].astype(np.float32)

@@ -27,7 +27,7 @@ from lobsmith.models.networks.network import Network
 from lobsmith.models.networks.registry import NETWORKS, build
 from lobsmith.models.train import Trained, load_network, predict, save_network, train
 from lobsmith.models.trainer import Epoch
-from lobsmith.models.training_data import Part, material, parts_of
+from lobsmith.models.training_data import Part, make_training_data, parts_of
 from lobsmith.params import Params
 from tests.small import small_params
 
@@ -136,7 +136,7 @@ def test_importance_is_the_squared_slope_of_the_loss_as_a_unit_fades(
     """The formula against central differences: what a unit says is scaled by 1 ± ε wherever it is read."""
     train = structs.replace(params.train, sequences_per_epoch=params.train.batch)
     network, params = random_network(params), structs.replace(params, train=train)
-    rows = material(network, parts, sequence=train.sequence, burn_in=train.burn_in)
+    rows = make_training_data(network, parts, sequence=train.sequence, burn_in=train.burn_in)
     index, weight = next(draws(rows, train))
     learnt = index[:, train.burn_in :]
     targets = [one[learnt] for one in (rows.direction, rows.binary, rows.move, rows.volatility)]

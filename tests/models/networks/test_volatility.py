@@ -29,7 +29,7 @@ from lobsmith.models.networks.volatility import (
     qlike,
 )
 from lobsmith.params import LabelParams
-from tests.models.networks.trunks import assert_answers_the_same, exported, step
+from tests.models.networks.encoder import assert_answers_the_same, exported, step
 
 HORIZONS_MS = (100, 1000, 5000)
 H = len(HORIZONS_MS)

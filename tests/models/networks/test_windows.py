@@ -13,9 +13,9 @@ from lobsmith.features.definitions import COUNT, LEVELS, NAMES
 from lobsmith.models.networks.bin_ctabl import BilinearNormalisation, BinCtabl, TemporalAttention
 from lobsmith.models.networks.deeplob import DeepLob
 from lobsmith.models.networks.window import BOOK, COLUMNS, ROW, BookWindows
-from tests.models.networks.trunks import assert_answers_the_same, exported, step
+from tests.models.networks.encoder import assert_answers_the_same, exported, step
 
-Trunk = DeepLob | BinCtabl
+EncoderBuilder = DeepLob | BinCtabl
 _GENERATOR = torch.Generator().manual_seed(3)
 LOCATION = torch.randn(COUNT, generator=_GENERATOR)
 SCALE = torch.rand(COUNT, generator=_GENERATOR) + 0.5
@@ -38,7 +38,7 @@ both = pytest.mark.parametrize("build", [deeplob, bin_ctabl])
 
 
 @both
-def test_widths_and_states_are_as_declared(build: Callable[..., Trunk]) -> None:
+def test_widths_and_states_are_as_declared(build: Callable[..., EncoderBuilder]) -> None:
     trunk = build()
     answer, state = trunk(torch.randn(2, 3, COUNT), trunk.cold_state(2))
     assert answer.shape == (2, 3, trunk.width)
@@ -49,7 +49,7 @@ def test_widths_and_states_are_as_declared(build: Callable[..., Trunk]) -> None:
 
 
 @both
-def test_three_hundred_rows_at_once_equal_three_hundred_steps(build: Callable[..., Trunk]) -> None:
+def test_three_hundred_rows_at_once_equal_three_hundred_steps(build: Callable[..., EncoderBuilder]) -> None:
     trunk, rows = build(), torch.randn(1, 300, COUNT)
     at_once, at_once_state = step(trunk, rows, [300])
     stepped, stepped_state = step(trunk, rows, [1] * 300)
@@ -60,7 +60,7 @@ def test_three_hundred_rows_at_once_equal_three_hundred_steps(build: Callable[..
 @both
 @settings(max_examples=8, deadline=None)
 @given(cuts=st.sets(st.integers(1, 149), max_size=8), seed=st.integers(0, 2**31))
-def test_any_split_gives_the_same_answer(build: Callable[..., Trunk], cuts: set[int], seed: int) -> None:
+def test_any_split_gives_the_same_answer(build: Callable[..., EncoderBuilder], cuts: set[int], seed: int) -> None:
     trunk = build()
     rows = torch.randn(2, 150, COUNT, generator=torch.Generator().manual_seed(seed))
     sizes = np.diff([0, *sorted(cuts), 150]).tolist()
@@ -71,7 +71,7 @@ def test_any_split_gives_the_same_answer(build: Callable[..., Trunk], cuts: set[
 
 
 @both
-def test_the_past_does_not_change_with_the_future(build: Callable[..., Trunk]) -> None:
+def test_the_past_does_not_change_with_the_future(build: Callable[..., EncoderBuilder]) -> None:
     trunk, rows = build(), torch.randn(2, 130, COUNT)
     before, _ = step(trunk, rows, [130])
     for changed in (0, 1, 64, 129):
@@ -85,7 +85,7 @@ def test_the_past_does_not_change_with_the_future(build: Callable[..., Trunk]) -
 
 
 @both
-def test_streams_of_a_batch_do_not_touch_each_other(build: Callable[..., Trunk]) -> None:
+def test_streams_of_a_batch_do_not_touch_each_other(build: Callable[..., EncoderBuilder]) -> None:
     trunk, rows = build(), torch.randn(3, 20, COUNT)
     together, together_state = step(trunk, rows, [8, 12])
     alone, alone_state = step(trunk, rows[1:2], [8, 12])
@@ -94,7 +94,7 @@ def test_streams_of_a_batch_do_not_touch_each_other(build: Callable[..., Trunk])
 
 
 @both
-def test_every_parameter_learns(build: Callable[..., Trunk]) -> None:
+def test_every_parameter_learns(build: Callable[..., EncoderBuilder]) -> None:
     trunk = build()
     answer, _ = trunk(torch.randn(2, 5, COUNT), trunk.cold_state(2))
     answer.square().mean().backward()
@@ -105,7 +105,7 @@ def test_every_parameter_learns(build: Callable[..., Trunk]) -> None:
 
 
 @both
-def test_saved_weights_carry_the_scaling(build: Callable[..., Trunk]) -> None:
+def test_saved_weights_carry_the_scaling(build: Callable[..., EncoderBuilder]) -> None:
     trunk, rows = build(price_scale=2.0), torch.randn(1, 12, COUNT)
     other = type(trunk)(torch.zeros(COUNT), torch.ones(COUNT)).eval()
     other.load_state_dict(trunk.state_dict())
@@ -113,7 +113,7 @@ def test_saved_weights_carry_the_scaling(build: Callable[..., Trunk]) -> None:
 
 
 @both
-def test_a_market_at_rest_has_finite_answers_and_gradients(build: Callable[..., Trunk]) -> None:
+def test_a_market_at_rest_has_finite_answers_and_gradients(build: Callable[..., EncoderBuilder]) -> None:
     trunk = build()
     answer, _ = trunk(torch.zeros(1, 30, COUNT), trunk.cold_state(1))
     answer.sum().backward()
@@ -122,7 +122,9 @@ def test_a_market_at_rest_has_finite_answers_and_gradients(build: Callable[..., 
 
 
 @both
-def test_exported_it_answers_the_same_for_other_batches_and_times(build: Callable[..., Trunk], tmp_path: Path) -> None:
+def test_exported_it_answers_the_same_for_other_batches_and_times(
+    build: Callable[..., EncoderBuilder], tmp_path: Path
+) -> None:
     trunk = build()
     shapes = ((1, 1), (3, 7), (1, 120), (5, 2))
 

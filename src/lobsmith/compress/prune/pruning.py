@@ -25,7 +25,7 @@ from lobsmith.models.networks.outputs import CLASSES
 from lobsmith.models.networks.registry import build
 from lobsmith.models.train import Trained, calibrate_outputs, make_repeatable
 from lobsmith.models.trainer import Epoch, OnEpoch
-from lobsmith.models.training_data import Part, material
+from lobsmith.models.training_data import Part, make_training_data
 from lobsmith.params import ModelParams, Params
 
 _VECTOR = 4
@@ -119,7 +119,7 @@ def distil(
         TrainingError: no run of rows is long enough, or a loss is not finite.
     """
     settings, count = params.train, epoch_batches(params.train)
-    rows = material(teacher, parts, sequence=settings.sequence, burn_in=settings.burn_in)
+    rows = make_training_data(teacher, parts, sequence=settings.sequence, burn_in=settings.burn_in)
     batches = draws(rows, settings)
     optimiser = torch.optim.AdamW(student.parameters(), lr=settings.learning_rate, weight_decay=0.0)
     history = []

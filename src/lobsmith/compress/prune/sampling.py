@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lobsmith.models.networks.network import Network
-from lobsmith.models.training_data import Material, Sampler
+from lobsmith.models.training_data import Sampler, TrainingData
 from lobsmith.params import TrainParams
 
 
@@ -16,7 +16,7 @@ def epoch_batches(settings: TrainParams) -> int:
     return -(-settings.sequences_per_epoch // settings.batch)
 
 
-def draws(rows: Material, settings: TrainParams) -> Iterator[tuple[Tensor, Tensor]]:
+def draws(rows: TrainingData, settings: TrainParams) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches without end: rows of whole sequences, int64 [B, burn-in + T], and their weights, float32 [B]."""
     sampler = Sampler(
         rows,

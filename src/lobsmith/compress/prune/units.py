@@ -12,7 +12,7 @@ from lobsmith.errors import TrainingError
 from lobsmith.models.loss import Loss, mass
 from lobsmith.models.networks.encoders import CnnLstmAttention
 from lobsmith.models.networks.network import Network
-from lobsmith.models.training_data import Part, material
+from lobsmith.models.training_data import Part, make_training_data
 from lobsmith.params import Params
 
 _GATES = 4
@@ -108,7 +108,7 @@ def importances(network: Network, parts: Sequence[Part], params: Params) -> dict
         TrainingError: the network has no units to prune, or no run of rows is long enough.
     """
     settings, wires = params.train, wiring(network)
-    rows = material(network, parts, sequence=settings.sequence, burn_in=settings.burn_in)
+    rows = make_training_data(network, parts, sequence=settings.sequence, burn_in=settings.burn_in)
     significant = params.labels.significant_bps / network.calibration.move_scale
     loss = Loss(settings.loss, torch.tensor(settings.horizon_weights), significant)
     total = {name: torch.zeros(count, dtype=torch.float64) for name, count in unit_counts(network).items()}

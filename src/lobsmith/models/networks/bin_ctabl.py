@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from lobsmith.models.networks.network import Architecture
-from lobsmith.models.networks.window import BOOK, BookWindows, WindowTrunk
+from lobsmith.models.networks.window import BOOK, BookWindows, WindowEncoder
 
 WINDOW = 10
 _FLOOR = 1e-4
 """Least deviation to divide by, in units of the input. The authors' code replaces a smaller one by 1, which jumps."""
 
 
-class BinCtabl(WindowTrunk):
+class BinCtabl(WindowEncoder):
     """BiN, BL 60×10, BL 120×5 and TABL width×1 over windows.
 
     Args:
@@ -122,7 +122,7 @@ class TemporalAttention(nn.Module):
 
 
 def _z_score(x: Tensor, dim: int) -> Tensor:
-    # Relative to the newest, what stands still is exactly 0, however the mean rounds.
+    # Relative to the newest, constant values are exactly 0, however the mean rounds.
     centred = x - x.narrow(dim, x.shape[dim] - 1, 1)
     centred = centred - centred.mean(dim=dim, keepdim=True)
     variance = (centred * centred).mean(dim=dim, keepdim=True)
@@ -130,7 +130,7 @@ def _z_score(x: Tensor, dim: int) -> Tensor:
 
 
 ARCHITECTURE = Architecture(
-    trunk=lambda _params, _horizons, location, scale: BinCtabl(location, scale),
+    encoder=lambda _params, _horizons, location, scale: BinCtabl(location, scale),
     undoes_scaling=True,
     window=WINDOW,
     about="BiN-C(TABL), Tran et al. 2020",

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from lobsmith.models.networks.network import Architecture
-from lobsmith.models.networks.window import BOOK, BookWindows, WindowTrunk
+from lobsmith.models.networks.window import BOOK, BookWindows, WindowEncoder
 
 WINDOW = 100
 _SLOPE = 0.01
 _ALONG_TIME = 4
 
 
-class DeepLob(WindowTrunk):
+class DeepLob(WindowEncoder):
     """DeepLOB without its last layer.
 
     The authors' later code has 32 and 64 filters, batch normalisation and no padding: 143,907 parameters with its last
@@ -58,7 +58,7 @@ class DeepLob(WindowTrunk):
         self.lstm = nn.LSTM(3 * inception, width, batch_first=True)
         for module in self.modules():
             if isinstance(module, nn.Conv1d | nn.Conv2d):
-                # With torch's own start each layer halves what it passes on: after eleven all rows look the same.
+                # Torch's own initialisation halves the signal in each layer: after eleven all rows are alike.
                 nn.init.kaiming_uniform_(module.weight, a=_SLOPE, nonlinearity="leaky_relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -93,7 +93,7 @@ def _along(channels: int, filters: int, rows: int) -> nn.Sequential:
 
 
 ARCHITECTURE = Architecture(
-    trunk=lambda _params, _horizons, location, scale: DeepLob(location, scale),
+    encoder=lambda _params, _horizons, location, scale: DeepLob(location, scale),
     undoes_scaling=True,
     window=WINDOW,
     about="DeepLOB, Zhang, Zohren & Roberts 2019",

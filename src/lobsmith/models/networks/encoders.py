@@ -124,10 +124,10 @@ class CnnLstmAttention(nn.Module):
         j = torch.arange(steps + self.ring, device=query.device).unsqueeze(0)
         age = i + self.ring - j
         in_band = (age >= 0) & (age < self.ring)
-        filled = (j >= self.ring - count).unsqueeze(1)
+        valid = (j >= self.ring - count).unsqueeze(1)
         bias = self.age_bias[age.clamp(0, self.ring - 1)]
-        scores = torch.matmul(query, keys.transpose(1, 2)) / self.attention**0.5 + bias
-        return torch.softmax(scores.masked_fill(~(in_band.unsqueeze(0) & filled), _MASKED), dim=2)
+        logits = torch.matmul(query, keys.transpose(1, 2)) / self.attention**0.5 + bias
+        return torch.softmax(logits.masked_fill(~(in_band.unsqueeze(0) & valid), _MASKED), dim=2)
 
 
 class ImbalanceBins(nn.Module):
@@ -144,9 +144,9 @@ class ImbalanceBins(nn.Module):
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return the bins and the same state."""
-        place = (features[:, :, self.column].unsqueeze(2) > self.edges).to(features.dtype).sum(dim=2, keepdim=True)
+        number = (features[:, :, self.column].unsqueeze(2) > self.edges).to(features.dtype).sum(dim=2, keepdim=True)
         numbers = torch.arange(self._BINS, device=features.device, dtype=features.dtype)
-        return (place == numbers).to(features.dtype), state * 1.0
+        return (number == numbers).to(features.dtype), state * 1.0
 
 
 def _attention(params: ModelParams, _horizons: tuple[int, ...], location: Tensor, _scale: Tensor) -> nn.Module:
@@ -161,17 +161,17 @@ def _attention(params: ModelParams, _horizons: tuple[int, ...], location: Tensor
 
 
 CNN_LSTM_ATTENTION = Architecture(
-    trunk=_attention, linear=True, about="three 1×1 convolutions, LSTM, attention over recent rows"
+    encoder=_attention, linear=True, about="three 1×1 convolutions, LSTM, attention over recent rows"
 )
 LSTM = Architecture(
-    trunk=lambda _params, _horizons, location, _scale: Lstm(len(location), hidden=128, layers=3, dropout=0.2),
+    encoder=lambda _params, _horizons, location, _scale: Lstm(len(location), hidden=128, layers=3, dropout=0.2),
     about="LSTM of 3 × 128 units, dropout 0.2",
 )
 LOGISTIC = Architecture(
-    trunk=lambda *_: Memoryless(), linear=True, learns="newton", about="logistic regression on all features"
+    encoder=lambda *_: Memoryless(), linear=True, learns="newton", about="logistic regression on all features"
 )
 QUEUE_IMBALANCE = Architecture(
-    trunk=lambda *_: ImbalanceBins(NAMES.index("imbalance_1")),
+    encoder=lambda *_: ImbalanceBins(NAMES.index("imbalance_1")),
     learns="counts",
     about="class shares by tenth of the imbalance at the touch",
 )

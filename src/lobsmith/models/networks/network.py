@@ -17,14 +17,14 @@ from lobsmith.params import ModelParams
 LARGEST_INPUT = 8.0
 """Standardised features are clipped here, so that no outlier swamps an LSTM."""
 
-Trunk = Callable[[Tensor, Tensor], nn.Module]
+EncoderBuilder = Callable[[Tensor, Tensor], nn.Module]
 """Builds an encoder from the inputs' location and scale, float32 [F]."""
 
 
 class Architecture(Struct, frozen=True, kw_only=True):
     """An entry of the registry: how a network is built and fitted."""
 
-    trunk: Callable[[ModelParams, tuple[int, ...], Tensor, Tensor], nn.Module]
+    encoder: Callable[[ModelParams, tuple[int, ...], Tensor, Tensor], nn.Module]
     """Builds the encoder from the parameters, the horizons in ms, and the inputs' location and scale, float32 [F]."""
     linear: bool = False
     """Whether a linear path bypasses the encoder."""
@@ -51,21 +51,23 @@ class Network(nn.Module):
     location: Tensor
     scale: Tensor
 
-    def __init__(self, features: int, horizons: int, trunk: Trunk, *, linear: bool, clips: bool = True) -> None:
+    def __init__(
+        self, features: int, horizons: int, encoder: EncoderBuilder, *, linear: bool, clips: bool = True
+    ) -> None:
         super().__init__()
         self.features, self.horizons, self.clips = features, horizons, clips
         self.register_buffer("location", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
-        self.trunk = trunk(self.location, self.scale)
+        self.trunk = encoder(self.location, self.scale)  # `trunk` and `readout` are state-dict keys
         self.state_size: int = self.trunk.state_size  # type: ignore[assignment]
         width: int = self.trunk.width  # type: ignore[assignment]
         self.readout = nn.Linear(width, horizons * COLUMNS) if width else None
         self.linear = nn.Linear(features, horizons * COLUMNS) if linear else None
         self.calibration = Calibration(horizons)
-        for readout in (self.readout, self.linear):
-            if readout is not None:
-                nn.init.zeros_(readout.weight)
-                nn.init.zeros_(readout.bias)
+        for layer in (self.readout, self.linear):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def cold_state(self, batch: int) -> Tensor:
         """Return the state of a new stream: zeros [B, S]."""
@@ -84,7 +86,7 @@ class Network(nn.Module):
             state: float32 [B, S].
 
         Returns:
-            Outputs before calibration, float32 [B, T, H, 8], and the next state, float32 [B, S].
+            Outputs before calibration, float32 [B, T, H, 8], and the next state.
         """
         return self.step(self.standardise(features), state)
 

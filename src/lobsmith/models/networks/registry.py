@@ -36,8 +36,8 @@ def build(params: ModelParams, features: int, horizons_ms: tuple[int, ...]) -> N
         TrainingError: the name is unknown.
     """
     chosen = architecture(params.network)
-    trunk = partial(chosen.trunk, params, horizons_ms)
-    return Network(features, len(horizons_ms), trunk, linear=chosen.linear, clips=not chosen.undoes_scaling)
+    encoder = partial(chosen.encoder, params, horizons_ms)
+    return Network(features, len(horizons_ms), encoder, linear=chosen.linear, clips=not chosen.undoes_scaling)
 
 
 def state_size(params: ModelParams, features: int, horizons_ms: tuple[int, ...]) -> int:

@@ -58,21 +58,21 @@ DEFAULT_S = 10.0
 CELL_S = 0.1
 """Grid of GARCH, seconds."""
 LEAST_CELLS, MOST_CELLS = 100, 200_000
-"""Of a longer grid the newest cells are fitted, some five and a half hours."""
+"""The newest cells of a longer grid are fitted, some five and a half hours."""
 LEAST_ROWS = 40
-"""With fewer rows of known target a horizon's EWMA and HAR keep their defaults."""
+"""With fewer rows of known target, EWMA and HAR keep their defaults."""
 OLDEST = 4096.0
 """Age beyond which no forecast depends on its start, seconds."""
 UNIT_ROOT = 1e-4
 """Least 1 − α − β of a stationary fit: V, which it divides, would be noise."""
 AGREEMENT = 0.5
-"""Largest difference of the log-likelihoods of two fits that count as the same maximum."""
+"""Largest difference in log-likelihood of two fits of the same maximum."""
 _DEVIATION = 10.0
 """Deviation of the returns that `arch` fits. At 1 its optimiser reports success where it began."""
 _STARTS = (None, (5.0, 0.05, 0.9), (2.0, 0.05, 0.93), (10.0, 0.2, 0.7))
-"""Starts of fits: ω, α and β for returns of that deviation; None is `arch`'s own."""
+"""Starts of fits: ω, α and β for such returns; None is `arch`'s own."""
 DOUBLINGS = 9
-"""Rounds of the sum over time in an exported graph, which takes 2^9 − 1 rows a call."""
+"""Rounds of the exported graph's sum over time: at most 2^9 − 1 rows a call."""
 _RETURN, _ELAPSED = NAMES.index("mid_return"), NAMES.index("elapsed")
 _LONGEST = 16.0
 """ln(1 + ms) of some 2.5 hours, at which longer gaps are clipped."""
@@ -115,12 +115,7 @@ class Garch:
 
 @dataclass(frozen=True)
 class VolatilityFit:
-    """Result of a fit.
-
-    Attributes:
-        garch: the GARCH, or why there is none.
-        horizon_fitted: bool [H], whether the horizon had rows enough to fit its EWMA and HAR.
-    """
+    """Result of a fit; `horizon_fitted` bool [H]: EWMA and HAR are fitted, not at their defaults."""
 
     garch: Garch
     horizon_fitted: npt.NDArray[np.bool_]
@@ -129,15 +124,15 @@ class VolatilityFit:
 class Volatility(nn.Module):
     """An LSTM's output and, for each horizon, the logarithms of three classical forecasts.
 
-    The representation is [LSTM: hidden, EWMA: H, HAR: H, GARCH: H]. Before `fit` sets the forecasts' buffers, EWMA runs at
-    10 s and HAR is the geometric mean of its components. EWMA replaces GARCH unless `garch_status` is FITTED.
+    The representation is [LSTM: hidden, EWMA: H, HAR: H, GARCH: H]. Before `fit`, EWMA runs at 10 s and HAR is the
+    geometric mean of its components. EWMA replaces GARCH unless `garch_status` is FITTED.
 
     Args:
         location: float32 [F], subtracted from each feature.
         scale: float32 [F], then their divisor.
         horizons_ms: the H horizons, milliseconds.
-        hidden: units of a layer of the LSTM.
-        layers: layers of the LSTM.
+        hidden: units of an LSTM layer.
+        layers: LSTM layers.
     """
 
     location: Tensor
@@ -201,7 +196,7 @@ class Volatility(nn.Module):
         return torch.cat([recurrent, forecasts], dim=2), next_state
 
     def forecast(self, features: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logarithms of the forecasts, ln bps [B, T, 3 H], and the last part of the state, [B, H + 5]."""
+        """Return the log forecasts, ln bps [B, T, 3 H], and the last part of the state, [B, H + 5]."""
         returns, elapsed = self._returns(features)
         gain, drift = self._garch_step(elapsed)
         squares = returns * returns
@@ -220,7 +215,7 @@ class Volatility(nn.Module):
     def _decayed(self, start: Tensor, kept: Tensor, news: Tensor) -> Tensor:
         """Return x_i = kept_i x_{i-1} + news_i from x_{-1} = start, [B, T, K], in log T rounds (Hillis & Steele, 1986).
 
-        After k rounds, row i holds the news of the last 2^k rows and the product of their factors, none above one.
+        After k rounds, row i holds the news of the last 2^k rows and what is kept over them; no factor is above one.
         """
         sums = torch.cat([start.unsqueeze(1), news], dim=1)
         kept = nn.functional.pad(kept, (0, 0, 1, 0))
@@ -231,7 +226,7 @@ class Volatility(nn.Module):
             sums = sums + kept * nn.functional.pad(sums, back)[:, : steps + 1]
             kept = kept * nn.functional.pad(kept, back)[:, : steps + 1]
         sums = sums[:, 1:]
-        if exported:  # more rows than the doublings reach do not fit these zeros: an error instead of a wrong sum
+        if exported:  # more rows than the doublings reach make shapes that do not fit, not a wrong sum
             sums = sums + self.reach[:steps].unsqueeze(1)
         return sums
 
@@ -250,7 +245,7 @@ class Volatility(nn.Module):
         long_run, rho, eta = self.garch[0], self.garch[1], self.garch[2]
         reverted, pushed, kept = _rise(rho * step), _rise(eta * step), torch.exp(-rho * step)
         gain = rho * kept * pushed / reverted
-        # 1 − exp(−(ρ + η) d) − g d, in differences that lose nothing.
+        # 1 − exp(−(ρ + η) d) − g d without cancellation.
         x = rho * step
         small = x * (1 / 2 - x * (1 / 12 - x * x / 720))
         short = torch.where(x < _SMALL, small, 1 - x * kept / reverted)
@@ -312,13 +307,13 @@ class Volatility(nn.Module):
 
 
 def training_steps(rows: Rows, train: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the training rows' returns, bps, and times since the row before, s, as the network computes them."""
+    """Return the training rows' returns, bps, and times since the row before, s, clipped as in the network."""
     raw = rows.raw[train][:, [_RETURN, _ELAPSED]].astype(np.float64)
     return np.clip(raw[:, 0], -CEILING, CEILING), np.expm1(np.clip(raw[:, 1], 0.0, _LONGEST)) / 1e3
 
 
 def run_starts(rows: Rows, train: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Return bool [M]: the training row does not follow the one before it within a segment."""
+    """Return bool [M]: the training row does not follow its predecessor within a segment."""
     starts = np.ones(len(train), np.bool_)
     starts[1:] = (np.diff(train) != 1) | (np.diff(rows.segment[train]) != 0)
     return starts
@@ -355,7 +350,7 @@ def _decay(
 
 
 def qlike(volatility: npt.NDArray[np.float64], variance: npt.NDArray[np.float64]) -> float:
-    """Return the mean QLIKE of forecasts of variance, bps², of realised volatility, bps; less is better."""
+    """Return the mean QLIKE of forecasts of variance, bps², of realised volatility, bps."""
     return float(np.mean(volatility**2 / variance + np.log(variance)))
 
 
@@ -388,8 +383,8 @@ def grid_returns(
     parts: list[npt.NDArray[np.float64]] = [np.empty(0)]
     for start, stop in itertools.pairwise(edges):
         cell = (time[start + 1 : stop] - time[start] - 1) // _NS_PER_CELL
-        whole = int((time[stop - 1] - time[start]) // _NS_PER_CELL)
-        sums = np.bincount(np.maximum(cell, 0), returns[start + 1 : stop], whole)[:whole]
+        cells = int((time[stop - 1] - time[start]) // _NS_PER_CELL)
+        sums = np.bincount(np.maximum(cell, 0), returns[start + 1 : stop], cells)[:cells]
         parts.append(sums.astype(np.float64))
     return np.concatenate(parts)
 
@@ -400,7 +395,7 @@ def fit_garch(returns: npt.NDArray[np.float64]) -> Garch:
     Args:
         returns: float64 [N], of the grid's cells, bps.
     """
-    from arch import arch_model  # what is served needs neither it nor what it brings
+    from arch import arch_model  # serving needs neither it nor its dependencies
 
     returns = returns[-MOST_CELLS:]
     cells = len(returns)
@@ -410,7 +405,7 @@ def fit_garch(returns: npt.NDArray[np.float64]) -> Garch:
     if not unit > 0:
         return Garch(GarchStatus.NO_VARIATION, cells=cells)
     model = arch_model(returns / unit, mean="Zero", vol="GARCH", p=1, q=1, dist="normal", rescale=False)
-    found: list[tuple[float, float, float, float]] = []
+    fits: list[tuple[float, float, float, float]] = []
     for start in _STARTS:
         values = None if start is None else np.array(start)
         try:
@@ -420,9 +415,9 @@ def fit_garch(returns: npt.NDArray[np.float64]) -> Garch:
         omega, alpha, beta = (float(result.params[name]) for name in ("omega", "alpha[1]", "beta[1]"))
         likelihood = float(result.loglikelihood)
         if result.convergence_flag == 0 and np.isfinite([likelihood, omega, alpha, beta]).all() and omega > 0:
-            found = sorted([*found, (likelihood, omega * unit**2, alpha, beta)], reverse=True)
-        if len(found) > 1 and found[0][0] - found[1][0] <= AGREEMENT:
-            _, omega, alpha, beta = found[0]
+            fits = sorted([*fits, (likelihood, omega * unit**2, alpha, beta)], reverse=True)
+        if len(fits) > 1 and fits[0][0] - fits[1][0] <= AGREEMENT:
+            _, omega, alpha, beta = fits[0]
             stationary = alpha + max(beta, _LEAST_BETA) < 1 - UNIT_ROOT
             status = GarchStatus.FITTED if stationary else GarchStatus.NOT_STATIONARY
             return Garch(status, omega, alpha, beta, cells)
@@ -453,7 +448,7 @@ def _grown(x: Tensor) -> Tensor:
 
 
 ARCHITECTURE = Architecture(
-    trunk=lambda _params, horizons, location, scale: Volatility(location, scale, horizons, hidden=64, layers=2),
+    encoder=lambda _params, horizons, location, scale: Volatility(location, scale, horizons, hidden=64, layers=2),
     undoes_scaling=True,
     about="LSTM of 2 × 64 units beside EWMA, HAR and GARCH(1,1)",
 )

@@ -18,9 +18,9 @@ SIDES = ("ask", "bid")
 COLUMNS = tuple(
     f"{side}_{what}_{level}" for level in range(1, LEVELS + 1) for side in SIDES for what in ("price", "size")
 )
-"""Columns of a window: ask price, ask size, bid price, bid size of each level, as in the FI-2010 data set."""
+"""Ask price, ask size, bid price, bid size of each level, as in the FI-2010 data set."""
 BOOK = len(COLUMNS)
-"""Columns of a window: 40."""
+"""40."""
 ROW = BOOK + 1
 """Columns of the ring: the book's and the mid's return."""
 
@@ -30,7 +30,7 @@ class BookWindows(nn.Module):
 
     Args:
         location: float32 [F], subtracted from each feature.
-        scale: float32 [F], the divisor of each feature: feature = (raw − location) / scale.
+        scale: float32 [F], then their divisor.
         window: rows a window, W.
         price_scale: divisor of prices, basis points.
     """
@@ -70,8 +70,8 @@ class BookWindows(nn.Module):
             state: float32 [B, S], S = 41 (W − 1) + 1.
 
         Returns:
-            Windows float32 [B, T, W, 40], oldest row first: prices in units of `price_scale`, sizes unchanged, missing rows
-            0; and the next state, float32 [B, S].
+            Windows float32 [B, T, W, 40], oldest row first: prices in units of `price_scale`, sizes unchanged, missing
+            rows 0; and the next state.
         """
         batch, steps, past = features.shape[0], features.shape[1], self.window - 1
         rows, next_state = self._append(features, state)
@@ -105,7 +105,7 @@ class BookWindows(nn.Module):
         return torch.where(self.is_price, raw * self.sign, picked)
 
 
-class WindowTrunk(nn.Module):
+class WindowEncoder(nn.Module):
     """An encoder over each row's own window: T rows cost T windows. Subclasses define `encode`."""
 
     def __init__(self, windows: BookWindows, width: int) -> None:
@@ -133,7 +133,7 @@ class WindowTrunk(nn.Module):
             state: float32 [B, S].
 
         Returns:
-            The representation float32 [B, T, width] and the next state, float32 [B, S].
+            The representation float32 [B, T, width] and the next state.
         """
         windows, next_state = self.windows(features, state)
         encoded = self.encode(windows.reshape(-1, self.windows.window, BOOK))
