@@ -1,4 +1,4 @@
-"""The candidates: one trained network, pruned or not, in each arithmetic, each as the files that would be served.
+"""Compression candidates: a trained network, pruned or not, in each precision, as files to serve.
 
 <directory>/<network>/weights.safetensors     the network, pruned and fine-tuned
 <directory>/<network>/<precision>/model.onnx  any batch and time
@@ -25,15 +25,15 @@ from lobsmith.models.training_data import Part
 from lobsmith.params import CompressParams, ModelParams, Params
 
 FULL = "full"
-"""The network as it was trained."""
+"""The unpruned network."""
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One network in one arithmetic; where it could not be made, `refused` says why and there are no files.
+    """A network in a precision; without files where `refused` gives a reason.
 
-    `pruned` is the share of channels and hidden units that was taken away.
+    `pruned` is the share of channels and hidden units removed.
     """
 
     name: str
@@ -57,14 +57,13 @@ class Candidate:
 def make_candidates(
     trained: Trained, parts: Sequence[Part], params: Params, directory: Path, *, on_progress: Progress | None = None
 ) -> list[Candidate]:
-    """Prune, export and quantise a network in all the ways that `compress` names; the first one is the network itself.
+    """Prune, export and quantise a network in all ways of `params.compress`; the first candidate is the network itself.
 
     Args:
         trained: the network.
-        parts: the rows that it was trained on; fine-tuning and calibration see their training rows.
-        params: all of `params.yaml`.
-        directory: where the files go; what an earlier call has left there is deleted.
-        on_progress: told what is made next.
+        parts: the rows it was trained on, for fine-tuning and calibration.
+        directory: receives the files; earlier contents are deleted.
+        on_progress: called with the name of each network and candidate.
     """
     told = on_progress or (lambda _name: None)
     shutil.rmtree(directory, ignore_errors=True)
@@ -96,13 +95,13 @@ def make_candidates(
 
 
 def only(settings: CompressParams, name: str) -> CompressParams:
-    """Return settings that make one candidate of those that `settings` make, and FP32's of its network.
+    """Return settings that make one candidate of `settings`, and its network's FP32.
 
-    It has the same bits: each network is pruned from the trained one, with a seed of its own, and each arithmetic is
-    made of its network's FP32 file.
+    It has the same bits: each network is pruned from the trained one with a seed of its own, and each precision is
+    converted from FP32.
 
     Raises:
-        TrainingError: there is none of that name.
+        TrainingError: no candidate has the name.
     """
     for pruned in (0.0, *settings.pruning):
         for precision in settings.precisions:

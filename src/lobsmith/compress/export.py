@@ -19,14 +19,14 @@ OUTPUTS = ("probabilities", "outlook", "next_state")
 
 
 def export_onnx(network: Network, destination: Path, state_size: int | None = None) -> None:
-    """Write the served form of a network as one ONNX file.
+    """Write the served form of a calibrated network as one ONNX file.
 
-    The TorchScript exporter is used because the dynamo exporter fixes the time axis of an LSTM.
+    Uses the TorchScript exporter: the dynamo exporter fixes an LSTM's time axis.
 
     Args:
         network: the network, calibrated.
         destination: the file.
-        state_size: S of the wire contract, where it is more than the network needs.
+        state_size: S of the wire contract, where it exceeds the network's.
     """
     size = network.state_size if state_size is None else state_size
     example = (torch.zeros(2, 3, network.features), torch.zeros(2, size))
@@ -56,15 +56,14 @@ def export_onnx(network: Network, destination: Path, state_size: int | None = No
 
 
 class FoldedNetwork(nn.Module):
-    """Gives what `ServedNetwork` gives with fewer operations: at one row a call each of them costs more than its sums.
+    """`ServedNetwork` in fewer operations, whose number dominates a call of one row.
 
-    The readout sees the trunk's representation and the linear path the inputs; both become one matrix over the two side
-    by side. The calibration's scales and biases are multiplied into it, and its rows are put into the order of the
-    outputs: directions of all horizons, then their binary logits, moves, volatilities.
+    Head and linear path become one matrix over representation and inputs side by side, with the calibration folded in.
+    Rows are ordered: directions of all horizons, then their binary logits, moves, volatilities.
 
     Args:
         network: the network, calibrated.
-        state_size: S of the wire contract. A smaller network uses the first part of it and leaves zeros in the rest.
+        state_size: S of the wire contract; a smaller network's state is padded with zeros.
 
     Raises:
         ContractError: the network's state is larger than the wire's.
@@ -89,7 +88,7 @@ class FoldedNetwork(nn.Module):
         self.register_buffer("bias", (bias * scale + shift)[order].float())
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return probabilities float32 [B, T, H, 3], outlook float32 [B, T, H, 5] and the next state [B, S]."""
+        """Return probabilities float32 [B, T, H, 3], auxiliary outputs [B, T, H, 5] and the next state [B, S]."""
         network, own = self.network, self.network.state_size
         inputs = network.standardise(features)
         unused = self.state_size - own
@@ -120,7 +119,7 @@ def _joined(network: Network) -> tuple[Tensor, Tensor]:
 
 
 def _calibration(network: Network) -> tuple[Tensor, Tensor]:
-    """Return what each of the H * 8 outputs is multiplied by, and what is added then; float64."""
+    """Return the scale and shift of each of the H * 8 outputs, float64."""
     by = network.calibration
     one = torch.ones_like(by.move_scale).unsqueeze(1)
     scale = torch.cat([by.direction_scale.expand(-1, CLASSES), by.binary_scale, by.move_scale.unsqueeze(1), one], dim=1)
@@ -129,7 +128,7 @@ def _calibration(network: Network) -> tuple[Tensor, Tensor]:
 
 
 def _order(horizons: int) -> Tensor:
-    """Return for each folded output the number of the network's output, int64 [H * 8]."""
+    """Return for each folded output the index of the network's output, int64 [H * 8]."""
     number = torch.arange(horizons * (VOLATILITY + 1)).reshape(horizons, -1)
     groups = (slice(0, CLASSES), slice(CLASSES, MOVE), slice(MOVE, VOLATILITY), slice(VOLATILITY, None))
     return torch.cat([number[:, group].flatten() for group in groups])

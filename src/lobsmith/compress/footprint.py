@@ -1,6 +1,6 @@
-"""How much memory a model takes: loaded and run in a process of its own, because a process does not give memory back.
+"""Memory of a model, measured in a child process: a process does not return memory.
 
-`python -m lobsmith.compress.footprint FILE BATCH ROWS` prints the bytes by which the resident set has grown.
+`python -m lobsmith.compress.footprint FILE BATCH ROWS` prints the growth of the resident set, bytes.
 """
 
 import subprocess
@@ -17,7 +17,7 @@ _CALLS = 20
 
 
 def measure_footprint(path: Path, batch: int, rows: int) -> int:
-    """Return the bytes of resident memory that loading a model and running calls of one shape takes.
+    """Return the resident memory of loading a model and running calls of one shape, bytes.
 
     Raises:
         ReleaseError: the model cannot be loaded or run.

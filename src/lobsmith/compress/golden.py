@@ -1,4 +1,4 @@
-"""Golden vectors, which every later copy of the model must reproduce, and the rows that a cold stream needs."""
+"""Golden vectors, which every copy of a model must reproduce, and the priming rows of a cold stream."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,14 +13,14 @@ from lobsmith.files import write_atomic
 
 GOLDEN_ROWS = 128
 TOLERANCE = 1e-3
-"""Largest difference in any probability between a primed stream and one that never stopped."""
+"""Largest difference in any probability between a primed and an uninterrupted stream."""
 MAXIMUM = 1024
 _STARTS = 8
 
 
 @dataclass(frozen=True)
 class Golden:
-    """One cold stream: features [1, T, F], state [1, S] of zeros, and what comes out. All float32."""
+    """One cold stream: features [1, T, F], zero state [1, S], and the model's outputs. All float32."""
 
     features: Float
     state: Float
@@ -45,7 +45,7 @@ def load_golden(path: Path) -> Golden:
     """Read golden vectors.
 
     Raises:
-        ReleaseError: the file is missing or is not such a file.
+        ReleaseError: the file is missing or invalid.
     """
     try:
         return Golden(**load_file(path))
@@ -54,16 +54,15 @@ def load_golden(path: Path) -> Golden:
 
 
 def measure_prime_rows(model: OnnxModel, rows: Float, *, starts: int = _STARTS, maximum: int = MAXIMUM) -> int:
-    """Measure after how many rows a cold start agrees with a stream that has run from the beginning.
+    """Measure after how many rows a cold start agrees with an uninterrupted stream.
 
-    Cold starts are spread evenly over the rows; the figure is that of the slowest, and counts the last row that still
-    differs by more than the tolerance within `maximum` rows.
+    The slowest of `starts` evenly spread cold starts counts, by its last row that differs by more than the tolerance.
 
     Args:
         model: the exported model.
-        rows: float32 [N, F], consecutive rows of a held-out stream.
-        starts: how many cold starts.
-        maximum: rows looked at after each; also the answer's upper bound.
+        rows: float32 [N, F], consecutive, held out.
+        starts: number of cold starts.
+        maximum: rows compared after each; upper bound of the result.
 
     Returns:
         Rows to feed before the first answer; at least 1.

@@ -1,4 +1,4 @@
-"""ONNX Runtime on one thread: the one place that opens a model file."""
+"""ONNX Runtime on one thread; every model file is opened here."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -12,11 +12,11 @@ from lobsmith.errors import ReleaseError
 Float = npt.NDArray[np.float32]
 OUTPUTS = ["probabilities", "outlook", "next_state"]
 _ROWS = ("features", "probabilities", "outlook")
-"""Tensors with an axis of time."""
+"""Tensors with a time axis."""
 
 
 class Answered(NamedTuple):
-    """What a model makes of T rows of B streams.
+    """Outputs for T rows of B streams.
 
     `probabilities` float32 [B, T, H, 3], `outlook` float32 [B, T, H, 5], `next_state` float32 [B, S].
     """
@@ -27,7 +27,7 @@ class Answered(NamedTuple):
 
 
 class StatefulModel(ABC):
-    """A network whose state travels with the caller.
+    """A network whose caller carries the state.
 
     Attributes:
         feature_count: F.
@@ -39,19 +39,14 @@ class StatefulModel(ABC):
 
     @abstractmethod
     def run(self, features: Float, state: Float) -> Answered:
-        """Step through T rows.
-
-        Args:
-            features: float32 [B, T, F].
-            state: float32 [B, S].
-        """
+        """Step through T rows: features float32 [B, T, F], state float32 [B, S]."""
 
     def cold_state(self, batch: int = 1) -> Float:
         """Return zeros [B, S]."""
         return np.zeros((batch, self.state_size), np.float32)
 
     def predict(self, rows: Float, *, chunk: int = 256, state: Float | None = None) -> tuple[Float, Float, Float]:
-        """Step through one stream, `chunk` rows at a time.
+        """Step through one stream, `chunk` rows a call.
 
         Args:
             rows: float32 [N, F].
@@ -59,7 +54,7 @@ class StatefulModel(ABC):
             state: float32 [1, S]; cold where None.
 
         Returns:
-            Probabilities float32 [N, H, 3], outlook float32 [N, H, 5] and the state after the last row.
+            Probabilities float32 [N, H, 3], auxiliary outputs float32 [N, H, 5] and the state after the last row.
         """
         state = self.cold_state() if state is None else state
         parts = []
@@ -71,7 +66,7 @@ class StatefulModel(ABC):
 
 
 class OnnxModel(StatefulModel):
-    """A served network in this process."""
+    """An exported network in this process."""
 
     def __init__(self, path: Path) -> None:
         self._session = session(path)
@@ -82,20 +77,15 @@ class OnnxModel(StatefulModel):
         self.state_size = int(shapes["state"][1])
 
     def run(self, features: Float, state: Float) -> Answered:
-        """Step through T rows.
-
-        Args:
-            features: float32 [B, T, F].
-            state: float32 [B, S].
-        """
+        """Step through T rows: features float32 [B, T, F], state float32 [B, S]."""
         return Answered(*self._session.run(OUTPUTS, {"features": features, "state": state}))
 
 
 class Stepping(Protocol):
-    """A model that holds the state of its stream, for calls of one shape: `BoundModel`, `CompiledStep`.
+    """A model that holds its stream's state, for calls of one shape: `BoundModel`, `CompiledStep`.
 
     Attributes:
-        runtime: what answers, in a word.
+        runtime: name of the runtime.
         features: float32 [B, T, F], to be written before a call.
         probabilities: float32 [B, T, H, 3], of the last call.
         outlook: float32 [B, T, H, 5], of the last call.
@@ -108,33 +98,22 @@ class Stepping(Protocol):
 
     @property
     def state(self) -> Float:
-        """The state after the last call, float32 [B, S]; zeros written here begin a new stream."""
+        """The state after the last call, float32 [B, S]; writing zeros begins a new stream."""
 
     def step(self) -> None:
         """Answer the rows in `features`."""
 
 
 class BoundModel:
-    """A served network for calls of one shape, whose inputs and outputs are bound once and never allocated again.
+    """A `Stepping` model on ONNX Runtime, with inputs and outputs bound once.
 
-    It holds the state of its stream (or of B streams): what a call leaves behind is what the next one begins with. Two
-    buffers take turns, so that no state is copied between calls. One thread at a time.
-
-    Attributes:
-        features: float32 [B, T, F], to be written before a call.
-        probabilities: float32 [B, T, H, 3], of the last call.
-        outlook: float32 [B, T, H, 5], of the last call.
+    Two state buffers alternate, so that no state is copied between calls. Not thread-safe.
     """
 
     runtime = "onnxruntime"
 
     def __init__(self, path: Path, batch: int = 1, rows: int = 1) -> None:
-        """Load a model.
-
-        Args:
-            path: an exported model, dynamic or specialised to this shape.
-            batch: B, streams a call.
-            rows: T, rows of each.
+        """Load an exported model, dynamic or specialised to the shape, for B = `batch` streams of T = `rows` rows.
 
         Raises:
             ReleaseError: ONNX Runtime cannot load it.
@@ -151,7 +130,7 @@ class BoundModel:
 
     @property
     def state(self) -> Float:
-        """The state after the last call, float32 [B, S]; zeros written here begin a new stream."""
+        """The state after the last call, float32 [B, S]; writing zeros begins a new stream."""
         return self._states[self._turn]
 
     def step(self) -> None:
@@ -168,10 +147,7 @@ class BoundModel:
 
 
 def session(path: Path) -> Any:
-    """Open a model file.
-
-    Returns:
-        An `onnxruntime.InferenceSession`.
+    """Open a model file as an `onnxruntime.InferenceSession`.
 
     Raises:
         ReleaseError: ONNX Runtime cannot load it.

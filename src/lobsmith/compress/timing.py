@@ -1,7 +1,6 @@
-"""How long a call takes, held against a reference that is timed in the same run, a few calls of each in turn.
+"""Time of a call relative to a reference, timed in alternation in the same run.
 
-These machines are shared: between two runs the same call may take twice as long. What two models share in one run is
-the noise, so a ratio is worth more than either time.
+Machines are shared: times of one call differ by a factor of two between runs, ratios within a run do not.
 """
 
 import gc
@@ -17,7 +16,7 @@ from lobsmith.compress.runtime import Float, Stepping
 from lobsmith.units import NS_PER_US
 
 USES = {"step": (1, 1), "chunk": (1, 32), "batch": (32, 1)}
-"""What a model is used for, with the streams of a call and the rows of each."""
+"""Uses of a model: streams of a call and rows of each."""
 _OPENINGS = 6
 _STUDENT = 2.571
 """97.5th percentile of Student's t of five degrees of freedom."""
@@ -28,7 +27,7 @@ _WARM_CALLS = 50
 class Timing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Times of one call, microseconds, over all openings; `speedup` has a 95 % interval, see `compare_times`.
 
-    `runtime` is what answered: `onnxruntime`, or `compiled` for the compiled step.
+    `runtime` is `onnxruntime` or `compiled` (the compiled step).
     """
 
     use: str
@@ -52,19 +51,18 @@ def compare_times(
     *,
     forgets: bool = False,
 ) -> Timing:
-    """Time a model beside a reference, each on the real rows that it is given.
+    """Time a model beside a reference, each on its own rows and state.
 
-    Where a model happens to lie in memory makes some percent of its time, so both are opened anew six times, and the
-    interval of the speed-up is one over these: Student's t of the logarithms of the six ratios of medians. Both walk
-    through a stream with their own states. A call begins with the hand-over of its rows and ends with its answer.
+    A model's place in memory makes some percent of its time, so both are opened six times; the speed-up's interval is
+    Student's t of the logarithms of the six ratios of medians. A call includes writing its rows.
 
     Args:
-        model: opens what is timed.
-        reference: opens what it is held against.
+        model: opens the model.
+        reference: opens the reference.
         use: its name in the result.
-        rows: float32 [N, F], fed one call after another and from the beginning again.
+        rows: float32 [N, F], fed in a cycle.
         calls: of each, rounded up to whole turns.
-        forgets: whether the reference begins each call with a cold state, as a model of windows does.
+        forgets: whether the reference starts each call cold, as a model of windows does.
     """
     turns = -(-calls // (_OPENINGS * _CALLS_IN_TURN))
     times = np.empty((2, _OPENINGS, turns, _CALLS_IN_TURN), np.int64)
@@ -97,7 +95,7 @@ def compare_times(
 
 
 class _Side:
-    """A model and the rows that it is fed."""
+    """A model and its input rows."""
 
     def __init__(self, model: Stepping, rows: Float, forgets: bool) -> None:
         self.model, self.forgets = model, forgets
@@ -106,7 +104,7 @@ class _Side:
         self.next = 0
 
     def run(self, calls: int) -> npt.NDArray[np.int64]:
-        """Return the time that each of some calls took, int64, nanoseconds."""
+        """Return the time of each of some calls, int64, nanoseconds."""
         model, clock = self.model, time.perf_counter_ns
         taken = np.empty(calls, np.int64)
         for number in range(calls):
@@ -123,7 +121,7 @@ class _Side:
 
 
 def _speedup(medians: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    """Return the geometric mean of the openings' ratios of medians [2, N], with its 95 % interval."""
+    """Return the geometric mean of the ratios of medians [2, N], with its 95 % interval."""
     ratios = np.log(medians[1] / medians[0])
     half = _STUDENT * ratios.std(ddof=1) / np.sqrt(_OPENINGS)
     middle = ratios.mean()

@@ -1,7 +1,7 @@
-"""Vectors stay vectors: in a graph of fixed shapes, changes of shape that move no number are no operations.
+"""Squeeze shapes: in a graph of fixed shapes, a tensor with one axis longer than 1 is computed on as [1, N].
 
-What has one axis longer than 1 is computed on as [1, N], a 1×1 convolution of it is a matrix product, and a part cut
-from the front axes of a tensor is a part of its vector. Numbers and the order of their sums stay as they are.
+Changes of shape that move no number vanish, 1×1 convolutions become matrix products, and a part cut from the front axes
+a part of a vector. Numbers and the order of their sums do not change.
 """
 
 from collections.abc import Callable, Iterable
@@ -31,7 +31,7 @@ def shapes_of(model: Any) -> dict[str, Shape]:
 
 
 def _state_lstm_shapes(graph: Any) -> None:
-    """Write down what ONNX cannot infer: the outputs of ONNX Runtime's own quantised LSTM over one row."""
+    """Add shapes that ONNX cannot infer: outputs of ONNX Runtime's quantised LSTM over one row."""
     known = {one.name for one in graph.value_info}
     for node in graph.node:
         if node.op_type == "DynamicQuantizeLSTM":
@@ -42,15 +42,15 @@ def _state_lstm_shapes(graph: Any) -> None:
 
 
 def flatten(model: Any) -> None:
-    """Let vectors be vectors, in place: [1, …, 1, N] is computed on as [1, N], and no shape is changed for nothing."""
+    """Compute on [1, …, 1, N] as [1, N], in place, without redundant changes of shape."""
     _Flattening(model).run()
 
 
 class _Flattening:
-    """The rewriting of one graph, node by node.
+    """Rewrites a graph node by node.
 
-    `stored` says for each tensor of the old graph which tensor of the new one holds its numbers; that one's shape is in
-    `shapes`. Where a node needs another shape, one `Reshape` is made and used again.
+    `stored` maps each old tensor to the new one that holds its numbers, whose shape is in `shapes`. A `Reshape` to
+    another shape is made once and reused.
     """
 
     def __init__(self, model: Any) -> None:
@@ -82,7 +82,7 @@ class _Flattening:
         drop_unused(self.graph)
 
     def _view(self, node: Any) -> bool:
-        """Take a node that moves no number out of the graph."""
+        """Drop a node that moves no number."""
         if node.op_type == "Transpose":
             shape = self.old[node.input[0]]
             order = [axis for axis in _attribute(node, "perm") if shape[axis] != 1]
@@ -97,7 +97,7 @@ class _Flattening:
         return True
 
     def _product(self, node: Any) -> bool:
-        """Make a product of a vector with a matrix, or a 1×1 convolution of one, a plain product."""
+        """Replace a product of a vector with a matrix, or its 1×1 convolution, by a plain product."""
         if node.op_type == "Conv":
             vector, weight = (self.old[name] for name in node.input[:2])
             if len(weight) != 3 or weight[2] != 1 or _attribute(node, "group", 1) != 1 or vector != (1, weight[1], 1):
@@ -123,7 +123,7 @@ class _Flattening:
         return True
 
     def _elementwise(self, node: Any) -> bool:
-        """Compute element by element on vectors where nothing but single numbers is spread over others."""
+        """Compute elementwise on vectors where only scalars are broadcast."""
         if node.op_type not in _UNARY | _BINARY:
             return False
         like = _without_ones(self.old[node.output[0]])
@@ -134,7 +134,7 @@ class _Flattening:
         return True
 
     def _contiguous(self, node: Any) -> bool:
-        """Put together or cut along an axis before which there is nothing to step over: vectors again."""
+        """Join or cut vectors along an axis with no longer axis before it."""
         if node.op_type not in {"Concat", "Split", "Slice", "Gather"}:
             return False
         joins = node.op_type == "Concat"
@@ -205,14 +205,14 @@ class _Flattening:
         return f"{name}_flat"
 
     def _unchanged(self, names: Iterable[str]) -> list[str]:
-        """Return tensors of the new graph with numbers and shapes of old ones; an input left out stays so."""
+        """Return new tensors with old ones' numbers and shapes; omitted inputs stay omitted."""
         return [self._as(name, self.old[name]) if name else "" for name in names]
 
     def _vector(self, name: str) -> str:
         return self._as(name, (1, _size(self.old[name])))
 
     def _as(self, name: str, shape: Shape) -> str:
-        """Return a tensor of the new graph with the numbers of an old one and the given shape."""
+        """Return a new tensor with an old one's numbers, in the given shape."""
         stored = self.stored.get(name, name)
         if self.shapes[stored] == shape:
             return stored

@@ -1,7 +1,7 @@
-"""A graph in half precision: fp16 or bf16 where the arithmetic is, float32 where range or exactness matter.
+"""A graph in half precision: fp16 or bf16 arithmetic, float32 where range or exactness matter.
 
-ONNX Runtime's converter knows no bf16, and puts a cast through fp16 between any two nodes that it was told to keep in
-float32: raw features beyond 65504 and the mask of the attention, −1e30, would become infinite.
+ONNX Runtime's converter knows no bf16, and casts through fp16 between nodes kept in float32: features beyond 65504 and
+the attention mask, −1e30, would become infinite.
 """
 
 from pathlib import Path
@@ -20,16 +20,16 @@ Half = Literal["fp16", "bf16"]
 _TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _ARITHMETIC = {"Conv", "Gemm", "LSTM", "MatMul"}
 _ACTIVATIONS = {"LeakyRelu", "Relu"}
-"""Follow a convolution in its precision. Transpose and Squeeze do not: ONNX Runtime 1.31 dies of both in fp16."""
+"""Follow a convolution in its precision. ONNX Runtime 1.31 crashes on Transpose and Squeeze in fp16."""
 _BF16_OPSET = 22
-"""The first in which Conv and LSTM may be bf16."""
+"""The first with Conv and LSTM in bf16."""
 
 
 def convert_half(source: Path, destination: Path, precision: Half) -> None:
-    """Write a graph whose products and recurrence are in half precision, with inputs and outputs in float32.
+    """Write a graph with products and recurrence in half precision, inputs and outputs in float32.
 
-    Standardisation, the attention's mask and softmax, the count in the state and the calibration stay float32. Whether
-    this machine can run the result is not asked: plans for a GPU are built from it.
+    Standardisation, the attention's mask and softmax, the state's count and the calibration stay float32. Whether this
+    machine can run it is not checked: GPU plans are built from it.
 
     Raises:
         PrecisionError: the graph has nothing to convert.
@@ -50,9 +50,9 @@ def _convert(model: Any, half: int) -> None:
     initialisers = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[Any] = []
     halves: dict[str, str] = {}
-    """Float tensors to their counterparts in half precision."""
+    """Float tensors to their half-precision counterparts."""
     computed: set[str] = set()
-    """Those of them that are the result of a node in half precision."""
+    """Float tensors computed by a half-precision node."""
 
     def in_half(name: str) -> str:
         if name not in halves:
@@ -83,7 +83,7 @@ def _convert(model: Any, half: int) -> None:
 
 
 def _float_tensors(model: Any) -> set[str]:
-    """Return the names of all float32 tensors; the exporter's graphs have no subgraphs."""
+    """Return the names of all float32 tensors; exported graphs have no subgraphs."""
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     values = {
         value.name
@@ -106,7 +106,7 @@ def _rounded(tensor: Any, name: str, half: int) -> Any:
 
 
 def _without_unread(nodes: list[Any], outputs: set[str]) -> list[Any]:
-    """Drop nodes whose results nobody reads: casts back to float32, for the most part."""
+    """Drop nodes without a reader, mostly casts back to float32."""
     read = set(outputs)
     kept = []
     for node in reversed(nodes):

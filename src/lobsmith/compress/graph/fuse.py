@@ -1,4 +1,4 @@
-"""Linear layers that read the same tensor become one: three small products cost three calls, a wide one costs one."""
+"""Fuses linear layers that read the same tensor: one wide product is a single call."""
 
 from collections import defaultdict
 from typing import Any
@@ -8,9 +8,9 @@ from onnx import helper, numpy_helper
 
 
 def merge_linear(model: Any) -> None:
-    """Merge, in place, each group of linear layers (`MatMul` and `Add` with constants) whose input is the same.
+    """Fuse, in place, each group of linear layers (`MatMul` and `Add` with constants) with the same input.
 
-    Their weights are put side by side and the sum is split again: no number is computed in another way.
+    Weights are concatenated and the sum is split; no number is computed differently.
     """
     graph = model.graph
     constants = _constants(graph)
@@ -24,7 +24,7 @@ def merge_linear(model: Any) -> None:
 
 
 def drop_unused(graph: Any) -> None:
-    """Remove, in place, constants that no node reads, and second names of them."""
+    """Remove, in place, constants without a reader, and their aliases."""
     read = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
     nodes = [node for node in graph.node if node.op_type != "Identity" or node.output[0] in read]
     del graph.node[:]
@@ -36,7 +36,7 @@ def drop_unused(graph: Any) -> None:
 
 
 def _constants(graph: Any) -> dict[str, Any]:
-    """Return constants by name; the exporter writes equal ones once, and the others as their `Identity`."""
+    """Return constants by name, with their aliases: the exporter writes equal ones as `Identity` of another."""
     found = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
     for node in graph.node:
         if node.op_type == "Identity" and node.input[0] in found:

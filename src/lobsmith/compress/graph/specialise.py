@@ -1,15 +1,11 @@
-"""One row of one stream: a dynamic graph made into one without loops and without arithmetic on shapes.
+"""A graph for one row of one stream (B = T = 1): without loops and shape arithmetic, on vectors [1, N].
 
-A tick is answered by a call with B = 1 and T = 1. The general graph then spends its time on what is known beforehand:
-shapes, masks over a single row, transpositions that move nothing. Fixing the shapes makes all of that constant. What is
-left works on vectors [1, N], so that a row passes through few and plain operations:
+- An LSTM is one matrix product and its gates (TensorRT makes a loop of every ONNX LSTM).
+- A 1×1 convolution is a matrix product.
+- A change of shape that moves no number vanishes.
 
-- an LSTM over one row is one matrix product and its gates, no loop (TensorRT makes a loop of every ONNX LSTM);
-- a 1×1 convolution is a matrix product;
-- a change of shape that moves no number is no operation.
-
-The rewriting knows ONNX, not the network, and goes for graphs with Q/DQ as well: the numbers are those of the general
-graph, summed in the same order but for the LSTM's two products, which become one.
+It works on any ONNX network, also with Q/DQ. Numbers are those of the general graph, summed in the same order except
+for the LSTM's two products, which become one.
 """
 
 import tempfile
@@ -28,10 +24,10 @@ _BATCH, _TIME = "batch", "time"
 
 
 def specialise(source: Path, destination: Path) -> None:
-    """Write the graph that answers one row of one stream.
+    """Write the graph for one row of one stream.
 
     Args:
-        source: an exported model with dynamic batch and time; inputs and outputs keep their names and ranks.
+        source: an exported model with dynamic batch and time; inputs and outputs keep names and ranks.
         destination: the same network with B = T = 1.
     """
     model = onnx.load(str(source))
@@ -55,7 +51,7 @@ def fix_shapes(model: Any, batch: int = 1, rows: int = 1) -> None:
 
 
 def fold_constants(model: Any) -> Any:
-    """Return the model with everything computed that does not depend on an input; ONNX Runtime does it."""
+    """Return the model constant-folded by ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -77,7 +73,7 @@ def fold_constants(model: Any) -> Any:
 def unroll_lstm(model: Any) -> None:
     """Replace, in place, each LSTM over one row by a product and its gates (Hochreiter & Schmidhuber 1997).
 
-    One with several directions, activations of its own or more than one row stays as it is.
+    Several directions, custom activations or more rows are left alone.
     """
     graph, shapes = model.graph, shapes_of(model)
     constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
@@ -93,7 +89,7 @@ def unroll_lstm(model: Any) -> None:
 
 
 def _is_plain(node: Any, constants: dict[str, Any]) -> bool:
-    """Tell whether an LSTM is one of PyTorch's: forward, nothing optional, all weights and both states given."""
+    """Return whether an LSTM is PyTorch's: forward, no options, all weights and both states given."""
     options = {one.name: helper.get_attribute_value(one) for one in node.attribute} | {"hidden_size": 0}
     usual = {"hidden_size": 0, "direction": b"forward", "input_forget": 0, "layout": 0}
     given = len(node.input) == 7 and all(node.input[5:]) and all(name in constants for name in node.input[1:4])

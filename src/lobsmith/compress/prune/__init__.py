@@ -1,1 +1,1 @@
-"""Structured pruning with distillation."""
+"""Structured pruning and distillation."""

@@ -1,6 +1,6 @@
-"""Structured pruning: channels and hidden units are taken out, and what is left is distilled from the whole network.
+"""Structured pruning: channels and hidden units are removed, then the rest is distilled from the whole network.
 
-What comes out is an ordinary network of smaller sizes, so that everything that takes a network takes a pruned one.
+The result is an ordinary network of smaller sizes.
 """
 
 import copy
@@ -29,15 +29,16 @@ from lobsmith.models.training_data import Part, make_training_data
 from lobsmith.params import ModelParams, Params
 
 _VECTOR = 4
-"""Layers get a multiple of so many units: float32 numbers of the narrowest vector register. A matrix product over a
-number in between pays for the next multiple, in a tail loop or in padding."""
+"""Layer sizes are multiples of this: float32 numbers of the narrowest vector register. Others cost as much as the next
+multiple.
+"""
 _OTHERS = 0.05
-"""Weight of the outputs beside the directions, as training weighs expected moves."""
+"""Weight of the outputs besides the directions."""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """A smaller network, calibrated, and the parameters that build it."""
+    """A smaller, calibrated network and the parameters that build it."""
 
     trained: Trained
     model: ModelParams
@@ -46,21 +47,19 @@ class Pruned:
 def prune(
     trained: Trained, parts: Sequence[Part], params: Params, share: float, *, on_epoch: OnEpoch | None = None
 ) -> Pruned:
-    """Take a share of the units out of a network, distil the whole one into what is left and calibrate that again.
+    """Remove a share of a network's units, distil the whole network into the rest, and calibrate it.
 
-    The teacher is the network itself, so the smaller one agrees with it; trained on labels it would become another one.
-    Validation rows calibrate, as they do after training. They choose neither epoch nor learning rate: candidates are
-    compared on them later.
+    The teacher is the network itself: labels would make another network. Validation rows calibrate, but choose neither
+    epoch nor learning rate: candidates are compared on them later.
 
     Args:
-        trained: the network that the parameters name; it is left as it is.
-        parts: the rows that it was trained on.
-        params: all of `params.yaml`.
-        share: of the channels of each convolution and of the hidden units of each LSTM layer, between 0 and 1.
+        trained: the network of `params.model`; not changed.
+        parts: the rows it was trained on.
+        share: of each convolution's channels and each LSTM layer's units, between 0 and 1.
         on_epoch: called after each epoch of distillation.
 
     Raises:
-        TrainingError: the network has no units to prune, the share takes none away, or a loss is not finite.
+        TrainingError: the network has no prunable units, the share removes none, or a loss is not finite.
     """
     make_repeatable(params.train)
     network, model = shrink(trained.network, parts, params, share)
@@ -70,12 +69,12 @@ def prune(
 
 
 def shrink(network: Network, parts: Sequence[Part], params: Params, share: float) -> tuple[Network, ModelParams]:
-    """Return a network without the least important units, not distilled, and the parameters that build it.
+    """Return a network without the least important units, before distillation, and the parameters that build it.
 
-    Every layer of a kind keeps as many, as `model.channels` and `model.hidden` want it.
+    All layers of a kind keep the same number, as `model.channels` and `model.hidden` require.
 
     Raises:
-        TrainingError: the network has no units to prune, or the share takes none away.
+        TrainingError: the network has no prunable units, or the share removes none.
     """
     counts = unit_counts(network)
     left = {layer: _left(count, share) for layer, count in counts.items()}
@@ -102,18 +101,11 @@ def _left(count: int, share: float) -> int:
 def distil(
     student: Network, teacher: Network, parts: Sequence[Part], params: Params, on_epoch: OnEpoch | None = None
 ) -> list[Epoch]:
-    """Train a network, in place, towards another's outputs on training rows, and keep the last epoch's weights.
+    """Train a network, in place, towards another's outputs on training rows, to the last epoch's weights.
 
     The loss is the Kullback-Leibler divergence of the directions (Hinton, Vinyals & Dean 2015, arXiv:1503.02531, at
-    temperature 1) and the squared difference of the other outputs (Ba & Caruana 2014), all horizons counted alike.
-    Labels are not looked at, and validation rows are only reported on.
-
-    Args:
-        student: with the teacher's location and scale of inputs; on the CPU.
-        teacher: the network to imitate; on the CPU.
-        parts: all instruments.
-        params: all of `params.yaml`.
-        on_epoch: called after each epoch.
+    temperature 1) and the squared difference of the other outputs (Ba & Caruana 2014), horizons weighted equally. Labels
+    are unused; the validation loss is only reported. Both networks are on the CPU, with the same location and scale.
 
     Raises:
         TrainingError: no run of rows is long enough, or a loss is not finite.
@@ -152,7 +144,7 @@ def distil(
 
 
 def _distance(found: Tensor, aim: Tensor) -> Tensor:
-    """Return how far outputs [B, T, H, 8] are from those aimed at, [B, T, H]."""
+    """Return the loss between outputs and target outputs [B, T, H, 8], as [B, T, H]."""
     mine, theirs = (log_softmax(one[..., :CLASSES], dim=3) for one in (found, aim))
     directions = kl_div(mine, theirs, reduction="none", log_target=True).sum(dim=3)
     return directions + _OTHERS * (found[..., CLASSES:] - aim[..., CLASSES:]).square().mean(dim=3)

@@ -1,4 +1,4 @@
-"""Sequences of training rows, drawn as training draws them."""
+"""Batches of training sequences, sampled as in training."""
 
 from collections.abc import Iterator
 
@@ -12,12 +12,12 @@ from lobsmith.params import TrainParams
 
 
 def epoch_batches(settings: TrainParams) -> int:
-    """Return how many batches an epoch has."""
+    """Return the number of batches of an epoch."""
     return -(-settings.sequences_per_epoch // settings.batch)
 
 
 def draws(rows: TrainingData, settings: TrainParams) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches without end: rows of whole sequences, int64 [B, burn-in + T], and their weights, float32 [B]."""
+    """Yield batches endlessly: rows of sequences, int64 [B, burn-in + T], and their weights, float32 [B]."""
     sampler = Sampler(
         rows,
         sequence=settings.sequence,
@@ -33,7 +33,7 @@ def draws(rows: TrainingData, settings: TrainParams) -> Iterator[tuple[Tensor, T
 
 
 def outputs_after(network: Network, inputs: Tensor, burn_in: int) -> Tensor:
-    """Return a cold network's outputs before calibration, [B, T, H, 8], after `burn_in` of standardised rows."""
+    """Return a cold network's outputs before calibration, [B, T, H, 8], after `burn_in` standardised rows."""
     state = network.warm(inputs[:, :burn_in], network.cold_state(len(inputs)))
     outputs: Tensor = network.step(inputs[:, burn_in:], state)[0]
     return outputs

@@ -1,4 +1,4 @@
-"""The units of a network that can be taken out: which weights make them, which read them, and how much each matters."""
+"""The prunable units of a network: weights that make and read them, and their importance."""
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -16,13 +16,13 @@ from lobsmith.models.training_data import Part, make_training_data
 from lobsmith.params import Params
 
 _GATES = 4
-"""Rows of an LSTM's weights for each hidden unit, laid out gate by gate."""
+"""Blocks of an LSTM's weights, each with a row for every hidden unit."""
 
 
 class Wire(Struct, frozen=True):
-    """Which units a parameter's rows make, and which its columns read; None for those that stay.
+    """Layers whose units a parameter's rows make and its columns read; None where no unit is prunable.
 
-    A layer's rows come `gates` times, one block after the other. Columns after those of the layer read something else.
+    Rows come in `gates` blocks of the layer's units. Columns beyond the layer's units read something else.
     """
 
     makes: str | None = None
@@ -31,10 +31,10 @@ class Wire(Struct, frozen=True):
 
 
 def wiring(network: Network) -> dict[str, Wire]:
-    """Return the parameters that units can be taken out of, by name.
+    """Return the parameters with prunable units, by name.
 
     Raises:
-        TrainingError: the network has no such units.
+        TrainingError: the network has no prunable units.
     """
     trunk = network.trunk
     if not isinstance(trunk, CnnLstmAttention):
@@ -63,17 +63,17 @@ def wiring(network: Network) -> dict[str, Wire]:
 
 
 def unit_counts(network: Network) -> dict[str, int]:
-    """Return how many units each layer has, by the layer's name."""
+    """Return the number of units of each layer, by the layer's name."""
     parameters = dict(network.named_parameters())
     return {wire.makes: len(parameters[name]) // wire.gates for name, wire in wiring(network).items() if wire.makes}
 
 
 def without(network: Network, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights and buffers that are left once only some units of each layer are.
+    """Return weights and buffers with only the kept units of each layer; the network is not changed.
 
     Args:
-        network: the network; it is left as it is.
-        kept: the rising numbers of the units that stay, int64, of every layer.
+        network: the network.
+        kept: rising unit numbers to keep, int64, of every layer.
     """
     state, counts = dict(network.state_dict()), unit_counts(network)
     for name, wire in wiring(network).items():
@@ -89,23 +89,20 @@ def without(network: Network, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def importances(network: Network, parts: Sequence[Part], params: Params) -> dict[str, Tensor]:
-    """Estimate how much the training loss would change without each unit, float64 [units] of every layer.
+    """Estimate the change of the training loss without each unit, float64 [units] of every layer.
 
-    First-order Taylor expansion with a gate on each unit's output, after Molchanov, Mallya, Tyree, Frosio & Kautz,
-    "Importance Estimation for Neural Network Pruning", CVPR 2019 (arXiv:1906.10771):
+    First-order Taylor expansion with a gate on each unit's output (Molchanov et al., CVPR 2019, arXiv:1906.10771):
 
         importance of u  =  mean over batches of (Σ w ∂E/∂w)²,   over the weights w that read u
 
-    The sum is the gate's gradient, ∂E/∂z at z = 1 where every reader sees z · u: it counts each step that an LSTM's
-    output is read at, by itself as well. Batches are drawn as in training, an epoch's number of them.
+    The sum is ∂E/∂z at z = 1 where every reader gets z · u, at every step. Batches are those of an epoch of training.
 
     Args:
-        network: a trained network, on the CPU; its weights' gradients are overwritten.
-        parts: all instruments; only training rows are looked at.
-        params: all of `params.yaml`.
+        network: trained, on the CPU; its gradients are overwritten.
+        parts: all instruments; only training rows are used.
 
     Raises:
-        TrainingError: the network has no units to prune, or no run of rows is long enough.
+        TrainingError: the network has no prunable units, or no run of rows is long enough.
     """
     settings, wires = params.train, wiring(network)
     rows = make_training_data(network, parts, sequence=settings.sequence, burn_in=settings.burn_in)

@@ -1,4 +1,4 @@
-"""One exported graph in another arithmetic: int8, by weights or throughout, or half precision.
+"""An exported graph in another precision.
 
 | precision      | what is in it | what stays float32 |
 |----------------|---------------|--------------------|
@@ -32,27 +32,26 @@ _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _LARGEST = 127
 """Of a symmetric int8."""
 _PREPROCESSED = ("onnx.quant.pre_process", "onnxruntime.quant")
-"""Marks a graph as prepared; of any other ONNX Runtime warns, on the root logger."""
+"""Marks a graph as prepared; without it ONNX Runtime warns on the root logger."""
 
 
 def quantise(
     source: Path, destination: Path, precision: str, streams: Sequence[Float], settings: CompressParams
 ) -> None:
-    """Write a graph in another arithmetic: one whole file with the same float32 inputs and outputs, or none.
+    """Write a graph in another precision, with the same float32 inputs and outputs, atomically.
 
-    The same source, streams and settings give the same bytes. A file of an earlier call is gone even where this one
-    fails: a stale candidate must not be taken for a new one.
+    The same source, streams and settings give the same bytes. A failure removes an earlier file, so that no stale
+    candidate passes for a new one.
 
     Args:
         source: the exported float32 graph.
         destination: the file to write.
         precision: one of the table above.
-        streams: float32 [N, F], real training rows; only `int8_static` looks at them.
+        streams: float32 [N, F], training rows for `int8_static`.
         settings: how ranges are measured.
 
     Raises:
-        PrecisionError: the graph has nothing to quantise, the streams cannot be calibrated on, or this machine's ONNX
-            Runtime cannot run the result.
+        PrecisionError: nothing to quantise, streams unfit for calibration, or ONNX Runtime cannot run the result here.
     """
     writers: dict[str, Callable[[Path, Path], None]] = {
         FP32: lambda source, destination: write_atomic(destination, source.read_bytes()),
@@ -73,7 +72,7 @@ def quantise(
 
 
 def _load(source: Path) -> Any:
-    """Read a graph, each weight under its own name: the exporter writes equal ones as the Identity of another."""
+    """Read a graph, with aliases resolved: the exporter writes equal weights as Identity of another."""
     model = onnx.load_model(str(source), load_external_data=False)
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
@@ -88,7 +87,7 @@ def _load(source: Path) -> Any:
 
 
 def _weighted(model: Any) -> list[Any]:
-    """Return the products with weights and the convolutions; those between two activations stay float32."""
+    """Return convolutions and products with weights; products of two activations stay float32."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return [
         node
@@ -118,10 +117,10 @@ def _int8_dynamic(source: Path, destination: Path) -> None:
 
 
 def _int8_static(source: Path, destination: Path, *, streams: Sequence[Float], settings: CompressParams) -> None:
-    """Write Q/DQ pairs around what is quantised, and nowhere else.
+    """Write Q/DQ pairs around the quantised nodes only.
 
-    ONNX Runtime's own quantiser lets every reader of an activation see the rounded one, LSTM and attention included,
-    and calibrates in a way that `ranges` explains. Biases stay float32: TensorRT takes no Q/DQ on int32.
+    ONNX Runtime's quantiser gives the rounded activation to all its readers, LSTM and attention included. Biases stay
+    float32: TensorRT takes no Q/DQ on int32.
     """
     model = _load(source)
     graph = model.graph
@@ -151,7 +150,7 @@ def _int8_static(source: Path, destination: Path, *, streams: Sequence[Float], s
 
 
 def _output_axis(node: Any, weight: Any) -> int:
-    """Return the weight's axis along which each index is one output."""
+    """Return the weight's output axis."""
     if node.op_type == "Conv":
         return 0
     if node.op_type == "Gemm" and any(one.name == "transB" and one.i for one in node.attribute):

@@ -1,4 +1,4 @@
-"""The range that int8 has to cover of each activation, measured on real training rows with the state carried."""
+"""Int8 ranges of activations, measured on training rows with the state carried."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,42 +15,41 @@ from lobsmith.features.labels import UNCHANGED, UNKNOWN
 from lobsmith.params import CompressParams
 
 WARM_UP = 64
-"""Rows at the start of each stream that bring the state up and are not measured."""
+"""Unmeasured rows at the start of each stream, which warm the state."""
 _PIECE = 128
 _LONGEST_HORIZON_MS = 1000
 _Flags = npt.NDArray[np.bool_]
 _CHUNK = 64
 _BINS = 8192
 _ENTROPY_BINS = 512
-"""Bins of the magnitudes that the entropy method cuts from: its time rises with their square."""
+"""Bins of the entropy method, whose time is quadratic in them."""
 _ENTROPY_LEVELS = 128
 _UNUSED_RANGE = 1.0
-"""Of a tensor that was zero throughout: any range represents it."""
+"""Of an all-zero tensor: any range represents it."""
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Measured rows `start` to `stop`; the `WARM_UP` rows before them belong to the same gap-free run."""
+    """Measured rows `start` to `stop`; the `WARM_UP` rows before are in the same gap-free run."""
 
     start: int
     stop: int
 
 
 def calibration_streams(dataset: Dataset, rows: npt.NDArray[np.int64], count: int, seed: int) -> list[Float]:
-    """Draw gap-free streams, stratified so that rare moves are in them.
+    """Sample gap-free streams, stratified by rare moves; no row is measured twice.
 
-    Half of the pieces hold a significant move within a second; where there are too few of those, any change of the
-    mid counts. The rest are drawn uniformly from what is left. No row is measured twice.
+    Half of the pieces hold a significant move within a second, or, where those run out, any change of the mid. The rest
+    are uniform.
 
     Args:
-        dataset: where the rows are from.
+        dataset: the rows' dataset.
         rows: int64, rising: the training rows.
         count: rows to measure in all, besides the warm-up; fewer where there are no more.
-        seed: of the draw.
+        seed: of the sampling.
 
     Returns:
-        Streams float32 [N, F] in time order, each with `WARM_UP` rows before those that count. Where no run of
-        training rows is longer than that, the runs as they are.
+        Streams float32 [N, F] in time order, each after `WARM_UP` rows; the runs themselves where none is longer.
     """
     runs = _runs(dataset, rows)
     pieces = [
@@ -72,7 +71,6 @@ def calibration_streams(dataset: Dataset, rows: npt.NDArray[np.int64], count: in
 
 
 def _draw(generator: np.random.Generator, among: Any, besides: list[int], count: int) -> list[int]:
-    """Draw at most `count` of `among` without those already drawn."""
     left = np.setdiff1d(np.asarray(among, np.int64), np.asarray(besides, np.int64))
     drawn = generator.choice(left, size=min(max(count, 0), len(left)), replace=False)
     return [int(one) for one in drawn]
@@ -87,7 +85,7 @@ def _runs(dataset: Dataset, rows: npt.NDArray[np.int64]) -> list[tuple[int, int]
 
 
 def _near(dataset: Dataset) -> list[int]:
-    """Return the horizons of up to a second; the shortest one where all are longer."""
+    """Return the horizons of up to a second; the first where all are longer."""
     return [h for h, horizon in enumerate(dataset.horizons_ms) if horizon <= _LONGEST_HORIZON_MS] or [0]
 
 
@@ -108,12 +106,12 @@ def activation_ranges(
     Args:
         model: the float32 graph, an `onnx.ModelProto`.
         tensors: names of the activations.
-        streams: float32 [N, F]; their first `WARM_UP` rows, or half of a short one, only bring the state up. No more
-            than `settings.calibration_rows` rows are measured, up to the end of a chunk.
+        streams: float32 [N, F]; their first `WARM_UP` rows, or half of a short one, only warm the state. At most
+            `settings.calibration_rows` rows are measured, rounded up to a chunk.
         settings: the method.
 
     Raises:
-        PrecisionError: there is no row, one has another number of features or is not finite, or an activation is not.
+        PrecisionError: no rows, a wrong number of features, or features or activations that are not finite.
     """
     session = _session(model, tensors)
     _check(streams, _width(session, "features"))
@@ -152,7 +150,6 @@ def _session(model: Any, tensors: Sequence[str]) -> Any:
 
 
 def _width(session: Any, name: str) -> int:
-    """Return the last dimension of an input."""
     (width,) = [int(tensor.shape[-1]) for tensor in session.get_inputs() if tensor.name == name]
     return width
 
@@ -176,7 +173,7 @@ def _check(streams: Sequence[Float], features: int) -> None:
 def _activations(
     session: Any, tensors: Sequence[str], streams: Sequence[Float], limit: int
 ) -> Iterator[dict[str, Float]]:
-    """Yield what the tensors hold after each chunk of rows that counts."""
+    """Yield the tensors of each measured chunk."""
     state_size = _width(session, "state")
     measured = 0
     for stream in streams:
@@ -201,7 +198,7 @@ def _threshold(counts: npt.NDArray[np.int64], largest: float, settings: Compress
 
 
 def _entropy_threshold(counts: npt.NDArray[np.int64], largest: float) -> float:
-    """Return the cut that loses least information (Migacz 2017, "8-bit inference with TensorRT"), by ONNX Runtime."""
+    """Return the cut of least information loss (Migacz 2017, "8-bit inference with TensorRT"), by ONNX Runtime."""
     from onnxruntime.quantization.calibrate import HistogramCollector
 
     coarse = counts.reshape(_ENTROPY_BINS, -1).sum(axis=1)

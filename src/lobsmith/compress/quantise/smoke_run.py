@@ -1,7 +1,7 @@
-"""A first run of a model file in a process of its own: ONNX Runtime has crashed on valid half-precision graphs.
+"""Smoke run of a model file in a child process: ONNX Runtime has crashed on valid half-precision graphs.
 
-`python -m lobsmith.compress.quantise.smoke_run FILE` loads the file and takes single steps and a chunk of two streams.
-It exits with 0 if that works, and with 1 and the reason on standard output if not.
+`python -m lobsmith.compress.quantise.smoke_run FILE` runs single steps and a chunk of two streams. It exits with 0, or
+with 1 and the reason on standard output.
 """
 
 import signal
@@ -18,16 +18,16 @@ from lobsmith.process import run_module
 
 _DEADLINE_S = 60.0
 _WORDS = 400
-"""Of a trial that failed for another reason: the end of what it printed."""
+"""Characters of the output's end in an error message."""
 _SHAPES = ((1, 1), (2, 3))
 """Streams and rows."""
 
 
 def check_runs(path: Path, precision: str) -> None:
-    """Refuse a file that this machine cannot run: not every arithmetic has kernels everywhere.
+    """Refuse a file that this machine cannot run: not every precision has kernels everywhere.
 
     Raises:
-        PrecisionError: ONNX Runtime cannot load or run it, crashed or hung on it, or the answers are not finite.
+        PrecisionError: ONNX Runtime cannot load or run it, crashes or hangs, or the answers are not finite.
     """
     try:
         done = run_module(__name__, str(path), deadline_s=_DEADLINE_S)

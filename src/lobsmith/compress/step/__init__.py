@@ -1,1 +1,1 @@
-"""One row of one stream as one compiled call."""
+"""The attention network's step as one compiled call."""

@@ -1,7 +1,6 @@
 """One row of one stream without ONNX Runtime: the attention network as one compiled call.
 
-The exported model stays the only artifact: weights are taken out of it, and before the first answer is given some rows
-are answered by ONNX Runtime as well.
+Weights are read from the exported model, and checked on some rows against ONNX Runtime.
 """
 
 from collections.abc import Callable
@@ -17,39 +16,27 @@ from lobsmith.compress.step.weights import Linear, StepWeights, read_weights
 from lobsmith.errors import PrecisionError
 
 TOLERANCE = 1e-4
-"""Largest difference from ONNX Runtime's answer and state, as a share of what is above 1."""
+"""Largest difference from ONNX Runtime's outputs and state, relative above 1."""
 _ROWS_BEYOND_RING = 8
 _ALIGNMENT = 64
-"""Bytes of a line of the cache."""
+"""Bytes of a cache line."""
 
 
 class CompiledStep:
-    """The network for calls of one row of one stream, as `BoundModel` is it, and in its place.
+    """A `Stepping` model for one row of one stream (B = T = 1), interchangeable with `BoundModel`.
 
-    It holds the state of its stream in a form of its own. `state` writes it out as it travels, and the next step reads
-    it back, so that what is written there is gone on from; ask for it anew after each step. One thread at a time.
-
-    A value that is not finite makes an answer that is not finite and stays in the state; requests are checked before
-    they come here.
-
-    Attributes:
-        features: float32 [1, 1, F], to be written before a call.
-        probabilities: float32 [1, 1, H, 3], of the last call.
-        outlook: float32 [1, 1, H, 5], of the last call.
-        step: answers the row in `features`.
+    `state` writes the internal state out in the wire's form, and the next step reads it back: get `state` anew after each
+    step. Not thread-safe. Values that are not finite spread to outputs and state; the caller checks requests.
     """
 
     runtime = "compiled"
     step: Callable[[], None]
 
     def __init__(self, path: Path) -> None:
-        """Take the weights out of a model, compile where nothing is cached, and hold some rows against ONNX Runtime.
-
-        Args:
-            path: an exported model of float32 with dynamic batch and time.
+        """Read the weights of an exported float32 model with dynamic batch and time, and compare with ONNX Runtime.
 
         Raises:
-            PrecisionError: it is not the attention network, or the answers differ.
+            PrecisionError: it is not the attention network, or the outputs differ.
             ReleaseError: ONNX Runtime cannot load it.
         """
         weights = read_weights(path)
@@ -72,7 +59,7 @@ class CompiledStep:
 
     @property
     def state(self) -> Float:
-        """The state after the last call, float32 [1, S]; zeros written here begin a new stream."""
+        """The state after the last call, float32 [1, S]; writing zeros begins a new stream."""
         lend_state(self._arena, self._layout)
         return self._state
 
@@ -81,7 +68,7 @@ class CompiledStep:
         return self._arena[start : start + size]
 
     def _difference(self, served: OnnxModel, weights: StepWeights) -> float:
-        """Return the largest difference over a cold start and a whole turn of the ring."""
+        """Return the largest difference over a cold start and a full ring."""
         count = len(weights.age_bias) + _ROWS_BEYOND_RING
         drawn = np.random.default_rng(0).normal(size=(count, 1, 1, served.feature_count))
         state, found = served.cold_state(), []
@@ -95,7 +82,7 @@ class CompiledStep:
 
 
 def open_step(model: Path, step: Path) -> Stepping:
-    """Return what answers single rows of one stream fastest: the compiled step, or ONNX Runtime where it is none.
+    """Return the fastest model of single rows: the compiled step, or ONNX Runtime for other networks.
 
     Args:
         model: the exported model.
@@ -115,7 +102,7 @@ def _relative(have: Float, want: Float) -> float:
 
 
 def _arranged(weights: StepWeights) -> tuple[Float, npt.NDArray[np.uint64]]:
-    """Return the arena and its layout for a cold stream; the first step reads the state, which is zeros."""
+    """Return arena and layout of a cold stream; the first step reads the state, zeros."""
     sizes = _sizes(weights)
     flat = _flat(weights, sizes)
     lengths = _lengths(sizes, len(flat))
@@ -150,7 +137,7 @@ def _sizes(weights: StepWeights) -> dict[str, int]:
 
 
 def _lengths(sizes: dict[str, int], weights: int) -> dict[str, int]:
-    """Return how long each part of the arena is, in its order: what a layer reads lies together."""
+    """Return the length of each part of the arena, in order: a layer's inputs are adjacent."""
     features, channels, units = (sizes[f"padded_{name}"] for name in "FCH")
     ring, width = sizes["padded_K"], sizes["padded_A"]
     layers, horizons = sizes["L"], sizes["horizons"]
@@ -182,12 +169,12 @@ def _lengths(sizes: dict[str, int], weights: int) -> dict[str, int]:
 
 
 def _masked(bias: Float, size: int) -> Float:
-    """Let nothing be seen beyond the ring."""
+    """Mask the padding beyond the ring."""
     return np.concatenate([bias, np.full(size - len(bias), MASKED)])
 
 
 def _flat(weights: StepWeights, sizes: dict[str, int]) -> Float:
-    """Return the layers in the order of their use, each its bias and its matrix [inputs, outputs]."""
+    """Return the layers in order of use, each its bias and its matrix [inputs, outputs]."""
     features, units, attention = (sizes[name] for name in "FHA")
     halved = np.repeat([0.5, 0.5, 0.5, 1.0], units).astype(np.float32)
     root = np.float32(attention**-0.5)
@@ -213,7 +200,7 @@ def _scaled(layer: Linear, factor: Float | np.float32) -> Linear:
 
 
 def _wide(layer: Linear, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Linear:
-    """Pad each part of a layer's inputs and outputs with zeros."""
+    """Zero-pad each part of a layer's inputs and outputs."""
     rows, columns = _spread(inputs), _spread(outputs)
     weight = np.zeros((sum(map(_padded, inputs)), sum(map(_padded, outputs))), np.float32)
     bias = np.zeros(weight.shape[1], np.float32)
@@ -223,7 +210,7 @@ def _wide(layer: Linear, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> L
 
 
 def _spread(sizes: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Return where the numbers of parts are when each part is padded."""
+    """Return the indices of parts' numbers after each part is padded."""
     starts = np.cumsum([0, *map(_padded, sizes)])
     return np.concatenate([start + np.arange(size) for start, size in zip(starts, sizes, strict=False)])
 
@@ -233,7 +220,7 @@ def _padded(size: int) -> int:
 
 
 def _aligned(size: int) -> Float:
-    """Return zeros that begin with a line of the cache; NumPy's own begin with a quarter of one."""
+    """Return zeros aligned to a cache line."""
     whole = np.zeros(size + _ALIGNMENT // 4, np.float32)
     start = -whole.ctypes.data % _ALIGNMENT // 4
     return whole[start : start + size]

@@ -1,14 +1,12 @@
-"""One row of the attention network as one compiled call: what is computed, in which order, on one block of memory.
+"""One row of the attention network as one compiled call, on one block of memory.
 
-All numbers lie in one float32 array, the arena; where each of them begins is in `layout`. Each vector is padded with
-zeros to a multiple of `LANES`, and the weights with it, so that no loop has a remainder. What one layer writes is where
-the next one reads: [embedding | h of layer 1 | h of layer 2 | …] and [h of the last layer | attended | inputs], so that
-nothing is put side by side first. The keys of a row are a column, so that scores are a product like all others. The
-ring moves on by one row each time; that costs a tenth of the call, and the order in which it is summed up does not
-depend on when a stream began.
+All numbers are in one float32 array, the arena, at offsets in `layout`, zero-padded to a multiple of `LANES` so that no
+loop has a remainder. Layers write where the next one reads: [embedding | h of layer 1 | h of layer 2 | …] and [h of the
+last layer | attended | inputs]. Keys are columns, so that attention logits are an ordinary product. Each step shifts the
+ring by a row, a tenth of the call, so that the order of sums does not depend on a stream's start.
 
-Floating-point sums may be reordered and contracted, but nothing is assumed of NaN and infinity (Numba's `fastmath=True`
-would): a NaN among the inputs makes the answer NaN, not a plausible number. Comparisons are written so that it passes.
+Sums may be reordered and contracted, but NaN and infinity are respected (unlike `fastmath=True`): a NaN input makes a
+NaN output. Comparisons are written so that NaN passes.
 """
 
 from typing import Any
@@ -19,23 +17,23 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 LANES = 8
-"""Vectors are padded to a multiple of this: a product takes so many inputs a pass, and a register of AVX is as wide."""
+"""Multiple that vectors are padded to: inputs a pass of a product, floats in an AVX register."""
 MASKED = np.float32(-1e30)
-"""The score of a row that is not there."""
+"""Attention logit of a missing row."""
 CLASSES, OUTLOOK = 3, 5
-"""What is said of a horizon: directions, and three more probabilities, a move and a volatility."""
+"""Outputs of a horizon: directions, and three more probabilities, a move and a volatility."""
 SLOPE, LARGEST_INPUT = np.float32(0.01), np.float32(8.0)
-"""Of the LeakyReLUs; what standardised inputs are clipped at."""
+"""Of the LeakyReLUs; clip of standardised inputs."""
 PLACES = (
     "features", "inputs", "location", "scale", "first", "second", "embedding", "hidden", "cell", "gates", "query",
     "scores", "keys", "values", "age_bias", "attended", "logits", "volatility_scale", "probabilities",
     "outlook", "count", "state", "weights",
 )  # fmt: skip
-"""Where things begin in the arena, the first numbers of `layout`."""
+"""Offsets in the arena, the first numbers of `layout`."""
 SIZES = ("F", "C", "H", "L", "K", "A", "horizons", "S", "padded_F", "padded_C", "padded_H", "padded_K", "padded_A", "O")
 """Lengths, the next ones; `O` is the padded number of logits."""
 MARKS = ("lent",)
-"""Whether the caller may have changed the state that was lent to it; the last number."""
+"""Whether the caller may have changed the lent state; the last number."""
 
 (
     _FEATURES, _INPUTS, _LOCATION, _SCALE, _FIRST, _SECOND, _EMBEDDING, _HIDDEN, _CELL, _GATES, _QUERY,
@@ -114,7 +112,7 @@ def tanh(x):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy", fastmath=_FAST, forceinline=True)
 def _add_product(a, x, count, matrix, y, width):  # type: ignore[no-untyped-def]
-    """Add x [count] times a matrix [count, width] to y [width]; return where the matrix ends."""
+    """Add x [count] times a matrix [count, width] to y [width]; return the matrix's end."""
     for i in range(_0, count, _8):
         x0, x1, x2, x3 = a[x + i], a[x + i + _1], a[x + i + _2], a[x + i + _3]
         x4, x5, x6, x7 = a[x + i + _4], a[x + i + _5], a[x + i + _6], a[x + i + _7]
@@ -136,7 +134,8 @@ def _add_product(a, x, count, matrix, y, width):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy", fastmath=_FAST, forceinline=True)
 def _linear(a, x, count, weights, y, width):  # type: ignore[no-untyped-def]
-    """Write a layer's bias [width] and x [count] times its matrix [count, width] to y; return where the next begins."""
+    """Write a layer's bias [width] plus x [count] times its matrix [count, width] to y; return where the next begins.
+    """
     for j in range(width):
         a[y + j] = a[weights + j]
     return _add_product(a, x, count, weights + width, y, width)
@@ -151,9 +150,9 @@ def _leaky(a, x, count):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy", fastmath=_FAST, forceinline=True)
 def _cell(a, gates, cell, hidden, units):  # type: ignore[no-untyped-def]
-    """Step an LSTM layer whose gates are input, output, forget and new; the weights of the first three are halved.
+    """Step an LSTM layer with gates input, output, forget and new; the weights of the first three are halved.
 
-    The logistic function is (1 + tanh(x / 2)) / 2, so that one loop does all four.
+    The logistic function is (1 + tanh(x / 2)) / 2, so that all four take one loop.
     """
     for j in range(_4 * units):
         a[gates + j] = tanh(a[gates + j])
@@ -167,7 +166,7 @@ def _cell(a, gates, cell, hidden, units):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy", fastmath=_FAST, forceinline=True)
 def _attend(a, layout):  # type: ignore[no-untyped-def]
-    """Put the row's key and value into the ring, and write what its query finds there."""
+    """Append the row's key and value to the ring, and write the attention's result."""
     ring, width, padded = layout[_K], layout[_PADDED_A], layout[_PADDED_K]
     query, scores, attended = layout[_QUERY], layout[_SCORES], layout[_ATTENDED]
     key, value = query + width, query + _2 * width
@@ -203,7 +202,7 @@ def _attend(a, layout):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy", fastmath=_FAST, forceinline=True)
 def _answer(a, layout):  # type: ignore[no-untyped-def]
-    """Turn the logits [3 horizons | 3 horizons | horizons | horizons] into probabilities and outlook."""
+    """Turn the logits [3 horizons | 3 horizons | horizons | horizons] into probabilities and auxiliary outputs."""
     horizons, logits = layout[_HORIZONS], layout[_LOGITS]
     probabilities, outlook = layout[_PROBABILITIES], layout[_OUTLOOK]
     for h in range(horizons):
@@ -233,11 +232,9 @@ def _answer(a, layout):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy", fastmath=_FAST)
 def step(a: npt.NDArray[np.float32], layout: npt.NDArray[np.uint64]) -> None:
-    """Answer the row in the arena and go on with its state.
+    """Answer the row in the arena and update its state.
 
-    Args:
-        a: the arena.
-        layout: `PLACES`, `SIZES` and `MARKS`.
+    `layout` is `PLACES`, `SIZES` and `MARKS`.
     """
     if layout[_LENT] != _0:
         take_state(a, layout)
@@ -272,7 +269,7 @@ def step(a: npt.NDArray[np.float32], layout: npt.NDArray[np.uint64]) -> None:
 
 @njit(cache=True, error_model="numpy")
 def take_state(a: npt.NDArray[np.float32], layout: npt.NDArray[np.uint64]) -> None:
-    """Go on from the state as it travels: h and c of each layer, keys and values with the oldest first, count."""
+    """Read the wire's state: h and c of each layer, keys and values with the oldest first, count."""
     units, attention, place = layout[_H], layout[_A], layout[_STATE]
     for memory in (layout[_HIDDEN], layout[_CELL]):
         for layer in range(layout[_L]):
@@ -291,7 +288,7 @@ def take_state(a: npt.NDArray[np.float32], layout: npt.NDArray[np.uint64]) -> No
 
 @njit(cache=True, error_model="numpy")
 def lend_state(a: npt.NDArray[np.float32], layout: npt.NDArray[np.uint64]) -> None:
-    """Write the state as it travels; the next step takes it back, changed or not."""
+    """Write the wire's state; the next step reads it back, changed or not."""
     if layout[_LENT] != _0:
         return
     units, attention, place = layout[_H], layout[_A], layout[_STATE]
@@ -314,7 +311,7 @@ def lend_state(a: npt.NDArray[np.float32], layout: npt.NDArray[np.uint64]) -> No
 
 @njit(cache=True, error_model="numpy", forceinline=True)
 def _move(a, source, destination, count, padded):  # type: ignore[no-untyped-def]
-    """Copy a vector and write zeros after it: what NaN has left in the padding would never go away."""
+    """Copy a vector and write zeros after it: NaN in the padding would persist."""
     for i in range(count):
         a[destination + i] = a[source + i]
     for i in range(count, padded):

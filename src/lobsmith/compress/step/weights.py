@@ -1,7 +1,7 @@
-"""The weights of the attention network, read from the graph that is served.
+"""The attention network's weights, read from the exported graph.
 
-The graph is walked from its answers back to its features. Every operation on the way must be the one that the network
-has there, and every constant float32 and of the size that the others leave it: what is not this network has no weights.
+The graph is walked from outputs to features. Every operation must be the network's, every constant float32 and of a
+consistent size; otherwise it is not this network.
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,7 @@ Float = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Linear:
-    """A layer x W + b.
-
-    Attributes:
-        weight: float32 [inputs, outputs].
-        bias: float32 [outputs].
-    """
+    """A layer x W + b: `weight` float32 [inputs, outputs], `bias` float32 [outputs]."""
 
     weight: Float
     bias: Float
@@ -40,16 +35,15 @@ class StepWeights:
     """A network of F features, C channels, L layers of H units, a ring of K rows, keys of A numbers and O horizons.
 
     Attributes:
-        location: float32 [F], taken off each feature.
-        scale: float32 [F], what each is then divided by.
+        location: float32 [F], subtracted from each feature.
+        scale: float32 [F], then their divisor.
         convolutions: F → C, C → C, C → C.
-        lstm: of each layer, inputs and h side by side → 4 H, the gates in the order input, output, forget, new.
-        query: H → A; with `key` and `value`.
+        lstm: of each layer, inputs and h side by side → 4 H, gates in the order input, output, forget, new.
+        query: H → A; as are `key` and `value`.
         age_bias: float32 [K], the newest row first.
-        readout: h, attended and standardised inputs side by side → O * 8, calibrated: directions of all horizons, then
-            their binary logits, moves, volatilities.
+        readout: h, attended and standardised inputs side by side → O * 8, calibrated, ordered as in `FoldedNetwork`.
         volatility_scale: float32 [O].
-        state_size: S of the wire, of which the network may use less.
+        state_size: S of the wire, at least the network's.
     """
 
     location: Float
@@ -66,7 +60,7 @@ class StepWeights:
 
     @property
     def own_state_size(self) -> int:
-        """What the network itself uses of its state."""
+        """State that the network uses."""
         units, attention = self.query.weight.shape
         return 2 * len(self.lstm) * units + 2 * len(self.age_bias) * attention + 1
 
@@ -75,7 +69,7 @@ def read_weights(path: Path) -> StepWeights:
     """Read the weights from an exported model with float32 weights.
 
     Raises:
-        PrecisionError: the model is of another network or arithmetic.
+        PrecisionError: the model is of another network or precision.
         ReleaseError: the file is no ONNX model.
     """
     try:
@@ -86,7 +80,7 @@ def read_weights(path: Path) -> StepWeights:
 
 
 class _Walk:
-    """A way back through a graph."""
+    """Walks a graph backwards."""
 
     def __init__(self, path: Path, graph: Any) -> None:
         self.path, self.graph = path, graph
@@ -118,7 +112,7 @@ class _Walk:
         return found
 
     def outlook(self, logits: str) -> Float:
-        """Check that everything else is said of the same logits; return what volatilities are multiplied by."""
+        """Check that all outputs come from the same logits; return the scale of volatilities."""
         binary, move, volatility = self.inputs("outlook", "Concat", 3)
         softplus, scale = self.inputs(self.chain(volatility, "Unsqueeze"), "Mul", 2)
         sources = {
@@ -141,7 +135,7 @@ class _Walk:
         return self.constant(location, 1), self.constant(scale, 1)
 
     def attention(self, attended: str) -> tuple[Float, dict[str, Linear], str]:
-        """Return the bias by age, query, key and value, and what they are made of."""
+        """Return the bias by age, query, key and value, and their common input."""
         shares, values = self.inputs(attended, "MatMul", 2)
         _, _, scores = self.inputs(self.chain(shares, "Softmax"), "Where", 3)
         scaled, bias = self.inputs(scores, "Add", 2)
@@ -166,7 +160,7 @@ class _Walk:
         return age_bias, found, source
 
     def lstm(self, recurrent: str) -> tuple[tuple[Linear, ...], str]:
-        """Return the layers, and what the first one sees."""
+        """Return the layers, and the first one's input."""
         layers: list[Linear] = []
         name = self.chain(recurrent, "Transpose")
         while self.made.get(name) is not None and self.made[name].op_type == "Squeeze":
@@ -201,7 +195,7 @@ class _Walk:
         return tuple(reversed(layers))
 
     def linear(self, name: str) -> tuple[Linear, str]:
-        """Return the layer that makes a tensor, and what it sees."""
+        """Return the layer that makes a tensor, and its input."""
         one, other = self.inputs(name, "Add", 2)
         bias, product = (one, other) if one in self.constants else (other, one)
         source, weight = self.inputs(product, "MatMul", 2)
@@ -214,7 +208,7 @@ class _Walk:
         return int(shapes["state"][1].dim_value)
 
     def check(self, found: StepWeights) -> None:
-        """Refuse sizes that do not fit together."""
+        """Refuse inconsistent sizes."""
         features, channels = found.convolutions[0].weight.shape
         units, attention = found.query.weight.shape
         horizons = len(found.volatility_scale)
@@ -234,7 +228,7 @@ class _Walk:
             self.refuse("its state is too small for it")
 
     def chain(self, name: str, *operations: str) -> str:
-        """Go back through operations, along the first input of each."""
+        """Walk back through operations, along the first input of each."""
         for operation in operations:
             name = self.node(name, operation).input[0]
         return name

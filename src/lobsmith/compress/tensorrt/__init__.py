@@ -1,1 +1,1 @@
-"""TensorRT plans: built in a child process, run on a GPU."""
+"""TensorRT engines of an exported network."""

@@ -1,7 +1,4 @@
-"""TensorRT engines of an exported network: built in a child process, whole or not at all.
-
-One interface for TensorRT and TensorRT-RTX; neither is imported here.
-"""
+"""TensorRT and TensorRT-RTX engines of an exported network, built in a child process, atomically."""
 
 import importlib.util
 import os
@@ -30,14 +27,14 @@ from lobsmith.process import peak_bytes
 _USUAL_CHUNK = 32
 _POLL_S = 0.02
 _WORDS = 600
-"""Characters of a builder's own words that a message carries."""
+"""Characters of a builder's message in an error."""
 
 
 def available_builder(settings: EngineParams) -> str | None:
     """Return the package that builds engines here, None for no engines.
 
     Raises:
-        EngineError: the package that the settings name is not installed.
+        EngineError: `engine.builder` is not installed.
     """
     if settings.builder == "none":
         return None
@@ -50,7 +47,7 @@ def available_builder(settings: EngineParams) -> str | None:
 
 
 def profiles_for(settings: EngineParams) -> tuple[Profile, ...]:
-    """Return what engines are optimised for: single rows, and chunks of rows."""
+    """Return the profiles of an engine: single rows, and chunks of rows."""
     batch = (1, 1, settings.largest_batch)
     most = settings.largest_chunk
     return (
@@ -71,15 +68,15 @@ def build_engine(
     """Build plans of an ONNX file, one per compute capability, in a child process.
 
     Args:
-        source: the network with inputs `features` [B, T, F] and `state` [B, S], in the precision it shall run in.
-        directory: is made, or replaced where it is the outcome of an earlier build.
+        source: inputs `features` [B, T, F] and `state` [B, S], in the precision to run in.
+        directory: is made, or replaced if it holds an earlier build.
         settings: builder, capabilities, largest shapes and bounds.
-        precision: the source's; only noted.
-        cache: folder of timing caches; None for none. TensorRT-RTX has no such cache.
-        on_progress: told how many plans there are.
+        precision: the source's, for the record.
+        cache: folder of timing caches; None for none. TensorRT-RTX has none.
+        on_progress: called with the number of plans.
 
     Raises:
-        EngineError: nothing was built and nothing is left behind; the message carries the builder's own words.
+        EngineError: the build failed and left nothing; the message carries the builder's.
     """
     builder = available_builder(settings)
     if builder is None:
@@ -91,10 +88,10 @@ def build_engine(
 
 
 def load_build(directory: Path) -> EngineBuild:
-    """Read what is known of built plans and hold the plans against it.
+    """Read the description of an engine and check its plans' hashes.
 
     Raises:
-        EngineError: the record or a plan is missing, or is not what was built.
+        EngineError: the description or a plan is missing or changed.
     """
     build = read_build(directory)
     for name in build.plans.values():
@@ -108,7 +105,7 @@ def load_build(directory: Path) -> EngineBuild:
 
 
 def _sweep(directory: Path, deadline_s: float) -> None:
-    """Remove what builds that were killed have left; one that still runs is younger than its deadline."""
+    """Remove the remains of killed builds; a running build is younger than its deadline."""
     for staging in directory.parent.glob(f".{directory.name}.*"):
         with suppress(OSError):
             if time.time() - staging.stat().st_mtime > 2 * deadline_s:
@@ -201,9 +198,9 @@ def _run_child(source: Path, order: Order, settings: EngineParams, on_progress: 
 def _watch(
     child: subprocess.Popen[bytes], staging: Path, settings: EngineParams, on_progress: Callable[[str], None] | None
 ) -> str:
-    """Wait for the child; return which bound it went over, or an empty text.
+    """Wait for the child; return the bound that it exceeded, or an empty text.
 
-    What is bound is the peak of resident memory, not address space: CUDA reserves far more of that than it uses.
+    Memory is peak resident, not address space, of which CUDA reserves far more.
     """
     end = time.monotonic() + settings.deadline_s
     told = 0

@@ -1,7 +1,7 @@
-"""TensorRT's builder in a process of its own: it may crash, hang or take all memory.
+"""TensorRT's builder in a child process: it may crash, hang or exhaust memory.
 
-`python -m lobsmith.compress.tensorrt.child ORDER` writes one plan per compute capability and prints one JSON object:
-what was built, or why nothing was. The packages `tensorrt` (10 and 11) and `tensorrt_rtx` have one Python API.
+`python -m lobsmith.compress.tensorrt.child ORDER` writes one plan per compute capability and prints a `Built` as JSON.
+The packages `tensorrt` (10 and 11) and `tensorrt_rtx` have one Python API.
 """
 
 import importlib
@@ -22,13 +22,13 @@ from lobsmith.files import write_atomic
 from lobsmith.process import end_with
 
 INPUTS = {"features": 3, "state": 2}
-"""Inputs of a network and their dimensions: [B, T, F] and [B, S]."""
+"""Dimensions of the inputs [B, T, F] and [B, S]."""
 
 _ERRORS_KEPT = 5
 
 
 class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the process is told to build. Empty `capabilities` stand for the GPU of this machine."""
+    """What to build. Empty `capabilities` stand for this machine's GPU."""
 
     parent: int
     source: str
@@ -41,7 +41,7 @@ class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Built(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the process prints. `plans`: compute capability to file name; `reason`: why there are none."""
+    """The build's result. `plans`: compute capability to file name; `reason`: why there are none."""
 
     reason: str = ""
     builder_version: str = ""
@@ -53,10 +53,10 @@ class Built(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def build_plans(order: Order) -> Built:
-    """Build what was ordered in this process.
+    """Build plans in this process.
 
     Raises:
-        EngineError: the builder is missing, cannot build for a capability, or refuses the network; in its own words.
+        EngineError: the builder is missing, cannot build for a capability, or refuses the network.
         OSError: a file could not be read or written.
     """
     started = time.monotonic()
@@ -104,14 +104,14 @@ def build_plans(order: Order) -> Built:
 
 
 def fit_profiles(profiles: tuple[Profile, ...], shapes: dict[str, tuple[int, ...]]) -> tuple[Profile, ...]:
-    """Return the profiles as a network can take them: dimensions that it fixes are fixed, doubles are left out.
+    """Return distinct profiles within the dimensions that a network fixes.
 
     Args:
-        profiles: what is wanted.
-        shapes: of the inputs `features` [B, T, F] and `state` [B, S]; -1 is a dimension that is free.
+        profiles: the requested ones.
+        shapes: of the inputs `features` [B, T, F] and `state` [B, S]; -1 is free.
 
     Raises:
-        EngineError: the network fixes a dimension at a value that no profile covers.
+        EngineError: no profile covers a fixed dimension.
     """
     batch, rows, _ = shapes["features"]
     fitted: list[Profile] = []
@@ -128,14 +128,13 @@ def fit_profiles(profiles: tuple[Profile, ...], shapes: dict[str, tuple[int, ...
 
 
 def _way_out(words: str) -> str:
-    """Return what to do about a failure that the largest shapes cause."""
+    """Return the remedy of an out-of-memory failure."""
     if "OutOfMemory" not in words:
         return ""
     return "; lower engine.largest_batch or largest_chunk, or raise engine.memory_mib, of which a quarter is workspace"
 
 
 def _targets(trt: Any, order: Order, gpu: Gpu | None) -> tuple[str, ...]:
-    """Return the capabilities to build for."""
     own = (gpu.capability,) if gpu else ()
     wanted = tuple(dict.fromkeys(order.capabilities)) or own
     offered = tuple(_offered(trt)) if order.builder == "tensorrt_rtx" else own
@@ -161,7 +160,7 @@ def _offered(trt: Any) -> dict[str, Any]:
 
 
 def error_log(trt: Any) -> Any:
-    """Return a logger that keeps the first errors: later ones only follow from them."""
+    """Return a logger that keeps the first errors; later ones follow from them."""
 
     class Log(trt.ILogger):  # type: ignore[misc]  # the module is known at run time only
         def __init__(self) -> None:
@@ -196,7 +195,7 @@ def _parse(trt: Any, builder: Any, log: Any, source: Path) -> tuple[Any, Any]:
 
 
 def _words(error: Any) -> str:
-    """Return a parser's error: which node, what kind, and the parser's own words."""
+    """Return a parser's error: node, kind and message."""
     node = f"node {error.node_name() or error.node()} ({error.node_operator()}): " if error.node_operator() else ""
     return f"{node}{error.code().name}: {error.desc()}"
 
@@ -217,9 +216,9 @@ def _add_profile(builder: Any, config: Any, network: Any, profile: Profile) -> N
 
 
 class TimingCache:
-    """Times of kernels from earlier builds. What cannot be read is left out, what cannot be kept is measured again.
+    """Kernel times of earlier builds. Unreadable caches are ignored; an unwritable one only costs new measurements.
 
-    TensorRT-RTX has none: it chooses its kernels where the plan runs.
+    TensorRT-RTX has none: it chooses its kernels at run time.
     """
 
     def __init__(self, order: Order, version: str, cuda_version: str | None, gpu: Gpu | None) -> None:
@@ -229,7 +228,7 @@ class TimingCache:
             self._path = Path(order.cache) / f"{re.sub(r'[^A-Za-z0-9.]+', '-', key)}.timing"
 
     def attach(self, config: Any) -> None:
-        """Let a build use what is known, or begin an empty cache."""
+        """Give a build the cache, or an empty one."""
         if self._path is None:
             return
         for content in (self._read(), b""):
@@ -238,7 +237,7 @@ class TimingCache:
                 return
 
     def keep(self, config: Any) -> None:
-        """Write what is known after a build."""
+        """Write the cache after a build."""
         if self._path is None or (cache := config.get_timing_cache()) is None:
             return
         try:
@@ -254,7 +253,7 @@ class TimingCache:
 
 
 def _cuda_version(builder: str) -> str | None:
-    """Return CUDA's major version: the package that carries the libraries has it in its name, as `tensorrt_cu13`."""
+    """Return CUDA's major version, from the required package's name, as `tensorrt_cu13`."""
     try:
         needs = importlib.metadata.requires(builder) or []
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The GPU of this machine, asked of CUDA's driver itself: no package has to be installed for it."""
+"""This machine's GPU, read from CUDA's driver without any package."""
 
 import ctypes
 
@@ -10,14 +10,14 @@ _NAME_BYTES = 256
 
 
 class Gpu(Struct, frozen=True, kw_only=True):
-    """A GPU that this process may use: its name and its compute capability, as "8.9"."""
+    """A GPU: its name and compute capability, as "8.9"."""
 
     name: str
     capability: str
 
 
 def this_gpu() -> Gpu | None:
-    """Return the first GPU that this process may use; None where there is no driver or no GPU."""
+    """Return this process's first GPU; None without a driver or a GPU."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:

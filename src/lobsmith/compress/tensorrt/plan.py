@@ -1,4 +1,4 @@
-"""What is known of a TensorRT engine: which plans it has, and what they were built with."""
+"""Description of a TensorRT engine: its plans, and what they were built with."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from lobsmith import jsonl
 from lobsmith.errors import EngineError
 
 ENGINE = "engine.json"
-"""Lies beside the plans and holds their `EngineBuild`."""
+"""The `EngineBuild` beside the plans."""
 
 
 class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Shapes that an engine is optimised for: least, usual and most streams, and rows of each."""
+    """Shapes that an engine is optimised for: least, typical and most streams, and rows of each."""
 
     name: str
     batch: tuple[int, int, int]
@@ -21,15 +21,15 @@ class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class EngineBuild(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Plans of one model. A plan runs only with the builder's version and on the capability that it was built for.
+    """Plans of one model. A plan runs only on its builder's version and its compute capability.
 
     Attributes:
         builder: `tensorrt` or `tensorrt_rtx`.
         builder_version: its full version.
-        cuda_version: CUDA's, as the builder states it; None where it does not.
+        cuda_version: CUDA's, where the builder states it.
         gpu: name of the GPU that plans were timed on; None for a build without one.
         precision: fp32, fp16, bf16 or int8.
-        source_sha256: of the ONNX file that was built.
+        source_sha256: of the ONNX file.
         profiles: what the plans are optimised for.
         plans: compute capability, as "8.9", to the plan's file name.
         sha256: plan's file name to its SHA-256.
@@ -49,10 +49,10 @@ class EngineBuild(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 def read_build(directory: Path) -> EngineBuild:
-    """Read what is known of the plans in a directory.
+    """Read the description of the plans in a directory.
 
     Raises:
-        EngineError: there is no `engine.json`, or it is none.
+        EngineError: `engine.json` is missing or invalid.
     """
     path = directory / ENGINE
     try:
@@ -64,13 +64,13 @@ def read_build(directory: Path) -> EngineBuild:
 
 
 def check_engine(build: EngineBuild, *, builder: str, builder_version: str, capability: str) -> None:
-    """Refuse plans that this runtime would not load, or would load and run wrongly.
+    """Refuse plans that this runtime would not load, or would run wrongly.
 
     Args:
-        build: what the plans were built with.
+        build: the plans.
         builder: the runtime's name: `tensorrt` or `tensorrt_rtx`.
-        builder_version: its full version; plans are only good for the very same.
-        capability: compute capability of the GPU, as "8.9".
+        builder_version: its full version, which must be equal.
+        capability: of the GPU, as "8.9".
 
     Raises:
         EngineError: another builder, another version, or no plan for that capability.
@@ -86,12 +86,12 @@ def check_engine(build: EngineBuild, *, builder: str, builder_version: str, capa
 
 
 def fits(build: EngineBuild, gpu_capability: str | None, tensorrt: str | None) -> str | None:
-    """Say why plans cannot run on a machine, None where they can.
+    """Return why plans cannot run on a machine, None where they can.
 
     Args:
         build: the plans.
-        gpu_capability: of the machine's GPU, as "8.9"; None where there is none.
-        tensorrt: the version that is to run them, "10.13.2" or longer; None where there is none.
+        gpu_capability: as "8.9"; None without a GPU.
+        tensorrt: its version, "10.13.2" or longer; None without it.
     """
     built_for = ", ".join(build.plans)
     if tensorrt is None:

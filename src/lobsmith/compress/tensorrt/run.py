@@ -1,4 +1,4 @@
-"""Runs a TensorRT or TensorRT-RTX plan on the GPU of this machine, in the shape of `OnnxModel`."""
+"""Runs a TensorRT or TensorRT-RTX plan on this machine's GPU."""
 
 import importlib
 from pathlib import Path
@@ -16,10 +16,10 @@ from lobsmith.errors import EngineError
 
 
 class EngineModel(StatefulModel):
-    """A plan in this process; PyTorch's tensors are its memory.
+    """A plan in this process, on PyTorch's tensors.
 
     Raises:
-        EngineError: there is no GPU, the plans are not those that were built, or do not fit this GPU or this builder.
+        EngineError: no GPU, changed plans, or plans for another GPU or builder.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -50,14 +50,10 @@ class EngineModel(StatefulModel):
         self.state_size = int(self._engine.get_tensor_shape("state")[1])
 
     def run(self, features: Float, state: Float) -> Answered:
-        """Step through T rows.
-
-        Args:
-            features: float32 [B, T, F].
-            state: float32 [B, S].
+        """Step through T rows: features float32 [B, T, F], state float32 [B, S].
 
         Raises:
-            EngineError: no profile covers B and T, or TensorRT refuses to run.
+            EngineError: no profile covers B and T, or TensorRT fails.
         """
         with torch.cuda.stream(self._stream):
             self._choose_profile(*features.shape[:2])
