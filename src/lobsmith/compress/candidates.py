@@ -15,14 +15,14 @@ from msgspec import structs
 from lobsmith.compress import FP32, MODEL, STEP
 from lobsmith.compress.export import export_onnx
 from lobsmith.compress.graph.specialise import specialise
-from lobsmith.compress.prune.pruning import prune
+from lobsmith.compress.prune.pruning import Pruned, prune
 from lobsmith.compress.quantise.quantise import quantise
 from lobsmith.compress.quantise.ranges import calibration_streams
 from lobsmith.compress.runtime import Float
 from lobsmith.errors import PrecisionError, TrainingError
 from lobsmith.models.train import Trained, save_network
 from lobsmith.models.training_data import Part
-from lobsmith.params import CompressParams, ModelParams, Params
+from lobsmith.params import CompressParams, Params
 
 FULL = "full"
 """The unpruned network."""
@@ -65,33 +65,33 @@ def make_candidates(
         directory: receives the files; earlier contents are deleted.
         on_progress: called with the name of each network and candidate.
     """
-    told = on_progress or (lambda _name: None)
+    report = on_progress or (lambda _name: None)
     shutil.rmtree(directory, ignore_errors=True)
     settings, size = params.compress, trained.network.state_size
     share = settings.calibration_rows // len(parts)
     streams = [
         stream
-        for one in parts
-        for stream in calibration_streams(one.dataset, one.split.train, share, params.train.seed)
+        for part in parts
+        for stream in calibration_streams(part.dataset, part.split.train, share, params.train.seed)
     ]
-    found = []
+    candidates = []
     for pruned in (0.0, *settings.pruning):
         network = _network(pruned)
-        told(network)
-        place = directory / network
-        place.mkdir(parents=True)
+        report(network)
+        folder = directory / network
+        folder.mkdir(parents=True)
         try:
-            made, model = (trained, params.model) if pruned == 0 else _pruned(trained, parts, params, pruned)
+            variant = Pruned(trained, params.model) if pruned == 0 else prune(trained, parts, params, pruned)
         except TrainingError as error:
-            found.append(Candidate(network, FP32, pruned, place, None, str(error)))
+            candidates.append(Candidate(network, FP32, pruned, folder, None, str(error)))
             continue
-        save_network(made, model, parts[0].dataset.horizons_ms, place)
-        export_onnx(made.network, place / MODEL, size)
-        for precision in sorted(settings.precisions, key=lambda one: one != FP32):
+        save_network(variant.trained, variant.model, parts[0].dataset.horizons_ms, folder)
+        export_onnx(variant.trained.network, folder / MODEL, size)
+        for precision in sorted(settings.precisions, key=lambda precision: precision != FP32):
             name = _name(pruned, precision)
-            told(name)
-            found.append(_candidate(name, precision, pruned, made, place, streams, params))
-    return found
+            report(name)
+            candidates.append(_candidate(name, precision, pruned, variant.trained, folder, streams, params))
+    return candidates
 
 
 def only(settings: CompressParams, name: str) -> CompressParams:
@@ -121,24 +121,19 @@ def _name(pruned: float, precision: str) -> str:
     return _network(pruned) if precision == FP32 else f"{_network(pruned)}_{precision}"
 
 
-def _pruned(trained: Trained, parts: Sequence[Part], params: Params, share: float) -> tuple[Trained, ModelParams]:
-    pruned = prune(trained, parts, params, share)
-    return pruned.trained, pruned.model
-
-
 def _candidate(
     name: str,
     precision: str,
     pruned: float,
     trained: Trained,
-    place: Path,
+    folder: Path,
     streams: Sequence[Float],
     params: Params,
 ) -> Candidate:
-    directory = place / precision
+    directory = folder / precision
     directory.mkdir()
     try:
-        quantise(place / MODEL, directory / MODEL, precision, streams, params.compress)
+        quantise(folder / MODEL, directory / MODEL, precision, streams, params.compress)
         specialise(directory / MODEL, directory / STEP)
     except PrecisionError as error:
         shutil.rmtree(directory)

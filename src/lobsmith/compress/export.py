@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad, softplus
 
-from lobsmith.compress.graph.fuse import merge_linear
+from lobsmith.compress.graph.fuse import fuse_linear
 from lobsmith.errors import ContractError
 from lobsmith.models.networks.network import Network
 from lobsmith.models.networks.outputs import CLASSES, MOVE, VOLATILITY
@@ -31,7 +31,7 @@ def export_onnx(network: Network, destination: Path, state_size: int | None = No
     size = network.state_size if state_size is None else state_size
     example = (torch.zeros(2, 3, network.features), torch.zeros(2, size))
     with warnings.catch_warnings():
-        # The tracer warns of shapes it records; the parity gate checks other shapes than the traced ones.
+        # The tracer warns of recorded shapes; the parity gate checks others.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             FoldedNetwork(network, size).eval(),
@@ -50,7 +50,7 @@ def export_onnx(network: Network, destination: Path, state_size: int | None = No
             },
         )
     model = onnx.load(str(destination))
-    merge_linear(model)
+    fuse_linear(model)
     onnx.save(model, str(destination))
     onnx.checker.check_model(str(destination), full_check=True)
 
@@ -113,17 +113,18 @@ class FoldedNetwork(nn.Module):
 
 def _joined(network: Network) -> tuple[Tensor, Tensor]:
     """Return weight float64 [H * 8, W] over representation and inputs side by side, and bias float64 [H * 8]."""
-    layers = [one for one in (network.readout, network.linear) if one is not None]
-    weight = torch.cat([one.weight.detach() for one in layers], dim=1).double()
-    return weight, torch.stack([one.bias.detach().double() for one in layers]).sum(dim=0)
+    layers = [layer for layer in (network.readout, network.linear) if layer is not None]
+    weight = torch.cat([layer.weight.detach() for layer in layers], dim=1).double()
+    return weight, torch.stack([layer.bias.detach().double() for layer in layers]).sum(dim=0)
 
 
 def _calibration(network: Network) -> tuple[Tensor, Tensor]:
     """Return the scale and shift of each of the H * 8 outputs, float64."""
-    by = network.calibration
-    one = torch.ones_like(by.move_scale).unsqueeze(1)
-    scale = torch.cat([by.direction_scale.expand(-1, CLASSES), by.binary_scale, by.move_scale.unsqueeze(1), one], dim=1)
-    shift = torch.cat([by.direction_bias, by.binary_bias, 0 * one, 0 * one], dim=1)
+    fitted = network.calibration
+    unit = torch.ones_like(fitted.move_scale).unsqueeze(1)
+    directions = fitted.direction_scale.expand(-1, CLASSES)
+    scale = torch.cat([directions, fitted.binary_scale, fitted.move_scale.unsqueeze(1), unit], dim=1)
+    shift = torch.cat([fitted.direction_bias, fitted.binary_bias, 0 * unit, 0 * unit], dim=1)
     return scale.double().flatten(), shift.double().flatten()
 
 

@@ -23,13 +23,13 @@ def measure_footprint(path: Path, batch: int, rows: int) -> int:
         ReleaseError: the model cannot be loaded or run.
     """
     try:
-        done = run_module(__name__, str(path), str(batch), str(rows), deadline_s=_DEADLINE_S)
+        completed = run_module(__name__, str(path), str(batch), str(rows), deadline_s=_DEADLINE_S)
     except subprocess.TimeoutExpired:
         raise ReleaseError(f"{path}: not loaded and run within {_DEADLINE_S:g} s; export it again") from None
-    if done.returncode:
-        words = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ReleaseError(f"{path}: cannot be run: {words[-1] if words else f'status {done.returncode}'}")
-    return int(done.stdout)
+    if completed.returncode:
+        lines = completed.stderr.decode(errors="replace").strip().splitlines()
+        raise ReleaseError(f"{path}: cannot be run: {lines[-1] if lines else f'status {completed.returncode}'}")
+    return int(completed.stdout)
 
 
 def _main(arguments: list[str]) -> None:

@@ -61,7 +61,7 @@ class StatefulModel(ABC):
         for start in range(0, len(rows), chunk):
             probabilities, outlook, state = self.run(rows[np.newaxis, start : start + chunk], state)
             parts.append((probabilities[0], outlook[0]))
-        probabilities, outlook = (np.concatenate(one) for one in zip(*parts, strict=True))
+        probabilities, outlook = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return probabilities, outlook, state
 
 
@@ -120,8 +120,8 @@ class BoundModel:
         """
         self._session = session(path)
         tensors = (*self._session.get_inputs(), *self._session.get_outputs())
-        last = {one.name: one.shape[2:] for one in tensors}
-        size = next(one.shape[1] for one in tensors if one.name == "state")
+        last = {tensor.name: tensor.shape[2:] for tensor in tensors}
+        size = next(tensor.shape[1] for tensor in tensors if tensor.name == "state")
         arrays = {name: np.zeros((batch, rows, *last[name]), np.float32) for name in _ROWS}
         self.features, self.probabilities, self.outlook = arrays.values()
         self._states = (np.zeros((batch, size), np.float32), np.zeros((batch, size), np.float32))
@@ -152,17 +152,17 @@ def session(path: Path) -> Any:
     Raises:
         ReleaseError: ONNX Runtime cannot load it.
     """
-    import onnxruntime  # starts a thread, which a process that flow runs are forked from must not have
+    import onnxruntime  # starts a thread, which the process that flow runs are forked from must not have
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    # One small step is far shorter than handing work to a pool; a spinning pool takes cores from the stream.
+    # A step is far shorter than a hand-over to a pool; a spinning pool takes cores from the stream.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
         reason = " ".join(str(error).split())
         raise ReleaseError(f"{path}: ONNX Runtime cannot load it: {reason}; export it again") from error

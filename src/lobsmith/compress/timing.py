@@ -69,7 +69,7 @@ def compare_times(
     runtime = ""
     with _without_collector():
         for opening in range(_OPENINGS):
-            # Who goes first finds memory and caches as the other has left them.
+            # The model timed first finds memory and caches as the other left them.
             order = (0, 1) if opening % 2 == 0 else (1, 0)
             sides = {number: _Side((model, reference)[number](), rows, forgets and number == 1) for number in order}
             runtime = sides[0].model.runtime
@@ -106,9 +106,9 @@ class _Side:
     def run(self, calls: int) -> npt.NDArray[np.int64]:
         """Return the time of each of some calls, int64, nanoseconds."""
         model, clock = self.model, time.perf_counter_ns
-        taken = np.empty(calls, np.int64)
+        times = np.empty(calls, np.int64)
         for number in range(calls):
-            # Each stream of a batch is some rows further on, so that no two of them are the same.
+            # Streams of a batch are offset, so that no two are equal.
             rows = self.calls.take(range(self.next, self.next + self.streams), axis=0, mode="wrap")
             self.next = (self.next + 1) % len(self.calls)
             begin = clock()
@@ -116,8 +116,8 @@ class _Side:
             if self.forgets:
                 model.state[:] = 0.0
             model.step()
-            taken[number] = clock() - begin
-        return taken
+            times[number] = clock() - begin
+        return times
 
 
 def _speedup(medians: npt.NDArray[np.float64]) -> tuple[float, float, float]:

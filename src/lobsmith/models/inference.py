@@ -64,9 +64,7 @@ def mean_validation_loss(network: Network, parts: Sequence[Part], horizon_weight
 def mean_horizon_losses(network: Network, parts: Sequence[Part]) -> npt.NDArray[np.float64]:
     """Return `horizon_losses` over the validation rows of all parts, float64 [H]."""
     losses = [horizon_losses(network, part.dataset, part.split.validation) for part in parts]
-    means: npt.NDArray[np.float64] = np.average(
-        np.asarray(losses, np.float64), axis=0, weights=_row_counts(parts)
-    )
+    means: npt.NDArray[np.float64] = np.average(np.asarray(losses, np.float64), axis=0, weights=_row_counts(parts))
     return means
 
 

@@ -18,7 +18,7 @@ from tests.compress.test_export import make_network
 from tests.small import small_params
 
 SETTINGS = small_params().compress
-Half = Literal["fp16", "bf16"]
+HalfPrecision = Literal["fp16", "bf16"]
 TYPES = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}
 
 
@@ -30,7 +30,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 2e-3), ("bf16", 2e-2)])
-def test_the_converted_graph_computes_the_same(precision: Half, tolerance: float, source: Path, tmp_path: Path) -> None:
+def test_the_converted_graph_computes_the_same(precision: HalfPrecision, tolerance: float, source: Path, tmp_path: Path) -> None:
     """The reference evaluator of ONNX knows bf16, which ONNX Runtime does not."""
     convert_half(source, tmp_path / "half.onnx", precision)
     model = OnnxModel(source)
@@ -48,7 +48,7 @@ def test_the_converted_graph_computes_the_same(precision: Half, tolerance: float
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_arithmetic_is_half_and_what_needs_range_is_not(precision: Half, source: Path, tmp_path: Path) -> None:
+def test_arithmetic_is_half_and_what_needs_range_is_not(precision: HalfPrecision, source: Path, tmp_path: Path) -> None:
     convert_half(source, tmp_path / "half.onnx", precision)
     model = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "half.onnx"), strict_mode=True)
     graph = model.graph
@@ -86,7 +86,7 @@ def test_a_file_that_cannot_be_loaded_is_refused_with_the_reason(tmp_path: Path)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_the_same_graph_gives_the_same_bytes(precision: Half, source: Path, tmp_path: Path) -> None:
+def test_the_same_graph_gives_the_same_bytes(precision: HalfPrecision, source: Path, tmp_path: Path) -> None:
     for name in ("first.onnx", "second.onnx"):
         convert_half(source, tmp_path / name, precision)
     assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from lobsmith.compress.export import FoldedNetwork, export_onnx
 from lobsmith.compress.prune.pruning import Pruned, distil, prune, shrink
-from lobsmith.compress.prune.sampling import draws, outputs_after
+from lobsmith.compress.prune.sampling import sample_batches, outputs_after
 from lobsmith.compress.prune.units import importances, unit_counts
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import ContractError, TrainingError
@@ -137,7 +137,7 @@ def test_importance_is_the_squared_slope_of_the_loss_as_a_unit_fades(
     train = structs.replace(params.train, sequences_per_epoch=params.train.batch)
     network, params = random_network(params), structs.replace(params, train=train)
     rows = make_training_data(network, parts, sequence=train.sequence, burn_in=train.burn_in)
-    index, weight = next(draws(rows, train))
+    index, weight = next(sample_batches(rows, train))
     learnt = index[:, train.burn_in :]
     targets = [one[learnt] for one in (rows.direction, rows.binary, rows.move, rows.volatility)]
     loss = Loss(train.loss, torch.ones(2), params.labels.significant_bps / network.calibration.move_scale)

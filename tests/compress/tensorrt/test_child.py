@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lobsmith.compress.tensorrt.child import Order, TimingCache, fit_profiles
+from lobsmith.compress.tensorrt.child import BuildRequest, TimingCache, fit_profiles
 from lobsmith.compress.tensorrt.gpu import Gpu
 from lobsmith.compress.tensorrt.plan import Profile
 from lobsmith.errors import EngineError
@@ -16,8 +16,8 @@ STEP = Profile(name="step", batch=(1, 1, 64), rows=(1, 1, 1))
 CHUNK = Profile(name="chunk", batch=(1, 1, 64), rows=(1, 32, 256))
 
 
-def order(builder: str, cache: Path | None) -> Order:
-    return Order(
+def order(builder: str, cache: Path | None) -> BuildRequest:
+    return BuildRequest(
         parent=os.getpid(),
         source="model.onnx",
         directory="engine",

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lobsmith.errors import PrecisionError
 from lobsmith.files import write_atomic
 
-Half = Literal["fp16", "bf16"]
+HalfPrecision = Literal["fp16", "bf16"]
 
 _TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _ARITHMETIC = {"Conv", "Gemm", "LSTM", "MatMul"}
@@ -25,7 +25,7 @@ _BF16_OPSET = 22
 """The first with Conv and LSTM in bf16."""
 
 
-def convert_half(source: Path, destination: Path, precision: Half) -> None:
+def convert_half(source: Path, destination: Path, precision: HalfPrecision) -> None:
     """Write a graph with products and recurrence in half precision, inputs and outputs in float32.
 
     Standardisation, the attention's mask and softmax, the state's count and the calibration stay float32. Whether this
@@ -44,7 +44,7 @@ def convert_half(source: Path, destination: Path, precision: Half) -> None:
     write_atomic(destination, model.SerializeToString(deterministic=True))
 
 
-def _convert(model: Any, half: int) -> None:
+def _convert(model: Any, dtype: int) -> None:
     graph = model.graph
     floats = _float_tensors(model)
     initialisers = {tensor.name: tensor for tensor in graph.initializer}
@@ -58,9 +58,9 @@ def _convert(model: Any, half: int) -> None:
         if name not in halves:
             halves[name] = f"{name}_half"
             if name in initialisers:
-                graph.initializer.append(_rounded(initialisers[name], halves[name], half))
+                graph.initializer.append(_rounded(initialisers[name], halves[name], dtype))
             else:
-                nodes.append(helper.make_node("Cast", [name], [halves[name]], f"{halves[name]}_cast", to=half))
+                nodes.append(helper.make_node("Cast", [name], [halves[name]], f"{halves[name]}_cast", to=dtype))
         return halves[name]
 
     for node in graph.node:
@@ -93,13 +93,13 @@ def _float_tensors(model: Any) -> set[str]:
     return values | {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
 
 
-def _rounded(tensor: Any, name: str, half: int) -> Any:
+def _rounded(tensor: Any, name: str, dtype: int) -> Any:
     array = numpy_helper.to_array(tensor)
     with np.errstate(over="ignore"):
-        rounded = array.astype(helper.tensor_dtype_to_np_dtype(half))
+        rounded = array.astype(helper.tensor_dtype_to_np_dtype(dtype))
     if not np.isfinite(rounded.astype(np.float32)).all():
         raise PrecisionError(
-            f"{TensorProto.DataType.Name(half)}: {tensor.name} goes up to {np.abs(array).max():g}, beyond the type's "
+            f"{TensorProto.DataType.Name(dtype)}: {tensor.name} goes up to {np.abs(array).max():g}, beyond the type's "
             f"range; use bf16 or fp32"
         )
     return numpy_helper.from_array(rounded, name)

@@ -7,7 +7,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 
-def merge_linear(model: Any) -> None:
+def fuse_linear(model: Any) -> None:
     """Fuse, in place, each group of linear layers (`MatMul` and `Add` with constants) with the same input.
 
     Weights are concatenated and the sum is split; no number is computed differently.
@@ -19,29 +19,29 @@ def merge_linear(model: Any) -> None:
         groups[product.input[0]].append((product, add))
     for source, layers in groups.items():
         if len(layers) > 1:
-            _merge(graph, constants, source, layers)
+            _fuse(graph, constants, source, layers)
     drop_unused(graph)
 
 
 def drop_unused(graph: Any) -> None:
     """Remove, in place, constants without a reader, and their aliases."""
-    read = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
     nodes = [node for node in graph.node if node.op_type != "Identity" or node.output[0] in read]
     del graph.node[:]
     graph.node.extend(nodes)
     used = {name for node in graph.node for name in node.input}
-    kept = [one for one in graph.initializer if one.name in used]
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
 
 
 def _constants(graph: Any) -> dict[str, Any]:
     """Return constants by name, with their aliases: the exporter writes equal ones as `Identity` of another."""
-    found = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Identity" and node.input[0] in found:
-            found[node.output[0]] = found[node.input[0]]
-    return found
+        if node.op_type == "Identity" and node.input[0] in constants:
+            constants[node.output[0]] = constants[node.input[0]]
+    return constants
 
 
 def _linear_layers(graph: Any, constants: dict[str, Any]) -> list[tuple[Any, Any]]:
@@ -49,15 +49,15 @@ def _linear_layers(graph: Any, constants: dict[str, Any]) -> list[tuple[Any, Any
     for node in graph.node:
         for name in node.input:
             consumers[name].append(node)
-    found = []
+    layers = []
     for node in graph.node:
         after = consumers[node.output[0]]
         if node.op_type != "MatMul" or len(after) != 1 or after[0].op_type != "Add":
             continue
         weight, bias = node.input[1], _bias(node, after[0])
         if weight in constants and bias in constants and (constants[weight].ndim, constants[bias].ndim) == (2, 1):
-            found.append((node, after[0]))
-    return found
+            layers.append((node, after[0]))
+    return layers
 
 
 def _bias(product: Any, add: Any) -> str:
@@ -65,7 +65,7 @@ def _bias(product: Any, add: Any) -> str:
     return str(add.input[1] if add.input[0] == product.output[0] else add.input[0])
 
 
-def _merge(graph: Any, constants: dict[str, Any], source: str, layers: list[tuple[Any, Any]]) -> None:
+def _fuse(graph: Any, constants: dict[str, Any], source: str, layers: list[tuple[Any, Any]]) -> None:
     prefix = f"{layers[0][1].output[0]}_merged"
     weights = [constants[product.input[1]] for product, _ in layers]
     values = {
@@ -76,7 +76,7 @@ def _merge(graph: Any, constants: dict[str, Any], source: str, layers: list[tupl
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
     weight, bias, widths = values
     product, total = f"{prefix}_product", f"{prefix}_sum"
-    merged = [
+    fused = [
         helper.make_node("MatMul", [source, weight], [product], name=product),
         helper.make_node("Add", [product, bias], [total], name=total),
         helper.make_node("Split", [total, widths], [add.output[0] for _, add in layers], name=prefix, axis=-1),
@@ -86,7 +86,7 @@ def _merge(graph: Any, constants: dict[str, Any], source: str, layers: list[tupl
     nodes = []
     for node in graph.node:
         if node.output[0] == first:
-            nodes += merged
+            nodes += fused
         elif node.output[0] not in replaced:
             nodes.append(node)
     del graph.node[:]

@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from lobsmith.compress.graph.flatten import Shape, flatten, shapes_of
 from lobsmith.compress.graph.fuse import drop_unused
+from lobsmith.compress.graph.squeeze import Shape, shapes_of, squeeze_shapes
 from lobsmith.files import write_atomic
 
 _BATCH, _TIME = "batch", "time"
@@ -34,7 +34,7 @@ def specialise(source: Path, destination: Path) -> None:
     fix_shapes(model)
     model = fold_constants(model)
     unroll_lstm(model)
-    flatten(model)
+    squeeze_shapes(model)
     model = fold_constants(model)
     onnx.checker.check_model(model, full_check=True)
     write_atomic(destination, model.SerializeToString(deterministic=True))
@@ -46,7 +46,7 @@ def fix_shapes(model: Any, batch: int = 1, rows: int = 1) -> None:
         for dimension in tensor.type.tensor_type.shape.dim:
             if dimension.dim_param in (_BATCH, _TIME):
                 dimension.dim_value = batch if dimension.dim_param == _BATCH else rows
-    # What the exporter knew of the values in between held for any batch and time.
+    # The exporter's shapes of intermediate values are for any batch and time.
     del model.graph.value_info[:]
 
 
@@ -64,7 +64,7 @@ def fold_constants(model: Any) -> Any:
             model.SerializeToString(),
             options,
             providers=["CPUExecutionProvider"],
-            # They would put changes of shape around products of matrices, and cut where one part is wanted.
+            # They would reshape around matrix products, and split where a single part is read.
             disabled_optimizers=["MatMulAddFusion", "GatherSliceToSplitFusion"],
         )
         return onnx.load(str(path))
@@ -76,7 +76,7 @@ def unroll_lstm(model: Any) -> None:
     Several directions, custom activations or more rows are left alone.
     """
     graph, shapes = model.graph, shapes_of(model)
-    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes = []
     for node in graph.node:
         if node.op_type == "LSTM" and shapes[node.input[0]][0] == 1 and _is_plain(node, constants):
@@ -90,10 +90,10 @@ def unroll_lstm(model: Any) -> None:
 
 def _is_plain(node: Any, constants: dict[str, Any]) -> bool:
     """Return whether an LSTM is PyTorch's: forward, no options, all weights and both states given."""
-    options = {one.name: helper.get_attribute_value(one) for one in node.attribute} | {"hidden_size": 0}
-    usual = {"hidden_size": 0, "direction": b"forward", "input_forget": 0, "layout": 0}
-    given = len(node.input) == 7 and all(node.input[5:]) and all(name in constants for name in node.input[1:4])
-    return given and not node.input[4] and options.items() <= usual.items()
+    options = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute} | {"hidden_size": 0}
+    defaults = {"hidden_size": 0, "direction": b"forward", "input_forget": 0, "layout": 0}
+    complete = len(node.input) == 7 and all(node.input[5:]) and all(name in constants for name in node.input[1:4])
+    return complete and not node.input[4] and options.items() <= defaults.items()
 
 
 def _one_row(graph: Any, constants: dict[str, Any], node: Any, shapes: dict[str, Shape]) -> list[Any]:
@@ -111,7 +111,7 @@ def _one_row(graph: Any, constants: dict[str, Any], node: Any, shapes: dict[str,
         "units_shape": np.array([1, units], np.int64),
     }
     graph.initializer.extend(numpy_helper.from_array(value, f"{prefix}_{name}") for name, value in values.items())
-    steps: list[tuple[str, list[str], list[str], dict[str, Any]]] = [
+    operations: list[tuple[str, list[str], list[str], dict[str, Any]]] = [
         ("Reshape", [inputs, "inputs_shape"], ["x"], {}),
         ("Reshape", [hidden, "units_shape"], ["h"], {}),
         ("Reshape", [cell, "units_shape"], ["c"], {}),
@@ -132,13 +132,13 @@ def _one_row(graph: Any, constants: dict[str, Any], node: Any, shapes: dict[str,
     def full(name: str) -> str:
         return name if name in outside else f"{prefix}_{name}"
 
-    made = [
-        helper.make_node(op, [full(one) for one in ins], [full(one) for one in outs], name=full(outs[0]), **attributes)
-        for op, ins, outs, attributes in steps
+    nodes = [
+        helper.make_node(op, [full(name) for name in ins], [full(name) for name in outs], name=full(outs[0]), **options)
+        for op, ins, outs, options in operations
     ]
     for output, value in zip(node.output, ("next_h", "next_h", "next_c"), strict=False):
         if output:
             shape = f"{prefix}_{output}_shape"
             graph.initializer.append(numpy_helper.from_array(np.array(shapes[output], np.int64), shape))
-            made.append(helper.make_node("Reshape", [full(value), shape], [output], name=f"{prefix}_{output}"))
-    return made
+            nodes.append(helper.make_node("Reshape", [full(value), shape], [output], name=f"{prefix}_{output}"))
+    return nodes

@@ -16,20 +16,20 @@ def epoch_batches(settings: TrainParams) -> int:
     return -(-settings.sequences_per_epoch // settings.batch)
 
 
-def draws(rows: TrainingData, settings: TrainParams) -> Iterator[tuple[Tensor, Tensor]]:
+def sample_batches(data: TrainingData, settings: TrainParams) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches endlessly: rows of sequences, int64 [B, burn-in + T], and their weights, float32 [B]."""
     sampler = Sampler(
-        rows,
+        data,
         sequence=settings.sequence,
         burn_in=settings.burn_in,
         priority=settings.priority,
         uniform_share=settings.uniform_share,
         generator=np.random.default_rng(settings.seed),
     )
-    steps = torch.arange(settings.burn_in + settings.sequence)
+    offsets = torch.arange(settings.burn_in + settings.sequence)
     while True:
         starts, weight = sampler.draw(settings.batch)
-        yield torch.from_numpy(starts).unsqueeze(1) + steps, torch.from_numpy(weight)
+        yield torch.from_numpy(starts).unsqueeze(1) + offsets, torch.from_numpy(weight)
 
 
 def outputs_after(network: Network, inputs: Tensor, burn_in: int) -> Tensor:

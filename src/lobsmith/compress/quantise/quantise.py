@@ -61,7 +61,7 @@ def quantise(
         "bf16": partial(convert_half, precision="bf16"),
     }
     if precision not in writers:
-        raise PrecisionError(f"{precision!r} is no precision; choose one of {', '.join(writers)}")
+        raise PrecisionError(f"unknown precision {precision!r}; choose one of {', '.join(writers)}")
     if not (destination.exists() and destination.samefile(source)):
         destination.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="lobsmith-") as directory:
@@ -103,8 +103,8 @@ def _int8_dynamic(source: Path, destination: Path) -> None:
     nodes = [node.name for node in (*_weighted(model), *(n for n in model.graph.node if n.op_type == "LSTM"))]
     if not nodes:
         raise PrecisionError(f"int8_dynamic: {source} has nothing to quantise; leave it in fp32")
-    with_mark = model.metadata_props.add()
-    with_mark.key, with_mark.value = _PREPROCESSED
+    mark = model.metadata_props.add()
+    mark.key, mark.value = _PREPROCESSED
     quantize_dynamic(
         model,
         str(destination),
@@ -131,21 +131,21 @@ def _int8_static(source: Path, destination: Path, *, streams: Sequence[Float], s
     ranges = activation_ranges(model, tensors, streams, settings)
     weights = {tensor.name: tensor for tensor in graph.initializer}
     quantised = {node.name for node in nodes}
-    arranged: list[Any] = []
-    done: set[str] = set()
+    nodes_out: list[Any] = []
+    converted: set[str] = set()
     for node in list(graph.node):
         if node.name in quantised:
             activation, weight = node.input[0], node.input[1]
-            if activation not in done:
-                arranged += _rounded_activation(graph, activation, ranges[activation])
-            if weight not in done:
-                arranged += _rounded_weight(graph, weights[weight], _output_axis(node, weights[weight]))
-            done |= {activation, weight}
+            if activation not in converted:
+                nodes_out += _rounded_activation(graph, activation, ranges[activation])
+            if weight not in converted:
+                nodes_out += _rounded_weight(graph, weights[weight], _output_axis(node, weights[weight]))
+            converted |= {activation, weight}
             node.input[0], node.input[1] = f"{activation}_dequantized", f"{weight}_dequantized"
-        arranged.append(node)
-    read = {name for node in arranged for name in node.input}
+        nodes_out.append(node)
+    read = {name for node in nodes_out for name in node.input}
     weights_left = [tensor for tensor in graph.initializer if tensor.name in read]
-    graph.CopyFrom(helper.make_graph(arranged, graph.name, graph.input, graph.output, weights_left))
+    graph.CopyFrom(helper.make_graph(nodes_out, graph.name, graph.input, graph.output, weights_left))
     _save(model, destination)
 
 
@@ -153,7 +153,7 @@ def _output_axis(node: Any, weight: Any) -> int:
     """Return the weight's output axis."""
     if node.op_type == "Conv":
         return 0
-    if node.op_type == "Gemm" and any(one.name == "transB" and one.i for one in node.attribute):
+    if node.op_type == "Gemm" and any(entry.name == "transB" and entry.i for entry in node.attribute):
         return 0
     return len(weight.dims) - 1
 
@@ -171,11 +171,11 @@ def _rounded_activation(graph: Any, name: str, limit: float) -> list[Any]:
 
 def _rounded_weight(graph: Any, weight: Any, axis: int) -> list[Any]:
     values = numpy_helper.to_array(weight)
-    others = tuple(one for one in range(values.ndim) if one != axis)
+    others = tuple(other for other in range(values.ndim) if other != axis)
     limits = np.abs(values).max(axis=others, keepdims=True)
     if not np.isfinite(limits).all():
         raise PrecisionError(f"int8_static: {weight.name} holds numbers that are not finite; train the network again")
-    # A channel of zeros, as pruning leaves them, is exact at any scale.
+    # A channel of zeros is exact at any scale.
     scales = (np.where(limits > 0, limits, 1.0) / _LARGEST).astype(np.float32)
     integers, rounded = f"{weight.name}_quantized", f"{weight.name}_dequantized"
     _add(graph, integers, np.clip(np.rint(values / scales), -_LARGEST, _LARGEST).astype(np.int8))
@@ -190,7 +190,7 @@ def _add(graph: Any, name: str, values: npt.NDArray[Any]) -> None:
 
 
 def _save(model: Any, destination: Path) -> None:
-    for mark in [one for one in model.metadata_props if one.key == _PREPROCESSED[0]]:
+    for mark in [entry for entry in model.metadata_props if entry.key == _PREPROCESSED[0]]:
         model.metadata_props.remove(mark)
     onnx.checker.check_model(model, full_check=True)
     write_atomic(destination, model.SerializeToString(deterministic=True))

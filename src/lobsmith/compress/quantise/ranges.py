@@ -60,20 +60,20 @@ def calibration_streams(dataset: Dataset, rows: npt.NDArray[np.int64], count: in
     features = dataset.rows.features
     if not pieces:
         return [features[start:stop].copy() for start, stop in runs]
-    wanted = min(-(-count // _PIECE), len(pieces))
+    total = min(-(-count // _PIECE), len(pieces))
     generator = np.random.default_rng(seed)
     chosen: list[int] = []
     for flags in (_significant(dataset), _moving(dataset)):
-        matters = [index for index, piece in enumerate(pieces) if flags[piece.start : piece.stop].any()]
-        chosen += _draw(generator, matters, chosen, wanted // 2 - len(chosen))
-    chosen += _draw(generator, range(len(pieces)), chosen, wanted - len(chosen))
-    return [features[pieces[one].start - WARM_UP : pieces[one].stop].copy() for one in sorted(chosen)]
+        flagged = [index for index, piece in enumerate(pieces) if flags[piece.start : piece.stop].any()]
+        chosen += _draw(generator, flagged, chosen, total // 2 - len(chosen))
+    chosen += _draw(generator, range(len(pieces)), chosen, total - len(chosen))
+    return [features[pieces[index].start - WARM_UP : pieces[index].stop].copy() for index in sorted(chosen)]
 
 
 def _draw(generator: np.random.Generator, among: Any, besides: list[int], count: int) -> list[int]:
-    left = np.setdiff1d(np.asarray(among, np.int64), np.asarray(besides, np.int64))
-    drawn = generator.choice(left, size=min(max(count, 0), len(left)), replace=False)
-    return [int(one) for one in drawn]
+    remaining = np.setdiff1d(np.asarray(among, np.int64), np.asarray(besides, np.int64))
+    sample = generator.choice(remaining, size=min(max(count, 0), len(remaining)), replace=False)
+    return [int(index) for index in sample]
 
 
 def _runs(dataset: Dataset, rows: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
@@ -118,7 +118,7 @@ def activation_ranges(
     largest = dict.fromkeys(tensors, 0.0)
     for values in _activations(session, tensors, streams, settings.calibration_rows):
         for name, value in values.items():
-            # Not Python's max, which drops a NaN.
+            # Python's max would drop a NaN.
             largest[name] = float(np.maximum(largest[name], np.abs(value).max(initial=0.0)))
     for name, limit in largest.items():
         if not np.isfinite(limit):
@@ -137,16 +137,16 @@ def activation_ranges(
 def _session(model: Any, tensors: Sequence[str]) -> Any:
     import onnxruntime
 
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    watched.graph.output.extend(
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    exposed.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _width(session: Any, name: str) -> int:
@@ -203,7 +203,7 @@ def _entropy_threshold(counts: npt.NDArray[np.int64], largest: float) -> float:
 
     coarse = counts.reshape(_ENTROPY_BINS, -1).sum(axis=1)
     if np.count_nonzero(coarse) == 1:
-        return largest  # of a constant every cut loses the same, and ONNX Runtime would take the deepest
+        return largest  # a constant loses the same at every cut; ONNX Runtime would take the deepest
     edges = np.linspace(-largest, largest, 2 * _ENTROPY_BINS + 1).astype(np.float32)
     histogram = (np.concatenate([coarse[::-1], coarse]), edges, edges[0], edges[-1], edges[-1])
     collector = HistogramCollector("entropy", True, 2 * _ENTROPY_BINS, _ENTROPY_LEVELS, None, None)

@@ -17,7 +17,7 @@ from lobsmith.errors import LobsmithError, PrecisionError, ReleaseError
 from lobsmith.process import run_module
 
 _DEADLINE_S = 60.0
-_WORDS = 400
+_MESSAGE_CHARACTERS = 400
 """Characters of the output's end in an error message."""
 _SHAPES = ((1, 1), (2, 3))
 """Streams and rows."""
@@ -30,33 +30,35 @@ def check_runs(path: Path, precision: str) -> None:
         PrecisionError: ONNX Runtime cannot load or run it, crashes or hangs, or the answers are not finite.
     """
     try:
-        done = run_module(__name__, str(path), deadline_s=_DEADLINE_S)
+        completed = run_module(__name__, str(path), deadline_s=_DEADLINE_S)
     except subprocess.TimeoutExpired:
         reason = f"ONNX Runtime has not run it within {_DEADLINE_S:g} s"
     else:
-        if done.returncode == 0:
+        status = completed.returncode
+        if status == 0:
             return
-        words = " ".join((done.stdout or done.stderr[-_WORDS:]).decode(errors="replace").split())
-        reason = words if done.returncode > 0 else f"ONNX Runtime died of it ({signal.Signals(-done.returncode).name})"
-    way_out = "train the network again" if precision == FP32 else "take it out of compress.precisions"
-    raise PrecisionError(f"{precision}: not on this machine: {reason}; {way_out}")
+        output = completed.stdout or completed.stderr[-_MESSAGE_CHARACTERS:]
+        message = " ".join(output.decode(errors="replace").split())
+        reason = message if status > 0 else f"ONNX Runtime crashed on it ({signal.Signals(-status).name})"
+    remedy = "train the network again" if precision == FP32 else "take it out of compress.precisions"
+    raise PrecisionError(f"{precision}: not on this machine: {reason}; {remedy}")
 
 
-def _try(path: Path) -> None:
+def _smoke_run(path: Path) -> None:
     model = OnnxModel(path)
     for batch, steps in _SHAPES:
         features = np.zeros((batch, steps, model.feature_count), np.float32)
         try:
-            answered = model.run(features, model.cold_state(batch))
-        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            outputs = model.run(features, model.cold_state(batch))
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise ReleaseError(f"{path}: ONNX Runtime cannot run it") from error
-        if not all(np.isfinite(output).all() for output in answered):
+        if not all(np.isfinite(output).all() for output in outputs):
             raise ReleaseError("its answers are not finite")
 
 
 def _main(arguments: list[str]) -> int:
     try:
-        _try(Path(arguments[0]))
+        _smoke_run(Path(arguments[0]))
     except LobsmithError as error:
         sys.stdout.write(str(error.__cause__ or error))
         return 1

@@ -25,8 +25,8 @@ _ALIGNMENT = 64
 class CompiledStep:
     """A `Stepping` model for one row of one stream (B = T = 1), interchangeable with `BoundModel`.
 
-    `state` writes the internal state out in the wire's form, and the next step reads it back: get `state` anew after each
-    step. Not thread-safe. Values that are not finite spread to outputs and state; the caller checks requests.
+    `state` writes the internal state out in the wire's form, and the next step reads it back: get `state` anew after
+    each step. Not thread-safe. Values that are not finite spread to outputs and state; the caller checks requests.
     """
 
     runtime = "compiled"
@@ -52,7 +52,7 @@ class CompiledStep:
         if not difference <= TOLERANCE:
             raise PrecisionError(
                 f"{path}: the compiled step differs from ONNX Runtime by {difference:.1e}, more than {TOLERANCE:g}; "
-                "it is answered by ONNX Runtime"
+                "ONNX Runtime runs it"
             )
         for array in (self.features, self.probabilities, self.outlook, self.state):
             array[:] = 0.0
@@ -70,15 +70,15 @@ class CompiledStep:
     def _difference(self, served: OnnxModel, weights: StepWeights) -> float:
         """Return the largest difference over a cold start and a full ring."""
         count = len(weights.age_bias) + _ROWS_BEYOND_RING
-        drawn = np.random.default_rng(0).normal(size=(count, 1, 1, served.feature_count))
-        state, found = served.cold_state(), []
+        noise = np.random.default_rng(0).normal(size=(count, 1, 1, served.feature_count))
+        state, differences = served.cold_state(), []
         self.state[:] = state
-        for row in (drawn * weights.scale + weights.location).astype(np.float32):
+        for row in (noise * weights.scale + weights.location).astype(np.float32):
             self.features[:] = row
             self.step()
             probabilities, outlook, state = served.run(row, state)
-            found += [_relative(self.probabilities, probabilities), _relative(self.outlook, outlook)]
-        return float(np.max([*found, _relative(self.state, state)]))
+            differences += [_relative(self.probabilities, probabilities), _relative(self.outlook, outlook)]
+        return float(np.max([*differences, _relative(self.state, state)]))
 
 
 def open_step(model: Path, step: Path) -> Stepping:
@@ -97,8 +97,8 @@ def open_step(model: Path, step: Path) -> Stepping:
         return BoundModel(step)
 
 
-def _relative(have: Float, want: Float) -> float:
-    return float(np.max(np.abs(have - want) / np.maximum(1.0, np.abs(want))))
+def _relative(actual: Float, expected: Float) -> float:
+    return float(np.max(np.abs(actual - expected) / np.maximum(1.0, np.abs(expected))))
 
 
 def _arranged(weights: StepWeights) -> tuple[Float, npt.NDArray[np.uint64]]:
@@ -178,21 +178,24 @@ def _flat(weights: StepWeights, sizes: dict[str, int]) -> Float:
     features, units, attention = (sizes[name] for name in "FHA")
     halved = np.repeat([0.5, 0.5, 0.5, 1.0], units).astype(np.float32)
     root = np.float32(attention**-0.5)
-    attending = (_scaled(weights.query, root), weights.key, weights.value)
+    attention_layers = (_scaled(weights.query, root), weights.key, weights.value)
     layers = [
-        *(_wide(one, one.weight.shape[:1], one.weight.shape[1:]) for one in weights.convolutions),
-        *(_wide(_scaled(one, halved), (one.weight.shape[0] - units, units), (units,) * 4) for one in weights.lstm),
+        *(_wide(layer, layer.weight.shape[:1], layer.weight.shape[1:]) for layer in weights.convolutions),
+        *(
+            _wide(_scaled(layer, halved), (layer.weight.shape[0] - units, units), (units,) * 4)
+            for layer in weights.lstm
+        ),
         _wide(
             Linear(
-                np.concatenate([one.weight for one in attending], axis=1),
-                np.concatenate([one.bias for one in attending]),
+                np.concatenate([layer.weight for layer in attention_layers], axis=1),
+                np.concatenate([layer.bias for layer in attention_layers]),
             ),
             (units,),
             (attention,) * 3,
         ),
         _wide(weights.readout, (units, attention, features), weights.readout.weight.shape[1:]),
     ]
-    return np.concatenate([part.ravel() for one in layers for part in (one.bias, one.weight)])
+    return np.concatenate([part.ravel() for layer in layers for part in (layer.bias, layer.weight)])
 
 
 def _scaled(layer: Linear, factor: Float | np.float32) -> Linear:
@@ -221,6 +224,6 @@ def _padded(size: int) -> int:
 
 def _aligned(size: int) -> Float:
     """Return zeros aligned to a cache line."""
-    whole = np.zeros(size + _ALIGNMENT // 4, np.float32)
-    start = -whole.ctypes.data % _ALIGNMENT // 4
-    return whole[start : start + size]
+    block = np.zeros(size + _ALIGNMENT // 4, np.float32)
+    start = -block.ctypes.data % _ALIGNMENT // 4
+    return block[start : start + size]

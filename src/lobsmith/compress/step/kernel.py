@@ -2,7 +2,7 @@
 
 All numbers are in one float32 array, the arena, at offsets in `layout`, zero-padded to a multiple of `LANES` so that no
 loop has a remainder. Layers write where the next one reads: [embedding | h of layer 1 | h of layer 2 | …] and [h of the
-last layer | attended | inputs]. Keys are columns, so that attention logits are an ordinary product. Each step shifts the
+last layer | attended | inputs]. Keys are columns, so that attention logits are an ordinary product. A step shifts the
 ring by a row, a tenth of the call, so that the order of sums does not depend on a stream's start.
 
 Sums may be reordered and contracted, but NaN and infinity are respected (unlike `fastmath=True`): a NaN input makes a
@@ -134,8 +134,7 @@ def _add_product(a, x, count, matrix, y, width):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy", fastmath=_FAST, forceinline=True)
 def _linear(a, x, count, weights, y, width):  # type: ignore[no-untyped-def]
-    """Write a layer's bias [width] plus x [count] times its matrix [count, width] to y; return where the next begins.
-    """
+    """Write a layer's bias [width] plus x [count] times its matrix [count, width] to y; return the matrix's end."""
     for j in range(width):
         a[y + j] = a[weights + j]
     return _add_product(a, x, count, weights + width, y, width)

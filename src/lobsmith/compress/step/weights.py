@@ -74,18 +74,18 @@ def read_weights(path: Path) -> StepWeights:
     """
     try:
         model = onnx.load(str(path))
-    except Exception as error:  # protobuf's exceptions share no base class of their own
+    except Exception as error:  # protobuf's exceptions have no common base class
         raise ReleaseError(f"{path}: not an ONNX model; export it again") from error
-    return _Walk(path, model.graph).weights()
+    return _GraphWalk(path, model.graph).weights()
 
 
-class _Walk:
+class _GraphWalk:
     """Walks a graph backwards."""
 
     def __init__(self, path: Path, graph: Any) -> None:
         self.path, self.graph = path, graph
-        self.made = {name: node for node in graph.node for name in node.output if name}
-        self.constants = {one.name: one for one in graph.initializer}
+        self.makers = {name: node for node in graph.node for name in node.output if name}
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
 
     def weights(self) -> StepWeights:
         logits = self.chain("probabilities", "Softmax", "Reshape", "Split")
@@ -97,7 +97,7 @@ class _Walk:
         if source != recurrent:
             self.refuse("attention and readout see different tensors")
         lstm, embedded = self.lstm(recurrent)
-        found = StepWeights(
+        weights = StepWeights(
             location=location,
             scale=scale,
             convolutions=self.convolutions(embedded, inputs),
@@ -108,8 +108,8 @@ class _Walk:
             volatility_scale=volatility_scale,
             state_size=self.state_size(),
         )
-        self.check(found)
-        return found
+        self.check(weights)
+        return weights
 
     def outlook(self, logits: str) -> Float:
         """Check that all outputs come from the same logits; return the scale of volatilities."""
@@ -145,30 +145,30 @@ class _Walk:
         _, value = self.inputs(values, "Concat", 2)
         age_bias = self.constant(self.inputs(bias, "Gather", 2)[0], 1)
         total = self.chain(query, "Split")
-        split = self.made[query]
+        split = self.makers[query]
         if {self.chain(key, "Split"), self.chain(value, "Split")} != {total}:
             self.refuse("query, key and value are not one layer")
         merged, source = self.linear(total)
         width = merged.weight.shape[1] // 3
         if abs(float(self.constant(root, 0)) - width**0.5) > 1e-6 * width:
             self.refuse("scores are not divided by the root of the keys' width")
-        found = {}
+        layers = {}
         for name, tensor in (("query", query), ("key", key), ("value", value)):
             first = width * list(split.output).index(tensor)
             part = slice(first, first + width)
-            found[name] = Linear(merged.weight[:, part], merged.bias[part])
-        return age_bias, found, source
+            layers[name] = Linear(merged.weight[:, part], merged.bias[part])
+        return age_bias, layers, source
 
     def lstm(self, recurrent: str) -> tuple[tuple[Linear, ...], str]:
         """Return the layers, and the first one's input."""
         layers: list[Linear] = []
         name = self.chain(recurrent, "Transpose")
-        while self.made.get(name) is not None and self.made[name].op_type == "Squeeze":
+        while self.makers.get(name) is not None and self.makers[name].op_type == "Squeeze":
             node = self.node(self.chain(name, "Squeeze"), "LSTM")
-            if [one.name for one in node.attribute] != ["hidden_size"] or len(node.input) != 7 or node.input[4]:
+            if [entry.name for entry in node.attribute] != ["hidden_size"] or len(node.input) != 7 or node.input[4]:
                 self.refuse("its LSTM has options")
             weight, recurrence, bias = (
-                self.constant(one, rank) for one, rank in zip(node.input[1:4], (3, 3, 2), strict=True)
+                self.constant(constant, rank) for constant, rank in zip(node.input[1:4], (3, 3, 2), strict=True)
             )
             units = recurrence.shape[2]
             sizes = (weight.shape[:2], recurrence.shape, bias.shape)
@@ -196,35 +196,35 @@ class _Walk:
 
     def linear(self, name: str) -> tuple[Linear, str]:
         """Return the layer that makes a tensor, and its input."""
-        one, other = self.inputs(name, "Add", 2)
-        bias, product = (one, other) if one in self.constants else (other, one)
+        first, second = self.inputs(name, "Add", 2)
+        bias, product = (first, second) if first in self.constants else (second, first)
         source, weight = self.inputs(product, "MatMul", 2)
         return Linear(self.constant(weight, 2), self.constant(bias, 1)), source
 
     def state_size(self) -> int:
-        shapes = {one.name: one.type.tensor_type.shape.dim for one in self.graph.input}
+        shapes = {tensor.name: tensor.type.tensor_type.shape.dim for tensor in self.graph.input}
         if set(shapes) != {"features", "state"}:
             self.refuse("its inputs are not features and state")
         return int(shapes["state"][1].dim_value)
 
-    def check(self, found: StepWeights) -> None:
+    def check(self, weights: StepWeights) -> None:
         """Refuse inconsistent sizes."""
-        features, channels = found.convolutions[0].weight.shape
-        units, attention = found.query.weight.shape
-        horizons = len(found.volatility_scale)
-        layers = len(found.lstm)
+        features, channels = weights.convolutions[0].weight.shape
+        units, attention = weights.query.weight.shape
+        horizons = len(weights.volatility_scale)
+        layers = len(weights.lstm)
         first = [(features, channels)] + [(channels, channels)] * (_CONVOLUTIONS - 1)
         lstm = [(channels + units, 4 * units)] + [(2 * units, 4 * units)] * (layers - 1)
         readout = (units + attention + features, (CLASSES + OUTLOOK) * horizons)
-        wanted = [*first, *lstm, *[(units, attention)] * 3, readout]
-        linear = (*found.convolutions, *found.lstm, found.query, found.key, found.value, found.readout)
-        if layers == 0 or [one.weight.shape for one in linear] != wanted:
+        expected = [*first, *lstm, *[(units, attention)] * 3, readout]
+        linear = (*weights.convolutions, *weights.lstm, weights.query, weights.key, weights.value, weights.readout)
+        if layers == 0 or [layer.weight.shape for layer in linear] != expected:
             self.refuse("its layers do not fit together")
-        if [one.bias.shape for one in linear] != [(shape[1],) for shape in wanted]:
+        if [layer.bias.shape for layer in linear] != [(shape[1],) for shape in expected]:
             self.refuse("its biases do not fit its weights")
-        if found.location.shape != (features,) or found.scale.shape != (features,):
+        if weights.location.shape != (features,) or weights.scale.shape != (features,):
             self.refuse("its scales do not fit its features")
-        if found.state_size < found.own_state_size:
+        if weights.state_size < weights.own_state_size:
             self.refuse("its state is too small for it")
 
     def chain(self, name: str, *operations: str) -> str:
@@ -240,14 +240,14 @@ class _Walk:
         return list(node.input)
 
     def node(self, name: str, operation: str) -> Any:
-        node = self.made.get(name)
+        node = self.makers.get(name)
         if node is None or node.op_type != operation:
             self.refuse(f"{name} comes of {'nothing' if node is None else node.op_type}, not of {operation}")
         return node
 
     def constant(self, name: str, rank: int) -> Float:
-        node = self.made.get(name)
-        if node is not None and node.op_type == "Identity":  # what the exporter writes of equal constants
+        node = self.makers.get(name)
+        if node is not None and node.op_type == "Identity":  # written by the exporter for equal constants
             return self.constant(node.input[0], rank)
         tensor = self.constants.get(name)
         if node is not None and node.op_type == "Constant":
@@ -257,11 +257,11 @@ class _Walk:
             self.refuse(f"{name} is no finite float32 constant of {rank} axes")
         return np.asarray(value, np.float32)
 
-    def refuse(self, why: str) -> NoReturn:
+    def refuse(self, reason: str) -> NoReturn:
         raise PrecisionError(
-            f"{self.path}: not a network that the compiled step knows ({why}); it is answered by ONNX Runtime"
+            f"{self.path}: not a network that the compiled step supports ({reason}); ONNX Runtime runs it"
         )
 
 
 def _attributes(node: Any) -> dict[str, Any]:
-    return {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}

@@ -16,7 +16,7 @@ from typing import IO
 
 import msgspec
 
-from lobsmith.compress.tensorrt.child import Built, Order
+from lobsmith.compress.tensorrt.child import BuildRequest, BuildResult
 from lobsmith.compress.tensorrt.gpu import this_gpu
 from lobsmith.compress.tensorrt.plan import ENGINE, EngineBuild, Profile, read_build
 from lobsmith.errors import EngineError
@@ -26,7 +26,7 @@ from lobsmith.process import peak_bytes
 
 _USUAL_CHUNK = 32
 _POLL_S = 0.02
-_WORDS = 600
+_MESSAGE_CHARACTERS = 600
 """Characters of a builder's message in an error."""
 
 
@@ -96,10 +96,10 @@ def load_build(directory: Path) -> EngineBuild:
     build = read_build(directory)
     for name in build.plans.values():
         try:
-            found = sha256_file(directory / name)
+            sha256 = sha256_file(directory / name)
         except OSError as error:
             raise EngineError(f"{directory / name}: {error.strerror}; build it again") from error
-        if found != build.sha256.get(name):
+        if sha256 != build.sha256.get(name):
             raise EngineError(f"{directory / name}: its hash is not that of {ENGINE}; build it again")
     return build
 
@@ -129,10 +129,10 @@ def _build(
     _sweep(directory, settings.deadline_s)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        # A copy, so that what is hashed is what is built.
+        # A copy: the hashed bytes are the built ones.
         copy = staging / "source.onnx"
         shutil.copyfile(source, copy)
-        order = Order(
+        request = BuildRequest(
             parent=os.getpid(),
             source=str(copy),
             directory=str(staging),
@@ -142,18 +142,18 @@ def _build(
             workspace_mib=max(1, settings.memory_mib // 4),
             cache=None if cache is None else str(cache.absolute()),
         )
-        built = _run_child(source, order, settings, on_progress)
+        result = _run_child(source, request, settings, on_progress)
         build = EngineBuild(
             builder=builder,
-            builder_version=built.builder_version,
-            cuda_version=built.cuda_version,
-            gpu=built.gpu,
+            builder_version=result.builder_version,
+            cuda_version=result.cuda_version,
+            gpu=result.gpu,
             precision=precision,
             source_sha256=sha256_file(copy),
-            profiles=built.profiles,
-            plans=built.plans,
-            sha256={name: sha256_file(staging / name) for name in built.plans.values()},
-            build_s=round(built.build_s, 3),
+            profiles=result.profiles,
+            plans=result.plans,
+            sha256={name: sha256_file(staging / name) for name in result.plans.values()},
+            build_s=round(result.build_s, 3),
         )
         copy.unlink()
         write_atomic(staging / ENGINE, msgspec.json.format(msgspec.json.encode(build)) + b"\n")
@@ -167,32 +167,34 @@ def _build(
     return build
 
 
-def _run_child(source: Path, order: Order, settings: EngineParams, on_progress: Callable[[str], None] | None) -> Built:
-    # -P keeps a local file named like a package from being imported in its place.
-    command = [sys.executable, "-P", "-m", f"{__package__}.child", msgspec.json.encode(order).decode()]
+def _run_child(
+    source: Path, request: BuildRequest, settings: EngineParams, on_progress: Callable[[str], None] | None
+) -> BuildResult:
+    # -P: a local file must not shadow a package.
+    command = [sys.executable, "-P", "-m", f"{__package__}.child", msgspec.json.encode(request).decode()]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=True
         )
         try:
-            excess = _watch(child, Path(order.directory), settings, on_progress)
+            excess = _watch(child, Path(request.directory), settings, on_progress)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             status = child.wait()
         if excess:
-            raise EngineError(f"{source}: {order.builder} {excess}")
-        lines, words = _lines(output), _lines(errors)
+            raise EngineError(f"{source}: {request.builder} {excess}")
+        lines, error_lines = _lines(output), _lines(errors)
     try:
-        built = msgspec.json.decode(lines[-1], type=Built)
+        result = msgspec.json.decode(lines[-1], type=BuildResult)
     except (IndexError, msgspec.DecodeError) as error:
         how = signal.Signals(-status).name if status < 0 else f"status {status}"
-        last = textwrap.shorten(words[-1], _WORDS) if words else "no words"
-        raise EngineError(f"{source}: {order.builder} died ({how}): {last}") from error
-    if built.reason or status:
-        reason = textwrap.shorten(built.reason, _WORDS) or f"its process ended with status {status}"
-        raise EngineError(f"{source}: {order.builder} built no engine: {reason}")
-    return built
+        last = textwrap.shorten(error_lines[-1], _MESSAGE_CHARACTERS) if error_lines else "no message"
+        raise EngineError(f"{source}: {request.builder} crashed ({how}): {last}") from error
+    if result.reason or status:
+        reason = textwrap.shorten(result.reason, _MESSAGE_CHARACTERS) or f"its process ended with status {status}"
+        raise EngineError(f"{source}: {request.builder} built no engine: {reason}")
+    return result
 
 
 def _watch(
@@ -203,7 +205,7 @@ def _watch(
     Memory is peak resident, not address space, of which CUDA reserves far more.
     """
     end = time.monotonic() + settings.deadline_s
-    told = 0
+    reported = 0
     while True:
         try:
             child.wait(_POLL_S)
@@ -215,8 +217,8 @@ def _watch(
         if peak_bytes(child.pid) > settings.memory_mib * 2**20:
             return f"took more memory than engine.memory_mib, {settings.memory_mib} MiB; it was stopped"
         plans = len(list(staging.glob("*.plan")))
-        if on_progress and plans > told:
-            told = plans
+        if on_progress and plans > reported:
+            reported = plans
             on_progress(f"{plans} plans")
 
 

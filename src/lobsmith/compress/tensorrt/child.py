@@ -1,7 +1,7 @@
 """TensorRT's builder in a child process: it may crash, hang or exhaust memory.
 
-`python -m lobsmith.compress.tensorrt.child ORDER` writes one plan per compute capability and prints a `Built` as JSON.
-The packages `tensorrt` (10 and 11) and `tensorrt_rtx` have one Python API.
+`python -m lobsmith.compress.tensorrt.child REQUEST` writes one plan per compute capability and prints a `BuildResult`
+as JSON. The packages `tensorrt` (10 and 11) and `tensorrt_rtx` have one Python API.
 """
 
 import importlib
@@ -27,7 +27,7 @@ INPUTS = {"features": 3, "state": 2}
 _ERRORS_KEPT = 5
 
 
-class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BuildRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to build. Empty `capabilities` stand for this machine's GPU."""
 
     parent: int
@@ -40,7 +40,7 @@ class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cache: str | None
 
 
-class Built(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BuildResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The build's result. `plans`: compute capability to file name; `reason`: why there are none."""
 
     reason: str = ""
@@ -52,7 +52,7 @@ class Built(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     build_s: float = 0.0
 
 
-def build_plans(order: Order) -> Built:
+def build_plans(request: BuildRequest) -> BuildResult:
     """Build plans in this process.
 
     Raises:
@@ -61,42 +61,42 @@ def build_plans(order: Order) -> Built:
     """
     started = time.monotonic()
     try:
-        trt = importlib.import_module(order.builder)
+        trt = importlib.import_module(request.builder)
     except (ImportError, OSError) as error:
-        raise EngineError(f"{order.builder} cannot be imported: {error}") from error
+        raise EngineError(f"{request.builder} cannot be imported: {error}") from error
     gpu = this_gpu()
-    targets = _targets(trt, order, gpu)
+    targets = _targets(trt, request, gpu)
     log = error_log(trt)
     builder = trt.Builder(log)
-    network, parser = _parse(trt, builder, log, Path(order.source))
-    profiles = fit_profiles(order.profiles, {name: tuple(one.shape) for name, one in _inputs(network).items()})
-    cuda_version = _cuda_version(order.builder)
-    cache = TimingCache(order, trt.__version__, cuda_version, gpu)
+    network, parser = _parse(trt, builder, log, Path(request.source))
+    profiles = fit_profiles(request.profiles, {name: tuple(tensor.shape) for name, tensor in _inputs(network).items()})
+    cuda_version = _cuda_version(request.builder)
+    cache = TimingCache(request, trt.__version__, cuda_version, gpu)
     plans = {}
     for capability in targets:
         config = builder.create_builder_config()
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, order.workspace_mib << 20)
-        # TF32 rounds factors to 10 bits: what is called FP32 has to be FP32.
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mib << 20)
+        # TF32 rounds factors to 10 bits.
         config.clear_flag(trt.BuilderFlag.TF32)
         for profile in profiles:
             _add_profile(builder, config, network, profile)
-        if order.builder == "tensorrt_rtx":
+        if request.builder == "tensorrt_rtx":
             config.num_compute_capabilities = 1
             config.set_compute_capability(_offered(trt)[capability], 0)
         cache.attach(config)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise EngineError(f"no plan for {capability}: {log.words()}{_way_out(log.words())}")
+            raise EngineError(f"no plan for {capability}: {log.message()}{_remedy(log.message())}")
         cache.keep(config)
         plans[capability] = f"model.sm{capability.replace('.', '')}.plan"
-        write_atomic(Path(order.directory) / plans[capability], bytes(plan))
-    # The parser owns the weights that the network refers to.
+        write_atomic(Path(request.directory) / plans[capability], bytes(plan))
+    # The parser owns the network's weights.
     del parser
-    return Built(
+    return BuildResult(
         builder_version=trt.__version__,
         cuda_version=cuda_version,
-        # TensorRT-RTX times nothing while it builds: its plans owe nothing to the GPU of this machine.
-        gpu=gpu.name if gpu and order.builder == "tensorrt" else None,
+        # TensorRT-RTX times no kernels in a build: its plans do not depend on this GPU.
+        gpu=gpu.name if gpu and request.builder == "tensorrt" else None,
         profiles=profiles,
         plans=plans,
         build_s=time.monotonic() - started,
@@ -120,28 +120,28 @@ def fit_profiles(profiles: tuple[Profile, ...], shapes: dict[str, tuple[int, ...
         if any(size != -1 and not span[0] <= size <= span[2] for span, size in spans):
             continue
         fixed = [span if size == -1 else (size, size, size) for span, size in spans]
-        if all(fixed != [one.batch, one.rows] for one in fitted):
+        if all(fixed != [other.batch, other.rows] for other in fitted):
             fitted.append(structs.replace(profile, batch=fixed[0], rows=fixed[1]))
     if not fitted:
         raise EngineError(f"the network takes features [{batch}, {rows}] only, which no profile covers")
     return tuple(fitted)
 
 
-def _way_out(words: str) -> str:
+def _remedy(message: str) -> str:
     """Return the remedy of an out-of-memory failure."""
-    if "OutOfMemory" not in words:
+    if "OutOfMemory" not in message:
         return ""
     return "; lower engine.largest_batch or largest_chunk, or raise engine.memory_mib, of which a quarter is workspace"
 
 
-def _targets(trt: Any, order: Order, gpu: Gpu | None) -> tuple[str, ...]:
+def _targets(trt: Any, request: BuildRequest, gpu: Gpu | None) -> tuple[str, ...]:
     own = (gpu.capability,) if gpu else ()
-    wanted = tuple(dict.fromkeys(order.capabilities)) or own
-    offered = tuple(_offered(trt)) if order.builder == "tensorrt_rtx" else own
-    if not wanted:
+    targets = tuple(dict.fromkeys(request.capabilities)) or own
+    offered = tuple(_offered(trt)) if request.builder == "tensorrt_rtx" else own
+    if not targets:
         raise EngineError("this machine has no GPU to build for; name compute capabilities in engine.capabilities")
-    refused = [one for one in wanted if one not in offered]
-    if refused and order.builder == "tensorrt":
+    refused = [capability for capability in targets if capability not in offered]
+    if refused and request.builder == "tensorrt":
         raise EngineError(
             f"it builds for the GPU of its own machine only ({own[0] if own else 'there is none'}), "
             f"not for compute capability {', '.join(refused)}; build there, or with tensorrt_rtx"
@@ -150,7 +150,7 @@ def _targets(trt: Any, order: Order, gpu: Gpu | None) -> tuple[str, ...]:
         raise EngineError(
             f"version {trt.__version__} offers compute capabilities {', '.join(offered)}, not {', '.join(refused)}"
         )
-    return wanted
+    return targets
 
 
 def _offered(trt: Any) -> dict[str, Any]:
@@ -167,25 +167,25 @@ def error_log(trt: Any) -> Any:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: Any, text: str) -> None:
             serious = severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
             if serious and len(self.errors) < _ERRORS_KEPT:
-                self.errors.append(message)
+                self.errors.append(text)
 
-        def words(self) -> str:
-            return "; ".join(self.errors) or "it gave no reason"
+        def message(self) -> str:
+            return "; ".join(self.errors) or "no reason"
 
     return Log()
 
 
 def _parse(trt: Any, builder: Any, log: Any, source: Path) -> tuple[Any, Any]:
-    # TensorRT 11 knows only strongly typed networks and may drop the flag.
+    # TensorRT 11 has strongly typed networks only and may drop the flag.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(source.read_bytes()):
         errors = [parser.get_error(i) for i in range(min(parser.num_errors, _ERRORS_KEPT))]
-        raise EngineError("; ".join(_words(error) for error in errors) or log.words())
+        raise EngineError("; ".join(_parser_message(error) for error in errors) or log.message())
     if set(_inputs(network)) != set(INPUTS) or not network.num_outputs:
         raise EngineError(f"its inputs are {sorted(_inputs(network))} and it has {network.num_outputs} outputs")
     for name, tensor in _inputs(network).items():
@@ -194,7 +194,7 @@ def _parse(trt: Any, builder: Any, log: Any, source: Path) -> tuple[Any, Any]:
     return network, parser
 
 
-def _words(error: Any) -> str:
+def _parser_message(error: Any) -> str:
     """Return a parser's error: node, kind and message."""
     node = f"node {error.node_name() or error.node()} ({error.node_operator()}): " if error.node_operator() else ""
     return f"{node}{error.code().name}: {error.desc()}"
@@ -221,11 +221,11 @@ class TimingCache:
     TensorRT-RTX has none: it chooses its kernels at run time.
     """
 
-    def __init__(self, order: Order, version: str, cuda_version: str | None, gpu: Gpu | None) -> None:
+    def __init__(self, request: BuildRequest, version: str, cuda_version: str | None, gpu: Gpu | None) -> None:
         self._path: Path | None = None
-        if order.cache and gpu and order.builder == "tensorrt":
-            key = f"{order.builder}-{version}-cuda{cuda_version}-{gpu.name}-sm{gpu.capability}"
-            self._path = Path(order.cache) / f"{re.sub(r'[^A-Za-z0-9.]+', '-', key)}.timing"
+        if request.cache and gpu and request.builder == "tensorrt":
+            key = f"{request.builder}-{version}-cuda{cuda_version}-{gpu.name}-sm{gpu.capability}"
+            self._path = Path(request.cache) / f"{re.sub(r'[^A-Za-z0-9.]+', '-', key)}.timing"
 
     def attach(self, config: Any) -> None:
         """Give a build the cache, or an empty one."""
@@ -258,19 +258,19 @@ def _cuda_version(builder: str) -> str | None:
         needs = importlib.metadata.requires(builder) or []
     except importlib.metadata.PackageNotFoundError:
         return None
-    found = re.search(r"_cu(\d+)", " ".join(needs).replace("-", "_"))
-    return found[1] if found else None
+    match = re.search(r"_cu(\d+)", " ".join(needs).replace("-", "_"))
+    return match[1] if match else None
 
 
 def _main(arguments: list[str]) -> int:
-    order = msgspec.json.decode(arguments[0], type=Order)
-    end_with(order.parent)
+    request = msgspec.json.decode(arguments[0], type=BuildRequest)
+    end_with(request.parent)
     try:
-        built = build_plans(order)
+        result = build_plans(request)
     except (EngineError, OSError, MemoryError) as error:
-        built = Built(reason=str(error) or type(error).__name__)
-    sys.stdout.write("\n" + msgspec.json.encode(built).decode() + "\n")
-    return 1 if built.reason else 0
+        result = BuildResult(reason=str(error) or type(error).__name__)
+    sys.stdout.write("\n" + msgspec.json.encode(result).decode() + "\n")
+    return 1 if result.reason else 0
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def fits(build: EngineBuild, gpu_capability: str | None, tensorrt: str | None) -
         return f"there is no GPU here; the plans are for capability {built_for}"
     if gpu_capability not in build.plans:
         return f"the plans are for GPUs of capability {built_for}, the one here has {gpu_capability}"
-    # Libraries tell no more than three numbers of their version; a plan of another one is refused by TensorRT.
+    # Libraries state three numbers of their version; TensorRT refuses plans of another.
     if tensorrt.split(".")[:3] != build.builder_version.split(".")[:3]:
         return f"the plans were built with TensorRT {build.builder_version}, here is {tensorrt}"
     return None

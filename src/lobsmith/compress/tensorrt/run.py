@@ -38,7 +38,7 @@ class EngineModel(StatefulModel):
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         self._context: Any = self._engine.create_execution_context() if self._engine else None
         if self._context is None:
-            raise EngineError(f"{path}: {build.builder} does not load it: {self._log.words()}")
+            raise EngineError(f"{path}: {build.builder} does not load it: {self._log.message()}")
         for name in (*INPUTS, *OUTPUTS):
             if self._engine.get_tensor_dtype(name) != trt.float32:
                 raise EngineError(f"{path}: its tensor {name} is not float32; export the network again")
@@ -58,28 +58,28 @@ class EngineModel(StatefulModel):
         with torch.cuda.stream(self._stream):
             self._choose_profile(*features.shape[:2])
             inputs = {"features": features, "state": state}
-            tensors = {name: torch.from_numpy(np.ascontiguousarray(one)).cuda() for name, one in inputs.items()}
-            shaped = [self._context.set_input_shape(name, tuple(one.shape)) for name, one in tensors.items()]
-            if not all(shaped):
+            tensors = {name: torch.from_numpy(np.ascontiguousarray(array)).cuda() for name, array in inputs.items()}
+            accepted = [self._context.set_input_shape(name, tuple(tensor.shape)) for name, tensor in tensors.items()]
+            if not all(accepted):
                 raise EngineError(f"{self._path}: takes no features {features.shape} with states {state.shape}")
             for name in OUTPUTS:
                 tensors[name] = torch.empty(tuple(self._context.get_tensor_shape(name)), device="cuda")
             for name, tensor in tensors.items():
                 self._context.set_tensor_address(name, tensor.data_ptr())
             if not self._context.execute_async_v3(self._stream.cuda_stream):
-                raise EngineError(f"{self._path}: does not run: {self._log.words()}")
+                raise EngineError(f"{self._path}: does not run: {self._log.message()}")
             return Answered(*(tensors[name].cpu().numpy() for name in OUTPUTS))
 
     def _choose_profile(self, batch: int, rows: int) -> None:
-        fit = (
+        covering = (
             index
-            for index, one in enumerate(self._profiles)
-            if one.batch[0] <= batch <= one.batch[2] and one.rows[0] <= rows <= one.rows[2]
+            for index, profile in enumerate(self._profiles)
+            if profile.batch[0] <= batch <= profile.batch[2] and profile.rows[0] <= rows <= profile.rows[2]
         )
-        index = next(fit, None)
+        index = next(covering, None)
         if index is None:
             raise EngineError(f"{self._path}: has no profile for {batch} streams of {rows} rows")
         if index != self._profile:
             if not self._context.set_optimization_profile_async(index, self._stream.cuda_stream):
-                raise EngineError(f"{self._path}: does not change to profile {index}: {self._log.words()}")
+                raise EngineError(f"{self._path}: does not change to profile {index}: {self._log.message()}")
             self._profile = index

@@ -24,15 +24,15 @@ def shapes_of(model: Any) -> dict[str, Shape]:
     """Return the shape of every tensor of a graph whose shapes are fixed."""
     _state_lstm_shapes(model.graph)
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    found = {one.name: tuple(one.dims) for one in graph.initializer}
-    for one in (*graph.value_info, *graph.input, *graph.output):
-        found[one.name] = tuple(dimension.dim_value for dimension in one.type.tensor_type.shape.dim)
-    return found
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        shapes[value.name] = tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)
+    return shapes
 
 
 def _state_lstm_shapes(graph: Any) -> None:
     """Add shapes that ONNX cannot infer: outputs of ONNX Runtime's quantised LSTM over one row."""
-    known = {one.name for one in graph.value_info}
+    known = {value.name for value in graph.value_info}
     for node in graph.node:
         if node.op_type == "DynamicQuantizeLSTM":
             units = _attribute(node, "hidden_size")
@@ -41,12 +41,12 @@ def _state_lstm_shapes(graph: Any) -> None:
                     graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
 
-def flatten(model: Any) -> None:
+def squeeze_shapes(model: Any) -> None:
     """Compute on [1, …, 1, N] as [1, N], in place, without redundant changes of shape."""
-    _Flattening(model).run()
+    _ShapeSqueezer(model).run()
 
 
-class _Flattening:
+class _ShapeSqueezer:
     """Rewrites a graph node by node.
 
     `stored` maps each old tensor to the new one that holds its numbers, whose shape is in `shapes`. A `Reshape` to
@@ -57,10 +57,10 @@ class _Flattening:
         self.graph = model.graph
         self.old = shapes_of(model)
         self.shapes = dict(self.old)
-        self.constants = {one.name: numpy_helper.to_array(one) for one in self.graph.initializer}
+        self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
         self.stored: dict[str, str] = {}
         self.transposed: dict[str, str] = {}
-        self.outputs = {one.name for one in self.graph.output}
+        self.outputs = {output.name for output in self.graph.output}
         self.nodes: list[Any] = []
 
     def run(self) -> None:
@@ -76,7 +76,7 @@ class _Flattening:
                 node.input[:] = self._unchanged(node.input)
                 self.nodes.append(node)
         for name in sorted(self.outputs & self.stored.keys()):
-            self._emit("Reshape", [self.stored[name], self._shape(self.old[name])], name, self.old[name])
+            self._emit("Reshape", [self.stored[name], self._numbers(np.array(self.old[name]))], name, self.old[name])
         del self.graph.node[:], self.graph.value_info[:]
         self.graph.node.extend(self.nodes)
         drop_unused(self.graph)
@@ -126,11 +126,11 @@ class _Flattening:
         """Compute elementwise on vectors where only scalars are broadcast."""
         if node.op_type not in _UNARY | _BINARY:
             return False
-        like = _without_ones(self.old[node.output[0]])
-        spread = node.input if node.op_type in _BINARY else node.input[:1]
-        if any(_without_ones(self.old[name]) not in (like, ()) for name in spread):
+        shape = _without_ones(self.old[node.output[0]])
+        operands = node.input if node.op_type in _BINARY else node.input[:1]
+        if any(_without_ones(self.old[name]) not in (shape, ()) for name in operands):
             return False
-        self._emit_like(node, [*map(self._vector, spread), *self._unchanged(node.input[len(spread) :])])
+        self._emit_like(node, [*map(self._vector, operands), *self._unchanged(node.input[len(operands) :])])
         return True
 
     def _contiguous(self, node: Any) -> bool:
@@ -154,11 +154,12 @@ class _Flattening:
         shape = self.old[node.input[0]]
         single = all(value.size == 1 for value in values)
         if node.op_type == "Split":
-            known = len(values) == 1
+            supported = len(values) == 1
         else:
-            # A slice's inputs are its beginnings, ends, axes and strides.
-            known = single and (node.op_type == "Gather" or (len(values) >= 3 and all(one == 1 for one in values[3:])))
-        if not known:
+            # A slice's inputs are its starts, ends, axes and strides.
+            unit_strides = len(values) >= 3 and all(stride == 1 for stride in values[3:])
+            supported = single and (node.op_type == "Gather" or unit_strides)
+        if not supported:
             return False
         axis = (int(values[2][0]) if node.op_type == "Slice" else _attribute(node, "axis", 0)) % len(shape)
         inner = _size(shape[axis + 1 :])
@@ -176,7 +177,7 @@ class _Flattening:
         return True
 
     def _slice(self, node: Any, vector: str, begin: int, end: int) -> None:
-        inputs = [vector, *(self._numbers(np.array([one])) for one in (begin, end, 1))]
+        inputs = [vector, *(self._numbers(np.array([number])) for number in (begin, end, 1))]
         self._emit("Slice", inputs, self._flat(node.output[0]), (1, end - begin))
 
     def _softmax(self, node: Any) -> bool:
@@ -189,7 +190,7 @@ class _Flattening:
 
     def _emit_like(self, node: Any, inputs: list[str], **changed: Any) -> None:
         """Add the same operation on vectors."""
-        attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute} | changed
+        attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute} | changed
         outputs = [self._flat(name) for name in node.output]
         for flat, name in zip(outputs, node.output, strict=True):
             self.shapes[flat] = (1, _size(self.old[name]))
@@ -220,11 +221,8 @@ class _Flattening:
         if stored in self.constants:
             return self._initializer(label, self.constants[stored].reshape(shape))
         if label not in self.shapes:
-            self._emit("Reshape", [stored, self._shape(shape)], label, shape)
+            self._emit("Reshape", [stored, self._numbers(np.array(shape))], label, shape)
         return label
-
-    def _shape(self, shape: Shape) -> str:
-        return self._numbers(np.array(shape))
 
     def _numbers(self, values: npt.NDArray[np.int64]) -> str:
         values = np.asarray(values, np.int64)
@@ -242,8 +240,8 @@ def _size(shape: Shape) -> int:
 
 
 def _without_ones(shape: Shape) -> Shape:
-    return tuple(one for one in shape if one != 1)
+    return tuple(size for size in shape if size != 1)
 
 
 def _attribute(node: Any, name: str, default: Any = None) -> Any:
-    return next((helper.get_attribute_value(one) for one in node.attribute if one.name == name), default)
+    return next((helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name), default)
