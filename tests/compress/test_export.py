@@ -60,7 +60,7 @@ def test_parity_refuses_another_network(path: Path, rows: np.ndarray) -> None:
     assert not parity(make_network(seed=2), OnnxModel(path), rows, 1e-5).passed
 
 
-def test_parity_refuses_a_network_that_always_says_the_same(tmp_path: Path, rows: np.ndarray) -> None:
+def test_parity_refuses_a_network_with_constant_outputs(tmp_path: Path, rows: np.ndarray) -> None:
     torch.manual_seed(1)
     constant = build(PARAMS, COUNT, HORIZONS).eval()
     export_onnx(constant, tmp_path / "model.onnx")
@@ -70,8 +70,8 @@ def test_parity_refuses_a_network_that_always_says_the_same(tmp_path: Path, rows
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_parity_looks_at_every_output(path: Path, rows: np.ndarray, seed: int) -> None:
-    """Two networks that agree on the directions and differ in what else they say are two networks."""
+def test_parity_compares_every_output(path: Path, rows: np.ndarray, seed: int) -> None:
+    """Networks that differ in their auxiliary outputs only are two networks."""
     network = make_network()
     network.calibration.move_scale.fill_(seed)
     assert parity(network, OnnxModel(path), rows, 1e-5).passed is (seed == 1)
@@ -127,9 +127,9 @@ def test_after_priming_a_cold_start_agrees(path: Path, rows: np.ndarray) -> None
 def test_golden_vectors_survive_a_round_trip(path: Path, rows: np.ndarray, tmp_path: Path) -> None:
     golden = golden_vectors(OnnxModel(path), rows)
     save_golden(golden, tmp_path / "golden.safetensors")
-    found = vars(load_golden(tmp_path / "golden.safetensors"))
-    assert list(found) == ["features", "state", "probabilities", "outlook", "next_state"]
-    for name, array in found.items():
+    loaded = vars(load_golden(tmp_path / "golden.safetensors"))
+    assert list(loaded) == ["features", "state", "probabilities", "outlook", "next_state"]
+    for name, array in loaded.items():
         np.testing.assert_array_equal(array, getattr(golden, name))
 
 

@@ -31,11 +31,11 @@ def made(rows: int = 20_000, horizons: int = 2, times: float = 1.0, shift: float
     probabilities = torch.softmax(outputs[..., :CLASSES], dim=2).reshape(-1, CLASSES)
     direction = torch.multinomial(probabilities, 1, generator=generator).reshape(rows, horizons)
     hits = torch.rand(rows, horizons, BINARY, generator=generator) < outputs[..., CLASSES : CLASSES + BINARY].sigmoid()
-    said = outputs.clone()
-    said[..., : CLASSES + BINARY] *= times
-    said[..., CLASSES : CLASSES + BINARY] += shift
-    said[..., 0] += shift
-    return said, direction, hits.float()
+    distorted = outputs.clone()
+    distorted[..., : CLASSES + BINARY] *= times
+    distorted[..., CLASSES : CLASSES + BINARY] += shift
+    distorted[..., 0] += shift
+    return distorted, direction, hits.float()
 
 
 def untouched(calibration: Calibration) -> bool:
@@ -45,16 +45,16 @@ def untouched(calibration: Calibration) -> bool:
 
 def losses(calibration: Calibration, outputs: Tensor, direction: Tensor, binary: Tensor) -> list[float]:
     """The log-loss of each horizon's direction and of each binary output, over known rows."""
-    found = []
+    values = []
     logits = calibration.logits(outputs)
     flags = outputs[..., CLASSES : CLASSES + BINARY] * calibration.binary_scale + calibration.binary_bias
     for h in range(outputs.shape[1]):
         known = direction[:, h] >= 0
-        found.append(float(cross_entropy(logits[known, h], direction[known, h])))
+        values.append(float(cross_entropy(logits[known, h], direction[known, h])))
         for b in range(BINARY):
             known = binary[:, h, b] >= 0
-            found.append(float(binary_cross_entropy_with_logits(flags[known, h, b], binary[known, h, b])))
-    return found
+            values.append(float(binary_cross_entropy_with_logits(flags[known, h, b], binary[known, h, b])))
+    return values
 
 
 @pytest.mark.parametrize("times", [3.0, 1.0, 0.25])
@@ -173,12 +173,12 @@ def infinite() -> Made:
     "degenerate", [no_rows, all_unknown, one_class, no_hit, few_of_a_class, not_a_number, infinite]
 )
 @pytest.mark.parametrize("ridge", [0.0, 1e-3])
-def test_where_there_is_nothing_to_fit_to_it_is_left_and_said(degenerate: object, ridge: float) -> None:
+def test_where_there_is_nothing_to_fit_to_it_is_left_and_reported(degenerate: object, ridge: float) -> None:
     """F33."""
     calibration = Calibration(2)
-    left = calibrate(calibration, *degenerate(), [ridge] * 2)  # type: ignore[operator]
-    assert set(left) == EVERYTHING
-    assert len(left) == len(EVERYTHING)
+    uncalibrated = calibrate(calibration, *degenerate(), [ridge] * 2)  # type: ignore[operator]
+    assert set(uncalibrated) == EVERYTHING
+    assert len(uncalibrated) == len(EVERYTHING)
     assert untouched(calibration)
 
 
@@ -241,7 +241,7 @@ def test_the_exported_model_is_calibrated(tmp_path: Path) -> None:
         outputs = network(rows.unsqueeze(0), network.cold_state(1))[0][0]
     _, direction, binary = made(rows=200, times=3.0)
     # Before the calibration is fitted, and after.
-    said = []
+    answers = []
     for name in ("before", "after"):
         if name == "after":
             assert calibrate(network.calibration, outputs.clone(), direction, binary, [RIDGE] * 2) == []
@@ -254,5 +254,5 @@ def test_the_exported_model_is_calibrated(tmp_path: Path) -> None:
         np.testing.assert_allclose(probabilities, expected[0][0], atol=1e-5)
         np.testing.assert_allclose(outlook, expected[1][0], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(probabilities, by_hand[0], atol=1e-5)
-        said.append(probabilities)
-    assert np.abs(said[0] - said[1]).max() > 0.05
+        answers.append(probabilities)
+    assert np.abs(answers[0] - answers[1]).max() > 0.05

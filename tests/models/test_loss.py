@@ -24,17 +24,17 @@ def only(**weights: float) -> LossParams:
 
 def a_row(**changes: Any) -> Targets:
     """One row, one horizon: it went up, nothing else happened."""
-    whole: Targets = {
+    row: Targets = {
         "direction": torch.tensor([[[2]]]),
         "binary": torch.zeros(1, 1, 1, 3),
         "move": torch.zeros(1, 1, 1),
         "volatility": torch.zeros(1, 1, 1),
         "weight": torch.ones(1),
     }
-    whole |= {name: torch.as_tensor(value).reshape(whole[name].shape) for name, value in changes.items()}
-    if abs(float(whole["move"])) >= SIGNIFICANT:
-        whole["binary"][..., 0] = 1.0
-    return whole
+    row |= {name: torch.as_tensor(value).reshape(row[name].shape) for name, value in changes.items()}
+    if abs(float(row["move"])) >= SIGNIFICANT:
+        row["binary"][..., 0] = 1.0
+    return row
 
 
 def outputs(**columns: float) -> Tensor:
@@ -45,26 +45,26 @@ def outputs(**columns: float) -> Tensor:
     return row
 
 
-def cost(params: LossParams, said: Tensor, came: Targets) -> float:
-    horizons = came["direction"].shape[2]
-    return Loss(params, torch.ones(horizons), torch.full((horizons,), SIGNIFICANT))(said, **came).item()
+def cost(params: LossParams, predicted: Tensor, targets: Targets) -> float:
+    horizons = targets["direction"].shape[2]
+    return Loss(params, torch.ones(horizons), torch.full((horizons,), SIGNIFICANT))(predicted, **targets).item()
 
 
 def many(rows: int = 5, horizons: int = 2, sequences: int = 3) -> tuple[Tensor, Targets]:
     generator = torch.Generator().manual_seed(4)
     shape = (sequences, rows, horizons)
-    came = {
+    targets = {
         "direction": torch.randint(0, 3, shape, generator=generator),
         "binary": torch.randint(0, 2, (*shape, 3), generator=generator).float(),
         "move": 3 * torch.randn(shape, generator=generator),
         "volatility": torch.rand(shape, generator=generator),
         "weight": torch.rand(sequences, generator=generator) + 0.1,
     }
-    return torch.randn((*shape, COLUMNS), generator=generator), came
+    return torch.randn((*shape, COLUMNS), generator=generator), targets
 
 
 @pytest.mark.parametrize(
-    ("params", "said", "came", "expected"),
+    ("params", "predicted", "targets", "expected"),
     [
         pytest.param(only(direction=1), outputs(), a_row(), math.log(3), id="direction: knows nothing"),
         pytest.param(
@@ -80,7 +80,7 @@ def many(rows: int = 5, horizons: int = 2, sequences: int = 3) -> tuple[Tensor, 
             outputs(c3=2.0),
             a_row(binary=[1.0, 0.0, 0.0]),
             0.5 * math.log(1 + math.exp(-2)),
-            id="significant: it came",
+            id="significant: it occurred",
         ),
         pytest.param(
             only(withdrawal=1),
@@ -90,7 +90,7 @@ def many(rows: int = 5, horizons: int = 2, sequences: int = 3) -> tuple[Tensor, 
             id="withdrawal: the sum of both sides",
         ),
         pytest.param(only(move=1), outputs(c6=0.5), a_row(move=-1.5), 4.0, id="move: squared error"),
-        pytest.param(only(move=1), outputs(), a_row(move=-1000.0), 100.0, id="move: a freak is clipped"),
+        pytest.param(only(move=1), outputs(), a_row(move=-1000.0), 100.0, id="move: an outlier is clipped"),
         pytest.param(
             only(volatility=1),
             outputs(c7=0.0),
@@ -110,8 +110,8 @@ def many(rows: int = 5, horizons: int = 2, sequences: int = 3) -> tuple[Tensor, 
         pytest.param(only(hinge=0.5, false_alarm=3), outputs(c6=2.0), a_row(), 1.5, id="hinge: weighted"),
     ],
 )
-def test_terms(params: LossParams, said: Tensor, came: Targets, expected: float) -> None:
-    assert cost(params, said, came) == pytest.approx(expected, rel=1e-5, abs=1e-7)
+def test_terms(params: LossParams, predicted: Tensor, targets: Targets, expected: float) -> None:
+    assert cost(params, predicted, targets) == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize("times", [1.0, 3.0, 7.5])
@@ -126,76 +126,80 @@ def test_a_false_alarm_costs_so_many_times_a_miss_of_the_same_size(times: float,
 
 
 def test_the_whole_is_the_sum_of_its_terms() -> None:
-    said, came = many()
+    predicted, targets = many()
     parts = [
         only(**{name: getattr(ALL, name)}, **({"false_alarm": 3.0} if name == "hinge" else {}))
         for name in ("direction", "significant", "withdrawal", "move", "volatility", "hinge")
     ]
-    terms = [cost(one, said, came) for one in parts]
+    terms = [cost(params, predicted, targets) for params in parts]
     assert all(term > 0.01 for term in terms)
-    assert cost(ALL, said, came) == pytest.approx(sum(terms), rel=1e-5)
+    assert cost(ALL, predicted, targets) == pytest.approx(sum(terms), rel=1e-5)
 
 
 def test_unknown_labels_contribute_nothing() -> None:
-    said, came = many()
-    unknown = torch.zeros_like(came["direction"], dtype=torch.bool)
+    predicted, targets = many()
+    unknown = torch.zeros_like(targets["direction"], dtype=torch.bool)
     unknown[0, 2:], unknown[2, 1, 1] = True, True
-    hidden = dict(came)
-    hidden["direction"] = came["direction"].masked_fill(unknown, -1)
-    hidden["binary"] = came["binary"].masked_fill(unknown.unsqueeze(3), -1.0)
-    hidden["move"] = came["move"].masked_fill(unknown, math.nan)
-    hidden["volatility"] = came["volatility"].masked_fill(unknown, math.nan)
-    said.requires_grad_()
-    value = Loss(ALL, torch.ones(2), torch.full((2,), SIGNIFICANT))(said, **hidden)
+    hidden = dict(targets)
+    hidden["direction"] = targets["direction"].masked_fill(unknown, -1)
+    hidden["binary"] = targets["binary"].masked_fill(unknown.unsqueeze(3), -1.0)
+    hidden["move"] = targets["move"].masked_fill(unknown, math.nan)
+    hidden["volatility"] = targets["volatility"].masked_fill(unknown, math.nan)
+    predicted.requires_grad_()
+    value = Loss(ALL, torch.ones(2), torch.full((2,), SIGNIFICANT))(predicted, **hidden)
     value.backward()
-    assert said.grad is not None
-    assert not said.grad[unknown].any()
-    assert said.grad[~unknown].any(dim=1).all()
+    assert predicted.grad is not None
+    assert not predicted.grad[unknown].any()
+    assert predicted.grad[~unknown].any(dim=1).all()
     alone = 0.0
     for b, t, h in (~unknown).nonzero().tolist():
-        one = {name: column[b : b + 1, t : t + 1, h : h + 1] for name, column in came.items() if name != "weight"}
-        alone += cost(ALL, said.detach()[b : b + 1, t : t + 1, h : h + 1], {**one, "weight": came["weight"][b : b + 1]})
+        row = {name: column[b : b + 1, t : t + 1, h : h + 1] for name, column in targets.items() if name != "weight"}
+        alone += cost(
+            ALL, predicted.detach()[b : b + 1, t : t + 1, h : h + 1], {**row, "weight": targets["weight"][b : b + 1]}
+        )
     assert value.item() == pytest.approx(alone, rel=1e-5)
 
 
 def test_where_all_is_unknown_there_is_no_loss_and_no_gradient() -> None:
-    said, came = many()
+    predicted, targets = many()
     for name in ("direction", "binary", "move", "volatility"):
-        came[name] = torch.full_like(came[name], -1 if name in ("direction", "binary") else math.nan)
-    said.requires_grad_()
-    value = Loss(ALL, torch.ones(2), torch.full((2,), SIGNIFICANT))(said, **came)
+        targets[name] = torch.full_like(targets[name], -1 if name in ("direction", "binary") else math.nan)
+    predicted.requires_grad_()
+    value = Loss(ALL, torch.ones(2), torch.full((2,), SIGNIFICANT))(predicted, **targets)
     value.backward()
-    assert said.grad is not None
+    assert predicted.grad is not None
     assert value.item() == 0.0
-    assert not said.grad.any()
-    assert mass(came["direction"], came["weight"]).item() == 1.0  # a divisor
+    assert not predicted.grad.any()
+    assert mass(targets["direction"], targets["weight"]).item() == 1.0  # a divisor
 
 
 def test_a_sequence_counts_with_its_weight() -> None:
-    said, came = many()
-    plain = came | {"weight": torch.ones(3)}
-    alone = [cost(ALL, said[b : b + 1], {name: column[b : b + 1] for name, column in plain.items()}) for b in range(3)]
-    expected = sum(one * weight for one, weight in zip(alone, came["weight"].tolist(), strict=True))
-    assert cost(ALL, said, came) == pytest.approx(expected, rel=1e-5)
-    assert cost(ALL, said, came | {"weight": 2 * came["weight"]}) == pytest.approx(2 * expected, rel=1e-5)
+    predicted, targets = many()
+    plain = targets | {"weight": torch.ones(3)}
+    alone = [
+        cost(ALL, predicted[b : b + 1], {name: column[b : b + 1] for name, column in plain.items()}) for b in range(3)
+    ]
+    expected = sum(loss * weight for loss, weight in zip(alone, targets["weight"].tolist(), strict=True))
+    assert cost(ALL, predicted, targets) == pytest.approx(expected, rel=1e-5)
+    assert cost(ALL, predicted, targets | {"weight": 2 * targets["weight"]}) == pytest.approx(2 * expected, rel=1e-5)
 
 
 def test_a_horizon_counts_with_its_weight() -> None:
-    said, came = many()
+    predicted, targets = many()
     significant = torch.full((2,), SIGNIFICANT)
-    first, second = (Loss(ALL, torch.eye(2)[h], significant)(said, **came).item() for h in range(2))
+    first, second = (Loss(ALL, torch.eye(2)[h], significant)(predicted, **targets).item() for h in range(2))
     assert first > 0
     assert second > 0
     # Weights are relative: their mean is 1, so that the loss is a mean over horizons whatever their scale.
     for scale in (1.0, 10.0):
-        both = Loss(ALL, scale * torch.tensor([3.0, 1.0]), significant)(said, **came).item()
+        both = Loss(ALL, scale * torch.tensor([3.0, 1.0]), significant)(predicted, **targets).item()
         assert both == pytest.approx(0.75 * first + 0.25 * second, rel=1e-5)
 
 
 def test_each_horizon_has_its_own_significant_move() -> None:
-    said = torch.zeros(1, 1, 2, COLUMNS)
-    said[..., MOVE] = 3.0
-    came = {
+    predicted = torch.zeros(1, 1, 2, COLUMNS)
+    predicted[..., MOVE] = 3.0
+    targets = {
         "direction": torch.ones(1, 1, 2, dtype=torch.int64),
         "binary": torch.zeros(1, 1, 2, 3),
         "move": torch.zeros(1, 1, 2),
@@ -203,7 +207,7 @@ def test_each_horizon_has_its_own_significant_move() -> None:
         "weight": torch.ones(1),
     }
     loss = Loss(only(hinge=1, false_alarm=1), torch.ones(2), torch.tensor([2.0, 8.0]))
-    assert loss(said, **came).item() == pytest.approx(2.0)
+    assert loss(predicted, **targets).item() == pytest.approx(2.0)
 
 
 def test_mass_counts_known_rows_with_their_weights() -> None:
@@ -212,10 +216,10 @@ def test_mass_counts_known_rows_with_their_weights() -> None:
 
 
 def test_columns_do_not_leak_into_each_other() -> None:
-    said, came = many()
-    other = said.clone()
+    predicted, targets = many()
+    other = predicted.clone()
     other[..., VOLATILITY] += 1
     for name in ("direction", "significant", "withdrawal", "move", "hinge"):
         params = only(**{name: 1.0})
-        assert cost(params, said, came) == cost(params, other, came)
-    assert cost(only(volatility=1.0), said, came) != cost(only(volatility=1.0), other, came)
+        assert cost(params, predicted, targets) == cost(params, other, targets)
+    assert cost(only(volatility=1.0), predicted, targets) != cost(only(volatility=1.0), other, targets)

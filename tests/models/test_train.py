@@ -22,10 +22,10 @@ from tests.small import small_params
 MS = 1_000_000
 
 
-def assert_same(one: Trained, other: Trained) -> None:
+def assert_same(first: Trained, other: Trained) -> None:
     state = other.network.state_dict()
-    assert one.network.state_dict().keys() == state.keys()
-    for name, tensor in one.network.state_dict().items():
+    assert first.network.state_dict().keys() == state.keys()
+    for name, tensor in first.network.state_dict().items():
         assert torch.equal(tensor, state[name]), name
 
 
@@ -60,12 +60,12 @@ def test_labels_outside_the_training_part_are_never_learnt(
     outside[parts.train] = False
     outside[parts.validation] = False
     labels[outside] = (labels[outside] + 1) % 3
-    found = {}
+    targets = {}
     for name, array in vars(dataset.targets).items():
         changed = array.copy()
         changed[outside] = 1 - changed[outside]
-        found[name] = changed
-    other = replace(dataset, labels=labels, targets=replace(dataset.targets, **found))
+        targets[name] = changed
+    other = replace(dataset, labels=labels, targets=replace(dataset.targets, **targets))
     again = train([Part(other, parts)], params)
     assert again.history == trained.history
     assert_same(again, trained)
@@ -78,7 +78,7 @@ def test_labels_that_are_validated_are_never_learnt(
     labels[parts.validation] = (labels[parts.validation] + 1) % 3
     again = train([Part(replace(dataset, labels=labels), parts)], params)
     assert [epoch.train_loss for epoch in again.history] == [epoch.train_loss for epoch in trained.history]
-    assert [one.validation_loss for one in again.history] != [one.validation_loss for one in trained.history]
+    assert [epoch.validation_loss for epoch in again.history] != [epoch.validation_loss for epoch in trained.history]
 
 
 def test_learns_what_the_simulator_holds() -> None:
@@ -121,15 +121,15 @@ def test_a_killed_training_goes_on_to_the_same_weights(dataset: Dataset, trained
     save_dataset(dataset, path)
     folder.mkdir()
 
-    def die(epoch: Epoch) -> None:
+    def interrupt(epoch: Epoch) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_stage(small_params(), [path], folder, on_epoch=die)
+        train_stage(small_params(), [path], folder, on_epoch=interrupt)
     assert (folder / CHECKPOINT).exists()
-    told: list[int] = []
-    resumed = train_stage(small_params(), [path], folder, on_epoch=lambda epoch: told.append(epoch.epoch))
-    assert told == [2]
+    epochs: list[int] = []
+    resumed = train_stage(small_params(), [path], folder, on_epoch=lambda epoch: epochs.append(epoch.epoch))
+    assert epochs == [2]
     assert resumed.history == trained.history
     assert_same(resumed, trained)
     assert_same(load_network(folder), trained)
@@ -143,8 +143,8 @@ def test_saved_and_loaded_again_it_is_the_same(
     loaded = load_network(tmp_path)
     assert (loaded.history, loaded.uncalibrated) == (trained.history, trained.uncalibrated)
     assert_same(loaded, trained)
-    for one, other in zip(*(predict(t.network, dataset, parts.test) for t in (loaded, trained)), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for reloaded, original in zip(*(predict(t.network, dataset, parts.test) for t in (loaded, trained)), strict=True):
+        np.testing.assert_array_equal(reloaded, original)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"garbage", b"\x08\0\0\0\0\0\0\0{}      "])

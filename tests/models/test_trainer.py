@@ -43,7 +43,7 @@ def parts(dataset: Dataset, params: Params) -> list[Part]:
 
 
 @pytest.fixture(scope="module")
-def descend(parts: list[Part]) -> Run:
+def train_network(parts: list[Part]) -> Run:
     def run(checkpoint: Path | None = None, **changes: Any) -> tuple[Network, list[Epoch]]:
         params = small_params(**{f"train.{name}": value for name, value in changes.items()})
         torch.set_num_threads(1)
@@ -56,8 +56,8 @@ def descend(parts: list[Part]) -> Run:
 
 
 @pytest.fixture(scope="module")
-def plain(descend: Run) -> tuple[Network, list[Epoch]]:
-    return descend()
+def plain(train_network: Run) -> tuple[Network, list[Epoch]]:
+    return train_network()
 
 
 def same_bits(a: Network, b: Network) -> bool:
@@ -65,69 +65,73 @@ def same_bits(a: Network, b: Network) -> bool:
     return all(torch.equal(tensor, other[name]) for name, tensor in a.state_dict().items())
 
 
-def test_the_same_seed_gives_the_same_bits(descend: Run, plain: tuple[Network, list[Epoch]]) -> None:
-    again, history = descend()
+def test_the_same_seed_gives_the_same_bits(train_network: Run, plain: tuple[Network, list[Epoch]]) -> None:
+    again, history = train_network()
     assert history == plain[1]
     assert same_bits(again, plain[0])
-    other, other_history = descend(seed=12)
+    other, other_history = train_network(seed=12)
     assert other_history != history
     assert not same_bits(other, again)
 
 
-def test_it_keeps_the_best_epoch(descend: Run, parts: list[Part]) -> None:
-    network, history = descend(epochs=8, learning_rate=0.1)
-    losses = [one.validation_loss for one in history]
+def test_it_keeps_the_best_epoch(train_network: Run, parts: list[Part]) -> None:
+    network, history = train_network(epochs=8, learning_rate=0.1)
+    losses = [epoch.validation_loss for epoch in history]
     # A rate that great makes it worse in the end; else this test would say nothing.
     assert losses[-1] > min(losses)
     kept = validation_loss(network, parts[0].dataset, parts[0].split.validation, (1, 1))
     assert kept == pytest.approx(min(losses), rel=1e-6)
 
 
-def test_it_learns(descend: Run) -> None:
-    _, history = descend(epochs=6, feature_dropout=0.0, sequences_per_epoch=128)
+def test_it_learns(train_network: Run) -> None:
+    _, history = train_network(epochs=6, feature_dropout=0.0, sequences_per_epoch=128)
     assert history[-1].train_loss < 0.97 * history[0].train_loss
 
 
 @pytest.mark.parametrize("accumulation", [2, 4, 8])
 def test_a_batch_in_several_parts_is_the_same_batch(
-    descend: Run, plain: tuple[Network, list[Epoch]], accumulation: int
+    train_network: Run, plain: tuple[Network, list[Epoch]], accumulation: int
 ) -> None:
-    _, history = descend(accumulation=accumulation)
-    for one, other in zip(history, plain[1], strict=True):
-        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-4)
-        assert one.validation_loss == pytest.approx(other.validation_loss, rel=1e-4)
+    _, history = train_network(accumulation=accumulation)
+    for epoch, other in zip(history, plain[1], strict=True):
+        assert epoch.train_loss == pytest.approx(other.train_loss, rel=1e-4)
+        assert epoch.validation_loss == pytest.approx(other.validation_loss, rel=1e-4)
 
 
-def test_half_the_precision_trains_and_stays_close(descend: Run, plain: tuple[Network, list[Epoch]]) -> None:
-    network, history = descend(precision="bfloat16")
+def test_half_the_precision_trains_and_stays_close(train_network: Run, plain: tuple[Network, list[Epoch]]) -> None:
+    network, history = train_network(precision="bfloat16")
     assert history != plain[1]
     assert not same_bits(network, plain[0])
-    for one, other in zip(history, plain[1], strict=True):
-        assert one.train_loss == pytest.approx(other.train_loss, rel=0.02)
-        assert one.validation_loss == pytest.approx(other.validation_loss, rel=0.02)
+    for epoch, other in zip(history, plain[1], strict=True):
+        assert epoch.train_loss == pytest.approx(other.train_loss, rel=0.02)
+        assert epoch.validation_loss == pytest.approx(other.validation_loss, rel=0.02)
     assert all(tensor.dtype == torch.float32 for tensor in network.parameters())
 
 
-def test_where_nothing_is_learnt_the_rate_is_halved_and_training_ends(descend: Run) -> None:
+def test_where_nothing_is_learnt_the_rate_is_halved_and_training_ends(train_network: Run) -> None:
     # Where nothing costs anything no weight moves: the first epoch stays the best.
     free = {f"loss.{term}": 0.0 for term in ("direction", "significant", "withdrawal", "move", "volatility", "hinge")}
     rates = {"learning_rate": 0.008, "smallest_rate": 0.002, "rate_patience": 2, "patience": 7}
-    _, history = descend(epochs=30, sequences_per_epoch=8, weight_decay=0.0, **rates, **free)
-    assert len({one.validation_loss for one in history}) == 1
-    assert [one.learning_rate for one in history] == pytest.approx([0.008] * 3 + [0.004] * 2 + [0.002] * 3)
+    _, history = train_network(epochs=30, sequences_per_epoch=8, weight_decay=0.0, **rates, **free)
+    assert len({epoch.validation_loss for epoch in history}) == 1
+    assert [epoch.learning_rate for epoch in history] == pytest.approx([0.008] * 3 + [0.004] * 2 + [0.002] * 3)
 
 
-def test_while_it_gets_better_the_rate_stays(descend: Run) -> None:
-    _, history = descend(epochs=5, rate_patience=1, patience=1, learning_rate=1e-4)
-    losses = [one.validation_loss for one in history]
+def test_while_it_gets_better_the_rate_stays(train_network: Run) -> None:
+    _, history = train_network(epochs=5, rate_patience=1, patience=1, learning_rate=1e-4)
+    losses = [epoch.validation_loss for epoch in history]
     assert all(later < earlier for earlier, later in itertools.pairwise(losses))
-    assert [one.learning_rate for one in history] == [1e-4] * 5
+    assert [epoch.learning_rate for epoch in history] == [1e-4] * 5
 
 
-def test_gradients_are_clipped(descend: Run) -> None:
+def test_gradients_are_clipped(train_network: Run) -> None:
     def norm(clip: float) -> float:
-        network, _ = descend(epochs=1, sequences_per_epoch=8, gradient_clip=clip)
-        return math.sqrt(sum(float(one.grad.square().sum()) for one in network.parameters() if one.grad is not None))
+        network, _ = train_network(epochs=1, sequences_per_epoch=8, gradient_clip=clip)
+        return math.sqrt(
+            sum(
+                float(parameter.grad.square().sum()) for parameter in network.parameters() if parameter.grad is not None
+            )
+        )
 
     free = norm(1e9)
     assert free > 0.01
@@ -135,14 +139,14 @@ def test_gradients_are_clipped(descend: Run) -> None:
     assert norm(free * 2) == pytest.approx(free, rel=1e-5)
 
 
-def test_a_batch_that_cannot_be_shared_is_one_clear_error(descend: Run) -> None:
-    with pytest.raises(TrainingError, match=r"a batch of 8 cannot be shared .* in 3 steps .* a multiple of 3"):
-        descend(accumulation=3)
+def test_a_batch_that_cannot_be_shared_is_one_clear_error(train_network: Run) -> None:
+    with pytest.raises(TrainingError, match=r"a batch of 8 cannot be shared .* in 3 parts .* a multiple of 3"):
+        train_network(accumulation=3)
 
 
-def test_a_loss_that_is_not_finite_is_one_clear_error(descend: Run) -> None:
+def test_a_loss_that_is_not_finite_is_one_clear_error(train_network: Run) -> None:
     with pytest.raises(TrainingError, match=r"epoch \d+: the loss is not finite; lower train.learning_rate"):
-        descend(learning_rate=1e30, feature_dropout=0.0)
+        train_network(learning_rate=1e30, feature_dropout=0.0)
 
 
 def changes(**more: Any) -> dict[str, Any]:
@@ -153,7 +157,7 @@ def stage(directory: Path, dataset_path: Path, **more: Any) -> list[int]:
     """Run the train stage and return the numbers of the epochs that it went through."""
     epochs: list[int] = []
     train_stage(
-        small_params(**changes(**more)), [dataset_path], directory, on_epoch=lambda one: epochs.append(one.epoch)
+        small_params(**changes(**more)), [dataset_path], directory, on_epoch=lambda epoch: epochs.append(epoch.epoch)
     )
     return epochs
 
@@ -181,7 +185,7 @@ def killed(dataset_path: Path, tmp_path_factory: pytest.TempPathFactory) -> byte
         "import sys; from pathlib import Path; from lobsmith.stages.train import train_stage\n"
         "from tests.models.test_trainer import changes\n"
         "from tests.small import small_params\n"
-        "say = lambda one: print(one.epoch, flush=True)\n"
+        "say = lambda epoch: print(epoch.epoch, flush=True)\n"
         "train_stage(small_params(**changes()), [Path(sys.argv[1])], Path(sys.argv[2]), on_epoch=say)\n"
     )
     child = subprocess.Popen(
@@ -246,29 +250,30 @@ def test_a_truncated_checkpoint_is_no_checkpoint(
 def test_no_damage_goes_unseen(tmp_path: Path) -> None:
     path = tmp_path / CHECKPOINT
     save_checkpoint(path, "this one", {"network": {"weight": torch.randn(30)}, "best_loss": 1.0})
-    whole = path.read_bytes()
-    kept = load_checkpoint(path, "this one")
-    assert kept is not None
-    assert kept["best_loss"] == 1.0
+    content = path.read_bytes()
+    state = load_checkpoint(path, "this one")
+    assert state is not None
+    assert state["best_loss"] == 1.0
     assert load_checkpoint(path, "another") is None
     chance = random.Random(2)
     for _ in range(300):
-        place = chance.randrange(len(whole))
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << chance.randrange(8))]) + whole[place + 1 :])
+        position = chance.randrange(len(content))
+        flipped = bytes([content[position] ^ (1 << chance.randrange(8))])
+        path.write_bytes(content[:position] + flipped + content[position + 1 :])
         assert load_checkpoint(path, "this one") is None
-        path.write_bytes(whole[:place])
+        path.write_bytes(content[:position])
         assert load_checkpoint(path, "this one") is None
-    path.write_bytes(whole)
+    path.write_bytes(content)
     assert load_checkpoint(path, "this one") is not None
 
 
 def test_a_training_that_was_done_trains_no_more(
-    descend: Run, plain: tuple[Network, list[Epoch]], tmp_path: Path
+    train_network: Run, plain: tuple[Network, list[Epoch]], tmp_path: Path
 ) -> None:
     path = tmp_path / CHECKPOINT
-    first, history = descend(path)
+    first, history = train_network(path)
     written = path.stat().st_mtime_ns
-    second, again = descend(path)
+    second, again = train_network(path)
     assert path.stat().st_mtime_ns == written
     assert history == again == plain[1]
     assert same_bits(first, second)
@@ -286,9 +291,9 @@ folder = Path(sys.argv[2]) / os.environ["RANK"]
 folder.mkdir(parents=True)
 epochs = []
 params = small_params(**changes())
-done = train_stage(params, [Path(sys.argv[1])], folder, on_epoch=lambda one: epochs.append(one.epoch))
-losses = [[one.train_loss for one in done.history], [one.validation_loss for one in done.history]]
-(folder / "said.json").write_text(json.dumps([epochs, *losses]))
+trained = train_stage(params, [Path(sys.argv[1])], folder, on_epoch=lambda epoch: epochs.append(epoch.epoch))
+losses = [[epoch.train_loss for epoch in trained.history], [epoch.validation_loss for epoch in trained.history]]
+(folder / "losses.json").write_text(json.dumps([epochs, *losses]))
 """
 
 
@@ -304,10 +309,10 @@ def test_two_processes_learn_what_one_does(dataset_path: Path, uninterrupted: by
     )
     header = json.loads(uninterrupted[8 : 8 + int.from_bytes(uninterrupted[:8], "little")])
     alone = json.loads(header["__metadata__"]["lobsmith"])["history"]
-    for rank, heard in ((0, [1, 2, 3, 4]), (1, [])):
-        epochs, train_losses, validation_losses = json.loads((tmp_path / str(rank) / "said.json").read_text())
-        assert epochs == heard
-        np.testing.assert_allclose(train_losses, [one["train_loss"] for one in alone], rtol=1e-3)
-        np.testing.assert_allclose(validation_losses, [one["validation_loss"] for one in alone], rtol=1e-3)
-    assert sorted(path.name for path in (tmp_path / "0").iterdir()) == ["said.json", WEIGHTS]
-    assert [path.name for path in (tmp_path / "1").iterdir()] == ["said.json"]
+    for rank, expected in ((0, [1, 2, 3, 4]), (1, [])):
+        epochs, train_losses, validation_losses = json.loads((tmp_path / str(rank) / "losses.json").read_text())
+        assert epochs == expected
+        np.testing.assert_allclose(train_losses, [epoch["train_loss"] for epoch in alone], rtol=1e-3)
+        np.testing.assert_allclose(validation_losses, [epoch["validation_loss"] for epoch in alone], rtol=1e-3)
+    assert sorted(path.name for path in (tmp_path / "0").iterdir()) == ["losses.json", WEIGHTS]
+    assert [path.name for path in (tmp_path / "1").iterdir()] == ["losses.json"]

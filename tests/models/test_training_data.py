@@ -66,9 +66,9 @@ def test_inputs_are_fitted_to_training_rows_only(parts: list[Part], params: Para
     networks = []
     after = np.arange(len(dataset.rows)) > cuts.train[-1]
     before = np.arange(len(dataset.rows)) < cuts.train[-1]
-    for seen in (dataset, disturbed(dataset, after), disturbed(dataset, before)):
+    for variant in (dataset, disturbed(dataset, after), disturbed(dataset, before)):
         network = fresh(params, name)
-        fit_inputs(network, [Part(seen, cuts)], symmetric=True)
+        fit_inputs(network, [Part(variant, cuts)], symmetric=True)
         networks.append(network.state_dict())
     for key, tensor in networks[0].items():
         assert torch.equal(tensor, networks[1][key]), key
@@ -79,14 +79,14 @@ def test_inputs_are_fitted_to_training_rows_only(parts: list[Part], params: Para
 def test_inputs_are_in_units_of_the_training_rows(parts: list[Part], params: Params) -> None:
     network = fresh(params)
     fit_inputs(network, parts, symmetric=False)
-    seen = parts[0].dataset.rows.features[parts[0].split.train].astype(np.float64)
-    np.testing.assert_allclose(network.location, seen.mean(axis=0), rtol=1e-5, atol=1e-6)
-    moves = seen.std(axis=0) > 1e-6
-    np.testing.assert_allclose(network.scale[moves], seen.std(axis=0)[moves], rtol=1e-5)
+    features = parts[0].dataset.rows.features[parts[0].split.train].astype(np.float64)
+    np.testing.assert_allclose(network.location, features.mean(axis=0), rtol=1e-5, atol=1e-6)
+    moves = features.std(axis=0) > 1e-6
+    np.testing.assert_allclose(network.scale[moves], features.std(axis=0)[moves], rtol=1e-5)
     np.testing.assert_array_equal(network.scale[~moves], 1.0)
     assert moves.sum() > 60
-    moved = parts[0].dataset.targets.move[parts[0].split.train].astype(np.float64)
-    np.testing.assert_allclose(network.calibration.move_scale, np.sqrt((moved**2).mean(axis=0)), rtol=1e-5)
+    move = parts[0].dataset.targets.move[parts[0].split.train].astype(np.float64)
+    np.testing.assert_allclose(network.calibration.move_scale, np.sqrt((move**2).mean(axis=0)), rtol=1e-5)
 
 
 def test_symmetric_inputs_do_not_tell_bids_from_asks(parts: list[Part], params: Params) -> None:
@@ -283,7 +283,7 @@ def test_others_never_train_on_times_that_the_first_is_tested_on(
 def test_an_instrument_with_nothing_to_train_on_is_left_out(dataset: Dataset, beside: Dataset, params: Params) -> None:
     later = replace(beside, rows=replace(beside.rows, time=beside.rows.time + 3600 * 1000 * MS))
     assert split_beside(later, dataset, split(dataset, params.split), params.split.embargo_ms) is None
-    assert [one.dataset for one in parts_of([dataset, later], params.split)] == [dataset]
+    assert [part.dataset for part in parts_of([dataset, later], params.split)] == [dataset]
 
 
 def test_without_a_test_span_all_trains_or_validates(dataset: Dataset, params: Params) -> None:
@@ -313,9 +313,9 @@ def test_an_empty_part_is_one_clear_error(dataset: Dataset, first: int, second: 
 
 def test_a_part_that_purging_empties_is_one_clear_error(dataset: Dataset) -> None:
     # Ten rows are far less than a second, the longest horizon.
-    with pytest.raises(TrainingError, match="SIM: no row is left of a part of the split once labels"):
+    with pytest.raises(TrainingError, match="SIM: a part of the split has no row left after purging"):
         cut(dataset, usable_rows(dataset), 500, 510, 1000, 0)
-    with pytest.raises(TrainingError, match="and the embargo are taken out"):
+    with pytest.raises(TrainingError, match="purging and the embargo"):
         cut(dataset, usable_rows(dataset), 500, 1000, 1400, 30_000)
 
 

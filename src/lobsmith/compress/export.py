@@ -31,7 +31,7 @@ def export_onnx(network: Network, destination: Path, state_size: int | None = No
     size = network.state_size if state_size is None else state_size
     example = (torch.zeros(2, 3, network.features), torch.zeros(2, size))
     with warnings.catch_warnings():
-        # The tracer warns of recorded shapes; the parity gate checks others.
+        # The tracer warns of traced shapes; the parity gate checks others.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             FoldedNetwork(network, size).eval(),

@@ -123,9 +123,9 @@ class _Side:
 def _speedup(medians: npt.NDArray[np.float64]) -> tuple[float, float, float]:
     """Return the geometric mean of the ratios of medians [2, N], with its 95 % interval."""
     ratios = np.log(medians[1] / medians[0])
-    half = _STUDENT * ratios.std(ddof=1) / np.sqrt(_OPENINGS)
+    margin = _STUDENT * ratios.std(ddof=1) / np.sqrt(_OPENINGS)
     middle = ratios.mean()
-    return float(np.exp(middle)), float(np.exp(middle - half)), float(np.exp(middle + half))
+    return float(np.exp(middle)), float(np.exp(middle - margin)), float(np.exp(middle + margin))
 
 
 @contextmanager

@@ -30,21 +30,23 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 2e-3), ("bf16", 2e-2)])
-def test_the_converted_graph_computes_the_same(precision: HalfPrecision, tolerance: float, source: Path, tmp_path: Path) -> None:
-    """The reference evaluator of ONNX knows bf16, which ONNX Runtime does not."""
+def test_the_converted_graph_computes_the_same(
+    precision: HalfPrecision, tolerance: float, source: Path, tmp_path: Path
+) -> None:
+    """ONNX's reference evaluator runs bf16; ONNX Runtime does not."""
     convert_half(source, tmp_path / "half.onnx", precision)
     model = OnnxModel(source)
     state = model.cold_state(2)
     evaluator = ReferenceEvaluator(str(tmp_path / "half.onnx"))
     for seed in range(2):
         features = np.random.default_rng(seed).normal(size=(2, 12, COUNT)).astype(np.float32)
-        want = model.run(features, state)
-        have = Answered(*evaluator.run(None, {"features": features, "state": state}))
-        for name, one in have._asdict().items():
-            assert one.dtype == np.float32
-            np.testing.assert_allclose(one, getattr(want, name), atol=5 * tolerance)
-        assert 0 < np.abs(have.probabilities - want.probabilities).max() < tolerance
-        state = have.next_state
+        expected = model.run(features, state)
+        actual = Answered(*evaluator.run(None, {"features": features, "state": state}))
+        for name, array in actual._asdict().items():
+            assert array.dtype == np.float32
+            np.testing.assert_allclose(array, getattr(expected, name), atol=5 * tolerance)
+        assert 0 < np.abs(actual.probabilities - expected.probabilities).max() < tolerance
+        state = actual.next_state
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -52,8 +54,8 @@ def test_arithmetic_is_half_and_what_needs_range_is_not(precision: HalfPrecision
     convert_half(source, tmp_path / "half.onnx", precision)
     model = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "half.onnx"), strict_mode=True)
     graph = model.graph
-    types = {one.name: one.type.tensor_type.elem_type for one in (*graph.input, *graph.output, *graph.value_info)}
-    types |= {one.name: one.data_type for one in graph.initializer}
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info)}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     halves = {node.op_type for node in graph.node if types.get(node.output[0]) == TYPES[precision]} - {"Cast"}
     assert halves == {"Conv", "LeakyRelu", "LSTM", "MatMul"}
     floats = {node.op_type for node in graph.node if types.get(node.output[0]) == onnx.TensorProto.FLOAT}
@@ -61,15 +63,15 @@ def test_arithmetic_is_half_and_what_needs_range_is_not(precision: HalfPrecision
     assert floats.isdisjoint({"Conv", "LSTM", "MatMul"})
 
 
-def test_freak_features_and_a_cold_mask_stay_finite_in_fp16(source: Path, tmp_path: Path) -> None:
+def test_outlying_features_and_a_cold_mask_stay_finite_in_fp16(source: Path, tmp_path: Path) -> None:
     """Both are beyond 65504, the largest fp16: a feature of 1e6 is clipped in float32, the mask is -1e30."""
     quantise(source, tmp_path / "half.onnx", "fp16", [], SETTINGS)
     features = np.random.default_rng(0).normal(size=(1, 40, COUNT)).astype(np.float32)
     features[0, ::5] *= 1e6
     model, half = OnnxModel(source), OnnxModel(tmp_path / "half.onnx")
-    want, have = (one.run(features, one.cold_state()) for one in (model, half))
-    np.testing.assert_allclose(have.probabilities, want.probabilities, atol=2e-2)
-    assert have.next_state[0, -1] == want.next_state[0, -1] == 16
+    expected, actual = (graph.run(features, graph.cold_state()) for graph in (model, half))
+    np.testing.assert_allclose(actual.probabilities, expected.probabilities, atol=2e-2)
+    assert actual.next_state[0, -1] == expected.next_state[0, -1] == 16
 
 
 def test_bf16_is_refused_where_onnx_runtime_has_no_kernel(source: Path, tmp_path: Path) -> None:

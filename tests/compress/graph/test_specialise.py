@@ -51,9 +51,9 @@ def assert_same(general: Path, single: Path, tolerance: float = 1e-5) -> None:
     probabilities, outlook, state = OnnxModel(general).predict(features, chunk=1)
     answers, last = stepped(single, features)
     assert np.ptp(answers, axis=0).min() > 0
-    for have, want in ((answers, np.concatenate([probabilities, outlook], axis=2)), (last, state)):
-        assert np.isfinite(have).all()
-        assert (np.abs(have - want) / np.maximum(1, np.abs(want))).max() < tolerance
+    for actual, expected in ((answers, np.concatenate([probabilities, outlook], axis=2)), (last, state)):
+        assert np.isfinite(actual).all()
+        assert (np.abs(actual - expected) / np.maximum(1, np.abs(expected))).max() < tolerance
 
 
 def operations(path: Path) -> Counter[str]:
@@ -76,8 +76,8 @@ def test_no_loop_and_no_arithmetic_on_shapes_is_left(tmp_path: Path) -> None:
     assert not after.keys() & {"LSTM", "Loop", "Scan", "Shape", "ConstantOfShape", "Range", "Conv", "Expand"}
     graph = onnx.load(tmp_path / "single.onnx").graph
     shapes = {
-        one.name: [dimension.dim_value for dimension in one.type.tensor_type.shape.dim]
-        for one in (*graph.input, *graph.output)
+        value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
     }
     assert shapes["features"] == [1, 1, COUNT]
     assert shapes["probabilities"] == [1, 1, len(HORIZONS), 3]
@@ -189,13 +189,13 @@ def test_operations_that_are_rewritten_or_left_alone(
 ) -> None:
     from onnx.reference import ReferenceEvaluator
 
-    from lobsmith.compress.graph.flatten import flatten
+    from lobsmith.compress.graph.squeeze import squeeze_shapes
 
-    made = [helper.make_node(op, ins, outs, **attributes) for op, ins, outs, attributes in nodes]
-    model = graph_of(made, constants, output)
+    created = [helper.make_node(op, ins, outs, **attributes) for op, ins, outs, attributes in nodes]
+    model = graph_of(created, constants, output)
     x = np.random.default_rng(2).normal(size=(1, 2, 1, 6)).astype(np.float32)
-    (want,) = ReferenceEvaluator(model).run(None, {"x": x})
-    flatten(model)
+    (expected,) = ReferenceEvaluator(model).run(None, {"x": x})
+    squeeze_shapes(model)
     onnx.checker.check_model(model, full_check=True)
-    (have,) = ReferenceEvaluator(model).run(None, {"x": x})
-    np.testing.assert_array_equal(have, want)
+    (actual,) = ReferenceEvaluator(model).run(None, {"x": x})
+    np.testing.assert_array_equal(actual, expected)

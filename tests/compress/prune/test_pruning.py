@@ -14,7 +14,7 @@ from msgspec import structs
 
 from lobsmith.compress.export import FoldedNetwork, export_onnx
 from lobsmith.compress.prune.pruning import Pruned, distil, prune, shrink
-from lobsmith.compress.prune.sampling import sample_batches, outputs_after
+from lobsmith.compress.prune.sampling import outputs_after, sample_batches
 from lobsmith.compress.prune.units import importances, unit_counts
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import ContractError, TrainingError
@@ -47,12 +47,12 @@ READERS = {
         "readout.weight",
     ],
 }
-"""What hears a layer's units, column by column; written down once more, so as to check the module's own list."""
+"""Readers of a layer's units, column by column: a second list, to check the module's own."""
 
 dead_units = st.tuples(
     *(
         st.lists(
-            st.tuples(st.integers(0, size - 1), st.booleans()), min_size=4, max_size=4, unique_by=lambda one: one[0]
+            st.tuples(st.integers(0, size - 1), st.booleans()), min_size=4, max_size=4, unique_by=lambda dead: dead[0]
         )
         for size in (CHANNELS, CHANNELS, CHANNELS, HIDDEN, HIDDEN)
     )
@@ -93,7 +93,7 @@ def rows_of(parts: list[Part], count: int = 1000) -> np.ndarray:
 
 
 def kill(network: Network, layer: str, unit: int, *, mute: bool) -> None:
-    """Take every effect from a unit: nobody listens to it, or nothing ever makes it move."""
+    """Take every effect from a unit: no weight reads it, or its own weights are zero."""
     weights = dict(network.named_parameters())
     if mute:
         for name in READERS[layer]:
@@ -109,7 +109,7 @@ def kill(network: Network, layer: str, unit: int, *, mute: bool) -> None:
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(dead=dead_units)
-def test_units_without_effect_go_first_and_nobody_misses_them(
+def test_units_without_effect_are_pruned_first_and_change_nothing(
     dead: tuple[list[tuple[int, bool]], ...], parts: list[Part], params: Params
 ) -> None:
     network = random_network(params)
@@ -122,7 +122,7 @@ def test_units_without_effect_go_first_and_nobody_misses_them(
     assert unit_counts(smaller) == {layer: CHANNELS - DEAD if "conv" in layer else HIDDEN - DEAD for layer in LAYERS}
     rows = torch.from_numpy(rows_of(parts, 300)).unsqueeze(0)
     with torch.inference_mode():
-        expected, outputs = (one(rows, one.cold_state(1))[0] for one in (network, smaller))
+        expected, outputs = (member(rows, member.cold_state(1))[0] for member in (network, smaller))
     assert float(expected.std()) > 0.1
     torch.testing.assert_close(outputs, expected, rtol=1e-6, atol=2e-6)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
@@ -133,13 +133,13 @@ def test_units_without_effect_go_first_and_nobody_misses_them(
 def test_importance_is_the_squared_slope_of_the_loss_as_a_unit_fades(
     layer: str, parts: list[Part], params: Params
 ) -> None:
-    """The formula against central differences: what a unit says is scaled by 1 ± ε wherever it is read."""
+    """The formula against central differences: a unit is scaled by 1 ± ε wherever it is read."""
     train = structs.replace(params.train, sequences_per_epoch=params.train.batch)
     network, params = random_network(params), structs.replace(params, train=train)
-    rows = make_training_data(network, parts, sequence=train.sequence, burn_in=train.burn_in)
-    index, weight = next(sample_batches(rows, train))
+    data = make_training_data(network, parts, sequence=train.sequence, burn_in=train.burn_in)
+    index, weight = next(sample_batches(data, train))
     learnt = index[:, train.burn_in :]
-    targets = [one[learnt] for one in (rows.direction, rows.binary, rows.move, rows.volatility)]
+    targets = [target[learnt] for target in (data.direction, data.binary, data.move, data.volatility)]
     loss = Loss(train.loss, torch.ones(2), params.labels.significant_bps / network.calibration.move_scale)
 
     def error(unit: int, gate: float) -> float:
@@ -148,30 +148,30 @@ def test_importance_is_the_squared_slope_of_the_loss_as_a_unit_fades(
         with torch.no_grad():
             for name in READERS[layer]:
                 weights[name][:, unit] *= gate
-            outputs = outputs_after(gated, rows.inputs[index], train.burn_in)
+            outputs = outputs_after(gated, data.inputs[index], train.burn_in)
             return float(loss(outputs, *targets, weight).double() / mass(targets[0], weight))
 
-    found = importances(copy.deepcopy(network), parts, params)[layer]
-    slopes = [(error(unit, 1.01) - error(unit, 0.99)) / 0.02 for unit in range(len(found))]
+    importance = importances(copy.deepcopy(network), parts, params)[layer]
+    slopes = [(error(unit, 1.01) - error(unit, 0.99)) / 0.02 for unit in range(len(importance))]
     # The kinks of the leaky ReLUs make no difference exact.
-    np.testing.assert_allclose(found.sqrt(), np.abs(slopes), rtol=0.05, atol=2e-3)
+    np.testing.assert_allclose(importance.sqrt(), np.abs(slopes), rtol=0.05, atol=2e-3)
 
 
 def test_importance_is_of_what_a_unit_does_not_of_how_its_weights_are_scaled(parts: list[Part], params: Params) -> None:
-    """A leaky ReLU is homogeneous: a channel made twice as loud and heard half as loudly does the same."""
+    """A leaky ReLU is homogeneous: a channel scaled up and read with weights scaled down does the same."""
     network, scaled = random_network(params), random_network(params)
     weights = dict(scaled.named_parameters())
     for number, channel in itertools.product((0, 2), (1, 5)):
         weights[f"trunk.convolutions.{number}.weight"].data[channel] *= 8
         weights[f"trunk.convolutions.{number}.bias"].data[channel] *= 8
         weights[f"trunk.convolutions.{number + 2}.weight"].data[:, channel] /= 8
-    expected, found = (importances(one, parts, params) for one in (network, scaled))
-    for layer, scores in expected.items():
-        assert float(scores.min()) > 0
-        torch.testing.assert_close(found[layer], scores, rtol=1e-3, atol=0)
+    expected, actual = (importances(member, parts, params) for member in (network, scaled))
+    for layer, importance in expected.items():
+        assert float(importance.min()) > 0
+        torch.testing.assert_close(actual[layer], importance, rtol=1e-3, atol=0)
 
 
-def test_importance_falls_with_what_others_hear_of_a_unit(parts: list[Part], params: Params) -> None:
+def test_importance_falls_with_the_weights_that_read_a_unit(parts: list[Part], params: Params) -> None:
     network = random_network(params)
     before = importances(network, parts, params)["trunk.lstm.1"]
     with torch.no_grad():
@@ -225,13 +225,11 @@ def loss_on(network: Network, parts: list[Part], rows: str, calibration: Network
 
 def distance(network: Network, trained: Trained, parts: list[Part]) -> float:
     """Return the largest difference of a direction's probability from the whole network's, the mean over test rows."""
-    one, other = (predict(each, parts[0].dataset, parts[0].split.test)[0] for each in (network, trained.network))
-    return float(np.abs(one - other).max(axis=2).mean())
+    student, whole = (predict(each, parts[0].dataset, parts[0].split.test)[0] for each in (network, trained.network))
+    return float(np.abs(student - whole).max(axis=2).mean())
 
 
-def test_distillation_brings_it_back_to_what_the_whole_network_says(
-    trained: Trained, parts: list[Part], params: Params
-) -> None:
+def test_distillation_brings_it_back_to_the_whole_network(trained: Trained, parts: list[Part], params: Params) -> None:
     smaller, _ = shrink(trained.network, parts, params, SHARE)
     before = distance(smaller, trained, parts)
     long = structs.replace(params.train, sequences_per_epoch=128, learning_rate=0.01)
@@ -248,14 +246,14 @@ def test_the_last_epoch_is_kept_even_where_another_validates_better(
         train=structs.replace(params.train, learning_rate=0.05),
         compress=structs.replace(params.compress, fine_tune_epochs=6),
     )
-    told: list[Epoch] = []
-    found = prune(trained, parts, wild, SHARE, on_epoch=told.append).trained
-    assert tuple(told) == found.history
-    assert [one.epoch for one in told] == [1, 2, 3, 4, 5, 6]
-    losses = [one.validation_loss for one in told]
+    epochs: list[Epoch] = []
+    student = prune(trained, parts, wild, SHARE, on_epoch=epochs.append).trained
+    assert tuple(epochs) == student.history
+    assert [epoch.epoch for epoch in epochs] == [1, 2, 3, 4, 5, 6]
+    losses = [epoch.validation_loss for epoch in epochs]
     # A rate that great makes it worse in the end; else this test would say nothing.
     assert losses[-1] > 1.01 * min(losses)
-    assert loss_on(found.network, parts, "validation", trained.network) == pytest.approx(losses[-1], rel=1e-5)
+    assert loss_on(student.network, parts, "validation", trained.network) == pytest.approx(losses[-1], rel=1e-5)
 
 
 def test_a_loss_that_is_not_finite_is_one_clear_error(trained: Trained, parts: list[Part], params: Params) -> None:
@@ -291,12 +289,12 @@ def test_a_pruned_network_survives_its_file(pruned: Pruned, parts: list[Part], p
     again = load_network(tmp_path)
     assert again.history == pruned.trained.history
     rows = parts[0].split.test
-    for one, other in zip(
+    for original, reloaded in zip(
         predict(pruned.trained.network, parts[0].dataset, rows),
         predict(again.network, parts[0].dataset, rows),
         strict=True,
     ):
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(original, reloaded)
 
 
 @pytest.fixture(scope="module")
@@ -314,8 +312,8 @@ def test_the_wire_keeps_its_state_and_the_file_its_promise(
     assert model.state_size == trained.network.state_size > used
     assert parity(network, model, rows, 1e-5).passed
     at_once, stepped = model.run(rows[None], model.cold_state()), model.predict(rows, chunk=1)
-    for one, other in zip((at_once.probabilities[0], at_once.outlook[0], at_once.next_state), stepped, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+    for chunk, steps in zip((at_once.probabilities[0], at_once.outlook[0], at_once.next_state), stepped, strict=True):
+        np.testing.assert_allclose(chunk, steps, atol=1e-5)
     with torch.inference_mode():
         _, state = network(torch.from_numpy(rows).unsqueeze(0), network.cold_state(1))
     np.testing.assert_allclose(at_once.next_state[:, :used], state.numpy(), atol=1e-5)
@@ -328,8 +326,8 @@ def test_what_lies_behind_the_used_state_is_never_read(padded: Path, pruned: Pru
     state[:, used - 1] = 5
     zeroed, garbled = state.copy(), state.copy()
     zeroed[:, used:], garbled[:, used:] = 0, np.nan
-    for one, other in zip(model.run(rows, zeroed), model.run(rows, garbled), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for clean, dirty in zip(model.run(rows, zeroed), model.run(rows, garbled), strict=True):
+        np.testing.assert_array_equal(clean, dirty)
 
 
 def test_parity_refuses_another_pruned_network(

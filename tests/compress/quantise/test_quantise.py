@@ -51,12 +51,12 @@ def rows() -> np.ndarray:
 @pytest.fixture(scope="module")
 def candidates(source: Path, rows: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     directory = tmp_path_factory.mktemp("candidates")
-    made = {}
+    paths = {}
     for precision in RUNNABLE:
-        made[precision] = directory / f"{precision}.onnx"
-        quantise(source, made[precision], precision, [rows[:400], rows[400:700]], SETTINGS)
-    assert sorted(directory.iterdir()) == sorted(made.values())
-    return made
+        paths[precision] = directory / f"{precision}.onnx"
+        quantise(source, paths[precision], precision, [rows[:400], rows[400:700]], SETTINGS)
+    assert sorted(directory.iterdir()) == sorted(paths.values())
+    return paths
 
 
 @pytest.mark.parametrize("precision", RUNNABLE)
@@ -67,15 +67,15 @@ def test_a_candidate_keeps_the_wire_contract(precision: str, candidates: dict[st
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("int8_dynamic", 0.1), ("int8_static", 0.1), ("fp16", 2e-3)])
-def test_a_candidate_says_nearly_what_the_source_says(
+def test_a_candidate_answers_nearly_as_the_source(
     precision: str, tolerance: float, candidates: dict[str, Path], source: Path, rows: np.ndarray
 ) -> None:
     """The first rows are cold: their attention is masked all over the ring."""
-    want, have = OnnxModel(source).predict(rows), OnnxModel(candidates[precision]).predict(rows)
-    difference = np.abs(have[0] - want[0]).max()
+    expected, actual = OnnxModel(source).predict(rows), OnnxModel(candidates[precision]).predict(rows)
+    difference = np.abs(actual[0] - expected[0]).max()
     assert 0 < difference < tolerance
-    assert (have[0].argmax(axis=2) == want[0].argmax(axis=2)).mean() > 0.97
-    np.testing.assert_allclose(have[1], want[1], atol=5 * tolerance)
+    assert (actual[0].argmax(axis=2) == expected[0].argmax(axis=2)).mean() > 0.97
+    np.testing.assert_allclose(actual[1], expected[1], atol=5 * tolerance)
 
 
 @pytest.mark.parametrize("precision", ["int8_static", "fp16"])
@@ -109,13 +109,14 @@ def test_static_int8_quantises_products_with_weights_and_leaves_the_rest(candida
         axis = 0 if node.op_type == "Conv" else 1
         assert list(kinds[weight.input[1]].dims) == [kinds[weight.input[0]].dims[axis]]
     assert quantised == 5
-    assert not any(kinds[one].data_type == onnx.TensorProto.INT32 for one in kinds)
+    assert not any(tensor.data_type == onnx.TensorProto.INT32 for tensor in kinds.values())
 
 
 def test_static_int8_weights_are_off_by_at_most_half_a_step(candidates: dict[str, Path], source: Path) -> None:
-    weights = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(source).graph.initializer}
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(source).graph.initializer}
     quantised = {
-        one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(candidates["int8_static"]).graph.initializer
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in onnx.load(candidates["int8_static"]).graph.initializer
     }
     names = [name.removesuffix("_quantized") for name in quantised if name.endswith("_quantized")]
     assert len(names) == 5
@@ -143,9 +144,9 @@ def test_another_process_writes_the_same_bytes(
         "quantise(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], [rows[:400], rows[400:700]], SETTINGS)"
     )
     target = tmp_path / "again.onnx"
-    done = run_in_another_process(code, source, target, precision)
+    completed = run_in_another_process(code, source, target, precision)
     assert target.read_bytes() == candidates[precision].read_bytes()
-    assert done.stdout == done.stderr == b""
+    assert completed.stdout == completed.stderr == b""
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -157,8 +158,8 @@ def test_ranges_cover_almost_all_and_leave_out_the_outlier(method: str, source: 
     model = onnx.load(source)
     limits = activation_ranges(model, [tensor], [wild], settings(calibration=method, percentile=99.9))
     assert 0.2 < limits[tensor] < 1.0
-    whole = activation_ranges(model, [tensor], [wild], settings(percentile=100))
-    assert whole[tensor] == pytest.approx(5.0)
+    full = activation_ranges(model, [tensor], [wild], settings(percentile=100))
+    assert full[tensor] == pytest.approx(5.0)
 
 
 def test_the_percentile_is_that_of_all_rows_that_count(source: Path, rows: np.ndarray) -> None:
@@ -168,7 +169,7 @@ def test_the_percentile_is_that_of_all_rows_that_count(source: Path, rows: np.nd
     assert limits[tensor] == pytest.approx(np.percentile(counted, 95), rel=2e-3)
 
 
-def test_no_more_rows_are_measured_than_asked_for(source: Path, rows: np.ndarray) -> None:
+def test_no_more_rows_are_measured_than_requested(source: Path, rows: np.ndarray) -> None:
     tensor = "/Clip_output_0"
     late = rows.copy()
     late[900:] = 7.0
@@ -183,8 +184,8 @@ def test_constant_rows_give_a_model_that_is_right_on_them(
 ) -> None:
     constant = np.full((200, COUNT), value, np.float32)
     quantise(source, tmp_path / "int8.onnx", "int8_static", [constant], settings(calibration=method))
-    have, want = OnnxModel(tmp_path / "int8.onnx").predict(constant), OnnxModel(source).predict(constant)
-    np.testing.assert_allclose(have[0], want[0], atol=0.1)
+    actual, expected = OnnxModel(tmp_path / "int8.onnx").predict(constant), OnnxModel(source).predict(constant)
+    np.testing.assert_allclose(actual[0], expected[0], atol=0.1)
     elsewhere = OnnxModel(tmp_path / "int8.onnx").predict(
         np.random.default_rng(1).normal(size=constant.shape).astype(np.float32)
     )
@@ -199,7 +200,7 @@ def test_a_very_short_stream_is_enough(length: int, source: Path, rows: np.ndarr
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    ("streams", "words"),
+    ("streams", "message"),
     [
         ([], "no row"),
         ([np.zeros((0, COUNT), np.float32)], "no row"),
@@ -208,9 +209,9 @@ def test_a_very_short_stream_is_enough(length: int, source: Path, rows: np.ndarr
         ([np.zeros((100, COUNT - 1), np.float32)], "has shape"),
     ],
 )
-def test_streams_that_say_nothing_are_one_clear_error_and_leave_nothing(
+def test_unusable_streams_are_one_clear_error_and_leave_nothing(
     streams: list[np.ndarray],
-    words: str,
+    message: str,
     method: str,
     source: Path,
     tmp_path: Path,
@@ -221,7 +222,7 @@ def test_streams_that_say_nothing_are_one_clear_error_and_leave_nothing(
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     (tmp_path / "int8.onnx").write_bytes(b"of an earlier call")
-    with pytest.raises(PrecisionError, match=words) as raised:
+    with pytest.raises(PrecisionError, match=message) as raised:
         quantise(source, tmp_path / "int8.onnx", "int8_static", streams, settings(calibration=method))
     assert "\n" not in str(raised.value)
     assert list(tmp_path.rglob("*")) == [scratch]
@@ -260,8 +261,8 @@ def test_equal_weights_are_quantised_each(tmp_path: Path, rows: np.ndarray) -> N
     quantise(tmp_path / "model.onnx", tmp_path / "int8.onnx", "int8_static", [rows], SETTINGS)
     products = [node for node in onnx.load(tmp_path / "int8.onnx").graph.node if "dequantized" in "".join(node.input)]
     assert len(products) == 5
-    want, have = OnnxModel(tmp_path / "model.onnx").predict(rows), OnnxModel(tmp_path / "int8.onnx").predict(rows)
-    np.testing.assert_allclose(have[0], want[0], atol=0.1)
+    expected, actual = OnnxModel(tmp_path / "model.onnx").predict(rows), OnnxModel(tmp_path / "int8.onnx").predict(rows)
+    np.testing.assert_allclose(actual[0], expected[0], atol=0.1)
 
 
 @needs_tensorrt
@@ -278,7 +279,7 @@ def test_tensorrt_takes_half_precision(precision: Literal["fp16", "bf16"], sourc
 
 @needs_tensorrt
 def test_tensorrt_refuses_dynamic_int8(candidates: dict[str, Path]) -> None:
-    """The parser that the other tests ask can say no."""
+    """Otherwise the tests above would show nothing."""
     assert parser_errors(candidates["int8_dynamic"]) != []
 
 
@@ -306,5 +307,5 @@ def test_other_networks_can_be_compressed(name: str, precision: str, rows: np.nd
         torch.nn.init.normal_(parameter, std=0.2)
     export_onnx(network, tmp_path / "model.onnx")
     quantise(tmp_path / "model.onnx", tmp_path / "small.onnx", precision, [rows[:200]], SETTINGS)
-    want, have = (OnnxModel(tmp_path / one).predict(rows[:200]) for one in ("model.onnx", "small.onnx"))
-    np.testing.assert_allclose(have[0], want[0], atol=0.1 if precision == "int8_static" else 2e-3)
+    expected, actual = (OnnxModel(tmp_path / name).predict(rows[:200]) for name in ("model.onnx", "small.onnx"))
+    np.testing.assert_allclose(actual[0], expected[0], atol=0.1 if precision == "int8_static" else 2e-3)

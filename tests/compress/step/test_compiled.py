@@ -75,16 +75,16 @@ def by_runtime(
     return np.concatenate([probabilities, outlook], axis=2), after
 
 
-def difference(have: np.ndarray, want: np.ndarray) -> float:
-    return float((np.abs(have - want) / np.maximum(1, np.abs(want))).max())
+def difference(actual: np.ndarray, expected: np.ndarray) -> float:
+    return float((np.abs(actual - expected) / np.maximum(1, np.abs(expected))).max())
 
 
 def assert_same(path: Path, features: np.ndarray) -> None:
     model = CompiledStep(path)
-    want, state = by_runtime(OnnxModel(path), features)
-    have = stepped(model, features)
-    assert np.ptp(have, axis=0).min() > 0
-    assert difference(have, want) < TOLERANCE
+    expected, state = by_runtime(OnnxModel(path), features)
+    actual = stepped(model, features)
+    assert np.ptp(actual, axis=0).min() > 0
+    assert difference(actual, expected) < TOLERANCE
     assert difference(model.state, state) < TOLERANCE
 
 
@@ -135,8 +135,8 @@ def test_any_sizes(sizes: dict[str, int], features: int, horizons: int, seed: in
     export_onnx(made, tmp_path / "any.onnx")
     inputs = rows(2 * sizes["ring"] + 3, features)
     model = CompiledStep(tmp_path / "any.onnx")
-    want, state = by_runtime(OnnxModel(tmp_path / "any.onnx"), inputs)
-    assert difference(stepped(model, inputs), want) < TOLERANCE
+    expected, state = by_runtime(OnnxModel(tmp_path / "any.onnx"), inputs)
+    assert difference(stepped(model, inputs), expected) < TOLERANCE
     assert difference(model.state, state) < TOLERANCE
 
 
@@ -145,13 +145,13 @@ def test_a_stream_goes_back_and_forth(first: int, tmp_path: Path) -> None:
     """Handed over while the ring is not full, when it just is, and long after."""
     path = exported(ODD, tmp_path / "model.onnx", padding=7)
     features, runtime, model = rows(first + 60), OnnxModel(path), CompiledStep(path)
-    want, _ = by_runtime(runtime, features)
+    expected, _ = by_runtime(runtime, features)
     _, state = by_runtime(runtime, features[:first], chunk=32)
     model.state[:] = state
     np.testing.assert_array_equal(model.state, state)
     between = stepped(model, features[first : first + 30])
     after, _ = by_runtime(runtime, features[first + 30 :], chunk=16, state=model.state.copy())
-    assert difference(np.concatenate([between, after]), want[first:]) < TOLERANCE
+    assert difference(np.concatenate([between, after]), expected[first:]) < TOLERANCE
 
 
 def test_zeros_begin_a_new_stream(tmp_path: Path) -> None:
@@ -166,11 +166,11 @@ def test_zeros_begin_a_new_stream(tmp_path: Path) -> None:
 def test_reading_the_state_changes_nothing(tmp_path: Path) -> None:
     path = exported(ODD, tmp_path / "model.onnx")
     model, read = CompiledStep(path), CompiledStep(path)
-    want, have = stepped(model, rows(25)), []
+    expected, actual = stepped(model, rows(25)), []
     for row in rows(25):
-        have.append(stepped(read, row[np.newaxis])[0])
+        actual.append(stepped(read, row[np.newaxis])[0])
         np.testing.assert_array_equal(read.state, read.state.copy())
-    np.testing.assert_array_equal(np.stack(have), want)
+    np.testing.assert_array_equal(np.stack(actual), expected)
     np.testing.assert_array_equal(read.state, model.state)
 
 
@@ -179,8 +179,8 @@ def test_it_takes_the_place_of_a_bound_model(tmp_path: Path) -> None:
     specialise(path, tmp_path / "step.onnx")
     model, bound = CompiledStep(path), BoundModel(tmp_path / "step.onnx")
     for name in ("features", "probabilities", "outlook", "state"):
-        have, want = getattr(model, name), getattr(bound, name)
-        assert (have.shape, have.dtype) == (want.shape, want.dtype)
+        actual, expected = getattr(model, name), getattr(bound, name)
+        assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
     assert difference(stepped(model, rows(30)), stepped(bound, rows(30))) < TOLERANCE
 
 
@@ -215,7 +215,7 @@ def test_other_networks_are_refused(name: str, tmp_path: Path) -> None:
     made = network(structs.replace(SERVED, network=name), 75)
     export_onnx(made, tmp_path / "model.onnx")
     with pytest.raises(
-        PrecisionError, match=r"model.onnx: not a network that the compiled step knows .* ONNX Runtime$"
+        PrecisionError, match=r"model.onnx: not a network that the compiled step supports .* ONNX Runtime runs it$"
     ):
         CompiledStep(tmp_path / "model.onnx")
 
@@ -226,7 +226,7 @@ def test_other_arithmetics_and_specialised_graphs_are_refused(tmp_path: Path) ->
     convert_half(path, tmp_path / "fp16.onnx", "fp16")
     specialise(path, tmp_path / "step.onnx")
     for name in ("int8", "fp16", "step"):
-        with pytest.raises(PrecisionError, match="the compiled step knows"):
+        with pytest.raises(PrecisionError, match="the compiled step supports"):
             CompiledStep(tmp_path / f"{name}.onnx")
 
 
@@ -238,17 +238,17 @@ def test_a_bad_model_file_is_one_clear_error(content: bytes | None, tmp_path: Pa
         CompiledStep(tmp_path / "model.onnx")
 
 
-def changed(path: Path, operation: str, place: int, value: float) -> None:
+def changed(path: Path, operation: str, number: int, value: float) -> None:
     """Overwrite the scalar constant that is an input of the only node of an operation."""
     model = onnx.load(path)
-    (node,) = (one for one in model.graph.node if one.op_type == operation)
-    (constant,) = (one for one in model.graph.node if one.output[0] == node.input[place])
+    (node,) = (node for node in model.graph.node if node.op_type == operation)
+    (constant,) = (other for other in model.graph.node if other.output[0] == node.input[number])
     constant.attribute[0].t.CopyFrom(numpy_helper.from_array(np.array(value, np.float32)))
     onnx.save(model, path)
 
 
 def test_a_graph_that_computes_something_else_is_refused(tmp_path: Path) -> None:
-    """What the walk does not look at is held against ONNX Runtime."""
+    """The comparison with ONNX Runtime covers what the walk does not check."""
     path = exported(ODD, tmp_path / "model.onnx")
     changed(path, "Where", 1, -1.0)
     with pytest.raises(PrecisionError, match="differs from ONNX Runtime"):
@@ -258,7 +258,7 @@ def test_a_graph_that_computes_something_else_is_refused(tmp_path: Path) -> None
 def test_another_slope_is_refused(tmp_path: Path) -> None:
     path = exported(ODD, tmp_path / "model.onnx")
     model = onnx.load(path)
-    next(one for one in model.graph.node if one.op_type == "LeakyRelu").attribute[0].f = 0.2
+    next(node for node in model.graph.node if node.op_type == "LeakyRelu").attribute[0].f = 0.2
     onnx.save(model, path)
     with pytest.raises(PrecisionError, match="slope"):
         CompiledStep(path)
@@ -267,9 +267,9 @@ def test_another_slope_is_refused(tmp_path: Path) -> None:
 def test_exponential_and_hyperbolic_tangent() -> None:
     x = np.concatenate([np.linspace(-86, 20, 20_001), np.geomspace(1e-30, 1, 1000)]).astype(np.float32)
     exact = np.exp(x.astype(np.float64))
-    assert (np.abs([kernel.exp(one) for one in x] - exact) / exact).max() < 2e-7
+    assert (np.abs([kernel.exp(value) for value in x] - exact) / exact).max() < 2e-7
     assert 0 < kernel.exp(np.float32(-1e30)) < 1e-37
     wide = np.concatenate([x, -x])
-    assert np.abs([kernel.tanh(one) for one in wide] - np.tanh(wide.astype(np.float64))).max() < 3e-7
+    assert np.abs([kernel.tanh(value) for value in wide] - np.tanh(wide.astype(np.float64))).max() < 3e-7
     for function in (kernel.exp, kernel.tanh):
         assert np.isnan(function(np.float32(np.nan)))

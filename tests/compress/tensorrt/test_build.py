@@ -58,8 +58,8 @@ def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 
 def settings(**changes: Any) -> EngineParams:
-    usual = {"builder": "tensorrt_rtx", "capabilities": CAPABILITIES, "memory_mib": 4096, "deadline_s": 120.0}
-    return structs.replace(load_params(params_file()).engine, **{**usual, **changes})
+    defaults = {"builder": "tensorrt_rtx", "capabilities": CAPABILITIES, "memory_mib": 4096, "deadline_s": 120.0}
+    return structs.replace(load_params(params_file()).engine, **{**defaults, **changes})
 
 
 def quantised(source: Path, destination: Path) -> Path:
@@ -86,44 +86,44 @@ def listing(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
 
 
-def refused(source: Path, wanted: EngineParams, *words: str) -> None:
-    """One line that says what is wrong, and nothing is left behind."""
+def refused(source: Path, params: EngineParams, *parts: str) -> None:
+    """Expect a one-line error with these parts, and no files."""
     directory = source.parent / "engine"
     before = listing(source.parent)
     with pytest.raises(EngineError) as caught:
-        build_engine(source, directory, wanted, precision="fp32")
+        build_engine(source, directory, params, precision="fp32")
     message = str(caught.value)
     assert message.count("\n") == 0
     assert len(message) < 1200
-    for word in words:
-        assert word in message, message
+    for part in parts:
+        assert part in message, message
     assert listing(source.parent) == before
 
 
 @pytest.mark.parametrize(
-    "what", ["int8", *(pytest.param(one, marks=pytest.mark.slow) for one in ("fp32", "int8, one row"))]
+    "kind", ["int8", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("fp32", "int8, one row"))]
 )
-def test_plans_for_every_target_without_a_gpu(source: Path, what: str, tmp_path: Path) -> None:
-    wanted, precision, profiles = source, what.split(",")[0], profiles_for(settings())
+def test_plans_for_every_target_without_a_gpu(source: Path, kind: str, tmp_path: Path) -> None:
+    model, precision, profiles = source, kind.split(",")[0], profiles_for(settings())
     if precision == "int8":
-        wanted = quantised(source, tmp_path / "int8.onnx")
-        operators = {node.op_type for node in onnx.load(wanted).graph.node}
+        model = quantised(source, tmp_path / "int8.onnx")
+        operators = {node.op_type for node in onnx.load(model).graph.node}
         assert {"QuantizeLinear", "DequantizeLinear", "LSTM"} <= operators
-    if what.endswith("one row"):
-        specialise(wanted, tmp_path / "step.onnx")
-        wanted, profiles = tmp_path / "step.onnx", profiles[:1]
-    told: list[str] = []
-    build = build_engine(wanted, tmp_path / "engine", settings(), precision=precision, on_progress=told.append)
+    if kind.endswith("one row"):
+        specialise(model, tmp_path / "step.onnx")
+        model, profiles = tmp_path / "step.onnx", profiles[:1]
+    messages: list[str] = []
+    build = build_engine(model, tmp_path / "engine", settings(), precision=precision, on_progress=messages.append)
     assert tuple(build.plans) == CAPABILITIES
     assert build.builder == "tensorrt_rtx"
     assert build.precision == precision
     assert build.gpu is None
-    assert [one.name for one in build.profiles] == [one.name for one in profiles]
-    assert build.source_sha256 == sha256_file(wanted)
+    assert [profile.name for profile in build.profiles] == [profile.name for profile in profiles]
+    assert build.source_sha256 == sha256_file(model)
     assert len(set(build.sha256.values())) == len(CAPABILITIES)
     assert build == load_build(tmp_path / "engine")
     assert {file.name for file in (tmp_path / "engine").iterdir()} == {ENGINE, *build.plans.values()}
-    assert told
+    assert messages
 
 
 def test_a_build_names_what_it_was_made_with(built: tuple[Path, EngineBuild], builder: Any) -> None:
@@ -150,7 +150,7 @@ def test_a_truncated_network(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("node", "words"),
+    ("node", "parts"),
     [
         (helper.make_node("MatMul", ["features", "nowhere"], ["probabilities"], name="broken"), ["broken", "MatMul"]),
         (helper.make_node("Unique", ["features"], ["probabilities"], name="odd"), ["odd", "Unique", "UNSUPPORTED"]),
@@ -161,9 +161,9 @@ def test_a_truncated_network(source: Path, tmp_path: Path) -> None:
     ],
     ids=["broken", "unsupported", "unknown"],
 )
-def test_a_graph_that_the_parser_refuses(node: onnx.NodeProto, words: list[str], tmp_path: Path) -> None:
+def test_a_graph_that_the_parser_refuses(node: onnx.NodeProto, parts: list[str], tmp_path: Path) -> None:
     save_graph(tmp_path / "model.onnx", node)
-    refused(tmp_path / "model.onnx", settings(), "tensorrt_rtx", *words)
+    refused(tmp_path / "model.onnx", settings(), "tensorrt_rtx", *parts)
 
 
 def test_other_inputs_than_those_of_the_wire(tmp_path: Path) -> None:
@@ -193,21 +193,21 @@ def test_a_build_over_its_bounds_is_stopped(source: Path, changes: dict[str, Any
 def test_shapes_too_large_for_the_workspace(tmp_path: Path) -> None:
     network = registry.build(structs.replace(PARAMS, network="deeplob"), COUNT, HORIZONS).eval()
     export_onnx(network, tmp_path / "model.onnx")
-    wanted = settings(capabilities=("8.9",), memory_mib=2048)
-    refused(tmp_path / "model.onnx", wanted, "OutOfMemory", "engine.largest_batch")
+    bounded = settings(capabilities=("8.9",), memory_mib=2048)
+    refused(tmp_path / "model.onnx", bounded, "OutOfMemory", "engine.largest_batch")
 
 
 def children(folder: Path) -> list[int]:
     """Return the process ids of builds into a folder."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes()
         except OSError:
             continue
         if b"tensorrt.child" in line and os.fsencode(folder) in line:
-            found.append(int(path.parent.name))
-    return found
+            pids.append(int(path.parent.name))
+    return pids
 
 
 def test_a_child_that_is_killed(source: Path, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_child_that_is_killed(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "parts"),
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", ["SIGSEGV"]),
         ("raise ImportError('libnvinfer.so.10: no such file')", ["cannot be imported", "libnvinfer.so.10"]),
@@ -237,7 +237,7 @@ def test_a_child_that_is_killed(source: Path, tmp_path: Path) -> None:
     ids=["crash", "import", "error"],
 )
 def test_a_builder_that_is_broken(
-    code: str, words: list[str], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: str, parts: list[str], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hidden = tmp_path / "hide"
     (hidden / "tensorrt_rtx").mkdir(parents=True)
@@ -245,7 +245,7 @@ def test_a_builder_that_is_broken(
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")]))
     (tmp_path / "model.onnx").write_bytes(source.read_bytes())
-    refused(tmp_path / "model.onnx", settings(), "tensorrt_rtx", *words)
+    refused(tmp_path / "model.onnx", settings(), "tensorrt_rtx", *parts)
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
@@ -300,12 +300,14 @@ def test_a_failed_build_leaves_the_last_engine_and_a_good_one_replaces_it(source
 def test_two_builds_at_once(source: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         jobs = [
-            pool.submit(build_engine, source, tmp_path / one, settings(capabilities=(one,)), precision="fp32")
-            for one in ("8.0", "12.0")
+            pool.submit(
+                build_engine, source, tmp_path / capability, settings(capabilities=(capability,)), precision="fp32"
+            )
+            for capability in ("8.0", "12.0")
         ]
         builds = [job.result() for job in jobs]
     assert [list(build.plans) for build in builds] == [["8.0"], ["12.0"]]
-    assert [load_build(tmp_path / one) for one in ("8.0", "12.0")] == builds
+    assert [load_build(tmp_path / capability) for capability in ("8.0", "12.0")] == builds
     assert sorted(file.name for file in tmp_path.iterdir()) == ["12.0", "8.0"]
 
 
@@ -341,7 +343,7 @@ def test_what_a_killed_build_has_left_is_swept_once_it_is_old(source: Path, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, "engine"]
 
 
-@pytest.mark.parametrize("what", ["changed", "missing", "no record"])
+@pytest.mark.parametrize("kind", ["changed", "missing", "no record"])
 def test_plans_that_are_not_those_that_were_built(what: str, built: tuple[Path, EngineBuild], tmp_path: Path) -> None:
     directory, build = shutil.copytree(built[0], tmp_path / "engine"), built[1]
     plan = directory / build.plans["8.9"]

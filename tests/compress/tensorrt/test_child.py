@@ -16,7 +16,7 @@ STEP = Profile(name="step", batch=(1, 1, 64), rows=(1, 1, 1))
 CHUNK = Profile(name="chunk", batch=(1, 1, 64), rows=(1, 32, 256))
 
 
-def order(builder: str, cache: Path | None) -> BuildRequest:
+def build_request(builder: str, cache: Path | None) -> BuildRequest:
     return BuildRequest(
         parent=os.getpid(),
         source="model.onnx",
@@ -45,9 +45,9 @@ def test_dimensions_that_no_profile_covers_are_refused() -> None:
 @given(st.integers(1, 64) | st.just(-1), st.integers(1, 256) | st.just(-1))
 def test_profiles_are_ordered_spans_that_hold_what_the_network_fixes(batch: int, rows: int) -> None:
     fitted = fit_profiles((STEP, CHUNK), {"features": (batch, rows, 5)})
-    assert len({(one.batch, one.rows) for one in fitted}) == len(fitted) >= 1
-    for one in fitted:
-        for span, size in ((one.batch, batch), (one.rows, rows)):
+    assert len({(profile.batch, profile.rows) for profile in fitted}) == len(fitted) >= 1
+    for profile in fitted:
+        for span, size in ((profile.batch, batch), (profile.rows, rows)):
             assert span == tuple(sorted(span))
             assert size == -1 or span == (size, size, size)
 
@@ -60,7 +60,7 @@ def test_a_timing_cache_is_kept_and_a_corrupt_one_is_ignored(content: bytes | No
     config = builder.create_builder_config()
     gpu = Gpu(name="NVIDIA L4 / 24 GB", capability="8.9")
     for _ in range(2):
-        cache = TimingCache(order("tensorrt", tmp_path), "10.3.0", "12", gpu)
+        cache = TimingCache(build_request("tensorrt", tmp_path), "10.3.0", "12", gpu)
         cache.attach(config)
         cache.keep(config)
         (file,) = tmp_path.iterdir()
@@ -75,7 +75,7 @@ def test_a_cache_folder_that_cannot_be_written_stops_nothing(tmp_path: Path) -> 
     builder = trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR))
     config = builder.create_builder_config()
     (tmp_path / "cache").write_text("a file, no folder")
-    cache = TimingCache(order("tensorrt", tmp_path / "cache"), "10.3.0", "12", Gpu(name="L4", capability="8.9"))
+    cache = TimingCache(build_request("tensorrt", tmp_path / "cache"), "10.3.0", "12", Gpu(name="L4", capability="8.9"))
     cache.attach(config)
     cache.keep(config)
     assert [file.name for file in tmp_path.iterdir()] == ["cache"]

@@ -35,8 +35,8 @@ BUILD = EngineBuild(
     ],
 )
 def test_plans_fit_their_own_capabilities_and_version_only(capability, tensorrt, reason):
-    said = fits(BUILD, capability, tensorrt)
-    assert (said is None) if reason is None else (reason in said)
+    message = fits(BUILD, capability, tensorrt)
+    assert (message is None) if reason is None else (reason in message)
 
 
 def test_the_driver_says_what_pytorch_says():
@@ -46,11 +46,11 @@ def test_the_driver_says_what_pytorch_says():
         assert this_gpu() is None
 
 
-def test_a_record_of_a_build_is_read_or_named(tmp_path):
+def test_a_description_of_a_build_is_read_or_named(tmp_path):
     with pytest.raises(EngineError, match=r"engine.json: No such file"):
         read_build(tmp_path)
     (tmp_path / "engine.json").write_bytes(msgspec.json.encode(BUILD))
     assert read_build(tmp_path) == BUILD
     (tmp_path / "engine.json").write_text('{"builder": "tensorrt"}')
-    with pytest.raises(EngineError, match=r"engine.json: not the record of a build"):
+    with pytest.raises(EngineError, match=r"engine.json: not the description of a build"):
         read_build(tmp_path)

@@ -1,4 +1,4 @@
-"""The trunk of a network by itself: stepped with its state carried on, and exported."""
+"""The encoder of a network by itself: stepped with its state carried on, and exported."""
 
 import warnings
 from collections.abc import Callable, Iterable
@@ -13,22 +13,22 @@ from torch import Tensor, nn
 from lobsmith.features.definitions import COUNT
 
 
-def step(trunk: nn.Module, rows: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-    state = trunk.cold_state(rows.shape[0])
+def step(encoder: nn.Module, rows: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    state = encoder.cold_state(rows.shape[0])
     parts = []
     with torch.inference_mode():
         for part in torch.split(rows, sizes, dim=1):
-            answer, state = trunk(part, state)
+            answer, state = encoder(part, state)
             parts.append(answer)
     return torch.cat(parts, dim=1), state
 
 
-def exported(trunk: nn.Module, path: Path) -> ort.InferenceSession:
+def exported(encoder: nn.Module, path: Path) -> ort.InferenceSession:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns of shapes it records; other shapes are compared below
         torch.onnx.export(
-            trunk,
-            (torch.zeros(2, 3, COUNT), trunk.cold_state(2)),
+            encoder,
+            (torch.zeros(2, 3, COUNT), encoder.cold_state(2)),
             str(path),
             dynamo=False,
             opset_version=17,
@@ -50,7 +50,7 @@ def exported(trunk: nn.Module, path: Path) -> ort.InferenceSession:
 
 def assert_answers_the_same(
     session: ort.InferenceSession,
-    trunk: nn.Module,
+    encoder: nn.Module,
     shapes: Iterable[tuple[int, int]],
     features: Callable[[int, int, int], Tensor],
     *,
@@ -59,12 +59,12 @@ def assert_answers_the_same(
 ) -> None:
     """Compare answers and states of three calls each, from cold; features are made of batch, time and a seed."""
     for batch, steps in shapes:
-        state = trunk.cold_state(batch)
+        state = encoder.cold_state(batch)
         served_state = state.numpy()
         for seed in range(3):
             rows = features(batch, steps, seed)
             with torch.inference_mode():
-                answer, state = trunk(rows, state)
+                answer, state = encoder(rows, state)
             served, served_state = session.run(None, {"features": rows.numpy(), "state": served_state})
             np.testing.assert_allclose(served, answer.numpy(), rtol=rtol, atol=atol)
             np.testing.assert_allclose(served_state, state.numpy(), rtol=rtol, atol=atol)

@@ -28,10 +28,10 @@ def network(request: pytest.FixtureRequest) -> Network:
 
 
 @pytest.fixture
-def trunk() -> CnnLstmAttention:
-    trunk = make().trunk
-    assert isinstance(trunk, CnnLstmAttention)
-    return trunk
+def encoder() -> CnnLstmAttention:
+    encoder = make().trunk
+    assert isinstance(encoder, CnnLstmAttention)
+    return encoder
 
 
 def answers(network: Network, rows: torch.Tensor, *, chunk: int = 256) -> torch.Tensor:
@@ -77,7 +77,7 @@ def test_a_warmed_state_is_that_of_steps_with_outputs(network: Network) -> None:
         assert torch.equal(network.warm(inputs[:, :0], warmed), warmed)
 
 
-def test_what_is_served_are_probabilities_and_an_outlook(network: Network) -> None:
+def test_what_is_served_are_probabilities_and_auxiliary_outputs(network: Network) -> None:
     with torch.inference_mode():
         probabilities, outlook, _ = ServedNetwork(network)(torch.randn(2, 50, COUNT), network.cold_state(2))
     assert (probabilities.shape, outlook.shape) == ((2, 50, 2, 3), (2, 50, 2, 5))
@@ -87,34 +87,34 @@ def test_what_is_served_are_probabilities_and_an_outlook(network: Network) -> No
     assert (outlook[..., 4] >= 0).all()
 
 
-def test_attention_looks_back_over_the_ring_and_no_further(trunk: CnnLstmAttention) -> None:
+def test_attention_looks_back_over_the_ring_and_no_further(encoder: CnnLstmAttention) -> None:
     query, old = torch.randn(1, 1, 6), torch.randn(1, 16, 6)
     new, values = torch.randn(1, 1, 6), torch.randn(1, 17, 6)
     keys = torch.cat([old, new], dim=1)
     full = torch.tensor([[16.0]])
     with torch.inference_mode():
-        weights = trunk._weights(query, keys, full)
+        weights = encoder._weights(query, keys, full)
         before = torch.matmul(weights, values)
         values[:, 0] += 100  # sixteen rows ago: has left the ring
         assert torch.equal(torch.matmul(weights, values), before)
         values[:, 1] += 100  # fifteen rows ago: the oldest inside
         assert not torch.equal(torch.matmul(weights, values), before)
         keys[:, 0] += 100
-        assert torch.equal(trunk._weights(query, keys, full), weights)
+        assert torch.equal(encoder._weights(query, keys, full), weights)
         keys[:, 1] += 100
-        assert not torch.equal(trunk._weights(query, keys, full), weights)
+        assert not torch.equal(encoder._weights(query, keys, full), weights)
 
 
-def test_a_cold_ring_holds_nothing_to_attend_to(trunk: CnnLstmAttention) -> None:
+def test_a_cold_ring_holds_nothing_to_attend_to(encoder: CnnLstmAttention) -> None:
     values = torch.randn(1, 17, 6)
     with torch.inference_mode():
-        weights = trunk._weights(torch.randn(1, 1, 6), torch.randn(1, 17, 6), torch.zeros(1, 1))
+        weights = encoder._weights(torch.randn(1, 1, 6), torch.randn(1, 17, 6), torch.zeros(1, 1))
     torch.testing.assert_close(torch.matmul(weights, values)[0, 0], values[0, -1])
 
 
-def test_attention_by_age_adds_up_and_counts_from_the_present_row(trunk: CnnLstmAttention) -> None:
+def test_attention_by_age_adds_up_and_counts_from_the_present_row(encoder: CnnLstmAttention) -> None:
     with torch.inference_mode():
-        weights, state = trunk.attention_by_age(torch.randn(1, 40, COUNT), torch.zeros(1, trunk.state_size))
+        weights, state = encoder.attention_by_age(torch.randn(1, 40, COUNT), torch.zeros(1, encoder.state_size))
     torch.testing.assert_close(weights.sum(dim=2), torch.ones(1, 40))
     # The first row has itself, the second one row more.
     torch.testing.assert_close(weights[0, 0], torch.eye(16)[0])

@@ -64,7 +64,7 @@ def rows(dataset: Dataset, parts: list[Part]) -> np.ndarray:
 
 
 def served(network: Network, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What torch says of rows at once."""
+    """PyTorch's outputs for rows at once."""
     with torch.inference_mode():
         features = torch.from_numpy(np.ascontiguousarray(rows)).unsqueeze(0)
         probabilities, outlook, _ = ServedNetwork(network)(features, network.cold_state(1))
@@ -74,12 +74,12 @@ def served(network: Network, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_it_trains(made: Made) -> None:
     history = made.trained.history
     assert len(history) == (2 if architecture(made.params.model.network).learns == "gradient" else 1)
-    assert all(np.isfinite([one.train_loss, one.validation_loss]).all() for one in history)
-    assert all(one.epoch == number for number, one in enumerate(history, start=1))
-    # Something was learnt: it does not always say the same.
+    assert all(np.isfinite([epoch.train_loss, epoch.validation_loss]).all() for epoch in history)
+    assert all(epoch.epoch == number for number, epoch in enumerate(history, start=1))
+    # The weights have changed.
     fresh = build(made.params.model, COUNT, made.params.labels.horizons_ms)
-    learnt = [name for name, one in fresh.named_parameters() if not torch.equal(one, made.network.state_dict()[name])]
-    assert learnt
+    state = made.network.state_dict()
+    assert any(not torch.equal(tensor, state[name]) for name, tensor in fresh.named_parameters())
 
 
 def test_answers_are_probabilities_and_differ_from_row_to_row(made: Made, rows: np.ndarray) -> None:
@@ -102,8 +102,10 @@ def test_saved_and_loaded_again_it_says_the_same(made: Made, dataset: Dataset, p
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name
     chosen = parts[0].split.test[:100]
-    for one, other in zip(*(predict(each, dataset, chosen) for each in (loaded.network, made.network)), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for reloaded, original in zip(
+        *(predict(each, dataset, chosen) for each in (loaded.network, made.network)), strict=True
+    ):
+        np.testing.assert_array_equal(reloaded, original)
 
 
 def test_the_exported_model_stepped_row_by_row_equals_torch_at_once(made: Made, rows: np.ndarray) -> None:
@@ -116,8 +118,8 @@ def test_the_exported_model_stepped_row_by_row_equals_torch_at_once(made: Made, 
 def test_the_state_is_as_large_as_declared(made: Made) -> None:
     size = state_size(made.params.model, COUNT, made.params.labels.horizons_ms)
     assert made.network.state_size == made.model.state_size == size > 0
-    answered = made.model.run(np.zeros((3, 2, COUNT), np.float32), made.model.cold_state(3))
-    assert answered.next_state.shape == (3, size)
+    answers = made.model.run(np.zeros((3, 2, COUNT), np.float32), made.model.cold_state(3))
+    assert answers.next_state.shape == (3, size)
     state = made.network.cold_state(3)
     assert made.network(torch.zeros(3, 2, COUNT), state)[1].shape == state.shape == (3, size)
 
@@ -128,9 +130,9 @@ def test_the_past_does_not_change_with_the_future(made: Made, rows: np.ndarray) 
         other = rows.copy()
         other[changed:] += np.random.default_rng(changed).normal(size=other[changed:].shape).astype(np.float32) * 5
         after = served(made.network, other)
-        for one, two in zip(before, after, strict=True):
-            np.testing.assert_array_equal(one[:changed], two[:changed])
-        assert any((one[changed] != two[changed]).any() for one, two in zip(before, after, strict=True))
+        for first, second in zip(before, after, strict=True):
+            np.testing.assert_array_equal(first[:changed], second[:changed])
+        assert any((first[changed] != second[changed]).any() for first, second in zip(before, after, strict=True))
 
 
 def test_only_a_network_with_a_memory_remembers(made: Made, rows: np.ndarray) -> None:
@@ -188,16 +190,16 @@ def test_queue_imbalance_says_the_counted_shares(dataset: Dataset, parts: list[P
     with torch.inference_mode():
         features = torch.from_numpy(dataset.rows.features[cuts.train]).unsqueeze(0)
         outputs = network(features, network.cold_state(1))[0][0]
-        said = fresh(outputs)[0].numpy()
+        shares = fresh(outputs)[0].numpy()
     assert len(np.unique(tenth)) == 10
     for b in range(10):
         chosen = tenth == b
         assert chosen.sum() > 30
         for h in range(2):
             counts = np.bincount(labels[chosen, h], minlength=3) + 1.0
-            np.testing.assert_allclose(said[chosen, h], np.tile(counts / counts.sum(), (chosen.sum(), 1)), atol=1e-5)
+            np.testing.assert_allclose(shares[chosen, h], np.tile(counts / counts.sum(), (chosen.sum(), 1)), atol=1e-5)
     # The more bids, the more often it goes up.
-    np.testing.assert_array_less(said[tenth == 0, 0, 2].mean(), said[tenth == 9, 0, 2].mean())
+    np.testing.assert_array_less(shares[tenth == 0, 0, 2].mean(), shares[tenth == 9, 0, 2].mean())
 
 
 def test_the_parameters_know_the_same_names() -> None:

@@ -40,8 +40,8 @@ SCALE = torch.rand(COUNT, generator=_GENERATOR) + 0.5
 Array = npt.NDArray[np.float64]
 
 
-def trunk(*, garch: tuple[float, float, float] | None = (0.3, 0.5, 1.2)) -> Volatility:
-    """A trunk as after a fit; `garch` holds V, ρ and η."""
+def encoder(*, garch: tuple[float, float, float] | None = (0.3, 0.5, 1.2)) -> Volatility:
+    """A fitted encoder; `garch` holds V, ρ and η."""
     torch.manual_seed(1)
     built = Volatility(LOCATION, SCALE, HORIZONS_MS).eval()
     built.tau[:H] = torch.tensor([0.3, 4.0, 25.0])
@@ -120,7 +120,7 @@ def market() -> Rows:
 
 
 def test_widths_and_states_are_as_declared() -> None:
-    built = trunk()
+    built = encoder()
     answer, state = built(features(3, batch=2), built.cold_state(2))
     assert answer.shape == (2, 3, built.width)
     assert built.width == 64 + 3 * H
@@ -132,7 +132,7 @@ def test_widths_and_states_are_as_declared() -> None:
 
 @pytest.mark.parametrize("garch", [(0.3, 0.5, 1.2), (5.0, 1e-3, 3.0), (0.01, 20.0, 70.0), (1.0, 0.2, 0.0), None])
 def test_three_hundred_rows_at_once_equal_three_hundred_steps(garch: tuple[float, float, float] | None) -> None:
-    built, rows = trunk(garch=garch), features(300)
+    built, rows = encoder(garch=garch), features(300)
     at_once, at_once_state = step(built, rows, [300])
     stepped, stepped_state = step(built, rows, [1] * 300)
     close(at_once, stepped)
@@ -140,7 +140,7 @@ def test_three_hundred_rows_at_once_equal_three_hundred_steps(garch: tuple[float
 
 
 def test_a_thousand_rows_at_once_equal_four_calls() -> None:
-    built, rows = trunk(), features(1000)
+    built, rows = encoder(), features(1000)
     at_once, at_once_state = step(built, rows, [1000])
     parts, parts_state = step(built, rows, [250] * 4)
     close(at_once, parts)
@@ -150,7 +150,7 @@ def test_a_thousand_rows_at_once_equal_four_calls() -> None:
 @settings(max_examples=12, deadline=None)
 @given(cuts=st.sets(st.integers(1, 149), max_size=8), seed=st.integers(0, 2**31))
 def test_any_split_gives_the_same_answer(cuts: set[int], seed: int) -> None:
-    built, rows = trunk(), features(150, batch=2, seed=seed)
+    built, rows = encoder(), features(150, batch=2, seed=seed)
     at_once, at_once_state = step(built, rows, [150])
     split, split_state = step(built, rows, np.diff([0, *sorted(cuts), 150]).tolist())
     close(at_once, split)
@@ -158,7 +158,7 @@ def test_any_split_gives_the_same_answer(cuts: set[int], seed: int) -> None:
 
 
 def test_the_past_does_not_change_with_the_future() -> None:
-    built, rows = trunk(), features(130, batch=2)
+    built, rows = encoder(), features(130, batch=2)
     before, _ = step(built, rows, [130])
     for changed in (0, 1, 64, 129):
         other = rows.clone()
@@ -169,7 +169,7 @@ def test_the_past_does_not_change_with_the_future() -> None:
 
 
 def test_streams_of_a_batch_do_not_touch_each_other() -> None:
-    built, rows = trunk(), features(20, batch=3)
+    built, rows = encoder(), features(20, batch=3)
     together, together_state = step(built, rows, [8, 12])
     alone, alone_state = step(built, rows[1:2], [8, 12])
     close(together[1:2], alone)
@@ -177,7 +177,7 @@ def test_streams_of_a_batch_do_not_touch_each_other() -> None:
 
 
 def test_every_parameter_learns_and_no_forecast_does() -> None:
-    built = trunk().train()
+    built = encoder().train()
     state = built.cold_state(2)
     for part in torch.split(features(12, batch=2), 6, dim=1):
         answer, state = built(part, state)
@@ -189,15 +189,15 @@ def test_every_parameter_learns_and_no_forecast_does() -> None:
 
 
 def test_saved_weights_carry_the_fit() -> None:
-    built, rows = trunk(), features(12)
+    built, rows = encoder(), features(12)
     other = Volatility(torch.zeros(COUNT), torch.ones(COUNT), (1, 2, 3)).eval()
     other.load_state_dict(built.state_dict())
     assert torch.equal(step(built, rows, [12])[0], step(other, rows, [12])[0])
 
 
 def test_exported_it_answers_the_same_for_other_batches_and_times(tmp_path: Path) -> None:
-    built = trunk()
-    session = exported(built, tmp_path / "trunk.onnx")
+    built = encoder()
+    session = exported(built, tmp_path / "encoder.onnx")
     shapes = ((1, 1), (3, 7), (1, 256), (2, 511), (5, 2))
 
     def rows(batch: int, steps: int, seed: int) -> Tensor:
@@ -210,7 +210,7 @@ def test_exported_it_answers_the_same_for_other_batches_and_times(tmp_path: Path
 
 @pytest.mark.parametrize("garch", [(0.3, 0.5, 1.2), (5.0, 1e-3, 3.0), (0.01, 20.0, 70.0)])
 def test_the_forecasts_are_those_of_a_slow_loop(garch: tuple[float, float, float]) -> None:
-    built, rows = trunk(garch=garch), features(300, seed=5)
+    built, rows = encoder(garch=garch), features(300, seed=5)
     answer, _ = step(built, rows, [100, 200])
     raw = (rows[0].numpy() * SCALE.numpy() + LOCATION.numpy()).astype(np.float64)
     returns, elapsed = raw[:, RETURN], np.expm1(np.maximum(raw[:, ELAPSED], 0)) / 1e3
@@ -300,19 +300,19 @@ def test_simulated_garch_is_recovered() -> None:
     variance = 0.2**2 * np.ones(40_000)
     for cell in range(1, 40_000):
         variance[cell] = garch.omega + garch.alpha * returns[cell - 1] ** 2 + garch.beta * variance[cell - 1]
-    got = forecasts(built, rows)[:-1, 2, 0]
-    assert np.corrcoef(np.log(got), np.log(variance[1:]))[0, 1] > 0.999
-    assert np.mean(got / variance[1:]) == pytest.approx(1.0, abs=0.02)
+    forecast = forecasts(built, rows)[:-1, 2, 0]
+    assert np.corrcoef(np.log(forecast), np.log(variance[1:]))[0, 1] > 0.999
+    assert np.mean(forecast / variance[1:]) == pytest.approx(1.0, abs=0.02)
 
 
 @pytest.mark.parametrize("spacing", [0.005, 0.1, 3.0])
 def test_garch_forecasts_are_unbiased_whatever_the_spacing_of_rows(spacing: float) -> None:
     random = np.random.default_rng(8)
-    built = trunk(garch=(0.3, 0.2, 0.8))
+    built = encoder(garch=(0.3, 0.2, 0.8))
     elapsed = random.exponential(spacing, 50_000)
     rows = stream(random.normal(size=50_000) * np.sqrt(0.3 * elapsed), elapsed)
-    got = forecasts(built, rows)[1000:, 2, 1]
-    assert got.mean() == pytest.approx(0.3, rel=0.05)
+    forecast = forecasts(built, rows)[1000:, 2, 1]
+    assert forecast.mean() == pytest.approx(0.3, rel=0.05)
 
 
 def test_forecasts_beat_the_unconditional_mean(market: Rows) -> None:
@@ -330,7 +330,7 @@ def test_forecasts_beat_the_unconditional_mean(market: Rows) -> None:
 
 
 def test_a_cold_stream_starts_at_the_long_run_rate() -> None:
-    built = trunk()
+    built = encoder()
     still = np.zeros((1, 1, COUNT))
     rows = torch.from_numpy(((still - LOCATION.numpy()) / SCALE.numpy()).astype(np.float32))
     answer, _ = step(built, rows, [1])
@@ -380,7 +380,7 @@ def test_a_fit_of_nothing_takes_back_an_earlier_one(market: Rows) -> None:
 
 
 def test_an_unfitted_garch_is_ewma() -> None:
-    answer, _ = step(trunk(garch=None), features(50), [50])
+    answer, _ = step(encoder(garch=None), features(50), [50])
     assert torch.equal(answer[:, :, -H:], answer[:, :, 64 : 64 + H])
 
 
@@ -398,8 +398,8 @@ def test_a_fit_that_is_not_to_be_used_says_so(
 ) -> None:
     from arch.univariate.base import ARCHModel
 
-    found = {"omega": 0.1, "alpha[1]": alpha, "beta[1]": beta}
-    result = SimpleNamespace(params=found, convergence_flag=flag, loglikelihood=1.0)
+    estimates = {"omega": 0.1, "alpha[1]": alpha, "beta[1]": beta}
+    result = SimpleNamespace(params=estimates, convergence_flag=flag, loglikelihood=1.0)
     monkeypatch.setattr(ARCHModel, "fit", lambda *_, **__: result)
     rows = market.slice(0, 3000)
     built = Volatility(torch.zeros(COUNT), torch.ones(COUNT), HORIZONS_MS)
@@ -422,12 +422,12 @@ def test_a_variance_that_hardly_reverts_is_not_taken_for_stationary() -> None:
 def test_fits_that_do_not_agree_are_not_used(monkeypatch: pytest.MonkeyPatch, market: Rows) -> None:
     from arch.univariate.base import ARCHModel
 
-    found = {"omega": 0.1, "alpha[1]": 0.1, "beta[1]": 0.8}
+    estimates = {"omega": 0.1, "alpha[1]": 0.1, "beta[1]": 0.8}
     likelihoods = iter([-10.0, -7.0, -8.0, -9.0, -10.0, -7.0, -6.8])
     monkeypatch.setattr(
         ARCHModel,
         "fit",
-        lambda *_, **__: SimpleNamespace(params=found, convergence_flag=0, loglikelihood=next(likelihoods)),
+        lambda *_, **__: SimpleNamespace(params=estimates, convergence_flag=0, loglikelihood=next(likelihoods)),
     )
     returns = garch_returns(1000, omega=0.02, alpha=0.08, beta=0.9, seed=1)
     assert fit_garch(returns).status is GarchStatus.NOT_CONVERGED
@@ -450,7 +450,7 @@ def test_the_grid_does_not_bridge_segments() -> None:
 
 
 def test_wild_rows_have_finite_answers() -> None:
-    built = trunk()
+    built = encoder()
     for value in (-1e30, -1e4, 0.0, 1e4, 1e30):
         rows = torch.zeros(1, 50, COUNT)
         rows[:, :, RETURN] = value

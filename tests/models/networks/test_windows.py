@@ -15,7 +15,7 @@ from lobsmith.models.networks.deeplob import DeepLob
 from lobsmith.models.networks.window import BOOK, COLUMNS, ROW, BookWindows
 from tests.models.networks.encoder import assert_answers_the_same, exported, step
 
-EncoderBuilder = DeepLob | BinCtabl
+Encoder = DeepLob | BinCtabl
 _GENERATOR = torch.Generator().manual_seed(3)
 LOCATION = torch.randn(COUNT, generator=_GENERATOR)
 SCALE = torch.rand(COUNT, generator=_GENERATOR) + 0.5
@@ -28,31 +28,31 @@ def deeplob(**arguments: Any) -> DeepLob:
 
 def bin_ctabl(**arguments: Any) -> BinCtabl:
     torch.manual_seed(1)
-    trunk = BinCtabl(LOCATION, SCALE, **arguments).eval()
-    for parameter in trunk.parameters():  # biases start at zero, attention at its mean
+    encoder = BinCtabl(LOCATION, SCALE, **arguments).eval()
+    for parameter in encoder.parameters():  # biases start at zero, attention at its mean
         torch.nn.init.normal_(parameter, std=0.3)
-    return trunk
+    return encoder
 
 
 both = pytest.mark.parametrize("build", [deeplob, bin_ctabl])
 
 
 @both
-def test_widths_and_states_are_as_declared(build: Callable[..., EncoderBuilder]) -> None:
-    trunk = build()
-    answer, state = trunk(torch.randn(2, 3, COUNT), trunk.cold_state(2))
-    assert answer.shape == (2, 3, trunk.width)
-    assert state.shape == (2, trunk.state_size)
-    assert trunk.state_size == (trunk.windows.window - 1) * 41 + 1
+def test_widths_and_states_are_as_declared(build: Callable[..., Encoder]) -> None:
+    encoder = build()
+    answer, state = encoder(torch.randn(2, 3, COUNT), encoder.cold_state(2))
+    assert answer.shape == (2, 3, encoder.width)
+    assert state.shape == (2, encoder.state_size)
+    assert encoder.state_size == (encoder.windows.window - 1) * 41 + 1
     assert (answer.dtype, state.dtype) == (torch.float32, torch.float32)
-    assert not trunk.cold_state(2).any()
+    assert not encoder.cold_state(2).any()
 
 
 @both
-def test_three_hundred_rows_at_once_equal_three_hundred_steps(build: Callable[..., EncoderBuilder]) -> None:
-    trunk, rows = build(), torch.randn(1, 300, COUNT)
-    at_once, at_once_state = step(trunk, rows, [300])
-    stepped, stepped_state = step(trunk, rows, [1] * 300)
+def test_three_hundred_rows_at_once_equal_three_hundred_steps(build: Callable[..., Encoder]) -> None:
+    encoder, rows = build(), torch.randn(1, 300, COUNT)
+    at_once, at_once_state = step(encoder, rows, [300])
+    stepped, stepped_state = step(encoder, rows, [1] * 300)
     assert (at_once - stepped).abs().max() <= 1e-5
     assert torch.equal(at_once_state, stepped_state)
 
@@ -60,79 +60,79 @@ def test_three_hundred_rows_at_once_equal_three_hundred_steps(build: Callable[..
 @both
 @settings(max_examples=8, deadline=None)
 @given(cuts=st.sets(st.integers(1, 149), max_size=8), seed=st.integers(0, 2**31))
-def test_any_split_gives_the_same_answer(build: Callable[..., EncoderBuilder], cuts: set[int], seed: int) -> None:
-    trunk = build()
+def test_any_split_gives_the_same_answer(build: Callable[..., Encoder], cuts: set[int], seed: int) -> None:
+    encoder = build()
     rows = torch.randn(2, 150, COUNT, generator=torch.Generator().manual_seed(seed))
     sizes = np.diff([0, *sorted(cuts), 150]).tolist()
-    at_once, at_once_state = step(trunk, rows, [150])
-    split, split_state = step(trunk, rows, sizes)
+    at_once, at_once_state = step(encoder, rows, [150])
+    split, split_state = step(encoder, rows, sizes)
     assert (at_once - split).abs().max() <= 1e-5
     assert torch.equal(at_once_state, split_state)
 
 
 @both
-def test_the_past_does_not_change_with_the_future(build: Callable[..., EncoderBuilder]) -> None:
-    trunk, rows = build(), torch.randn(2, 130, COUNT)
-    before, _ = step(trunk, rows, [130])
+def test_the_past_does_not_change_with_the_future(build: Callable[..., Encoder]) -> None:
+    encoder, rows = build(), torch.randn(2, 130, COUNT)
+    before, _ = step(encoder, rows, [130])
     for changed in (0, 1, 64, 129):
         other = rows.clone()
         other[:, changed] += 3
-        after, _ = step(trunk, other, [130])
+        after, _ = step(encoder, other, [130])
         assert torch.equal(before[:, :changed], after[:, :changed])
         assert not torch.equal(before[:, changed], after[:, changed])
-        beyond = changed + trunk.windows.window
+        beyond = changed + encoder.windows.window
         assert torch.equal(before[:, beyond:], after[:, beyond:])
 
 
 @both
-def test_streams_of_a_batch_do_not_touch_each_other(build: Callable[..., EncoderBuilder]) -> None:
-    trunk, rows = build(), torch.randn(3, 20, COUNT)
-    together, together_state = step(trunk, rows, [8, 12])
-    alone, alone_state = step(trunk, rows[1:2], [8, 12])
+def test_streams_of_a_batch_do_not_touch_each_other(build: Callable[..., Encoder]) -> None:
+    encoder, rows = build(), torch.randn(3, 20, COUNT)
+    together, together_state = step(encoder, rows, [8, 12])
+    alone, alone_state = step(encoder, rows[1:2], [8, 12])
     torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-5)
     assert torch.equal(together_state[1:2], alone_state)
 
 
 @both
-def test_every_parameter_learns(build: Callable[..., EncoderBuilder]) -> None:
-    trunk = build()
-    answer, _ = trunk(torch.randn(2, 5, COUNT), trunk.cold_state(2))
+def test_every_parameter_learns(build: Callable[..., Encoder]) -> None:
+    encoder = build()
+    answer, _ = encoder(torch.randn(2, 5, COUNT), encoder.cold_state(2))
     answer.square().mean().backward()
-    for name, parameter in trunk.named_parameters():
+    for name, parameter in encoder.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
 
 
 @both
-def test_saved_weights_carry_the_scaling(build: Callable[..., EncoderBuilder]) -> None:
-    trunk, rows = build(price_scale=2.0), torch.randn(1, 12, COUNT)
-    other = type(trunk)(torch.zeros(COUNT), torch.ones(COUNT)).eval()
-    other.load_state_dict(trunk.state_dict())
-    assert torch.equal(step(trunk, rows, [12])[0], step(other, rows, [12])[0])
+def test_saved_weights_carry_the_scaling(build: Callable[..., Encoder]) -> None:
+    encoder, rows = build(price_scale=2.0), torch.randn(1, 12, COUNT)
+    other = type(encoder)(torch.zeros(COUNT), torch.ones(COUNT)).eval()
+    other.load_state_dict(encoder.state_dict())
+    assert torch.equal(step(encoder, rows, [12])[0], step(other, rows, [12])[0])
 
 
 @both
-def test_a_market_at_rest_has_finite_answers_and_gradients(build: Callable[..., EncoderBuilder]) -> None:
-    trunk = build()
-    answer, _ = trunk(torch.zeros(1, 30, COUNT), trunk.cold_state(1))
+def test_a_market_at_rest_has_finite_answers_and_gradients(build: Callable[..., Encoder]) -> None:
+    encoder = build()
+    answer, _ = encoder(torch.zeros(1, 30, COUNT), encoder.cold_state(1))
     answer.sum().backward()
     assert answer.isfinite().all()
-    assert all(parameter.grad.isfinite().all() for parameter in trunk.parameters() if parameter.grad is not None)
+    assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters() if parameter.grad is not None)
 
 
 @both
 def test_exported_it_answers_the_same_for_other_batches_and_times(
-    build: Callable[..., EncoderBuilder], tmp_path: Path
+    build: Callable[..., Encoder], tmp_path: Path
 ) -> None:
-    trunk = build()
+    encoder = build()
     shapes = ((1, 1), (3, 7), (1, 120), (5, 2))
 
     def rows(batch: int, steps: int, _seed: int) -> Tensor:
         return torch.randn(batch, steps, COUNT)
 
     # The ring fills: cold, partly and fully valid.
-    assert_answers_the_same(exported(trunk, tmp_path / "trunk.onnx"), trunk, shapes, rows, rtol=0, atol=1e-4)
+    assert_answers_the_same(exported(encoder, tmp_path / "encoder.onnx"), encoder, shapes, rows, rtol=0, atol=1e-4)
 
 
 def test_deeplob_has_the_published_number_of_parameters() -> None:
@@ -150,27 +150,27 @@ def test_bin_ctabl_has_the_published_number_of_parameters() -> None:
 @pytest.mark.parametrize("window", [10, 100])
 def test_prices_are_as_they_stood_relative_to_the_newest_mid(window: int) -> None:
     book = _Book(rows=150, seed=window)
-    got = _windows(book, window=window)
+    windows = _windows(book, window=window)
     columns = [NAMES.index(name) for name in COLUMNS[1::2]]
     sizes = (book.sizes - LOCATION[columns].numpy()) / SCALE[columns].numpy()
     for row in range(150):
         for age in range(window):
-            seen = got[row, window - 1 - age]
+            window_row = windows[row, window - 1 - age]
             if age > row:
-                assert not seen.any()
+                assert not window_row.any()
                 continue
-            np.testing.assert_allclose(seen[1::2], sizes[row - age], rtol=0, atol=1e-6)
+            np.testing.assert_allclose(window_row[1::2], sizes[row - age], rtol=0, atol=1e-6)
             first_order = book.distances[row - age] - 1e4 * np.log(book.mid[row] / book.mid[row - age])
-            np.testing.assert_allclose(seen[0::2] * 5.0, first_order, rtol=0, atol=1e-3)
+            np.testing.assert_allclose(window_row[0::2] * 5.0, first_order, rtol=0, atol=1e-3)
             exact = 1e4 * (book.prices[row - age] / book.mid[row] - 1)
-            np.testing.assert_allclose(seen[0::2] * 5.0, exact, rtol=0, atol=0.05)
+            np.testing.assert_allclose(window_row[0::2] * 5.0, exact, rtol=0, atol=0.05)
 
 
 def test_the_same_book_seen_from_any_past_gives_the_same_prices() -> None:
     # However the mid got there, the newest row shows its own distances.
     book = _Book(rows=40, seed=1)
-    got = _windows(book, window=10)
-    np.testing.assert_allclose(got[:, -1, 0::2] * 5.0, book.distances, rtol=0, atol=1e-4)
+    windows = _windows(book, window=10)
+    np.testing.assert_allclose(windows[:, -1, 0::2] * 5.0, book.distances, rtol=0, atol=1e-4)
 
 
 def test_columns_are_ordered_as_in_the_paper() -> None:
@@ -188,7 +188,7 @@ def test_bilinear_normalisation_equals_the_papers_formula() -> None:
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
     x = torch.randn(7, 40, 10, dtype=torch.float64)
-    got = layer.double()(x).detach().numpy()
+    normalised = layer.double()(x).detach().numpy()
     values = x.numpy()
     columns = (values - values.mean(2, keepdims=True)) / values.std(2, keepdims=True)
     rows = (values - values.mean(1, keepdims=True)) / values.std(1, keepdims=True)
@@ -196,7 +196,7 @@ def test_bilinear_normalisation_equals_the_papers_formula() -> None:
     first, second = np.exp(weights["log_weights"])
     expected = first * (weights["column_gain"] * columns + weights["column_bias"])
     expected = expected + second * (weights["row_gain"] * rows + weights["row_bias"])
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(normalised, expected, rtol=0, atol=1e-4)
 
 
 def test_attention_starts_as_a_mean_over_time_and_keeps_its_diagonal() -> None:

@@ -93,7 +93,7 @@ class _GraphWalk:
         readout, joined = self.linear(logits)
         recurrent, attended, inputs = self.inputs(joined, "Concat", 3)
         location, scale = self.standardised(inputs)
-        age_bias, merged, source = self.attention(attended)
+        age_bias, fused, source = self.attention(attended)
         if source != recurrent:
             self.refuse("attention and readout see different tensors")
         lstm, embedded = self.lstm(recurrent)
@@ -102,7 +102,7 @@ class _GraphWalk:
             scale=scale,
             convolutions=self.convolutions(embedded, inputs),
             lstm=lstm,
-            **merged,
+            **fused,
             age_bias=age_bias,
             readout=readout,
             volatility_scale=volatility_scale,
@@ -137,8 +137,8 @@ class _GraphWalk:
     def attention(self, attended: str) -> tuple[Float, dict[str, Linear], str]:
         """Return the bias by age, query, key and value, and their common input."""
         shares, values = self.inputs(attended, "MatMul", 2)
-        _, _, scores = self.inputs(self.chain(shares, "Softmax"), "Where", 3)
-        scaled, bias = self.inputs(scores, "Add", 2)
+        _, _, masked = self.inputs(self.chain(shares, "Softmax"), "Where", 3)
+        scaled, bias = self.inputs(masked, "Add", 2)
         products, root = self.inputs(scaled, "Div", 2)
         query, transposed = self.inputs(products, "MatMul", 2)
         _, key = self.inputs(self.chain(transposed, "Transpose"), "Concat", 2)
@@ -148,15 +148,15 @@ class _GraphWalk:
         split = self.makers[query]
         if {self.chain(key, "Split"), self.chain(value, "Split")} != {total}:
             self.refuse("query, key and value are not one layer")
-        merged, source = self.linear(total)
-        width = merged.weight.shape[1] // 3
+        fused, source = self.linear(total)
+        width = fused.weight.shape[1] // 3
         if abs(float(self.constant(root, 0)) - width**0.5) > 1e-6 * width:
-            self.refuse("scores are not divided by the root of the keys' width")
+            self.refuse("attention logits are not divided by the root of the keys' width")
         layers = {}
         for name, tensor in (("query", query), ("key", key), ("value", value)):
             first = width * list(split.output).index(tensor)
             part = slice(first, first + width)
-            layers[name] = Linear(merged.weight[:, part], merged.bias[part])
+            layers[name] = Linear(fused.weight[:, part], fused.bias[part])
         return age_bias, layers, source
 
     def lstm(self, recurrent: str) -> tuple[tuple[Linear, ...], str]:

@@ -71,7 +71,7 @@ def build_engine(
         source: inputs `features` [B, T, F] and `state` [B, S], in the precision to run in.
         directory: is made, or replaced if it holds an earlier build.
         settings: builder, capabilities, largest shapes and bounds.
-        precision: the source's, for the record.
+        precision: the source's; stored only.
         cache: folder of timing caches; None for none. TensorRT-RTX has none.
         on_progress: called with the number of plans.
 

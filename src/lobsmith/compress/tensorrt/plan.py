@@ -60,7 +60,7 @@ def read_build(directory: Path) -> EngineBuild:
     except OSError as error:
         raise EngineError(f"{path}: {error.strerror}; build it again") from error
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise EngineError(f"{path}: not the record of a build: {error}; build it again") from error
+        raise EngineError(f"{path}: not the description of a build: {error}; build it again") from error
 
 
 def check_engine(build: EngineBuild, *, builder: str, builder_version: str, capability: str) -> None:
