@@ -60,10 +60,9 @@ def make_candidates(
     """Prune, export and quantise a network in all ways of `params.compress`; the first candidate is the network itself.
 
     Args:
-        trained: the network.
         parts: the rows it was trained on, for fine-tuning and calibration.
         directory: receives the files; earlier contents are deleted.
-        on_progress: called with the name of each network and candidate.
+        on_progress: called with each name.
     """
     report = on_progress or (lambda _name: None)
     shutil.rmtree(directory, ignore_errors=True)
@@ -95,10 +94,7 @@ def make_candidates(
 
 
 def only(settings: CompressParams, name: str) -> CompressParams:
-    """Return settings that make one candidate of `settings`, and its network's FP32.
-
-    It has the same bits: each network is pruned from the trained one with a seed of its own, and each precision is
-    converted from FP32.
+    """Return settings that make one candidate, and its network's FP32, with the same bits as `settings`.
 
     Raises:
         TrainingError: no candidate has the name.

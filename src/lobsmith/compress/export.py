@@ -21,12 +21,8 @@ OUTPUTS = ("probabilities", "outlook", "next_state")
 def export_onnx(network: Network, destination: Path, state_size: int | None = None) -> None:
     """Write the served form of a calibrated network as one ONNX file.
 
-    Uses the TorchScript exporter: the dynamo exporter fixes an LSTM's time axis.
-
-    Args:
-        network: the network, calibrated.
-        destination: the file.
-        state_size: S of the wire contract, where it exceeds the network's.
+    `state_size` is S of the wire contract, where it exceeds the network's. The dynamo exporter would fix an LSTM's time
+    axis.
     """
     size = network.state_size if state_size is None else state_size
     example = (torch.zeros(2, 3, network.features), torch.zeros(2, size))
@@ -56,14 +52,11 @@ def export_onnx(network: Network, destination: Path, state_size: int | None = No
 
 
 class FoldedNetwork(nn.Module):
-    """`ServedNetwork` in fewer operations, whose number dominates a call of one row.
+    """A calibrated network as `ServedNetwork`, in fewer operations: their number dominates a call of one row.
 
     Head and linear path become one matrix over representation and inputs side by side, with the calibration folded in.
-    Rows are ordered: directions of all horizons, then their binary logits, moves, volatilities.
-
-    Args:
-        network: the network, calibrated.
-        state_size: S of the wire contract; a smaller network's state is padded with zeros.
+    Rows are ordered: directions of all horizons, then their binary logits, moves, volatilities. The state is padded to
+    the wire's `state_size`.
 
     Raises:
         ContractError: the network's state is larger than the wire's.

@@ -1,4 +1,4 @@
-"""Golden vectors, which every copy of a model must reproduce, and the priming rows of a cold stream."""
+"""Golden vectors, which every copy of a model must reproduce, and priming rows of cold streams."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,18 +54,13 @@ def load_golden(path: Path) -> Golden:
 
 
 def measure_prime_rows(model: OnnxModel, rows: Float, *, starts: int = _STARTS, maximum: int = MAXIMUM) -> int:
-    """Measure after how many rows a cold start agrees with an uninterrupted stream.
+    """Return the rows to prime a cold stream with until it agrees with an uninterrupted one; at least 1.
 
-    The slowest of `starts` evenly spread cold starts counts, by its last row that differs by more than the tolerance.
+    The slowest of `starts` evenly spread cold starts counts, by its last row beyond the tolerance.
 
     Args:
-        model: the exported model.
         rows: float32 [N, F], consecutive, held out.
-        starts: number of cold starts.
-        maximum: rows compared after each; upper bound of the result.
-
-    Returns:
-        Rows to feed before the first answer; at least 1.
+        maximum: rows compared after each start; upper bound of the result.
     """
     reference, _, _ = model.predict(rows)
     length = min(maximum, len(rows) // 2)

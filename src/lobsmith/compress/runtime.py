@@ -54,7 +54,7 @@ class StatefulModel(ABC):
             state: float32 [1, S]; cold where None.
 
         Returns:
-            Probabilities float32 [N, H, 3], auxiliary outputs float32 [N, H, 5] and the state after the last row.
+            Probabilities float32 [N, H, 3], auxiliary outputs [N, H, 5] and the next state.
         """
         state = self.cold_state() if state is None else state
         parts = []

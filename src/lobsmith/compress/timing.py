@@ -1,6 +1,6 @@
-"""Time of a call relative to a reference, timed in alternation in the same run.
+"""Time of a call relative to a reference, timed in alternation.
 
-Machines are shared: times of one call differ by a factor of two between runs, ratios within a run do not.
+Times of one call differ by a factor of two between runs on shared machines, ratios within a run do not.
 """
 
 import gc

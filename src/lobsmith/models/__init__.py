@@ -1,1 +1,1 @@
-"""Networks, and how they are trained, calibrated and saved."""
+"""Networks: training, calibration, files."""

@@ -11,26 +11,25 @@ from lobsmith.models.networks.outputs import BINARY, CLASSES, Calibration
 
 _ITERATIONS = 100
 _SMALLEST_CLASS = 10
-"""A class with fewer rows leaves its logit uncalibrated."""
+"""Rarer classes leave their logit uncalibrated."""
 
 
 def calibrate(
     calibration: Calibration, outputs: Tensor, direction: Tensor, binary: Tensor, ridges: Sequence[float]
 ) -> list[str]:
-    """Fit a calibration by maximum likelihood, with a ridge that draws log scales and biases to 0.
+    """Set a calibration's buffers by maximum likelihood, with a ridge on log scales and biases.
 
-    A ridge of 1 / (2 σ² N) is a normal prior of deviation σ, counted against N labels that do not overlap. A logit with
-    too rare a class, or whose fit is not finite or no better, keeps scale 1 and bias 0.
+    A ridge of 1 / (2 σ² N) is a normal prior of deviation σ against N labels that do not overlap. A logit with too rare
+    a class, or a fit that is not finite or no better, keeps scale 1 and bias 0.
 
     Args:
-        calibration: its buffers are set.
         outputs: float32 [N, H, 8] of the validation rows.
         direction: int64 [N, H]; -1 unknown.
         binary: float32 [N, H, 3]; -1 unknown.
         ridges: of each horizon, nats.
 
     Returns:
-        Names of the outputs left uncalibrated.
+        Names of uncalibrated outputs.
     """
     for scale, bias in (
         (calibration.direction_scale, calibration.direction_bias),

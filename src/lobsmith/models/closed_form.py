@@ -1,4 +1,4 @@
-"""Networks fitted without gradient descent: logistic regression (L-BFGS) and counts by queue imbalance."""
+"""Networks fitted without gradient descent: logistic regression (L-BFGS), class shares by queue imbalance."""
 
 import math
 from collections.abc import Sequence
@@ -21,11 +21,7 @@ _MOST_ROWS = 65_536
 
 
 def fit_newton(network: Network, parts: Sequence[Part], params: Params) -> float:
-    """Fit a linear network to all training rows, each horizon with the ridge of least validation loss.
-
-    Returns:
-        Its validation loss.
-    """
+    """Fit a linear network to all training rows, each horizon with its best ridge; return the validation loss."""
     if network.linear is None:
         raise ValueError("a Newton fit needs a network with a linear path and no encoder")
     data = make_training_data(network, parts, sequence=1, burn_in=0)
@@ -79,11 +75,7 @@ def _fit_rows(network: Network, data: TrainingData, index: Tensor, loss: Loss, r
 
 
 def fit_counts(network: Network, parts: Sequence[Part], params: Params) -> float:
-    """Set a queue-imbalance network's head to the log class shares of each tenth of the imbalance.
-
-    Returns:
-        Its validation loss.
-    """
+    """Set a queue-imbalance network's head to log class shares by tenth of imbalance; return the validation loss."""
     encoder, head = network.trunk, network.readout
     if not isinstance(encoder, ImbalanceBins) or head is None:
         raise TypeError("only the queue-imbalance network is fitted by counting")

@@ -1,4 +1,4 @@
-"""One process, or several under `torchrun` that each take a share of every batch."""
+"""One process, or several under `torchrun` that share each batch."""
 
 import os
 from collections.abc import Iterator
@@ -27,13 +27,13 @@ def world_size() -> int:
 
 
 def leads() -> bool:
-    """Return whether this process writes the files: rank 0, or the only process."""
+    """Return whether this process writes the files (rank 0)."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[Group]:
-    """Join the group that `torchrun` describes in the environment; alone without it."""
+    """Join `torchrun`'s group; alone without it."""
     if world_size() == 1 or distributed.is_initialized():
         yield (
             Group(distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else Group(0, 1)
@@ -47,7 +47,7 @@ def process_group(device: torch.device) -> Iterator[Group]:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device to train on; `auto` is a GPU where there is one."""
+    """Return the device to train on; `auto` prefers a GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":

@@ -1,4 +1,4 @@
-"""A network's outputs and losses on the rows of a dataset, its state carried over each gap-free run."""
+"""Outputs and losses of a network on a dataset's rows, with the state carried over gap-free runs."""
 
 import math
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from lobsmith.models.split import runs
 from lobsmith.models.training_data import Part
 
 LEAD_ROWS = 512
-"""Rows that warm the state before the first requested row."""
+"""Rows that warm the state before the first requested one."""
 
 
 def outputs_at(network: Network, dataset: Dataset, rows: npt.NDArray[np.int64]) -> Tensor:
     """Return outputs before calibration, float32 [N, H, 8], at rising rows; NaN at incomplete rows.
 
-    Up to `LEAD_ROWS` rows before the first, and those in between, warm the state.
+    Up to `LEAD_ROWS` earlier rows, and those in between, warm the state.
     """
     first, spans = lead_runs(dataset, rows)
     out = torch.full((int(rows[-1]) + 1 - first, dataset.labels.shape[1], COLUMNS), math.nan)
@@ -40,12 +40,12 @@ def lead_runs(dataset: Dataset, rows: npt.NDArray[np.int64]) -> tuple[int, list[
 def validation_loss(
     network: Network, dataset: Dataset, rows: npt.NDArray[np.int64], horizon_weights: Sequence[float]
 ) -> float:
-    """Return the mean cross-entropy of the directions over rows and weighted horizons, nats."""
+    """Return the directions' mean cross-entropy over rows and weighted horizons, nats."""
     return float(np.average(horizon_losses(network, dataset, rows), weights=np.asarray(horizon_weights)))
 
 
 def horizon_losses(network: Network, dataset: Dataset, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Return the mean cross-entropy of the directions at each horizon, nats, float32 [H]."""
+    """Return the directions' mean cross-entropy at each horizon, nats, float32 [H]."""
     calibration = network.calibration
     logits = calibration.logits(outputs_at(network, dataset, rows).to(calibration.move_scale.device)).cpu()
     labels = torch.from_numpy(dataset.labels[rows].astype(np.int64))

@@ -1,4 +1,4 @@
-"""The training loss: cross-entropies, squared errors, and a hinge on the expected move.
+"""The training loss: cross-entropies, squared errors, a hinge on the expected move.
 
 Means over known rows, weighted by sequence (importance), horizon and term (`train.loss`).
 """
@@ -11,7 +11,7 @@ from lobsmith.models.networks.outputs import CLASSES, MOVE, VOLATILITY
 from lobsmith.params import LossParams
 
 _LARGEST_MOVE = 10.0
-"""Moves are clipped at this multiple of their RMS: no outlier dominates a squared error."""
+"""Clip of moves, in RMS: no outlier dominates a squared error."""
 
 
 class Loss:
@@ -34,10 +34,10 @@ class Loss:
 
         Args:
             outputs: float32 [B, T, H, 8], before calibration.
-            direction: int64 [B, T, H]; -1 unknown.
-            binary: float32 [B, T, H, 3]; -1 unknown.
-            move: float32 [B, T, H], in units of its RMS; NaN unknown.
-            volatility: float32 [B, T, H], in units of its RMS; NaN unknown.
+            direction: [B, T, H], as in `TrainingData`.
+            binary: [B, T, H, 3], likewise.
+            move: [B, T, H], likewise.
+            volatility: [B, T, H], likewise.
             weight: float32 [B], importance of each sequence.
         """
         params = self._params
@@ -65,10 +65,10 @@ class Loss:
 
 
 class Prior:
-    """A normal prior of the heads' weights, weighed against the number of independent labels.
+    """A normal prior of the heads' weights against the number of independent labels.
 
     A span holds N = span / horizon labels that do not overlap. The mean loss a row plus |w|² / (2 σ² N) is the
-    posterior's maximum: long horizons are drawn to the base rate until there are hours of data.
+    posterior's maximum: long horizons stay near the base rate until there are hours of data.
 
     Args:
         deviation: σ; 0 for no prior.
@@ -95,5 +95,5 @@ class Prior:
 
 
 def mass(direction: Tensor, weight: Tensor) -> Tensor:
-    """Return a batch's weight: known rows and horizons, by their sequence's weight; at least 1."""
+    """Return a batch's weight: its known rows and horizons, by sequence weight; at least 1."""
     return ((direction >= 0) * weight[:, None, None]).sum().clamp(min=1.0)

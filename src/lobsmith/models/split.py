@@ -79,13 +79,13 @@ def train_only(datasets: Sequence[Dataset], params: SplitParams) -> list[Split]:
 def cut(dataset: Dataset, usable: Rows, first: int, second: int, end: int, embargo_ms: int) -> Split:
     """Cut usable rows at two boundaries into training, validation and test rows (López de Prado 2018, chapter 7).
 
-    Left out are rows whose label crosses a boundary (purged) and rows within the embargo after it.
+    Rows whose label crosses a boundary (purged) and rows within the embargo after it are left out.
 
     Args:
         usable: int64, rising.
         first: position in `usable` of the first validation row.
-        second: position of the first test row.
-        end: position after the last test row.
+        second: of the first test row.
+        end: after the last test row.
         embargo_ms: time left out after each boundary.
 
     Raises:
@@ -114,18 +114,18 @@ def cut(dataset: Dataset, usable: Rows, first: int, second: int, end: int, embar
 
 
 def split_beside(dataset: Dataset, first: Dataset, parts: Split, embargo_ms: int) -> Split | None:
-    """Cut another dataset at the times of the first one's cuts; None where nothing is left to train or validate on.
+    """Cut another dataset at the first one's times; None where a part is empty.
 
     No instrument trains on minutes that another is tested on.
     """
     time, usable = dataset.rows.time, usable_rows(dataset)
     horizon = max(dataset.horizons_ms) * NS_PER_MS
-    validation, test = (int(first.rows.time[part[0]]) for part in (parts.validation, parts.test))
-    train = usable[time[usable] + horizon < validation]
-    held = usable[(time[usable] >= validation + embargo_ms * NS_PER_MS) & (time[usable] + horizon < test)]
-    if len(train) == 0 or len(held) == 0:
+    validation_ns, test_ns = (int(first.rows.time[part[0]]) for part in (parts.validation, parts.test))
+    train = usable[time[usable] + horizon < validation_ns]
+    validation = usable[(time[usable] >= validation_ns + embargo_ms * NS_PER_MS) & (time[usable] + horizon < test_ns)]
+    if len(train) == 0 or len(validation) == 0:
         return None
-    return Split(train, held, usable[time[usable] >= test])
+    return Split(train, validation, usable[time[usable] >= test_ns])
 
 
 def runs(dataset: Dataset, rows: npt.NDArray[np.int64]) -> list[tuple[int, int]]:

@@ -49,7 +49,7 @@ class Trained:
     network: Network
     history: tuple[Epoch, ...]
     uncalibrated: tuple[str, ...] = ()
-    """Outputs whose classes were too rare on the validation rows to calibrate."""
+    """Outputs with too rare a class on the validation rows."""
 
 
 class _Shape(Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,10 +71,9 @@ class _Metadata(Struct, frozen=True, forbid_unknown_fields=True):
 def train(
     parts: Sequence[Part], params: Params, *, on_epoch: OnEpoch | None = None, checkpoint: Path | None = None
 ) -> Trained:
-    """Train the network that the parameters name.
+    """Train the network that the parameters name on the rows of one or several instruments.
 
     Args:
-        parts: the rows of one or several instruments.
         on_epoch: called after each epoch.
         checkpoint: file to resume from; None for none.
 
@@ -97,7 +96,7 @@ def train(
 
 
 def make_repeatable(settings: TrainParams) -> None:
-    """Make torch give the same bits for the same seed and thread count."""
+    """Make torch repeat its bits for the same seed and thread count."""
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
@@ -108,7 +107,7 @@ def _single_epoch(loss: float) -> Epoch:
 
 
 def calibrate_outputs(network: Network, parts: Sequence[Part], deviation: float) -> list[str]:
-    """Calibrate a network in place on the validation rows; return the names of the outputs left uncalibrated.
+    """Calibrate a network on the validation rows; return the names of uncalibrated outputs.
 
     `deviation` is that of the prior of log scales and biases.
     """
@@ -164,7 +163,7 @@ def _load(directory: Path) -> tuple[Trained, _Shape]:
 
 
 def load_trained(directory: Path, dataset: Dataset, params: Params) -> Trained:
-    """Read a run's network and check that it fits the run's rows and the parameters.
+    """Read a run's network and check it against the run's rows and the parameters.
 
     Raises:
         TrainingError: the file is missing or invalid, or features or horizons differ.

@@ -1,4 +1,4 @@
-"""Gradient descent over sequences: seeded, resumable, bit-identical on CPU for the same seed and thread count."""
+"""Gradient descent over sequences: seeded, resumable, bit-identical on CPU for a seed and thread count."""
 
 import copy
 import hashlib
@@ -28,7 +28,7 @@ from lobsmith.params import Params, TrainParams
 
 
 class Epoch(Struct, frozen=True, kw_only=True):
-    """Losses of an epoch, nats; the validation loss is the directions' cross-entropy over weighted horizons."""
+    """Losses of an epoch, nats; in validation the directions' cross-entropy over weighted horizons."""
 
     epoch: int
     train_loss: float
@@ -84,7 +84,7 @@ class _SequenceOutputs(nn.Module):
 
 
 class _Batch(Struct):
-    """A batch on the device: inputs and targets of whole sequences, with their weights."""
+    """A batch on the device."""
 
     inputs: Tensor
     direction: Tensor
@@ -95,7 +95,7 @@ class _Batch(Struct):
 
 
 class _BatchSampler:
-    """Samples batches: every process samples the whole batch from the same generator, then takes its share."""
+    """Samples whole batches, the same in every process."""
 
     def __init__(
         self,
@@ -139,9 +139,9 @@ class _BatchSampler:
 
 
 class Trainer:
-    """A training run, of a network with fitted inputs, in place.
+    """A training run, in place, of a network with fitted inputs.
 
-    `checkpoint` is the file to resume from, written after each epoch; None for none.
+    `checkpoint` is resumed from and written after each epoch; None for none.
     """
 
     def __init__(self, network: Network, parts: Sequence[Part], params: Params, checkpoint: Path | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Training data: the rows of several instruments as one set of tensors, and a sampler of sequences."""
+"""Training data: rows of several instruments as one set of tensors, and a sampler of sequences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,14 +32,15 @@ class Part:
 
 
 def parts_of(datasets: Sequence[Dataset], params: SplitParams) -> list[Part]:
-    """Split the first dataset by its rows, the others at the same times; those without training rows are left out.
+    """Split the first dataset by its rows, the others at its times; omits those with an empty part.
 
     Raises:
         TrainingError: the first dataset is too short.
     """
     first = Part(datasets[0], split(datasets[0], params))
     splits = [split_beside(dataset, first.dataset, first.split, params.embargo_ms) for dataset in datasets[1:]]
-    return [first, *(Part(dataset, cut) for dataset, cut in zip(datasets[1:], splits, strict=True) if cut is not None)]
+    pairs = zip(datasets[1:], splits, strict=True)
+    return [first, *(Part(dataset, rows) for dataset, rows in pairs if rows is not None)]
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,9 @@ def seconds_of(dataset: Dataset, rows: npt.NDArray[np.int64]) -> float:
 
 
 def fit_inputs(network: Network, parts: Sequence[Part], *, symmetric: bool) -> None:
-    """Set from the training rows what no gradient sets: location, scale, units of moves, an encoder's constants.
+    """Set what no gradient sets from the training rows: location, scale, units of moves, an encoder's constants.
 
-    Args:
-        network: its buffers are set.
-        symmetric: count each row's mirror image as well.
+    `symmetric` counts each row's mirror image as well.
     """
     rows = np.concatenate([part.dataset.rows.features[part.split.train] for part in parts]).astype(np.float64)
     if symmetric:
@@ -152,12 +151,10 @@ class Sampler:
     expected weighted mean is that of all sequences, so probabilities stay calibrated.
 
     Args:
-        data: the data to sample from.
         sequence: rows with a loss, after `burn_in`.
         burn_in: rows before them.
         priority: relative rate of sequences with a significant move.
-        uniform_share: share of draws without priority.
-        generator: source of randomness.
+        uniform_share: share without priority.
     """
 
     def __init__(

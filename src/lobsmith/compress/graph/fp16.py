@@ -20,7 +20,7 @@ HalfPrecision = Literal["fp16", "bf16"]
 _TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _ARITHMETIC = {"Conv", "Gemm", "LSTM", "MatMul"}
 _ACTIVATIONS = {"LeakyRelu", "Relu"}
-"""Follow a convolution in its precision. ONNX Runtime 1.31 crashes on Transpose and Squeeze in fp16."""
+"""Follow a convolution in its precision. ONNX Runtime 1.31 crashes on fp16 Transpose and Squeeze."""
 _BF16_OPSET = 22
 """The first with Conv and LSTM in bf16."""
 
@@ -28,8 +28,8 @@ _BF16_OPSET = 22
 def convert_half(source: Path, destination: Path, precision: HalfPrecision) -> None:
     """Write a graph with products and recurrence in half precision, inputs and outputs in float32.
 
-    Standardisation, the attention's mask and softmax, the state's count and the calibration stay float32. Whether this
-    machine can run it is not checked: GPU plans are built from it.
+    Standardisation, the attention's mask and softmax, the state's count and the calibration stay float32. It need not run
+    on this machine: GPU plans are built from it.
 
     Raises:
         PrecisionError: the graph has nothing to convert.

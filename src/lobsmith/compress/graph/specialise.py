@@ -4,8 +4,7 @@
 - A 1×1 convolution is a matrix product.
 - A change of shape that moves no number vanishes.
 
-It works on any ONNX network, also with Q/DQ. Numbers are those of the general graph, summed in the same order except
-for the LSTM's two products, which become one.
+Numbers are the general graph's, summed in the same order except for the LSTM's two products, which become one.
 """
 
 import tempfile
@@ -24,12 +23,7 @@ _BATCH, _TIME = "batch", "time"
 
 
 def specialise(source: Path, destination: Path) -> None:
-    """Write the graph for one row of one stream.
-
-    Args:
-        source: an exported model with dynamic batch and time; inputs and outputs keep names and ranks.
-        destination: the same network with B = T = 1.
-    """
+    """Write an exported model's graph for B = T = 1; inputs and outputs keep names and ranks."""
     model = onnx.load(str(source))
     fix_shapes(model)
     model = fold_constants(model)

@@ -1,7 +1,7 @@
-"""Squeeze shapes: in a graph of fixed shapes, a tensor with one axis longer than 1 is computed on as [1, N].
+"""Squeeze shapes: in a graph of fixed shapes, tensors with one axis longer than 1 become [1, N].
 
-Changes of shape that move no number vanish, 1×1 convolutions become matrix products, and a part cut from the front axes
-a part of a vector. Numbers and the order of their sums do not change.
+Changes of shape that move no number vanish, 1×1 convolutions become matrix products, cuts of front axes cuts of
+vectors. Numbers and the order of their sums do not change.
 """
 
 from collections.abc import Callable, Iterable
@@ -42,15 +42,15 @@ def _state_lstm_shapes(graph: Any) -> None:
 
 
 def squeeze_shapes(model: Any) -> None:
-    """Compute on [1, …, 1, N] as [1, N], in place, without redundant changes of shape."""
+    """Compute on [1, …, 1, N] as [1, N], in place."""
     _ShapeSqueezer(model).run()
 
 
 class _ShapeSqueezer:
     """Rewrites a graph node by node.
 
-    `stored` maps each old tensor to the new one that holds its numbers, whose shape is in `shapes`. A `Reshape` to
-    another shape is made once and reused.
+    `stored` maps old tensors to the new ones with their numbers, whose shapes are in `shapes`. A `Reshape` is made once
+    and reused.
     """
 
     def __init__(self, model: Any) -> None:

@@ -48,11 +48,10 @@ def prune(
 ) -> Pruned:
     """Remove a share of a network's units, distil the whole network into the rest, and calibrate it.
 
-    The teacher is the network itself: labels would make another network. Validation rows calibrate, but choose neither
-    epoch nor learning rate: candidates are compared on them later.
+    Validation rows calibrate, but choose neither epoch nor learning rate: candidates are compared on them later.
 
     Args:
-        trained: the network of `params.model`; not changed.
+        trained: the network of `params.model`, which is the teacher; not changed.
         parts: the rows it was trained on.
         share: of each convolution's channels and each LSTM layer's units, between 0 and 1.
         on_epoch: called after each epoch of distillation.

@@ -20,9 +20,9 @@ _GATES = 4
 
 
 class UnitAxes(Struct, frozen=True):
-    """Layers whose units a parameter's rows make and its columns read; None where no unit is prunable.
+    """Layers whose units a parameter's rows make and its columns read; None where none is prunable.
 
-    Rows come in `gates` blocks of the layer's units. Columns beyond the layer's units read something else.
+    Rows come in `gates` blocks. Columns beyond the layer's units read something else.
     """
 
     makes: str | None = None
@@ -69,12 +69,7 @@ def unit_counts(network: Network) -> dict[str, int]:
 
 
 def keep_units(network: Network, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights and buffers with only the kept units of each layer; the network is not changed.
-
-    Args:
-        network: the network.
-        kept: rising unit numbers to keep, int64, of every layer.
-    """
+    """Return weights and buffers with only the `kept` units of each layer (rising numbers, int64)."""
     state, counts = dict(network.state_dict()), unit_counts(network)
     for name, axes in unit_axes(network).items():
         tensor = state[name]
@@ -95,7 +90,7 @@ def importances(network: Network, parts: Sequence[Part], params: Params) -> dict
 
         importance of u  =  mean over batches of (Σ w ∂E/∂w)²,   over the weights w that read u
 
-    The sum is ∂E/∂z at z = 1 where every reader gets z · u, at every step. Batches are those of an epoch of training.
+    The sum is ∂E/∂z at z = 1 where every reader gets z · u, at every step. Batches are an epoch of training's.
 
     Args:
         network: trained, on the CPU; its gradients are overwritten.

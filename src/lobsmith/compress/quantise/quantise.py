@@ -38,14 +38,11 @@ _PREPROCESSED = ("onnx.quant.pre_process", "onnxruntime.quant")
 def quantise(
     source: Path, destination: Path, precision: str, streams: Sequence[Float], settings: CompressParams
 ) -> None:
-    """Write a graph in another precision, with the same float32 inputs and outputs, atomically.
+    """Write an exported float32 graph in another precision, with the same inputs and outputs, atomically.
 
-    The same source, streams and settings give the same bytes. A failure removes an earlier file, so that no stale
-    candidate passes for a new one.
+    The same arguments give the same bytes. A failure removes an earlier file: no stale candidate passes for a new one.
 
     Args:
-        source: the exported float32 graph.
-        destination: the file to write.
         precision: one of the table above.
         streams: float32 [N, F], training rows for `int8_static`.
         settings: how ranges are measured.
@@ -119,8 +116,8 @@ def _int8_dynamic(source: Path, destination: Path) -> None:
 def _int8_static(source: Path, destination: Path, *, streams: Sequence[Float], settings: CompressParams) -> None:
     """Write Q/DQ pairs around the quantised nodes only.
 
-    ONNX Runtime's quantiser gives the rounded activation to all its readers, LSTM and attention included. Biases stay
-    float32: TensorRT takes no Q/DQ on int32.
+    ONNX Runtime's quantiser rounds an activation for all its readers, LSTM and attention included. Biases stay float32:
+    TensorRT takes no Q/DQ on int32.
     """
     model = _load(source)
     graph = model.graph

@@ -39,14 +39,11 @@ class _Piece:
 def calibration_streams(dataset: Dataset, rows: npt.NDArray[np.int64], count: int, seed: int) -> list[Float]:
     """Sample gap-free streams, stratified by rare moves; no row is measured twice.
 
-    Half of the pieces hold a significant move within a second, or, where those run out, any change of the mid. The rest
-    are uniform.
+    Half of the pieces hold a significant move within a second or, where those run out, any change of the mid.
 
     Args:
-        dataset: the rows' dataset.
         rows: int64, rising: the training rows.
         count: rows to measure in all, besides the warm-up; fewer where there are no more.
-        seed: of the sampling.
 
     Returns:
         Streams float32 [N, F] in time order, each after `WARM_UP` rows; the runs themselves where none is longer.
@@ -108,7 +105,6 @@ def activation_ranges(
         tensors: names of the activations.
         streams: float32 [N, F]; their first `WARM_UP` rows, or half of a short one, only warm the state. At most
             `settings.calibration_rows` rows are measured, rounded up to a chunk.
-        settings: the method.
 
     Raises:
         PrecisionError: no rows, a wrong number of features, or features or activations that are not finite.

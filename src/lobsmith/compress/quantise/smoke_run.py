@@ -1,7 +1,7 @@
 """Smoke run of a model file in a child process: ONNX Runtime has crashed on valid half-precision graphs.
 
-`python -m lobsmith.compress.quantise.smoke_run FILE` runs single steps and a chunk of two streams. It exits with 0, or
-with 1 and the reason on standard output.
+`python -m lobsmith.compress.quantise.smoke_run FILE` runs single steps and a chunk of two streams; exits with 0, or 1
+and the reason on standard output.
 """
 
 import signal

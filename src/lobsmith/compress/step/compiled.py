@@ -1,6 +1,6 @@
-"""One row of one stream without ONNX Runtime: the attention network as one compiled call.
+"""The attention network on one row of one stream as one compiled call, without ONNX Runtime.
 
-Weights are read from the exported model, and checked on some rows against ONNX Runtime.
+Weights are read from the exported model and checked against ONNX Runtime on some rows.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ _ALIGNMENT = 64
 class CompiledStep:
     """A `Stepping` model for one row of one stream (B = T = 1), interchangeable with `BoundModel`.
 
-    `state` writes the internal state out in the wire's form, and the next step reads it back: get `state` anew after
-    each step. Not thread-safe. Values that are not finite spread to outputs and state; the caller checks requests.
+    `state` writes the state out in the wire's form, and the next step reads it back: get `state` anew after each step.
+    Not thread-safe. Values that are not finite spread to outputs and state.
     """
 
     runtime = "compiled"
@@ -82,11 +82,7 @@ class CompiledStep:
 
 
 def open_step(model: Path, step: Path) -> Stepping:
-    """Return the fastest model of single rows: the compiled step, or ONNX Runtime for other networks.
-
-    Args:
-        model: the exported model.
-        step: its graph for one row.
+    """Return the fastest model of single rows: the compiled step, or else ONNX Runtime on the graph `step`.
 
     Raises:
         ReleaseError: ONNX Runtime cannot load a file.

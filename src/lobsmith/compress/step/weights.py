@@ -1,7 +1,6 @@
 """The attention network's weights, read from the exported graph.
 
-The graph is walked from outputs to features. Every operation must be the network's, every constant float32 and of a
-consistent size; otherwise it is not this network.
+A walk from outputs to features checks every operation, and every constant's type and size.
 """
 
 from collections.abc import Sequence

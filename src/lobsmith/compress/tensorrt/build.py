@@ -72,11 +72,11 @@ def build_engine(
         directory: is made, or replaced if it holds an earlier build.
         settings: builder, capabilities, largest shapes and bounds.
         precision: the source's; stored only.
-        cache: folder of timing caches; None for none. TensorRT-RTX has none.
+        cache: folder of TensorRT's timing caches; None for none.
         on_progress: called with the number of plans.
 
     Raises:
-        EngineError: the build failed and left nothing; the message carries the builder's.
+        EngineError: the build failed and left nothing; with the builder's message.
     """
     builder = available_builder(settings)
     if builder is None:
@@ -202,7 +202,7 @@ def _watch(
 ) -> str:
     """Wait for the child; return the bound that it exceeded, or an empty text.
 
-    Memory is peak resident, not address space, of which CUDA reserves far more.
+    Memory is peak resident: CUDA reserves far more address space.
     """
     end = time.monotonic() + settings.deadline_s
     reported = 0

@@ -106,9 +106,7 @@ def build_plans(request: BuildRequest) -> BuildResult:
 def fit_profiles(profiles: tuple[Profile, ...], shapes: dict[str, tuple[int, ...]]) -> tuple[Profile, ...]:
     """Return distinct profiles within the dimensions that a network fixes.
 
-    Args:
-        profiles: the requested ones.
-        shapes: of the inputs `features` [B, T, F] and `state` [B, S]; -1 is free.
+    `shapes` are those of `features` [B, T, F] and `state` [B, S]; -1 is free.
 
     Raises:
         EngineError: no profile covers a fixed dimension.
@@ -216,7 +214,7 @@ def _add_profile(builder: Any, config: Any, network: Any, profile: Profile) -> N
 
 
 class TimingCache:
-    """Kernel times of earlier builds. Unreadable caches are ignored; an unwritable one only costs new measurements.
+    """Kernel times of earlier builds; a cache that cannot be read or written is ignored.
 
     TensorRT-RTX has none: it chooses its kernels at run time.
     """

@@ -27,12 +27,12 @@ class EngineBuild(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         builder: `tensorrt` or `tensorrt_rtx`.
         builder_version: its full version.
         cuda_version: CUDA's, where the builder states it.
-        gpu: name of the GPU that plans were timed on; None for a build without one.
+        gpu: name of the GPU that timed the plans; None without one.
         precision: fp32, fp16, bf16 or int8.
         source_sha256: of the ONNX file.
         profiles: what the plans are optimised for.
-        plans: compute capability, as "8.9", to the plan's file name.
-        sha256: plan's file name to its SHA-256.
+        plans: compute capability, as "8.9", to file name.
+        sha256: file name to SHA-256.
         build_s: seconds.
     """
 
@@ -66,11 +66,7 @@ def read_build(directory: Path) -> EngineBuild:
 def check_engine(build: EngineBuild, *, builder: str, builder_version: str, capability: str) -> None:
     """Refuse plans that this runtime would not load, or would run wrongly.
 
-    Args:
-        build: the plans.
-        builder: the runtime's name: `tensorrt` or `tensorrt_rtx`.
-        builder_version: its full version, which must be equal.
-        capability: of the GPU, as "8.9".
+    `builder_version` is the full version; `capability` is the GPU's, as "8.9".
 
     Raises:
         EngineError: another builder, another version, or no plan for that capability.

@@ -1,13 +1,13 @@
 """BiN-C(TABL): bilinear normalisation, two bilinear layers and temporal attention over a window of 10 books.
 
-- BL, TABL and C(TABL): Tran, Iosifidis, Kanniainen & Gabbouj, IEEE TNNLS 30(5), 2019, arXiv:1712.00975.
+- BL, TABL, C(TABL): Tran, Iosifidis, Kanniainen & Gabbouj, IEEE TNNLS 30(5), 2019, arXiv:1712.00975.
 - BiN: Tran, Kanniainen, Gabbouj & Iosifidis, ICPR 2020, arXiv:2003.00598.
 
-The papers' last layer gives three classes; here it gives the representation:
+The papers' last layer gives three classes, here the representation:
 
     (features [B, T, F], state [B, S])  →  (representation [B, T, 32], next state [B, S])
 
-X is a window [N, D, T]: D columns, T rows of the book.
+X is a window [N, D, T]: D columns, T rows.
 """
 
 import math
@@ -20,15 +20,13 @@ from lobsmith.models.networks.window import BOOK, BookWindows, WindowEncoder
 
 WINDOW = 10
 _FLOOR = 1e-4
-"""Least deviation to divide by, in units of the input. The authors' code replaces a smaller one by 1, which jumps."""
+"""Least divisor, in units of the input. The authors replace smaller ones by 1, which jumps."""
 
 
 class BinCtabl(WindowEncoder):
-    """BiN, BL 60×10, BL 120×5 and TABL width×1 over windows.
+    """BiN, BL 60×10, BL 120×5 and TABL width×1 over `BookWindows`.
 
     Args:
-        location: as for `BookWindows`.
-        scale: as for `BookWindows`.
         window: rows a window; the papers' 10.
         price_scale: divisor of prices, basis points.
         width: outputs; 3 in the papers.
@@ -48,7 +46,7 @@ class BinCtabl(WindowEncoder):
         self.attention = TemporalAttention((120, 5), (width, 1))
 
     def encode(self, windows: Tensor) -> Tensor:
-        """Return the representation float32 [N, width] of windows float32 [N, W, 40]."""
+        """Return the representation [N, width] of windows [N, W, 40]."""
         encoded: Tensor = self.attention(self.bilinear(self.normalisation(windows.transpose(1, 2))))
         return encoded.squeeze(2)
 
@@ -56,7 +54,7 @@ class BinCtabl(WindowEncoder):
 class BilinearNormalisation(nn.Module):
     """BiN: the weighted sum of z-scores along time and along columns, each rescaled.
 
-    The two weights are not negative in the papers; here their logarithms are learnt.
+    The weights, not negative in the papers, are learnt as logarithms.
     """
 
     def __init__(self, columns: int, rows: int) -> None:

@@ -2,7 +2,7 @@
 
 Zhang, Zohren & Roberts, IEEE Transactions on Signal Processing 67(11), 2019, arXiv:1808.03668. Three blocks of
 convolutions join price and size, ask and bid, then all levels; each also convolves over time, zero-padded to 100 rows.
-The representation is the LSTM's last hidden state:
+The last hidden state is the representation:
 
     (features [B, T, F], state [B, S])  →  (representation [B, T, 64], next state [B, S])
 """
@@ -19,18 +19,16 @@ _ALONG_TIME = 4
 
 
 class DeepLob(WindowEncoder):
-    """DeepLOB without its last layer.
+    """DeepLOB without its last layer, over `BookWindows`.
 
     The authors' later code has 32 and 64 filters, batch normalisation and no padding: 143,907 parameters with its last
     layer, where the paper's network has 60,947.
 
     Args:
-        location: as for `BookWindows`.
-        scale: as for `BookWindows`.
         window: rows a window; the paper's 100.
         price_scale: divisor of prices, basis points.
         filters: of the convolutions; the paper's 16.
-        inception: filters of each branch of the inception module; the paper's 32.
+        inception: filters of each inception branch; the paper's 32.
         width: units of the LSTM; the paper's 64.
     """
 
@@ -64,7 +62,7 @@ class DeepLob(WindowEncoder):
                     nn.init.zeros_(module.bias)
 
     def encode(self, windows: Tensor) -> Tensor:
-        """Return the representation float32 [N, width] of windows float32 [N, W, 40]."""
+        """Return the representation [N, width] of windows [N, W, 40]."""
         series = self.convolutions(windows.unsqueeze(1)).squeeze(3)
         series = torch.cat([self.short(series), self.long(series), self.pooled(series)], dim=1).transpose(1, 2)
         start = series.new_zeros(1, series.shape[0], self.width)

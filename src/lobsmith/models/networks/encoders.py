@@ -1,10 +1,10 @@
-"""The recurrent encoders: convolutions, LSTM and attention; a plain LSTM; and two without memory.
+"""Recurrent encoders (convolutions, LSTM and attention; a plain LSTM) and two without memory.
 
-An encoder maps standardised features to a representation, with all its memory in one packed tensor:
+An encoder's memory is one packed tensor, zeros when cold:
 
     (features [B, T, F], state [B, S])  →  (representation [B, T, width], next state [B, S])
 
-1000 rows at once and 1000 single steps give the same. A state of zeros is cold.
+Many rows at once and single steps give the same.
 """
 
 import torch
@@ -15,7 +15,7 @@ from lobsmith.models.networks.network import Architecture
 from lobsmith.params import ModelParams
 
 _MASKED = -6e4
-"""Finite, because minus infinity makes a row without a valid key NaN; fp16 holds at most 65504."""
+"""Finite: minus infinity makes rows without a valid key NaN; fp16 ends at 65504."""
 _SLOPE = 0.01
 
 
@@ -31,19 +31,19 @@ def unpack(state: Tensor, layers: int, hidden: int) -> tuple[Tensor, Tensor]:
 
 
 class Memoryless(nn.Module):
-    """The empty encoder of a linear model. Its state is one zero: the wire requires a state."""
+    """The empty encoder of a linear model; its state is one zero, as the wire requires a state."""
 
     def __init__(self) -> None:
         super().__init__()
         self.state_size, self.width = 1, 0
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return an empty representation, float32 [B, T, 0], and the same state."""
+        """Return an empty representation [B, T, 0] and the same state."""
         return features[:, :, :0], state * 1.0
 
 
 class Lstm(nn.Module):
-    """An LSTM of `layers` × `hidden` units, with dropout between its layers and after them."""
+    """An LSTM of `layers` × `hidden` units, with dropout."""
 
     def __init__(self, features: int, *, hidden: int, layers: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -62,8 +62,8 @@ class Lstm(nn.Module):
 class CnnLstmAttention(nn.Module):
     """Three 1×1 convolutions over the book, an LSTM, attention over a ring of the last K rows.
 
-    The state holds the LSTM's (h, c), the keys and values of the last K rows, the present one included, and a count of
-    the valid ones. A learnt bias by age is added before the softmax.
+    The state holds (h, c), the last K rows' keys and values, the present row's included, and a count of the valid ones.
+    A learnt bias by age is added to the attention logits.
     """
 
     def __init__(self, features: int, *, channels: int, hidden: int, layers: int, ring: int, attention: int) -> None:

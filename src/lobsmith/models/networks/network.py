@@ -2,7 +2,7 @@
 
     (features [B, T, F], state [B, S])  →  (outputs [B, T, H, 8], next state [B, S])
 
-An optional linear path leads from the inputs to the outputs, so that the network starts as a logistic regression.
+An optional linear path from inputs to outputs makes it start as a logistic regression.
 """
 
 from collections.abc import Callable
@@ -15,34 +15,32 @@ from lobsmith.models.networks.outputs import COLUMNS, Calibration
 from lobsmith.params import ModelParams
 
 LARGEST_INPUT = 8.0
-"""Standardised features are clipped here, so that no outlier swamps an LSTM."""
+"""Clip of standardised features: no outlier swamps an LSTM."""
 
 EncoderBuilder = Callable[[Tensor, Tensor], nn.Module]
 """Builds an encoder from the inputs' location and scale, float32 [F]."""
 
 
 class Architecture(Struct, frozen=True, kw_only=True):
-    """An entry of the registry: how a network is built and fitted."""
+    """An entry of the registry."""
 
     encoder: Callable[[ModelParams, tuple[int, ...], Tensor, Tensor], nn.Module]
-    """Builds the encoder from the parameters, the horizons in ms, and the inputs' location and scale, float32 [F]."""
+    """Builds the encoder from parameters, horizons in ms, and the inputs' location and scale, float32 [F]."""
     linear: bool = False
     """Whether a linear path bypasses the encoder."""
     learns: str = "gradient"
     """`gradient` descent over sequences, `newton` (L-BFGS over all rows), or `counts`."""
     undoes_scaling: bool = False
-    """Whether the encoder restores prices: then inputs are neither clipped nor dropped out."""
+    """Whether the encoder restores prices: inputs are neither clipped nor dropped out."""
     window: int = 0
     """Rows of each row's window; 0 for a recurrent encoder."""
     about: str = ""
 
 
 class Network(nn.Module):
-    """Any architecture of the registry.
+    """Any architecture of the registry, for F features and H horizons.
 
     Args:
-        features: F.
-        horizons: H.
         encoder: builds the encoder.
         linear: whether a linear path bypasses the encoder.
         clips: whether inputs are clipped; not for an encoder that undoes the scaling.
@@ -70,11 +68,11 @@ class Network(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def cold_state(self, batch: int) -> Tensor:
-        """Return the state of a new stream: zeros [B, S]."""
+        """Return a new stream's state: zeros [B, S]."""
         return torch.zeros(batch, self.state_size, device=self.location.device)
 
     def standardise(self, features: Tensor) -> Tensor:
-        """Return features in units of their training deviation, clipped unless the encoder undoes the scaling."""
+        """Return features in units of their deviation, clipped if `clips`."""
         inputs = (features - self.location) / self.scale
         return torch.clamp(inputs, -LARGEST_INPUT, LARGEST_INPUT) if self.clips else inputs
 
@@ -102,7 +100,7 @@ class Network(nn.Module):
         return outputs.reshape(inputs.shape[0], inputs.shape[1], self.horizons, COLUMNS), next_state
 
     def warm(self, inputs: Tensor, state: Tensor) -> Tensor:
-        """Return the state after standardised rows, without their outputs."""
+        """Return the state after standardised rows."""
         if inputs.shape[1] == 0:
             return state
         remember = getattr(self.trunk, "remember", None)

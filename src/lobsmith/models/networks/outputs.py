@@ -26,7 +26,7 @@ MOVE, VOLATILITY = CLASSES + BINARY, CLASSES + BINARY + 1
 
 
 class Calibration(nn.Module):
-    """Maps outputs [B, T, H, 8] to predictions. It holds buffers only; training changes none."""
+    """Maps outputs [B, T, H, 8] to predictions; its buffers are not trained."""
 
     direction_scale: Tensor
     direction_bias: Tensor

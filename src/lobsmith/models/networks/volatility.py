@@ -58,7 +58,7 @@ DEFAULT_S = 10.0
 CELL_S = 0.1
 """Grid of GARCH, seconds."""
 LEAST_CELLS, MOST_CELLS = 100, 200_000
-"""The newest cells of a longer grid are fitted, some five and a half hours."""
+"""Longer grids are fitted on their newest cells, some five and a half hours."""
 LEAST_ROWS = 40
 """With fewer rows of known target, EWMA and HAR keep their defaults."""
 OLDEST = 4096.0
@@ -68,11 +68,11 @@ UNIT_ROOT = 1e-4
 AGREEMENT = 0.5
 """Largest difference in log-likelihood of two fits of the same maximum."""
 _DEVIATION = 10.0
-"""Deviation of the returns that `arch` fits. At 1 its optimiser reports success where it began."""
+"""Deviation of the returns that `arch` fits; at 1 its optimiser stops where it began."""
 _STARTS = (None, (5.0, 0.05, 0.9), (2.0, 0.05, 0.93), (10.0, 0.2, 0.7))
 """Starts of fits: ω, α and β for such returns; None is `arch`'s own."""
 DOUBLINGS = 9
-"""Rounds of the exported graph's sum over time: at most 2^9 − 1 rows a call."""
+"""Rounds of the exported sum over time: at most 2^9 − 1 rows a call."""
 _RETURN, _ELAPSED = NAMES.index("mid_return"), NAMES.index("elapsed")
 _LONGEST = 16.0
 """ln(1 + ms) of some 2.5 hours, at which longer gaps are clipped."""
@@ -82,7 +82,7 @@ _LEAST_STEP_S = 1e-7
 _SMALL = 0.25
 _LEAST_BETA = 1e-4
 _LARGEST_INPUT = 8.0
-"""Standardised features are clipped for the LSTM; the forecasts take unclipped returns."""
+"""Standardised features are clipped for the LSTM, not for the forecasts."""
 _NS_PER_CELL = 100 * NS_PER_MS
 
 
@@ -115,7 +115,7 @@ class Garch:
 
 @dataclass(frozen=True)
 class VolatilityFit:
-    """Result of a fit; `horizon_fitted` bool [H]: EWMA and HAR are fitted, not at their defaults."""
+    """A fit; `horizon_fitted` bool [H]: EWMA and HAR are not at their defaults."""
 
     garch: Garch
     horizon_fitted: npt.NDArray[np.bool_]
@@ -167,19 +167,11 @@ class Volatility(nn.Module):
         self.lstm = nn.LSTM(len(location), hidden, layers, batch_first=True)
 
     def cold_state(self, batch: int) -> Tensor:
-        """Return the state of a new stream: zeros [B, S]."""
+        """Return a new stream's state: zeros [B, S]."""
         return torch.zeros(batch, self.state_size, device=self.scale.device)
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Step through T rows; exported, at most 511 a call.
-
-        Args:
-            features: float32 [B, T, F], scaled.
-            state: float32 [B, S].
-
-        Returns:
-            The representation float32 [B, T, width] and the next state, float32 [B, S].
-        """
+        """Step through T rows, if exported at most 511: [B, T, F], [B, S] to [B, T, width], [B, S]."""
         batch, memory = features.shape[0], self.layers * self.hidden
         hidden, cell, variances = torch.split(state, [memory, memory, self.sums + 2], dim=1)
         clipped = torch.clamp(features, -_LARGEST_INPUT, _LARGEST_INPUT)
@@ -265,9 +257,7 @@ class Volatility(nn.Module):
         return torch.cat([ewma, har, garch], dim=2)
 
     def fit(self, rows: Rows, train_rows: npt.NDArray[np.int64], volatility: npt.NDArray[np.float32]) -> VolatilityFit:
-        """Set the buffers of the forecasts from training rows only.
-
-        Consecutive training rows of a segment are a stream, cold at its start.
+        """Set the forecasts' buffers from training rows only; consecutive rows of a segment are a stream, cold at its start.
 
         Args:
             rows: N rows.
@@ -377,7 +367,7 @@ def grid_returns(
 ) -> npt.NDArray[np.float64]:
     """Return the returns of a grid of 0.1 s, bps: each run on its own, concatenated.
 
-    A run's grid begins with its first row, without that row's return; the last, incomplete cell is left out.
+    A run's grid begins with its first row, without its return; an incomplete last cell is left out.
     """
     edges = [*np.flatnonzero(starts).tolist(), len(time)]
     parts: list[npt.NDArray[np.float64]] = [np.empty(0)]

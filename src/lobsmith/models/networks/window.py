@@ -59,7 +59,7 @@ class BookWindows(nn.Module):
         self.register_buffer("is_price", is_price, persistent=False)
 
     def cold_state(self, batch: int) -> Tensor:
-        """Return the state of a new stream: zeros [B, S]."""
+        """Return a new stream's state: zeros [B, S]."""
         return torch.zeros(batch, self.state_size, device=self.scale.device)
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +87,7 @@ class BookWindows(nn.Module):
         return book * valid.unsqueeze(3).to(book.dtype), next_state
 
     def remember(self, features: Tensor, state: Tensor) -> Tensor:
-        """Return the state after T rows, without their windows."""
+        """Return the state after T rows."""
         return self._append(features, state)[1]
 
     def _append(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,7 +106,7 @@ class BookWindows(nn.Module):
 
 
 class WindowEncoder(nn.Module):
-    """An encoder over each row's own window: T rows cost T windows. Subclasses define `encode`."""
+    """An encoder of each row's own window: T rows cost T windows. Subclasses define `encode`."""
 
     def __init__(self, windows: BookWindows, width: int) -> None:
         super().__init__()
@@ -114,27 +114,19 @@ class WindowEncoder(nn.Module):
         self.state_size, self.width = windows.state_size, width
 
     def encode(self, windows: Tensor) -> Tensor:
-        """Return the representation float32 [N, width] of windows float32 [N, W, 40]."""
+        """Return the representation [N, width] of windows [N, W, 40]."""
         raise NotImplementedError
 
     def cold_state(self, batch: int) -> Tensor:
-        """Return the state of a new stream: zeros [B, S]."""
+        """Return a new stream's state: zeros [B, S]."""
         return self.windows.cold_state(batch)
 
     def remember(self, features: Tensor, state: Tensor) -> Tensor:
-        """Return the state after T rows, without their representation."""
+        """Return the state after T rows."""
         return self.windows.remember(features, state)
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Step through T rows.
-
-        Args:
-            features: float32 [B, T, F].
-            state: float32 [B, S].
-
-        Returns:
-            The representation float32 [B, T, width] and the next state.
-        """
+        """Step through T rows: features [B, T, F], state [B, S] to representation [B, T, width], next state."""
         windows, next_state = self.windows(features, state)
         encoded = self.encode(windows.reshape(-1, self.windows.window, BOOK))
         return encoded.reshape(features.shape[0], features.shape[1], self.width), next_state
