@@ -28,8 +28,8 @@ _BF16_OPSET = 22
 def convert_half(source: Path, destination: Path, precision: HalfPrecision) -> None:
     """Write a graph with products and recurrence in half precision, inputs and outputs in float32.
 
-    Standardisation, the attention's mask and softmax, the state's count and the calibration stay float32. It need not run
-    on this machine: GPU plans are built from it.
+    Standardisation, the attention's mask and softmax, the state's count and the calibration stay float32. This machine
+    may be unable to run it: GPU plans are built from it.
 
     Raises:
         PrecisionError: the graph has nothing to convert.

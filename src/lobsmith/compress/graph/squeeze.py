@@ -1,7 +1,7 @@
 """Squeeze shapes: in a graph of fixed shapes, tensors with one axis longer than 1 become [1, N].
 
-Changes of shape that move no number vanish, 1×1 convolutions become matrix products, cuts of front axes cuts of
-vectors. Numbers and the order of their sums do not change.
+Changes of shape that move no number vanish, 1×1 convolutions become matrix products, and cuts of front axes become
+cuts of vectors. Numbers and the order of their sums do not change.
 """
 
 from collections.abc import Callable, Iterable

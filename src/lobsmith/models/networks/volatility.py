@@ -257,7 +257,7 @@ class Volatility(nn.Module):
         return torch.cat([ewma, har, garch], dim=2)
 
     def fit(self, rows: Rows, train_rows: npt.NDArray[np.int64], volatility: npt.NDArray[np.float32]) -> VolatilityFit:
-        """Set the forecasts' buffers from training rows only; consecutive rows of a segment are a stream, cold at its start.
+        """Set the forecasts' buffers from training rows only; each consecutive run is a stream, cold at its start.
 
         Args:
             rows: N rows.
