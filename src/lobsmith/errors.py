@@ -13,6 +13,7 @@
     │   └── DataContractError     market data or features are not what the contract asks for
     ├── ReleaseError              a version could not be published, or a published one is not what it claims
     │   ├── ContractError         a change of the wire contract under an existing model name
+    │   ├── VersionGoneError      a version was rolled back or retired while its files were read
     │   └── RegistryError         MLflow is away: it cannot be reached, is locked, or does not answer in time
     ├── LeaseError                somebody else has the right to act
     │   └── LeaseLostError        it was taken over from who thought to have it; nothing more was done
