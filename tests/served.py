@@ -1,4 +1,7 @@
-"""A small network, published for real, for tests that need something to serve."""
+"""A small network, published for real, for tests that need something to serve.
+
+Torch is imported by what needs it: processes that tests start import this module too.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -6,19 +9,14 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from lobsmith.compress.export import export_onnx
 from lobsmith.compress.golden import Golden, golden_vectors
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.features.definitions import COUNT
-from lobsmith.gates.parity import parity
 from lobsmith.market.instrument import SIMULATED, Instrument
-from lobsmith.models.networks.registry import build
 from lobsmith.params import ModelParams, Params
 from lobsmith.release.context import Release, Server
 from lobsmith.release.publish.onnx import Artifact
-from lobsmith.release.version.contract import wire_contract
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.verdict import Verdict
 from lobsmith.workspace import Workspace
@@ -41,6 +39,12 @@ class _Exported(NamedTuple):
 @cache
 def _exported(model: ModelParams, horizons_ms: tuple[int, ...], tolerance: float, seed: int) -> _Exported:
     """A network with random weights as a file: to export one takes a second."""
+    import torch
+
+    from lobsmith.compress.export import export_onnx
+    from lobsmith.gates.parity import parity
+    from lobsmith.models.networks.registry import build
+
     torch.manual_seed(seed)
     network = build(model, COUNT, horizons_ms)
     for parameter in network.parameters():
@@ -67,6 +71,8 @@ def publish_small(
 
     Where it is `scored` it has a reference score, which is `seed` times the mean squares of a block.
     """
+    from lobsmith.release.version.contract import wire_contract
+
     contract = wire_contract(params)
     exported = _exported(params.model, contract.horizons_ms, params.gates.parity.fp32, seed)
     path = Path(workspace.root) / f"model-{seed}.onnx"
