@@ -27,7 +27,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def known_at_rest(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The past pairs of `at_rest()`."""
     path = tmp_path_factory.mktemp("past") / "past.jsonl"
-    look(at_rest(), path)
+    check(at_rest(), path)
     return path.read_bytes()
 
 
@@ -39,7 +39,7 @@ def at_rest() -> RawRows:
     return RawRows(rows.time_ns, rows.segment, raw)
 
 
-def look(rows: RawRows, path: Path, known: bytes = b"", **changes: float) -> DriftVerdict:
+def check(rows: RawRows, path: Path, known: bytes = b"", **changes: float) -> DriftVerdict:
     """The newest rows beside those before them; what is earlier is the past."""
     cut = int(rows.time_ns[-1]) + S - NEW * S
     old, new = rows.between(0, cut), rows.between(cut, cut + NEW * S)
@@ -69,7 +69,7 @@ def test_the_same_market_is_none(tmp_path: Path, known: bytes) -> None:
 
 
 def test_a_constant_feature_is_no_drift_and_has_not_moved(tmp_path: Path, known_at_rest: bytes) -> None:
-    found = look(at_rest(), tmp_path / "past.jsonl", known_at_rest)
+    found = check(at_rest(), tmp_path / "past.jsonl", known_at_rest)
     still = next(one for one in found.moved if one.name == "feature_2")
     assert found.finding is Finding.NO_DRIFT
     assert (still.wasserstein, still.importance) == (0.0, 0.0)
@@ -77,7 +77,7 @@ def test_a_constant_feature_is_no_drift_and_has_not_moved(tmp_path: Path, known_
 
 
 def test_a_constant_that_becomes_another_is_drift(tmp_path: Path, known_at_rest: bytes) -> None:
-    found = look(changed(at_rest(), 2, 1.0), tmp_path / "past.jsonl", known_at_rest)
+    found = check(changed(at_rest(), 2, 1.0), tmp_path / "past.jsonl", known_at_rest)
     assert found.finding is Finding.DRIFT
     assert found.moved[0].name == "feature_2"
 
@@ -108,7 +108,7 @@ def test_a_look_measures_so_many_pairs_and_the_next_goes_on(tmp_path: Path, know
     assert (first.finding, first.past) == (Finding.INSUFFICIENT, 25)
     assert (second.finding, second.past) == (Finding.NO_DRIFT, 45)
     # As if one look had measured all of them.
-    assert second == look(rows, tmp_path / "other.jsonl", known)
+    assert second == check(rows, tmp_path / "other.jsonl", known)
 
 
 def test_drift_does_not_become_usual(tmp_path: Path) -> None:
