@@ -5,6 +5,7 @@ The ranges are kept in `ranges.json`; `python -m lobsmith.features.table FILE...
 
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -98,7 +99,7 @@ def _definitions(ranges: Ranges) -> str:
         cells = (_span(numbers), name, feature.formula.replace("|", "\\|"), feature.unit)
         lines.append(f"| {' | '.join(cells)} |")
     cited = (f"{source} (#{_runs(numbers)})" for source, numbers in sources.items() if source != "-")
-    return "\n".join([*lines, "", f"Sources: {'; '.join(cited)}.", ""])
+    return "\n".join([*lines, "", *textwrap.wrap(f"Sources: {'; '.join(cited)}.", 120), ""])
 
 
 def _ranges(ranges: Ranges) -> str:
