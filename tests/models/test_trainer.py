@@ -297,6 +297,7 @@ losses = [[epoch.train_loss for epoch in trained.history], [epoch.validation_los
 """
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(dataset_path: Path, uninterrupted: bytes, tmp_path: Path) -> None:
     script = tmp_path / "shared.py"
     script.write_text(SHARED)
