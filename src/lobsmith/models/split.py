@@ -114,7 +114,7 @@ def cut(dataset: Dataset, usable: Rows, first: int, second: int, end: int, embar
 
 
 def split_beside(dataset: Dataset, first: Dataset, parts: Split, embargo_ms: int) -> Split | None:
-    """Cut another dataset at the first one's times; None where a part is empty.
+    """Cut another dataset at the first dataset's times; None where a part is empty.
 
     No instrument trains on minutes that another is tested on.
     """

@@ -1,7 +1,7 @@
 """One row of the attention network as one compiled call, on one block of memory.
 
 All numbers are in one float32 array, the arena, at offsets in `layout`, zero-padded to a multiple of `LANES`: no loop
-has a remainder. Layers write where the next one reads: [embedding | h of layer 1 | h of layer 2 | …] and [h of the last
+has a remainder. Layers write where the next reads: [embedding | h of layer 1 | h of layer 2 | …] and [h of the last
 layer | attended | inputs]. Keys are columns: attention logits are an ordinary product. A step shifts the ring by a row,
 a tenth of the call, so that the order of sums does not depend on a stream's start.
 

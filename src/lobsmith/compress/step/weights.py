@@ -159,7 +159,7 @@ class _GraphWalk:
         return age_bias, layers, source
 
     def lstm(self, recurrent: str) -> tuple[tuple[Linear, ...], str]:
-        """Return the layers, and the first one's input."""
+        """Return the layers, and the first layer's input."""
         layers: list[Linear] = []
         name = self.chain(recurrent, "Transpose")
         while self.makers.get(name) is not None and self.makers[name].op_type == "Squeeze":
