@@ -344,13 +344,13 @@ def test_what_a_killed_build_has_left_is_swept_once_it_is_old(source: Path, tmp_
 
 
 @pytest.mark.parametrize("kind", ["changed", "missing", "no record"])
-def test_plans_that_are_not_those_that_were_built(what: str, built: tuple[Path, EngineBuild], tmp_path: Path) -> None:
+def test_plans_that_are_not_those_that_were_built(kind: str, built: tuple[Path, EngineBuild], tmp_path: Path) -> None:
     directory, build = shutil.copytree(built[0], tmp_path / "engine"), built[1]
     plan = directory / build.plans["8.9"]
-    if what == "changed":
+    if kind == "changed":
         plan.write_bytes(plan.read_bytes()[:-1] + b"?")
     else:
-        (plan if what == "missing" else directory / ENGINE).unlink()
+        (plan if kind == "missing" else directory / ENGINE).unlink()
     with pytest.raises(EngineError, match="build it again"):
         load_build(directory)
 
