@@ -1,4 +1,4 @@
-"""The in-process engine: a published version, answered in the caller's thread."""
+"""The in-process engine: a published version, run in the caller's thread."""
 
 from pathlib import Path
 from threading import Lock
@@ -16,10 +16,11 @@ from lobsmith.release.version.signing import Trust
 
 
 class Engine:
-    """One loaded version. Stateless: the stream's state comes with each call.
+    """One loaded version; the stream's state comes with each call.
 
-    Where the version has a graph for one row, a single row of a single stream goes to the compiled step, or to that
-    graph where the network is none that the compiled step knows.
+    A single row of a single stream goes to the compiled step where the version has a graph for one row, or to that
+    graph
+    where the compiled step does not support the network.
     """
 
     def __init__(self, directory: Path, trust: Trust) -> None:
@@ -27,15 +28,15 @@ class Engine:
 
         Args:
             directory: `model_repository/<model>/<version>`.
-            trust: which keys may have signed it.
+            trust: keys that may have signed it.
 
         Raises:
-            ReleaseError: the files are not those that were published and signed, or ONNX Runtime cannot load the model.
+            ReleaseError: wrong files or signature, or ONNX Runtime cannot load the model.
         """
         self.manifest = check_files(directory, trust)
         self._model = OnnxModel(directory / MODEL)
         self._step = open_step(directory / MODEL, directory / STEP) if STEP in self.manifest.files else None
-        # The step's buffers are one call's; several threads may share an engine.
+        # Threads share an engine, and the step's buffers serve one call.
         self._stepping = Lock()
 
     @property
@@ -44,14 +45,14 @@ class Engine:
         return self.manifest.version
 
     def infer(self, features: NDArray[np.float32], state: NDArray[np.float32]) -> Answered:
-        """Step through T rows of B streams.
+        """Run T rows of B streams.
 
         Args:
-            features: float32 [B, T, F], oldest row first, 1 <= T <= `MAX_ROWS`.
-            state: float32 [B, S], zeros where nothing is known.
+            features: float32 [B, T, F], oldest first, 1 <= T <= `MAX_ROWS`.
+            state: float32 [B, S], zeros when cold.
 
         Raises:
-            RequestError: wrong shape or type, or a value that is not finite.
+            RequestError: wrong shape or type, or not finite.
             ServingError: ONNX Runtime failed.
         """
         contract = self.manifest.contract
@@ -78,7 +79,7 @@ def check_request(
     """Check a request against the wire contract.
 
     Raises:
-        RequestError: it names the tensor, what was expected and what was got.
+        RequestError: it names tensor, expected and actual value.
     """
     for name, tensor in ((FEATURES, features), (STATE, state)):
         if tensor.dtype != np.float32:

@@ -1,8 +1,7 @@
-"""The mode of each model over HTTP, for clients on other machines: `GET /modes/<model>` is the record, byte for byte.
+"""The modes over HTTP, for clients on other machines: `GET /modes/<model>` is the mode file, byte for byte.
 
-It has a port of its own beside Triton's three, lives in the supervisor, and so answers while Triton is started again.
-It only reads, needs no key, and takes nothing from a request but the name of a model. A request has to come whole, soon
-and short; more of them at once than it is made for are turned away.
+Runs in the supervisor on its own port, so it answers while Triton restarts. Read-only, no key; of a request only the
+model's name is used. Requests have a deadline and a size limit, and at most `_AT_ONCE` are served at once.
 """
 
 import socket
@@ -31,7 +30,7 @@ _POLL_S = 0.1
 
 @contextmanager
 def mode_page(workspace: Workspace, params: ServingParams) -> Iterator[None]:
-    """Serve the pages in threads of their own for as long as the block lasts.
+    """Serve the modes in threads of their own within the block.
 
     Raises:
         PortBusyError: `serving.modes_port` cannot be bound.
@@ -65,7 +64,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Page)
 
     def server_bind(self) -> None:
-        # HTTPServer would ask DNS for a name that nobody reads, and some resolvers take long to say no.
+        # HTTPServer would look up a host name that is not used, which some resolvers delay.
         TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -75,7 +74,7 @@ class _Server(ThreadingHTTPServer):
         try:
             super().process_request(request, client_address)
         except BaseException:
-            # No thread could be started, and none will give the place back.
+            # Without a thread the place is released here.
             self._places.release()
             raise
 
@@ -86,7 +85,7 @@ class _Server(ThreadingHTTPServer):
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a client that went away."""
+        """Ignore clients that disconnected."""
 
 
 class _Page(BaseHTTPRequestHandler):
@@ -96,12 +95,12 @@ class _Page(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        # Read before it is parsed: the parser would wait for ever for a client that sends a byte a second.
+        # Read before parsing: the parser has no deadline for slow clients.
         self.rfile = BytesIO(_head(self.connection))
         self.connection.settimeout(_DEADLINE_S)
 
     def do_GET(self) -> None:
-        """Answer with the record of the model that the path names."""
+        """Answer with the mode of the model in the path."""
         name = self.path.removeprefix(PREFIX)
         if name == self.path:
             self._answer(HTTPStatus.NOT_FOUND, f"no such page; ask for {PREFIX}<model>")
@@ -113,11 +112,11 @@ class _Page(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - the parser looks for this name
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
-        """Refuse what is no request for a page, in one line where the parser would write HTML."""
+        """Refuse in one line where the parser would write HTML."""
         self._answer(HTTPStatus(code), message or HTTPStatus(code).phrase)
 
     def log_message(self, *_: Any) -> None:
-        """Leave the supervisor's output to the supervisor."""
+        """Log nothing."""
 
     def _record(self, model: str) -> None:
         try:
@@ -141,7 +140,7 @@ class _Page(BaseHTTPRequestHandler):
 
 
 def _head(connection: socket.socket) -> bytes:
-    """Return a request's line and headers; nothing where they are too long or come too late."""
+    """Return a request's line and headers; empty where too long or too late."""
     deadline, head = time.monotonic() + _DEADLINE_S, b""
     while b"\r\n\r\n" not in head and b"\n\n" not in head:
         left = deadline - time.monotonic()

@@ -1,4 +1,4 @@
-"""Keeps Triton running: start, load, watch, start again, stop."""
+"""The supervisor of Triton: start, load, watch, restart, stop."""
 
 import signal
 import threading
@@ -28,7 +28,7 @@ from lobsmith.serving.triton.stubs import StubWatch
 from lobsmith.workspace import Workspace
 
 RESTARTS = 5
-"""Restarts within `RESTART_WINDOW_S` after which the supervisor gives up."""
+"""Restarts within `RESTART_WINDOW_S` before the supervisor gives up."""
 RESTART_WINDOW_S = 300.0
 _FIRST_BACKOFF_S = 0.25
 _LONGEST_BACKOFF_S = 10.0
@@ -50,10 +50,10 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True)
 class ServeEvent:
-    """One thing that happened, with a line for people.
+    """An event, with a line for people.
 
-    `STARTED` carries the endpoint. `LOADED` and `FAILED` name a model, `SKIPPED` a model and the version that was left
-    out because it is not sound or is made for another machine. `SERVING` follows once every model was tried.
+    `STARTED` carries the endpoint; `LOADED` and `FAILED` name a model; `SKIPPED` a version that is invalid or made for
+    another machine. `SERVING` comes once every model was tried.
     """
 
     kind: EventKind
@@ -73,19 +73,19 @@ def _ignore(event: ServeEvent) -> None:
 def serve(
     workspace: Workspace, params: Params, *, on_event: OnEvent = _ignore, stop: threading.Event | None = None
 ) -> None:
-    """Serve the workspace's model repository until `stop` is set; then leave no process and no endpoint file.
+    """Serve the workspace's repository until `stop` is set; leaves no process and no endpoint file.
 
-    A Triton that dies is started again, after a growing pause, at most `RESTARTS` times in `RESTART_WINDOW_S`.
+    Triton is restarted after an exit, with a growing pause, at most `RESTARTS` times in `RESTART_WINDOW_S`.
 
     Args:
         workspace: the project.
-        params: `serving` says where to listen and which deadlines hold.
-        on_event: called in this thread; it must not raise.
-        stop: ends the server; `stop_on_signals` sets it on Ctrl-C and SIGTERM.
+        params: `serving`.
+        on_event: called in this thread; must not raise.
+        stop: see `stop_on_signals`.
 
     Raises:
         PortBusyError: a port is taken.
-        ServingError: Triton cannot be started, died too often, or another server of this workspace lives.
+        ServingError: Triton cannot be started or exited too often, or another server of this workspace runs.
     """
     stop = stop or threading.Event()
     with sole_server(workspace), _pages(workspace, params.serving):
@@ -98,8 +98,8 @@ def serve(
                 if endpoint is None:
                     break
                 started_once = True
-                # Published before the repository is read: a publisher that finds no endpoint has already written the
-                # version that we are about to read, and one that finds it loads the version itself.
+                # Before the repository is read: a publisher without an endpoint has then written its version, and one
+                # with it loads the version itself.
                 write_endpoint(workspace, endpoint)
                 on_event(
                     ServeEvent(EventKind.STARTED, f"Triton listens on http {endpoint.http_url}", endpoint=endpoint)
@@ -123,14 +123,14 @@ def serve(
 
 @contextmanager
 def _pages(workspace: Workspace, params: ServingParams) -> Iterator[None]:
-    # All ports at once, so that the first start tells of the first that is taken, whose it ever is.
+    # All at once: the first start reports the first taken port.
     check_free(ports_of(params))
     with mode_page(workspace, params):
         yield
 
 
 class _Watch:
-    """The watch over one run of Triton."""
+    """Watches one run of Triton."""
 
     def __init__(self, triton: Triton, stubs: StubWatch) -> None:
         self._triton = triton
@@ -138,7 +138,7 @@ class _Watch:
         self._next_look = 0.0
 
     def trouble(self) -> str | None:
-        """Return why Triton has to be started again, None where it has not."""
+        """Return why Triton must be restarted, None where it need not."""
         code = self._triton.exit_code()
         if code is not None:
             words = self._triton.last_words()
@@ -172,19 +172,19 @@ def _load_all(
     stop: threading.Event,
     on_event: OnEvent,
 ) -> str | None:
-    """Load every model of the repository; one that cannot be loaded is reported and stops no other.
+    """Load every model; a failure is reported and stops no other.
 
     Returns:
-        Why Triton has to be started again, None where it has not.
+        Why Triton must be restarted, None where it need not.
     """
     try:
         journal_misplaced(workspace, who="supervisor")
     except LobsmithError as error:
         on_event(ServeEvent(EventKind.FAILED, str(error)))
-    # Models that clients trade by come first: a load that hangs must not keep them waiting.
+    # Production models first: a load that hangs must not delay them.
     for model in sorted(Repository.of(workspace).models(), key=lambda name: not may_produce(name)):
         attempt = _Attempt(workspace, control, model, params.serving.load_deadline_s)
-        # A load blocks for as long as it takes; a stop or a crash must not wait for it.
+        # A stop or a crash must not wait for a load.
         while not attempt.done.wait(_POLL_S):
             if (why := watch.trouble()) or stop.is_set():
                 return why
@@ -195,7 +195,7 @@ def _load_all(
 
 
 class _Attempt:
-    """A load in a thread of its own, and what came of it."""
+    """A load in a thread of its own, and its events."""
 
     def __init__(self, workspace: Workspace, control: TritonControl, model: str, deadline_s: float) -> None:
         self.done = threading.Event()
@@ -209,7 +209,7 @@ class _Attempt:
             self._note(load_valid(*self._arguments))
         except LobsmithError as error:
             self.events.append(ServeEvent(EventKind.FAILED, str(error), model))
-        except Exception as error:  # noqa: BLE001 - a fault of one model must not leave the others unserved
+        except Exception as error:  # noqa: BLE001 - other models must be served
             self.events.append(ServeEvent(EventKind.FAILED, f"{model}: {type(error).__name__}: {error}", model))
         finally:
             self.done.set()
@@ -226,14 +226,14 @@ class _Attempt:
         elif not repository.is_companion(model):
             reasons = "; ".join(loaded.skipped.values()) or "config.pbtxt lists none"
             self.events.append(ServeEvent(EventKind.FAILED, f"{model}: no version can be served: {reasons}", model))
-        # Plans for another machine are left out too, and nothing is wrong with them.
+        # Plans for another machine are skipped, but valid.
         faults = repository.valid(model)[1] if repository.is_plans(model) else loaded.skipped
         journal_integrity_errors(workspace, model, faults, who="supervisor")
 
 
 @contextmanager
 def stop_on_signals(stop: threading.Event) -> Iterator[None]:
-    """Set `stop` on SIGINT and SIGTERM; a second one raises KeyboardInterrupt. Main thread only."""
+    """Set `stop` on SIGINT and SIGTERM; a second signal raises KeyboardInterrupt. Main thread only."""
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
@@ -250,10 +250,10 @@ def stop_on_signals(stop: threading.Event) -> Iterator[None]:
 
 @contextmanager
 def running_triton(workspace: Workspace, params: Params, *, on_event: OnEvent = _ignore) -> Iterator[TritonControl]:
-    """Serve in a thread for as long as the block lasts, supervised as by `serve`.
+    """Run `serve` in a thread within the block.
 
     Yields:
-        The control of the server, once every model was tried. After a restart it is outdated: use `control.connect`.
+        Control of the server, once every model was tried; after a restart use `control.connect`.
 
     Raises:
         ServingError: Triton cannot be started.
@@ -289,6 +289,6 @@ def running_triton(workspace: Workspace, params: Params, *, on_event: OnEvent = 
 
 
 def with_free_ports(params: Params) -> Params:
-    """Return the parameters with ports that are free at this moment."""
+    """Return the parameters with ports that are free now."""
     ports = dict(zip(PORTS, free_ports(len(PORTS), ipv4(params.serving.host)), strict=True))
     return msgspec.structs.replace(params, serving=msgspec.structs.replace(params.serving, **ports))

@@ -1,4 +1,4 @@
-"""The front door: one stream of rows, answered by the served model, gated by the mode, and recorded."""
+"""The front door: a stream of rows that the model answers, the mode gates and the recorder logs."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,14 +23,14 @@ from lobsmith.workspace import Workspace
 
 
 class Stream:
-    """One stream of one instrument: see `open_stream`. Not safe to share between threads.
+    """A stream of one instrument: see `open_stream`. Not thread-safe.
 
     Attributes:
-        client: the versions' side of it, without guard and recorder.
-        guard: None where nothing watches.
+        client: without guard and recorder.
+        guard: None where unguarded.
         recorder: None where nothing is recorded.
-        recorded: what was recorded, once the stream is closed.
-        definitions_sha256: what its rows mean.
+        recorded: set when the stream is closed.
+        definitions_sha256: of features and labels.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Stream:
         definitions: str,
         backpressure: bool,
     ) -> None:
-        """Put the parts together; the stream closes transport, guard and recorder."""
+        """Take over transport, guard and recorder; `close` closes them."""
         self.client, self.guard, self.recorder = client, guard, recorder
         self.recorded: Recorded | None = None
         self.definitions_sha256 = definitions
@@ -61,18 +61,17 @@ class Stream:
             self._parts.callback(guard.close)
 
     def step(self, row: Float32, raw: Float32, time_ns: int, segment: int, mid: int) -> GatedPrediction:
-        """Ask about the next row, and have row and answer recorded.
+        """Predict the next row; record row and prediction.
 
         Args:
-            row: float32 [F], what the network sees.
-            raw: float32 [F], the same row in its own units.
-            time_ns: local receive time of the row, UTC.
-            segment: number of the gap-free segment of the feed.
+            row: float32 [F], normalised.
+            raw: float32 [F], the same in natural units.
+            time_ns: local receive time, UTC.
+            segment: number of the gap-free segment.
             mid: twice the mid, ticks.
 
         Raises:
-            RequestError: the stream is closed, or wrong shape or type. Whatever happens at the server is a reason in
-                the prediction instead.
+            RequestError: the stream is closed, or wrong shape or type. Server failures are a reason in the prediction.
         """
         self._check_open()
         gated = self._marked(self._gated.step(row, raw, time_ns))
@@ -83,9 +82,8 @@ class Stream:
         return gated
 
     def ask(self, rows: Rows) -> list[GatedPrediction]:
-        """Ask about rows that have come together, in requests of up to `MAX_ROWS`; the answers are those of `step`.
-
-        In an A/B test the active version answers all of them.
+        """Predict rows that came together, in requests of up to `MAX_ROWS`, as `step` would; in an A/B test by the
+        active version.
 
         Raises:
             RequestError: see `step`.
@@ -102,11 +100,11 @@ class Stream:
 
     @property
     def not_learnt(self) -> str | None:
-        """That the version in use has not learnt the stream's instrument, one line; None where it has."""
+        """One line where the version in use was not trained on the instrument, else None."""
         return self._learnt.fault
 
     def prime(self, rows: Rows) -> None:
-        """Move the stream over rows that come before the first one that is asked about.
+        """Feed rows that precede the first predicted one.
 
         Raises:
             RequestError: wrong shape or type, or the stream is closed.
@@ -123,18 +121,18 @@ class Stream:
             self._wait()
 
     def reset(self) -> None:
-        """Forget the stream: after a gap in the feed the next row starts from a cold state."""
+        """Start from a cold state with the next row: call it after a gap in the feed."""
         self._gated.reset()
         if self.recorder is not None:
             self.recorder.reset()
 
     def close(self, *, failed: bool = False) -> Recorded | None:
-        """End guard, recording and connections; return what was recorded, None where nothing was to be.
+        """Close guard, recorder and transport; return what was recorded, None without a recorder.
 
-        It waits until all rows are written down, for little more than `mirror.drain_s`.
+        Waits until all rows are logged, for little more than `mirror.drain_s`.
 
         Args:
-            failed: the stream ends because of an error; the monitor then takes its session for one that crashed.
+            failed: the session counts as crashed.
         """
         self._closed, self._failed = True, failed
         self._parts.close()
@@ -146,7 +144,7 @@ class Stream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # An interrupt is how a client is ended; anything else has ended it.
+        # An interrupt ends a client normally.
         self.close(failed=isinstance(error, Exception))
 
     def _marked(self, gated: GatedPrediction) -> GatedPrediction:
@@ -190,30 +188,30 @@ def open_stream(
 
         with open_stream(workspace, params, "binance-usdm:BTCUSDT") as stream:
             for row, raw, time_ns, segment, mid in rows:
-                advised = stream.step(row, raw, time_ns, segment, mid)
-                if advised.may_act[horizon]:
-                    trade(advised.prediction)
+                gated = stream.step(row, raw, time_ns, segment, mid)
+                if gated.actionable[horizon]:
+                    trade(gated.prediction)
 
     Args:
-        workspace: of the server, of the mode's record and of the prediction log.
-        params: those that the model was trained with.
-        instrument: `venue:symbol` of the stream.
+        workspace: of server, mode and prediction log.
+        params: that the model was trained with.
+        instrument: `venue:symbol`.
         model: instead of `model.name`.
         transport: grpc, http or inprocess.
-        url: HOST:PORT of a server that is not the workspace's.
-        guard: gate answers by the mode of now and by scores of these rows.
-        modes: URL of the pages of modes of another machine, `http://HOST:PORT/modes`.
-        ab: let the candidate answer `shadow.share` of the time, by blocks.
-        record: what the rows count as in the prediction log; None records nothing.
-        backpressure: rows come faster than a market's, as in a replay: each step waits for guard and recorder.
-        allow_other_instrument: ask although the active version has not learnt the instrument. Its answers are logged,
-            and none may be acted on: `Abstain.OTHER_INSTRUMENT`. The same holds of a version that becomes active later.
+        url: HOST:PORT of a server outside the workspace.
+        guard: gate predictions by the mode and by these rows' drift score.
+        modes: URL of another machine's modes, `http://HOST:PORT/modes`.
+        ab: the candidate answers `shadow.share` of the blocks of time.
+        record: source of the rows in the prediction log; None records nothing.
+        backpressure: for replays: each step waits for guard and recorder.
+        allow_other_instrument: open although the active version was not trained on the instrument. Predictions of such
+            a
+            version, now or later, are logged and not actionable: `Abstain.OTHER_INSTRUMENT`.
 
     Raises:
-        UnlearntInstrumentError: the active version has learnt other instruments.
-        ParamsError: `ab` without a share, or there is no such transport.
-        ServingError: no server answers, it has no such model, the model means other features by its inputs, or `modes`
-            is no such URL.
+        UnlearntInstrumentError: the active version was trained on other instruments only.
+        ParamsError: `ab` without a share, or no such transport.
+        ServingError: no server answers, it has no such model or one of other features, or `modes` is no such URL.
     """
     name = model or params.model.name
     if ab and not params.shadow.share:
@@ -283,18 +281,18 @@ def open_stream(
 def open_guard(
     workspace: Workspace, params: Params, model: str, name: str, url: str | None = None, modes: str | None = None
 ) -> Guard:
-    """Return a guard of one stream, which runs until it is closed.
+    """Start the guard of one stream.
 
     Args:
-        workspace: of the server, and of the record of the mode.
-        params: those that the model was trained with.
+        workspace: of server and mode.
+        params: that the model was trained with.
         model: the production model.
         name: grpc, http or inprocess.
         url: HOST:PORT of another server.
-        modes: URL of the pages of modes on another machine, `http://HOST:PORT/modes`.
+        modes: URL of another machine's modes.
 
     Raises:
-        ParamsError: there is no such transport.
+        ParamsError: no such transport.
         ServingError: `modes` is no such URL.
     """
     source = FileModes(workspace, model) if modes is None else HttpModes(modes, model)

@@ -1,4 +1,4 @@
-"""The health check of a trading client, in a thread of its own: no tick waits for it."""
+"""A trading client's health check, in its own thread: no row waits for it."""
 
 import time
 import traceback
@@ -24,20 +24,17 @@ Float32 = NDArray[np.float32]
 
 _JOIN_S = 5.0
 _TRIES = 3
-"""Health checks that a replay waits for: one may have begun before the last row came, and one may fail."""
+"""Health checks that `pace` waits for: one may have begun before the last row, and one may fail."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a health check has found, never changed once it is shared.
+    """The result of a health check.
 
     Attributes:
-        stance: what follows.
-        win_rates: where to act while conservative.
-        version: in use at that time.
-        block: the stream's rows at that time.
-        tried_at: how many of these there were when a score was last asked for, None where none was yet.
-        ended_ns: when, by the guard's clock.
+        win_rates: confidences that are actionable in conservative mode.
+        tried_at: rows at the last request of a score, None before the first.
+        ended_ns: by the guard's clock.
     """
 
     effective: EffectiveMode
@@ -50,7 +47,7 @@ class Checked:
 
 @dataclass
 class GuardCounts:
-    """Health checks that ended, blocks scored, scores not to be had, unexpected errors, threads started anew."""
+    """Health checks, scored blocks, failed scores, unexpected errors, thread restarts."""
 
     checks: int = 0
     scores: int = 0
@@ -62,9 +59,9 @@ class GuardCounts:
 class Guard:
     """Reads the mode and scores the stream's last rows, every `client.poll_s`.
 
-    The thread that trades only writes its rows down and reads the last finding. Before the first health check, after a
-    gap or a change of version until the next one, and where one is overdue or has failed, that is conservative, BLIND,
-    or paused where it was.
+    The trading thread only appends rows and reads the last result. Without a result of this version and segment, or
+    where
+    one is overdue or failed, the mode is conservative with NO_SIGNAL, or stays paused.
     """
 
     def __init__(
@@ -83,11 +80,11 @@ class Guard:
         Args:
             model: the production model.
             feature_count: F.
-            params: those that the model was trained with.
-            modes: where the monitor's record is read.
-            open_transport: makes what scores, in the thread that will use it.
-            clock: nanoseconds that never go back.
-            wall: nanoseconds since 1970, UTC.
+            params: that the model was trained with.
+            modes: source of the monitor's mode.
+            open_transport: called in the guard's thread.
+            clock: monotonic, ns.
+            wall: UTC, ns.
         """
         self._params = params
         self._shape = (feature_count, params.reference.block_rows, params.drift.every_ms, params.guard.shortest)
@@ -107,7 +104,7 @@ class Guard:
 
     @property
     def counts(self) -> GuardCounts:
-        """What has been done so far."""
+        """Counts so far."""
         self._counts.scores, self._counts.score_failures = self._scores.scores, self._scores.failures
         return self._counts
 
@@ -115,12 +112,12 @@ class Guard:
         """Take the next row of the stream.
 
         Args:
-            raw: float32 [F], in its own units.
+            raw: float32 [F], natural units.
             time_ns: local receive time, UTC.
-            version: the version of the model in use, None where that is not known.
+            version: in use, None where unknown.
 
         Returns:
-            Whether the row is finite; one that is not is left out of what is scored.
+            Whether the row is finite; others are not scored.
 
         Raises:
             RequestError: wrong shape or type.
@@ -131,13 +128,13 @@ class Guard:
         return self._block.append(raw, time_ns)
 
     def reset(self) -> None:
-        """Forget the stream's rows: after a gap in the feed they are no block."""
+        """Forget the stream's rows after a gap in the feed."""
         self._block = RawBlock(*self._shape)
         self._wake.set()
 
     @property
     def state(self) -> tuple[EffectiveMode, ActTable]:
-        """What holds now, and where to act while conservative."""
+        """The effective mode, and which confidences are actionable while conservative."""
         checked = self._checked
         if checked is None or self._fault is not None:
             return self._unsure(self._fault or "no health check has ended yet")
@@ -148,7 +145,7 @@ class Guard:
         return checked.effective, checked.win_rates
 
     def pace(self, patience_s: float = 5.0) -> None:
-        """Wait until what has come so far is scored, for replays, whose rows come faster than a market's."""
+        """Wait until all rows so far are scored: backpressure for replays."""
         for _ in range(_TRIES):
             if not self._is_due() or not self._thread.is_alive():
                 return
@@ -175,7 +172,7 @@ class Guard:
         self._thread.start()
 
     def _unsure(self, detail: str) -> tuple[EffectiveMode, ActTable]:
-        """Return that nothing is known, unless it was worse; a thread that is gone is started anew, no other is."""
+        """Return NO_SIGNAL, or paused where it was; restart a thread that ended."""
         if not self._thread.is_alive() and not self._closing.is_set():
             self._counts.restarts += 1
             self._start()
@@ -201,7 +198,7 @@ class Guard:
                 self._wake.wait(self._params.client.poll_s)
                 self._wake.clear()
         finally:
-            # However the thread ends, what it found last holds no longer.
+            # A result is void once its thread has ended.
             self._fault = self._fault or "the thread of the health check has ended"
             if transport is not None:
                 transport.close()
@@ -223,7 +220,7 @@ class Guard:
     def _note(self, error: Exception) -> None:
         self._counts.faults += 1
         fault = f"the health check failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        # The same error comes back with every check.
+        # The same error repeats with every check.
         if fault != self._fault:
             console.print(f"{fault}\n{traceback.format_exc()}", markup=False)
         self._fault = fault

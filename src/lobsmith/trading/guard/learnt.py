@@ -1,4 +1,4 @@
-"""Which instruments a version has learnt: about others it may be asked, but its answers may not be acted on."""
+"""The instruments that a version was trained on: predictions for others are not actionable."""
 
 import math
 import time
@@ -12,28 +12,28 @@ from lobsmith.trading.transport.base import Transport
 from lobsmith.workspace import Workspace
 
 _RETRY_S = 1.0
-"""Between two lookups of what a version has learnt, where the server does not say, s."""
+"""Between lookups while the server does not answer, s."""
 
 
 class LearntInstruments:
-    """Holds a stream's instrument against what each version that answers it has learnt.
+    """Checks a stream's instrument against those that each answering version was trained on.
 
-    The manifest of the version says so; where the server is another machine's, the model's configuration does, of its
-    newest version. A version of which neither is known is taken to have learnt it, which is said once; where the server
-    did not answer it is asked again.
+    Source: the version's manifest; of a remote server, the configuration of the model's newest version. A version of
+    unknown
+    instruments passes, with one warning. A failed lookup is repeated.
     """
 
     def __init__(
         self, workspace: Workspace, transport: Transport, model: str, instrument: str, *, remote: bool
     ) -> None:
-        """Ask nothing yet.
+        """Prepare; nothing is looked up yet.
 
         Args:
-            workspace: has the manifests, unless the server is `remote`.
+            workspace: has the manifests, unless `remote`.
             transport: to the server.
             model: the production model.
-            instrument: `venue:symbol` of the stream.
-            remote: the server is not the workspace's.
+            instrument: `venue:symbol`.
+            remote: the server is outside the workspace.
         """
         self._workspace = workspace
         self._transport = transport
@@ -46,20 +46,17 @@ class LearntInstruments:
         self.fault: str | None = None
 
     def require(self, version: int) -> None:
-        """Refuse a version of the model that has learnt other instruments.
+        """Refuse a version that was trained on other instruments only.
 
         Raises:
-            UnlearntInstrumentError: it has; the message names both and the way out.
+            UnlearntInstrumentError: it names both, and the remedy.
         """
         fault = self.check(self._model, version)
         if fault is not None:
             raise UnlearntInstrumentError(f"{fault}; {self._way_out()}, or pass --allow-other-instrument")
 
     def check(self, model: str | None, version: int | None) -> str | None:
-        """Say what is wrong with the version that answers now, None where nothing is; looked up once a version.
-
-        Where the lookup fails, it is repeated with a later answer.
-        """
+        """Return the answering version's mismatch, None without one; looked up once a version."""
         if version is None:
             return self.fault
         name = self._model if model in (None, plans_model(self._model)) else model
@@ -79,7 +76,7 @@ class LearntInstruments:
             ):
                 return f"its candidate {candidate} has: put that in service (lobsmith models promote {candidate})"
         except LobsmithError:
-            pass  # it is replaced just now; what can be done without it is true as well
+            pass  # being replaced; the other remedy holds as well
         return "train on it (lobsmith retrain --capture FILE...)"
 
     def _judge(self, model: str, version: int) -> str | None:
@@ -99,7 +96,7 @@ class LearntInstruments:
                 manifest = read_manifest(self._workspace.repository / model / str(version))
                 return tuple(map(str, manifest.instruments))
         except LobsmithError:
-            pass  # the workspace has no such version: the server says what it knows
+            pass  # not in the workspace: ask the server
         try:
             return self._transport.describe(model).instruments
         except LobsmithError:

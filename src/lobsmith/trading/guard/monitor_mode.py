@@ -1,4 +1,4 @@
-"""The mode that the monitor has set, as a client reads it: from the workspace or over HTTP, and how old it is."""
+"""The mode that the monitor published, from the workspace or over HTTP, and whether it is fresh."""
 
 import socket
 import threading
@@ -25,22 +25,21 @@ _MOST_BYTES = 1 << 20
 
 
 class ModeSource(Protocol):
-    """The seam between a client and whatever holds the monitor's record."""
+    """Where a client reads the monitor's mode."""
 
     def read(self) -> PublishedMode | None:
-        """Return the record, None where the monitor has left none.
+        """Return the published mode, None without one.
 
         Raises:
-            ModeError: there is something, and it is no record of that model.
+            ModeError: it is corrupt, or of another model.
             ServingError: it is out of reach.
         """
 
 
 class FileModes:
-    """The record of a workspace on this machine."""
+    """The mode file of a workspace."""
 
     def __init__(self, workspace: Workspace, model: str) -> None:
-        """Prepare to read the record of `model`."""
         self._workspace = workspace
         self._model = model
 
@@ -50,18 +49,18 @@ class FileModes:
 
 
 class HttpModes:
-    """The page of a model's mode, `GET /modes/<model>`."""
+    """A model's mode over HTTP, `GET /modes/<model>`."""
 
     def __init__(self, url: str, model: str, deadline_s: float = _DEADLINE_S) -> None:
-        """Prepare to ask.
+        """Prepare; nothing is requested yet.
 
         Args:
-            url: of the pages, up to and including `/modes`: `http://127.0.0.1:8003/modes`.
+            url: up to and including `/modes`: `http://127.0.0.1:8003/modes`.
             model: whose mode.
-            deadline_s: of the connection and the whole answer.
+            deadline_s: of connection and whole answer.
 
         Raises:
-            ServingError: it is no such URL.
+            ServingError: `url` is no such URL.
         """
         try:
             parts = urlsplit(url)
@@ -71,7 +70,7 @@ class HttpModes:
             parts = urlsplit("")
         if not parts.hostname or parts.scheme != "http":
             raise ServingError(f"{url}: not the URL of modes; write http://HOST:PORT/modes")
-        # A connection a page, straight to the server: no context for TLS, no proxy, no compression.
+        # One connection a request: no TLS context, no proxy, no compression.
         self._client = httpx.Client(
             verify=False,  # noqa: S501
             trust_env=False,
@@ -117,7 +116,7 @@ class HttpModes:
 
 
 class _Deadline:
-    """Cuts a connection off after a time: httpx's own timeouts begin anew with every piece that comes."""
+    """Cuts a connection after a time: httpx's own timeouts restart with every chunk."""
 
     def __init__(self, seconds: float) -> None:
         self.passed = False
@@ -152,10 +151,10 @@ class MonitorStatus:
     """The status of the monitor.
 
     Attributes:
-        mode: the last known, None where no record has been read.
-        fresh: whether it is recent and about the version in use; never without a mode.
+        mode: last known, None without one.
+        fresh: recent and about the version in use.
         detail: one line.
-        win_rates: how often past answers came true, as last known.
+        win_rates: last known.
     """
 
     mode: Mode | None
@@ -165,10 +164,11 @@ class MonitorStatus:
 
 
 class ModeWatch:
-    """Reads the record and judges its age; belongs to one thread.
+    """Reads the mode and judges its age; of one thread.
 
-    A record is fresh where the last look is neither longer ago than `stale_s` nor so far ahead by this machine's clock,
-    and where a new look has been seen within `stale_s` of a clock that cannot be set.
+    Fresh: the last drift check is within `stale_s` of this machine's clock, before or after, and a new check arrived
+    within
+    `stale_s` of a monotonic clock.
     """
 
     def __init__(
@@ -179,13 +179,13 @@ class ModeWatch:
         clock: Callable[[], int] = time.monotonic_ns,
         wall: Callable[[], int] = clock.now_ns,
     ) -> None:
-        """Nothing is known yet.
+        """Nothing is read yet.
 
         Args:
-            source: of records.
-            stale_s: a monitor that has not looked for so long is away.
-            clock: nanoseconds that never go back.
-            wall: nanoseconds since 1970, UTC.
+            source: of the mode.
+            stale_s: age of the last drift check that makes a mode stale.
+            clock: monotonic, ns.
+            wall: UTC, ns.
         """
         self._source = source
         self._stale_ns = int(stale_s * NS_PER_S)
@@ -195,7 +195,7 @@ class ModeWatch:
         self._seen_ns = 0
 
     def read(self, version: int | None) -> MonitorStatus:
-        """Read the record and return what it means for a version, None while none is in use."""
+        """Read the mode and return the status for a version, None without one."""
         fault = self._read()
         record = self._record
         if record is None:
@@ -207,7 +207,7 @@ class ModeWatch:
         return MonitorStatus(record.mode, fault is None, detail, record.win_rates)
 
     def _read(self) -> str | None:
-        """Take over what the source has; return why it has nothing."""
+        """Take over the source's mode; return why there is none."""
         try:
             record = self._source.read()
         except LobsmithError as error:
@@ -222,11 +222,11 @@ class ModeWatch:
         return None
 
     def _is_outdated(self, record: PublishedMode) -> bool:
-        """Say whether a record, of a backup or another machine, would take back a caution that is newer."""
+        """Whether an older file, of a backup or another machine, would undo newer caution."""
         last = self._record
         if last is None or record.mode.caution >= last.mode.caution:
             return False
-        # A mode set by hand is news without a look.
+        # A mode set by hand is newer without a drift check.
         said_ns = max(record.looked_ns, record.since_ns)
         return said_ns < max(last.looked_ns, last.since_ns) and abs(self._wall() - said_ns) > self._stale_ns
 

@@ -1,4 +1,4 @@
-"""The raw capture of a live session: what the next retrain learns from."""
+"""The raw capture of a live session, for later training."""
 
 import fcntl
 import os
@@ -20,27 +20,27 @@ _GIB, _MIB = 1 << 30, 1 << 20
 
 
 class Capture:
-    """Raw files of a session's symbols, written beside the answers, which never wait for them.
+    """Raw files of a session's symbols; predictions never wait for them.
 
-    Each symbol's lines begin with the mark of a gap: files of several sessions together read as one feed. Each further
-    file has a snapshot of the book near its beginning, so that it reads without those before it. When the disk fails,
-    the capture ends and says so; the session goes on.
+    Each symbol begins with a gap mark, so files of several sessions read as one feed. Each further file has a book
+    snapshot
+    near its beginning, so it reads without earlier ones. A disk failure ends the capture, not the session.
 
     Attributes:
-        ended: whether the disk has failed.
+        ended: the disk has failed.
     """
 
     def __init__(self, folder: Path, prefixes: Mapping[str, str], params: Params, say: Callable[[str], None]) -> None:
-        """Take over the files that an earlier session has left, and begin new ones.
+        """Cut torn files of an earlier session and begin new ones.
 
         Args:
-            folder: where files go.
-            prefixes: the market's short name for each symbol, in lower case.
+            folder: of the files.
+            prefixes: the market's short name by symbol, lower case.
             params: `live` and `window`.
             say: called with a line for people.
 
         Raises:
-            DataError: the folder cannot be written, or another session captures one of the symbols there.
+            DataError: the folder cannot be written, or another session captures one of the symbols.
         """
         self.ended = False
         self._folder = folder
@@ -81,7 +81,7 @@ class Capture:
             self.put(symbol, clock.now_ns(), _BEGINS)
 
     def put(self, symbol: str, local: int, text: bytes) -> bool:
-        """Take one line without waiting; return False when too many wait for the disk."""
+        """Take one line without waiting; return False when too many are queued."""
         if self.ended:
             return True
         self._last_ns[symbol] = local
@@ -93,10 +93,11 @@ class Capture:
             return True
 
     def restate(self, symbol: str, feed: LiveFeed) -> None:
-        """Write the book of a feed near the beginning of a file, when it is due: call it whenever the feed has moved.
+        """Write a feed's book near the beginning of a file, when due; call it after each move of the feed.
 
-        The book must be of a difference in that file, and written after the next one: readers that have read the file
-        before then take it for an old snapshot, and nothing changes for them.
+        The book is of a difference in that file and is written after the next one, so a reader of earlier files takes
+        it for an
+        old snapshot.
         """
         begun_ns = self._begun.get(symbol)
         if begun_ns is None or begun_ns == self._with_book.get(symbol):
@@ -107,12 +108,12 @@ class Capture:
             if found is not None:
                 self._books[symbol] = begun_ns, feed.sequence, found
         elif feed.sequence > sequence and self.put(symbol, self._last_ns[symbol], book):
-            # The thread that writes may have begun another file meanwhile, which is then due.
+            # The writing thread may have begun another file, which is then due.
             self._with_book[symbol] = begun_ns
             del self._books[symbol]
 
     def prune(self) -> None:
-        """Delete what is older or more than `live` allows."""
+        """Delete captures beyond `live.keep_days` and `live.keep_gib`."""
         try:
             deleted = prune(self._folder, self._retention, clock.now_ns())
         except OSError as error:
@@ -122,7 +123,7 @@ class Capture:
             self._say(f"{path}: deleted, past live.keep_days or live.keep_gib")
 
     def close(self) -> None:
-        """Write the rest; a file that a failed disk has left torn is cut to what is whole."""
+        """Write the rest; cut files that a failed disk left torn."""
         for files in self._files.values():
             files.close()
             if files.error is not None:
@@ -143,7 +144,7 @@ class Capture:
 
 
 def _cut_torn(paths: Sequence[Path]) -> dict[Path, int]:
-    """Cut the torn ends off files and delete those of which nothing is whole, which no reader takes."""
+    """Cut torn ends off files; delete files without a whole line."""
     cut = cut_torn(paths)
     for path in paths:
         if not path.stat().st_size:

@@ -1,4 +1,4 @@
-"""What live lines come from: a venue's WebSocket, recorded files, or the simulator; each in threads of its own."""
+"""Sources of live lines: a venue's WebSocket, captures or the simulator, each in threads of its own."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ from lobsmith.market.venues.binance.live import Endpoint
 
 
 class Feed(Protocol):
-    """A source of lines, of one or several instruments.
+    """A source of lines.
 
     Attributes:
-        instruments: by symbol, in lower case.
-        prefixes: the market's short name by symbol, for the names of captured files.
-        patient: whether it waits until its lines can be taken.
-        error: what has ended it, None where nothing has.
+        instruments: by symbol, lower case.
+        prefixes: the market's short name by symbol, for file names.
+        patient: it waits until its lines are taken.
+        error: what ended it.
     """
 
     instruments: dict[str, Instrument]
@@ -29,20 +29,20 @@ class Feed(Protocol):
     error: Exception | None
 
     def start(self, sink: Sink, say: Callable[[str], None]) -> None:
-        """Begin."""
+        """Start."""
 
     def resync(self, symbol: str) -> None:
-        """Begin a symbol anew with a snapshot, where the source can."""
+        """Restart a symbol with a snapshot, where the source can."""
 
     @property
     def alive(self) -> bool:
         """Whether more lines may come."""
 
     def behind_ns(self, symbol: str) -> int:
-        """Return how late the last line was released, of the workspace's time."""
+        """Return how late the last line was released, workspace time."""
 
     def stop(self) -> None:
-        """End soon, and wait for it."""
+        """Stop and wait for the end."""
 
 
 class VenueFeed:
@@ -51,7 +51,7 @@ class VenueFeed:
     patient: bool = False
 
     def __init__(self, endpoint: Endpoint, instruments: Sequence[Instrument], limits: CaptureLimits) -> None:
-        """Prepare to record; nothing is opened yet."""
+        """Prepare; nothing is opened yet."""
         self.instruments = {one.symbol.lower(): one for one in instruments}
         self.prefixes = dict.fromkeys(self.instruments, endpoint.prefix)
         self.error: Exception | None = None
@@ -77,7 +77,7 @@ class VenueFeed:
         return self._thread.is_alive()
 
     def behind_ns(self, symbol: str) -> int:
-        """See `Feed.behind_ns`: a venue does not wait."""
+        """See `Feed.behind_ns`; always 0."""
         del symbol
         return 0
 
@@ -89,7 +89,7 @@ class VenueFeed:
             self._thread.join()
 
     def _call(self, what: Callable[..., object], *arguments: str) -> None:
-        # A loop that has ended, and may be closed at this moment, has nothing to begin anew or to stop.
+        # The loop may have ended.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(what, *arguments)
 
@@ -108,12 +108,12 @@ class VenueFeed:
 
 
 class PlayedFeed:
-    """Recorded files or a simulated market, released by the workspace's clock."""
+    """Captures or a simulated market, released by the workspace's clock."""
 
     patient: bool = True
 
     def __init__(self, sources: Sequence[RecordedFeed | SimulatedFeed]) -> None:
-        """Prepare to play; sources are of different symbols.
+        """Prepare; nothing is played yet.
 
         Raises:
             DataError: two sources are of the same symbol.
@@ -141,7 +141,7 @@ class PlayedFeed:
             thread.start()
 
     def resync(self, symbol: str) -> None:
-        """See `Feed.resync`: a recording has the snapshots that it has."""
+        """See `Feed.resync`; nothing to do."""
 
     @property
     def alive(self) -> bool:

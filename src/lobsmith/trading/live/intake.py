@@ -1,4 +1,4 @@
-"""Where a feed's lines go: to the capture, and to the stream that answers them."""
+"""Routes a feed's lines to the capture and to the streams."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,13 +13,13 @@ _OVERFLOW = msgspec.json.encode({"gap": "the answers are too far behind"})
 
 
 class Intake:
-    """Takes the lines of all symbols; the sink of a feed.
+    """The sink of a feed: takes the lines of all symbols.
 
-    A stream sees the lines that are captured, so that the capture gives the same rows afterwards. A message that does
-    not decode is left out of both.
+    A stream gets the lines that are captured, so the capture yields the same rows. Messages that do not decode go to
+    neither.
 
     Attributes:
-        unreadable: messages left out, by symbol.
+        unreadable: messages that do not decode, by symbol.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class Intake:
         """Put a feed before streams.
 
         Args:
-            streams: by symbol, in lower case.
+            streams: by symbol, lower case.
             capture: None captures nothing.
-            patient: the feed can wait until there is room; a venue cannot.
+            patient: the feed waits for room; a venue cannot.
             say: called with a line for people.
-            resync: asks the feed for a snapshot of a symbol.
+            resync: requests a snapshot of a symbol.
         """
         self.unreadable: Counter[str] = Counter()
         self._streams = streams
@@ -49,7 +49,7 @@ class Intake:
         self._behind: set[str] = set()
 
     def put(self, symbol: str, local: int, text: bytes) -> bool:
-        """See `market.live.recorder.Sink`."""
+        """See `lobsmith.market.live.websocket.Sink`."""
         stream = self._streams[symbol]
         if self._patient and stream.lines.full:
             return False

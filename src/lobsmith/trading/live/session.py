@@ -1,4 +1,4 @@
-"""A live session: feed, capture and a stream for each symbol, until it is stopped or the feed ends."""
+"""A live session: feed, capture and a stream a symbol, until stopped or the feed ends."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -24,18 +24,18 @@ from lobsmith.workspace import Workspace
 _SECOND_S = 1.0
 _PRUNE_S = 60.0
 _VENUE_LINES, _PATIENT_LINES = 200_000, 10_000
-"""That may wait for their answers; a feed that is patient waits with the others itself."""
+"""Queue lengths; a patient feed waits itself."""
 _POLL_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiveOptions:
-    """How the rows of a live session are answered and kept; see `open_stream`.
+    """Options of a live session; see `open_stream`.
 
     Attributes:
         model: the production model.
-        horizon_ms: that is shown.
-        capture: whether the feed is kept.
+        horizon_ms: shown each second.
+        capture: keep the feed.
     """
 
     model: str
@@ -49,18 +49,18 @@ class LiveOptions:
 
 
 class LiveSummary(Struct, frozen=True, kw_only=True):
-    """What became of one symbol's rows.
+    """Outcome of one symbol's rows.
 
     Attributes:
         instrument: `venue:symbol`.
-        rows: rows of the feed.
+        rows: of the feed.
         answered: rows with an answer.
         reasons: rows without one, by reason.
-        incomplete: rows before there were enough of them to ask.
-        unasked: rows while there was no model to ask.
-        drops: rows that were answered and not recorded, and lines for which there was no room or no time.
-        faults: messages that could not be read.
-        recorded: what the prediction log has, None where no model was ever asked.
+        incomplete: rows before the z-score's window was full.
+        unasked: rows while no model was open.
+        drops: rows answered but not recorded, and lines without room or time.
+        faults: unreadable messages.
+        recorded: None where no model was ever open.
     """
 
     instrument: str
@@ -84,23 +84,23 @@ def run_live(
     on_second: Callable[[Second], None],
     say: Callable[[str], None],
 ) -> list[LiveSummary]:
-    """Answer a feed's rows until `stop` is set or the feed ends, and record them as live.
+    """Answer the rows of a feed until it ends or `stop` is set.
 
-    Where no model can be asked yet the feed is captured meanwhile.
+    A symbol without a model trained on it waits for one; its feed is captured meanwhile.
 
     Args:
-        workspace: of the server, of the prediction log and of the capture.
-        params: those that the model was trained with.
-        feed: what comes; it is started and stopped here.
+        workspace: of server, prediction log and captures.
+        params: that the model was trained with.
+        feed: started and stopped here.
         options: how rows are answered and kept.
         stop: ends the session.
         on_second: called once a second for each instrument.
-        say: called with a line for people when something changes.
+        say: called with a line for people.
 
     Raises:
-        ParamsError: the model predicts no such horizon, or there is no such transport.
-        DataError: another session captures the same symbols, or the feed has failed.
-        UnlearntInstrumentError: no symbol's model has learnt it, and nothing is captured either.
+        ParamsError: no such horizon or transport.
+        DataError: another session captures the same symbols, or the feed failed.
+        UnlearntInstrumentError: no model was trained on any symbol, and nothing is captured.
     """
     horizons = params.labels.horizons_ms
     if options.horizon_ms not in horizons:
@@ -172,7 +172,7 @@ def _open(workspace: Workspace, params: Params, instrument: str, options: LiveOp
 
 
 def _check(streams: Iterable[LiveStream], *, captured: bool) -> None:
-    """End a session of which a stream has failed, or which can neither answer nor capture."""
+    """Raise a stream's error, or end a session that can neither answer nor capture."""
     for stream in streams:
         if stream.error is not None:
             raise stream.error

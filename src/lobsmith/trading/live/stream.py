@@ -1,4 +1,4 @@
-"""One symbol's live rows: from its lines to answers, in a thread of its own."""
+"""One symbol's live rows: from lines to predictions, in a thread of its own."""
 
 import time
 from collections import Counter, deque
@@ -31,7 +31,7 @@ _LATENCIES_S = 10.0
 
 
 class StreamPhase(StrEnum):
-    """What a stream is doing."""
+    """Phase of a stream."""
 
     STARTING = "waiting for the first row"
     WAITING = "waiting for a model"
@@ -41,18 +41,18 @@ class StreamPhase(StrEnum):
 
 @dataclass
 class Tally:
-    """What has become of a stream's rows so far.
+    """Counts of a stream's rows so far.
 
     Attributes:
-        rows: rows of the feed.
+        rows: of the feed.
         answered: rows with an answer.
         reasons: rows without one, by reason.
-        incomplete: rows that came before the z-score's window was full enough to ask.
-        unasked: rows that came while there was no model to ask.
-        answered_ns: of the machine's time, when each of the newest answers came, and its latency, ns.
-        behind_ns: how late the last answer was, of the workspace's time.
+        incomplete: rows before the z-score's window was full.
+        unasked: rows while no model was open.
+        latencies: of the newest answers: when, machine time in s, and latencies, int64 ns.
+        behind_ns: delay of the last answer, workspace time.
         mid: twice the last mid, ticks.
-        last: the last answer.
+        last: the last prediction.
     """
 
     rows: int = 0
@@ -67,18 +67,18 @@ class Tally:
 
 
 class LiveStream:
-    """Reads the lines of one symbol, asks about each complete row and records it, until it is closed.
+    """Reads one symbol's lines, predicts each complete row and records it, until closed.
 
-    Rows that come together are asked about together: after a pause the answers catch up with the feed.
+    Rows that come together go into one request: after a pause the stream catches up.
 
     Attributes:
-        lines: where the feed puts its lines.
+        lines: queue that the feed fills.
         instrument: of the feed.
-        tally: what has become of the rows; read it under `lock`.
-        state: what it is doing.
-        detail: why it waits, one line.
-        error: what has ended it.
-        recorded: what the prediction log has, once it is closed.
+        tally: read it under `lock`.
+        state: phase.
+        detail: why it waits.
+        error: what ended it.
+        recorded: set once closed.
     """
 
     def __init__(
@@ -92,16 +92,16 @@ class LiveStream:
         on_moved: Callable[[LiveFeed], None] = lambda _feed: None,
         longest: int = 200_000,
     ) -> None:
-        """Prepare a stream; nothing is opened yet.
+        """Prepare; nothing is opened yet.
 
         Args:
             instrument: of the feed.
             params: `features` and `data.screen`.
-            open_model: opens the stream to the model, in the thread that asks it.
+            open_model: called in the stream's thread.
             say: called with a line for people.
-            resync: asks the feed for a snapshot, after a line that could not be read.
-            on_moved: called with the feed whenever it has taken lines.
-            longest: lines that may wait.
+            resync: requests a snapshot after an unreadable line.
+            on_moved: called with the feed after it took lines.
+            longest: queued lines at most.
         """
         self.instrument = instrument
         self.lines = Lines(longest)
@@ -125,32 +125,32 @@ class LiveStream:
         self._thread = Thread(target=self._run, name=f"live {instrument}", daemon=True)
 
     def start(self) -> None:
-        """Begin to take lines."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self, drain_s: float, *, failed: bool = False) -> None:
-        """Answer what has come, within `drain_s`, and end the session; `join` waits for it.
+        """Answer queued lines and end the session; `join` waits for it.
 
         Args:
-            drain_s: lines that wait longer than that for their answer count as dropped.
-            failed: it ends because of an error; the monitor then takes the session for one that crashed.
+            drain_s: lines not answered by then count as dropped.
+            failed: the session counts as crashed.
         """
         self._failed = failed
         self._give_up_s = time.monotonic() + drain_s
         self.lines.close()
 
     def join(self) -> None:
-        """Wait until the session has ended."""
+        """Wait for the end of the session."""
         self._thread.join()
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the thread runs."""
         return self._thread.is_alive()
 
     @property
     def drops(self) -> int:
-        """Rows that were answered and not recorded, and lines for which there was no room or no time."""
+        """Rows answered but not recorded, and lines without room or time."""
         recorded = self.recorded.dropped if self.recorded is not None else self._dropped()
         return self.lines.refused + self._left + recorded
 
@@ -160,7 +160,7 @@ class LiveStream:
 
     @property
     def faults(self) -> int:
-        """Lines that could not be read."""
+        """Unreadable lines."""
         return self._feed.faults
 
     def _run(self) -> None:
@@ -210,7 +210,7 @@ class LiveStream:
                     self._segment = -1
 
     def _ask(self, stream: Stream, run: Rows) -> None:
-        """Ask about complete rows of one segment."""
+        """Predict complete rows of one segment."""
         if run.segment[0] != self._segment:
             stream.reset()
             self._segment = int(run.segment[0])
@@ -242,7 +242,7 @@ class LiveStream:
                 self._say(f"{self.instrument}: version {version} answers from now on, before it {before}")
 
     def _try_model(self) -> None:
-        """Open the stream to the model, where it is not open yet and was not tried just now."""
+        """Open the stream to the model, at most every `_RETRY_S`."""
         if self._stream is not None or time.monotonic() < self._retry_s:
             return
         try:
@@ -257,7 +257,7 @@ class LiveStream:
         self._retry_s = time.monotonic() + _RETRY_S
 
     def _wait(self, state: StreamPhase, why: str) -> None:
-        # What a model has learnt, and which candidate may take its place, changes seldom enough to be said anew.
+        # The reason of a refusal, which names the candidate, seldom changes: report each one.
         if state is not self.state or (state is StreamPhase.REFUSED and why != self.detail):
             self._say(f"{self.instrument}: {state}: {why}")
         self.state, self.detail = state, why

@@ -1,7 +1,7 @@
-"""The recorder's process: it empties the ring into the prediction log and asks the mirrored versions.
+"""The recorder's process: moves ring entries to the prediction log and asks the shadow versions.
 
-Run as `python -m lobsmith.trading.recorder.process CONFIG`. It ends on SIGTERM, and when the ring's writer has closed
-it or is gone, but not before the ring is empty or `mirror.drain_s` has passed.
+Run as `python -m lobsmith.trading.recorder.process CONFIG`. Ends on SIGTERM, or when the ring's writer closed it or
+exited, once the ring is empty or `mirror.drain_s` has passed.
 """
 
 import os
@@ -41,18 +41,11 @@ _REASONS = (None, *(reason.value for reason in Reason))
 _READ_ROWS = 2048
 _IDLE_S = 0.005
 _NICENESS = 10
-"""The recorder and the mirrors may have what the trading process leaves of a core."""
+"""Recorder and shadows leave the core to the trading process."""
 
 
 class LogSink:
-    """Writes one session to the prediction log of its model.
-
-    Args:
-        log: the log, in which the session was announced.
-        session: its name.
-        model: the production model.
-        horizons_ms: the H horizons.
-    """
+    """Writes one session to its model's prediction log, in which the session was announced."""
 
     def __init__(self, log: LogWriter, session: str, model: str, horizons_ms: tuple[int, ...]) -> None:
         self._log = log
@@ -63,7 +56,7 @@ class LogSink:
         self._run = 0
 
     def resume(self) -> None:
-        """Take up the rows whose outcome an earlier recorder of this session has left open.
+        """Resume rows whose outcome an earlier recorder of this session left open.
 
         Raises:
             PredictionLogError: the log cannot be read.
@@ -80,7 +73,7 @@ class LogSink:
             self._last = (int(last[0]), int(last[1]))
 
     def live(self, records: Records) -> None:
-        """Take records of the ring, oldest first: predictions, raw rows and, as far as they settle any, outcomes."""
+        """Log entries, oldest first: predictions, raw rows and the outcomes that they complete."""
         asked = records[records["row"] >= 0]
         if not len(asked):
             return
@@ -93,14 +86,14 @@ class LogSink:
             self._log.add_raw(
                 self._session, **{name: raw[name] for name in ("row", "time_ns", "asked_ns", "segment", "raw")}
             )
-        # An earlier recorder has written down rows that it had not released.
+        # An earlier recorder may have logged rows that it did not release.
         new = asked if self._last is None else asked[asked["row"] > self._last[0]]
         if len(new):
             runs = self._runs(new["row"], new["segment"])
             self._settle(self._join.push(new["row"], new["time_ns"], new["mid"], runs))
 
     def mirrored(self, role: Role, model: str, mirrored: Mirrored) -> None:
-        """Take the answers of a mirrored version."""
+        """Log a shadow version's answers."""
         horizons = mirrored.records["probabilities"].shape[1:]
         answers = np.full((len(mirrored.predictions), *horizons), np.nan, np.float32)
         for answer, prediction in zip(answers, mirrored.predictions, strict=True):
@@ -124,20 +117,20 @@ class LogSink:
             )
 
     def probed(self, probe: Probe) -> None:
-        """Take a pair of latencies."""
+        """Log a pair of latencies."""
         first, second = (self._model, probe.active), (probe.model, probe.version)
         self._log.add_probe(self._session, probe.time_ns, first, probe.active_ns, second, probe.latency_ns)
 
     def dropped(self, place: str, count: int) -> None:
-        """Note that rows were lost, in the ring or on their way to a mirrored version."""
+        """Log rows lost in the ring or before a shadow version."""
         self._log.add_drops(self._session, clock.now_ns(), place, count)
 
     def finish(self) -> None:
-        """Take it that no row will follow: what is still open will never be known."""
+        """Log what is still open as unknown: no row will follow."""
         self._settle(self._join.finish())
 
     def flush(self) -> None:
-        """Make all of it durable.
+        """Make the log durable.
 
         Raises:
             PredictionLogError: the log is locked or the disk refuses.
@@ -162,10 +155,9 @@ class LogSink:
             self._log.add_outcomes(self._session, outcomes.row, outcomes.labels, clock.now_ns())
 
     def _runs(self, row: npt.NDArray[np.int64], segment: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return int64 [N], another number after each gap in the feed and each hole in the records.
+        """Return int64 [N]: a new number after each gap in the feed and each hole in the entries.
 
-        The mid at a horizon is that of the last row by then: where that row may be one that was dropped, no label is
-        better than a wrong one.
+        The mid at a horizon is that of the last row by then: across a hole, no label is better than a wrong one.
         """
         last = self._last or (int(row[0]) - 1, int(segment[0]))
         breaks = (np.diff(row, prepend=last[0]) != 1) | (np.diff(segment, prepend=last[1]) != 0)
@@ -175,12 +167,12 @@ class LogSink:
 
 
 def _columns(records: Records) -> dict[str, npt.NDArray[np.int64]]:
-    """Return what a prediction has from its row; a mirrored one counts as asked when the live one was."""
+    """Return the columns of a prediction's row; a shadow's time of request is the primary's."""
     return {name: records[name] for name in ("row", "time_ns", "asked_ns", "segment", "mid")}
 
 
 class RecorderLoop:
-    """One session's way from the ring to the log."""
+    """Moves one session from the ring to the log."""
 
     def __init__(
         self,
@@ -204,13 +196,13 @@ class RecorderLoop:
             sink.resume()
 
     def run(self, ended: Callable[[], bool], drain_s: float) -> None:
-        """Go on until `ended` and everything has been written down.
+        """Run until `ended` and everything is logged.
 
-        For `drain_s` after `ended` it waits for the mirrors; rows that are then left go into the log alone.
+        Shadows get `drain_s` after `ended`; remaining rows go into the log alone.
         """
         deadline_s: float | None = None
         while True:
-            # Asked before the turn: the turn then sees all that was put in before the end.
+            # Before the turn, which then sees all entries from before the end.
             if deadline_s is None and ended():
                 deadline_s = time.monotonic() + drain_s
             busy = self.turn()
@@ -225,7 +217,7 @@ class RecorderLoop:
         self._flush(at_end=True)
 
     def turn(self) -> bool:
-        """Take what is there, once; return whether there was anything."""
+        """Process what is there, once; return whether there was anything."""
         waits = self._patient and any(mirror.pressed for _, _, mirror in self._mirrors)
         count = self._read(0 if waits else self._read_rows, mirrored=True)
         collected = self._collect()
@@ -233,14 +225,14 @@ class RecorderLoop:
             try:
                 self._flush()
             except PredictionLogError as error:
-                # Nothing is lost yet: what was read stays in the ring until the log has it.
+                # Entries stay in the ring until the log has them.
                 console.print(f"{error}", markup=False)
                 self._reader.count(Tally.FAULTS, 1)
                 self._flushed_s = time.monotonic()
         return count > 0 or collected
 
     def _read(self, limit: int, *, mirrored: bool) -> int:
-        """Take at most `limit` records from the ring to the log and, where wanted, the mirrors; return how many."""
+        """Move at most `limit` entries to the log and, with `mirrored`, to the shadows; return how many."""
         records = self._reader.read(limit)
         if len(records):
             self._sink.live(records)
@@ -267,12 +259,13 @@ class RecorderLoop:
         return any_collected
 
     def _flush(self, *, at_end: bool = False) -> None:
-        """Make durable what there is, and then let the writer have the places of what was read.
+        """Make the log durable, then release ring entries that were read.
 
-        A recorder that is killed leaves to the next one what it has not released, and what has been written is not
-        written twice. So rows are kept until the mirrors have answered them, as long as there is room.
+        The next recorder resumes after the last released entry and skips rows already logged. Entries are kept until
+        the
+        shadows answered, as long as there is room.
         """
-        # Asked before they are collected: then no answer is left behind.
+        # Before the collection: no answer is left behind.
         answered = all(mirror.idle for _, _, mirror in self._mirrors)
         self._collect()
         self._note_drops("ring", Tally.DROPPED, self._reader.dropped - self._reader.tally(Tally.DROPPED))
@@ -298,7 +291,7 @@ class RecorderLoop:
 
 
 def mirrors(config: RecorderConfig, params: Params, features: int) -> list[tuple[Role, str, MirrorThread]]:
-    """Start the mirrors of the candidate and of the version to go back to."""
+    """Start the shadow threads of the candidate and of the fallback."""
     open_transport = transport_opener(Workspace(Path(config.root)), params, config.transport, config.url)
 
     def make(role: Role, model: str, choose: Callable[[list[int]], int | None]) -> Mirror:
@@ -309,7 +302,7 @@ def mirrors(config: RecorderConfig, params: Params, features: int) -> list[tuple
             choose=choose,
             definitions_sha256=config.definitions_sha256,
             feature_count=features,
-            # A chunk of what has piled up takes longer than a row, and no caller waits for it.
+            # A chunk takes longer than a row, and no caller waits for it.
             params=structs.replace(params.client, deadline_s=params.mirror.deadline_s),
         )
 
@@ -332,7 +325,7 @@ def mirrors(config: RecorderConfig, params: Params, features: int) -> list[tuple
 
 
 def _has_learnt(config: RecorderConfig, version: int) -> bool:
-    """Say whether a version has learnt the stream's instrument; one of which that is not known is taken to have."""
+    """Whether a version was trained on the stream's instrument; True where unknown."""
     if config.url is not None:
         return True
     try:
@@ -343,9 +336,9 @@ def _has_learnt(config: RecorderConfig, version: int) -> bool:
 
 
 def main(path: Path) -> None:
-    """Record the session that a configuration describes."""
+    """Record the session of a configuration file."""
     os.nice(_NICENESS)
-    # A batch process does not interrupt another one when it wakes up.
+    # A batch process does not preempt others on wake-up.
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     config = msgspec.json.decode(path.read_bytes(), type=RecorderConfig)
     params = msgspec.convert(config.params, Params)
@@ -376,7 +369,7 @@ def main(path: Path) -> None:
             how = Ending.CLOSED if reader.finished and not reader.failed else Ending.CRASHED
             log.end(config.session, how, str(config.parent), clock.now_ns())
     if orphaned():
-        # No other process is left to do so.
+        # The trading process cannot.
         Path(config.ring).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 

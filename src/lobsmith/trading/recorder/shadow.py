@@ -1,4 +1,4 @@
-"""A version that is asked about the rows of live traffic; no caller waits for its answers."""
+"""Shadow versions, asked about live rows; no caller waits for their answers."""
 
 import random
 import time
@@ -24,15 +24,15 @@ from lobsmith.trading.transport.base import Transport
 from lobsmith.units import NS_PER_S
 
 Records = npt.NDArray[np.void]
-"""Records of a ring: see `lobsmith.trading.recorder.ring.record_dtype`."""
+"""Entries of a ring: see `lobsmith.trading.recorder.ring.record_dtype`."""
 _HISTORY_ROWS = 2048
-"""Rows that a version which has yet to appear can be primed with."""
+"""Rows kept to prime a version that appears later."""
 _WAIT_S = 0.05
 
 
 @dataclass(frozen=True)
 class Mirrored:
-    """What a mirrored version made of rows: as many predictions as records. `rows` were asked about at once."""
+    """A shadow version's predictions, one an entry; `rows` went into one request."""
 
     records: Records
     predictions: list[Prediction]
@@ -41,9 +41,9 @@ class Mirrored:
 
 @dataclass(frozen=True)
 class Probe:
-    """One row from a cold state, put to the active version and to the mirrored one in turn over one transport.
+    """Latencies of one row from a cold state, at the active version and at the shadow, over one transport.
 
-    The only latencies of the two that can be compared: mirrored rows are asked about in chunks.
+    Only these compare: a shadow's other rows go in chunks.
     """
 
     time_ns: int
@@ -56,12 +56,11 @@ class Probe:
 
 
 class Mirror:
-    """One mirrored version: the candidate, or the one to go back to, with a state of its own.
+    """One shadow version, the candidate or the fallback, with a state of its own.
 
-    It follows the primary's stream: where that begins anew, so does this one, and its answers count from the first row
-    on. After a hole it begins anew as well, but the primary went on: until the version's priming rows have passed,
-    answers have the reason `priming`. Versions may appear, change and vanish; where there is none there is no answer.
-    Not safe to share between threads.
+    It is reset where the primary is, and its answers count from the first row on. After a hole it restarts while the
+    primary went on: until primed, its answers have the reason `priming`. Versions may appear, change and vanish. Not
+    thread-safe.
     """
 
     def __init__(
@@ -76,17 +75,17 @@ class Mirror:
         params: ClientParams,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """Make a mirror; nothing is asked yet.
+        """Prepare; nothing is requested yet.
 
         Args:
-            role: what the version is to the stream.
-            transport: what answers.
-            model: the model that has the version.
-            choose: which of its served versions to ask.
-            definitions_sha256: what the rows mean; a model that means other rows is not asked.
+            role: of the version to the stream.
+            transport: to the server.
+            model: that has the version.
+            choose: which served version to ask.
+            definitions_sha256: a model of other features or labels is not asked.
             feature_count: F.
-            params: deadline of a request, and how often versions are looked up.
-            clock: nanoseconds that never go back.
+            params: deadline and lookup interval.
+            clock: monotonic, ns.
         """
         self.role = role
         self.model = model
@@ -107,11 +106,11 @@ class Mirror:
 
     @property
     def version(self) -> int | None:
-        """The version that is asked, None while there is none."""
+        """The version in use, None without one."""
         return None if self._client is None else self._client.version
 
     def answer(self, records: Records) -> list[Mirrored]:
-        """Ask about the next records, oldest first; those that only prime are asked about but not returned."""
+        """Ask about the next entries, oldest first; those that only prime are not returned."""
         mirrored = []
         for piece in self._pieces(records):
             predictions = self._predict(piece)
@@ -127,13 +126,13 @@ class Mirror:
         return mirrored
 
     def probe(self, active_model: str, active: int, row: npt.NDArray[np.float32], *, swap: bool) -> Probe | None:
-        """Time one row, float32 [F], at the active version and at this one; None where either does not answer.
+        """Time one row, float32 [F], at both versions; None where either does not answer.
 
         Args:
-            active_model: the model that has the active version.
-            active: that version.
+            active_model: model of the active version.
+            active: the active version.
             row: any row of the stream.
-            swap: ask this version first.
+            swap: ask the shadow first.
         """
         version = self.version
         if version is None or not np.isfinite(row).all():
@@ -153,14 +152,14 @@ class Mirror:
             self._state_sizes[model, version] = self._transport.describe(model).state_size
         state = np.zeros((1, self._state_sizes[model, version]), np.float32)
         if not known:
-            # The first request loads and allocates, and is of no version's making.
+            # The first request loads and allocates.
             self._transport.infer(model, version, features, state, self._params.deadline_s)
         started = self._clock()
         self._transport.infer(model, version, features, state, self._params.deadline_s)
         return self._clock() - started
 
     def _pieces(self, records: Records) -> Iterator[Records]:
-        """Divide records where the stream begins anew, and begin it anew there."""
+        """Split entries where the stream restarts; restart there."""
         sequence, segment = records["sequence"], records["segment"]
         anew = (records["flags"] & RESET) != 0
         begins = anew[1:] | (np.diff(sequence) != 1) | (np.diff(segment) != 0)
@@ -182,7 +181,7 @@ class Mirror:
             self._client.reset()
 
     def _predict(self, piece: Records) -> list[Prediction]:
-        """Return a prediction for each record, none where there is no version."""
+        """Return a prediction for each entry, none without a version."""
         rows = np.ascontiguousarray(piece["features"])
         self._open()
         before, self._seen = self._seen, self._seen + len(rows)
@@ -197,7 +196,7 @@ class Mirror:
             self._client = None
             return []
         if any(one.reason is Reason.REFUSED for one in predictions):
-            # The model may have been published anew with another state: learn its shape again.
+            # A version published anew may have another state size: look it up again.
             self._client = None
             return predictions
         trusted = before + np.arange(len(rows)) >= self._client.prime_rows
@@ -209,7 +208,7 @@ class Mirror:
         ]
 
     def _open(self) -> None:
-        """Open a client as soon as there is a version, at most every `poll_s`, and tell it of the rows so far."""
+        """Open a client once there is a version, at most every `poll_s`, and feed it the rows so far."""
         now = self._clock()
         waits = self._looked_up_ns is not None and now - self._looked_up_ns < self._params.poll_s * NS_PER_S
         if self._client is not None or waits:
@@ -232,19 +231,19 @@ class Mirror:
 
 
 class MirrorThread:
-    """Asks a mirror about the records it is offered, in order, and keeps the answers until they are collected.
+    """Asks a shadow about entries in order and keeps its answers until collected.
 
-    Records wait in a queue; those that find it full are dropped, and the mirror finds a hole in their sequence.
+    Entries that find the queue full are dropped; the shadow finds a hole in their sequence.
     """
 
     def __init__(self, make: Callable[[], Mirror], active_model: str, *, queue_rows: int, probe_s: float) -> None:
         """Start the thread.
 
         Args:
-            make: makes the mirror and its transport, in the thread that will use them.
-            active_model: the model that has the active version, for probes.
-            queue_rows: records that may wait.
-            probe_s: seconds between two probes.
+            make: makes the shadow and its transport, in the thread.
+            active_model: model of the active version, for probes.
+            queue_rows: queued entries at most.
+            probe_s: between two probes.
         """
         self._make = make
         self._active_model = active_model
@@ -264,34 +263,34 @@ class MirrorThread:
 
     @property
     def version(self) -> int | None:
-        """The version that is asked, None while there is none."""
+        """The version in use, None without one."""
         return self._version
 
     def take_dropped(self) -> int:
-        """Return how many records found the queue full since the last call."""
+        """Return the entries dropped since the last call."""
         with self._changed:
             dropped, self._dropped = self._dropped, 0
         return dropped
 
     def take_faults(self) -> int:
-        """Return how many errors the mirror did not expect since the last call; it started anew after each."""
+        """Return the unexpected errors since the last call; the shadow restarts after each."""
         with self._changed:
             faults, self._faults = self._faults, 0
         return faults
 
     @property
     def pressed(self) -> bool:
-        """Whether the queue is half full: a replay should wait with the next records."""
+        """Whether the queue is over half full."""
         return 2 * self._waiting > self._queue_rows
 
     @property
     def idle(self) -> bool:
-        """Whether all records that were offered have been answered or dropped."""
+        """Whether all offered entries were answered or dropped."""
         with self._changed:
             return not self._queue and not self._busy
 
     def offer(self, records: Records) -> None:
-        """Hand over the next records, best as many as one request carries."""
+        """Queue the next entries, best `MAX_ROWS` of them."""
         with self._changed:
             if self._waiting + len(records) > self._queue_rows:
                 self._dropped += len(records)
@@ -301,7 +300,7 @@ class MirrorThread:
             self._changed.notify()
 
     def collect(self) -> tuple[list[Mirrored], list[Probe]]:
-        """Return the answers and probes since the last call."""
+        """Return answers and probes since the last call."""
         with self._changed:
             mirrored, self._mirrored = self._mirrored, []
             probes, self._probes = self._probes, []
@@ -318,7 +317,7 @@ class MirrorThread:
                 probe = None
                 if len(records) and time.monotonic() - probed_s > self._probe_s:
                     probed_s, probe = time.monotonic(), self._probe(mirror, records)
-            except Exception:  # noqa: BLE001 - whatever it is, the log of the primary must go on
+            except Exception:  # noqa: BLE001 - the primary's log must go on
                 console.print(f"a mirror failed and starts anew:\n{traceback.format_exc()}", markup=False)
                 mirror, mirrored, probe = None, [], None
                 with self._changed:
@@ -332,7 +331,7 @@ class MirrorThread:
                 self._busy = False
 
     def _take(self) -> Records:
-        """Return the next records; wait a little where there are none."""
+        """Return the next entries; wait up to `_WAIT_S`."""
         with self._changed:
             if not self._queue:
                 self._changed.wait(_WAIT_S)
@@ -344,10 +343,10 @@ class MirrorThread:
             return records
 
     def _probe(self, mirror: Mirror, records: Records) -> Probe | None:
-        """Probe with the newest row that the active version was asked about."""
+        """Probe with the newest row that the active version answered."""
         asked = records[(records["candidate"] == 0) & (records["version"] > 0) & ((records["flags"] & PRIME) == 0)]
         if not len(asked):
             return None
         newest = asked[-1]
-        swap = random.random() < 0.5  # noqa: S311 - which of the two goes first is no secret
+        swap = random.random() < 0.5  # noqa: S311 - no secret
         return mirror.probe(self._active_model, int(newest["version"]), newest["features"], swap=swap)

@@ -1,4 +1,4 @@
-"""What both ways to ask Triton have in common: the requests, and which error is which of ours."""
+"""What both Triton transports share: requests and error mapping."""
 
 import time
 from abc import ABC, abstractmethod
@@ -35,14 +35,14 @@ _SCORES = (SCORE, CONTRIBUTIONS)
 
 
 class _UnknownModelError(ServingError):
-    """The server has no such model, or no such version of it."""
+    """The server has no such model or version."""
 
 
 class TritonTransport(ABC):
-    """A Triton server at one address; a protocol adds how a request gets there."""
+    """A Triton server at one address; subclasses add the protocol."""
 
     def __init__(self, url: str) -> None:
-        """Prepare to ask `url`, host and port."""
+        """Prepare for `url`, HOST:PORT."""
         self._url = url
 
     def versions(self, model: str) -> list[int]:
@@ -86,7 +86,7 @@ class TritonTransport(ABC):
     def _ask(
         self, model: str, version: int, arrays: dict[str, Float32], outputs: tuple[str, ...], deadline_s: float
     ) -> Answered:
-        """Return what a version makes of arrays."""
+        """Return a version's answer to arrays."""
 
     def _in_time(
         self, model: str, version: int, arrays: dict[str, Float32], outputs: tuple[str, ...], deadline_s: float
@@ -99,7 +99,7 @@ class TritonTransport(ABC):
 
     @contextmanager
     def _mapped(self, model: str, deadline_s: float) -> Iterator[None]:
-        """Turn a Triton client's errors into ours."""
+        """Map a Triton client's errors to ours."""
         try:
             yield
         except InferenceServerException as error:
@@ -119,7 +119,7 @@ class TritonTransport(ABC):
 
 
 def request_tensors(kind: Any, arrays: dict[str, Float32]) -> list[Any]:
-    """Return arrays as the inputs of a request, of the client library's own `kind`.
+    """Return arrays as request inputs of the client library's `kind`.
 
     Raises:
         RequestError: another type than float32.
@@ -138,7 +138,7 @@ def model_shape(config: dict[str, Any]) -> ModelShape:
     """Read a model's shape from its configuration in JSON.
 
     Raises:
-        ServingError: lobsmith has not written that configuration.
+        ServingError: the configuration is not lobsmith's.
     """
     try:
         inputs = {tensor["name"]: tensor["dims"] for tensor in config["input"]}
