@@ -14,7 +14,7 @@ from lobsmith.market.instrument import Instrument
 from lobsmith.params import ClientParams
 from lobsmith.trading.client.stream import StreamClient
 from lobsmith.trading.guard.guarded_client import UnguardedClient
-from lobsmith.trading.guard.learnt import LearntInstruments
+from lobsmith.trading.guard.trained_instruments import TrainedInstruments
 from lobsmith.trading.replay import replay, score
 from lobsmith.trading.session import Stream
 from lobsmith.trading.transport.base import Answer
@@ -59,7 +59,7 @@ def stream(transport: Counting) -> Stream:
         params=ClientParams(deadline_s=1.0, poll_s=1.0),
     )
     gated = UnguardedClient(client, horizons=1)
-    learnt = LearntInstruments(Workspace(Path("absent")), transport, "lob", "simulator:SIM", remote=True)
+    learnt = TrainedInstruments(Workspace(Path("absent")), transport, "lob", "simulator:SIM", remote=True)
     return Stream(
         transport,
         client,

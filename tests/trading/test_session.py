@@ -19,9 +19,9 @@ from lobsmith.monitoring.log.sessions import ClientSession, Status, sessions_of
 from lobsmith.monitoring.mode.machine import Mode
 from lobsmith.params import Params
 from lobsmith.trading.client.stream import Prediction, StreamClient
-from lobsmith.trading.guard import learnt as learnt_module
+from lobsmith.trading.guard import trained_instruments
 from lobsmith.trading.guard.effective_mode import Abstain
-from lobsmith.trading.guard.learnt import LearntInstruments
+from lobsmith.trading.guard.trained_instruments import TrainedInstruments
 from lobsmith.trading.session import Stream, open_stream
 from lobsmith.trading.transport import open_transport
 from lobsmith.trading.transport.base import ModelShape
@@ -176,7 +176,7 @@ class Elsewhere:
     ],
 )
 def test_of_a_server_elsewhere_its_configuration_says_what_was_learnt(workspace, learnt, fault) -> None:
-    known = LearntInstruments(workspace, Elsewhere(learnt), "lob", "simulator:SIM", remote=True)
+    known = TrainedInstruments(workspace, Elsewhere(learnt), "lob", "simulator:SIM", remote=True)
     assert known.check("lob", 3) == fault
     assert known.check("lob_trt", 3) == fault
 
@@ -190,8 +190,8 @@ def test_a_server_that_does_not_say_what_was_learnt_is_asked_again(workspace, mo
                 raise error
             return super().describe(model)
 
-    monkeypatch.setattr(learnt_module, "_RETRY_S", 0.0)
-    known = LearntInstruments(workspace, Away(("simulator:OTHER",)), "lob", "simulator:SIM", remote=True)
+    monkeypatch.setattr(trained_instruments, "_RETRY_S", 0.0)
+    known = TrainedInstruments(workspace, Away(("simulator:OTHER",)), "lob", "simulator:SIM", remote=True)
     assert known.check("lob", 3) is None
     fault = "lob 3 has learnt simulator:OTHER, not simulator:SIM"
     # Once it has said so it is not asked any more.

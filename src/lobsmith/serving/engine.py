@@ -59,13 +59,13 @@ class Engine:
         check_request(features, state, contract.feature_count, contract.state_size)
         try:
             if self._step is not None and features.shape[:2] == (1, 1):
-                return self._answer_one(self._step, features, state)
+                return self._answer_row(self._step, features, state)
             return self._model.run(features, state)
         except Exception as error:  # ONNX Runtime's errors share no base of their own
             reason = " ".join(str(error).split())[:300]
             raise ServingError(f"{self.manifest.model}/{self.version}: ONNX Runtime: {reason}") from error
 
-    def _answer_one(self, step: Stepping, features: NDArray[np.float32], state: NDArray[np.float32]) -> Answered:
+    def _answer_row(self, step: Stepping, features: NDArray[np.float32], state: NDArray[np.float32]) -> Answered:
         with self._stepping:
             step.features[:] = features
             step.state[:] = state

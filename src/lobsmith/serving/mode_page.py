@@ -60,7 +60,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], workspace: Workspace) -> None:
         self.workspace = workspace
-        self._places = threading.BoundedSemaphore(_AT_ONCE)
+        self._free_threads = threading.BoundedSemaphore(_AT_ONCE)
         super().__init__(address, _Page)
 
     def server_bind(self) -> None:
@@ -68,21 +68,21 @@ class _Server(ThreadingHTTPServer):
         TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._places.acquire(blocking=False):
+        if not self._free_threads.acquire(blocking=False):
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except BaseException:
             # Without a thread the place is released here.
-            self._places.release()
+            self._free_threads.release()
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._places.release()
+            self._free_threads.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore clients that disconnected."""
@@ -107,7 +107,7 @@ class _Page(BaseHTTPRequestHandler):
         elif not Repository.is_name(name):
             self._answer(HTTPStatus.BAD_REQUEST, "not a model's name: letters, digits and underscores, a letter first")
         else:
-            self._record(name)
+            self._answer_mode(name)
 
     do_HEAD = do_GET  # noqa: N815 - the parser looks for this name
 
@@ -118,7 +118,7 @@ class _Page(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Log nothing."""
 
-    def _record(self, model: str) -> None:
+    def _answer_mode(self, model: str) -> None:
         try:
             content = (self.server.workspace.modes / f"{model}.json").read_bytes()
         except FileNotFoundError:
@@ -143,10 +143,10 @@ def _head(connection: socket.socket) -> bytes:
     """Return a request's line and headers; empty where too long or too late."""
     deadline, head = time.monotonic() + _DEADLINE_S, b""
     while b"\r\n\r\n" not in head and b"\n\n" not in head:
-        left = deadline - time.monotonic()
-        if left <= 0 or len(head) > _HEAD_BYTES:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0 or len(head) > _HEAD_BYTES:
             return b""
-        connection.settimeout(left)
+        connection.settimeout(left_s)
         try:
             received = connection.recv(_HEAD_BYTES)
         except OSError:

@@ -38,9 +38,9 @@ def check_free(ports: Sequence[Port]) -> None:
         PortBusyError: one is taken, named twice or not permitted; names the process that holds it.
         ServingError: the address is none of this machine's.
     """
-    seen: dict[int, Port] = {}
+    named: dict[int, Port] = {}
     for port in ports:
-        if (other := seen.setdefault(port.number, port)) is not port:
+        if (other := named.setdefault(port.number, port)) is not port:
             names = f"{other.parameter} and by {port.parameter}"
             raise PortBusyError(f"port {port.number} is named by {names}; give one of them another")
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -54,10 +54,10 @@ def check_free(ports: Sequence[Port]) -> None:
                         f"serving.host in params.yaml: {port.host} is no address of this machine"
                     ) from error
                 if error.errno == errno.EADDRINUSE:
-                    why = f"is taken by {_holder(port.number)}"
+                    reason = f"is taken by {_holder(port.number)}"
                 else:
-                    why = f"cannot be used: {error.strerror}"
-                raise PortBusyError(f"port {port.number} on {port.host} {why}; {port.remedy}") from error
+                    reason = f"cannot be used: {error.strerror}"
+                raise PortBusyError(f"port {port.number} on {port.host} {reason}; {port.remedy}") from error
 
 
 def free_ports(count: int, host: str = HOST) -> list[int]:
@@ -72,11 +72,11 @@ def free_ports(count: int, host: str = HOST) -> list[int]:
 def _holder(number: int) -> str:
     """Name the process that holds a port, if visible to this user."""
     try:
-        found = [one for one in psutil.net_connections("tcp") if one.laddr and one.laddr.port == number]
+        sockets = [entry for entry in psutil.net_connections("tcp") if entry.laddr and entry.laddr.port == number]
     except psutil.Error:
-        found = []
-    found.sort(key=lambda one: one.status != psutil.CONN_LISTEN)
-    pid = next((one.pid for one in found if one.pid is not None), None)
+        sockets = []
+    sockets.sort(key=lambda entry: entry.status != psutil.CONN_LISTEN)
+    pid = next((entry.pid for entry in sockets if entry.pid is not None), None)
     if pid is None:
         return "a process that this user may not see"
     try:

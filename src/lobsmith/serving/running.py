@@ -53,8 +53,8 @@ class RunningServer:
             warmed = warmed_up(self._workspace, model, version) if version in control.ready_versions(model) else None
             loaded = load_valid(self._workspace, control, model, _left(deadline))
             if version not in loaded.ready:
-                why = loaded.skipped.get(version, "it is not READY")
-                raise ServingError(f"{model}/{version}: {why}; {_answering(loaded)}")
+                reason = loaded.skipped.get(version, "it is not READY")
+                raise ServingError(f"{model}/{version}: {reason}; {_ready_versions(loaded)}")
             # READY means loaded, not answering.
             repository = Repository.of(self._workspace)
             if repository.is_score(model):
@@ -69,7 +69,7 @@ class RunningServer:
                     if repository.is_companion(companion):
                         load_valid(self._workspace, control, companion, _left(deadline))
 
-        self._outlasting_restarts(attempt, deadline)
+        self._repeat_over_restarts(attempt, deadline)
 
     def withdraw(self, model: str, versions: Sequence[int]) -> None:
         """See `lobsmith.release.context.Server.withdraw`; without a server nothing is done.
@@ -81,7 +81,7 @@ class RunningServer:
         unwanted = set(versions)
 
         def attempt(control: TritonControl) -> None:
-            self._drop(control, model, unwanted, deadline)
+            self._unload(control, model, unwanted, deadline)
             while loaded := unwanted & _loaded(control, model):
                 if time.monotonic() > deadline:
                     raise ServingError(
@@ -91,17 +91,17 @@ class RunningServer:
                 time.sleep(_POLL_S)
 
         if is_supervised(self._workspace):
-            self._outlasting_restarts(attempt, deadline)
+            self._repeat_over_restarts(attempt, deadline)
         for version in unwanted:
             forget(self._workspace, model, version)
 
     def _check(self, model: str, version: int) -> None:
-        sound, skipped = loadable(self._workspace, model)
-        if version not in sound:
-            why = skipped.get(version, "config.pbtxt does not list it")
-            raise ServingError(f"{model}/{version}: {why}; the server keeps what it serves")
+        valid, skipped = loadable(self._workspace, model)
+        if version not in valid:
+            reason = skipped.get(version, "config.pbtxt does not list it")
+            raise ServingError(f"{model}/{version}: {reason}; the server keeps what it serves")
 
-    def _drop(self, control: TritonControl, model: str, unwanted: set[int], deadline: float) -> None:
+    def _unload(self, control: TritonControl, model: str, unwanted: set[int], deadline: float) -> None:
         listed = set(Repository.of(self._workspace).listed(model))
         if listed - unwanted:
             if listed & unwanted:
@@ -114,7 +114,7 @@ class RunningServer:
             if control.ready_versions(model):
                 control.unload(model, deadline_s=_left(deadline))
 
-    def _outlasting_restarts(self, attempt: Callable[[TritonControl], None], deadline: float) -> None:
+    def _repeat_over_restarts(self, attempt: Callable[[TritonControl], None], deadline: float) -> None:
         while True:
             control = connect(self._workspace)
             try:
@@ -126,7 +126,7 @@ class RunningServer:
                     )
                 if time.monotonic() > deadline:
                     raise ServingError(
-                        f"{self._workspace.root}: the server has not started again within {self._deadline_s:g} s"
+                        f"{self._workspace.root}: the server has not restarted within {self._deadline_s:g} s"
                     )
             except UnreachableError:
                 if time.monotonic() > deadline:
@@ -142,5 +142,5 @@ def _left(deadline: float) -> float:
     return max(0.1, deadline - time.monotonic())
 
 
-def _answering(loaded: Loaded) -> str:
+def _ready_versions(loaded: Loaded) -> str:
     return f"versions {', '.join(map(str, loaded.ready))} answer" if loaded.ready else "no version answers"

@@ -40,7 +40,7 @@ class ScoreModels:
         session = self._session(model, version)
         shape = session.get_inputs()[0].shape
         if len(shape) != rows.ndim or any(
-            isinstance(a, int) and a != b for a, b in zip(shape, rows.shape, strict=True)
+            isinstance(size, int) and size != got for size, got in zip(shape, rows.shape, strict=True)
         ):
             raise RequestError(f"{ROWS}: expected {list(shape)}, got {list(rows.shape)}")
         try:

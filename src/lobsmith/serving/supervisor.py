@@ -88,8 +88,8 @@ def serve(
         ServingError: Triton cannot be started or exited too often, or another server of this workspace runs.
     """
     stop = stop or threading.Event()
-    with sole_server(workspace), _pages(workspace, params.serving):
-        deaths: deque[float] = deque()
+    with sole_server(workspace), _mode_page(workspace, params.serving):
+        exits_s: deque[float] = deque()
         started_once = False
         while not stop.is_set():
             triton = Triton(workspace, params.serving)
@@ -106,23 +106,23 @@ def serve(
                 )
                 control = TritonControl(endpoint, Repository.of(workspace))
                 watch = _Watch(triton, StubWatch(control, params.serving.load_deadline_s))
-                why = _load_all(workspace, params, control, watch, stop, on_event)
-                while why is None and not stop.wait(_POLL_S):
-                    why = watch.trouble()
+                trouble = _load_all(workspace, params, control, watch, stop, on_event)
+                while trouble is None and not stop.wait(_POLL_S):
+                    trouble = watch.trouble()
             except ServingError as error:
                 if not started_once:
                     raise
-                why = str(error)
+                trouble = str(error)
             finally:
                 workspace.endpoint.unlink(missing_ok=True)
                 triton.stop()
-            if why is not None:
-                _pause(why, deaths, stop, on_event)
+            if trouble is not None:
+                _pause(trouble, exits_s, stop, on_event)
         on_event(ServeEvent(EventKind.STOPPED, "Triton is stopped"))
 
 
 @contextmanager
-def _pages(workspace: Workspace, params: ServingParams) -> Iterator[None]:
+def _mode_page(workspace: Workspace, params: ServingParams) -> Iterator[None]:
     # All at once: the first start reports the first taken port.
     check_free(ports_of(params))
     with mode_page(workspace, params):
@@ -135,32 +135,32 @@ class _Watch:
     def __init__(self, triton: Triton, stubs: StubWatch) -> None:
         self._triton = triton
         self._stubs = stubs
-        self._next_look = 0.0
+        self._next_check_s = 0.0
 
     def trouble(self) -> str | None:
         """Return why Triton must be restarted, None where it need not."""
         code = self._triton.exit_code()
         if code is not None:
-            words = self._triton.last_words()
-            return f"Triton died ({describe_exit(code)})" + (f": {words}" if words and code >= 0 else "")
-        if time.monotonic() < self._next_look:
+            error = self._triton.last_error()
+            return f"Triton exited ({describe_exit(code)})" + (f": {error}" if error and code >= 0 else "")
+        if time.monotonic() < self._next_check_s:
             return None
-        self._next_look = time.monotonic() + _STUB_POLL_S
+        self._next_check_s = time.monotonic() + _STUB_POLL_S
         return self._stubs.check()
 
 
-def _pause(why: str, deaths: deque[float], stop: threading.Event, on_event: OnEvent) -> None:
+def _pause(reason: str, exits_s: deque[float], stop: threading.Event, on_event: OnEvent) -> None:
     now = time.monotonic()
-    while deaths and now - deaths[0] > RESTART_WINDOW_S:
-        deaths.popleft()
-    deaths.append(now)
-    if len(deaths) > RESTARTS:
+    while exits_s and now - exits_s[0] > RESTART_WINDOW_S:
+        exits_s.popleft()
+    exits_s.append(now)
+    if len(exits_s) > RESTARTS:
         raise ServingError(
-            f"{why}; it was started again {RESTARTS} times within {RESTART_WINDOW_S:g} s and is given up; "
+            f"{reason}; it was restarted {RESTARTS} times within {RESTART_WINDOW_S:g} s and is given up; "
             "see .lobsmith/serving/triton.log"
         )
-    pause = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (len(deaths) - 1))
-    on_event(ServeEvent(EventKind.DIED, f"{why}; starting again in {pause:g} s"))
+    pause = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (len(exits_s) - 1))
+    on_event(ServeEvent(EventKind.DIED, f"{reason}; restarting in {pause:g} s"))
     stop.wait(pause)
 
 
@@ -183,18 +183,18 @@ def _load_all(
         on_event(ServeEvent(EventKind.FAILED, str(error)))
     # Production models first: a load that hangs must not delay them.
     for model in sorted(Repository.of(workspace).models(), key=lambda name: not may_produce(name)):
-        attempt = _Attempt(workspace, control, model, params.serving.load_deadline_s)
+        load = _LoadThread(workspace, control, model, params.serving.load_deadline_s)
         # A stop or a crash must not wait for a load.
-        while not attempt.done.wait(_POLL_S):
-            if (why := watch.trouble()) or stop.is_set():
-                return why
-        for event in attempt.events:
+        while not load.done.wait(_POLL_S):
+            if (trouble := watch.trouble()) or stop.is_set():
+                return trouble
+        for event in load.events:
             on_event(event)
     on_event(ServeEvent(EventKind.SERVING, "every model was tried", endpoint=control.endpoint))
     return None
 
 
-class _Attempt:
+class _LoadThread:
     """A load in a thread of its own, and its events."""
 
     def __init__(self, workspace: Workspace, control: TritonControl, model: str, deadline_s: float) -> None:
@@ -206,7 +206,7 @@ class _Attempt:
     def _run(self) -> None:
         model = self._arguments[2]
         try:
-            self._note(load_valid(*self._arguments))
+            self._report(load_valid(*self._arguments))
         except LobsmithError as error:
             self.events.append(ServeEvent(EventKind.FAILED, str(error), model))
         except Exception as error:  # noqa: BLE001 - other models must be served
@@ -214,7 +214,7 @@ class _Attempt:
         finally:
             self.done.set()
 
-    def _note(self, loaded: Loaded) -> None:
+    def _report(self, loaded: Loaded) -> None:
         workspace, model = self._arguments[0], loaded.model
         for version, reason in sorted(loaded.skipped.items()):
             message = f"{model}/{version} is left out: {reason}"
@@ -240,11 +240,11 @@ def stop_on_signals(stop: threading.Event) -> Iterator[None]:
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 

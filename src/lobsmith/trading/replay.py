@@ -109,11 +109,11 @@ def replay(
         if start > begin:
             stream.prime(dataset.rows.slice(max(begin, start - _WARM_ROWS), start))
         run = dataset.rows.slice(start, stop)
-        about = run.time.tolist(), run.segment.tolist(), run.mid.tolist()
-        for row, raw, time_ns, segment, mid in zip(run.features, run.raw, *about, strict=True):
-            done = answers.add(stream.step(row, raw, time_ns, segment, mid))
-            if on_progress is not None and (done % _PROGRESS_ROWS == 0 or done == len(rows)):
-                on_progress(done, len(rows))
+        columns = run.time.tolist(), run.segment.tolist(), run.mid.tolist()
+        for row, raw, time_ns, segment, mid in zip(run.features, run.raw, *columns, strict=True):
+            count = answers.add(stream.step(row, raw, time_ns, segment, mid))
+            if on_progress is not None and (count % _PROGRESS_ROWS == 0 or count == len(rows)):
+                on_progress(count, len(rows))
     latencies = np.array(answers.latencies_ns, np.int64)
     answered = ~np.isnan(answers.probabilities).any(axis=(1, 2))
     return ReplayResult(
@@ -190,11 +190,11 @@ def score(
         labels: int8 [N, H]; -1 unknown.
         horizons_ms: H.
     """
-    scores = []
+    by_horizon = []
     for h, horizon in enumerate(horizons_ms):
         known = (labels[:, h] != UNKNOWN) & np.isfinite(probabilities[:, h]).all(axis=1)
         p, y = probabilities[known, h], labels[known, h].astype(np.int64)
-        scores.append(
+        by_horizon.append(
             HorizonQuality(
                 horizon_ms=horizon,
                 rows=len(y),
@@ -202,4 +202,4 @@ def score(
                 log_loss=float(log_losses(p, y).mean()) if len(y) else float("nan"),
             )
         )
-    return scores
+    return by_horizon

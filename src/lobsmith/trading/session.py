@@ -14,8 +14,8 @@ from lobsmith.trading.client.stream import Client, Float32, Prediction, StreamCl
 from lobsmith.trading.guard.effective_mode import Abstain
 from lobsmith.trading.guard.guard import Guard
 from lobsmith.trading.guard.guarded_client import GatedPrediction, GuardedClient, UnguardedClient
-from lobsmith.trading.guard.learnt import LearntInstruments
 from lobsmith.trading.guard.monitor_mode import FileModes, HttpModes
+from lobsmith.trading.guard.trained_instruments import TrainedInstruments
 from lobsmith.trading.recorder.recorder import Recorded, Recorder
 from lobsmith.trading.transport import open_transport, transport_opener
 from lobsmith.trading.transport.base import Transport
@@ -39,7 +39,7 @@ class Stream:
         client: Client[Prediction],
         gated: GuardedClient | UnguardedClient,
         *,
-        learnt: LearntInstruments,
+        instruments: TrainedInstruments,
         guard: Guard | None,
         recorder: Recorder | None,
         definitions: str,
@@ -50,7 +50,7 @@ class Stream:
         self.recorded: Recorded | None = None
         self.definitions_sha256 = definitions
         self._gated = gated
-        self._learnt = learnt
+        self._instruments = instruments
         self._backpressure = backpressure
         self._closed = self._failed = False
         self._parts = ExitStack()
@@ -74,7 +74,7 @@ class Stream:
             RequestError: the stream is closed, or wrong shape or type. Server failures are a reason in the prediction.
         """
         self._check_open()
-        gated = self._marked(self._gated.step(row, raw, time_ns))
+        gated = self._check_instrument(self._gated.step(row, raw, time_ns))
         if self.recorder is not None:
             self.recorder.record(time_ns, segment, mid, row, gated.prediction, raw)
         if self._backpressure:
@@ -89,11 +89,13 @@ class Stream:
             RequestError: see `step`.
         """
         self._check_open()
-        gated = [self._marked(one) for one in self._gated.ask(rows.features, rows.raw, rows.time)]
+        gated = [
+            self._check_instrument(prediction) for prediction in self._gated.ask(rows.features, rows.raw, rows.time)
+        ]
         if self.recorder is not None:
-            about = rows.time.tolist(), rows.segment.tolist(), rows.mid.tolist(), rows.features, rows.raw
-            for one, time_ns, segment, mid, row, raw in zip(gated, *about, strict=True):
-                self.recorder.record(time_ns, segment, mid, row, one.prediction, raw)
+            columns = rows.time.tolist(), rows.segment.tolist(), rows.mid.tolist(), rows.features, rows.raw
+            for answer, time_ns, segment, mid, row, raw in zip(gated, *columns, strict=True):
+                self.recorder.record(time_ns, segment, mid, row, answer.prediction, raw)
         if self._backpressure:
             self._wait()
         return gated
@@ -101,7 +103,7 @@ class Stream:
     @property
     def not_learnt(self) -> str | None:
         """One line where the version in use was not trained on the instrument, else None."""
-        return self._learnt.fault
+        return self._instruments.fault
 
     def prime(self, rows: Rows) -> None:
         """Feed rows that precede the first predicted one.
@@ -111,8 +113,8 @@ class Stream:
         """
         self._check_open()
         if self.recorder is not None:
-            about = zip(rows.time.tolist(), rows.segment.tolist(), rows.mid.tolist(), rows.features, strict=True)
-            for time_ns, segment, mid, row in about:
+            columns = zip(rows.time.tolist(), rows.segment.tolist(), rows.mid.tolist(), rows.features, strict=True)
+            for time_ns, segment, mid, row in columns:
                 self.recorder.prime(time_ns, segment, mid, row)
                 if self._backpressure:
                     self.recorder.pace()
@@ -147,13 +149,13 @@ class Stream:
         # An interrupt ends a client normally.
         self.close(failed=isinstance(error, Exception))
 
-    def _marked(self, gated: GatedPrediction) -> GatedPrediction:
+    def _check_instrument(self, gated: GatedPrediction) -> GatedPrediction:
         prediction = gated.prediction
-        fault = self._learnt.check(prediction.model, prediction.version)
+        fault = self._instruments.check(prediction.model, prediction.version)
         if fault is None or gated.abstain is Abstain.NO_ANSWER:
             return gated
-        nothing = (False,) * len(gated.actionable)
-        return replace(gated, actionable=nothing, abstain=Abstain.OTHER_INSTRUMENT, detail=fault)
+        none = (False,) * len(gated.actionable)
+        return replace(gated, actionable=none, abstain=Abstain.OTHER_INSTRUMENT, detail=fault)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -218,24 +220,24 @@ def open_stream(
         raise ParamsError("shadow.share is 0: the candidate would answer nothing; pass --set shadow.share=0.5")
     definitions = definitions_sha256(params.features, params.labels)
     horizons = len(params.labels.horizons_ms)
-    channel = open_transport(workspace, params, transport, url)
+    connection = open_transport(workspace, params, transport, url)
     with ExitStack() as opened:
-        opened.callback(channel.close)
-        served = channel.describe(name).definitions_sha256
-        learnt = LearntInstruments(workspace, channel, name, instrument, remote=url is not None)
+        opened.callback(connection.close)
+        served = connection.describe(name).definitions_sha256
+        instruments = TrainedInstruments(workspace, connection, name, instrument, remote=url is not None)
         if served != definitions:
             raise ServingError(
                 f"{name}: the served model was made for other features or labels (definitions {served[:12]}) than "
                 f"params.yaml describes ({definitions[:12]}); use the parameters it was trained with"
             )
-        active = max(channel.versions(name), default=None)
+        active = max(connection.versions(name), default=None)
         if active is not None and not allow_other_instrument:
-            learnt.require(active)
+            instruments.require(active)
         client: Client[Prediction]
         if ab:
             shadow = params.shadow
             client = SplitClient(
-                channel,
+                connection,
                 name,
                 params.client,
                 symbol=instrument,
@@ -244,7 +246,7 @@ def open_stream(
                 salt=shadow.salt,
             )
         else:
-            client = StreamClient.open(channel, name, params.client)
+            client = StreamClient.open(connection, name, params.client)
         gated: GuardedClient | UnguardedClient
         watcher = None
         if guard:
@@ -267,10 +269,10 @@ def open_stream(
             )
         opened.pop_all()
     return Stream(
-        channel,
+        connection,
         client,
         gated,
-        learnt=learnt,
+        instruments=instruments,
         guard=watcher,
         recorder=recorder,
         definitions=definitions,

@@ -43,16 +43,16 @@ def put(ring: RingWriter, number: int) -> bool:
     return ring.put(number, number, number, number, number, number, number, 1, 5, RESET | PRIME, values, *answers)
 
 
-def numbers(records: np.ndarray) -> list[int]:
+def numbers(entries: np.ndarray) -> list[int]:
     """Return which records these are, after a look at every part of them."""
     for name in ("time_ns", "asked_ns", "segment", "mid", "version", "latency_ns"):
-        np.testing.assert_array_equal(records[name], records["row"])
+        np.testing.assert_array_equal(entries[name], entries["row"])
     for name in ("features", "probabilities", "outlook"):
-        flat = records[name].reshape(len(records), np.prod(records[name].shape[1:]))
-        np.testing.assert_array_equal(flat, np.repeat(records["row"][:, None], flat.shape[1], axis=1))
+        flat = entries[name].reshape(len(entries), np.prod(entries[name].shape[1:]))
+        np.testing.assert_array_equal(flat, np.repeat(entries["row"][:, None], flat.shape[1], axis=1))
     for name, value in (("candidate", 1), ("reason", 5), ("flags", RESET | PRIME)):
-        assert (records[name] == value).all()
-    return [int(number) for number in records["row"]]
+        assert (entries[name] == value).all()
+    return [int(number) for number in entries["row"]]
 
 
 def started(path: Path, capacity: int, count: int) -> subprocess.Popen[str]:
@@ -114,12 +114,12 @@ def test_between_two_processes_every_record_arrives_whole_or_is_counted(tmp_path
     reader, got, sequence = RingReader(path), [], []
     while True:
         finished = reader.finished
-        records = reader.read(97)
-        got += numbers(records)
-        sequence += records["sequence"].tolist()
+        entries = reader.read(97)
+        got += numbers(entries)
+        sequence += entries["sequence"].tolist()
         if len(got) % 5 == 0:
             reader.release()
-        if finished and not len(records) and not reader.waiting:
+        if finished and not len(entries) and not reader.waiting:
             break
     assert writer.wait() == 0
     assert len(got) + reader.dropped == count
@@ -161,9 +161,9 @@ def test_the_first_row_of_each_slot_keeps_its_raw_features(tmp_path_factory, ste
             reader.release()
             got.append(reader.read(4))
     expected = [held[place][0] for place in thinned(np.array([time for _, time in held], np.int64), 5)]
-    records = [one for part in got for one in part if one["flags"] & HAS_RAW]
-    assert [int(one["row"]) for one in records] == expected
-    assert all((one["raw"] == one["row"]).all() for one in records)
+    entries = [one for part in got for one in part if one["flags"] & HAS_RAW]
+    assert [int(one["row"]) for one in entries] == expected
+    assert all((one["raw"] == one["row"]).all() for one in entries)
 
 
 def test_what_the_reader_counts_outlives_it(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from lobsmith.monitoring.log.writer import Role
 from lobsmith.params import ClientParams, Params
 from lobsmith.release.repository.repository import Repository
 from lobsmith.trading.client.stream import Reason, StreamClient, newest, second_newest
-from lobsmith.trading.recorder.ring import PRIME, RESET, record_dtype
-from lobsmith.trading.recorder.shadow import Mirror, Mirrored
+from lobsmith.trading.recorder.ring import PRIME, RESET, entry_dtype
+from lobsmith.trading.recorder.shadow import ShadowReplica, ShadowAnswers
 from lobsmith.trading.transport.inprocess import InProcessTransport
 from lobsmith.workspace import Workspace
 from tests.served import PRIME_ROWS, publish_small
@@ -33,9 +33,9 @@ def params() -> Params:
     return small_params(**{"client.poll_s": 1e-9})
 
 
-def mirror(workspace: Workspace, params: Params, role: Role = Role.CANDIDATE) -> Mirror:
+def mirror(workspace: Workspace, params: Params, role: Role = Role.CANDIDATE) -> ShadowReplica:
     transport = InProcessTransport(Repository.of(workspace))
-    return Mirror(
+    return ShadowReplica(
         role,
         transport,
         "lob_candidate" if role is Role.CANDIDATE else "lob",
@@ -46,9 +46,9 @@ def mirror(workspace: Workspace, params: Params, role: Role = Role.CANDIDATE) ->
     )
 
 
-def records(start: int = 0, stop: int = N, horizons: int = 2) -> np.ndarray:
+def entries(start: int = 0, stop: int = N, horizons: int = 2) -> np.ndarray:
     """The records of rows of one stream, the first of which begins it."""
-    made = np.zeros(stop - start, record_dtype(F, horizons))
+    made = np.zeros(stop - start, entry_dtype(F, horizons))
     made["sequence"] = made["row"] = np.arange(start, stop)
     made["segment"] = 1
     made["features"] = ROWS[start:stop]
@@ -56,14 +56,14 @@ def records(start: int = 0, stop: int = N, horizons: int = 2) -> np.ndarray:
     return made
 
 
-def in_chunks(mirror: Mirror, all_records: np.ndarray, size: int = 90) -> Iterator[Mirrored]:
+def in_chunks(mirror: ShadowReplica, all_records: np.ndarray, size: int = 90) -> Iterator[ShadowAnswers]:
     for start in range(0, len(all_records), size):
         yield from mirror.answer(all_records[start : start + size])
 
 
-def joined(answered: Iterator[Mirrored]) -> tuple[np.ndarray, list]:
+def joined(answered: Iterator[ShadowAnswers]) -> tuple[np.ndarray, list]:
     parts = list(answered)
-    return np.concatenate([one.records["row"] for one in parts]), [p for one in parts for p in one.predictions]
+    return np.concatenate([one.entries["row"] for one in parts]), [p for one in parts for p in one.predictions]
 
 
 def directly(workspace: Workspace, model: str, rows: np.ndarray, **choose) -> np.ndarray:
@@ -75,7 +75,7 @@ def directly(workspace: Workspace, model: str, rows: np.ndarray, **choose) -> np
 
 @pytest.mark.parametrize("role", [Role.CANDIDATE, Role.FALLBACK])
 def test_a_stream_in_chunks_is_answered_as_a_client_would_be(template, params, role) -> None:
-    row, predictions = joined(in_chunks(mirror(template, params, role), records()))
+    row, predictions = joined(in_chunks(mirror(template, params, role), entries()))
     np.testing.assert_array_equal(row, np.arange(N))
     assert not any(one.reason for one in predictions)
     if role is Role.CANDIDATE:
@@ -87,7 +87,7 @@ def test_a_stream_in_chunks_is_answered_as_a_client_would_be(template, params, r
 
 
 def test_a_reset_begins_the_stream_anew_and_its_first_answers_count(template, params) -> None:
-    stream = records()
+    stream = entries()
     stream["flags"][200] = RESET
     stream["segment"][200:] = 2
     _, predictions = joined(in_chunks(mirror(template, params), stream))
@@ -97,7 +97,7 @@ def test_a_reset_begins_the_stream_anew_and_its_first_answers_count(template, pa
 
 
 def test_after_a_hole_answers_count_once_the_version_is_primed(template, params) -> None:
-    stream = np.delete(records(), slice(150, 170))
+    stream = np.delete(entries(), slice(150, 170))
     row, predictions = joined(in_chunks(mirror(template, params), stream))
     priming = np.array([one.reason is Reason.PRIMING for one in predictions])
     # 64 rows make a cold start as good as a warm one for every version that the tests publish.
@@ -109,12 +109,12 @@ def test_after_a_hole_answers_count_once_the_version_is_primed(template, params)
 
 
 def test_a_mirror_that_begins_in_the_middle_primes_first(template, params) -> None:
-    _, predictions = joined(in_chunks(mirror(template, params), records(100)))
+    _, predictions = joined(in_chunks(mirror(template, params), entries(100)))
     assert [one.reason for one in predictions] == [Reason.PRIMING] * PRIME_ROWS + [None] * (N - 100 - PRIME_ROWS)
 
 
 def test_rows_that_prime_move_the_state_and_get_no_answer(template, params) -> None:
-    stream = records()
+    stream = entries()
     stream["flags"][:100] |= PRIME
     row, predictions = joined(in_chunks(mirror(template, params), stream))
     np.testing.assert_array_equal(row, np.arange(100, N))
@@ -127,23 +127,23 @@ def test_a_candidate_may_come_change_and_go(tmp_path: Path, params: Params) -> N
     workspace = published(tmp_path, candidate=False)
     followed = mirror(workspace, params)
     candidate = small_params()
-    assert followed.answer(records(0, 100)) == []
+    assert followed.answer(entries(0, 100)) == []
     assert followed.version is None
     first = publish_small(workspace, candidate, seed=3, model="lob_candidate").version
-    (one,) = followed.answer(records(100, 200))
+    (one,) = followed.answer(entries(100, 200))
     # It has been primed with the rows from before it came.
     assert {(p.version, p.reason) for p in one.predictions} == {(first, None)}
     np.testing.assert_allclose(
         probabilities(one.predictions), directly(workspace, "lob_candidate", ROWS[:200])[100:], atol=1e-5
     )
     second = publish_small(workspace, candidate, seed=4, model="lob_candidate").version
-    (one,) = followed.answer(records(200, 300))
+    (one,) = followed.answer(entries(200, 300))
     assert {(p.version, p.reason) for p in one.predictions} == {(second, None)}
     np.testing.assert_allclose(
         probabilities(one.predictions), directly(workspace, "lob_candidate", ROWS[:300])[200:], atol=2e-3
     )
     Repository.of(workspace).config_path("lob_candidate").unlink()
-    assert followed.answer(records(300, 350)) == []
+    assert followed.answer(entries(300, 350)) == []
     assert followed.version is None
 
 
@@ -151,18 +151,18 @@ def test_a_candidate_made_for_other_labels_is_refused_not_asked(tmp_path: Path, 
     workspace = published(tmp_path, candidate=False)
     other = {"labels.horizons_ms": [200, 2000]}
     version = publish_small(workspace, small_params(**other), seed=3, model="lob_candidate").version
-    (one,) = mirror(workspace, params).answer(records(0, 50))
+    (one,) = mirror(workspace, params).answer(entries(0, 50))
     assert {(p.version, p.reason) for p in one.predictions} == {(version, Reason.REFUSED)}
 
 
 def test_a_candidate_of_another_size_takes_over(tmp_path: Path, params: Params) -> None:
     workspace = published(tmp_path)
     followed = mirror(workspace, params)
-    followed.answer(records(0, 100))
+    followed.answer(entries(0, 100))
     repository = Repository.of(workspace)
     repository.config_path("lob_candidate").unlink()
     version = publish_small(workspace, small_params(**{"model.hidden": 16}), seed=3, model="lob_candidate").version
-    _, predictions = joined(in_chunks(followed, records(100)))
+    _, predictions = joined(in_chunks(followed, entries(100)))
     assert predictions[-1].version == version
     assert predictions[-1].reason is None
     np.testing.assert_allclose(
@@ -174,7 +174,7 @@ def test_probes_time_both_versions_whichever_goes_first(template, params) -> Non
     followed = mirror(template, params)
     (active,) = Repository.of(template).listed("lob")[-1:]
     assert followed.probe("lob", active, ROWS[0], swap=False) is None
-    followed.answer(records(0, 10))
+    followed.answer(entries(0, 10))
     for swap in (False, True):
         probe = followed.probe("lob", active, ROWS[0], swap=swap)
         assert probe is not None

@@ -113,7 +113,7 @@ class TritonControl:
             ServingError: a version could not be loaded, or not in time.
         """
         config = override(self._repository.config_text(model), versions)
-        with self._commanding(f"load {model}", deadline_s) as client:
+        with self._control_client(f"load {model}", deadline_s) as client:
             client.load_model(model, config=config, headers=self._headers, client_timeout=deadline_s)
 
     def unload(self, model: str, *, deadline_s: float = 30.0) -> None:
@@ -122,7 +122,7 @@ class TritonControl:
         Raises:
             ServingError: the server does not answer.
         """
-        with self._commanding(f"unload {model}", deadline_s) as client:
+        with self._control_client(f"unload {model}", deadline_s) as client:
             client.unload_model(model, headers=self._headers, client_timeout=deadline_s)
 
     @property
@@ -130,8 +130,8 @@ class TritonControl:
         return {GRPC_KEY_HEADER: self.endpoint.key}
 
     @contextmanager
-    def _commanding(self, what: str, deadline_s: float) -> Iterator[tritonclient.grpc.InferenceServerClient]:
-        where = f"{self.endpoint.grpc_url}: {what}"
+    def _control_client(self, action: str, deadline_s: float) -> Iterator[tritonclient.grpc.InferenceServerClient]:
+        where = f"{self.endpoint.grpc_url}: {action}"
         client = tritonclient.grpc.InferenceServerClient(self.endpoint.grpc_url, channel_args=CHANNEL)
         try:
             yield client

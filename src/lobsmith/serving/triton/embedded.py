@@ -109,7 +109,7 @@ class Triton:
         """Return the child's exit status, negative for a signal; None while it runs."""
         return None if self._child is None else self._child.poll()
 
-    def last_words(self) -> str:
+    def last_error(self) -> str:
         """Return the last error of the log in one line, or an empty text."""
         try:
             with self.log.open("rb") as file:
@@ -148,9 +148,9 @@ class Triton:
             # Triton refuses a library whose real path is outside the backend folder.
             shutil.copy2(installation.python_backend / name, python / name)
         shutil.copy2(installation.stub, python / _STUB)
-        ours = backends / "onnxruntime"
-        ours.mkdir()
-        shutil.copy2(_BACKEND, ours / "model.py")
+        onnxruntime = backends / "onnxruntime"
+        onnxruntime.mkdir()
+        shutil.copy2(_BACKEND, onnxruntime / "model.py")
         tensorrt = installation.python_backend.with_name(PLANS_BACKEND)
         if tensorrt.is_dir():
             shutil.copytree(tensorrt, backends / PLANS_BACKEND)
@@ -213,7 +213,7 @@ class Triton:
             code = self.exit_code()
             if code is not None:
                 raise ServingError(
-                    f"Triton died at start ({describe_exit(code)}): {self.last_words() or 'it said nothing'}; "
+                    f"Triton exited at start ({describe_exit(code)}): {self.last_error() or 'no output'}; "
                     f"see {self.log}; `lobsmith replay --transport inprocess` works without it"
                 )
             if is_ready(endpoint):
@@ -221,7 +221,7 @@ class Triton:
             if time.monotonic() > deadline:
                 raise ServingError(
                     f"Triton is not ready after {self._params.start_deadline_s:g} s: "
-                    f"{self.last_words() or 'no error'}; see {self.log}, or raise serving.start_deadline_s"
+                    f"{self.last_error() or 'no error'}; see {self.log}, or raise serving.start_deadline_s"
                 )
         return False
 
@@ -290,6 +290,6 @@ def describe_exit(code: int) -> str:
 def error_line(lines: list[str]) -> str:
     """Return a log's last error line without its time stamp, at most 300 characters."""
     marks = re.compile(r"^E\d{4} |^\S+Z E |error|failed|cannot|not found", re.IGNORECASE)
-    chosen = next((line for line in reversed(lines) if marks.search(line)), lines[-1] if lines else "")
-    chosen = re.sub(r"^(\S+Z [A-Z] \d+ |[EWI]\d{4} \S+ \d+ )", "", chosen)
-    return " ".join(chosen.split())[:300]
+    line = next((entry for entry in reversed(lines) if marks.search(entry)), lines[-1] if lines else "")
+    line = re.sub(r"^(\S+Z [A-Z] \d+ |[EWI]\d{4} \S+ \d+ )", "", line)
+    return " ".join(line.split())[:300]

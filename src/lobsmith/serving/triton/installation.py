@@ -82,9 +82,9 @@ def describe_wheel(package: Path) -> Installation:
     packages = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     # User and distribution installations keep packages elsewhere.
     for name in ("numpy", "onnxruntime"):
-        found = importlib.util.find_spec(name)
-        if found is not None and found.origin is not None:
-            packages.append(str(Path(found.origin).parent.parent))
+        module = importlib.util.find_spec(name)
+        if module is not None and module.origin is not None:
+            packages.append(str(Path(module.origin).parent.parent))
     return Installation(
         server=root / "bin" / "tritonserver",
         python_backend=root / "backends" / "python",
@@ -105,12 +105,12 @@ def check_installation(installation: Installation) -> None:
     """
     backend = installation.python_backend / "libtriton_python.so"
     if not installation.stub.is_file() and installation.server.is_file():
-        served = sorted(
+        stubs = sorted(
             path.parent.name for path in installation.stub.parent.parent.glob("*/triton_python_backend_stub")
         )
         raise _missing(
             f"Triton's Python backend has no stub for Python {installation.stub.parent.name}",
-            f"use one of Python {', '.join(served) or 'another version'}, or {_INSTALL}",
+            f"use one of Python {', '.join(stubs) or 'another version'}, or {_INSTALL}",
         )
     for path in (installation.server, installation.stub, backend):
         if not path.is_file():
@@ -122,23 +122,23 @@ def check_installation(installation: Installation) -> None:
             )
         if path != backend and not os.access(path, os.X_OK):
             raise _missing(f"{path} is not executable", f"chmod +x {path}")
-    lacking = {
-        name for path in (installation.server, installation.stub, backend) for name in _lacking(path, installation)
+    libraries = {
+        name for path in (installation.server, installation.stub, backend) for name in _unresolved(path, installation)
     }
-    if lacking:
-        raise missing_libraries(lacking)
+    if libraries:
+        raise missing_libraries(libraries)
 
 
 def missing_libraries(names: set[str]) -> TritonMissingError:
     """Return an error that names the Debian packages of missing shared libraries."""
     packages = sorted({package for name in names if (package := _debian_package(name)) is not None})
     unknown = sorted(name for name in names if _debian_package(name) is None)
-    steps = []
+    remedies = []
     if packages:
-        steps.append(f"apt-get install {' '.join(packages)}")
+        remedies.append(f"apt-get install {' '.join(packages)}")
     if unknown:
-        steps.append(f"install what holds {', '.join(unknown)}")
-    return _missing(f"Triton's shared libraries are missing: {', '.join(sorted(names))}", "; ".join(steps))
+        remedies.append(f"install what holds {', '.join(unknown)}")
+    return _missing(f"Triton's shared libraries are missing: {', '.join(sorted(names))}", "; ".join(remedies))
 
 
 def _debian_package(library: str) -> str | None:
@@ -157,7 +157,7 @@ def _machine(path: Path) -> str:
     return _ELF_MACHINES.get(code, f"machine {code}")
 
 
-def _lacking(path: Path, installation: Installation) -> list[str]:
+def _unresolved(path: Path, installation: Installation) -> list[str]:
     """Return the shared libraries of a program that the dynamic loader does not find."""
     ldd = shutil.which("ldd")
     if ldd is None:
@@ -174,5 +174,5 @@ def _lacking(path: Path, installation: Installation) -> list[str]:
     ]
 
 
-def _missing(what: str, remedy: str) -> TritonMissingError:
-    return TritonMissingError(f"{what}: {remedy}; {_OTHERWISE}")
+def _missing(problem: str, remedy: str) -> TritonMissingError:
+    return TritonMissingError(f"{problem}: {remedy}; {_OTHERWISE}")

@@ -25,18 +25,18 @@ def loadable(workspace: Workspace, model: str) -> tuple[list[int], dict[int, str
         ReleaseError: a configuration is unreadable.
     """
     repository = Repository.of(workspace)
-    sound, skipped = repository.valid(model)
-    if not sound or not repository.is_plans(model):
-        return sound, skipped
+    valid, skipped = repository.valid(model)
+    if not valid or not repository.is_plans(model):
+        return valid, skipped
     backend = backends_folder(workspace) / PLANS_BACKEND
     if not backend.is_dir():
         missing = f"Triton has no tensorrt backend in {backend.parent}; the ONNX model answers"
-        return [], {**skipped, **dict.fromkeys(sound, missing)}
+        return [], {**skipped, **dict.fromkeys(valid, missing)}
     tensorrt = _tensorrt_version()
     gpu = this_gpu()
     capability = None if gpu is None else gpu.capability
     fitting = []
-    for version in sound:
+    for version in valid:
         build = repository.verify(model, version).engine
         reason = "it has no plans" if build is None else fits(build, capability, tensorrt)
         if reason is None:

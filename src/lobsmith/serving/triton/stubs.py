@@ -47,21 +47,23 @@ class StubWatch:
             return None
         now = time.monotonic()
         versions = {(row.model, row.version): row.state for row in rows if row.version is not None}
-        self._loading = {one: self._loading.get(one, now) for one, state in versions.items() if state == "LOADING"}
+        self._loading = {
+            version: self._loading.get(version, now) for version, state in versions.items() if state == "LOADING"
+        }
         alive, dead = _children(self._triton)
         self._stubs |= {pid: version for pid in alive - self._stubs.keys() if (version := _served_by(pid))}
-        for one, since in self._loading.items():
+        for version, since in self._loading.items():
             if now > since + self._deadline_s + _GRACE_S:
-                return f"{one[0]}/{one[1]} hangs while it loads, and Triton does not give it up"
+                return f"{version[0]}/{version[1]} hangs while it loads, and Triton does not give it up"
             if now > since + self._deadline_s:
-                _kill([pid for pid in alive if self._stubs.get(pid) == one])
+                _kill([pid for pid in alive if self._stubs.get(pid) == version])
         # Triton notices the exit of a stub that it was starting or ending.
         busy = not {"LOADING", "UNLOADING"}.isdisjoint(versions.values())
         dead = {pid for pid in dead if (versions.get(self._stubs[pid]) == READY if pid in self._stubs else not busy)}
         # A stub just unloaded is gone by the next check.
         lost = dead & self._suspects
         self._suspects = dead
-        return "the process of a version died (out of memory?)" if lost else None
+        return "the process of a version exited (out of memory?)" if lost else None
 
 
 def _children(pid: int) -> tuple[set[int], set[int]]:

@@ -73,8 +73,8 @@ def warm_up(workspace: Workspace, endpoint: Endpoint, model: str, version: int, 
         UnreachableError: the server went away.
         ServingError: an answer is missing, late, not finite or no probabilities, or all are equal.
     """
-    took_us = _answer_rows(workspace, endpoint, model, version, requests)
-    p50, p99 = np.percentile(took_us, (50, 99))
+    latencies_us = _answer_rows(workspace, endpoint, model, version, requests)
+    p50, p99 = np.percentile(latencies_us, (50, 99))
     warmed = WarmedUp(
         model=model,
         version=version,
@@ -136,33 +136,33 @@ def traffic(workspace: Workspace, control: TritonControl, model: str) -> dict[in
         ServingError: the server does not answer, or has no such model.
     """
     config = read_config(Repository.of(workspace).config_path(model))
-    configured = sum(one.count for one in config.model_warmup)
-    asked = {}
+    configured = sum(warmup.count for warmup in config.model_warmup)
+    requests = {}
     for version, (succeeded, failed) in control.counts(model).items():
         warmed = warmed_up(workspace, model, version)
         sent = warmed.sent if warmed is not None and warmed.server == _run(control.endpoint) else 0
-        asked[version] = Traffic(requests=max(0, succeeded + failed - configured - sent), failed=failed)
-    return asked
+        requests[version] = Traffic(requests=max(0, succeeded + failed - configured - sent), failed=failed)
+    return requests
 
 
 def _answer_rows(workspace: Workspace, endpoint: Endpoint, model: str, version: int, requests: int) -> list[float]:
     """Return the latency of each answer, microseconds."""
     golden = load_golden(Repository.of(workspace).directory(model, version) / GOLDEN)
     where = f"{model}/{version}: warm-up"
-    probabilities, took_us, state = [], [], golden.state
+    probabilities, latencies_us, state = [], [], golden.state
     with _client(endpoint) as client:
         for number in range(requests):
             row = number % golden.features.shape[1]
             started = time.perf_counter()
-            given = {FEATURES: golden.features[:, row : row + 1], STATE: state}
-            answer = _ask(client, model, version, given, (PROBABILITIES, OUTLOOK, NEXT_STATE))
-            took_us.append((time.perf_counter() - started) * 1e6)
+            inputs = {FEATURES: golden.features[:, row : row + 1], STATE: state}
+            answer = _ask(client, model, version, inputs, (PROBABILITIES, OUTLOOK, NEXT_STATE))
+            latencies_us.append((time.perf_counter() - started) * 1e6)
             _check(f"{where}, row {number}", answer)
             probabilities.append(answer[PROBABILITIES])
             state = answer[NEXT_STATE]
     if requests > 1 and np.ptp(np.concatenate(probabilities), axis=0).max() == 0:
         raise ServingError(f"{where}: its answers are the same for every row; train it again")
-    return took_us
+    return latencies_us
 
 
 @contextmanager
@@ -178,11 +178,11 @@ def _ask(
     client: tritonclient.grpc.InferenceServerClient,
     model: str,
     version: int,
-    given: Mapping[str, NDArray[np.float32]],
-    wanted: Sequence[str],
+    arrays: Mapping[str, NDArray[np.float32]],
+    outputs: Sequence[str],
 ) -> _Answer:
     inputs = []
-    for name, array in given.items():
+    for name, array in arrays.items():
         inputs.append(tritonclient.grpc.InferInput(name, list(array.shape), "FP32"))
         inputs[-1].set_data_from_numpy(np.ascontiguousarray(array))
     try:
@@ -191,7 +191,7 @@ def _ask(
         text = " ".join(str(error.message() or "").split())[:300] or str(error.status())
         lost = str(error.status()) == "StatusCode.UNAVAILABLE" and "unknown model" not in text
         raise (UnreachableError if lost else ServingError)(f"{model}/{version}: warm-up: {text}") from error
-    return {name: result.as_numpy(name) for name in wanted}
+    return {name: result.as_numpy(name) for name in outputs}
 
 
 def _check_finite(where: str, answer: _Answer) -> None:

@@ -257,19 +257,19 @@ class StreamClient:
         started = self._clock()
         finite = np.isfinite(rows).all(axis=1)
         outcome = self._advance(rows if finite.all() else rows[finite]) if finite.any() else None
-        took = self._clock() - started
+        latency_ns = self._clock() - started
         answers = None if outcome is None or isinstance(outcome, _Failure) else zip(*outcome, strict=True)
         predictions = []
         for accepted in finite:
             if not accepted:
                 prediction = Prediction(
-                    None, None, self._version, Reason.NON_FINITE_INPUT, took, "a feature is not finite"
+                    None, None, self._version, Reason.NON_FINITE_INPUT, latency_ns, "a feature is not finite"
                 )
             elif isinstance(outcome, _Failure):
-                prediction = Prediction(None, None, self._version, outcome.reason, took, outcome.detail)
+                prediction = Prediction(None, None, self._version, outcome.reason, latency_ns, outcome.detail)
             else:
                 assert answers is not None  # noqa: S101 - a finite row was asked about
-                prediction = Prediction(*next(answers), self._version, None, took, model=self._answered_by)
+                prediction = Prediction(*next(answers), self._version, None, latency_ns, model=self._answered_by)
             predictions.append(prediction)
         return predictions
 
@@ -330,7 +330,7 @@ class StreamClient:
             state = answer.next_state
             parts.append((answer.probabilities[0], answer.outlook[0]))
         self._state, self._pending = state, 0
-        probabilities, outlook = (np.concatenate(one)[-count:] for one in zip(*parts, strict=True))
+        probabilities, outlook = (np.concatenate(chunks)[-count:] for chunks in zip(*parts, strict=True))
         return probabilities, outlook
 
     def _infer(self, version: int, features: Float32, state: Float32) -> Answer | _Failure:

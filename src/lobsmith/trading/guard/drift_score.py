@@ -13,7 +13,7 @@ from lobsmith.params import GuardParams
 from lobsmith.trading.transport.base import DriftScore, Float32, Transport
 from lobsmith.units import NS_PER_MS
 
-_ROOM = 4
+_BLOCKS = 4
 """Blocks in the ring: a reader must copy one before the writer overwrites it."""
 _NAMED = 3
 
@@ -33,11 +33,11 @@ class RawBlock:
             every_ms: interval.
             shortest: rows of a stream's first block.
         """
-        self._ring = np.empty((_ROOM * rows, width), np.float32)
+        self._ring = np.empty((_BLOCKS * rows, width), np.float32)
         self._block_rows = rows
         self._shortest = shortest
-        self._slot_ns = every_ms * NS_PER_MS
-        self._slot: int | None = None
+        self._interval_ns = every_ms * NS_PER_MS
+        self._interval: int | None = None
         self._count = 0
 
     @property
@@ -61,11 +61,11 @@ class RawBlock:
         if raw.shape != self._ring.shape[1:] or raw.dtype != np.float32:
             raise RequestError(f"raw: expected float32 [{self._ring.shape[1]}], got {raw.dtype} {list(raw.shape)}")
         finite = bool(np.isfinite(raw).all())
-        slot = time_ns // self._slot_ns
-        if finite and slot != self._slot:
+        interval = time_ns // self._interval_ns
+        if finite and interval != self._interval:
             self._ring[self._count % len(self._ring)] = raw
             # The row before the count: a reader counts no row that is not written.
-            self._slot, self._count = slot, self._count + 1
+            self._interval, self._count = interval, self._count + 1
         return finite
 
     def last(self) -> tuple[int, Float32 | None]:
@@ -93,12 +93,12 @@ class LocalStatus(StrEnum):
 class LocalReading:
     """Status by the client's own rows, and why."""
 
-    own: LocalStatus
+    status: LocalStatus
     detail: str
 
 
 class Hysteresis:
-    """Alarms once `alarms` of the last `of` scores exceed 1; ends after `calm_blocks` consecutive scores below `calm`."""
+    """Alarms once `alarms` of the last `of` scores exceed 1; ends after `calm_blocks` scores in a row below `calm`."""
 
     def __init__(self, params: GuardParams) -> None:
         self._params = params
@@ -133,7 +133,7 @@ class ScoreWatch:
         self._hysteresis = Hysteresis(params)
         self._version: int | None = None
         self._block: RawBlock | None = None
-        self._known = False
+        self._scored = False
         self.tried_at: int | None = None
         self._detail = ""
         self.scores = 0
@@ -151,17 +151,17 @@ class ScoreWatch:
             self._version, self._block = version, None
             self._hysteresis = Hysteresis(self._params)
         if block is not self._block:
-            self._block, self._known, self.tried_at = block, False, None
+            self._block, self._scored, self.tried_at = block, False, None
         count, rows = block.last()
         if version is None:
             self._detail = "no version is in use yet"
         elif rows is None:
             self._detail = f"only {count} thinned rows since the stream began"
-        elif not self._known or self.tried_at is None or count - self.tried_at >= self._params.every_rows:
-            self._known, self.tried_at = self._score(transport, version, rows), count
+        elif not self._scored or self.tried_at is None or count - self.tried_at >= self._params.every_rows:
+            self._scored, self.tried_at = self._score(transport, version, rows), count
         if self._hysteresis.alarm:
             return LocalReading(LocalStatus.ALARM, self._detail)
-        return LocalReading(LocalStatus.CALM if self._known else LocalStatus.UNKNOWN, self._detail)
+        return LocalReading(LocalStatus.CALM if self._scored else LocalStatus.UNKNOWN, self._detail)
 
     def _score(self, transport: Transport, version: int, rows: Float32) -> bool:
         try:
@@ -183,4 +183,4 @@ def _named(score: DriftScore) -> str:
     if len(score.contributions) != COUNT or not score.score > 1:
         return ""
     most = np.argsort(-score.contributions)[:_NAMED]
-    return f", most of it by {', '.join(NAMES[place] for place in most)}"
+    return f", most of it by {', '.join(NAMES[index] for index in most)}"

@@ -34,7 +34,7 @@ class EffectiveMode:
     detail: str
 
 
-def effective_mode(monitor: MonitorStatus, own: LocalReading) -> EffectiveMode:
+def effective_mode(monitor: MonitorStatus, local: LocalReading) -> EffectiveMode:
     """Return the more cautious of the monitor's and the local status.
 
     | monitor                 | local calm     | local alarm    | no score       |
@@ -48,13 +48,13 @@ def effective_mode(monitor: MonitorStatus, own: LocalReading) -> EffectiveMode:
     and
     paused hold all the same, for any version, until the monitor changes them.
     """
-    detail = f"monitor: {monitor.detail}; own rows: {own.detail}"
+    detail = f"monitor: {monitor.detail}; local: {local.detail}"
     if monitor.mode is Mode.PAUSED:
         return EffectiveMode(Mode.PAUSED, Abstain.PAUSED, detail)
     if monitor.mode is Mode.CONSERVATIVE:
         return EffectiveMode(Mode.CONSERVATIVE, Abstain.CONSERVATIVE, detail)
-    if own.own is LocalStatus.ALARM:
+    if local.status is LocalStatus.ALARM:
         return EffectiveMode(Mode.CONSERVATIVE, Abstain.REFERENCE, detail)
-    if not monitor.fresh and own.own is LocalStatus.UNKNOWN:
+    if not monitor.fresh and local.status is LocalStatus.UNKNOWN:
         return EffectiveMode(Mode.CONSERVATIVE, Abstain.NO_SIGNAL, detail)
     return EffectiveMode(Mode.NORMAL, None, detail)

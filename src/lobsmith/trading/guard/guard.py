@@ -28,17 +28,17 @@ _TRIES = 3
 
 
 @dataclass(frozen=True)
-class Checked:
+class HealthCheck:
     """The result of a health check.
 
     Attributes:
-        win_rates: confidences that are actionable in conservative mode.
+        act_table: confidences that are actionable in conservative mode.
         tried_at: rows at the last request of a score, None before the first.
         ended_ns: by the guard's clock.
     """
 
     effective: EffectiveMode
-    win_rates: ActTable
+    act_table: ActTable
     version: int | None
     block: RawBlock
     tried_at: int | None
@@ -93,11 +93,11 @@ class Guard:
         self._modes = ModeWatch(modes, params.modes.stale_s, clock=clock, wall=wall)
         self._scores = ScoreWatch(model, params.guard, params.client.deadline_s)
         self._overdue_ns = int((params.client.poll_s + params.guard.silent_s) * NS_PER_S)
-        self._no_win_rates = ActTable.of(None, 0, params.labels.horizons_ms, params.modes)
+        self._no_act_table = ActTable.of(None, 0, params.labels.horizons_ms, params.modes)
         self._counts = GuardCounts()
         self._version: int | None = None
         self._block = RawBlock(*self._shape)
-        self._checked: Checked | None = None
+        self._last_check: HealthCheck | None = None
         self._fault: str | None = "no health check has ended yet"
         self._wake, self._ended, self._closing = Event(), Event(), Event()
         self._start()
@@ -135,14 +135,14 @@ class Guard:
     @property
     def state(self) -> tuple[EffectiveMode, ActTable]:
         """The effective mode, and which confidences are actionable while conservative."""
-        checked = self._checked
-        if checked is None or self._fault is not None:
-            return self._unsure(self._fault or "no health check has ended yet")
-        if self._clock() - checked.ended_ns > self._overdue_ns:
-            return self._unsure("the health check is overdue")
-        if checked.version != self._version or checked.block is not self._block:
-            return self._unsure("the version or the stream is a new one since the last health check")
-        return checked.effective, checked.win_rates
+        check = self._last_check
+        if check is None or self._fault is not None:
+            return self._no_signal(self._fault or "no health check has ended yet")
+        if self._clock() - check.ended_ns > self._overdue_ns:
+            return self._no_signal("the health check is overdue")
+        if check.version != self._version or check.block is not self._block:
+            return self._no_signal("version or stream changed since the last health check")
+        return check.effective, check.act_table
 
     def pace(self, patience_s: float = 5.0) -> None:
         """Wait until all rows so far are scored: backpressure for replays."""
@@ -160,25 +160,25 @@ class Guard:
         self._thread.join(_JOIN_S)
 
     def _is_due(self) -> bool:
-        checked, count = self._checked, self._block.count
-        if checked is None or checked.version != self._version or checked.block is not self._block:
+        check, count = self._last_check, self._block.count
+        if check is None or check.version != self._version or check.block is not self._block:
             return True
         if self._version is None or count < self._params.guard.shortest:
             return False
-        return checked.tried_at is None or count - checked.tried_at >= self._params.guard.every_rows
+        return check.tried_at is None or count - check.tried_at >= self._params.guard.every_rows
 
     def _start(self) -> None:
         self._thread = Thread(target=self._run, name="guard", daemon=True)
         self._thread.start()
 
-    def _unsure(self, detail: str) -> tuple[EffectiveMode, ActTable]:
+    def _no_signal(self, detail: str) -> tuple[EffectiveMode, ActTable]:
         """Return NO_SIGNAL, or paused where it was; restart a thread that ended."""
         if not self._thread.is_alive() and not self._closing.is_set():
             self._counts.restarts += 1
             self._start()
-        if self._checked is not None and self._checked.effective.mode is Mode.PAUSED:
-            return self._checked.effective, self._no_win_rates
-        return EffectiveMode(Mode.CONSERVATIVE, Abstain.NO_SIGNAL, detail), self._no_win_rates
+        if self._last_check is not None and self._last_check.effective.mode is Mode.PAUSED:
+            return self._last_check.effective, self._no_act_table
+        return EffectiveMode(Mode.CONSERVATIVE, Abstain.NO_SIGNAL, detail), self._no_act_table
 
     def _run(self) -> None:
         transport: Transport | None = None
@@ -186,11 +186,11 @@ class Guard:
             while not self._closing.is_set():
                 try:
                     transport = transport or self._open_transport()
-                    self._checked = self._check(transport)
+                    self._last_check = self._check(transport)
                     self._fault = None
                     self._counts.checks += 1
-                except Exception as error:  # noqa: BLE001 - whatever it is, nothing is known then
-                    self._note(error)
+                except Exception as error:  # noqa: BLE001 - the check failed, whatever the error
+                    self._report(error)
                     if transport is not None:
                         transport.close()
                     transport = None
@@ -203,21 +203,21 @@ class Guard:
             if transport is not None:
                 transport.close()
 
-    def _check(self, transport: Transport) -> Checked:
+    def _check(self, transport: Transport) -> HealthCheck:
         version, block = self._version, self._block
         monitor = self._modes.read(version)
-        own = self._scores.measure(transport, version, block)
+        local = self._scores.measure(transport, version, block)
         params = self._params
-        return Checked(
-            effective=effective_mode(monitor, own),
-            win_rates=ActTable.of(monitor.win_rates, version or 0, params.labels.horizons_ms, params.modes),
+        return HealthCheck(
+            effective=effective_mode(monitor, local),
+            act_table=ActTable.of(monitor.hit_rates, version or 0, params.labels.horizons_ms, params.modes),
             version=version,
             block=block,
             tried_at=self._scores.tried_at,
             ended_ns=self._clock(),
         )
 
-    def _note(self, error: Exception) -> None:
+    def _report(self, error: Exception) -> None:
         self._counts.faults += 1
         fault = f"the health check failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         # The same error repeats with every check.

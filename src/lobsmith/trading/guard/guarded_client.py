@@ -48,7 +48,7 @@ class GuardedClient:
         """Put a guard of the same stream and model beside a client; neither is closed here."""
         self._client = client
         self._guard = guard
-        self._own_answers = (model, plans_model(model))
+        self._production_models = (model, plans_model(model))
         self._all, self._none = (True,) * horizons, (False,) * horizons
         self.faults = 0
 
@@ -76,8 +76,8 @@ class GuardedClient:
     def predict(self, rows: Float32, raw: Float32, times_ns: NDArray[np.int64]) -> list[Prediction]:
         """See `Client.predict`."""
         predictions = self._client.predict(rows, raw, times_ns)
-        for prediction, one, time_ns in zip(predictions, raw, times_ns.tolist(), strict=True):
-            self._guard.observe(one, time_ns, self._version_of(prediction))
+        for prediction, row, time_ns in zip(predictions, raw, times_ns.tolist(), strict=True):
+            self._guard.observe(row, time_ns, self._version_of(prediction))
         return predictions
 
     def reset(self) -> None:
@@ -87,31 +87,31 @@ class GuardedClient:
 
     def _gate(self, prediction: Prediction, raw: Float32, time_ns: int) -> GatedPrediction:
         finite = self._guard.observe(raw, time_ns, self._version_of(prediction))
-        holding, win_rates = self._guard.state
+        effective, act_table = self._guard.state
         if prediction.probabilities is None or prediction.reason is not None:
             detail = f"no answer: {prediction.reason}"
-            return GatedPrediction(prediction, holding.mode, self._none, Abstain.NO_ANSWER, detail)
+            return GatedPrediction(prediction, effective.mode, self._none, Abstain.NO_ANSWER, detail)
         if not finite:
             # This row is in no scored block.
             return GatedPrediction(
-                prediction, holding.mode, self._none, Abstain.NO_SIGNAL, "a raw feature is not finite"
+                prediction, effective.mode, self._none, Abstain.NO_SIGNAL, "a raw feature is not finite"
             )
-        if holding.mode is Mode.NORMAL:
-            return GatedPrediction(prediction, holding.mode, self._all, None, None)
+        if effective.mode is Mode.NORMAL:
+            return GatedPrediction(prediction, effective.mode, self._all, None, None)
         actionable = self._none
-        if holding.mode is Mode.CONSERVATIVE and prediction.model in self._own_answers:
-            actionable = win_rates.actionable(prediction.probabilities)
+        if effective.mode is Mode.CONSERVATIVE and prediction.model in self._production_models:
+            actionable = act_table.actionable(prediction.probabilities)
         return GatedPrediction(
             prediction,
-            holding.mode,
+            effective.mode,
             actionable,
-            None if all(actionable) else holding.abstain,
-            holding.detail,
+            None if all(actionable) else effective.abstain,
+            effective.detail,
         )
 
     def _version_of(self, prediction: Prediction) -> int | None:
         """Return the production model's version, None where another model or none answered."""
-        return prediction.version if prediction.model in self._own_answers else None
+        return prediction.version if prediction.model in self._production_models else None
 
 
 class UnguardedClient:

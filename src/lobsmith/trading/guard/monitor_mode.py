@@ -90,28 +90,28 @@ class HttpModes:
                 content = self._content(response)
         except httpx.TransportError as error:
             if deadline.passed or isinstance(error, httpx.TimeoutException):
-                raise self._late() from error
+                raise self._timed_out() from error
             raise ServingError(f"{self._where}: {str(error) or type(error).__name__}; is the server up?") from error
         if deadline.passed:
-            raise self._late()
+            raise self._timed_out()
         if response.status_code == httpx.codes.NOT_FOUND:
             return None
         if response.status_code != httpx.codes.OK:
-            raise ServingError(f"{self._where}: answers {response.status_code} {response.reason_phrase}")
-        record = decode_mode(content)
-        if record is None or record.model != self._model:
-            raise ModeError(f"{self._where}: no record of that model's mode")
-        return record
+            raise ServingError(f"{self._where}: status {response.status_code} {response.reason_phrase}")
+        published = decode_mode(content)
+        if published is None or published.model != self._model:
+            raise ModeError(f"{self._where}: not that model's mode")
+        return published
 
     def _content(self, response: httpx.Response) -> bytes:
         content = b""
         for part in response.iter_raw():
             content += part
             if len(content) > _MOST_BYTES:
-                raise ModeError(f"{self._where}: longer than any record of a mode")
+                raise ModeError(f"{self._where}: longer than any mode")
         return content
 
-    def _late(self) -> DeadlineError:
+    def _timed_out(self) -> DeadlineError:
         return DeadlineError(f"{self._where}: no answer within {self._deadline_s:g} s")
 
 
@@ -154,13 +154,13 @@ class MonitorStatus:
         mode: last known, None without one.
         fresh: recent and about the version in use.
         detail: one line.
-        win_rates: last known.
+        hit_rates: last known.
     """
 
     mode: Mode | None
     fresh: bool
     detail: str
-    win_rates: HitRates | None = None
+    hit_rates: HitRates | None = None
 
 
 class ModeWatch:
@@ -191,52 +191,56 @@ class ModeWatch:
         self._stale_ns = int(stale_s * NS_PER_S)
         self._clock = clock
         self._wall = wall
-        self._record: PublishedMode | None = None
-        self._seen_ns = 0
+        self._published: PublishedMode | None = None
+        self._changed_ns = 0
 
     def read(self, version: int | None) -> MonitorStatus:
         """Read the mode and return the status for a version, None without one."""
         fault = self._read()
-        record = self._record
-        if record is None:
-            return MonitorStatus(None, False, fault or "it has left no record")
-        fault = fault or self._stale(record)
-        if fault is None and record.version != version:
-            fault = f"its record is about version {record.version}, not {version}"
-        detail = f"{record.mode}, {record.reason}" if fault is None else f"away, last {record.mode}: {fault}"
-        return MonitorStatus(record.mode, fault is None, detail, record.win_rates)
+        published = self._published
+        if published is None:
+            return MonitorStatus(None, False, fault or "it has published no mode")
+        fault = fault or self._stale(published)
+        if fault is None and published.version != version:
+            fault = f"its mode is about version {published.version}, not {version}"
+        detail = f"{published.mode}, {published.reason}" if fault is None else f"stale, last {published.mode}: {fault}"
+        return MonitorStatus(published.mode, fault is None, detail, published.win_rates)
 
     def _read(self) -> str | None:
         """Take over the source's mode; return why there is none."""
         try:
-            record = self._source.read()
+            published = self._source.read()
         except LobsmithError as error:
             return str(error)
-        if record is None:
-            return "it has left no record"
-        if self._is_outdated(record):
-            return f"its record says {record.mode} and is older than what it said last"
-        if self._record is None or record.looked_ns != self._record.looked_ns:
-            self._seen_ns = self._clock()
-        self._record = record
+        if published is None:
+            return "it has published no mode"
+        if self._is_outdated(published):
+            return f"its mode {published.mode} is older than the one read last"
+        if self._published is None or published.looked_ns != self._published.looked_ns:
+            self._changed_ns = self._clock()
+        self._published = published
         return None
 
-    def _is_outdated(self, record: PublishedMode) -> bool:
+    def _is_outdated(self, published: PublishedMode) -> bool:
         """Whether an older file, of a backup or another machine, would undo newer caution."""
-        last = self._record
-        if last is None or record.mode.caution >= last.mode.caution:
+        last = self._published
+        if last is None or published.mode.caution >= last.mode.caution:
             return False
         # A mode set by hand is newer without a drift check.
-        said_ns = max(record.looked_ns, record.since_ns)
-        return said_ns < max(last.looked_ns, last.since_ns) and abs(self._wall() - said_ns) > self._stale_ns
+        set_ns = max(published.looked_ns, published.since_ns)
+        return set_ns < max(last.looked_ns, last.since_ns) and abs(self._wall() - set_ns) > self._stale_ns
 
-    def _stale(self, record: PublishedMode) -> str | None:
-        age_ns = self._wall() - record.looked_ns
+    def _stale(self, published: PublishedMode) -> str | None:
+        age_ns = self._wall() - published.looked_ns
         if age_ns > self._stale_ns:
-            return f"its last look was {age_ns / NS_PER_S:.0f} s ago" if record.looked_ns else "it has never looked"
+            return (
+                f"its last drift check was {age_ns / NS_PER_S:.0f} s ago"
+                if published.looked_ns
+                else "it has made no drift check yet"
+            )
         if age_ns < -self._stale_ns:
-            return f"its last look is {-age_ns / NS_PER_S:.0f} s ahead of this machine's clock; set the clocks right"
-        unseen_ns = self._clock() - self._seen_ns
-        if unseen_ns > self._stale_ns:
-            return f"no new look has come for {unseen_ns / NS_PER_S:.0f} s"
+            return f"its last drift check is {-age_ns / NS_PER_S:.0f} s ahead of this machine's clock; set the clocks right"
+        unchanged_ns = self._clock() - self._changed_ns
+        if unchanged_ns > self._stale_ns:
+            return f"no new drift check for {unchanged_ns / NS_PER_S:.0f} s"
         return None

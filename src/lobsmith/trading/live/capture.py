@@ -60,10 +60,10 @@ class Capture:
             folder.mkdir(parents=True, exist_ok=True)
             for symbol, prefix in prefixes.items():
                 self._lock(f"{prefix}-{symbol}")
-            before = captured(folder)
-            for stream in {f"{prefix}-{symbol}" for symbol, prefix in prefixes.items()} & before.keys():
-                for path, lost in _cut_torn([before[stream][-1].path]).items():
-                    say(f"{path}: cut {lost:,} bytes that a killed session had not finished")
+            captures = captured(folder)
+            for stream in {f"{prefix}-{symbol}" for symbol, prefix in prefixes.items()} & captures.keys():
+                for path, cut_bytes in _cut_torn([captures[stream][-1].path]).items():
+                    say(f"{path}: cut {cut_bytes:,} bytes of an unfinished line of a killed session")
             for prefix in {*prefixes.values()}:
                 self._files[prefix] = RawFiles(
                     folder,
@@ -89,7 +89,7 @@ class Capture:
             return self._files[self._prefixes[symbol]].put(symbol, local, text)
         except DataError as error:
             self.ended = True
-            self._say(f"{error}; answers go on without it")
+            self._say(f"{error}; predictions go on without it")
             return True
 
     def restate(self, symbol: str, feed: LiveFeed) -> None:
@@ -104,9 +104,9 @@ class Capture:
             return
         of_ns, sequence, book = self._books.get(symbol, (0, 0, b""))
         if of_ns != begun_ns:
-            found = feed.snapshot() if feed.last_ns > begun_ns + NS_PER_S else None
-            if found is not None:
-                self._books[symbol] = begun_ns, feed.sequence, found
+            snapshot = feed.snapshot() if feed.last_ns > begun_ns + NS_PER_S else None
+            if snapshot is not None:
+                self._books[symbol] = begun_ns, feed.sequence, snapshot
         elif feed.sequence > sequence and self.put(symbol, self._last_ns[symbol], book):
             # The writing thread may have begun another file, which is then due.
             self._with_book[symbol] = begun_ns

@@ -19,13 +19,13 @@ class Feed(Protocol):
     Attributes:
         instruments: by symbol, lower case.
         prefixes: the market's short name by symbol, for file names.
-        patient: it waits until its lines are taken.
+        backpressure: it waits until its lines are taken.
         error: what ended it.
     """
 
     instruments: dict[str, Instrument]
     prefixes: dict[str, str]
-    patient: bool
+    backpressure: bool
     error: Exception | None
 
     def start(self, sink: Sink, say: Callable[[str], None]) -> None:
@@ -48,28 +48,28 @@ class Feed(Protocol):
 class VenueFeed:
     """A venue's WebSocket, with its REST snapshots."""
 
-    patient: bool = False
+    backpressure: bool = False
 
     def __init__(self, endpoint: Endpoint, instruments: Sequence[Instrument], limits: CaptureLimits) -> None:
         """Prepare; nothing is opened yet."""
-        self.instruments = {one.symbol.lower(): one for one in instruments}
+        self.instruments = {instrument.symbol.lower(): instrument for instrument in instruments}
         self.prefixes = dict.fromkeys(self.instruments, endpoint.prefix)
         self.error: Exception | None = None
         self._endpoint = endpoint
         self._limits = limits
         self._loop = asyncio.new_event_loop()
-        self._recorder: WebSocketFeed | None = None
+        self._feed: WebSocketFeed | None = None
         self._thread = Thread(target=self._run, name="venue", daemon=True)
 
     def start(self, sink: Sink, say: Callable[[str], None]) -> None:
         """See `Feed.start`."""
-        self._recorder = WebSocketFeed(self._endpoint, list(self.instruments), sink, self._limits, say=say)
+        self._feed = WebSocketFeed(self._endpoint, list(self.instruments), sink, self._limits, say=say)
         self._thread.start()
 
     def resync(self, symbol: str) -> None:
         """See `Feed.resync`."""
-        if self._recorder is not None:
-            self._call(self._recorder.resync, symbol)
+        if self._feed is not None:
+            self._call(self._feed.resync, symbol)
 
     @property
     def alive(self) -> bool:
@@ -83,26 +83,26 @@ class VenueFeed:
 
     def stop(self) -> None:
         """See `Feed.stop`."""
-        if self._recorder is not None:
-            self._call(self._recorder.stop)
+        if self._feed is not None:
+            self._call(self._feed.stop)
         if self._thread.is_alive():
             self._thread.join()
 
-    def _call(self, what: Callable[..., object], *arguments: str) -> None:
+    def _call(self, function: Callable[..., object], *arguments: str) -> None:
         # The loop may have ended.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(what, *arguments)
+            self._loop.call_soon_threadsafe(function, *arguments)
 
     def _run(self) -> None:
-        assert self._recorder is not None  # noqa: S101 - `start` has made it
+        assert self._feed is not None  # noqa: S101 - `start` has made it
         asyncio.set_event_loop(self._loop)
         try:
-            summary = self._loop.run_until_complete(self._recorder.run())
-        except Exception as error:  # noqa: BLE001 - it is raised in the thread that runs the session
+            summary = self._loop.run_until_complete(self._feed.run())
+        except Exception as error:  # noqa: BLE001 - raised in the session's thread
             self.error = error
         else:
             if len(summary.failed) == len(self.instruments):
-                self.error = DataError("; ".join(f"{name}: {why}" for name, why in summary.failed.items()))
+                self.error = DataError("; ".join(f"{name}: {reason}" for name, reason in summary.failed.items()))
         finally:
             self._loop.close()
 
@@ -110,7 +110,7 @@ class VenueFeed:
 class PlayedFeed:
     """Captures or a simulated market, released by the workspace's clock."""
 
-    patient: bool = True
+    backpressure: bool = True
 
     def __init__(self, sources: Sequence[RecordedFeed | SimulatedFeed]) -> None:
         """Prepare; nothing is played yet.
@@ -118,11 +118,13 @@ class PlayedFeed:
         Raises:
             DataError: two sources are of the same symbol.
         """
-        self.instruments = {one.instrument.symbol.lower(): one.instrument for one in sources}
+        self.instruments = {source.instrument.symbol.lower(): source.instrument for source in sources}
         if len(self.instruments) < len(sources):
-            names = ", ".join(str(one.instrument) for one in sources)
+            names = ", ".join(str(source.instrument) for source in sources)
             raise DataError(f"{names}: a symbol of two markets; play them in sessions of their own")
-        self.prefixes = {symbol: one.venue.removeprefix("binance-") for symbol, one in self.instruments.items()}
+        self.prefixes = {
+            symbol: instrument.venue.removeprefix("binance-") for symbol, instrument in self.instruments.items()
+        }
         self.error: Exception | None = None
         self._sources = sources
         self._stopped = Event()
@@ -135,8 +137,8 @@ class PlayedFeed:
         for source in self._sources:
             player = Player(source, sink, self._stopped, say)
             self._players[source.instrument.symbol.lower()] = player
-            about = player, source.instrument, say
-            self._threads.append(Thread(target=self._play, args=about, name="player", daemon=True))
+            arguments = player, source.instrument, say
+            self._threads.append(Thread(target=self._play, args=arguments, name="player", daemon=True))
         for thread in self._threads:
             thread.start()
 
@@ -161,7 +163,7 @@ class PlayedFeed:
     def _play(self, player: Player, instrument: Instrument, say: Callable[[str], None]) -> None:
         try:
             player.run()
-        except Exception as error:  # noqa: BLE001 - it is raised in the thread that runs the session
+        except Exception as error:  # noqa: BLE001 - raised in the session's thread
             self.error = error
             # Others may play on for hours.
             say(f"{instrument}: its feed has ended: {error}")

@@ -27,7 +27,7 @@ class Intake:
         streams: Mapping[str, LiveStream],
         capture: Capture | None,
         *,
-        patient: bool,
+        backpressure: bool,
         say: Callable[[str], None],
         resync: Callable[[str], None] = lambda _symbol: None,
     ) -> None:
@@ -36,14 +36,14 @@ class Intake:
         Args:
             streams: by symbol, lower case.
             capture: None captures nothing.
-            patient: the feed waits for room; a venue cannot.
+            backpressure: the feed waits for room; a venue cannot.
             say: called with a line for people.
             resync: requests a snapshot of a symbol.
         """
         self.unreadable: Counter[str] = Counter()
         self._streams = streams
         self._capture = capture
-        self._patient = patient
+        self._backpressure = backpressure
         self._say = say
         self._resync = resync
         self._behind: set[str] = set()
@@ -51,12 +51,12 @@ class Intake:
     def put(self, symbol: str, local: int, text: bytes) -> bool:
         """See `lobsmith.market.live.websocket.Sink`."""
         stream = self._streams[symbol]
-        if self._patient and stream.lines.full:
+        if self._backpressure and stream.lines.full:
             return False
         if not is_readable(text):
             self.unreadable[symbol] += 1
             if self.unreadable[symbol] == 1:
-                self._say(f"{symbol}: a message that cannot be read is left out: {text[:60]!r}; more are counted")
+                self._say(f"{symbol}: an unreadable message is left out: {text[:60]!r}; more are counted")
             return True
         if self._capture is not None and not self._capture.put(symbol, local, text):
             return False
@@ -67,5 +67,5 @@ class Intake:
             self._resync(symbol)
         if not stream.lines.put(local, text):
             self._behind.add(symbol)
-            self._say(f"{stream.instrument}: the answers are too far behind; rows are left out until they catch up")
+            self._say(f"{stream.instrument}: the predictions are too far behind; rows are left out until they catch up")
         return True

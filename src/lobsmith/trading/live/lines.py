@@ -54,10 +54,10 @@ class Lines:
             self._more.wait(longest_s)
         self._more.clear()
         # The feed puts more meanwhile.
-        taken = [self._lines.popleft() for _ in range(len(self._lines))]
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
         if self._closed:
             self._more.set()
-        return b"".join(taken)
+        return b"".join(lines)
 
 
 def is_readable(text: bytes) -> bool:

@@ -58,8 +58,8 @@ class Second(Struct, frozen=True, kw_only=True):
     faults: int
 
     def __str__(self) -> str:
-        when = datetime.fromtimestamp(self.time_ns // NS_PER_S, UTC)
-        parts = [f"{when:%H:%M:%S}  {self.instrument}"]
+        time_utc = datetime.fromtimestamp(self.time_ns // NS_PER_S, UTC)
+        parts = [f"{time_utc:%H:%M:%S}  {self.instrument}"]
         if self.price is not None:
             parts.append(f"{self.price:,.10g}")
         if self.up is not None:
@@ -75,7 +75,7 @@ class Second(Struct, frozen=True, kw_only=True):
         return "  ".join(parts)
 
 
-class Watch:
+class StreamMeter:
     """Measures one stream once a second."""
 
     def __init__(self, stream: LiveStream, horizons_ms: tuple[int, ...], horizon_ms: int) -> None:
@@ -95,10 +95,10 @@ class Watch:
         """
         stream = self._stream
         with stream.lock:
-            tally = stream.tally
-            last, rows, mid, behind_ns = tally.last, tally.rows, tally.mid, tally.behind_ns
-            unanswered = sum(tally.reasons.values())
-            latencies = np.concatenate([one for _, one in tally.latencies]) if tally.latencies else None
+            counts = stream.counts
+            last, rows, mid, behind_ns = counts.last, counts.rows, counts.mid, counts.behind_ns
+            unanswered = sum(counts.reasons.values())
+            latencies = np.concatenate([block for _, block in counts.latencies]) if counts.latencies else None
         now = time.monotonic()
         rate = (rows - self._rows) / max(now - self._at, 1e-9)
         idle = rows == self._rows

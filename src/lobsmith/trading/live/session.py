@@ -15,7 +15,7 @@ from lobsmith.params import Params
 from lobsmith.trading.live.capture import Capture
 from lobsmith.trading.live.feeds import Feed
 from lobsmith.trading.live.intake import Intake
-from lobsmith.trading.live.seconds import Second, Watch
+from lobsmith.trading.live.seconds import Second, StreamMeter
 from lobsmith.trading.live.stream import LiveStream, StreamPhase
 from lobsmith.trading.recorder.recorder import Recorded
 from lobsmith.trading.session import Stream, open_stream
@@ -23,8 +23,8 @@ from lobsmith.workspace import Workspace
 
 _SECOND_S = 1.0
 _PRUNE_S = 60.0
-_VENUE_LINES, _PATIENT_LINES = 200_000, 10_000
-"""Queue lengths; a patient feed waits itself."""
+_VENUE_LINES, _BACKPRESSURE_LINES = 200_000, 10_000
+"""Queue lengths; a feed with backpressure waits itself."""
 _POLL_S = 0.05
 
 
@@ -114,12 +114,12 @@ def run_live(
             say=say,
             resync=partial(feed.resync, symbol),
             **({} if capture is None else {"on_moved": partial(capture.restate, symbol)}),
-            longest=_PATIENT_LINES if feed.patient else _VENUE_LINES,
+            longest=_BACKPRESSURE_LINES if feed.backpressure else _VENUE_LINES,
         )
         for symbol, instrument in feed.instruments.items()
     }
-    watches = {symbol: Watch(stream, horizons, options.horizon_ms) for symbol, stream in streams.items()}
-    intake = Intake(streams, capture, patient=feed.patient, say=say, resync=feed.resync)
+    meters = {symbol: StreamMeter(stream, horizons, options.horizon_ms) for symbol, stream in streams.items()}
+    intake = Intake(streams, capture, backpressure=feed.backpressure, say=say, resync=feed.resync)
     failed = True
     try:
         for stream in streams.values():
@@ -128,8 +128,8 @@ def run_live(
         next_s, next_prune_s = time.monotonic() + _SECOND_S, 0.0
         while feed.alive and not stop.wait(max(0.0, next_s - time.monotonic())):
             next_s = max(next_s + _SECOND_S, time.monotonic())
-            for symbol, watch in watches.items():
-                on_second(watch.read(feed.behind_ns(symbol), intake.unreadable[symbol]))
+            for symbol, meter in meters.items():
+                on_second(meter.read(feed.behind_ns(symbol), intake.unreadable[symbol]))
             if capture is not None and time.monotonic() > next_prune_s:
                 capture.prune()
                 next_prune_s = time.monotonic() + _PRUNE_S
@@ -181,14 +181,14 @@ def _check(streams: Iterable[LiveStream], *, captured: bool) -> None:
 
 
 def _summary(stream: LiveStream, unreadable: int) -> LiveSummary:
-    tally = stream.tally
+    counts = stream.counts
     return LiveSummary(
         instrument=str(stream.instrument),
-        rows=tally.rows,
-        answered=tally.answered,
-        reasons=dict(tally.reasons),
-        incomplete=tally.incomplete,
-        unasked=tally.unasked,
+        rows=counts.rows,
+        answered=counts.answered,
+        reasons=dict(counts.reasons),
+        incomplete=counts.incomplete,
+        unasked=counts.unasked,
         drops=stream.drops,
         faults=stream.faults + unreadable,
         recorded=stream.recorded,

@@ -35,12 +35,12 @@ class StreamPhase(StrEnum):
 
     STARTING = "waiting for the first row"
     WAITING = "waiting for a model"
-    REFUSED = "waiting for a model that has learnt the instrument"
+    REFUSED = "waiting for a model trained on the instrument"
     ANSWERING = "answering"
 
 
 @dataclass
-class Tally:
+class StreamCounts:
     """Counts of a stream's rows so far.
 
     Attributes:
@@ -105,7 +105,7 @@ class LiveStream:
         """
         self.instrument = instrument
         self.lines = Lines(longest)
-        self.tally, self.lock = Tally(), Lock()
+        self.counts, self.lock = StreamCounts(), Lock()
         self.state, self.detail = StreamPhase.STARTING, ""
         self.error: Exception | None = None
         self.recorded: Recorded | None = None
@@ -151,12 +151,12 @@ class LiveStream:
     @property
     def drops(self) -> int:
         """Rows answered but not recorded, and lines without room or time."""
-        recorded = self.recorded.dropped if self.recorded is not None else self._dropped()
-        return self.lines.refused + self._left + recorded
-
-    def _dropped(self) -> int:
         stream = self._stream
-        return 0 if stream is None or stream.recorder is None else stream.recorder.dropped
+        if self.recorded is not None:
+            dropped = self.recorded.dropped
+        else:
+            dropped = 0 if stream is None or stream.recorder is None else stream.recorder.dropped
+        return self.lines.refused + self._left + dropped
 
     @property
     def faults(self) -> int:
@@ -174,7 +174,7 @@ class LiveStream:
                 elif self._stream is None:
                     self._try_model()
             self._end()
-        except Exception as error:  # noqa: BLE001 - it is raised in the thread that runs the session
+        except Exception as error:  # noqa: BLE001 - raised in the session's thread
             self.error = error
             with suppress(Exception):
                 self._end(failed=True)
@@ -195,11 +195,11 @@ class LiveStream:
         self._try_model()
         complete = rows.complete
         with self.lock:
-            self.tally.rows += len(rows)
-            self.tally.mid = int(rows.mid[-1])
-            self.tally.incomplete += int(np.count_nonzero(~complete))
+            self.counts.rows += len(rows)
+            self.counts.mid = int(rows.mid[-1])
+            self.counts.incomplete += int(np.count_nonzero(~complete))
             if self._stream is None:
-                self.tally.unasked += int(np.count_nonzero(complete))
+                self.counts.unasked += int(np.count_nonzero(complete))
         if self._stream is not None:
             breaks = np.flatnonzero(np.diff(rows.segment) | np.diff(complete.astype(np.int8))) + 1
             edges = [0, *breaks.tolist(), len(rows)]
@@ -223,23 +223,23 @@ class LiveStream:
     def _count(self, gated: list[GatedPrediction], late_ns: npt.NDArray[np.int64]) -> None:
         now_s = time.monotonic()
         with self.lock:
-            tally = self.tally
-            for one in gated:
-                reason = one.prediction.reason
+            counts = self.counts
+            for answer in gated:
+                reason = answer.prediction.reason
                 if reason is None or reason is Reason.PRIMING:
-                    tally.answered += 1
+                    counts.answered += 1
                 else:
-                    tally.reasons[reason.value] += 1
-            tally.last = gated[-1]
-            tally.behind_ns = int(late_ns[-1])
-            tally.latencies.append((now_s, (late_ns / clock.speed()).astype(np.int64)))
-            while tally.latencies[0][0] < now_s - _LATENCIES_S:
-                tally.latencies.popleft()
+                    counts.reasons[reason.value] += 1
+            counts.last = gated[-1]
+            counts.behind_ns = int(late_ns[-1])
+            counts.latencies.append((now_s, (late_ns / clock.speed()).astype(np.int64)))
+            while counts.latencies[0][0] < now_s - _LATENCIES_S:
+                counts.latencies.popleft()
         version = gated[-1].prediction.version
         if version != self._version and version is not None:
             before, self._version = self._version, version
             if before is not None:
-                self._say(f"{self.instrument}: version {version} answers from now on, before it {before}")
+                self._say(f"{self.instrument}: version {version} answers from now on, after version {before}")
 
     def _try_model(self) -> None:
         """Open the stream to the model, at most every `_RETRY_S`."""
@@ -256,8 +256,8 @@ class LiveStream:
             self._segment = -1
         self._retry_s = time.monotonic() + _RETRY_S
 
-    def _wait(self, state: StreamPhase, why: str) -> None:
+    def _wait(self, state: StreamPhase, reason: str) -> None:
         # The reason of a refusal, which names the candidate, seldom changes: report each one.
-        if state is not self.state or (state is StreamPhase.REFUSED and why != self.detail):
-            self._say(f"{self.instrument}: {state}: {why}")
-        self.state, self.detail = state, why
+        if state is not self.state or (state is StreamPhase.REFUSED and reason != self.detail):
+            self._say(f"{self.instrument}: {state}: {reason}")
+        self.state, self.detail = state, reason

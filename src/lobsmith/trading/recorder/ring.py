@@ -51,7 +51,7 @@ _OUTLOOKS = 5
 _NUMBERS = struct.Struct("<8q3b5x")
 
 
-def record_dtype(features: int, horizons: int) -> np.dtype[np.void]:
+def entry_dtype(features: int, horizons: int) -> np.dtype[np.void]:
     """Return an entry's fields.
 
     | field           | meaning |
@@ -72,10 +72,10 @@ def record_dtype(features: int, horizons: int) -> np.dtype[np.void]:
     | `probabilities` | float32 [H, 3], NaN without an answer |
     | `outlook`       | float32 [H, 5], NaN without an answer |
     """
-    words = ("sequence", "row", "time_ns", "asked_ns", "segment", "mid", "version", "latency_ns")
+    int64s = ("sequence", "row", "time_ns", "asked_ns", "segment", "mid", "version", "latency_ns")
     return np.dtype(
         [
-            *((name, "<i8") for name in words),
+            *((name, "<i8") for name in int64s),
             *((name, "i1") for name in ("candidate", "reason", "flags")),
             ("unused", "V5"),
             # Twice F and 8 H of 4 bytes: entries start at multiples of 8.
@@ -104,9 +104,9 @@ class RingWriter:
             OSError: the file cannot be made, or lacks room.
         """
         if capacity < 1:
-            raise ValueError(f"capacity: {capacity} records; a ring holds at least one")
+            raise ValueError(f"capacity: {capacity} entries; a ring holds at least one")
         self.path = path
-        self._dtype = record_dtype(features, horizons)
+        self._dtype = entry_dtype(features, horizons)
         self._capacity = capacity
         size = _HEADER_BYTES + capacity * self._dtype.itemsize
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -119,18 +119,18 @@ class RingWriter:
             raise
         finally:
             os.close(descriptor)
-        self._words = memoryview(self._map).cast("q")
-        records = np.frombuffer(self._map, self._dtype, capacity, _HEADER_BYTES)
-        self._features = records["features"]
-        self._raw = records["raw"]
-        self._probabilities = records["probabilities"]
-        self._outlook = records["outlook"]
+        self._header = memoryview(self._map).cast("q")
+        entries = np.frombuffer(self._map, self._dtype, capacity, _HEADER_BYTES)
+        self._features = entries["features"]
+        self._raw = entries["raw"]
+        self._probabilities = entries["probabilities"]
+        self._outlook = entries["outlook"]
         self._head = self._dropped = 0
         self._tail = 0
-        self._slot_ns = raw_every_ms * NS_PER_MS
-        self._slot_from_ns = self._slot_until_ns = 0
-        self._words[1:5] = memoryview(array("q", (capacity, features, horizons, self._dtype.itemsize)))
-        self._words[0] = _MAGIC
+        self._interval_ns = raw_every_ms * NS_PER_MS
+        self._interval_from_ns = self._interval_until_ns = 0
+        self._header[1:5] = memoryview(array("q", (capacity, features, horizons, self._dtype.itemsize)))
+        self._header[0] = _MAGIC
 
     @property
     def written(self) -> int:
@@ -150,12 +150,12 @@ class RingWriter:
     @property
     def released(self) -> int:
         """Entries that the reader released."""
-        return self._words[_TAIL]
+        return self._header[_TAIL]
 
     @property
     def waiting(self) -> int:
         """Entries not released yet."""
-        return self._head - self._words[_TAIL]
+        return self._head - self._header[_TAIL]
 
     def put(
         self,
@@ -174,25 +174,25 @@ class RingWriter:
         outlook: Float32 | float,
         raw: Float32 | None = None,
     ) -> bool:
-        """Put an entry: see `record_dtype`; `raw` may come with every row.
+        """Put an entry: see `entry_dtype`; `raw` may come with every row.
 
         Returns:
             Whether there was room.
         """
         head = self._head
         if head - self._tail >= self._capacity:
-            self._tail = self._words[_TAIL]
+            self._tail = self._header[_TAIL]
             if head - self._tail >= self._capacity:
                 self._dropped += 1
-                self._words[_DROPPED] = self._dropped
+                self._header[_DROPPED] = self._dropped
                 return False
         place = head % self._capacity
         # Comparing bounds is faster than a division.
-        if raw is not None and not self._slot_from_ns <= time_ns < self._slot_until_ns:
+        if raw is not None and not self._interval_from_ns <= time_ns < self._interval_until_ns:
             self._raw[place] = raw
             flags |= HAS_RAW
-            self._slot_from_ns = time_ns - time_ns % self._slot_ns
-            self._slot_until_ns = self._slot_from_ns + self._slot_ns
+            self._interval_from_ns = time_ns - time_ns % self._interval_ns
+            self._interval_until_ns = self._interval_from_ns + self._interval_ns
         _NUMBERS.pack_into(
             self._map,
             _HEADER_BYTES + place * self._dtype.itemsize,
@@ -212,16 +212,16 @@ class RingWriter:
         self._probabilities[place] = probabilities
         self._outlook[place] = outlook
         self._head = head + 1
-        self._words[_HEAD] = self._head
+        self._header[_HEAD] = self._head
         return True
 
     def tally(self, place: int) -> int:
         """Return the reader's counter `place`, below 15."""
-        return self._words[_TALLIES + place]
+        return self._header[_TALLIES + place]
 
     def close(self, *, failed: bool = False) -> None:
         """Announce the end, and whether an error caused it; the file stays."""
-        self._words[_CLOSED] = _FAILED if failed else 1
+        self._header[_CLOSED] = _FAILED if failed else 1
 
 
 class RingReader:
@@ -238,18 +238,18 @@ class RingReader:
             # The kernel unlocks it when this process ends.
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._map = mmap.mmap(self._file.fileno(), 0)
-            self._words = memoryview(self._map).cast("q")
-            magic, capacity, features, horizons, size = self._words[:5]
-            self._dtype = record_dtype(features, horizons)
+            self._header = memoryview(self._map).cast("q")
+            magic, capacity, features, horizons, size = self._header[:5]
+            self._dtype = entry_dtype(features, horizons)
             if magic != _MAGIC or size != self._dtype.itemsize:
-                raise ValueError("its header is another one's")
+                raise ValueError("its header does not fit")
             self._capacity = capacity
-            self._records = np.frombuffer(self._map, self._dtype, capacity, _HEADER_BYTES)
+            self._entries = np.frombuffer(self._map, self._dtype, capacity, _HEADER_BYTES)
         except BlockingIOError as error:
             raise ServingError(f"{path}: another process reads this ring; end it first") from error
         except (OSError, ValueError, TypeError) as error:
-            raise ServingError(f"{path}: not a ring of records: {error}; start the recorder anew") from error
-        self._cursor = self._words[_TAIL]
+            raise ServingError(f"{path}: not a ring of entries: {error}; restart the recorder") from error
+        self._cursor = self._header[_TAIL]
 
     def close(self) -> None:
         """Unlock the ring."""
@@ -260,17 +260,17 @@ class RingReader:
     @property
     def dropped(self) -> int:
         """Entries that the writer dropped."""
-        return self._words[_DROPPED]
+        return self._header[_DROPPED]
 
     @property
     def waiting(self) -> int:
         """Entries not read yet."""
-        return self._words[_HEAD] - self._cursor
+        return self._header[_HEAD] - self._cursor
 
     @property
     def unreleased(self) -> int:
         """Entries that the writer may not overwrite yet."""
-        return self._words[_HEAD] - self._words[_TAIL]
+        return self._header[_HEAD] - self._header[_TAIL]
 
     @property
     def capacity(self) -> int:
@@ -280,7 +280,7 @@ class RingReader:
     @property
     def resumed(self) -> bool:
         """Whether an earlier reader released entries."""
-        return self._words[_TAIL] > 0
+        return self._header[_TAIL] > 0
 
     @property
     def features(self) -> int:
@@ -290,29 +290,29 @@ class RingReader:
     @property
     def finished(self) -> bool:
         """Whether the writer announced the end."""
-        return bool(self._words[_CLOSED])
+        return bool(self._header[_CLOSED])
 
     @property
     def failed(self) -> bool:
         """Whether an error ended the writer's session."""
-        return self._words[_CLOSED] == _FAILED
+        return self._header[_CLOSED] == _FAILED
 
     def read(self, limit: int) -> npt.NDArray[np.void]:
         """Return a copy of the next entries, at most `limit`, oldest first; releases none."""
         start = self._cursor % self._capacity
         count = min(self.waiting, limit, self._capacity - start)
-        records = self._records[start : start + count].copy()
+        entries = self._entries[start : start + count].copy()
         self._cursor += count
-        return records
+        return entries
 
     def tally(self, place: int) -> int:
         """Return counter `place`, below 15, of this and earlier readers."""
-        return self._words[_TALLIES + place]
+        return self._header[_TALLIES + place]
 
     def count(self, place: int, number: int) -> None:
         """Add to counter `place`, below 15."""
-        self._words[_TALLIES + place] += number
+        self._header[_TALLIES + place] += number
 
     def release(self) -> None:
         """Release all entries read so far."""
-        self._words[_TAIL] = self._cursor
+        self._header[_TAIL] = self._cursor

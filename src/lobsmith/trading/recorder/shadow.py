@@ -23,18 +23,18 @@ from lobsmith.trading.recorder.ring import PRIME, RESET
 from lobsmith.trading.transport.base import Transport
 from lobsmith.units import NS_PER_S
 
-Records = npt.NDArray[np.void]
-"""Entries of a ring: see `lobsmith.trading.recorder.ring.record_dtype`."""
+Entries = npt.NDArray[np.void]
+"""Entries of a ring: see `lobsmith.trading.recorder.ring.entry_dtype`."""
 _HISTORY_ROWS = 2048
 """Rows kept to prime a version that appears later."""
 _WAIT_S = 0.05
 
 
 @dataclass(frozen=True)
-class Mirrored:
+class ShadowAnswers:
     """A shadow version's predictions, one an entry; `rows` went into one request."""
 
-    records: Records
+    entries: Entries
     predictions: list[Prediction]
     rows: int
 
@@ -55,7 +55,7 @@ class Probe:
     latency_ns: int
 
 
-class Mirror:
+class ShadowReplica:
     """One shadow version, the candidate or the fallback, with a state of its own.
 
     It is reset where the primary is, and its answers count from the first row on. After a hole it restarts while the
@@ -99,8 +99,8 @@ class Mirror:
         self._state_sizes: dict[tuple[str, int], int] = {}
         self._looked_up_ns: int | None = None
         self._history = RowHistory(feature_count, _HISTORY_ROWS)
-        self._whole = False
-        self._seen = 0
+        self._from_start = False
+        self._row_count = 0
         self._segment: int | None = None
         self._expected: int | None = None
 
@@ -109,21 +109,21 @@ class Mirror:
         """The version in use, None without one."""
         return None if self._client is None else self._client.version
 
-    def answer(self, records: Records) -> list[Mirrored]:
+    def answer(self, entries: Entries) -> list[ShadowAnswers]:
         """Ask about the next entries, oldest first; those that only prime are not returned."""
-        mirrored = []
-        for piece in self._pieces(records):
+        answered = []
+        for piece in self._pieces(entries):
             predictions = self._predict(piece)
             asked = (piece["flags"] & PRIME) == 0
             if predictions and asked.any():
-                mirrored.append(
-                    Mirrored(
+                answered.append(
+                    ShadowAnswers(
                         piece[asked],
-                        [one for one, kept in zip(predictions, asked, strict=True) if kept],
+                        [prediction for prediction, kept in zip(predictions, asked, strict=True) if kept],
                         min(len(piece), MAX_ROWS),
                     )
                 )
-        return mirrored
+        return answered
 
     def probe(self, active_model: str, active: int, row: npt.NDArray[np.float32], *, swap: bool) -> Probe | None:
         """Time one row, float32 [F], at both versions; None where either does not answer.
@@ -137,14 +137,14 @@ class Mirror:
         version = self.version
         if version is None or not np.isfinite(row).all():
             return None
-        took: dict[str, int] = {}
-        sides = [("active", active_model, active), ("mirrored", self.model, version)]
+        latencies: dict[str, int] = {}
+        sides = [("active", active_model, active), ("shadow", self.model, version)]
         try:
             for side, model, number in reversed(sides) if swap else sides:
-                took[side] = self._time(model, number, row)
+                latencies[side] = self._time(model, number, row)
         except ServingError:
             return None
-        return Probe(clock.now_ns(), self.role, active, took["active"], self.model, version, took["mirrored"])
+        return Probe(clock.now_ns(), self.role, active, latencies["active"], self.model, version, latencies["shadow"])
 
     def _time(self, model: str, version: int, row: npt.NDArray[np.float32]) -> int:
         features, known = row[np.newaxis, np.newaxis], (model, version) in self._state_sizes
@@ -158,33 +158,33 @@ class Mirror:
         self._transport.infer(model, version, features, state, self._params.deadline_s)
         return self._clock() - started
 
-    def _pieces(self, records: Records) -> Iterator[Records]:
+    def _pieces(self, entries: Entries) -> Iterator[Entries]:
         """Split entries where the stream restarts; restart there."""
-        sequence, segment = records["sequence"], records["segment"]
-        anew = (records["flags"] & RESET) != 0
-        begins = anew[1:] | (np.diff(sequence) != 1) | (np.diff(segment) != 0)
-        for piece in np.split(records, np.flatnonzero(begins) + 1):
+        sequence, segment = entries["sequence"], entries["segment"]
+        resets = (entries["flags"] & RESET) != 0
+        begins = resets[1:] | (np.diff(sequence) != 1) | (np.diff(segment) != 0)
+        for piece in np.split(entries, np.flatnonzero(begins) + 1):
             if not len(piece):
                 continue
             first = piece[0]
             if first["flags"] & RESET:
-                self._begin(whole=True)
+                self._begin(from_start=True)
             elif first["sequence"] != self._expected or first["segment"] != self._segment:
-                self._begin(whole=False)
+                self._begin(from_start=False)
             self._expected, self._segment = int(piece["sequence"][-1]) + 1, int(first["segment"])
             yield piece
 
-    def _begin(self, *, whole: bool) -> None:
+    def _begin(self, *, from_start: bool) -> None:
         self._history = RowHistory(self._history.width, _HISTORY_ROWS)
-        self._whole, self._seen = whole, 0
+        self._from_start, self._row_count = from_start, 0
         if self._client is not None:
             self._client.reset()
 
-    def _predict(self, piece: Records) -> list[Prediction]:
+    def _predict(self, piece: Entries) -> list[Prediction]:
         """Return a prediction for each entry, none without a version."""
         rows = np.ascontiguousarray(piece["features"])
         self._open()
-        before, self._seen = self._seen, self._seen + len(rows)
+        before, self._row_count = self._row_count, self._row_count + len(rows)
         self._history.append(rows)
         if self._foreign is not None:
             detail = f"{self.model}/{self._foreign}: made for other features or labels"
@@ -195,14 +195,14 @@ class Mirror:
         if self._client.version is None:
             self._client = None
             return []
-        if any(one.reason is Reason.REFUSED for one in predictions):
+        if any(prediction.reason is Reason.REFUSED for prediction in predictions):
             # A version published anew may have another state size: look it up again.
             self._client = None
             return predictions
         trusted = before + np.arange(len(rows)) >= self._client.prime_rows
         return [
             prediction
-            if self._whole or enough or prediction.reason is not None
+            if self._from_start or enough or prediction.reason is not None
             else replace(prediction, reason=Reason.PRIMING)
             for prediction, enough in zip(predictions, trusted, strict=True)
         ]
@@ -210,8 +210,8 @@ class Mirror:
     def _open(self) -> None:
         """Open a client once there is a version, at most every `poll_s`, and feed it the rows so far."""
         now = self._clock()
-        waits = self._looked_up_ns is not None and now - self._looked_up_ns < self._params.poll_s * NS_PER_S
-        if self._client is not None or waits:
+        too_soon = self._looked_up_ns is not None and now - self._looked_up_ns < self._params.poll_s * NS_PER_S
+        if self._client is not None or too_soon:
             return
         self._looked_up_ns = now
         try:
@@ -226,17 +226,19 @@ class Mirror:
             return
         kept = self._history.last(len(self._history))
         self._client.observe(kept)
-        if len(kept) < self._seen:
-            self._whole, self._seen = False, len(kept)
+        if len(kept) < self._row_count:
+            self._from_start, self._row_count = False, len(kept)
 
 
-class MirrorThread:
+class ShadowThread:
     """Asks a shadow about entries in order and keeps its answers until collected.
 
     Entries that find the queue full are dropped; the shadow finds a hole in their sequence.
     """
 
-    def __init__(self, make: Callable[[], Mirror], active_model: str, *, queue_rows: int, probe_s: float) -> None:
+    def __init__(
+        self, make: Callable[[], ShadowReplica], active_model: str, *, queue_rows: int, probe_s: float
+    ) -> None:
         """Start the thread.
 
         Args:
@@ -250,12 +252,12 @@ class MirrorThread:
         self._queue_rows = queue_rows
         self._probe_s = probe_s
         self._changed = Condition()
-        self._queue: deque[Records] = deque()
+        self._queue: deque[Entries] = deque()
         self._waiting = 0
         self._busy = False
         self._dropped = 0
         self._faults = 0
-        self._mirrored: list[Mirrored] = []
+        self._answered: list[ShadowAnswers] = []
         self._probes: list[Probe] = []
         self._version: int | None = None
         self._thread = Thread(target=self._run, daemon=True)
@@ -279,7 +281,7 @@ class MirrorThread:
         return faults
 
     @property
-    def pressed(self) -> bool:
+    def above_high_water(self) -> bool:
         """Whether the queue is over half full."""
         return 2 * self._waiting > self._queue_rows
 
@@ -289,48 +291,48 @@ class MirrorThread:
         with self._changed:
             return not self._queue and not self._busy
 
-    def offer(self, records: Records) -> None:
+    def offer(self, entries: Entries) -> None:
         """Queue the next entries, best `MAX_ROWS` of them."""
         with self._changed:
-            if self._waiting + len(records) > self._queue_rows:
-                self._dropped += len(records)
+            if self._waiting + len(entries) > self._queue_rows:
+                self._dropped += len(entries)
                 return
-            self._queue.append(records)
-            self._waiting += len(records)
+            self._queue.append(entries)
+            self._waiting += len(entries)
             self._changed.notify()
 
-    def collect(self) -> tuple[list[Mirrored], list[Probe]]:
+    def collect(self) -> tuple[list[ShadowAnswers], list[Probe]]:
         """Return answers and probes since the last call."""
         with self._changed:
-            mirrored, self._mirrored = self._mirrored, []
+            answered, self._answered = self._answered, []
             probes, self._probes = self._probes, []
-        return mirrored, probes
+        return answered, probes
 
     def _run(self) -> None:
-        mirror: Mirror | None = None
+        shadow: ShadowReplica | None = None
         probed_s = time.monotonic()
         while True:
-            records = self._take()
+            entries = self._take()
             try:
-                mirror = mirror or self._make()
-                mirrored = mirror.answer(records) if len(records) else []
+                shadow = shadow or self._make()
+                answered = shadow.answer(entries) if len(entries) else []
                 probe = None
-                if len(records) and time.monotonic() - probed_s > self._probe_s:
-                    probed_s, probe = time.monotonic(), self._probe(mirror, records)
+                if len(entries) and time.monotonic() - probed_s > self._probe_s:
+                    probed_s, probe = time.monotonic(), self._probe(shadow, entries)
             except Exception:  # noqa: BLE001 - the primary's log must go on
-                console.print(f"a mirror failed and starts anew:\n{traceback.format_exc()}", markup=False)
-                mirror, mirrored, probe = None, [], None
+                console.print(f"a shadow failed and restarts:\n{traceback.format_exc()}", markup=False)
+                shadow, answered, probe = None, [], None
                 with self._changed:
                     self._faults += 1
                 time.sleep(_WAIT_S)
             with self._changed:
-                self._version = None if mirror is None else mirror.version
-                self._mirrored += mirrored
+                self._version = None if shadow is None else shadow.version
+                self._answered += answered
                 if probe is not None:
                     self._probes.append(probe)
                 self._busy = False
 
-    def _take(self) -> Records:
+    def _take(self) -> Entries:
         """Return the next entries; wait up to `_WAIT_S`."""
         with self._changed:
             if not self._queue:
@@ -338,15 +340,15 @@ class MirrorThread:
             if not self._queue:
                 return np.zeros(0, np.dtype([]))
             self._busy = True
-            records = self._queue.popleft()
-            self._waiting -= len(records)
-            return records
+            entries = self._queue.popleft()
+            self._waiting -= len(entries)
+            return entries
 
-    def _probe(self, mirror: Mirror, records: Records) -> Probe | None:
+    def _probe(self, shadow: ShadowReplica, entries: Entries) -> Probe | None:
         """Probe with the newest row that the active version answered."""
-        asked = records[(records["candidate"] == 0) & (records["version"] > 0) & ((records["flags"] & PRIME) == 0)]
+        asked = entries[(entries["candidate"] == 0) & (entries["version"] > 0) & ((entries["flags"] & PRIME) == 0)]
         if not len(asked):
             return None
         newest = asked[-1]
         swap = random.random() < 0.5  # noqa: S311 - no secret
-        return mirror.probe(self._active_model, int(newest["version"]), newest["features"], swap=swap)
+        return shadow.probe(self._active_model, int(newest["version"]), newest["features"], swap=swap)

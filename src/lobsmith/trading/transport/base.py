@@ -122,9 +122,11 @@ def check_in_time(where: str, started: float, deadline_s: float) -> None:
     Raises:
         DeadlineError: the deadline has passed.
     """
-    took = time.monotonic() - started
-    if took > deadline_s:
-        raise DeadlineError(f"{where}: the answer took {took:.3f} s, the deadline is {deadline_s:g} s; it is discarded")
+    elapsed_s = time.monotonic() - started
+    if elapsed_s > deadline_s:
+        raise DeadlineError(
+            f"{where}: the answer took {elapsed_s:.3f} s, the deadline is {deadline_s:g} s; it is discarded"
+        )
 
 
 def checked_answer(
@@ -149,20 +151,20 @@ def checked_answer(
         ServingError: another version answered, or wrong tensors.
     """
     if str(answered) != str(version):
-        raise ServingError(f"{where}: version {version} was asked, version {answered} answered")
+        raise ServingError(f"{where}: version {version} was requested, version {answered} answered")
     probabilities, outlook, next_state = (tensor(name) for name in (PROBABILITIES, OUTLOOK, NEXT_STATE))
     if probabilities is None or outlook is None or next_state is None:
         raise ServingError(f"{where}/{version}: the answer lacks a tensor")
     expected = (*features.shape[:2], len(CLASSES))
-    got = probabilities.shape
-    if probabilities.ndim != 4 or (*got[:2], got[3]) != expected or probabilities.dtype != np.float32:
+    shape = probabilities.shape
+    if probabilities.ndim != 4 or (*shape[:2], shape[3]) != expected or probabilities.dtype != np.float32:
         raise ServingError(
             f"{where}/{version}: {PROBABILITIES}: expected float32 [{expected[0]}, {expected[1]}, H, {expected[2]}], "
-            f"got {probabilities.dtype} {list(got)}"
+            f"got {probabilities.dtype} {list(shape)}"
         )
-    if outlook.shape != (*got[:3], len(OUTLOOKS)) or outlook.dtype != np.float32:
+    if outlook.shape != (*shape[:3], len(OUTLOOKS)) or outlook.dtype != np.float32:
         raise ServingError(
-            f"{where}/{version}: {OUTLOOK}: expected float32 {[*got[:3], len(OUTLOOKS)]}, "
+            f"{where}/{version}: {OUTLOOK}: expected float32 {[*shape[:3], len(OUTLOOKS)]}, "
             f"got {outlook.dtype} {list(outlook.shape)}"
         )
     if next_state.shape != state.shape or next_state.dtype != np.float32:
@@ -182,7 +184,7 @@ def checked_score(
         ServingError: another version answered, or wrong tensors.
     """
     if str(answered) != str(version):
-        raise ServingError(f"{where}: version {version} was asked, version {answered} answered")
+        raise ServingError(f"{where}: version {version} was requested, version {answered} answered")
     score, contributions = tensor(SCORE), tensor(CONTRIBUTIONS)
     if score is None or contributions is None:
         raise ServingError(f"{where}/{version}: the answer lacks a tensor")

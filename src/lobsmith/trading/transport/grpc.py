@@ -6,8 +6,8 @@ import tritonclient.grpc
 
 from lobsmith.trading.transport.triton import (
     LOOKUP_DEADLINE_S,
-    Answered,
     Float32,
+    TritonAnswer,
     TritonTransport,
     request_tensors,
 )
@@ -49,7 +49,7 @@ class GrpcTransport(TritonTransport):
 
     def _ask(
         self, model: str, version: int, arrays: dict[str, Float32], outputs: tuple[str, ...], deadline_s: float
-    ) -> Answered:
+    ) -> TritonAnswer:
         result = self._client.infer(
             model,
             request_tensors(tritonclient.grpc.InferInput, arrays),

@@ -11,8 +11,8 @@ import tritonclient.http
 from lobsmith.errors import DeadlineError, ServingError
 from lobsmith.trading.transport.triton import (
     LOOKUP_DEADLINE_S,
-    Answered,
     Float32,
+    TritonAnswer,
     TritonTransport,
     request_tensors,
 )
@@ -51,7 +51,7 @@ class HttpTransport(TritonTransport):
 
     def _ask(
         self, model: str, version: int, arrays: dict[str, Float32], outputs: tuple[str, ...], deadline_s: float
-    ) -> Answered:
+    ) -> TritonAnswer:
         with self._within(deadline_s):
             result = self._client.infer(
                 model,

@@ -26,7 +26,7 @@ from lobsmith.release.version.triton_config import DEFINITIONS, INSTRUMENTS, PRI
 from lobsmith.trading.transport.base import Answer, DriftScore, ModelShape, check_in_time, checked_answer, checked_score
 
 Float32 = NDArray[np.float32]
-Answered = tuple[object, Callable[[str], Float32 | None]]
+TritonAnswer = tuple[object, Callable[[str], Float32 | None]]
 """The version that answered, as the server wrote it, and its outputs by name."""
 
 LOOKUP_DEADLINE_S = 2.0
@@ -85,12 +85,12 @@ class TritonTransport(ABC):
     @abstractmethod
     def _ask(
         self, model: str, version: int, arrays: dict[str, Float32], outputs: tuple[str, ...], deadline_s: float
-    ) -> Answered:
+    ) -> TritonAnswer:
         """Return a version's answer to arrays."""
 
     def _in_time(
         self, model: str, version: int, arrays: dict[str, Float32], outputs: tuple[str, ...], deadline_s: float
-    ) -> Answered:
+    ) -> TritonAnswer:
         started = time.monotonic()
         with self._mapped(model, deadline_s):
             answered = self._ask(model, version, arrays, outputs, deadline_s)

@@ -54,8 +54,8 @@ class TritonPythonModel:
             except ValueError as error:
                 responses[position] = _failure(str(error), pb_utils.TritonError.INVALID_ARG)
             else:
-                one = tuple(tensor.shape[1:] for tensor in inputs.values())
-                groups.setdefault(one, []).append((position, inputs))
+                shapes = tuple(tensor.shape[1:] for tensor in inputs.values())
+                groups.setdefault(shapes, []).append((position, inputs))
         for group in groups.values():
             positions = [position for position, _ in group]
             for position, response in zip(positions, self._run([inputs for _, inputs in group]), strict=True):
@@ -89,8 +89,8 @@ class TritonPythonModel:
         try:
             answers = self.session.run(self.outputs, batch)
         except Exception as error:  # noqa: BLE001 - whatever the runtime raises, each request must get a response
-            what = " ".join(str(error).split())
-            return [_failure(f"ONNX Runtime: {what}", pb_utils.TritonError.INTERNAL) for _ in group]
+            message = " ".join(str(error).split())
+            return [_failure(f"ONNX Runtime: {message}", pb_utils.TritonError.INTERNAL) for _ in group]
         ends = list(itertools.accumulate(len(next(iter(inputs.values()))) for inputs in group))
         return [
             pb_utils.InferenceResponse(

@@ -15,7 +15,7 @@ _RETRY_S = 1.0
 """Between lookups while the server does not answer, s."""
 
 
-class LearntInstruments:
+class TrainedInstruments:
     """Checks a stream's instrument against those that each answering version was trained on.
 
     Source: the version's manifest; of a remote server, the configuration of the model's newest version. A version of
@@ -40,9 +40,9 @@ class LearntInstruments:
         self._model = model
         self._instrument = instrument
         self._remote = remote
-        self._silent = False
-        self._about: tuple[str, int] | None = None
-        self._again_s = 0.0
+        self._warned = False
+        self._checked_version: tuple[str, int] | None = None
+        self._retry_at_s = 0.0
         self.fault: str | None = None
 
     def require(self, version: int) -> None:
@@ -53,7 +53,7 @@ class LearntInstruments:
         """
         fault = self.check(self._model, version)
         if fault is not None:
-            raise UnlearntInstrumentError(f"{fault}; {self._way_out()}, or pass --allow-other-instrument")
+            raise UnlearntInstrumentError(f"{fault}; {self._remedy()}, or pass --allow-other-instrument")
 
     def check(self, model: str | None, version: int | None) -> str | None:
         """Return the answering version's mismatch, None without one; looked up once a version."""
@@ -61,36 +61,38 @@ class LearntInstruments:
             return self.fault
         name = self._model if model in (None, plans_model(self._model)) else model
         assert name is not None  # noqa: S101 - mypy does not narrow by membership
-        if self._about != (name, version) or time.monotonic() >= self._again_s:
-            self._about, self._again_s = (name, version), math.inf
-            self.fault = self._judge(name, version)
+        if self._checked_version != (name, version) or time.monotonic() >= self._retry_at_s:
+            self._checked_version, self._retry_at_s = (name, version), math.inf
+            self.fault = self._mismatch(name, version)
         return self.fault
 
-    def _way_out(self) -> str:
-        slot = candidate_model(self._model)
+    def _remedy(self) -> str:
+        deployment = candidate_model(self._model)
         try:
             repository = Repository.of(self._workspace)
-            candidate = None if self._remote else repository.active(slot)
-            if candidate is not None and read_manifest(repository.directory(slot, candidate)).has_learnt(
+            candidate = None if self._remote else repository.active(deployment)
+            if candidate is not None and read_manifest(repository.directory(deployment, candidate)).has_learnt(
                 self._instrument
             ):
-                return f"its candidate {candidate} has: put that in service (lobsmith models promote {candidate})"
+                return f"its candidate {candidate} was: put it in service (lobsmith models promote {candidate})"
         except LobsmithError:
             pass  # being replaced; the other remedy holds as well
         return "train on it (lobsmith retrain --capture FILE...)"
 
-    def _judge(self, model: str, version: int) -> str | None:
-        learnt = self._learnt(model, version)
-        if not learnt:
-            if not self._silent:
-                console.print(f"{model} {version} does not say what it has learnt; taken to know {self._instrument}")
-            self._silent = True
+    def _mismatch(self, model: str, version: int) -> str | None:
+        instruments = self._instruments_of(model, version)
+        if not instruments:
+            if not self._warned:
+                console.print(
+                    f"{model} {version} does not list its instruments; assumed to be trained on {self._instrument}"
+                )
+            self._warned = True
             return None
-        if self._instrument in learnt:
+        if self._instrument in instruments:
             return None
-        return f"{model} {version} has learnt {', '.join(learnt)}, not {self._instrument}"
+        return f"{model} {version} was trained on {', '.join(instruments)}, not {self._instrument}"
 
-    def _learnt(self, model: str, version: int) -> tuple[str, ...]:
+    def _instruments_of(self, model: str, version: int) -> tuple[str, ...]:
         try:
             if not self._remote:
                 manifest = read_manifest(self._workspace.repository / model / str(version))
@@ -100,5 +102,5 @@ class LearntInstruments:
         try:
             return self._transport.describe(model).instruments
         except LobsmithError:
-            self._again_s = time.monotonic() + _RETRY_S
+            self._retry_at_s = time.monotonic() + _RETRY_S
             return ()
