@@ -19,8 +19,7 @@ class Engine:
     """One loaded version; the stream's state comes with each call.
 
     A single row of a single stream goes to the compiled step where the version has a graph for one row, or to that
-    graph
-    where the compiled step does not support the network.
+    graph where the compiled step does not support the network.
     """
 
     def __init__(self, directory: Path, trust: Trust) -> None:

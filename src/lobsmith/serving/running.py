@@ -39,8 +39,7 @@ class RunningServer:
         """See `lobsmith.release.context.Server.serve`; companions follow where they can be loaded.
 
         A version that was not READY or never warmed up answers `serving.warmup_rows` real rows first, others one; a
-        drift score
-        answers one block of zeros.
+        drift score answers one block of zeros.
 
         Raises:
             ServingError: `version` is not listed, invalid (the server keeps what it serves), not READY within
@@ -86,7 +85,7 @@ class RunningServer:
                 if time.monotonic() > deadline:
                     raise ServingError(
                         f"{model}: version {min(loaded)} is still loaded after {self._deadline_s:g} s; "
-                        "look at `lobsmith status`, or start the server again"
+                        "see `lobsmith status`, or restart the server"
                     )
                 time.sleep(_POLL_S)
 

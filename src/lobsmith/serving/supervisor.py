@@ -185,7 +185,7 @@ def _load_all(
     for model in sorted(Repository.of(workspace).models(), key=lambda name: not may_produce(name)):
         load = _LoadThread(workspace, control, model, params.serving.load_deadline_s)
         # A stop or a crash must not wait for a load.
-        while not load.done.wait(_POLL_S):
+        while not load.ended.wait(_POLL_S):
             if (trouble := watch.trouble()) or stop.is_set():
                 return trouble
         for event in load.events:
@@ -198,7 +198,7 @@ class _LoadThread:
     """A load in a thread of its own, and its events."""
 
     def __init__(self, workspace: Workspace, control: TritonControl, model: str, deadline_s: float) -> None:
-        self.done = threading.Event()
+        self.ended = threading.Event()
         self.events: list[ServeEvent] = []
         self._arguments = (workspace, control, model, deadline_s)
         threading.Thread(target=self._run, name=f"load {model}", daemon=True).start()
@@ -212,7 +212,7 @@ class _LoadThread:
         except Exception as error:  # noqa: BLE001 - other models must be served
             self.events.append(ServeEvent(EventKind.FAILED, f"{model}: {type(error).__name__}: {error}", model))
         finally:
-            self.done.set()
+            self.ended.set()
 
     def _report(self, loaded: Loaded) -> None:
         workspace, model = self._arguments[0], loaded.model

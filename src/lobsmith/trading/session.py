@@ -89,9 +89,7 @@ class Stream:
             RequestError: see `step`.
         """
         self._check_open()
-        gated = [
-            self._check_instrument(prediction) for prediction in self._gated.ask(rows.features, rows.raw, rows.time)
-        ]
+        gated = list(map(self._check_instrument, self._gated.ask(rows.features, rows.raw, rows.time)))
         if self.recorder is not None:
             columns = rows.time.tolist(), rows.segment.tolist(), rows.mid.tolist(), rows.features, rows.raw
             for answer, time_ns, segment, mid, row, raw in zip(gated, *columns, strict=True):
@@ -207,8 +205,7 @@ def open_stream(
         record: source of the rows in the prediction log; None records nothing.
         backpressure: for replays: each step waits for guard and recorder.
         allow_other_instrument: open although the active version was not trained on the instrument. Predictions of such
-            a
-            version, now or later, are logged and not actionable: `Abstain.OTHER_INSTRUMENT`.
+            a version, now or later, are logged and not actionable: `Abstain.OTHER_INSTRUMENT`.
 
     Raises:
         UnlearntInstrumentError: the active version was trained on other instruments only.

@@ -32,8 +32,7 @@ def load_valid(workspace: Workspace, control: TritonControl, model: str, deadlin
     """Serve a model's listed versions that are valid and loadable here, and wait until READY.
 
     A companion without any is unloaded. New versions are loaded one by one: in one call a failure takes the others
-    along,
-    and discarding them crashes Triton now and then (SIGSEGV, about once in thirty such failures).
+    along, and discarding them crashes Triton now and then (SIGSEGV, about once in thirty such failures).
 
     Args:
         workspace: of the repository.
@@ -96,8 +95,7 @@ def settle(control: TritonControl, model: str, deadline: float, *, versions: Ite
     """Wait until Triton neither loads nor unloads a version of a model.
 
     Behind a load that hangs Triton queues control calls. A call that only drops versions, down to READY `versions`,
-    need
-    not wait for unloads: a rollback is quick.
+    need not wait for unloads: a rollback is quick.
 
     Raises:
         ServingError: still busy at `deadline`, monotonic s.
@@ -126,4 +124,4 @@ def sole_load(workspace: Workspace, deadline: float) -> Iterator[None]:
     except TimeoutError as error:
         if held:
             raise
-        raise ServingError(f"{path}: another load has not ended in time; look at `lobsmith status`") from error
+        raise ServingError(f"{path}: another load has not ended in time; see `lobsmith status`") from error

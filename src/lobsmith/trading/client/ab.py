@@ -28,8 +28,7 @@ class SplitClient:
     """One stream to two versions, of which one answers each row: `Prediction.model` names it.
 
     The other version keeps the row and is primed at its next block. When the candidate fails, the active version
-    answers
-    the row in the same call, and all rows of the next `poll_s` seconds. Not thread-safe.
+    answers the row in the same call, and all rows of the next `poll_s` seconds. Not thread-safe.
     """
 
     def __init__(

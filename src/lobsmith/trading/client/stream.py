@@ -120,9 +120,9 @@ class StreamClient:
     """The client of one stream: its state, its last rows, the version it asks.
 
     A new version starts from a cold state, primed with the remembered rows. Rows of a failed request go into the next
-    one:
-    the state misses none. TensorRT plans (`<model>_trt`) that a lookup finds READY are asked first; both have the same
-    state. When the plans fail, the model answers the same call and all rows until the next lookup. Not thread-safe.
+    one: the state misses none. TensorRT plans (`<model>_trt`) that a lookup finds READY are asked first; both have the
+    same state. When the plans fail, the model answers the same call and all rows until the next lookup. Not
+    thread-safe.
     """
 
     def __init__(

@@ -45,8 +45,7 @@ def effective_mode(monitor: MonitorStatus, local: LocalReading) -> EffectiveMode
     | none, or stale normal   | normal         | REFERENCE      | NO_SIGNAL      |
 
     A mode is stale where its file is old, missing, corrupt, out of reach or about another version. Stale conservative
-    and
-    paused hold all the same, for any version, until the monitor changes them.
+    and paused hold all the same, for any version, until the monitor changes them.
     """
     detail = f"monitor: {monitor.detail}; local: {local.detail}"
     if monitor.mode is Mode.PAUSED:

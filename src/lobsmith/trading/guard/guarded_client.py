@@ -40,8 +40,7 @@ class GuardedClient:
     """A client with a guard, which neither delays nor changes predictions.
 
     Normal: all actionable; paused: none. Conservative: where the version's last hit rates at that confidence suffice;
-    never
-    the candidate's, which has none. Not thread-safe.
+    never the candidate's, which has none. Not thread-safe.
     """
 
     def __init__(self, client: Client[Prediction], guard: Guard, *, model: str, horizons: int) -> None:

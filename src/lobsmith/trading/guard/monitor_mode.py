@@ -167,8 +167,7 @@ class ModeWatch:
     """Reads the mode and judges its age; of one thread.
 
     Fresh: the last drift check is within `stale_s` of this machine's clock, before or after, and a new check arrived
-    within
-    `stale_s` of a monotonic clock.
+    within `stale_s` of a monotonic clock.
     """
 
     def __init__(
@@ -239,7 +238,8 @@ class ModeWatch:
                 else "it has made no drift check yet"
             )
         if age_ns < -self._stale_ns:
-            return f"its last drift check is {-age_ns / NS_PER_S:.0f} s ahead of this machine's clock; set the clocks right"
+            ahead_s = -age_ns / NS_PER_S
+            return f"its last drift check is {ahead_s:.0f} s ahead of this machine's clock; set the clocks right"
         unchanged_ns = self._clock() - self._changed_ns
         if unchanged_ns > self._stale_ns:
             return f"no new drift check for {unchanged_ns / NS_PER_S:.0f} s"

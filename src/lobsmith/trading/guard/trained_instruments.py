@@ -19,8 +19,7 @@ class TrainedInstruments:
     """Checks a stream's instrument against those that each answering version was trained on.
 
     Source: the version's manifest; of a remote server, the configuration of the model's newest version. A version of
-    unknown
-    instruments passes, with one warning. A failed lookup is repeated.
+    unknown instruments passes, with one warning. A failed lookup is repeated.
     """
 
     def __init__(
@@ -83,9 +82,7 @@ class TrainedInstruments:
         instruments = self._instruments_of(model, version)
         if not instruments:
             if not self._warned:
-                console.print(
-                    f"{model} {version} does not list its instruments; assumed to be trained on {self._instrument}"
-                )
+                console.print(f"{model} {version} lists no instruments; assumed to be trained on {self._instrument}")
             self._warned = True
             return None
         if self._instrument in instruments:

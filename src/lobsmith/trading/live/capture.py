@@ -23,8 +23,7 @@ class Capture:
     """Raw files of a session's symbols; predictions never wait for them.
 
     Each symbol begins with a gap mark, so files of several sessions read as one feed. Each further file has a book
-    snapshot
-    near its beginning, so it reads without earlier ones. A disk failure ends the capture, not the session.
+    snapshot near its beginning, so it reads without earlier ones. A disk failure ends the capture, not the session.
 
     Attributes:
         ended: the disk has failed.
@@ -96,8 +95,7 @@ class Capture:
         """Write a feed's book near the beginning of a file, when due; call it after each move of the feed.
 
         The book is of a difference in that file and is written after the next one, so a reader of earlier files takes
-        it for an
-        old snapshot.
+        it for an old snapshot.
         """
         begun_ns = self._begun.get(symbol)
         if begun_ns is None or begun_ns == self._with_book.get(symbol):

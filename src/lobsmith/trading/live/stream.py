@@ -72,9 +72,9 @@ class LiveStream:
     Rows that come together go into one request: after a pause the stream catches up.
 
     Attributes:
-        lines: queue that the feed fills.
+        lines: queue of the feed's lines.
         instrument: of the feed.
-        tally: read it under `lock`.
+        counts: read it under `lock`.
         state: phase.
         detail: why it waits.
         error: what ended it.

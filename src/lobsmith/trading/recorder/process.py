@@ -74,20 +74,20 @@ class LogSink:
 
     def add_live(self, entries: Entries) -> None:
         """Log entries, oldest first: predictions, raw rows and the outcomes that they complete."""
-        asked = entries[entries["row"] >= 0]
-        if not len(asked):
+        predicted = entries[entries["row"] >= 0]
+        if not len(predicted):
             return
         for candidate, model in enumerate((self._model, candidate_model(self._model))):
-            arm = asked[asked["candidate"] == candidate]
+            arm = predicted[predicted["candidate"] == candidate]
             for version in np.unique(arm["version"]):
                 self._add(model, int(version), Role.PRIMARY, arm[arm["version"] == version])
-        raw = asked[(asked["flags"] & HAS_RAW) != 0]
+        raw = predicted[(predicted["flags"] & HAS_RAW) != 0]
         if len(raw):
             self._log.add_raw(
                 self._session, **{name: raw[name] for name in ("row", "time_ns", "asked_ns", "segment", "raw")}
             )
         # An earlier recorder may have logged rows that it did not release.
-        new = asked if self._last is None else asked[asked["row"] > self._last[0]]
+        new = predicted if self._last is None else predicted[predicted["row"] > self._last[0]]
         if len(new):
             runs = self._runs(new["row"], new["segment"])
             self._add_outcomes(self._join.push(new["row"], new["time_ns"], new["mid"], runs))
@@ -262,8 +262,7 @@ class RecorderLoop:
         """Make the log durable, then release ring entries that were read.
 
         The next recorder resumes after the last released entry and skips rows already logged. Entries are kept until
-        the
-        shadows answered, as long as there is room.
+        the shadows answered, as long as there is room.
         """
         # Before the collection: no answer is left behind.
         answered = all(shadow.idle for _, _, shadow in self._shadows)

@@ -346,8 +346,8 @@ class Recorder:
         while not self._abandoned.is_set():
             started_s = time.monotonic()
             code = self._run_child()
-            done = self._closing.is_set() and code == 0 and (self._ring is None or self._ring.waiting == 0)
-            if done or self._abandoned.is_set():
+            finished = self._closing.is_set() and code == 0 and (self._ring is None or self._ring.waiting == 0)
+            if finished or self._abandoned.is_set():
                 return
             self._restarts += 1
             late_failures += self._closing.is_set()

@@ -114,12 +114,12 @@ class ShadowReplica:
         answered = []
         for piece in self._pieces(entries):
             predictions = self._predict(piece)
-            asked = (piece["flags"] & PRIME) == 0
-            if predictions and asked.any():
+            predicted = (piece["flags"] & PRIME) == 0
+            if predictions and predicted.any():
                 answered.append(
                     ShadowAnswers(
-                        piece[asked],
-                        [prediction for prediction, kept in zip(predictions, asked, strict=True) if kept],
+                        piece[predicted],
+                        [prediction for prediction, kept in zip(predictions, predicted, strict=True) if kept],
                         min(len(piece), MAX_ROWS),
                     )
                 )
@@ -346,9 +346,9 @@ class ShadowThread:
 
     def _probe(self, shadow: ShadowReplica, entries: Entries) -> Probe | None:
         """Probe with the newest row that the active version answered."""
-        asked = entries[(entries["candidate"] == 0) & (entries["version"] > 0) & ((entries["flags"] & PRIME) == 0)]
-        if not len(asked):
+        predicted = entries[(entries["candidate"] == 0) & (entries["version"] > 0) & ((entries["flags"] & PRIME) == 0)]
+        if not len(predicted):
             return None
-        newest = asked[-1]
+        newest = predicted[-1]
         swap = random.random() < 0.5  # noqa: S311 - no secret
         return shadow.probe(self._active_model, int(newest["version"]), newest["features"], swap=swap)
