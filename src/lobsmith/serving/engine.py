@@ -18,8 +18,8 @@ from lobsmith.release.version.signing import Trust
 class Engine:
     """One loaded version; the stream's state comes with each call.
 
-    A single row of a single stream goes to the compiled step where the version has a graph for one row, or to that
-    graph where the compiled step does not support the network.
+    A single row of a single stream goes to the version's one-row graph, compiled where `open_step` supports the
+    network.
     """
 
     def __init__(self, directory: Path, trust: Trust) -> None:

@@ -1,6 +1,6 @@
 """Executes a program that the kernel kills when its parent ends.
 
-Run as `python -I -S launcher.py PARENT_PID PROGRAM ARGUMENT...`, standard library only. A function between fork and
+Run as `python -I -S launcher.py PARENT_PID PROGRAM ARGUMENT...`, standard library only: a function between fork and
 exec would be unsafe in a parent with threads.
 """
 

@@ -1,7 +1,7 @@
 """The modes over HTTP, for clients on other machines: `GET /modes/<model>` is the mode file, byte for byte.
 
-Runs in the supervisor on its own port, so it answers while Triton restarts. Read-only, no key; of a request only the
-model's name is used. Requests have a deadline and a size limit, and at most `_AT_ONCE` are served at once.
+Runs in the supervisor on its own port, so it answers while Triton restarts. Read-only, no key. Requests have a deadline
+and a size limit, and at most `_AT_ONCE` are served at once.
 """
 
 import socket

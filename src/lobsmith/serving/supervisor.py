@@ -130,8 +130,6 @@ def _mode_page(workspace: Workspace, params: ServingParams) -> Iterator[None]:
 
 
 class _Watch:
-    """Watches one run of Triton."""
-
     def __init__(self, triton: Triton, stubs: StubWatch) -> None:
         self._triton = triton
         self._stubs = stubs
@@ -195,8 +193,6 @@ def _load_all(
 
 
 class _LoadThread:
-    """A load in a thread of its own, and its events."""
-
     def __init__(self, workspace: Workspace, control: TritonControl, model: str, deadline_s: float) -> None:
         self.ended = threading.Event()
         self.events: list[ServeEvent] = []

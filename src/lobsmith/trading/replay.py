@@ -40,8 +40,8 @@ class ActionSummary(Struct, frozen=True, kw_only=True):
         acted: actionable at some horizon.
         in_full: actionable at all horizons.
         modes: rows by mode.
-        abstained: not actionable at all horizons, by reason.
-        last: detail of the last such row.
+        abstained: rows not `in_full`, by reason.
+        last: detail of the last of these.
     """
 
     acted: int
@@ -52,13 +52,13 @@ class ActionSummary(Struct, frozen=True, kw_only=True):
 
 
 class ReplayResult(Struct, frozen=True, kw_only=True):
-    """The outcome of a replay; latencies in microseconds, from a row's hand-over to its prediction.
+    """The outcome of a replay; `latency_us` from a row's hand-over to its prediction.
 
     Attributes:
         scores: quality by horizon.
         recorded: None where nothing was recorded.
         acting: None without a guard.
-        not_learnt: one line where the version was not trained on the instrument.
+        not_learnt: see `Stream.not_learnt`.
     """
 
     rows: int
@@ -147,7 +147,6 @@ class _Answers:
     last: str | None = None
 
     def add(self, gated: GatedPrediction) -> int:
-        """Add the next row's prediction; return how many there are."""
         prediction = gated.prediction
         if prediction.probabilities is not None:
             self.probabilities[len(self.latencies_ns)] = prediction.probabilities
@@ -175,7 +174,7 @@ class _Answers:
 
 
 def replayed_rows(dataset: Dataset, first: int, limit: int | None = None) -> npt.NDArray[np.int64]:
-    """Return the indices, int64, of the first `limit` complete rows from `first` on."""
+    """Return int64 indices of complete rows from `first` on, at most `limit`."""
     rows = first + np.flatnonzero(dataset.rows.complete[first:])
     return rows[:limit].astype(np.int64)
 
@@ -183,7 +182,7 @@ def replayed_rows(dataset: Dataset, first: int, limit: int | None = None) -> npt
 def score(
     probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int8], horizons_ms: tuple[int, ...]
 ) -> list[HorizonQuality]:
-    """Return accuracy and log-loss by horizon; rows without prediction or label are left out.
+    """Return accuracy and log-loss by horizon, of rows with prediction and label.
 
     Args:
         probabilities: float32 [N, H, 3]; NaN without a prediction.

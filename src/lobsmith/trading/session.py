@@ -1,4 +1,4 @@
-"""The front door: a stream of rows that the model answers, the mode gates and the recorder logs."""
+"""The front door: rows that the model answers, the mode gates and the recorder logs."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -82,8 +82,7 @@ class Stream:
         return gated
 
     def ask(self, rows: Rows) -> list[GatedPrediction]:
-        """Predict rows that came together, in requests of up to `MAX_ROWS`, as `step` would; in an A/B test by the
-        active version.
+        """Predict rows that came together, up to `MAX_ROWS` a request; in an A/B test by the active version.
 
         Raises:
             RequestError: see `step`.
@@ -100,14 +99,14 @@ class Stream:
 
     @property
     def not_learnt(self) -> str | None:
-        """One line where the version in use was not trained on the instrument, else None."""
+        """One line where the version was not trained on the instrument, else None."""
         return self._instruments.fault
 
     def prime(self, rows: Rows) -> None:
         """Feed rows that precede the first predicted one.
 
         Raises:
-            RequestError: wrong shape or type, or the stream is closed.
+            RequestError: see `step`.
         """
         self._check_open()
         if self.recorder is not None:
@@ -121,13 +120,13 @@ class Stream:
             self._wait()
 
     def reset(self) -> None:
-        """Start from a cold state with the next row: call it after a gap in the feed."""
+        """See `Client.reset`."""
         self._gated.reset()
         if self.recorder is not None:
             self.recorder.reset()
 
     def close(self, *, failed: bool = False) -> Recorded | None:
-        """Close guard, recorder and transport; return what was recorded, None without a recorder.
+        """Close all parts; return what was recorded, None without a recorder.
 
         Waits until all rows are logged, for little more than `mirror.drain_s`.
 
@@ -280,15 +279,7 @@ def open_stream(
 def open_guard(
     workspace: Workspace, params: Params, model: str, name: str, url: str | None = None, modes: str | None = None
 ) -> Guard:
-    """Start the guard of one stream.
-
-    Args:
-        workspace: of server and mode.
-        params: that the model was trained with.
-        model: the production model.
-        name: grpc, http or inprocess.
-        url: HOST:PORT of another server.
-        modes: URL of another machine's modes.
+    """Start the guard of one stream, with the arguments of `open_stream`; `name` is the transport.
 
     Raises:
         ParamsError: no such transport.

@@ -52,7 +52,7 @@ class TritonControl:
         self._repository = repository
 
     def index(self) -> list[VersionState]:
-        """Return the state of every version that the server knows.
+        """Return the state of every known version.
 
         Raises:
             ServingError: the server does not answer.
@@ -75,7 +75,7 @@ class TritonControl:
         )
 
     def failures(self, model: str) -> dict[int, str]:
-        """Return the versions that Triton could not load, and its reasons in one bounded line.
+        """Return the reasons, one bounded line each, by version that Triton could not load.
 
         Raises:
             ServingError: the server does not answer.
@@ -102,11 +102,11 @@ class TritonControl:
         }
 
     def load(self, model: str, versions: list[int], *, deadline_s: float = 120.0) -> None:
-        """Serve exactly these versions of a model; those already served are not interrupted.
+        """Serve exactly these versions of a model, without interrupting those already served.
 
         Args:
             model: the model's name.
-            versions: the version policy, whatever `config.pbtxt` lists.
+            versions: whatever `config.pbtxt` lists.
             deadline_s: a load may hang, for instance when the stub cannot start.
 
         Raises:

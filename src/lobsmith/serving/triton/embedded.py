@@ -137,8 +137,8 @@ class Triton:
             self._remove_shared_memory()
 
     def _assemble(self, installation: Installation) -> Path:
-        """Make the backend folder: the wheel's Python backend with our Python's stub, our `onnxruntime`, and NVIDIA's
-        `tensorrt` backend where it is installed beside the wheel's.
+        """Make the backend folder: the wheel's Python backend with our Python's stub, our `onnxruntime`, and `tensorrt`
+        if the wheel's folder has it.
         """
         backends = backends_folder(self._workspace)
         shutil.rmtree(backends, ignore_errors=True)
@@ -207,7 +207,6 @@ class Triton:
                 raise TritonMissingError(f"{sys.executable}: cannot start Triton: {error.strerror}") from error
 
     def _wait_ready(self, endpoint: Endpoint, stop: threading.Event) -> bool:
-        """Return True once ready, False where `stop` was set first."""
         deadline = time.monotonic() + self._params.start_deadline_s
         while not stop.wait(_POLL_S):
             code = self.exit_code()

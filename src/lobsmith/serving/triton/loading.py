@@ -92,10 +92,10 @@ def _load(control: TritonControl, model: str, versions: set[int], deadline_s: fl
 
 
 def settle(control: TritonControl, model: str, deadline: float, *, versions: Iterable[int] | None = None) -> None:
-    """Wait until Triton neither loads nor unloads a version of a model.
+    """Wait until Triton neither loads nor unloads a version of a model: behind a load that hangs it queues control
+    calls.
 
-    Behind a load that hangs Triton queues control calls. A call that only drops versions, down to READY `versions`,
-    need not wait for unloads: a rollback is quick.
+    A call that only drops versions, down to READY `versions`, need not wait for unloads: a rollback is quick.
 
     Raises:
         ServingError: still busy at `deadline`, monotonic s.

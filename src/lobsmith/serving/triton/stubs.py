@@ -1,5 +1,4 @@
-"""Watches the stub processes in which Triton's Python backend runs versions; Triton does not notice their hangs and
-crashes.
+"""Watches the stub processes in which Triton's Python backend runs versions; Triton does not notice hangs and crashes.
 
 A version whose stub crashed stays READY without answers. A stub that hangs in a load blocks every later control call of
 its model; two seconds after its kill Triton gives the version up. Other versions answer all the time.

@@ -1,7 +1,7 @@
 """Warm-up: a version just loaded answers its golden vectors before live rows, one at a time over gRPC, state carried.
 
-In addition `model_warmup` in `config.pbtxt` runs a few rows of zeros before READY; without it the first answer takes
-fifty times as long. Triton counts warm-ups as requests: their number is kept beside the server, `traffic` subtracts it.
+`model_warmup` in `config.pbtxt` runs a few rows of zeros before READY as well; without it the first answer takes fifty
+times as long. Triton counts warm-ups as requests: their number is kept beside the server, `traffic` subtracts it.
 """
 
 import hashlib
@@ -146,7 +146,7 @@ def traffic(workspace: Workspace, control: TritonControl, model: str) -> dict[in
 
 
 def _answer_rows(workspace: Workspace, endpoint: Endpoint, model: str, version: int, requests: int) -> list[float]:
-    """Return the latency of each answer, microseconds."""
+    """Return each answer's latency, microseconds."""
     golden = load_golden(Repository.of(workspace).directory(model, version) / GOLDEN)
     where = f"{model}/{version}: warm-up"
     probabilities, latencies_us, state = [], [], golden.state

@@ -21,7 +21,7 @@ Float32 = NDArray[np.float32]
 _CANDIDATE_SHARE = 0.5
 """Of the deadline; the active version keeps all of its own."""
 _HISTORY_ROWS = 2048
-"""Rows kept to prime a candidate that appears later."""
+"""Prime a candidate that appears later."""
 
 
 class SplitClient:

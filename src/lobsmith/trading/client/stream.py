@@ -21,10 +21,10 @@ from lobsmith.units import NS_PER_S
 Float32 = NDArray[np.float32]
 
 _FIRST_HISTORY_ROWS = 2048
-"""Rows kept before a version's priming rows are known."""
+"""Rows kept before a version's `prime_rows` are known."""
 _SUM_TOLERANCE = 1e-3
 _PLANS_SHARE = 0.5
-"""Of the deadline, for the TensorRT plans; the ONNX model gets the rest."""
+"""Of the deadline, for the TensorRT plans."""
 
 
 class Reason(StrEnum):
@@ -50,7 +50,7 @@ def second_newest(versions: list[int], has_learnt: Callable[[int], bool] = lambd
 
     Args:
         versions: served ones.
-        has_learnt: whether a version was trained on the stream's instrument; others are skipped.
+        has_learnt: whether a version was trained on the instrument.
 
     >>> second_newest([3, 5, 7], lambda version: version != 5)
     3
@@ -67,8 +67,7 @@ class Prediction:
         probabilities: float32 [H, 3].
         outlook: auxiliary heads, float32 [H, 5], see `lobsmith.release.version.contract`.
         version: asked, None where none was known.
-        latency_ns: of the call, lookups and priming included; rows of one request share it.
-        detail: one line for people.
+        latency_ns: of the whole call; rows of one request share it.
         model: that answered: the ONNX model or its TensorRT plans.
     """
 
@@ -107,7 +106,7 @@ class Client(Protocol[StepT_co]):
         """
 
     def reset(self) -> None:
-        """Start from a cold state with the next row: call it after a gap in the feed."""
+        """Start from a cold state with the next row, after a gap."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +116,11 @@ class _Failure:
 
 
 class StreamClient:
-    """The client of one stream: its state, its last rows, the version it asks.
+    """The client of one stream: its state, its last rows, the version it asks. Not thread-safe.
 
-    A new version starts from a cold state, primed with the remembered rows. Rows of a failed request go into the next
-    one: the state misses none. TensorRT plans (`<model>_trt`) that a lookup finds READY are asked first; both have the
-    same state. When the plans fail, the model answers the same call and all rows until the next lookup. Not
-    thread-safe.
+    A new version starts from a cold state, primed with the remembered rows. A failed request's rows go into the next
+    one. TensorRT plans (`<model>_trt`) that a lookup finds READY are asked first; both have the same state. When the
+    plans fail, the model answers the same call and all rows until the next lookup.
     """
 
     def __init__(
@@ -175,13 +173,7 @@ class StreamClient:
         *,
         choose: Callable[[list[int]], int | None] = newest,
     ) -> "StreamClient":
-        """Make a client with the shape and priming rows that the server reports.
-
-        Args:
-            transport: to the server.
-            model: the model's name.
-            params: deadline and lookup interval.
-            choose: which served version to ask.
+        """Make a client, see `StreamClient`, with the shape and priming rows that the server reports.
 
         Raises:
             ServingError: the server does not answer, or has no such model.
@@ -237,7 +229,7 @@ class StreamClient:
         return predictions
 
     def observe(self, rows: Float32) -> None:
-        """Take rows, float32 [T, F], that the next request carries; rows that are not finite are left out."""
+        """Take finite rows of float32 [T, F]; the next request carries them."""
         finite = np.isfinite(rows).all(axis=1)
         rows = rows if finite.all() else rows[finite]
         self._history.append(rows)
@@ -334,7 +326,6 @@ class StreamClient:
         return probabilities, outlook
 
     def _infer(self, version: int, features: Float32, state: Float32) -> Answer | _Failure:
-        """Ask the plans where READY, else or on failure the model."""
         left_s = self._params.deadline_s
         if self._plans_ready:
             started = self._clock()

@@ -19,7 +19,7 @@ _NAMED = 3
 
 
 class RawBlock:
-    """Keeps the last `rows` rows of a stream, at most one an interval: see `lobsmith.drift.reference`.
+    """The last `rows` rows of a stream, at most one an interval: see `lobsmith.drift.reference`.
 
     One thread appends, any may read; neither waits.
     """
@@ -107,7 +107,7 @@ class Hysteresis:
         self.alarm = False
 
     def push(self, score: float) -> None:
-        """Take the next score; NaN counts as above 1."""
+        """Take the next score; NaN exceeds 1."""
         self._above.append(not score <= 1)
         self._calm = self._calm + 1 if score < self._params.calm else 0
         if sum(self._above) >= self._params.alarms:
@@ -126,7 +126,6 @@ class ScoreWatch:
     """
 
     def __init__(self, model: str, params: GuardParams, deadline_s: float) -> None:
-        """Begin without a score."""
         self._model = model
         self._params = params
         self._deadline_s = deadline_s
@@ -140,11 +139,11 @@ class ScoreWatch:
         self.failures = 0
 
     def measure(self, transport: Transport, version: int | None, block: RawBlock) -> LocalReading:
-        """Score the last rows if enough have come; an alarm outlasts failed requests, not a change of version.
+        """Score the last rows if enough have come; an alarm outlasts failed requests, not the version.
 
         Args:
             transport: to the server.
-            version: in use; None without one.
+            version: in use, if any.
             block: the stream's last rows; a new object after a gap.
         """
         if version != self._version:
@@ -179,7 +178,6 @@ class ScoreWatch:
 
 
 def _named(score: DriftScore) -> str:
-    """Name the features that contribute most."""
     if len(score.contributions) != COUNT or not score.score > 1:
         return ""
     most = np.argsort(-score.contributions)[:_NAMED]

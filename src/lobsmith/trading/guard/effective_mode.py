@@ -35,7 +35,7 @@ class EffectiveMode:
 
 
 def effective_mode(monitor: MonitorStatus, local: LocalReading) -> EffectiveMode:
-    """Return the more cautious of the monitor's and the local status.
+    """Return the more cautious of two statuses.
 
     | monitor                 | local calm     | local alarm    | no score       |
     |-------------------------|----------------|----------------|----------------|
@@ -44,8 +44,7 @@ def effective_mode(monitor: MonitorStatus, local: LocalReading) -> EffectiveMode
     | paused                  | PAUSED         | PAUSED         | PAUSED         |
     | none, or stale normal   | normal         | REFERENCE      | NO_SIGNAL      |
 
-    A mode is stale where its file is old, missing, corrupt, out of reach or about another version. Stale conservative
-    and paused hold all the same, for any version, until the monitor changes them.
+    Stale: old, missing, corrupt, out of reach or of another version. Stale caution holds until the monitor changes it.
     """
     detail = f"monitor: {monitor.detail}; local: {local.detail}"
     if monitor.mode is Mode.PAUSED:

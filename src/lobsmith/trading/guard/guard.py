@@ -24,7 +24,7 @@ Float32 = NDArray[np.float32]
 
 _JOIN_S = 5.0
 _TRIES = 3
-"""Health checks that `pace` waits for: one may have begun before the last row, and one may fail."""
+"""Health checks that `pace` waits for: one may have begun earlier, one may fail."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class GuardCounts:
 class Guard:
     """Reads the mode and scores the stream's last rows, every `client.poll_s`.
 
-    The trading thread only appends rows and reads the last result. Without a result of this version and segment, or
-    where one is overdue or failed, the mode is conservative with NO_SIGNAL, or stays paused.
+    The trading thread only appends rows and reads the last result. Where that is of another version or segment, overdue
+    or failed, the mode is conservative with NO_SIGNAL, or stays paused.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Guard:
 
     @property
     def state(self) -> tuple[EffectiveMode, ActTable]:
-        """The effective mode, and which confidences are actionable while conservative."""
+        """The effective mode, and the confidences actionable while conservative."""
         check = self._last_check
         if check is None or self._fault is not None:
             return self._no_signal(self._fault or "no health check has ended yet")
@@ -171,7 +171,7 @@ class Guard:
         self._thread.start()
 
     def _no_signal(self, detail: str) -> tuple[EffectiveMode, ActTable]:
-        """Return NO_SIGNAL, or paused where it was; restart a thread that ended."""
+        """Return NO_SIGNAL, or paused where it was; restart an ended thread."""
         if not self._thread.is_alive() and not self._closing.is_set():
             self._counts.restarts += 1
             self._start()

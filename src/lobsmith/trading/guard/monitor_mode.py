@@ -1,4 +1,4 @@
-"""The mode that the monitor published, from the workspace or over HTTP, and whether it is fresh."""
+"""The mode that the monitor published, from file or HTTP, and whether it is fresh."""
 
 import socket
 import threading
@@ -57,7 +57,7 @@ class HttpModes:
         Args:
             url: up to and including `/modes`: `http://127.0.0.1:8003/modes`.
             model: whose mode.
-            deadline_s: of connection and whole answer.
+            deadline_s: of connection and answer.
 
         Raises:
             ServingError: `url` is no such URL.
@@ -125,7 +125,6 @@ class _Deadline:
         self._timer.daemon = True
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Take over the connection, as httpx's extension `trace`."""
         if event == "connection.connect_tcp.complete":
             self._socket = info["return_value"].get_extra_info("socket")
             if self.passed:
@@ -166,8 +165,8 @@ class MonitorStatus:
 class ModeWatch:
     """Reads the mode and judges its age; of one thread.
 
-    Fresh: the last drift check is within `stale_s` of this machine's clock, before or after, and a new check arrived
-    within `stale_s` of a monotonic clock.
+    Fresh: the last drift check is within `stale_s` of this machine's clock, and a new one arrived within `stale_s` of a
+    monotonic clock.
     """
 
     def __init__(

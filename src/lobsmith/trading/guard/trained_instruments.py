@@ -18,8 +18,8 @@ _RETRY_S = 1.0
 class TrainedInstruments:
     """Checks a stream's instrument against those that each answering version was trained on.
 
-    Source: the version's manifest; of a remote server, the configuration of the model's newest version. A version of
-    unknown instruments passes, with one warning. A failed lookup is repeated.
+    Source: the manifest, or the model's configuration on a remote server. Where unknown, the version passes with one
+    warning. A failed lookup is repeated.
     """
 
     def __init__(

@@ -22,8 +22,8 @@ _GIB, _MIB = 1 << 30, 1 << 20
 class Capture:
     """Raw files of a session's symbols; predictions never wait for them.
 
-    Each symbol begins with a gap mark, so files of several sessions read as one feed. Each further file has a book
-    snapshot near its beginning, so it reads without earlier ones. A disk failure ends the capture, not the session.
+    Each symbol begins with a gap mark: files of several sessions read as one feed. Further files have a book snapshot
+    near their beginning: they read without earlier ones. A disk failure ends only the capture.
 
     Attributes:
         ended: the disk has failed.
@@ -94,8 +94,7 @@ class Capture:
     def restate(self, symbol: str, feed: LiveFeed) -> None:
         """Write a feed's book near the beginning of a file, when due; call it after each move of the feed.
 
-        The book is of a difference in that file and is written after the next one, so a reader of earlier files takes
-        it for an old snapshot.
+        The book is of a difference in that file, written after the next one: to a reader of earlier files it is old.
         """
         begun_ns = self._begun.get(symbol)
         if begun_ns is None or begun_ns == self._with_book.get(symbol):

@@ -39,7 +39,7 @@ class Feed(Protocol):
         """Whether more lines may come."""
 
     def behind_ns(self, symbol: str) -> int:
-        """Return how late the last line was released, workspace time."""
+        """Return the delay of the last line, workspace time."""
 
     def stop(self) -> None:
         """Stop and wait for the end."""

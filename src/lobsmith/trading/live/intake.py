@@ -15,8 +15,7 @@ _OVERFLOW = msgspec.json.encode({"gap": "the answers are too far behind"})
 class Intake:
     """The sink of a feed: takes the lines of all symbols.
 
-    A stream gets the lines that are captured, so the capture yields the same rows. Messages that do not decode go to
-    neither.
+    A stream gets what is captured: the capture yields the same rows. Messages that do not decode go to neither.
 
     Attributes:
         unreadable: messages that do not decode, by symbol.

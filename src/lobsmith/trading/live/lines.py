@@ -1,4 +1,4 @@
-"""Queue of lines between a feed and the thread that answers them: the feed never waits."""
+"""Queue of lines between a feed, which never waits, and a stream."""
 
 from collections import deque
 from threading import Event
@@ -61,7 +61,7 @@ class Lines:
 
 
 def is_readable(text: bytes) -> bool:
-    """Whether a message decodes: another would make the whole capture unreadable."""
+    """Whether a message decodes; another makes the whole capture unreadable."""
     try:
         message = _decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):

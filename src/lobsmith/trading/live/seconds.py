@@ -20,21 +20,18 @@ class Second(Struct, frozen=True, kw_only=True):
     Attributes:
         time_ns: workspace time, UTC.
         instrument: `venue:symbol`.
-        state: phase of the stream.
-        detail: why it waits, or why not all predictions are actionable.
+        detail: why the stream waits, or not all predictions are actionable.
         price: the last mid.
         horizon_ms: of `up` and `down`.
         up: probability of a higher mid.
         down: probability of a lower mid.
-        mode: effective mode of the client.
         abstain: why not all predictions are actionable.
-        version: that answers.
         rows_per_s: since the last second, machine time.
         p50_us: median from a message's receipt to its answer over ten seconds, machine time.
         p99_us: 99th percentile of the same.
         behind_s: delay of the last answer, machine time.
         unanswered: rows so far with a reason instead of an answer.
-        drops: rows so far answered but not recorded, and lines without room or time.
+        drops: see `LiveStream.drops`.
         faults: unreadable lines so far.
     """
 

@@ -55,10 +55,10 @@ class LiveSummary(Struct, frozen=True, kw_only=True):
         instrument: `venue:symbol`.
         rows: of the feed.
         answered: rows with an answer.
-        reasons: rows without one, by reason.
+        reasons: rows without, by reason.
         incomplete: rows before the z-score's window was full.
         unasked: rows while no model was open.
-        drops: rows answered but not recorded, and lines without room or time.
+        drops: see `LiveStream.drops`.
         faults: unreadable messages.
         recorded: None where no model was ever open.
     """
@@ -86,7 +86,7 @@ def run_live(
 ) -> list[LiveSummary]:
     """Answer the rows of a feed until it ends or `stop` is set.
 
-    A symbol without a model trained on it waits for one; its feed is captured meanwhile.
+    A symbol without a model trained on it waits for one while its feed is captured.
 
     Args:
         workspace: of server, prediction log and captures.

@@ -46,10 +46,10 @@ class StreamCounts:
     Attributes:
         rows: of the feed.
         answered: rows with an answer.
-        reasons: rows without one, by reason.
+        reasons: rows without, by reason.
         incomplete: rows before the z-score's window was full.
         unasked: rows while no model was open.
-        latencies: of the newest answers: when, machine time in s, and latencies, int64 ns.
+        latencies: of the newest answers: when, s, and latencies, int64 ns, machine time.
         behind_ns: delay of the last answer, workspace time.
         mid: twice the last mid, ticks.
         last: the last prediction.

@@ -157,7 +157,7 @@ class LogSink:
     def _runs(self, row: npt.NDArray[np.int64], segment: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return int64 [N]: a new number after each gap in the feed and each hole in the entries.
 
-        The mid at a horizon is that of the last row by then: across a hole, no label is better than a wrong one.
+        A mid at a horizon is that of the last row by then: across a hole no label is better than a wrong one.
         """
         last = self._last or (int(row[0]) - 1, int(segment[0]))
         breaks = (np.diff(row, prepend=last[0]) != 1) | (np.diff(segment, prepend=last[1]) != 0)
@@ -167,7 +167,6 @@ class LogSink:
 
 
 def _columns(entries: Entries) -> dict[str, npt.NDArray[np.int64]]:
-    """Return the columns of a prediction's row; a shadow's time of request is the primary's."""
     return {name: entries[name] for name in ("row", "time_ns", "asked_ns", "segment", "mid")}
 
 
@@ -259,10 +258,10 @@ class RecorderLoop:
         return any_collected
 
     def _flush(self, *, at_end: bool = False) -> None:
-        """Make the log durable, then release ring entries that were read.
+        """Make the log durable, then release entries that were read.
 
-        The next recorder resumes after the last released entry and skips rows already logged. Entries are kept until
-        the shadows answered, as long as there is room.
+        Entries are kept until the shadows answered, if there is room: the next recorder resumes after the last released
+        one, without logging rows twice.
         """
         # Before the collection: no answer is left behind.
         answered = all(shadow.idle for _, _, shadow in self._shadows)

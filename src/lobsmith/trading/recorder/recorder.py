@@ -1,4 +1,4 @@
-"""The trading process's side of the recorder: it puts rows into a ring and supervises the process that logs them."""
+"""The trading process's side of the recorder: fills the ring and supervises the process that logs it."""
 
 import secrets
 import subprocess
@@ -99,7 +99,7 @@ class Recorder:
 
         Args:
             workspace: of the prediction logs.
-            params: `mirror`, `prediction_log`, `client`, features and labels.
+            params: of features, labels, client and recorder.
             model: the production model.
             instrument: `venue:symbol`.
             source: of the rows.
@@ -209,9 +209,8 @@ class Recorder:
         self._rows += 1
 
     def pace(self, longest_s: float = 1.0) -> None:
-        """Wait until the ring is less than half full: backpressure for replays.
-
-        Gives up after `longest_s` without progress, until there is some.
+        """Wait until the ring is less than half full: backpressure for replays, given up after `longest_s` without
+        progress.
         """
         ring = self._ring
         if ring is None or 2 * ring.waiting <= ring.capacity:

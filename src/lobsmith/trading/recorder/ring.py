@@ -1,7 +1,6 @@
 """A ring of fixed-size entries in shared memory, between one writing and one reading process.
 
-The writer never waits: an entry that finds the ring full is dropped and counted. Entries outlive a killed writer; a
-restarted reader resumes after the last released entry.
+The writer never waits: an entry that finds the ring full is dropped and counted. Entries outlive a killed writer.
 
 | bytes          | written by | holds |
 |----------------|------------|-------|
@@ -41,7 +40,7 @@ HAS_RAW = 4
 
 _MAGIC = 0x6C6F62736D697432
 _LINE = 8
-"""Int64s of a cache line: writer and reader store on different lines."""
+"""Int64s of a cache line; writer and reader use different lines."""
 _HEAD, _DROPPED, _CLOSED = _LINE, _LINE + 1, _LINE + 2
 _FAILED = 2
 """`_CLOSED` of a session that an error ended; else 1."""
@@ -57,15 +56,15 @@ def entry_dtype(features: int, horizons: int) -> np.dtype[np.void]:
     | field           | meaning |
     |-----------------|---------|
     | `sequence`      | rows so far, dropped ones included: a jump is a hole |
-    | `row`           | number of the row within the session, -1 for rows that only prime |
-    | `time_ns`       | local receive time of the row, UTC |
-    | `asked_ns`      | wall clock when the client got the row, UTC |
+    | `row`           | number within the session, -1 for rows that only prime |
+    | `time_ns`       | local receive time, UTC |
+    | `asked_ns`      | hand-over to the client, UTC |
     | `segment`       | number of the gap-free segment |
     | `mid`           | twice the mid, ticks |
-    | `version`       | the version asked, 0 where none was known |
+    | `version`       | asked, 0 where none was known |
     | `latency_ns`    | from hand-over to answer |
     | `candidate`     | 1 where the candidate was asked, else 0 |
-    | `reason`        | why there is no answer: place in `Reason` from 1; 0 with an answer |
+    | `reason`        | place in `Reason` from 1; 0 with an answer |
     | `flags`         | `RESET`, `PRIME`, `HAS_RAW` |
     | `features`      | float32 [F], normalised |
     | `raw`           | float32 [F], natural units; only with `HAS_RAW` |
@@ -279,7 +278,7 @@ class RingReader:
 
     @property
     def resumed(self) -> bool:
-        """Whether an earlier reader released entries."""
+        """Whether entries were released before."""
         return self._header[_TAIL] > 0
 
     @property
@@ -306,7 +305,7 @@ class RingReader:
         return entries
 
     def tally(self, place: int) -> int:
-        """Return counter `place`, below 15, of this and earlier readers."""
+        """Return counter `place`, below 15."""
         return self._header[_TALLIES + place]
 
     def count(self, place: int, number: int) -> None:

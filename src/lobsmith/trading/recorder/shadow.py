@@ -56,11 +56,10 @@ class Probe:
 
 
 class ShadowReplica:
-    """One shadow version, the candidate or the fallback, with a state of its own.
+    """One shadow version, the candidate or the fallback, with a state of its own. Not thread-safe.
 
-    It is reset where the primary is, and its answers count from the first row on. After a hole it restarts while the
-    primary went on: until primed, its answers have the reason `priming`. Versions may appear, change and vanish. Not
-    thread-safe.
+    It is reset where the primary is. After a hole it starts from a cold state while the primary goes on: until primed,
+    its answers have the reason `priming`. Versions may appear, change and vanish.
     """
 
     def __init__(
@@ -131,7 +130,7 @@ class ShadowReplica:
         Args:
             active_model: model of the active version.
             active: the active version.
-            row: any row of the stream.
+            row: of the stream.
             swap: ask the shadow first.
         """
         version = self.version
@@ -159,7 +158,7 @@ class ShadowReplica:
         return self._clock() - started
 
     def _pieces(self, entries: Entries) -> Iterator[Entries]:
-        """Split entries where the stream restarts; restart there."""
+        """Split entries where the stream restarts, and reset there."""
         sequence, segment = entries["sequence"], entries["segment"]
         resets = (entries["flags"] & RESET) != 0
         begins = resets[1:] | (np.diff(sequence) != 1) | (np.diff(segment) != 0)
@@ -231,10 +230,7 @@ class ShadowReplica:
 
 
 class ShadowThread:
-    """Asks a shadow about entries in order and keeps its answers until collected.
-
-    Entries that find the queue full are dropped; the shadow finds a hole in their sequence.
-    """
+    """Asks a shadow about entries in order and keeps its answers until collected; a full queue drops entries."""
 
     def __init__(
         self, make: Callable[[], ShadowReplica], active_model: str, *, queue_rows: int, probe_s: float
@@ -265,7 +261,7 @@ class ShadowThread:
 
     @property
     def version(self) -> int | None:
-        """The version in use, None without one."""
+        """See `ShadowReplica.version`."""
         return self._version
 
     def take_dropped(self) -> int:

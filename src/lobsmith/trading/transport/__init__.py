@@ -29,7 +29,7 @@ def transport_opener(
 ) -> Callable[[], Transport]:
     """Return a function that opens such a transport, for threads that need their own.
 
-    Only that transport's libraries are imported: gevent takes the thread of its first import for the main one.
+    Imports only that transport's libraries: gevent takes the thread of its first import for the main one.
 
     Raises:
         ParamsError: no such transport.

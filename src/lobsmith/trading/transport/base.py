@@ -78,7 +78,7 @@ class Transport(Protocol):
         """Return a model's shape.
 
         Raises:
-            ServingError: the server does not answer, or has no such model.
+            ServingError: see `versions`, or there is no such model.
         """
 
     def infer(self, model: str, version: int, features: Float32, state: Float32, deadline_s: float) -> Answer:
@@ -86,7 +86,7 @@ class Transport(Protocol):
 
         Args:
             model: the model's name.
-            version: another version's answer is refused.
+            version: the only one that may answer.
             features: float32 [B, T, F].
             state: float32 [B, S].
             deadline_s: later answers are discarded.
@@ -102,18 +102,18 @@ class Transport(Protocol):
 
         Args:
             model: the model's name, not the score's.
-            version: whose reference window to compare with.
+            version: of the score.
             rows: float32 [T, F], thinned raw rows, oldest first.
             deadline_s: later answers are discarded.
 
         Raises:
             DeadlineError: no answer in time.
             RequestError: the server refused the request, for instance another T.
-            ServingError: no server, no score of that version, or an answer of wrong shape or version.
+            ServingError: see `infer`.
         """
 
     def close(self) -> None:
-        """Release connections and loaded models."""
+        """Release connections and models."""
 
 
 def check_in_time(where: str, started: float, deadline_s: float) -> None:
@@ -142,7 +142,7 @@ def checked_answer(
     Args:
         where: the server, for messages.
         version: requested.
-        answered: the version that answered, as the server wrote it.
+        answered: as the server wrote it.
         features: float32 [B, T, F], as sent.
         state: float32 [B, S], as sent.
         tensor: returns an output by name, None without one.

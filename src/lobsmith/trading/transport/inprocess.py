@@ -15,10 +15,9 @@ Float32 = NDArray[np.float32]
 
 
 class InProcessTransport:
-    """The engine in this process, on the model repository itself."""
+    """The engine in this process, on the model repository."""
 
     def __init__(self, repository: Repository) -> None:
-        """Serve what `repository` lists; versions are verified and loaded when first needed."""
         self._repository = repository
         self._engines: dict[tuple[str, int], Engine] = {}
         self._broken: set[tuple[str, int]] = set()

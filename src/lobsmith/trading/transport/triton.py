@@ -42,7 +42,6 @@ class TritonTransport(ABC):
     """A Triton server at one address; subclasses add the protocol."""
 
     def __init__(self, url: str) -> None:
-        """Prepare for `url`, HOST:PORT."""
         self._url = url
 
     def versions(self, model: str) -> list[int]:
@@ -99,7 +98,6 @@ class TritonTransport(ABC):
 
     @contextmanager
     def _mapped(self, model: str, deadline_s: float) -> Iterator[None]:
-        """Map a Triton client's errors to ours."""
         try:
             yield
         except InferenceServerException as error:

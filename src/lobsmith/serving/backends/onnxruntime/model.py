@@ -1,8 +1,7 @@
 """Serves `<model>/<version>/model.onnx` with ONNX Runtime inside Triton's Python stub.
 
-The same repository serves a Triton with the native backend. Tensors are those of the model file, float32 [B, T, width]
-or [B, width]. Runs in the stub's interpreter, so imports nothing of lobsmith; a test keeps `MAX_ROWS` equal to the
-contract's.
+Tensors are those of the model file, float32 [B, T, width] or [B, width]; the native backend serves the same repository.
+The stub's interpreter cannot import lobsmith; a test keeps `MAX_ROWS` equal to the contract's.
 """
 
 import itertools
