@@ -70,7 +70,6 @@ def free_ports(count: int, host: str = HOST) -> list[int]:
 
 
 def _holder(number: int) -> str:
-    """Name the process that holds a port, if visible to this user."""
     try:
         sockets = [entry for entry in psutil.net_connections("tcp") if entry.laddr and entry.laddr.port == number]
     except psutil.Error:

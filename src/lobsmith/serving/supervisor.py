@@ -98,8 +98,8 @@ def serve(
                 if endpoint is None:
                     break
                 started_once = True
-                # Before the repository is read: a publisher without an endpoint has then written its version, and one
-                # with it loads the version itself.
+                # Before the repository is read: a publisher that finds no endpoint has written its version by now; one
+                # that finds it loads the version.
                 write_endpoint(workspace, endpoint)
                 on_event(
                     ServeEvent(EventKind.STARTED, f"Triton listens on http {endpoint.http_url}", endpoint=endpoint)

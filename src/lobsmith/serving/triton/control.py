@@ -205,7 +205,6 @@ def override(config_text: str, versions: list[int]) -> str:
 
 
 def _reason(content: bytes) -> str:
-    """Return Triton's error in one bounded line."""
     try:
         text = str(json.loads(content)["error"])
     except (ValueError, KeyError, TypeError):

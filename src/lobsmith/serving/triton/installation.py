@@ -148,7 +148,6 @@ def _debian_package(library: str) -> str | None:
 
 
 def _machine(path: Path) -> str:
-    """Return the architecture of an ELF file."""
     with path.open("rb") as file:
         header = file.read(20)
     if header[:4] != b"\x7fELF" or len(header) < 20:
@@ -158,7 +157,7 @@ def _machine(path: Path) -> str:
 
 
 def _unresolved(path: Path, installation: Installation) -> list[str]:
-    """Return the shared libraries of a program that the dynamic loader does not find."""
+    """Return a program's libraries that the dynamic loader does not find."""
     ldd = shutil.which("ldd")
     if ldd is None:
         return []

@@ -357,7 +357,6 @@ class Recorder:
             pause_s = min(2 * pause_s, _LONGEST_RESTART_S)
 
     def _run_child(self) -> int:
-        """Run the recorder; return its exit status."""
         try:
             self._child = self._start(self._config)
         except OSError:

@@ -305,7 +305,7 @@ class RingReader:
         return entries
 
     def tally(self, place: int) -> int:
-        """Return counter `place`, below 15."""
+        """See `RingWriter.tally`."""
         return self._header[_TALLIES + place]
 
     def count(self, place: int, number: int) -> None:

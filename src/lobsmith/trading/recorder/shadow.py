@@ -180,7 +180,6 @@ class ShadowReplica:
             self._client.reset()
 
     def _predict(self, piece: Entries) -> list[Prediction]:
-        """Return a prediction for each entry, none without a version."""
         rows = np.ascontiguousarray(piece["features"])
         self._open()
         before, self._row_count = self._row_count, self._row_count + len(rows)
@@ -329,7 +328,6 @@ class ShadowThread:
                 self._busy = False
 
     def _take(self) -> Entries:
-        """Return the next entries; wait up to `_WAIT_S`."""
         with self._changed:
             if not self._queue:
                 self._changed.wait(_WAIT_S)

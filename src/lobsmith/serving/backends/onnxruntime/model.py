@@ -83,7 +83,7 @@ class TritonPythonModel:
         return inputs
 
     def _run(self, group: list[Inputs]) -> list[Any]:
-        """Run requests of one length as one batch; return their responses in order."""
+        """Run requests of one length as one batch; responses are in order."""
         batch = {name: np.concatenate([inputs[name] for inputs in group]) for name in self.inputs}
         try:
             answers = self.session.run(self.outputs, batch)
