@@ -120,7 +120,7 @@ class Stream:
             self._wait()
 
     def reset(self) -> None:
-        """See `Client.reset`."""
+        """Reset client and recorder: see `Client.reset`."""
         self._gated.reset()
         if self.recorder is not None:
             self.recorder.reset()

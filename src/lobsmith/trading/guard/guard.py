@@ -59,8 +59,9 @@ class GuardCounts:
 class Guard:
     """Reads the mode and scores the stream's last rows, every `client.poll_s`.
 
-    The trading thread only appends rows and reads the last result. Where that is of another version or segment, overdue
-    or failed, the mode is conservative with NO_SIGNAL, or stays paused.
+    The trading thread only appends rows and reads the last result. Without a result of this version and segment, or
+    where
+    it is overdue or failed, the mode is conservative with NO_SIGNAL, or stays paused.
     """
 
     def __init__(
