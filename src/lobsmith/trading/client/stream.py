@@ -45,18 +45,18 @@ def newest(versions: list[int]) -> int | None:
     return max(versions, default=None)
 
 
-def second_newest(versions: list[int], has_learnt: Callable[[int], bool] = lambda _version: True) -> int | None:
+def second_newest(versions: list[int], trained: Callable[[int], bool] = lambda _version: True) -> int | None:
     """Return the version that a rollback would activate, None where none is.
 
     Args:
         versions: served ones.
-        has_learnt: whether a version was trained on the instrument.
+        trained: whether a version was trained on the instrument.
 
     >>> second_newest([3, 5, 7], lambda version: version != 5)
     3
     >>> second_newest([7])
     """
-    return next((version for version in sorted(versions)[-2::-1] if has_learnt(version)), None)
+    return next((version for version in sorted(versions)[-2::-1] if trained(version)), None)
 
 
 @dataclass(frozen=True)

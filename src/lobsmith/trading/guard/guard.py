@@ -60,8 +60,7 @@ class Guard:
     """Reads the mode and scores the stream's last rows, every `client.poll_s`.
 
     The trading thread only appends rows and reads the last result. Without a result of this version and segment, or
-    where
-    it is overdue or failed, the mode is conservative with NO_SIGNAL, or stays paused.
+    where it is overdue or failed, the mode is conservative with NO_SIGNAL, or stays paused.
     """
 
     def __init__(

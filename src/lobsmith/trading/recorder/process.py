@@ -317,7 +317,7 @@ def start_shadows(config: RecorderConfig, params: Params, features: int) -> list
         )
         for role, model, choose in (
             (Role.CANDIDATE, candidate_model(config.model), newest),
-            (Role.FALLBACK, config.model, partial(second_newest, has_learnt=partial(_was_trained_on, config))),
+            (Role.FALLBACK, config.model, partial(second_newest, trained=partial(_was_trained_on, config))),
         )
     ]
 
