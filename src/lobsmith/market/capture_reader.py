@@ -1,4 +1,4 @@
-"""What a reader of a venue's format offers: batches of events, each with the place it came from."""
+"""The interface of a venue's reader: batches of events with the places of their records."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,48 +13,47 @@ from lobsmith.market.quality.ledger import Ledger
 
 
 class Batch(NamedTuple):
-    """Some whole messages: their events, and for each event the place (see `ledger`) of its record."""
+    """Events of whole messages, and the place (see `ledger`) of each event's record."""
 
     events: Events
     places: npt.NDArray[np.int64]
 
 
 class CaptureReader(Protocol):
-    """One instrument's recorded files while they are read.
+    """Reads one instrument's capture.
 
-    The reader knows the format: it decodes, keeps the venue's own rules of continuity (update ids, snapshots), counts
-    records and kinds of messages in the ledger, sets aside what its ids show to be lost, repeated or late, and writes
-    `GAP` where messages are missing and `CLEAR` where a book begins. What can be judged without knowing the format
-    (clocks, staleness, crossed books) is left to the screen.
+    It decodes, checks the venue's continuity rules (update ids, snapshots), counts records and messages in the ledger,
+    quarantines what the ids show as lost, repeated or late, and writes `GAP` for missing messages and `CLEAR` where a
+    book begins. Checks that need no knowledge of the format (clocks, staleness, crossed books) are the screen's.
     """
 
     @property
     def instrument(self) -> Instrument:
-        """What is traded; known once the first batch has come."""
+        """What is traded; known from the first batch on."""
 
     @property
     def ticker_feed(self) -> bool:
-        """Whether the venue sends its best bid and ask by itself; else the screen writes them from the book.
+        """Whether the venue sends its best bid and ask; else the screen derives them from the book.
 
-        Known once the first batch has come. Without a ticker feed, sequences must rise from message to message.
+        Known from the first batch on. Without a ticker feed, sequences must rise from message to message.
         """
 
     def batches(self) -> Iterator[Batch]:
         """Read everything, in the order of arrival, in batches of bounded size.
 
         Raises:
-            CaptureError: a file is missing, empty, damaged or not what it should be.
+            CaptureError: a file is missing, empty, damaged or of the wrong format.
         """
 
 
 class Format(NamedTuple):
-    """A venue's format: how a first line is recognised, and how files of one instrument are opened."""
+    """A venue's format: how to recognise its first line and open files of one instrument."""
 
     name: str
     sniff: Callable[[bytes], bool]
     open: Callable[[Sequence[Path], Ledger], CaptureReader]
     key: Callable[[Path], str] | None = None
-    """Tells which instrument a file belongs to where its first batch, read alone, cannot."""
+    """Names a file's instrument where the file's own first batch cannot."""
 
     def identify(self, path: Path) -> str:
         """Return a name that files of one instrument share.

@@ -10,8 +10,8 @@ Positive = Annotated[float, Meta(gt=0)]
 class Instrument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One traded instrument.
 
-    Prices are whole numbers of `tick_size`; sizes are in base units (contracts for COIN-M futures) and come in
-    multiples of `lot_size`.
+    Prices are whole numbers of `tick_size`; sizes are multiples of `lot_size` in base units (contracts for COIN-M
+    futures).
     """
 
     venue: str
@@ -24,4 +24,4 @@ class Instrument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 SIMULATED = Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001)
-"""What the simulator trades; its raw captures are told from a venue's by the symbol."""
+"""The simulator's instrument; the symbol marks its raw captures."""

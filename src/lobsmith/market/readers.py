@@ -1,4 +1,4 @@
-"""Recordings on their way through the screen: files in, trustworthy events and their account out."""
+"""From capture files to screened events and their account."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,13 +19,13 @@ _MESSAGES = 1 << 16
 
 
 class ScreenedFeed:
-    """Screened events of one instrument, batch by batch; memory does not grow with the files.
+    """Screened events of one instrument, batch by batch, in bounded memory.
 
     Args:
-        recording: what is read; it reports to the same ledger.
-        ledger: counts what comes and lists what is set aside.
-        limits: when the feed is taken for faulty.
-        sources: where the records came from, for people to read.
+        reader: the source; it reports to the same ledger.
+        ledger: counts and quarantines records.
+        limits: thresholds of the screen.
+        sources: names of the files, for display.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class ScreenedFeed:
 
     @property
     def instrument(self) -> Instrument:
-        """What is traded; known once the first events have come."""
+        """What is traded; known from the first events on."""
         return self._reader.instrument
 
     def __iter__(self) -> Iterator[Events]:
         """Read everything once.
 
         Raises:
-            CaptureError: a file cannot be used; the message says where and why.
+            CaptureError: a file cannot be used; the message names place and reason.
         """
         for batch in self._reader.batches():
             self._level_updates += int(np.count_nonzero(batch.events.kind == LEVEL))
@@ -56,12 +56,12 @@ class ScreenedFeed:
             yield self._screen.push(batch)
 
     def accounting(self) -> Accounting:
-        """Return the account, once everything has been read."""
+        """Return the account of a feed that was read to its end."""
         screen = self._screen or Screen(self._limits, self._ledger, ticker_feed=True)
         return close_account(self._ledger, screen, self._level_updates)
 
     def checks(self) -> dict[str, Any]:
-        """Return what the reader itself has checked, such as the agreement with a venue's own snapshots."""
+        """Return the reader's own checks, such as the agreement with a venue's snapshots."""
         checks: dict[str, Any] = getattr(self._reader, "checks", {})
         return checks
 
@@ -73,8 +73,8 @@ def open_captures(
 
     Args:
         paths: the files.
-        limits: when the feed is taken for faulty.
-        quarantine: where records that are set aside are listed, one CSV line each; None lists them nowhere.
+        limits: thresholds of the screen.
+        quarantine: where quarantined records are listed, one CSV line each; None: nowhere.
 
     Raises:
         CaptureError: the first file cannot be read or is of no known format.
@@ -85,10 +85,10 @@ def open_captures(
 
 
 def read_captures(paths: Sequence[Path], limits: ScreenParams | None = None) -> Session:
-    """Read files of one instrument, in order, as one session that is held in memory.
+    """Read files of one instrument, in order, as one session in memory.
 
     Raises:
-        CaptureError: a file cannot be used; the message says where and why.
+        CaptureError: a file cannot be used; the message names place and reason.
         DataError: no files were given.
     """
     feed = open_captures(paths, limits)
@@ -97,7 +97,7 @@ def read_captures(paths: Sequence[Path], limits: ScreenParams | None = None) -> 
 
 
 class _Held:
-    """A session held in memory, as a recording."""
+    """A session in memory as a capture reader."""
 
     ticker_feed = True
 
@@ -120,7 +120,7 @@ class _Held:
 def screen_session(
     session: Session, limits: ScreenParams | None = None, quarantine: TextIO | None = None
 ) -> ScreenedFeed:
-    """Send a session that is held in memory, such as a simulated one, through the screen; a message is a record."""
+    """Screen a session in memory, such as a simulated one; a message is a record."""
     ledger = Ledger(quarantine)
     for source in session.sources:
         ledger.begin_file(Path(source))

@@ -1,4 +1,4 @@
-"""A stretch of one instrument's market: its events, where they came from, and the account of every record."""
+"""A session of one instrument: events, sources, and the account of every record."""
 
 import hashlib
 from collections import Counter
@@ -20,43 +20,43 @@ from lobsmith.units import NS_PER_S
 
 
 class Accounting(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What became of every record: `records == kept + sum(set_aside.values())`.
+    """The account of every record: `records == kept + sum(set_aside.values())`.
 
-    `depth_messages`, `tickers`, `trades` and `snapshots` count all messages of their kind, those set aside too.
+    `depth_messages`, `tickers`, `trades` and `snapshots` count all messages of their kind, quarantined ones included.
     """
 
     records: int
     """Lines of the source files; messages of a simulation."""
     kept: int
     set_aside: dict[str, int]
-    """Records that are not among the events, by reason (see `ledger.QuarantineReason`)."""
+    """Quarantined records by reason (see `ledger.QuarantineReason`)."""
     faults: dict[str, int]
-    """Incidents of the feed by name, however many records each has cost."""
+    """Incidents of the feed by name, regardless of the number of records."""
     depth_messages: int
     tickers: int
     trades: int
     snapshots: int
     level_updates: int
-    """`LEVEL` events read, a snapshot's too."""
+    """`LEVEL` events read, including those of snapshots."""
     sequence_breaks: int
     missing_trades: int
-    """Trade ids that were left out, where the venue counts them one by one."""
+    """Skipped trade ids, where the venue counts them one by one."""
     crossed: int
-    """Depth messages that left the book crossed or locked, and tickers that were."""
+    """Depth messages after which the book was crossed or locked, and such tickers."""
     mid_changes: int
     segments: int
     """Stretches without a gap."""
     seconds: float
     """Last minus first local time."""
     clock_offset_ns: int
-    """Local minus exchange time, latency left out (see `screen`); 0 where the venue gives no time."""
+    """Local minus exchange time without latency (see `screen`); 0 where the venue gives no time."""
     first_ns: int
     last_ns: int
 
 
 @dataclass(frozen=True)
 class Session:
-    """Events of one instrument, in order of arrival, with their account and their sources."""
+    """Events of one instrument, in order of arrival, with account and sources."""
 
     instrument: Instrument
     events: Events
@@ -65,9 +65,9 @@ class Session:
 
 
 class Fingerprint:
-    """The SHA-256 of an instrument and of events, however they are cut into parts.
+    """SHA-256 of an instrument and its events, independent of how they are cut into parts.
 
-    Each column has a digest of its own; the whole is the digest of these.
+    It is the digest of one digest per column.
     """
 
     def __init__(self, instrument: Instrument) -> None:
@@ -75,12 +75,12 @@ class Fingerprint:
         self._columns = {name: hashlib.sha256() for name in DTYPES}
 
     def update(self, events: Events) -> None:
-        """Take the next events."""
+        """Add the next events."""
         for name, digest in self._columns.items():
             digest.update(np.ascontiguousarray(getattr(events, name)).data)
 
     def hexdigest(self) -> str:
-        """Return the fingerprint of all that came so far."""
+        """Return the fingerprint of the events so far."""
         whole = hashlib.sha256(msgspec.json.encode(self._instrument, order="sorted"))
         for name, digest in self._columns.items():
             whole.update(f"{name}:{digest.hexdigest()};".encode())
@@ -95,13 +95,13 @@ def fingerprint(session: Session) -> str:
 
 
 def going_on(events: Events) -> Events:
-    """Return events without those that a new day repeats."""
+    """Return events without those restated at a day's start."""
     kept = events.flags & RESTATED == 0
     return events if kept.all() else Events(*(getattr(events, name)[kept] for name in DTYPES))
 
 
 def close_account(ledger: Ledger, screen: Screen, level_updates: int) -> Accounting:
-    """Return the account of a stream that has been read to its end."""
+    """Finish the screen and return the account of its stream."""
     screen.finish()
     aside = {str(reason): count for reason, count in sorted(ledger.quarantined.items())}
     return Accounting(
@@ -127,7 +127,7 @@ def close_account(ledger: Ledger, screen: Screen, level_updates: int) -> Account
 
 
 def add_accounts(accounts: Sequence[Accounting]) -> Accounting:
-    """Return the account of several stretches, in the order of time, together; the clock's offset is the last one's."""
+    """Return the total of accounts in the order of time; the clock offset is the last account's."""
     if len(accounts) == 1:
         return accounts[0]
     sums: dict[str, Any] = {}
@@ -144,7 +144,7 @@ def add_accounts(accounts: Sequence[Accounting]) -> Accounting:
 
 
 def account(events: Events, limits: ScreenParams | None = None) -> Accounting:
-    """Return the account of events that are the whole of what arrived, each message counting as a record."""
+    """Return the account of unscreened events, each message counting as a record."""
     ledger = Ledger()
     first = np.concatenate([np.ones(min(1, len(events)), np.bool_), (events.flags[:-1] & END) > 0])
     kinds = events.kind[first]

@@ -4,9 +4,9 @@
     <root>/<venue>/<symbol>/ingests/<first ns>.json   the account of one ingest and the days it wrote
     <root>/<venue>/<symbol>/ingests/<first ns>.quarantine.csv
 
-A day that begins within a segment repeats the whole book first (`RESTATED`), so that it can be read alone; a stream
-that goes on from the day before leaves the repetition out. An ingest writes beside the store and moves its files in
-when all of them are whole; a day that the store holds with other content is never replaced unasked.
+A day that begins within a segment first restates the whole book (`RESTATED`), so it can be read alone; a continuous
+read omits that. An ingest writes to a temporary folder and moves complete files in. A stored day with other content
+is replaced only on request.
 """
 
 import shutil
@@ -47,7 +47,7 @@ class Ingest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of all its events (see `session.Fingerprint`)."""
     days: tuple[str, ...]
     checks: dict[str, Any] = {}
-    """What the reader itself has checked."""
+    """The reader's own checks."""
 
 
 class _Day(Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,7 +57,7 @@ class _Day(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _DayWriter:
-    """Writes the days of one stream into a folder, a row group at a time."""
+    """Writes a stream into one file a UTC day, a row group at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -70,7 +70,7 @@ class _DayWriter:
         self._waiting: list[Events] = []
 
     def write(self, instrument: Instrument, events: Events) -> None:
-        """Take the next events."""
+        """Append events."""
         if not len(events):
             return
         if self._instrument is None:
@@ -92,7 +92,7 @@ class _DayWriter:
         self.days.append(datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m-%d"))
         self._fingerprint = Fingerprint(self._instrument)
         schema = pa.schema([(name, pa.from_numpy_dtype(dtype)) for name, dtype in DTYPES.items()])
-        # Times and ids rise in small steps: delta encoding makes them a fraction of their plain size.
+        # Delta encoding shrinks slowly rising times and ids to a fraction.
         rising = ("exchange_time", "local_time", "price", "sequence")
         self._writer = pq.ParquetWriter(
             self.folder / f"{self.days[-1]}.parquet",
@@ -111,7 +111,7 @@ class _DayWriter:
         self._writer.write_table(pa.table({name: getattr(events, name) for name in DTYPES}))
 
     def close(self) -> None:
-        """End the current day's file."""
+        """Finish the current day's file."""
         self._flush()
         if self._writer is None or self._fingerprint is None or self._instrument is None:
             return
@@ -122,21 +122,21 @@ class _DayWriter:
 
 
 class Store:
-    """Events of any number of instruments under one folder."""
+    """Events of any number of instruments in one folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def ingest(self, open_feed: Callable[[TextIO], ScreenedFeed], *, replace: bool = False) -> Ingest:
-        """Read a feed to its end, into the store.
+        """Read a feed to its end into the store.
 
         Args:
-            open_feed: opens the feed, which lists what it sets aside in the file that it is given.
-            replace: whether days that the store holds with other content are replaced.
+            open_feed: opens the feed, which lists quarantined records in the file passed to it.
+            replace: whether stored days with other content are replaced.
 
         Raises:
             CaptureError: a file cannot be used.
-            DataError: a day is held already with other content, the feed has no events, or the disk refuses.
+            DataError: a day is stored with other content, the feed has no events, or the disk fails.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ class Store:
         return done
 
     def _move_in(self, folder: Path, done: Ingest, *, replace: bool) -> None:
-        """Move a whole ingest's files to their places: the days first, then the account that names them."""
+        """Move an ingest's files into place: the days first, then the account that names them."""
         home = self._home(done.instrument)
         ingests = home / "ingests"
         ingests.mkdir(parents=True, exist_ok=True)
@@ -205,7 +205,7 @@ class Store:
         return self.root / instrument.venue / instrument.symbol
 
     def instruments(self) -> list[Instrument]:
-        """Return what the store holds, by venue and symbol.
+        """Return the stored instruments, by venue and symbol.
 
         Raises:
             DataError: there is no store.
@@ -216,10 +216,10 @@ class Store:
         return list({path.parent: _metadata(path).instrument for path in found}.values())
 
     def choose(self, name: str = "") -> Instrument:
-        """Return the instrument `venue:symbol`, or the only one there is.
+        """Return the instrument `venue:symbol`, or the only one.
 
         Raises:
-            DataError: there is none of that name, or several and no name.
+            DataError: no such instrument, or several and no name.
         """
         held = self.instruments()
         fitting = [one for one in held if not name or str(one) == name]
@@ -233,11 +233,11 @@ class Store:
         )
 
     def days(self, instrument: Instrument) -> list[str]:
-        """Return the UTC days held of an instrument, `YYYY-MM-DD`, in order."""
+        """Return an instrument's stored UTC days, `YYYY-MM-DD`, in order."""
         return sorted(path.stem for path in self._home(instrument).glob("*.parquet"))
 
     def ingests(self, instrument: Instrument) -> list[Ingest]:
-        """Return the ingests that the days held came from, in order."""
+        """Return the ingests of the stored days, in order."""
         paths = (self._home(instrument) / "ingests").glob("*.json")
         return [_ingest(path) for path in sorted(paths, key=lambda path: int(path.stem))]
 
@@ -245,11 +245,11 @@ class Store:
         """Stream an instrument's events in order, about half a million at a time.
 
         Args:
-            instrument: which.
-            since_ns: leave out the days before this time's, ns since 1970 UTC.
+            instrument: one that the store holds.
+            since_ns: skip the days before this time's, ns since 1970 UTC.
 
         Raises:
-            DataError: a day is damaged: its content is not what its fingerprint says.
+            DataError: a day's content does not match its fingerprint.
         """
         before: _Day | None = None
         last = 0
@@ -270,11 +270,11 @@ class Store:
             before = metadata
 
     def account(self, instrument: Instrument) -> Accounting:
-        """Return the account of all of an instrument's ingests together."""
+        """Return the total account of an instrument's ingests."""
         return add_accounts([one.accounting for one in self.ingests(instrument)])
 
     def session(self, instrument: Instrument) -> Session:
-        """Return all of an instrument's events, held in memory, with their account."""
+        """Return all of an instrument's events, in memory, with their account."""
         sources = tuple(source for one in self.ingests(instrument) for source in one.sources)
         events = concatenate(list(self.events(instrument)))
         return Session(instrument, events, self.account(instrument), sources)
@@ -302,7 +302,7 @@ def _ingest(path: Path) -> Ingest:
 
 
 def _read_day(path: Path, metadata: _Day) -> Iterator[Events]:
-    """Read one day a row group at a time, checking its fingerprint on the way."""
+    """Read a day a row group at a time and check its fingerprint."""
     fingerprint = Fingerprint(metadata.instrument)
     try:
         with pq.ParquetFile(path) as file:

@@ -1,4 +1,4 @@
-"""The lines of a live feed on their way through reader and screen, as those of a file."""
+"""A live feed's lines through reader and screen."""
 
 from pathlib import Path
 
@@ -18,19 +18,19 @@ _DECIMALS = 8
 
 
 class LiveFeed:
-    """Screened events of one instrument's feed; lines go in as they come.
+    """Screened events of one instrument's live feed.
 
-    The events are those that reading the captured lines gives, however both are cut. A line that cannot be read ends
-    the segment, and the next snapshot begins another one.
+    Gives the events that reading the capture gives, however both are cut. An unreadable line ends the segment; the next
+    snapshot begins another.
 
     Attributes:
-        ledger: the account of what came since the last such line.
-        faults: lines that could not be read.
-        fault: what was wrong with the last of them.
+        ledger: the account since the last unreadable line.
+        faults: unreadable lines.
+        fault: the error of the last one.
     """
 
     def __init__(self, name: str, instrument: Instrument, limits: ScreenParams) -> None:
-        """Begin with an empty book; `name` is the feed's for messages."""
+        """Begin with an empty book; `name` is the feed's in messages."""
         self._name = name
         self._instrument = instrument
         self._limits = limits
@@ -39,7 +39,7 @@ class LiveFeed:
         self._begin()
 
     def push(self, text: bytes) -> Events:
-        """Take whole lines, each with its line feed, and return what passes the screen."""
+        """Read whole lines, each with its line feed; return screened events."""
         try:
             batch = self._reader.push(text)
         except CaptureError as error:
@@ -56,12 +56,12 @@ class LiveFeed:
 
     @property
     def sequence(self) -> int:
-        """Update id of the last depth message; 0 while the book is not sound."""
+        """Update id of the last depth message; 0 without a valid book."""
         found = self._screen.depth()
         return 0 if found is None else found[0]
 
     def snapshot(self) -> bytes | None:
-        """Return the book as the venue's REST snapshot would have it, None while it is not sound."""
+        """Return the book as the venue's REST snapshot (JSON); None without a valid book."""
         found = self._screen.depth()
         if found is None:
             return None

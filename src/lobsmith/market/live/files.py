@@ -1,8 +1,7 @@
-"""Raw files that a kill cannot spoil: gzip members, each written whole, in a thread of its own.
+"""Crash-safe raw files: a thread writes gzip members of about a second each.
 
-The feed never waits for the disk. Lines go through a bounded queue; when it is full they are refused, and whoever put
-them must say so in the file once there is room again. A file is a sequence of gzip members of about a second each: a
-kill can tear the last one only, and `cut_torn_tails` takes that off at the next start.
+Lines pass through a bounded queue; a full queue refuses them and the caller marks the gap later. A kill can tear only
+the last member of a file; `cut_torn_tails` removes it at the next start.
 """
 
 import gzip
@@ -25,18 +24,18 @@ _READ = 1 << 20
 
 
 class FileLimits(Struct, frozen=True, kw_only=True):
-    """When lines are written out and files begin anew."""
+    """When lines are flushed and files rotated."""
 
     flush_s: float = 1.0
     flush_bytes: int = 1 << 20
     rotate_bytes: int = 256 << 20
-    """Compressed size at which a file is closed before its day is over."""
+    """Compressed size that ends a file before its day does."""
     waiting: int = 100_000
-    """Lines that may wait for the disk."""
+    """Capacity of the queue, lines."""
 
 
 class _File:
-    """The open file of one symbol."""
+    """A symbol's open file."""
 
     def __init__(self, path: Path, day: str) -> None:
         self.path = path
@@ -47,7 +46,7 @@ class _File:
         self.since = time.monotonic()
 
     def flush(self) -> int:
-        """Write what waits as one member."""
+        """Write the pending lines as one member; return its bytes."""
         if not self.lines:
             return 0
         member = gzip.compress(b"".join(self.lines), compresslevel=6, mtime=0)
@@ -59,7 +58,7 @@ class _File:
         return len(member)
 
     def close(self) -> int:
-        """Write the rest and make all of it durable."""
+        """Flush, sync and close; return the bytes written."""
         written = self.flush()
         os.fsync(self.file.fileno())
         self.file.close()
@@ -67,14 +66,14 @@ class _File:
 
 
 class RawFiles:
-    """Files of several symbols below one folder, `<prefix>-<symbol>-<YYYYMMDD>T<HHMMSS>.gz` by their first line's UTC.
+    """Files of several symbols, `<prefix>-<symbol>-<YYYYMMDD>T<HHMMSS>.gz` by their first line's UTC.
 
     Args:
-        folder: where they go.
+        folder: created if missing.
         prefix: the market's short name.
-        limits: when lines are written out.
-        before_write: called in the writing thread before each member; tests make the disk slow with it.
-        on_next: called in the writing thread with a symbol and the time of the first line of each file but its first.
+        limits: when lines are flushed and files rotated.
+        before_write: called in the writing thread before each member (tests slow the disk).
+        on_next: called in the writing thread with symbol and first local time of each file after a symbol's first.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class RawFiles:
         self._thread.start()
 
     def put(self, symbol: str, local: int, text: bytes) -> bool:
-        """Take one line without waiting; return False when too many wait already.
+        """Queue one line without waiting; return False if the queue is full.
 
         Raises:
             DataError: the disk has failed.
@@ -117,7 +116,7 @@ class RawFiles:
         return True
 
     def close(self) -> None:
-        """Write everything out and close all files."""
+        """Write the queue and close all files."""
         self._queue.put(_STOP)
         self._thread.join()
 
@@ -175,12 +174,12 @@ class RawFiles:
 
 
 def cut_torn_tails(folder: Path, prefix: str) -> dict[Path, int]:
-    """Cut the torn last member off files that a killed capture has left; return the bytes cut, by file."""
+    """Truncate files of a killed capture after their last whole member; return the bytes cut, by file."""
     return cut_torn(sorted(folder.glob(f"{prefix}-*.gz")))
 
 
 def cut_torn(paths: Iterable[Path]) -> dict[Path, int]:
-    """Cut the torn last member off files, where they have one; return the bytes cut, by file."""
+    """Truncate files after their last whole member; return the bytes cut, by file."""
     cut = {}
     for path in paths:
         whole = _whole_bytes(path)

@@ -1,4 +1,4 @@
-"""Tick and lot of an instrument before its feed begins: known ones, else what the venue lists."""
+"""Tick and lot of an instrument before its feed begins: from a table, else from the venue's listing."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ _DEADLINE_S = 10.0
 
 
 def instrument_of(endpoint: Endpoint, symbol: str) -> Instrument:
-    """Return what a symbol of a market is.
+    """Return a symbol's instrument.
 
     Raises:
         DataError: the venue has no such symbol.
-        VenueError: the venue cannot be asked now.
+        VenueError: the venue does not answer.
     """
     name = symbol.upper()
     if name == SIMULATED.symbol:

@@ -1,8 +1,7 @@
-"""Feeds that are no venue's: recorded files moved to the time of now, and a simulated market without an end.
+"""Captured files shifted to the present, and an endless simulated market, as live feeds.
 
-Local and exchange times move by the same whole number of milliseconds, so that latencies stay what they were and what
-is captured again reads as a capture of today. Trade ids are moved as well: they go on rising from one playback to the
-next.
+Local and exchange times shift by the same whole milliseconds, so latencies are preserved. Trade ids shift too and keep
+rising from one playback to the next.
 """
 
 import re
@@ -29,11 +28,11 @@ from lobsmith.market.venues.prefetch import ahead
 from lobsmith.units import NS_PER_MS, NS_PER_S
 
 LAP_NS = NS_PER_S
-"""Between the end of a recording and its beginning anew."""
+"""Between the end of a capture and its next playback."""
 _CHUNK_S = 5.0
-"""Of a simulated market that is drawn at once."""
+"""Simulated at once."""
 _LONGEST_LAG_S = 5.0
-"""Of the machine's time that a player may be late before what is left of its feed moves to the time of now."""
+"""Wall time a player may lag before the rest of its feed shifts to the present."""
 _SHORTEST_S = 0.0005
 _FULL_S = 0.01
 _TIMES = re.compile(rb'"([ET])":(\d{13}|\d{16}|\d{19})(?=[,}])')
@@ -43,18 +42,18 @@ AGAIN = msgspec.json.encode({"gap": "the recording begins again"})
 
 
 class Source(Protocol):
-    """A feed whose times can be moved.
+    """A feed whose times can be shifted.
 
     Attributes:
         instrument: what is traded.
-        shift_ns: what is added to all times, whole milliseconds.
+        shift_ns: added to all times; whole milliseconds.
     """
 
     instrument: Instrument
     shift_ns: int
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the local time of each message and its JSON.
+        """Yield local time and JSON of each message.
 
         Raises:
             CaptureError: a file cannot be read to its end.
@@ -62,23 +61,23 @@ class Source(Protocol):
 
 
 def check_playable(path: Path) -> None:
-    """Look at the first line of a file.
+    """Check a file's first line.
 
     Raises:
-        CaptureError: it is no raw capture of Binance, or cannot be read.
+        CaptureError: it is not a raw capture of Binance, or cannot be read.
     """
     if not sniff(first_line(path)):
         raise CaptureError(path, "live plays raw captures of Binance and of the simulator; replay the others")
 
 
 class RecordedFeed:
-    """Recorded files of one instrument, read in order as one feed."""
+    """Captured files of one instrument, in order, as one feed."""
 
     def __init__(self, paths: Sequence[Path], *, loop: bool) -> None:
-        """Find out what the files hold; the whole of them is read where tick and lot are not known beforehand.
+        """Identify the instrument; reads all files where tick and lot are not in the table.
 
         Raises:
-            CaptureError: a file is no raw capture of Binance, or cannot be read.
+            CaptureError: a file is not a raw capture of Binance, or cannot be read.
         """
         for path in paths:
             check_playable(path)
@@ -122,12 +121,12 @@ class RecordedFeed:
 
 
 class SimulatedFeed:
-    """A simulated market without an end, drawn as it goes."""
+    """An endless simulated market."""
 
     instrument = SIMULATED
 
     def __init__(self, seed: int, changes: Sequence[Change] = ()) -> None:
-        """Prepare the market of a seed, which changes at seconds since its start."""
+        """Prepare the market of a seed, with changes in seconds since its start."""
         self.begins_ns = START_NS
         self.shift_ns = 0
         self._seed = seed
@@ -135,7 +134,7 @@ class SimulatedFeed:
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """See `Source.lines`."""
-        # Ids go on rising where another market of the same symbol ended.
+        # Ids keep rising across markets of the same symbol.
         ids = (self.begins_ns + self.shift_ns) // NS_PER_MS
         return messages(self.instrument, (self._moved(events, ids) for events in self._events()))
 
@@ -159,17 +158,17 @@ class SimulatedFeed:
 
 
 class Player:
-    """Releases the lines of a feed when their time comes.
+    """Releases a feed's lines at their times.
 
-    Where the lines cannot be taken in time the player waits with them instead of leaving any out. Late by more than
-    `_LONGEST_LAG_S`, it moves the rest of the feed to the time of now.
+    A full sink makes the player wait; no line is dropped. A lag over `_LONGEST_LAG_S` shifts the rest of the feed to
+    the present.
 
     Attributes:
-        behind_ns: of the workspace's time that the last line was late.
+        behind_ns: lag of the last line, in the workspace's time.
     """
 
     def __init__(self, source: Source, sink: Sink, stop: Event, say: Callable[[str], None]) -> None:
-        """Play a feed into a sink until `stop`; `say` is called with a line for people."""
+        """Play a feed into a sink until `stop`; `say` receives messages for the user."""
         self.behind_ns = 0
         self._say = say
         self._source = source
@@ -180,11 +179,11 @@ class Player:
         """Play to the end of the feed.
 
         Raises:
-            CaptureError: the feed cannot be read on.
+            CaptureError: the feed cannot be read further.
         """
         symbol = self._source.instrument.symbol.lower()
         longest_ns = int(_LONGEST_LAG_S * clock.speed() * NS_PER_S)
-        moving = False  # lines that were drawn before still come with their old times
+        moving = False  # lines generated before the shift keep their old times
         for local, text in self._source.lines():
             while (left_ns := local - clock.now_ns()) > 0:
                 if self._stop.wait(max(left_ns / NS_PER_S / clock.speed(), _SHORTEST_S)):
@@ -206,7 +205,7 @@ class Player:
 
 
 def move_to_now(sources: Sequence["RecordedFeed | SimulatedFeed"]) -> None:
-    """Let the earliest of several feeds begin now, and the others as much later as they were recorded."""
+    """Shift several feeds together so that the earliest begins now."""
     shift_ns = _whole(clock.now_ns() - min(source.begins_ns for source in sources)) + NS_PER_MS
     for source in sources:
         source.shift_ns = shift_ns

@@ -1,4 +1,4 @@
-"""How long captured files are kept: by age and by their size together, and never less than the newest window."""
+"""Retention of captured files by age and total size, without touching the newest window."""
 
 import re
 from collections import defaultdict
@@ -14,7 +14,7 @@ _NAME = re.compile(r"(.+)-(\d{8}T\d{6})(-\d{3,})?\.gz")
 
 
 class Captured(NamedTuple):
-    """A captured file by its name: whose it is, and when it begins, ns since 1970 UTC."""
+    """A captured file by its name: its stream and first time, ns since 1970 UTC."""
 
     path: Path
     stream: str
@@ -22,7 +22,7 @@ class Captured(NamedTuple):
 
 
 class Retention(NamedTuple):
-    """Limits: ns, bytes, and ns of each stream that are kept whatever the others say."""
+    """Limits: ns, bytes, and the protected ns of each stream."""
 
     keep_ns: int
     keep_bytes: int
@@ -30,7 +30,7 @@ class Retention(NamedTuple):
 
 
 def captured(folder: Path) -> dict[str, list[Captured]]:
-    """Return the captured files of a folder by stream, `<prefix>-<symbol>`, each stream's in the order of time."""
+    """Return a folder's captured files by stream, `<prefix>-<symbol>`, in the order of time."""
     found: dict[str, list[Captured]] = defaultdict(list)
     for path in folder.glob("*.gz"):
         if name := _NAME.fullmatch(path.name):
@@ -40,21 +40,21 @@ def captured(folder: Path) -> dict[str, list[Captured]]:
                 continue
             found[name[1]].append(Captured(path, name[1], int(begins.timestamp()) * NS_PER_S))
     for files in found.values():
-        # A file that begins in the second of another one has a longer name.
+        # Of files that begin in the same second, later ones have longer names.
         files.sort(key=lambda one: (one.begins_ns, len(one.path.name), one.path.name))
     return dict(found)
 
 
 def prune(folder: Path, limits: Retention, now_ns: int) -> list[Path]:
-    """Delete what is too old, then the oldest while there is too much; return what was deleted.
+    """Delete files that are too old, then the oldest while the total is too large; return the deleted files.
 
-    A file ends where the next of its stream begins. The last one of a stream may be written to, and stays.
+    A file ends where the next of its stream begins; the last of a stream is never deleted.
     """
     streams = captured(folder).values()
     sizes = {one.path: _size(one.path) for files in streams for one in files}
     ended: list[tuple[int, Path]] = []
     for files in streams:
-        # Data reach at least to the start of the last file.
+        # Data reach at least to the last file's start.
         protected_ns = files[-1].begins_ns - limits.window_ns
         ended += [(after.begins_ns, one.path) for one, after in pairwise(files) if after.begins_ns <= protected_ns]
     total = sum(sizes.values())
@@ -69,7 +69,7 @@ def prune(folder: Path, limits: Retention, now_ns: int) -> list[Path]:
 
 
 def _size(path: Path) -> int:
-    """Return a file's bytes; none where another session has deleted it meanwhile."""
+    """Return a file's bytes; 0 if another session has deleted it."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

@@ -1,9 +1,8 @@
-"""Records a combined stream with its REST snapshots, into the format that the reader takes.
+"""Captures a combined stream and its REST snapshots in the format of the Binance reader.
 
-The local time of a message is taken when it is received, before anything else. Continuity of the update ids is watched:
-after a break, a reconnect or an overflow, a line marks the gap and a fresh snapshot is fetched, once a difference has
-come that it must not be older than. A connection that stays silent for `stale_s` is taken for dead. Reconnects wait an
-exponential time with full jitter. The event loop never touches the disk (see `files`).
+Local time is taken on receipt. After a break of the update ids, a reconnect or an overflow, a line marks the gap and a
+new snapshot is fetched after the next difference, not older than it. A connection silent for `stale_s` is closed.
+Reconnects back off exponentially with full jitter. The event loop never touches the disk (see `files`).
 """
 
 import asyncio
@@ -24,11 +23,11 @@ from lobsmith.market.live.files import RawFiles
 from lobsmith.market.venues.binance.live import Endpoint, difference, snapshot_id, stream_of
 
 _LOSSES = {"gaierror": "its name cannot be resolved", "stale": "silent", "ConnectionRefusedError": "nothing listens"}
-"""What people read of a lost connection, where its error's name does not say it."""
+"""Explanations of a lost connection where the error's name is unclear."""
 
 
 class CaptureLimits(Struct, frozen=True, kw_only=True):
-    """Patience, seconds."""
+    """Timeouts, seconds."""
 
     stale_s: float = 10.0
     connect_s: float = 10.0
@@ -37,33 +36,33 @@ class CaptureLimits(Struct, frozen=True, kw_only=True):
     backoff_s: float = 0.5
     backoff_maximum_s: float = 30.0
     stable_s: float = 60.0
-    """A connection that lasted so long resets the backoff."""
+    """A connection of this age resets the backoff."""
     lifetime_s: float = 23 * 3600.0
-    """Binance ends a connection after 24 hours; it is renewed before that."""
+    """Binance ends a connection after 24 hours; it is renewed earlier."""
 
 
 class Summary(Struct, kw_only=True):
-    """What was recorded."""
+    """Totals of a capture."""
 
     messages: int = 0
     snapshots: int = 0
     reconnects: int = 0
     last_loss: str = ""
-    """Why the connection was lost the last time."""
+    """Reason of the last lost connection."""
     gaps: int = 0
     dropped: int = 0
-    """Messages that found the queue to the disk full."""
+    """Messages refused by a full queue."""
     bytes: int = 0
     files: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    """Symbols that were given up, and why."""
+    """Abandoned symbols and reasons."""
 
 
 class Sink(Protocol):
-    """Where lines go."""
+    """Receives lines."""
 
     def put(self, symbol: str, local: int, text: bytes) -> bool:
-        """Take one line without waiting; return False when too many wait already.
+        """Queue one line without waiting; return False if the queue is full.
 
         Raises:
             DataError: the disk has failed.
@@ -75,23 +74,23 @@ class _Symbol:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.first: int | None = None  # start of the first difference since the snapshot was last asked for
+        self.first: int | None = None  # start of the first difference since the last snapshot request
         self.last: int | None = None
         self.dropped = 0
         self.fetching: asyncio.Task[None] | None = None
 
 
 class WebSocketFeed:
-    """Records the symbols of one market until it is stopped.
+    """Captures symbols of one market until stopped.
 
     Args:
         endpoint: the market.
         symbols: as the venue writes them, in any case.
-        files: where lines go.
-        limits: patience.
+        files: receives the lines.
+        limits: timeouts.
         now: local time, ns since 1970 UTC.
-        draw: uniform random numbers, for the jitter.
-        say: called with a line for people when the connection is lost, when it is back, and when a symbol is given up.
+        draw: uniform random numbers for the jitter.
+        say: receives messages for the user on connection changes and abandoned symbols.
     """
 
     def __init__(
@@ -116,28 +115,28 @@ class WebSocketFeed:
         self._stop = asyncio.Event()
         self._socket: ClientConnection | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._tasks_of_stop: set[asyncio.Future[None]] = set()  # kept, or they could be collected while they run
+        self._tasks_of_stop: set[asyncio.Future[None]] = set()  # referenced against garbage collection
 
     @property
     def address(self) -> str:
-        """The WebSocket that is recorded."""
+        """The WebSocket's URL."""
         return self._endpoint.websocket
 
     def stop(self) -> None:
-        """End the recording soon; to be called in the event loop's thread."""
+        """End the capture soon; call in the event loop's thread."""
         self._stop.set()
         if self._socket is not None:
             closing = asyncio.ensure_future(self._socket.close())
             self._tasks_of_stop.add(closing)
 
     def resync(self, name: str) -> None:
-        """Fetch a snapshot of a symbol with its next difference; to be called in the event loop's thread."""
+        """Fetch a symbol's snapshot after its next difference; call in the event loop's thread."""
         symbol = self._symbols.get(name.lower())
         if symbol is not None:
             symbol.last = None
 
     async def run(self) -> Summary:
-        """Record until stopped.
+        """Capture until stopped.
 
         Raises:
             DataError: the disk has failed, or no symbol is left.
@@ -163,7 +162,7 @@ class WebSocketFeed:
         return self.summary
 
     def _note(self, line: str) -> None:
-        """Say something, once until something else happens."""
+        """Report a line unless it repeats the last."""
         if line != self._said:
             self._said = line
             self._say(line)
@@ -176,7 +175,7 @@ class WebSocketFeed:
             return
 
     async def _connection(self, rest: httpx.AsyncClient) -> str:
-        """Record one connection to its end; return why it ended."""
+        """Capture one connection to its end; return why it ended."""
         kinds = (self._endpoint.depth_stream, "bookTicker", "trade")
         streams = "/".join(f"{name}@{kind}" for name in self._symbols for kind in kinds)
         url = f"{self._endpoint.websocket}/stream?streams={streams}"
@@ -232,7 +231,7 @@ class WebSocketFeed:
             self._watch(symbol, text, rest)
 
     def _watch(self, symbol: _Symbol, text: bytes, rest: httpx.AsyncClient) -> None:
-        """Follow the update ids; fetch a snapshot for the first difference and after a break."""
+        """Check the update ids; fetch a snapshot after the first difference and after a break."""
         one = difference(text)
         if one is None:
             return
@@ -249,7 +248,7 @@ class WebSocketFeed:
         symbol.last = one.last
 
     def _lose(self, symbol: _Symbol, why: str) -> None:
-        """Mark that the connection was lost."""
+        """Mark a lost connection."""
         symbol.last = symbol.first = None
         if not self._mark(symbol, why):
             symbol.dropped += 1
@@ -263,7 +262,7 @@ class WebSocketFeed:
         return True
 
     async def _snapshot(self, symbol: _Symbol, rest: httpx.AsyncClient) -> None:
-        """Fetch snapshots until one is not older than the first difference that was kept."""
+        """Fetch snapshots until one is not older than the first kept difference."""
         url = self._endpoint.rest + self._endpoint.depth_path
         params: dict[str, str | int] = {"symbol": symbol.name.upper(), "limit": self._endpoint.depth_limit}
         attempts = 0
@@ -279,7 +278,7 @@ class WebSocketFeed:
                 self._give_up(symbol, f"the venue refused its snapshot: {answer.text[:200]}")
                 return
             if answer.status_code != httpx.codes.OK:
-                # 429 and 418 say how long to keep away.
+                # 429 and 418 carry Retry-After.
                 await self._pause(max(_seconds(answer.headers.get("Retry-After")), wait))
                 continue
             update = snapshot_id(answer.content)
@@ -292,7 +291,7 @@ class WebSocketFeed:
             await self._pause(wait)
 
     def _give_up(self, symbol: _Symbol, why: str) -> None:
-        """Leave a symbol out; the others go on."""
+        """Abandon a symbol; the others continue."""
         self.summary.failed[symbol.name] = why
         self._say(f"{symbol.name}: {why}")
         del self._symbols[symbol.name]
@@ -313,17 +312,17 @@ def _seconds(text: str | None) -> float:
 
 
 async def capture_feed(recorder: WebSocketFeed, files: RawFiles, seconds: float | None = None) -> Summary:
-    """Run a recorder, for some seconds or until it is stopped, and close its files whole.
+    """Run a capture for some seconds or until stopped, then close its files.
 
     Raises:
-        DataError: the disk has failed, or every symbol was given up.
+        DataError: the disk has failed, or every symbol was abandoned.
     """
     if seconds is not None:
         asyncio.get_running_loop().call_later(seconds, recorder.stop)
     try:
         summary = await recorder.run()
     finally:
-        # A slow disk may hold the loop here: nothing is received any more.
+        # May block the loop: nothing is received any more.
         files.close()
     summary.bytes, summary.files = files.bytes, [str(path) for path in files.paths]
     if files.error is not None:

@@ -1,9 +1,8 @@
-"""The ledger of an ingest: every record is either kept or set aside, for a named reason, at a named line.
+"""The ledger of an ingest: each record is kept or quarantined, with reason and line.
 
-A *record* is one line of a source file. Readers and the screen set records aside; the ledger counts them and writes
-each into a quarantine file (CSV: file, line, local time, reason), so that `records == kept + sum(quarantined.values())`
-and anyone can look up what was left out. A *fault* is an incident of the feed, counted once however many records it
-cost.
+A *record* is one line of a source file. Quarantined ones are counted and listed in a CSV file (file, line, local time,
+reason), so `records == kept + sum(quarantined.values())`. A *fault* is an incident of the feed, counted once whatever
+its number of records.
 """
 
 from collections import Counter
@@ -15,30 +14,30 @@ from typing import TextIO
 from lobsmith.errors import CaptureError
 
 LINE_BITS = 40
-"""A place is `file number << LINE_BITS | line number`, lines counted from 1, in one int64."""
+"""A place is `file number << LINE_BITS | line number` in one int64, lines counted from 1."""
 
 
 class QuarantineReason(StrEnum):
-    """Why a record is set aside; the first nine are also the names of faults."""
+    """Why a record is quarantined; the first nine also name faults."""
 
     GAP = "gap"
-    """Came after lost messages and before the snapshot that mends the book."""
+    """Between lost messages and the next snapshot."""
     DUPLICATE = "duplicate"
     """Its update or trade id was applied before."""
     OUT_OF_ORDER = "out of order"
-    """Older than what was applied before it."""
+    """Older than an applied one."""
     CROSSED = "crossed"
-    """A ticker whose bid is above its ask, or anything while the book stays so."""
+    """A ticker with bid above ask, or any message while the book is so."""
     LOCKED = "locked"
-    """The same with bid and ask at one price."""
+    """The same with bid equal to ask."""
     NEGATIVE_LATENCY = "negative latency"
-    """Received before it was sent, once the clock offset is taken out."""
+    """Received before it was sent, by the corrected clock."""
     CLOCK_STEP = "clock step"
-    """Stamped while one of the two clocks jumped."""
+    """Stamped while one of the clocks jumped."""
     STALE = "stale"
     """Received long after it was sent."""
     RECONNECT = "reconnect"
-    """Came after the recorder lost its connection and before the next snapshot."""
+    """Between a lost connection and the next snapshot."""
     HALT = "trading halt"
     BEFORE_SNAPSHOT = "before the snapshot"
     OLD_DIFFERENCE = "older than the snapshot"
@@ -48,16 +47,16 @@ class QuarantineReason(StrEnum):
     EMPTY_TICKER = "ticker of an empty side"
     EMPTY_TRADE = "trade of price or size 0"
     DISAGREES = "disagrees with the venue"
-    """The book rebuilt from an order log differs from the venue's own snapshots, several times in a row."""
+    """The book from an order log differs from several of the venue's snapshots in a row."""
     CHECK_SNAPSHOT = "snapshot used as a check"
-    """A venue's periodic snapshot that repeats what its order log says."""
+    """A venue's periodic snapshot, redundant with its order log."""
 
 
 class Ledger:
-    """Counts records, sets them aside, and names places.
+    """Counts and quarantines records.
 
     Args:
-        quarantine: where a CSV line is written for every record set aside; None writes nothing.
+        quarantine: receives a CSV line for each quarantined record; None: none.
     """
 
     def __init__(self, quarantine: TextIO | None = None) -> None:
@@ -72,19 +71,19 @@ class Ledger:
             quarantine.write("file,line,local_time_ns,reason\n")
 
     def begin_file(self, path: Path) -> int:
-        """Register the next source file and return the place before its first line: add line numbers to it."""
+        """Register a source file; return the place before its first line, to which line numbers are added."""
         self.files.append(path)
         return (len(self.files) - 1) << LINE_BITS
 
     def aside(self, reason: QuarantineReason, place: int, local_time: int) -> None:
-        """Set one record aside."""
+        """Quarantine one record."""
         self.quarantined[reason] += 1
         if self._quarantine is not None:
             path, line = self.where(place)
             self._quarantine.write(f"{_quoted(path.name)},{line},{local_time},{reason}\n")
 
     def all_aside(self, reason: QuarantineReason, places: Iterable[int], local_times: Iterable[int]) -> None:
-        """Set several records aside for one reason."""
+        """Quarantine several records for one reason."""
         for place, local_time in zip(places, local_times, strict=True):
             self.aside(reason, int(place), int(local_time))
 
@@ -93,7 +92,7 @@ class Ledger:
         self.faults[name] += 1
 
     def where(self, place: int) -> tuple[Path, int]:
-        """Return file and line of a place."""
+        """Return a place's file and line."""
         return self.files[place >> LINE_BITS], place & ((1 << LINE_BITS) - 1)
 
     def error(self, what: str, place: int) -> CaptureError:

@@ -1,26 +1,22 @@
-"""The screen: what can be judged of a feed without knowing its format, while it passes.
+"""The screen: checks of a feed that need no knowledge of its format.
 
-Every message of a recording goes through one compiled loop that keeps a book and two clocks of its own. What passes is
-written out unchanged. What does not is set aside; as long as an incident lasts, messages still change the screen's book
-but not the output, whose segment has ended with a `GAP`; when it is over, a `CLEAR` with the whole book begins the next
-segment. Thus a fault costs its own time and nothing more, and needs no snapshot to recover from.
+A compiled loop passes good messages unchanged and quarantines the others. An incident ends the segment with a `GAP`;
+messages then change only the screen's own book. At its end a `CLEAR` with the whole book begins the next segment,
+without waiting for a snapshot.
 
 | incident           | begins when                                              | ends when |
 |--------------------|----------------------------------------------------------|-----------|
-| crossed, locked    | the book stays so for longer than `crossed_ms`           | it no longer is |
-| stale              | a message comes `stale_ms` later than the clocks explain | one comes in time |
-| negative latency   | one comes `clock_tolerance_ms` before it was sent        | one does not |
-| clock step         | the local time goes back by more than the tolerance      | it has caught up |
+| crossed, locked    | the book is so for longer than `crossed_ms`              | it no longer is |
+| stale              | a message is `stale_ms` later than the clocks explain    | one is in time |
+| negative latency   | one arrives `clock_tolerance_ms` before it was sent      | one does not |
+| clock step         | local time goes back by more than the tolerance          | it has caught up |
 
-A lag that is wrong but constant over `clock_settle_ms` is a clock that has stepped: the incident, whatever it began as,
-becomes a *clock step* and the offset is measured anew. Single tickers that are crossed, locked, repeated or late, and
-repeated or late trades are set aside without an incident. A silence longer than `silence_ms` counts as *stale* and ends
-the segment, though no record is to blame.
+A wrong lag that is constant over `clock_settle_ms` is a stepped clock: any incident becomes a *clock step* and the
+offset is measured anew. Crossed, locked, repeated or late single tickers and repeated or late trades are quarantined
+without an incident. A silence over `silence_ms` counts as *stale* and ends the segment, without quarantine.
 
-The clock offset is the smallest lag (local minus exchange time) of the first second, then follows the smallest of each
-second slowly; a latency is a lag minus the offset.
-
-For venues without a ticker feed the screen writes a ticker after each message that changed the touch.
+The clock offset is the smallest lag (local minus exchange time) of the first second, then slowly follows each second's
+smallest; latency is lag minus offset. Without a ticker feed the screen writes a ticker after each change of the touch.
 """
 
 import numpy as np
@@ -49,11 +45,11 @@ _REASONS = {
 
 
 class Screen:
-    """The screen of one instrument's feed; messages go in as they come.
+    """The screen of one instrument's feed.
 
     Args:
-        params: the limits.
-        ledger: where records are set aside and faults counted.
+        params: thresholds.
+        ledger: counts faults and quarantined records.
         ticker_feed: whether the venue sends tickers.
     """
 
@@ -64,7 +60,7 @@ class Screen:
         self._state["stale_after"] = int(params.stale_ms * NS_PER_MS)
         self._state["silent_after"] = int(params.silence_ms * NS_PER_MS)
         self._state["settle"] = int(params.clock_settle_ms * NS_PER_MS)
-        # Only an order log crosses for a moment, while the reports of one matching come in.
+        # Only an order log is crossed between the reports of one match.
         self._state["crossed_after"] = 0 if ticker_feed else int(params.crossed_ms * NS_PER_MS)
         self._state["ticker_feed"] = ticker_feed
         self._book = loop.new_book()
@@ -72,7 +68,7 @@ class Screen:
         self._pending: list[tuple[int, int]] = []
 
     def push(self, batch: Batch) -> Events:
-        """Take whole messages and return what passes."""
+        """Screen whole messages; return what passes."""
         events, places = batch
         columns = tuple(getattr(events, name) for name in DTYPES)
         bounds = events.message_bounds()
@@ -93,13 +89,13 @@ class Screen:
         return Events(*(np.ascontiguousarray(whole[name]) for name in DTYPES))
 
     def finish(self) -> None:
-        """Name what an incident that never ended has cost."""
+        """Account for an incident that never ended."""
         incident = int(self._state["incident"][0])
         if incident:
             self._close(incident)
 
     def _record(self, asides: npt.NDArray[np.void]) -> None:
-        """Enter what was set aside; records of an incident wait for its end, which names it."""
+        """Enter quarantined records into the ledger; those of an incident when it ends."""
         for one in asides:
             reason, place, local = int(one["reason"]), int(one["place"]), int(one["local_time"])
             if reason == loop.PENDING:
@@ -119,7 +115,7 @@ class Screen:
         self._pending.clear()
 
     def depth(self) -> tuple[int, list[tuple[int, float]], list[tuple[int, float]]] | None:
-        """Return the book's update id, its bids and its asks, price in ticks and size; None while it is not sound."""
+        """Return update id, bids and asks (price in ticks, size) of the book; None without a valid book."""
         book = self._book[0]
         if not (book["synchronised"] and self._state["open"][0]):
             return None
@@ -133,7 +129,7 @@ class Screen:
 
     @property
     def clock_offset_ns(self) -> int:
-        """Local minus exchange time without latency, ns; 0 where the venue gives no time."""
+        """Local minus exchange time without latency; 0 where the venue gives no time."""
         return int(self._state["offset"][0]) if self._state["calibrated"][0] else 0
 
     @property

@@ -1,4 +1,4 @@
-"""Recorded files, plain, gzip or bzip2, as batches of whole lines."""
+"""Captured files, plain, gzip or bzip2, as batches of whole lines."""
 
 import bz2
 import zlib
@@ -9,12 +9,12 @@ from typing import IO, Protocol
 from lobsmith.errors import CaptureError
 
 _CHUNK = 4 << 20
-_READ = 1 << 17  # a thousandfold of it still fits in memory
+_READ = 1 << 17  # a thousand times this fits in memory
 _LONGEST_LINE = 64 << 20
 
 
 class _Decompressor(Protocol):
-    """What zlib and bz2 share."""
+    """The common interface of zlib and bz2."""
 
     @property
     def eof(self) -> bool: ...
@@ -30,7 +30,7 @@ _KINDS: dict[bytes, tuple[str, Callable[[], _Decompressor]]] = {
 
 
 def _blocks(path: Path, file: IO[bytes], read: int) -> Iterator[bytes]:
-    """Yield a file's decompressed content; a compressed file may hold several members, one after the other."""
+    """Yield a file's decompressed content; it may have several members."""
     start = file.read(read)
     kind, new = _KINDS.get(start[:2], ("", None))
     if new is None:
@@ -47,7 +47,7 @@ def _blocks(path: Path, file: IO[bytes], read: int) -> Iterator[bytes]:
             raise CaptureError(path, f"corrupt {kind} ({error}); copy the file again") from error
         data = b""
         if member.eof:
-            # gzip files may be padded with zeros.
+            # gzip permits zero padding.
             data = member.unused_data.lstrip(b"\0") or file.read(read).lstrip(b"\0")
             if not data:
                 return
@@ -99,7 +99,7 @@ def text_batches(path: Path, chunk: int = _CHUNK) -> Iterator[bytes]:
 
 
 def line_batches(path: Path, chunk: int = _CHUNK) -> Iterator[list[bytes]]:
-    """Yield a file's lines without their line ends, in batches of about `chunk` decompressed bytes.
+    """Yield a file's lines without line ends, in batches of about `chunk` decompressed bytes.
 
     Raises:
         CaptureError: as `text_batches`.

@@ -1,4 +1,4 @@
-"""Whole ladders, row by row, turned into the level updates between them."""
+"""Depth snapshots, row by row, as the level updates between them."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def _run(prices, sizes, local, exchange, first, held_prices, held_sizes, held, b
             begun = True
         for s in range(2):
             side = BID if s == 0 else ASK
-            towards = -side  # the way prices go from the best level on
+            towards = -side  # the direction from the best level on
             count = 0
             for k in range(prices.shape[2]):
                 price, size = prices[i, s, k], sizes[i, s, k]
@@ -41,7 +41,7 @@ def _run(prices, sizes, local, exchange, first, held_prices, held_sizes, held, b
                         return -1 - i
                     new_prices[count], new_sizes[count] = price, size
                     count += 1
-            # Both ladders are in order, so that one pass over them finds what is gone, new and changed.
+            # Merge both sorted sides: removed, new and changed levels.
             old, new = 0, 0
             while old < held[s] or new < count:
                 ahead = 0
@@ -72,10 +72,10 @@ def _run(prices, sizes, local, exchange, first, held_prices, held_sizes, held, b
 
 
 class DisorderError(ValueError):
-    """A ladder's prices do not go away from the touch.
+    """A snapshot's prices are out of order.
 
     Args:
-        row: the ladder.
+        row: the snapshot's number.
     """
 
     def __init__(self, row: int) -> None:
@@ -84,11 +84,11 @@ class DisorderError(ValueError):
 
 
 class Ladders:
-    """What was shown last, and the updates to what is shown next.
+    """The last depth snapshot, and the updates from it to the next.
 
     Args:
         levels: K, levels of a side.
-        number: of the first ladder; sequences are twice that.
+        number: of the first snapshot; sequences are twice that.
     """
 
     def __init__(self, levels: int, number: int = 1) -> None:
@@ -99,7 +99,7 @@ class Ladders:
         self._begun = False
 
     def forget(self) -> None:
-        """Begin anew, with a `CLEAR`, at the next ladder."""
+        """Begin anew, with a `CLEAR`, at the next snapshot."""
         self._begun = False
 
     def push(
@@ -109,7 +109,7 @@ class Ladders:
         local: npt.NDArray[np.int64],
         exchange: npt.NDArray[np.int64],
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-        """Turn ladders into updates.
+        """Turn snapshots into updates.
 
         Args:
             prices: int64 [N, 2, K], bids and asks, ticks.
@@ -118,10 +118,10 @@ class Ladders:
             exchange: int64 [N], ns.
 
         Returns:
-            (`ROW_DTYPE` rows, int64 the ladder that each belongs to); a ladder like the one before makes none.
+            (`ROW_DTYPE` rows, int64 the snapshot of each); an unchanged snapshot has none.
 
         Raises:
-            DisorderError: a price is not positive, or no worse than that of the level before it.
+            DisorderError: a price is not positive, or no worse than the level before it.
         """
         rows = np.zeros(len(local) * (4 * prices.shape[2] + 1), ROW_DTYPE)
         owners = np.zeros(len(rows), np.int64)

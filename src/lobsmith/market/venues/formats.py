@@ -1,4 +1,4 @@
-"""The formats of recorded files; adding a venue's is one module and one entry here."""
+"""The known formats; a new venue is one module and one entry here."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ FORMATS: tuple[Format, ...] = (reader.FORMAT, bitstamp.LOG, bitstamp.ORDERS, tar
 
 
 def open_reader(paths: Sequence[Path], ledger: Ledger) -> CaptureReader:
-    """Open files of one instrument, in order, as one recording; the first line of the first tells the format.
+    """Open files of one instrument, in order; the first line of the first identifies the format.
 
     Raises:
         CaptureError: the first file cannot be read or is of no known format.
@@ -30,10 +30,10 @@ def open_reader(paths: Sequence[Path], ledger: Ledger) -> CaptureReader:
 
 
 def group_by_instrument(paths: Sequence[Path]) -> tuple[dict[str, list[Path]], dict[str, DataError]]:
-    """Sort files by what they hold.
+    """Group files by instrument.
 
     Returns:
-        (the files of each instrument in the order given, under a name; what kept others from being sorted, by file)
+        (each instrument's files in the given order, by a name; the errors of the other files, by file)
     """
     if len(paths) == 1:
         return {str(paths[0]): list(paths)}, {}
