@@ -1,8 +1,7 @@
-"""Accumulation patterns: what a window's trades moved, who may have driven them, and what the book pretended.
+"""Accumulation patterns: the trades' price impact, dominant aggressors, and layering in the book.
 
-Public data names no participants. Everything here is a proxy, a reason to look closer, and no proof; formulas and
-sources are in docs/surveillance.md. A report comes for each window of `window_s` on the local clock, and a shorter one
-where a gap cuts a window off.
+Public data names no participants: every measure is a proxy, not a proof (formulas and sources in docs/surveillance.md).
+There is one report per window of `window_s` on the local clock, and a shorter one at a gap.
 """
 
 import math
@@ -22,43 +21,43 @@ _REPORT_ROOM = 64
 
 
 class AccumulationReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was measured over one window; sizes are base units."""
+    """Measures of one window; sizes in base units."""
 
     start_ns: int
-    """Local time: the window's border, or the first event where the stream began within the window."""
+    """Local time: the window's border, or the stream's first event within it."""
     end_ns: int
-    """The window's border, or the last event where the stream or the segment ended within the window."""
+    """The window's border, or the stream's or segment's last event within it."""
     complete: bool
-    """Whether the stream went on, without a gap, over the whole window."""
+    """Whether the stream covers the whole window without a gap."""
     trades: int
     volume: float
     net_volume: float
     """Bought less sold, by aggressor."""
     kyle_lambda: float
-    """Basis points of mid return per base unit of signed volume; 0 where it cannot be estimated."""
+    """Basis points of mid return per base unit of signed volume; 0 if undefined."""
     t_value: float
-    """Of `kyle_lambda`; infinite where the fit is perfect."""
+    """Of `kyle_lambda`; infinite for a perfect fit."""
     samples: int
-    """Steps that the estimate is made from."""
+    """Sampling intervals in the estimate."""
     market_share: float
-    """Share of the volume that the largest run of trades of one aggressor side makes."""
+    """Volume share of the longest run of trades by one aggressor side."""
     capitalisation_impact: float
-    """Value that the net volume's estimated impact moves on that volume, as a share of what could be traded."""
+    """The net volume times its estimated impact, as a share of the tradable value."""
     layering_bid: float
-    """Share of bid depth at levels 2 to 10 that, in a step, comes and goes around trades at the ask."""
+    """Share of bid depth at levels 2 to 10 that appears and vanishes around trades at the ask within an interval."""
     layering_ask: float
     cancelled: float
-    """Depth at the ten best levels that went without a trade."""
+    """Depth at the ten best levels removed without a trade."""
     cancel_to_trade: float
-    """`cancelled` over `volume`; infinite where nothing was traded and something cancelled."""
+    """`cancelled` over `volume`; infinite if only cancelled."""
     risk: float
     """Manipulation risk, 0 to 1."""
 
 
 class AccumulationMonitor:
-    """Measures one instrument's stream: events go in as they come, a report comes out for each window.
+    """Measures one instrument's stream, a report per window.
 
-    Pushing a session whole or message by message gives the same reports.
+    The reports do not depend on how a session is cut.
     """
 
     def __init__(self, instrument: Instrument, params: AccumulationParams) -> None:
@@ -79,7 +78,7 @@ class AccumulationMonitor:
         self._reports: npt.NDArray[np.void] = np.zeros(_REPORT_ROOM, REPORT_DTYPE)
 
     def push(self, events: Events) -> list[AccumulationReport]:
-        """Take the next events and return the reports of the windows that they end.
+        """Process events; return the reports of completed windows.
 
         Args:
             events: whole messages, in the order of arrival.
@@ -104,7 +103,7 @@ class AccumulationMonitor:
         return reports
 
     def finish(self) -> list[AccumulationReport]:
-        """Return the report of the window that the stream ended in, if there is one."""
+        """Return the report of the last, incomplete window, if any."""
         return [self._report(self._reports[0])] if close(self._state, self._reports[0]) else []
 
     def _report(self, row: np.void) -> AccumulationReport:
@@ -139,7 +138,7 @@ class AccumulationMonitor:
 
 
 def _fit(samples: int, cxx: float, cxr: float, crr: float) -> tuple[float, float]:
-    """Return slope and t value of the least-squares line through a cloud of centred sums; zeros where there is none."""
+    """Return slope and t value of the least-squares line through centred sums; zeros if undefined."""
     if samples < 3 or cxx <= 0.0:
         return 0.0, 0.0
     slope = cxr / cxx

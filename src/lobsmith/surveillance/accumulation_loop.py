@@ -1,7 +1,7 @@
-"""The compiled part of `accumulation`: sums over a window, kept event by event.
+"""The compiled part of `accumulation`: a window's sums, updated event by event.
 
-An event costs a bounded number of steps, and nothing is allocated. What happened at a price is remembered in tables of
-`SLOTS` prices a side, by the price modulo `SLOTS`; prices so far apart that they share a slot are not visible together.
+Bounded work per event, no allocation. State per price is in tables of `SLOTS` a side, by the price modulo `SLOTS`;
+prices that share a slot are never visible together.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from lobsmith.market.events import ASK, BID, CLEAR, END, GAP, LEVEL, RESTATED, T
 LEVELS = 10
 SLOTS = 1 << 12
 FORGET = 2**61
-"""Added to no time: a time that is before all others."""
+"""Its negative is a time before all others."""
 
 _BASIS_POINTS = 1e4
 
@@ -23,12 +23,12 @@ _SUMS = [
     ("net", np.float64),
     ("longest", np.float64),
     ("samples", np.int64),
-    ("cxx", np.float64),  # centred sums of squares and products: x signed lots, r return in basis points
+    ("cxx", np.float64),  # centred sums: x signed lots, r return in basis points
     ("cxr", np.float64),
     ("crr", np.float64),
     ("layering", np.float64, (2,)),
     ("cancelled", np.float64),
-    ("depth", np.float64),  # of both sides, base units, mean over the steps
+    ("depth", np.float64),  # both sides, base units, mean over the intervals
 ]
 
 REPORT_DTYPE = np.dtype(
@@ -41,11 +41,11 @@ STATE_DTYPE = np.dtype(
         # Constants.
         ("lot", np.float64),
         ("step_ns", np.int64),
-        ("steps", np.int64),  # a window
+        ("steps", np.int64),  # per window
         ("lifetime_ns", np.int64),
         # Clocks.
         ("running", np.int64),  # 0 until the first event and after a gap
-        ("whole", np.int64),  # whether the stream was there at the window's start
+        ("whole", np.int64),  # whether the stream covers the window's start
         ("start", np.int64),
         ("time", np.int64),
         ("step", np.int64),
@@ -56,22 +56,22 @@ STATE_DTYPE = np.dtype(
         ("run_side", np.int64),
         ("run", np.float64),
         ("depth_samples", np.int64),
-        # The step.
+        # The sampling interval.
         ("flow", np.float64),
         ("flicker", np.float64, (2,)),
         # The book: [bid, ask]; a mid is best bid plus best ask.
         ("mid", np.int64),
         ("step_mid", np.int64),
-        ("snapshot", np.int64),  # 1 within a message that states the whole book anew
+        ("snapshot", np.int64),  # 1 within a snapshot's message
         ("count", np.int64, (2,)),
         ("best", np.int64, (2,)),
         ("last", np.int64, (2,)),
         ("visible", np.float64, (2,)),
-        ("behind", np.float64, (2,)),  # visible, the best level left out
+        ("behind", np.float64, (2,)),  # visible without the best level
         ("prices", np.int64, (LEVELS,)),
         ("sizes", np.float64, (LEVELS,)),
-        # What happened at a price.
-        ("opposite_time", np.int64, (2,)),  # of the last trade against the other side of the book
+        # State per price.
+        ("opposite_time", np.int64, (2,)),  # of the last trade against the other side
         ("traded_price", np.int64, (2, SLOTS)),
         ("traded", np.float64, (2, SLOTS)),
         ("added_price", np.int64, (2, SLOTS)),
@@ -84,7 +84,7 @@ STATE_DTYPE = np.dtype(
 
 @njit(cache=True, error_model="numpy")
 def _begin(s):  # type: ignore[no-untyped-def]
-    """Empty the window's sums."""
+    """Reset the window's sums."""
     s.trades = 0
     s.volume = 0.0
     s.net = 0.0
@@ -106,7 +106,7 @@ def _begin(s):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _end_step(s):  # type: ignore[no-untyped-def]
-    """Take the step's sample of flow and return, and its share of depth that flickered."""
+    """Add the interval's sample of flow and return, and its share of flickering depth."""
     if s.step_mid > 0 and s.mid > 0:
         change = 0.0 if s.mid == s.step_mid else _BASIS_POINTS * np.log(s.mid / s.step_mid)
         s.samples += 1
@@ -148,7 +148,7 @@ def _write(s, report, end, complete):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _pass_time(s, time, report):  # type: ignore[no-untyped-def]
-    """Move the clock to an event; return whether a window ended, and a report is written."""
+    """Move the clock to an event; return whether a window ended and its report was written."""
     step = time // s.step_ns
     if s.running == 0:
         s.running = 1
@@ -166,7 +166,7 @@ def _pass_time(s, time, report):  # type: ignore[no-untyped-def]
         s.step += 1
     if step < border:
         return False
-    # Whole windows of silence have nothing to report.
+    # Silent windows have no report.
     _write(s, report, border * s.step_ns, s.whole)
     _begin(s)
     s.whole = 1
@@ -180,7 +180,7 @@ def _pass_time(s, time, report):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _cut(s, report):  # type: ignore[no-untyped-def]
-    """End the window early; return whether there is one, and a report is written."""
+    """End the window early; return whether a report was written."""
     if s.running == 0:
         return False
     _end_step(s)
@@ -209,7 +209,7 @@ def _trade(s, side, price, lots, time):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _level(s, i, price, change, time):  # type: ignore[no-untyped-def]
-    """Split a level's change of size, in lots, into what was traded, added and cancelled there."""
+    """Split a level's change of size, lots, into traded, added and cancelled."""
     slot = price & (SLOTS - 1)
     if s.traded_price[i, slot] == price:
         change += s.traded[i, slot]
@@ -241,7 +241,7 @@ def _level(s, i, price, change, time):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _forget_prices(s):  # type: ignore[no-untyped-def]
-    """Forget what happened at each price: a new snapshot does not say what became of it."""
+    """Clear the state per price: after a new snapshot it is unknown."""
     for i in range(2):
         s.traded[i, :] = 0.0
         s.added[i, :] = 0.0
@@ -269,17 +269,17 @@ def _read_book(s, book):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def run(state, book, reports, start, local_time, kind, side, flags, price, size, sequence):  # type: ignore[no-untyped-def]
-    """Measure events `start` and on.
+    """Process events from `start` on.
 
     Args:
         state: `STATE_DTYPE` [1].
-        book: the monitor's own book, `BOOK_DTYPE` [1].
+        book: the monitor's own, `BOOK_DTYPE` [1].
         reports: `REPORT_DTYPE` [R], written.
-        start: the first event to take.
-        local_time, kind, side, flags, price, size, sequence: the events' columns, [N].
+        start: the first event.
+        local_time, kind, side, flags, price, size, sequence: event columns, [N].
 
     Returns:
-        (next event, reports written): it stops before the end when `reports` is full.
+        (next event, reports written): stops early when `reports` is full.
     """
     s = state[0]
     found = 0
@@ -320,5 +320,5 @@ def run(state, book, reports, start, local_time, kind, side, flags, price, size,
 
 @njit(cache=True, error_model="numpy")
 def close(state, report):  # type: ignore[no-untyped-def]
-    """End the window that the stream ended in; return whether there was one, and a report is written."""
+    """End the last window; return whether a report was written."""
     return _cut(state[0], report)

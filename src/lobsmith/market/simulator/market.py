@@ -79,8 +79,8 @@ class Market:
     def fork(self, horizons_ms: Sequence[int], paths: int, seed: int) -> npt.NDArray[np.float64]:
         """Return the mid's directions from here over many continuations; the market is unchanged.
 
-        Labels are those of `features.labels`: the mid of the last ticker received by then, against the present one. Horizons
-        count from the last message received, so stop the market at a row's ticker first.
+        Labels are those of `features.labels`: the mid of the last ticker received by then, against the present one.
+        Horizons count from the last message received, so stop the market at a row's ticker first.
 
         Args:
             horizons_ms: milliseconds of local receive time, rising.

@@ -1,20 +1,17 @@
-"""Readers of Bitstamp order logs: single orders come, change and go, and the levels are their sums.
+"""Readers of Bitstamp order logs; levels are sums of orders.
 
-Two files hold the same thing. The *log* is the raw feed, one message a line, `<local receive time, ms> <event> <JSON>`:
-order events, trades without a side, and every few seconds the venue's own 20 best levels. The *orders* file is a CSV of
-the order events alone. In both:
+The *log* is the raw feed, `<local receive time, ms> <event> <JSON>` a line: order events, trades without a side, and
+every few seconds the 20 best levels. The *orders* file is a CSV of the order events alone.
 
-- The feed reorders: an order may be created or changed after it was deleted. Such events are set aside as out of order,
-  else the order would stay for ever and its price would become the best.
-- An order that rests since before the recording is unknown until it changes. So the book of a log counts as whole from
-  the first of the venue's snapshots on whose best prices it agrees with. Snapshots are never applied, only compared
-  with; after `PATIENCE` in a row that disagree the segment ends, until one agrees again.
-- A marketable order is created before its matches are reported, which leaves the book crossed for about a tenth of a
-  second; the screen allows an order log that.
-- The venue stamps orders with the second of their creation, which says nothing about the event: there is no exchange
-  time.
-- A trade is the buyer's or seller's whose order, of the two that lose its quantity, has the higher id; where not both
-  are found its side is 0.
+- The feed reorders: events of an order after its deletion are quarantined as out of order, or its price would remain
+  the best for ever.
+- Orders older than the capture are unknown until they change. A log's book is valid from the first of the venue's
+  snapshots whose best prices match. Snapshots are only compared; after `PATIENCE` mismatches in a row the segment ends
+  until the next match.
+- A marketable order precedes its matches: the book is crossed for about 0.1 s, which the screen permits an order log.
+- The venue stamps orders with the second of their creation, not of the event: there is no exchange time.
+- The aggressor of a trade is, of the two orders that lose its quantity, the one with the higher id; side 0 if they are
+  not both known.
 """
 
 import heapq
@@ -38,12 +35,12 @@ from lobsmith.units import NS_PER_MS
 INSTRUMENT = Instrument(venue="bitstamp", symbol="BTCUSD", tick_size=0.01, lot_size=1e-8)
 
 PATIENCE = 20
-"""Snapshots in a row that may disagree; they come about three seconds apart."""
+"""Snapshots in a row that may differ; about three seconds apart."""
 
 _TICKS = 100  # a dollar
 _LOTS = 10**8  # a bitcoin
 _REMEMBERED = 1 << 20
-"""Deleted orders that are remembered, four days' worth."""
+"""Deleted orders kept, about four days' worth."""
 _FILLS = 64
 _DIGITS = 13  # of a local time
 _HEADER = b"id,timestamp,exchange.timestamp,price,volume,action,direction"
@@ -102,7 +99,7 @@ class OrderBook:
             level.pop(price, None)
 
     def put(self, order: int, side: int, price: int, lots: int) -> list[tuple[int, int]] | None:
-        """Create or change an order; return the (side, price) of what changed, None for an order that was deleted."""
+        """Create or change an order; return the changed (side, price) pairs, None for a deleted order."""
         if order in self._gone:
             return None
         changed = [(side, price)]
@@ -116,7 +113,7 @@ class OrderBook:
         return changed
 
     def remove(self, order: int) -> list[tuple[int, int]]:
-        """Delete an order, known or not; return the (side, price) of what changed."""
+        """Delete an order, known or not; return the changed (side, price) pairs."""
         self._gone[order] = None
         if len(self._gone) > _REMEMBERED:
             del self._gone[next(iter(self._gone))]
@@ -127,7 +124,7 @@ class OrderBook:
         return [(old.side, old.price)]
 
     def best(self, side: int) -> int | None:
-        """Return the best price of a side."""
+        """Return a side's best price."""
         heap = self._heaps[side]
         while heap and -side * heap[0] not in self.levels[side]:
             heapq.heappop(heap)
@@ -135,7 +132,7 @@ class OrderBook:
 
 
 class _Reader:
-    """What both files share: an order book, and the events that its changes make."""
+    """The common part: an order book and the events of its changes."""
 
     ticker_feed = False
     instrument = INSTRUMENT
@@ -175,7 +172,7 @@ class _Reader:
         self._places.append(self._place)
 
     def _end(self) -> None:
-        """End the message whose events were just written."""
+        """End the message of the last event."""
         self._rows[-1] = (*self._rows[-1][:4], END, *self._rows[-1][5:])
 
     def _next(self) -> int:
@@ -183,7 +180,7 @@ class _Reader:
         return 2 * self._message
 
     def _levels(self, changed: Sequence[tuple[int, int]]) -> None:
-        """Write the new totals of levels as one message."""
+        """Write levels' new totals as one message."""
         sequence = self._next()
         for side, price in changed:
             self._write(LEVEL, side, price, self._book.levels[side].get(price, 0) / _LOTS, sequence)
@@ -191,7 +188,7 @@ class _Reader:
             self._end()
 
     def _begin(self) -> None:
-        """Write the whole book: a segment begins."""
+        """Write the whole book as a segment's start."""
         self._whole = True
         sequence = self._next()
         self._write(CLEAR, 0, 0, 0.0, sequence)
@@ -201,7 +198,7 @@ class _Reader:
         self._end()
 
     def _order(self, action: str, order: int, side: int, price: int, lots: int) -> None:
-        """Take one order event."""
+        """Process one order event."""
         self.ledger.depth_messages += 1
         old = self._book.orders.get(order)
         if action == "deleted":
@@ -244,13 +241,13 @@ class BitstampLogReader(_Reader):
 
     @property
     def checks(self) -> dict[str, Any]:
-        """How often the best prices agreed with the venue's snapshots: their number, and shares."""
+        """Agreement of best prices with the venue's snapshots: their number, and shares."""
         count = self._agreement["snapshots"]
         shares = {name: self._agreement[name] / count if count else None for name in ("bid", "ask", "both")}
         return {"snapshots": count, **shares}
 
     def batches(self) -> Iterator[Batch]:
-        """Read all files in order (see `reader.CaptureReader.batches`)."""
+        """Read all files in order (see `CaptureReader.batches`)."""
         for path in self.paths:
             start = self.ledger.begin_file(path)
             for lines in line_batches(path):
@@ -316,10 +313,10 @@ class BitstampLogReader(_Reader):
 
 
 class BitstampOrdersReader(_Reader):
-    """The CSV of order events; without snapshots the book counts as whole from the start."""
+    """The CSV of order events; without snapshots the book is valid from the start."""
 
     def batches(self) -> Iterator[Batch]:
-        """Read all files in order (see `reader.CaptureReader.batches`)."""
+        """Read all files in order (see `CaptureReader.batches`)."""
         for path in self.paths:
             start = self.ledger.begin_file(path)
             for lines in line_batches(path):

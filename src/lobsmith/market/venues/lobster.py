@@ -1,13 +1,13 @@
-"""Reader of LOBSTER: a message file and its order book file, a line each for every event of a NASDAQ symbol.
+"""Reader of LOBSTER: a message file and its order book file, a line each per event of a NASDAQ symbol.
 
-The two lie beside each other, `TICKER_YYYY-MM-DD_START_END_message_LEVELS.csv` and the same with `orderbook`; naming
-either is enough. Times are seconds after midnight in New York; there is no receive time, so local and exchange time are
-the same. Levels come from the differences of the order book lines; trades are executions of visible (type 4) and hidden
-(type 5) orders, the aggressor being the other side. A hidden order's may lie inside the spread. Those at a fraction of
-a tick are set aside, and so are auctions (type 6), whose executions have lines of their own. A halt (type 7, price -1)
-ends the segment; what comes before quoting or trading resumes (0 or 1) is set aside.
+They are neighbours, `TICKER_YYYY-MM-DD_START_END_message_LEVELS.csv` and the same with `orderbook`; either may be
+given. Times are seconds after midnight in New York, without receive time: local and exchange time are equal. Levels are
+differences of order book lines; trades are executions of visible (type 4) and hidden (type 5) orders, the aggressor
+being the other side; hidden ones may lie inside the spread. Quarantined: trades at a fraction of a tick, auctions
+(type 6; their executions have own lines), and everything from a halt (type 7, price -1; ends the segment) until quoting
+or trading resumes (price 0 or 1).
 
-The tick is a cent, unless the first lines quote in half cents or, as stocks below a dollar do, in hundredths of one.
+The tick is a cent unless the first lines use half cents or, as stocks below a dollar do, hundredths of one.
 """
 
 import re
@@ -51,7 +51,7 @@ _NEW_YORK = ZoneInfo("America/New_York")
 
 
 class LobsterReader:
-    """The days of one symbol, in order."""
+    """Reads a symbol's days, in order."""
 
     ticker_feed = False
 
@@ -72,7 +72,7 @@ class LobsterReader:
                 if not path.exists():
                     raise CaptureError(path, "no such file; a LOBSTER message file and its order book belong together")
         self._symbol = names[0].symbol
-        self._unit = 0  # a tick, in hundredths of a cent
+        self._unit = 0  # tick, in hundredths of a cent
         self._trade = 0
 
     @property
@@ -83,14 +83,14 @@ class LobsterReader:
         return Instrument(venue="lobster", symbol=self._symbol, tick_size=self._unit / _DOLLAR, lot_size=1.0)
 
     def batches(self) -> Iterator[Batch]:
-        """Read all days (see `reader.CaptureReader.batches`)."""
+        """Read all days (see `CaptureReader.batches`)."""
         ladder = 1
         for messages, book in self._pairs:
             name = _parts(messages)
             midnight = int(datetime.combine(name.day, time(), _NEW_YORK).timestamp()) * NS_PER_S
             day = _Day(midnight, Ladders(name.levels, ladder), lost=ladder > 1)
             lines = _Lines(book, _book_columns(name.levels))
-            # As many messages at a time as have some megabytes of order book.
+            # Bounds the order book's bytes per batch.
             for table in read_tables(messages, _MESSAGE, self.ledger, header=False, chunk=_CHUNK // name.levels):
                 yield self._batch(table, lines.next(table), day)
             lines.finish(self.ledger)
@@ -112,7 +112,7 @@ class LobsterReader:
         for _ in range(int(begins.sum())):
             self.ledger.fault(QuarantineReason.HALT)
         places = table.place + np.arange(len(local))
-        # The line that says so is kept: it is the gap.
+        # The halt's own line is kept as the gap.
         self.ledger.all_aside(QuarantineReason.HALT, places[halted & ~begins], local[halted & ~begins])
 
         trade = (kinds == _VISIBLE) | (kinds == _HIDDEN)
@@ -129,7 +129,7 @@ class LobsterReader:
         trades["price"], trades["size"] = price[traded] // self._unit, sizes[traded]
         trades["sequence"] = self._trade + 1 + np.arange(len(traded))
         self._trade += len(traded)
-        # A trade stands before the change of the book that it makes.
+        # A trade precedes its change of the book.
         order = np.argsort(np.concatenate([2 * traded, 2 * owners + 1]), kind="stable")
         whole = np.concatenate([trades, rows])[order]
         events = Events(*(np.ascontiguousarray(whole[name]) for name in DTYPES))
@@ -156,11 +156,11 @@ class LobsterReader:
 
 
 class _Day:
-    """Where a day's files stand.
+    """Reading state of a day.
 
     Args:
-        midnight: when it began in New York, ns since 1970 UTC.
-        ladders: the book that was shown last.
+        midnight: in New York, ns since 1970 UTC.
+        ladders: the last depth snapshot.
         lost: whether another day came before.
     """
 
@@ -173,7 +173,7 @@ class _Day:
     def halts(
         self, kinds: npt.NDArray[np.int64], price: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Return, for the next lines, whether trading is halted at each and whether a halt begins there."""
+        """Return whether trading is halted at each line, and whether a halt begins there."""
         said = np.where(kinds == _HALT, np.arange(len(kinds)), -1)
         last = np.maximum.accumulate(said)
         halted = np.where(last >= 0, price[last] == -1, self._halted)
@@ -191,7 +191,7 @@ def _updates(
     halted: npt.NDArray[np.bool_],
     begins: npt.NDArray[np.bool_],
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Turn ladders into updates, with a `GAP` where a halt begins; return rows and the line that each belongs to."""
+    """Turn depth snapshots into updates, with a `GAP` where a halt begins; return rows and their lines."""
     parts, owners = [np.zeros(0, ROW_DTYPE)], [np.zeros(0, np.int64)]
 
     def gap(at: int) -> None:
@@ -223,16 +223,16 @@ def _updates(
 
 
 class _Lines:
-    """The order book's lines, handed out as many at a time as there are messages."""
+    """The order book's lines, in batches that match the messages."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
-        own = Ledger()  # its lines are not records of their own
+        own = Ledger()  # its lines are not counted as records
         self._tables = read_tables(path, columns, own, header=False, chunk=_CHUNK)
         self._path = path
         self._waiting: Table | None = None
 
     def next(self, messages: Table) -> Table:
-        """Return the lines that belong to messages."""
+        """Return the lines of these messages."""
         need = messages.frame.height
         while self._waiting is None or self._waiting.frame.height < need:
             more = next(self._tables, None)
@@ -247,7 +247,7 @@ class _Lines:
         return taken
 
     def finish(self, ledger: Ledger) -> None:
-        """Refuse lines that no message belongs to."""
+        """Reject lines without a message."""
         if (self._waiting is not None and self._waiting.frame.height) or next(self._tables, None) is not None:
             raise CaptureError(self._path, f"more lines than {ledger.files[-1]}; the files do not belong together")
 
@@ -264,7 +264,7 @@ def _book_columns(levels: int) -> Columns:
 
 
 class _Name(NamedTuple):
-    """What a file's name says."""
+    """The fields of a file's name."""
 
     symbol: str
     day: date
@@ -291,7 +291,7 @@ def _key(path: Path) -> str:
 
 
 def _sniff(line: bytes) -> bool:
-    """Six numbers: seconds with decimals, a type; or an order book's multiple of four whole numbers."""
+    """Six numbers: seconds with decimals, a type; or an order book's multiple of four integers."""
     cells = line.strip().split(b",")
     if len(cells) == len(_MESSAGE):
         return re.fullmatch(rb"\d{1,5}(\.\d+)?,[1-7],-?\d+,\d+,-?\d+,-?[01]", line.strip()) is not None

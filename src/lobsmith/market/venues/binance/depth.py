@@ -1,13 +1,12 @@
-"""Continuity of Binance's depth messages: which of them, and in which order, change the book.
+"""Continuity of Binance's depth messages: which change the book, in which order.
 
-Each difference is described by the update id *before* its first change (`start`: spot `U - 1`, futures `pu`) and that
-of its last (`u`); that makes the rules of spot and futures one. Differences follow each other when `start` equals the
-previous `u`; the first after a snapshot must have `start <= lastUpdateId <= u`, older ones being dropped. For futures
-that also admits a snapshot taken between two differences, whose ids have holes there; nothing can be lost, since `pu`
-says that nothing came between.
+A difference has the update id before its first change (`start`: spot `U - 1`, futures `pu`) and its last one (`u`), so
+spot and futures share the rules: consecutive differences have `start` equal to the previous `u`; the first after a
+snapshot has `start <= lastUpdateId <= u`, older ones are dropped. Futures ids have holes between differences; a
+snapshot taken there is valid, since `pu` excludes a loss.
 
-A difference that comes early is held for a moment: the feed may only have swapped it with its predecessor. Everything
-else that arrives while it is held stays behind it too, so that no row is made from a book that lacks a change.
+A difference that comes early may have been swapped with its predecessor: it is held for a moment, and so is everything
+after it, so that no row is made from an incomplete book.
 """
 
 from collections import deque
@@ -18,15 +17,15 @@ from lobsmith.market.quality.ledger import Ledger, QuarantineReason
 from lobsmith.units import NS_PER_S
 
 _BUFFERED = 10_000
-"""Differences kept for a snapshot that is still to come."""
+"""Differences buffered before a snapshot."""
 _REMEMBERED = 4_096
-"""Differences by which a repeated one is told from a late one."""
+"""Differences kept to distinguish repeated from late ones."""
 _HELD = 8
 _HELD_NS = NS_PER_S
 
 
 Value = tuple[int, int] | bytes
-"""Raw JSON, or where it begins and ends in the text that is being read."""
+"""Raw JSON, or its start and stop in the present text."""
 
 
 def _copied(value: Value, text: bytes) -> bytes:
@@ -45,35 +44,35 @@ class DepthUpdate(NamedTuple):
     place: int
 
     def kept(self, text: bytes) -> "DepthUpdate":
-        """Return a copy that does not need the text."""
+        """Return a copy independent of the text."""
         return self._replace(bids=_copied(self.bids, text), asks=_copied(self.asks, text))
 
 
 class Outcome(Enum):
-    """What a difference did."""
+    """The effect of a difference."""
 
     APPLIED = auto()
-    """`Continuity.ready` holds what to apply now, in order."""
+    """`Continuity.ready` holds the updates to apply, in order."""
     NOTHING = auto()
-    """It was set aside or buffered."""
+    """Quarantined or buffered."""
     HELD = auto()
-    """It came early; what follows has to wait."""
+    """It came early; later messages wait."""
     LOST = auto()
-    """Messages are missing: the book is void from where the hold began, or from here."""
+    """Messages are missing: the book is void from the hold, or from here."""
 
 
 class Continuity:
-    """The update ids of one stream, and what waits for a snapshot or for a predecessor."""
+    """One stream's update ids, and the differences that wait for a snapshot or a predecessor."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.synchronised = False
         self.waiting_for = QuarantineReason.BEFORE_SNAPSHOT
-        """Why records are set aside while the book is not synchronised."""
+        """Reason to quarantine records while not synchronised."""
         self.ready: list[DepthUpdate] = []
         self.last = -1
         self.inclusive = False
-        """Futures: a snapshot's own update id may be that of a difference which is still to be applied."""
+        """Futures: a difference with the snapshot's own update id is still applied."""
         self._fresh = False  # no difference since the snapshot
         self._early: list[DepthUpdate] = []
         self._buffer: deque[DepthUpdate] = deque()
@@ -85,11 +84,11 @@ class Continuity:
         return bool(self._early)
 
     def _older(self, difference: DepthUpdate, snapshot: int) -> bool:
-        """Tell whether a snapshot holds all of a difference, in the words of the venue's documentation."""
+        """Return whether a snapshot contains a difference, by the venue's documentation."""
         return difference.last < snapshot if self.inclusive else difference.last <= snapshot
 
     def take(self, one: DepthUpdate) -> Outcome:
-        """Take the next difference."""
+        """Process the next difference."""
         if not self.synchronised:
             self._wait(one)
             return Outcome.NOTHING
@@ -117,11 +116,11 @@ class Continuity:
         return Outcome.LOST
 
     def overdue(self, local: int) -> bool:
-        """Tell whether the predecessor of what is held can no longer be expected."""
+        """Return whether the missing predecessor is too late."""
         return len(self._early) > _HELD or bool(self._early and local - self._early[0].local > _HELD_NS)
 
     def _apply(self, one: DepthUpdate) -> None:
-        """Make a difference ready, and those held ones that follow it."""
+        """Make a difference and the held ones after it ready."""
         self.ready = [one]
         self._fresh = False
         self.last = one.last
@@ -137,7 +136,7 @@ class Continuity:
             self._seen.append((early.start, early.last))
 
     def lose(self, reason: QuarantineReason) -> None:
-        """Give the book up until the next snapshot."""
+        """Void the book until the next snapshot."""
         if self.synchronised:
             self.ledger.fault(reason)
             self.synchronised = False
@@ -153,7 +152,7 @@ class Continuity:
             self.ledger.aside(self.waiting_for, left.place, left.local)
 
     def begin(self, snapshot: int, place: int, local: int) -> bool:
-        """Take a snapshot of update id `snapshot`; `ready` then holds the buffered differences that follow it.
+        """Process a snapshot; `ready` then holds the buffered differences after it.
 
         Returns:
             Whether the book begins anew from it.
@@ -161,7 +160,7 @@ class Continuity:
         if self.synchronised and snapshot < self.last:
             self.ledger.aside(QuarantineReason.OLD_SNAPSHOT, place, local)
             return False
-        # Swapped neighbours among them cost nothing: all are applied at once.
+        # Sorting repairs swapped neighbours.
         buffered = sorted(self._buffer, key=lambda one: one.last)
         newer = [one for one in buffered if not self._older(one, snapshot)]
         if newer and newer[0].start > snapshot:
@@ -182,19 +181,19 @@ class Continuity:
             if outcome is Outcome.APPLIED:
                 ready += [each._replace(local=local) for each in self.ready]
             elif outcome in (Outcome.HELD, Outcome.LOST):
-                # A hole among buffered differences will not be filled any more.
+                # No late predecessor can close a hole here.
                 broken = True
                 self.lose(QuarantineReason.GAP)
         self.ready = ready
         return True
 
     def keep(self, text: bytes) -> None:
-        """Copy what still waits out of a text that is about to go."""
+        """Copy waiting values out of a text before it is dropped."""
         self._early = [one.kept(text) for one in self._early]
         self._buffer = deque(one.kept(text) for one in self._buffer)
 
     def finish(self) -> None:
-        """Set aside what still waits at the end of the stream."""
+        """Quarantine what still waits at the stream's end."""
         for one in self._buffer:
             self.ledger.aside(self.waiting_for, one.place, one.local)
         self._buffer.clear()

@@ -1,9 +1,8 @@
 """Reader of Binance raw captures: spot, USD-M and COIN-M futures.
 
-A capture is one message a line, plain or compressed: `<local receive time, ns since 1970 UTC> <JSON>`; µs are told by
-their 16 digits. The JSON is a message of the combined stream (`{"stream": …, "data": …}`) or of a single one, the
-answer of the REST depth snapshot, or a recorder's mark that it lost its connection (`{"gap": …}`). Files given together
-are one stream.
+A capture has one message a line, plain or compressed: `<local receive time, ns (19 digits) or µs (16)> <JSON>`. The
+JSON is a message of the combined stream (`{"stream": …, "data": …}`) or of a single one, a REST depth snapshot, or a
+lost connection's mark (`{"gap": …}`). Files given together are one stream.
 """
 
 import re
@@ -55,7 +54,7 @@ KNOWN = {
     (COINM, "ETHUSD_PERP"): (0.01, 1.0),
     (SIMULATED.venue, SIMULATED.symbol): (SIMULATED.tick_size, SIMULATED.lot_size),
 }
-"""Tick and lot size of well-known instruments; of others they are the greatest common divisors of the files."""
+"""Tick and lot of well-known instruments; else they are the greatest common divisors of the files."""
 
 _COINM_SYMBOL = re.compile(r"[A-Z0-9]+USD_(PERP|\d{6})")
 _SYMBOL = re.compile(rb'"s":"([\w.-]{1,40})"')
@@ -63,11 +62,11 @@ _PARTIAL_DEPTH = re.compile(r"@depth(5|10|20)(@|$)")
 _EARLIEST = 10**18  # 2001, and the smallest number of 19 digits
 _CLOCK_TOLERANCE_NS = NS_PER_S
 _ROW_BYTES = 9
-"""A level takes at least so many bytes, and a comma."""
+"""Smallest level with its comma, bytes."""
 
 
 class BinanceReader:
-    """One stream of one instrument while its files are read (see `reader.CaptureReader`)."""
+    """Reads one instrument's stream (see `capture_reader.CaptureReader`)."""
 
     def __init__(
         self, paths: Sequence[Path], ledger: Ledger, *, scan: bool = False, instrument: Instrument | None = None
@@ -76,9 +75,9 @@ class BinanceReader:
 
         Args:
             paths: the files, in order; none where lines are pushed.
-            ledger: counts what comes.
-            scan: only the divisors of prices and sizes are wanted.
-            instrument: what is traded, where that is known already; its feed has tickers then.
+            ledger: counts and quarantines records.
+            scan: only compute the divisors of prices and sizes.
+            instrument: if known already; its feed then has tickers.
         """
         self.paths = paths
         self.ledger = ledger
@@ -92,14 +91,14 @@ class BinanceReader:
         self._symbol = ""
         self._futures: bool | None = None
         self._paired = False
-        self._trades = np.array([-1, 0])  # newest id, ids left out
+        self._trades = np.array([-1, 0])  # newest id, skipped ids
         self._depth = Continuity(ledger)
         self._begun = False
         self._parsed = False
         self.ticker_feed = True
-        """Whether there are tickers: older recorders left them out. Known once the first batch has come."""
+        """Whether there are tickers (older captures omit them); known from the first batch on."""
         self._items = Items()
-        self._held_from: int | None = None  # the item from which an unresolved hold keeps all back
+        self._held_from: int | None = None  # the first item of an unresolved hold
         self._divisors = new_divisors()
 
     @property
@@ -110,7 +109,7 @@ class BinanceReader:
         return self._instrument
 
     def batches(self) -> Generator[Batch, None, None]:
-        """Read all files in order (see `reader.CaptureReader.batches`)."""
+        """Read all files in order (see `CaptureReader.batches`)."""
         for path in self.paths:
             self._place = self.ledger.begin_file(path)
             first = True
@@ -126,15 +125,15 @@ class BinanceReader:
         yield self._parse()
 
     def push(self, text: bytes) -> Batch | None:
-        """Read whole lines, each with its line feed, that go on where the last ones ended.
+        """Read whole lines, each with its line feed; the events do not depend on how a stream is cut.
 
-        The events are the same however a stream is cut. `ledger.begin_file` must have named a source before.
+        `ledger.begin_file` must have named a source before.
 
         Returns:
-            What is known of them; None while the venue is not, before the first depth message.
+            Their events; None before the first depth message, while the venue is unknown.
 
         Raises:
-            CaptureError: a line is not what it should be. The reader is spoilt then.
+            CaptureError: a line is invalid; the reader cannot be used further.
         """
         self._take(text)
         if self._futures is None:
@@ -158,7 +157,7 @@ class BinanceReader:
             )
 
     def _take(self, text: bytes) -> None:
-        """Read whole lines: depth messages and unusual ones one by one, tickers and trades between them at once."""
+        """Read whole lines: depth and irregular messages singly, tickers and trades between them together."""
         lines = np.empty(text.count(b"\n"), LINE_DTYPE)
         symbol = self._symbol.encode()
         if not symbol:
@@ -203,7 +202,7 @@ class BinanceReader:
         self._items.add_lines(lines, start, stop, base, self._trades, tickers=self._depth.synchronised)
 
     def _take_slowly(self, text: bytes) -> None:
-        """Read one line that is not written as usual."""
+        """Read an irregular line."""
         stamp = stamp_of(text)
         if stamp is None:
             raise self._fail("a line must begin with the local receive time, ns in 19 digits or µs in 16, and a space")
@@ -269,7 +268,7 @@ class BinanceReader:
         return self._fail("bookTicker messages begin long after the depth; split the file before this line", place)
 
     def _unreadable(self, text: bytes, error: Exception) -> None:
-        """Set a message of another stream aside; refuse anything else that does not decode."""
+        """Quarantine a message of another stream; raise for anything else."""
         try:
             line = msgspec.json.decode(text, type=dict[str, Raw])
             data = line.get("data", Raw(text))
@@ -283,10 +282,10 @@ class BinanceReader:
         self.ledger.aside(QuarantineReason.OTHER_STREAM, self._place, self._local)
 
     def _name_symbol(self, symbol: str) -> None:
-        """Take the first message's symbol as the stream's; refuse a second one."""
+        """Take the first message's symbol as the stream's; reject another."""
         if symbol == self._symbol and symbol:
             return
-        # It becomes a folder's name.
+        # It names a folder.
         if not re.fullmatch(r"\w[\w.-]{0,39}", symbol):
             raise self._fail("a message without a usable symbol (s)")
         if self._symbol:
@@ -296,7 +295,7 @@ class BinanceReader:
     def _take_difference(
         self, exchange: int, first: int, last: int, previous: int, paired: int, bids: Value, asks: Value
     ) -> None:
-        """Apply a depth message, hold it, or buffer it until a snapshot comes."""
+        """Apply, hold or buffer a depth message."""
         self.ledger.depth_messages += 1
         futures = previous != -2
         if self._futures is None:
@@ -321,7 +320,7 @@ class BinanceReader:
             self._held_from = None
 
     def _take_snapshot(self, line: Line) -> None:
-        """Begin the book anew from a REST snapshot and apply the buffered differences to it."""
+        """Begin the book anew from a REST snapshot and the buffered differences."""
         self.ledger.snapshots += 1
         if self._held_from is not None:
             self._lose(QuarantineReason.GAP)
@@ -336,7 +335,7 @@ class BinanceReader:
             self._items.add(OP_LOST, self._local, 0, 0, self._place)
 
     def _lose(self, reason: QuarantineReason) -> None:
-        """Void the book from where a hold began, or from here; set the tickers since then aside."""
+        """Void the book from a hold's start, or from here; quarantine the tickers since."""
         if self._depth.synchronised:
             held = self._items.cut(self._items.count if self._held_from is None else self._held_from)
             self._items.add(OP_LOST, int(held["local_time"][0]) if len(held) else self._local, 0, 0, self._place)
@@ -347,7 +346,7 @@ class BinanceReader:
         self._depth.lose(reason)
 
     def _finish(self) -> None:
-        """Judge the stream as a whole, at its end."""
+        """Check the whole stream at its end."""
         if self._held_from is not None:
             self._lose(QuarantineReason.GAP)
         self._depth.finish()
@@ -364,7 +363,7 @@ class BinanceReader:
             )
 
     def _parse(self) -> Batch:
-        """Parse what waits, but for what is held, into columns."""
+        """Parse all items that are not held."""
         items, text = self._items.items(self._held_from), self._items.text()
         wrong = to_nanoseconds(items["exchange_time"])
         if wrong >= 0:
@@ -405,7 +404,7 @@ class BinanceReader:
 
     @classmethod
     def identify(cls, path: Path) -> str:
-        """Return `venue:symbol` of a file, as far as its first messages tell."""
+        """Return a file's `venue:symbol`, from its first messages."""
         reader = cls([path], Ledger(), scan=True)
         batches = reader.batches()
         next(batches)
@@ -413,7 +412,7 @@ class BinanceReader:
         return f"{reader._venue}:{reader._symbol}"
 
     def _name_instrument(self) -> None:
-        """Find tick and lot: those of the table, or the divisors of everything in the files."""
+        """Set tick and lot: from the table, or the divisors of all files."""
         venue = self._venue
         tick, lot = self._divided()
         known = KNOWN.get((venue, self._symbol))
@@ -425,13 +424,13 @@ class BinanceReader:
             for _ in whole.batches():
                 pass
             tick, lot = whole._divided()
-            # Venues quote dust below the lot; the lot is a unit of features and must not differ from file to file.
+            # Dust below the lot occurs; the features' lot must not vary by file.
             lot = known[1] if known else lot
         self._tick = tick
         self._instrument = Instrument(venue=venue, symbol=self._symbol, tick_size=tick / PRICE_SCALE, lot_size=lot)
 
     def _divided(self) -> tuple[int, float]:
-        """Return tick, in 10**-PRICE_DECIMALS, and lot as far as the prices and sizes seen tell."""
+        """Return tick, in 10**-PRICE_DECIMALS, and lot by the divisors so far."""
         (price, price_decimals), (size, size_decimals) = (map(int, row) for row in self._divisors)
         return max(1, price) * 10 ** (PRICE_DECIMALS - price_decimals), max(1, size) / 10**size_decimals
 
