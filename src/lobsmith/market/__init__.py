@@ -1,1 +1,1 @@
-"""Instruments, the event schema, the order book, readers, the simulator."""
+"""Events, the order book, readers, the simulator."""

@@ -1,8 +1,7 @@
 """The order book, compiled with Numba, its state in one numpy record.
 
-Per side, a ring of `WINDOW` prices around the touch with an occupancy bit each; it moves with the touch and always
-contains the best level. Levels outside it are in an open-addressing hash table. *Keys* are the price for bids and the
-negated price for asks: a greater key is a better level.
+Per side, a ring of `WINDOW` prices moves with the touch and contains the best level; other levels are in a hash table.
+*Keys* are the price for bids, the negated price for asks: a greater key is a better level.
 
     >>> import numpy as np
     >>> from lobsmith.market.book import apply, levels, new_book, touch
@@ -34,7 +33,7 @@ CROSSED = 2
 WINDOW = 1 << 14
 """Prices in a side's window."""
 TABLE = 1 << 16
-"""Hash-table slots a side for levels outside the window."""
+"""Hash-table slots a side."""
 TABLE_MAXIMUM = TABLE - TABLE // 8
 
 _SLOT = WINDOW - 1
@@ -42,16 +41,16 @@ _FAR_SLOT = TABLE - 1
 _FAR_SHIFT = np.uint64(64 - 16)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ROOM = WINDOW // 4
-"""Keys kept free above the best when the window moves."""
+"""Free keys above the best after a window move."""
 _EDGE = WINDOW // 8
-"""The window moves when the best is this close to its low end."""
+"""The best's least distance from the window's low end."""
 
 BOOK_DTYPE = np.dtype(
     [
         ("synchronised", np.int64),  # 0 until a CLEAR, and after a GAP
         ("depth_sequence", np.int64),  # of the last depth message
         ("ticker_sequence", np.int64),  # of the last accepted ticker
-        ("ticker_on", np.int64, (2,)),  # the ticker overrides the touch; [bid, ask] here and below
+        ("ticker_on", np.int64, (2,)),  # overrides the touch; [bid, ask] here and below
         ("ticker_price", np.int64, (2,)),
         ("ticker_size", np.float64, (2,)),
         ("base", np.int64, (2,)),  # lowest key, a multiple of 64
@@ -76,7 +75,7 @@ def new_book() -> Book:
 
 @intrinsic
 def _leading_zeros(typing_context: Any, word: Any) -> Any:  # noqa: ARG001
-    """Count the zero bits above the highest set bit of a non-zero uint64."""
+    """Count a non-zero uint64's leading zeros."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
         return builder.ctlz(arguments[0], context.get_constant(types.boolean, True))
@@ -106,7 +105,7 @@ def _far_put(state, s, key, size):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _far_delete(state, s, hole):  # type: ignore[no-untyped-def]
-    """Free a slot and move later entries of the probe sequence back."""
+    """Free a slot; close the gap in the probe sequence."""
     state.outside[s] -= 1
     slot = hole
     while True:
@@ -159,16 +158,15 @@ def _window_put(state, s, key, size):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _window_take(state, s, key):  # type: ignore[no-untyped-def]
-    """Clear an occupied key of the window."""
     state.bits[s, (key & _SLOT) >> 6] ^= np.uint64(1) << np.uint64(key & 63)
     state.inside[s] -= 1
 
 
 @njit(cache=True, error_model="numpy")
 def _move_window(state, s, key):  # type: ignore[no-untyped-def]
-    """Move the window so that `key`, the present or next best level, has room on both sides."""
+    """Move the window around `key`, the present or next best level."""
     old = state.base[s]
-    # A multiple of 64: no word mixes both ends of the ring.
+    # No word mixes both ends of the ring.
     new = (key + _ROOM - WINDOW) & ~np.int64(63)
     found = _at_or_below(state, s, old + WINDOW - 1)
     while found >= old:
@@ -193,7 +191,7 @@ def _move_window(state, s, key):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _best_left(state, s):  # type: ignore[no-untyped-def]
-    """Find the best level after the previous one was removed."""
+    """Find the best level after a removal."""
     if state.inside[s] > 0:
         best = _at_or_below(state, s, state.best[s])
         state.best[s] = best
@@ -241,16 +239,16 @@ def _empty(state):  # type: ignore[no-untyped-def]
 def apply(book, kind, side, price, size, sequence, flags):  # type: ignore[no-untyped-def]
     """Apply one event to the book.
 
-    A ticker newer than the last depth message overrides the touch until a depth message catches up. Levels and tickers
-    are ignored before the first CLEAR and after a GAP; trades always are.
+    A ticker newer than the last depth message overrides the touch until depth catches up. Levels and tickers are
+    ignored before the first CLEAR and after a GAP, trades always.
 
     Args:
-        book: `BOOK_DTYPE` [1]; changed in place.
-        kind, side, price, size, sequence, flags: the event's columns (see `lobsmith.market.events`); |price| < 2**62.
+        book: `BOOK_DTYPE` [1], changed.
+        kind, side, price, size, sequence, flags: the event (see `events`); |price| < 2**62.
 
     Returns:
-        Bits: `ROW` after an accepted ticker message, `CROSSED` when the depth (after a depth message) or the effective
-        touch (after a ticker) is crossed or locked; 0 otherwise.
+        Bits: `ROW` after an accepted ticker message, `CROSSED` if the depth (after a depth message) or the effective
+        touch (after a ticker) is crossed or locked.
 
     Raises:
         DataError: a side's hash table is full.
@@ -294,7 +292,7 @@ def apply(book, kind, side, price, size, sequence, flags):  # type: ignore[no-un
 
 @njit(cache=True, error_model="numpy")
 def touch(book):  # type: ignore[no-untyped-def]
-    """Return effective best bid, its size, best ask, its size; price and size 0 for a side without levels."""
+    """Return effective best bid, size, best ask, size; zeros for an empty side."""
     state = book[0]
     bid, bid_size, ask, ask_size = np.int64(0), 0.0, np.int64(0), 0.0
     if state.ticker_on[0]:
@@ -321,7 +319,7 @@ def levels(book, side, prices, sizes):  # type: ignore[no-untyped-def]
         sizes: float64 [n], written: base units.
 
     Returns:
-        Levels written, at most n; the rest of the arrays is unchanged.
+        Levels written, at most n.
     """
     state = book[0]
     s = 0 if side == BID else 1
@@ -371,7 +369,7 @@ def levels(book, side, prices, sizes):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def size_at(book, side, price):  # type: ignore[no-untyped-def]
-    """Return the depth's size at a price of a side, without tickers; 0 where there is no level."""
+    """Return the depth's size at a price, without tickers; 0 without a level."""
     state = book[0]
     s = 0 if side == BID else 1
     key = price if side == BID else -price
@@ -389,7 +387,7 @@ def size_at(book, side, price):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def every_level(book, side, prices, sizes):  # type: ignore[no-untyped-def]
-    """Write all levels of a side's depth, without tickers: the window's best first, then the others in any order.
+    """Write all levels of a side's depth, without tickers: the window's best first, then the others unordered.
 
     Args:
         book: `BOOK_DTYPE` [1].
@@ -425,7 +423,7 @@ def every_level(book, side, prices, sizes):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def replay(book, kind, side, price, size, sequence, flags):  # type: ignore[no-untyped-def]
-    """Apply event columns, each [N], in order; return the numbers of rows and of crossed states."""
+    """Apply event columns, each [N]; return the numbers of rows and of crossed states."""
     rows = 0
     crossed = 0
     for i in range(len(kind)):

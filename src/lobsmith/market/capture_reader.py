@@ -1,4 +1,4 @@
-"""The interface of a venue's reader: batches of events with the places of their records."""
+"""The interface of a venue's reader."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from lobsmith.market.quality.ledger import Ledger
 
 
 class Batch(NamedTuple):
-    """Events of whole messages, and the place (see `ledger`) of each event's record."""
+    """Whole messages' events, with their records' places (see `ledger`)."""
 
     events: Events
     places: npt.NDArray[np.int64]
@@ -22,9 +22,8 @@ class Batch(NamedTuple):
 class CaptureReader(Protocol):
     """Reads one instrument's capture.
 
-    It decodes, checks the venue's continuity rules (update ids, snapshots), counts records and messages in the ledger,
-    quarantines what the ids show as lost, repeated or late, and writes `GAP` for missing messages and `CLEAR` where a
-    book begins. Checks that need no knowledge of the format (clocks, staleness, crossed books) are the screen's.
+    It decodes, checks the venue's continuity rules, counts records in the ledger, quarantines lost, repeated and late
+    ones, and writes `GAP` for missing messages and `CLEAR` where a book begins. The screen does all other checks.
     """
 
     @property
@@ -33,13 +32,13 @@ class CaptureReader(Protocol):
 
     @property
     def ticker_feed(self) -> bool:
-        """Whether the venue sends its best bid and ask; else the screen derives them from the book.
+        """Whether the venue sends tickers; known from the first batch on.
 
-        Known from the first batch on. Without a ticker feed, sequences must rise from message to message.
+        Else the screen derives them, and sequences must rise from message to message.
         """
 
     def batches(self) -> Iterator[Batch]:
-        """Read everything, in the order of arrival, in batches of bounded size.
+        """Read everything in the order of arrival, in bounded batches.
 
         Raises:
             CaptureError: a file is missing, empty, damaged or of the wrong format.
@@ -47,16 +46,16 @@ class CaptureReader(Protocol):
 
 
 class Format(NamedTuple):
-    """A venue's format: how to recognise its first line and open files of one instrument."""
+    """Recognises a venue's format and opens its files."""
 
     name: str
     sniff: Callable[[bytes], bool]
     open: Callable[[Sequence[Path], Ledger], CaptureReader]
     key: Callable[[Path], str] | None = None
-    """Names a file's instrument where the file's own first batch cannot."""
+    """Names a file's instrument where its first batch cannot."""
 
     def identify(self, path: Path) -> str:
-        """Return a name that files of one instrument share.
+        """Return a name common to an instrument's files.
 
         Raises:
             CaptureError: the file cannot be read.

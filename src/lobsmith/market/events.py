@@ -1,7 +1,7 @@
-"""The event schema of every source of market data.
+"""The event schema of every source.
 
-An event is one change: a level's size, one side of a ticker, a trade, the clearing of the book, a gap. Events of one
-message are adjacent and the last carries `END`; only there is the book consistent. Columns, each [N]:
+An event is one change: a level's size, one side of a ticker, a trade, the clearing of the book, a gap. The last event
+of a message carries `END`; only there is the book consistent. Columns, each [N]:
 
 | column          | type    | meaning |
 |-----------------|---------|---------|
@@ -9,7 +9,7 @@ message are adjacent and the last carries `END`; only there is the book consiste
 | `local_time`    | int64   | receive time, ns since 1970 UTC; never decreases within a segment |
 | `kind`          | uint8   | one of the kinds below |
 | `side`          | int8    | +1 bid or buyer-initiated trade, -1 ask or seller-initiated trade, 0 neither |
-| `flags`         | uint8   | `END` on the last event of a message; `RESTATED` |
+| `flags`         | uint8   | `END`, `RESTATED` |
 | `price`         | int64   | ticks |
 | `size`          | float64 | base units; a `LEVEL` of size 0 removes the level |
 | `sequence`      | int64   | the venue's update id, or trade id for trades |
@@ -24,20 +24,20 @@ import numpy.typing as npt
 LEVEL = 1
 """A level's new size."""
 TICKER = 2
-"""The venue's own best price and size of one side; a bid and an ask event make a message."""
+"""The venue's best price and size of one side; a bid and an ask event make a message."""
 TRADE = 3
 """A trade; `side` is the aggressor's."""
 CLEAR = 4
-"""Empties the book; a snapshot's levels follow in the same message."""
+"""Empties the book; a snapshot's levels follow in the message."""
 GAP = 5
-"""Messages were lost; ends the segment. No feature window, label or training sequence crosses it."""
+"""Messages were lost; the segment ends. No feature window, label or training sequence crosses it."""
 
 BID = 1
 ASK = -1
 
 END = 1
 RESTATED = 2
-"""The event repeats, at the start of a UTC day, the book of the day before; a continuous stream omits it."""
+"""Repeats the book at the start of a UTC day; a continuous stream omits it."""
 
 
 @dataclass(frozen=True)

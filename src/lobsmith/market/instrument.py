@@ -8,10 +8,9 @@ Positive = Annotated[float, Meta(gt=0)]
 
 
 class Instrument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One traded instrument.
+    """A traded instrument.
 
-    Prices are whole numbers of `tick_size`; sizes are multiples of `lot_size` in base units (contracts for COIN-M
-    futures).
+    Prices are multiples of `tick_size`, sizes of `lot_size` in base units (COIN-M: contracts).
     """
 
     venue: str

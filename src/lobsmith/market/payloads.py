@@ -1,7 +1,7 @@
-"""Prices and sizes of JSON payloads, parsed by compiled code into exact integers.
+"""Compiled parser of prices (integers in 10**-8) and sizes (correctly rounded floats) in JSON payloads.
 
-A price becomes an integer in 10**-8, a size the correctly rounded float. The greatest common divisors of all prices
-and of all sizes are kept; tick and lot size are inferred from them. An item locates raw JSON values in a text:
+It keeps the greatest common divisors of all prices and of all sizes, to infer tick and lot. An item locates raw JSON
+values in a text:
 
 | op          | values                                | events |
 |-------------|---------------------------------------|--------|
@@ -46,7 +46,7 @@ _POWERS = 10 ** np.arange(19, dtype=np.int64)
 
 
 def new_divisors() -> "np.ndarray[tuple[int, int], np.dtype[np.int64]]":
-    """Return int64 [2, 2]: greatest common divisor and its decimals, of prices and of sizes; initially 0."""
+    """Return int64 [2, 2]: divisor and its decimals, of prices and of sizes; zeros."""
     return np.zeros((2, 2), np.int64)
 
 
@@ -59,11 +59,7 @@ def _skip(text, at):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _number(text, at):  # type: ignore[no-untyped-def]
-    """Parse a quoted decimal.
-
-    Returns:
-        (position after it or an error, all digits as an integer, number of decimals); trailing zeros are dropped.
-    """
+    """Parse a quoted decimal; return (position after it or an error, digits as an integer, decimals), zeros dropped."""
     at = _skip(text, at)
     if text[at] != _QUOTE:
         return -1, 0, 0
@@ -109,7 +105,7 @@ def _common(a, b):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _divide(divisors, which, digits, decimals):  # type: ignore[no-untyped-def]
-    """Fold a number into the running divisor; products are taken modulo to avoid overflow."""
+    """Fold a number into the divisor, modulo to avoid overflow."""
     common, places = divisors[which, 0], divisors[which, 1]
     if digits == 0 or (common == 1 and places >= decimals):
         return
@@ -143,7 +139,7 @@ def _scaled(price, price_decimals, size, size_decimals, divisors):  # type: igno
 
 @njit(cache=True, error_model="numpy")
 def _two_values(text, values, which, divisors):  # type: ignore[no-untyped-def]
-    """Parse a price and a size that are separate values; return (0 or an error, price in 10**-8, size)."""
+    """Parse separate price and size; return as `_scaled`."""
     at, price, price_decimals = _number(text, values[which, 0])
     if at < 0:
         return at, 0, 0.0
@@ -172,7 +168,7 @@ def _write(rows, n, item, kind, side, price, size):  # type: ignore[no-untyped-d
 
 @njit(cache=True, error_model="numpy")
 def _levels(text, at, stop, rows, n, item, side, divisors):  # type: ignore[no-untyped-def]
-    """Parse one side's levels; return (0 or an error, number of rows)."""
+    """Parse one side's levels; return (0 or an error, rows)."""
     if text[at] != _OPEN:
         return -1, n
     at = _skip(text, at + 1)
@@ -214,8 +210,8 @@ def parse(text, items, rows, places, divisors, unusable):  # type: ignore[no-unt
         text: uint8 [bytes]; no value may end at its very end.
         items: `ITEM_DTYPE` [I].
         rows: `ROW_DTYPE` [R], written, prices in 10**-8; R at least a quarter of the quotes in the values plus 2 I.
-        places: int64 [R], written: the place of each row's item.
-        divisors: int64 [2, 2], updated (see `new_divisors`).
+        places: int64 [R], written: each row's item's place.
+        divisors: int64 [2, 2], updated.
         unusable: bool [I], set for tickers with an empty side and trades of price or size 0.
 
     Returns:

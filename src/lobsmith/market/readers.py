@@ -19,13 +19,13 @@ _MESSAGES = 1 << 16
 
 
 class ScreenedFeed:
-    """Screened events of one instrument, batch by batch, in bounded memory.
+    """Screened events of one instrument, in bounded memory.
 
     Args:
-        reader: the source; it reports to the same ledger.
+        reader: the source; shares the ledger.
         ledger: counts and quarantines records.
-        limits: thresholds of the screen.
-        sources: names of the files, for display.
+        limits: the screen's thresholds.
+        sources: file names, for display.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class ScreenedFeed:
         return self._reader.instrument
 
     def __iter__(self) -> Iterator[Events]:
-        """Read everything once.
+        """Read everything, once.
 
         Raises:
-            CaptureError: a file cannot be used; the message names place and reason.
+            CaptureError: a file cannot be used.
         """
         for batch in self._reader.batches():
             self._level_updates += int(np.count_nonzero(batch.events.kind == LEVEL))
@@ -56,12 +56,12 @@ class ScreenedFeed:
             yield self._screen.push(batch)
 
     def accounting(self) -> Accounting:
-        """Return the account of a feed that was read to its end."""
+        """Return the account, once all is read."""
         screen = self._screen or Screen(self._limits, self._ledger, ticker_feed=True)
         return close_account(self._ledger, screen, self._level_updates)
 
     def checks(self) -> dict[str, Any]:
-        """Return the reader's own checks, such as the agreement with a venue's snapshots."""
+        """Return the reader's own checks, e.g. agreement with a venue's snapshots."""
         checks: dict[str, Any] = getattr(self._reader, "checks", {})
         return checks
 
@@ -73,8 +73,8 @@ def open_captures(
 
     Args:
         paths: the files.
-        limits: thresholds of the screen.
-        quarantine: where quarantined records are listed, one CSV line each; None: nowhere.
+        limits: the screen's thresholds.
+        quarantine: receives a CSV line per quarantined record.
 
     Raises:
         CaptureError: the first file cannot be read or is of no known format.
@@ -85,10 +85,10 @@ def open_captures(
 
 
 def read_captures(paths: Sequence[Path], limits: ScreenParams | None = None) -> Session:
-    """Read files of one instrument, in order, as one session in memory.
+    """Read files of one instrument, in order, into memory.
 
     Raises:
-        CaptureError: a file cannot be used; the message names place and reason.
+        CaptureError: a file cannot be used.
         DataError: no files were given.
     """
     feed = open_captures(paths, limits)
@@ -109,7 +109,6 @@ class _Held:
         ledger.trades, ledger.snapshots = a.trades, a.snapshots
 
     def batches(self) -> Iterator[Batch]:
-        """Cut the events between messages."""
         bounds = self._events.message_bounds()
         for first in range(0, len(bounds) - 1, _MESSAGES):
             start, stop = bounds[first], bounds[min(first + _MESSAGES, len(bounds) - 1)]
@@ -120,7 +119,7 @@ class _Held:
 def screen_session(
     session: Session, limits: ScreenParams | None = None, quarantine: TextIO | None = None
 ) -> ScreenedFeed:
-    """Screen a session in memory, such as a simulated one; a message is a record."""
+    """Screen a session in memory; a message is a record."""
     ledger = Ledger(quarantine)
     for source in session.sources:
         ledger.begin_file(Path(source))

@@ -1,4 +1,4 @@
-"""A session of one instrument: events, sources, and the account of every record."""
+"""A session: events of one instrument, sources, and the account of every record."""
 
 import hashlib
 from collections import Counter
@@ -20,32 +20,31 @@ from lobsmith.units import NS_PER_S
 
 
 class Accounting(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The account of every record: `records == kept + sum(set_aside.values())`.
+    """What became of every record: `records == kept + sum(set_aside.values())`.
 
-    `depth_messages`, `tickers`, `trades` and `snapshots` count all messages of their kind, quarantined ones included.
+    `depth_messages`, `tickers`, `trades` and `snapshots` include quarantined messages.
     """
 
     records: int
-    """Lines of the source files; messages of a simulation."""
+    """Lines of the files; messages of a simulation."""
     kept: int
     set_aside: dict[str, int]
-    """Quarantined records by reason (see `ledger.QuarantineReason`)."""
+    """Quarantined records by `QuarantineReason`."""
     faults: dict[str, int]
-    """Incidents of the feed by name, regardless of the number of records."""
+    """Incidents by name, each counted once."""
     depth_messages: int
     tickers: int
     trades: int
     snapshots: int
     level_updates: int
-    """`LEVEL` events read, including those of snapshots."""
+    """`LEVEL` events read, snapshots included."""
     sequence_breaks: int
     missing_trades: int
-    """Skipped trade ids, where the venue counts them one by one."""
+    """Skipped trade ids, where they are consecutive."""
     crossed: int
-    """Depth messages after which the book was crossed or locked, and such tickers."""
+    """Depth messages that left the book crossed or locked, and such tickers."""
     mid_changes: int
     segments: int
-    """Stretches without a gap."""
     seconds: float
     """Last minus first local time."""
     clock_offset_ns: int
@@ -65,10 +64,7 @@ class Session:
 
 
 class Fingerprint:
-    """SHA-256 of an instrument and its events, independent of how they are cut into parts.
-
-    It is the digest of one digest per column.
-    """
+    """SHA-256 of an instrument and its events, however they are cut: the digest of a digest per column."""
 
     def __init__(self, instrument: Instrument) -> None:
         self._instrument = instrument
@@ -80,7 +76,7 @@ class Fingerprint:
             digest.update(np.ascontiguousarray(getattr(events, name)).data)
 
     def hexdigest(self) -> str:
-        """Return the fingerprint of the events so far."""
+        """Return the fingerprint so far."""
         whole = hashlib.sha256(msgspec.json.encode(self._instrument, order="sorted"))
         for name, digest in self._columns.items():
             whole.update(f"{name}:{digest.hexdigest()};".encode())
@@ -95,13 +91,13 @@ def fingerprint(session: Session) -> str:
 
 
 def going_on(events: Events) -> Events:
-    """Return events without those restated at a day's start."""
+    """Drop events restated at a day's start."""
     kept = events.flags & RESTATED == 0
     return events if kept.all() else Events(*(getattr(events, name)[kept] for name in DTYPES))
 
 
 def close_account(ledger: Ledger, screen: Screen, level_updates: int) -> Accounting:
-    """Finish the screen and return the account of its stream."""
+    """Finish the screen and return its account."""
     screen.finish()
     aside = {str(reason): count for reason, count in sorted(ledger.quarantined.items())}
     return Accounting(
@@ -127,7 +123,7 @@ def close_account(ledger: Ledger, screen: Screen, level_updates: int) -> Account
 
 
 def add_accounts(accounts: Sequence[Accounting]) -> Accounting:
-    """Return the total of accounts in the order of time; the clock offset is the last account's."""
+    """Return the total of accounts in time order; the clock offset is the last one's."""
     if len(accounts) == 1:
         return accounts[0]
     sums: dict[str, Any] = {}
@@ -144,7 +140,7 @@ def add_accounts(accounts: Sequence[Accounting]) -> Accounting:
 
 
 def account(events: Events, limits: ScreenParams | None = None) -> Accounting:
-    """Return the account of unscreened events, each message counting as a record."""
+    """Return the account of unscreened events; a message is a record."""
     ledger = Ledger()
     first = np.concatenate([np.ones(min(1, len(events)), np.bool_), (events.flags[:-1] & END) > 0])
     kinds = events.kind[first]

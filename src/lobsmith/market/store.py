@@ -1,12 +1,11 @@
-"""The store: screened events as Parquet, by venue, symbol and UTC day.
+"""Screened events as Parquet, by venue, symbol and UTC day.
 
     <root>/<venue>/<symbol>/2024-08-08.parquet        events of a day; metadata: instrument, fingerprint, ingest
     <root>/<venue>/<symbol>/ingests/<first ns>.json   the account of one ingest and the days it wrote
     <root>/<venue>/<symbol>/ingests/<first ns>.quarantine.csv
 
-A day that begins within a segment first restates the whole book (`RESTATED`), so it can be read alone; a continuous
-read omits that. An ingest writes to a temporary folder and moves complete files in. A stored day with other content
-is replaced only on request.
+A day that begins within a segment restates the book (`RESTATED`), to be readable alone; a continuous read omits that.
+An ingest moves complete files in and replaces days of other content only on request.
 """
 
 import shutil
@@ -44,7 +43,7 @@ class Ingest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     accounting: Accounting
     sources: tuple[str, ...]
     fingerprint: str
-    """Of all its events (see `session.Fingerprint`)."""
+    """Of all events (see `session.Fingerprint`)."""
     days: tuple[str, ...]
     checks: dict[str, Any] = {}
     """The reader's own checks."""
@@ -57,7 +56,7 @@ class _Day(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _DayWriter:
-    """Writes a stream into one file a UTC day, a row group at a time."""
+    """Writes a file per UTC day, a row group at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -70,7 +69,6 @@ class _DayWriter:
         self._waiting: list[Events] = []
 
     def write(self, instrument: Instrument, events: Events) -> None:
-        """Append events."""
         if not len(events):
             return
         if self._instrument is None:
@@ -92,7 +90,7 @@ class _DayWriter:
         self.days.append(datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m-%d"))
         self._fingerprint = Fingerprint(self._instrument)
         schema = pa.schema([(name, pa.from_numpy_dtype(dtype)) for name, dtype in DTYPES.items()])
-        # Delta encoding shrinks slowly rising times and ids to a fraction.
+        # Delta encoding shrinks slowly rising columns.
         rising = ("exchange_time", "local_time", "price", "sequence")
         self._writer = pq.ParquetWriter(
             self.folder / f"{self.days[-1]}.parquet",
@@ -111,7 +109,6 @@ class _DayWriter:
         self._writer.write_table(pa.table({name: getattr(events, name) for name in DTYPES}))
 
     def close(self) -> None:
-        """Finish the current day's file."""
         self._flush()
         if self._writer is None or self._fingerprint is None or self._instrument is None:
             return
@@ -122,17 +119,17 @@ class _DayWriter:
 
 
 class Store:
-    """Events of any number of instruments in one folder."""
+    """Events of any number of instruments in a folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def ingest(self, open_feed: Callable[[TextIO], ScreenedFeed], *, replace: bool = False) -> Ingest:
-        """Read a feed to its end into the store.
+        """Read a feed into the store.
 
         Args:
-            open_feed: opens the feed, which lists quarantined records in the file passed to it.
-            replace: whether stored days with other content are replaced.
+            open_feed: opens the feed, given the file for its quarantine list.
+            replace: whether stored days of other content are replaced.
 
         Raises:
             CaptureError: a file cannot be used.
@@ -172,7 +169,7 @@ class Store:
         return done
 
     def _move_in(self, folder: Path, done: Ingest, *, replace: bool) -> None:
-        """Move an ingest's files into place: the days first, then the account that names them."""
+        """Move files into place: the days, then the account that names them."""
         home = self._home(done.instrument)
         ingests = home / "ingests"
         ingests.mkdir(parents=True, exist_ok=True)
@@ -219,7 +216,7 @@ class Store:
         """Return the instrument `venue:symbol`, or the only one.
 
         Raises:
-            DataError: no such instrument, or several and no name.
+            DataError: not exactly one fits.
         """
         held = self.instruments()
         fitting = [one for one in held if not name or str(one) == name]
@@ -233,23 +230,23 @@ class Store:
         )
 
     def days(self, instrument: Instrument) -> list[str]:
-        """Return an instrument's stored UTC days, `YYYY-MM-DD`, in order."""
+        """Return an instrument's UTC days, `YYYY-MM-DD`, in order."""
         return sorted(path.stem for path in self._home(instrument).glob("*.parquet"))
 
     def ingests(self, instrument: Instrument) -> list[Ingest]:
-        """Return the ingests of the stored days, in order."""
+        """Return an instrument's ingests in order."""
         paths = (self._home(instrument) / "ingests").glob("*.json")
         return [_ingest(path) for path in sorted(paths, key=lambda path: int(path.stem))]
 
     def events(self, instrument: Instrument, since_ns: int | None = None) -> Iterator[Events]:
-        """Stream an instrument's events in order, about half a million at a time.
+        """Stream an instrument's events, about half a million at a time.
 
         Args:
-            instrument: one that the store holds.
-            since_ns: skip the days before this time's, ns since 1970 UTC.
+            instrument: a stored one.
+            since_ns: skip earlier days, ns since 1970 UTC.
 
         Raises:
-            DataError: a day's content does not match its fingerprint.
+            DataError: a day does not match its fingerprint.
         """
         before: _Day | None = None
         last = 0
@@ -270,11 +267,11 @@ class Store:
             before = metadata
 
     def account(self, instrument: Instrument) -> Accounting:
-        """Return the total account of an instrument's ingests."""
+        """Return the total of an instrument's accounts."""
         return add_accounts([one.accounting for one in self.ingests(instrument)])
 
     def session(self, instrument: Instrument) -> Session:
-        """Return all of an instrument's events, in memory, with their account."""
+        """Return an instrument's events in memory, with their account."""
         sources = tuple(source for one in self.ingests(instrument) for source in one.sources)
         events = concatenate(list(self.events(instrument)))
         return Session(instrument, events, self.account(instrument), sources)
@@ -302,7 +299,7 @@ def _ingest(path: Path) -> Ingest:
 
 
 def _read_day(path: Path, metadata: _Day) -> Iterator[Events]:
-    """Read a day a row group at a time and check its fingerprint."""
+    """Read a day's row groups and check its fingerprint."""
     fingerprint = Fingerprint(metadata.instrument)
     try:
         with pq.ParquetFile(path) as file:

@@ -18,19 +18,18 @@ _DECIMALS = 8
 
 
 class LiveFeed:
-    """Screened events of one instrument's live feed.
+    """Screened events of a live feed, the same as from reading its capture, however both are cut.
 
-    Gives the events that reading the capture gives, however both are cut. An unreadable line ends the segment; the next
-    snapshot begins another.
+    An unreadable line ends the segment; the next snapshot begins another.
 
     Attributes:
         ledger: the account since the last unreadable line.
         faults: unreadable lines.
-        fault: the error of the last one.
+        fault: the last one's error.
     """
 
     def __init__(self, name: str, instrument: Instrument, limits: ScreenParams) -> None:
-        """Begin with an empty book; `name` is the feed's in messages."""
+        """Begin without a book; messages use `name`."""
         self._name = name
         self._instrument = instrument
         self._limits = limits
@@ -39,7 +38,7 @@ class LiveFeed:
         self._begin()
 
     def push(self, text: bytes) -> Events:
-        """Read whole lines, each with its line feed; return screened events."""
+        """Read whole lines with their line feeds; return screened events."""
         try:
             batch = self._reader.push(text)
         except CaptureError as error:

@@ -1,7 +1,7 @@
-"""Crash-safe raw files: a thread writes gzip members of about a second each.
+"""Crash-safe raw files: a thread writes gzip members of about a second.
 
-Lines pass through a bounded queue; a full queue refuses them and the caller marks the gap later. A kill can tear only
-the last member of a file; `cut_torn_tails` removes it at the next start.
+A full queue refuses lines; the caller later marks the gap. A kill tears at most a file's last member, which
+`cut_torn_tails` removes at the next start.
 """
 
 import gzip
@@ -29,14 +29,12 @@ class FileLimits(Struct, frozen=True, kw_only=True):
     flush_s: float = 1.0
     flush_bytes: int = 1 << 20
     rotate_bytes: int = 256 << 20
-    """Compressed size that ends a file before its day does."""
+    """Compressed size at which a file ends early."""
     waiting: int = 100_000
-    """Capacity of the queue, lines."""
+    """The queue's capacity, lines."""
 
 
 class _File:
-    """A symbol's open file."""
-
     def __init__(self, path: Path, day: str) -> None:
         self.path = path
         self.day = day
@@ -46,7 +44,7 @@ class _File:
         self.since = time.monotonic()
 
     def flush(self) -> int:
-        """Write the pending lines as one member; return its bytes."""
+        """Write pending lines as a member; return its bytes."""
         if not self.lines:
             return 0
         member = gzip.compress(b"".join(self.lines), compresslevel=6, mtime=0)
@@ -66,14 +64,14 @@ class _File:
 
 
 class RawFiles:
-    """Files of several symbols, `<prefix>-<symbol>-<YYYYMMDD>T<HHMMSS>.gz` by their first line's UTC.
+    """Files by symbol, `<prefix>-<symbol>-<YYYYMMDD>T<HHMMSS>.gz` by their first line's UTC.
 
     Args:
         folder: created if missing.
         prefix: the market's short name.
-        limits: when lines are flushed and files rotated.
-        before_write: called in the writing thread before each member (tests slow the disk).
-        on_next: called in the writing thread with symbol and first local time of each file after a symbol's first.
+        limits: when to flush and rotate.
+        before_write: called by the thread before each member (tests slow the disk).
+        on_next: called by the thread with symbol and first local time of each further file.
     """
 
     def __init__(
@@ -102,11 +100,7 @@ class RawFiles:
         self._thread.start()
 
     def put(self, symbol: str, local: int, text: bytes) -> bool:
-        """Queue one line without waiting; return False if the queue is full.
-
-        Raises:
-            DataError: the disk has failed.
-        """
+        """See `Sink.put`."""
         if self.error is not None:
             raise DataError(f"{self.folder}: cannot be written: {self.error.strerror}; the capture has ended")
         try:
@@ -174,12 +168,12 @@ class RawFiles:
 
 
 def cut_torn_tails(folder: Path, prefix: str) -> dict[Path, int]:
-    """Truncate files of a killed capture after their last whole member; return the bytes cut, by file."""
+    """Truncate a killed capture's files to whole members; return the bytes cut, by file."""
     return cut_torn(sorted(folder.glob(f"{prefix}-*.gz")))
 
 
 def cut_torn(paths: Iterable[Path]) -> dict[Path, int]:
-    """Truncate files after their last whole member; return the bytes cut, by file."""
+    """Truncate files to whole members; return the bytes cut, by file."""
     cut = {}
     for path in paths:
         whole = _whole_bytes(path)

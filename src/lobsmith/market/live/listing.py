@@ -1,4 +1,4 @@
-"""Tick and lot of an instrument before its feed begins: from a table, else from the venue's listing."""
+"""Tick and lot of an instrument, from a table or the venue's listing."""
 
 from typing import Any
 

@@ -1,7 +1,6 @@
 """Captured files shifted to the present, and an endless simulated market, as live feeds.
 
-Local and exchange times shift by the same whole milliseconds, so latencies are preserved. Trade ids shift too and keep
-rising from one playback to the next.
+Local and exchange times shift by the same whole milliseconds; trade ids keep rising from one playback to the next.
 """
 
 import re
@@ -28,11 +27,11 @@ from lobsmith.market.venues.prefetch import ahead
 from lobsmith.units import NS_PER_MS, NS_PER_S
 
 LAP_NS = NS_PER_S
-"""Between the end of a capture and its next playback."""
+"""Between the end of a capture and its repetition."""
 _CHUNK_S = 5.0
 """Simulated at once."""
 _LONGEST_LAG_S = 5.0
-"""Wall time a player may lag before the rest of its feed shifts to the present."""
+"""Wall time a player may lag before its feed shifts to the present."""
 _SHORTEST_S = 0.0005
 _FULL_S = 0.01
 _TIMES = re.compile(rb'"([ET])":(\d{13}|\d{16}|\d{19})(?=[,}])')
@@ -53,10 +52,10 @@ class Source(Protocol):
     shift_ns: int
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Yield local time and JSON of each message.
+        """Yield messages' local time and JSON.
 
         Raises:
-            CaptureError: a file cannot be read to its end.
+            CaptureError: a file cannot be read.
         """
 
 
@@ -64,20 +63,20 @@ def check_playable(path: Path) -> None:
     """Check a file's first line.
 
     Raises:
-        CaptureError: it is not a raw capture of Binance, or cannot be read.
+        CaptureError: not a raw capture of Binance, or unreadable.
     """
     if not sniff(first_line(path)):
         raise CaptureError(path, "live plays raw captures of Binance and of the simulator; replay the others")
 
 
 class RecordedFeed:
-    """Captured files of one instrument, in order, as one feed."""
+    """Captured files of one instrument as a feed."""
 
     def __init__(self, paths: Sequence[Path], *, loop: bool) -> None:
-        """Identify the instrument; reads all files where tick and lot are not in the table.
+        """Identify the instrument; reads all files if its tick and lot are not in the table.
 
         Raises:
-            CaptureError: a file is not a raw capture of Binance, or cannot be read.
+            CaptureError: as `check_playable`.
         """
         for path in paths:
             check_playable(path)
@@ -126,7 +125,7 @@ class SimulatedFeed:
     instrument = SIMULATED
 
     def __init__(self, seed: int, changes: Sequence[Change] = ()) -> None:
-        """Prepare the market of a seed, with changes in seconds since its start."""
+        """Prepare a seed's market; changes are in seconds since its start."""
         self.begins_ns = START_NS
         self.shift_ns = 0
         self._seed = seed
@@ -160,15 +159,15 @@ class SimulatedFeed:
 class Player:
     """Releases a feed's lines at their times.
 
-    A full sink makes the player wait; no line is dropped. A lag over `_LONGEST_LAG_S` shifts the rest of the feed to
-    the present.
+    A full sink makes it wait; no line is dropped. A lag over `_LONGEST_LAG_S` shifts the rest of the feed to the
+    present.
 
     Attributes:
-        behind_ns: lag of the last line, in the workspace's time.
+        behind_ns: the last line's lag, in the workspace's time.
     """
 
     def __init__(self, source: Source, sink: Sink, stop: Event, say: Callable[[str], None]) -> None:
-        """Play a feed into a sink until `stop`; `say` receives messages for the user."""
+        """Play a feed into a sink until `stop`; `say` receives messages."""
         self.behind_ns = 0
         self._say = say
         self._source = source
@@ -176,10 +175,10 @@ class Player:
         self._stop = stop
 
     def run(self) -> None:
-        """Play to the end of the feed.
+        """Play to the end.
 
         Raises:
-            CaptureError: the feed cannot be read further.
+            CaptureError: the feed cannot be read.
         """
         symbol = self._source.instrument.symbol.lower()
         longest_ns = int(_LONGEST_LAG_S * clock.speed() * NS_PER_S)
@@ -205,7 +204,7 @@ class Player:
 
 
 def move_to_now(sources: Sequence["RecordedFeed | SimulatedFeed"]) -> None:
-    """Shift several feeds together so that the earliest begins now."""
+    """Shift feeds together; the earliest begins now."""
     shift_ns = _whole(clock.now_ns() - min(source.begins_ns for source in sources)) + NS_PER_MS
     for source in sources:
         source.shift_ns = shift_ns

@@ -1,4 +1,4 @@
-"""Retention of captured files by age and total size, without touching the newest window."""
+"""Retention of captured files by age and total size; the newest window is kept."""
 
 import re
 from collections import defaultdict
@@ -14,7 +14,7 @@ _NAME = re.compile(r"(.+)-(\d{8}T\d{6})(-\d{3,})?\.gz")
 
 
 class Captured(NamedTuple):
-    """A captured file by its name: its stream and first time, ns since 1970 UTC."""
+    """A captured file, its stream and first time, ns since 1970 UTC."""
 
     path: Path
     stream: str
@@ -30,7 +30,7 @@ class Retention(NamedTuple):
 
 
 def captured(folder: Path) -> dict[str, list[Captured]]:
-    """Return a folder's captured files by stream, `<prefix>-<symbol>`, in the order of time."""
+    """Return captured files by stream, `<prefix>-<symbol>`, in time order."""
     found: dict[str, list[Captured]] = defaultdict(list)
     for path in folder.glob("*.gz"):
         if name := _NAME.fullmatch(path.name):
@@ -40,15 +40,15 @@ def captured(folder: Path) -> dict[str, list[Captured]]:
                 continue
             found[name[1]].append(Captured(path, name[1], int(begins.timestamp()) * NS_PER_S))
     for files in found.values():
-        # Of files that begin in the same second, later ones have longer names.
+        # Within a second, later files have longer names.
         files.sort(key=lambda one: (one.begins_ns, len(one.path.name), one.path.name))
     return dict(found)
 
 
 def prune(folder: Path, limits: Retention, now_ns: int) -> list[Path]:
-    """Delete files that are too old, then the oldest while the total is too large; return the deleted files.
+    """Delete files that are too old, then the oldest while the total is too large; return them.
 
-    A file ends where the next of its stream begins; the last of a stream is never deleted.
+    A file ends where its stream's next begins; a stream's last is never deleted.
     """
     streams = captured(folder).values()
     sizes = {one.path: _size(one.path) for files in streams for one in files}
@@ -69,7 +69,7 @@ def prune(folder: Path, limits: Retention, now_ns: int) -> list[Path]:
 
 
 def _size(path: Path) -> int:
-    """Return a file's bytes; 0 if another session has deleted it."""
+    """Return a file's bytes; 0 if already deleted."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Captures a combined stream and its REST snapshots in the format of the Binance reader.
+"""Captures a combined stream and its REST snapshots for the Binance reader.
 
-Local time is taken on receipt. After a break of the update ids, a reconnect or an overflow, a line marks the gap and a
-new snapshot is fetched after the next difference, not older than it. A connection silent for `stale_s` is closed.
-Reconnects back off exponentially with full jitter. The event loop never touches the disk (see `files`).
+Local time is taken on receipt. After a break of update ids, a reconnect or an overflow a line marks the gap, and a
+snapshot not older than the next difference is fetched. A connection silent for `stale_s` is closed; reconnects back off
+exponentially with full jitter. The event loop never touches the disk (see `files`).
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from lobsmith.market.live.files import RawFiles
 from lobsmith.market.venues.binance.live import Endpoint, difference, snapshot_id, stream_of
 
 _LOSSES = {"gaierror": "its name cannot be resolved", "stale": "silent", "ConnectionRefusedError": "nothing listens"}
-"""Explanations of a lost connection where the error's name is unclear."""
+"""Explanations where the error's name is unclear."""
 
 
 class CaptureLimits(Struct, frozen=True, kw_only=True):
@@ -36,9 +36,9 @@ class CaptureLimits(Struct, frozen=True, kw_only=True):
     backoff_s: float = 0.5
     backoff_maximum_s: float = 30.0
     stable_s: float = 60.0
-    """A connection of this age resets the backoff."""
+    """Age of a connection that resets the backoff."""
     lifetime_s: float = 23 * 3600.0
-    """Binance ends a connection after 24 hours; it is renewed earlier."""
+    """Renewal before Binance's limit of 24 hours."""
 
 
 class Summary(Struct, kw_only=True):
@@ -48,7 +48,7 @@ class Summary(Struct, kw_only=True):
     snapshots: int = 0
     reconnects: int = 0
     last_loss: str = ""
-    """Reason of the last lost connection."""
+    """Why the last connection was lost."""
     gaps: int = 0
     dropped: int = 0
     """Messages refused by a full queue."""
@@ -70,27 +70,25 @@ class Sink(Protocol):
 
 
 class _Symbol:
-    """One symbol's continuity."""
-
     def __init__(self, name: str) -> None:
         self.name = name
-        self.first: int | None = None  # start of the first difference since the last snapshot request
+        self.first: int | None = None  # start of the first difference since the snapshot request
         self.last: int | None = None
         self.dropped = 0
         self.fetching: asyncio.Task[None] | None = None
 
 
 class WebSocketFeed:
-    """Captures symbols of one market until stopped.
+    """Captures a market's symbols until stopped.
 
     Args:
         endpoint: the market.
-        symbols: as the venue writes them, in any case.
+        symbols: in any case.
         files: receives the lines.
         limits: timeouts.
         now: local time, ns since 1970 UTC.
-        draw: uniform random numbers for the jitter.
-        say: receives messages for the user on connection changes and abandoned symbols.
+        draw: uniform random numbers, for the jitter.
+        say: receives messages on connection changes and abandoned symbols.
     """
 
     def __init__(
@@ -123,14 +121,14 @@ class WebSocketFeed:
         return self._endpoint.websocket
 
     def stop(self) -> None:
-        """End the capture soon; call in the event loop's thread."""
+        """End the capture soon; call in the loop's thread."""
         self._stop.set()
         if self._socket is not None:
             closing = asyncio.ensure_future(self._socket.close())
             self._tasks_of_stop.add(closing)
 
     def resync(self, name: str) -> None:
-        """Fetch a symbol's snapshot after its next difference; call in the event loop's thread."""
+        """Fetch a symbol's snapshot after its next difference; call in the loop's thread."""
         symbol = self._symbols.get(name.lower())
         if symbol is not None:
             symbol.last = None
@@ -162,7 +160,7 @@ class WebSocketFeed:
         return self.summary
 
     def _note(self, line: str) -> None:
-        """Report a line unless it repeats the last."""
+        """Report a line unless repeated."""
         if line != self._said:
             self._said = line
             self._say(line)
@@ -175,7 +173,7 @@ class WebSocketFeed:
             return
 
     async def _connection(self, rest: httpx.AsyncClient) -> str:
-        """Capture one connection to its end; return why it ended."""
+        """Capture until the connection ends; return why."""
         kinds = (self._endpoint.depth_stream, "bookTicker", "trade")
         streams = "/".join(f"{name}@{kind}" for name in self._symbols for kind in kinds)
         url = f"{self._endpoint.websocket}/stream?streams={streams}"
@@ -248,7 +246,6 @@ class WebSocketFeed:
         symbol.last = one.last
 
     def _lose(self, symbol: _Symbol, why: str) -> None:
-        """Mark a lost connection."""
         symbol.last = symbol.first = None
         if not self._mark(symbol, why):
             symbol.dropped += 1
@@ -291,7 +288,6 @@ class WebSocketFeed:
             await self._pause(wait)
 
     def _give_up(self, symbol: _Symbol, why: str) -> None:
-        """Abandon a symbol; the others continue."""
         self.summary.failed[symbol.name] = why
         self._say(f"{symbol.name}: {why}")
         del self._symbols[symbol.name]
@@ -312,7 +308,7 @@ def _seconds(text: str | None) -> float:
 
 
 async def capture_feed(recorder: WebSocketFeed, files: RawFiles, seconds: float | None = None) -> Summary:
-    """Run a capture for some seconds or until stopped, then close its files.
+    """Capture for some seconds or until stopped, then close the files.
 
     Raises:
         DataError: the disk has failed, or every symbol was abandoned.

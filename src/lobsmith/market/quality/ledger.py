@@ -1,8 +1,7 @@
-"""The ledger of an ingest: each record is kept or quarantined, with reason and line.
+"""The ledger of an ingest: each record is kept or quarantined.
 
-A *record* is one line of a source file. Quarantined ones are counted and listed in a CSV file (file, line, local time,
-reason), so `records == kept + sum(quarantined.values())`. A *fault* is an incident of the feed, counted once whatever
-its number of records.
+A *record* is a line of a source file; quarantined ones are listed in a CSV file (file, line, local time, reason), and
+`records == kept + sum(quarantined.values())`. A *fault* is an incident, counted once whatever its records.
 """
 
 from collections import Counter
@@ -14,7 +13,7 @@ from typing import TextIO
 from lobsmith.errors import CaptureError
 
 LINE_BITS = 40
-"""A place is `file number << LINE_BITS | line number` in one int64, lines counted from 1."""
+"""A place is `file number << LINE_BITS | line number`, lines from 1."""
 
 
 class QuarantineReason(StrEnum):
@@ -23,17 +22,17 @@ class QuarantineReason(StrEnum):
     GAP = "gap"
     """Between lost messages and the next snapshot."""
     DUPLICATE = "duplicate"
-    """Its update or trade id was applied before."""
+    """Its id was applied before."""
     OUT_OF_ORDER = "out of order"
     """Older than an applied one."""
     CROSSED = "crossed"
     """A ticker with bid above ask, or any message while the book is so."""
     LOCKED = "locked"
-    """The same with bid equal to ask."""
+    """The same, bid equal to ask."""
     NEGATIVE_LATENCY = "negative latency"
     """Received before it was sent, by the corrected clock."""
     CLOCK_STEP = "clock step"
-    """Stamped while one of the clocks jumped."""
+    """Stamped while a clock jumped."""
     STALE = "stale"
     """Received long after it was sent."""
     RECONNECT = "reconnect"
@@ -47,16 +46,16 @@ class QuarantineReason(StrEnum):
     EMPTY_TICKER = "ticker of an empty side"
     EMPTY_TRADE = "trade of price or size 0"
     DISAGREES = "disagrees with the venue"
-    """The book from an order log differs from several of the venue's snapshots in a row."""
+    """An order log's book differs from several snapshots in a row."""
     CHECK_SNAPSHOT = "snapshot used as a check"
-    """A venue's periodic snapshot, redundant with its order log."""
+    """A snapshot that is only compared with the order log."""
 
 
 class Ledger:
     """Counts and quarantines records.
 
     Args:
-        quarantine: receives a CSV line for each quarantined record; None: none.
+        quarantine: receives a CSV line per quarantined record.
     """
 
     def __init__(self, quarantine: TextIO | None = None) -> None:
@@ -71,7 +70,7 @@ class Ledger:
             quarantine.write("file,line,local_time_ns,reason\n")
 
     def begin_file(self, path: Path) -> int:
-        """Register a source file; return the place before its first line, to which line numbers are added."""
+        """Register a file; return the place before its first line, to add line numbers to."""
         self.files.append(path)
         return (len(self.files) - 1) << LINE_BITS
 
@@ -83,7 +82,7 @@ class Ledger:
             self._quarantine.write(f"{_quoted(path.name)},{line},{local_time},{reason}\n")
 
     def all_aside(self, reason: QuarantineReason, places: Iterable[int], local_times: Iterable[int]) -> None:
-        """Quarantine several records for one reason."""
+        """Quarantine records for one reason."""
         for place, local_time in zip(places, local_times, strict=True):
             self.aside(reason, int(place), int(local_time))
 
@@ -96,7 +95,7 @@ class Ledger:
         return self.files[place >> LINE_BITS], place & ((1 << LINE_BITS) - 1)
 
     def error(self, what: str, place: int) -> CaptureError:
-        """Return an error that names file and line."""
+        """Return an error at a place."""
         path, line = self.where(place)
         return CaptureError(path, what, line=line)
 

@@ -1,8 +1,8 @@
-"""The screen: checks of a feed that need no knowledge of its format.
+"""The screen: a feed's format-independent checks.
 
-A compiled loop passes good messages unchanged and quarantines the others. An incident ends the segment with a `GAP`;
-messages then change only the screen's own book. At its end a `CLEAR` with the whole book begins the next segment,
-without waiting for a snapshot.
+A compiled loop passes good messages unchanged and quarantines others. An incident ends the segment with a `GAP`; its
+messages change only the screen's own book. After it a `CLEAR` with the whole book begins the next segment, without
+waiting for a snapshot.
 
 | incident           | begins when                                              | ends when |
 |--------------------|----------------------------------------------------------|-----------|
@@ -11,9 +11,9 @@ without waiting for a snapshot.
 | negative latency   | one arrives `clock_tolerance_ms` before it was sent      | one does not |
 | clock step         | local time goes back by more than the tolerance          | it has caught up |
 
-A wrong lag that is constant over `clock_settle_ms` is a stepped clock: any incident becomes a *clock step* and the
-offset is measured anew. Crossed, locked, repeated or late single tickers and repeated or late trades are quarantined
-without an incident. A silence over `silence_ms` counts as *stale* and ends the segment, without quarantine.
+A wrong lag that is constant over `clock_settle_ms` makes any incident a *clock step*; the offset is measured anew.
+Crossed, locked, repeated or late tickers and repeated or late trades are quarantined without an incident. A silence
+over `silence_ms` is a *stale* fault and ends the segment.
 
 The clock offset is the smallest lag (local minus exchange time) of the first second, then slowly follows each second's
 smallest; latency is lag minus offset. Without a ticker feed the screen writes a ticker after each change of the touch.
@@ -45,7 +45,7 @@ _REASONS = {
 
 
 class Screen:
-    """The screen of one instrument's feed.
+    """One feed's screen.
 
     Args:
         params: thresholds.
@@ -95,7 +95,7 @@ class Screen:
             self._close(incident)
 
     def _record(self, asides: npt.NDArray[np.void]) -> None:
-        """Enter quarantined records into the ledger; those of an incident when it ends."""
+        """Enter quarantined records into the ledger, those of an incident at its end."""
         for one in asides:
             reason, place, local = int(one["reason"]), int(one["place"]), int(one["local_time"])
             if reason == loop.PENDING:
@@ -115,7 +115,7 @@ class Screen:
         self._pending.clear()
 
     def depth(self) -> tuple[int, list[tuple[int, float]], list[tuple[int, float]]] | None:
-        """Return update id, bids and asks (price in ticks, size) of the book; None without a valid book."""
+        """Return the book's update id, bids and asks (ticks, size); None without a valid book."""
         book = self._book[0]
         if not (book["synchronised"] and self._state["open"][0]):
             return None
@@ -139,12 +139,12 @@ class Screen:
 
     @property
     def crossed(self) -> int:
-        """Depth messages after which the book was crossed or locked, and such tickers."""
+        """See `session.Accounting`."""
         return int(self._state["crossings"][0])
 
     @property
     def mid_changes(self) -> int:
-        """Accepted tickers that moved the mid."""
+        """Tickers that moved the mid."""
         return int(self._state["mid_changes"][0])
 
     @property

@@ -149,7 +149,7 @@ def _begin_clock(s, local, lag):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _judge_clock(s, local, exchange):  # type: ignore[no-untyped-def]
-    """Return the fault of a message's times, 0 for none."""
+    """Return a message's clock fault, else 0."""
     doubtful = s.incident == NEGATIVE or s.incident == STALE or s.incident == STEP
     wrong = STEP if local < s.local - s.tolerance else 0
     if exchange == 0:
@@ -187,7 +187,7 @@ def _is_new(s, which, sequence):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _write_ticker(s, book, rows, n, exchange, local):  # type: ignore[no-untyped-def]
-    """Write the ticker that the venue does not send, if the touch is valid and has changed."""
+    """Derive a ticker if the touch is valid and has changed."""
     bid, bid_size, ask, ask_size = touch(book)
     if bid_size <= 0.0 or ask_size <= 0.0 or bid >= ask:
         return n
@@ -209,7 +209,7 @@ def _note_mid(s, bid, ask):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _restate(book, rows, n, exchange, local, flag):  # type: ignore[no-untyped-def]
-    """Write the whole book as a snapshot, and an overriding ticker."""
+    """Write the whole book, and an overriding ticker."""
     b = book[0]
     n = _write(rows, n, exchange, local, CLEAR, 0, flag, 0, 0.0, b.depth_sequence)
     for i in range(2):
@@ -233,7 +233,7 @@ def _restate(book, rows, n, exchange, local, flag):  # type: ignore[no-untyped-d
 
 @njit(cache=True, error_model="numpy")
 def _spread(side, price, first, last):  # type: ignore[no-untyped-def]
-    """Return a ticker's ask minus bid, whichever comes first."""
+    """Return a ticker's ask minus bid."""
     difference = price[last - 1] - price[first]
     return difference if side[first] == BID else -difference
 
@@ -274,12 +274,12 @@ def run(  # type: ignore[no-untyped-def]
 
     Args:
         state: `STATE_DTYPE` [1].
-        book: the screen's book, `BOOK_DTYPE` [1].
-        bounds: int64 [M + 1], where messages begin (see `Events.message_bounds`).
+        book: the screen's, `BOOK_DTYPE` [1].
+        bounds: int64 [M + 1] (see `Events.message_bounds`).
         start: the first message.
         places: int64 [N].
         rows: `ROW_DTYPE` [R], written: events that pass.
-        asides: `ASIDE_DTYPE` [A], written: quarantined messages; A at least 4 M.
+        asides: `ASIDE_DTYPE` [A], written: quarantined; A at least 4 M.
         exchange_time, local_time, kind, side, flags, price, size, sequence: event columns, [N].
 
     Returns:

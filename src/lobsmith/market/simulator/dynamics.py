@@ -1,17 +1,15 @@
 """Order arrivals: a queue-reactive book, self-exciting trades, regimes, a flash crash.
 
 A contiguous ladder of `LEVELS` prices a side in continuous time (Gillespie). After Huang, Lehalle & Rosenbaum
-("Simulating and analyzing order book data: the queue-reactive model", 2015) the intensities of limit orders,
-cancellations and market orders at the touch depend on the queue, in average orders: limit orders fall slowly with it,
-cancellations rise like a power below one, market orders fall. An empty queue uncovers the next price; then with
-probability `theta` the other side follows (the reference price moves), and with probability `reinitialise` the queues
-behind are redrawn. In addition:
+("Simulating and analyzing order book data: the queue-reactive model", 2015), intensities at the touch depend on the
+queue, in average orders: limit orders fall slowly with it, cancellations rise like a power below one, market orders
+fall. An empty queue uncovers the next price; with probability `theta` the other side follows (the reference price
+moves), with probability `reinitialise` the queues behind are redrawn. In addition:
 
 - Market orders excite their own side (Hawkes, exponential kernel).
-- A latent direction, an Ornstein-Uhlenbeck process, and the imbalance of the two queues shift all intensities: the
-  learnable signal.
+- A latent Ornstein-Uhlenbeck direction and the queue imbalance shift all intensities: the learnable signal.
 - A regime (calm, trending, volatile; a Markov chain) scales rates and order sizes and shifts trades.
-- An optional flash crash: sellers come, bids vanish, then buyers return.
+- Optionally, in a flash crash sellers come and bids vanish, then buyers return.
 
 Randomness is SplitMix64: the same seed gives the same bytes.
 """
@@ -42,10 +40,10 @@ KINDS = 5
 
 
 class Dynamics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The market's constants; rates per second and side in the calm regime, sizes in lots.
+    """The constants; rates per second and side in the calm regime, sizes in lots.
 
     Raises:
-        DataError: a constant is not finite or out of its range, or trades would excite themselves without end.
+        DataError: a constant is not finite or out of range, or trades excite themselves without end.
     """
 
     limit: Positive = 8.0
@@ -54,19 +52,19 @@ class Dynamics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     inside: Rate = 14.0
     """Orders into the spread, per free tick."""
     deep: Rate = 8.0
-    """Changes of the levels behind the touch."""
+    """Changes behind the touch."""
     order: Positive = 800.0
-    """Mean order size; 1.5 times that for market orders."""
+    """Mean order size; market orders 1.5 times."""
     queue: Positive = 2200.0
-    """Size to which a queue behind the touch reverts."""
+    """Size to which queues behind the touch revert."""
     theta: Share = 0.2
     reinitialise: Share = 0.1
     excitement: Rate = 0.5
-    """Added to its side's intensity by a market order, as a share of `market`."""
+    """A market order's addition to its side's intensity, as a share of `market`."""
     excitement_s: Positive = 0.4
     """Decay time. A trade has `market * excitement * excitement_s` children, times the regime's factor."""
     direction: Rate = 0.4
-    """Effect of the latent direction, of variance 1, on log intensities."""
+    """Effect of the latent direction (variance 1) on log intensities."""
     direction_s: Positive = 1.0
     imbalance: Rate = 0.6
     regime_s: Positive = 60.0
@@ -78,13 +76,13 @@ class Dynamics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trend: Rate = 0.05
     """Effect of a trend on the log intensity of market orders."""
     turbulence: Rate = 2.0
-    """Factor on the size of market orders in the volatile regime."""
+    """Factor on market orders' size in the volatile regime."""
     crash_at_s: float = -1.0
     """Start of a flash crash; negative: none."""
     crash_s: Rate = 2.0
     recovery_s: Rate = 6.0
     crash: Rate = 100.0
-    """Factor on selling in the crash; a third of it on buying in the recovery."""
+    """Factor on selling in the crash, and a third of it on buying in the recovery."""
 
     def __post_init__(self) -> None:
         """Validate: a Struct checks types only when decoded."""
@@ -104,10 +102,10 @@ class Dynamics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
 
     def scaled(self, factors: Mapping[str, float]) -> "Dynamics":
-        """Return these constants with some multiplied, such as `{"order": 1.3}`.
+        """Multiply some constants, such as `{"order": 1.3}`.
 
         Raises:
-            DataError: no constant of that name, or the result is invalid.
+            DataError: no constant of that name, or an invalid result.
         """
         for name in factors:
             if name not in self.__struct_fields__:
@@ -118,7 +116,7 @@ class Dynamics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Change(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Other constants from some time on.
+    """Other constants from a time on.
 
     Raises:
         DataError: the time is not finite, or not after the opening.
@@ -161,7 +159,7 @@ STATE = np.dtype(
 
 @njit(cache=True, error_model="numpy")
 def uniform(s):  # type: ignore[no-untyped-def]
-    """Return SplitMix64's next number as a float in (0, 1)."""
+    """Return SplitMix64's next float in (0, 1)."""
     s.random += np.uint64(0x9E3779B97F4A7C15)
     z = s.random
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -184,7 +182,7 @@ def queue_at(s, side, price):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def put(s, side, price, size):  # type: ignore[no-untyped-def]
-    """Set a level and mark it changed."""
+    """Set and mark a level."""
     slot = price & (RING - 1)
     s.sizes[side, slot] = size
     s.update += 1
@@ -216,7 +214,7 @@ def _improve(s, side, size):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _reduce(s, d, side, amount):  # type: ignore[no-untyped-def]
-    """Take lots from the best level; an empty one uncovers the next and adds a deepest level."""
+    """Take lots from the best level; an empty one uncovers the next."""
     sign = 1 - 2 * side
     left = queue_at(s, side, s.best[side]) - amount
     put(s, side, s.best[side], max(left, 0))
@@ -231,7 +229,7 @@ def _reduce(s, d, side, amount):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _crash(s, d):  # type: ignore[no-untyped-def]
-    """Return the flash crash's phase: 0 none, 1 crash, 2 recovery."""
+    """Return the crash's phase: 0 none, 1 crash, 2 recovery."""
     if d.crash_at_s < 0.0 or s.now < d.crash_at_s or s.now >= d.crash_at_s + d.crash_s + d.recovery_s:
         return 0
     return 1 if s.now < d.crash_at_s + d.crash_s else 2
@@ -277,7 +275,7 @@ def total_rate(s, d):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def drift(s, d, step):  # type: ignore[no-untyped-def]
-    """Advance the latent state by `step` seconds, up to `now`."""
+    """Advance the latent state by `step` seconds."""
     keep = np.exp(-step / d.direction_s)
     normal = np.sqrt(-2.0 * np.log(uniform(s))) * np.cos(2.0 * np.pi * uniform(s))
     s.direction = keep * s.direction + np.sqrt(1.0 - keep * keep) * normal
@@ -307,9 +305,9 @@ def change_touch(s, d, side, what, fills):  # type: ignore[no-untyped-def]
     """Execute an order at the touch.
 
     Args:
-        s: the state, a `STATE` record.
+        s: a `STATE` record.
         d: the constants.
-        side: 0 bids, 1 asks: whose queue the order joins, leaves or hits.
+        side: 0 bids, 1 asks: the affected queue.
         what: `LIMIT`, `CANCEL`, `MARKET` or `INSIDE`.
         fills: int64 [F, 2], written: price and lots of each trade.
 

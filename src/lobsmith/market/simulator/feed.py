@@ -1,7 +1,7 @@
 """The simulated venue's messages: tickers at each change of the touch, changed levels every 100 ms, trades.
 
 More than `RUSH` changed levels of a side are sent at once. Update ids order tickers and depth as Binance's do. Latency
-is 3 ms plus an exponential jitter, in order.
+is 3 ms plus exponential jitter, in order.
 """
 
 import numpy as np
@@ -27,9 +27,9 @@ START_NS = 1_704_067_200_000_000_000  # 2024-01-01T00:00:00Z
 _LATENCY_NS, _JITTER_NS = 3_000_000, 300_000
 _LOTS = 1000.0  # a size unit
 RUSH = RING // 2
-"""A price may reuse another's place in the ring only after the other's change was sent."""
+"""A price reuses a place in the ring only after the previous price's change was sent."""
 MESSAGE_ROOM = 2 * RING + LEVELS + 16
-"""Rows that one simulated event may write."""
+"""Most rows of a simulated event."""
 
 
 @njit(cache=True, error_model="numpy")
@@ -48,7 +48,7 @@ def _write(s, rows, n, kind, side, price, size, sequence, exchange):  # type: ig
 
 @njit(cache=True, error_model="numpy")
 def _receive(s, at):  # type: ignore[no-untyped-def]
-    """Advance the local clock to a message of time `at`, s; return its exchange time, ns."""
+    """Advance the local clock for a message of time `at`, s; return its exchange time, ns."""
     exchange = START_NS + np.int64(at * 1e9)
     latency = _LATENCY_NS - np.int64(_JITTER_NS * np.log(uniform(s)))
     s.local = max(s.local, exchange + latency)
@@ -79,14 +79,14 @@ def _write_ticker(s, rows, n, exchange):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def run(state, dynamics, rows, until, tickers):  # type: ignore[no-untyped-def]
-    """Run the market; stopping and resuming changes nothing, since no event beyond `until` is drawn.
+    """Run the market; stopping and resuming changes nothing.
 
     Args:
         state: `STATE` [1], changed; all zeros but `random` before the opening.
-        dynamics: the constants, a named tuple.
+        dynamics: a named tuple.
         rows: `ROW_DTYPE` [R], written; R more than `MESSAGE_ROOM`.
         until: seconds since the start.
-        tickers: stop after the ticker of this number, counted from the start.
+        tickers: stop after this many since the start.
 
     Returns:
         (rows written, whether the end was reached); if not, call again.
@@ -148,10 +148,10 @@ def direction_after(state, dynamics, rows, horizons, counts):  # type: ignore[no
 
     Args:
         state: `STATE` [1] right after a ticker; changed.
-        dynamics: the constants.
+        dynamics: a named tuple.
         rows: `ROW_DTYPE` [R], scratch.
         horizons: int64 [H], ns of local time, rising.
-        counts: int64 [H, 3]: down, unchanged or up is incremented at each horizon.
+        counts: int64 [H, 3], incremented: down, unchanged, up.
     """
     s = state[0]
     row_local = s.local

@@ -1,4 +1,4 @@
-"""The simulated market as an object: run, copy, and true probabilities of what follows."""
+"""The simulated market: run, copy, and true probabilities of what follows."""
 
 import math
 from collections import namedtuple
@@ -50,21 +50,21 @@ class Market:
         return float(self._state["now"][0])
 
     def change(self, dynamics: Dynamics) -> None:
-        """Replace the constants from here on; book, regime and latent state stay."""
+        """Replace the constants; book, regime and latent state stay."""
         values = [float(value) for value in msgspec.structs.astuple(dynamics)]
         self._constants: Any = _Constants(*values)
 
     def copy(self) -> "Market":
-        """Return an independent market in the same state."""
+        """Return an independent copy."""
         other = copy(self)
         other._state = self._state.copy()
         return other
 
     def advance(self, seconds: float, tickers: int = _NO_LIMIT) -> Events:
-        """Run until a time or a number of tickers since the start; return the events.
+        """Run until a time or a number of tickers since the start.
 
         Raises:
-            DataError: `seconds` is not finite, and no number of tickers is given.
+            DataError: `seconds` is not finite, without a number of tickers.
         """
         if math.isnan(seconds) or (math.isinf(seconds) and tickers == _NO_LIMIT):
             raise DataError(f"cannot simulate until {seconds} s; give a finite time or a number of tickers")
@@ -77,15 +77,15 @@ class Market:
         return concatenate(parts)
 
     def fork(self, horizons_ms: Sequence[int], paths: int, seed: int) -> npt.NDArray[np.float64]:
-        """Return the mid's directions from here over many continuations; the market is unchanged.
+        """Return the mid's directions over continuations from here; the market is unchanged.
 
-        Labels are those of `features.labels`: the mid of the last ticker received by then, against the present one.
-        Horizons count from the last message received, so stop the market at a row's ticker first.
+        Labels are those of `features.labels`. Horizons count from the last message received: stop at a row's ticker
+        first.
 
         Args:
             horizons_ms: milliseconds of local receive time, rising.
             paths: continuations, at least one.
-            seed: of the continuations, independent of the market's own.
+            seed: of the continuations, independent of the market's.
 
         Returns:
             float64 [H, 3], shares of down, unchanged, up; the standard error of a share p is sqrt(p (1 - p) / paths).
@@ -118,10 +118,10 @@ def simulate(seed: int, seconds: int, dynamics: Dynamics | None = None, changes:
         seed: of all randomness.
         seconds: the length.
         dynamics: the constants.
-        changes: other constants from some time on, in order; events before a change do not depend on it.
+        changes: other constants, in time order; earlier events do not depend on them.
 
     Raises:
-        DataError: `seconds` is not positive and finite, or changes do not rise in time or lie beyond the end.
+        DataError: `seconds` is not positive and finite, or changes do not rise in time within it.
     """
     if not 0 < seconds < math.inf:
         raise DataError(f"cannot simulate {seconds} seconds; give a positive number")
@@ -141,13 +141,13 @@ def simulate(seed: int, seconds: int, dynamics: Dynamics | None = None, changes:
 def row_probabilities(
     seed: int, rows: Sequence[int], horizons_ms: Sequence[int], paths: int, dynamics: Dynamics | None = None
 ) -> npt.NDArray[np.float64]:
-    """Return the true conditional probabilities at a simulated session's rows, given all latent state.
+    """Return the true conditional probabilities at a session's rows, given all latent state.
 
     No model has a smaller expected log-loss.
 
     Args:
         seed: the session's.
-        rows: ticker numbers from 0, rising: those of the session's feature rows.
+        rows: ticker numbers from 0, rising.
         horizons_ms: milliseconds, rising.
         paths: continuations a row.
         dynamics: the session's.
@@ -156,7 +156,7 @@ def row_probabilities(
         float64 [N, H, 3].
 
     Raises:
-        DataError: rows do not rise from 0 or more, or as `Market.fork`.
+        DataError: rows do not rise from 0, or as `Market.fork`.
     """
     if (np.diff(rows, prepend=-1) <= 0).any():
         raise DataError("rows must be numbers of tickers from 0 on that rise; sort them, and give each once")

@@ -21,21 +21,21 @@ _BLOCK = 1 << 14  # bounds memory: Python numbers take ten times a column's
 
 
 def _rows(events: Events) -> Iterator[tuple[Any, ...]]:
-    """Yield events as tuples in the order of the schema's columns."""
+    """Yield events as tuples in schema order."""
     for start in range(0, len(events), _BLOCK):
         block = events.slice(start, start + _BLOCK)
         yield from zip(*(getattr(block, name).tolist() for name in DTYPES), strict=True)
 
 
 def raw_lines(session: Session) -> Iterator[bytes]:
-    """Yield a session's messages as lines of a raw capture; see `messages`."""
+    """Yield a session as lines of a raw capture."""
     return (str(local).encode() + b" " + text for local, text in messages(session.instrument, [session.events]))
 
 
 def messages(instrument: Instrument, parts: Iterable[Events]) -> Iterator[tuple[int, bytes]]:
-    """Yield local time and JSON of each message, part by part.
+    """Yield messages' local time and JSON.
 
-    Exchange times are truncated to milliseconds. Gaps become the capture's mark of a lost connection.
+    Exchange times are truncated to milliseconds. A gap becomes the capture's mark of a lost connection.
     """
     symbol, stream = instrument.symbol, instrument.symbol.lower()
     previous = 0
@@ -74,7 +74,7 @@ def messages(instrument: Instrument, parts: Iterable[Events]) -> Iterator[tuple[
 
 
 def write_raw(session: Session, path: Path) -> None:
-    """Write a session as a raw capture, atomically; gzip if the name ends with `.gz`."""
+    """Write a raw capture atomically; gzip if the name ends with `.gz`."""
     content = io.BytesIO()
     with gzip.GzipFile("", "wb", fileobj=content, mtime=0) if path.suffix == ".gz" else nullcontext(content) as file:
         file.writelines(line + b"\n" for line in raw_lines(session))

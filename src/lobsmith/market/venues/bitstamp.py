@@ -1,17 +1,15 @@
 """Readers of Bitstamp order logs; levels are sums of orders.
 
 The *log* is the raw feed, `<local receive time, ms> <event> <JSON>` a line: order events, trades without a side, and
-every few seconds the 20 best levels. The *orders* file is a CSV of the order events alone.
+every few seconds the 20 best levels. The *orders* file is a CSV of order events.
 
-- The feed reorders: events of an order after its deletion are quarantined as out of order, or its price would remain
-  the best for ever.
-- Orders older than the capture are unknown until they change. A log's book is valid from the first of the venue's
-  snapshots whose best prices match. Snapshots are only compared; after `PATIENCE` mismatches in a row the segment ends
-  until the next match.
-- A marketable order precedes its matches: the book is crossed for about 0.1 s, which the screen permits an order log.
-- The venue stamps orders with the second of their creation, not of the event: there is no exchange time.
-- The aggressor of a trade is, of the two orders that lose its quantity, the one with the higher id; side 0 if they are
-  not both known.
+- The feed reorders: events after an order's deletion are quarantined as out of order.
+- Orders older than the capture are unknown until they change. A log's book is valid from the first snapshot with
+  matching best prices. Snapshots are only compared; `PATIENCE` mismatches in a row end the segment until a match.
+- A marketable order precedes its matches: the book is crossed for about 0.1 s, which the screen permits.
+- Orders carry the second of their creation, not of the event: there is no exchange time.
+- Of the two orders that lose a trade's quantity the one with the higher id is the aggressor; side 0 if not both are
+  known.
 """
 
 import heapq
@@ -35,7 +33,7 @@ from lobsmith.units import NS_PER_MS
 INSTRUMENT = Instrument(venue="bitstamp", symbol="BTCUSD", tick_size=0.01, lot_size=1e-8)
 
 PATIENCE = 20
-"""Snapshots in a row that may differ; about three seconds apart."""
+"""Snapshots in a row that may differ; three seconds apart."""
 
 _TICKS = 100  # a dollar
 _LOTS = 10**8  # a bitcoin
@@ -99,7 +97,7 @@ class OrderBook:
             level.pop(price, None)
 
     def put(self, order: int, side: int, price: int, lots: int) -> list[tuple[int, int]] | None:
-        """Create or change an order; return the changed (side, price) pairs, None for a deleted order."""
+        """Create or change an order; return changed (side, price) pairs, None for a deleted order."""
         if order in self._gone:
             return None
         changed = [(side, price)]
@@ -113,7 +111,7 @@ class OrderBook:
         return changed
 
     def remove(self, order: int) -> list[tuple[int, int]]:
-        """Delete an order, known or not; return the changed (side, price) pairs."""
+        """Delete an order, known or not; return changed (side, price) pairs."""
         self._gone[order] = None
         if len(self._gone) > _REMEMBERED:
             del self._gone[next(iter(self._gone))]
@@ -132,7 +130,7 @@ class OrderBook:
 
 
 class _Reader:
-    """The common part: an order book and the events of its changes."""
+    """An order book and the events of its changes."""
 
     ticker_feed = False
     instrument = INSTRUMENT
@@ -172,7 +170,6 @@ class _Reader:
         self._places.append(self._place)
 
     def _end(self) -> None:
-        """End the message of the last event."""
         self._rows[-1] = (*self._rows[-1][:4], END, *self._rows[-1][5:])
 
     def _next(self) -> int:
@@ -188,7 +185,7 @@ class _Reader:
             self._end()
 
     def _begin(self) -> None:
-        """Write the whole book as a segment's start."""
+        """Begin a segment with the whole book."""
         self._whole = True
         sequence = self._next()
         self._write(CLEAR, 0, 0, 0.0, sequence)
@@ -198,7 +195,6 @@ class _Reader:
         self._end()
 
     def _order(self, action: str, order: int, side: int, price: int, lots: int) -> None:
-        """Process one order event."""
         self.ledger.depth_messages += 1
         old = self._book.orders.get(order)
         if action == "deleted":
@@ -241,13 +237,13 @@ class BitstampLogReader(_Reader):
 
     @property
     def checks(self) -> dict[str, Any]:
-        """Agreement of best prices with the venue's snapshots: their number, and shares."""
+        """Number of snapshots compared, and shares of matching best prices."""
         count = self._agreement["snapshots"]
         shares = {name: self._agreement[name] / count if count else None for name in ("bid", "ask", "both")}
         return {"snapshots": count, **shares}
 
     def batches(self) -> Iterator[Batch]:
-        """Read all files in order (see `CaptureReader.batches`)."""
+        """See `CaptureReader.batches`."""
         for path in self.paths:
             start = self.ledger.begin_file(path)
             for lines in line_batches(path):
@@ -313,10 +309,10 @@ class BitstampLogReader(_Reader):
 
 
 class BitstampOrdersReader(_Reader):
-    """The CSV of order events; without snapshots the book is valid from the start."""
+    """The CSV of order events; the book is valid from the start."""
 
     def batches(self) -> Iterator[Batch]:
-        """Read all files in order (see `CaptureReader.batches`)."""
+        """See `CaptureReader.batches`."""
         for path in self.paths:
             start = self.ledger.begin_file(path)
             for lines in line_batches(path):

@@ -1,4 +1,4 @@
-"""Captured files, plain, gzip or bzip2, as batches of whole lines."""
+"""Captured files, plain, gzip or bzip2, in batches."""
 
 import bz2
 import zlib
@@ -14,8 +14,6 @@ _LONGEST_LINE = 64 << 20
 
 
 class _Decompressor(Protocol):
-    """The common interface of zlib and bz2."""
-
     @property
     def eof(self) -> bool: ...
     @property
@@ -30,7 +28,7 @@ _KINDS: dict[bytes, tuple[str, Callable[[], _Decompressor]]] = {
 
 
 def _blocks(path: Path, file: IO[bytes], read: int) -> Iterator[bytes]:
-    """Yield a file's decompressed content; it may have several members."""
+    """Yield decompressed content; a file may have several members."""
     start = file.read(read)
     kind, new = _KINDS.get(start[:2], ("", None))
     if new is None:
@@ -58,7 +56,7 @@ def _blocks(path: Path, file: IO[bytes], read: int) -> Iterator[bytes]:
 
 
 def text_batches(path: Path, chunk: int = _CHUNK) -> Iterator[bytes]:
-    """Yield a file's text in batches of about `chunk` decompressed bytes: whole lines, each with its line feed.
+    """Yield whole lines with their line feeds, about `chunk` decompressed bytes at once.
 
     Raises:
         CaptureError: the file is missing, a directory, unreadable, empty, truncated or corrupt, or has a line of more
@@ -99,7 +97,7 @@ def text_batches(path: Path, chunk: int = _CHUNK) -> Iterator[bytes]:
 
 
 def line_batches(path: Path, chunk: int = _CHUNK) -> Iterator[list[bytes]]:
-    """Yield a file's lines without line ends, in batches of about `chunk` decompressed bytes.
+    """Yield lists of lines without line ends; otherwise as `text_batches`.
 
     Raises:
         CaptureError: as `text_batches`.

@@ -1,4 +1,4 @@
-"""Depth snapshots, row by row, as the level updates between them."""
+"""Depth snapshots as level updates."""
 
 from typing import Any
 
@@ -72,11 +72,7 @@ def _run(prices, sizes, local, exchange, first, held_prices, held_sizes, held, b
 
 
 class DisorderError(ValueError):
-    """A snapshot's prices are out of order.
-
-    Args:
-        row: the snapshot's number.
-    """
+    """A snapshot's prices are out of order; `row` is its number."""
 
     def __init__(self, row: int) -> None:
         super().__init__(f"ladder {row} is out of order")
@@ -87,7 +83,7 @@ class Ladders:
     """The last depth snapshot, and the updates from it to the next.
 
     Args:
-        levels: K, levels of a side.
+        levels: K, per side.
         number: of the first snapshot; sequences are twice that.
     """
 
@@ -113,12 +109,12 @@ class Ladders:
 
         Args:
             prices: int64 [N, 2, K], bids and asks, ticks.
-            sizes: float64 [N, 2, K]; a level of size 0 is empty, whatever its price.
+            sizes: float64 [N, 2, K]; 0: an empty level.
             local: int64 [N], ns.
             exchange: int64 [N], ns.
 
         Returns:
-            (`ROW_DTYPE` rows, int64 the snapshot of each); an unchanged snapshot has none.
+            (`ROW_DTYPE` rows, int64 each one's snapshot); an unchanged snapshot has none.
 
         Raises:
             DisorderError: a price is not positive, or no worse than the level before it.

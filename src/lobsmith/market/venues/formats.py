@@ -1,4 +1,4 @@
-"""The known formats; a new venue is one module and one entry here."""
+"""The known formats; a new venue is one module and one entry."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ FORMATS: tuple[Format, ...] = (reader.FORMAT, bitstamp.LOG, bitstamp.ORDERS, tar
 
 
 def open_reader(paths: Sequence[Path], ledger: Ledger) -> CaptureReader:
-    """Open files of one instrument, in order; the first line of the first identifies the format.
+    """Open files of one instrument, in order; the first line identifies the format.
 
     Raises:
         CaptureError: the first file cannot be read or is of no known format.
@@ -33,7 +33,7 @@ def group_by_instrument(paths: Sequence[Path]) -> tuple[dict[str, list[Path]], d
     """Group files by instrument.
 
     Returns:
-        (each instrument's files in the given order, by a name; the errors of the other files, by file)
+        (files in order by instrument, the other files' errors by file)
     """
     if len(paths) == 1:
         return {str(paths[0]): list(paths)}, {}

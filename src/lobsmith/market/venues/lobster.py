@@ -1,13 +1,12 @@
-"""Reader of LOBSTER: a message file and its order book file, a line each per event of a NASDAQ symbol.
+"""Reader of LOBSTER: a message and an order book file, a line each per event of a NASDAQ symbol.
 
-They are neighbours, `TICKER_YYYY-MM-DD_START_END_message_LEVELS.csv` and the same with `orderbook`; either may be
-given. Times are seconds after midnight in New York, without receive time: local and exchange time are equal. Levels are
-differences of order book lines; trades are executions of visible (type 4) and hidden (type 5) orders, the aggressor
-being the other side; hidden ones may lie inside the spread. Quarantined: trades at a fraction of a tick, auctions
-(type 6; their executions have own lines), and everything from a halt (type 7, price -1; ends the segment) until quoting
-or trading resumes (price 0 or 1).
+`TICKER_YYYY-MM-DD_START_END_message_LEVELS.csv` and the same with `orderbook` lie side by side; either may be given.
+Times are seconds after midnight in New York; local and exchange time are equal. Levels are differences of order book
+lines; trades are executions of visible (type 4) and hidden (type 5) orders, the aggressor being the other side. Hidden
+ones may lie inside the spread. Quarantined: trades at a fraction of a tick, auctions (type 6; their executions have
+own lines), and everything from a halt (type 7, price -1; ends the segment) until quoting or trading resumes (0 or 1).
 
-The tick is a cent unless the first lines use half cents or, as stocks below a dollar do, hundredths of one.
+The tick is a cent unless the first lines use half cents or, below a dollar, hundredths of one.
 """
 
 import re
@@ -83,7 +82,7 @@ class LobsterReader:
         return Instrument(venue="lobster", symbol=self._symbol, tick_size=self._unit / _DOLLAR, lot_size=1.0)
 
     def batches(self) -> Iterator[Batch]:
-        """Read all days (see `CaptureReader.batches`)."""
+        """See `CaptureReader.batches`."""
         ladder = 1
         for messages, book in self._pairs:
             name = _parts(messages)
@@ -156,7 +155,7 @@ class LobsterReader:
 
 
 class _Day:
-    """Reading state of a day.
+    """A day's state.
 
     Args:
         midnight: in New York, ns since 1970 UTC.
@@ -173,7 +172,7 @@ class _Day:
     def halts(
         self, kinds: npt.NDArray[np.int64], price: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Return whether trading is halted at each line, and whether a halt begins there."""
+        """Return for each line whether trading is halted, and whether a halt begins."""
         said = np.where(kinds == _HALT, np.arange(len(kinds)), -1)
         last = np.maximum.accumulate(said)
         halted = np.where(last >= 0, price[last] == -1, self._halted)
@@ -191,7 +190,7 @@ def _updates(
     halted: npt.NDArray[np.bool_],
     begins: npt.NDArray[np.bool_],
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Turn depth snapshots into updates, with a `GAP` where a halt begins; return rows and their lines."""
+    """Turn snapshots into updates with `GAP`s at halts; return rows and their lines."""
     parts, owners = [np.zeros(0, ROW_DTYPE)], [np.zeros(0, np.int64)]
 
     def gap(at: int) -> None:
@@ -223,7 +222,7 @@ def _updates(
 
 
 class _Lines:
-    """The order book's lines, in batches that match the messages."""
+    """The order book's lines, in the messages' batches."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         own = Ledger()  # its lines are not counted as records
@@ -232,7 +231,7 @@ class _Lines:
         self._waiting: Table | None = None
 
     def next(self, messages: Table) -> Table:
-        """Return the lines of these messages."""
+        """Return these messages' lines."""
         need = messages.frame.height
         while self._waiting is None or self._waiting.frame.height < need:
             more = next(self._tables, None)
@@ -264,8 +263,6 @@ def _book_columns(levels: int) -> Columns:
 
 
 class _Name(NamedTuple):
-    """The fields of a file's name."""
-
     symbol: str
     day: date
     levels: int
@@ -291,7 +288,7 @@ def _key(path: Path) -> str:
 
 
 def _sniff(line: bytes) -> bool:
-    """Six numbers: seconds with decimals, a type; or an order book's multiple of four integers."""
+    """Six numbers (seconds, type, ...), or an order book's multiple of four integers."""
     cells = line.strip().split(b",")
     if len(cells) == len(_MESSAGE):
         return re.fullmatch(rb"\d{1,5}(\.\d+)?,[1-7],-?\d+,\d+,-?\d+,-?[01]", line.strip()) is not None

@@ -11,10 +11,10 @@ _POLL_S = 0.05
 
 
 def ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
-    """Yield an iterable's items in order while a thread fetches up to `depth` more.
+    """Yield items in order while a thread fetches up to `depth` more.
 
-    Useful where the iterable releases the interpreter's lock, as decompression does. Its exceptions are raised here,
-    after the items before; a consumer that stops early stops the thread.
+    Pays where the iterable releases the interpreter's lock, as decompression does. Its exceptions are raised here in
+    order; a consumer that stops early stops the thread.
     """
     waiting: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
     stopped = threading.Event()

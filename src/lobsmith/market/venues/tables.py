@@ -16,7 +16,7 @@ from lobsmith.market.quality.ledger import Ledger
 from lobsmith.market.venues.captures import text_batches
 
 Columns = Mapping[str, type[pl.DataType]]
-"""Names and types of a table's columns, in order: `pl.Int64`, `pl.Float64` or `pl.String`."""
+"""Names and types of columns, in order: `pl.Int64`, `pl.Float64` or `pl.String`."""
 
 _CHUNK = 4 << 20
 _MOST_TICKS = 2.0**46  # float resolution below a tick
@@ -25,7 +25,7 @@ _NEWLINE, _COMMA = ord("\n"), ord(",")
 
 
 class Table(NamedTuple):
-    """Lines of a file; empty cells are null; `place` is the first line's (see `ledger`)."""
+    """Lines of a file; empty cells are null; `place` is the first line's."""
 
     frame: pl.DataFrame
     place: int
@@ -55,7 +55,7 @@ class Table(NamedTuple):
 
         Args:
             columns: their names.
-            empty: whether cells may be empty; they become 0.
+            empty: whether cells may be empty, as 0.
         """
         frame = self.frame.select(columns)
         if empty:
@@ -67,7 +67,7 @@ class Table(NamedTuple):
         return values
 
     def ticks(self, columns: Sequence[str], tick: float, *, empty: bool = False) -> npt.NDArray[np.int64]:
-        """Return columns of prices (see `numbers`) in ticks: int64 [N, C]."""
+        """Return columns of prices in ticks: int64 [N, C]; otherwise as `numbers`."""
         prices = self.numbers(columns, empty=empty)
         ticks: npt.NDArray[np.float64] = np.rint(prices / tick)
         self._check(columns, ticks >= _MOST_TICKS, f"too large for ticks of {tick}")
@@ -114,10 +114,10 @@ class Table(NamedTuple):
 
 
 def read_tables(path: Path, columns: Columns, ledger: Ledger, *, header: bool, chunk: int = _CHUNK) -> Iterator[Table]:
-    """Yield a file's lines in batches of about `chunk` bytes, and count them.
+    """Yield and count a file's lines, about `chunk` bytes at once.
 
     Raises:
-        CaptureError: the file cannot be read, or a line has another number of cells or one of another type.
+        CaptureError: the file cannot be read, or a line has a wrong number or type of cells.
     """
     place = ledger.begin_file(path)
     skipped = 1 if header else 0
@@ -151,7 +151,7 @@ def _parse(body: bytes, columns: Columns, ledger: Ledger, place: int) -> pl.Data
 
 
 def _check_shape(body: bytes, cells: int, ledger: Ledger, place: int) -> int:
-    """Return the number of lines; polars fills up short lines silently."""
+    """Return the number of lines; polars silently fills short ones."""
     signs = np.frombuffer(body, np.uint8)
     ends = np.flatnonzero(signs == _NEWLINE)
     commas = np.diff(np.searchsorted(np.flatnonzero(signs == _COMMA), ends), prepend=0)
@@ -173,7 +173,7 @@ def _read(body: bytes, columns: Columns) -> pl.DataFrame:
 
 
 def _cast(texts: pl.DataFrame, columns: Columns, ledger: Ledger, place: int) -> pl.DataFrame:
-    """Type the cells of an invalid batch; raise at the first bad one."""
+    """Type an invalid batch's cells; raise at the first bad one."""
     frame = texts.cast(dict(columns), strict=False)  # type: ignore[arg-type]
     bad = [(texts[name].is_not_null() & frame[name].is_null()).arg_true() for name in columns]
     found = [(int(rows[0]), name) for rows, name in zip(bad, columns, strict=True) if len(rows)]
@@ -185,7 +185,7 @@ def _cast(texts: pl.DataFrame, columns: Columns, ledger: Ledger, place: int) -> 
 
 
 def tick_of(prices: pl.Series) -> float:
-    """Return the greatest common divisor of prices, the inferred tick size; 1 without prices."""
+    """Return the prices' greatest common divisor, 1 without prices."""
     # A float's shortest text is what the file contained.
     exact = [Decimal(repr(price)) for price in prices.drop_nulls().unique().to_list() if 0 < price < math.inf]
     places = max((-int(price.normalize().as_tuple().exponent) for price in exact), default=0)

@@ -1,15 +1,13 @@
 """Reader of Tardis CSV: `incremental_book_L2` or `book_snapshot_25`, and `trades`, of one symbol.
 
 Files of different types are merged by local time; those of one type are days, in order. A message's lines share their
-local time; stamps are passed on unchanged, even where a clock went back.
+local time; stamps pass unchanged, even where a clock went back.
 
 - `incremental_book_L2`: lines before a file's first snapshot are quarantined, as documented. A later snapshot means a
-  lost connection and ends the segment, except at the start of the next day's file if that follows at once: it restates
-  the book.
+  lost connection and ends the segment, except where the next day's file starts at once with it.
 - `book_snapshot_25`: each line is a whole book, read as differences.
 
-The tick is the greatest common divisor of prices at the files' starts. There are no tickers: rows come from changes of
-the touch.
+The tick is the greatest common divisor of the first prices. There are no tickers: rows come from changes of the touch.
 """
 
 import re
@@ -60,7 +58,7 @@ _NEXT_FILE_NS = NS_PER_S
 
 
 class _Rows(NamedTuple):
-    """Events of one file type, `ROW_DTYPE`, with places and merge keys."""
+    """One file type's events, `ROW_DTYPE`, with places and merge keys."""
 
     events: npt.NDArray[Any]
     places: npt.NDArray[np.int64]
@@ -105,7 +103,7 @@ class TardisReader:
         return self._instrument
 
     def batches(self) -> Iterator[Batch]:
-        """Merge the streams by local time (see `CaptureReader.batches`)."""
+        """Merge the streams; see `CaptureReader.batches`."""
         streams = [self._stream(kind) for kind in sorted(self._files)]
         held = [next(stream, None) for stream in streams]
         while any(rows is not None for rows in held):
@@ -175,7 +173,7 @@ class TardisReader:
             raise table.error(0, f"{venue} {symbol} after {' '.join(self._named)}; a session has one instrument")
 
     def _tick(self) -> float:
-        """Return the tick inferred from all files' first batches."""
+        """Return the tick by all files' first batches."""
         prices = [
             table.frame[name]
             for kind, paths in self._files.items()
@@ -218,7 +216,7 @@ class TardisReader:
     def _marks(
         self, begins: npt.NDArray[np.int64], skip: int, local: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """Return the inserted `GAP`s and `CLEAR`s, and the lines they precede, in order."""
+        """Return inserted `GAP`s and `CLEAR`s and the lines they precede."""
         marks: list[tuple[int, int]] = []
         if self._opening and skip and self._begun:
             # Skipped lines break the previous day's book.
@@ -270,7 +268,7 @@ class TardisReader:
         exchange: npt.NDArray[np.int64],
         sides: dict[str, int],
     ) -> npt.NDArray[Any]:
-        """Return the common columns of lines with one price and amount."""
+        """Return the common columns of price and amount lines."""
         rows = np.zeros(len(local), ROW_DTYPE)
         rows["local_time"], rows["exchange_time"] = local, exchange
         rows["side"] = table.one_of("side", sides)

@@ -1,12 +1,12 @@
 """Continuity of Binance's depth messages: which change the book, in which order.
 
-A difference has the update id before its first change (`start`: spot `U - 1`, futures `pu`) and its last one (`u`), so
-spot and futures share the rules: consecutive differences have `start` equal to the previous `u`; the first after a
-snapshot has `start <= lastUpdateId <= u`, older ones are dropped. Futures ids have holes between differences; a
-snapshot taken there is valid, since `pu` excludes a loss.
+A difference has the update id before its first change (`start`: spot `U - 1`, futures `pu`) and its last one (`u`).
+Consecutive differences have `start` equal to the previous `u`; the first after a snapshot has `start <= lastUpdateId
+<= u`, older ones are dropped. Futures ids have holes between differences; a snapshot there is valid, since `pu`
+excludes a loss.
 
-A difference that comes early may have been swapped with its predecessor: it is held for a moment, and so is everything
-after it, so that no row is made from an incomplete book.
+An early difference may be swapped with its predecessor: it and all messages after it are held for a moment, so that no
+row is made from an incomplete book.
 """
 
 from collections import deque
@@ -25,7 +25,7 @@ _HELD_NS = NS_PER_S
 
 
 Value = tuple[int, int] | bytes
-"""Raw JSON, or its start and stop in the present text."""
+"""Raw JSON, or its start and stop in the text."""
 
 
 def _copied(value: Value, text: bytes) -> bytes:
@@ -33,7 +33,7 @@ def _copied(value: Value, text: bytes) -> bytes:
 
 
 class DepthUpdate(NamedTuple):
-    """A depth message; `start` and `last` are update ids, times in ns."""
+    """A depth message; `start` and `last` are update ids."""
 
     local: int
     exchange: int
@@ -49,20 +49,20 @@ class DepthUpdate(NamedTuple):
 
 
 class Outcome(Enum):
-    """The effect of a difference."""
+    """A difference's effect."""
 
     APPLIED = auto()
-    """`Continuity.ready` holds the updates to apply, in order."""
+    """`Continuity.ready` holds the updates to apply."""
     NOTHING = auto()
     """Quarantined or buffered."""
     HELD = auto()
-    """It came early; later messages wait."""
+    """Early; later messages wait."""
     LOST = auto()
     """Messages are missing: the book is void from the hold, or from here."""
 
 
 class Continuity:
-    """One stream's update ids, and the differences that wait for a snapshot or a predecessor."""
+    """A stream's update ids, and differences that wait for a snapshot or a predecessor."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -80,11 +80,11 @@ class Continuity:
 
     @property
     def holding(self) -> bool:
-        """Whether an early difference waits for its predecessor."""
+        """Whether an early difference waits."""
         return bool(self._early)
 
     def _older(self, difference: DepthUpdate, snapshot: int) -> bool:
-        """Return whether a snapshot contains a difference, by the venue's documentation."""
+        """Return whether a snapshot contains a difference."""
         return difference.last < snapshot if self.inclusive else difference.last <= snapshot
 
     def take(self, one: DepthUpdate) -> Outcome:
@@ -116,7 +116,7 @@ class Continuity:
         return Outcome.LOST
 
     def overdue(self, local: int) -> bool:
-        """Return whether the missing predecessor is too late."""
+        """Return whether a held difference waits too long."""
         return len(self._early) > _HELD or bool(self._early and local - self._early[0].local > _HELD_NS)
 
     def _apply(self, one: DepthUpdate) -> None:
@@ -155,7 +155,7 @@ class Continuity:
         """Process a snapshot; `ready` then holds the buffered differences after it.
 
         Returns:
-            Whether the book begins anew from it.
+            Whether the book begins anew.
         """
         if self.synchronised and snapshot < self.last:
             self.ledger.aside(QuarantineReason.OLD_SNAPSHOT, place, local)
@@ -193,7 +193,7 @@ class Continuity:
         self._buffer = deque(one.kept(text) for one in self._buffer)
 
     def finish(self) -> None:
-        """Quarantine what still waits at the stream's end."""
+        """Quarantine what still waits."""
         for one in self._buffer:
             self.ledger.aside(self.waiting_for, one.place, one.local)
         self._buffer.clear()

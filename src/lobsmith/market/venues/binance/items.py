@@ -15,7 +15,7 @@ _PADDED = b"\0" * PADDING
 
 @njit(cache=True, error_model="numpy")
 def note_trade(trades, number):  # type: ignore[no-untyped-def]
-    """Update `trades`, int64 [2] (newest id, skipped ids), with a trade's id."""
+    """Update `trades`, int64 [2] (newest id, skipped ids)."""
     if number > trades[0]:
         if trades[0] >= 0:
             trades[1] += number - trades[0] - 1
@@ -42,7 +42,7 @@ def _add_lines(lines, start, stop, place, trades, tickers, items, count):  # typ
 
 
 class Items:
-    """Items in order, the present text, and values from elsewhere appended to it."""
+    """Items in order, the text, and values from elsewhere behind it."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -53,7 +53,7 @@ class Items:
         self._length = 0
 
     def begin(self, text: bytes) -> npt.NDArray[np.uint8]:
-        """Take the next text, ahead of the kept values; return it with `PADDING`."""
+        """Take the next text; return it with `PADDING`."""
         kept, self._more = self._more, []
         self._text = np.frombuffer(text + _PADDED, np.uint8)
         shift = len(text) - len(self.raw)
@@ -94,7 +94,7 @@ class Items:
         *,
         tickers: bool,
     ) -> None:
-        """Add the trades, and optionally tickers, among the text's lines; `place` is that of line 0."""
+        """Add the text's trades, and optionally tickers; `place` is line 0's."""
         self._reserve(stop - start)
         self.count = _add_lines(lines, start, stop, place, trades, tickers, self._room, self.count)
 
@@ -121,7 +121,7 @@ class Items:
         return np.frombuffer(b"".join([self.raw, *self._more, _PADDED]), np.uint8)
 
     def keep(self, start: int | None = None) -> None:
-        """Drop the items before `start`, or all, and the text that the rest does not need."""
+        """Drop items before `start`, or all, and unused text."""
         rest = self.cut(self.count if start is None else start)
         text = self.text().tobytes() if len(rest) else b""
         self.count = 0

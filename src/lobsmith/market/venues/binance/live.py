@@ -1,4 +1,4 @@
-"""Binance's public endpoints, and the continuity fields of their messages."""
+"""Binance's endpoints, and the update ids of their messages."""
 
 from typing import NamedTuple
 
@@ -68,14 +68,14 @@ _decode = msgspec.json.Decoder(_Envelope).decode
 
 
 class UpdateIds(NamedTuple):
-    """The update id before a depth message's first change, and its last one."""
+    """The update id before a message's first change, and its last."""
 
     start: int
     last: int
 
 
 def stream_of(text: bytes) -> tuple[str, str]:
-    """Return a combined stream message's symbol, in lower case, and kind; else two empty strings."""
+    """Return a message's symbol, in lower case, and stream kind; else empty strings."""
     if not text.startswith(b'{"stream":"'):
         return "", ""
     symbol, _, kind = text[11 : text.find(b'"', 11)].decode("latin-1").partition("@")

@@ -1,4 +1,4 @@
-"""The JSON messages of Binance's market streams, as the reader needs them."""
+"""JSON messages of Binance's market streams."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from msgspec import Meta, Raw, Struct
 from lobsmith.units import NS_PER_MS
 
 _DIGITS = {19: 1, 16: 1_000}
-"""ns a unit by digits of the local receive time: ns or, in older captures, µs; 2001 to 2262."""
+"""ns a unit by digits of the local receive time: ns or, in older captures, µs."""
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
@@ -70,9 +70,9 @@ def sniff(line: bytes) -> bool:
 
 
 def to_nanoseconds(times: npt.NDArray[np.int64]) -> int:
-    """Scale exchange times to ns in place; return the index of the first out of range, else -1.
+    """Scale exchange times to ns in place; return the first index out of range, else -1.
 
-    Binance stamps in milliseconds, spot optionally in microseconds; distinguished by magnitude.
+    Milliseconds, or microseconds (spot, optionally), by magnitude.
     """
     milliseconds, microseconds = times < 9 * 10**12, (times >= 10**14) & (times < 9 * 10**15)
     wrong = ~(milliseconds | microseconds | (times >= 10**17))

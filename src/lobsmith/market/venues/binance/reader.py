@@ -1,8 +1,8 @@
 """Reader of Binance raw captures: spot, USD-M and COIN-M futures.
 
-A capture has one message a line, plain or compressed: `<local receive time, ns (19 digits) or µs (16)> <JSON>`. The
-JSON is a message of the combined stream (`{"stream": …, "data": …}`) or of a single one, a REST depth snapshot, or a
-lost connection's mark (`{"gap": …}`). Files given together are one stream.
+One message a line, plain or compressed: `<local receive time, ns (19 digits) or µs (16)> <JSON>`. The JSON is a message
+of the combined stream (`{"stream": …, "data": …}`) or of a single one, a REST depth snapshot, or a lost connection's
+mark (`{"gap": …}`). Files given together are one stream.
 """
 
 import re
@@ -54,7 +54,7 @@ KNOWN = {
     (COINM, "ETHUSD_PERP"): (0.01, 1.0),
     (SIMULATED.venue, SIMULATED.symbol): (SIMULATED.tick_size, SIMULATED.lot_size),
 }
-"""Tick and lot of well-known instruments; else they are the greatest common divisors of the files."""
+"""Tick and lot; of other instruments the files' greatest common divisors."""
 
 _COINM_SYMBOL = re.compile(r"[A-Z0-9]+USD_(PERP|\d{6})")
 _SYMBOL = re.compile(rb'"s":"([\w.-]{1,40})"')
@@ -66,7 +66,7 @@ _ROW_BYTES = 9
 
 
 class BinanceReader:
-    """Reads one instrument's stream (see `capture_reader.CaptureReader`)."""
+    """Reads one instrument's stream."""
 
     def __init__(
         self, paths: Sequence[Path], ledger: Ledger, *, scan: bool = False, instrument: Instrument | None = None
@@ -74,10 +74,10 @@ class BinanceReader:
         """Read nothing yet.
 
         Args:
-            paths: the files, in order; none where lines are pushed.
+            paths: files in order; none if lines are pushed.
             ledger: counts and quarantines records.
             scan: only compute the divisors of prices and sizes.
-            instrument: if known already; its feed then has tickers.
+            instrument: if known; its feed has tickers.
         """
         self.paths = paths
         self.ledger = ledger
@@ -109,7 +109,7 @@ class BinanceReader:
         return self._instrument
 
     def batches(self) -> Generator[Batch, None, None]:
-        """Read all files in order (see `CaptureReader.batches`)."""
+        """See `CaptureReader.batches`."""
         for path in self.paths:
             self._place = self.ledger.begin_file(path)
             first = True
@@ -125,12 +125,12 @@ class BinanceReader:
         yield self._parse()
 
     def push(self, text: bytes) -> Batch | None:
-        """Read whole lines, each with its line feed; the events do not depend on how a stream is cut.
+        """Read whole lines with their line feeds; the events do not depend on how a stream is cut.
 
-        `ledger.begin_file` must have named a source before.
+        `ledger.begin_file` must precede it.
 
         Returns:
-            Their events; None before the first depth message, while the venue is unknown.
+            The events; None before the first depth message, while the venue is unknown.
 
         Raises:
             CaptureError: a line is invalid; the reader cannot be used further.
@@ -157,7 +157,7 @@ class BinanceReader:
             )
 
     def _take(self, text: bytes) -> None:
-        """Read whole lines: depth and irregular messages singly, tickers and trades between them together."""
+        """Read lines: depth and irregular messages singly, tickers and trades between them together."""
         lines = np.empty(text.count(b"\n"), LINE_DTYPE)
         symbol = self._symbol.encode()
         if not symbol:
@@ -192,7 +192,6 @@ class BinanceReader:
         self.ledger.missing_trades = int(self._trades[1])
 
     def _take_between(self, lines: "np.ndarray[Any, Any]", start: int, stop: int, base: int) -> None:
-        """Read tickers and trades."""
         if start == stop:
             return
         self._local = int(lines["local"][stop - 1])
@@ -282,7 +281,7 @@ class BinanceReader:
         self.ledger.aside(QuarantineReason.OTHER_STREAM, self._place, self._local)
 
     def _name_symbol(self, symbol: str) -> None:
-        """Take the first message's symbol as the stream's; reject another."""
+        """Set the stream's symbol; reject another."""
         if symbol == self._symbol and symbol:
             return
         # It names a folder.
@@ -295,7 +294,6 @@ class BinanceReader:
     def _take_difference(
         self, exchange: int, first: int, last: int, previous: int, paired: int, bids: Value, asks: Value
     ) -> None:
-        """Apply, hold or buffer a depth message."""
         self.ledger.depth_messages += 1
         futures = previous != -2
         if self._futures is None:
@@ -335,7 +333,7 @@ class BinanceReader:
             self._items.add(OP_LOST, self._local, 0, 0, self._place)
 
     def _lose(self, reason: QuarantineReason) -> None:
-        """Void the book from a hold's start, or from here; quarantine the tickers since."""
+        """Void the book from the hold, or from here; quarantine the tickers since."""
         if self._depth.synchronised:
             held = self._items.cut(self._items.count if self._held_from is None else self._held_from)
             self._items.add(OP_LOST, int(held["local_time"][0]) if len(held) else self._local, 0, 0, self._place)
@@ -363,7 +361,7 @@ class BinanceReader:
             )
 
     def _parse(self) -> Batch:
-        """Parse all items that are not held."""
+        """Parse all items not held."""
         items, text = self._items.items(self._held_from), self._items.text()
         wrong = to_nanoseconds(items["exchange_time"])
         if wrong >= 0:
@@ -404,7 +402,7 @@ class BinanceReader:
 
     @classmethod
     def identify(cls, path: Path) -> str:
-        """Return a file's `venue:symbol`, from its first messages."""
+        """Return a file's `venue:symbol`."""
         reader = cls([path], Ledger(), scan=True)
         batches = reader.batches()
         next(batches)
@@ -424,13 +422,13 @@ class BinanceReader:
             for _ in whole.batches():
                 pass
             tick, lot = whole._divided()
-            # Dust below the lot occurs; the features' lot must not vary by file.
+            # Dust below the lot occurs; the lot must not vary by file.
             lot = known[1] if known else lot
         self._tick = tick
         self._instrument = Instrument(venue=venue, symbol=self._symbol, tick_size=tick / PRICE_SCALE, lot_size=lot)
 
     def _divided(self) -> tuple[int, float]:
-        """Return tick, in 10**-PRICE_DECIMALS, and lot by the divisors so far."""
+        """Return tick, in 10**-PRICE_DECIMALS, and lot by the divisors."""
         (price, price_decimals), (size, size_decimals) = (map(int, row) for row in self._divisors)
         return max(1, price) * 10 ** (PRICE_DECIMALS - price_decimals), max(1, size) / 10**size_decimals
 

@@ -1,7 +1,7 @@
-"""The fast path through Binance's messages: one compiled pass over whole lines.
+"""The fast path through Binance's messages: a compiled pass over lines.
 
-It reads the combined stream's three kinds of messages as the venue formats them, without white space, escapes or nested
-objects. Anything else is `SLOW`: left to the general JSON path, with the same result.
+It reads the combined stream's messages as the venue formats them. Anything else is `SLOW`, left to the JSON decoder;
+the result is the same.
 """
 
 import numpy as np
@@ -61,7 +61,7 @@ def _is(text, start, stop, word):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _partial(text, start, stop):  # type: ignore[no-untyped-def]
-    """Return whether a stream's name may be partial depth: `@depth` and a digit."""
+    """Return whether a stream may be partial depth: `@depth` and a digit."""
     for i in range(start, stop - len(_PARTIAL)):
         if text[i] == _PARTIAL[0] and _is(text, i, i + len(_PARTIAL), _PARTIAL):
             return _ZERO <= text[i + len(_PARTIAL)] <= _NINE
@@ -111,7 +111,7 @@ def _integer(text, at, stop):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _fields(text, at, stop, line, spans, numbers):  # type: ignore[no-untyped-def]
-    """Read the fields of an open object; return the position after its closing brace, or -1."""
+    """Read an open object's fields; return the position after it, or -1."""
     while True:
         if text[at] != _QUOTE:
             return -1
@@ -260,9 +260,9 @@ def scan(text, symbol, lines):  # type: ignore[no-untyped-def]
     """Read whole lines.
 
     Args:
-        text: uint8 [bytes]: lines, each with its line feed, then `PADDING` bytes of any content.
-        symbol: uint8, of all messages; another symbol's message is `SLOW`.
-        lines: `LINE_DTYPE` [L], written; L the number of line feeds.
+        text: uint8 [bytes]: lines with line feeds, then `PADDING` bytes.
+        symbol: uint8; another symbol's message is `SLOW`.
+        lines: `LINE_DTYPE` [L], written; L the number of lines.
     """
     spans = np.zeros((128, 2), np.int64)
     numbers = np.zeros(128, np.int64)
