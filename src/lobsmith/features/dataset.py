@@ -1,4 +1,4 @@
-"""Data sets: rows of a training window with their labels."""
+"""Data sets: rows with labels."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -66,7 +66,7 @@ def build_dataset(session: Session, params: Params) -> Dataset:
 
 
 def dataset_of(instrument: Instrument, parts: Iterable[Events], params: Params) -> Dataset:
-    """Compute features and labels of events, part by part; drop rows older than the training window."""
+    """Compute features and labels part by part; drop rows older than the training window."""
     stream = FeatureStream(instrument, params.features)
     whole = Fingerprint(instrument)
     kept: list[Rows] = []
@@ -96,7 +96,7 @@ def training_window(dataset: Dataset, params: WindowParams) -> Dataset:
     """Return the newest rows, for a retrain.
 
     Raises:
-        ThinWindowError: gap-free segments cover too little of the window, or it has too few usable rows.
+        ThinWindowError: gap-free segments cover too little of the window, or too few rows are usable.
     """
     rows = dataset.rows
     if len(rows) == 0:
@@ -127,7 +127,7 @@ def training_window(dataset: Dataset, params: WindowParams) -> Dataset:
 
 
 def covered_seconds(rows: Rows) -> float:
-    """Return the time inside gap-free segments, seconds."""
+    """Return the seconds inside gap-free segments."""
     if len(rows) == 0:
         return 0.0
     inside = np.diff(rows.time)[np.diff(rows.segment) == 0]
@@ -168,7 +168,7 @@ def load_dataset(path: Path) -> Dataset:
 
 
 def training_datasets(params: Params, directory: Path) -> list[Path]:
-    """Return a run's dataset files for training: the chosen one, and with `train.pool` all others."""
+    """Return a run's dataset files to train on: the chosen one, with `train.pool` also all others."""
     chosen = directory / DATASET
     if not params.train.pool:
         return [chosen]

@@ -1,7 +1,4 @@
-"""The feature kernel, shared by training and the live client: a small state, updated per event.
-
-A slow reference implementation is in the tests.
-"""
+"""The feature kernel of training and the live client: a small state, updated per event."""
 
 import numba
 import numpy as np
@@ -16,7 +13,7 @@ from lobsmith.market.events import ASK, BID, GAP, TICKER, TRADE
 _BASIS_POINTS = 1e4
 _NEAR_LEVELS = 5
 _PULL_S = 0.1
-"""Decay of the last move's and last trade's direction in the `pull` features."""
+"""Decay of the `pull` features."""
 _LONG_AGO_S = 100.0
 """Age before the first move or trade."""
 _BOOK_COLUMNS = 4 * LEVELS
@@ -106,7 +103,7 @@ def _decay_trades(kernel: npt.NDArray[np.void], time: int) -> None:
 def _level_flow(kernel: npt.NDArray[np.void], side: int, level: int) -> float:
     """Return a level's change of queue since the previous row (Cont, Kukanov & Stoikov).
 
-    An improved price counts its whole new queue, a worsened one loses its whole old queue.
+    A better price counts its whole new queue, a worse one loses its whole old queue.
     """
     k = kernel[0]
     flow = 0.0
@@ -126,7 +123,7 @@ def _level_flow(kernel: npt.NDArray[np.void], side: int, level: int) -> float:
 
 @numba.njit(cache=True, error_model="numpy")
 def _measure_levels(kernel: npt.NDArray[np.void], mid: float) -> None:
-    """Compute each level's distance, and the logarithms of all sizes in one vectorised loop."""
+    """Compute levels' distances and all logarithms in one vectorised loop."""
     k = kernel[0]
     per_lot = 1.0 / k.lot
     for side in range(2):
@@ -182,7 +179,6 @@ def _slope(kernel: npt.NDArray[np.void], side: int, mid: float) -> float:
 
 @numba.njit(cache=True, error_model="numpy")
 def _touch_columns(kernel: npt.NDArray[np.void], column: int, time: int, mid: float, spread: float) -> None:
-    """Write the touch, the last move and the last trade."""
     k = kernel[0]
     usual = log(1.0 + k.usual_size / k.lot)
     k.raw[column] = k.logs[0] - k.logs[LEVELS]
@@ -203,7 +199,7 @@ def _touch_columns(kernel: npt.NDArray[np.void], column: int, time: int, mid: fl
 
 @numba.njit(cache=True, error_model="numpy")
 def _flow_columns(kernel: npt.NDArray[np.void], column: int, touch: float) -> None:
-    """Write order flow and trades per time constant, in units of the average size at the touch."""
+    """Write order flow and trades, in units of the average size at the touch."""
     k = kernel[0]
     usual = 1.0 / max(k.usual_size, k.lot)
     k.raw[column] = _signed_log(touch * usual)
@@ -216,7 +212,7 @@ def _flow_columns(kernel: npt.NDArray[np.void], column: int, touch: float) -> No
 
 @numba.njit(cache=True, error_model="numpy")
 def _row(kernel: npt.NDArray[np.void], time: int) -> None:
-    """Compute the raw feature vector from the levels just read."""
+    """Compute the raw features from the levels just read."""
     k = kernel[0]
     twice_mid = k.price[0, 0] + k.price[1, 0]
     mid = 0.5 * twice_mid
@@ -293,7 +289,7 @@ def _row(kernel: npt.NDArray[np.void], time: int) -> None:
 
 @numba.njit(cache=True, error_model="numpy")
 def _read_levels(book: npt.NDArray[np.void], kernel: npt.NDArray[np.void]) -> None:
-    """Read both sides' levels, or only the touch's sizes if nothing else changed."""
+    """Read both sides' levels, or only the touch's sizes where nothing else changed."""
     k = kernel[0]
     bid, bid_size, ask, ask_size = order_book.touch(book)
     if k.levels_known and bid == k.price[0, 0] and ask == k.price[1, 0]:
@@ -327,10 +323,10 @@ def run(
     """Apply events to the book and write a row for each change of the touch.
 
     Args:
-        book: the order book's state, shape [1].
-        kernel: the kernel's state, shape [1].
-        window: the normaliser's state, shape [1].
-        local_time: int64 [N], ns; with the columns that follow, the events.
+        book: the book's state, [1].
+        kernel: the kernel's state, [1].
+        window: the normaliser's state, [1].
+        local_time: int64 [N], ns; with the following columns, the events.
         kind: uint8 [N].
         side: int8 [N].
         flags: uint8 [N].
@@ -340,12 +336,12 @@ def run(
         raw: float32 [R, F], written; R at least the number of ticker messages.
         scaled: float32 [R, F], written: the network's input, rolling columns as z-scores.
         times: int64 [R], written: local time, ns.
-        mids: int64 [R], written: twice the mid (best bid plus best ask), ticks.
+        mids: int64 [R], written: best bid plus best ask, ticks.
         segments: int64 [R], written.
         counts: int64 [R], written: rows in the normaliser's window.
 
     Returns:
-        The number of rows written.
+        The number of rows.
     """
     k = kernel[0]
     rows = 0

@@ -1,6 +1,6 @@
 """Labels: the market within a horizon of local receive time.
 
-A horizon that ends after its segment's last row is unknown: no label crosses a gap or the session's end.
+A horizon past its segment's last row is unknown: no label crosses a gap or the session's end.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,7 @@ def direction_labels(
     segment: npt.NDArray[np.int64],
     horizons_ms: tuple[int, ...],
 ) -> npt.NDArray[np.int8]:
-    """Label rows with the mid's direction at each horizon.
-
-    The mid at a horizon is that of the last row received by then; unknown past the segment's last row.
+    """Label rows with the mid's direction at each horizon, by the last row received by then.
 
     Args:
         time: int64 [N], local receive time, ns, never decreasing within a segment.
@@ -48,7 +46,7 @@ def direction_labels(
 
 @dataclass(frozen=True)
 class Targets:
-    """The auxiliary heads' labels at each horizon; -1 and NaN where unknown.
+    """The auxiliary heads' labels; -1 and NaN where unknown.
 
     | column        | type              | meaning |
     |---------------|-------------------|---------|
@@ -57,7 +55,7 @@ class Targets:
     | `move`        | float32 [N, H]    | the mid's change at the horizon, basis points |
     | `volatility`  | float32 [N, H]    | root of the mid's summed squared changes within it, basis points |
 
-    Visible depth sums the ten best levels' sizes; cancellations, trades and moves reduce it.
+    Visible depth: the ten best levels' sizes; cancellations, trades and moves reduce it.
     """
 
     significant: npt.NDArray[np.int8]
@@ -105,7 +103,7 @@ def _horizon_rows(
 
 @numba.njit(cache=True)
 def _lowest_within(values: npt.NDArray[np.float64], last: npt.NDArray[np.int64], out: npt.NDArray[np.float64]) -> None:
-    """Write the smallest value from each row to its last one, with a monotonic queue."""
+    """Write the smallest value from each row to its last one (monotonic queue)."""
     count = values.shape[0]
     queue = np.empty(count, np.int64)
     head = 0
@@ -134,13 +132,13 @@ def targets(
     raw: npt.NDArray[np.float32],
     params: LabelParams,
 ) -> Targets:
-    """Compute rows' targets.
+    """Compute the auxiliary heads' labels.
 
     Args:
         time: int64 [N], local receive time, ns.
         mid: int64 [N], twice the mid, ticks.
         segment: int64 [N].
-        raw: float32 [N, F], raw features.
+        raw: float32 [N, F].
         params: horizons and thresholds.
     """
     rows, horizons = len(time), len(params.horizons_ms)

@@ -1,8 +1,8 @@
-"""The rolling z-score: mean and deviation of the last W rows, O(1) a row, without accumulating error.
+"""The rolling z-score over the last W rows, O(1) a row, without accumulating error.
 
-- Values are summed as differences from a reference near their mean: squares do not cancel.
-- During each lap around the ring a second pair of sums, relative to a newer reference, only adds. At the lap's end it
-  covers the window exactly and replaces the first pair, so rounding lasts one lap.
+- Values are summed relative to a reference near their mean: squares do not cancel.
+- During a lap around the ring a second pair of sums, with a newer reference, only adds. At the lap's end it covers the
+  window exactly and replaces the first pair: rounding lasts one lap.
 """
 
 import numba
@@ -10,11 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 CLIP = 8.0
-"""Largest absolute z-score: a column constant over a window would jump to sqrt(W)."""
+"""Largest absolute z-score; after a constant window it would be sqrt(W)."""
 _FLAT = 1e-10
-"""A column is constant when its variance is below this share of its squared mean: a one-tick spread in basis points
-varies that much with the mid.
-"""
+"""A column is constant if its variance is below this share of its squared mean, as a one-tick spread in basis points is."""
 _LANES = 8
 _TINY = 1e-30
 _ZERO = np.float32(0.0)
@@ -26,7 +24,7 @@ _CANCELLED = 1e-13
 def normaliser_dtype(columns: int, rows: int) -> np.dtype[np.void]:
     """Return the state for `columns` features and `rows` rows; all zeros mean empty.
 
-    Columns are padded to a multiple of `_LANES`: loops have no remainder.
+    Columns are padded to a multiple of `_LANES`, without loop remainders.
     """
     width = -(-columns // _LANES) * _LANES
     return np.dtype(
@@ -60,12 +58,12 @@ def normalise(state: npt.NDArray[np.void], values: npt.NDArray[np.float32], out:
     """Add one row to the window and write its z-scores.
 
     Args:
-        state: the normaliser, shape [1].
-        values: float32 [C], the raw row; finite.
-        out: float32 [C]; z-scores over the last W rows including this one, clipped to ±8; 0 for constant columns.
+        state: the normaliser, [1].
+        values: float32 [C], raw, finite.
+        out: float32 [C], written: clipped to ±8; 0 for constant columns.
 
     Returns:
-        The number of rows in the window.
+        Rows in the window, this one included.
     """
     s = state[0]
     rows = s.ring.shape[0]

@@ -1,4 +1,4 @@
-"""Features of an event stream, live or captured."""
+"""Features of an event stream."""
 
 from dataclasses import dataclass, fields
 
@@ -23,7 +23,7 @@ class Rows:
     | `raw`      | float32 [N, F] | raw features |
     | `features` | float32 [N, F] | the network's input: rolling columns as z-scores |
     | `time`     | int64 [N]      | local receive time, ns since 1970 UTC |
-    | `mid`      | int64 [N]      | twice the mid (best bid plus best ask), ticks |
+    | `mid`      | int64 [N]      | best bid plus best ask, ticks |
     | `segment`  | int64 [N]      | number of the gap-free segment |
     | `complete` | bool [N]       | the z-score's window has enough rows |
     """
@@ -51,10 +51,7 @@ class Rows:
 
 
 class FeatureStream:
-    """Features of one instrument's stream.
-
-    The bits do not depend on how a session is cut.
-    """
+    """Features of one instrument's stream; the bits do not depend on how it is cut."""
 
     def __init__(self, instrument: Instrument, params: FeatureParams) -> None:
         self._book = new_book()
@@ -68,11 +65,7 @@ class FeatureStream:
         self._minimum = params.normaliser_minimum
 
     def push(self, events: Events) -> Rows:
-        """Process events; return the rows they complete.
-
-        Args:
-            events: whole messages, in the order of arrival.
-        """
+        """Process whole messages in the order of arrival; return the rows they complete."""
         capacity = int(np.count_nonzero((events.kind == TICKER) & ((events.flags & END) != 0)))
         raw = np.empty((capacity, COUNT), np.float32)
         scaled = np.empty((capacity, COUNT), np.float32)

@@ -1,7 +1,7 @@
-"""Accumulation patterns: the trades' price impact, dominant aggressors, and layering in the book.
+"""Accumulation patterns: price impact, dominant aggressors, layering.
 
-Public data names no participants: every measure is a proxy, not a proof (formulas and sources in docs/surveillance.md).
-There is one report per window of `window_s` on the local clock, and a shorter one at a gap.
+Public data names no participants: every measure is a proxy (formulas and sources in docs/surveillance.md). There is a
+report per window of `window_s` on the local clock, and a shorter one at a gap.
 """
 
 import math
@@ -24,11 +24,11 @@ class AccumulationReport(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Measures of one window; sizes in base units."""
 
     start_ns: int
-    """Local time: the window's border, or the stream's first event within it."""
+    """Local time: the window's border, or the first event within it."""
     end_ns: int
-    """The window's border, or the stream's or segment's last event within it."""
+    """The window's border, or the last event before a gap or the end."""
     complete: bool
-    """Whether the stream covers the whole window without a gap."""
+    """Whether the window has no gap."""
     trades: int
     volume: float
     net_volume: float
@@ -40,14 +40,14 @@ class AccumulationReport(Struct, frozen=True, kw_only=True, forbid_unknown_field
     samples: int
     """Sampling intervals in the estimate."""
     market_share: float
-    """Volume share of the longest run of trades by one aggressor side."""
+    """Volume share of the longest run of one aggressor side."""
     capitalisation_impact: float
-    """The net volume times its estimated impact, as a share of the tradable value."""
+    """Net volume times its estimated impact, as a share of the tradable value."""
     layering_bid: float
-    """Share of bid depth at levels 2 to 10 that appears and vanishes around trades at the ask within an interval."""
+    """Share of bid depth at levels 2 to 10 that comes and goes around trades at the ask, per interval."""
     layering_ask: float
     cancelled: float
-    """Depth at the ten best levels removed without a trade."""
+    """Depth removed from the ten best levels without a trade."""
     cancel_to_trade: float
     """`cancelled` over `volume`; infinite if only cancelled."""
     risk: float
@@ -55,10 +55,7 @@ class AccumulationReport(Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class AccumulationMonitor:
-    """Measures one instrument's stream, a report per window.
-
-    The reports do not depend on how a session is cut.
-    """
+    """Reports on one instrument's stream, however it is cut."""
 
     def __init__(self, instrument: Instrument, params: AccumulationParams) -> None:
         self._params = params
@@ -78,11 +75,7 @@ class AccumulationMonitor:
         self._reports: npt.NDArray[np.void] = np.zeros(_REPORT_ROOM, REPORT_DTYPE)
 
     def push(self, events: Events) -> list[AccumulationReport]:
-        """Process events; return the reports of completed windows.
-
-        Args:
-            events: whole messages, in the order of arrival.
-        """
+        """Process whole messages in the order of arrival; return completed windows' reports."""
         reports: list[AccumulationReport] = []
         start = 0
         while start < len(events):
@@ -103,7 +96,7 @@ class AccumulationMonitor:
         return reports
 
     def finish(self) -> list[AccumulationReport]:
-        """Return the report of the last, incomplete window, if any."""
+        """Return the incomplete window's report, if any."""
         return [self._report(self._reports[0])] if close(self._state, self._reports[0]) else []
 
     def _report(self, row: np.void) -> AccumulationReport:
@@ -138,7 +131,7 @@ class AccumulationMonitor:
 
 
 def _fit(samples: int, cxx: float, cxr: float, crr: float) -> tuple[float, float]:
-    """Return slope and t value of the least-squares line through centred sums; zeros if undefined."""
+    """Return slope and t value of least squares on centred sums; zeros if undefined."""
     if samples < 3 or cxx <= 0.0:
         return 0.0, 0.0
     slope = cxr / cxx

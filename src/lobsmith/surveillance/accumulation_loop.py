@@ -1,7 +1,6 @@
-"""The compiled part of `accumulation`: a window's sums, updated event by event.
+"""The compiled part of `accumulation`: a window's sums, bounded work per event, no allocation.
 
-Bounded work per event, no allocation. State per price is in tables of `SLOTS` a side, by the price modulo `SLOTS`;
-prices that share a slot are never visible together.
+State per price is in tables of `SLOTS` a side; prices that share a slot (modulo `SLOTS`) are never visible together.
 """
 
 import numpy as np
@@ -13,7 +12,7 @@ from lobsmith.market.events import ASK, BID, CLEAR, END, GAP, LEVEL, RESTATED, T
 LEVELS = 10
 SLOTS = 1 << 12
 FORGET = 2**61
-"""Its negative is a time before all others."""
+"""Its negative precedes all times."""
 
 _BASIS_POINTS = 1e4
 
@@ -84,7 +83,6 @@ STATE_DTYPE = np.dtype(
 
 @njit(cache=True, error_model="numpy")
 def _begin(s):  # type: ignore[no-untyped-def]
-    """Reset the window's sums."""
     s.trades = 0
     s.volume = 0.0
     s.net = 0.0
@@ -106,7 +104,7 @@ def _begin(s):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _end_step(s):  # type: ignore[no-untyped-def]
-    """Add the interval's sample of flow and return, and its share of flickering depth."""
+    """Sample flow, return and flickering depth."""
     if s.step_mid > 0 and s.mid > 0:
         change = 0.0 if s.mid == s.step_mid else _BASIS_POINTS * np.log(s.mid / s.step_mid)
         s.samples += 1
@@ -148,7 +146,7 @@ def _write(s, report, end, complete):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _pass_time(s, time, report):  # type: ignore[no-untyped-def]
-    """Move the clock to an event; return whether a window ended and its report was written."""
+    """Move the clock to an event; return whether it completed a report."""
     step = time // s.step_ns
     if s.running == 0:
         s.running = 1
@@ -180,7 +178,7 @@ def _pass_time(s, time, report):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _cut(s, report):  # type: ignore[no-untyped-def]
-    """End the window early; return whether a report was written."""
+    """End the window early; return whether there is a report."""
     if s.running == 0:
         return False
     _end_step(s)
@@ -209,7 +207,7 @@ def _trade(s, side, price, lots, time):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _level(s, i, price, change, time):  # type: ignore[no-untyped-def]
-    """Split a level's change of size, lots, into traded, added and cancelled."""
+    """Split a level's change, lots, into traded, added and cancelled."""
     slot = price & (SLOTS - 1)
     if s.traded_price[i, slot] == price:
         change += s.traded[i, slot]
@@ -241,7 +239,7 @@ def _level(s, i, price, change, time):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _forget_prices(s):  # type: ignore[no-untyped-def]
-    """Clear the state per price: after a new snapshot it is unknown."""
+    """Clear the state per price: a new snapshot does not continue it."""
     for i in range(2):
         s.traded[i, :] = 0.0
         s.added[i, :] = 0.0
@@ -273,7 +271,7 @@ def run(state, book, reports, start, local_time, kind, side, flags, price, size,
 
     Args:
         state: `STATE_DTYPE` [1].
-        book: the monitor's own, `BOOK_DTYPE` [1].
+        book: the monitor's, `BOOK_DTYPE` [1].
         reports: `REPORT_DTYPE` [R], written.
         start: the first event.
         local_time, kind, side, flags, price, size, sequence: event columns, [N].
@@ -320,5 +318,5 @@ def run(state, book, reports, start, local_time, kind, side, flags, price, size,
 
 @njit(cache=True, error_model="numpy")
 def close(state, report):  # type: ignore[no-untyped-def]
-    """End the last window; return whether a report was written."""
+    """End the last window; return whether there is a report."""
     return _cut(state[0], report)

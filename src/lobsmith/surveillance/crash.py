@@ -1,4 +1,4 @@
-"""Flash crashes: falling price, bursting volume and vanishing bids at one event.
+"""Flash crashes: price falls, volume bursts and bids vanish at one event.
 
 An alert comes at the first event at which all three hold (see docs/surveillance.md):
 
@@ -6,9 +6,8 @@ An alert comes at the first event at which all three hold (see docs/surveillance
 - volume: V / v >= `volume`, V lots traded a second over `volume_window_s` and v the same over `average_s`;
 - impact: (D - d) / D >= `impact`, d the lots on the ten best bid levels and D its time-weighted mean over `window_s`.
 
-A window of n buckets of `bucket_ms` is the n before the present one and the elapsed part of that. Price windows use
-the local clock, volume and depth windows *observed* time (without gaps), so that a gap dilutes no average. Bounded work
-per event, no allocation.
+A window of n buckets of `bucket_ms` is the n before the present one and its elapsed part. Price windows use the local
+clock, the others *observed* time, without gaps. Bounded work per event, no allocation.
 """
 
 import numpy as np
@@ -87,25 +86,24 @@ ALERT_DTYPE = np.dtype(
 
 
 class CrashAlert(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A flash crash at the event that raised the alert."""
+    """A flash crash at the alert's event."""
 
     time_ns: int
     """The event's local time."""
     price: float
     """The mid, ticks."""
     drop: float
-    """Fall from the window's highest mid, as a share of it."""
+    """Fall as a share of the window's highest mid."""
     volume_ratio: float
     """Volume a second over its average."""
     impact: float
-    """Lost share of the average bid depth."""
+    """Missing share of the average bid depth."""
     since_peak_s: float
-    """Local time since the end of the highest mid."""
+    """Local time since the highest mid ended."""
 
 
 @njit(cache=True, error_model="numpy")
 def _restart(s, buckets):  # type: ignore[no-untyped-def]
-    """Clear all windows."""
     s.clock = 0
     s.bucket = 0
     s.mid = 0
@@ -124,7 +122,7 @@ def _restart(s, buckets):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _next_bucket(s, buckets):  # type: ignore[no-untyped-def]
-    """Open the next bucket; subtract those that leave a window."""
+    """Open a bucket; subtract those that leave a window."""
     s.bucket += 1
     room = len(buckets)
     oldest = s.bucket - s.short_buckets - 1
@@ -165,7 +163,7 @@ def _observe(s, buckets, elapsed):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _pass_time(s, buckets, time):  # type: ignore[no-untyped-def]
-    """Move the clocks to an event; restart if it is before the last one or too long after it."""
+    """Move the clocks to an event; restart if they went back or over a long silence."""
     if s.started == 0:
         s.started = 1
         s.gap = 0
@@ -200,7 +198,7 @@ def _note_peak(s, peaks, mid, time):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _read_book(s, book):  # type: ignore[no-untyped-def]
-    """Read the mid, if the touch is valid, and the depth."""
+    """Read the mid, if valid, and the depth."""
     bid, bid_size, ask, ask_size = order_book.touch(book)
     if bid_size > 0.0 and ask_size > 0.0 and bid < ask:
         s.mid = bid + ask
@@ -253,7 +251,7 @@ def run(state, book, peaks, buckets, alerts, start, local_time, kind, side, flag
 
     Args:
         state: `CRASH_DTYPE` [1].
-        book: the detector's own, `BOOK_DTYPE` [1].
+        book: the detector's, `BOOK_DTYPE` [1].
         peaks: `PEAK_DTYPE` [P], P at least two more than the buckets of the price window.
         buckets: `BUCKET_DTYPE` [B], B at least two more than the buckets of the longest window.
         alerts: `ALERT_DTYPE` [A], written.
@@ -300,10 +298,7 @@ def run(state, book, peaks, buckets, alerts, start, local_time, kind, side, flag
 
 
 class CrashDetector:
-    """Detects flash crashes in one instrument's stream.
-
-    The alerts do not depend on how a session is cut.
-    """
+    """Alerts on one instrument's stream, however it is cut."""
 
     def __init__(self, instrument: Instrument, params: CrashParams) -> None:
         def count(seconds: float) -> int:
@@ -331,11 +326,7 @@ class CrashDetector:
         self._alerts: npt.NDArray[np.void] = np.zeros(_ALERT_ROOM, ALERT_DTYPE)
 
     def push(self, events: Events) -> list[CrashAlert]:
-        """Process events; return the alerts they raise.
-
-        Args:
-            events: whole messages, in the order of arrival.
-        """
+        """Process whole messages in the order of arrival; return the alerts."""
         alerts: list[CrashAlert] = []
         start = 0
         while start < len(events):

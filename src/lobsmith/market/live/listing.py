@@ -16,7 +16,7 @@ def instrument_of(endpoint: Endpoint, symbol: str) -> Instrument:
     """Return a symbol's instrument.
 
     Raises:
-        DataError: the venue has no such symbol.
+        DataError: no such symbol.
         VenueError: the venue does not answer.
     """
     name = symbol.upper()

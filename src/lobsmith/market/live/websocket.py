@@ -1,8 +1,8 @@
 """Captures a combined stream and its REST snapshots for the Binance reader.
 
-Local time is taken on receipt. After a break of update ids, a reconnect or an overflow a line marks the gap, and a
-snapshot not older than the next difference is fetched. A connection silent for `stale_s` is closed; reconnects back off
-exponentially with full jitter. The event loop never touches the disk (see `files`).
+After a break of update ids, a reconnect or an overflow a line marks the gap, and a snapshot not older than the next
+difference is fetched. A connection silent for `stale_s` is closed; reconnects back off exponentially with full jitter.
+The event loop never touches the disk (see `files`).
 """
 
 import asyncio

@@ -1,8 +1,7 @@
 """The screen: a feed's format-independent checks.
 
-A compiled loop passes good messages unchanged and quarantines others. An incident ends the segment with a `GAP`; its
-messages change only the screen's own book. After it a `CLEAR` with the whole book begins the next segment, without
-waiting for a snapshot.
+Good messages pass unchanged. An incident ends the segment with a `GAP`; its messages are quarantined and change only
+the screen's own book. After it a `CLEAR` with the whole book begins the next segment, without a snapshot.
 
 | incident           | begins when                                              | ends when |
 |--------------------|----------------------------------------------------------|-----------|
@@ -16,7 +15,7 @@ Crossed, locked, repeated or late tickers and repeated or late trades are quaran
 over `silence_ms` is a *stale* fault and ends the segment.
 
 The clock offset is the smallest lag (local minus exchange time) of the first second, then slowly follows each second's
-smallest; latency is lag minus offset. Without a ticker feed the screen writes a ticker after each change of the touch.
+smallest. Without a ticker feed the screen writes a ticker after each change of the touch.
 """
 
 import numpy as np
