@@ -73,7 +73,7 @@ def dataset_of(instrument: Instrument, parts: Iterable[Events], params: Params) 
     for events in parts:
         whole.update(events)
         kept.append(stream.push(events))
-        newest = next((one.time[-1] for one in reversed(kept) if len(one)), 0)
+        newest = next((block.time[-1] for block in reversed(kept) if len(block)), 0)
         while len(kept) > 1 and (not len(kept[0]) or kept[0].time[-1] < newest - _length_ns(params.window)):
             kept.pop(0)
     rows = Rows.concatenate(kept)

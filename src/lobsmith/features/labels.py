@@ -147,9 +147,9 @@ def targets(
     significant = np.full((rows, horizons), UNKNOWN, np.int8)
     withdrawal = np.full((rows, horizons, 2), UNKNOWN, np.int8)
     level = np.log(mid)
-    step = np.diff(level, prepend=level[:1])
-    step[np.diff(segment, prepend=segment[:1]) != 0] = 0.0
-    squares = np.cumsum(step * step)
+    returns = np.diff(level, prepend=level[:1])
+    returns[np.diff(segment, prepend=segment[:1]) != 0] = 0.0
+    squares = np.cumsum(returns * returns)
     depth = [np.expm1(raw[:, 2 * side + 1 : 4 * LEVELS : 4].astype(np.float64)).sum(axis=1) for side in range(2)]
     last = np.empty(rows, np.int64)
     lowest = np.empty(rows)

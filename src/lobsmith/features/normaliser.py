@@ -12,7 +12,7 @@ import numpy.typing as npt
 CLIP = 8.0
 """Largest absolute z-score; after a constant window it would be sqrt(W)."""
 _FLAT = 1e-10
-"""A column is constant if its variance is below this share of its squared mean, as a one-tick spread in basis points is."""
+"""A column is constant if its variance is below this share of its squared mean (as of a one-tick spread in bps)."""
 _LANES = 8
 _TINY = 1e-30
 _ZERO = np.float32(0.0)

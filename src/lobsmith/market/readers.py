@@ -11,7 +11,7 @@ from lobsmith.market.events import LEVEL, Events, concatenate
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.quality.ledger import Ledger
 from lobsmith.market.quality.screen import Screen
-from lobsmith.market.session import Accounting, Session, close_account, going_on
+from lobsmith.market.session import Accounting, Session, close_account, without_restated
 from lobsmith.market.venues.formats import open_reader
 from lobsmith.params import ScreenParams
 
@@ -92,11 +92,11 @@ def read_captures(paths: Sequence[Path], limits: ScreenParams | None = None) -> 
         DataError: no files were given.
     """
     feed = open_captures(paths, limits)
-    events = concatenate([going_on(part) for part in feed])
+    events = concatenate([without_restated(part) for part in feed])
     return Session(feed.instrument, events, feed.accounting(), feed.sources)
 
 
-class _Held:
+class _SessionReader:
     """A session in memory as a capture reader."""
 
     ticker_feed = True
@@ -123,4 +123,4 @@ def screen_session(
     ledger = Ledger(quarantine)
     for source in session.sources:
         ledger.begin_file(Path(source))
-    return ScreenedFeed(_Held(session, ledger), ledger, limits, session.sources)
+    return ScreenedFeed(_SessionReader(session, ledger), ledger, limits, session.sources)

@@ -85,12 +85,12 @@ class Fingerprint:
 
 def fingerprint(session: Session) -> str:
     """Return a session's fingerprint."""
-    one = Fingerprint(session.instrument)
-    one.update(session.events)
-    return one.hexdigest()
+    digest = Fingerprint(session.instrument)
+    digest.update(session.events)
+    return digest.hexdigest()
 
 
-def going_on(events: Events) -> Events:
+def without_restated(events: Events) -> Events:
     """Drop events restated at a day's start."""
     kept = events.flags & RESTATED == 0
     return events if kept.all() else Events(*(getattr(events, name)[kept] for name in DTYPES))
@@ -99,11 +99,11 @@ def going_on(events: Events) -> Events:
 def close_account(ledger: Ledger, screen: Screen, level_updates: int) -> Accounting:
     """Finish the screen and return its account."""
     screen.finish()
-    aside = {str(reason): count for reason, count in sorted(ledger.quarantined.items())}
+    quarantined = {str(reason): count for reason, count in sorted(ledger.quarantined.items())}
     return Accounting(
         records=ledger.records,
-        kept=ledger.records - sum(aside.values()),
-        set_aside=aside,
+        kept=ledger.records - sum(quarantined.values()),
+        set_aside=quarantined,
         faults={str(name): count for name, count in sorted(ledger.faults.items())},
         depth_messages=ledger.depth_messages,
         tickers=ledger.tickers,
@@ -127,8 +127,8 @@ def add_accounts(accounts: Sequence[Accounting]) -> Accounting:
     if len(accounts) == 1:
         return accounts[0]
     sums: dict[str, Any] = {}
-    for one in accounts:
-        for name, value in msgspec.structs.asdict(one).items():
+    for part in accounts:
+        for name, value in msgspec.structs.asdict(part).items():
             if isinstance(value, dict):
                 total = Counter(sums.get(name, {}))
                 total.update(value)

@@ -27,7 +27,7 @@ from lobsmith.files import exclusive_lock, fsync_directory, fsync_file, write_at
 from lobsmith.market.events import DTYPES, END, GAP, Events, concatenate
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.readers import ScreenedFeed
-from lobsmith.market.session import Accounting, Fingerprint, Session, add_accounts, going_on
+from lobsmith.market.session import Accounting, Fingerprint, Session, add_accounts, without_restated
 from lobsmith.units import NS_PER_DAY, NS_PER_S
 
 _KEY = b"lobsmith.events"
@@ -147,13 +147,13 @@ class Store:
                 whole: Fingerprint | None = None
                 for events in feed:
                     whole = whole or Fingerprint(feed.instrument)
-                    whole.update(going_on(events))
+                    whole.update(without_restated(events))
                     writer.write(feed.instrument, events)
                 writer.close()
                 accounting = feed.accounting()  # it closes the quarantine's list
             if whole is None or not writer.days:
-                raise DataError(f"{', '.join(feed.sources)}: no event passed the screen; see what was set aside")
-            done = Ingest(
+                raise DataError(f"{', '.join(feed.sources)}: no event passed the screen; see the quarantined records")
+            ingest = Ingest(
                 instrument=feed.instrument,
                 accounting=accounting,
                 sources=feed.sources,
@@ -161,39 +161,39 @@ class Store:
                 days=tuple(writer.days),
                 checks=feed.checks(),
             )
-            self._move_in(folder, done, replace=replace)
+            self._move_in(folder, ingest, replace=replace)
         except OSError as error:
             raise DataError(f"{self.root}: cannot be written: {error.strerror}") from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return done
+        return ingest
 
-    def _move_in(self, folder: Path, done: Ingest, *, replace: bool) -> None:
+    def _move_in(self, folder: Path, ingest: Ingest, *, replace: bool) -> None:
         """Move files into place: the days, then the account that names them."""
-        home = self._home(done.instrument)
+        home = self._home(ingest.instrument)
         ingests = home / "ingests"
         ingests.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(self.root.parent / f".{self.root.name}.lock", _LOCK_S):
-            for day in done.days:
-                held = home / f"{day}.parquet"
+            for day in ingest.days:
+                stored = home / f"{day}.parquet"
                 if (
-                    held.exists()
+                    stored.exists()
                     and not replace
-                    and _metadata(held).fingerprint != _metadata(folder / held.name).fingerprint
+                    and _metadata(stored).fingerprint != _metadata(folder / stored.name).fingerprint
                 ):
                     raise DataError(
-                        f"{held} holds other data of {done.instrument} on that day; ingest all files of the day "
+                        f"{stored} holds other data of {ingest.instrument} on that day; ingest all files of the day "
                         "together, or pass --replace"
                     )
-            stem = str(done.accounting.first_ns)
-            moves = [(folder / f"{day}.parquet", home / f"{day}.parquet") for day in done.days]
+            stem = str(ingest.accounting.first_ns)
+            moves = [(folder / f"{day}.parquet", home / f"{day}.parquet") for day in ingest.days]
             moves.append((folder / _QUARANTINE, ingests / f"{stem}.{_QUARANTINE}"))
             for source, place in moves:
                 fsync_file(source)
                 source.replace(place)
-            write_atomic(ingests / f"{stem}.json", msgspec.json.format(msgspec.json.encode(done), indent=1))
+            write_atomic(ingests / f"{stem}.json", msgspec.json.format(msgspec.json.encode(ingest), indent=1))
             for old in ingests.glob("*.json"):
-                if old.stem != stem and not set(_ingest(old).days) - set(done.days):
+                if old.stem != stem and not set(_ingest(old).days) - set(ingest.days):
                     (ingests / f"{old.stem}.{_QUARANTINE}").unlink(missing_ok=True)
                     old.unlink()
             fsync_directory(home)
@@ -207,10 +207,10 @@ class Store:
         Raises:
             DataError: there is no store.
         """
-        found = sorted(self.root.glob("*/*/*.parquet"))
-        if not found:
+        paths = sorted(self.root.glob("*/*/*.parquet"))
+        if not paths:
             raise DataError(f"{self.root}: no market data; run lobsmith data ingest or lobsmith stage ingest first")
-        return list({path.parent: _metadata(path).instrument for path in found}.values())
+        return list({path.parent: _metadata(path).instrument for path in paths}.values())
 
     def choose(self, name: str = "") -> Instrument:
         """Return the instrument `venue:symbol`, or the only one.
@@ -218,11 +218,11 @@ class Store:
         Raises:
             DataError: not exactly one fits.
         """
-        held = self.instruments()
-        fitting = [one for one in held if not name or str(one) == name]
-        if len(fitting) == 1:
-            return fitting[0]
-        names = ", ".join(map(str, held))
+        instruments = self.instruments()
+        matches = [instrument for instrument in instruments if not name or str(instrument) == name]
+        if len(matches) == 1:
+            return matches[0]
+        names = ", ".join(map(str, instruments))
         raise DataError(
             f"{self.root}: no {name}; there are {names}"
             if name
@@ -259,20 +259,20 @@ class Store:
             follows = before is not None and before.ingest == metadata.ingest
             if before is not None and not follows:
                 yield _gap(last)
-            for part in _read_day(path, metadata):
-                kept = going_on(part) if follows else part
-                if len(kept):
-                    last = int(kept.local_time[-1])
-                    yield kept
+            for block in _read_day(path, metadata):
+                part = without_restated(block) if follows else block
+                if len(part):
+                    last = int(part.local_time[-1])
+                    yield part
             before = metadata
 
     def account(self, instrument: Instrument) -> Accounting:
         """Return the total of an instrument's accounts."""
-        return add_accounts([one.accounting for one in self.ingests(instrument)])
+        return add_accounts([ingest.accounting for ingest in self.ingests(instrument)])
 
     def session(self, instrument: Instrument) -> Session:
         """Return an instrument's events in memory, with their account."""
-        sources = tuple(source for one in self.ingests(instrument) for source in one.sources)
+        sources = tuple(source for ingest in self.ingests(instrument) for source in ingest.sources)
         events = concatenate(list(self.events(instrument)))
         return Session(instrument, events, self.account(instrument), sources)
 

@@ -64,8 +64,8 @@ class AccumulationMonitor:
         self._state = np.zeros(1, STATE_DTYPE)
         constants = {
             "lot": instrument.lot_size,
-            "step_ns": params.step_ms * NS_PER_MS,
-            "steps": round(params.window_s * 1000 / params.step_ms),
+            "interval_ns": params.step_ms * NS_PER_MS,
+            "intervals": round(params.window_s * 1000 / params.step_ms),
             "lifetime_ns": params.lifetime_ms * NS_PER_MS,
             "added_time": -FORGET,
             "opposite_time": -FORGET,
@@ -79,7 +79,7 @@ class AccumulationMonitor:
         reports: list[AccumulationReport] = []
         start = 0
         while start < len(events):
-            start, found = run(
+            start, count = run(
                 self._state,
                 self._book,
                 self._reports,
@@ -92,7 +92,7 @@ class AccumulationMonitor:
                 events.size,
                 events.sequence,
             )
-            reports += [self._report(row) for row in self._reports[:found]]
+            reports += [self._report(row) for row in self._reports[:count]]
         return reports
 
     def finish(self) -> list[AccumulationReport]:

@@ -39,15 +39,15 @@ STATE_DTYPE = np.dtype(
     [
         # Constants.
         ("lot", np.float64),
-        ("step_ns", np.int64),
-        ("steps", np.int64),  # per window
+        ("interval_ns", np.int64),
+        ("intervals", np.int64),  # per window
         ("lifetime_ns", np.int64),
         # Clocks.
         ("running", np.int64),  # 0 until the first event and after a gap
         ("whole", np.int64),  # whether the stream covers the window's start
         ("start", np.int64),
         ("time", np.int64),
-        ("step", np.int64),
+        ("interval", np.int64),
         # The window.
         *_SUMS,
         ("mean_x", np.float64),
@@ -60,7 +60,7 @@ STATE_DTYPE = np.dtype(
         ("flicker", np.float64, (2,)),
         # The book: [bid, ask]; a mid is best bid plus best ask.
         ("mid", np.int64),
-        ("step_mid", np.int64),
+        ("interval_mid", np.int64),
         ("snapshot", np.int64),  # 1 within a snapshot's message
         ("count", np.int64, (2,)),
         ("best", np.int64, (2,)),
@@ -103,10 +103,10 @@ def _begin(s):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _end_step(s):  # type: ignore[no-untyped-def]
+def _end_interval(s):  # type: ignore[no-untyped-def]
     """Sample flow, return and flickering depth."""
-    if s.step_mid > 0 and s.mid > 0:
-        change = 0.0 if s.mid == s.step_mid else _BASIS_POINTS * np.log(s.mid / s.step_mid)
+    if s.interval_mid > 0 and s.mid > 0:
+        change = 0.0 if s.mid == s.interval_mid else _BASIS_POINTS * np.log(s.mid / s.interval_mid)
         s.samples += 1
         dx = s.flow - s.mean_x
         dr = change - s.mean_r
@@ -115,7 +115,7 @@ def _end_step(s):  # type: ignore[no-untyped-def]
         s.cxx += dx * (s.flow - s.mean_x)
         s.cxr += dx * (change - s.mean_r)
         s.crr += dr * (change - s.mean_r)
-    s.step_mid = s.mid
+    s.interval_mid = s.mid
     s.flow = 0.0
     s.depth_samples += 1
     s.depth += ((s.visible[0] + s.visible[1]) * s.lot - s.depth) / s.depth_samples
@@ -147,32 +147,32 @@ def _write(s, report, end, complete):  # type: ignore[no-untyped-def]
 @njit(cache=True, error_model="numpy")
 def _pass_time(s, time, report):  # type: ignore[no-untyped-def]
     """Move the clock to an event; return whether it completed a report."""
-    step = time // s.step_ns
+    interval = time // s.interval_ns
     if s.running == 0:
         s.running = 1
         s.start = time
-        s.whole = 1 if time % (s.step_ns * s.steps) == 0 else 0
-        s.step = step
-        s.step_mid = 0
+        s.whole = 1 if time % (s.interval_ns * s.intervals) == 0 else 0
+        s.interval = interval
+        s.interval_mid = 0
         s.time = time
         _begin(s)
         return False
     s.time = max(time, s.time)
-    border = (s.step // s.steps + 1) * s.steps
-    while s.step < min(step, border):
-        _end_step(s)
-        s.step += 1
-    if step < border:
+    border = (s.interval // s.intervals + 1) * s.intervals
+    while s.interval < min(interval, border):
+        _end_interval(s)
+        s.interval += 1
+    if interval < border:
         return False
     # Silent windows have no report.
-    _write(s, report, border * s.step_ns, s.whole)
+    _write(s, report, border * s.interval_ns, s.whole)
     _begin(s)
     s.whole = 1
-    s.start = step // s.steps * s.steps * s.step_ns
-    s.step = max(s.step, s.start // s.step_ns)
-    while s.step < step:
-        _end_step(s)
-        s.step += 1
+    s.start = interval // s.intervals * s.intervals * s.interval_ns
+    s.interval = max(s.interval, s.start // s.interval_ns)
+    while s.interval < interval:
+        _end_interval(s)
+        s.interval += 1
     return True
 
 
@@ -181,7 +181,7 @@ def _cut(s, report):  # type: ignore[no-untyped-def]
     """End the window early; return whether there is a report."""
     if s.running == 0:
         return False
-    _end_step(s)
+    _end_interval(s)
     _write(s, report, s.time, 0)
     s.running = 0
     return True
@@ -280,14 +280,14 @@ def run(state, book, reports, start, local_time, kind, side, flags, price, size,
         (next event, reports written): stops early when `reports` is full.
     """
     s = state[0]
-    found = 0
+    written = 0
     for n in range(start, len(kind)):
-        if found == len(reports):
-            return n, found
+        if written == len(reports):
+            return n, written
         what = kind[n]
         if what == GAP:
             order_book.apply(book, GAP, 0, 0, 0.0, 0, END)
-            found += _cut(s, reports[found])
+            written += _cut(s, reports[written])
             s.mid = 0
             for i in range(2):
                 s.count[i] = 0
@@ -296,7 +296,7 @@ def run(state, book, reports, start, local_time, kind, side, flags, price, size,
                 s.opposite_time[i] = -FORGET
             _forget_prices(s)
             continue
-        found += _pass_time(s, local_time[n], reports[found])
+        written += _pass_time(s, local_time[n], reports[written])
         if what == TRADE:
             _trade(s, side[n], price[n], np.rint(size[n] / s.lot), local_time[n])
             continue
@@ -313,7 +313,7 @@ def run(state, book, reports, start, local_time, kind, side, flags, price, size,
             s.snapshot = 0
             if book[0].synchronised:
                 _read_book(s, book)
-    return len(kind), found
+    return len(kind), written
 
 
 @njit(cache=True, error_model="numpy")

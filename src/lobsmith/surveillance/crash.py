@@ -213,7 +213,7 @@ def _read_book(s, book):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _judge(s, peaks, alert):  # type: ignore[no-untyped-def]
+def _detect(s, peaks, alert):  # type: ignore[no-untyped-def]
     """Write an alert if this event raises one; return whether it does."""
     peak = peaks[s.peak_first % len(peaks)]
     if s.alarmed:
@@ -262,7 +262,7 @@ def run(state, book, peaks, buckets, alerts, start, local_time, kind, side, flag
         (next event, alerts written): stops early when `alerts` is full.
     """
     s = state[0]
-    found = 0
+    written = 0
     for n in range(start, len(kind)):
         what = kind[n]
         if what == GAP:
@@ -290,11 +290,11 @@ def run(state, book, peaks, buckets, alerts, start, local_time, kind, side, flag
             _read_book(s, book)
         if s.mid > 0:
             _note_peak(s, peaks, s.mid, s.time)
-            if _judge(s, peaks, alerts[found]):
-                found += 1
-                if found == len(alerts):
-                    return n + 1, found
-    return len(kind), found
+            if _detect(s, peaks, alerts[written]):
+                written += 1
+                if written == len(alerts):
+                    return n + 1, written
+    return len(kind), written
 
 
 class CrashDetector:
@@ -330,7 +330,7 @@ class CrashDetector:
         alerts: list[CrashAlert] = []
         start = 0
         while start < len(events):
-            start, found = run(
+            start, count = run(
                 self._state,
                 self._book,
                 self._peaks,
@@ -345,7 +345,7 @@ class CrashDetector:
                 events.size,
                 events.sequence,
             )
-            alerts += [_alert(row) for row in self._alerts[:found]]
+            alerts += [_alert(row) for row in self._alerts[:count]]
         return alerts
 
 

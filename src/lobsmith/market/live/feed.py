@@ -10,7 +10,7 @@ from lobsmith.market.events import END, GAP, Events, concatenate
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.quality.ledger import Ledger
 from lobsmith.market.quality.screen import Screen
-from lobsmith.market.session import going_on
+from lobsmith.market.session import without_restated
 from lobsmith.market.venues.binance.reader import BinanceReader
 from lobsmith.params import ScreenParams
 
@@ -46,7 +46,7 @@ class LiveFeed:
             self.fault = str(error)
             self._begin()
             return _gap()
-        return concatenate([]) if batch is None else going_on(self._screen.push(batch))
+        return concatenate([]) if batch is None else without_restated(self._screen.push(batch))
 
     @property
     def last_ns(self) -> int:
@@ -56,15 +56,15 @@ class LiveFeed:
     @property
     def sequence(self) -> int:
         """Update id of the last depth message; 0 without a valid book."""
-        found = self._screen.depth()
-        return 0 if found is None else found[0]
+        depth = self._screen.depth()
+        return 0 if depth is None else depth[0]
 
     def snapshot(self) -> bytes | None:
         """Return the book as the venue's REST snapshot (JSON); None without a valid book."""
-        found = self._screen.depth()
-        if found is None:
+        depth = self._screen.depth()
+        if depth is None:
             return None
-        sequence, bids, asks = found
+        sequence, bids, asks = depth
         tick = self._instrument.tick_size
         sides = {
             name: [(f"{price * tick:.{_DECIMALS}f}", f"{size:.{_DECIMALS}f}") for price, size in side]

@@ -23,7 +23,7 @@ from lobsmith.market.simulator.raw import messages
 from lobsmith.market.venues.binance.messages import sniff, stamp_of
 from lobsmith.market.venues.binance.reader import BinanceReader
 from lobsmith.market.venues.captures import first_line, text_batches
-from lobsmith.market.venues.prefetch import ahead
+from lobsmith.market.venues.prefetch import prefetch
 from lobsmith.units import NS_PER_MS, NS_PER_S
 
 LAP_NS = NS_PER_S
@@ -97,15 +97,15 @@ class RecordedFeed:
             trade_shift = (self.begins_ns + self.shift_ns) // NS_PER_MS
             first_trade: int | None = None
             for path in self._paths:
-                for text in ahead(text_batches(path)):
+                for text in prefetch(text_batches(path)):
                     for line in text[:-1].split(b"\n"):
                         local, end = _stamp(path, line)
-                        message = _TIMES.sub(self._moved, line[end + 1 :])
+                        message = _TIMES.sub(self._shifted, line[end + 1 :])
                         if b'"e":"trade"' in message and (trade := _TRADE_ID.search(message)):
                             number = int(trade[1])
                             first_trade = number if first_trade is None else first_trade
-                            moved = b'"t":%d' % (number - first_trade + trade_shift)
-                            message = message[: trade.start()] + moved + message[trade.end() :]
+                            shifted = b'"t":%d' % (number - first_trade + trade_shift)
+                            message = message[: trade.start()] + shifted + message[trade.end() :]
                         last_ns = local + self.shift_ns
                         yield last_ns, message
             if not self._loop:
@@ -115,8 +115,8 @@ class RecordedFeed:
             begins_ns = max(last_ns + LAP_NS, clock.now_ns())
             self.shift_ns = _whole(begins_ns - self.begins_ns)
 
-    def _moved(self, found: re.Match[bytes]) -> bytes:
-        return b'"%b":%d' % (found[1], int(found[2]) + self.shift_ns // _UNITS[len(found[2])])
+    def _shifted(self, match: re.Match[bytes]) -> bytes:
+        return b'"%b":%d' % (match[1], int(match[2]) + self.shift_ns // _UNITS[len(match[2])])
 
 
 class SimulatedFeed:
@@ -135,7 +135,7 @@ class SimulatedFeed:
         """See `Source.lines`."""
         # Ids keep rising across markets of the same symbol.
         ids = (self.begins_ns + self.shift_ns) // NS_PER_MS
-        return messages(self.instrument, (self._moved(events, ids) for events in self._events()))
+        return messages(self.instrument, (self._shifted(events, ids) for events in self._events()))
 
     def _events(self) -> Iterator[Events]:
         market = Market(self._seed)
@@ -146,7 +146,7 @@ class SimulatedFeed:
                 yield market.advance(until)
             market.change(change.dynamics)
 
-    def _moved(self, events: Events, ids: int) -> Events:
+    def _shifted(self, events: Events, ids: int) -> Events:
         shift = self.shift_ns
         return Events(
             **{name: getattr(events, name) for name in ("kind", "side", "flags", "price", "size")},
@@ -182,7 +182,7 @@ class Player:
         """
         symbol = self._source.instrument.symbol.lower()
         longest_ns = int(_LONGEST_LAG_S * clock.speed() * NS_PER_S)
-        moving = False  # lines generated before the shift keep their old times
+        shifting = False  # lines generated before the shift keep their old times
         for local, text in self._source.lines():
             while (left_ns := local - clock.now_ns()) > 0:
                 if self._stop.wait(max(left_ns / NS_PER_S / clock.speed(), _SHORTEST_S)):
@@ -191,12 +191,12 @@ class Player:
             while not self._sink.put(symbol, local, text):
                 if self._stop.wait(_FULL_S):
                     return
-            late, moving = self.behind_ns > longest_ns and not moving, self.behind_ns > longest_ns
-            if late:
-                late_ns = _whole(self.behind_ns)
-                self._source.shift_ns += late_ns
+            shift, shifting = self.behind_ns > longest_ns and not shifting, self.behind_ns > longest_ns
+            if shift:
+                lag_ns = _whole(self.behind_ns)
+                self._source.shift_ns += lag_ns
                 self._say(
-                    f"{self._source.instrument}: {late_ns / NS_PER_S:,.0f} s late at speed {clock.speed():g}; "
+                    f"{self._source.instrument}: {lag_ns / NS_PER_S:,.0f} s late at speed {clock.speed():g}; "
                     "what is left of the feed moves to the time of now, play it more slowly"
                 )
             if self._stop.is_set():

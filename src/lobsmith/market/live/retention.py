@@ -31,18 +31,18 @@ class Retention(NamedTuple):
 
 def captured(folder: Path) -> dict[str, list[Captured]]:
     """Return captured files by stream, `<prefix>-<symbol>`, in time order."""
-    found: dict[str, list[Captured]] = defaultdict(list)
+    streams: dict[str, list[Captured]] = defaultdict(list)
     for path in folder.glob("*.gz"):
         if name := _NAME.fullmatch(path.name):
             try:
                 begins = datetime.strptime(name[2], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
             except ValueError:
                 continue
-            found[name[1]].append(Captured(path, name[1], int(begins.timestamp()) * NS_PER_S))
-    for files in found.values():
+            streams[name[1]].append(Captured(path, name[1], int(begins.timestamp()) * NS_PER_S))
+    for files in streams.values():
         # Within a second, later files have longer names.
-        files.sort(key=lambda one: (one.begins_ns, len(one.path.name), one.path.name))
-    return dict(found)
+        files.sort(key=lambda file: (file.begins_ns, len(file.path.name), file.path.name))
+    return dict(streams)
 
 
 def prune(folder: Path, limits: Retention, now_ns: int) -> list[Path]:
@@ -51,12 +51,16 @@ def prune(folder: Path, limits: Retention, now_ns: int) -> list[Path]:
     A file ends where its stream's next begins; a stream's last is never deleted.
     """
     streams = captured(folder).values()
-    sizes = {one.path: _size(one.path) for files in streams for one in files}
+    sizes = {file.path: _size(file.path) for files in streams for file in files}
     ended: list[tuple[int, Path]] = []
     for files in streams:
         # Data reach at least to the last file's start.
         protected_ns = files[-1].begins_ns - limits.window_ns
-        ended += [(after.begins_ns, one.path) for one, after in pairwise(files) if after.begins_ns <= protected_ns]
+        ended += [
+            (following.begins_ns, file.path)
+            for file, following in pairwise(files)
+            if following.begins_ns <= protected_ns
+        ]
     total = sum(sizes.values())
     deleted = []
     for ends_ns, path in sorted(ended, key=itemgetter(0)):

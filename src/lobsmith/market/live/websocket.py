@@ -109,7 +109,7 @@ class WebSocketFeed:
         self._now = now
         self._draw = draw
         self._say = say
-        self._said = ""
+        self._last_note = ""
         self._stop = asyncio.Event()
         self._socket: ClientConnection | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -143,17 +143,17 @@ class WebSocketFeed:
         async with httpx.AsyncClient(timeout=self._limits.rest_s) as rest:
             while not self._stop.is_set():
                 began = time.monotonic()
-                why = await self._connection(rest)
+                reason = await self._connection(rest)
                 if self._stop.is_set():
                     break
                 if time.monotonic() - began >= self._limits.stable_s:
                     attempts = 0
                 attempts += 1
                 self.summary.reconnects += 1
-                self.summary.last_loss = why
-                self._note(f"{self.address}: {_LOSSES.get(why, why)}; connecting again")
+                self.summary.last_loss = reason
+                self._note(f"{self.address}: {_LOSSES.get(reason, reason)}; connecting again")
                 for symbol in self._symbols.values():
-                    self._lose(symbol, why)
+                    self._lose(symbol, reason)
                 ceiling = min(self._limits.backoff_s * 2.0 ** min(attempts, 20), self._limits.backoff_maximum_s)
                 await self._pause(self._draw() * ceiling)
             await self._cancel_tasks()
@@ -161,8 +161,8 @@ class WebSocketFeed:
 
     def _note(self, line: str) -> None:
         """Report a line unless repeated."""
-        if line != self._said:
-            self._said = line
+        if line != self._last_note:
+            self._last_note = line
             self._say(line)
 
     async def _pause(self, seconds: float) -> None:
@@ -230,28 +230,28 @@ class WebSocketFeed:
 
     def _watch(self, symbol: _Symbol, text: bytes, rest: httpx.AsyncClient) -> None:
         """Check the update ids; fetch a snapshot after the first difference and after a break."""
-        one = difference(text)
-        if one is None:
+        update = difference(text)
+        if update is None:
             return
-        if symbol.last is not None and one.last <= symbol.last:
+        if symbol.last is not None and update.last <= symbol.last:
             return  # repeated or late
-        if symbol.last is None or one.start != symbol.last:
+        if symbol.last is None or update.start != symbol.last:
             if symbol.last is not None:
                 self.summary.gaps += 1
-            symbol.first = one.start
+            symbol.first = update.start
             if symbol.fetching is None or symbol.fetching.done():
                 symbol.fetching = asyncio.ensure_future(self._snapshot(symbol, rest))
                 self._tasks.add(symbol.fetching)
                 symbol.fetching.add_done_callback(self._tasks.discard)
-        symbol.last = one.last
+        symbol.last = update.last
 
-    def _lose(self, symbol: _Symbol, why: str) -> None:
+    def _lose(self, symbol: _Symbol, reason: str) -> None:
         symbol.last = symbol.first = None
-        if not self._mark(symbol, why):
+        if not self._mark(symbol, reason):
             symbol.dropped += 1
 
-    def _mark(self, symbol: _Symbol, why: str) -> bool:
-        if not self._files.put(symbol.name, self._now(), msgspec.json.encode({"gap": why})):
+    def _mark(self, symbol: _Symbol, reason: str) -> bool:
+        if not self._files.put(symbol.name, self._now(), msgspec.json.encode({"gap": reason})):
             return False
         self.summary.gaps += 1
         symbol.dropped = 0
@@ -267,29 +267,29 @@ class WebSocketFeed:
             wait = self._draw() * min(self._limits.backoff_s * 2.0 ** min(attempts, 20), self._limits.backoff_maximum_s)
             attempts += 1
             try:
-                answer = await rest.get(url, params=params)
+                response = await rest.get(url, params=params)
             except httpx.HTTPError:
                 await self._pause(wait)
                 continue
-            if answer.status_code in (400, 404):
-                self._give_up(symbol, f"the venue refused its snapshot: {answer.text[:200]}")
+            if response.status_code in (400, 404):
+                self._give_up(symbol, f"the venue refused its snapshot: {response.text[:200]}")
                 return
-            if answer.status_code != httpx.codes.OK:
+            if response.status_code != httpx.codes.OK:
                 # 429 and 418 carry Retry-After.
-                await self._pause(max(_seconds(answer.headers.get("Retry-After")), wait))
+                await self._pause(max(_seconds(response.headers.get("Retry-After")), wait))
                 continue
-            update = snapshot_id(answer.content)
+            update = snapshot_id(response.content)
             if update is None or symbol.first is None or update < symbol.first:
                 await self._pause(wait)
                 continue
-            if self._files.put(symbol.name, self._now(), answer.content.replace(b"\n", b" ").strip()):
+            if self._files.put(symbol.name, self._now(), response.content.replace(b"\n", b" ").strip()):
                 self.summary.snapshots += 1
                 return
             await self._pause(wait)
 
-    def _give_up(self, symbol: _Symbol, why: str) -> None:
-        self.summary.failed[symbol.name] = why
-        self._say(f"{symbol.name}: {why}")
+    def _give_up(self, symbol: _Symbol, reason: str) -> None:
+        self.summary.failed[symbol.name] = reason
+        self._say(f"{symbol.name}: {reason}")
         del self._symbols[symbol.name]
         if not self._symbols:
             self.stop()
@@ -307,16 +307,16 @@ def _seconds(text: str | None) -> float:
         return 0.0
 
 
-async def capture_feed(recorder: WebSocketFeed, files: RawFiles, seconds: float | None = None) -> Summary:
+async def capture_feed(feed: WebSocketFeed, files: RawFiles, seconds: float | None = None) -> Summary:
     """Capture for some seconds or until stopped, then close the files.
 
     Raises:
         DataError: the disk has failed, or every symbol was abandoned.
     """
     if seconds is not None:
-        asyncio.get_running_loop().call_later(seconds, recorder.stop)
+        asyncio.get_running_loop().call_later(seconds, feed.stop)
     try:
-        summary = await recorder.run()
+        summary = await feed.run()
     finally:
         # May block the loop: nothing is received any more.
         files.close()
@@ -324,7 +324,7 @@ async def capture_feed(recorder: WebSocketFeed, files: RawFiles, seconds: float 
     if files.error is not None:
         raise DataError(f"{files.folder}: cannot be written: {files.error.strerror}; the capture has ended")
     if not summary.messages and summary.last_loss:
-        raise DataError(f"{recorder.address}: no message came ({summary.last_loss}); check the address and the symbols")
+        raise DataError(f"{feed.address}: no message came ({summary.last_loss}); check the address and the symbols")
     if summary.failed and not summary.messages:
-        raise DataError("; ".join(f"{name}: {why}" for name, why in summary.failed.items()))
+        raise DataError("; ".join(f"{name}: {reason}" for name, reason in summary.failed.items()))
     return summary

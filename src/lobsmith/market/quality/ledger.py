@@ -74,17 +74,17 @@ class Ledger:
         self.files.append(path)
         return (len(self.files) - 1) << LINE_BITS
 
-    def aside(self, reason: QuarantineReason, place: int, local_time: int) -> None:
+    def quarantine(self, reason: QuarantineReason, place: int, local_time: int) -> None:
         """Quarantine one record."""
         self.quarantined[reason] += 1
         if self._quarantine is not None:
             path, line = self.where(place)
             self._quarantine.write(f"{_quoted(path.name)},{line},{local_time},{reason}\n")
 
-    def all_aside(self, reason: QuarantineReason, places: Iterable[int], local_times: Iterable[int]) -> None:
+    def quarantine_all(self, reason: QuarantineReason, places: Iterable[int], local_times: Iterable[int]) -> None:
         """Quarantine records for one reason."""
         for place, local_time in zip(places, local_times, strict=True):
-            self.aside(reason, int(place), int(local_time))
+            self.quarantine(reason, int(place), int(local_time))
 
     def fault(self, name: QuarantineReason) -> None:
         """Count one incident."""
@@ -94,10 +94,10 @@ class Ledger:
         """Return a place's file and line."""
         return self.files[place >> LINE_BITS], place & ((1 << LINE_BITS) - 1)
 
-    def error(self, what: str, place: int) -> CaptureError:
+    def error(self, message: str, place: int) -> CaptureError:
         """Return an error at a place."""
         path, line = self.where(place)
-        return CaptureError(path, what, line=line)
+        return CaptureError(path, message, line=line)
 
 
 def _quoted(text: str) -> str:

@@ -80,7 +80,7 @@ class Screen:
                 self._state, self._book, bounds, start, places, rows, asides, *columns
             )
             parts.append(rows[:written].copy())
-            self._record(asides[:left_out])
+            self._enter(asides[:left_out])
             if short:
                 self._room = max(self._room, short)
                 rows = np.empty(2 * len(events) + self._room, ROW_DTYPE)
@@ -93,24 +93,24 @@ class Screen:
         if incident:
             self._close(incident)
 
-    def _record(self, asides: npt.NDArray[np.void]) -> None:
+    def _enter(self, asides: npt.NDArray[np.void]) -> None:
         """Enter quarantined records into the ledger, those of an incident at its end."""
-        for one in asides:
-            reason, place, local = int(one["reason"]), int(one["place"]), int(one["local_time"])
+        for entry in asides:
+            reason, place, local = int(entry["reason"]), int(entry["place"]), int(entry["local_time"])
             if reason == loop.PENDING:
                 self._pending.append((place, local))
             elif reason == loop.LOST:
-                self._ledger.aside(QuarantineReason.GAP, place, local)
+                self._ledger.quarantine(QuarantineReason.GAP, place, local)
             elif reason >= loop.CLOSES:
                 self._close(reason - loop.CLOSES)
             else:
                 self._ledger.fault(_REASONS[reason])
                 if place >= 0:
-                    self._ledger.aside(_REASONS[reason], place, local)
+                    self._ledger.quarantine(_REASONS[reason], place, local)
 
     def _close(self, incident: int) -> None:
         self._ledger.fault(_REASONS[incident])
-        self._ledger.all_aside(_REASONS[incident], *zip(*self._pending, strict=True)) if self._pending else None
+        self._ledger.quarantine_all(_REASONS[incident], *zip(*self._pending, strict=True)) if self._pending else None
         self._pending.clear()
 
     def depth(self) -> tuple[int, list[tuple[int, float]], list[tuple[int, float]]] | None:

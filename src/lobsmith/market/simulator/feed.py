@@ -107,26 +107,26 @@ def run(state, dynamics, rows, until, tickers):  # type: ignore[no-untyped-def]
             return n, True
         before = s.random
         rate = total_rate(s, d)
-        step = -np.log(uniform(s)) / rate
-        if min(s.now + step, s.next_depth) >= until:
+        wait = -np.log(uniform(s)) / rate
+        if min(s.now + wait, s.next_depth) >= until:
             s.random = before
             return n, True
-        if s.now + step > s.next_depth:
+        if s.now + wait > s.next_depth:
             # Rates are memoryless: redraw from the depth message on.
-            step = s.next_depth - s.now
+            wait = s.next_depth - s.now
             s.now = s.next_depth
             if s.changes[0] + s.changes[1] > 0:
                 n = _write_depth(s, rows, n, _receive(s, s.now))
             s.next_depth += DEPTH_EVERY
-            drift(s, d, step)
+            drift(s, d, wait)
             continue
-        s.now += step
+        s.now += wait
         draw = uniform(s) * rate
         chosen = 0
         while chosen < 2 * KINDS - 1 and draw > s.rates[chosen]:
             draw -= s.rates[chosen]
             chosen += 1
-        drift(s, d, step)
+        drift(s, d, wait)
         side, what = chosen // KINDS, chosen % KINDS
         if what == DEEP:
             change_deep(s, d, side)
@@ -159,10 +159,10 @@ def direction_after(state, dynamics, rows, horizons, counts):  # type: ignore[no
     mid = now
     h = 0
     bid = np.int64(0)
-    done = False
+    finished = False
     end = s.now + (horizons[-1] + 20 * _LATENCY_NS) * 1e-9
-    while not done:
-        n, done = run(state, dynamics, rows, end, np.int64(2**62))
+    while not finished:
+        n, finished = run(state, dynamics, rows, end, np.int64(2**62))
         for i in range(n):
             if rows[i].kind != TICKER:
                 continue

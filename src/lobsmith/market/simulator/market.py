@@ -70,9 +70,9 @@ class Market:
             raise DataError(f"cannot simulate until {seconds} s; give a finite time or a number of tickers")
         rows = np.empty(_BLOCK, ROW_DTYPE)
         parts: list[Events] = []
-        done = False
-        while not done:
-            count, done = run(self._state, self._constants, rows, float(seconds), tickers)
+        finished = False
+        while not finished:
+            count, finished = run(self._state, self._constants, rows, float(seconds), tickers)
             parts.append(Events(*(np.ascontiguousarray(rows[name][:count]) for name in DTYPES)))
         return concatenate(parts)
 
@@ -95,8 +95,8 @@ class Market:
         """
         if paths < 1:
             raise DataError(f"cannot fork into {paths} continuations; give one or more")
-        steps = np.diff(horizons_ms, prepend=0)
-        if not len(steps) or (steps <= 0).any():
+        intervals = np.diff(horizons_ms, prepend=0)
+        if not len(intervals) or (intervals <= 0).any():
             raise DataError(f"cannot fork to horizons of {list(horizons_ms)} ms; give positive ones that rise")
         if not self._state["tickers"][0]:
             raise DataError("cannot fork a market before its first ticker; advance it first")
@@ -125,16 +125,16 @@ def simulate(seed: int, seconds: int, dynamics: Dynamics | None = None, changes:
     """
     if not 0 < seconds < math.inf:
         raise DataError(f"cannot simulate {seconds} seconds; give a positive number")
-    times = [0.0, *(one.at_s for one in changes), seconds]
+    times = [0.0, *(change.at_s for change in changes), seconds]
     if any(later <= earlier for earlier, later in pairwise(times)):
         raise DataError(f"cannot change the market at {times[1:-1]} s of {seconds}; give times that rise within it")
     market = Market(seed, dynamics)
     parts = []
-    for one in changes:
-        parts.append(market.advance(one.at_s))
-        market.change(one.dynamics)
+    for change in changes:
+        parts.append(market.advance(change.at_s))
+        market.change(change.dynamics)
     events = concatenate([*parts, market.advance(seconds)])
-    changed = "".join(f", changed at {one.at_s:g} s" for one in changes)
+    changed = "".join(f", changed at {change.at_s:g} s" for change in changes)
     return Session(INSTRUMENT, events, account(events), (f"simulator seed {seed}, {seconds} s{changed}",))
 
 
@@ -161,8 +161,8 @@ def row_probabilities(
     if (np.diff(rows, prepend=-1) <= 0).any():
         raise DataError("rows must be numbers of tickers from 0 on that rise; sort them, and give each once")
     market = Market(seed, dynamics)
-    found = np.empty((len(rows), len(horizons_ms), 3))
+    probabilities = np.empty((len(rows), len(horizons_ms), 3))
     for i, row in enumerate(rows):
         market.advance(math.inf, int(row) + 1)
-        found[i] = market.fork(horizons_ms, paths, seed=row + 1)
-    return found
+        probabilities[i] = market.fork(horizons_ms, paths, seed=row + 1)
+    return probabilities

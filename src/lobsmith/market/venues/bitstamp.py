@@ -147,8 +147,8 @@ class _Reader:
         self._place = 0
         self._local = 0
 
-    def _fail(self, what: str) -> CaptureError:
-        return self.ledger.error(what, self._place)
+    def _fail(self, message: str) -> CaptureError:
+        return self.ledger.error(message, self._place)
 
     def _time(self, text: str) -> int:
         if len(text) != _DIGITS or not text.isdigit():
@@ -204,13 +204,13 @@ class _Reader:
             put = self._book.put(order, side, price, lots)
             if put is None:
                 self.ledger.fault(QuarantineReason.OUT_OF_ORDER)
-                self.ledger.aside(QuarantineReason.OUT_OF_ORDER, self._place, self._local)
+                self.ledger.quarantine(QuarantineReason.OUT_OF_ORDER, self._place, self._local)
                 return
             changed, left = put, lots
         if old is not None and left < old.lots:
             self._fills.append(_Fill(old.lots - left, order, old.side))
         if not self._whole:
-            self.ledger.aside(QuarantineReason.BEFORE_SNAPSHOT, self._place, self._local)
+            self.ledger.quarantine(QuarantineReason.BEFORE_SNAPSHOT, self._place, self._local)
         else:
             self._levels(changed)
 
@@ -262,10 +262,10 @@ class BitstampLogReader(_Reader):
         self._local = self._time(stamp.decode("latin-1"))
         try:
             if event in (b"order_created", b"order_changed", b"order_deleted"):
-                one = self._decode_order(text)
-                side = ASK if one.order_type else BID
-                lots, price = self._scaled(one.amount, _LOTS), self._scaled(one.price, _TICKS)
-                self._order(event[6:].decode(), one.id, side, price, lots)
+                order = self._decode_order(text)
+                side = ASK if order.order_type else BID
+                lots, price = self._scaled(order.amount, _LOTS), self._scaled(order.price, _TICKS)
+                self._order(event[6:].decode(), order.id, side, price, lots)
             elif event == b"trade":
                 self._trade(self._decode_trade(text))
             elif event == b"order_book":
@@ -275,11 +275,11 @@ class BitstampLogReader(_Reader):
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise self._fail(f"a message of the wrong shape: {' '.join(str(error).split())[:200]}") from error
 
-    def _trade(self, one: _Trade) -> None:
+    def _trade(self, trade: _Trade) -> None:
         self.ledger.trades += 1
-        price, lots = self._scaled(one.price, _TICKS), self._scaled(one.amount, _LOTS)
+        price, lots = self._scaled(trade.price, _TICKS), self._scaled(trade.amount, _LOTS)
         if not price or not lots:
-            self.ledger.aside(QuarantineReason.EMPTY_TRADE, self._place, self._local)
+            self.ledger.quarantine(QuarantineReason.EMPTY_TRADE, self._place, self._local)
             return
         both = {fill.side: fill for fill in self._fills if fill.lots == lots}
         side = 0
@@ -287,20 +287,20 @@ class BitstampLogReader(_Reader):
             side = BID if both[BID].order > both[ASK].order else ASK
             for fill in both.values():
                 self._fills.remove(fill)
-        self._write(TRADE, side, price, lots / _LOTS, one.id, END)
+        self._write(TRADE, side, price, lots / _LOTS, trade.id, END)
 
     def _check(self, snapshot: _Snapshot) -> None:
         """Compare the best prices with the venue's."""
         self.ledger.snapshots += 1
-        self.ledger.aside(QuarantineReason.CHECK_SNAPSHOT, self._place, self._local)
-        theirs = [self._scaled(side[0][0], _TICKS) if side else None for side in (snapshot.bids, snapshot.asks)]
-        ours = [self._book.best(BID), self._book.best(ASK)]
-        if None in theirs or None in ours:
+        self.ledger.quarantine(QuarantineReason.CHECK_SNAPSHOT, self._place, self._local)
+        venue = [self._scaled(side[0][0], _TICKS) if side else None for side in (snapshot.bids, snapshot.asks)]
+        own = [self._book.best(BID), self._book.best(ASK)]
+        if None in venue or None in own:
             return
-        agree = [mine == other for mine, other in zip(ours, theirs, strict=True)]
-        self._agreement.update(snapshots=1, bid=agree[0], ask=agree[1], both=all(agree))
-        self._disagreed = 0 if all(agree) else self._disagreed + 1
-        if all(agree) and not self._whole:
+        matches = [price == venue_price for price, venue_price in zip(own, venue, strict=True)]
+        self._agreement.update(snapshots=1, bid=matches[0], ask=matches[1], both=all(matches))
+        self._disagreed = 0 if all(matches) else self._disagreed + 1
+        if all(matches) and not self._whole:
             self._begin()
         elif self._disagreed >= PATIENCE and self._whole:
             self.ledger.fault(QuarantineReason.DISAGREES)

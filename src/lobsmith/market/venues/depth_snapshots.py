@@ -75,11 +75,11 @@ class DisorderError(ValueError):
     """A snapshot's prices are out of order; `row` is its number."""
 
     def __init__(self, row: int) -> None:
-        super().__init__(f"ladder {row} is out of order")
+        super().__init__(f"depth snapshot {row} is out of order")
         self.row = row
 
 
-class Ladders:
+class DepthSnapshots:
     """The last depth snapshot, and the updates from it to the next.
 
     Args:

@@ -42,7 +42,7 @@ def group_by_instrument(paths: Sequence[Path]) -> tuple[dict[str, list[Path]], d
     for path in paths:
         try:
             line = first_line(path)
-            known = next((one for one in FORMATS if one.sniff(line)), None)
+            known = next((entry for entry in FORMATS if entry.sniff(line)), None)
             if known is None:
                 raise unknown(path)
             groups.setdefault(known.identify(path), []).append(path)
@@ -53,4 +53,6 @@ def group_by_instrument(paths: Sequence[Path]) -> tuple[dict[str, list[Path]], d
 
 def unknown(path: Path) -> CaptureError:
     """Return the error for a file of no known format."""
-    return CaptureError(path, f"not a known capture format; known: {'; '.join(one.name for one in FORMATS)}", line=1)
+    return CaptureError(
+        path, f"not a known capture format; known: {'; '.join(entry.name for entry in FORMATS)}", line=1
+    )

@@ -27,7 +27,7 @@ from lobsmith.market.events import ASK, BID, DTYPES, END, GAP, TRADE, Events
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.payloads import ROW_DTYPE
 from lobsmith.market.quality.ledger import Ledger, QuarantineReason
-from lobsmith.market.venues.depth_snapshots import DisorderError, Ladders
+from lobsmith.market.venues.depth_snapshots import DepthSnapshots, DisorderError
 from lobsmith.market.venues.tables import Columns, Table, read_tables
 from lobsmith.units import NS_PER_S
 
@@ -56,9 +56,9 @@ class LobsterReader:
 
     def __init__(self, paths: Sequence[Path], ledger: Ledger) -> None:
         self.ledger = ledger
-        messages = {_beside(path, "message"): None for path in paths}
-        self._pairs = [(path, _beside(path, "orderbook")) for path in messages]
-        names = [_parts(path) for path in messages]
+        messages = {_sibling(path, "message"): None for path in paths}
+        self._pairs = [(path, _sibling(path, "orderbook")) for path in messages]
+        names = [_parse_name(path) for path in messages]
         if len({name.symbol for name in names}) > 1:
             raise CaptureError(
                 paths[0], f"files of {' and '.join(sorted({name.symbol for name in names}))}; ingest them apart"
@@ -83,17 +83,17 @@ class LobsterReader:
 
     def batches(self) -> Iterator[Batch]:
         """See `CaptureReader.batches`."""
-        ladder = 1
+        number = 1
         for messages, book in self._pairs:
-            name = _parts(messages)
+            name = _parse_name(messages)
             midnight = int(datetime.combine(name.day, time(), _NEW_YORK).timestamp()) * NS_PER_S
-            day = _Day(midnight, Ladders(name.levels, ladder), lost=ladder > 1)
+            day = _Day(midnight, DepthSnapshots(name.levels, number), lost=number > 1)
             lines = _Lines(book, _book_columns(name.levels))
             # Bounds the order book's bytes per batch.
             for table in read_tables(messages, _MESSAGE, self.ledger, header=False, chunk=_CHUNK // name.levels):
                 yield self._batch(table, lines.next(table), day)
             lines.finish(self.ledger)
-            ladder = day.ladders.number
+            number = day.snapshots.number
 
     def _batch(self, table: Table, book: Table, day: "_Day") -> Batch:
         numbers = table.numbers(["time", "size"])
@@ -104,7 +104,7 @@ class LobsterReader:
         kinds = table.integers(["type"], 1, 8)[:, 0]
         price = table.integers(["price"], -1, 2**45)[:, 0]
         direction = table.integers(["direction"], -1, 2)[:, 0]
-        prices, amounts = self._ladder(book)
+        prices, amounts = self._depth(book)
 
         halted, begins = day.halts(kinds, price)
         rows, owners = _updates(book, prices, amounts, local, day, halted, begins)
@@ -112,14 +112,14 @@ class LobsterReader:
             self.ledger.fault(QuarantineReason.HALT)
         places = table.place + np.arange(len(local))
         # The halt's own line is kept as the gap.
-        self.ledger.all_aside(QuarantineReason.HALT, places[halted & ~begins], local[halted & ~begins])
+        self.ledger.quarantine_all(QuarantineReason.HALT, places[halted & ~begins], local[halted & ~begins])
 
         trade = (kinds == _VISIBLE) | (kinds == _HIDDEN)
         self.ledger.depth_messages += int(np.count_nonzero(kinds <= _VISIBLE))
         self.ledger.trades += int(np.count_nonzero(trade))
         good = trade & (price % self._unit == 0) & (sizes > 0) & (price > 0)
         odd = ((trade & ~good) | (kinds == _AUCTION)) & ~halted
-        self.ledger.all_aside(QuarantineReason.NO_BOOK_TRADE, places[odd], local[odd])
+        self.ledger.quarantine_all(QuarantineReason.NO_BOOK_TRADE, places[odd], local[odd])
         traded = np.flatnonzero(good & ~halted)
         trades = np.zeros(len(traded), ROW_DTYPE)
         trades["local_time"] = trades["exchange_time"] = local[traded]
@@ -134,12 +134,12 @@ class LobsterReader:
         events = Events(*(np.ascontiguousarray(whole[name]) for name in DTYPES))
         return Batch(events, places[np.concatenate([traded, owners])[order]])
 
-    def _ladder(self, book: Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def _depth(self, book: Table) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Return prices in ticks and sizes, [N, 2, K]."""
         shape = book.frame.height, 2, book.frame.width // 4
         prices, sizes = (
-            book.integers([name for side in ("bid", "ask") for name in _names(side, what, shape[2])], low, high)
-            for what, low, high in (("price", -_EMPTY, _EMPTY + 1), ("size", 0, 2**53))
+            book.integers([name for side in ("bid", "ask") for name in _names(side, quantity, shape[2])], low, high)
+            for quantity, low, high in (("price", -_EMPTY, _EMPTY + 1), ("size", 0, 2**53))
         )
         filled = (np.abs(prices) != _EMPTY) & (sizes > 0)
         prices, sizes = np.where(filled, prices, 0).reshape(shape), np.where(filled, sizes, 0).reshape(shape)
@@ -159,13 +159,13 @@ class _Day:
 
     Args:
         midnight: in New York, ns since 1970 UTC.
-        ladders: the last depth snapshot.
+        snapshots: the last depth snapshot.
         lost: whether another day came before.
     """
 
-    def __init__(self, midnight: int, ladders: Ladders, *, lost: bool) -> None:
+    def __init__(self, midnight: int, snapshots: DepthSnapshots, *, lost: bool) -> None:
         self.midnight = midnight
-        self.ladders = ladders
+        self.snapshots = snapshots
         self.lost = lost
         self._halted = False
 
@@ -173,8 +173,8 @@ class _Day:
         self, kinds: npt.NDArray[np.int64], price: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Return for each line whether trading is halted, and whether a halt begins."""
-        said = np.where(kinds == _HALT, np.arange(len(kinds)), -1)
-        last = np.maximum.accumulate(said)
+        changes = np.where(kinds == _HALT, np.arange(len(kinds)), -1)
+        last = np.maximum.accumulate(changes)
         halted = np.where(last >= 0, price[last] == -1, self._halted)
         begins = halted & ~np.concatenate([[self._halted], halted[:-1]])
         self._halted = bool(halted[-1])
@@ -208,12 +208,12 @@ def _updates(
             continue
         if begins[start]:
             gap(start)
-            day.ladders.forget()
+            day.snapshots.forget()
         if halted[start]:
             continue
         part = slice(start, stop)
         try:
-            rows, of = day.ladders.push(prices[part], sizes[part], local[part], local[part])
+            rows, of = day.snapshots.push(prices[part], sizes[part], local[part], local[part])
         except DisorderError as error:
             raise book.error(start + error.row, "prices that do not go away from the touch, level by level") from error
         parts.append(rows)
@@ -236,9 +236,9 @@ class _Lines:
         while self._waiting is None or self._waiting.frame.height < need:
             more = next(self._tables, None)
             if more is None:
-                held = 0 if self._waiting is None else self._waiting.frame.height
+                available = 0 if self._waiting is None else self._waiting.frame.height
                 raise messages.error(
-                    held, f"{self._path} has no line for this message; the files do not belong together"
+                    available, f"{self._path} has no line for this message; the files do not belong together"
                 )
             self._waiting = more if self._waiting is None else self._waiting.followed_by(more)
         taken = self._waiting.part(0, need)
@@ -251,13 +251,13 @@ class _Lines:
             raise CaptureError(self._path, f"more lines than {ledger.files[-1]}; the files do not belong together")
 
 
-def _names(side: str, what: str, levels: int) -> list[str]:
-    return [f"{side} {what} {k + 1}" for k in range(levels)]
+def _names(side: str, quantity: str, levels: int) -> list[str]:
+    return [f"{side} {quantity} {k + 1}" for k in range(levels)]
 
 
 def _book_columns(levels: int) -> Columns:
     levels_names = zip(
-        *(_names(side, what, levels) for side in ("ask", "bid") for what in ("price", "size")), strict=True
+        *(_names(side, quantity, levels) for side in ("ask", "bid") for quantity in ("price", "size")), strict=True
     )
     return dict.fromkeys((name for names in levels_names for name in names), pl.Int64)
 
@@ -268,23 +268,23 @@ class _Name(NamedTuple):
     levels: int
 
 
-def _parts(path: Path) -> _Name:
-    found = _NAME.fullmatch(path.name)
-    if not found:
+def _parse_name(path: Path) -> _Name:
+    match = _NAME.fullmatch(path.name)
+    if not match:
         raise CaptureError(path, "a LOBSTER file's name must say TICKER_YYYY-MM-DD_START_END_message_LEVELS.csv")
     try:
-        return _Name(found[1], date.fromisoformat(found[2]), int(found[3]))
+        return _Name(match[1], date.fromisoformat(match[2]), int(match[3]))
     except ValueError as error:
-        raise CaptureError(path, f"{found[2]} in the file's name is no day") from error
+        raise CaptureError(path, f"{match[2]} in the file's name is no day") from error
 
 
-def _beside(path: Path, which: str) -> Path:
-    _parts(path)
+def _sibling(path: Path, which: str) -> Path:
+    _parse_name(path)
     return path.with_name(re.sub(r"_(message|orderbook)_", f"_{which}_", path.name))
 
 
 def _key(path: Path) -> str:
-    return f"lobster:{_parts(path).symbol}"
+    return f"lobster:{_parse_name(path).symbol}"
 
 
 def _sniff(line: bytes) -> bool:

@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 _POLL_S = 0.05
 
 
-def ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
+def prefetch(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
     """Yield items in order while a thread fetches up to `depth` more.
 
     Pays where the iterable releases the interpreter's lock, as decompression does. Its exceptions are raised here in

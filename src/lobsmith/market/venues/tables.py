@@ -31,9 +31,9 @@ class Table(NamedTuple):
     place: int
     ledger: Ledger
 
-    def error(self, row: int, what: str) -> CaptureError:
+    def error(self, row: int, message: str) -> CaptureError:
         """Return an error at a line."""
-        return self.ledger.error(what, self.place + row)
+        return self.ledger.error(message, self.place + row)
 
     def part(self, start: int, stop: int) -> "Table":
         """Return lines `start` to `stop`."""
@@ -80,16 +80,16 @@ class Table(NamedTuple):
     def one_of(self, column: str, codes: Mapping[str, int]) -> npt.NDArray[np.int8]:
         """Return the codes of a text column, int8 [N]."""
         self._require([column])
-        words = self.frame[column]
-        values = np.zeros(len(words), np.int8)
-        known = np.zeros(len(words), np.bool_)
-        for word, code in codes.items():
-            same = (words == word).to_numpy()
+        texts = self.frame[column]
+        values = np.zeros(len(texts), np.int8)
+        known = np.zeros(len(texts), np.bool_)
+        for text, code in codes.items():
+            same = (texts == text).to_numpy()
             values[same] = code
             known |= same
         if not known.all():
             at = int(np.argmin(known))
-            raise self.error(at, f"{column}: {words[at]!r} is none of {', '.join(codes)}")
+            raise self.error(at, f"{column}: {texts[at]!r} is none of {', '.join(codes)}")
         return values
 
     def only(self, column: str) -> str:
@@ -107,10 +107,10 @@ class Table(NamedTuple):
             if self.frame[column].null_count():
                 raise self.error(int(self.frame[column].is_null().arg_true()[0]), f"{column}: the cell is empty")
 
-    def _check(self, columns: Sequence[str], wrong: npt.NDArray[np.bool_], why: str = "out of range") -> None:
+    def _check(self, columns: Sequence[str], wrong: npt.NDArray[np.bool_], reason: str = "out of range") -> None:
         if wrong.any():
             row, column = divmod(int(np.argmax(wrong)), len(columns))
-            raise self.error(row, f"{columns[column]}: {self.frame[columns[column]][row]} is {why}")
+            raise self.error(row, f"{columns[column]}: {self.frame[columns[column]][row]} is {reason}")
 
 
 def read_tables(path: Path, columns: Columns, ledger: Ledger, *, header: bool, chunk: int = _CHUNK) -> Iterator[Table]:
@@ -176,11 +176,11 @@ def _cast(texts: pl.DataFrame, columns: Columns, ledger: Ledger, place: int) -> 
     """Type an invalid batch's cells; raise at the first bad one."""
     frame = texts.cast(dict(columns), strict=False)  # type: ignore[arg-type]
     bad = [(texts[name].is_not_null() & frame[name].is_null()).arg_true() for name in columns]
-    found = [(int(rows[0]), name) for rows, name in zip(bad, columns, strict=True) if len(rows)]
-    if found:
-        at, name = min(found, key=lambda one: one[0])
-        what = "integer" if columns[name] is pl.Int64 else "number"
-        raise ledger.error(f"{name}: {str(texts[name][at])[:40]!r} is no {what}", place + 1 + at)
+    invalid = [(int(rows[0]), name) for rows, name in zip(bad, columns, strict=True) if len(rows)]
+    if invalid:
+        at, name = min(invalid, key=lambda cell: cell[0])
+        kind = "integer" if columns[name] is pl.Int64 else "number"
+        raise ledger.error(f"{name}: {str(texts[name][at])[:40]!r} is no {kind}", place + 1 + at)
     return frame
 
 

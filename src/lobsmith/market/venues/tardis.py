@@ -27,7 +27,7 @@ from lobsmith.market.instrument import Instrument
 from lobsmith.market.payloads import ROW_DTYPE
 from lobsmith.market.quality.ledger import Ledger, QuarantineReason
 from lobsmith.market.venues.captures import first_line
-from lobsmith.market.venues.depth_snapshots import DisorderError, Ladders
+from lobsmith.market.venues.depth_snapshots import DepthSnapshots, DisorderError
 from lobsmith.market.venues.tables import Columns, Table, read_tables, tick_of
 from lobsmith.units import NS_PER_S, NS_PER_US
 
@@ -36,13 +36,14 @@ _COMMON: Columns = {"exchange": pl.String, "symbol": pl.String, "timestamp": pl.
 _CHANGE: Columns = {"side": pl.String, "price": pl.Float64, "amount": pl.Float64}
 _LEVELS = 25
 _CELLS: Columns = {
-    f"{side}[{k}].{what}": pl.Float64
+    f"{side}[{k}].{quantity}": pl.Float64
     for k in range(_LEVELS)
     for side in ("asks", "bids")
-    for what in ("price", "amount")
+    for quantity in ("price", "amount")
 }
 _SIDES = {
-    what: [f"{side}[{k}].{what}" for side in ("bids", "asks") for k in range(_LEVELS)] for what in ("price", "amount")
+    quantity: [f"{side}[{k}].{quantity}" for side in ("bids", "asks") for k in range(_LEVELS)]
+    for quantity in ("price", "amount")
 }
 _COLUMNS: dict[str, Columns] = {
     _L2: {**_COMMON, "is_snapshot": pl.String, **_CHANGE},
@@ -84,7 +85,7 @@ class TardisReader:
             raise CaptureError(paths[0], f"trades alone make no book; give {_L2} or {_BOOKS} too")
         self._instrument: Instrument | None = None
         self._named = ("", "")
-        self._ladders = Ladders(_LEVELS)
+        self._snapshots = DepthSnapshots(_LEVELS)
         self._newest = dict.fromkeys(_COLUMNS, 0)
         self._message = 0
         self._trade = 0
@@ -202,7 +203,7 @@ class TardisReader:
         skip = 0
         if not self._synchronised:
             skip = int(begins[0]) if len(begins) else len(local)
-            self.ledger.all_aside(QuarantineReason.BEFORE_SNAPSHOT, places[:skip], local[:skip])
+            self.ledger.quarantine_all(QuarantineReason.BEFORE_SNAPSHOT, places[:skip], local[:skip])
         marks, before = self._marks(begins, skip, local)
         new = np.zeros(len(marks), ROW_DTYPE)
         for name in ("local_time", "exchange_time", "sequence"):
@@ -241,7 +242,7 @@ class TardisReader:
         self.ledger.snapshots += len(local)
         self._begun = True
         try:
-            rows, owners = self._ladders.push(prices, sizes, local, exchange)
+            rows, owners = self._snapshots.push(prices, sizes, local, exchange)
         except DisorderError as error:
             raise table.error(error.row, "prices that do not go away from the touch, level by level") from error
         return rows, table.place + owners
@@ -253,7 +254,7 @@ class TardisReader:
         places = table.place + np.arange(len(rows))
         self.ledger.trades += len(rows)
         good = (rows["price"] > 0) & (rows["size"] > 0)
-        self.ledger.all_aside(QuarantineReason.EMPTY_TRADE, places[~good], local[~good])
+        self.ledger.quarantine_all(QuarantineReason.EMPTY_TRADE, places[~good], local[~good])
         rows, places = rows[good], places[good]
         rows["kind"], rows["flags"] = TRADE, END
         # Ids may be missing or not numeric: count lines.

@@ -87,51 +87,55 @@ class Continuity:
         """Return whether a snapshot contains a difference."""
         return difference.last < snapshot if self.inclusive else difference.last <= snapshot
 
-    def take(self, one: DepthUpdate) -> Outcome:
+    def take(self, update: DepthUpdate) -> Outcome:
         """Process the next difference."""
         if not self.synchronised:
-            self._wait(one)
+            self._wait(update)
             return Outcome.NOTHING
-        if one.start == self.last or (self._fresh and one.start < self.last and not self._older(one, self.last)):
-            self._apply(one)
+        if update.start == self.last or (
+            self._fresh and update.start < self.last and not self._older(update, self.last)
+        ):
+            self._apply(update)
             return Outcome.APPLIED
-        if self._fresh and self._older(one, self.last):
-            self.ledger.aside(QuarantineReason.OLD_DIFFERENCE, one.place, one.local)
+        if self._fresh and self._older(update, self.last):
+            self.ledger.quarantine(QuarantineReason.OLD_DIFFERENCE, update.place, update.local)
             return Outcome.NOTHING
-        if one.last <= self.last:
+        if update.last <= self.last:
             reason = (
-                QuarantineReason.DUPLICATE if (one.start, one.last) in self._seen else QuarantineReason.OUT_OF_ORDER
+                QuarantineReason.DUPLICATE
+                if (update.start, update.last) in self._seen
+                else QuarantineReason.OUT_OF_ORDER
             )
             self.ledger.fault(reason)
-            self.ledger.aside(reason, one.place, one.local)
+            self.ledger.quarantine(reason, update.place, update.local)
             return Outcome.NOTHING
-        if one.start > self.last and not self._fresh:
-            if any(one.last == early.last for early in self._early):
+        if update.start > self.last and not self._fresh:
+            if any(update.last == early.last for early in self._early):
                 self.ledger.fault(QuarantineReason.DUPLICATE)
-                self.ledger.aside(QuarantineReason.DUPLICATE, one.place, one.local)
+                self.ledger.quarantine(QuarantineReason.DUPLICATE, update.place, update.local)
                 return Outcome.NOTHING
-            self._early.append(one)
-            return Outcome.LOST if self.overdue(one.local) else Outcome.HELD
-        self._early.append(one)
+            self._early.append(update)
+            return Outcome.LOST if self.overdue(update.local) else Outcome.HELD
+        self._early.append(update)
         return Outcome.LOST
 
     def overdue(self, local: int) -> bool:
         """Return whether a held difference waits too long."""
         return len(self._early) > _HELD or bool(self._early and local - self._early[0].local > _HELD_NS)
 
-    def _apply(self, one: DepthUpdate) -> None:
+    def _apply(self, update: DepthUpdate) -> None:
         """Make a difference and the held ones after it ready."""
-        self.ready = [one]
+        self.ready = [update]
         self._fresh = False
-        self.last = one.last
-        self._seen.append((one.start, one.last))
+        self.last = update.last
+        self._seen.append((update.start, update.last))
         if not self._early:
             return
         self.ledger.fault(QuarantineReason.OUT_OF_ORDER)
         self._early.sort(key=lambda early: early.last)
         while self._early and self._early[0].start == self.last:
             early = self._early.pop(0)
-            self.ready.append(early._replace(local=one.local))
+            self.ready.append(early._replace(local=update.local))
             self.last = early.last
             self._seen.append((early.start, early.last))
 
@@ -142,14 +146,14 @@ class Continuity:
             self.synchronised = False
             self.waiting_for = reason
         waiting, self._early = self._early, []
-        for one in waiting:
-            self._wait(one)
+        for update in waiting:
+            self._wait(update)
 
-    def _wait(self, one: DepthUpdate) -> None:
-        self._buffer.append(one)
+    def _wait(self, update: DepthUpdate) -> None:
+        self._buffer.append(update)
         if len(self._buffer) > _BUFFERED:
             left = self._buffer.popleft()
-            self.ledger.aside(self.waiting_for, left.place, left.local)
+            self.ledger.quarantine(self.waiting_for, left.place, left.local)
 
     def begin(self, snapshot: int, place: int, local: int) -> bool:
         """Process a snapshot; `ready` then holds the buffered differences after it.
@@ -158,13 +162,13 @@ class Continuity:
             Whether the book begins anew.
         """
         if self.synchronised and snapshot < self.last:
-            self.ledger.aside(QuarantineReason.OLD_SNAPSHOT, place, local)
+            self.ledger.quarantine(QuarantineReason.OLD_SNAPSHOT, place, local)
             return False
         # Sorting repairs swapped neighbours.
-        buffered = sorted(self._buffer, key=lambda one: one.last)
-        newer = [one for one in buffered if not self._older(one, snapshot)]
+        buffered = sorted(self._buffer, key=lambda update: update.last)
+        newer = [update for update in buffered if not self._older(update, snapshot)]
         if newer and newer[0].start > snapshot:
-            self.ledger.aside(QuarantineReason.OLD_SNAPSHOT, place, local)
+            self.ledger.quarantine(QuarantineReason.OLD_SNAPSHOT, place, local)
             return False
         if buffered != list(self._buffer):
             self.ledger.fault(QuarantineReason.OUT_OF_ORDER)
@@ -173,13 +177,13 @@ class Continuity:
         self.last = snapshot
         ready: list[DepthUpdate] = []
         broken = False
-        for one in buffered:
+        for update in buffered:
             if broken:
-                self._wait(one)
+                self._wait(update)
                 continue
-            outcome = self.take(one)
+            outcome = self.take(update)
             if outcome is Outcome.APPLIED:
-                ready += [each._replace(local=local) for each in self.ready]
+                ready += [applied._replace(local=local) for applied in self.ready]
             elif outcome in (Outcome.HELD, Outcome.LOST):
                 # No late predecessor can close a hole here.
                 broken = True
@@ -189,11 +193,11 @@ class Continuity:
 
     def keep(self, text: bytes) -> None:
         """Copy waiting values out of a text before it is dropped."""
-        self._early = [one.kept(text) for one in self._early]
-        self._buffer = deque(one.kept(text) for one in self._buffer)
+        self._early = [update.kept(text) for update in self._early]
+        self._buffer = deque(update.kept(text) for update in self._buffer)
 
     def finish(self) -> None:
         """Quarantine what still waits."""
-        for one in self._buffer:
-            self.ledger.aside(self.waiting_for, one.place, one.local)
+        for update in self._buffer:
+            self.ledger.quarantine(self.waiting_for, update.place, update.local)
         self._buffer.clear()

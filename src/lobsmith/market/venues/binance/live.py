@@ -94,7 +94,7 @@ def difference(text: bytes) -> UpdateIds | None:
 def snapshot_id(text: bytes) -> int | None:
     """Return a REST snapshot's update id; None if there is none."""
     try:
-        found = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("lastUpdateId")
-        return None if found is None else msgspec.json.decode(found, type=int)
+        raw = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("lastUpdateId")
+        return None if raw is None else msgspec.json.decode(raw, type=int)
     except (msgspec.MsgspecError, ValueError):
         return None

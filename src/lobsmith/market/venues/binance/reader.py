@@ -38,7 +38,7 @@ from lobsmith.market.venues.binance.items import Items, note_trade
 from lobsmith.market.venues.binance.messages import Line, sniff, stamp_of, to_nanoseconds
 from lobsmith.market.venues.binance.scan import DEPTH, LINE_DTYPE, SLOW, TICKER, TRADE, scan
 from lobsmith.market.venues.captures import text_batches
-from lobsmith.market.venues.prefetch import ahead
+from lobsmith.market.venues.prefetch import prefetch
 from lobsmith.units import NS_PER_S
 
 __all__ = ["FORMAT", "KNOWN", "BinanceReader"]
@@ -113,7 +113,7 @@ class BinanceReader:
         for path in self.paths:
             self._place = self.ledger.begin_file(path)
             first = True
-            for text in ahead(text_batches(path)):
+            for text in prefetch(text_batches(path)):
                 if first:
                     self._check_order(text)
                     first = False
@@ -161,8 +161,8 @@ class BinanceReader:
         lines = np.empty(text.count(b"\n"), LINE_DTYPE)
         symbol = self._symbol.encode()
         if not symbol:
-            found = _SYMBOL.search(text)
-            symbol = found[1] if found else b""
+            match = _SYMBOL.search(text)
+            symbol = match[1] if match else b""
         scan(self._items.begin(text), np.frombuffer(symbol, np.uint8), lines)
         kinds = lines["kind"]
         self.ledger.records += len(lines)
@@ -174,10 +174,10 @@ class BinanceReader:
             self._name_symbol(symbol.decode())
         base = self._place + 1
         single = np.flatnonzero((kinds == SLOW) | (kinds == DEPTH))
-        done = 0
+        position = 0
         for at, line in zip(single.tolist(), lines[single].tolist(), strict=True):
-            self._take_between(lines, done, at, base)
-            done = at + 1
+            self._take_between(lines, position, at, base)
+            position = at + 1
             start, stop, kind, local, exchange, first, last, previous, paired, _sell, values = line
             self._place = base + at
             if kind == DEPTH:
@@ -187,7 +187,7 @@ class BinanceReader:
                 self._take_slowly(text[start:stop])
             if self._held_from is not None and self._depth.overdue(self._local):
                 self._lose(QuarantineReason.GAP)
-        self._take_between(lines, done, len(lines), base)
+        self._take_between(lines, position, len(lines), base)
         self._place = base + len(lines) - 1
         self.ledger.missing_trades = int(self._trades[1])
 
@@ -197,7 +197,7 @@ class BinanceReader:
         self._local = int(lines["local"][stop - 1])
         if not self._depth.synchronised:
             for at in np.flatnonzero(lines["kind"][start:stop] == TICKER) + start:
-                self.ledger.aside(self._depth.waiting_for, base + int(at), int(lines["local"][at]))
+                self.ledger.quarantine(self._depth.waiting_for, base + int(at), int(lines["local"][at]))
         self._items.add_lines(lines, start, stop, base, self._trades, tickers=self._depth.synchronised)
 
     def _take_slowly(self, text: bytes) -> None:
@@ -226,13 +226,13 @@ class BinanceReader:
                 values = message.bids, message.bid_size, message.asks, message.ask_size
                 self._items.add(OP_TICKER, local, exchange, message.last, self._place, *map(bytes, values))
             else:
-                self.ledger.aside(self._depth.waiting_for, self._place, local)
+                self.ledger.quarantine(self._depth.waiting_for, self._place, local)
         elif event == "trade":
             self._name_symbol(message.symbol)
             self.ledger.trades += 1
             note_trade(self._trades, message.trade)
             if message.execution != "MARKET":
-                self.ledger.aside(QuarantineReason.NO_BOOK_TRADE, self._place, local)
+                self.ledger.quarantine(QuarantineReason.NO_BOOK_TRADE, self._place, local)
             elif message.maker is None:
                 raise self._fail("a trade without its side (m)")
             else:
@@ -256,12 +256,12 @@ class BinanceReader:
             self._take_snapshot(line)
         elif line.gap is not None:
             self._lose(QuarantineReason.RECONNECT)
-            self.ledger.aside(QuarantineReason.RECONNECT, self._place, local)
+            self.ledger.quarantine(QuarantineReason.RECONNECT, self._place, local)
         else:
-            self.ledger.aside(QuarantineReason.OTHER_STREAM, self._place, local)
+            self.ledger.quarantine(QuarantineReason.OTHER_STREAM, self._place, local)
 
-    def _fail(self, what: str, place: int | None = None) -> CaptureError:
-        return self.ledger.error(what, self._place if place is None else place)
+    def _fail(self, message: str, place: int | None = None) -> CaptureError:
+        return self.ledger.error(message, self._place if place is None else place)
 
     def _late_ticker(self, place: int) -> CaptureError:
         return self._fail("bookTicker messages begin long after the depth; split the file before this line", place)
@@ -275,10 +275,10 @@ class BinanceReader:
             event = b"" if listed else bytes(msgspec.json.decode(data, type=dict[str, Raw]).get("e", Raw(b'""')))
         except (msgspec.MsgspecError, ValueError, RecursionError):
             raise self._fail("not a JSON message") from error
-        ours = (b'"depthUpdate"', b'"bookTicker"', b'"trade"', b'""')
-        if not listed and event in ours:
+        known = (b'"depthUpdate"', b'"bookTicker"', b'"trade"', b'""')
+        if not listed and event in known:
             raise self._fail(f"a message of the wrong shape: {' '.join(str(error).split())[:200]}") from error
-        self.ledger.aside(QuarantineReason.OTHER_STREAM, self._place, self._local)
+        self.ledger.quarantine(QuarantineReason.OTHER_STREAM, self._place, self._local)
 
     def _name_symbol(self, symbol: str) -> None:
         """Set the stream's symbol; reject another."""
@@ -312,8 +312,10 @@ class BinanceReader:
             self._lose(QuarantineReason.GAP)
 
     def _apply_ready(self) -> None:
-        for one in self._depth.ready:
-            self._items.add(OP_DEPTH, one.local, one.exchange, one.last, one.place, one.bids, one.asks)
+        for update in self._depth.ready:
+            self._items.add(
+                OP_DEPTH, update.local, update.exchange, update.last, update.place, update.bids, update.asks
+            )
         if not self._depth.holding:
             self._held_from = None
 
@@ -339,7 +341,7 @@ class BinanceReader:
             self._items.add(OP_LOST, int(held["local_time"][0]) if len(held) else self._local, 0, 0, self._place)
             tickers = held["op"] == OP_TICKER
             self._items.add_items(held[~tickers])
-            self.ledger.all_aside(reason, held["place"][tickers], held["local_time"][tickers])
+            self.ledger.quarantine_all(reason, held["place"][tickers], held["local_time"][tickers])
         self._held_from = None
         self._depth.lose(reason)
 
@@ -372,9 +374,9 @@ class BinanceReader:
         count, error, item = parse(text, items, rows, places, self._divisors, unusable)
         if error:
             raise self._fail(ERRORS[error], int(items["place"][item]))
-        for one in items[unusable]:
-            reason = QuarantineReason.EMPTY_TICKER if one["op"] == OP_TICKER else QuarantineReason.EMPTY_TRADE
-            self.ledger.aside(reason, int(one["place"]), int(one["local_time"]))
+        for entry in items[unusable]:
+            reason = QuarantineReason.EMPTY_TICKER if entry["op"] == OP_TICKER else QuarantineReason.EMPTY_TRADE
+            self.ledger.quarantine(reason, int(entry["place"]), int(entry["local_time"]))
         self._depth.keep(self._items.raw)
         self._items.keep(self._held_from)
         if self._held_from is not None:
