@@ -1,4 +1,4 @@
-"""The recorder against a local venue that plays a session back, with everything that goes wrong on a feed."""
+"""The feed over WebSocket against a local venue that plays a session back, with every fault of a feed."""
 
 import asyncio
 import json
@@ -47,14 +47,14 @@ def capture(
         async with Exchange(lines, script) as exchange:
             endpoint = MARKETS["usdm"]._replace(websocket=exchange.ws_url, rest=exchange.rest_url)
             raw = RawFiles(folder, "usdm", files or FileLimits(flush_s=0.05), lambda: time.sleep(slow_s))
-            recorder = WebSocketFeed(endpoint, symbols, raw, FAST)
-            running = asyncio.ensure_future(capture_feed(recorder, raw))
+            feed = WebSocketFeed(endpoint, symbols, raw, FAST)
+            running = asyncio.ensure_future(capture_feed(feed, raw))
             finished = asyncio.ensure_future(exchange.finished.wait())
             await asyncio.wait({running, finished}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
                 # Everything was sent: let what is on its way arrive, the last snapshot too.
                 await asyncio.sleep(0.2)
-            recorder.stop()
+            feed.stop()
             finished.cancel()
             return await running, exchange
 
@@ -76,9 +76,9 @@ def test_what_is_sent_is_recorded(tmp_path: Path, lines: list[bytes]) -> None:
     summary, exchange = capture(tmp_path, lines)
     assert (summary.messages, summary.snapshots) == (len(exchange.messages), 1)
     assert (summary.reconnects, summary.gaps, summary.dropped, summary.failed) == (0, 0, 0, {})
-    found = written(summary.files)
-    assert [line[20:] for line in found if b"lastUpdateId" not in line[:60]] == exchange.messages
-    stamps = [int(line[:19]) for line in found]
+    captured = written(summary.files)
+    assert [line[20:] for line in captured if b"lastUpdateId" not in line[:60]] == exchange.messages
+    stamps = [int(line[:19]) for line in captured]
     assert stamps == sorted(stamps)
     assert summary.bytes == sum(Path(path).stat().st_size for path in summary.files)
 
@@ -138,7 +138,7 @@ def test_lost_and_repeated_messages_of_the_venue(tmp_path: Path, lines: list[byt
 
 def test_one_failing_symbol_does_not_fail_the_rest(tmp_path: Path, lines: list[bytes]) -> None:
     other = [line.replace(b"sim@", b"bad@").replace(b'"SIM"', b'"BAD"') for line in lines if b'"stream"' in line[:40]]
-    both = [one for pair in zip(lines, [b"", *other], strict=False) for one in pair if one]
+    both = [line for pair in zip(lines, [b"", *other], strict=False) for line in pair if line]
     summary, _ = capture(tmp_path, both, Script(unknown=("BAD",), pause_s=0.005), symbols=("SIM", "BAD"))
     assert list(summary.failed) == ["bad"]
     assert "Invalid symbol" in summary.failed["bad"]
@@ -208,8 +208,8 @@ def test_a_torn_tail_is_cut(tmp_path: Path) -> None:
         assert whole.startswith(left)
         assert len(left) + sum(cut.values()) == size
         if left:
-            found = written([str(path)])
-            assert found == [b'%d {"n":%d}' % (10**18 + n, n) for n in range(len(found))]
+            kept = written([str(path)])
+            assert kept == [b'%d {"n":%d}' % (10**18 + n, n) for n in range(len(kept))]
     path.write_bytes(whole)
     assert cut_torn_tails(tmp_path, "usdm") == {}
 

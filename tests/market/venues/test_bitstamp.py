@@ -74,7 +74,7 @@ def test_orders_become_levels(tmp_path: Path, lines: list[str], expected: list[t
 
 
 @pytest.mark.parametrize("event", ["created", "changed"])
-def test_an_event_after_its_own_deletion_is_set_aside(tmp_path: Path, event: str) -> None:
+def test_an_event_after_its_own_deletion_is_quarantined(tmp_path: Path, event: str) -> None:
     lines = [order(3, "deleted", 7, 0, "120.00", "1.0"), order(4, event, 7, 0, "120.00", "1.0")]
     session = read(tmp_path / "log", *OPENING, *lines)
     assert rows(session) == BEGUN
@@ -206,8 +206,8 @@ def test_the_recorded_day_agrees_with_the_venues_snapshots(recorded: Path, tmp_p
     )
     assert account.records == account.kept + sum(account.set_aside.values())
     assert "disagrees with the venue" not in account.faults
-    aside = pl.read_csv(tmp_path / "q.csv")
-    late = set(aside.filter(pl.col("reason") == "out of order")["line"])
+    quarantined = pl.read_csv(tmp_path / "q.csv")
+    late = set(quarantined.filter(pl.col("reason") == "out of order")["line"])
     assert set(LATE_CREATED + LATE_CHANGED) <= late
     lines = bz2.decompress(path.read_bytes()).splitlines()
     kinds = [lines[number - 1].split(b" ")[1] for number in late]
