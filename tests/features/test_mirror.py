@@ -1,4 +1,4 @@
-"""A market seen upside down: what `definitions.mirror` says of it, against what the kernel makes of its events."""
+"""A mirrored market: `definitions.mirror` against the kernel's features of the mirrored events."""
 
 from dataclasses import fields, replace
 

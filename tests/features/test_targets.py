@@ -1,4 +1,4 @@
-"""The targets against a search row by row, and against what they must not look at."""
+"""The targets against a search row by row, and against rows they must not depend on."""
 
 import itertools
 import math

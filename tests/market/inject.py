@@ -1,4 +1,4 @@
-"""Feed faults, injected on purpose into the lines of a raw Binance capture, recorded or simulated.
+"""Feed faults injected into the lines of a raw Binance capture, real or simulated.
 
 Each function takes the lines and where to act, and returns the new lines together with the numbers, counted from 0
 among the *new* lines, of those that the fault has made wrong. What a reader and the screen find can be held against
@@ -92,7 +92,7 @@ def crossed(lines: Sequence[bytes], start: int, *, locked: bool = False, by: flo
 
 
 def crossed_depth(lines: Sequence[bytes], start: int, price: str, until: int, *, size: str = "1.000") -> Injected:
-    """Put a bid far above the market into a depth message, and take it out of a later one: a level nobody sent."""
+    """Put a bid far above the market into a depth message, and take it out of a later one: a level without an order."""
     (at,) = find(lines, DEPTH, start)
     (end,) = find(lines, DEPTH, until)
     mixed = list(lines)
@@ -152,7 +152,7 @@ def negative_latency(lines: Sequence[bytes], start: int, seconds: float, stream:
 
 
 def snapshot(lines: Sequence[bytes], at: int) -> bytes:
-    """Return the REST snapshot that a recorder would have written as line `at`: all levels that the lines before left.
+    """Return the REST snapshot that a capture would have as line `at`: all levels that the lines before left.
 
     It is built with plain dictionaries, and knows nothing of gaps: take the lines as they were before any fault.
     """

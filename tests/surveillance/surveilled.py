@@ -1,4 +1,4 @@
-"""Scripted markets, and what a crash detector must say of them, recomputed from scratch at every message."""
+"""Scripted markets, and the alerts a crash detector must raise, recomputed from scratch at every message."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def events_of(rows: Sequence[tuple[int, int, int, int, int, float, int]]) -> Eve
 def scripted(
     time_ms: np.ndarray, mid: np.ndarray, lots: np.ndarray, depth: np.ndarray, side: np.ndarray | int = ASK
 ) -> Events:
-    """Return a market that says at each time: a snapshot, one trade, a ticker.
+    """Return a market with, at each time, a snapshot, one trade and a ticker.
 
     Args:
         time_ms: int [K], rising, since the start.

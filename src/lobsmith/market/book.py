@@ -1,9 +1,8 @@
-"""The order book, compiled with Numba, its state in one numpy record.
+"""The order book, compiled with Numba, its state in one structured array.
 
 Per side, a ring of `WINDOW` prices moves with the touch and contains the best level; other levels are in a hash table.
 *Keys* are the price for bids, the negated price for asks: a greater key is a better level.
 
-    >>> import numpy as np
     >>> from lobsmith.market.book import apply, levels, new_book, touch
     >>> from lobsmith.market.events import BID, CLEAR, END, LEVEL
     >>> book = new_book()
@@ -191,7 +190,6 @@ def _move_window(state, s, key):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _best_left(state, s):  # type: ignore[no-untyped-def]
-    """Find the best level after a removal."""
     if state.inside[s] > 0:
         best = _at_or_below(state, s, state.best[s])
         state.best[s] = best

@@ -1,7 +1,7 @@
 """The event schema of every source.
 
-An event is one change: a level's size, one side of a ticker, a trade, the clearing of the book, a gap. The last event
-of a message carries `END`; only there is the book consistent. Columns, each [N]:
+An event is one change: a level's size, one side of a ticker, a trade, the clearing of the book, a gap. Events of one
+message are adjacent and the last carries `END`; only there is the book consistent. Columns, each [N]:
 
 | column          | type    | meaning |
 |-----------------|---------|---------|
@@ -12,7 +12,7 @@ of a message carries `END`; only there is the book consistent. Columns, each [N]
 | `flags`         | uint8   | `END`, `RESTATED` |
 | `price`         | int64   | ticks |
 | `size`          | float64 | base units; a `LEVEL` of size 0 removes the level |
-| `sequence`      | int64   | the venue's update id, or trade id for trades |
+| `sequence`      | int64   | update id, or trade id for trades |
 """
 
 from dataclasses import dataclass, fields

@@ -139,7 +139,6 @@ def _scaled(price, price_decimals, size, size_decimals, divisors):  # type: igno
 
 @njit(cache=True, error_model="numpy")
 def _two_values(text, values, which, divisors):  # type: ignore[no-untyped-def]
-    """Parse separate price and size; return as `_scaled`."""
     at, price, price_decimals = _number(text, values[which, 0])
     if at < 0:
         return at, 0, 0.0
@@ -168,7 +167,6 @@ def _write(rows, n, item, kind, side, price, size):  # type: ignore[no-untyped-d
 
 @njit(cache=True, error_model="numpy")
 def _levels(text, at, stop, rows, n, item, side, divisors):  # type: ignore[no-untyped-def]
-    """Parse one side's levels; return (0 or an error, rows)."""
     if text[at] != _OPEN:
         return -1, n
     at = _skip(text, at + 1)

@@ -97,8 +97,6 @@ def read_captures(paths: Sequence[Path], limits: ScreenParams | None = None) -> 
 
 
 class _SessionReader:
-    """A session in memory as a capture reader."""
-
     ticker_feed = True
 
     def __init__(self, session: Session, ledger: Ledger) -> None:

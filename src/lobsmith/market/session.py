@@ -29,7 +29,7 @@ class Accounting(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Lines of the files; messages of a simulation."""
     kept: int
     set_aside: dict[str, int]
-    """Quarantined records by `QuarantineReason`."""
+    """By `QuarantineReason`."""
     faults: dict[str, int]
     """Incidents by name, each counted once."""
     depth_messages: int
@@ -46,7 +46,6 @@ class Accounting(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mid_changes: int
     segments: int
     seconds: float
-    """Last minus first local time."""
     clock_offset_ns: int
     """Local minus exchange time without latency (see `screen`); 0 where the venue gives no time."""
     first_ns: int

@@ -46,7 +46,6 @@ class Ingest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of all events (see `session.Fingerprint`)."""
     days: tuple[str, ...]
     checks: dict[str, Any] = {}
-    """The reader's own checks."""
 
 
 class _Day(Struct, frozen=True, forbid_unknown_fields=True):
@@ -278,7 +277,6 @@ class Store:
 
 
 def _gap(local_time: int) -> Events:
-    """Return the gap between two ingests."""
     values = {"local_time": local_time, "kind": GAP, "flags": END}
     columns: dict[str, Any] = {name: np.full(1, values.get(name, 0), dtype) for name, dtype in DTYPES.items()}
     return Events(**columns)
@@ -299,7 +297,6 @@ def _ingest(path: Path) -> Ingest:
 
 
 def _read_day(path: Path, metadata: _Day) -> Iterator[Events]:
-    """Read a day's row groups and check its fingerprint."""
     fingerprint = Fingerprint(metadata.instrument)
     try:
         with pq.ParquetFile(path) as file:

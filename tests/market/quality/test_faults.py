@@ -280,7 +280,7 @@ def test_a_step_of_the_clock_is_a_fault(
     assert faulty.account.faults == {"clock step": 1}
     offset = faulty.account.clock_offset_ns - clean.account.clock_offset_ns
     assert offset / 1e9 == pytest.approx(seconds, abs=0.01)
-    # Two seconds to settle, and a clock set back has to catch up first.
+    # Two seconds of `clock_settle_ms`, and a clock set back has to catch up first.
     late = stamp(lines, place.at) + int((3 + max(0.0, -seconds)) * 1e9)
     if abs(seconds) > 1 or seconds < 0:
         quarantined = faulty.quarantined_lines("clock step")

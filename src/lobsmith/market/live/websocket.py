@@ -23,7 +23,6 @@ from lobsmith.market.live.files import RawFiles
 from lobsmith.market.venues.binance.live import Endpoint, difference, snapshot_id, stream_of
 
 _LOSSES = {"gaierror": "its name cannot be resolved", "stale": "silent", "ConnectionRefusedError": "nothing listens"}
-"""Explanations where the error's name is unclear."""
 
 
 class CaptureLimits(Struct, frozen=True, kw_only=True):
@@ -48,7 +47,6 @@ class Summary(Struct, kw_only=True):
     snapshots: int = 0
     reconnects: int = 0
     last_loss: str = ""
-    """Why the last connection was lost."""
     gaps: int = 0
     dropped: int = 0
     """Messages refused by a full queue."""
@@ -160,7 +158,6 @@ class WebSocketFeed:
         return self.summary
 
     def _note(self, line: str) -> None:
-        """Report a line unless repeated."""
         if line != self._last_note:
             self._last_note = line
             self._say(line)
@@ -229,7 +226,7 @@ class WebSocketFeed:
             self._watch(symbol, text, rest)
 
     def _watch(self, symbol: _Symbol, text: bytes, rest: httpx.AsyncClient) -> None:
-        """Check the update ids; fetch a snapshot after the first difference and after a break."""
+        """Fetch a snapshot after the first difference and after a break of the update ids."""
         update = difference(text)
         if update is None:
             return

@@ -52,11 +52,7 @@ class QuarantineReason(StrEnum):
 
 
 class Ledger:
-    """Counts and quarantines records.
-
-    Args:
-        quarantine: receives a CSV line per quarantined record.
-    """
+    """Counts records; `quarantine` receives a CSV line per quarantined record."""
 
     def __init__(self, quarantine: TextIO | None = None) -> None:
         self.files: list[Path] = []

@@ -44,13 +44,7 @@ _REASONS = {
 
 
 class Screen:
-    """One feed's screen.
-
-    Args:
-        params: thresholds.
-        ledger: counts faults and quarantined records.
-        ticker_feed: whether the venue sends tickers.
-    """
+    """One feed's screen; `ticker_feed`: whether the venue sends tickers."""
 
     def __init__(self, params: ScreenParams, ledger: Ledger, *, ticker_feed: bool) -> None:
         self._ledger = ledger

@@ -115,7 +115,6 @@ def _constant_lag(s, local, lag, begin):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _follow(s, local, lag):  # type: ignore[no-untyped-def]
-    """Let the offset follow the smallest lag of each second."""
     if local < s.calibrate_until:
         s.offset = min(s.offset, lag)
         return
@@ -149,7 +148,6 @@ def _begin_clock(s, local, lag):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _judge_clock(s, local, exchange):  # type: ignore[no-untyped-def]
-    """Return a message's clock fault, else 0."""
     doubtful = s.incident == NEGATIVE or s.incident == STALE or s.incident == STEP
     wrong = STEP if local < s.local - s.tolerance else 0
     if exchange == 0:
@@ -233,7 +231,6 @@ def _restate(book, rows, n, exchange, local, flag):  # type: ignore[no-untyped-d
 
 @njit(cache=True, error_model="numpy")
 def _spread(side, price, first, last):  # type: ignore[no-untyped-def]
-    """Return a ticker's ask minus bid."""
     difference = price[last - 1] - price[first]
     return difference if side[first] == BID else -difference
 

@@ -123,7 +123,6 @@ class Change(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     at_s: float
-    """Seconds since the start."""
     dynamics: Dynamics
 
     def __post_init__(self) -> None:
@@ -302,17 +301,14 @@ def change_deep(s, d, side):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def change_touch(s, d, side, what, fills):  # type: ignore[no-untyped-def]
-    """Execute an order at the touch.
+    """Execute an order at the touch; return the number of trades.
 
     Args:
-        s: a `STATE` record.
+        s: a `STATE` element.
         d: the constants.
         side: 0 bids, 1 asks: the affected queue.
         what: `LIMIT`, `CANCEL`, `MARKET` or `INSIDE`.
         fills: int64 [F, 2], written: price and lots of each trade.
-
-    Returns:
-        The number of trades.
     """
     sign = 1 - 2 * side
     best = s.best[side]

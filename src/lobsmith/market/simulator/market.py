@@ -141,7 +141,7 @@ def simulate(seed: int, seconds: int, dynamics: Dynamics | None = None, changes:
 def row_probabilities(
     seed: int, rows: Sequence[int], horizons_ms: Sequence[int], paths: int, dynamics: Dynamics | None = None
 ) -> npt.NDArray[np.float64]:
-    """Return the true conditional probabilities at a session's rows, given all latent state.
+    """Return the true conditional probabilities at a session's rows, given all latent state: float64 [N, H, 3].
 
     No model has a smaller expected log-loss.
 
@@ -151,9 +151,6 @@ def row_probabilities(
         horizons_ms: milliseconds, rising.
         paths: continuations a row.
         dynamics: the session's.
-
-    Returns:
-        float64 [N, H, 3].
 
     Raises:
         DataError: rows do not rise from 0, or as `Market.fork`.

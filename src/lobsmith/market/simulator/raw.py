@@ -21,7 +21,6 @@ _BLOCK = 1 << 14  # bounds memory: Python numbers take ten times a column's
 
 
 def _rows(events: Events) -> Iterator[tuple[Any, ...]]:
-    """Yield events as tuples in schema order."""
     for start in range(0, len(events), _BLOCK):
         block = events.slice(start, start + _BLOCK)
         yield from zip(*(getattr(block, name).tolist() for name in DTYPES), strict=True)

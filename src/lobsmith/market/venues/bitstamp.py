@@ -130,8 +130,6 @@ class OrderBook:
 
 
 class _Reader:
-    """An order book and the events of its changes."""
-
     ticker_feed = False
     instrument = INSTRUMENT
 
@@ -177,7 +175,6 @@ class _Reader:
         return 2 * self._message
 
     def _levels(self, changed: Sequence[tuple[int, int]]) -> None:
-        """Write levels' new totals as one message."""
         sequence = self._next()
         for side, price in changed:
             self._write(LEVEL, side, price, self._book.levels[side].get(price, 0) / _LOTS, sequence)
@@ -185,7 +182,6 @@ class _Reader:
             self._end()
 
     def _begin(self) -> None:
-        """Begin a segment with the whole book."""
         self._whole = True
         sequence = self._next()
         self._write(CLEAR, 0, 0, 0.0, sequence)
@@ -290,7 +286,6 @@ class BitstampLogReader(_Reader):
         self._write(TRADE, side, price, lots / _LOTS, trade.id, END)
 
     def _check(self, snapshot: _Snapshot) -> None:
-        """Compare the best prices with the venue's."""
         self.ledger.snapshots += 1
         self.ledger.quarantine(QuarantineReason.CHECK_SNAPSHOT, self._place, self._local)
         venue = [self._scaled(side[0][0], _TICKS) if side else None for side in (snapshot.bids, snapshot.asks)]

@@ -28,7 +28,6 @@ _KINDS: dict[bytes, tuple[str, Callable[[], _Decompressor]]] = {
 
 
 def _blocks(path: Path, file: IO[bytes], read: int) -> Iterator[bytes]:
-    """Yield decompressed content; a file may have several members."""
     start = file.read(read)
     kind, new = _KINDS.get(start[:2], ("", None))
     if new is None:

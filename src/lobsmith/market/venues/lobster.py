@@ -155,13 +155,7 @@ class LobsterReader:
 
 
 class _Day:
-    """A day's state.
-
-    Args:
-        midnight: in New York, ns since 1970 UTC.
-        snapshots: the last depth snapshot.
-        lost: whether another day came before.
-    """
+    """A day's state; `midnight` in New York, ns since 1970 UTC; `lost`: another day came before."""
 
     def __init__(self, midnight: int, snapshots: DepthSnapshots, *, lost: bool) -> None:
         self.midnight = midnight
@@ -222,8 +216,6 @@ def _updates(
 
 
 class _Lines:
-    """The order book's lines, in the messages' batches."""
-
     def __init__(self, path: Path, columns: Columns) -> None:
         own = Ledger()  # its lines are not counted as records
         self._tables = read_tables(path, columns, own, header=False, chunk=_CHUNK)

@@ -174,7 +174,6 @@ class TardisReader:
             raise table.error(0, f"{venue} {symbol} after {' '.join(self._named)}; a session has one instrument")
 
     def _tick(self) -> float:
-        """Return the tick by all files' first batches."""
         prices = [
             table.frame[name]
             for kind, paths in self._files.items()

@@ -84,7 +84,6 @@ class Continuity:
         return bool(self._early)
 
     def _older(self, difference: DepthUpdate, snapshot: int) -> bool:
-        """Return whether a snapshot contains a difference."""
         return difference.last < snapshot if self.inclusive else difference.last <= snapshot
 
     def take(self, update: DepthUpdate) -> Outcome:
@@ -124,7 +123,7 @@ class Continuity:
         return len(self._early) > _HELD or bool(self._early and local - self._early[0].local > _HELD_NS)
 
     def _apply(self, update: DepthUpdate) -> None:
-        """Make a difference and the held ones after it ready."""
+        """Make a difference and its held successors ready."""
         self.ready = [update]
         self._fresh = False
         self.last = update.last

@@ -127,10 +127,7 @@ class BinanceReader:
     def push(self, text: bytes) -> Batch | None:
         """Read whole lines with their line feeds; the events do not depend on how a stream is cut.
 
-        `ledger.begin_file` must precede it.
-
-        Returns:
-            The events; None before the first depth message, while the venue is unknown.
+        `ledger.begin_file` must precede it. Returns None before the first depth message, while the venue is unknown.
 
         Raises:
             CaptureError: a line is invalid; the reader cannot be used further.
@@ -201,7 +198,6 @@ class BinanceReader:
         self._items.add_lines(lines, start, stop, base, self._trades, tickers=self._depth.synchronised)
 
     def _take_slowly(self, text: bytes) -> None:
-        """Read an irregular line."""
         stamp = stamp_of(text)
         if stamp is None:
             raise self._fail("a line must begin with the local receive time, ns in 19 digits or µs in 16, and a space")
@@ -281,7 +277,6 @@ class BinanceReader:
         self.ledger.quarantine(QuarantineReason.OTHER_STREAM, self._place, self._local)
 
     def _name_symbol(self, symbol: str) -> None:
-        """Set the stream's symbol; reject another."""
         if symbol == self._symbol and symbol:
             return
         # It names a folder.
@@ -320,7 +315,6 @@ class BinanceReader:
             self._held_from = None
 
     def _take_snapshot(self, line: Line) -> None:
-        """Begin the book anew from a REST snapshot and the buffered differences."""
         self.ledger.snapshots += 1
         if self._held_from is not None:
             self._lose(QuarantineReason.GAP)
@@ -346,7 +340,6 @@ class BinanceReader:
         self._depth.lose(reason)
 
     def _finish(self) -> None:
-        """Check the whole stream at its end."""
         if self._held_from is not None:
             self._lose(QuarantineReason.GAP)
         self._depth.finish()
@@ -363,7 +356,6 @@ class BinanceReader:
             )
 
     def _parse(self) -> Batch:
-        """Parse all items not held."""
         items, text = self._items.items(self._held_from), self._items.text()
         wrong = to_nanoseconds(items["exchange_time"])
         if wrong >= 0:

@@ -180,7 +180,6 @@ def _values(line, spans, a, b, c, d):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _message(text, symbol, line, spans, numbers):  # type: ignore[no-untyped-def]
-    """Read one line; return its kind, `SLOW` if irregular."""
     at, stop = line.start, line.stop
     if stop - at < _NS_DIGITS + 40:
         return SLOW
