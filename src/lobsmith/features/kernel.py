@@ -326,13 +326,7 @@ def run(
         book: the book's state, [1].
         kernel: the kernel's state, [1].
         window: the normaliser's state, [1].
-        local_time: int64 [N], ns; with the following columns, the events.
-        kind: uint8 [N].
-        side: int8 [N].
-        flags: uint8 [N].
-        price: int64 [N], ticks.
-        size: float64 [N], base units.
-        sequence: int64 [N].
+        local_time, kind, side, flags, price, size, sequence: event columns, [N].
         raw: float32 [R, F], written; R at least the number of ticker messages.
         scaled: float32 [R, F], written: the network's input, rolling columns as z-scores.
         times: int64 [R], written: local time, ns.

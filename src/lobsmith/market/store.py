@@ -65,7 +65,7 @@ class _DayWriter:
         self._day = -1
         self._writer: pq.ParquetWriter | None = None
         self._fingerprint: Fingerprint | None = None
-        self._waiting: list[Events] = []
+        self._pending: list[Events] = []
 
     def write(self, instrument: Instrument, events: Events) -> None:
         if not len(events):
@@ -79,8 +79,8 @@ class _DayWriter:
             if day != self._day:
                 self.close()
                 self._open(day)
-            self._waiting.append(events.slice(start, stop))
-            if sum(map(len, self._waiting)) >= _ROW_GROUP:
+            self._pending.append(events.slice(start, stop))
+            if sum(map(len, self._pending)) >= _ROW_GROUP:
                 self._flush()
 
     def _open(self, day: int) -> None:
@@ -100,10 +100,10 @@ class _DayWriter:
         )
 
     def _flush(self) -> None:
-        if self._writer is None or self._fingerprint is None or not self._waiting:
+        if self._writer is None or self._fingerprint is None or not self._pending:
             return
-        events = concatenate(self._waiting)
-        self._waiting.clear()
+        events = concatenate(self._pending)
+        self._pending.clear()
         self._fingerprint.update(events)
         self._writer.write_table(pa.table({name: getattr(events, name) for name in DTYPES}))
 
@@ -169,7 +169,7 @@ class Store:
 
     def _move_in(self, folder: Path, ingest: Ingest, *, replace: bool) -> None:
         """Move files into place: the days, then the account that names them."""
-        home = self._home(ingest.instrument)
+        home = self._folder(ingest.instrument)
         ingests = home / "ingests"
         ingests.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(self.root.parent / f".{self.root.name}.lock", _LOCK_S):
@@ -197,7 +197,7 @@ class Store:
                     old.unlink()
             fsync_directory(home)
 
-    def _home(self, instrument: Instrument) -> Path:
+    def _folder(self, instrument: Instrument) -> Path:
         return self.root / instrument.venue / instrument.symbol
 
     def instruments(self) -> list[Instrument]:
@@ -230,11 +230,11 @@ class Store:
 
     def days(self, instrument: Instrument) -> list[str]:
         """Return an instrument's UTC days, `YYYY-MM-DD`, in order."""
-        return sorted(path.stem for path in self._home(instrument).glob("*.parquet"))
+        return sorted(path.stem for path in self._folder(instrument).glob("*.parquet"))
 
     def ingests(self, instrument: Instrument) -> list[Ingest]:
         """Return an instrument's ingests in order."""
-        paths = (self._home(instrument) / "ingests").glob("*.json")
+        paths = (self._folder(instrument) / "ingests").glob("*.json")
         return [_ingest(path) for path in sorted(paths, key=lambda path: int(path.stem))]
 
     def events(self, instrument: Instrument, since_ns: int | None = None) -> Iterator[Events]:
@@ -250,7 +250,7 @@ class Store:
         before: _Day | None = None
         last = 0
         for day in self.days(instrument):
-            path = self._home(instrument) / f"{day}.parquet"
+            path = self._folder(instrument) / f"{day}.parquet"
             ends = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * NS_PER_S + NS_PER_DAY
             if since_ns is not None and ends <= since_ns:
                 continue

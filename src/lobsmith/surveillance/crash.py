@@ -180,7 +180,7 @@ def _pass_time(s, buckets, time):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _note_peak(s, peaks, mid, time):  # type: ignore[no-untyped-def]
+def _push_peak(s, peaks, mid, time):  # type: ignore[no-untyped-def]
     """Push a mid into the queue of falling peaks, at most one a bucket."""
     room = len(peaks)
     bucket = time // (s.bucket_ms * _MS)
@@ -285,11 +285,11 @@ def run(state, book, peaks, buckets, alerts, start, local_time, kind, side, flag
         if flags[n] & END == 0:
             continue
         if s.mid > 0:
-            _note_peak(s, peaks, s.mid, s.time)  # the mid until now
+            _push_peak(s, peaks, s.mid, s.time)  # the mid until now
         if what != TRADE and book[0].synchronised:
             _read_book(s, book)
         if s.mid > 0:
-            _note_peak(s, peaks, s.mid, s.time)
+            _push_peak(s, peaks, s.mid, s.time)
             if _detect(s, peaks, alerts[written]):
                 written += 1
                 if written == len(alerts):

@@ -124,7 +124,7 @@ class RawFiles:
                     continue
                 if entry is _STOP:
                     break
-                self._take(*entry)
+                self._append(*entry)
                 self._flush_due()
             for file in self._open.values():
                 self.bytes += file.close()
@@ -133,7 +133,7 @@ class RawFiles:
             while self._queue.get() is not _STOP:
                 pass
 
-    def _take(self, symbol: str, local: int, text: bytes) -> None:
+    def _append(self, symbol: str, local: int, text: bytes) -> None:
         moment = datetime.fromtimestamp(local // NS_PER_S, UTC)
         day = f"{moment:%Y%m%d}"
         file = self._open.get(symbol)
@@ -142,14 +142,14 @@ class RawFiles:
             file = None
             self._on_next(symbol, local)
         if file is None:
-            path = self._fresh(f"{self._prefix}-{symbol}-{moment:%Y%m%dT%H%M%S}")
+            path = self._unused_path(f"{self._prefix}-{symbol}-{moment:%Y%m%dT%H%M%S}")
             file = self._open[symbol] = _File(path, day)
             self.paths.append(path)
         line = b"%d %b\n" % (local, text)
         file.lines.append(line)
         file.bytes += len(line)
 
-    def _fresh(self, stem: str) -> Path:
+    def _unused_path(self, stem: str) -> Path:
         path = self.folder / f"{stem}.gz"
         number = 0
         while path.exists():

@@ -113,7 +113,7 @@ class RecordedFeed:
             last_ns += 1
             yield last_ns, AGAIN
             begins_ns = max(last_ns + LAP_NS, clock.now_ns())
-            self.shift_ns = _whole(begins_ns - self.begins_ns)
+            self.shift_ns = _whole_ms(begins_ns - self.begins_ns)
 
     def _shifted(self, match: re.Match[bytes]) -> bytes:
         return b'"%b":%d' % (match[1], int(match[2]) + self.shift_ns // _UNITS[len(match[2])])
@@ -193,7 +193,7 @@ class Player:
                     return
             shift, shifting = self.behind_ns > longest_ns and not shifting, self.behind_ns > longest_ns
             if shift:
-                lag_ns = _whole(self.behind_ns)
+                lag_ns = _whole_ms(self.behind_ns)
                 self._source.shift_ns += lag_ns
                 self._say(
                     f"{self._source.instrument}: {lag_ns / NS_PER_S:,.0f} s late at speed {clock.speed():g}; "
@@ -205,12 +205,12 @@ class Player:
 
 def move_to_now(sources: Sequence["RecordedFeed | SimulatedFeed"]) -> None:
     """Shift feeds together; the earliest begins now."""
-    shift_ns = _whole(clock.now_ns() - min(source.begins_ns for source in sources)) + NS_PER_MS
+    shift_ns = _whole_ms(clock.now_ns() - min(source.begins_ns for source in sources)) + NS_PER_MS
     for source in sources:
         source.shift_ns = shift_ns
 
 
-def _whole(time_ns: int) -> int:
+def _whole_ms(time_ns: int) -> int:
     return time_ns // NS_PER_MS * NS_PER_MS
 
 

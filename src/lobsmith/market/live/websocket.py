@@ -107,11 +107,11 @@ class WebSocketFeed:
         self._now = now
         self._draw = draw
         self._say = say
-        self._last_note = ""
+        self._last_report = ""
         self._stop = asyncio.Event()
         self._socket: ClientConnection | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._tasks_of_stop: set[asyncio.Future[None]] = set()  # referenced against garbage collection
+        self._closing: set[asyncio.Future[None]] = set()  # referenced against garbage collection
 
     @property
     def address(self) -> str:
@@ -123,7 +123,7 @@ class WebSocketFeed:
         self._stop.set()
         if self._socket is not None:
             closing = asyncio.ensure_future(self._socket.close())
-            self._tasks_of_stop.add(closing)
+            self._closing.add(closing)
 
     def resync(self, name: str) -> None:
         """Fetch a symbol's snapshot after its next difference; call in the loop's thread."""
@@ -149,17 +149,17 @@ class WebSocketFeed:
                 attempts += 1
                 self.summary.reconnects += 1
                 self.summary.last_loss = reason
-                self._note(f"{self.address}: {_LOSSES.get(reason, reason)}; connecting again")
+                self._report(f"{self.address}: {_LOSSES.get(reason, reason)}; connecting again")
                 for symbol in self._symbols.values():
-                    self._lose(symbol, reason)
+                    self._mark_loss(symbol, reason)
                 ceiling = min(self._limits.backoff_s * 2.0 ** min(attempts, 20), self._limits.backoff_maximum_s)
                 await self._pause(self._draw() * ceiling)
             await self._cancel_tasks()
         return self.summary
 
-    def _note(self, line: str) -> None:
-        if line != self._last_note:
-            self._last_note = line
+    def _report(self, line: str) -> None:
+        if line != self._last_report:
+            self._last_report = line
             self._say(line)
 
     async def _pause(self, seconds: float) -> None:
@@ -194,12 +194,12 @@ class WebSocketFeed:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._limits.lifetime_s
         self._socket = socket
-        self._note(f"connected to {self.address}")
+        self._report(f"connected to {self.address}")
         try:
             async with asyncio.timeout(self._limits.stale_s) as silence:
                 while loop.time() < end and not self._stop.is_set():
                     text = await socket.recv(decode=False)
-                    self._take(self._now(), text, rest)
+                    self._handle(self._now(), text, rest)
                     silence.reschedule(loop.time() + self._limits.stale_s)
         except TimeoutError:
             return "stale"
@@ -207,7 +207,7 @@ class WebSocketFeed:
             self._socket = None
         return "renewed"
 
-    def _take(self, local: int, text: bytes, rest: httpx.AsyncClient) -> None:
+    def _handle(self, local: int, text: bytes, rest: httpx.AsyncClient) -> None:
         name, kind = stream_of(text)
         symbol = self._symbols.get(name)
         if symbol is None:
@@ -223,9 +223,9 @@ class WebSocketFeed:
             return
         self.summary.messages += 1
         if kind.startswith("depth"):
-            self._watch(symbol, text, rest)
+            self._check_continuity(symbol, text, rest)
 
-    def _watch(self, symbol: _Symbol, text: bytes, rest: httpx.AsyncClient) -> None:
+    def _check_continuity(self, symbol: _Symbol, text: bytes, rest: httpx.AsyncClient) -> None:
         """Fetch a snapshot after the first difference and after a break of the update ids."""
         update = difference(text)
         if update is None:
@@ -242,7 +242,7 @@ class WebSocketFeed:
                 symbol.fetching.add_done_callback(self._tasks.discard)
         symbol.last = update.last
 
-    def _lose(self, symbol: _Symbol, reason: str) -> None:
+    def _mark_loss(self, symbol: _Symbol, reason: str) -> None:
         symbol.last = symbol.first = None
         if not self._mark(symbol, reason):
             symbol.dropped += 1
@@ -269,7 +269,7 @@ class WebSocketFeed:
                 await self._pause(wait)
                 continue
             if response.status_code in (400, 404):
-                self._give_up(symbol, f"the venue refused its snapshot: {response.text[:200]}")
+                self._abandon(symbol, f"the venue refused its snapshot: {response.text[:200]}")
                 return
             if response.status_code != httpx.codes.OK:
                 # 429 and 418 carry Retry-After.
@@ -284,7 +284,7 @@ class WebSocketFeed:
                 return
             await self._pause(wait)
 
-    def _give_up(self, symbol: _Symbol, reason: str) -> None:
+    def _abandon(self, symbol: _Symbol, reason: str) -> None:
         self.summary.failed[symbol.name] = reason
         self._say(f"{symbol.name}: {reason}")
         del self._symbols[symbol.name]

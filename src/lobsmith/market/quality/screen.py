@@ -85,7 +85,7 @@ class Screen:
         """Account for an incident that never ended."""
         incident = int(self._state["incident"][0])
         if incident:
-            self._close(incident)
+            self._close_incident(incident)
 
     def _enter(self, asides: npt.NDArray[np.void]) -> None:
         """Enter quarantined records into the ledger, those of an incident at its end."""
@@ -96,13 +96,13 @@ class Screen:
             elif reason == loop.LOST:
                 self._ledger.quarantine(QuarantineReason.GAP, place, local)
             elif reason >= loop.CLOSES:
-                self._close(reason - loop.CLOSES)
+                self._close_incident(reason - loop.CLOSES)
             else:
                 self._ledger.fault(_REASONS[reason])
                 if place >= 0:
                     self._ledger.quarantine(_REASONS[reason], place, local)
 
-    def _close(self, incident: int) -> None:
+    def _close_incident(self, incident: int) -> None:
         self._ledger.fault(_REASONS[incident])
         self._ledger.quarantine_all(_REASONS[incident], *zip(*self._pending, strict=True)) if self._pending else None
         self._pending.clear()

@@ -138,7 +138,7 @@ class _Reader:
         self.ledger = ledger
         self._book = OrderBook()
         self._fills: deque[_Fill] = deque(maxlen=_FILLS)
-        self._whole = False
+        self._valid = False
         self._rows: list[tuple[Any, ...]] = []
         self._places: list[int] = []
         self._message = 0
@@ -148,7 +148,7 @@ class _Reader:
     def _fail(self, message: str) -> CaptureError:
         return self.ledger.error(message, self._place)
 
-    def _time(self, text: str) -> int:
+    def _parse_time(self, text: str) -> int:
         if len(text) != _DIGITS or not text.isdigit():
             raise self._fail("a local receive time must have 13 digits, ms since 1970 UTC")
         return int(text) * NS_PER_MS
@@ -167,30 +167,30 @@ class _Reader:
         self._rows.append((0, self._local, kind, side, flags, price, size, sequence))
         self._places.append(self._place)
 
-    def _end(self) -> None:
+    def _end_message(self) -> None:
         self._rows[-1] = (*self._rows[-1][:4], END, *self._rows[-1][5:])
 
-    def _next(self) -> int:
+    def _next_sequence(self) -> int:
         self._message += 1
         return 2 * self._message
 
     def _levels(self, changed: Sequence[tuple[int, int]]) -> None:
-        sequence = self._next()
+        sequence = self._next_sequence()
         for side, price in changed:
             self._write(LEVEL, side, price, self._book.levels[side].get(price, 0) / _LOTS, sequence)
         if changed:
-            self._end()
+            self._end_message()
 
     def _begin(self) -> None:
-        self._whole = True
-        sequence = self._next()
+        self._valid = True
+        sequence = self._next_sequence()
         self._write(CLEAR, 0, 0, 0.0, sequence)
         for side, level in self._book.levels.items():
             for price, lots in sorted(level.items()):
                 self._write(LEVEL, side, price, lots / _LOTS, sequence)
-        self._end()
+        self._end_message()
 
-    def _order(self, action: str, order: int, side: int, price: int, lots: int) -> None:
+    def _handle_order(self, action: str, order: int, side: int, price: int, lots: int) -> None:
         self.ledger.depth_messages += 1
         old = self._book.orders.get(order)
         if action == "deleted":
@@ -205,7 +205,7 @@ class _Reader:
             changed, left = put, lots
         if old is not None and left < old.lots:
             self._fills.append(_Fill(old.lots - left, order, old.side))
-        if not self._whole:
+        if not self._valid:
             self.ledger.quarantine(QuarantineReason.BEFORE_SNAPSHOT, self._place, self._local)
         else:
             self._levels(changed)
@@ -246,32 +246,32 @@ class BitstampLogReader(_Reader):
                 for line in lines:
                     start += 1
                     self._place = start
-                    self._take(line)
+                    self._read(line)
                 self.ledger.records += len(lines)
                 yield self._drain()
-        if not self._whole and not self._agreement["both"]:
+        if not self._valid and not self._agreement["both"]:
             raise CaptureError(self.paths[0], "the order book never agreed with a snapshot of the venue (order_book)")
 
-    def _take(self, line: bytes) -> None:
+    def _read(self, line: bytes) -> None:
         stamp, _, rest = line.partition(b" ")
         event, _, text = rest.partition(b" ")
-        self._local = self._time(stamp.decode("latin-1"))
+        self._local = self._parse_time(stamp.decode("latin-1"))
         try:
             if event in (b"order_created", b"order_changed", b"order_deleted"):
                 order = self._decode_order(text)
                 side = ASK if order.order_type else BID
                 lots, price = self._scaled(order.amount, _LOTS), self._scaled(order.price, _TICKS)
-                self._order(event[6:].decode(), order.id, side, price, lots)
+                self._handle_order(event[6:].decode(), order.id, side, price, lots)
             elif event == b"trade":
-                self._trade(self._decode_trade(text))
+                self._handle_trade(self._decode_trade(text))
             elif event == b"order_book":
-                self._check(self._decode_snapshot(text))
+                self._compare(self._decode_snapshot(text))
             else:
                 raise self._fail("not an event of a Bitstamp order log")
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise self._fail(f"a message of the wrong shape: {' '.join(str(error).split())[:200]}") from error
 
-    def _trade(self, trade: _Trade) -> None:
+    def _handle_trade(self, trade: _Trade) -> None:
         self.ledger.trades += 1
         price, lots = self._scaled(trade.price, _TICKS), self._scaled(trade.amount, _LOTS)
         if not price or not lots:
@@ -285,7 +285,7 @@ class BitstampLogReader(_Reader):
                 self._fills.remove(fill)
         self._write(TRADE, side, price, lots / _LOTS, trade.id, END)
 
-    def _check(self, snapshot: _Snapshot) -> None:
+    def _compare(self, snapshot: _Snapshot) -> None:
         self.ledger.snapshots += 1
         self.ledger.quarantine(QuarantineReason.CHECK_SNAPSHOT, self._place, self._local)
         venue = [self._scaled(side[0][0], _TICKS) if side else None for side in (snapshot.bids, snapshot.asks)]
@@ -295,11 +295,11 @@ class BitstampLogReader(_Reader):
         matches = [price == venue_price for price, venue_price in zip(own, venue, strict=True)]
         self._agreement.update(snapshots=1, bid=matches[0], ask=matches[1], both=all(matches))
         self._disagreed = 0 if all(matches) else self._disagreed + 1
-        if all(matches) and not self._whole:
+        if all(matches) and not self._valid:
             self._begin()
-        elif self._disagreed >= PATIENCE and self._whole:
+        elif self._disagreed >= PATIENCE and self._valid:
             self.ledger.fault(QuarantineReason.DISAGREES)
-            self._whole = False
+            self._valid = False
             self._write(GAP, 0, 0, 0.0, 0, END)
 
 
@@ -317,21 +317,21 @@ class BitstampOrdersReader(_Reader):
                     if line.strip() == _HEADER:
                         continue
                     self.ledger.records += 1
-                    self._take(line)
+                    self._read(line)
                 yield self._drain()
 
-    def _take(self, line: bytes) -> None:
+    def _read(self, line: bytes) -> None:
         fields = line.decode("latin-1").rstrip("\r").split(",")
         if len(fields) != 7 or fields[5] not in ("created", "changed", "deleted") or fields[6] not in ("bid", "ask"):
             raise self._fail(f"not a line of {_HEADER.decode()}")
         if not (fields[0].isascii() and fields[0].isdigit() and len(fields[0]) < 19):
             raise self._fail(f"{fields[0]!r} is no order id")
-        self._local = self._time(fields[1])
-        if not self._whole:
+        self._local = self._parse_time(fields[1])
+        if not self._valid:
             self._begin()
         side = BID if fields[6] == "bid" else ASK
         lots, price = self._scaled(fields[4], 1), self._scaled(fields[3], _TICKS)
-        self._order(fields[5], int(fields[0]), side, price, lots)
+        self._handle_order(fields[5], int(fields[0]), side, price, lots)
 
 
 def _sniff_log(line: bytes) -> bool:

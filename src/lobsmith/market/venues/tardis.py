@@ -84,7 +84,7 @@ class TardisReader:
         if set(self._files) == {_TRADES}:
             raise CaptureError(paths[0], f"trades alone make no book; give {_L2} or {_BOOKS} too")
         self._instrument: Instrument | None = None
-        self._named = ("", "")
+        self._venue_symbol = ("", "")
         self._snapshots = DepthSnapshots(_LEVELS)
         self._newest = dict.fromkeys(_COLUMNS, 0)
         self._message = 0
@@ -132,7 +132,7 @@ class TardisReader:
             first: int | None = None
             rest: Table | None = None
             for table in read_tables(path, _COLUMNS[kind], self.ledger, header=True, chunk=_CHUNK):
-                self._name(table)
+                self._set_instrument(table)
                 whole = table if rest is None else rest.followed_by(table)
                 times = whole.integers(["local_timestamp"], _EARLIEST, _LATEST)[:, 0]
                 if first is None:
@@ -160,7 +160,7 @@ class TardisReader:
             self._newest[kind] = int(keys[-1])
             yield _Rows(events, places, keys)
 
-    def _name(self, table: Table) -> None:
+    def _set_instrument(self, table: Table) -> None:
         venue, symbol = table.only("exchange"), table.only("symbol")
         if self._instrument is None:
             # It names a folder.
@@ -169,9 +169,9 @@ class TardisReader:
             self._instrument = Instrument(
                 venue=f"tardis-{venue}", symbol=re.sub(r"[:/]", "-", symbol), tick_size=self._tick(), lot_size=_LOT
             )
-            self._named = venue, symbol
-        if (venue, symbol) != self._named:
-            raise table.error(0, f"{venue} {symbol} after {' '.join(self._named)}; a session has one instrument")
+            self._venue_symbol = venue, symbol
+        if (venue, symbol) != self._venue_symbol:
+            raise table.error(0, f"{venue} {symbol} after {' '.join(self._venue_symbol)}; a session has one instrument")
 
     def _tick(self) -> float:
         prices = [

@@ -86,7 +86,7 @@ class Continuity:
     def _older(self, difference: DepthUpdate, snapshot: int) -> bool:
         return difference.last < snapshot if self.inclusive else difference.last <= snapshot
 
-    def take(self, update: DepthUpdate) -> Outcome:
+    def process(self, update: DepthUpdate) -> Outcome:
         """Process the next difference."""
         if not self.synchronised:
             self._wait(update)
@@ -138,7 +138,7 @@ class Continuity:
             self.last = early.last
             self._seen.append((early.start, early.last))
 
-    def lose(self, reason: QuarantineReason) -> None:
+    def void(self, reason: QuarantineReason) -> None:
         """Void the book until the next snapshot."""
         if self.synchronised:
             self.ledger.fault(reason)
@@ -180,13 +180,13 @@ class Continuity:
             if broken:
                 self._wait(update)
                 continue
-            outcome = self.take(update)
+            outcome = self.process(update)
             if outcome is Outcome.APPLIED:
                 ready += [applied._replace(local=local) for applied in self.ready]
             elif outcome in (Outcome.HELD, Outcome.LOST):
                 # No late predecessor can close a hole here.
                 broken = True
-                self.lose(QuarantineReason.GAP)
+                self.void(QuarantineReason.GAP)
         self.ready = ready
         return True
 

@@ -121,7 +121,7 @@ class BinanceReader:
                 if batch is not None:
                     yield batch
         self._finish()
-        self._learn_tickers()
+        self._detect_tickers()
         yield self._parse()
 
     def push(self, text: bytes) -> Batch | None:
@@ -132,15 +132,15 @@ class BinanceReader:
         Raises:
             CaptureError: a line is invalid; the reader cannot be used further.
         """
-        self._take(text)
+        self._read(text)
         if self._futures is None:
             self._depth.keep(text)
             self._items.keep(0)
             return None
-        self._learn_tickers()
+        self._detect_tickers()
         return self._parse()
 
-    def _learn_tickers(self) -> None:
+    def _detect_tickers(self) -> None:
         if not self._parsed:
             self.ticker_feed = self._instrument is not None or self.ledger.tickers > 0
         self._parsed = True
@@ -153,7 +153,7 @@ class BinanceReader:
                 self._place + 1,
             )
 
-    def _take(self, text: bytes) -> None:
+    def _read(self, text: bytes) -> None:
         """Read lines: depth and irregular messages singly, tickers and trades between them together."""
         lines = np.empty(text.count(b"\n"), LINE_DTYPE)
         symbol = self._symbol.encode()
@@ -168,27 +168,27 @@ class BinanceReader:
         self.ledger.tickers += int(np.count_nonzero(kinds == TICKER))
         self.ledger.trades += int(np.count_nonzero(kinds == TRADE))
         if not self._symbol and (kinds != SLOW).any():
-            self._name_symbol(symbol.decode())
+            self._set_symbol(symbol.decode())
         base = self._place + 1
         single = np.flatnonzero((kinds == SLOW) | (kinds == DEPTH))
         position = 0
         for at, line in zip(single.tolist(), lines[single].tolist(), strict=True):
-            self._take_between(lines, position, at, base)
+            self._read_fast(lines, position, at, base)
             position = at + 1
             start, stop, kind, local, exchange, first, last, previous, paired, _sell, values = line
             self._place = base + at
             if kind == DEPTH:
                 self._local = local
-                self._take_difference(exchange, first, last, previous, paired, *map(tuple, values[:2]))
+                self._handle_difference(exchange, first, last, previous, paired, *map(tuple, values[:2]))
             else:
-                self._take_slowly(text[start:stop])
+                self._read_slow(text[start:stop])
             if self._held_from is not None and self._depth.overdue(self._local):
-                self._lose(QuarantineReason.GAP)
-        self._take_between(lines, position, len(lines), base)
+                self._void(QuarantineReason.GAP)
+        self._read_fast(lines, position, len(lines), base)
         self._place = base + len(lines) - 1
         self.ledger.missing_trades = int(self._trades[1])
 
-    def _take_between(self, lines: "np.ndarray[Any, Any]", start: int, stop: int, base: int) -> None:
+    def _read_fast(self, lines: "np.ndarray[Any, Any]", start: int, stop: int, base: int) -> None:
         if start == stop:
             return
         self._local = int(lines["local"][stop - 1])
@@ -197,7 +197,7 @@ class BinanceReader:
                 self.ledger.quarantine(self._depth.waiting_for, base + int(at), int(lines["local"][at]))
         self._items.add_lines(lines, start, stop, base, self._trades, tickers=self._depth.synchronised)
 
-    def _take_slowly(self, text: bytes) -> None:
+    def _read_slow(self, text: bytes) -> None:
         stamp = stamp_of(text)
         if stamp is None:
             raise self._fail("a line must begin with the local receive time, ns in 19 digits or µs in 16, and a space")
@@ -214,7 +214,7 @@ class BinanceReader:
         event = message.event
         exchange = message.transaction or message.time
         if event == "bookTicker" or (not event and message.bid_size and message.ask_size):
-            self._name_symbol(message.symbol)
+            self._set_symbol(message.symbol)
             if not self.ticker_feed:
                 raise self._late_ticker(self._place)
             self.ledger.tickers += 1
@@ -224,7 +224,7 @@ class BinanceReader:
             else:
                 self.ledger.quarantine(self._depth.waiting_for, self._place, local)
         elif event == "trade":
-            self._name_symbol(message.symbol)
+            self._set_symbol(message.symbol)
             self.ledger.trades += 1
             note_trade(self._trades, message.trade)
             if message.execution != "MARKET":
@@ -236,10 +236,10 @@ class BinanceReader:
                 price, size = bytes(message.price), bytes(message.quantity)
                 self._items.add(side, local, exchange, message.trade, self._place, price, size)
         elif event == "depthUpdate" and not _PARTIAL_DEPTH.search(line.stream):
-            self._name_symbol(message.symbol)
+            self._set_symbol(message.symbol)
             if message.last < 0 or message.first < 0 or message.previous < -2:
                 raise self._fail("a depth message without its update ids (U, u)")
-            self._take_difference(
+            self._handle_difference(
                 exchange,
                 message.first,
                 message.last,
@@ -249,9 +249,9 @@ class BinanceReader:
                 bytes(message.asks),
             )
         elif line.snapshot >= 0 and not line.stream:
-            self._take_snapshot(line)
+            self._handle_snapshot(line)
         elif line.gap is not None:
-            self._lose(QuarantineReason.RECONNECT)
+            self._void(QuarantineReason.RECONNECT)
             self.ledger.quarantine(QuarantineReason.RECONNECT, self._place, local)
         else:
             self.ledger.quarantine(QuarantineReason.OTHER_STREAM, self._place, local)
@@ -276,7 +276,7 @@ class BinanceReader:
             raise self._fail(f"a message of the wrong shape: {' '.join(str(error).split())[:200]}") from error
         self.ledger.quarantine(QuarantineReason.OTHER_STREAM, self._place, self._local)
 
-    def _name_symbol(self, symbol: str) -> None:
+    def _set_symbol(self, symbol: str) -> None:
         if symbol == self._symbol and symbol:
             return
         # It names a folder.
@@ -286,7 +286,7 @@ class BinanceReader:
             raise self._fail(f"messages of {self._symbol} and of {symbol}; a session has one instrument: split them")
         self._symbol = symbol
 
-    def _take_difference(
+    def _handle_difference(
         self, exchange: int, first: int, last: int, previous: int, paired: int, bids: Value, asks: Value
     ) -> None:
         self.ledger.depth_messages += 1
@@ -297,14 +297,14 @@ class BinanceReader:
         if futures != self._futures:
             raise self._fail("depth messages of spot and of futures in one capture; ingest them apart")
         start = previous if futures else first - 1
-        outcome = self._depth.take(DepthUpdate(self._local, exchange, start, last, bids, asks, self._place))
+        outcome = self._depth.process(DepthUpdate(self._local, exchange, start, last, bids, asks, self._place))
         if outcome is Outcome.APPLIED:
             self._apply_ready()
         elif outcome is Outcome.HELD:
             if self._held_from is None:
                 self._held_from = self._items.count
         elif outcome is Outcome.LOST:
-            self._lose(QuarantineReason.GAP)
+            self._void(QuarantineReason.GAP)
 
     def _apply_ready(self) -> None:
         for update in self._depth.ready:
@@ -314,10 +314,10 @@ class BinanceReader:
         if not self._depth.holding:
             self._held_from = None
 
-    def _take_snapshot(self, line: Line) -> None:
+    def _handle_snapshot(self, line: Line) -> None:
         self.ledger.snapshots += 1
         if self._held_from is not None:
-            self._lose(QuarantineReason.GAP)
+            self._void(QuarantineReason.GAP)
         if not self._depth.begin(line.snapshot, self._place, self._local):
             return
         self._begun = True
@@ -328,7 +328,7 @@ class BinanceReader:
         if not self._depth.synchronised:
             self._items.add(OP_LOST, self._local, 0, 0, self._place)
 
-    def _lose(self, reason: QuarantineReason) -> None:
+    def _void(self, reason: QuarantineReason) -> None:
         """Void the book from the hold, or from here; quarantine the tickers since."""
         if self._depth.synchronised:
             held = self._items.cut(self._items.count if self._held_from is None else self._held_from)
@@ -337,11 +337,11 @@ class BinanceReader:
             self._items.add_items(held[~tickers])
             self.ledger.quarantine_all(reason, held["place"][tickers], held["local_time"][tickers])
         self._held_from = None
-        self._depth.lose(reason)
+        self._depth.void(reason)
 
     def _finish(self) -> None:
         if self._held_from is not None:
-            self._lose(QuarantineReason.GAP)
+            self._void(QuarantineReason.GAP)
         self._depth.finish()
         self._futures = bool(self._futures)
         if self._scan:
@@ -374,7 +374,7 @@ class BinanceReader:
         if self._held_from is not None:
             self._held_from = 0
         if self._instrument is None and not self._scan and self._futures is not None:
-            self._name_instrument()
+            self._set_instrument()
         events = Events(*(np.ascontiguousarray(rows[name][:count]) for name in DTYPES))
         ticks, rest = np.divmod(events.price, self._tick)
         if rest.any():
@@ -403,10 +403,10 @@ class BinanceReader:
         batches.close()
         return f"{reader._venue}:{reader._symbol}"
 
-    def _name_instrument(self) -> None:
+    def _set_instrument(self) -> None:
         """Set tick and lot: from the table, or the divisors of all files."""
         venue = self._venue
-        tick, lot = self._divided()
+        tick, lot = self._tick_and_lot()
         known = KNOWN.get((venue, self._symbol))
         # Venues change ticks over the years.
         if known and tick % round(known[0] * PRICE_SCALE) == 0:
@@ -415,13 +415,13 @@ class BinanceReader:
             whole = BinanceReader(self.paths, Ledger(), scan=True)
             for _ in whole.batches():
                 pass
-            tick, lot = whole._divided()
+            tick, lot = whole._tick_and_lot()
             # Dust below the lot occurs; the lot must not vary by file.
             lot = known[1] if known else lot
         self._tick = tick
         self._instrument = Instrument(venue=venue, symbol=self._symbol, tick_size=tick / PRICE_SCALE, lot_size=lot)
 
-    def _divided(self) -> tuple[int, float]:
+    def _tick_and_lot(self) -> tuple[int, float]:
         """Return tick, in 10**-PRICE_DECIMALS, and lot by the divisors."""
         (price, price_decimals), (size, size_decimals) = (map(int, row) for row in self._divisors)
         return max(1, price) * 10 ** (PRICE_DECIMALS - price_decimals), max(1, size) / 10**size_decimals
