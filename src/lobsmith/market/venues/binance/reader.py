@@ -349,7 +349,7 @@ class BinanceReader:
         if not self._begun:
             raise CaptureError(
                 self.paths[0],
-                "no depth snapshot fits the depth messages; record one after the stream has begun"
+                "no depth snapshot fits the depth messages; capture one after the stream has begun"
                 if self.ledger.snapshots
                 else "no depth snapshot (a line with lastUpdateId); a session over midnight has its snapshot in its "
                 "first file: give its files together, in order",
