@@ -1,8 +1,6 @@
-"""Where compiled functions are cached: in a folder that belongs to exactly these sources.
+"""Numba's cache folder, named after the hash of all compiled sources.
 
-Numba keeps a function's machine code for as long as the function's own file is unchanged. It does not look at the files
-of the functions that were inlined into it, so after a change of the order book the feature kernel would go on with the
-old one, silently. A folder named after the hash of all sources cannot hold anything stale.
+Numba invalidates by the function's own file alone: a change of an inlined function would leave stale machine code.
 """
 
 import hashlib
@@ -11,11 +9,11 @@ import shutil
 from pathlib import Path
 
 _KEPT = 4
-"""Folders of other versions that are left where they are."""
+"""Folders of other sources that are kept."""
 
 
 def use_own_cache() -> None:
-    """Name the folder to Numba, which must not have been imported yet; a folder that the user has named stays."""
+    """Set NUMBA_CACHE_DIR before Numba is imported, unless the user has set it."""
     if "NUMBA_CACHE_DIR" in os.environ:
         return
     package = Path(__file__).parent

@@ -9,13 +9,14 @@
     ├── TrainingError             a model could not be trained
     ├── PrecisionError            a model cannot be had in an arithmetic, here or at all
     ├── EngineError               an engine could not be built, or does not fit this machine
-    ├── GateError                 a gate said no; nothing was published
+    ├── GateError                 a gate refused; nothing was published
     │   └── DataContractError     market data or features are not what the contract asks for
     ├── ReleaseError              a version could not be published, or a published one is not what it claims
     │   ├── ContractError         a change of the wire contract under an existing model name
+    │   ├── VersionGoneError      a version was rolled back or retired while its files were read
     │   └── RegistryError         MLflow is away: it cannot be reached, is locked, or does not answer in time
-    ├── LeaseError                somebody else has the right to act
-    │   └── LeaseLostError        it was taken over from who thought to have it; nothing more was done
+    ├── LeaseError                another process holds the lease
+    │   └── LeaseLostError        the lease was taken over; nothing more was done
     ├── ClockError                the time of a workspace cannot be read or set
     ├── ModeError                 the mode of a model cannot be read or set
     ├── ServingError              no answer can be had from a model server
@@ -107,7 +108,7 @@ class EngineError(LobsmithError):
 
 
 class GateError(LobsmithError):
-    """A gate said no; nothing was published."""
+    """A gate refused; nothing was published."""
 
 
 class DataContractError(GateError):
@@ -127,11 +128,11 @@ class VersionGoneError(ReleaseError):
 
 
 class LeaseError(LobsmithError):
-    """Somebody else has the right to act."""
+    """Another process holds the lease."""
 
 
 class LeaseLostError(LeaseError):
-    """The right to act was taken over from who thought to have it; nothing more was done."""
+    """The lease was taken over; nothing more was done."""
 
 
 class RegistryError(ReleaseError):

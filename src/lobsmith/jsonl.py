@@ -1,4 +1,4 @@
-"""Records in files as JSON, one a file or one a line, which a crash, a failing disk or a person may have spoilt."""
+"""JSON lines: durable append, atomic rewrite, and reads that tolerate lines cut short by a crash."""
 
 import errno
 import fcntl
@@ -13,23 +13,22 @@ from msgspec import Struct
 from lobsmith.files import fsync_directory, write_atomic
 
 _TORN = b" <torn>\n"
-_Record = TypeVar("_Record")
+_Line = TypeVar("_Line")
 
 
 class SpoiltLineError(ValueError):
-    """A line that is no record, nor the rest of a crashed append; the text is `file:line`."""
+    """A line that does not decode and is not the rest of a crashed append; the message is `file:line`."""
 
 
 class ShortWriteError(OSError):
-    """The disk took only a part of a line."""
+    """The disk took only part of a line."""
 
 
-def decode(content: bytes, kind: type[_Record]) -> _Record:
-    """Return the record that a file's content is.
+def decode(content: bytes, kind: type[_Line]) -> _Line:
+    """Decode JSON.
 
     Raises:
-        msgspec.DecodeError: it is none; a byte within a string that is no UTF-8 counts too, which msgspec alone reports
-            as an error of another kind.
+        msgspec.DecodeError: the content does not decode; invalid UTF-8 within a string included.
     """
     try:
         return msgspec.json.decode(content, type=kind)
@@ -37,15 +36,13 @@ def decode(content: bytes, kind: type[_Record]) -> _Record:
         raise msgspec.DecodeError(str(error)) from error
 
 
-def append(path: Path, one: Struct, *, mark_torn: bool = False) -> None:
-    """Add a record durably to a file of one a line, with one write under a lock on the file.
-
-    A line that a crash cut short is ended first, so that it swallows no other.
+def append(path: Path, value: Struct, *, mark_torn: bool = False) -> None:
+    """Append one line durably, with one write under a lock on the file; a torn last line is ended first.
 
     Args:
-        path: the file; it is made where there is none.
-        one: the record.
-        mark_torn: end such a line with a mark, which a strict `read` passes over.
+        path: the file; created if missing.
+        value: encoded as the line.
+        mark_torn: end a torn line with a mark that a strict `read` skips.
 
     Raises:
         OSError: the file cannot be written.
@@ -56,8 +53,8 @@ def append(path: Path, one: Struct, *, mark_torn: bool = False) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         size = os.fstat(descriptor).st_size
         torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        end = b"" if not torn else _TORN if mark_torn and not _ends_whole(path, type(one)) else b"\n"
-        line = end + msgspec.json.encode(one) + b"\n"
+        end = b"" if not torn else _TORN if mark_torn and not _ends_whole(path, type(value)) else b"\n"
+        line = end + msgspec.json.encode(value) + b"\n"
         written = os.write(descriptor, line)
         os.fsync(descriptor)
     finally:
@@ -70,46 +67,45 @@ def append(path: Path, one: Struct, *, mark_torn: bool = False) -> None:
         )
 
 
-def rewrite(path: Path, records: Iterable[Struct]) -> None:
-    """Replace a file of one a line, so that a crash leaves the old one or the new.
+def rewrite(path: Path, values: Iterable[Struct]) -> None:
+    """Replace the file atomically.
 
     Raises:
         OSError: the file cannot be written.
     """
-    write_atomic(path, b"".join(msgspec.json.encode(one) + b"\n" for one in records))
+    write_atomic(path, b"".join(msgspec.json.encode(value) + b"\n" for value in values))
 
 
-def read(path: Path, kind: type[_Record], *, strict: bool = False) -> list[_Record]:
-    """Return the records of a file of one a line, in their order; none where there is no file.
+def read(path: Path, kind: type[_Line], *, strict: bool = False) -> list[_Line]:
+    """Decode the lines of a file, in order; an absent file has none.
 
     Args:
         path: the file.
-        kind: of all records.
-        strict: leave out only what crashes cut short: lines with the mark of `append`, and an unfinished last one.
-            Otherwise every line that is no record is left out.
+        kind: type of every line.
+        strict: skip torn lines only (marked by `append`, or unfinished at the end), not all that do not decode.
 
     Raises:
         OSError: the file cannot be read.
-        SpoiltLineError: with `strict`, a line is no record.
+        SpoiltLineError: with `strict`, another line does not decode.
     """
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         return []
-    found = []
+    decoded = []
     for number, line in enumerate(lines, 1):
         if line.endswith(_TORN):
             continue
         try:
-            found.append(decode(line, kind))
+            decoded.append(decode(line, kind))
         except msgspec.DecodeError as error:
             if strict and line.endswith(b"\n"):
                 raise SpoiltLineError(f"{path}:{number}") from error
-    return found
+    return decoded
 
 
 def _ends_whole(path: Path, kind: type[Struct]) -> bool:
-    """Say whether the last line lacks its line feed alone."""
+    """Return whether the last line lacks only its line feed."""
     try:
         decode(path.read_bytes().rsplit(b"\n", 1)[-1], kind)
     except msgspec.DecodeError:

@@ -1,7 +1,4 @@
-"""Processes: the identity of one, distinct from later ones and those of other machines; a module in one of its own.
-
-A process gives a sign of life to the one that has started it in memory that both share.
-"""
+"""Processes: identity across reboots and machines, child modules, and heartbeats in shared memory."""
 
 import ctypes
 import getpass
@@ -21,16 +18,17 @@ from pathlib import Path
 from msgspec import Struct
 
 HEARTBEAT = "LOBSMITH_HEARTBEAT"
-"""Variable of the environment: the descriptor of the memory of this process's heartbeat."""
+"""Environment variable: descriptor of the memory of this process's heartbeat."""
 _PR_SET_PDEATHSIG = 1
 _BEAT = struct.Struct("d")
 
 
 class Process(Struct, frozen=True, kw_only=True):
-    """A process: any process can compare itself with it, and those on its machine can see whether it lives.
+    """The identity of a process.
 
-    `started_ticks` is its start in the kernel's clock ticks. `space` names the boot and the namespace in which `pid`
-    means something: of two containers with one host name, neither can tell whether a process of the other lives.
+    Attributes:
+        started_ticks: start time, kernel clock ticks since boot.
+        space: boot id and PID namespace in which `pid` is valid: two containers may share a host name.
     """
 
     user: str
@@ -41,16 +39,16 @@ class Process(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def this(cls) -> "Process":
-        """Return the process that asks."""
+        """Return the calling process."""
         pid = os.getpid()
         return cls(user=user(), pid=pid, started_ticks=start_ticks(pid) or 0, host=socket.gethostname(), space=_space())
 
     def is_here(self) -> bool:
-        """Say whether it can be seen from here, if it lives."""
+        """Return whether the process would be visible from here."""
         return (self.host, self.space) == (socket.gethostname(), _space())
 
     def is_dead(self) -> bool:
-        """Say whether it is known to have ended; False for one that lives and for one that cannot be seen from here."""
+        """Return whether the process is known to have ended; False where it is not visible from here."""
         return self.is_here() and start_ticks(self.pid) != self.started_ticks
 
     def __str__(self) -> str:
@@ -58,9 +56,9 @@ class Process(Struct, frozen=True, kw_only=True):
 
 
 def start_ticks(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot, None where it does not live.
+    """Return a process's start time in clock ticks since boot, None where it is not running.
 
-    This is what leases on disk hold. psutil gives the time of day instead, which changes whenever the clock is set.
+    Unlike psutil's time of day, it does not change when the clock is set; leases on disk hold it.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -72,20 +70,17 @@ def start_ticks(pid: int) -> int | None:
 
 
 def peak_bytes(pid: int) -> int:
-    """Return the largest resident memory that a process has had; 0 where it is gone.
-
-    psutil does not have it, and `ru_maxrss` begins with that of the process it came from.
-    """
+    """Return a process's peak resident memory, bytes; 0 where it is gone. `ru_maxrss` would start at the parent's."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
-    found = re.search(r"VmHWM:\s*(\d+) kB", status)
-    return int(found[1]) * 1024 if found else 0
+    peak = re.search(r"VmHWM:\s*(\d+) kB", status)
+    return int(peak[1]) * 1024 if peak else 0
 
 
 def user() -> str:
-    """Return the name of the user, or the number where a container runs under one that has no name."""
+    """Return the user's name, or `uid N` where the id has no name, as in a container."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -93,15 +88,15 @@ def user() -> str:
 
 
 def run_module(module: str, *arguments: str, deadline_s: float) -> subprocess.CompletedProcess[bytes]:
-    """Run `python -m MODULE` and return what it printed and how it ended: it may crash, hang, or keep memory.
+    """Run `python -m MODULE ARGUMENTS` and return its output and exit status.
 
     Args:
-        module: its full name.
-        arguments: of its command line.
+        module: full name.
+        arguments: command line.
         deadline_s: seconds after which the process is killed.
 
     Raises:
-        subprocess.TimeoutExpired: it was.
+        subprocess.TimeoutExpired: the process was killed.
     """
     # -P keeps a local file named like a package from being imported in its place.
     command = [sys.executable, "-P", "-m", module, *arguments]
@@ -114,10 +109,10 @@ def _space() -> str:
 
 
 def end_with(parent: int) -> None:
-    """Have the kernel kill this process as soon as the thread that started it ends; end where it has already.
+    """Have the kernel kill this process when the thread that started it ends; exit where it has ended already.
 
     Args:
-        parent: the process of that thread.
+        parent: PID of that thread's process.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # The parent may have ended before the call above took effect.
@@ -126,40 +121,37 @@ def end_with(parent: int) -> None:
 
 
 class Heartbeat:
-    """When a process last gave a sign of life, in memory that it shares with the one that has started it.
-
-    It depends on no log, disk, port or wall clock: nothing but a process that is stopped or hangs lets it grow old.
-    """
+    """A process's last heartbeat, in memory shared with its parent: independent of disk, port and wall clock."""
 
     def __init__(self, descriptor: int = -1) -> None:
-        """Map the memory of a descriptor; -1 is memory that no other process sees."""
+        """Map the memory of a descriptor; -1 maps private memory."""
         self._memory = mmap.mmap(descriptor, _BEAT.size)
 
     @classmethod
     def inherited(cls) -> "Heartbeat":
-        """Return that of this process, at which nothing looks where it was started without one."""
-        given = os.environ.pop(HEARTBEAT, None)  # the descriptor means nothing to processes below
-        if given is None:
+        """Return this process's heartbeat; private where the parent passed none."""
+        variable = os.environ.pop(HEARTBEAT, None)  # descriptors are not inherited further down
+        if variable is None:
             return cls()
-        descriptor = int(given)
+        descriptor = int(variable)
         try:
             return cls(descriptor)
         finally:
             os.close(descriptor)
 
     def beat(self) -> None:
-        """Give a sign of life."""
+        """Write the current time."""
         _BEAT.pack_into(self._memory, 0, time.monotonic())
 
     def age_s(self) -> float | None:
-        """Return the time since the last sign of life, s; None before the first."""
+        """Return seconds since the last heartbeat, None before the first."""
         (at,) = _BEAT.unpack_from(self._memory)
         return time.monotonic() - at if at else None
 
 
 @contextmanager
 def heartbeat_memory() -> Iterator[int]:
-    """Yield a descriptor of new memory for a `Heartbeat`, to be mapped here and inherited by one process.
+    """Yield a descriptor of new memory for a `Heartbeat`, to be mapped here and inherited by a child.
 
     Raises:
         OSError: there are too many open files.
