@@ -192,19 +192,19 @@ class Day(NamedTuple):
     instrument: Instrument
     account: Accounting
     checks: dict[str, float]
-    set_aside: Path
+    quarantine: Path
     aggressors: np.ndarray
     """Sides of the trades."""
 
 
 @pytest.fixture(scope="module")
 def day(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Day:
-    set_aside = tmp_path_factory.mktemp("day") / "q.csv"
-    with set_aside.open("w") as listing:
+    quarantine = tmp_path_factory.mktemp("day") / "q.csv"
+    with quarantine.open("w") as listing:
         feed = open_captures([recorded / "bitstamp" / "btcusd-20150501-events.log.bz2"], None, listing)
         aggressors = np.concatenate([events.side[events.kind == TRADE] for events in feed])
         account = feed.accounting()
-    return Day(feed.instrument, account, feed.checks(), set_aside, aggressors)
+    return Day(feed.instrument, account, feed.checks(), quarantine, aggressors)
 
 
 @pytest.mark.recorded
@@ -224,7 +224,7 @@ def test_the_recorded_day_agrees_with_the_venues_snapshots(day: Day, recorded: P
     )
     assert account.records == account.kept + sum(account.set_aside.values())
     assert "disagrees with the venue" not in account.faults
-    quarantined = pl.read_csv(day.set_aside)
+    quarantined = pl.read_csv(day.quarantine)
     late = set(quarantined.filter(pl.col("reason") == "out of order")["line"])
     assert set(LATE_CREATED + LATE_CHANGED) <= late
     lines = bz2.decompress(path.read_bytes()).splitlines()
