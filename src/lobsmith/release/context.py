@@ -1,4 +1,4 @@
-"""The context of every operation on a workspace's model repository: where, by which parameters, with which server."""
+"""The context of every operation on a model repository: workspace, parameters, server."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,24 +11,24 @@ from lobsmith.workspace import Workspace
 
 
 class Server(Protocol):
-    """A model server of the repository; `lobsmith.serving.running` has the real one."""
+    """A model server of the repository; see `lobsmith.serving.running`."""
 
     def serve(self, model: str, version: int) -> None:
-        """Serve what the repository lists for a model now; return once `version` answers.
+        """Load what the repository lists for a model; return once `version` answers.
 
-        Versions that are no longer listed may go on answering for a moment: see `withdraw`.
+        Unlisted versions may answer for a moment longer: see `withdraw`.
 
         Raises:
-            ServingError: `version` does not answer within the server's own deadline, or no server runs any more.
+            ServingError: `version` does not answer within the server's deadline, or no server runs.
         """
 
     def withdraw(self, model: str, versions: Sequence[int]) -> None:
-        """Return once none of these versions, which are listed no longer, is loaded or being unloaded.
+        """Return once none of these unlisted versions is loaded or being unloaded.
 
-        A model that the repository no longer has, or whose last version is among them, is unloaded as a whole.
+        A model that left the repository, or whose last version is among them, is unloaded as a whole.
 
         Raises:
-            ServingError: they are still loaded after the server's own deadline.
+            ServingError: they are still loaded after the server's deadline.
         """
 
 
@@ -37,12 +37,11 @@ class Release:
     """The context of an operation.
 
     Attributes:
-        workspace: where the repository, its journal and its leases lie.
-        params: all of `params.yaml`; `release` and `serving` are used throughout, `reconcile` where MLflow's aliases
-            are followed. A new version's manifest records the whole.
+        workspace: repository, journal and leases.
+        params: all of `params.yaml`; a new version's manifest holds the whole.
         server: the running server, None where none runs.
         who: user or flow run, for the journal; the user of this process by default.
-        note: called with the name of each step once it is done; see `lobsmith.release.repository.crash_points`.
+        note: called with each crash point reached; see `lobsmith.release.repository.crash_points`.
     """
 
     workspace: Workspace
@@ -53,5 +52,5 @@ class Release:
 
     @property
     def repository(self) -> Repository:
-        """The models and versions of the workspace, trusting the keys that it trusts."""
+        """The workspace's repository, with its trusted keys."""
         return Repository.of(self.workspace)

@@ -46,7 +46,7 @@ SAME_METRIC = 1e-9
 CLOSE_METRIC = 1e-3
 """Largest difference of a metric, in its own unit (nats, shares), that two equivalent models show."""
 _ANSWERS = ("probabilities", "outlook", "next_state")
-Told = Callable[[str], None]
+Note = Callable[[str], None]
 
 
 class ChangedInput(Struct, frozen=True, kw_only=True):
@@ -169,7 +169,7 @@ def reproduce(
     *,
     captures: Sequence[Path] = (),
     keep: bool = False,
-    on_progress: Told | None = None,
+    on_progress: Note | None = None,
 ) -> Reproduced:
     """Read the data of a version again, train, compress and evaluate, and compare what comes out with the version.
 
@@ -191,7 +191,7 @@ def reproduce(
         DataError: the data are not there, or are not those that the version was trained on.
         TrainingError: they could not be trained on.
     """
-    told = on_progress or (lambda _text: None)
+    note = on_progress or (lambda _text: None)
     manifest = check_files(directory, Trust.of(workspace))
     candidate = _candidate_name(directory, manifest)
     params = recorded_params(manifest, load_params(workspace.params))
@@ -201,18 +201,18 @@ def reproduce(
         compress=only(params.compress, candidate),
     )
     with _scratch(keep=keep) as scratch:
-        market = _market(workspace, manifest, params, captures, scratch, told)
-        told("features")
+        market = _market(workspace, manifest, params, captures, scratch, note)
+        note("features")
         _features(manifest, params, market, scratch)
-        made, parts = _train(params, candidate, scratch, told)
-        files = {MODEL: made.model, STEP: made.step, **_described(manifest, params, scratch, told)}
+        made, parts = _train(params, candidate, scratch, note)
+        files = {MODEL: made.model, STEP: made.step, **_described(manifest, params, scratch, note)}
         changes = tuple(
             ChangedInput(name=name, published=manifest.files[name], here=sha256_file(path))
             for name, path in files.items()
             if name in manifest.files
         )
         return _compare(
-            workspace, directory, manifest, params, market, made, parts, changes, scratch if keep else None, told
+            workspace, directory, manifest, params, market, made, parts, changes, scratch if keep else None, note
         )
 
 
@@ -235,14 +235,14 @@ def _scratch(*, keep: bool) -> Iterator[Path]:
 
 
 def _market(
-    workspace: Workspace, manifest: Manifest, params: Params, captures: Sequence[Path], scratch: Path, told: Told
+    workspace: Workspace, manifest: Manifest, params: Params, captures: Sequence[Path], scratch: Path, note: Note
 ) -> Path:
     """Return the store with the version's data, that of its run or a new one."""
     if manifest.run is not None and not captures:
         kept = workspace.runs / manifest.run / MARKET
         if kept.is_dir():
             return kept
-    told("market data")
+    note("market data")
     try:
         if not captures and params.data.source == "simulator" and manifest.instruments[0] != SIMULATED:
             raise DataError("it was trained on recorded files")
@@ -294,29 +294,29 @@ def _tradable(params: Params, market: Path, scratch: Path) -> Sequence[str]:
     return validate(params, market, scratch).tradable
 
 
-def _train(params: Params, candidate: str, scratch: Path, told: Told) -> tuple[Candidate, list[Part]]:
+def _train(params: Params, candidate: str, scratch: Path, note: Note) -> tuple[Candidate, list[Part]]:
     """Train and compress; return the candidate and the rows."""
 
     def show(epoch: Epoch) -> None:
-        told(f"epoch {epoch.epoch} of {params.train.epochs}, validation {epoch.validation_loss:.4f}")
+        note(f"epoch {epoch.epoch} of {params.train.epochs}, validation {epoch.validation_loss:.4f}")
 
-    told("train")
+    note("train")
     paths = training_datasets(params, scratch)
     train_stage(params, paths, scratch, on_epoch=show)
     parts = parts_of([load_dataset(path) for path in paths], params.split)
     trained = load_trained(scratch, parts[0].dataset, params)
-    candidates = make_candidates(trained, parts, params, scratch / CANDIDATES, on_progress=told)
+    candidates = make_candidates(trained, parts, params, scratch / CANDIDATES, on_progress=note)
     made = next((one for one in candidates if one.name == candidate), None)
     if made is None or made.trained is None:
         raise TrainingError(f"{candidate}: cannot be made again here: {made.refused if made else 'its network failed'}")
     return made, parts
 
 
-def _described(manifest: Manifest, params: Params, scratch: Path, told: Told) -> dict[str, Path]:
+def _described(manifest: Manifest, params: Params, scratch: Path, note: Note) -> dict[str, Path]:
     """Make the reference and its score again, where the version has them; return the files by their names."""
     if SCORE not in manifest.files:
         return {}
-    told("reference")
+    note("reference")
     describe_window(params, scratch)
     return {name: scratch / name for name in (REFERENCE, SCORE)}
 
@@ -331,13 +331,13 @@ def _compare(
     parts: Sequence[Part],
     files: tuple[ChangedInput, ...],
     kept: Path | None,
-    told: Told,
+    note: Note,
 ) -> Reproduced:
-    told("golden vectors")
+    note("golden vectors")
     model, golden = OnnxModel(made.model), load_golden(directory / GOLDEN)
     again = golden_vectors(model, golden.features[0])
     difference = max(largest_difference(getattr(again, one), getattr(golden, one)) for one in _ANSWERS)
-    told("held-out rows")
+    note("held-out rows")
     metrics, not_compared = metric_changes(manifest.metrics, _metrics(params, model, parts))
     changes = environment_changes(
         manifest.environment, environment(params.train.threads), manifest.git_commit, git_commit(workspace.root)

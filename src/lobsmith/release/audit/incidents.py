@@ -2,7 +2,7 @@
 
 from lobsmith.release.audit.verify import IntegrityKind, inspect
 from lobsmith.release.repository import journal
-from lobsmith.release.repository.incidents import Fault, journal_once
+from lobsmith.release.repository.incidents import Incident, journal_once
 from lobsmith.workspace import Workspace
 
 
@@ -13,7 +13,7 @@ def journal_misplaced(workspace: Workspace, *, who: str | None = None) -> list[s
         What was not journaled yet, in words.
     """
     found = [
-        Fault(finding.model or journal.EVERYTHING, None, f"{finding.place}: {finding.words}")
+        Incident(finding.model or journal.EVERYTHING, None, f"{finding.place}: {finding.words}")
         for finding in inspect(workspace)
         if finding.kind in (IntegrityKind.FOREIGN, IntegrityKind.POLICY)
     ]

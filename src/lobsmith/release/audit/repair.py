@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lobsmith.errors import LobsmithError, ReleaseError
 from lobsmith.release.audit.rebuild import rebuild
-from lobsmith.release.audit.verify import IntegrityFinding, IntegrityKind, inspect, version_fault
+from lobsmith.release.audit.verify import IntegrityFinding, IntegrityKind, inspect, unservable_reason
 from lobsmith.release.context import Release
 from lobsmith.release.publish.score import accompany
 from lobsmith.release.repository import journal
@@ -132,7 +132,7 @@ def _dismiss(writer: Writer, model: str, version: int, reason: str) -> None:
     repository = writer.repository
     listed = repository.listed(model)
     if version in listed:
-        left = [one for one in listed if one != version and version_fault(repository, model, one) is None]
+        left = [one for one in listed if one != version and unservable_reason(repository, model, one) is None]
         if left:
             with writer.lease.fence():
                 repository.list_versions(model, left)

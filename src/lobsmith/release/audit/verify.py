@@ -129,7 +129,7 @@ def inspect(workspace: Workspace, served: Mapping[str, Sequence[int]] | None = N
     return findings
 
 
-def version_fault(repository: Repository, model: str, version: int) -> str | None:
+def unservable_reason(repository: Repository, model: str, version: int) -> str | None:
     """Return why a version cannot be served under its model, None where it can."""
     try:
         manifest = repository.verify(model, version)
@@ -216,7 +216,9 @@ def _versions(repository: Repository, model: str) -> Iterator[IntegrityFinding]:
     if companion and (stray := sorted(set(named) - set(listed))):
         words = f"lists {', '.join(map(str, stray))}, which {followed_model(model)} does not"
         yield _safe(IntegrityKind.COMPANION, repository.config_path(model), words, "take them off the list", model)
-    faults = {version: version_fault(repository, model, version) for version in {*listed, *repository.versions(model)}}
+    faults = {
+        version: unservable_reason(repository, model, version) for version in {*listed, *repository.versions(model)}
+    }
     left = [version for version in listed if faults[version] is None]
     for version, fault in sorted(faults.items()):
         if fault is None:

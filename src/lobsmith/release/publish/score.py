@@ -23,7 +23,7 @@ from lobsmith.release.publish.publication import Publication, Validate
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.incidents import manifest_of
 from lobsmith.release.repository.journal import Entry
-from lobsmith.release.repository.recovery import DIED, resume
+from lobsmith.release.repository.recovery import CRASHED, resume
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.writer import Writer, sole_writer
 from lobsmith.release.version.manifest import Manifest, check_files, read_manifest
@@ -166,6 +166,6 @@ def _lately_refused(entries: Sequence[Entry], model: str, version: int, retry_s:
     """Return why a score was refused within the last `retry_s`; one whose writer crashed may be tried at once."""
     since_ns = clock.now_ns() - int(retry_s * NS_PER_S)
     about = [one for one in entries if (one.model, one.version_to) == (model, version) and one.time_ns > since_ns]
-    if not about or about[-1].action != journal.REFUSED or about[-1].reason.startswith(DIED):
+    if not about or about[-1].action != journal.REFUSED or about[-1].reason.startswith(CRASHED):
         return None
     return about[-1].reason

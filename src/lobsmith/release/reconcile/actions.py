@@ -47,13 +47,13 @@ class CrashPoint(StrEnum):
     FOUND = "found"
     """A sound copy of what is wanted is at hand."""
     PROMOTED = "promoted"
-    CROWNED = "crowned"
+    CHALLENGER_PROMOTED = "crowned"
     """The challenger is the champion, as nothing serves."""
-    FILLED = "filled"
-    EMPTIED = "emptied"
-    BLAMED = "blamed"
+    CANDIDATE_DEPLOYED = "filled"
+    CANDIDATE_UNDEPLOYED = "emptied"
+    ROLLBACK_TAGGED = "blamed"
     """The registered version says that it was rolled back."""
-    RESTORED = "restored"
+    ALIAS_REVERTED = "restored"
     """The alias points at what serves."""
     SETTLED = "settled"
     DROPPED = "dropped"
@@ -102,7 +102,7 @@ def perform(work: Work, action: Action) -> None:
         case PromoteChallenger(challenger):
             why = "nothing serves that it could be compared with, and its gates have passed"
             aliases.request(work.release.workspace, work.model, CHAMPION, challenger.version, why)
-            work.reached(CrashPoint.CROWNED)
+            work.reached(CrashPoint.CHALLENGER_PROMOTED)
             work.done.append(f"registry:{challenger.version} is {CHAMPION}: {why}")
         case DeployCandidate(challenger):
             _fulfil(work, CHALLENGER, challenger, lambda: _deploy_candidate(work, challenger))
@@ -193,7 +193,7 @@ def _deploy_candidate(work: Work, challenger: Registered) -> str:
     with source_of(work.release.workspace, work.model, challenger) as source:
         work.reached(CrashPoint.FOUND)
         manifest = deploy_candidate(work.release, source, model=work.model, reason=_why(CHALLENGER, challenger))
-    work.reached(CrashPoint.FILLED)
+    work.reached(CrashPoint.CANDIDATE_DEPLOYED)
     return f"published registry:{challenger.version} as {manifest.model} {manifest.version}"
 
 
@@ -207,7 +207,7 @@ def _undeploy_candidate(work: Work, candidate: Present) -> None:
         reason=f"no registered version is {CHALLENGER}",
         verdicts=tuple(verdicts[-1:]),
     )
-    work.reached(CrashPoint.EMPTIED)
+    work.reached(CrashPoint.CANDIDATE_UNDEPLOYED)
     work.done.append(f"emptied {candidate_model(work.model)}, which held {candidate.version}")
 
 
@@ -215,7 +215,7 @@ def _revert_alias(work: Work, champion: Registered, active: Present | None) -> N
     """Point the alias at what serves; where that is not registered, at nothing."""
     tags = {aliases.SERVING: "rolled back"}
     aliases.tag(work.release.workspace, work.model, champion.version, tags)
-    work.reached(CrashPoint.BLAMED)
+    work.reached(CrashPoint.ROLLBACK_TAGGED)
     serving: list[Registered] = []
     if active is not None:
         wanted = {aliases.ARTIFACT_ID: active.artifact_id}
@@ -228,7 +228,7 @@ def _revert_alias(work: Work, champion: Registered, active: Present | None) -> N
     else:
         aliases.delete_alias(work.release.workspace, work.model, CHAMPION)
         where = "nothing"
-    work.reached(CrashPoint.RESTORED)
+    work.reached(CrashPoint.ALIAS_REVERTED)
     work.done.append(f"{CHAMPION} moved from registry:{champion.version}, which was rolled back, to {where}")
 
 

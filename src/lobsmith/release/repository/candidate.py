@@ -1,12 +1,12 @@
-"""Undeploying a candidate: its slot is emptied.
+"""Undeploying a candidate.
 
-| killed after | the repository shows  | the next writer   |
-|--------------|-----------------------|-------------------|
-| `intended`   | the candidate         | empties the slot  |
-| `withdrawn`  | the candidate         | empties the slot  |
-| `dismissed`  | the candidate         | empties the slot  |
-| `taken out`  | nothing               | deletes it        |
-| `deleted`    | nothing               | has nothing to do |
+| killed after | the repository shows  | the next writer        |
+|--------------|-----------------------|------------------------|
+| `intended`   | the candidate         | undeploys it           |
+| `withdrawn`  | the candidate         | undeploys it           |
+| `dismissed`  | the candidate         | undeploys it           |
+| `taken out`  | nothing               | deletes it             |
+| `deleted`    | nothing               | has nothing to do      |
 """
 
 from lobsmith.release.context import Release
@@ -23,24 +23,24 @@ from lobsmith.verdict import Verdict
 def undeploy_candidate(
     release: Release, model: str, *, reason: str = "", verdicts: tuple[Verdict, ...] = ()
 ) -> int | None:
-    """Empty the slot in which candidates of a model are judged.
+    """Remove all versions of a model's candidate deployment.
 
     Args:
         release: the context.
-        model: the production model, or the slot itself.
+        model: the production model, or its candidate deployment.
         reason: for the journal.
-        verdicts: for the journal; if one of them is a refusal the candidate counts as rejected.
+        verdicts: for the journal; with a refusal among them the candidate is journaled as rejected.
 
     Returns:
-        The version that was in the slot, None where it was empty.
+        The newest version that was deployed, None where none was.
 
     Raises:
-        ServingError: the server does not let go of it; the next writer tries again.
-        LeaseError: another process has the lease all the time, or took it over.
+        ServingError: the server does not unload it; the next writer tries again.
+        LeaseError: another process held the lease all the time, or took it over.
         ReleaseError: the repository or the journal is unreadable.
     """
     deployment = candidate_model(model.removesuffix(candidate_model("")))
-    with sole_writer(release, f"empty {deployment}") as writer:
+    with sole_writer(release, f"undeploy {deployment}") as writer:
         clear_up(writer, deployment)
         versions = writer.repository.versions(deployment)
         if not versions:

@@ -1,4 +1,4 @@
-"""The Triton model repository as it lies on disk: models, versions, what is listed and what still holds."""
+"""The Triton model repository on disk: models, versions, listing, integrity."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -24,10 +24,9 @@ from lobsmith.release.version.triton_config import (
 )
 from lobsmith.workspace import Workspace
 
-# The names that params.yaml accepts for a model, and those of their candidates and companions: no dots or slashes, so
-# that a name cannot leave the repository.
+# Names of params.yaml, of candidates and companions: no dots or slashes, so that a path stays in the repository.
 _MODEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}(_candidate)?(_trt|_drift)?", re.ASCII)
-# Triton reads `01` as version 1 too, and int64 has nineteen digits.
+# Triton reads `01` as 1; int64 has nineteen digits.
 _VERSION_NAME = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _T = TypeVar("_T")
 
@@ -36,9 +35,9 @@ _T = TypeVar("_T")
 class Repository:
     """A folder of models, `<model>/config.pbtxt` and `<model>/<version>/`.
 
-    A version is listed when the model's version policy names it; the active version is the highest listed one. The
-    companions of a model, plans (`<model>_trt`) and reference score (`<model>_drift`), are listed only where the model
-    lists the version too: what is taken back there is gone here.
+    A version is listed when the model's version policy names it; the active version is the highest listed one. Versions
+    of the companions, plans (`<model>_trt`) and reference score (`<model>_drift`), are listed only where the model
+    lists them too.
     """
 
     root: Path
@@ -46,16 +45,16 @@ class Repository:
 
     @classmethod
     def of(cls, workspace: Workspace) -> "Repository":
-        """Return a workspace's repository, trusting the keys that the workspace trusts."""
+        """Return a workspace's repository, with its trusted keys."""
         return cls(workspace.repository, Trust.of(workspace))
 
     @staticmethod
     def is_name(name: str) -> bool:
-        """Say whether a model, its slot of candidates or a companion may have this name."""
+        """Return whether a model, a candidate deployment or a companion may have this name."""
         return bool(_MODEL_NAME.fullmatch(name))
 
     def models(self) -> list[str]:
-        """Return the models, by name: folders with a `config.pbtxt` under a name that a model may have."""
+        """Return the models by name: valid names of folders with a `config.pbtxt`."""
         if not self.root.is_dir():
             return []
         return sorted(
@@ -65,7 +64,7 @@ class Repository:
         )
 
     def versions(self, model: str) -> list[int]:
-        """Return the versions on disk, rising. What is not a folder with a canonical number for its name is none."""
+        """Return the versions on disk, rising: folders with a canonical number for a name."""
         directory = self._model(model)
         if not directory.is_dir():
             return []
@@ -92,7 +91,7 @@ class Repository:
         return [version for version in versions if version in served]
 
     def is_plans(self, model: str) -> bool:
-        """Say whether a model is made of TensorRT plans.
+        """Return whether a model consists of TensorRT plans.
 
         Raises:
             ReleaseError: the configuration is unreadable.
@@ -101,7 +100,7 @@ class Repository:
         return path.is_file() and is_plans(model, read_config(path))
 
     def is_score(self, model: str) -> bool:
-        """Say whether a model is the reference score of another one.
+        """Return whether a model is the reference score of another model.
 
         Raises:
             ReleaseError: the configuration is unreadable.
@@ -110,7 +109,7 @@ class Repository:
         return path.is_file() and is_score(model, read_config(path))
 
     def is_companion(self, model: str) -> bool:
-        """Say whether a model goes with another one: its plans or its reference score.
+        """Return whether a model is the plans or the reference score of another model.
 
         Raises:
             ReleaseError: the configuration is unreadable.
@@ -127,10 +126,10 @@ class Repository:
 
     @contextmanager
     def reading(self, model: str, version: int) -> Iterator[None]:
-        """Read a version's files while other processes may take it out of the repository.
+        """Read a version's files while other processes may remove them.
 
         Raises:
-            VersionGoneError: the block failed, and the version is gone: a rollback or retirement took its files away.
+            VersionGoneError: the block failed and the version is gone, by a rollback or retirement.
         """
         try:
             yield
@@ -141,9 +140,9 @@ class Repository:
             raise VersionGoneError(gone) from error
 
     def with_active(self, model: str, read: Callable[[Manifest | None], _T]) -> _T:
-        """Return what `read` makes of the active version, None where none serves.
+        """Return `read` of the active version's manifest, of None where none serves.
 
-        Where that version is gone before `read` is done, it reads the one that is active by then.
+        If that version is removed meanwhile, `read` is called again with the next active one.
 
         Raises:
             ReleaseError: the configuration or the manifest is unreadable.
@@ -160,11 +159,11 @@ class Repository:
                     raise
 
     def fallback(self, model: str, instrument: str | None = None) -> int | None:
-        """Return the version to go back to: the highest below the active one that is listed, sound and of its market.
+        """Return the rollback target: the highest listed version below the active one that is valid and of its market.
 
         Args:
             model: the model.
-            instrument: that it must have learnt, `venue:symbol`; None takes one that the active version has learnt too.
+            instrument: `venue:symbol` that it must have been trained on; None for any of the active version's.
 
         Raises:
             ReleaseError: the configuration is unreadable.
@@ -177,12 +176,12 @@ class Repository:
         return None
 
     def of_other_market(self, model: str, version: int, active: int, instrument: str | None = None) -> str | None:
-        """Say that a version has not learnt an instrument, or none that the active one has; None where it has.
+        """Return why a version was trained on other instruments, None where it was not or its manifest is unreadable.
 
-        A version whose manifest cannot be read is taken to have.
+        The instruments are the given one, or those of the `active` version.
         """
         try:
-            mine, its = (read_manifest(self.directory(model, one)) for one in (version, active))
+            mine, its = (read_manifest(self.directory(model, number)) for number in (version, active))
         except ReleaseError:
             return None
         if mine.has_learnt(instrument) if instrument is not None else mine.shares_a_market_with(its):
@@ -194,7 +193,7 @@ class Repository:
         """Return the folder of a version, which need not exist.
 
         Raises:
-            ReleaseError: the name or the number is not one that a model or a version may have.
+            ReleaseError: not a name or number that a model or version may have.
         """
         if not _VERSION_NAME.fullmatch(str(version)):
             raise ReleaseError(f"{model}: {version} is not a version; versions are whole numbers from 1")
@@ -217,22 +216,20 @@ class Repository:
             raise ReleaseError(f"{path}: not readable: {error}; is {model} a published model?") from error
 
     def contract(self, model: str) -> WireContract | None:
-        """Return the contract that a model is bound to, or None where there is no such model.
+        """Return the wire contract of a model, None where there is no such model.
 
         Raises:
-            ReleaseError: the configuration is unreadable, or not one that lobsmith wrote.
+            ReleaseError: the configuration is unreadable, or was not written by lobsmith.
         """
         path = self.config_path(model)
         return configured_contract(path) if path.is_file() else None
 
     def verify(self, model: str, version: int) -> Manifest:
-        """Check that a version is what it was when it was published.
-
-        Returns:
-            Its manifest.
+        """Check that a version is as it was published, and return its manifest.
 
         Raises:
-            ReleaseError: a file is missing, changed or extra (the message names it), or is a link or another's folder.
+            ReleaseError: a file is missing, changed or extra (the message names it), or the folder is a link or another
+                version's.
         """
         directory = self.directory(model, version)
         # A link can be pointed elsewhere after the check.
@@ -244,7 +241,7 @@ class Repository:
         return manifest
 
     def integrity_error(self, model: str, version: int) -> str | None:
-        """Return why a version is not what it was when it was published, None where it is."""
+        """Return why a version is not as it was published, None where it is."""
         try:
             self.verify(model, version)
         except ReleaseError as error:
@@ -252,25 +249,22 @@ class Repository:
         return None
 
     def valid(self, model: str) -> tuple[list[int], dict[int, str]]:
-        """Divide the listed versions.
-
-        Returns:
-            Those that hold, rising, and for each of the others the reason why it does not.
+        """Return the listed versions that are valid, rising, and the integrity errors of the others.
 
         Raises:
             ReleaseError: the configuration is unreadable.
         """
-        faults = {version: self.integrity_error(model, version) for version in self.listed(model)}
-        valid = [version for version, fault in faults.items() if fault is None]
-        return valid, {version: fault for version, fault in faults.items() if fault is not None}
+        errors = {version: self.integrity_error(model, version) for version in self.listed(model)}
+        valid = [version for version, error in errors.items() if error is None]
+        return valid, {version: error for version, error in errors.items() if error is not None}
 
     def list_versions(self, model: str, versions: list[int]) -> None:
-        """Rewrite the policy so that it names these versions and nothing else changes. A server has to be told.
+        """Rewrite a model's version policy, and those of its companions as far as a version is left in them.
 
-        The policies of the model's companions follow, as long as a version is left in them.
+        The server has to be notified by the caller.
 
         Raises:
-            ReleaseError: there is no such model, no version is given, or one of them is not on disk.
+            ReleaseError: there is no such model, no version is given, or one is not on disk.
         """
         path = self.config_path(model)
         absent = sorted(set(versions) - set(self.versions(model)))
@@ -280,15 +274,15 @@ class Repository:
             raise ReleaseError(f"{path}: the policy must name a version; a model without one cannot be served")
         write_atomic(path, listing(read_config(path), versions).encode())
         for companion in companions(model):
-            # Rolled back it is; `listed` leaves out what a companion's own policy still names too much.
+            # `listed` leaves out what a companion's own policy still names.
             with suppress(ReleaseError):
                 self.follow(companion)
 
     def follow(self, companion: str) -> bool:
-        """Take from the policy of a companion what its model does not list.
+        """Remove from a companion's policy the versions that its model does not list.
 
         Returns:
-            Whether the companion, if there is one, still has a version; where none is left the policy stays as it was.
+            Whether a version is left; the policy is unchanged where none is. True where there is no such companion.
 
         Raises:
             ReleaseError: a configuration is unreadable.
