@@ -1,9 +1,9 @@
-"""Making a published version again, from its manifest and its data, and comparing it with the original."""
+"""Reproduction of a published version from its manifest and data, compared with the original."""
 
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -29,6 +29,7 @@ from lobsmith.models.train import load_trained
 from lobsmith.models.trainer import Epoch
 from lobsmith.models.training_data import Part, parts_of
 from lobsmith.params import Params, load_params
+from lobsmith.progress import Note
 from lobsmith.release.checks.validation import TOLERANCE, largest_difference
 from lobsmith.release.version.manifest import Environment, Manifest, check_files
 from lobsmith.release.version.recipe import environment, git_commit, recorded_params
@@ -42,15 +43,14 @@ from lobsmith.workspace import Workspace
 
 IDENTICAL, EQUIVALENT, DIFFERENT = "identical", "equivalent", "different"
 SAME_METRIC = 1e-9
-"""Largest difference of a metric that is computed from the same predictions."""
+"""Largest difference of a metric of the same predictions."""
 CLOSE_METRIC = 1e-3
-"""Largest difference of a metric, in its own unit (nats, shares), that two equivalent models show."""
+"""Largest difference of a metric between equivalent models, in its own unit (nats, shares)."""
 _ANSWERS = ("probabilities", "outlook", "next_state")
-Note = Callable[[str], None]
 
 
 class ChangedInput(Struct, frozen=True, kw_only=True):
-    """Something with a name, as the manifest has it and as it is here."""
+    """A named input or file, as published and as it is here."""
 
     name: str
     published: str | None
@@ -58,7 +58,7 @@ class ChangedInput(Struct, frozen=True, kw_only=True):
 
 
 class Metric(Struct, frozen=True, kw_only=True):
-    """A metric on the held-out rows; the difference is the reproduction's less the version's."""
+    """A metric on the held-out rows; the difference is reproduced minus published."""
 
     name: str
     published: float
@@ -67,13 +67,12 @@ class Metric(Struct, frozen=True, kw_only=True):
 
 
 class Reproduced(Struct, frozen=True, kw_only=True):
-    """What a reproduction found.
+    """Result of a reproduction.
 
-    `verdict` is `identical` (files have the published hashes, metrics are the same), `equivalent` (other bits, while
-    golden vectors and metrics are within the tolerances) or `different`; `reason` says why in one line. `data` is where
-    the data came from, `files` holds hashes, `golden_difference` is the largest one from the published golden vectors.
-    Metrics of rivals are `not_compared`: they are networks of their own. `directory` holds the files where they were
-    kept.
+    `verdict` is `identical` (published hashes and metrics), `equivalent` (other bits, golden vectors and metrics within
+    tolerance) or `different`; `reason` is one line. `data` is the market store used, `files` has hashes,
+    `golden_difference` is the largest one from the published golden vectors. Metrics of baselines, networks of their
+    own, are `not_compared`. `directory` is the temporary folder, if kept.
     """
 
     model: str
@@ -94,7 +93,7 @@ class Reproduced(Struct, frozen=True, kw_only=True):
 def environment_changes(
     published: Environment, here: Environment, published_commit: str | None, commit: str | None
 ) -> tuple[ChangedInput, ...]:
-    """Return what of the environment is not as it was, by name; of the packages each for itself."""
+    """Return the differences of the environment by name, each package by itself."""
     before, now = _flat(published, published_commit), _flat(here, commit)
     names = dict.fromkeys(chain(before, now))
     return tuple(
@@ -140,25 +139,25 @@ def judge(
     environment: Sequence[ChangedInput],
 ) -> tuple[str, str]:
     """Return the verdict and its reason."""
-    changed = [one.name for one in files if one.published != one.here]
+    changed = [file.name for file in files if file.published != file.here]
     worst = max(metrics, key=_size, default=None)
     off = 0.0 if worst is None else _size(worst)
     figures = f"golden vectors within {golden_difference:.3g}, metrics within {off:.3g}"
     if not changed and golden_difference <= golden_tolerance and off <= SAME_METRIC:
-        return IDENTICAL, f"{', '.join(one.name for one in files)} have the published hashes; {figures}"
+        return IDENTICAL, f"{', '.join(file.name for file in files)} have the published hashes; {figures}"
     what = f"{', '.join(changed)} have other bits" if changed else "the files have the published hashes"
-    why = ", ".join(f"{one.name} {one.published} is {one.here} here" for one in environment)
-    why = why or "the environment is the recorded one"
+    cause = ", ".join(f"{change.name} {change.published} is {change.here} here" for change in environment)
+    cause = cause or "the environment is the recorded one"
     if not golden_difference <= golden_tolerance:
         far = f"golden vectors differ by {golden_difference:.3g}, more than {golden_tolerance:g}"
-        return DIFFERENT, f"{what}; {far}; {why}"
+        return DIFFERENT, f"{what}; {far}; {cause}"
     if worst is not None and not off <= CLOSE_METRIC:
-        return DIFFERENT, f"{what}; {worst.name} differs by {worst.difference:.3g}, more than {CLOSE_METRIC:g}; {why}"
-    return EQUIVALENT, f"{what}; {figures}; {why}"
+        return DIFFERENT, f"{what}; {worst.name} differs by {worst.difference:.3g}, more than {CLOSE_METRIC:g}; {cause}"
+    return EQUIVALENT, f"{what}; {figures}; {cause}"
 
 
 def _size(metric: Metric) -> float:
-    # A metric that is no number is further off than any.
+    # One NaN is infinitely far off.
     both = math.isnan(metric.published) and math.isnan(metric.reproduced)
     return 0.0 if both else math.inf if math.isnan(metric.difference) else abs(metric.difference)
 
@@ -171,25 +170,24 @@ def reproduce(
     keep: bool = False,
     on_progress: Note | None = None,
 ) -> Reproduced:
-    """Read the data of a version again, train, compress and evaluate, and compare what comes out with the version.
+    """Train, compress and evaluate a version again from its data, and compare the result with it.
 
-    Nothing is written but a temporary folder. Candidates are not timed, since which of them was the fastest stands in
-    the manifest, and neither rivals nor the folds of walk-forward validation are trained: no figure of the model
-    depends on them.
+    Only a temporary folder is written. Compression candidates are not timed (the manifest names the choice); baselines
+    and walk-forward folds are not trained, as no figure of the model depends on them.
 
     Args:
         workspace: whose keys are trusted and whose runs may hold the version's data.
-        directory: the version, published or set aside.
-        captures: recorded files that it was made of, in order; without them the data are those of its run, and where
-            that is gone what its parameters name.
+        directory: the version, published or quarantined.
+        captures: the capture files that it was made of, in order; by default the data of its run, or what its
+            parameters name where that is gone.
         keep: whether the temporary folder stays.
-        on_progress: told what is done next.
+        on_progress: called with the next phase.
 
     Raises:
-        ReleaseError: the version is not signed or was altered, holds plans, does not say what it was made of, or is of
-            a release whose parameters or features are others.
-        DataError: the data are not there, or are not those that the version was trained on.
-        TrainingError: they could not be trained on.
+        ReleaseError: the version is not signed or was altered, holds plans, does not name its data, or is of a release
+            with other parameters or features.
+        DataError: the data are missing, or not those that the version was trained on.
+        TrainingError: training failed.
     """
     note = on_progress or (lambda _text: None)
     manifest = check_files(directory, Trust.of(workspace))
@@ -237,7 +235,7 @@ def _scratch(*, keep: bool) -> Iterator[Path]:
 def _market(
     workspace: Workspace, manifest: Manifest, params: Params, captures: Sequence[Path], scratch: Path, note: Note
 ) -> Path:
-    """Return the store with the version's data, that of its run or a new one."""
+    """Return the store with the version's data: that of its run, or a new one."""
     if manifest.run is not None and not captures:
         kept = workspace.runs / manifest.run / MARKET
         if kept.is_dir():
@@ -258,16 +256,16 @@ def _market(
 
 
 def _features(manifest: Manifest, params: Params, market: Path, scratch: Path) -> Dataset:
-    """Compute the datasets to train on.
+    """Compute the training datasets.
 
     Raises:
-        DataError: these are not the data that the version was trained on.
-        ReleaseError: features or labels are defined otherwise than they were.
+        DataError: the data are not those that the version was trained on.
+        ReleaseError: features or labels have other definitions.
     """
     name = params.data.instrument
-    held = [str(one) for one in Store(market).instruments()]
-    if name not in held:
-        raise DataError(f"{market}: holds {', '.join(held)}, not {name}; name files of that with --capture")
+    stored = [str(instrument) for instrument in Store(market).instruments()]
+    if name not in stored:
+        raise DataError(f"{market}: holds {', '.join(stored)}, not {name}; name files of that with --capture")
     chosen = build_features(params, market, scratch, _tradable(params, market, scratch)).chosen
     version = f"{manifest.model} {manifest.version}"
     if chosen.data_fingerprint != manifest.data_fingerprint:
@@ -285,17 +283,17 @@ def _features(manifest: Manifest, params: Params, market: Path, scratch: Path) -
 
 
 def _tradable(params: Params, market: Path, scratch: Path) -> Sequence[str]:
-    """Return the instruments that have to be computed: the one to train on, for a pool all that may be traded."""
+    """Return the instruments to compute: the one to train on, for a pool all tradable ones."""
     if not params.train.pool:
         return [params.data.instrument]
-    # Great Expectations takes seconds to import, and only a pool asks which other instruments belong to it.
+    # Great Expectations takes seconds to import; only a pool needs it.
     from lobsmith.stages.validate import validate
 
     return validate(params, market, scratch).tradable
 
 
 def _train(params: Params, candidate: str, scratch: Path, note: Note) -> tuple[Candidate, list[Part]]:
-    """Train and compress; return the candidate and the rows."""
+    """Train and compress; return the compression candidate and the datasets."""
 
     def show(epoch: Epoch) -> None:
         note(f"epoch {epoch.epoch} of {params.train.epochs}, validation {epoch.validation_loss:.4f}")
@@ -313,7 +311,7 @@ def _train(params: Params, candidate: str, scratch: Path, note: Note) -> tuple[C
 
 
 def _described(manifest: Manifest, params: Params, scratch: Path, note: Note) -> dict[str, Path]:
-    """Make the reference and its score again, where the version has them; return the files by their names."""
+    """Make the reference and its score, where the version has them; return the files by name."""
     if SCORE not in manifest.files:
         return {}
     note("reference")
@@ -336,7 +334,7 @@ def _compare(
     note("golden vectors")
     model, golden = OnnxModel(made.model), load_golden(directory / GOLDEN)
     again = golden_vectors(model, golden.features[0])
-    difference = max(largest_difference(getattr(again, one), getattr(golden, one)) for one in _ANSWERS)
+    difference = max(largest_difference(getattr(again, name), getattr(golden, name)) for name in _ANSWERS)
     note("held-out rows")
     metrics, not_compared = metric_changes(manifest.metrics, _metrics(params, model, parts))
     changes = environment_changes(
@@ -366,5 +364,5 @@ def _metrics(params: Params, model: OnnxModel, parts: Sequence[Part]) -> dict[st
     dataset, rows = parts[0].dataset, parts[0].split.test
     alone = structs.replace(params, evaluation=settings)
     predictions = {PREDICTOR: stream_predictions(model, dataset, rows)[0], **rivals(parts, alone, dataset, rows)}
-    found = assess(dataset, rows, predictions, None, mean_outlook(parts), settings.fees_bps, settings.confidences)
-    return flat_metrics(found.scores, found.calibration)
+    results = assess(dataset, rows, predictions, None, mean_outlook(parts), settings.fees_bps, settings.confidences)
+    return flat_metrics(results.scores, results.calibration)

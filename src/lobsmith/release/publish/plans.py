@@ -1,13 +1,9 @@
 """Publishing TensorRT plans: the Triton model `<model>_trt` beside the ONNX model `<model>`.
 
-Plans carry the number of the ONNX version whose network they hold, so that a stream's state means the same to both and
-a client may go from one to the other between two rows. Their manifest is that version's, but for the files and the
-precision, with the `EngineBuild` added. The ONNX version stays the fallback; where `<model>` no longer lists a version,
-`<model>_trt` does not list it either.
-
-Names of plans and profiles stand in `config.pbtxt`, which belongs to the model and not to a version. So only versions
-that share both with the newest are listed together: plans of other capabilities or profiles take the listing over, and
-the older versions are answered by ONNX again.
+Plans have the number of the ONNX version with the same network: a stream's state fits both, and a client may change
+between two rows. Their manifest is that version's, with other files and precision and the `EngineBuild`. `config.pbtxt`
+names plans and profiles per model, not per version: only versions that share both with the newest are listed together.
+Older versions with other capabilities or profiles are answered by ONNX.
 """
 
 from dataclasses import dataclass
@@ -42,20 +38,20 @@ def _validate_in_child(directory: Path, trust: Trust) -> None:
 def publish_engine(
     release: Release, engine_directory: Path, manifest: Manifest, *, validate: Validate = _validate_in_child
 ) -> Manifest:
-    """Publish the plans of a published ONNX version, under the version's own number.
+    """Publish the plans of a published ONNX version, under that version's number.
 
     Args:
         release: the context.
         engine_directory: plans and `engine.json`, as a build leaves them.
-        manifest: of the ONNX version that the plans belong to.
-        validate: raises where the staged folder that it is given is not what it claims.
+        manifest: of the ONNX version.
+        validate: raises where the staged folder is invalid.
 
     Returns:
         The manifest of the published plans.
 
     Raises:
-        ReleaseError: the plans are of TensorRT-RTX, are not those of the version or not whole, cannot be proven here,
-            or are published already. Nothing was published.
+        ReleaseError: the plans are of TensorRT-RTX, of another version, incomplete, cannot be validated here, or are
+            published already. Nothing was published.
         ServingError: the server does not serve the plans. Nothing was published.
     """
     publication = _PlansPublication(
@@ -89,9 +85,9 @@ class _PlansPublication(Publication):
         repository, version = self.release.repository, self.network.version
         of = f"{self.network.model}/{version}"
         if repository.verify(self.network.model, version) != self.network or self.network.engine is not None:
-            raise ReleaseError(f"{of}: the manifest given is not that of this ONNX version; read it again")
+            raise ReleaseError(f"{of}: the manifest is not that of this ONNX version; read it again")
         if version not in repository.listed(self.network.model):
-            raise ReleaseError(f"{of}: the version is not listed, so its plans would never be asked")
+            raise ReleaseError(f"{of}: the version is not listed, so its plans would never be served")
         if self.build.precision == "fp32" and self.build.source_sha256 != self.network.artifact_id:
             raise ReleaseError(
                 f"{self.source}: fp32 plans of another network than {of}; build them from its model file"
@@ -120,18 +116,24 @@ class _PlansPublication(Publication):
             created_ns=clock.now_ns(),
             files={name: sha256_file(directory / name) for name in (*self.build.plans.values(), ENGINE, GOLDEN)},
             precision=self.build.precision,
-            gpu_architecture=", ".join(f"sm{one.replace('.', '')}" for one in self.build.plans),
+            gpu_architecture=", ".join(f"sm{capability.replace('.', '')}" for capability in self.build.plans),
             engine=self.build,
         )
 
     def config(self, kept: list[Manifest]) -> str:
         serving = self.release.params.serving
-        alike = [one for one in kept if one.engine is not None and _layout(one.engine) == _layout(self.build)]
+        # Versions can only be listed together if they share names of plans and profiles.
+        layout = self.build.plans, self.build.profiles
+        alike = [
+            manifest
+            for manifest in kept
+            if manifest.engine is not None and (manifest.engine.plans, manifest.engine.profiles) == layout
+        ]
         return config_text(
             self.model,
             self.contract,
-            versions=[one.version for one in alike],
-            prime_rows=prime_rows_for(one.prime_rows for one in alike),
+            versions=[manifest.version for manifest in alike],
+            prime_rows=prime_rows_for(manifest.prime_rows for manifest in alike),
             max_batch=serving.max_batch,
             warmup=serving.warmup,
             engine=self.build,
@@ -143,8 +145,8 @@ def check_build(directory: Path, build: EngineBuild) -> None:
     """Check that a directory holds the plans of a build, and that they may be served.
 
     Raises:
-        ReleaseError: they are of TensorRT-RTX, a plan is missing or changed, or no profile takes a request of some
-            number of rows that the wire contract allows.
+        ReleaseError: they are of TensorRT-RTX, a plan is missing or changed, or a number of rows that the wire contract
+            allows fits no profile.
     """
     if build.builder != "tensorrt":
         raise ReleaseError(
@@ -160,16 +162,11 @@ def check_build(directory: Path, build: EngineBuild) -> None:
             raise ReleaseError(f"{path}: not a plain file beside engine.json; build the engine again")
         if sha256_file(path) != build.sha256[name]:
             raise ReleaseError(f"{path}: changed after it was built (SHA-256 differs); build the engine again")
-    taken: set[int] = set()
+    covered: set[int] = set()
     for profile in build.profiles:
         if profile.batch[0] == 1:
-            taken.update(range(profile.rows[0], profile.rows[2] + 1))
-    if missing := set(range(1, MAX_ROWS + 1)) - taken:
+            covered.update(range(profile.rows[0], profile.rows[2] + 1))
+    if missing := set(range(1, MAX_ROWS + 1)) - covered:
         raise ReleaseError(
             f"{directory}: no profile takes one stream of {min(missing)} rows; a request may carry 1 to {MAX_ROWS}"
         )
-
-
-def _layout(build: EngineBuild) -> tuple[object, ...]:
-    """Return what versions must share to be listed together."""
-    return build.plans, build.profiles

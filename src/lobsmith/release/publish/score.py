@@ -1,10 +1,9 @@
 """Publishing the reference score of a version: the Triton model `<model>_drift` beside the model `<model>`.
 
-The score lies in the version's own directory, signed and proven with it. It is served under the version's own number,
-so that a client knows which training window it is compared with. It belongs to production: a candidate's is not asked.
-
-A version answers with its score or without it. So no error here fails the version's publication: a score that failed is
-journaled as refused, `verify` reports that it is missing, and reconcile tries again after `reconcile.retry_s`.
+The score is a file of the version's directory, signed and validated with it, and served under the version's number.
+Only production versions have it served. A version answers with or without its score, so no error here fails the
+version's publication: a failed score is journaled as refused, `verify` reports it, and reconcile tries again after
+`reconcile.retry_s`.
 """
 
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ from lobsmith.verdict import Verdict
 
 
 def unscored(repository: Repository, model: str) -> list[int]:
-    """Return the listed versions of a production model that have a score which is not listed, rising.
+    """Return the listed versions of a production model whose score is not listed, rising.
 
     Raises:
         ReleaseError: a configuration is unreadable.
@@ -51,15 +50,15 @@ def unscored(repository: Repository, model: str) -> list[int]:
 
 
 def accompany(writer: Writer, model: str, *, retry: bool) -> dict[int, str]:
-    """Publish the scores that the listed versions of a production model have and `<model>_drift` lacks.
+    """Publish the scores of listed versions of a production model that `<model>_drift` lacks.
 
     Args:
         writer: the holder of the lease.
-        model: the model; there is nothing to do for any other than one of production.
-        retry: try again now what was refused before.
+        model: the model; nothing is done for one that is not of production.
+        retry: try again now what was refused lately.
 
     Returns:
-        The versions that are without their score, and why.
+        The versions without their score, and why.
 
     Raises:
         ReleaseError: a configuration or the journal is unreadable.
@@ -85,10 +84,10 @@ def accompany(writer: Writer, model: str, *, retry: bool) -> dict[int, str]:
 
 
 def catch_up(release: Release, model: str, *, retry: bool = False) -> dict[int, str]:
-    """Do what `accompany` does, where there is anything to do; the lease is taken only then.
+    """Call `accompany` if a score is missing; the lease is taken only then.
 
     Returns:
-        See `accompany`. Any other error is the reason for all of them.
+        See `accompany`; any other error is the reason for all missing ones.
     """
     missing: list[int] = []
     try:
@@ -147,7 +146,7 @@ class _ScorePublication(Publication):
 
     def validate_staged(self, directory: Path) -> None:
         super().validate_staged(directory)
-        # These bits were proven with the version.
+        # These bits were validated with the version.
         if read_manifest(directory).artifact_id != self.of.files[SCORE]:
             raise ReleaseError(f"{directory / MODEL}: not the {SCORE} of {self.of.model} {self.of.version}; try again")
 
@@ -156,16 +155,18 @@ class _ScorePublication(Publication):
         return score_config_text(
             self.model,
             self.contract,
-            versions=[one.version for one in kept],
+            versions=[manifest.version for manifest in kept],
             max_batch=serving.max_batch,
             warmup=serving.warmup,
         )
 
 
 def _lately_refused(entries: Sequence[Entry], model: str, version: int, retry_s: float) -> str | None:
-    """Return why a score was refused within the last `retry_s`; one whose writer crashed may be tried at once."""
+    """Return why a score was refused within the last `retry_s`; None if its writer crashed."""
     since_ns = clock.now_ns() - int(retry_s * NS_PER_S)
-    about = [one for one in entries if (one.model, one.version_to) == (model, version) and one.time_ns > since_ns]
-    if not about or about[-1].action != journal.REFUSED or about[-1].reason.startswith(CRASHED):
+    lately = [
+        entry for entry in entries if (entry.model, entry.version_to) == (model, version) and entry.time_ns > since_ns
+    ]
+    if not lately or lately[-1].action != journal.REFUSED or lately[-1].reason.startswith(CRASHED):
         return None
-    return about[-1].reason
+    return lately[-1].reason
