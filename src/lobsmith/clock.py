@@ -1,9 +1,8 @@
-"""The time of a workspace, UTC ns; leases, deadlines and durations go by the machine's clock instead.
+"""The time of a workspace, UTC ns; leases, deadlines and durations go by the machine's clock.
 
-It is the machine's time unless `.lobsmith/clock.json` sets another speed. A workspace that ran ahead stays ahead, so
-that its time never goes back. A process reads the file once, in `use`; children inherit the clock by the environment.
-The process that runs a faster clock touches the file. From `_HELD_S` after the last touch on, as after a power cut,
-time passes at the machine's speed again.
+It is the machine's time unless `.lobsmith/clock.json` sets another speed; it never goes back, so a workspace that ran
+ahead stays ahead. A process reads the file in `use`; children inherit the clock. A faster clock ends, at the machine's
+speed, `_HELD_S` after the process that runs it last touched the file.
 """
 
 import math
@@ -26,13 +25,13 @@ FASTEST = 3600.0
 _VARIABLE = "LOBSMITH_CLOCK"
 _TOUCH_S = 5.0
 _HELD_S = 30.0
-"""Machine seconds that a faster clock holds after a touch. It never ends before: time would go back."""
+"""Machine seconds that a faster clock holds after a touch; before, its end would set time back."""
 inherited = _VARIABLE in os.environ
 """Whether a parent process runs the clock."""
 
 
 class _Clock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A line through a point: `time_ns` at `wall_ns` of the machine, `speed` times as fast from there."""
+    """A line through (`wall_ns` of the machine, `time_ns`) with slope `speed`."""
 
     wall_ns: int = 0
     time_ns: int = 0
@@ -83,7 +82,7 @@ def sleep_until(time_ns: int) -> None:
 
 
 def use(path: Path) -> None:
-    """Use the clock of a workspace from now on, in this process and in the ones that it starts.
+    """Use the clock of a workspace from now on, in this process and its children.
 
     Args:
         path: `Workspace.clock`; the machine's time where it is missing.
@@ -119,7 +118,6 @@ def run(path: Path, faster: float) -> None:
 
 
 def _touch(path: Path, running: _Clock) -> None:
-    """Touch the file until this process uses another clock."""
     while _clock == running:
         # Without the file or the permission time slows down; the next start reports why.
         with suppress(OSError):

@@ -1,9 +1,8 @@
-"""A lease on a file, with fencing: the right to change something alone. It expires unless it is renewed.
+"""A lease on a file, with fencing: the right to change something alone; it expires unless renewed.
 
-A kernel lock alone would be kept by a holder that hangs. An expiry alone would let a paused holder go on after a
-takeover: so each lease has a higher token than any before, and each irreversible change is made inside `Lease.fence`,
-which holds the file's lock and refuses a stale token (Kleppmann 2016, "How to do distributed locking").
-Clocks decide only how soon a lease may be taken over, never whether two holders may act.
+A kernel lock would be kept by a holder that hangs; with an expiry alone a paused holder could go on after a takeover.
+So each lease has a higher token than any before, and irreversible changes are made inside `Lease.fence`, which holds
+the file's lock and refuses a stale token (Kleppmann 2016, "How to do distributed locking").
 """
 
 import threading
@@ -25,7 +24,7 @@ _POLL_S = 0.05
 
 
 class Held(Struct, frozen=True, kw_only=True):
-    """Content of the file: the holder, now or last, its purpose, and the expiry if it is not renewed."""
+    """The file's content: the holder, now or last, its purpose, and the expiry without renewal."""
 
     token: int
     holder: Process
@@ -65,7 +64,7 @@ class Lease:
     def fence(self) -> Iterator[None]:
         """Make an irreversible change: no process can take the lease over until the block ends. Blocks nest.
 
-        An expired lease that no process has taken is renewed. Keep the block short: even a rollback waits for it.
+        An expired lease that no process has taken is renewed. Keep the block short: a rollback waits for it.
 
         Raises:
             LeaseLostError: it was taken over; nothing may be changed any more.
@@ -114,14 +113,14 @@ class Lease:
 
 @contextmanager
 def hold_lease(path: Path, purpose: str, *, ttl_s: float, wait_s: float, seize: bool = False) -> Iterator[Lease]:
-    """Hold the lease of a file.
+    """Hold the lease of a file, which is made and never removed.
 
     Args:
-        path: the file; it is made, and never removed.
+        path: the file.
         purpose: an infinitive: "publish lob".
-        ttl_s: seconds until an unrenewed lease is free; it is renewed at a third of that.
+        ttl_s: seconds until an unrenewed lease is free; renewed at a third of that.
         wait_s: seconds to wait for another holder.
-        seize: take it from a live holder, which is refused at its next change; for emergencies only.
+        seize: take it from a live holder, which is refused at its next change; for emergencies.
 
     Raises:
         LeaseError: another process held it all the time, or the file cannot be used.
@@ -135,12 +134,9 @@ def hold_lease(path: Path, purpose: str, *, ttl_s: float, wait_s: float, seize: 
 
 @contextmanager
 def unless_held(path: Path, purpose: str, *, ttl_s: float) -> Iterator[str | None]:
-    """Hold a lease while the block runs and yield None; yield the reason in one line where it is not free now.
+    """Hold a lease while the block runs and yield None; where it is not free now, yield why in one line.
 
-    Args:
-        path: of the lease.
-        purpose: shown to other processes.
-        ttl_s: seconds until an unrenewed lease is free.
+    Args: see `hold_lease`.
     """
     with ExitStack() as stack:
         refused = None
@@ -152,10 +148,7 @@ def unless_held(path: Path, purpose: str, *, ttl_s: float) -> Iterator[str | Non
 
 
 def lease_holder(path: Path) -> Held | None:
-    """Return the holder of the lease of a file, None where it is free.
-
-    Read without the lock, which needs no write permission: it may be outdated on return.
-    """
+    """Return the holder of the lease of a file, None where it is free; read without the lock or write permission."""
     current = _read(path)
     return None if current is None or _free(current) else current
 

@@ -1,4 +1,4 @@
-"""The context of every operation on a model repository: workspace, parameters, server."""
+"""The context of operations on a repository: workspace, parameters, server."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Server(Protocol):
     def withdraw(self, model: str, versions: Sequence[int]) -> None:
         """Return once none of these unlisted versions is loaded or being unloaded.
 
-        A model that left the repository, or whose last version is among them, is unloaded as a whole.
+        A model that left the repository, or with its last version among them, is unloaded as a whole.
 
         Raises:
             ServingError: they are still loaded after the server's deadline.
@@ -37,11 +37,11 @@ class Release:
     """The context of an operation.
 
     Attributes:
-        workspace: repository, journal and leases.
-        params: all of `params.yaml`; a new version's manifest holds the whole.
+        workspace: of the repository.
+        params: all of `params.yaml`; a new version's manifest holds it.
         server: the running server, None where none runs.
-        who: user or flow run, for the journal; the user of this process by default.
-        note: called with each crash point reached; see `lobsmith.release.repository.crash_points`.
+        who: user or flow run, for the journal; by default the user of this process.
+        note: called with each crash point reached.
     """
 
     workspace: Workspace

@@ -70,9 +70,9 @@ class Reproduced(Struct, frozen=True, kw_only=True):
     """Result of a reproduction.
 
     `verdict` is `identical` (published hashes and metrics), `equivalent` (other bits, golden vectors and metrics within
-    tolerance) or `different`; `reason` is one line. `data` is the market store used, `files` has hashes,
-    `golden_difference` is the largest one from the published golden vectors. Metrics of baselines, networks of their
-    own, are `not_compared`. `directory` is the temporary folder, if kept.
+    tolerance) or `different`; `reason` is one line. `data` is the market store, `files` has hashes, `golden_difference`
+    is the largest one from the published golden vectors. Metrics of baselines are `not_compared`. `directory` is the
+    temporary folder, if kept.
     """
 
     model: str
@@ -173,13 +173,12 @@ def reproduce(
     """Train, compress and evaluate a version again from its data, and compare the result with it.
 
     Only a temporary folder is written. Compression candidates are not timed (the manifest names the choice); baselines
-    and walk-forward folds are not trained, as no figure of the model depends on them.
+    and walk-forward folds are not trained.
 
     Args:
         workspace: whose keys are trusted and whose runs may hold the version's data.
         directory: the version, published or quarantined.
-        captures: the capture files that it was made of, in order; by default the data of its run, or what its
-            parameters name where that is gone.
+        captures: the capture files of the version, in order; by default the data of its run, else of its parameters.
         keep: whether the temporary folder stays.
         on_progress: called with the next phase.
 
@@ -235,7 +234,6 @@ def _scratch(*, keep: bool) -> Iterator[Path]:
 def _market(
     workspace: Workspace, manifest: Manifest, params: Params, captures: Sequence[Path], scratch: Path, note: Note
 ) -> Path:
-    """Return the store with the version's data: that of its run, or a new one."""
     if manifest.run is not None and not captures:
         kept = workspace.runs / manifest.run / MARKET
         if kept.is_dir():
@@ -359,7 +357,6 @@ def _compare(
 
 
 def _metrics(params: Params, model: OnnxModel, parts: Sequence[Part]) -> dict[str, float]:
-    """Return the metrics of the model and of the base rates on the held-out rows."""
     settings = structs.replace(params.evaluation, rivals=(), seeds=())
     dataset, rows = parts[0].dataset, parts[0].split.test
     alone = structs.replace(params, evaluation=settings)

@@ -1,7 +1,7 @@
 """Repair of what `lobsmith.release.audit.verify` finds, as far as that needs no decision of a person.
 
-Only retired versions and staging folders are deleted; everything else is quarantined. Each action is idempotent, so
-there is no intent: findings that a crashed writer leaves are repaired next time.
+Only retired versions and staging folders are deleted; everything else is quarantined. Actions are idempotent, without
+an intent: the next repair finds what a crash left.
 
 | killed after | the repository shows        | the next repair                          |
 |--------------|-----------------------------|------------------------------------------|
@@ -34,15 +34,12 @@ from lobsmith.release.version.triton_config import CONFIG
 def repair(
     release: Release, findings: Sequence[IntegrityFinding], *, served: Mapping[str, Sequence[int]] | None = None
 ) -> list[tuple[IntegrityFinding, str]]:
-    """Repair the findings that are safe to repair.
+    """Repair those findings of `verify` that are safe to repair and still hold; return the failures and why.
 
     Args:
         release: the context.
-        findings: of `verify`; those that have changed since are left.
+        findings: of `verify`.
         served: as for `verify`.
-
-    Returns:
-        The findings that could not be repaired, and why; a new `verify` returns the state after it.
 
     Raises:
         LeaseError: another process held the lease all the time, or took it over.
@@ -120,7 +117,6 @@ def _repair(writer: Writer, finding: IntegrityFinding, served: Mapping[str, Sequ
 
 
 def _sync_server(writer: Writer, model: str, served: Sequence[int]) -> None:
-    """Have the server load and unload by the listing."""
     server = writer.release.server
     if server is None:
         raise ReleaseError(f"{model}: no server runs here any more")
@@ -132,7 +128,6 @@ def _sync_server(writer: Writer, model: str, served: Sequence[int]) -> None:
 
 
 def _quarantine_version(writer: Writer, model: str, version: int, reason: str) -> None:
-    """Unlist a version, have the server unload it, and quarantine it."""
     repository = writer.repository
     listed = repository.listed(model)
     if version in listed:

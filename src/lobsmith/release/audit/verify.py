@@ -1,7 +1,6 @@
 """Verification: files, signatures, policies, companions, journal and server are checked against each other.
 
-It is read-only and needs no lease. Findings that need no decision of a person are `safe`;
-`lobsmith.release.audit.repair` repairs those.
+Read-only, without a lease. `lobsmith.release.audit.repair` repairs findings that are `safe`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,11 +76,8 @@ _TRANSIENT = frozenset(
 def verify(workspace: Workspace, served: Mapping[str, Sequence[int]] | None = None) -> list[IntegrityFinding]:
     """Return everything that is wrong with a workspace's repository.
 
-    Transient findings are left out while a writer holds the lease.
-
-    Args:
-        workspace: of the repository.
-        served: for each model the versions that the running server has READY; None where none runs.
+    Transient findings are left out while a writer holds the lease. `served` has for each model the versions that the
+    running server has READY; None where none runs.
     """
     before = lease_holder(workspace.lease)
     findings = inspect(workspace, served)
@@ -91,7 +87,7 @@ def verify(workspace: Workspace, served: Mapping[str, Sequence[int]] | None = No
 
 
 def inspect(workspace: Workspace, served: Mapping[str, Sequence[int]] | None = None) -> list[IntegrityFinding]:
-    """Return everything that is wrong now, with or without a writer; see `verify`."""
+    """Return everything that is wrong now, transient findings included; see `verify`."""
     repository = Repository.of(workspace)
     findings: list[IntegrityFinding] = []
     try:
@@ -209,7 +205,6 @@ def _foreign(repository: Repository, entries: list[Entry]) -> Iterator[Integrity
 
 
 def _versions(repository: Repository, model: str) -> Iterator[IntegrityFinding]:
-    """Yield findings of the versions on disk and the listed ones."""
     named = listed_versions(read_config(repository.config_path(model)))
     listed = repository.listed(model)
     companion = repository.is_companion(model)

@@ -24,8 +24,8 @@ def check_score(directory: Path, contract: WireContract) -> None:
     """Validate a version's reference score.
 
     Raises:
-        ReleaseError: a file cannot be loaded; the graph is not that of a score; the score of a finite block is not
-            finite, or depends on the batch; or that of a block that is not finite is below 1.
+        ReleaseError: a file cannot be loaded; the graph is no score; a finite block's score is not finite or depends on
+            the batch; or the score of a block that is not finite is below 1.
     """
     path = directory / SCORE
     check_score_file(path, contract)
@@ -36,7 +36,7 @@ def check_score(directory: Path, contract: WireContract) -> None:
 
 
 def _check_block(path: Path, model: Any, block: Float) -> None:
-    """Score a block alone, and in a batch with copies of it that hold a NaN or an infinity."""
+    """Score a block alone, and in a batch with copies that hold a NaN or an infinity."""
     features = block.shape[1]
     broken = np.repeat(block[np.newaxis], 3 * features, axis=0)
     for copy, (feature, value) in enumerate((f, v) for f in range(features) for v in (np.nan, np.inf, -np.inf)):

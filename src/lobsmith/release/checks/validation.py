@@ -1,9 +1,8 @@
 """Validation of a version in a child process, because a model file may crash or hang its reader.
 
-`python -m lobsmith.release.checks.validation DIRECTORY TRUSTED` checks hashes and signature (by a key in the file
-TRUSTED), loads the model with ONNX Runtime (plans: TensorRT), and compares its answers with the golden vectors, as one
-chunk and step by step. A reference score is validated too. It prints one JSON object; the exit status is 0 if valid, 1
-if not.
+`python -m lobsmith.release.checks.validation DIRECTORY TRUSTED` checks hashes and signature (keys in TRUSTED), loads
+the model with ONNX Runtime (plans: TensorRT), and compares its answers, as one chunk and step by step, with the golden
+vectors; also the reference score. It prints one JSON object; exit status 0 if valid, else 1.
 """
 
 import importlib
@@ -56,15 +55,10 @@ class Validation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def validate(directory: Path, trust: Trust, deadline_s: float) -> Validation:
-    """Validate a version's directory in a child process.
-
-    Args:
-        directory: the version, staged or published.
-        trust: the keys that may have signed it.
-        deadline_s: seconds after which the process is killed.
+    """Validate a version's directory, staged or published, in a child process.
 
     Raises:
-        ReleaseError: the version is invalid, or the process crashed or took too long; the message has the reason.
+        ReleaseError: the version is invalid, or the process crashed or took longer than `deadline_s`.
     """
     try:
         completed = run_module(
@@ -128,7 +122,6 @@ def check_version(directory: Path, trust: Trust) -> Validation:
 
 
 def _run_steps(model: _Model, path: Path, golden: Golden) -> Answered:
-    """Run the golden rows one by one, with the state carried."""
     parts, state = [], golden.state
     for row in range(golden.features.shape[1]):
         part = _run(model, path, golden.features[:, row : row + 1], state)

@@ -36,16 +36,10 @@ def plans_of(release: Release, manifest: Manifest, *, on_progress: Note | None =
 def build_and_publish(
     release: Release, summary: Compressed, manifest: Manifest, directory: Path, *, on_progress: Note | None = None
 ) -> str:
-    """Build plans of a version, compare them with PyTorch and publish them; return the outcome in one line.
+    """Build plans of a published ONNX version, compare them with PyTorch and publish them; return the outcome in one
+    line.
 
-    Failures are returned, not raised: the ONNX version is published already.
-
-    Args:
-        release: the context.
-        summary: of the compress stage.
-        manifest: of the published ONNX version.
-        directory: the run's folder.
-        on_progress: called with what is built next.
+    Failures are returned, not raised. `directory` is the run's folder, `summary` of its compress stage.
     """
     params, cache = release.params, release.workspace.timing_cache
     try:

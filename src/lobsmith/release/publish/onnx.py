@@ -38,10 +38,9 @@ _VERSIONS_END = 10**18
 class Artifact:
     """Output of a retrain: the exported model, its golden vectors, its provenance.
 
-    `step_path` is the graph for one row of one stream, preferred by the in-process engine; `candidate` its name among
-    the compression candidates, `run` the retrain's folder below the workspace's runs. `reference_path` and `score_path`
-    serve the drift check (both or none), see `lobsmith.drift`. `null_path` is the null distribution of the training
-    window; a version without it learns that from its first drift checks.
+    `step_path` is the graph for one row of one stream; `candidate` the compression candidate, `run` the retrain's
+    folder below the workspace's runs. `reference_path` and `score_path` (both or none) are the drift check's, see
+    `lobsmith.drift`; `null_path` the null distribution, otherwise learnt from the first checks.
     """
 
     model_path: Path
@@ -65,15 +64,13 @@ class Artifact:
 def mint_version(now_ns: int, last: int | None) -> int:
     """Return a new version number: the UTC time as YYYYMMDDhhmmss, or `last + 1` where that is not above `last`.
 
-    The latter need not be a time (second 60); only the order matters.
-
     >>> mint_version(1_700_000_000_000_000_000, None)
     20231114221320
     >>> mint_version(1_700_000_000_000_000_000, 20231114235959)
     20231114235960
 
     Raises:
-        ReleaseError: `last` has as many digits as a number may have.
+        ReleaseError: no number is left above `last`.
     """
     now = int(datetime.fromtimestamp(now_ns // NS_PER_S, UTC).strftime("%Y%m%d%H%M%S"))
     version = now if last is None else max(now, last + 1)
@@ -119,16 +116,13 @@ def publish(
         contract: tensors and definitions that the artifact was made for.
         validate: raises where a staged version is invalid.
 
-    Returns:
-        The manifest of the published version.
-
     Raises:
         GateError: a verdict is a refusal.
         ContractError: the model exists with another contract.
         ReleaseError: the model file or a folder is unfit, the version is invalid, or the name is a companion's. Nothing
             was published.
         ServingError: the server does not serve it. Nothing was published: the listing was restored, the server was
-            asked for the version that was active before, and the new one was quarantined.
+            asked for the previous version, and the new one was quarantined.
         LeaseError: another process held the lease all the time, or took it over.
     """
     if followed_model(model) != model:

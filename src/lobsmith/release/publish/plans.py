@@ -1,9 +1,8 @@
 """Publishing TensorRT plans: the Triton model `<model>_trt` beside the ONNX model `<model>`.
 
-Plans have the number of the ONNX version with the same network: a stream's state fits both, and a client may change
-between two rows. Their manifest is that version's, with other files and precision and the `EngineBuild`. `config.pbtxt`
-names plans and profiles per model, not per version: only versions that share both with the newest are listed together.
-Older versions with other capabilities or profiles are answered by ONNX.
+Plans have number and manifest of the ONNX version with the same network, but for files, precision and `EngineBuild`; a
+client may change between the two at any row. `config.pbtxt` names plans and profiles per model, so only versions that
+share both with the newest are listed; others are answered by ONNX.
 """
 
 from dataclasses import dataclass
@@ -31,23 +30,19 @@ VALIDATION_DEADLINE_S = 300.0
 
 
 def _validate_in_child(directory: Path, trust: Trust) -> None:
-    """Run the plan on this machine's GPU and compare it with the ONNX version's golden vectors."""
     validate(directory, trust, VALIDATION_DEADLINE_S)
 
 
 def publish_engine(
     release: Release, engine_directory: Path, manifest: Manifest, *, validate: Validate = _validate_in_child
 ) -> Manifest:
-    """Publish the plans of a published ONNX version, under that version's number.
+    """Publish plans and `engine.json` of a build under the number of their published ONNX version.
 
     Args:
         release: the context.
-        engine_directory: plans and `engine.json`, as a build leaves them.
+        engine_directory: of the build.
         manifest: of the ONNX version.
         validate: raises where the staged folder is invalid.
-
-    Returns:
-        The manifest of the published plans.
 
     Raises:
         ReleaseError: the plans are of TensorRT-RTX, of another version, incomplete, cannot be validated here, or are

@@ -1,7 +1,7 @@
 """Promotion: a valid version, published again under the production name and the next number.
 
-The source is a candidate, an older version of the model, or a copy elsewhere that a trusted key has signed. Its files
-are copied; only the manifest is written and signed anew. Crash points: those of any publication.
+Files are copied from a candidate, an older version, or a signed copy elsewhere; the manifest is written anew. Crash
+points: those of any publication.
 """
 
 from collections.abc import Callable
@@ -66,9 +66,6 @@ def promote(
         verdicts: of live traffic, added to those of the source.
         confirm: called under the lease, before anything is written; raises where the promotion is no longer wanted.
         validate: raises where a staged version is invalid.
-
-    Returns:
-        The manifest of the published version.
 
     Raises:
         GateError: a verdict is a refusal.

@@ -1,16 +1,16 @@
-"""Publication: a version's way from a staging folder to a server, for any kind of version.
+"""Publication: a version's way from a staging folder to a server.
 
 A version is staged outside every model's folder, validated there in a child process, moved into the repository by one
-rename, listed in the model's policy by another, and then loaded. A crash leaves the old state or the new one.
+rename, listed in the model's policy by another, and loaded. A crash leaves the old state or the new one.
 
 | killed after | the repository shows | the next writer                                  |
 |--------------|----------------------|--------------------------------------------------|
 | `intended`   | the old state        | journals a refusal                               |
 | `staged`     | the old state        | deletes the staging folder, journals a refusal   |
 | `proven`     | the old state        | deletes the staging folder, journals a refusal   |
-| `moved`      | the old state        | quarantines the unlisted version, the same       |
-| `listed`     | the new state        | writes the journal line that is missing          |
-| `loaded`     | the new state        | writes the journal line that is missing          |
+| `moved`      | the old state        | quarantines the version, journals a refusal      |
+| `listed`     | the new state        | journals it                                      |
+| `loaded`     | the new state        | journals it                                      |
 | `recorded`   | the new state        | retires what fell out of the list                |
 
 The first version of a model is moved with its configuration as one folder: `moved` is then `listed` too.
@@ -59,9 +59,8 @@ class Publication(ABC):
         model: the Triton model.
         contract: tensors and definitions that the version was made for.
         validate: raises where a staged version is invalid.
-        backend: Triton's backend of all versions of the model.
-        action: for the journal.
-        reason: for the journal.
+        backend: Triton's backend of the model.
+        action, reason: for the journal.
     """
 
     release: Release
@@ -123,7 +122,7 @@ class Publication(ABC):
         return manifest
 
     def accompany(self, writer: Writer) -> None:  # noqa: B027 - most publications are alone
-        """Publish the version's companions; called once it is in service, failures are retried later."""
+        """Publish the version's companions, once it is in service; failures are retried later."""
 
     def _publish(self, writer: Writer) -> Manifest:
         workspace, repository = self.release.workspace, self.release.repository
@@ -231,14 +230,9 @@ def check_model(repository: Repository, model: str, contract: WireContract, back
 
 
 def place(writer: Writer, staging: Path, manifest: Manifest, config: str, entry: Entry) -> None:
-    """Move a valid version into the repository, list it, have it served and journal it; undone if any of it fails.
+    """Move a valid version from staging into the repository, list it, have it served and journal it.
 
-    Args:
-        writer: the holder of the lease.
-        staging: holds the version's folder.
-        manifest: of the version.
-        config: the configuration that lists it.
-        entry: for the journal.
+    If any of it fails, all is undone.
 
     Raises:
         ServingError: the server does not serve it. It was quarantined, and the server was asked for the old version.
@@ -296,7 +290,6 @@ def _unlist(writer: Writer, path: Path, before: bytes | None, alone: bool) -> bo
 
 
 def _ask_server(writer: Writer, model: str, version: int, previous: int | None, error: BaseException) -> None:
-    """Have the server load the old version and unload the new one."""
     server = writer.release.server
     # An interrupt must not wait for a server.
     if server is None or not isinstance(error, Exception):

@@ -1,8 +1,7 @@
-"""Publishing the reference score of a version: the Triton model `<model>_drift` beside the model `<model>`.
+"""Publishing the reference score of a production version: the Triton model `<model>_drift` beside the model `<model>`.
 
-The score is a file of the version's directory, signed and validated with it, and served under the version's number.
-Only production versions have it served. A version answers with or without its score, so no error here fails the
-version's publication: a failed score is journaled as refused, `verify` reports it, and reconcile tries again after
+The score is a file of the version, signed and validated with it, and has its number. No error here fails the version's
+publication: a failed score is journaled as refused, `verify` reports it, and reconcile tries again after
 `reconcile.retry_s`.
 """
 
@@ -52,10 +51,7 @@ def unscored(repository: Repository, model: str) -> list[int]:
 def accompany(writer: Writer, model: str, *, retry: bool) -> dict[int, str]:
     """Publish the scores of listed versions of a production model that `<model>_drift` lacks.
 
-    Args:
-        writer: the holder of the lease.
-        model: the model; nothing is done for one that is not of production.
-        retry: try again now what was refused lately.
+    With `retry`, also those refused lately.
 
     Returns:
         The versions without their score, and why.
@@ -84,11 +80,7 @@ def accompany(writer: Writer, model: str, *, retry: bool) -> dict[int, str]:
 
 
 def catch_up(release: Release, model: str, *, retry: bool = False) -> dict[int, str]:
-    """Call `accompany` if a score is missing; the lease is taken only then.
-
-    Returns:
-        See `accompany`; any other error is the reason for all missing ones.
-    """
+    """Call `accompany` if a score is missing; the lease is taken only then. Any other error is the reason for all of them."""
     missing: list[int] = []
     try:
         missing = unscored(release.repository, model)

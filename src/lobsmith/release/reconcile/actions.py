@@ -198,7 +198,6 @@ def _deploy_candidate(work: Work, challenger: Registered) -> str:
 
 
 def _undeploy_candidate(work: Work, candidate: Present) -> None:
-    """Undeploy the candidate; the last verdict on it, if any, goes into the journal."""
     tags = {aliases.ARTIFACT_ID: candidate.artifact_id}
     versions = aliases.find_registered(work.release.workspace, work.model, tags)
     verdicts = [verdict for verdict in map(_verdict, versions) if verdict is not None and not _undecided(verdict)]
@@ -279,7 +278,7 @@ def refusal_of(version: Registered) -> Refusal | None:
 
 
 def _decoded(text: str | None, kind: type[_Kind]) -> _Kind | None:
-    """Return the content of a tag; None where it is of another kind, as a person may edit it."""
+    """Return the content of a tag; None where it is something else, as a person may edit it."""
     try:
         return None if text is None else msgspec.json.decode(text, type=kind)
     except msgspec.DecodeError:

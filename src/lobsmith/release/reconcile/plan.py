@@ -1,7 +1,7 @@
 """The reconcile plan: the next action that makes the repository follow the registry, a pure function of the situation.
 
-MLflow keeps no history of aliases: whether an alias is a new request or the one that was rolled back follows from the
-journal. Until the alias has been seen elsewhere after a rollback, it is the old request, and the alias has to move.
+MLflow keeps no history of aliases. By the journal, an alias at a rolled-back artifact is the old request, and is
+reverted, until it has been seen elsewhere.
 """
 
 from collections.abc import Iterable
@@ -77,7 +77,7 @@ class RevertAlias:
 
 @dataclass(frozen=True)
 class AcknowledgeRollback:
-    """Journal that the alias no longer requests what was rolled back, so that it may be requested again."""
+    """Journal that the alias has left what was rolled back, which may then be requested again."""
 
     taken_back: frozenset[str]
 
@@ -112,8 +112,7 @@ Action = (
 def next_action(situation: Situation) -> Action | None:
     """Return the next action, None where nothing is to be done or can be.
 
-    An action leads to a situation in which it is not the next one: repetition ends, and any process can continue after
-    a crash.
+    After an action another is next, so repetition ends, and any process can continue after a crash.
     """
     champion, challenger = situation.wanted.champion, situation.wanted.challenger
     if situation.taken_back:

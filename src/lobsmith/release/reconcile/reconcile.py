@@ -1,8 +1,7 @@
 """Reconcile: the repository follows the aliases in MLflow's registry.
 
-Each action is planned from registry, repository and journal at that moment (`release/reconcile/plan.py`), so any
-process may take any action, and the next reconcile continues after a crash. While MLflow is unreachable nothing is
-changed, and serving goes on.
+Each action is planned anew (`release/reconcile/plan.py`), so the next reconcile, in any process, continues after a
+crash. While MLflow is unreachable nothing is changed, and serving goes on.
 """
 
 from dataclasses import replace
@@ -71,11 +70,11 @@ class Reconciled(Struct, frozen=True, kw_only=True):
 def reconcile(release: Release, model: str, *, retry: bool = False) -> Reconciled:
     """Make the repository follow the registry's aliases, as far as possible.
 
-    Several processes may call it at once: one acts, the others wait and then have nothing left to do.
+    Of several processes one acts, the others wait and have nothing left to do.
 
     Args:
-        release: the context; `note` gets the crash points of `CrashPoint` too. `who` is for the journal, where the
-            registry does not name a requester.
+        release: the context; `note` gets the crash points of `actions` too, `who` is for the journal where the registry
+            names no requester.
         model: the production model.
         retry: try again now what was refused lately.
 

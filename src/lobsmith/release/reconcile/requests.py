@@ -36,10 +36,7 @@ _REGISTERED = re.compile(r"registry:([1-9][0-9]{0,17})", re.ASCII)
 def registered_of(workspace: Workspace, model: str, name: str | None) -> Registered:
     """Return the registered version of a name.
 
-    Args:
-        workspace: of the repository.
-        model: the production model.
-        name: a version of production or of the candidate deployment, `registry:N`, or None for the challenger.
+    That is a version of production or of the candidate deployment, `registry:N`, or None for the challenger.
 
     Raises:
         RegistryError: MLflow cannot be reached.
@@ -77,12 +74,6 @@ def version_named(workspace: Workspace, model: str, name: str) -> Manifest:
 def ask_for(release: Release, model: str, version: int, *, reason: str = "") -> Reconciled:
     """Request a promotion: point the alias `champion` at a registered version, and reconcile.
 
-    Args:
-        release: the context.
-        model: the production model.
-        version: the registered version.
-        reason: for the journal.
-
     Raises:
         RegistryError: MLflow cannot be reached; nothing was changed.
         ReleaseError: there is no such version, or the repository is unreadable.
@@ -104,8 +95,8 @@ def register_challenger(
 ) -> Manifest:
     """Publish an artifact as the candidate deployment, keep it with its run, and point the alias `challenger` at it.
 
-    No other process reconciles meanwhile, which would undeploy a candidate without an alias. So does the next reconcile
-    after a crash; the run can be resumed.
+    No other process reconciles meanwhile: it would undeploy a candidate without an alias, as the next reconcile does
+    after a crash. The run can be resumed.
 
     Args:
         release: the context.
@@ -113,9 +104,6 @@ def register_challenger(
         model: the production model.
         contract: tensors and definitions that the artifact was made for.
         run: in MLflow, with the registered version.
-
-    Returns:
-        The manifest of the candidate deployment.
 
     Raises:
         GateError: a verdict is a refusal; nothing was published.

@@ -89,11 +89,7 @@ def promote_on_gates(workspace: Workspace, params: Params, model: str, pair: Pai
 
 @contextmanager
 def _hold_pair(workspace: Workspace, params: Params, model: str, pair: Pair) -> Iterator[bool]:
-    """Yield whether a pair is unchanged, and keep it so while the block runs.
-
-    No other process reconciles or registers a challenger meanwhile: a new challenger must not lose its alias to an old
-    verdict.
-    """
+    """Yield whether a pair is unchanged; meanwhile no other process reconciles or registers a challenger."""
     limits = params.reconcile
     purpose = f"act on a candidate of {model}"
     with hold_lease(workspace.reconcile_lease, purpose, ttl_s=limits.lease_s, wait_s=limits.wait_s):

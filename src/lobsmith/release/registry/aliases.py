@@ -1,8 +1,11 @@
 """Aliases of MLflow's registry: the registered versions that are wanted.
 
 `champion` is wanted in production, `challenger` as the candidate deployment; the repository has what is served. Both
-identify an artifact by the SHA-256 of its file, tag `artifact_id` of the registered version. A version's directory is
-kept with its run as `release`, for promotion after the repository has deleted it.
+identify an artifact by the SHA-256 of its file, tag `artifact_id`. A version's directory is kept with its run as
+`release`, for promotion after the repository has deleted it.
+
+Every function raises RegistryError where MLflow cannot be reached, and ReleaseError where there is no such model,
+version or run.
 """
 
 from collections.abc import Iterator, Mapping
@@ -60,11 +63,7 @@ class Wanted:
 
 
 def wanted(workspace: Workspace, model: str) -> Wanted:
-    """Return the targets of a model's aliases; none where it is not registered.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-    """
+    """Return the targets of a model's aliases; none where it is not registered."""
     with mlflow_store(workspace) as client:
         if not client.search_registered_models(f"name = '{model}'"):
             return Wanted()
@@ -78,22 +77,13 @@ def wanted(workspace: Workspace, model: str) -> Wanted:
 
 
 def registered(workspace: Workspace, model: str, version: int) -> Registered:
-    """Return a registered version.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-        ReleaseError: there is no such version.
-    """
+    """Return a registered version."""
     with mlflow_store(workspace) as client:
         return _registered(client.get_model_version(model, str(version)))
 
 
 def find_registered(workspace: Workspace, model: str, tags: Mapping[str, str]) -> list[Registered]:
-    """Return the registered versions of a model that have all of these tags, rising.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-    """
+    """Return the registered versions of a model that have all of these tags, rising."""
     with mlflow_store(workspace) as client:
         # By name only: MLflow's filter parses some characters of a tag's value as syntax.
         page = client.search_model_versions(f"name = '{model}'")
@@ -106,78 +96,46 @@ def find_registered(workspace: Workspace, model: str, tags: Mapping[str, str]) -
 
 
 def set_alias(workspace: Workspace, model: str, alias: str, version: int) -> None:
-    """Point an alias at a registered version; `champion` requests its promotion.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-        ReleaseError: there is no such version.
-    """
+    """Point an alias at a registered version; `champion` requests its promotion."""
     with mlflow_store(workspace) as client:
         client.set_registered_model_alias(model, alias, str(version))
 
 
 def delete_alias(workspace: Workspace, model: str, alias: str) -> None:
-    """Delete an alias, if it is set.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-        ReleaseError: there is no such model.
-    """
+    """Delete an alias, if it is set."""
     with mlflow_store(workspace) as client:
         client.delete_registered_model_alias(model, alias)
 
 
 def request(workspace: Workspace, model: str, alias: str, version: int, why: str) -> None:
-    """Point an alias at a registered version, and tag it with the requester and the reason.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-        ReleaseError: there is no such version.
-    """
+    """Point an alias at a registered version, and tag it with the requester and the reason."""
     tag(workspace, model, version, {REQUEST: why})
     set_alias(workspace, model, alias, version)
 
 
 def tag(workspace: Workspace, model: str, version: int, tags: Mapping[str, str]) -> None:
-    """Set tags of a registered version.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-        ReleaseError: there is no such version.
-    """
+    """Set tags of a registered version."""
     with mlflow_store(workspace) as client:
         for key, value in tags.items():
             client.set_model_version_tag(model, str(version), key, value)
 
 
 def untag(workspace: Workspace, model: str, version: Registered, *names: str) -> None:
-    """Remove those of these tags that a registered version has.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-    """
+    """Remove those of these tags that a registered version has."""
     with mlflow_store(workspace) as client:
         for name in set(names) & set(version.tags):
             client.delete_model_version_tag(model, str(version.version), name)
 
 
 def log_release(workspace: Workspace, run_id: str, directory: Path) -> None:
-    """Keep a version's directory with a run, replacing an earlier copy.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-        ReleaseError: there is no such run.
-    """
+    """Keep a version's directory with a run, replacing an earlier copy."""
     with mlflow_store(workspace) as client:
         client.log_artifacts(run_id, str(directory), artifact_path=RELEASE)
 
 
 @contextmanager
 def release_of(workspace: Workspace, model: str, version: Registered) -> Iterator[tuple[Path, Manifest]]:
-    """Fetch the directory kept of a registered version while the block runs.
-
-    Yields:
-        Its path and its manifest; hashes and signature are checked.
+    """Fetch the kept directory of a registered version while the block runs; yield its path and checked manifest.
 
     Raises:
         RegistryError: MLflow cannot be reached.

@@ -54,7 +54,7 @@ def log_run(
     Args:
         workspace: whose MLflow store is used; made on first use, which takes seconds.
         experiment: of the run; made on first use.
-        run_name: shown on MLflow's page.
+        run_name: on MLflow's page.
         params: nested tables; logged under dotted names.
         metrics: final values.
         history: metrics of each epoch, the first being MLflow's step 0.
@@ -137,7 +137,6 @@ def _log_numbers(
 
 
 def _log_model(run_id: str, path: Path, artifact_id: str) -> str:
-    """Log the ONNX model with the run; return its URI."""
     import mlflow
     import mlflow.onnx
     import onnxruntime

@@ -28,11 +28,10 @@ def undeploy_candidate(
     Args:
         release: the context.
         model: the production model, or its candidate deployment.
-        reason: for the journal.
-        verdicts: for the journal; with a refusal among them the candidate is journaled as rejected.
+        reason, verdicts: for the journal; with a refusal among them as rejected, else as retired.
 
     Returns:
-        The newest version that was deployed, None where none was.
+        The newest deployed version, None where none was.
 
     Raises:
         ServingError: the server does not unload it; the next writer tries again.

@@ -1,6 +1,6 @@
-"""Crash points: the phases of a change after which a writer may be killed, as the tests do at each of them.
+"""Crash points: phases of a change after which the tests kill a writer.
 
-The tables in `publication`, `rollback`, `candidate` and `repair` say what the next writer makes of each state.
+The tables in `publication`, `rollback`, `candidate` and `repair` name the recovery from each.
 """
 
 from enum import StrEnum
@@ -10,9 +10,9 @@ class CrashPoint(StrEnum):
     """A phase that is complete."""
 
     INTENDED = "intended"
-    """The intent is on disk, with its author and reason."""
+    """The intent is on disk."""
     STAGED = "staged"
-    """The version is in a staging folder, flushed to the disk."""
+    """The version is staged, flushed to the disk."""
     PROVEN = "proven"
     """The staged version is valid."""
     MOVED = "moved"

@@ -22,15 +22,7 @@ class Incident(NamedTuple):
 
 
 def journal_once(workspace: Workspace, incidents: Iterable[Incident], *, who: str | None = None) -> list[Incident]:
-    """Journal incidents, each once; needs no lease, because nothing else is changed.
-
-    Args:
-        workspace: of the repository.
-        incidents: to be journaled.
-        who: for the journal; the user of this process by default.
-
-    Returns:
-        The incidents that were not in the journal.
+    """Journal incidents, each once; needs no lease. Return the new ones.
 
     Raises:
         ReleaseError: the journal or a model's configuration is unreadable, or the line cannot be written.
@@ -59,11 +51,7 @@ def journal_once(workspace: Workspace, incidents: Iterable[Incident], *, who: st
 def journal_integrity_errors(
     workspace: Workspace, model: str, errors: Mapping[int, str], *, who: str | None = None
 ) -> list[int]:
-    """Journal the integrity errors of a model's versions, each once; see `journal_once`.
-
-    Returns:
-        The versions whose error was not in the journal.
-    """
+    """Journal integrity errors by version, each once; return the versions with a new one. See `journal_once`."""
     incidents = [Incident(model, version, errors[version]) for version in sorted(errors)]
     new = journal_once(workspace, incidents, who=who)
     return [incident.version for incident in new if incident.version is not None]

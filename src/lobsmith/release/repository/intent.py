@@ -1,7 +1,4 @@
-"""The intent: the next action of the writer, on disk so that the next writer can complete or undo it after a crash.
-
-There is one writer, and so one intent: written before the first change, removed after the last.
-"""
+"""The intent: the writer's next action, written before its first change and removed after the last, for recovery."""
 
 import msgspec
 from msgspec import Struct

@@ -1,7 +1,7 @@
 """The journal: append-only entries of what was published, promoted, refused, removed or rolled back, and why.
 
-MLflow keeps no history of aliases; this file has what was serving at any time. Each line is one flushed write under a
-lock. A crash can only truncate the last line; the next writer marks it as torn, and readers skip it.
+It has what was serving at any time, as MLflow keeps no history of aliases. Each line is one flushed write under a lock.
+A crash can truncate the last line; the next writer marks it as torn, and readers skip it.
 """
 
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ FAULTY = "faulty"
 REPAIRED = "repaired"
 """Something was repaired; `version_to` is active since then."""
 SETTLED = "settled"
-"""The registry's alias no longer points at what was rolled back."""
+"""The alias no longer points at what was rolled back."""
 
 EVERYTHING = "*"
 """Stands for a model where the whole repository is meant."""
@@ -46,8 +46,8 @@ _Line = TypeVar("_Line", bound=Struct)
 class Entry(Struct, frozen=True, kw_only=True):
     """A line: an action on a model's versions.
 
-    `version_from` was active before, `version_to` is the subject of the action; after a rollback it is the version gone
-    back to. `who` is a user or a flow run; `reason` may be empty.
+    `version_from` was active before; `version_to` is the subject, after a rollback the target. `who` is a user or a
+    flow run.
     """
 
     time_ns: int
@@ -129,16 +129,10 @@ def is_journaled(entries: Iterable[Entry], model: str, version: int | None, reas
 
 
 def state_at(entries: Iterable[Entry], model: str, time_ns: int) -> Entry | None:
-    """Return the entry by which a model served what it served at a time, None where it served nothing.
+    """Return the entry that made the version active that a model served at a time, UTC ns; None where none was.
 
-    Args:
-        entries: of the journal, oldest first.
-        model: the Triton model.
-        time_ns: UTC ns.
-
-    Returns:
-        The entry that made `version_to` active. Where the active version left without a successor in the journal (a
-        companion leaves with its model's version), that of the next version below.
+    Entries are oldest first. Where the active version left without a successor in the journal (a companion leaves with
+    its model's version), it is the entry of the next version below.
     """
     state: Entry | None = None
     activated: dict[int, Entry] = {}

@@ -19,12 +19,11 @@ CRASHED = "its publisher died before it was listed"
 
 
 def clear_up(writer: Writer, model: str) -> None:
-    """Bring a model's folder, the staging folder and the journal to a state between two changes.
+    """Recover a model's folder, the staging folder and the journal from a crash.
 
-    The intent is completed: rollbacks and removals are applied, a listed publication is journaled, an unlisted one is
-    refused. Staging folders and half-written configurations are deleted. A version that is neither listed nor published
-    by the journal is quarantined, or deleted where its removal is journaled; a listed one that is not journaled is
-    journaled.
+    The intent is completed: rollbacks and removals are applied, a listed publication is journaled, an unlisted one
+    refused. Staging folders and half-written configurations are deleted. A version neither listed nor published by the
+    journal is quarantined, or deleted where its removal is journaled; a listed one without an entry is journaled.
 
     Raises:
         ReleaseError: the model's configuration, the intent or the journal is unreadable.
@@ -106,7 +105,6 @@ def follow(writer: Writer, model: str) -> None:
 
 
 def _remove(writer: Writer, model: str, version: int, status: str | None) -> None:
-    """Delete or quarantine an unlisted version, by its status in the journal."""
     if status in (journal.RETIRED, journal.REJECTED):
         delete_version(writer, model, version)
         return
@@ -127,7 +125,6 @@ def _remove(writer: Writer, model: str, version: int, status: str | None) -> Non
 
 
 def _publish_late(writer: Writer, model: str, version: int) -> None:
-    """Journal a listed version that has no entry."""
     manifest = manifest_of(writer.repository, model, version)
     if manifest is None:
         return
@@ -164,11 +161,11 @@ def _resolve_publication(writer: Writer, intent: Intent) -> None:
 def apply_rollback(writer: Writer, intent: Intent) -> None:
     """Apply a rollback: list, serve, journal, unload and quarantine the bad versions; idempotent.
 
-    Nothing is done where the target is gone or unlisted. An older listed version that is gone is unlisted too.
+    Nothing is done where the target is gone or unlisted. Older listed versions that are gone are unlisted.
 
     Raises:
-        ServingError: the server does not serve the target though it is listed, or does not unload the bad versions. The
-            rollback is journaled; the next writer quarantines the bad versions.
+        ServingError: the server does not serve the listed target, or does not unload the bad versions. The rollback is
+            journaled; the next writer quarantines them.
     """
     entry, repository = intent.entry, writer.repository
     model, target = entry.model, entry.version_to

@@ -36,15 +36,9 @@ def retire(
     action: str = journal.RETIRED,
     verdicts: tuple[Verdict, ...] = (),
 ) -> None:
-    """Delete unloaded versions and their companions; corrupt ones are quarantined.
+    """Delete unloaded versions, unlisted or all of a model, and their companions; corrupt ones are quarantined.
 
-    Args:
-        writer: the holder of the lease.
-        model: the model.
-        versions: unlisted, or all that the model has.
-        reason: for the journal.
-        action: for the journal.
-        verdicts: for the journal.
+    `action`, `reason` and `verdicts` are for the journal.
     """
     repository = writer.repository
     active = repository.active(model)
@@ -81,13 +75,9 @@ def delete_version(writer: Writer, model: str, version: int) -> None:
 
 
 def quarantine(writer: Writer, model: str, versions: Sequence[int], *, reason: str | None = None) -> None:
-    """Quarantine unloaded versions and their companions.
+    """Quarantine unloaded versions, unlisted or all of a model, and their companions.
 
-    Args:
-        writer: the holder of the lease.
-        model: the model.
-        versions: unlisted, or all that the model has.
-        reason: for the journal; None where their removal is journaled.
+    `reason` is for the journal; None where the removal is journaled already.
     """
     active = writer.repository.active(model)
     for name, leaving in _with_companions(writer, model, versions):
@@ -107,7 +97,7 @@ def quarantine(writer: Writer, model: str, versions: Sequence[int], *, reason: s
 
 
 def _with_companions(writer: Writer, model: str, versions: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
-    """Yield the companions of versions, then the versions, each with its model."""
+    """Yield model and versions, the companions first."""
     for companion in companions(model):
         if leaving := sorted(set(versions) & set(_companion_versions(writer, companion))):
             yield companion, leaving

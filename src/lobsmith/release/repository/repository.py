@@ -35,9 +35,11 @@ _T = TypeVar("_T")
 class Repository:
     """A folder of models, `<model>/config.pbtxt` and `<model>/<version>/`.
 
-    A version is listed when the model's version policy names it; the active version is the highest listed one. Versions
-    of the companions, plans (`<model>_trt`) and reference score (`<model>_drift`), are listed only where the model
-    lists them too.
+    Listed versions are in the model's version policy; the active version is the highest of them. Versions of the
+    companions, plans (`<model>_trt`) and reference score (`<model>_drift`), are listed only where the model's are.
+
+    Raises:
+        ReleaseError: methods that read a configuration, where it is unreadable.
     """
 
     root: Path
@@ -75,11 +77,7 @@ class Repository:
         )
 
     def listed(self, model: str) -> list[int]:
-        """Return the listed versions, rising; none where there is no such model.
-
-        Raises:
-            ReleaseError: the configuration is unreadable.
-        """
+        """Return the listed versions, rising; none where there is no such model."""
         path = self.config_path(model)
         if not path.is_file():
             return []
@@ -91,37 +89,21 @@ class Repository:
         return [version for version in versions if version in served]
 
     def is_plans(self, model: str) -> bool:
-        """Return whether a model consists of TensorRT plans.
-
-        Raises:
-            ReleaseError: the configuration is unreadable.
-        """
+        """Return whether a model consists of TensorRT plans."""
         path = self.config_path(model)
         return path.is_file() and is_plans(model, read_config(path))
 
     def is_score(self, model: str) -> bool:
-        """Return whether a model is the reference score of another model.
-
-        Raises:
-            ReleaseError: the configuration is unreadable.
-        """
+        """Return whether a model is the reference score of another model."""
         path = self.config_path(model)
         return path.is_file() and is_score(model, read_config(path))
 
     def is_companion(self, model: str) -> bool:
-        """Return whether a model is the plans or the reference score of another model.
-
-        Raises:
-            ReleaseError: the configuration is unreadable.
-        """
+        """Return whether a model is the plans or the reference score of another model."""
         return self.is_plans(model) or self.is_score(model)
 
     def active(self, model: str) -> int | None:
-        """Return the highest listed version.
-
-        Raises:
-            ReleaseError: the configuration is unreadable.
-        """
+        """Return the highest listed version."""
         return max(self.listed(model), default=None)
 
     @contextmanager
@@ -140,13 +122,7 @@ class Repository:
             raise VersionGoneError(gone) from error
 
     def with_active(self, model: str, read: Callable[[Manifest | None], _T]) -> _T:
-        """Return `read` of the active version's manifest, of None where none serves.
-
-        If that version is removed meanwhile, `read` is called again with the next active one.
-
-        Raises:
-            ReleaseError: the configuration or the manifest is unreadable.
-        """
+        """Return `read` of the active version's manifest, of None where none serves; again if that version is removed meanwhile."""
         while True:
             version = self.active(model)
             if version is None:
@@ -159,14 +135,9 @@ class Repository:
                     raise
 
     def fallback(self, model: str, instrument: str | None = None) -> int | None:
-        """Return the rollback target: the highest listed version below the active one that is valid and of its market.
+        """Return the rollback target: the highest valid version below the active one that was trained on `instrument`.
 
-        Args:
-            model: the model.
-            instrument: `venue:symbol` that it must have been trained on; None for any of the active version's.
-
-        Raises:
-            ReleaseError: the configuration is unreadable.
+        That is `venue:symbol`, or None for any of the active version's.
         """
         listed = self.listed(model)
         for version in reversed(listed[:-1]):
@@ -176,9 +147,9 @@ class Repository:
         return None
 
     def of_other_market(self, model: str, version: int, active: int, instrument: str | None = None) -> str | None:
-        """Return why a version was trained on other instruments, None where it was not or its manifest is unreadable.
+        """Return why a version was not trained on `instrument`, or on any of the `active` version's; None where it was.
 
-        The instruments are the given one, or those of the `active` version.
+        None also where a manifest is unreadable.
         """
         try:
             mine, its = (read_manifest(self.directory(model, number)) for number in (version, active))
@@ -216,11 +187,7 @@ class Repository:
             raise ReleaseError(f"{path}: not readable: {error}; is {model} a published model?") from error
 
     def contract(self, model: str) -> WireContract | None:
-        """Return the wire contract of a model, None where there is no such model.
-
-        Raises:
-            ReleaseError: the configuration is unreadable, or was not written by lobsmith.
-        """
+        """Return the wire contract of a model, None where there is no such model."""
         path = self.config_path(model)
         return configured_contract(path) if path.is_file() else None
 
@@ -249,19 +216,13 @@ class Repository:
         return None
 
     def valid(self, model: str) -> tuple[list[int], dict[int, str]]:
-        """Return the listed versions that are valid, rising, and the integrity errors of the others.
-
-        Raises:
-            ReleaseError: the configuration is unreadable.
-        """
+        """Return the listed versions that are valid, rising, and the integrity errors of the others."""
         errors = {version: self.integrity_error(model, version) for version in self.listed(model)}
         valid = [version for version, error in errors.items() if error is None]
         return valid, {version: error for version, error in errors.items() if error is not None}
 
     def list_versions(self, model: str, versions: list[int]) -> None:
-        """Rewrite a model's version policy, and those of its companions as far as a version is left in them.
-
-        The server has to be notified by the caller.
+        """Rewrite the version policies of a model and its companions; the caller notifies the server.
 
         Raises:
             ReleaseError: there is no such model, no version is given, or one is not on disk.
@@ -279,14 +240,7 @@ class Repository:
                 self.follow(companion)
 
     def follow(self, companion: str) -> bool:
-        """Remove from a companion's policy the versions that its model does not list.
-
-        Returns:
-            Whether a version is left; the policy is unchanged where none is. True where there is no such companion.
-
-        Raises:
-            ReleaseError: a configuration is unreadable.
-        """
+        """Unlist a companion's versions that its model does not list; return False, with the policy unchanged, where none is left."""
         if not self.is_companion(companion):
             return True
         path, left = self.config_path(companion), self.listed(companion)

@@ -1,7 +1,6 @@
 """Rollback: the version before answers again, and the bad one is quarantined.
 
-The policy, which servers and in-process clients follow, is written first. The target is not validated anew, but its
-hashes and signature must hold.
+The policy is written first. Hashes and signature of the target must hold; it is not validated anew.
 
 | killed after | the repository shows | the next writer                                    |
 |--------------|----------------------|----------------------------------------------------|
@@ -48,23 +47,20 @@ def rollback(
     reason: str = "",
     verdicts: tuple[Verdict, ...] = (),
 ) -> RolledBack:
-    """Go back to an older version of a model.
-
-    A publication in progress is aborted: its writer is refused at its next change.
+    """Go back to an older version of a model; a publication in progress is aborted.
 
     Args:
         release: the context.
         model: the model.
         to: a listed version; by default the active version's fallback, trained on a common instrument.
-        bad: the version to take back. Nothing is done where it is not active, so a caller may safely repeat a call.
-        reason: for the journal.
-        verdicts: against the version, for the journal.
+        bad: the version to take back. Nothing is done where it is not active, so a call may be repeated.
+        reason, verdicts: for the journal.
 
     Raises:
-        ReleaseError: there is no version to go back to, or it is corrupt; nothing was changed. Or the model went back
-            and the rest failed, as the message says; the next writer completes it.
-        ServingError: the server does not serve the target though it is listed, or does not unload the bad version. The
-            rollback is journaled; the next writer, or a call with the same `to`, tries again.
+        ReleaseError: there is no valid version to go back to, and nothing was changed; or the model went back and the
+            rest failed, as the message says, and the next writer completes it.
+        ServingError: the server does not serve the listed target, or does not unload the bad version. The rollback is
+            journaled; the next writer, or a call with the same `to`, tries again.
         LeaseError: another process took the lease over.
     """
     disk_reserve.free(release.workspace)
@@ -91,7 +87,6 @@ def rollback(
 
 
 def _roll_back(writer: Writer, intent: Intent) -> RolledBack:
-    """Apply the intent."""
     workspace, entry = writer.release.workspace, intent.entry
     writer.reached(CrashPoint.INTENDED)
     try:
@@ -115,7 +110,7 @@ def _roll_back(writer: Writer, intent: Intent) -> RolledBack:
 
 
 def _begun(workspace: Workspace, model: str, to: int | None, bad: int | None) -> Intent | None:
-    """Return the intent of the same rollback that a crashed writer left, None otherwise."""
+    """Return the intent of the same rollback by a crashed writer, None otherwise."""
     intent = pending(workspace)
     if intent is None or (intent.entry.action, intent.entry.model) != (journal.ROLLED_BACK, model):
         return None

@@ -1,4 +1,4 @@
-"""The writer: the process that holds the repository's lease, and the changes that it can make."""
+"""The writer: the process that holds the repository's lease."""
 
 import shutil
 from collections.abc import Iterator
@@ -25,12 +25,7 @@ WAIT_S = 300.0
 
 @dataclass(frozen=True, kw_only=True)
 class Writer:
-    """The holder of the lease of a workspace's repository.
-
-    Attributes:
-        release: the context.
-        lease: each change is made inside its fence.
-    """
+    """The holder of the lease of a workspace's repository; each change is made inside the lease's fence."""
 
     release: Release
     lease: Lease
@@ -117,7 +112,7 @@ def sole_writer(release: Release, purpose: str, *, seize: bool = False, wait_s: 
     Args:
         release: the context.
         purpose: an infinitive: "publish lob".
-        seize: take the lease from its holder, which is refused at its next change; for emergencies only.
+        seize: take the lease from its holder, which is refused at its next change; for emergencies.
         wait_s: seconds to wait for the lease.
 
     Raises:

@@ -42,10 +42,9 @@ class Origin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Description of a version, beside its files.
 
-    `files` maps the other files to their SHA-256. `artifact_id` is the SHA-256 of the model file: the same for the same
-    artifact, while `version` is new at each publication. `run` is the retrain's folder below the workspace's runs;
-    `promoted_from` the source of a promotion. TensorRT plans have `engine`, and number and `artifact_id` of the version
-    with their network.
+    `files` maps the other files to their SHA-256. `artifact_id` is the SHA-256 of the model file, the same after a
+    promotion, while `version` is new. `run` is the retrain's folder below the workspace's runs; `promoted_from` the
+    source of a promotion. TensorRT plans have `engine`, and number and `artifact_id` of the version with their network.
     """
 
     model: str
@@ -82,11 +81,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def read_manifest(directory: Path, trust: Trust | None = None) -> Manifest:
-    """Read the manifest of a version's directory.
-
-    Args:
-        directory: the version.
-        trust: the keys that may have signed it; None skips the check, for reports only.
+    """Read the manifest of a version's directory; without `trust` the signature is not checked.
 
     Raises:
         ReleaseError: it is missing, is not a manifest, or is not signed with a trusted key.
@@ -114,8 +109,8 @@ def check_files(directory: Path, trust: Trust) -> Manifest:
     """Check the signature and every file of a version's directory; return its manifest.
 
     Raises:
-        ReleaseError: the manifest is missing, invalid or not signed with a trusted key, a file is missing, changed or
-            extra, or the model file (the plans) is not that of the manifest.
+        ReleaseError: the manifest is missing, invalid or not signed with a trusted key; a file is missing, changed or
+            extra; or the model file (the plans) is not that of the manifest.
     """
     manifest = read_manifest(directory, trust)
     try:

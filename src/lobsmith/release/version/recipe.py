@@ -29,15 +29,11 @@ _GIT_DEADLINE_S = 10
 
 
 def window_id(params: Params, fingerprints: Iterable[str], commit: str | None) -> str:
-    """Return the SHA-256 of a training's recipe: data, code and the parameters that it depends on.
+    """Return the SHA-256 of a training's recipe: fingerprints of its datasets, commit, and the parameters it depends
+    on.
 
-    Left out: parameters of later stages (serving, client, engines, retention), and `data`, which the fingerprints stand
-    for.
-
-    Args:
-        params: all of `params.yaml`.
-        fingerprints: of the training datasets.
-        commit: of the code, None where it is unknown.
+    Left out are parameters of later stages (serving, client, engines, retention), and `data`, as the fingerprints cover
+    it.
     """
     recipe = sections(as_table(params), *BITS, *VERDICTS)
     content = msgspec.json.encode([sorted(fingerprints), commit, recipe], order="sorted")

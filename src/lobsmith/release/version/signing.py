@@ -1,9 +1,9 @@
 """Signatures on manifests: only the holder of a trusted key can publish.
 
-Ed25519 (RFC 8032). A manifest has the hash of every other file of its version, so its signature covers all of them. The
-private key is made at the first publication, or is in the file that `LOBSMITH_SIGNING_KEY_FILE` names. Trusted public
-keys are in `.lobsmith/keys/trusted.pub` or the file that `LOBSMITH_TRUSTED_KEYS_FILE` names, one a line: 64 hexadecimal
-digits, a space, a comment. A host that only serves needs no private key.
+Ed25519 (RFC 8032); a manifest has the hash of every other file of its version. The private key is made at the first
+publication, or is in the file that `LOBSMITH_SIGNING_KEY_FILE` names; serving needs none. Trusted public keys are in
+`.lobsmith/keys/trusted.pub` or the file that `LOBSMITH_TRUSTED_KEYS_FILE` names, one a line: 64 hexadecimal digits, a
+space, a comment.
 """
 
 import os
@@ -40,11 +40,7 @@ class Trust:
         return cls(Path(named) if named else workspace.keys / "trusted.pub")
 
     def check(self, path: Path, content: bytes) -> None:
-        """Check the signature beside a file.
-
-        Args:
-            path: the signed file.
-            content: of that file.
+        """Check the signature beside a file with this content.
 
         Raises:
             ReleaseError: it is not signed, not with a trusted key, or no key is trusted here.

@@ -61,18 +61,17 @@ def config_text(
 ) -> str:
     """Return a model's `config.pbtxt`.
 
-    Clients see no difference between ONNX and TensorRT plans. Names of plans and profiles belong to the model, not to a
-    version: all listed versions must share them.
+    Names of plans and profiles belong to the model: all listed versions must share them.
 
     Args:
         model: name of the model.
-        contract: tensors and definitions, fixed for the model's life.
+        contract: tensors and definitions.
         versions: to be loaded; the highest is active.
         prime_rows: rows after which each of these versions is primed; see `prime_rows_for`.
         max_batch: most requests in one execution.
         warmup: single-row inferences before a version is READY; 0 for none.
         instances: copies of the network that answer concurrently.
-        engine: shared by the plans of all these versions; None for ONNX.
+        engine: of TensorRT plans; None for ONNX.
         instruments: that the newest version was trained on, for clients without its manifest.
     """
     if engine is not None:
