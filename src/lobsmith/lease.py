@@ -125,16 +125,16 @@ def hold_lease(path: Path, purpose: str, *, ttl_s: float, wait_s: float, seize: 
     Raises:
         LeaseError: another process held it all the time, or the file cannot be used.
     """
-    held = Lease(path, _take(path, purpose, ttl_s, wait_s, seize))
+    lease = Lease(path, _take(path, purpose, ttl_s, wait_s, seize))
     try:
-        yield held
+        yield lease
     finally:
-        held._release()
+        lease._release()
 
 
 @contextmanager
 def unless_held(path: Path, purpose: str, *, ttl_s: float) -> Iterator[str | None]:
-    """Hold a lease while the block runs and yield None; where it is not free now, yield why in one line.
+    """Hold a lease while the block runs and yield None; where it is not free now, yield the reason in one line.
 
     Args: see `hold_lease`.
     """

@@ -14,18 +14,16 @@ class Server(Protocol):
     """A model server of the repository; see `lobsmith.serving.running`."""
 
     def serve(self, model: str, version: int) -> None:
-        """Load what the repository lists for a model; return once `version` answers.
-
-        Unlisted versions may answer for a moment longer: see `withdraw`.
+        """Load what the repository lists for a model; return once `version` answers. Unlisted versions may go on for a
+        moment.
 
         Raises:
             ServingError: `version` does not answer within the server's deadline, or no server runs.
         """
 
     def withdraw(self, model: str, versions: Sequence[int]) -> None:
-        """Return once none of these unlisted versions is loaded or being unloaded.
-
-        A model that left the repository, or with its last version among them, is unloaded as a whole.
+        """Return once these unlisted versions are unloaded; if the model's last version is among them, the whole model
+        is.
 
         Raises:
             ServingError: they are still loaded after the server's deadline.
@@ -38,9 +36,9 @@ class Release:
 
     Attributes:
         workspace: of the repository.
-        params: all of `params.yaml`; a new version's manifest holds it.
-        server: the running server, None where none runs.
-        who: user or flow run, for the journal; by default the user of this process.
+        params: all of `params.yaml`, as recorded in manifests.
+        server: the running server, if any.
+        who: user or flow run for the journal; by default this process's user.
         note: called with each crash point reached.
     """
 

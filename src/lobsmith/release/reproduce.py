@@ -70,9 +70,8 @@ class Reproduced(Struct, frozen=True, kw_only=True):
     """Result of a reproduction.
 
     `verdict` is `identical` (published hashes and metrics), `equivalent` (other bits, golden vectors and metrics within
-    tolerance) or `different`; `reason` is one line. `data` is the market store, `files` has hashes, `golden_difference`
-    is the largest one from the published golden vectors. Metrics of baselines are `not_compared`. `directory` is the
-    temporary folder, if kept.
+    tolerance) or `different`; `reason` is one line. `data` is the market store, `files` has hashes. Metrics of
+    baselines are `not_compared`. `directory` is the temporary folder, if kept.
     """
 
     model: str
@@ -172,13 +171,13 @@ def reproduce(
 ) -> Reproduced:
     """Train, compress and evaluate a version again from its data, and compare the result with it.
 
-    Only a temporary folder is written. Compression candidates are not timed (the manifest names the choice); baselines
-    and walk-forward folds are not trained.
+    Only a temporary folder is written. The compression candidate is that of the manifest, without timing; baselines and
+    walk-forward folds are not trained.
 
     Args:
         workspace: whose keys are trusted and whose runs may hold the version's data.
         directory: the version, published or quarantined.
-        captures: the capture files of the version, in order; by default the data of its run, else of its parameters.
+        captures: the version's capture files, in order; by default the data of its run, else of its parameters.
         keep: whether the temporary folder stays.
         on_progress: called with the next phase.
 
@@ -302,7 +301,7 @@ def _train(params: Params, candidate: str, scratch: Path, note: Note) -> tuple[C
     parts = parts_of([load_dataset(path) for path in paths], params.split)
     trained = load_trained(scratch, parts[0].dataset, params)
     candidates = make_candidates(trained, parts, params, scratch / CANDIDATES, on_progress=note)
-    made = next((one for one in candidates if one.name == candidate), None)
+    made = next((option for option in candidates if option.name == candidate), None)
     if made is None or made.trained is None:
         raise TrainingError(f"{candidate}: cannot be made again here: {made.refused if made else 'its network failed'}")
     return made, parts

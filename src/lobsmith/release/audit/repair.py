@@ -36,13 +36,10 @@ def repair(
 ) -> list[tuple[IntegrityFinding, str]]:
     """Repair those findings of `verify` that are safe to repair and still hold; return the failures and why.
 
-    Args:
-        release: the context.
-        findings: of `verify`.
-        served: as for `verify`.
+    `served` is as for `verify`.
 
     Raises:
-        LeaseError: another process held the lease all the time, or took it over.
+        LeaseError: the lease is held all the time, or was taken over.
     """
     with sole_writer(release, "repair the repository") as writer:
         with suppress(ReleaseError):

@@ -79,9 +79,9 @@ def verify(workspace: Workspace, served: Mapping[str, Sequence[int]] | None = No
     Transient findings are left out while a writer holds the lease. `served` has for each model the versions that the
     running server has READY; None where none runs.
     """
-    before = lease_holder(workspace.lease)
+    holder = lease_holder(workspace.lease)
     findings = inspect(workspace, served)
-    if before is not None or lease_holder(workspace.lease) is not None:
+    if holder is not None or lease_holder(workspace.lease) is not None:
         return [finding for finding in findings if finding.kind not in _TRANSIENT]
     return findings
 
@@ -133,8 +133,8 @@ def unservable_reason(repository: Repository, model: str, version: int) -> str |
             return f"{repository.directory(model, version)}: made for another wire contract than that of {model}"
         if repository.is_companion(model):
             network = repository.verify(followed_model(model), version)
-            of = network.artifact_id if manifest.engine is not None else network.files.get(SCORE)
-            if of != manifest.artifact_id:
+            expected = network.artifact_id if manifest.engine is not None else network.files.get(SCORE)
+            if expected != manifest.artifact_id:
                 return f"{repository.directory(model, version)}: does not belong to {network.model} {version}"
     except ReleaseError as error:
         return str(error)
@@ -158,7 +158,11 @@ def _policy(repository: Repository, model: str, message: str, entries: list[Entr
     if rebuildable(repository, model, entries):
         return _safe(IntegrityKind.POLICY, path, message, "write it anew from the manifests", model)
     return _unsafe(
-        IntegrityKind.POLICY, path, message, "restore the file, or move the folder away if it is somebody else's", model
+        IntegrityKind.POLICY,
+        path,
+        message,
+        "restore the file, or move the folder away if it is another program's",
+        model,
     )
 
 

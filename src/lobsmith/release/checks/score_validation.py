@@ -49,9 +49,7 @@ def _check_block(path: Path, model: Any, block: Float) -> None:
     if not np.allclose(together[:1], alone, rtol=_SAME, atol=_SAME):
         raise ReleaseError(f"{path}: the score of a block depends on the others of its batch; export it again")
     if (np.isfinite(together[1:]) & (together[1:] < 1)).any():
-        raise ReleaseError(
-            f"{path}: a block that is not finite has a score below 1, as if it were usual; export it again"
-        )
+        raise ReleaseError(f"{path}: a block that is not finite has a score below 1, no alarm; export it again")
 
 
 def _run(path: Path, model: Any, blocks: Float) -> Float:

@@ -1,8 +1,8 @@
 """Validation of a version in a child process, because a model file may crash or hang its reader.
 
 `python -m lobsmith.release.checks.validation DIRECTORY TRUSTED` checks hashes and signature (keys in TRUSTED), loads
-the model with ONNX Runtime (plans: TensorRT), and compares its answers, as one chunk and step by step, with the golden
-vectors; also the reference score. It prints one JSON object; exit status 0 if valid, else 1.
+the model with ONNX Runtime or TensorRT, and compares its answers, as one chunk and step by step, with the golden
+vectors; also the reference score. Prints one JSON object; exit status 0 if valid, else 1.
 """
 
 import importlib
@@ -31,8 +31,8 @@ from lobsmith.release.version.signing import Trust
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 5e-2, "int8_static": 2e-2, "int8_dynamic": 1e-1}
 """Largest difference from the golden vectors by precision: absolute up to 1, relative above.
 
-Integer arithmetic is not bit by bit the same in one chunk, step by step or on another processor: a last bit decides a
-rounding, and dynamic ranges are those of a whole call.
+Integer arithmetic differs between one chunk, steps and processors: a last bit decides a rounding, and dynamic ranges
+are those of a call.
 """
 
 PLAN_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}

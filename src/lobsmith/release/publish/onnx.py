@@ -113,17 +113,16 @@ def publish(
         release: the context.
         artifact: to be published.
         model: the Triton model, or its candidate deployment, which holds one version.
-        contract: tensors and definitions that the artifact was made for.
+        contract: that the artifact was made for.
         validate: raises where a staged version is invalid.
 
     Raises:
-        GateError: a verdict is a refusal.
+        GateError: a verdict is a refusal. Nothing was published; so for every other error.
         ContractError: the model exists with another contract.
-        ReleaseError: the model file or a folder is unfit, the version is invalid, or the name is a companion's. Nothing
-            was published.
-        ServingError: the server does not serve it. Nothing was published: the listing was restored, the server was
-            asked for the previous version, and the new one was quarantined.
-        LeaseError: another process held the lease all the time, or took it over.
+        ReleaseError: the model file or a folder is unfit, the version is invalid, or the name is a companion's.
+        ServingError: the server does not serve it. The listing was restored, the server was asked for the previous
+            version, and the new one was quarantined.
+        LeaseError: the lease is held all the time, or was taken over.
     """
     if followed_model(model) != model:
         raise ReleaseError(f"{model}: a name that ends so belongs to what goes with a model; choose another model.name")

@@ -45,7 +45,7 @@ def publish_engine(
         validate: raises where the staged folder is invalid.
 
     Raises:
-        ReleaseError: the plans are of TensorRT-RTX, of another version, incomplete, cannot be validated here, or are
+        ReleaseError: the plans are of TensorRT-RTX or another version, incomplete, cannot be validated here, or are
             published already. Nothing was published.
         ServingError: the server does not serve the plans. Nothing was published.
     """
@@ -78,14 +78,14 @@ class _PlansPublication(Publication):
     def check(self) -> None:
         check_build(self.source, self.build)
         repository, version = self.release.repository, self.network.version
-        of = f"{self.network.model}/{version}"
+        name = f"{self.network.model}/{version}"
         if repository.verify(self.network.model, version) != self.network or self.network.engine is not None:
-            raise ReleaseError(f"{of}: the manifest is not that of this ONNX version; read it again")
+            raise ReleaseError(f"{name}: the manifest is not that of this ONNX version; read it again")
         if version not in repository.listed(self.network.model):
-            raise ReleaseError(f"{of}: the version is not listed, so its plans would never be served")
+            raise ReleaseError(f"{name}: the version is not listed, so its plans would never be served")
         if self.build.precision == "fp32" and self.build.source_sha256 != self.network.artifact_id:
             raise ReleaseError(
-                f"{self.source}: fp32 plans of another network than {of}; build them from its model file"
+                f"{self.source}: fp32 plans of another network than {name}; build them from its model file"
             )
         directory = repository.directory(self.model, version)
         if directory.exists():
@@ -145,7 +145,7 @@ def check_build(directory: Path, build: EngineBuild) -> None:
     """
     if build.builder != "tensorrt":
         raise ReleaseError(
-            f"{directory}: plans of {build.builder} prove that the graph builds and are never published; "
+            f"{directory}: plans of {build.builder} only show that the graph builds and are never published; "
             "Triton runs those of tensorrt"
         )
     names = list(build.plans.values())

@@ -60,7 +60,7 @@ def promote(
 
     Args:
         release: the context.
-        source: a version's directory: of the candidate deployment, of the model itself, or a signed copy anywhere.
+        source: a version's directory: the candidate deployment's, the model's, or a signed copy anywhere.
         model: the production model.
         reason: for the journal.
         verdicts: of live traffic, added to those of the source.
@@ -68,10 +68,10 @@ def promote(
         validate: raises where a staged version is invalid.
 
     Raises:
-        GateError: a verdict is a refusal.
+        GateError: a verdict is a refusal. Nothing was published; so for every other error.
         ContractError: the model exists with another contract.
-        ReleaseError: the source is corrupt or of plans, or the name is not one of production. Nothing was published.
-        ServingError: the server does not serve it. Nothing was published.
+        ReleaseError: the source is corrupt or of plans, or the name is not one of production.
+        ServingError: the server does not serve it.
     """
     original = _source(model, source, release.repository.trust)
     promotion = _Promotion(
@@ -131,7 +131,7 @@ def promotion_plan(release: Release, source: Path, *, model: str, verdicts: tupl
     after, retired, fallback = listed, [], repository.fallback(model)
     if manifest is not None and not refusals:
         new = structs.replace(manifest, version=number)
-        after = [listed_after.version for listed_after in kept(repository, release.params, model, new)]
+        after = [remaining.version for remaining in kept(repository, release.params, model, new)]
         retired = fallen(repository.versions(model), after)
         # The new version is the last; the others are valid.
         below = (repository.verify(model, version) for version in reversed(after[:-1]))

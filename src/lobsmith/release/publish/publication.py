@@ -1,17 +1,17 @@
 """Publication: a version's way from a staging folder to a server.
 
-A version is staged outside every model's folder, validated there in a child process, moved into the repository by one
-rename, listed in the model's policy by another, and loaded. A crash leaves the old state or the new one.
+A version is staged outside the repository, validated in a child process, moved into its model's folder by one rename,
+listed in the model's policy by another, and loaded. A crash leaves the old state or the new one.
 
-| killed after | the repository shows | the next writer                                  |
-|--------------|----------------------|--------------------------------------------------|
-| `intended`   | the old state        | journals a refusal                               |
-| `staged`     | the old state        | deletes the staging folder, journals a refusal   |
-| `proven`     | the old state        | deletes the staging folder, journals a refusal   |
-| `moved`      | the old state        | quarantines the version, journals a refusal      |
-| `listed`     | the new state        | journals it                                      |
-| `loaded`     | the new state        | journals it                                      |
-| `recorded`   | the new state        | retires what fell out of the list                |
+| killed after | the repository shows | the next writer                                |
+|--------------|----------------------|------------------------------------------------|
+| `intended`   | the old state        | journals a refusal                             |
+| `staged`     | the old state        | deletes the staging folder, journals a refusal |
+| `proven`     | the old state        | deletes the staging folder, journals a refusal |
+| `moved`      | the old state        | quarantines the version, journals a refusal    |
+| `listed`     | the new state        | journals it                                    |
+| `loaded`     | the new state        | journals it                                    |
+| `recorded`   | the new state        | retires what fell out of the list              |
 
 The first version of a model is moved with its configuration as one folder: `moved` is then `listed` too.
 """
@@ -57,9 +57,9 @@ class Publication(ABC):
     Attributes:
         release: the context.
         model: the Triton model.
-        contract: tensors and definitions that the version was made for.
+        contract: that the version was made for.
         validate: raises where a staged version is invalid.
-        backend: Triton's backend of the model.
+        backend: Triton's, of the model.
         action, reason: for the journal.
     """
 
@@ -108,7 +108,7 @@ class Publication(ABC):
 
         Raises:
             ReleaseError: it cannot be published, and nothing was; so for every other error.
-            LeaseLostError: another process took the lease over.
+            LeaseLostError: the lease was taken over.
         """
         clear_up(writer, self.model)
         manifest = self._publish(writer)
@@ -230,14 +230,12 @@ def check_model(repository: Repository, model: str, contract: WireContract, back
 
 
 def place(writer: Writer, staging: Path, manifest: Manifest, config: str, entry: Entry) -> None:
-    """Move a valid version from staging into the repository, list it, have it served and journal it.
-
-    If any of it fails, all is undone.
+    """Move a valid version from staging into the repository, list it, have it served and journal it; or undo all.
 
     Raises:
         ServingError: the server does not serve it. It was quarantined, and the server was asked for the old version.
         OSError: a file cannot be written. Nothing is left of the version; so for every other error.
-        LeaseLostError: another process took the lease over, and completes or undoes the publication.
+        LeaseLostError: the lease was taken over; its holder completes or undoes the publication.
     """
     model, version = manifest.model, manifest.version
     repository, server = writer.repository, writer.release.server

@@ -54,11 +54,11 @@ def accompany(writer: Writer, model: str, *, retry: bool) -> dict[int, str]:
     With `retry`, also those refused lately.
 
     Returns:
-        The versions without their score, and why.
+        The versions still without a score, and why.
 
     Raises:
         ReleaseError: a configuration or the journal is unreadable.
-        LeaseError: another process took the lease over.
+        LeaseError: the lease was taken over.
     """
     failed, release = {}, writer.release
     # A writer that crashed mid-publication has not journaled it yet.
@@ -68,8 +68,11 @@ def accompany(writer: Writer, model: str, *, retry: bool) -> dict[int, str]:
         reason = None if retry else _lately_refused(entries, score_model(model), version, retry_s)
         try:
             if reason is None:
-                of = release.repository.verify(model, version)
-                _ScorePublication(release=release, model=score_model(model), contract=of.contract, of=of).run(writer)
+                source = release.repository.verify(model, version)
+                publication = _ScorePublication(
+                    release=release, model=score_model(model), contract=source.contract, source=source
+                )
+                publication.run(writer)
         except LeaseError:
             raise
         except (LobsmithError, OSError) as error:
@@ -80,7 +83,7 @@ def accompany(writer: Writer, model: str, *, retry: bool) -> dict[int, str]:
 
 
 def catch_up(release: Release, model: str, *, retry: bool = False) -> dict[int, str]:
-    """Call `accompany` if a score is missing; the lease is taken only then. Any other error is the reason for all of them."""
+    """Call `accompany` if a score is missing; only then the lease is taken. Any other error is the reason for all."""
     missing: list[int] = []
     try:
         missing = unscored(release.repository, model)
@@ -96,35 +99,35 @@ def catch_up(release: Release, model: str, *, retry: bool = False) -> dict[int, 
 class _ScorePublication(Publication):
     """An attempt to publish the score of a version."""
 
-    of: Manifest
+    source: Manifest
     validate: Validate = check_files
 
     def version(self, last: int | None) -> int:
         del last
-        return self.of.version
+        return self.source.version
 
     def check(self) -> None:
         repository = self.release.repository
         if repository.config_path(self.model).is_file() and not repository.is_score(self.model):
             raise ReleaseError(f"{repository.config_path(self.model)}: not that of a score; move the model away")
-        directory = repository.directory(self.model, self.of.version)
+        directory = repository.directory(self.model, self.source.version)
         if directory.exists():
             raise ReleaseError(f"{directory}: there is a score that is not listed; see lobsmith repository verify")
 
     def artifact_id(self) -> str | None:
-        return self.of.files[SCORE]
+        return self.source.files[SCORE]
 
     def verdicts(self) -> tuple[Verdict, ...]:
         return ()
 
     def write(self, directory: Path) -> None:
-        version = self.release.repository.directory(self.of.model, self.of.version)
+        version = self.release.repository.directory(self.source.model, self.source.version)
         copy_durably(version / SCORE, directory / MODEL)
 
     def manifest(self, directory: Path, version: int) -> Manifest:
         files = {MODEL: sha256_file(directory / MODEL)}
         return structs.replace(
-            self.of,
+            self.source,
             model=self.model,
             version=version,
             artifact_id=files[MODEL],
@@ -139,8 +142,10 @@ class _ScorePublication(Publication):
     def validate_staged(self, directory: Path) -> None:
         super().validate_staged(directory)
         # These bits were validated with the version.
-        if read_manifest(directory).artifact_id != self.of.files[SCORE]:
-            raise ReleaseError(f"{directory / MODEL}: not the {SCORE} of {self.of.model} {self.of.version}; try again")
+        if read_manifest(directory).artifact_id != self.source.files[SCORE]:
+            raise ReleaseError(
+                f"{directory / MODEL}: not the {SCORE} of {self.source.model} {self.source.version}; try again"
+            )
 
     def config(self, kept: list[Manifest]) -> str:
         serving = self.release.params.serving

@@ -40,9 +40,9 @@ class Reconciled(Struct, frozen=True, kw_only=True):
         champion: the registered version that the alias requested last.
         promoted: the last version promoted in this call.
         done: the actions taken, as text.
-        refused: aliases whose request was refused, and why.
+        refused: the reason by alias.
         away: why MLflow is unreachable; later actions were not taken.
-        unscored: listed versions whose reference score is not served, and why; they answer without it.
+        unscored: the reason by listed version whose reference score is not served.
     """
 
     model: str
@@ -73,14 +73,13 @@ def reconcile(release: Release, model: str, *, retry: bool = False) -> Reconcile
     Of several processes one acts, the others wait and have nothing left to do.
 
     Args:
-        release: the context; `note` gets the crash points of `actions` too, `who` is for the journal where the registry
-            names no requester.
+        release: the context; `who` is for the journal where the registry names no requester.
         model: the production model.
         retry: try again now what was refused lately.
 
     Raises:
         LeaseError: another process reconciles all the time, or took over.
-        ReleaseError: the repository or the journal is unreadable.
+        ReleaseError: repository or journal is unreadable.
         ServingError: the server does not unload a candidate.
     """
     workspace, limits = release.workspace, release.params.reconcile
@@ -165,5 +164,5 @@ def _refused(wanted: Wanted) -> dict[str, str]:
 
 
 def _requests(wanted: Wanted) -> list[tuple[str, Registered]]:
-    both = ((CHAMPION, wanted.champion), (CHALLENGER, wanted.challenger))
-    return [(alias, version) for alias, version in both if version is not None]
+    targets = ((CHAMPION, wanted.champion), (CHALLENGER, wanted.challenger))
+    return [(alias, version) for alias, version in targets if version is not None]

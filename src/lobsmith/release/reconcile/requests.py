@@ -95,14 +95,14 @@ def register_challenger(
 ) -> Manifest:
     """Publish an artifact as the candidate deployment, keep it with its run, and point the alias `challenger` at it.
 
-    No other process reconciles meanwhile: it would undeploy a candidate without an alias, as the next reconcile does
-    after a crash. The run can be resumed.
+    No other process reconciles meanwhile: it would undeploy a candidate without an alias. The next one does so after a
+    crash; the run can be resumed.
 
     Args:
         release: the context.
         artifact: to be published.
         model: the production model.
-        contract: tensors and definitions that the artifact was made for.
+        contract: that the artifact was made for.
         run: in MLflow, with the registered version.
 
     Raises:

@@ -1,11 +1,11 @@
 """Aliases of MLflow's registry: the registered versions that are wanted.
 
-`champion` is wanted in production, `challenger` as the candidate deployment; the repository has what is served. Both
-identify an artifact by the SHA-256 of its file, tag `artifact_id`. A version's directory is kept with its run as
-`release`, for promotion after the repository has deleted it.
+`champion` is wanted in production, `challenger` as the candidate deployment. The tag `artifact_id`, the SHA-256 of the
+model file, identifies the artifact. A version's directory is kept with its run as `release`, for promotion after the
+repository has deleted it.
 
-Every function raises RegistryError where MLflow cannot be reached, and ReleaseError where there is no such model,
-version or run.
+Every function raises RegistryError where MLflow cannot be reached, ReleaseError where model, version or run does not
+exist.
 """
 
 from collections.abc import Iterator, Mapping

@@ -58,10 +58,10 @@ def log_run(
         params: nested tables; logged under dotted names.
         metrics: final values.
         history: metrics of each epoch, the first being MLflow's step 0.
-        artifacts: files and folders to keep with the run.
+        artifacts: files and folders to keep.
         model_path: the ONNX file, without side files.
         model_name: the registered model.
-        tags: of the run and of the registered version.
+        tags: of run and registered version.
 
     Raises:
         ReleaseError: the store cannot be reached, is locked, or refused a call; or its copy of the model differs.

@@ -1,12 +1,12 @@
 """Undeploying a candidate.
 
-| killed after | the repository shows  | the next writer        |
-|--------------|-----------------------|------------------------|
-| `intended`   | the candidate         | undeploys it           |
-| `withdrawn`  | the candidate         | undeploys it           |
-| `dismissed`  | the candidate         | undeploys it           |
-| `taken out`  | nothing               | deletes it             |
-| `deleted`    | nothing               | has nothing to do      |
+| killed after | the repository shows  | the next writer   |
+|--------------|-----------------------|-------------------|
+| `intended`   | the candidate         | undeploys it      |
+| `withdrawn`  | the candidate         | undeploys it      |
+| `dismissed`  | the candidate         | undeploys it      |
+| `taken out`  | nothing               | deletes it        |
+| `deleted`    | nothing               | has nothing to do |
 """
 
 from lobsmith.release.context import Release
@@ -28,15 +28,15 @@ def undeploy_candidate(
     Args:
         release: the context.
         model: the production model, or its candidate deployment.
-        reason, verdicts: for the journal; with a refusal among them as rejected, else as retired.
+        reason, verdicts: for the journal, as rejected if a verdict is a refusal, else as retired.
 
     Returns:
         The newest deployed version, None where none was.
 
     Raises:
         ServingError: the server does not unload it; the next writer tries again.
-        LeaseError: another process held the lease all the time, or took it over.
-        ReleaseError: the repository or the journal is unreadable.
+        LeaseError: the lease is held all the time, or was taken over.
+        ReleaseError: repository or journal is unreadable.
     """
     deployment = candidate_model(model.removesuffix(candidate_model("")))
     with sole_writer(release, f"undeploy {deployment}") as writer:

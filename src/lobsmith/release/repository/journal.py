@@ -1,7 +1,7 @@
 """The journal: append-only entries of what was published, promoted, refused, removed or rolled back, and why.
 
-It has what was serving at any time, as MLflow keeps no history of aliases. Each line is one flushed write under a lock.
-A crash can truncate the last line; the next writer marks it as torn, and readers skip it.
+MLflow keeps no history of aliases; this file has what was serving at any time. Each line is one flushed write under a
+lock; one truncated by a crash is marked as torn by the next writer, and skipped by readers.
 """
 
 from collections.abc import Iterable
@@ -129,10 +129,10 @@ def is_journaled(entries: Iterable[Entry], model: str, version: int | None, reas
 
 
 def state_at(entries: Iterable[Entry], model: str, time_ns: int) -> Entry | None:
-    """Return the entry that made the version active that a model served at a time, UTC ns; None where none was.
+    """Return the entry that activated the version that a model served at a time, UTC ns; None where none served.
 
-    Entries are oldest first. Where the active version left without a successor in the journal (a companion leaves with
-    its model's version), it is the entry of the next version below.
+    Entries are oldest first. Where the active version left without a successor in the journal, as a companion does, it
+    is the entry of the next version below.
     """
     state: Entry | None = None
     activated: dict[int, Entry] = {}

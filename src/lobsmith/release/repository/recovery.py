@@ -19,14 +19,14 @@ CRASHED = "its publisher died before it was listed"
 
 
 def clear_up(writer: Writer, model: str) -> None:
-    """Recover a model's folder, the staging folder and the journal from a crash.
+    """Recover a model's folder, staging and journal from a crash.
 
     The intent is completed: rollbacks and removals are applied, a listed publication is journaled, an unlisted one
-    refused. Staging folders and half-written configurations are deleted. A version neither listed nor published by the
-    journal is quarantined, or deleted where its removal is journaled; a listed one without an entry is journaled.
+    refused. Staging and half-written configurations are deleted. A version neither listed nor published by the journal
+    is quarantined, or deleted where its removal is journaled; a listed one without an entry is journaled.
 
     Raises:
-        ReleaseError: the model's configuration, the intent or the journal is unreadable.
+        ReleaseError: configuration, intent or journal is unreadable.
         OSError: a folder cannot be changed.
     """
     resume(writer)
@@ -38,7 +38,7 @@ def resume(writer: Writer) -> None:
     """Complete or undo the intent of a crashed writer.
 
     Raises:
-        ReleaseError: a configuration, the intent or the journal is unreadable.
+        ReleaseError: configuration, intent or journal is unreadable.
         OSError: a folder cannot be changed.
     """
     intent = pending(writer.release.workspace)
@@ -75,10 +75,10 @@ def tidy(writer: Writer, model: str) -> None:
 
 
 def account_for(writer: Writer, model: str) -> None:
-    """Journal listed versions that have no entry: of a crashed writer, or of a restored, older journal.
+    """Journal listed versions without an entry, after a crash or with a restored journal.
 
     Raises:
-        ReleaseError: the model's configuration or the journal is unreadable.
+        ReleaseError: configuration or journal is unreadable.
     """
     status_of = writer.version_status(model)
     on_disk = writer.repository.versions(model)
@@ -164,8 +164,8 @@ def apply_rollback(writer: Writer, intent: Intent) -> None:
     Nothing is done where the target is gone or unlisted. Older listed versions that are gone are unlisted.
 
     Raises:
-        ServingError: the server does not serve the listed target, or does not unload the bad versions. The rollback is
-            journaled; the next writer quarantines them.
+        ServingError: the server does not serve the target or unload the bad versions. The rollback is journaled; the
+            next writer quarantines them.
     """
     entry, repository = intent.entry, writer.repository
     model, target = entry.model, entry.version_to

@@ -122,7 +122,10 @@ class Repository:
             raise VersionGoneError(gone) from error
 
     def with_active(self, model: str, read: Callable[[Manifest | None], _T]) -> _T:
-        """Return `read` of the active version's manifest, of None where none serves; again if that version is removed meanwhile."""
+        """Return `read` of the active version's manifest, of None where none serves.
+
+        If the version is removed meanwhile, the next active one is read.
+        """
         while True:
             version = self.active(model)
             if version is None:
@@ -152,13 +155,13 @@ class Repository:
         None also where a manifest is unreadable.
         """
         try:
-            mine, its = (read_manifest(self.directory(model, number)) for number in (version, active))
+            older, newer = (read_manifest(self.directory(model, number)) for number in (version, active))
         except ReleaseError:
             return None
-        if mine.has_learnt(instrument) if instrument is not None else mine.shares_a_market_with(its):
+        if older.has_learnt(instrument) if instrument is not None else older.shares_a_market_with(newer):
             return None
-        wanted = instrument or ", ".join(map(str, its.instruments))
-        return f"it has learnt {', '.join(map(str, mine.instruments))}, not {wanted}"
+        wanted = instrument or ", ".join(map(str, newer.instruments))
+        return f"it has learnt {', '.join(map(str, older.instruments))}, not {wanted}"
 
     def directory(self, model: str, version: int) -> Path:
         """Return the folder of a version, which need not exist.
@@ -240,7 +243,10 @@ class Repository:
                 self.follow(companion)
 
     def follow(self, companion: str) -> bool:
-        """Unlist a companion's versions that its model does not list; return False, with the policy unchanged, where none is left."""
+        """Unlist a companion's versions that its model does not list.
+
+        Return False, with the policy unchanged, where none is left.
+        """
         if not self.is_companion(companion):
             return True
         path, left = self.config_path(companion), self.listed(companion)

@@ -53,15 +53,15 @@ def rollback(
         release: the context.
         model: the model.
         to: a listed version; by default the active version's fallback, trained on a common instrument.
-        bad: the version to take back. Nothing is done where it is not active, so a call may be repeated.
+        bad: the version to take back; nothing is done where it is not active, so a call may be repeated.
         reason, verdicts: for the journal.
 
     Raises:
-        ReleaseError: there is no valid version to go back to, and nothing was changed; or the model went back and the
-            rest failed, as the message says, and the next writer completes it.
-        ServingError: the server does not serve the listed target, or does not unload the bad version. The rollback is
-            journaled; the next writer, or a call with the same `to`, tries again.
-        LeaseError: another process took the lease over.
+        ReleaseError: there is no valid target, and nothing was changed; or the model went back and the rest failed, as
+            the message says, and the next writer completes it.
+        ServingError: the server does not serve the target or unload the bad version. The rollback is journaled; the
+            next writer, or a call with the same `to`, tries again.
+        LeaseError: the lease was taken over.
     """
     disk_reserve.free(release.workspace)
     try:

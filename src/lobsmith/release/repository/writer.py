@@ -116,7 +116,7 @@ def sole_writer(release: Release, purpose: str, *, seize: bool = False, wait_s: 
         wait_s: seconds to wait for the lease.
 
     Raises:
-        LeaseError: another process held the lease all the time, or took it over.
+        LeaseError: the lease is held all the time, or was taken over.
         ReleaseError: an error of the operating system, which it names.
     """
     workspace, ttl_s = release.workspace, release.params.release.lease_s

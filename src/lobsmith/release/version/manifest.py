@@ -20,10 +20,7 @@ MANIFEST = "manifest.json"
 
 
 class Environment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The environment that the bits of a model depend on besides data and parameters.
-
-    `gpu` is the one that `train.device: auto` takes, None where there is none.
-    """
+    """What the bits of a model depend on besides data and parameters; `gpu` is that of `train.device: auto`, if any."""
 
     python: str
     packages: dict[str, str]

@@ -1,7 +1,4 @@
-"""`config.pbtxt`: a model's Triton configuration, generated from the wire contract.
-
-The text is the same for the embedded server and for Triton's own `onnxruntime` backend.
-"""
+"""`config.pbtxt`: a model's Triton configuration, generated from the wire contract, for every server alike."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -59,15 +56,13 @@ def config_text(
     engine: EngineBuild | None = None,
     instruments: Iterable[Instrument] = (),
 ) -> str:
-    """Return a model's `config.pbtxt`.
-
-    Names of plans and profiles belong to the model: all listed versions must share them.
+    """Return a model's `config.pbtxt`; all listed versions share its names of plans and profiles.
 
     Args:
         model: name of the model.
         contract: tensors and definitions.
         versions: to be loaded; the highest is active.
-        prime_rows: rows after which each of these versions is primed; see `prime_rows_for`.
+        prime_rows: see `prime_rows_for`.
         max_batch: most requests in one execution.
         warmup: single-row inferences before a version is READY; 0 for none.
         instances: copies of the network that answer concurrently.
