@@ -152,8 +152,8 @@ def write_model(
         for tensor in (*graph.input, *graph.output):
             tensor.name = new if tensor.name == old else tensor.name
         for node in graph.node:
-            node.input[:] = [new if one == old else one for one in node.input]
-            node.output[:] = [new if one == old else one for one in node.output]
+            node.input[:] = [new if name == old else name for name in node.input]
+            node.output[:] = [new if name == old else name for name in node.output]
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     if external:
         onnx.save_model(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)

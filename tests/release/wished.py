@@ -45,9 +45,9 @@ def candidate(workspace: Workspace, scale: float, **options: Any) -> Manifest:
 def register(workspace: Workspace, manifest: Manifest | None, *, keep: bool = True, tagged: bool = True) -> Registered:
     """Register the version in the slot; with `keep` its directory stays with the run."""
     with mlflow_store(workspace) as client:
-        found = client.get_experiment_by_name("toy")
+        existing = client.get_experiment_by_name("toy")
         location = workspace.mlflow_artifacts.as_uri() if workspace.mlflow_uri.startswith(SQLITE) else None
-        experiment = found.experiment_id if found else client.create_experiment("toy", artifact_location=location)
+        experiment = existing.experiment_id if existing else client.create_experiment("toy", artifact_location=location)
         run = client.create_run(experiment).info.run_id
         if not client.search_registered_models("name = 'toy'"):
             client.create_registered_model("toy")

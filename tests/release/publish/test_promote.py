@@ -86,7 +86,7 @@ def test_an_unsound_version_is_not_counted_and_is_set_aside(workspace, repositor
     (repository.directory("toy", second) / "model.onnx").write_bytes(b"")
     third = put(workspace, candidate, server=server).version
     assert repository.listed("toy") == repository.versions("toy") == [first, third]
-    assert [one.name.rsplit("-", 1)[0] for one in workspace.quarantine.iterdir()] == [f"toy-{second}"]
+    assert [path.name.rsplit("-", 1)[0] for path in workspace.quarantine.iterdir()] == [f"toy-{second}"]
     entry = journal.read(workspace.journal)[-1]
     assert (entry.action, entry.version_to) == ("set aside", second)
     assert "model.onnx: changed" in entry.reason

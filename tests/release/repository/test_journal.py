@@ -84,9 +84,9 @@ def test_writers_do_not_mix_their_lines(tmp_path):
         writer.start()
     for writer in writers:
         writer.join()
-    versions = [one.version_to for one in journal.read(path)]
+    versions = [entry.version_to for entry in journal.read(path)]
     assert sorted(versions) == [*range(50), *range(100, 150), *range(200, 250)]
-    assert all(one == sorted(one) for one in ([v for v in versions if v // 100 == w] for w in range(3)))
+    assert all(part == sorted(part) for part in ([v for v in versions if v // 100 == w] for w in range(3)))
 
 
 def entries(*lines):
@@ -114,7 +114,7 @@ HISTORY = entries(
 
 def test_the_journal_says_what_was_serving_and_why():
     states = [journal.state_at(HISTORY, "toy", time_ns) for time_ns in range(12)]
-    assert [None if one is None else (one.action, one.version_to) for one in states] == [
+    assert [None if entry is None else (entry.action, entry.version_to) for entry in states] == [
         None,
         ("published", 1),
         *[("promoted", 2)] * 2,

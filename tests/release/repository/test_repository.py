@@ -69,16 +69,16 @@ def test_only_versions_on_disk_can_be_listed(repository):
 
 def test_who_reads_the_active_version_while_it_is_rolled_back_reads_the_next(workspace, repository):
     old, new = repository.versions("toy")
-    seen = []
+    versions = []
 
     def read(manifest):
-        seen.append(manifest.version)
-        if len(seen) == 1:
+        versions.append(manifest.version)
+        if len(versions) == 1:
             rollback(Release(workspace, toy.params()), "toy", reason="accuracy")
         return (repository.directory("toy", manifest.version) / "model.onnx").read_bytes()
 
     assert repository.with_active("toy", read)
-    assert seen == [new, old]
+    assert versions == [new, old]
 
 
 def test_a_damaged_version_is_no_version_that_is_gone(repository):
@@ -124,13 +124,13 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_damaged_version_is_named_and_the_others_hold(repository, fault):
     old, new = repository.versions("toy")
-    damage, words = FAULTS[fault]
+    damage, message = FAULTS[fault]
     damage(repository.directory("toy", new))
-    with pytest.raises(ReleaseError, match=words):
+    with pytest.raises(ReleaseError, match=message):
         repository.verify("toy", new)
-    sound, faulty = repository.valid("toy")
-    assert sound == [old]
-    assert faulty.keys() == {new}
+    valid, errors = repository.valid("toy")
+    assert valid == [old]
+    assert errors.keys() == {new}
 
 
 def test_a_version_under_another_number_is_refused(repository):
@@ -149,9 +149,9 @@ def test_a_fault_is_journaled_once(workspace):
     repository = Repository.of(workspace)
     old, new = repository.versions("toy")
     flip(repository.directory("toy", new) / "model.onnx")
-    _, faulty = repository.valid("toy")
-    assert journal_integrity_errors(workspace, "toy", faulty, who="the server") == [new]
-    assert journal_integrity_errors(workspace, "toy", faulty) == []
+    _, errors = repository.valid("toy")
+    assert journal_integrity_errors(workspace, "toy", errors, who="the server") == [new]
+    assert journal_integrity_errors(workspace, "toy", errors) == []
     entry = journal.read(workspace.journal)[-1]
     assert (entry.action, entry.version_from, entry.version_to, entry.who) == ("faulty", new, new, "the server")
     assert "model.onnx: changed" in entry.reason

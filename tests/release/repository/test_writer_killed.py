@@ -47,16 +47,16 @@ def killed(zygote):
     """Run a procedure in a process that kills itself; a step that is declared and never reached would let it end."""
 
     def run(workspace, step, procedure):
-        done = zygote.run("publisher", str(workspace.root), step, procedure)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        killed = zygote.run("publisher", str(workspace.root), step, procedure)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
 
     return run
 
 
 def lines(workspace, model="toy"):
     """Return what the journal has of a model, without refusals."""
-    entries = [one for one in journal.read(workspace.journal) if one.model == model]
-    return [(one.action, one.version_to) for one in entries if one.action != journal.REFUSED]
+    entries = [entry for entry in journal.read(workspace.journal) if entry.model == model]
+    return [(entry.action, entry.version_to) for entry in entries if entry.action != journal.REFUSED]
 
 
 def check_clean(workspace):
@@ -110,7 +110,7 @@ def test_the_old_state_or_the_new_and_the_next_writer_ends_it(workspace, reposit
             ended = [("repaired", first), ("set aside", second)]
     assert lines(workspace) == [("published", first), ("published", second), *ended]
     if ended and procedure in ("promote", "rollback"):
-        [entry] = [one for one in journal.read(workspace.journal) if one.action == ended[0][0]]
+        [entry] = [entry for entry in journal.read(workspace.journal) if entry.action == ended[0][0]]
         assert (entry.who, entry.reason[:6]) == ("the first", "it is ")
 
 

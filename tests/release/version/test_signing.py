@@ -27,7 +27,7 @@ def test_an_unsigned_version_is_refused(workspace, version):
     (version / SIGNATURE).unlink()
     with pytest.raises(ReleaseError, match=r"manifest.json: not signed"):
         check_files(version, toy.trust_of(version))
-    assert Repository.of(workspace).sound("toy")[0] == []
+    assert Repository.of(workspace).valid("toy")[0] == []
 
 
 @pytest.mark.parametrize("change", [b" ", b"\n"])
