@@ -91,7 +91,7 @@ def use(path: Path) -> None:
         ClockError: the file or the inherited clock is corrupt or unreadable.
     """
     _current()
-    _set(_held(*_read(path)))
+    _set(_effective(*_read(path)))
 
 
 def run(path: Path, faster: float) -> None:
@@ -104,7 +104,7 @@ def run(path: Path, faster: float) -> None:
         raise ClockError(f"speed {faster:g}: time passes 1 to {FASTEST:g} times as fast as the machine's")
     written, changed_ns = _read(path)
     wall_ns = time.time_ns()
-    before = _held(written, changed_ns)
+    before = _effective(written, changed_ns)
     after = before
     if not before.speed == written.speed == faster:
         after = _Clock(wall_ns=wall_ns, time_ns=before.at(wall_ns), speed=faster)
@@ -126,7 +126,7 @@ def _touch(path: Path, running: _Clock) -> None:
         time.sleep(_TOUCH_S)
 
 
-def _held(written: _Clock, changed_ns: int) -> _Clock:
+def _effective(written: _Clock, changed_ns: int) -> _Clock:
     """Return the clock of a file that was last touched at `changed_ns` of the machine, UTC ns."""
     end_ns = max(changed_ns, written.wall_ns) + int(_HELD_S * NS_PER_S)
     if written.speed == 1 or time.time_ns() <= end_ns:
@@ -149,7 +149,7 @@ def _read(path: Path) -> tuple[_Clock, int]:
 def _current() -> _Clock:
     global _clock
     if _clock is None:
-        _clock = _of_environment()
+        _clock = _inherited_clock()
     return _clock
 
 
@@ -169,7 +169,7 @@ def _decoded(content: bytes) -> _Clock:
     return clock
 
 
-def _of_environment() -> _Clock:
+def _inherited_clock() -> _Clock:
     text = os.environ.get(_VARIABLE)
     if text is None:
         return _MACHINE

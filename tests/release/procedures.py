@@ -9,7 +9,7 @@ _PUBLICATION = (
     CrashPoint.MOVED,
     CrashPoint.LISTED,
     CrashPoint.LOADED,
-    CrashPoint.RECORDED,
+    CrashPoint.JOURNALED,
     CrashPoint.CLOSED,
 )
 _REMOVAL = (CrashPoint.WITHDRAWN, CrashPoint.DISMISSED, CrashPoint.TAKEN_OUT, CrashPoint.DELETED)
@@ -22,14 +22,14 @@ PROCEDURES: dict[str, tuple[CrashPoint, ...]] = {
         CrashPoint.INTENDED,
         CrashPoint.LISTED,
         CrashPoint.LOADED,
-        CrashPoint.RECORDED,
+        CrashPoint.JOURNALED,
         CrashPoint.WITHDRAWN,
         CrashPoint.TAKEN_OUT,
         CrashPoint.CLOSED,
     ),
     "repair": (
         CrashPoint.LISTED,
-        CrashPoint.RECORDED,
+        CrashPoint.JOURNALED,
         CrashPoint.LOADED,
         CrashPoint.WITHDRAWN,
         CrashPoint.TAKEN_OUT,

@@ -205,7 +205,7 @@ def test_every_kind_of_candidate_comes_out_again_from_files(tmp_path, candidate)
     assert manifest.candidate == candidate or not candidate
     without_run(workspace)
     version = workspace.repository / manifest.model / str(manifest.version)
-    with pytest.raises(DataError, match=r"is gone, and it was trained on recorded files; .* --capture"):
+    with pytest.raises(DataError, match=r"is gone, and it was trained on captures; .* --capture"):
         reproduce(workspace, version)
     reproduced = reproduce(workspace, version, captures=[capture])
     assert reproduced.verdict == IDENTICAL, reproduced.reason

@@ -32,7 +32,7 @@ from lobsmith.params import Params, load_params
 from lobsmith.progress import Note
 from lobsmith.release.checks.validation import TOLERANCE, largest_difference
 from lobsmith.release.version.manifest import Environment, Manifest, check_files
-from lobsmith.release.version.recipe import environment, git_commit, recorded_params
+from lobsmith.release.version.recipe import environment, git_commit, manifest_params
 from lobsmith.release.version.signing import Trust
 from lobsmith.stages.compress import CANDIDATES
 from lobsmith.stages.features import build_features
@@ -146,7 +146,7 @@ def judge(
         return IDENTICAL, f"{', '.join(file.name for file in files)} have the published hashes; {figures}"
     what = f"{', '.join(changed)} have other bits" if changed else "the files have the published hashes"
     cause = ", ".join(f"{change.name} {change.published} is {change.here} here" for change in environment)
-    cause = cause or "the environment is the recorded one"
+    cause = cause or "the environment is the published one"
     if not golden_difference <= golden_tolerance:
         far = f"golden vectors differ by {golden_difference:.3g}, more than {golden_tolerance:g}"
         return DIFFERENT, f"{what}; {far}; {cause}"
@@ -190,7 +190,7 @@ def reproduce(
     note = on_progress or (lambda _text: None)
     manifest = check_files(directory, Trust.of(workspace))
     candidate = _candidate_name(directory, manifest)
-    params = recorded_params(manifest, load_params(workspace.params))
+    params = manifest_params(manifest, load_params(workspace.params))
     params = structs.replace(
         params,
         data=structs.replace(params.data, instrument=str(manifest.instruments[0])),
@@ -201,7 +201,7 @@ def reproduce(
         note("features")
         _features(manifest, params, market, scratch)
         made, parts = _train(params, candidate, scratch, note)
-        files = {MODEL: made.model, STEP: made.step, **_described(manifest, params, scratch, note)}
+        files = {MODEL: made.model, STEP: made.step, **_reference_files(manifest, params, scratch, note)}
         changes = tuple(
             ChangedInput(name=name, published=manifest.files[name], here=sha256_file(path))
             for name, path in files.items()
@@ -240,7 +240,7 @@ def _market(
     note("market data")
     try:
         if not captures and params.data.source == "simulator" and manifest.instruments[0] != SIMULATED:
-            raise DataError("it was trained on recorded files")
+            raise DataError("it was trained on captures")
         ingest(params.data, captures, scratch / MARKET)
     except DataError as error:
         if captures:
@@ -274,7 +274,7 @@ def _features(manifest: Manifest, params: Params, market: Path, scratch: Path) -
         raise ReleaseError(
             f"{version}: its features or labels are defined otherwise than here "
             f"({manifest.contract.definitions_sha256[:12]}, not {chosen.definitions_sha256[:12]}); "
-            f"check out the commit that it was made with, {manifest.git_commit or 'which was not recorded'}"
+            f"check out the commit that it was made with, {manifest.git_commit or 'which is unknown'}"
         )
     return chosen
 
@@ -307,7 +307,7 @@ def _train(params: Params, candidate: str, scratch: Path, note: Note) -> tuple[C
     return made, parts
 
 
-def _described(manifest: Manifest, params: Params, scratch: Path, note: Note) -> dict[str, Path]:
+def _reference_files(manifest: Manifest, params: Params, scratch: Path, note: Note) -> dict[str, Path]:
     """Make the reference and its score, where the version has them; return the files by name."""
     if SCORE not in manifest.files:
         return {}

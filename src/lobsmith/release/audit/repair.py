@@ -134,7 +134,7 @@ def _quarantine_version(writer: Writer, model: str, version: int, reason: str) -
                 repository.list_versions(model, left)
             writer.reached(CrashPoint.LISTED)
             _journal_repair(writer, model, f"{version} unlisted: {reason}")
-            writer.reached(CrashPoint.RECORDED)
+            writer.reached(CrashPoint.JOURNALED)
             if writer.release.server is not None:
                 writer.release.server.serve(model, left[-1])
             writer.reached(CrashPoint.LOADED)

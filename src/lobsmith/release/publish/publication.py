@@ -150,7 +150,7 @@ class Publication(ABC):
         except BaseException as error:
             self._refuse(writer, entry, error)
             raise
-        writer.reached(CrashPoint.RECORDED)
+        writer.reached(CrashPoint.JOURNALED)
         with writer.lease.fence():
             close(workspace)
         writer.reached(CrashPoint.CLOSED)
@@ -187,7 +187,7 @@ class Publication(ABC):
         if workspace.staging.stat().st_dev != workspace.repository.stat().st_dev:
             raise ReleaseError(
                 f"{workspace.staging} and {workspace.repository} lie on two filesystems, a version cannot be "
-                "moved between them in one step; put them on one"
+                "moved between them by one rename; put them on one"
             )
         directory.mkdir(parents=True)
         self.write(directory)

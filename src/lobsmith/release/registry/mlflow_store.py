@@ -123,7 +123,7 @@ def _check_server(uri: str) -> None:
             f"{uri}: the MLflow server does not answer: {_first_line(error)}; start it, or unset LOBSMITH_MLFLOW_URI"
         ) from error
     if status >= httpx.codes.INTERNAL_SERVER_ERROR:
-        raise RegistryError(f"{uri}: the MLflow server answers with HTTP {status}; look at its log")
+        raise RegistryError(f"{uri}: the MLflow server answers with HTTP {status}; see its log")
 
 
 def _check_database(path: Path) -> None:

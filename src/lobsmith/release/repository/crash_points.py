@@ -21,7 +21,7 @@ class CrashPoint(StrEnum):
     """The policy lists the versions to serve."""
     LOADED = "loaded"
     """The server answers with the version."""
-    RECORDED = "recorded"
+    JOURNALED = "recorded"
     """The journal has the action."""
     WITHDRAWN = "withdrawn"
     """The server has unloaded the unlisted versions."""

@@ -84,7 +84,7 @@ def account_for(writer: Writer, model: str) -> None:
     on_disk = writer.repository.versions(model)
     for version in writer.repository.listed(model):
         if version in on_disk and status_of.get(version) in (None, journal.REFUSED):
-            _publish_late(writer, model, version)
+            _journal_listed(writer, model, version)
 
 
 def follow(writer: Writer, model: str) -> None:
@@ -124,7 +124,7 @@ def _remove(writer: Writer, model: str, version: int, status: str | None) -> Non
     quarantine(writer, model, [version])
 
 
-def _publish_late(writer: Writer, model: str, version: int) -> None:
+def _journal_listed(writer: Writer, model: str, version: int) -> None:
     manifest = manifest_of(writer.repository, model, version)
     if manifest is None:
         return
@@ -183,7 +183,7 @@ def apply_rollback(writer: Writer, intent: Intent) -> None:
     if writer.version_status(model).get(entry.version_from or 0) != journal.ROLLED_BACK:
         note = f"; the server does not serve it yet: {failure}" if failure else ""
         writer.journal(structs.replace(entry, reason=entry.reason + note))
-    writer.reached(CrashPoint.RECORDED)
+    writer.reached(CrashPoint.JOURNALED)
     if failure is not None:
         raise failure
     bad = [version for version in intent.leaving if version in repository.versions(model)]

@@ -66,7 +66,7 @@ def rollback(
     disk_reserve.free(release.workspace)
     try:
         with sole_writer(release, f"roll back {model}", seize=True) as writer:
-            intent = _begun(release.workspace, model, to, bad)
+            intent = _pending_rollback(release.workspace, model, to, bad)
             if intent is None:
                 # Only the intent: while the rest is cleared up, the bad version would go on answering.
                 resume(writer)
@@ -109,7 +109,7 @@ def _roll_back(writer: Writer, intent: Intent) -> RolledBack:
     )
 
 
-def _begun(workspace: Workspace, model: str, to: int | None, bad: int | None) -> Intent | None:
+def _pending_rollback(workspace: Workspace, model: str, to: int | None, bad: int | None) -> Intent | None:
     """Return the intent of the same rollback by a crashed writer, None otherwise."""
     intent = pending(workspace)
     if intent is None or (intent.entry.action, intent.entry.model) != (journal.ROLLED_BACK, model):

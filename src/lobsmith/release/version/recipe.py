@@ -40,7 +40,7 @@ def window_id(params: Params, fingerprints: Iterable[str], commit: str | None) -
     return hashlib.sha256(content).hexdigest()
 
 
-def recorded_params(manifest: Manifest, here: Params) -> Params:
+def manifest_params(manifest: Manifest, here: Params) -> Params:
     """Return the parameters that a version was made with; irrelevant sections are those of `here`.
 
     Raises:
@@ -53,7 +53,7 @@ def recorded_params(manifest: Manifest, here: Params) -> Params:
     except msgspec.ValidationError as error:
         raise ReleaseError(
             f"{manifest.model} {manifest.version}: its parameters are of another release of lobsmith: {error}; "
-            f"check out the commit that it was made with, {manifest.git_commit or 'which was not recorded'}"
+            f"check out the commit that it was made with, {manifest.git_commit or 'which is unknown'}"
         ) from error
 
 
