@@ -1,4 +1,4 @@
-"""Plans as a build leaves them; their bytes mean nothing to anybody."""
+"""Plans as a build leaves them, with arbitrary bytes."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which crash points each procedure goes through, in this order: the sweep kills a writer at every one of them."""
+"""Crash points of each procedure, in order; the sweep kills a writer at each of them."""
 
 from lobsmith.release.repository.crash_points import CrashPoint
 
@@ -36,4 +36,4 @@ PROCEDURES: dict[str, tuple[CrashPoint, ...]] = {
         CrashPoint.CLOSED,
     ),
 }
-"""A promotion goes on to retire what falls out of the list; the repair is that of a version that is not sound."""
+"""A promotion retires what falls out of the list; the repair is that of a corrupt version."""

@@ -80,7 +80,7 @@ def test_the_same_bits_come_out_and_nothing_else_is_written(project, version):
     assert list(Path(tempfile.gettempdir()).iterdir()) == []
 
 
-def test_another_seed_is_told(project, version):
+def test_another_seed_is_detected(project, version):
     change_params(version, **{"train.seed": 12})
     reproduced = reproduce(project, version, keep=True)
     assert reproduced.verdict == DIFFERENT
@@ -149,7 +149,7 @@ def test_a_version_that_no_retrain_made_is_refused(project, version):
         reproduce(project, version)
 
 
-def test_parameters_of_another_release_are_told(project, version):
+def test_parameters_of_another_release_are_named(project, version):
     manifest = read_manifest(version)
     toy.seal(version, structs.replace(manifest, params=manifest.params | {"train": {"seed": 1}}))
     with pytest.raises(ReleaseError, match=r"of another release of lobsmith: .*train"):

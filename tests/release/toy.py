@@ -1,4 +1,4 @@
-"""A model of a few nodes that keeps the wire contract, and the ways in which one can fail to."""
+"""A model of a few nodes that keeps the wire contract, and variants that do not."""
 
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,7 @@ def artifact(
     score_scale: float = 1.0,
     instruments: tuple[Instrument, ...] = (SIM,),
 ) -> Artifact:
-    """Write a sound model into a folder and return what a retrain would hand over.
+    """Write a valid model into a folder and return the artifact of a retrain.
 
     With `step_scale` it has a graph for one row too; one of another scale is not the same network.
     Where it is `scored` it has a reference score.

@@ -29,7 +29,7 @@ def mend(workspace):
     return repair(Release(workspace, PARAMS, StandIn(workspace)), verify(workspace))
 
 
-def test_a_sound_repository_has_no_findings_and_no_server_is_needed(workspace, repository):
+def test_a_valid_repository_has_no_findings_and_no_server_is_needed(workspace, repository):
     served = {model: repository.listed(model) for model in repository.models()}
     assert verify(workspace) == verify(workspace, served) == []
     # Which plans a machine can run is its own affair.
@@ -37,7 +37,7 @@ def test_a_sound_repository_has_no_findings_and_no_server_is_needed(workspace, r
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_an_unsound_version_leaves_while_a_sound_one_remains(workspace, repository, which):
+def test_a_corrupt_version_leaves_while_a_valid_version_remains(workspace, repository, which):
     listed = repository.listed("toy")
     bad = listed[which]
     (repository.directory("toy", bad) / "golden.safetensors").write_bytes(b"")
@@ -76,7 +76,7 @@ def test_an_untrusted_key_takes_nothing_away(workspace, repository):
     assert (repository.versions("toy"), repository.listed("toy")) == before
 
 
-def test_what_is_foreign_is_set_aside(workspace, repository):
+def test_foreign_files_are_quarantined(workspace, repository):
     home = repository.root / "toy"
     places = [repository.root / "staging", repository.root / ".hidden", home / "01", home / "notes", home / "9.x"]
     for place in places:
@@ -93,7 +93,7 @@ def test_what_is_foreign_is_set_aside(workspace, repository):
     assert verify(workspace) == []
 
 
-def test_a_model_of_somebody_else_is_named_and_left_alone(workspace, repository):
+def test_a_model_of_another_program_is_named_and_left_alone(workspace, repository):
     folder = repository.root / "tokenizer"
     (folder / "1").mkdir(parents=True)
     (folder / "config.pbtxt").write_text('name: "tokenizer"\nbackend: "python"\n')
@@ -114,7 +114,7 @@ def test_a_lost_configuration_is_written_anew(workspace, repository, damage):
     assert verify(workspace) == []
 
 
-def test_leftovers_of_the_dead_are_cleared_and_those_of_the_living_left(workspace, repository):
+def test_leftovers_of_crashed_writers_are_cleared_and_those_of_live_ones_left(workspace, repository):
     (workspace.staging / "toy-1-abcd" / "1").mkdir(parents=True)
     repository.config_path("toy").with_name(".config.pbtxt.x1").write_text("half")
     shutil.copytree(repository.directory("toy", repository.active("toy")), repository.root / "toy" / "20990101000000")
@@ -145,7 +145,7 @@ def test_lines_that_the_journal_lacks_are_written(workspace, repository):
     assert version_status == {first: "set aside", second: "published", third: "published"}
 
 
-def test_a_policy_that_was_edited_is_journaled_and_what_it_leaves_out_set_aside(workspace, repository):
+def test_an_edited_policy_is_journaled_and_unlisted_versions_quarantined(workspace, repository):
     _, second, third = repository.listed("toy")
     repository.list_versions("toy", [second])
     findings = verify(workspace)
@@ -162,7 +162,7 @@ def test_a_policy_that_was_edited_is_journaled_and_what_it_leaves_out_set_aside(
     assert journal.state_at(journal.read(workspace.journal), "toy", 2**62).version_to == second
 
 
-def test_plans_without_their_model_are_set_aside(workspace, repository):
+def test_plans_without_their_model_are_quarantined(workspace, repository):
     shutil.rmtree(repository.root / "toy")
     assert IntegrityKind.COMPANION in {finding.kind for finding in verify(workspace)}
     assert mend(workspace) == []
@@ -170,7 +170,7 @@ def test_plans_without_their_model_are_set_aside(workspace, repository):
     assert verify(workspace) == []
 
 
-def test_a_server_that_serves_something_else_is_told(workspace, repository):
+def test_a_server_that_serves_something_else_follows_the_listing(workspace, repository):
     listed = repository.listed("toy")
     served = {"toy": [7, listed[0]], "toy_candidate": repository.listed("toy_candidate"), "gone": [1], "toy_trt": []}
     findings = verify(workspace, served)
@@ -214,7 +214,7 @@ def test_a_policy_that_names_no_version_is_written_anew(workspace, repository, n
     assert verify(workspace) == []
 
 
-def test_a_linked_version_is_not_sound_and_one_repair_is_enough(workspace, repository, tmp_path):
+def test_a_linked_version_is_corrupt_and_one_repair_is_enough(workspace, repository, tmp_path):
     newest = repository.active("toy")
     repository.directory("toy", newest).rename(tmp_path / "elsewhere")
     repository.directory("toy", newest).symlink_to(tmp_path / "elsewhere")
@@ -231,8 +231,8 @@ def test_bytes_that_are_no_text_are_found(workspace, repository, file):
         "journal": workspace.journal,
         "intent": workspace.intent,
     }
-    spoilt = b'{"entry":{"action":"\xff"}}' if file == "intent" else paths[file].read_bytes().replace(b"toy", b"to\xff")
-    paths[file].write_bytes(spoilt)
+    corrupt = b'{"entry":{"action":"\xff"}}' if file == "intent" else paths[file].read_bytes().replace(b"toy", b"to\xff")
+    paths[file].write_bytes(corrupt)
     assert [
         finding.place
         for finding in verify(workspace)

@@ -94,7 +94,7 @@ def test_lists_the_newest_and_primes_for_the_slowest(workspace, repository, tmp_
     assert read_config(repository.config_path("toy")).parameters["prime_rows"].string_value == "32"
 
 
-def test_the_slot_of_candidates_holds_the_newest(workspace, repository, artifact):
+def test_the_candidate_deployment_holds_the_newest(workspace, repository, artifact):
     for _ in range(2):
         last = put(workspace, artifact, model="toy_candidate")
     assert repository.listed("toy_candidate") == repository.versions("toy_candidate") == [last.version]

@@ -143,7 +143,7 @@ def test_an_onnx_model_of_that_name_is_left_alone(workspace, repository):
     assert repository.config_text("toy_trt") == before
 
 
-def test_a_proof_that_fails_publishes_nothing(workspace, repository):
+def test_a_failed_validation_publishes_nothing(workspace, repository):
     of, folder = manifest_of(repository), workspace.root / "engine"
     plans.build(folder, of)
 
@@ -201,7 +201,7 @@ def test_plans_follow_a_rollback(workspace, repository):
     assert (repository.listed("toy_trt"), policy(repository)) == ([old], [old])
 
 
-def test_plans_of_what_is_no_longer_listed_are_set_aside_with_the_next_publication(workspace, repository):
+def test_plans_of_unlisted_versions_are_quarantined_with_the_next_publication(workspace, repository):
     old, new = repository.listed("toy")
     put_plans(workspace, manifest_of(repository, new))
     repository.list_versions("toy", [old])

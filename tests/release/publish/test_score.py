@@ -161,7 +161,7 @@ def test_a_missing_score_is_published_by_repair_and_by_the_next_publication(work
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_spoilt_score_is_made_anew_and_its_model_goes_on(workspace, repository, which):
+def test_a_corrupt_score_is_made_anew_and_its_model_goes_on(workspace, repository, which):
     listed = repository.listed("toy")
     (repository.directory("toy_drift", listed[which]) / "model.onnx").write_bytes(b"")
     assert repository.valid("toy") == (listed, {})
@@ -189,7 +189,7 @@ def test_a_score_of_another_version_is_found(workspace, repository):
 
 
 @pytest.mark.parametrize("content", [None, "nonsense {"])
-def test_a_lost_configuration_is_written_anew_and_hinders_nobody(workspace, repository, content):
+def test_a_lost_configuration_is_written_anew_and_blocks_nothing(workspace, repository, content):
     path, before = repository.config_path("toy_drift"), repository.config_text("toy_drift")
     path.unlink()
     if content is not None:
@@ -216,7 +216,7 @@ def test_a_model_of_that_name_is_left_alone(tmp_path):
     assert "not that of a score" in journal.read(workspace.journal)[-1].reason
 
 
-def test_half_of_what_drift_is_told_by_is_refused(workspace):
+def test_a_reference_without_a_score_is_refused(workspace):
     artifact = toy.artifact(workspace.root / "run", scored=True)
     (workspace.root / "run" / "reference.safetensors").unlink()
     for change in ({"reference_path": None}, {"score_path": None}):
@@ -243,12 +243,12 @@ def test_a_score_that_is_not_fit_is_refused(tmp_path, changes, message):
         check_score(tmp_path, toy.CONTRACT)
 
 
-@pytest.mark.parametrize("spoilt", ["reference.safetensors", "drift.onnx"])
-def test_a_version_with_a_broken_score_or_reference_is_not_published(workspace, repository, spoilt):
+@pytest.mark.parametrize("corrupt", ["reference.safetensors", "drift.onnx"])
+def test_a_version_with_a_broken_score_or_reference_is_not_published(workspace, repository, corrupt):
     before = repository.listed("toy")
     artifact = toy.artifact(workspace.root / "run", scored=True)
-    (workspace.root / "run" / spoilt).write_bytes(b"\x08\x00")
-    with pytest.raises(ReleaseError, match=spoilt):
+    (workspace.root / "run" / corrupt).write_bytes(b"\x08\x00")
+    with pytest.raises(ReleaseError, match=corrupt):
         publish(Release(workspace, PARAMS), artifact, model="toy", contract=toy.CONTRACT)
     assert repository.listed("toy") == repository.listed("toy_drift") == before
 

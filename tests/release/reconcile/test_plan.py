@@ -1,4 +1,4 @@
-"""The decision, against a world in which anything may happen between two steps."""
+"""The plan, in a world in which anything may happen between two actions."""
 
 from dataclasses import dataclass, field, replace
 
@@ -69,7 +69,7 @@ class World:
             self.active = self.present(artifact)
 
     def act(self) -> bool:
-        """Do the next step; say whether there was one."""
+        """Take the next action; return whether there was one."""
         match next_action(self.situation()):
             case Promote(champion):
                 self.active = self.present(champion.artifact_id)
@@ -168,7 +168,7 @@ def test_two_rollbacks_in_a_row_leave_neither_to_come_again() -> None:
         assert isinstance(next_action(situation), RevertAlias)
 
 
-def test_without_aliases_what_serves_goes_on_and_the_slot_is_emptied() -> None:
+def test_without_aliases_serving_goes_on_and_the_candidate_is_undeployed() -> None:
     assert next_action(Situation(active=A)) is None
     assert next_action(Situation(active=A, candidate=B)) == UndeployCandidate(B)
 
@@ -179,7 +179,7 @@ def test_the_first_challenger_has_nothing_to_be_compared_with() -> None:
     assert next_action(Situation(active=B, candidate=A, wanted=wanted)) is None
 
 
-def test_a_refused_challenger_leaves_the_slot_alone() -> None:
+def test_a_refused_challenger_leaves_the_candidate_alone() -> None:
     wanted = Wanted(challenger=version(2, "b"))
     situation = Situation(active=A, candidate=Present(3, "c"), wanted=wanted)
     assert next_action(situation) == DeployCandidate(wanted.challenger)

@@ -46,7 +46,7 @@ def workspace(tmp_path):
 
 
 def reconcile_fully(workspace, server=None, **settings):
-    """Reconcile; whatever it did, there is nothing left to do."""
+    """Reconcile until nothing is left to do."""
     outcome = reconcile(Release(workspace, PARAMS, server, who="reconcile"), "toy", **settings)
     again = reconcile(Release(workspace, PARAMS, server, who="reconcile"), "toy")
     assert (again.done, again.promoted, again.away) == ((), None, None)
@@ -82,12 +82,12 @@ def test_an_alias_set_on_mlflows_page_is_a_promotion(workspace, repository, serv
     version = registered(workspace, "toy", version.version)
     assert version.tags[TRITON_VERSION] == str(outcome.active)
     assert version.tags[SERVING] == f"active as toy {outcome.active}"
-    # Nobody asked for a challenger.
+    # No challenger was requested.
     assert (outcome.candidate, repository.versions(SLOT)) == (None, [])
     assert actions(workspace) == [journal.PROMOTED]
 
 
-def test_who_asked_and_why_is_in_the_journal(workspace):
+def test_requester_and_reason_are_in_the_journal(workspace):
     version = register(workspace, candidate(workspace, 0.3))
     request(workspace, "toy", CHAMPION, version.version, "anna: it looks better")
     reconcile_fully(workspace)
@@ -109,7 +109,7 @@ def test_what_the_repository_no_longer_has_comes_from_mlflow(workspace, reposito
     assert not list(workspace.home.glob("release-*"))
 
 
-def test_a_challenger_fills_the_slot_and_its_absence_empties_it(workspace, repository, server):
+def test_a_challenger_is_deployed_and_without_one_the_candidate_is_undeployed(workspace, repository, server):
     promoted(workspace, 0.3, server)
     challenger = register(workspace, candidate(workspace, 0.4))
     wish(workspace, CHALLENGER, challenger)
@@ -131,8 +131,8 @@ def test_a_challenger_fills_the_slot_and_its_absence_empties_it(workspace, repos
     assert (last.action, last.model, last.verdicts[0].gate) == (journal.REJECTED, SLOT, "shadow")
 
 
-def test_a_candidate_that_nobody_asks_for_yet_is_not_retired(workspace, repository):
-    """Somebody reconciles between its publication and its alias."""
+def test_a_candidate_without_an_alias_yet_is_not_retired(workspace, repository):
+    """Another process reconciles between its publication and its alias."""
     promoted(workspace, 0.3)
     bare = register(workspace, None)
     hasty = toy.params(reconcile__wait_s=0)
@@ -185,7 +185,7 @@ def test_a_passed_shadow_verdict_goes_along(workspace, repository):
     assert [verdict.gate for verdict in repository.verify("toy", outcome.active).verdicts] == ["parity", "shadow"]
 
 
-def test_who_overrules_a_shadow_verdict_is_seen_to(workspace, repository):
+def test_an_overruled_shadow_verdict_is_in_the_journal(workspace, repository):
     version = register(workspace, candidate(workspace, 0.4))
     verdict = '{"gate": "shadow", "passed": false, "value": 0.5, "threshold": 20.0}'
     tag(workspace, "toy", version.version, {SHADOW: verdict})
@@ -195,7 +195,7 @@ def test_who_overrules_a_shadow_verdict_is_seen_to(workspace, repository):
     assert "; against the verdict shadow" in entry.reason
 
 
-def test_after_a_rollback_the_alias_goes_back_and_a_new_wish_counts(workspace, repository, server):
+def test_after_a_rollback_the_alias_goes_back_and_a_new_request_counts(workspace, repository, server):
     good, bad = promoted(workspace, 0.3, server), promoted(workspace, 0.4, server)
     rollback(Release(workspace, PARAMS, server), "toy", reason="it is worse")
     assert wanted(workspace, "toy").champion.version == bad.version
@@ -210,7 +210,7 @@ def test_after_a_rollback_the_alias_goes_back_and_a_new_wish_counts(workspace, r
     assert again.promoted == again.active
 
 
-def test_an_alias_that_somebody_else_moved_completes_the_rollback_too(workspace, repository):
+def test_an_alias_moved_by_another_client_completes_the_rollback_too(workspace, repository):
     promoted(workspace, 0.3)
     bad = promoted(workspace, 0.4)
     third = register(workspace, candidate(workspace, 0.5))
@@ -246,9 +246,9 @@ def test_a_rollback_that_was_begun_is_not_undone(workspace, repository):
 
 
 def test_a_rollback_between_decision_and_promotion_is_not_undone(workspace, repository):
-    """The served copy is spoilt, so what was rolled back was about to be published again."""
+    """The served copy is corrupt, so what was rolled back was about to be published again."""
     good, bad = promoted(workspace, 0.3), promoted(workspace, 0.4)
-    spoil(repository, repository.active("toy"))
+    corrupt(repository, repository.active("toy"))
     candidate(workspace, 0.4)
 
     def meanwhile(step: str) -> None:
@@ -278,7 +278,7 @@ def test_rolled_back_to_what_is_not_registered_leaves_no_champion(workspace, rep
 
 
 @pytest.mark.parametrize("case", ["nothing kept", "altered", "other contract", "no artifact at all"])
-def test_a_wish_that_cannot_be_had_is_refused_once_and_serving_goes_on(workspace, repository, server, case):
+def test_an_impossible_request_is_refused_once_and_serving_goes_on(workspace, repository, server, case):
     good = promoted(workspace, 0.3, server)
     active = repository.active("toy")
     manifest = candidate(workspace, 0.4)
@@ -297,7 +297,7 @@ def test_a_wish_that_cannot_be_had_is_refused_once_and_serving_goes_on(workspace
     candidate(workspace, 0.5)  # the candidate deployment is another by now
     wish(workspace, CHAMPION, version)
     if case == "other contract":
-        spoil(repository, active)
+        corrupt(repository, active)
     first = reconcile_fully(workspace, server)
     assert first.refused["champion"].startswith(f"registry:{version.version}: ")
     assert repository.active("toy") == active
@@ -313,18 +313,18 @@ def test_a_wish_that_cannot_be_had_is_refused_once_and_serving_goes_on(workspace
         assert reconcile_fully(workspace, server).refused == {}
 
 
-def spoil(repository, version):
+def corrupt(repository, version):
     """Alter the served file, so that the champion has to be published again."""
     path = repository.directory("toy", version) / "golden.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def test_a_spoilt_champion_is_published_again_from_a_sound_copy(workspace, repository, server):
+def test_a_corrupt_champion_is_published_again_from_a_valid_copy(workspace, repository, server):
     version = promoted(workspace, 0.3, server)
-    spoilt = repository.active("toy")
-    spoil(repository, spoilt)
+    corrupted = repository.active("toy")
+    corrupt(repository, corrupted)
     outcome = reconcile_fully(workspace, server)
-    assert outcome.promoted == outcome.active != spoilt
+    assert outcome.promoted == outcome.active != corrupted
     assert artifact_of(repository) == version.artifact_id
 
 

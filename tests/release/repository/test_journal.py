@@ -126,7 +126,7 @@ def test_the_journal_says_what_was_serving_and_why():
     assert journal.state_at(HISTORY, "other", 99) is None
 
 
-def test_the_line_of_a_dead_publisher_may_come_late():
+def test_the_entry_of_a_crashed_writer_may_come_late():
     history = entries(("promoted", None, 1), ("promoted", 1, 2))
     late = [*history, entry(1, time_ns=1, action="published")]
     assert journal.state_at(late, "toy", 9).version_to == 2

@@ -67,7 +67,7 @@ def test_only_versions_on_disk_can_be_listed(repository):
         repository.list_versions("toy", [])
 
 
-def test_who_reads_the_active_version_while_it_is_rolled_back_reads_the_next(workspace, repository):
+def test_a_reader_of_a_version_that_is_rolled_back_reads_the_next(workspace, repository):
     old, new = repository.versions("toy")
     versions = []
 
@@ -122,7 +122,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_damaged_version_is_named_and_the_others_hold(repository, fault):
+def test_a_corrupt_version_is_named_and_the_others_are_valid(repository, fault):
     old, new = repository.versions("toy")
     damage, message = FAULTS[fault]
     damage(repository.directory("toy", new))
@@ -139,13 +139,13 @@ def test_a_version_under_another_number_is_refused(repository):
         repository.verify("toy", 7)
 
 
-def test_a_sound_version_gives_its_manifest(repository):
+def test_a_valid_version_gives_its_manifest(repository):
     version = repository.active("toy")
     manifest = repository.verify("toy", version)
     assert (manifest.model, manifest.version, manifest.contract) == ("toy", version, toy.CONTRACT)
 
 
-def test_a_fault_is_journaled_once(workspace):
+def test_an_integrity_error_is_journaled_once(workspace):
     repository = Repository.of(workspace)
     old, new = repository.versions("toy")
     flip(repository.directory("toy", new) / "model.onnx")

@@ -33,7 +33,7 @@ def set_aside(workspace):
     return sorted(path.name.rsplit("-", 1)[0] for path in workspace.quarantine.iterdir())
 
 
-def test_the_version_before_answers_and_the_bad_one_is_set_aside(workspace, repository, server):
+def test_the_version_before_answers_and_the_bad_one_is_quarantined(workspace, repository, server):
     first, second, third = repository.listed("toy")
     steps = []
     release = Release(workspace, PARAMS, server, "the monitor", steps.append)
@@ -92,7 +92,7 @@ def test_a_version_of_another_market_is_gone_back_to_only_by_its_number(workspac
                     rollback(release, "toy")
                 alone = active
             case 1:
-                # One that has learnt both: for either instrument there is one to go back to.
+                # A version trained on both: either instrument has a fallback.
                 assert repository.fallback("toy") == repository.fallback("toy", "simulator:OTHER") == alone
                 assert repository.fallback("toy", "simulator:SIM") == newest
                 both = active
@@ -205,18 +205,18 @@ def test_what_a_lost_journal_does_not_know_is_known_as_taken_back(workspace, rep
     assert journal.version_status(journal.read(workspace.journal), "toy")[bad] == journal.ROLLED_BACK
 
 
-@pytest.mark.parametrize("spoilt", ["journal", "set_aside"])
-def test_what_went_back_but_could_not_be_tidied_says_so(workspace, repository, server, spoilt):
+@pytest.mark.parametrize("corrupt", ["journal", "set_aside"])
+def test_an_incomplete_rollback_raises(workspace, repository, server, corrupt):
     first, second, third = repository.listed("toy")
     good = workspace.journal.read_bytes()
-    if spoilt == "journal":
+    if corrupt == "journal":
         workspace.journal.write_bytes(b"torn\n" + good)
     else:
         workspace.quarantine.write_text("a file")
     with pytest.raises(ReleaseError, match=f"went back to {second}, but"):
         rollback(Release(workspace, PARAMS, server), "toy")
     assert repository.listed("toy") == server.loaded["toy"] == [first, second]
-    if spoilt == "journal":
+    if corrupt == "journal":
         workspace.journal.write_bytes(good)
     else:
         workspace.quarantine.unlink()

@@ -1,4 +1,4 @@
-"""A writer is killed after each step that the code declares; the next one finds the old state or the new."""
+"""A writer is killed at each crash point; the next writer finds the old state or the new one."""
 
 import signal
 
@@ -44,7 +44,7 @@ def template(published):
 
 @pytest.fixture
 def killed(zygote):
-    """Run a procedure in a process that kills itself; a step that is declared and never reached would let it end."""
+    """Run a procedure in a process that kills itself; with a crash point that is never reached it would end."""
 
     def run(workspace, step, procedure):
         killed = zygote.run("publisher", str(workspace.root), step, procedure)
@@ -115,7 +115,7 @@ def test_the_old_state_or_the_new_and_the_next_writer_ends_it(workspace, reposit
 
 
 def recover(workspace, procedure):
-    """Recover: a rollback, a repair and the emptying of a slot are called again, the rest is cleared up."""
+    """Recover: a rollback, a repair and a candidate's removal are called again, the rest is cleared up."""
     server = StandIn(workspace)
     match procedure:
         case "rollback":

@@ -44,7 +44,7 @@ def test_a_signature_that_is_none_is_refused(version, signature):
         check_files(version, toy.trust_of(version))
 
 
-def test_the_key_of_somebody_else_is_not_trusted(version, tmp_path):
+def test_an_unknown_key_is_not_trusted(version, tmp_path):
     stranger = signer(Workspace(tmp_path / "elsewhere"))
     write_manifest(version, structs.replace(read_manifest(version), metrics={"log_loss_100": 0.1}), stranger)
     with pytest.raises(ReleaseError, match="does not trust"):
