@@ -1,8 +1,8 @@
 """The time of a workspace, UTC ns; leases, deadlines and durations go by the machine's clock.
 
 It is the machine's time unless `.lobsmith/clock.json` sets another speed; it never goes back, so a workspace that ran
-ahead stays ahead. A process reads the file in `use`; children inherit the clock. A faster clock ends, at the machine's
-speed, `_HELD_S` after the process that runs it last touched the file.
+ahead stays ahead. A process reads the file in `use`; children inherit the clock. `_HELD_S` after a faster clock was
+last touched by the process that runs it, time passes at the machine's speed again.
 """
 
 import math
