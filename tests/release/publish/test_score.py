@@ -228,7 +228,7 @@ def test_a_reference_without_a_score_is_refused(workspace):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"swallow": True}, "a score below 1, as if it were usual"),
+        ({"swallow": True}, "a score below 1, no alarm"),
         ({"offset": float("nan")}, "the score of a finite block is not finite"),
         ({"mix": True}, "depends on the others of its batch"),
         ({"features": 4}, r"rows has shape \[any, any, 4\]"),
