@@ -231,7 +231,9 @@ def test_bytes_that_are_no_text_are_found(workspace, repository, file):
         "journal": workspace.journal,
         "intent": workspace.intent,
     }
-    corrupt = b'{"entry":{"action":"\xff"}}' if file == "intent" else paths[file].read_bytes().replace(b"toy", b"to\xff")
+    corrupt = (
+        b'{"entry":{"action":"\xff"}}' if file == "intent" else paths[file].read_bytes().replace(b"toy", b"to\xff")
+    )
     paths[file].write_bytes(corrupt)
     assert [
         finding.place
