@@ -14,7 +14,7 @@ from lobsmith.evaluation.bootstrap import (
     bootstrap_intervals,
     bootstrap_sums,
     correlation_time,
-    grid_step,
+    grid_spacing,
     widening,
 )
 
@@ -45,8 +45,8 @@ def with_counts(values: np.ndarray) -> np.ndarray:
 
 
 def test_the_grid_follows_the_horizon() -> None:
-    assert grid_step(50 * MS) == 25 * MS
-    assert grid_step(1000 * MS) == 250 * MS
+    assert grid_spacing(50 * MS) == 25 * MS
+    assert grid_spacing(1000 * MS) == 250 * MS
 
 
 def test_correlation_time_of_an_autoregressive_series() -> None:

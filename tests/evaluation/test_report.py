@@ -210,13 +210,13 @@ def test_the_interval_decides_the_headline(answer: str) -> None:
     [(-2, -1, "better"), (-1, 0, "no different"), (0, 1, "no different"), (1, 2, "worse"), (math.nan, 1, "not known")],
 )
 def test_only_an_interval_without_zero_judges(low: float, high: float, answer: str) -> None:
-    assert words.judge(Interval((low + high) / 2, low, high)) == answer
+    assert words.outcome(Interval((low + high) / 2, low, high)) == answer
 
 
 def test_calibration_in_words() -> None:
     one = ev.Calibration(predictor=MODEL, horizon_ms=50, ece=0.031, floor=0.028, floor_95=0.036, points=[])
-    assert words.calibration_words(one) == "0.031, floor 0.028, 95th percentile 0.036: within"
-    assert words.calibration_words(replace(one, ece=0.05)).startswith(
+    assert words.calibration_text(one) == "0.031, floor 0.028, 95th percentile 0.036: within"
+    assert words.calibration_text(replace(one, ece=0.05)).startswith(
         "0.050, floor 0.028, 95th percentile 0.036: above"
     )
 

@@ -12,7 +12,7 @@ from lobsmith.evaluation.assess import assess
 from lobsmith.evaluation.baselines import base_rate, mean_outlook
 from lobsmith.evaluation.metrics import log_losses
 from lobsmith.evaluation.results import MAJORITY, MODEL
-from lobsmith.evaluation.walk_forward import MarketEpoch, _judge, folds, market_epochs, walk_forward
+from lobsmith.evaluation.walk_forward import Regime, _verdict, folds, regime_names, walk_forward
 from lobsmith.features.dataset import Dataset, build_dataset
 from lobsmith.features.labels import UNKNOWN
 from lobsmith.gates.skill import skill
@@ -140,48 +140,48 @@ STILL = np.full(40, 1_000_000, np.int64)
 )
 def test_kinds_of_markets(dataset: Dataset, spans: list[np.ndarray], expected: list[str]) -> None:
     made = scripted(dataset, spans)
-    names = market_epochs(made, np.arange(len(made.rows)), 20.0)
+    names = regime_names(made, np.arange(len(made.rows)), 20.0)
     assert names.tolist() == [name for name in expected for _ in range(40)]
 
 
 def test_only_the_given_rows_are_looked_at(dataset: Dataset) -> None:
     made = scripted(dataset, [CALM, WILD, CALM, WILD])
     chosen = np.concatenate([np.arange(40), np.arange(120, 160)])
-    names = market_epochs(made, chosen, 20.0)
+    names = regime_names(made, chosen, 20.0)
     assert names.tolist() == ["calm"] * 40 + ["volatile"] * 40
 
 
-def epoch(name: str, log_loss: float, base: float, *, judged: bool = True, rows: int = 1000) -> MarketEpoch:
-    return MarketEpoch(epoch=name, rows=rows, log_loss=log_loss, base=base, judged=judged)
+def regime(name: str, log_loss: float, base: float, *, judged: bool = True, rows: int = 1000) -> Regime:
+    return Regime(regime=name, rows=rows, log_loss=log_loss, base=base, judged=judged)
 
 
 @pytest.mark.parametrize(
     ("found", "passed", "worst", "value"),
     [
         pytest.param(
-            [epoch("calm", 0.5, 1.0, rows=9000), epoch("volatile", 1.01, 1.0, rows=300)],
+            [regime("calm", 0.5, 1.0, rows=9000), regime("volatile", 1.01, 1.0, rows=300)],
             False,
             "volatile",
             1.01,
             id="one is worse, the mean is better",
         ),
-        pytest.param([epoch("calm", 0.9, 1.0), epoch("volatile", 1.5, 2.0)], True, "calm", 0.9, id="all are better"),
-        pytest.param([epoch("calm", 1.0, 1.0)], False, "calm", 1.0, id="as good is not better"),
+        pytest.param([regime("calm", 0.9, 1.0), regime("volatile", 1.5, 2.0)], True, "calm", 0.9, id="all are better"),
+        pytest.param([regime("calm", 1.0, 1.0)], False, "calm", 1.0, id="as good is not better"),
         pytest.param(
-            [epoch("calm", 0.9, 1.0), epoch("volatile", 9.0, 1.0, judged=False)], True, "calm", 0.9, id="too few rows"
+            [regime("calm", 0.9, 1.0), regime("volatile", 9.0, 1.0, judged=False)], True, "calm", 0.9, id="too few rows"
         ),
         pytest.param(
-            [epoch("calm", 0.9, 1.0, judged=False)],
+            [regime("calm", 0.9, 1.0, judged=False)],
             False,
-            "no market epoch has enough rows",
+            "no regime has enough rows",
             None,
             id="none has enough rows",
         ),
-        pytest.param([], False, "no market epoch has enough rows", None, id="none at all"),
+        pytest.param([], False, "no regime has enough rows", None, id="none at all"),
     ],
 )
-def test_the_worst_market_decides(found: list[MarketEpoch], passed: bool, worst: str, value: float | None) -> None:
-    verdict = _judge([], found, 1.0)
+def test_the_worst_market_decides(found: list[Regime], passed: bool, worst: str, value: float | None) -> None:
+    verdict = _verdict([], found, 1.0)
     assert (verdict.passed, verdict.evidence["worst"], verdict.value) == (
         passed,
         worst,

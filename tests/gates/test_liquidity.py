@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from lobsmith.errors import DataContractError
-from lobsmith.gates.liquidity import Liquidity, daily_volume_btc, judge, measure
+from lobsmith.gates.liquidity import Liquidity, daily_volume_btc, liquidity_verdicts, measure
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.readers import read_captures
 from lobsmith.stages.ingest import MARKET, ingest
@@ -73,18 +73,18 @@ def test_daily_volume_in_bitcoin(one: Liquidity, btc_price: float, volume: float
     ],
 )
 def test_thresholds(one: Liquidity, volume: bool, spread: bool) -> None:
-    verdicts = judge([one], LIMITS)["binance-usdm:BTCUSDT"]
+    verdicts = liquidity_verdicts([one], LIMITS)["binance-usdm:BTCUSDT"]
     assert [verdict.passed for verdict in verdicts] == [volume, spread]
 
 
 def test_another_base_takes_the_price_of_bitcoin_from_the_same_run_or_fails_with_the_reason() -> None:
     other = made(symbol="ETHUSDT", mid=3000.0, volume=5000.0)
-    alone, together = (judge(run, LIMITS)[str(other.instrument)][0] for run in ([other], [other, made()]))
+    alone, together = (liquidity_verdicts(run, LIMITS)[str(other.instrument)][0] for run in ([other], [other, made()]))
     assert not alone.passed
     assert "btc_price" in alone.evidence["problem"]
     assert together.passed
     given = msgspec.structs.replace(LIMITS, btc_price=60_000.0)
-    assert judge([other], given)[str(other.instrument)][0].passed
+    assert liquidity_verdicts([other], given)[str(other.instrument)][0].passed
 
 
 def test_a_symbol_that_is_not_liquid_is_left_out(tmp_path: Path) -> None:

@@ -91,18 +91,18 @@ def choose(rows: Sequence[Row], settings: CompressParams) -> list[Row]:
 
 
 def _named(rows: Sequence[Row], name: str) -> str:
-    found = next((row for row in rows if row.name == name), None)
-    if found is None or found.refused:
+    named = next((row for row in rows if row.name == name), None)
+    if named is None or named.refused:
         able = ", ".join(row.name for row in rows if not row.refused)
-        why = f" is refused ({found.refused})" if found else " is none of the candidates"
-        raise TrainingError(f"compress.candidate: {name}{why}; choose one of {able}")
+        reason = f" is refused ({named.refused})" if named else " is none of the candidates"
+        raise TrainingError(f"compress.candidate: {name}{reason}; choose one of {able}")
     return name
 
 
 def _outcome(row: Row, settings: CompressParams) -> str:
     if row.refused:
         return REFUSED
-    if not any(one.use == settings.use and one.low > 1.0 for one in row.timings):
+    if not any(timing.use == settings.use and timing.low > 1.0 for timing in row.timings):
         return SLOWER
     return "" if row.validation is not None and within_budget(row.validation, settings) else COSTLY
 
@@ -122,10 +122,10 @@ def compression(summary: Compressed, settings: CompressParams) -> Verdict:
     evidence = {"candidate": row.name, "use": summary.use, "least_agreement": settings.agreement}
     if row.test is None:
         return Verdict(gate=GATE, passed=False, value=None, threshold=settings.log_loss, evidence=evidence)
-    return judge(row.test, settings, evidence)
+    return budget_verdict(row.test, settings, evidence)
 
 
-def judge(lost: Fidelity, settings: CompressParams, evidence: dict[str, object]) -> Verdict:
+def budget_verdict(lost: Fidelity, settings: CompressParams, evidence: dict[str, object]) -> Verdict:
     """Return a verdict on losses; its value is the rise of the log-loss as a share, at its interval's upper end."""
     return Verdict(
         gate=GATE,

@@ -50,9 +50,9 @@ _INDEX = """<!doctype html>
 <h1>Data contract</h1>
 <table>
 <tr><th>batch</th><th>verdict</th><th>expectations</th><th>what fails</th></tr>
-{% for one in batches %}<tr>
-<td><a href="{{ one.link }}">{{ one.title }}</a></td><td>{{ "passed" if one.passed else "refused" }}</td>
-<td>{{ one.held }} of {{ one.checks }} hold</td><td>{{ one.failures | join("; ") }}</td>
+{% for batch in batches %}<tr>
+<td><a href="{{ batch.link }}">{{ batch.title }}</a></td><td>{{ "passed" if batch.passed else "refused" }}</td>
+<td>{{ batch.held }} of {{ batch.checks }} hold</td><td>{{ batch.failures | join("; ") }}</td>
 </tr>{% endfor %}
 </table>
 </html>
@@ -88,7 +88,7 @@ class ContractResult(Struct, frozen=True, kw_only=True):
     def verdict(self) -> Verdict:
         """The same as a verdict: the share of expectations that hold must be 1."""
         held = 1.0 - len(self.failures) / self.checks
-        evidence = {"batch": self.name, "failures": [str(one) for one in self.failures]}
+        evidence = {"batch": self.name, "failures": [str(failure) for failure in self.failures]}
         return Verdict(
             gate=f"{self.kind} contract", passed=not self.failures, value=held, threshold=1.0, evidence=evidence
         )
@@ -147,7 +147,7 @@ class DataContract:
             )
             shape: Any = {"result_format": "SUMMARY", "partial_unexpected_count": _EXAMPLES}
             result = definition.run(batch_parameters={"dataframe": frame}, result_format=shape)
-            broken = [_failure(one, len(frame)) for one in result.results if not one.success]
+            broken = [_failure(outcome, len(frame)) for outcome in result.results if not outcome.success]
             failures += broken
             held = len(expectations) - len(broken)
             self._batches.append(
@@ -156,7 +156,7 @@ class DataContract:
                     "passed": not broken,
                     "held": held,
                     "checks": len(expectations),
-                    "failures": [str(one) for one in broken],
+                    "failures": [str(failure) for failure in broken],
                 }
             )
         checks = sum(len(expectations) for _, expectations in batches.values())
@@ -195,8 +195,8 @@ def _events_batches(events: Events, account: Accounting, params: ContractParams)
     quotes = (events.kind == LEVEL) | (events.kind == TICKER) | (events.kind == TRADE)
     timed = events.exchange_time > 0
     segment = np.cumsum(events.kind == GAP)
-    step = np.diff(events.local_time, prepend=events.local_time[:1])
-    step[np.diff(segment, prepend=0) != 0] = 0
+    elapsed = np.diff(events.local_time, prepend=events.local_time[:1])
+    elapsed[np.diff(segment, prepend=0) != 0] = 0
     latency = np.where(timed, events.local_time - events.exchange_time - account.clock_offset_ns, 0) / NS_PER_S
     frame = pd.DataFrame(
         {
@@ -205,7 +205,7 @@ def _events_batches(events: Events, account: Accounting, params: ContractParams)
             "price": np.where(quotes, events.price, 1),
             "size": events.size,
             "traded_size": np.where((events.kind == TRADE) | (events.kind == TICKER), events.size, 1.0),
-            "local_time_step_ns": step,
+            "local_time_step_ns": elapsed,
             "latency_s": latency,
         }
     )
@@ -250,16 +250,16 @@ def _features_batches(dataset: Dataset, params: ContractParams) -> dict[str, _Ba
     rows = dataset.rows
     complete = rows.complete
     raw = pd.DataFrame(rows.raw[complete], columns=list(NAMES))
-    seen = [f"{name} (z)" if rolling else f"{name} (seen)" for name, rolling in zip(NAMES, ROLLING, strict=True)]
-    scores = pd.DataFrame(rows.features[complete], columns=seen)
-    step = np.diff(rows.time, prepend=rows.time[:1])
-    step[np.diff(rows.segment, prepend=rows.segment[:1]) != 0] = 0
+    columns = [f"{name} (z)" if rolling else f"{name} (seen)" for name, rolling in zip(NAMES, ROLLING, strict=True)]
+    standardised = pd.DataFrame(rows.features[complete], columns=columns)
+    elapsed = np.diff(rows.time, prepend=rows.time[:1])
+    elapsed[np.diff(rows.segment, prepend=rows.segment[:1]) != 0] = 0
     still = [name for name in NAMES if len(raw) and float(np.ptp(raw[name].to_numpy())) == 0.0]
     known = (dataset.labels != UNKNOWN).all(axis=1)
     figures: dict[str, list[float]] = {
         "complete_share": [float(complete.mean()) if len(complete) else 0.0],
         f"constant columns: {', '.join(still) or 'none'}": [float(len(still))],
-        "local_time_step_ns, smallest": [float(step.min()) if len(step) else 0.0],
+        "local_time_step_ns, smallest": [float(elapsed.min()) if len(elapsed) else 0.0],
         "segment_step, smallest": [float(np.diff(rows.segment).min()) if len(rows) > 1 else 0.0],
     }
     limits: list[tuple[float, float | None]] = [
@@ -281,34 +281,34 @@ def _features_batches(dataset: Dataset, params: ContractParams) -> dict[str, _Ba
     bound = params.maximum_feature
     values += [ExpectColumnValuesToBeBetween(column=name, min_value=-bound, max_value=bound) for name in NAMES]
     values.append(ExpectColumnValuesToBeBetween(column="spread", min_value=0, strict_min=True))
-    zs: list[Any] = [ExpectColumnValuesToNotBeNull(column=column) for column in scores]
+    zs: list[Any] = [ExpectColumnValuesToNotBeNull(column=column) for column in standardised]
     zs += [
         ExpectColumnValuesToBeBetween(column=column, min_value=-CLIP, max_value=CLIP)
-        for column, rolling in zip(seen, ROLLING, strict=True)
+        for column, rolling in zip(columns, ROLLING, strict=True)
         if rolling
     ]
-    return {"features": (raw, values), "z-scores": (scores, zs), "labels": (pd.DataFrame(figures), totals)}
+    return {"features": (raw, values), "z-scores": (standardised, zs), "labels": (pd.DataFrame(figures), totals)}
 
 
-def _failure(one: Any, total: int) -> Failure:
-    column = str(one.expectation_config.kwargs["column"])
-    check = str(one.expectation_config.type)
+def _failure(result: Any, total: int) -> Failure:
+    column = str(result.expectation_config.kwargs["column"])
+    check = str(result.expectation_config.type)
     kwargs = {
         key: value
-        for key, value in one.expectation_config.kwargs.items()
+        for key, value in result.expectation_config.kwargs.items()
         if key not in ("batch_id", "column") and value is not None
     }
-    if one.exception_info.get("raised_exception") is True or "unexpected_count" not in one.result:
+    if result.exception_info.get("raised_exception") is True or "unexpected_count" not in result.result:
         return Failure(check=check, column=column, count=total, total=total, examples=("the check could not be run",))
-    rows = one.result.get("partial_unexpected_index_list") or []
-    values = one.result.get("partial_unexpected_list") or []
+    rows = result.result.get("partial_unexpected_index_list") or []
+    values = result.result.get("partial_unexpected_list") or []
     places = [f"row {row} is {value}" for row, value in zip(rows, values, strict=False)] or [
         f"is {value}" for value in values
     ]
     limits = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in kwargs.items())
     examples = (*places[:_EXAMPLES], *([limits] if limits else []))
     return Failure(
-        check=check, column=column, count=int(one.result["unexpected_count"]), total=total, examples=examples
+        check=check, column=column, count=int(result.result["unexpected_count"]), total=total, examples=examples
     )
 
 
@@ -324,9 +324,9 @@ def make_self_contained(folder: Path, batches: Sequence[dict[str, object]]) -> N
         text = path.read_text(encoding="utf-8")
         path.write_text(_FETCHED.sub("", text).replace("</head>", f"{_STYLE}</head>"), encoding="utf-8")
     rows = [
-        {**one, "link": quote(str(pages[str(one["title"])].relative_to(folder)))}
-        for one in batches
-        if str(one["title"]) in pages
+        {**batch, "link": quote(str(pages[str(batch["title"])].relative_to(folder)))}
+        for batch in batches
+        if str(batch["title"]) in pages
     ]
     page = Environment(autoescape=True).from_string(_INDEX).render(batches=rows, style=_STYLE)
     (folder / "index.html").write_text(page, encoding="utf-8")

@@ -65,8 +65,8 @@ def arm(symbol: str, time_ns: int, *, block_s: float, share: float, salt: str) -
 @functools.lru_cache(maxsize=1024)
 def _drawn(symbol: str, block: int, salt: str) -> float:
     """Return a number in [0, 1), uniform over blocks."""
-    words = f"{len(salt)}:{salt}{len(symbol)}:{symbol}{block}".encode()
-    return int.from_bytes(hashlib.blake2b(words, digest_size=6).digest(), "big") / 2**48
+    text = f"{len(salt)}:{salt}{len(symbol)}:{symbol}{block}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=6).digest(), "big") / 2**48
 
 
 def by_draw(first: Answers, second: Answers, symbol: str, params: ShadowParams) -> tuple[Answers, Answers]:
@@ -88,10 +88,10 @@ def by_draw(first: Answers, second: Answers, symbol: str, params: ShadowParams) 
             f"{second.model} {second.version} answered {symbol} in blocks of time that were not drawn for it; give "
             "shadow.share, shadow.arm_s and shadow.salt the values that its clients have, or publish it anew"
         )
-    theirs = _drawn_for_second(first.time_ns, symbol, params)
-    missed = np.flatnonzero(theirs & (first.time_ns >= second.time_ns.min()))
+    for_second = _drawn_for_second(first.time_ns, symbol, params)
+    missed = np.flatnonzero(for_second & (first.time_ns >= second.time_ns.min()))
     unanswered_rows = np.full((len(missed), *second.probabilities.shape[1:]), np.nan, np.float32)
-    return _rows(first, np.flatnonzero(~theirs)), replace(
+    return _rows(first, np.flatnonzero(~for_second)), replace(
         second,
         time_ns=np.concatenate([second.time_ns, first.time_ns[missed]]),
         segment=np.concatenate([second.segment, first.segment[missed] + second.segment.max() + 1]),
@@ -137,11 +137,11 @@ def evaluate_ab(first: Answers, second: Answers, params: ShadowParams, paired: P
         raise GateError("shadow.share is 0: no traffic was split; set the share that the candidate answered")
     if first.horizons_ms != second.horizons_ms:
         raise GateError(f"{second.model} {second.version} has other horizons than {first.model} {first.version}")
-    for one in (first, second):
-        check_order(one)
+    for answers in (first, second):
+        check_order(answers)
     horizons = judged_horizons(first.horizons_ms, paired.longest_ms)
     (loss_first, known_first), (loss_second, known_second) = losses(first, horizons), losses(second, horizons)
-    found = split_blocks(
+    split = split_blocks(
         np.concatenate([loss_first[known_first], loss_second[known_second]]),
         np.concatenate([first.time_ns[known_first], second.time_ns[known_second]]),
         np.repeat([False, True], [int(known_first.sum()), int(known_second.sum())]),
@@ -149,10 +149,10 @@ def evaluate_ab(first: Answers, second: Answers, params: ShadowParams, paired: P
         paired,
     )
     watched_s = _watched_s(np.concatenate([first.time_ns, second.time_ns]), params.arm_s)
-    blocks = Blocks(found.rule, found.differences, found.left_out, watched_s, None)
-    evidence = weigh(found.differences, found.bounds, params.alpha)
+    blocks = Blocks(split.rule, split.differences, split.left_out, watched_s, None)
+    evidence = weigh(split.differences, split.bounds, params.alpha)
     if evidence.blocks:
-        evidence = evidence._replace(mean=found.mean)
+        evidence = evidence._replace(mean=split.mean)
     latencies = first.latency_ns[answered(first)], second.latency_ns[answered(second)]
     few = min(map(len, latencies)) < params.probes
     slow = None
@@ -214,14 +214,14 @@ def split_blocks(
     start = max(1, int(np.searchsorted(block - block[:1], paired.measure_s / params.arm_s))) if len(block) else 0
     if start >= len(block):
         return SplitBlocks(None, residual[:0], residual[:0], 0.0, left_out)
-    seen, judged = residual[1:start], residual[start:]
-    bounds = predictable_bounds(judged, seen, paired.clip)
+    measured, tested = residual[1:start], residual[start:]
+    bounds = predictable_bounds(tested, measured, paired.clip)
     weight = np.where(arms[start:], -1 / params.share, 1 / (1 - params.share))
     return SplitBlocks(
-        rule=BlockRule(params.arm_s, 0.0, seen),
-        differences=np.clip(judged, -bounds, bounds) * weight,
+        rule=BlockRule(params.arm_s, 0.0, measured),
+        differences=np.clip(tested, -bounds, bounds) * weight,
         bounds=bounds * max(1 / params.share, 1 / (1 - params.share)),
-        mean=float((judged * weight).mean()),
+        mean=float((tested * weight).mean()),
         left_out=left_out,
     )
 
@@ -237,13 +237,13 @@ def _blocks(
     """Return the mean losses of complete blocks, who answered them, their numbers, and how many were left out."""
     number, place = np.unique(time_ns // round(arm_s * NS_PER_S), return_inverse=True)
     rows = np.bincount(place, minlength=len(number))
-    theirs = np.bincount(place, candidate.astype(np.float64), len(number))
-    pure = (theirs == 0) | (theirs == rows)
+    by_candidate = np.bincount(place, candidate.astype(np.float64), len(number))
+    pure = (by_candidate == 0) | (by_candidate == rows)
     # The newest block may still get rows.
     complete = np.arange(len(number)) < len(number) - 1
     good = complete & pure & (rows >= least)
     means = np.bincount(place, loss, len(number)) / np.maximum(rows, 1)
-    return means[good], theirs[good] > 0, number[good], int((complete & ~good).sum())
+    return means[good], by_candidate[good] > 0, number[good], int((complete & ~good).sum())
 
 
 def _baseline(means: Float) -> Float:

@@ -19,7 +19,7 @@ from lobsmith.units import NS_PER_MS, NS_PER_S
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
-_STEPS_PER_HORIZON = 4
+_CELLS_PER_HORIZON = 4
 """`correlation_time` averages over cells of a quarter of the horizon it is told."""
 
 
@@ -78,17 +78,17 @@ def paired_blocks(
     """
     segment = _without_pauses(time_ns, segment, params.block_s)
     watched_s = float(_elapsed(time_ns, segment)[-1]) / NS_PER_S if len(values) else 0.0
-    stays = _settled(known, segment)
-    values, known, time_ns, segment = values[stays], known[stays], time_ns[stays], segment[stays]
+    kept = _up_to_last_known(known, segment)
+    values, known, time_ns, segment = values[kept], known[kept], time_ns[kept], segment[kept]
     if not len(values):
         return Blocks(rule, np.empty(0), 0, watched_s, None)
     elapsed = _elapsed(time_ns, segment)
-    now_s = _memory(values[known], time_ns[known], segment[known], horizon_ms, params)
-    judged = np.ones(len(values), bool)
+    now_s = _correlation_time(values[known], time_ns[known], segment[known], horizon_ms, params)
+    tested = np.ones(len(values), bool)
     if rule is None:
         measuring = elapsed < params.measure_s * NS_PER_S
-        judged = ~measuring
-        if not judged.any():
+        tested = ~measuring
+        if not tested.any():
             return Blocks(None, np.empty(0), 0, watched_s, now_s)
         rule = measure(
             values[measuring],
@@ -99,7 +99,7 @@ def paired_blocks(
             params=params,
         )
     differences, left_out = _means(
-        values[judged], known[judged], time_ns[judged], segment[judged], rule.length_s, params.block_rows
+        values[tested], known[tested], time_ns[tested], segment[tested], rule.length_s, params.block_rows
     )
     return Blocks(rule, differences, left_out, watched_s, now_s)
 
@@ -114,19 +114,19 @@ def measure(
     params: PairedParams,
 ) -> BlockRule:
     """Measure how long blocks must be: `block_s`, ten horizons, five correlation times, whichever is longest."""
-    correlation_s = _memory(values[known], time_ns[known], segment[known], horizon_ms, params)
+    correlation_s = _correlation_time(values[known], time_ns[known], segment[known], horizon_ms, params)
     length_s = max(
         params.block_s, params.horizons_per_block * horizon_ms / 1000, params.correlation_times * correlation_s
     )
     return BlockRule(length_s, correlation_s, _means(values, known, time_ns, segment, length_s, params.block_rows)[0])
 
 
-def _memory(values: Float, time_ns: Int, segment: Int, horizon_ms: int, params: PairedParams) -> float:
+def _correlation_time(values: Float, time_ns: Int, segment: Int, horizon_ms: int, params: PairedParams) -> float:
     """Return a correlation time, seconds, looked for on a fine grid and on one as coarse as the blocks allow.
 
     A slow drift under fast noise is too weak to be seen from row to row, and still is what blocks have in common.
     """
-    coarse_ns = int(_STEPS_PER_HORIZON * params.block_s / params.correlation_times * NS_PER_S)
+    coarse_ns = int(_CELLS_PER_HORIZON * params.block_s / params.correlation_times * NS_PER_S)
     grids = {horizon_ms * NS_PER_MS, coarse_ns}
     return max(correlation_time(values, time_ns, segment, horizon_ns=grid) for grid in grids) if len(values) else 0.0
 
@@ -145,23 +145,23 @@ def _starts(segment: Int) -> Int:
     return np.repeat(first, np.diff(np.append(first, len(segment))))
 
 
-def _settled(known: npt.NDArray[np.bool_], segment: Int) -> npt.NDArray[np.bool_]:
+def _up_to_last_known(known: npt.NDArray[np.bool_], segment: Int) -> npt.NDArray[np.bool_]:
     """Tell the rows up to the last known one of their segment: those after it may yet become known."""
     later = np.zeros(len(known), bool)
     if len(known):
         edges = np.append(np.unique(_starts(segment)), len(known))
         for first, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-            found = np.flatnonzero(known[first:end])
-            if len(found):
-                later[first : first + int(found[-1]) + 1] = True
+            positions = np.flatnonzero(known[first:end])
+            if len(positions):
+                later[first : first + int(positions[-1]) + 1] = True
     return later
 
 
 def _elapsed(time_ns: Int, segment: Int) -> Int:
     """Return for each row the time that segments have covered up to it, gaps left out, int64 [N]."""
-    steps = np.diff(time_ns, prepend=time_ns[:1])
-    steps[np.unique(_starts(segment))] = 0
-    return np.asarray(np.cumsum(steps), np.int64)
+    increments = np.diff(time_ns, prepend=time_ns[:1])
+    increments[np.unique(_starts(segment))] = 0
+    return np.asarray(np.cumsum(increments), np.int64)
 
 
 def _means(

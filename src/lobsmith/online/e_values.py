@@ -106,8 +106,8 @@ def weigh(differences: Float, bounds: Float, alpha: float) -> Evidence:
     if not len(differences):
         return Evidence(0, 1.0, 1.0, None, None, None, None)
     level = -math.log(alpha)
-    told = np.isfinite(bounds)
-    d, c = differences[told], bounds[told]
+    bounded = np.isfinite(bounds)
+    d, c = differences[bounded], bounds[bounded]
 
     def bets(m: float) -> Float:
         return np.asarray(np.clip((d - m) / c, -1.0, 1.0), np.float64)

@@ -216,10 +216,10 @@ class LiveVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     def beside_market(self, market: tuple[Verdict, ...]) -> "LiveVerdict":
         """Return the verdict as it is once the market is known: nothing is promoted that has learnt another one."""
-        refused = [one for one in market if not one.passed]
+        refused = [verdict for verdict in market if not verdict.passed]
         if not refused or self.decision != PROMOTE:
             return structs.replace(self, market=market)
-        reasons = "; ".join(f"{one}, {one.evidence.get('reason', 'no reason given')}" for one in refused)
+        reasons = "; ".join(f"{verdict}, {verdict.evidence.get('reason', 'no reason given')}" for verdict in refused)
         reason = f"{self.reason}; but this is not known to be the market that it has learnt: {reasons}"
         return structs.replace(self, decision=WATCH, reason=reason, market=market)
 
@@ -288,7 +288,7 @@ def compare_latency(first_ns: npt.NDArray[np.int64], second_ns: npt.NDArray[np.i
     """Summarise latencies of both; None where one has none."""
     if not len(first_ns) or not len(second_ns):
         return None
-    (a50, a99), (b50, b99) = (np.percentile(one, [50, 99]) / NS_PER_US for one in (first_ns, second_ns))
+    (a50, a99), (b50, b99) = (np.percentile(latencies, [50, 99]) / NS_PER_US for latencies in (first_ns, second_ns))
     return Latency(
         count=min(len(first_ns), len(second_ns)),
         first_p50_us=float(a50),
@@ -298,7 +298,7 @@ def compare_latency(first_ns: npt.NDArray[np.int64], second_ns: npt.NDArray[np.i
     )
 
 
-def in_words(evidence: Evidence) -> str:
+def difference_text(evidence: Evidence) -> str:
     """Return how large the difference is and from how many blocks."""
     if evidence.location is None:
         return f"{evidence.blocks} blocks"

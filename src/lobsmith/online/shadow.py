@@ -10,7 +10,7 @@ from lobsmith.online.evidence import (
     LiveVerdict,
     compare_latency,
     compared_blocks,
-    in_words,
+    difference_text,
     summarise,
     too_slow,
     unanswered,
@@ -88,17 +88,17 @@ def decide(
     over = blocks.watched_s >= params.maximum_s
     missing = ""
     if enough and evidence.worse >= threshold:
-        return REJECT, f"its log-loss is worse: {in_words(evidence)}, e-value {evidence.worse:.3g} of {threshold:g}"
+        return REJECT, f"its log-loss is worse: {difference_text(evidence)}, e-value {evidence.worse:.3g} of {threshold:g}"
     if enough and evidence.better >= threshold:
-        found = f"its log-loss is better: {in_words(evidence)}, e-value {evidence.better:.3g} of {threshold:g}"
+        better = f"its log-loss is better: {difference_text(evidence)}, e-value {evidence.better:.3g} of {threshold:g}"
         if few_probes:
-            missing = f"{found}, but latencies were not compared ({params.probes} probes of each are asked for)"
+            missing = f"{better}, but latencies were not compared ({params.probes} probes of each are asked for)"
         elif evidence.mean is None or evidence.mean <= 0:
             missing = "it is better in most blocks, but a few bad ones make it worse on average"
         else:
-            return PROMOTE, found
+            return PROMOTE, better
     if over:
-        so_far = missing or f"it is no better after {blocks.watched_s:.0f} s: {in_words(evidence)}"
+        so_far = missing or f"it is no better after {blocks.watched_s:.0f} s: {difference_text(evidence)}"
         return REJECT, f"{so_far}; e-value {evidence.better:.3g} of {threshold:g}"
     if missing:
         return WATCH, missing
@@ -108,6 +108,6 @@ def decide(
             f"{params.minimum_blocks} blocks and {params.minimum_s:g} s"
         )
     return WATCH, (
-        f"no evidence yet: {in_words(evidence)}, e-values {evidence.better:.3g} better, {evidence.worse:.3g} worse, "
+        f"no evidence yet: {difference_text(evidence)}, e-values {evidence.better:.3g} better, {evidence.worse:.3g} worse, "
         f"of {threshold:g}"
     )

@@ -12,7 +12,7 @@ from lobsmith.errors import EngineError
 from lobsmith.evaluation.fidelity import fidelity
 from lobsmith.evaluation.stream import stream_predictions
 from lobsmith.features.dataset import load_dataset, training_datasets
-from lobsmith.gates.compression import Compressed, judge
+from lobsmith.gates.compression import Compressed, budget_verdict
 from lobsmith.gates.parity import parity
 from lobsmith.models.split import longest_run
 from lobsmith.models.train import load_network
@@ -99,7 +99,7 @@ def judge_plans(params: Params, directory: Path, summary: Compressed, model: Sta
         return (same,)
     said, reference = (stream_predictions(one, dataset, rows)[0] for one in (model, OnnxModel(place / MODEL)))
     lost = fidelity(dataset, rows, said, reference, params.train.horizon_weights)
-    return same, judge(lost, params.compress, {"engine": params.engine.precision})
+    return same, budget_verdict(lost, params.compress, {"engine": params.engine.precision})
 
 
 def open_engine(directory: Path) -> StatefulModel:

@@ -9,7 +9,7 @@ from msgspec import Struct
 from lobsmith.errors import DataContractError, DataError
 from lobsmith.files import write_atomic
 from lobsmith.gates.data_contract import DataContract, require
-from lobsmith.gates.liquidity import judge, measure
+from lobsmith.gates.liquidity import liquidity_verdicts, measure
 from lobsmith.market.events import concatenate
 from lobsmith.market.store import Store
 from lobsmith.params import Params
@@ -47,7 +47,7 @@ def validate(params: Params, market: Path, directory: Path) -> Validated:
         results[str(instrument)] = contract.check_events(str(instrument), events, account)
         measured.append(measure(instrument, [events]))
     contract.build_data_docs(directory / EVENTS_DOCS)
-    liquidity = judge(measured, params.contract.liquidity)
+    liquidity = liquidity_verdicts(measured, params.contract.liquidity)
     errors: dict[str, DataContractError] = {}
     for name, result in results.items():
         try:

@@ -1,4 +1,4 @@
-"""Our pages: one HTML file each, nothing fetched, one style."""
+"""Renders the project's HTML pages: one file each, nothing fetched, one style."""
 
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -13,9 +13,9 @@ def render(package: str, template: str, filters: Sequence[Callable[..., Any]], *
 
     Args:
         package: where the template lies.
-        template: its file; `{{ style }}` stands for the style that all pages share.
-        filters: known to the template by their own names.
-        values: known to the template.
+        template: its file; `{{ style }}` stands for the shared style.
+        filters: available to the template under their own names.
+        values: available to the template.
     """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True

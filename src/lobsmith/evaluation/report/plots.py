@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lobsmith.evaluation.report.svg import ACCENT, BAD, DOWN, GOOD, INK, MUTED, PAPER, STILL, UP, svg
-from lobsmith.evaluation.report.words import BETTER, FEW_BLOCKS, NO_DIFFERENT, WORSE, judge, number
+from lobsmith.evaluation.report.words import BETTER, FEW_BLOCKS, NO_DIFFERENT, WORSE, outcome, number
 from lobsmith.evaluation.results import DIRECTIONS, MODEL, AtConfidence, Calibration, Comparison
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def plot_differences(name: str, comparisons: Sequence[Comparison]) -> Markup:
 
 
 def _difference(axes: Axes, y: int, one: Comparison, limit: float) -> None:
-    answer, value = judge(one.difference), one.difference.value
+    answer, value = outcome(one.difference), one.difference.value
     colour = _BY_JUDGEMENT[answer]
     axes.plot([one.difference.low, one.difference.high], [y, y], color=colour, linewidth=2)
     if abs(value) > limit:
@@ -133,7 +133,7 @@ def plot_attention(weights: Sequence[float]) -> Markup:
 
 
 def plot_training(history: Sequence["Epoch"]) -> Markup:
-    """Draw the losses by epoch, and the epoch that was kept: the best on validation rows."""
+    """Draw the losses by epoch, and the epoch that was kept."""
     if not history:
         return Markup("")
     epochs = [one.epoch for one in history]

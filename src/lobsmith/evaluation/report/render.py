@@ -1,4 +1,4 @@
-"""The evaluation report: one HTML page without outside references, for a decision on a promotion."""
+"""The evaluation report: one HTML page without outside references."""
 
 import math
 from collections.abc import Sequence
@@ -50,10 +50,10 @@ _FILTERS = (
     words.horizon,
     words.share_name,
     words.moment,
-    words.judge,
+    words.outcome,
     words.evidence,
     words.calibrated,
-    words.calibration_words,
+    words.calibration_text,
     words.skill,
 )
 
@@ -69,7 +69,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of one horizon."""
+    """The page's figures of one horizon."""
 
     name: str
     model: HorizonMetrics | None
@@ -88,15 +88,15 @@ class Section:
 
     @property
     def summary(self) -> str:
-        """How many rivals the model beats, does not differ from, and loses to."""
-        answers = [words.judge(one.difference) for one in self.comparisons]
+        """How many baselines the model beats, does not differ from, and loses to."""
+        answers = [words.outcome(one.difference) for one in self.comparisons]
         parts = ((words.BETTER, "better than"), (words.NO_DIFFERENT, "no different from"), (words.WORSE, "worse than"))
         told = [f"{text} {answers.count(answer)}" for answer, text in parts if answer in answers]
         rivals = "rival" if len(answers) == 1 else "rivals"
         return f"{', '.join(told)} of {len(answers)} {rivals}" if told else "not known against any rival"
 
     def difference(self, predictor: str) -> Interval | None:
-        """Return the model's log-loss less that of a predictor; none of the model itself."""
+        """Return the model's log-loss less that of a predictor; None for the model itself."""
         return next((one.difference for one in self.comparisons if one.against == predictor), None)
 
 
@@ -104,7 +104,7 @@ def render_report(evaluation: Evaluation, history: Sequence["Epoch"]) -> str:
     """Return the page, the same for the same figures.
 
     Args:
-        evaluation: what was found on the held-out rows.
+        evaluation: the figures on the held-out rows.
         history: the epochs of the training.
     """
     horizons = _horizons(evaluation)

@@ -1,4 +1,4 @@
-"""Drawings for our pages: SVG whose colours are the page's, so that they follow its light or dark scheme."""
+"""Drawings for pages: SVG in the page's colours, which follow its light or dark scheme."""
 
 import io
 import re
@@ -41,11 +41,11 @@ _WIDTH = 4.8
 
 
 def svg(name: str, words: str, height: float, draw: Callable[[Figure], None]) -> Markup:
-    """Return a drawing as markup that stands in a page among others: same bytes for same figures, its ids its own.
+    """Return a drawing as markup with its own ids: same bytes for same figures.
 
     Args:
         name: unlike that of any other drawing on the page.
-        words: what is read aloud in its place.
+        words: the text alternative of the drawing.
         height: inches.
         draw: puts the drawing on the figure.
     """

@@ -1,4 +1,4 @@
-"""How the evaluation page words figures: numbers, intervals, and the judgements that intervals decide."""
+"""Texts of the evaluation page: numbers, intervals, and the outcomes that intervals decide."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from lobsmith.verdict import Verdict
 DASH = "—"
 BETTER, NO_DIFFERENT, WORSE, NOT_KNOWN = "better", "no different", "worse", "not known"
 FEW_BLOCKS = 50
-"""Of fewer independent blocks a share says little: half of 50 is known to within 14 points at best."""
+"""Independent blocks below which a share is rough: half of 50 is known to within 14 points at best."""
 
 _LONGEST_EVIDENCE = 160
 
@@ -71,7 +71,7 @@ def horizon(milliseconds: int) -> str:
 
 
 def share_name(key: str) -> str:
-    """Return what a set of class shares belongs to: a horizon, or what the evaluation calls it."""
+    """Return what a set of class shares belongs to: a horizon, or the evaluation's own key."""
     return horizon(int(key)) if key.isascii() and key.isdigit() else key
 
 
@@ -80,8 +80,8 @@ def moment(nanoseconds: int) -> str:
     return datetime.fromtimestamp(nanoseconds // NS_PER_S, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def judge(difference: Interval) -> str:
-    """Return whether the model is better or worse than a rival: only where the interval leaves out zero."""
+def outcome(difference: Interval) -> str:
+    """Return whether the model is better or worse than a baseline: only where the interval leaves out zero."""
     if math.isnan(difference.low) or math.isnan(difference.high):
         return NOT_KNOWN
     if difference.high < 0:
@@ -90,7 +90,7 @@ def judge(difference: Interval) -> str:
 
 
 def decision(verdicts: Iterable[Verdict]) -> str:
-    """Return what the gates say together."""
+    """Return the outcome of all gates together."""
     asked = list(verdicts)
     refused = [one.gate for one in asked if not one.passed]
     if not asked:
@@ -113,14 +113,14 @@ def _plain(value: Any) -> str:
 
 
 def calibrated(one: Calibration) -> str:
-    """Return whether a calibration error is within what perfect probabilities would show."""
+    """Return whether a calibration error is within that of perfect probabilities."""
     if math.isnan(one.ece) or math.isnan(one.floor_95):
         return NOT_KNOWN
     return "within" if one.ece <= one.floor_95 else "above"
 
 
-def calibration_words(one: Calibration) -> str:
-    """Return the calibration error beside what perfect probabilities would show."""
+def calibration_text(one: Calibration) -> str:
+    """Return the calibration error beside that of perfect probabilities."""
     ece, floor, floor_95 = (number(value, 3) for value in (one.ece, one.floor, one.floor_95))
     return f"{ece}, floor {floor}, 95th percentile {floor_95}: {calibrated(one)}"
 
