@@ -104,7 +104,7 @@ def test_contents_lead_to_sections_and_no_id_comes_twice(source: str, page: Page
         assert target in ids
 
 
-def test_every_table_scrolls_and_every_drawing_has_words(page: Page) -> None:
+def test_every_table_scrolls_and_every_drawing_has_a_text(page: Page) -> None:
     regions = [one for one in page.all("div") if one.get("class") == "scroll"]
     assert len(regions) == len(page.all("table")) > 4 * 3
     assert len(page.all("svg")) == 3 * len(HORIZONS) + 2
@@ -177,15 +177,15 @@ def test_empty_lists_are_sentences() -> None:
     assert page.all("table") == []
     assert page.all("svg") == []
     for sentence in (
-        "No gate was asked.",
+        "No gate was evaluated.",
         "No horizon was evaluated.",
-        "No predictor was scored.",
+        "No predictor was measured.",
         "compared with no other predictor",
         "Calibration was not measured.",
         "Precision by confidence was not measured.",
         "No confusion was counted.",
         "effect after fees and spread was not measured",
-        "has no other outputs",
+        "has no auxiliary outputs",
         "shows no attention weights",
         "dependence of rows was not measured",
         "No training was recorded.",
@@ -199,10 +199,10 @@ def test_the_interval_decides_the_headline(answer: str) -> None:
     model = next(one for one in plain.scores if one.predictor == MODEL)
     only = ev.Comparison(against="logistic", horizon_ms=model.horizon_ms, difference=Interval(*INTERVALS[answer]))
     one = replace(plain, scores=[replace(model, log_loss=Interval(0.652, 0.64, 0.664))], comparisons=[only])
-    headline = Page(render_report(one, [])).text.partition("tell the two apart.")[2]
+    headline = Page(render_report(one, [])).text.partition("distinguish the two.")[2]
     assert "Log-loss 0.6520 [0.6400, 0.6640]" in headline
     assert f"logistic {words.interval(only.difference, signed=True)}: {answer} ." in headline
-    assert f"{answer} {'from' if answer == 'no different' else 'than'} 1 of 1 rival." in headline
+    assert f"{answer} {'from' if answer == 'no different' else 'than'} 1 of 1 baseline." in headline
 
 
 @pytest.mark.parametrize(
@@ -213,15 +213,13 @@ def test_only_an_interval_without_zero_judges(low: float, high: float, answer: s
     assert words.outcome(Interval((low + high) / 2, low, high)) == answer
 
 
-def test_calibration_in_words() -> None:
+def test_calibration_text() -> None:
     one = ev.Calibration(predictor=MODEL, horizon_ms=50, ece=0.031, floor=0.028, floor_95=0.036, points=[])
     assert words.calibration_text(one) == "0.031, floor 0.028, 95th percentile 0.036: within"
-    assert words.calibration_text(replace(one, ece=0.05)).startswith(
-        "0.050, floor 0.028, 95th percentile 0.036: above"
-    )
+    assert words.calibration_text(replace(one, ece=0.05)).startswith("0.050, floor 0.028, 95th percentile 0.036: above")
 
 
-def test_few_blocks_are_told_by_direction(page: Page) -> None:
+def test_few_blocks_are_named_by_direction(page: Page) -> None:
     level = next(one for one in realistic().confidence if one.direction == "down")
     levels = [replace(level, confidence=0.5, blocks=50), replace(level, confidence=0.9, blocks=12)]
     assert words.few_blocks("down", levels) == "Down: too few independent blocks to judge at 0.90 (12)."
@@ -235,8 +233,8 @@ def test_few_blocks_are_told_by_direction(page: Page) -> None:
 def test_net_effects_are_judged_by_their_intervals() -> None:
     effect = realistic().effects[0]
     effects = [replace(effect, net_bps=Interval(0, low, high)) for low, high in ((0.1, 0.3), (-0.1, 0.2), (-0.3, 0))]
-    told = "1 s: net of fees and spread, the interval lies above zero at 1 of 3 confidences, below zero at none."
-    assert words.earnings("1 s", effects) == told
+    text = "1 s: net of fees and spread, the interval lies above zero at 1 of 3 confidences, below zero at none."
+    assert words.earnings("1 s", effects) == text
 
 
 def test_verdicts_come_first(page: Page) -> None:

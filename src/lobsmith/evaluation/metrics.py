@@ -101,7 +101,7 @@ def expected_calibration_error(p: Floats, y: Ints, bins: int = BINS) -> float:
     """Return the mean over rows of |probability - hit rate| of their bin (Naeini, Cooper & Hauskrecht 2015)."""
     points = reliability(p, y, bins)
     rows = sum(point.rows for point in points)
-    return sum(point.rows * abs(point.said - point.came_true) for point in points) / max(rows, 1)
+    return sum(point.rows * abs(point.predicted - point.came_true) for point in points) / max(rows, 1)
 
 
 def measure_heads(

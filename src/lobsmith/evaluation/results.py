@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from lobsmith.market.instrument import Instrument
 from lobsmith.verdict import Verdict
@@ -55,7 +55,7 @@ class Comparison(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class ReliabilityPoint(Struct, frozen=True, forbid_unknown_fields=True):
     """A bin of the reliability diagram: mean probability of the likeliest class, share that came true."""
 
-    said: float
+    predicted: float = field(name="said")
     came_true: float
     rows: int
 

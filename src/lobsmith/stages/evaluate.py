@@ -154,7 +154,7 @@ def attention_by_age(network: Network, rows: npt.NDArray[np.float32]) -> list[fl
 
 def _write_plots(directory: Path, trained: Trained, result: Evaluation) -> None:
     points = [
-        {"horizon_ms": one.horizon_ms, "said": point.said, "came_true": point.came_true, "rows": point.rows}
+        {"horizon_ms": one.horizon_ms, "said": point.predicted, "came_true": point.came_true, "rows": point.rows}
         for one in result.calibration
         if one.predictor == MODEL
         for point in one.points

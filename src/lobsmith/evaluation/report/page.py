@@ -20,7 +20,7 @@ def render(package: str, template: str, filters: Sequence[Callable[..., Any]], *
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters.update({one.__name__: one for one in filters})
+    environment.filters.update({function.__name__: function for function in filters})
     source = files(package).joinpath(template).read_text(encoding="utf-8")
     style = Markup(files("lobsmith.evaluation.report").joinpath("page.css").read_text(encoding="utf-8"))  # noqa: S704 - ours
     return environment.from_string(source).render(style=style, **values)
