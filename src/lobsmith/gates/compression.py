@@ -1,4 +1,4 @@
-"""The compression gate: which candidate is served, and whether it loses more than the budget allows."""
+"""The compression gate: which candidate is served, and whether its losses are within the budget."""
 
 from collections.abc import Sequence
 
@@ -12,16 +12,15 @@ from lobsmith.verdict import Verdict
 
 GATE = "compression"
 SERVED, SLOWER, COSTLY, VETOED, REFUSED = "served", "no faster", "loses too much", "vetoed", "refused"
-"""What becomes of a candidate; a faster one that was not the fastest has an empty outcome."""
+"""Outcomes of a candidate; that of a faster one that was not the fastest is empty."""
 
 
 class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A row of the table of candidates.
 
-    `delta_log_loss` (a share: 0.005 is half a percent worse), `delta_mcc` and `agreement` are of the held-out test
-    rows; the choice goes by the same figures of the validation rows. Times are of the use that the parameters name;
-    `timings` has all uses. `outcome` says in a word why a candidate is served or not; what may not be served has its
-    reason in `refused`, and what could not be made no figures.
+    `delta_log_loss` (a share: 0.005 is half a percent worse), `delta_mcc` and `agreement` are of the test rows; the
+    choice goes by the validation rows. Times are of the use that the parameters name, `timings` of all uses. `refused`
+    is the reason why a candidate may not be served; a candidate that could not be made has no figures.
     """
 
     name: str
@@ -45,7 +44,7 @@ class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Compressed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the stage found out: the table, and of the chosen candidate what a version's manifest says.
+    """Summary of the compress stage: the table, and the manifest's figures of the chosen candidate.
 
     `network` is the folder of its weights, relative to the run's; `weights_sha256` is of the network as trained.
     """
@@ -67,14 +66,14 @@ class Compressed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def choose(rows: Sequence[Row], settings: CompressParams) -> list[Row]:
-    """Mark what becomes of each candidate: the fastest inside the budget is served; the first is the network itself.
+    """Mark the outcome of each candidate: the fastest inside the budget is served; the first is the network itself.
 
-    What is chosen by validation rows cannot be tuned to the test rows: those only have a veto, and where they use it
-    the network itself is served. A speed-up counts where its interval leaves out 1. A name in the parameters is taken
-    whatever its speed and losses, so that a version can be made again: times differ, files do not.
+    The validation rows choose, the test rows only have a veto, after which the network itself is served. A speed-up
+    counts where its interval leaves out 1. A candidate named in the parameters is taken whatever its speed and losses,
+    so that a version can be reproduced.
 
     Raises:
-        TrainingError: the network itself is refused, or the parameters name a candidate that there is not.
+        TrainingError: the network itself is refused, or the parameters name an unknown candidate.
     """
     if rows[0].refused:
         raise TrainingError(f"the network itself cannot be served: {rows[0].refused}; train it again")
@@ -108,15 +107,14 @@ def _outcome(row: Row, settings: CompressParams) -> str:
 
 
 def within_budget(lost: Fidelity, settings: CompressParams) -> bool:
-    """Tell whether the upper end of the rise of the log-loss, and the agreement, are what the parameters allow."""
+    """Return whether the upper end of the rise of the log-loss, and the agreement, are within the parameters."""
     return lost.delta_log_loss.high <= settings.log_loss and lost.agreement.value >= settings.agreement
 
 
 def compression(summary: Compressed, settings: CompressParams) -> Verdict:
-    """Hold what the served candidate loses on the test rows against the budget.
+    """Return the verdict on the served candidate's losses on the test rows.
 
-    It refuses a candidate that the parameters name. One that was chosen has passed the test rows' veto already, or is
-    the network itself: the verdict then records the figures.
+    It refuses a candidate that the parameters name; any other has passed the test rows' veto or is the network itself.
     """
     row = summary.chosen
     evidence = {"candidate": row.name, "use": summary.use, "least_agreement": settings.agreement}
@@ -126,7 +124,7 @@ def compression(summary: Compressed, settings: CompressParams) -> Verdict:
 
 
 def budget_verdict(lost: Fidelity, settings: CompressParams, evidence: dict[str, object]) -> Verdict:
-    """Return a verdict on losses; its value is the rise of the log-loss as a share, at its interval's upper end."""
+    """Return a verdict on losses; its value is the rise of the log-loss as a share, upper end of its interval."""
     return Verdict(
         gate=GATE,
         passed=within_budget(lost, settings),

@@ -1,4 +1,4 @@
-"""The data contract: what events and features must look like before training, and its Data Docs pages."""
+"""The data contract: expectations of events and features before training, and its Data Docs pages."""
 
 import re
 import shutil
@@ -38,11 +38,11 @@ from lobsmith.verdict import Verdict
 
 _EXAMPLES = 3
 _SHOWN = 5
-"""Failures that an error spells out; the Data Docs have all of them."""
+"""Failures in an error; the Data Docs have all of them."""
 _LOCK_S = 60.0
 _HOUR_S = 3600.0
 _Batch = tuple[pd.DataFrame, list[Any]]
-"""Rows, and what is expected of them."""
+"""Rows, and their expectations."""
 _FETCHED = re.compile(r"<(script|link)\b[^>]*(?:src|href)=\"https?://[^>]*>(?:</script>)?|<img\b[^>]*https?://[^>]*>")
 _STYLE = "<style>body{font-family:sans-serif;margin:2em;max-width:70em}td,th{padding:.2em .8em;text-align:left}</style>"
 _INDEX = """<!doctype html>
@@ -60,7 +60,7 @@ _INDEX = """<!doctype html>
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """One expectation that does not hold."""
+    """An expectation that does not hold."""
 
     check: str
     column: str
@@ -75,10 +75,10 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 
 class ContractResult(Struct, frozen=True, kw_only=True):
-    """What became of one batch: all failures, and the same as a verdict."""
+    """All failures of one batch, and the same as a verdict."""
 
     name: str
-    """Instrument and what was checked."""
+    """Instrument and kind."""
     kind: str
     """`events` or `features`."""
     checks: int
@@ -86,7 +86,7 @@ class ContractResult(Struct, frozen=True, kw_only=True):
 
     @property
     def verdict(self) -> Verdict:
-        """The same as a verdict: the share of expectations that hold must be 1."""
+        """The verdict: the share of expectations that hold must be 1."""
         held = 1.0 - len(self.failures) / self.checks
         evidence = {"batch": self.name, "failures": [str(failure) for failure in self.failures]}
         return Verdict(
@@ -108,7 +108,7 @@ def require(result: ContractResult) -> ContractResult:
 
 
 class DataContract:
-    """The contract of one run: what it has checked, and the pages that show it."""
+    """The contract of one run: its batches, and the pages that show them."""
 
     def __init__(self, params: ContractParams) -> None:
         self._params = params
@@ -122,17 +122,17 @@ class DataContract:
         self._batches: list[dict[str, object]] = []
 
     def check_events(self, name: str, events: Events, account: Accounting) -> ContractResult:
-        """Hold an instrument's events, and the account of their ingest, against the contract.
+        """Check an instrument's events, and the account of their ingest.
 
         Args:
             name: the instrument's name.
             events: all of its events.
-            account: what became of its records.
+            account: counts of its kept and quarantined records.
         """
         return self._run(name, "events", _events_batches(events, account, self._params))
 
     def check_features(self, dataset: Dataset) -> ContractResult:
-        """Hold an instrument's feature rows and labels against the contract."""
+        """Check an instrument's feature rows and labels."""
         return self._run(str(dataset.instrument), "features", _features_batches(dataset, self._params))
 
     def _run(self, instrument: str, kind: str, batches: "dict[str, _Batch]") -> ContractResult:
@@ -163,10 +163,10 @@ class DataContract:
         return ContractResult(name=name, kind=kind, checks=checks, failures=tuple(failures))
 
     def build_data_docs(self, directory: Path) -> Path:
-        """Build the pages of all that was checked, and put them in a folder's place once they are whole.
+        """Build the pages of all batches, and replace a folder by them once they are complete.
 
         Returns:
-            The index page, to be opened in a browser.
+            The index page.
         """
         directory.parent.mkdir(parents=True, exist_ok=True)
         private = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
@@ -313,10 +313,10 @@ def _failure(result: Any, total: int) -> Failure:
 
 
 def make_self_contained(folder: Path, batches: Sequence[dict[str, object]]) -> None:
-    """Strip what pages would fetch, and write the index.
+    """Remove what pages would fetch, and write the index.
 
     Args:
-        folder: a site that Great Expectations has built.
+        folder: a site built by Great Expectations.
         batches: title, passed, held, checks and failures of each.
     """
     pages = {path.parents[2].name: path for path in folder.glob("validations/*/*/*/*.html")}

@@ -1,4 +1,4 @@
-"""The liquidity contract: whether a symbol trades enough, and closely enough, to be traded."""
+"""The liquidity contract: whether a symbol has the volume and the spread to be traded."""
 
 import re
 from collections.abc import Iterable
@@ -18,11 +18,11 @@ _COINM_OTHER_USD = 10.0
 
 
 class Liquidity(Struct, frozen=True, kw_only=True):
-    """What an instrument's events say of its liquidity."""
+    """Liquidity of an instrument's events."""
 
     instrument: Instrument
     seconds: float
-    """Time inside segments: what the volume is scaled up from."""
+    """Time inside segments, from which the volume is scaled up."""
     volume: float
     """Sum of trade sizes over that time, in the venue's units."""
     mid: float
@@ -32,7 +32,7 @@ class Liquidity(Struct, frozen=True, kw_only=True):
 
 
 def measure(instrument: Instrument, parts: Iterable[Events]) -> Liquidity:
-    """Measure an instrument's events; a touch counts for as long as it stands, gaps do not count."""
+    """Measure an instrument's events; a best bid and ask count for as long as they stand, gaps do not count."""
     volume = seconds = mids = spreads = 0.0
     bid = ask = 0
     since = 0
@@ -69,12 +69,12 @@ def measure(instrument: Instrument, parts: Iterable[Events]) -> Liquidity:
 
 
 def is_btc(instrument: Instrument) -> bool:
-    """Tell whether an instrument's base is bitcoin; the simulator's is."""
+    """Return whether an instrument's base is bitcoin; the simulator's is."""
     return instrument.venue == "simulator" or re.match(r"(BTC|XBT)", instrument.symbol) is not None
 
 
 def daily_volume_btc(liquidity: Liquidity, btc_price: float) -> float | None:
-    """Return the volume of 24 hours in bitcoin, scaled up from what was seen; None where no price of bitcoin is known.
+    """Return the volume of 24 hours in bitcoin, scaled up; None where no price of bitcoin is known.
 
     COIN-M contracts are worth 100 USD for bitcoin, 10 USD for others; everything else is in units of its base.
     """

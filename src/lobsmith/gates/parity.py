@@ -1,4 +1,4 @@
-"""Is the exported file, or the engine, the trained network?"""
+"""Parity gate: does the exported file, or the engine, compute the trained network?"""
 
 from pathlib import Path
 
@@ -12,20 +12,20 @@ from lobsmith.verdict import Verdict
 
 _ROWS = 1000
 _CHUNK = 256
-"""What a request may carry, and an engine is built for."""
+"""Most rows of a request, and of an engine's chunk."""
 
 
 def parity(
     network: Network, model: StatefulModel, rows: Float, threshold: float, *, step: Path | None = None
 ) -> Verdict:
-    """Compare PyTorch with ONNX Runtime on real rows: many at once, one by one, and as a batch of two streams.
+    """Compare PyTorch with ONNX Runtime on real rows: in chunks, row by row, and as a batch of two streams.
 
     Args:
         network: the trained network.
         model: its exported file, or an engine of it.
         rows: float32 [N, F]; up to 1000 of them are used.
         threshold: largest difference in any output, as a share of it where it is above 1.
-        step: the file for one row of one stream, where there is one; it is compared too.
+        step: the file for one row of one stream, compared too; None without one.
     """
     rows = rows[:_ROWS]
     expected = _torch(network, rows)

@@ -1,15 +1,14 @@
-"""A/B test: a share of the blocks of time is answered by the candidate, the rest by production.
+"""A/B test: the candidate answers a share of the blocks of time, production the rest.
 
-Which version answers a block is drawn by a hash, independently of the market. With the share s, a block's loss l and a
-baseline b that is known before the block, the difference
+A hash draws the version of a block, independently of the market. With the share s, a block's loss l and a baseline b
+that is known before the block, the difference
 
     D = -(l - b) / s        where the candidate answered,
     D = (l - b) / (1 - s)   where production did,
 
 has the mean of production's less the candidate's loss, whatever b (inverse probability weighting; Horvitz & Thompson
-1952), and the closer b is to l, the smaller is its variance. l - b is clipped before it is weighted. So two equal
-versions give differences of mean 0 given all before, by the draw alone: how losses depend on each other in time does
-not matter.
+1952); its variance is smaller the closer b is to l. l - b is clipped before it is weighted. Equal versions give
+differences of mean 0 given all before, by the draw alone, however losses depend on each other in time.
 """
 
 import functools
@@ -42,22 +41,23 @@ from lobsmith.units import NS_PER_S
 
 GATE = "split test"
 _MISSED = "answered by production"
-"""The reason of a row that was drawn for the candidate and that it did not answer."""
+"""Reason of a row that was drawn for the candidate and that it did not answer."""
 _BASELINE = 10
-"""Blocks before that the baseline is the mean loss of."""
+"""Blocks before, of which the baseline is the mean loss."""
 
 Float = npt.NDArray[np.float64]
 
 
 def arm(symbol: str, time_ns: int, *, block_s: float, share: float, salt: str) -> bool:
-    """Tell whether the candidate answers a row; the same for all rows of a symbol and block of time, on every machine.
+    """Return whether the candidate answers a row; the same for all rows of a symbol and block of time, on every
+    machine.
 
     Args:
-        symbol: whose row it is.
+        symbol: of the row.
         time_ns: local receive time, UTC.
         block_s: length of the blocks, which begin with the epoch.
         share: of blocks that the candidate answers.
-        salt: another one draws other blocks.
+        salt: another salt draws other blocks.
     """
     return _drawn(symbol, time_ns // round(block_s * NS_PER_S), salt) < share
 
@@ -70,15 +70,16 @@ def _drawn(symbol: str, block: int, salt: str) -> float:
 
 
 def by_draw(first: Answers, second: Answers, symbol: str, params: ShadowParams) -> tuple[Answers, Answers]:
-    """Give rows to the version they were drawn for: those that production had to answer for it, it left unanswered.
+    """Assign rows to the version that they were drawn for; rows that production answered in the candidate's place are
+    unanswered.
 
-    What came before the candidate's first answer, which is when it was there for the first time, is left out.
+    Rows before the candidate's first answer are left out.
 
     Args:
-        first: rows that production was asked about, by clients that split their traffic.
+        first: rows put to production by clients that split their traffic.
         second: rows that the candidate answered, at least one.
-        symbol: whose rows these are.
-        params: what `arm` was given.
+        symbol: of these rows.
+        params: as given to `arm`.
 
     Raises:
         GateError: the candidate answered rows that were not drawn for it.
@@ -120,13 +121,13 @@ def _rows(answers: Answers, rows: npt.NDArray[np.int64]) -> Answers:
 
 
 def evaluate_ab(first: Answers, second: Answers, params: ShadowParams, paired: PairedParams) -> LiveVerdict:
-    """Judge the candidate, `second`, by the blocks that it answered, beside those that production, `first`, answered.
+    """Compare the blocks of the candidate, `second`, with those of production, `first`.
 
-    Blocks in which both have rows are left out. Only rows of one instrument belong into one call.
+    Blocks in which both have rows are left out. All rows are of one instrument.
 
     Args:
-        first: rows that production was drawn for.
-        second: rows that the candidate was drawn for.
+        first: rows drawn for production.
+        second: rows drawn for the candidate.
         params: limits, and the share and length of blocks that `arm` was given.
         paired: how losses are compared; `measure_s` of traffic only set the first baseline and bounds.
 
@@ -178,9 +179,9 @@ class SplitBlocks(NamedTuple):
     """Blocks of split traffic.
 
     Attributes:
-        rule: None while there are too few for a first baseline and bound.
-        differences: float64 [K], weighted, of mean 0 under equal versions; clipped.
-        bounds: float64 [K], what none of them can exceed.
+        rule: None while there are too few blocks for a first baseline and bound.
+        differences: float64 [K], weighted and clipped, of mean 0 under equal versions.
+        bounds: float64 [K], limits of the differences.
         mean: of the differences before they were clipped.
         left_out: blocks with too few rows, or with rows of both.
     """
@@ -234,7 +235,7 @@ def _watched_s(time_ns: npt.NDArray[np.int64], arm_s: float) -> float:
 def _blocks(
     loss: Float, time_ns: npt.NDArray[np.int64], candidate: npt.NDArray[np.bool_], arm_s: float, least: int
 ) -> tuple[Float, npt.NDArray[np.bool_], npt.NDArray[np.int64], int]:
-    """Return the mean losses of complete blocks, who answered them, their numbers, and how many were left out."""
+    """Return complete blocks' mean losses, whether the candidate answered, and numbers; and how many were left out."""
     number, place = np.unique(time_ns // round(arm_s * NS_PER_S), return_inverse=True)
     rows = np.bincount(place, minlength=len(number))
     by_candidate = np.bincount(place, candidate.astype(np.float64), len(number))
@@ -247,7 +248,7 @@ def _blocks(
 
 
 def _baseline(means: Float) -> Float:
-    """Return the mean of up to ten blocks before each, float64 [K]; the first one's is NaN."""
+    """Return the mean of up to ten blocks before each, float64 [K]; the first is NaN."""
     upto = np.concatenate([[0.0], np.cumsum(means)])
     place = np.arange(len(means))
     start = np.maximum(place - _BASELINE, 0)

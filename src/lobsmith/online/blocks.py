@@ -1,9 +1,7 @@
-"""Differences of two versions on the same rows, as means over blocks of time that are long enough to be bet on.
+"""Differences of two versions on the same rows, averaged over blocks of time that hardly depend on each other.
 
-Rows of one block depend on each other, those of different blocks hardly. How long a block must be is measured on the
-first stretch of the rows, which is then not judged: a length chosen after seeing what is bet on would be a choice in
-somebody's favour. All is cut so that later rows change nothing about earlier blocks: whoever looks again sees the same
-blocks and some more. Pieces of a segment that fill no block are left out.
+The block length is measured on the first stretch of the rows, which is not tested. Later rows change nothing about
+earlier blocks. Pieces of a segment shorter than a block are left out.
 """
 
 import math
@@ -20,16 +18,16 @@ Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
 _CELLS_PER_HORIZON = 4
-"""`correlation_time` averages over cells of a quarter of the horizon it is told."""
+"""Cells of the grid of `correlation_time` in a horizon."""
 
 
 class BlockRule(NamedTuple):
-    """How blocks are cut, fixed before any that is bet on was seen.
+    """How blocks are cut, fixed before any tested block.
 
     Attributes:
         length_s: seconds.
-        correlation_s: how long differences stay correlated, as measured; at most a tenth of what it was measured on.
-        measured: float64 [M], differences of the blocks it was measured on; their size sets the first bounds.
+        correlation_s: correlation time of the differences, at most a tenth of the measured stretch.
+        measured: float64 [M], differences of the measured blocks; their size sets the first bounds.
     """
 
     length_s: float
@@ -38,14 +36,14 @@ class BlockRule(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """Blocks that may be bet on.
+    """Blocks to test.
 
     Attributes:
-        rule: None while too little has been seen to measure it.
+        rule: None while there are too few rows to measure it.
         differences: float64 [K], means over the blocks' rows.
         left_out: blocks that had too few rows.
-        watched_s: seconds from the first to the last row of each segment, together, whether judged or not.
-        correlation_s: correlation time measured again on all rows; nothing depends on it.
+        watched_s: seconds from the first to the last row of each segment, together, tested or not.
+        correlation_s: correlation time of all rows; for information.
     """
 
     rule: BlockRule | None
@@ -68,11 +66,11 @@ def paired_blocks(
     """Cut rows into blocks and average the values over each.
 
     Args:
-        values: float64 [N], one for each row; anything where not known.
-        known: bool [N], rows whose labels are known and that both versions have answered.
+        values: float64 [N]; anything where not known.
+        known: bool [N], rows with known labels that both versions have answered.
         time_ns: int64 [N], never decreasing within a segment; segments follow each other.
-        segment: int64 [N]; a pause longer than `block_s` ends one as well.
-        horizon_ms: the longest that is judged.
+        segment: int64 [N]; a pause longer than `block_s` ends a segment as well.
+        horizon_ms: the longest that is compared.
         params: how long blocks must be.
         rule: measured on earlier rows of the same two versions; None measures it on the first `measure_s` seconds.
     """
@@ -122,9 +120,9 @@ def measure(
 
 
 def _correlation_time(values: Float, time_ns: Int, segment: Int, horizon_ms: int, params: PairedParams) -> float:
-    """Return a correlation time, seconds, looked for on a fine grid and on one as coarse as the blocks allow.
+    """Return the larger of the correlation times on a fine grid and on one as coarse as the blocks allow, seconds.
 
-    A slow drift under fast noise is too weak to be seen from row to row, and still is what blocks have in common.
+    The coarse grid shows a slow drift under fast noise.
     """
     coarse_ns = int(_CELLS_PER_HORIZON * params.block_s / params.correlation_times * NS_PER_S)
     grids = {horizon_ms * NS_PER_MS, coarse_ns}
@@ -132,7 +130,7 @@ def _correlation_time(values: Float, time_ns: Int, segment: Int, horizon_ms: int
 
 
 def _without_pauses(time_ns: Int, segment: Int, longest_s: float) -> Int:
-    """Number segments anew, so that one also ends where no row came for so long, int64 [N]."""
+    """Number segments anew, int64 [N]; a pause of more than `longest_s` ends one too."""
     begins = (np.diff(segment, prepend=segment[:1]) != 0) | (
         np.diff(time_ns, prepend=time_ns[:1]) > longest_s * NS_PER_S
     )
@@ -146,7 +144,7 @@ def _starts(segment: Int) -> Int:
 
 
 def _up_to_last_known(known: npt.NDArray[np.bool_], segment: Int) -> npt.NDArray[np.bool_]:
-    """Tell the rows up to the last known one of their segment: those after it may yet become known."""
+    """Mask the rows up to the last known one of their segment, bool [N]: later rows may yet become known."""
     later = np.zeros(len(known), bool)
     if len(known):
         edges = np.append(np.unique(_starts(segment)), len(known))
@@ -158,7 +156,7 @@ def _up_to_last_known(known: npt.NDArray[np.bool_], segment: Int) -> npt.NDArray
 
 
 def _elapsed(time_ns: Int, segment: Int) -> Int:
-    """Return for each row the time that segments have covered up to it, gaps left out, int64 [N]."""
+    """Return the time that segments have covered up to each row, gaps left out, int64 [N]."""
     increments = np.diff(time_ns, prepend=time_ns[:1])
     increments[np.unique(_starts(segment))] = 0
     return np.asarray(np.cumsum(increments), np.int64)
@@ -167,7 +165,7 @@ def _elapsed(time_ns: Int, segment: Int) -> Int:
 def _means(
     values: Float, known: npt.NDArray[np.bool_], time_ns: Int, segment: Int, length_s: float, least: int
 ) -> tuple[Float, int]:
-    """Average known rows over blocks; return the means and how many blocks had fewer than `least` of them."""
+    """Average known rows over blocks; return the means and how many blocks had fewer than `least` rows."""
     if not len(values):
         return np.empty(0), 0
     length_ns = math.ceil(length_s * NS_PER_S)

@@ -1,10 +1,9 @@
-"""Should the active version be taken back?
+"""Rollback gate: should the active version be taken back?
 
-Two ways lead there. A paired test asks, on the same rows, whether the active version is worse than its fallback: a
-change of the market hurts both, a bad model only itself. And limits on the newest rows of the active version act at
-once, without waiting for evidence. A limit that the fallback breaks on the same rows too is the market's or the
-machine's doing, and is an alarm: going back would mend nothing. So a version whose answers take the whole server down
-is not rolled back by its unanswered rows while the fallback is not answered either.
+A paired test asks whether the active version is worse than its fallback on the same rows. Limits on its newest rows act
+at once. A limit that the fallback breaks on the same rows too is only an alarm: its cause is the market or the machine.
+So a version that takes the whole server down is not rolled back by unanswered rows while its fallback is unanswered
+too.
 """
 
 from dataclasses import replace
@@ -33,9 +32,9 @@ from lobsmith.units import NS_PER_MS, NS_PER_S
 
 GATE = "rollback"
 _CONSTANT = 1e-6
-"""Largest spread of a probability, over the fewest rows that say anything, that counts as none."""
+"""Largest spread of a probability, over `rollback.rows` answers, that counts as none."""
 _SUM = 1e-2
-"""How far probabilities may sum up to something else than 1: half precision reaches 1e-3."""
+"""Tolerance of the sum of probabilities: half precision reaches 1e-3."""
 _PROBES = 100
 UNANSWERED, MALFORMED, CONSTANT, SATURATED, SLOW, FLOOR = (
     "unanswered",
@@ -45,7 +44,7 @@ UNANSWERED, MALFORMED, CONSTANT, SATURATED, SLOW, FLOOR = (
     "latency",
     "accuracy",
 )
-"""The limits."""
+"""Names of the limits."""
 
 
 def evaluate_rollback(
@@ -57,16 +56,16 @@ def evaluate_rollback(
     epoch: int = 1,
     rule: BlockRule | None = None,
 ) -> LiveVerdict:
-    """Judge the active version, `second`, beside its fallback, `first`.
+    """Compare the active version, `second`, with its fallback, `first`.
 
     Args:
-        compared: rows that both were asked about, in the order of time, from the beginning of the epoch.
+        compared: rows put to both, in the order of time, from the beginning of the epoch.
         params: limits.
         paired: how losses are compared.
-        alone: all rows of the active version, whose newest are held against the limits: a fallback that is asked about
-            few of them, or no more, must not hide what it does. None takes those of `compared`.
+        alone: all rows of the active version, whose newest are checked against the limits, in case the fallback gets
+            few of them or none. None takes those of `compared`.
         epoch: see `epoch_at`.
-        rule: length of blocks, where the same two versions were compared before; None measures it on the first rows.
+        rule: length of blocks measured before for the same two versions; None measures it on the first rows.
 
     Raises:
         GateError: the answers are not to the same rows, or not in the order of time.
@@ -94,11 +93,10 @@ def evaluate_rollback(
 
 
 def epoch_at(promoted_ns: int, now_ns: int, watch_s: float) -> tuple[int, int]:
-    """Return the epoch that a moment is in, from 1, and when it began, ns UTC.
+    """Return the epoch of a moment, from 1, and when it began, ns UTC.
 
-    A version that was good for long has evidence in its favour that would have to be lost first, so evidence is
-    counted anew in each epoch. Epoch j has alpha / (j (j + 1)) of the probability of a false alarm: together they have
-    alpha, for ever.
+    Evidence is counted anew in each epoch, so that a long good record need not be lost first. Epoch j has alpha / (j (j
+    + 1)) of the probability of a false alarm: together they have alpha, for ever.
     """
     length = round(watch_s * NS_PER_S)
     past = max(now_ns - promoted_ns, 0) // length
@@ -106,7 +104,7 @@ def epoch_at(promoted_ns: int, now_ns: int, watch_s: float) -> tuple[int, int]:
 
 
 def without_fallback(active: Answers) -> Compared:
-    """Return a version's answers beside those of nobody: only the limits on itself can speak."""
+    """Return a version's answers beside an unanswering fallback: only the limits on the version itself apply."""
     unanswering = replace(active, version=0, probabilities=np.full_like(active.probabilities, np.nan), reasons={})
     none = np.empty(0, np.int64)
     return Compared(first=unanswering, second=active, first_probe_ns=none, second_probe_ns=none)
@@ -132,7 +130,7 @@ def _by_losses(evidence: Evidence, threshold: float, params: RollbackParams) -> 
 
 
 def _limits(compared: Compared, active: Answers, params: RollbackParams) -> tuple[list[str], list[str]]:
-    """Return what the active version breaks, and what is only an alarm, in words."""
+    """Return the messages of the limits that the active version breaks, and of alarms."""
     if not len(active.time_ns):
         return [], ["there are no rows: nothing is known of it"]
     until_ns = int(active.time_ns[-1])
@@ -174,7 +172,7 @@ def _newest(answers: Answers, until_ns: int, params: RollbackParams) -> Answers:
 
 
 def _broken_limits(answers: Answers, params: RollbackParams) -> dict[str, str]:
-    """Return the limits that a version breaks by itself, in words."""
+    """Return a message for each limit that a version breaks by itself."""
     broken = {}
     p, answered_rows = answers.probabilities, answered(answers)
     silent = unanswered(answers) or 0.0
@@ -199,7 +197,7 @@ def _broken_limits(answers: Answers, params: RollbackParams) -> dict[str, str]:
 
 
 def _malformed(p: npt.NDArray[np.float32], answered_rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Tell rows that were answered with something else than probabilities; all NaN is no answer."""
+    """Mask the rows answered with something else than probabilities, bool [N]; all NaN is no answer."""
     broken = ~np.isnan(p).all(axis=(1, 2)) & ~answered_rows
     inside = ((p >= 0) & (p <= 1)).all(axis=(1, 2)) & (np.abs(p.sum(axis=2) - 1) <= _SUM).all(axis=1)
     return np.asarray(broken | (answered_rows & ~inside), bool)
@@ -209,13 +207,15 @@ def _p99_ms(latency_ns: npt.NDArray[np.int64]) -> float:
     return float(np.percentile(latency_ns, 99)) / NS_PER_MS
 
 
-def _below_floor(newest: Answers, fallback: Answers, newest_shared: Answers, params: RollbackParams) -> tuple[str | None, bool]:
-    """Return in words that the log-loss at the first horizon is far above what the rows allow, and if it is not alone.
+def _below_floor(
+    newest: Answers, fallback: Answers, newest_shared: Answers, params: RollbackParams
+) -> tuple[str | None, bool]:
+    """Return a message if the log-loss at the first horizon is far above the base rate's, and whether the fallback
+    shares it.
 
-    It is held against the base rate of the very rows, known in hindsight: in any market that much can be had without a
-    model. A base rate of almost nothing, in a market that stands still, counts as `least_base`. It is not alone where
-    it is not as far above the fallback's on the rows that both answered: a market that no model understands. `newest_shared`
-    are its answers to the rows of `fallback`.
+    The base rate is that of the very rows, known in hindsight, at least `least_base`. It is shared where it is not as
+    far above the fallback's on the rows that both answered: a market that no model understands. `newest_shared` are its
+    answers to the rows of `fallback`.
     """
     loss, known = losses(newest, [0])
     if known.sum() < params.rows:
