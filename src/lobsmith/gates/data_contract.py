@@ -112,7 +112,7 @@ class DataContract:
 
     def __init__(self, params: ContractParams) -> None:
         self._params = params
-        # Without the default pages, which would leave a temporary folder behind.
+        # The default pages would leave a temporary folder behind.
         stores = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)
         self._context = gx.get_context(
             mode="ephemeral", project_config=DataContextConfig(store_backend_defaults=stores)

@@ -43,7 +43,7 @@ def parity(
         answers.append(_joined(*OnnxModel(step).predict(rows, chunk=1)[:2]))
         differences["step_graph"] = _largest(answers[-1], expected)
     finite = all(bool(np.isfinite(outputs).all()) for outputs in answers)
-    # Directions of a horizon that never change are no answer, whatever the other horizons say.
+    # A horizon with constant directions fails, whatever the other horizons answer.
     constant = any(bool((np.ptp(outputs[:, :, :CLASSES], axis=0) == 0).all(axis=1).any()) for outputs in answers)
     value = max(differences.values())
     return Verdict(

@@ -171,7 +171,7 @@ def _means(
     length_ns = math.ceil(length_s * NS_PER_S)
     first = _starts(segment)
     within = (time_ns - time_ns[first]) // length_ns
-    # A block counts once its segment reaches beyond its end; a row of the next one says so.
+    # A block is complete once its segment has a row of the next block.
     runs, run = np.unique(first, return_inverse=True)
     complete = np.append(runs[1:], len(values))[run] - 1
     taken = within < within[complete]

@@ -70,7 +70,7 @@ def evaluate_rollback(
     Raises:
         GateError: the answers are not to the same rows, or not in the order of time.
     """
-    # What is bet on is "worse by more than the margin".
+    # The hypothesis that is bet on: worse by more than the margin.
     blocks, counted = compared_blocks(compared, paired, rule, margin=params.margin)
     fallback, active = compared.first, compared.second
     evidence = weigh_blocks(blocks, paired.clip, params.alpha)
@@ -138,7 +138,7 @@ def _limits(compared: Compared, active: Answers, params: RollbackParams) -> tupl
     fallback, newest_shared = (_newest(answers, until_ns, params) for answers in (compared.first, compared.second))
     if len(newest.time_ns) < params.rows:
         if until_ns - int(active.time_ns[0]) < params.window_s * NS_PER_S:
-            # A window has not passed since the version, or the epoch, began: few rows are none too few.
+            # Less than a window since the version, or the epoch, began: few rows are expected.
             return [], []
         return [], [f"only {len(newest.time_ns)} rows in the last {params.window_s:g} s: nothing is known of it"]
     broken_limits = _broken_limits(newest, params)
@@ -146,7 +146,7 @@ def _limits(compared: Compared, active: Answers, params: RollbackParams) -> tupl
     if len(compared.first_probe_ns) >= _PROBES and _p99_ms(compared.first_probe_ns) > params.latency_p99_ms:
         excused[SLOW] = ""
     else:
-        # Its rows are asked in chunks, which says nothing about a single one.
+        # Its rows are requested in chunks; their latencies are not those of single rows.
         excused.pop(SLOW, None)
     floor, shared = _below_floor(newest, fallback, newest_shared, params)
     if floor:

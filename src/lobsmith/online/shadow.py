@@ -111,6 +111,6 @@ def decide(
             f"{params.minimum_blocks} blocks and {params.minimum_s:g} s"
         )
     return WATCH, (
-        f"no evidence yet: {difference_text(evidence)}, e-values {evidence.better:.3g} better, {evidence.worse:.3g} worse, "
-        f"of {threshold:g}"
+        f"no evidence yet: {difference_text(evidence)}, e-values {evidence.better:.3g} better, "
+        f"{evidence.worse:.3g} worse, of {threshold:g}"
     )

@@ -188,7 +188,7 @@ class CompressParams(Section, frozen=True):
     def __post_init__(self) -> None:
         """Refuse precisions without fp32, and duplicates."""
         if "fp32" not in self.precisions:
-            raise ValueError("compress.precisions must have fp32: every other candidate is held against it")
+            raise ValueError("compress.precisions must have fp32: every other candidate is compared with it")
         for name, values in (("pruning", [f"{share:.2%}" for share in self.pruning]), ("precisions", self.precisions)):
             if len(set(values)) != len(values):
                 raise ValueError(f"compress.{name} names one of them twice")
