@@ -61,7 +61,7 @@ def across_days(
             first, last = int(dataset.rows.time[0]), int(dataset.rows.time[-1])
             if first <= other.rows.time[-1] and other.rows.time[0] <= last:
                 raise TrainingError(
-                    f"{dataset.instrument}: the test data overlap in time with the training data of {other.instrument}; "
+                    f"{dataset.instrument}: the test data overlap in time with training data of {other.instrument}; "
                     "two venues move together, so test on other hours"
                 )
         rows = usable_rows(dataset)
