@@ -47,8 +47,8 @@ def child(rows: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "past.jsonl"
         for what, now in (
-            ("first look", new),
-            ("next look", new),
+            ("first check", new),
+            ("next check", new),
             ("a drift", replace(new, raw=new.raw + np.float32(1))),
         ):
             started, processor = time.monotonic(), time.process_time()
@@ -58,7 +58,7 @@ def child(rows: int) -> None:
                 f"{what}: {seconds:.1f} s, {processor:.1f} s of processor, {verdict.finding}, {verdict.past} past pairs"
             )
     print(
-        f"peak memory: {_peak_mib():.0f} MiB, {before:.0f} MiB of it before the first look, {raw.nbytes >> 20} MiB rows"
+        f"peak memory: {_peak_mib():.0f} MiB, {before:.0f} MiB of it before the first check, {raw.nbytes >> 20} MiB rows"
     )
 
 

@@ -33,7 +33,7 @@ MEMORIES = (0.02, 0.2, 1.0, 2.0, 5.0)
 MIXED = "mixed"
 LEVEL = 0.05
 SMALLER_LEVELS = (0.01, 0.0012)
-"""The second is that of `drift.false_alarms_a_day`, for each kind and look."""
+"""The second is that of `drift.false_alarms_a_day`, for each kind and check."""
 WAYS = OURS, NAIVE, EVIDENTLY = "lobsmith", "naive AUC", "Evidently"
 _ONE_SIDED = 1.6448536269514722
 """95th percentile of a standard Gaussian."""

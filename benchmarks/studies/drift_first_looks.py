@@ -38,7 +38,7 @@ MARKETS: dict[str, tuple[float, dict[str, float]]] = {
     "sizes x 8": (60.0, {"order": 8.0, "queue": 8.0}),
 }
 """Mean stay in a regime, s, and factors from the end of the training window on."""
-LOOKS, AFTER_S = 4, 300.0
+CHECKS, AFTER_S = 4, 300.0
 PLAIN = 0.05
 FIRST_SEED = 300
 
@@ -50,7 +50,7 @@ def one_case(task: tuple[str, int, int]) -> dict[str, Any]:
     drift = replace(params.drift, discriminator=replace(params.drift.discriminator, seconds=600))
     regime_s, factors = MARKETS[name]
     market = Dynamics(regime_s=regime_s)
-    end_s = round(learnt_s + AFTER_S + drift.recent_s + LOOKS * drift.look_s)
+    end_s = round(learnt_s + AFTER_S + drift.recent_s + CHECKS * drift.look_s)
     changes = [Change(at_s=learnt_s, dynamics=market.scaled(factors))] if factors else []
     rows = next(iter(freeze([build_dataset(simulate(seed, end_s, market, changes), params)], drift).rows.values()))
     start = int(rows.time_ns[0])
@@ -64,7 +64,7 @@ def one_case(task: tuple[str, int, int]) -> dict[str, Any]:
     learnt = Learnt(training, measured_in_training(training, scaling, drift))
     p_values: list[float | None] = []
     with tempfile.TemporaryDirectory() as folder:
-        for check in range(LOOKS):
+        for check in range(CHECKS):
             now_s = learnt_s + AFTER_S + drift.recent_s + check * drift.look_s
             verdict = check_covariate_drift(
                 training.newest(lengths.reference),
@@ -100,8 +100,8 @@ def measure(seeds: range, jobs: int, output: Path | None, markets: Iterable[str]
 def table(results: list[Any]) -> str:
     """Return alarms as a table in Markdown."""
     level = check_level(load_params(Path("params.yaml")).drift)
-    heads = ("learnt, h", "market", "cases", "first look: not told", f"p <= {PLAIN:g}", f"p <= {level:.2g}")
-    heads += (f"{LOOKS} looks: not told", f"p <= {PLAIN:g}", f"p <= {level:.2g}")
+    heads = ("trained, h", "market", "cases", "first: no verdict", f"p <= {PLAIN:g}", f"p <= {level:.2g}")
+    heads += (f"{CHECKS}: no verdict", f"p <= {PLAIN:g}", f"p <= {level:.2g}")
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for learnt_s in LEARNT_S:
         for name in MARKETS:

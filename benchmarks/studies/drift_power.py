@@ -31,7 +31,7 @@ from lobsmith.units import NS_PER_S
 HISTORY_S = 9 * 3600.0
 CHANGES_AT_S = (0.0, 600.0, 1200.0)  # after the history; a case each
 TRAINED_S = 5130.0  # from the end of the training window to the end of the history
-LOOKS = 4
+CHECKS = 4
 FIRST_SEED = 100
 PLAIN = 0.05
 
@@ -92,21 +92,21 @@ def checks(
     store: Path,
     params: DriftParams,
 ) -> list[dict[str, Any]]:
-    """Check `LOOKS` times after a change."""
+    """Check `CHECKS` times after a change."""
     rows = messages = 0
     results: list[dict[str, Any]] = []
-    for check in range(LOOKS):
+    for check in range(CHECKS):
         now_s = at_s + phase_s + check * params.look_s
         new = market.until(now_s)
         history = joined([history, new.rows], params.every_ms)
         rows, messages = rows + len(new.all_rows), messages + len(new.messages)
         recent = between(history, now_s - params.recent_s, now_s)
         verdict = check_covariate_drift(reference, recent, history, scaling, PastStore(store), params)
-        results.append(seen(verdict) | {"after_s": now_s - at_s, "rows": rows, "messages": messages})
+        results.append(check_figures(verdict) | {"after_s": now_s - at_s, "rows": rows, "messages": messages})
     return results
 
 
-def seen(verdict: DriftVerdict) -> dict[str, Any]:
+def check_figures(verdict: DriftVerdict) -> dict[str, Any]:
     """Return the figures of a verdict for the tables."""
     null = np.array([angle(auc) for auc in verdict.null])
     return {

@@ -169,7 +169,7 @@ def compare(older: Dataset, newer: Dataset | None, params: Params, most: int) ->
 def tables(result: dict[str, Any]) -> str:
     """Return the results as Markdown."""
     lines = [
-        "| learnt | looked at | rows | AUC naive | AUC over blocks | product's windows | short windows: drift "
+        "| trained on | checked | rows | AUC naive | AUC over blocks | product's windows | short windows: drift "
         "| p: median, least | named most often (PSI) | reference score: median, least | blocks above 1 |",
         "|---" * 11 + "|",
     ]
