@@ -57,9 +57,7 @@ def child(rows: int) -> None:
             print(
                 f"{what}: {seconds:.1f} s, {processor:.1f} s of processor, {verdict.finding}, {verdict.past} past pairs"
             )
-    print(
-        f"peak memory: {_peak_mib():.0f} MiB, {before:.0f} MiB of it before the first check, {raw.nbytes >> 20} MiB rows"
-    )
+    print(f"peak memory: {_peak_mib():.0f} MiB, {before:.0f} MiB before the first check, {raw.nbytes >> 20} MiB rows")
 
 
 def _peak_mib() -> float:

@@ -74,21 +74,20 @@ def assess(
     minimum_block_s: float = _MINIMUM_BLOCK_S,
     seed: int = 0,
 ) -> Assessment:
-    """Measure predictions on held-out rows.
-
-    At each horizon all predictors are measured on the same rows: label known, probabilities of every predictor finite.
+    """Measure predictions on held-out rows; at each horizon on rows with a known label and finite probabilities of all
+    predictors.
 
     Args:
         dataset: all rows with their labels.
         rows: int64 [N], rising: the held-out rows.
         predictions: name to probabilities, float32 [N, H, 3]; `MODEL` is one of them.
-        outlook: float32 [N, H, 5], the model's auxiliary outputs (`metrics.OUTPUTS`), moves and volatility in basis
-            points, NaN where missing; None without such heads.
+        outlook: auxiliary outputs (`metrics.OUTPUTS`), float32 [N, H, 5], moves and volatility in basis points, NaN
+            where missing; None without such heads.
         reference: float32 [H, 5], means of the same over the training rows.
-        fees_bps: fee of one side of a trade, basis points; each trade pays it twice.
+        fees_bps: fee of one side of a trade, basis points.
         confidences: least probabilities to report on and to trade at.
         minimum_block_s: least length of the bootstrap's blocks.
-        seed: of the bootstraps and of the labels drawn for the calibration floor.
+        seed: of the bootstraps and of the calibration floor.
 
     Raises:
         DataError: no row can be measured at some horizon.
@@ -242,11 +241,7 @@ def horizon_rows(
 ) -> npt.NDArray[np.int64]:
     """Return the last row received within the horizon of each of `rows`, int64 [N]; -1 where its segment ends before.
 
-    Args:
-        time_ns: int64 [M], of all consecutive rows, never decreasing within a segment.
-        segment: int64 [M].
-        rows: int64 [N], rising indices into them.
-        horizon_ns: the horizon.
+    `time_ns` and `segment`, int64 [M], are of all consecutive rows; `rows`, int64 [N], are rising indices into them.
     """
     edges = np.concatenate([[0], np.flatnonzero(np.diff(segment)) + 1, [len(segment)]])
     result = np.full(len(rows), -1, np.int64)
@@ -279,10 +274,9 @@ def effect(
     open, and where its segment ends before the horizon.
 
     Args:
-        probabilities: float [N, 3] at `rows`; a row of NaN does not trade.
-        rows: int64 [N], rising indices into the following arrays.
-        time_ns: int64 [M], of all consecutive rows.
-        segment: int64 [M].
+        probabilities: float [N, 3] at `rows`; NaN does not trade.
+        rows: int64 [N], rising indices into the arrays of all rows.
+        time_ns, segment: int64 [M].
         mid: int64 [M], twice the mid, ticks.
         spread_bps: float [M], whole spread, basis points.
         horizon_ms: how long a position is held.
@@ -291,8 +285,8 @@ def effect(
         seed: of the bootstrap over trades.
 
     Returns:
-        Means over the trades: `gross_bps` the move of the mid in the direction of the trade, `spread_bps` half the
-        spread at either end, `fees_bps` twice the fee. Without a trade all are 0.
+        Means over the trades, 0 without a trade: `gross_bps` the move of the mid in the trade's direction, `spread_bps`
+        half the spread at either end, `fees_bps` twice the fee.
     """
     horizon_ns = horizon_ms * NS_PER_MS
     down, up = probabilities[:, DOWN], probabilities[:, UP]

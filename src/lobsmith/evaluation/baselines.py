@@ -19,12 +19,7 @@ Float = npt.NDArray[np.float32]
 def base_rate(parts: Sequence[Part], rows: int, *, recent: bool = False) -> Float:
     """Return the training rows' shares of each direction, float32 [N, H, 3], the same for each row.
 
-    One count is added to each, so that none is 0.
-
-    Args:
-        parts: all instruments.
-        rows: N.
-        recent: take the validation rows, which the model's calibration has used.
+    One count is added to each. `recent` takes the validation rows, which the model's calibration has used.
     """
     chosen = [part.split.validation if recent else part.split.train for part in parts]
     labels = np.concatenate([part.dataset.labels[rows_of] for part, rows_of in zip(parts, chosen, strict=True)])
@@ -66,9 +61,9 @@ def rivals(
     """Train each of `evaluation.rivals`, and the model's network with each further seed; predict the held-out rows.
 
     Args:
-        parts: what to train on.
+        parts: training data.
         params: all of `params.yaml`.
-        dataset: where the held-out rows are from.
+        dataset: of the held-out rows.
         rows: int64 [N], rising.
         on_train: called with the name of what is trained next.
 

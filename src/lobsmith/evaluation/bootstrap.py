@@ -1,7 +1,6 @@
 """Intervals of figures whose rows depend on each other: correlation time, blocks, block bootstrap.
 
-Rows come in bursts and their labels overlap, so blocks of time are resampled that are longer than the labels and than
-the correlation of the losses.
+Bursts and overlapping labels correlate rows, so blocks are resampled that are longer than labels and correlation time.
 """
 
 import itertools
@@ -54,21 +53,18 @@ def correlation_time(
     *,
     horizon_ns: int,
 ) -> float:
-    """Measure how long a series stays correlated with itself.
+    """Return how long a series stays correlated with itself, seconds.
 
     Values are averaged in the cells of a grid of `grid_spacing`; the autocorrelation at a lag is over pairs of
     non-empty cells of one segment. The result is the first lag from which on it stays below max(0.05, 2 / sqrt(pairs))
-    for five lags in a row (Politis & White 2004); lags with fewer than 30 pairs are passed over. It is at most a tenth
-    of the segments' total span, and just that where the correlation never stays small.
+    for five lags in a row (Politis & White 2004), passing over lags with fewer than 30 pairs; a tenth of the segments'
+    total span where that is less, or where there is no such lag.
 
     Args:
         values: float [N], a loss for each row, say.
         time_ns: int64 [N], never decreasing within a segment.
-        segment: int64 [N], constant over each gap-free run of rows.
+        segment: int64 [N], constant over each gap-free run.
         horizon_ns: of the labels.
-
-    Returns:
-        Seconds.
     """
     spacing = grid_spacing(horizon_ns)
     runs = _segments(segment)
@@ -108,18 +104,14 @@ def block_length(correlation_s: float, horizon_ns: int, minimum_s: float) -> flo
 
 
 def blocks(time_ns: npt.NDArray[np.int64], segment: npt.NDArray[np.int64], length_s: float) -> npt.NDArray[np.int64]:
-    """Assign rows to consecutive blocks of time.
+    """Assign rows to consecutive blocks of time; return int64 [N], rising from 0 without a hole.
 
-    Each segment is cut into as many equal blocks as can be `length_s` or longer; a shorter segment is one block. Empty
-    blocks are not counted.
+    Each segment is cut into as many equal blocks as can be `length_s` or longer; a shorter segment is one block.
 
     Args:
         time_ns: int64 [N], never decreasing within a segment.
         segment: int64 [N].
         length_s: least length, seconds.
-
-    Returns:
-        int64 [N], rising from 0 without a hole.
     """
     number = np.empty(len(time_ns), np.int64)
     first = 0
@@ -135,10 +127,7 @@ def blocks(time_ns: npt.NDArray[np.int64], segment: npt.NDArray[np.int64], lengt
 def apart(time_ns: npt.NDArray[np.int64], segment: npt.NDArray[np.int64], length_ns: int) -> npt.NDArray[np.int64]:
     """Return indices of the most rows whose windows of `length_ns` do not overlap; each segment's first row is taken.
 
-    Args:
-        time_ns: int64 [N], never decreasing within a segment.
-        segment: int64 [N].
-        length_ns: length of the window that each taken row begins.
+    `time_ns` and `segment` are int64 [N], time never decreasing within a segment.
     """
     taken: list[int] = []
     free, last = 0, None
@@ -161,7 +150,7 @@ def widening(count: int, run: int) -> float:
     """Return the factor by which a percentile interval from few runs of blocks is too narrow.
 
     The variance of M = count / run drawn runs is M / (M - 1) times too small and follows Student's t of M - 1 degrees
-    of freedom; its quantile comes from the expansion about the Gaussian one (Abramowitz & Stegun 26.7.5).
+    of freedom, whose quantile is expanded about the Gaussian one (Abramowitz & Stegun 26.7.5).
     """
     runs = count / min(run, count)
     if runs < 2:
@@ -181,7 +170,7 @@ def widening(count: int, run: int) -> float:
 def bootstrap_sums(
     sums: npt.NDArray[np.float64], *, draws: int = DRAWS, seed: int = 0, run: int | None = None
 ) -> Draws:
-    """Draw as many blocks as there are, with replacement, and add up their sums.
+    """Draw as many blocks as there are, with replacement, and add up their sums, float64 [D, K].
 
     Circular block bootstrap (Politis & Romano 1992): runs of consecutive blocks are drawn together, the first follows
     the last.
@@ -191,9 +180,6 @@ def bootstrap_sums(
         draws: D.
         seed: the same seed and number of blocks draw the same blocks.
         run: consecutive blocks drawn together; None takes `run_length`.
-
-    Returns:
-        float64 [D, K].
     """
     count, columns = sums.shape
     run = run_length(count) if run is None else min(run, count)
@@ -222,15 +208,12 @@ def bootstrap_intervals(
     """Return statistics of sums over all blocks, each with its 95 % interval.
 
     The interval is from the 2.5th to the 97.5th percentile of the draws, each end moved away from the value by
-    `widening`. Statistics of one call share their draws, so that differences are paired. A single block gives an
-    interval of no width.
+    `widening`; a single block gives no width. Statistics of one call share their draws, so that differences are paired.
 
     Args:
         sums: float64 [B, K].
         statistic: from sums [D, K] to S statistics of each draw, [D, S].
-        draws: D.
-        seed: of the draws.
-        run: consecutive blocks drawn together; None takes `run_length`.
+        draws, seed, run: as for `bootstrap_sums`.
     """
     values = statistic(sums.sum(axis=0, keepdims=True))[0]
     drawn = statistic(bootstrap_sums(sums, draws=draws, seed=seed, run=run))

@@ -1,7 +1,7 @@
 """The calibration error that even perfect probabilities show.
 
-Labels of neighbouring rows share most of their horizon, so hits clump and their share in a bin strays further from the
-probability than that of independent rows. The size is found by drawing labels with such clumps from the probabilities.
+Labels of neighbouring rows share most of their horizon, so hits clump, and their share in a bin strays further than
+that of independent rows. Labels drawn from the probabilities with such clumps show how far.
 """
 
 from collections.abc import Sequence
@@ -54,10 +54,9 @@ def calibration_floor(
 ) -> list[Floor]:
     """Draw labels from each predictor's own probabilities and measure their calibration errors.
 
-    Row i has a latent z_i = (W(t_i + h) - W(t_i)) / sqrt(h) with a Brownian motion W: variance 1, and two rows
-    correlate by the share of the horizon that they have in common. Its drawn label is the class at Phi(z_i) of the
-    cumulated probabilities, in the order down, unchanged, up. W is drawn at all times at which a horizon begins or
-    ends.
+    Row i has a latent z_i = (W(t_i + h) - W(t_i)) / sqrt(h) with a Brownian motion W, drawn at all times at which a
+    horizon begins or ends: variance 1, and two rows correlate by the share of the horizon that they have in common. Its
+    label is the class at Phi(z_i) of the cumulated probabilities, in the order down, unchanged, up.
 
     Args:
         predictors: P times float [N, C], all finite; each draw serves all of them.
@@ -65,9 +64,6 @@ def calibration_floor(
         horizon_ns: the horizon.
         draws: how many sets of labels.
         seed: of the draws.
-
-    Returns:
-        P floors.
     """
     tops = [_Top(p) for p in predictors]
     moments, place = np.unique(np.concatenate([time_ns, time_ns + horizon_ns]), return_inverse=True)

@@ -42,13 +42,12 @@ def fidelity(
     *,
     seed: int = 0,
 ) -> Fidelity:
-    """Compare two models' probabilities on rows whose labels are known.
+    """Compare two models' probabilities, float32 [N, H, 3], on rows whose labels are known.
 
     Args:
-        dataset: where the rows are from.
+        dataset: of the rows.
         rows: int64 [N], rising, all usable.
-        candidate: its probabilities, float32 [N, H, 3].
-        reference: the reference's, float32 [N, H, 3].
+        candidate, reference: the probabilities.
         horizon_weights: H of them, not all 0.
         seed: of the block bootstrap; both models share its draws.
     """

@@ -66,9 +66,7 @@ def mcc(counts: npt.ArrayLike) -> npt.NDArray[np.float64]:
 def average_precision(probability: Floats, hit: npt.NDArray[np.bool_]) -> float:
     """Return the area under the precision-recall curve as a sum over ranks; equal probabilities share a rank.
 
-    Args:
-        probability: float [N], higher is likelier.
-        hit: bool [N]; without any hit the result is 0.
+    `probability` is float [N], `hit` bool [N]; without any hit the result is 0.
     """
     if not hit.any():
         return 0.0
@@ -111,17 +109,17 @@ def measure_heads(
     outlook: npt.NDArray[np.float32],
     reference: npt.NDArray[np.float32],
 ) -> list[Head]:
-    """Measure the auxiliary outputs at one horizon; rows without a finite output or a known truth do not count.
+    """Measure the auxiliary outputs at horizon `h`; rows without a finite output or a known truth do not count.
 
     Args:
         dataset: all rows with their targets.
-        rows: int64 [N], those that are measured.
-        h: which horizon.
+        rows: int64 [N].
+        h: index of the horizon.
         outlook: float32 [N, 5], `OUTPUTS`.
         reference: float32 [5], means over the training rows.
 
     Returns:
-        One for each output; `mean` is that of the truth. Without a row all figures are 0.
+        One for each output, `mean` of the truth; without a row all figures are 0.
     """
     targets = dataset.targets
     truths = np.stack(

@@ -1,8 +1,8 @@
 """Walk-forward validation: a network is trained before each of several test spans, purged and embargoed.
 
-After López de Prado, "Advances in Financial Machine Learning", 2018, chapters 7 and 12. The rows of all folds are
-grouped by regime (calm, trending, volatile) and by UTC day; the finished model is tested on the run's other
-instruments. The worst of these groups decides.
+After López de Prado, "Advances in Financial Machine Learning", 2018, chapters 7 and 12. Rows of all folds are grouped
+by regime (calm, trending, volatile) and UTC day; the finished model is tested on other instruments. The worst group
+decides.
 """
 
 from collections.abc import Callable, Sequence
@@ -67,15 +67,10 @@ def folds(dataset: Dataset, params: Params) -> list[Split]:
 
 
 def regime_names(dataset: Dataset, rows: npt.NDArray[np.int64], span_s: float) -> npt.NDArray[np.str_]:
-    """Return the regime of each row, by spans of `span_s` seconds.
+    """Return the regime of each of `rows` (int64 [N], rising), by spans of `span_s` seconds.
 
     A span trends where the mid's net move is at least half of the path of its one-second returns. Of the others, the
     half with the greater realised variance is volatile, the rest calm.
-
-    Args:
-        dataset: where the rows are from.
-        rows: int64 [N], rising.
-        span_s: length of a span, seconds.
     """
     time, mid = dataset.rows.time[rows], dataset.rows.mid[rows].astype(np.float64)
     second = ((time - time[0]) // NS_PER_S).astype(np.int64)
@@ -108,10 +103,10 @@ def walk_forward(
     """Train and test over the folds of the first part's dataset; the verdict is on the worst regime.
 
     Args:
-        parts: what the model was trained on; the first is the instrument that it is for.
+        parts: training data of the model; the first is the instrument that it is for.
         trained: the finished model, tested on other instruments.
         params: all of `params.yaml`.
-        others: datasets of other instruments of the run that the model was not trained on.
+        others: datasets of the run that the model was not trained on.
         on_fold: called with what is trained next.
     """
     settings = params.walk_forward

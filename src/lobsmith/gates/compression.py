@@ -19,8 +19,8 @@ class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A row of the table of candidates.
 
     `delta_log_loss` (a share: 0.005 is half a percent worse), `delta_mcc` and `agreement` are of the test rows; the
-    choice goes by the validation rows. Times are of the use that the parameters name, `timings` of all uses. `refused`
-    is the reason why a candidate may not be served; a candidate that could not be made has no figures.
+    choice goes by the validation rows. Times are of the chosen use, `timings` of all. `refused` says why a candidate
+    may not be served; without a file it has no figures.
     """
 
     name: str
@@ -68,9 +68,8 @@ class Compressed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def choose(rows: Sequence[Row], settings: CompressParams) -> list[Row]:
     """Mark the outcome of each candidate: the fastest inside the budget is served; the first is the network itself.
 
-    The validation rows choose, the test rows only have a veto, after which the network itself is served. A speed-up
-    counts where its interval leaves out 1. A candidate named in the parameters is taken whatever its speed and losses,
-    so that a version can be reproduced.
+    The validation rows choose; the test rows have a veto, after which the network itself is served. A speed-up counts
+    where its interval leaves out 1. A candidate named in the parameters is taken in any case, for reproduction.
 
     Raises:
         TrainingError: the network itself is refused, or the parameters name an unknown candidate.
@@ -114,7 +113,7 @@ def within_budget(lost: Fidelity, settings: CompressParams) -> bool:
 def compression(summary: Compressed, settings: CompressParams) -> Verdict:
     """Return the verdict on the served candidate's losses on the test rows.
 
-    It refuses a candidate that the parameters name; any other has passed the test rows' veto or is the network itself.
+    Only a candidate named in the parameters can fail it.
     """
     row = summary.chosen
     evidence = {"candidate": row.name, "use": summary.use, "least_agreement": settings.agreement}

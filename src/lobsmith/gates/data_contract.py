@@ -122,13 +122,7 @@ class DataContract:
         self._batches: list[dict[str, object]] = []
 
     def check_events(self, name: str, events: Events, account: Accounting) -> ContractResult:
-        """Check an instrument's events, and the account of their ingest.
-
-        Args:
-            name: the instrument's name.
-            events: all of its events.
-            account: counts of its kept and quarantined records.
-        """
+        """Check an instrument's events, and the account of its kept and quarantined records."""
         return self._run(name, "events", _events_batches(events, account, self._params))
 
     def check_features(self, dataset: Dataset) -> ContractResult:
@@ -313,11 +307,9 @@ def _failure(result: Any, total: int) -> Failure:
 
 
 def make_self_contained(folder: Path, batches: Sequence[dict[str, object]]) -> None:
-    """Remove what pages would fetch, and write the index.
+    """Remove what pages of Great Expectations would fetch, and write the index.
 
-    Args:
-        folder: a site built by Great Expectations.
-        batches: title, passed, held, checks and failures of each.
+    `batches` have `title`, `passed`, `held`, `checks` and `failures`.
     """
     pages = {path.parents[2].name: path for path in folder.glob("validations/*/*/*/*.html")}
     for path in folder.rglob("*.html"):

@@ -16,8 +16,8 @@ def judge_feed(known: RawRows, new: RawRows, *, limit: float) -> Verdict:
     """Compare the newest rows of a training window with the rows that the active version was trained on.
 
     A feature is out of bounds where its median lies beyond the 0.1st or 99.9th percentile of the known rows by more
-    than its scale, or where it stands still and did not. The scale is at least a twentieth of the level: a tick, in
-    basis points, varies with the price.
+    than its scale (at least a twentieth of the level: a tick, in basis points, varies with the price), or where it
+    stands still and did not.
 
     Args:
         known: of a valid feed, at least one row.

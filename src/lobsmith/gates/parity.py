@@ -23,9 +23,9 @@ def parity(
     Args:
         network: the trained network.
         model: its exported file, or an engine of it.
-        rows: float32 [N, F]; up to 1000 of them are used.
+        rows: float32 [N, F]; up to 1000 are used.
         threshold: largest difference in any output, as a share of it where it is above 1.
-        step: the file for one row of one stream, compared too; None without one.
+        step: the file for one row of one stream, or None.
     """
     rows = rows[:_ROWS]
     expected = _torch(network, rows)

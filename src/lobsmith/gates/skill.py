@@ -11,9 +11,8 @@ def skill(assessment: Assessment, threshold: float) -> Verdict:
     """Return the verdict on the model's log-loss at the first horizon as a share of the base rate's, upper end of its
     interval.
 
-    The base rate is that of the training rows or of the validation rows, whichever leaves less: where shares drift, a
-    calibration on the newer rows beats the older rate without any skill. Longer horizons are reported only: minutes of
-    data cannot teach them.
+    The base rate is of the training or validation rows, whichever leaves less: with drifting shares a newer rate beats
+    the older without skill. Longer horizons, which minutes of data cannot teach, are reported only.
     """
     horizon = min(metrics.horizon_ms for metrics in assessment.scores)
     losses = {

@@ -1,14 +1,14 @@
 """A/B test: the candidate answers a share of the blocks of time, production the rest.
 
 A hash draws the version of a block, independently of the market. With the share s, a block's loss l and a baseline b
-that is known before the block, the difference
+known before the block, the difference
 
     D = -(l - b) / s        where the candidate answered,
     D = (l - b) / (1 - s)   where production did,
 
 has the mean of production's less the candidate's loss, whatever b (inverse probability weighting; Horvitz & Thompson
-1952); its variance is smaller the closer b is to l. l - b is clipped before it is weighted. Equal versions give
-differences of mean 0 given all before, by the draw alone, however losses depend on each other in time.
+1952); its variance falls with |l - b|, which is clipped before it is weighted. Equal versions give differences of mean
+0 given all before, by the draw alone, however losses depend on each other.
 """
 
 import functools
@@ -57,7 +57,7 @@ def arm(symbol: str, time_ns: int, *, block_s: float, share: float, salt: str) -
         time_ns: local receive time, UTC.
         block_s: length of the blocks, which begin with the epoch.
         share: of blocks that the candidate answers.
-        salt: another salt draws other blocks.
+        salt: seeds the draw.
     """
     return _drawn(symbol, time_ns // round(block_s * NS_PER_S), salt) < share
 
@@ -70,7 +70,7 @@ def _drawn(symbol: str, block: int, salt: str) -> float:
 
 
 def by_draw(first: Answers, second: Answers, symbol: str, params: ShadowParams) -> tuple[Answers, Answers]:
-    """Assign rows to the version that they were drawn for; rows that production answered in the candidate's place are
+    """Assign rows to the version that they were drawn for; rows that production answered for the candidate become
     unanswered.
 
     Rows before the candidate's first answer are left out.
@@ -121,14 +121,13 @@ def _rows(answers: Answers, rows: npt.NDArray[np.int64]) -> Answers:
 
 
 def evaluate_ab(first: Answers, second: Answers, params: ShadowParams, paired: PairedParams) -> LiveVerdict:
-    """Compare the blocks of the candidate, `second`, with those of production, `first`.
+    """Compare the blocks of the candidate, `second`, with those of production, `first`; all rows of one instrument.
 
-    Blocks in which both have rows are left out. All rows are of one instrument.
+    Blocks in which both have rows are left out.
 
     Args:
-        first: rows drawn for production.
-        second: rows drawn for the candidate.
-        params: limits, and the share and length of blocks that `arm` was given.
+        first, second: rows drawn for either.
+        params: limits, and `arm_s` and `share` as given to `arm`.
         paired: how losses are compared; `measure_s` of traffic only set the first baseline and bounds.
 
     Raises:
@@ -179,10 +178,10 @@ class SplitBlocks(NamedTuple):
     """Blocks of split traffic.
 
     Attributes:
-        rule: None while there are too few blocks for a first baseline and bound.
+        rule: None with too few blocks for a first baseline and bound.
         differences: float64 [K], weighted and clipped, of mean 0 under equal versions.
         bounds: float64 [K], limits of the differences.
-        mean: of the differences before they were clipped.
+        mean: of the unclipped differences.
         left_out: blocks with too few rows, or with rows of both.
     """
 
@@ -206,7 +205,7 @@ def split_blocks(
         loss: float64 [N], of the version that the row was drawn for.
         time_ns: int64 [N], in any order.
         candidate: bool [N], whether that was the candidate.
-        params: share and length of blocks.
+        params: `share` and `arm_s`.
         paired: `measure_s`, `block_rows` and `clip`.
     """
     mean, arms, block, left_out = _blocks(loss, time_ns, candidate, params.arm_s, paired.block_rows)

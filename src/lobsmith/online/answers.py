@@ -11,15 +11,15 @@ PRIMING = "priming"
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers of one version to N consecutive rows of one or several sessions, in the order of time within a segment.
+    """Answers of one version to N consecutive rows, in the order of time within a segment.
 
     Attributes:
-        model: the Triton model, `<model>` or `<model>_candidate`.
+        model: `<model>` or `<model>_candidate`.
         version: its version.
-        time_ns: int64 [N], local receive time of each row, UTC.
-        segment: int64 [N], another number for each gap-free run of rows.
-        labels: int8 [N, H], direction at each horizon: 0 down, 1 unchanged, 2 up, -1 unknown (yet).
-        probabilities: float32 [N, H, 3], NaN where the row was not answered.
+        time_ns: int64 [N], local receive time, UTC.
+        segment: int64 [N], another number for each gap-free run.
+        labels: int8 [N, H], 0 down, 1 unchanged, 2 up, -1 unknown (yet).
+        probabilities: float32 [N, H, 3], NaN where unanswered.
         latency_ns: int64 [N], from hand-over to answer.
         reasons: counts of unanswered rows by reason.
         horizons_ms: the H horizons.

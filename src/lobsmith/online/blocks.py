@@ -27,7 +27,7 @@ class BlockRule(NamedTuple):
     Attributes:
         length_s: seconds.
         correlation_s: correlation time of the differences, at most a tenth of the measured stretch.
-        measured: float64 [M], differences of the measured blocks; their size sets the first bounds.
+        measured: float64 [M], differences of the measured blocks, which set the first bounds.
     """
 
     length_s: float
@@ -39,10 +39,10 @@ class Blocks(NamedTuple):
     """Blocks to test.
 
     Attributes:
-        rule: None while there are too few rows to measure it.
+        rule: None with too few rows to measure it.
         differences: float64 [K], means over the blocks' rows.
-        left_out: blocks that had too few rows.
-        watched_s: seconds from the first to the last row of each segment, together, tested or not.
+        left_out: blocks with too few rows.
+        watched_s: seconds covered by segments, tested or not.
         correlation_s: correlation time of all rows; for information.
     """
 
@@ -68,11 +68,11 @@ def paired_blocks(
     Args:
         values: float64 [N]; anything where not known.
         known: bool [N], rows with known labels that both versions have answered.
-        time_ns: int64 [N], never decreasing within a segment; segments follow each other.
+        time_ns: int64 [N], never decreasing within a segment.
         segment: int64 [N]; a pause longer than `block_s` ends a segment as well.
         horizon_ms: the longest that is compared.
         params: how long blocks must be.
-        rule: measured on earlier rows of the same two versions; None measures it on the first `measure_s` seconds.
+        rule: of earlier rows of the same versions; None measures it on the first `measure_s` seconds.
     """
     segment = _without_pauses(time_ns, segment, params.block_s)
     watched_s = float(_elapsed(time_ns, segment)[-1]) / NS_PER_S if len(values) else 0.0

@@ -1,18 +1,17 @@
 """A test by betting: evidence and an interval that stay valid however often they are checked.
 
 A block difference is one number for each block of time, positive where the second version is better. Null hypothesis:
-its mean, given all blocks before it, is at most m. Cut into x = clip((difference - m) / c, -1, 1) with a bound c that
-is known before the block, a stake f in [0, 1) turns a capital of 1 into
+its mean, given all blocks before it, is at most m. Cut into x = clip((difference - m) / c, -1, 1) with a bound c known
+before the block, a stake f in [0, 1) turns a capital of 1 into
 
     K = (1 + f x_1) (1 + f x_2) ... (1 + f x_k),
 
 a test supermartingale under the hypothesis (Waudby-Smith & Ramdas, "Estimating means of bounded random variables by
-betting", JRSS B 2023), and so is the mean over several stakes. By Ville's inequality the probability that it ever
-reaches 1 / alpha is at most alpha, at any stopping time.
+betting", JRSS B 2023), as is the mean over several stakes. By Ville's inequality the probability that it ever reaches 1
+/ alpha is at most alpha.
 
-The mean of clipped differences is a robust location (Huber 1964; Wang & Ramdas, "Catoni-style confidence sequences",
-2023). A version that is slightly better in most blocks and terrible in a few could pass, so the caller checks the plain
-mean too.
+The tested mean of clipped differences is a robust location (Huber 1964; Wang & Ramdas, "Catoni-style confidence
+sequences", 2023), which rare terrible blocks do not move, so the caller checks the plain mean too.
 """
 
 import math
@@ -50,9 +49,9 @@ def log_capital(bets: npt.ArrayLike) -> Float:
 def predictable_bounds(differences: Float, measured: Float, multiple: float) -> Float:
     """Return the bound that each block difference is clipped at, float64 [K].
 
-    It is `multiple` deviations of all earlier differences and of those of the measured stretch: their median distance
-    from their median, scaled as of a Gaussian; where that is 0, the size of their median; where that is 0 too, infinite
-    (nothing is staked). It is renewed each time that the past has grown by a sixteenth.
+    It is `multiple` deviations of all earlier differences and of the measured ones: their median distance from their
+    median, scaled as of a Gaussian; where that is 0, the size of their median; where that is 0 too, infinite (nothing
+    is staked). It is renewed whenever the past has grown by a sixteenth.
 
     Args:
         differences: float64 [K], in the order of time.
@@ -85,9 +84,9 @@ class Evidence(NamedTuple):
         better: e-value against "the second is no better".
         worse: e-value against "the second is no worse".
         mean: plain mean, None without a block.
-        location: robust location, the centre of the clipped differences; None without a block.
-        low, high: with a probability of at least 1 - 2 alpha the location lies between them at all times at once; None
-            for an end that is not known yet. `low` is above 0 exactly where `better` has reached 1 / alpha.
+        location: centre of the clipped differences, None without a block.
+        low, high: interval of the location, at all times at once with probability 1 - 2 alpha or more; None for an end
+            not known yet. `low` is above 0 exactly where `better` has reached 1 / alpha.
     """
 
     blocks: int

@@ -91,12 +91,11 @@ def too_slow(
     """Return a message naming the quantile of the second that is surely beyond its limit, a multiple of the first's;
     else None.
 
-    A quantile q is beyond a value if a share of more than 1 - q of the latencies is; the share must exceed that by
-    three standard errors of a difference of two shares.
+    A quantile q is beyond a value if more than 1 - q of the latencies are; the share must exceed that by three standard
+    errors of a difference of two shares.
 
     Args:
-        first_ns: int64 [M].
-        second_ns: int64 [M'].
+        first_ns, second_ns: int64 [M] and [M'].
         limits: largest ratio by quantile.
     """
     count = min(len(first_ns), len(second_ns))
@@ -117,7 +116,7 @@ def compared_blocks(
     Args:
         compared: rows put to both, in the order of time.
         paired: how losses are compared.
-        rule: length of blocks measured before; None measures it on the first rows, which are not tested.
+        rule: length of blocks; None measures it on the first rows, which are not tested.
         margin: added to each difference, nats.
 
     Raises:
@@ -162,25 +161,25 @@ class LiveVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     Attributes:
         judged: the gate: `shadow`, `split test` or `rollback`.
         decision: PROMOTE, REJECT or WATCH; of rollback ROLL_BACK or KEEP.
-        reason: of the decision, one line.
-        alarms: broken limits that the decision does not follow; one line each.
+        reason: one line.
+        alarms: broken limits that the decision does not follow, a line each.
         first, second: `model version`.
         rows: rows of both, or of either in an A/B test.
         compared: rows with an answer of both and known labels.
         watched_s: seconds of traffic, gaps left out.
         blocks, left_out: blocks tested, and those with too few rows.
-        block_s: their length; None until it has been measured.
-        correlation_s, correlation_now_s: correlation time of the differences that fixed the length, and of all rows
-            now. Where the latter is much longer, blocks were too short and the evidence is overstated.
-        e_better, e_worse: e-values that the second is better, or worse; each counts from `threshold` on.
+        block_s: their length; None until measured.
+        correlation_s, correlation_now_s: correlation time that fixed the length, and of all rows now. If the latter is
+            much longer, blocks were too short and the evidence is overstated.
+        e_better, e_worse: e-values that the second is better, or worse; they count from `threshold` on.
         threshold: 1 / alpha.
         difference: robust mean log-loss of the second less the first's, nats: negative is better. None without a block.
-        low, high: bounds of it with probability 1 - 2 alpha at all times at once; None for an end not known yet.
+        low, high: its interval with probability 1 - 2 alpha at all times at once; None for an end not known yet.
         mean_difference: plain mean of the blocks' differences.
-        unanswered_first, unanswered_second: shares of rows without an answer.
-        unanswered_reasons: counts of the second's unanswered rows by reason.
-        latency: None where there are no measurements of both.
-        market: verdicts on the second's training window beside the market of this traffic, before a promotion.
+        unanswered_first, unanswered_second: shares of rows.
+        unanswered_reasons: counts of the second's by reason.
+        latency: None without measurements of both.
+        market: verdicts on the second's training window beside this market, before a promotion.
     """
 
     judged: str

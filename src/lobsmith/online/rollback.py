@@ -1,9 +1,8 @@
 """Rollback gate: should the active version be taken back?
 
 A paired test asks whether the active version is worse than its fallback on the same rows. Limits on its newest rows act
-at once. A limit that the fallback breaks on the same rows too is only an alarm: its cause is the market or the machine.
-So a version that takes the whole server down is not rolled back by unanswered rows while its fallback is unanswered
-too.
+at once; a limit that the fallback breaks too is only an alarm, its cause is the market or the machine. So a version
+that takes the whole server down is not rolled back by unanswered rows while its fallback is unanswered too.
 """
 
 from dataclasses import replace
@@ -62,10 +61,10 @@ def evaluate_rollback(
         compared: rows put to both, in the order of time, from the beginning of the epoch.
         params: limits.
         paired: how losses are compared.
-        alone: all rows of the active version, whose newest are checked against the limits, in case the fallback gets
-            few of them or none. None takes those of `compared`.
+        alone: all rows of the active version, for the limits, as the fallback may get few of them; None takes those of
+            `compared`.
         epoch: see `epoch_at`.
-        rule: length of blocks measured before for the same two versions; None measures it on the first rows.
+        rule: length of blocks; None measures it on the first rows.
 
     Raises:
         GateError: the answers are not to the same rows, or not in the order of time.
@@ -95,8 +94,8 @@ def evaluate_rollback(
 def epoch_at(promoted_ns: int, now_ns: int, watch_s: float) -> tuple[int, int]:
     """Return the epoch of a moment, from 1, and when it began, ns UTC.
 
-    Evidence is counted anew in each epoch, so that a long good record need not be lost first. Epoch j has alpha / (j (j
-    + 1)) of the probability of a false alarm: together they have alpha, for ever.
+    Evidence is counted anew in each epoch, so that a good past need not be outweighed first. Epoch j has alpha / (j (j
+    + 1)) of the probability of a false alarm: together alpha, for ever.
     """
     length = round(watch_s * NS_PER_S)
     past = max(now_ns - promoted_ns, 0) // length
@@ -213,9 +212,9 @@ def _below_floor(
     """Return a message if the log-loss at the first horizon is far above the base rate's, and whether the fallback
     shares it.
 
-    The base rate is that of the very rows, known in hindsight, at least `least_base`. It is shared where it is not as
-    far above the fallback's on the rows that both answered: a market that no model understands. `newest_shared` are its
-    answers to the rows of `fallback`.
+    The base rate is that of the very rows, in hindsight, at least `least_base`. The fallback shares it where the loss
+    is not as far above its own on the rows that both answered. `newest_shared` are the version's answers to the rows of
+    `fallback`.
     """
     loss, known = losses(newest, [0])
     if known.sum() < params.rows:

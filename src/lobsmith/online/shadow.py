@@ -25,16 +25,16 @@ Decision = tuple[str, str]
 def evaluate_shadow(
     compared: Compared, params: ShadowParams, paired: PairedParams, *, rule: BlockRule | None = None
 ) -> LiveVerdict:
-    """Compare the candidate, `second`, with production, `first`, on all rows put to both so far.
+    """Compare the candidate, `second`, with production, `first`, on all rows put to both so far, of one instrument.
 
     It may be called any number of times, with the same rows and newer ones: the probability that a candidate that is no
-    better is ever promoted stays below `alpha`. All rows are of one instrument.
+    better is ever promoted stays below `alpha`.
 
     Args:
         compared: rows in the order of time, from the candidate's first.
         params: limits.
         paired: how losses are compared.
-        rule: length of blocks measured before; None measures it on the first rows, which are not tested.
+        rule: length of blocks; None measures it on the first rows, which are not tested.
 
     Raises:
         GateError: the answers are not to the same rows, or not in the order of time.

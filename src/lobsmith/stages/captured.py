@@ -24,8 +24,8 @@ _HEAD_BYTES = 4 << 20
 def captured_feed(folder: Path, scratch: Path, window: WindowParams) -> Iterator[list[Path]]:
     """Yield the newest `length_s` of every captured stream, readable inside the block; the capture goes on.
 
-    Files are linked into `scratch`, so that retention does not delete them. The newest file of each stream is copied up
-    to its last whole gzip member.
+    Files are linked into `scratch`, safe from retention; the newest of each stream is copied up to its last whole gzip
+    member.
 
     Args:
         folder: of the captured files, `<market>-<symbol>-<UTC time>.gz`.

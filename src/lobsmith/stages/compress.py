@@ -31,8 +31,8 @@ Progress = Callable[[str], None]
 def compress(params: Params, directory: Path, *, on_progress: Progress | None = None) -> Compressed:
     """Make the candidates of the network in `directory`, choose one, and write its served files beside them.
 
-    Golden vectors and the priming figure come from the held-out rows' longest gap-free run. The summary of an earlier
-    run is deleted first and the new one written last: a folder without it holds nothing to serve.
+    The summary of an earlier run is deleted first and the new one written last: a folder without it holds nothing to
+    serve.
 
     Args:
         params: all of `params.yaml`.

@@ -83,8 +83,6 @@ def judge_plans(params: Params, directory: Path, summary: Compressed, model: Sta
     """Return the verdicts on an engine: parity with PyTorch, and its losses on the test rows within the candidates'
     budget.
 
-    A compiler may lose accuracy, so the engine itself is measured.
-
     Args:
         params: all of `params.yaml`.
         directory: the run's folder.

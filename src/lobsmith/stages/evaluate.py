@@ -97,9 +97,9 @@ def evaluate_model(
         held_out: the dataset and its test rows.
         trained: the network as it was trained, for its history.
         model: the exported file, which is measured.
-        directory: where `evaluation.json` and `report.html` go.
-        protocol: how training and test rows relate, for the page.
-        served: what the file was exported from; None for `trained` itself.
+        directory: of `evaluation.json` and `report.html`.
+        protocol: how training and test rows relate.
+        served: what the file was exported from; None for `trained`.
         verdicts: of other gates, for the report.
         on_train: called with the name of what is trained next.
     """

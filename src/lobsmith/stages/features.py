@@ -29,14 +29,14 @@ class Built(NamedTuple):
 def build_features(params: Params, market: Path, directory: Path, tradable: Sequence[str] | None = None) -> Built:
     """Compute, window and save the datasets of every instrument of a store.
 
-    Each goes to `features/`; the one to train on (`data.instrument` or the first with enough data) is also the folder's
+    They go to `features/`; the one to train on (`data.instrument` or the first with enough data) also to
     `dataset.safetensors`.
 
     Args:
         params: all of `params.yaml`.
         market: the store.
         directory: where the datasets go.
-        tradable: the names of the instruments that passed their contract, best first; None takes all.
+        tradable: instruments that passed their contract, best first; None takes all.
 
     Raises:
         DataError: there is no such instrument, or none has enough data.

@@ -51,8 +51,8 @@ def ingest(data: DataParams, captures: Sequence[Path] | None, destination: Path,
     """Read recorded files, or the source in the parameters, into a store.
 
     Args:
-        data: `source` decides when no captures are given; `screen` are the limits of the feed filter.
-        captures: recorded files, those of one instrument in order; they take precedence over the parameters.
+        data: `source` decides without captures; `screen` are the limits of the feed filter.
+        captures: recorded files, those of one instrument in order.
         destination: the store's folder.
         replace: whether days that the store holds with other content are replaced.
 

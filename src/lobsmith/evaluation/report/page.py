@@ -9,11 +9,10 @@ from markupsafe import Markup
 
 
 def render(package: str, template: str, filters: Sequence[Callable[..., Any]], **values: object) -> str:
-    """Return a page.
+    """Return a page from the template of a package; `{{ style }}` stands for the shared style.
 
     Args:
-        package: where the template lies.
-        template: its file; `{{ style }}` stands for the shared style.
+        package, template: where the template lies.
         filters: available to the template under their own names.
         values: available to the template.
     """

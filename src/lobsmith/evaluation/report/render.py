@@ -101,12 +101,7 @@ class Section:
 
 
 def render_report(evaluation: Evaluation, history: Sequence["Epoch"]) -> str:
-    """Return the page, the same for the same figures.
-
-    Args:
-        evaluation: the figures on the held-out rows.
-        history: the epochs of the training.
-    """
+    """Return the page of an evaluation and its training epochs, the same for the same figures."""
     horizons = _horizons(evaluation)
     return render(
         "lobsmith.evaluation.report",

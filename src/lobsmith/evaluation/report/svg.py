@@ -44,8 +44,8 @@ def svg(name: str, text_alternative: str, height: float, draw: Callable[[Figure]
     """Return a drawing as markup with its own ids: same bytes for same figures.
 
     Args:
-        name: unlike that of any other drawing on the page.
-        text_alternative: the text alternative of the drawing.
+        name: unique on the page.
+        words: the text alternative.
         height: inches.
         draw: puts the drawing on the figure.
     """
