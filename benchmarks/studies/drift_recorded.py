@@ -175,7 +175,7 @@ def tables(result: dict[str, Any]) -> str:
     ]
     for pair in result["compared"]:
         named = ", ".join(f"{moved['name']} ({moved['psi']:.2f})" for moved in pair["moved"])
-        scores = pair["reference"]["scores"]
+        blocks = pair["reference"]["scores"]
         cells = [
             pair["older"],
             pair["newer"],
@@ -186,8 +186,8 @@ def tables(result: dict[str, Any]) -> str:
             f"{pair['findings'].get(Finding.DRIFT.value, 0)} of {pair['checks']}",
             f"{np.median(pair['p']):.2g}, {min(pair['p']):.2g}" if pair["p"] else "-",
             named,
-            f"{np.median(scores):.2g}, {min(scores):.2g}",
-            f"{sum(score > 1 for score in scores)} of {len(scores)}",
+            f"{np.median(blocks):.2g}, {min(blocks):.2g}",
+            f"{sum(score > 1 for score in blocks)} of {len(blocks)}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -165,8 +165,8 @@ def split(params: Params, runs: int, hours: float, portion: float, better_by: fl
         )
         candidate = drawn[number - number[0]]
         loss = 0.7 + drift + 0.3 * generator.standard_t(4, size=cells) - better_by * candidate
-        split = split_blocks(loss, time_ns, candidate, limits, params.paired)
-        first = crossings(split.differences, split.bounds, 0.0, level, limits.minimum_blocks)
+        cut = split_blocks(loss, time_ns, candidate, limits, params.paired)
+        first = crossings(cut.differences, cut.bounds, 0.0, level, limits.minimum_blocks)
         hits += first[0] < math.inf
         worse += first[1] < math.inf
         waits.append(first[0] * limits.arm_s)

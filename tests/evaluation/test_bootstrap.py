@@ -155,10 +155,10 @@ def test_blocks_are_long_enough_and_end_with_their_segment(steps: list[tuple[int
     segment = np.cumsum([gap for _, gap in steps]).astype(np.int64)
     block = blocks(time, segment, length_s)
     assert set(np.diff(block, prepend=0)) <= {0, 1}
-    for one in np.unique(block):
-        assert len(set(segment[block == one])) == 1
-    for one in np.unique(segment):
-        inside = segment == one
+    for number in np.unique(block):
+        assert len(set(segment[block == number])) == 1
+    for part in np.unique(segment):
+        inside = segment == part
         span = (time[inside][-1] - time[inside][0]) / 1e9
         assert len(set(block[inside])) <= max(1, span / length_s)
         for number in np.unique(block[inside]):

@@ -19,10 +19,10 @@ def second_with(pair: Compared, change, *, both: bool = False) -> Compared:
     """The newest 100 s of the active version, or of both, with other probabilities."""
     newest = pair.first.time_ns > pair.first.time_ns[-1] - 100 * S
 
-    def changed(one: Answers) -> Answers:
-        p = one.probabilities.copy()
-        p[newest] = change(p[newest], one.labels[newest])
-        return replace(one, probabilities=p)
+    def changed(side: Answers) -> Answers:
+        p = side.probabilities.copy()
+        p[newest] = change(p[newest], side.labels[newest])
+        return replace(side, probabilities=p)
 
     return replace(pair, first=changed(pair.first) if both else pair.first, second=changed(pair.second))
 
@@ -72,29 +72,29 @@ CALM = two(900, 0.0, rate=10)
 
 
 def test_a_version_as_good_as_its_fallback_is_kept() -> None:
-    found = judge(CALM)
-    assert (found.decision, found.alarms) == (KEEP, ())
-    assert found.blocks > P.rollback.minimum_blocks
-    assert found.as_verdict().passed
+    verdict = judge(CALM)
+    assert (verdict.decision, verdict.alarms) == (KEEP, ())
+    assert verdict.blocks > P.rollback.minimum_blocks
+    assert verdict.as_verdict().passed
 
 
-@pytest.mark.parametrize("words", BAD)
-def test_each_limit_acts_at_once(words: str) -> None:
-    bad = second_with(CALM, BAD[words])
-    found = judge(bad)
-    assert found.decision == ROLL_BACK
-    assert words in found.reason
-    assert not found.as_verdict().passed
+@pytest.mark.parametrize("limit", BAD)
+def test_each_limit_acts_at_once(limit: str) -> None:
+    bad = second_with(CALM, BAD[limit])
+    verdict = judge(bad)
+    assert verdict.decision == ROLL_BACK
+    assert limit in verdict.reason
+    assert not verdict.as_verdict().passed
     alone = judge(without_fallback(bad.second))
     assert alone.decision == ROLL_BACK
-    assert words in alone.reason
+    assert limit in alone.reason
 
 
-@pytest.mark.parametrize("words", BAD)
-def test_what_the_fallback_does_too_is_no_reason_to_go_back(words: str) -> None:
-    found = judge(second_with(CALM, BAD[words], both=True))
-    assert found.decision == KEEP
-    assert words in " ".join(found.alarms)
+@pytest.mark.parametrize("limit", BAD)
+def test_what_the_fallback_does_too_is_no_reason_to_go_back(limit: str) -> None:
+    verdict = judge(second_with(CALM, BAD[limit], both=True))
+    assert verdict.decision == KEEP
+    assert limit in " ".join(verdict.alarms)
 
 
 def test_slow_answers() -> None:
@@ -106,10 +106,10 @@ def test_slow_answers() -> None:
 
 
 def test_a_version_that_became_worse_is_rolled_back_by_its_losses() -> None:
-    found = judge(two(900, -0.05))
-    assert found.decision == ROLL_BACK
-    assert found.difference == pytest.approx(0.05, abs=0.01)
-    assert found.e_worse >= found.threshold
+    verdict = judge(two(900, -0.05))
+    assert verdict.decision == ROLL_BACK
+    assert verdict.difference == pytest.approx(0.05, abs=0.01)
+    assert verdict.e_worse >= verdict.threshold
 
 
 def test_a_regime_that_hurts_both_rolls_nothing_back() -> None:
@@ -119,18 +119,18 @@ def test_a_regime_that_hurts_both_rolls_nothing_back() -> None:
     pair = compared(
         *(answers(time_ns, np.clip(level + 0.2 * generator.normal(size=len(time_ns)), 0.01, 9)) for _ in "ab")
     )
-    found = judge(pair)
-    assert found.decision == KEEP
-    assert "log-loss" in found.alarms[0]
+    verdict = judge(pair)
+    assert verdict.decision == KEEP
+    assert "log-loss" in verdict.alarms[0]
 
 
 def test_an_unlucky_stretch_rolls_nothing_back() -> None:
     time_ns = times(1800, 5.0)
     generator = np.random.default_rng(1)
-    one, other = (0.5 + 0.1 * generator.normal(size=len(time_ns)) for _ in "ab")
+    first, second = (0.5 + 0.1 * generator.normal(size=len(time_ns)) for _ in "ab")
     since = time_ns - time_ns[0]
-    other = other + np.where((since > 1200 * S) & (since < 1290 * S), 0.2, 0.0)
-    pair = compared(*(answers(time_ns, np.clip(loss, 0.01, 9)) for loss in (one, other)))
+    second = second + np.where((since > 1200 * S) & (since < 1290 * S), 0.2, 0.0)
+    pair = compared(*(answers(time_ns, np.clip(loss, 0.01, 9)) for loss in (first, second)))
     decisions = {judge(until(pair, rows)).decision for rows in range(2000, len(time_ns), 250)}
     assert decisions == {KEEP}
 
@@ -138,8 +138,8 @@ def test_an_unlucky_stretch_rolls_nothing_back() -> None:
 def test_a_difference_within_the_margin_is_no_reason() -> None:
     time_ns = times(1800, 5.0)
     pair = compared(answers(time_ns, 0.5), answers(time_ns, 0.5 + 0.5 * P.rollback.margin))
-    found = judge(pair)
-    assert (found.decision, found.blocks > 20) == (KEEP, True)
+    verdict = judge(pair)
+    assert (verdict.decision, verdict.blocks > 20) == (KEEP, True)
     assert judge(compared(answers(time_ns, 0.5), answers(time_ns, 0.5 + 2 * P.rollback.margin))).decision == ROLL_BACK
 
 
@@ -154,13 +154,13 @@ def test_a_market_that_stands_still_is_below_no_floor() -> None:
 
 def test_no_rows_and_few_rows_are_an_alarm_and_no_reason() -> None:
     for few in (until(CALM, 0), two(900, 0.0, rate=5)):
-        found = judge(few)
-        assert found.decision == KEEP
-        assert found.alarms
+        verdict = judge(few)
+        assert verdict.decision == KEEP
+        assert verdict.alarms
     # A window has not passed yet in which there could be more.
     for rows in (1, 100):
-        found = judge(until(CALM, rows))
-        assert (found.decision, found.alarms) == (KEEP, ())
+        verdict = judge(until(CALM, rows))
+        assert (verdict.decision, verdict.alarms) == (KEEP, ())
     unknown = replace(CALM, second=replace(CALM.second, labels=np.full_like(CALM.second.labels, -1)))
     assert judge(unknown).decision == KEEP
 
@@ -191,10 +191,10 @@ def test_a_clock_that_is_set_back_does_not_blind_the_limits() -> None:
     place = len(pair.first.time_ns) - 3000
     time_ns = pair.first.time_ns - np.where(np.arange(len(pair.first.time_ns)) >= place, 600 * S, 0)
     segment = (np.arange(len(time_ns)) >= place).astype(np.int64)
-    first, second = (replace(one, time_ns=time_ns, segment=segment) for one in (pair.first, pair.second))
+    first, second = (replace(side, time_ns=time_ns, segment=segment) for side in (pair.first, pair.second))
     assert judge(replace(pair, first=first, second=second)).decision == ROLL_BACK
 
 
-def _some(one: Answers, rows: np.ndarray) -> Answers:
+def _some(side: Answers, rows: np.ndarray) -> Answers:
     arrays = ("time_ns", "segment", "labels", "probabilities", "latency_ns")
-    return replace(one, **{name: getattr(one, name)[rows] for name in arrays})
+    return replace(side, **{name: getattr(side, name)[rows] for name in arrays})

@@ -45,7 +45,7 @@ def svg(name: str, text_alternative: str, height: float, draw: Callable[[Figure]
 
     Args:
         name: unique on the page.
-        words: the text alternative.
+        text_alternative: read aloud in its place.
         height: inches.
         draw: puts the drawing on the figure.
     """
