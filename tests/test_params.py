@@ -60,7 +60,7 @@ def test_all_is_sorted_and_complete():
     ],
 )
 def test_absurd_windows_are_refused(changes, named):
-    """Windows that could hold no rows enough are refused before a look waits for them."""
+    """Windows that cannot hold enough rows are refused."""
     with pytest.raises(ParamsError, match=named):
         small_params(**changes)
 

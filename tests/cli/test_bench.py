@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.recorded
-def test_without_the_rival_it_says_how_to_get_it(root: Path, recorded: Path) -> None:
+def test_without_hftbacktest_the_error_names_the_setup(root: Path, recorded: Path) -> None:
     refused(lobsmith(root, "bench", "features", str(recorded / "binance" / "usdm-btcusdt-20240808.gz")), "--setup")
 
 

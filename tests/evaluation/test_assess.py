@@ -255,7 +255,7 @@ def test_a_model_without_other_outputs_has_no_heads(case: Case, assessment: Asse
 
 
 def test_other_rows_do_not_matter(case: Case, assessment: Assessment) -> None:
-    """Labels of rows that are not held out are not looked at."""
+    """Labels of rows that are not held out do not count."""
     labels = case.dataset.labels.copy()
     others = np.setdiff1d(np.arange(len(labels)), case.rows)
     labels[others] = 2 - labels[others]

@@ -30,7 +30,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def logits(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    """Of somebody who knows a little of what comes."""
+    """Of a predictor with a little skill."""
     noise = np.random.default_rng(1).normal(size=(len(rows), 2, 3))
     return noise + 0.8 * np.eye(3)[dataset.labels[rows]]
 
@@ -81,5 +81,5 @@ def test_a_horizon_without_weight_does_not_count(dataset: Dataset, rows: np.ndar
     candidate[:, 1] = candidate[:, 1, ::-1]
     result = fidelity(dataset, rows, candidate, reference, (1.0, 0.0))
     assert (result.delta_log_loss.value, result.delta_mcc.value) == (0, 0)
-    # Directions are counted at all horizons: whoever reads one must be able to trust it.
+    # Agreement counts the directions of all horizons.
     assert result.agreement.value < 0.9

@@ -60,7 +60,7 @@ def gain(assessment: Assessment, horizon_ms: int) -> Interval:
 
 @pytest.mark.parametrize("seed", [5, 6, 7])
 @pytest.mark.parametrize("network", ["logistic", "cnn_lstm_attention"])
-def test_a_market_without_a_direction_is_not_foretold(network: str, seed: int) -> None:
+def test_a_market_without_a_direction_is_not_predicted(network: str, seed: int) -> None:
     """No latent direction, no lean on the imbalance, no trends, no trades that call for others.
 
     A queue-reactive book foretells the next tenth of a second all the same, because the shorter of two queues is used
@@ -95,7 +95,7 @@ def placebo(seed: int, params: Params) -> Dataset:
 
 
 @pytest.mark.parametrize("network", ["queue_imbalance", "cnn_lstm_attention"])
-def test_the_labels_of_another_market_are_not_foretold(network: str) -> None:
+def test_the_labels_of_another_market_are_not_predicted(network: str) -> None:
     """Intervals that took dependent rows for independent ones would let many of these pass."""
     params = params_of(network)
     passed = [skill(assessed(placebo(seed, params), params), params.gates.skill).passed for seed in range(20)]

@@ -1,4 +1,4 @@
-"""Walk-forward validation: folds in order, kinds of markets told apart, and no pass that was not earned."""
+"""Walk-forward validation: folds in order, regimes, and no pass without skill."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -144,7 +144,7 @@ def test_kinds_of_markets(dataset: Dataset, spans: list[np.ndarray], expected: l
     assert names.tolist() == [name for name in expected for _ in range(40)]
 
 
-def test_only_the_given_rows_are_looked_at(dataset: Dataset) -> None:
+def test_only_the_given_rows_count(dataset: Dataset) -> None:
     made = scripted(dataset, [CALM, WILD, CALM, WILD])
     chosen = np.concatenate([np.arange(40), np.arange(120, 160)])
     names = regime_names(made, chosen, 20.0)

@@ -69,18 +69,7 @@ def two(seconds: float, better_by: float, *, seed: int = 0, noise: float = 0.1, 
 
 def until(pair: Compared, rows: int) -> Compared:
     """What was known when there were so many rows."""
-
-    def cut(side: Answers) -> Answers:
-        return replace(
-            side,
-            time_ns=side.time_ns[:rows],
-            segment=side.segment[:rows],
-            labels=side.labels[:rows],
-            probabilities=side.probabilities[:rows],
-            latency_ns=side.latency_ns[:rows],
-        )
-
-    return replace(pair, first=cut(pair.first), second=cut(pair.second))
+    return replace(pair, first=pair.first.at(slice(rows)), second=pair.second.at(slice(rows)))
 
 
 def silent(side: Answers, rows=slice(None)) -> Answers:

@@ -66,7 +66,7 @@ def test_a_better_candidate_is_promoted_and_a_worse_one_rejected() -> None:
     assert evaluate_ab(*split(7000, -0.05), P.shadow, P.paired).decision == REJECT
 
 
-def test_equal_versions_are_seldom_told_apart_though_losses_drift() -> None:
+def test_equal_versions_seldom_differ_though_losses_drift() -> None:
     settings = params(shadow__share=0.2).shadow
     runs = 60
     sure = sum(

@@ -26,7 +26,7 @@ def test_no_fair_game_is_expected_to_win(sizes: list[float]) -> None:
 
 
 @pytest.mark.parametrize("law", ["gaussian", "heavy", "drifting scale"])
-def test_equal_versions_are_told_apart_by_chance_no_more_often_than_alpha(law: str) -> None:
+def test_equal_versions_differ_no_more_often_than_alpha(law: str) -> None:
     runs, blocks, alpha = 2000, 300, 0.05
     generator = np.random.default_rng(3)
     draws = generator.normal(size=(runs, blocks + 20))

@@ -126,7 +126,10 @@ class Case:
 
 def cases(params: Params, directory: Path | None, names: tuple[str, ...]) -> list[Case]:
     """Return the chosen cases; the network is the one trained in `directory`, or has random weights."""
-    network = _random_network(params) if directory is None else load_network(directory).network
+    if directory is None:
+        network = _with_random_weights(lambda: build(params.model, COUNT, params.labels.horizons_ms))
+    else:
+        network = load_network(directory).network
     lstm_a = _lstm_a_network()
     predictions = ("probabilities", "outlook")
     available = (
@@ -167,10 +170,6 @@ def cases(params: Params, directory: Path | None, names: tuple[str, ...]) -> lis
             f"networks are {', '.join(case.name for case in available)}; there is no {sorted(unknown)[0]}"
         )
     return [case for case in available if case.name in names]
-
-
-def _random_network(params: Params) -> Network:
-    return _with_random_weights(lambda: build(params.model, COUNT, params.labels.horizons_ms))
 
 
 def _lstm_a_network() -> Network:

@@ -92,7 +92,7 @@ def by_draw(first: Answers, second: Answers, symbol: str, params: ShadowParams) 
     for_second = _drawn_for_second(first.time_ns, symbol, params)
     missed = np.flatnonzero(for_second & (first.time_ns >= second.time_ns.min()))
     unanswered_rows = np.full((len(missed), *second.probabilities.shape[1:]), np.nan, np.float32)
-    return _rows(first, np.flatnonzero(~for_second)), replace(
+    return first.at(np.flatnonzero(~for_second)), replace(
         second,
         time_ns=np.concatenate([second.time_ns, first.time_ns[missed]]),
         segment=np.concatenate([second.segment, first.segment[missed] + second.segment.max() + 1]),
@@ -107,17 +107,6 @@ def _drawn_for_second(time_ns: npt.NDArray[np.int64], symbol: str, params: Shado
     blocks, place = np.unique(time_ns // round(params.arm_s * NS_PER_S), return_inverse=True)
     drawn = [_drawn(symbol, block, params.salt) < params.share for block in blocks.tolist()]
     return np.array(drawn, bool)[place]
-
-
-def _rows(answers: Answers, rows: npt.NDArray[np.int64]) -> Answers:
-    return replace(
-        answers,
-        time_ns=answers.time_ns[rows],
-        segment=answers.segment[rows],
-        labels=answers.labels[rows],
-        probabilities=answers.probabilities[rows],
-        latency_ns=answers.latency_ns[rows],
-    )
 
 
 def evaluate_ab(first: Answers, second: Answers, params: ShadowParams, paired: PairedParams) -> LiveVerdict:
@@ -148,7 +137,8 @@ def evaluate_ab(first: Answers, second: Answers, params: ShadowParams, paired: P
         params,
         paired,
     )
-    watched_s = _watched_s(np.concatenate([first.time_ns, second.time_ns]), params.arm_s)
+    arms = np.concatenate([first.time_ns, second.time_ns]) // round(params.arm_s * NS_PER_S)
+    watched_s = len(np.unique(arms)) * params.arm_s
     blocks = Blocks(split.rule, split.differences, split.left_out, watched_s, None)
     evidence = weigh(split.differences, split.bounds, params.alpha)
     if evidence.blocks:
@@ -224,11 +214,6 @@ def split_blocks(
         mean=float((tested * weight).mean()),
         left_out=left_out,
     )
-
-
-def _watched_s(time_ns: npt.NDArray[np.int64], arm_s: float) -> float:
-    """Return the length of the blocks of time that hold rows, seconds."""
-    return len(np.unique(time_ns // round(arm_s * NS_PER_S))) * arm_s
 
 
 def _blocks(

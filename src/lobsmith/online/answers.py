@@ -1,6 +1,6 @@
 """Answers of versions to rows of live traffic, with the labels: the input of the live gates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,17 @@ class Answers:
     latency_ns: npt.NDArray[np.int64]
     reasons: dict[str, int]
     horizons_ms: tuple[int, ...]
+
+    def at(self, rows: slice | npt.NDArray[np.int64]) -> "Answers":
+        """Return the answers to some of the rows, with the reasons of all."""
+        return replace(
+            self,
+            time_ns=self.time_ns[rows],
+            segment=self.segment[rows],
+            labels=self.labels[rows],
+            probabilities=self.probabilities[rows],
+            latency_ns=self.latency_ns[rows],
+        )
 
 
 @dataclass(frozen=True)

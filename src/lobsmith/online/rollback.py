@@ -1,6 +1,6 @@
 """Rollback gate: should the active version be taken back?
 
-A paired test asks whether the active version is worse than its fallback on the same rows. Limits on its newest rows act
+A paired test checks whether the active version is worse than its fallback on the same rows. Limits on its newest rows act
 at once; a limit that the fallback breaks too is only an alarm, its cause is the market or the machine. So a version
 that takes the whole server down is not rolled back by unanswered rows while its fallback is unanswered too.
 """
@@ -159,15 +159,7 @@ def _limits(compared: Compared, active: Answers, params: RollbackParams) -> tupl
 def _newest(answers: Answers, until_ns: int, params: RollbackParams) -> Answers:
     """Return the rows of the last window, counted in rows as well as in time: a clock may have been set back."""
     older = np.flatnonzero(answers.time_ns <= until_ns - round(params.window_s * NS_PER_S))
-    chosen = slice(int(older[-1]) + 1 if len(older) else 0, None)
-    return replace(
-        answers,
-        time_ns=answers.time_ns[chosen],
-        segment=answers.segment[chosen],
-        labels=answers.labels[chosen],
-        probabilities=answers.probabilities[chosen],
-        latency_ns=answers.latency_ns[chosen],
-    )
+    return answers.at(slice(int(older[-1]) + 1 if len(older) else 0, None))
 
 
 def _broken_limits(answers: Answers, params: RollbackParams) -> dict[str, str]:

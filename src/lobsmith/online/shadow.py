@@ -95,7 +95,7 @@ def decide(
     if enough and evidence.better >= threshold:
         better = f"its log-loss is better: {difference_text(evidence)}, e-value {evidence.better:.3g} of {threshold:g}"
         if few_probes:
-            missing = f"{better}, but latencies were not compared ({params.probes} probes of each are asked for)"
+            missing = f"{better}, but latencies were not compared ({params.probes} probes of each are required)"
         elif evidence.mean is None or evidence.mean <= 0:
             missing = "it is better in most blocks, but a few bad ones make it worse on average"
         else:

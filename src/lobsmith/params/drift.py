@@ -11,7 +11,7 @@ _LONGEST_S = 1e8
 
 
 class DiscriminatorParams(Section, frozen=True):
-    """The network that tells old rows from new ones."""
+    """The network that separates old rows from new ones."""
 
     seed: int
     """Seed of initial weights and batches."""
@@ -51,7 +51,7 @@ class DriftParams(Section, frozen=True):
     feed_limit: Share
     """Largest share of features out of bounds or standing still in a new window, 0..1."""
     discriminator: DiscriminatorParams
-    """Network that tells the windows apart."""
+    """Network that separates the windows."""
 
     def __post_init__(self) -> None:
         """Refuse windows that could never hold enough rows."""

@@ -35,9 +35,9 @@ class DataParams(Section, frozen=True):
     """Sources of market data."""
 
     source: str
-    """`simulator`; `captures` for recorded files; `live` for the newest `window.length_s` in `.lobsmith/captures`."""
+    """`simulator`; `captures` for files; `live` for the newest `window.length_s` in `.lobsmith/captures`."""
     captures: tuple[str, ...]
-    """Recorded files or glob patterns; files of one instrument are read in order."""
+    """Captured files or glob patterns; files of one instrument are read in order."""
     instrument: str
     """`venue:symbol` to train on; empty takes the first that passes its contract."""
     simulator: SimulatorParams

@@ -1,4 +1,4 @@
-"""The ingest stage: recorded files or the simulator into a store."""
+"""The ingest stage: captures or the simulator into a store."""
 
 import glob
 import shutil
@@ -48,11 +48,11 @@ def expand(patterns: Sequence[str]) -> list[Path]:
 
 
 def ingest(data: DataParams, captures: Sequence[Path] | None, destination: Path, *, replace: bool = False) -> Ingested:
-    """Read recorded files, or the source in the parameters, into a store.
+    """Read captures, or the source in the parameters, into a store.
 
     Args:
         data: `source` decides without captures; `screen` are the limits of the feed filter.
-        captures: recorded files, those of one instrument in order.
+        captures: files, those of one instrument in order.
         destination: the store's folder.
         replace: whether days that the store holds with other content are replaced.
 

@@ -1,4 +1,4 @@
-"""Evaluation of recorded files outside the retrain flow: within each session, or across days."""
+"""Evaluation of captures outside the retrain flow: within each session, or across days."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from lobsmith.stages.evaluate import Progress, evaluate_model
 
 
 def read_datasets(files: Sequence[Path], params: Params) -> list[Dataset]:
-    """Compute features and labels of recorded files, those of one instrument as one stream.
+    """Compute features and labels of captures, those of one instrument as one stream.
 
     Raises:
         DataError: a file cannot be read.
