@@ -83,7 +83,6 @@ class Hftbacktest:
         )
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """Send a request; return the answer."""
         assert self._process.stdin is not None  # noqa: S101
         assert self._process.stdout is not None  # noqa: S101
         try:
@@ -98,7 +97,6 @@ class Hftbacktest:
         return answer
 
     def close(self) -> None:
-        """End the process."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.wait(_ANSWER_S)
@@ -250,7 +248,6 @@ def _timed(work: Callable[[], Any]) -> float:
 def bench_features(
     workspace: Workspace, params: Params, files: list[Path], *, rounds: int, setup: bool, note: Note
 ) -> Report:
-    """Measure all sessions, both sides in alternating rounds."""
     chosen = sessions(files)
     hftbacktest = Hftbacktest(environment(workspace, setup=setup))
     measured: list[MeasuredRates] = []

@@ -145,7 +145,6 @@ def floor(ceilings: Ceilings, precision: str, *, moved: int, flops: int, to_devi
 
 
 def wait(device: torch.device) -> None:
-    """Wait until the device has completed its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

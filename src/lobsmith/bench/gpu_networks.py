@@ -205,7 +205,6 @@ def count_flops(case: Case) -> int:
 
 
 def weight_bytes(module: nn.Module) -> int:
-    """Return the bytes of all parameters and buffers."""
     return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
 
 

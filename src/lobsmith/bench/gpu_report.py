@@ -85,8 +85,6 @@ class Row(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """The whole report."""
-
     measured: str
     """When it ended, UTC."""
     machine: Machine

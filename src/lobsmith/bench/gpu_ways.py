@@ -63,13 +63,11 @@ class Buffers:
         )
 
     def upload(self) -> None:
-        """Begin to copy the inputs to the device."""
         for device, source, travels in zip(self.inputs, self.sources, self.travels_in, strict=True):
             if travels:
                 device.copy_(source, non_blocking=True)
 
     def download(self, results: tuple[Tensor, ...]) -> None:
-        """Begin to copy the outputs to the host."""
         for host, result, travels in zip(self.outputs, results, self.travels_out, strict=True):
             if travels:
                 host.copy_(result, non_blocking=True)
@@ -92,8 +90,6 @@ def finish(device: torch.device) -> None:
 
 
 def eager(buffers: Buffers, function: Function) -> Call:
-    """Launch one kernel after the other."""
-
     def call() -> None:
         buffers.upload()
         buffers.download(function(*buffers.inputs))
@@ -261,5 +257,4 @@ class Engines:
 
 
 def lowered(case: Case, precision: str, device: torch.device) -> nn.Module:
-    """Return a case's module in a precision on the device."""
     return case.make(DTYPES[precision]).eval().to(device)

@@ -67,7 +67,6 @@ def asset(rows, tick, lot, roi):
 
 
 def replay(rows, tick, lot, roi):
-    """Replay once; return seconds."""
     kind = ROIVectorMarketDepthBacktest if roi else HashMapMarketDepthBacktest
     backtest = kind([asset(rows, tick, lot, roi)])
     started = time.perf_counter()

@@ -139,7 +139,6 @@ def _block(
 
 
 def latency(times_ns: Int64) -> Latency:
-    """Return percentiles of times in ns."""
     p50, p99 = np.percentile(times_ns, [50, 99]) / NS_PER_US
     return Latency(count=len(times_ns), p50_us=float(p50), p99_us=float(p99))
 

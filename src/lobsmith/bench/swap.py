@@ -142,7 +142,6 @@ class _Rounds:
         return self.promoted + len(self.rollbacks)
 
     def play(self) -> None:
-        """Play one round."""
         release, repository, params = self._release, self._release.repository, self._release.params
         model, deployment = params.model.name, candidate_model(params.model.name)
         artifact = self._artifacts[self.published % len(self._artifacts)]

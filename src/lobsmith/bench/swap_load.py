@@ -57,7 +57,6 @@ class _Answer:
 
 
 def main(plan_path: str, result_path: str) -> None:
-    """Send requests until standard input ends."""
     plan = msgspec.json.decode(Path(plan_path).read_bytes(), type=Plan)
     stop, ready = threading.Event(), threading.Barrier(len(WAYS) + 1, timeout=_START_S)
     requests: list[list[Request]] = [[] for _ in WAYS]

@@ -1,7 +1,7 @@
 """Rollback gate: should the active version be taken back?
 
-A paired test checks whether the active version is worse than its fallback on the same rows. Limits on its newest rows act
-at once; a limit that the fallback breaks too is only an alarm, its cause is the market or the machine. So a version
+A paired test checks whether the active version is worse than its fallback on the same rows. Limits on its newest rows
+act at once; a limit that the fallback breaks too is only an alarm, its cause is the market or the machine. So a version
 that takes the whole server down is not rolled back by unanswered rows while its fallback is unanswered too.
 """
 
