@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lobsmith.evaluation.results import EVALUATION, Evaluation
-from lobsmith.evaluation.walk_forward import folds, market_epochs, walk_forward
+from lobsmith.evaluation.walk_forward import folds, regime_names, walk_forward
 from lobsmith.features.dataset import DATASET, Dataset
 from lobsmith.models.train import train
 from lobsmith.models.training_data import parts_of
@@ -45,7 +45,7 @@ def test_folds_follow_each_other_over_the_newest_half(dataset: Dataset) -> None:
 
 def test_each_span_of_the_market_has_one_name(dataset: Dataset) -> None:
     rows = np.flatnonzero(dataset.usable)
-    names = market_epochs(dataset, rows, 5.0)
+    names = regime_names(dataset, rows, 5.0)
     assert set(names) <= {"calm", "trending", "volatile"}
     span = (dataset.rows.time[rows] - dataset.rows.time[rows[0]]) // 5_000_000_000
     assert all(len(set(names[span == number])) == 1 for number in np.unique(span))
