@@ -19,24 +19,24 @@ SECTIONS = {
 
 def described_fields(section):
     """Return the text under each field; None where there is no string."""
-    found = {}
+    texts = {}
     for field, below in zip(section.body, [*section.body[1:], None], strict=True):
         if isinstance(field, ast.AnnAssign):
             text = below.value if isinstance(below, ast.Expr) else None
-            found[field.target.id] = text.value if isinstance(text, ast.Constant) else None
-    return found
+            texts[field.target.id] = text.value if isinstance(text, ast.Constant) else None
+    return texts
 
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_every_field_has_a_docstring_of_one_line(name):
     fields = described_fields(SECTIONS[name])
     assert tuple(fields) == getattr(params, name).__struct_fields__
-    wrong = [one for one, text in fields.items() if not text or not text.endswith(".") or "\n" in text]
+    wrong = [field for field, text in fields.items() if not text or not text.endswith(".") or "\n" in text]
     assert wrong == []
 
 
 def test_every_section_is_read():
-    assert set(SECTIONS) == {one.__name__ for one in Section.__subclasses__()}
+    assert set(SECTIONS) == {section.__name__ for section in Section.__subclasses__()}
 
 
 def test_all_is_sorted_and_complete():
@@ -60,7 +60,7 @@ def test_all_is_sorted_and_complete():
     ],
 )
 def test_absurd_windows_are_refused(changes, named):
-    """Windows that could hold no rows enough are refused before a look waits for them."""
+    """Windows that cannot hold enough rows are refused."""
     with pytest.raises(ParamsError, match=named):
         small_params(**changes)
 

@@ -1,1 +1,1 @@
-"""The studies behind the tables of `docs/`."""
+"""Studies behind the tables of `docs/`."""

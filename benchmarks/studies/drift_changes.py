@@ -1,7 +1,7 @@
-"""Regime changes of the simulated market, and which features each of them truly moves.
+"""Regime changes of the simulated market, and the features that each of them truly shifts.
 
-What has moved is measured without any detector, on hours of the market before and hours after the change, of other
-seeds than those that detectors are tried on.
+Shifts are measured without any detector, on hours of the market before and after the change, with seeds that no
+detector is tried on.
 """
 
 import copy
@@ -44,7 +44,7 @@ CHANGES: dict[str, Factors] = {
 }
 SIZES = ("small", "medium", "large")
 MOVED = 0.1
-"""Earth mover's distance between before and after, in deviations, from which on a feature has moved.
+"""Earth mover's distance between before and after, in deviations, of a shifted feature.
 
 Not a distance of ranks (Kolmogorov-Smirnov): a spread of one tick is another share of another price, and by rank two
 hours of the same market are as far apart as can be.
@@ -55,7 +55,7 @@ _BEFORE, _AFTER = 9001, 9002  # seeds
 
 
 class Stretch(NamedTuple):
-    """What a market gave in some time."""
+    """Output of a market in some time."""
 
     rows: RawRows
     """Complete, thinned."""
@@ -66,7 +66,7 @@ class Stretch(NamedTuple):
 
 
 class Observed:
-    """A market whose features are computed as it goes on."""
+    """A market whose features are computed as it advances."""
 
     def __init__(self, seed: int, params: Params, dynamics: Dynamics | None = None) -> None:
         self._market = Market(seed, dynamics)
@@ -74,13 +74,13 @@ class Observed:
         self._every_ms = params.drift.every_ms
 
     def changed(self, factors: Factors) -> "Observed":
-        """Return a copy of it that goes on with other constants."""
+        """Return a copy that continues with other constants."""
         other = copy.deepcopy(self)
         other._market.change(Dynamics().scaled(factors))
         return other
 
     def until(self, seconds: float) -> Stretch:
-        """Let it go on until a time since its start."""
+        """Advance to a time since the start, s."""
         parts: list[RawRows] = []
         times, messages = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         while self._market.seconds < seconds - 1.0:
@@ -95,30 +95,32 @@ class Observed:
 
 
 def joined(parts: list[RawRows], every_ms: int) -> RawRows:
-    """Return rows end to end; a slot that lies in two parts counts once."""
-    time_ns, segment, raw = (np.concatenate([getattr(one, name) for one in parts]) for name in RawRows.__annotations__)
+    """Return rows end to end; a thinning interval in two parts counts once."""
+    time_ns, segment, raw = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in RawRows.__annotations__
+    )
     kept = thinned(time_ns, every_ms)
     return RawRows(time_ns[kept], segment[kept], raw[kept])
 
 
 def truths(params: Params) -> dict[str, dict[str, float]]:
-    """Return how far each change moves each feature; the distances of "none" are what chance gives."""
+    """Return how far each change shifts each feature; the distances of "none" are by chance."""
     before = _hours(_BEFORE, {}, params)
     unit = before.std(axis=0, dtype=np.float64)
     unit[unit == 0] = 1.0
-    found = {}
+    distances = {}
     for change, factors in CHANGES.items():
         after = _hours(_AFTER, factors, params)
-        found[change] = {
+        distances[change] = {
             name: float(wasserstein_distance(before[:, at], after[:, at]) / unit[at]) for at, name in enumerate(NAMES)
         }
-    return found
+    return distances
 
 
 def truly_moved(change: str, distances: dict[str, float]) -> set[str]:
-    """Return the features that a change moves.
+    """Return the features that a change shifts.
 
-    Larger orders and queues are the same market in larger lots: the sizes move and nothing else, whatever a day shows.
+    Larger orders and queues are the same market in larger lots: only the sizes shift, whatever a day shows.
     """
     if change.startswith("sizes"):
         return {name for name in NAMES if name.startswith(("bid_size_", "ask_size_"))}

@@ -1,8 +1,7 @@
-"""What a look for covariate drift takes at 100,000 rows of 75 features: seconds and peak memory, in its own process.
+"""Seconds and peak memory of a covariate drift check at 100,000 rows of 75 features, in its own process.
 
-`python benchmarks/studies/drift_cost.py [--rows 100000] [--threads 2]` looks three times: with an empty store, so that
-all past pairs that a look may measure are measured; with what the first has left, as most looks are; and right after a
-drift.
+`python benchmarks/studies/drift_cost.py [--rows 100000] [--threads 2]` checks three times: with an empty store (all
+past pairs that a check may measure are measured), with the pairs of the first check, and right after a drift.
 """
 
 import argparse
@@ -48,17 +47,17 @@ def child(rows: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "past.jsonl"
         for what, now in (
-            ("first look", new),
-            ("next look", new),
+            ("first check", new),
+            ("next check", new),
             ("a drift", replace(new, raw=new.raw + np.float32(1))),
         ):
             started, processor = time.monotonic(), time.process_time()
-            found = check_covariate_drift(old, now, history, scaling, PastStore(path), params)
+            verdict = check_covariate_drift(old, now, history, scaling, PastStore(path), params)
             seconds, processor = time.monotonic() - started, time.process_time() - processor
-            print(f"{what}: {seconds:.1f} s, {processor:.1f} s of processor, {found.finding}, {found.past} past pairs")
-    print(
-        f"peak memory: {_peak_mib():.0f} MiB, {before:.0f} MiB of it before the first look, {raw.nbytes >> 20} MiB rows"
-    )
+            print(
+                f"{what}: {seconds:.1f} s, {processor:.1f} s of processor, {verdict.finding}, {verdict.past} past pairs"
+            )
+    print(f"peak memory: {_peak_mib():.0f} MiB, {before:.0f} MiB before the first check, {raw.nbytes >> 20} MiB rows")
 
 
 def _peak_mib() -> float:
@@ -70,12 +69,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000, help="of both windows together")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(_CHILD, action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        child(given.rows)
+    options = parser.parse_args()
+    if options.child:
+        child(options.rows)
         return
-    environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
-    subprocess.run([sys.executable, __file__, "--rows", str(given.rows), _CHILD], env=environment, check=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    subprocess.run([sys.executable, __file__, "--rows", str(options.rows), _CHILD], env=environment, check=True)
 
 
 if __name__ == "__main__":

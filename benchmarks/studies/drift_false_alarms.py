@@ -1,9 +1,9 @@
-"""How often the covariate gate, and what is usually taken in its place, call a market that has not changed another one.
+"""False alarms of the covariate gate and of common alternatives on an unchanged market.
 
 `python benchmarks/studies/drift_false_alarms.py [--series 20] [--pairs 10] [--jobs 2] [--only WAY] [--output FILE]`
-prints the table of `docs/results/drift.md`, or one column of it, and what lobsmith calls at smaller levels. A series is
-stationary and long enough for 40 past pairs and some more; each of those is judged with the pairs before it as its
-past. With `--output` what was measured is kept, and a second run goes on from there.
+prints the table of `docs/results/drift.md`, or one column of it, and lobsmith's alarms at smaller levels. A series is
+stationary and longer than 40 past pairs; each further pair is tested with the pairs before it as its past. `--output`
+keeps the measurements, and a second run resumes.
 """
 
 import argparse
@@ -33,7 +33,7 @@ MEMORIES = (0.02, 0.2, 1.0, 2.0, 5.0)
 MIXED = "mixed"
 LEVEL = 0.05
 SMALLER_LEVELS = (0.01, 0.0012)
-"""The second is that of `drift.false_alarms_a_day`, for each kind and look."""
+"""The second is that of `drift.false_alarms_a_day`, for each kind and check."""
 WAYS = OURS, NAIVE, EVIDENTLY = "lobsmith", "naive AUC", "Evidently"
 _ONE_SIDED = 1.6448536269514722
 """95th percentile of a standard Gaussian."""
@@ -78,15 +78,15 @@ def market(memory: float | str, rows: int, seed: int) -> RawRows:
 def ours(
     reference: RawRows, recent: RawRows, rows: RawRows, scaling: Scaling, path: Path, params: DriftParams
 ) -> float:
-    """Return the p-value of the product's own look; `path` holds the past pairs that are measured."""
-    found = check_covariate_drift(
+    """Return the p-value of the product's own drift check; `path` holds the measured past pairs."""
+    verdict = check_covariate_drift(
         reference, recent, rows, scaling, PastStore(path), params, level=LEVEL, gap_s=0.0, names=NAMES
     )
-    if found.p_value is None:
-        raise RuntimeError(found.reason)
-    # An alarm takes its window out of the past. Here it is false, and each pair is to have the same past.
+    if verdict.p_value is None:
+        raise RuntimeError(verdict.reason)
+    # An alarm removes its window from the past; here it is false, and each pair keeps the same past.
     path.write_text("".join(line for line in path.read_text().splitlines(True) if '"pair"' in line))
-    return found.p_value
+    return verdict.p_value
 
 
 def naive(reference: Float32, recent: Float32, seed: int) -> bool:
@@ -105,7 +105,7 @@ def naive(reference: Float32, recent: Float32, seed: int) -> bool:
 def evidently(reference: Float32, recent: Float32) -> bool:
     """Evidently's default preset: drift of the data set where half of all features have drifted.
 
-    The preset's first metric is computed without its pages, which take ten times as long and say the same.
+    The preset's first metric is computed without its pages, which take ten times as long.
     """
     import pandas as pd
     from evidently import Report
@@ -117,7 +117,7 @@ def evidently(reference: Float32, recent: Float32) -> bool:
 
 
 def one_series(task: tuple[float | str, int, int, tuple[str, ...]]) -> dict[str, Any]:
-    """Judge the newest pairs of one series, each by the pairs before it."""
+    """Test the newest pairs of one series, each with the pairs before it."""
     memory, seed, pairs, ways = task
     params, rows = drift_params(), market(memory, REFERENCE + (PAST + pairs) * RECENT, seed)
     scaling = fit_scaling(rows.raw[:REFERENCE])
@@ -139,15 +139,17 @@ def one_series(task: tuple[float | str, int, int, tuple[str, ...]]) -> dict[str,
 def measure(
     memories: tuple[float | str, ...], series: int, pairs: int, jobs: int, ways: tuple[str, ...], output: Path | None
 ) -> list[Any]:
-    """Judge all series; what `output` already holds is not measured again."""
+    """Test all series that `output` does not hold yet."""
     lines = output.read_text().splitlines() if output is not None and output.exists() else []
     results = [
-        one
-        for one in map(json.loads, lines)
-        if one["pairs"] == pairs and one["seed"] < series and one["alarms"].keys() >= {*ways}
+        result
+        for result in map(json.loads, lines)
+        if result["pairs"] == pairs and result["seed"] < series and result["alarms"].keys() >= {*ways}
     ]
-    done = {(one["memory"], one["seed"]) for one in results}
-    tasks = [(memory, seed, pairs, ways) for seed in range(series) for memory in memories if (memory, seed) not in done]
+    measured = {(result["memory"], result["seed"]) for result in results}
+    tasks = [
+        (memory, seed, pairs, ways) for seed in range(series) for memory in memories if (memory, seed) not in measured
+    ]
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         for number, result in enumerate(pool.imap_unordered(one_series, tasks), 1):
             results.append(result)
@@ -161,13 +163,13 @@ def measure(
 def table(results: list[Any], ways: tuple[str, ...]) -> str:
     """Return alarms as a table in Markdown."""
     lines = ["| autocorrelation time | pairs | " + " | ".join(ways) + " |", "|---|---|" + "---|" * len(ways)]
-    for memory in dict.fromkeys(one["memory"] for one in results):
-        chosen = [one for one in results if one["memory"] == memory]
-        counts = [sum(one["alarms"][way] for one in chosen) for way in ways]
-        shown = " | ".join(str(count) for count in (sum(one["pairs"] for one in chosen), *counts))
+    for memory in dict.fromkeys(result["memory"] for result in results):
+        chosen = [result for result in results if result["memory"] == memory]
+        counts = [sum(result["alarms"][way] for result in chosen) for way in ways]
+        shown = " | ".join(str(count) for count in (sum(result["pairs"] for result in chosen), *counts))
         lines.append(f"| {memory} | {shown} |")
     if OURS in ways:
-        p_values = np.array([p for one in results for p in one.get("p_values", [])])
+        p_values = np.array([p for result in results for p in result.get("p_values", [])])
         counts = (f"{int((p_values <= level).sum())} at {level}" for level in SMALLER_LEVELS)
         lines.append(f"\nOf {len(p_values)} pairs, {OURS} calls {' and '.join(counts)}.")
     return "\n".join(lines)
@@ -176,14 +178,14 @@ def table(results: list[Any], ways: tuple[str, ...]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--series", type=int, default=20)
-    parser.add_argument("--pairs", type=int, default=10, help="judged of each series")
+    parser.add_argument("--pairs", type=int, default=10, help="tested of each series")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", choices=WAYS, help="measure one way of looking")
+    parser.add_argument("--only", choices=WAYS, help="measure one way only")
     parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    ways = WAYS if given.only is None else (given.only,)
-    results = measure((*MEMORIES, MIXED), given.series, given.pairs, given.jobs, ways, given.output)
+    ways = WAYS if options.only is None else (options.only,)
+    results = measure((*MEMORIES, MIXED), options.series, options.pairs, options.jobs, ways, options.output)
     print(table(results, ways))
 
 

@@ -1,10 +1,9 @@
-"""How often and how soon a change of the simulated market is called drift, and whether what moved is named.
+"""Power and delay of drift checks on changes of the simulated market, and whether the shifted features are named.
 
 `python benchmarks/studies/drift_power.py [--histories 10] [--processes 2] [--work DIR] [--output FILE]` prints the
 tables of `docs/results/drift.md`. A case is a history of nine hours, a model whose training window ended an hour and a
-half before the change, and four looks of `drift.look_s` from the change on, which begin at an even phase of it.
-Histories are made once each and every change starts from a copy of the market. Cases that are done are kept in DIR and
-not done again.
+half before the change, and four checks `drift.look_s` apart from the change on, at an even phase. Every change starts
+from a copy of the same market. Finished cases are kept in DIR.
 """
 
 import argparse
@@ -32,13 +31,13 @@ from lobsmith.units import NS_PER_S
 HISTORY_S = 9 * 3600.0
 CHANGES_AT_S = (0.0, 600.0, 1200.0)  # after the history; a case each
 TRAINED_S = 5130.0  # from the end of the training window to the end of the history
-LOOKS = 4
+CHECKS = 4
 FIRST_SEED = 100
 PLAIN = 0.05
 
 
 def measured(params: Params) -> Params:
-    """Return parameters under which no clock decides what is computed, and all past pairs are measured at once."""
+    """Return parameters by which no clock decides what is computed and all past pairs are measured at once."""
     drift = params.drift
     return replace(
         params,
@@ -47,7 +46,7 @@ def measured(params: Params) -> Params:
 
 
 def cases(seed: int, histories: int, params: Params, wanted: set[str]) -> Iterator[dict[str, Any]]:
-    """Yield the cases of one history that are wanted; each is `change`, `seed`, `at_s` and its looks."""
+    """Yield the wanted cases of one history; each is `change`, `seed`, `at_s` and its checks."""
     drift = params.drift
     market = Observed(seed, params)
     history = market.until(HISTORY_S).rows
@@ -68,7 +67,7 @@ def cases(seed: int, histories: int, params: Params, wanted: set[str]) -> Iterat
                 if key(change, seed, at_s) not in wanted:
                     continue
                 shutil.copy(kept, Path(folder) / "case.jsonl") if kept.exists() else None
-                found = checks(
+                verdicts = checks(
                     market.changed(factors),
                     at_s,
                     phase_s,
@@ -80,7 +79,7 @@ def cases(seed: int, histories: int, params: Params, wanted: set[str]) -> Iterat
                 )
                 if not kept.exists():  # the pairs before the change are every case's
                     shutil.copy(Path(folder) / "case.jsonl", kept)
-                yield {"change": change, "seed": seed, "at_s": at_s, "phase_s": phase_s, "looks": found}
+                yield {"change": change, "seed": seed, "at_s": at_s, "phase_s": phase_s, "looks": verdicts}
 
 
 def checks(
@@ -93,22 +92,22 @@ def checks(
     store: Path,
     params: DriftParams,
 ) -> list[dict[str, Any]]:
-    """Look after a change, as often as is asked for."""
+    """Check `CHECKS` times after a change."""
     rows = messages = 0
-    found: list[dict[str, Any]] = []
-    for check in range(LOOKS):
+    results: list[dict[str, Any]] = []
+    for check in range(CHECKS):
         now_s = at_s + phase_s + check * params.look_s
         new = market.until(now_s)
         history = joined([history, new.rows], params.every_ms)
         rows, messages = rows + len(new.all_rows), messages + len(new.messages)
         recent = between(history, now_s - params.recent_s, now_s)
         verdict = check_covariate_drift(reference, recent, history, scaling, PastStore(store), params)
-        found.append(seen(verdict) | {"after_s": now_s - at_s, "rows": rows, "messages": messages})
-    return found
+        results.append(check_figures(verdict) | {"after_s": now_s - at_s, "rows": rows, "messages": messages})
+    return results
 
 
-def seen(verdict: DriftVerdict) -> dict[str, Any]:
-    """Return what the tables need of a verdict."""
+def check_figures(verdict: DriftVerdict) -> dict[str, Any]:
+    """Return the figures of a verdict for the tables."""
     null = np.array([angle(auc) for auc in verdict.null])
     return {
         "finding": verdict.finding.value,
@@ -116,7 +115,7 @@ def seen(verdict: DriftVerdict) -> dict[str, Any]:
         "auc": verdict.value,
         "p": verdict.p_value,
         "past": verdict.past,
-        "named": [one.name for one in verdict.moved[:3]],
+        "named": [feature.name for feature in verdict.moved[:3]],
     }
 
 
@@ -126,12 +125,12 @@ def between(rows: RawRows, from_s: float, until_s: float) -> RawRows:
 
 
 def key(change: str, seed: int, at_s: float) -> str:
-    """Return what a case is called."""
+    """Return the name of a case."""
     return f"{change}, seed {seed}, at {at_s:g} s"
 
 
 def run(seed: int, histories: int, params: Params, path: Path, wanted: set[str]) -> int:
-    """Do the cases of one history and write each down as soon as it is done."""
+    """Run the cases of one history and write each down as soon as it is finished."""
     count = 0
     for case in cases(seed, histories, params, wanted):
         with path.open("a", encoding="utf-8") as file:
@@ -141,42 +140,49 @@ def run(seed: int, histories: int, params: Params, path: Path, wanted: set[str])
 
 
 def known(work: Path) -> dict[str, dict[str, Any]]:
-    """Return the cases that are done."""
+    """Return the finished cases."""
     lines = [line for path in sorted(work.glob("seed-*.jsonl")) for line in path.read_text().splitlines()]
     return {key(case["change"], case["seed"], case["at_s"]): case for case in map(json.loads, lines)}
 
 
-def summary(done: list[dict[str, Any]], moved: dict[str, dict[str, float]], level: float) -> dict[str, Any]:
-    """Return what was found of each change at each level."""
+def summary(finished: list[dict[str, Any]], moved: dict[str, dict[str, float]], level: float) -> dict[str, Any]:
+    """Return the detections of each change at each level."""
     result: dict[str, Any] = {}
     for change in CHANGES:
-        mine = [case["looks"] for case in done if case["change"] == change]
+        histories = [case["looks"] for case in finished if case["change"] == change]
         truly = truly_moved(change, moved[change])
-        result[change] = {"cases": len(mine), "truly_moved": sorted(truly, key=lambda name: -moved[change][name])}
+        result[change] = {"cases": len(histories), "truly_moved": sorted(truly, key=lambda name: -moved[change][name])}
         for name, at in (("budget", level), ("plain", PLAIN)):
-            first = [hit for hit in (next((one for one in case if one["p"] <= at), None) for case in mine) if hit]
+            first = [
+                check
+                for check in (next((check for check in case if check["p"] <= at), None) for case in histories)
+                if check
+            ]
             result[change][name] = {
                 "level": at,
-                "detected": share(len(first), max(len(mine), 1)),
+                "detected": share(len(first), max(len(histories), 1)),
                 "count": len(first),
-                "by_auc_alone": sum(any(one["p_auc"] <= at for one in case) for case in mine),
-                **{f"median_{what}": median([one[what] for one in first]) for what in ("after_s", "rows", "messages")},
-                "one_named": share(sum(bool(truly & set(one["named"])) for one in first), max(len(first), 1)),
-                "all_named": share(sum(truly >= set(one["named"]) for one in first), max(len(first), 1)),
+                "by_auc_alone": sum(any(check["p_auc"] <= at for check in case) for case in histories),
+                **{
+                    f"median_{what}": median([check[what] for check in first])
+                    for what in ("after_s", "rows", "messages")
+                },
+                "one_named": share(sum(bool(truly & set(check["named"])) for check in first), max(len(first), 1)),
+                "all_named": share(sum(truly >= set(check["named"]) for check in first), max(len(first), 1)),
             }
     return result
 
 
 def median(values: list[float]) -> float | None:
-    """Return the middle of some values, None of none."""
+    """Return the median of some values, None of none."""
     return float(np.median(values)) if values else None
 
 
 def tables(result: dict[str, Any]) -> str:
     """Return the results as Markdown."""
 
-    def percent(one: dict[str, float], count: int) -> str:
-        return f"{100 * one['share']:.0f} ({100 * one['low']:.0f} to {100 * one['high']:.0f})" if count else "-"
+    def percent(rate: dict[str, float], count: int) -> str:
+        return f"{100 * rate['share']:.0f} ({100 * rate['low']:.0f} to {100 * rate['high']:.0f})" if count else "-"
 
     lines = []
     for name in ("budget", "plain"):
@@ -186,16 +192,18 @@ def tables(result: dict[str, Any]) -> str:
             "| one named has moved, % | all three, % | AUC alone, % |",
             "|---" * 9 + "|",
         ]
-        for change, found in result.items():
-            one = found[name]
+        for change, figures in result.items():
+            detection = figures[name]
             delay = [
-                f"{one[f'median_{what}']:,.0f}" if one["count"] else "-" for what in ("rows", "messages", "after_s")
+                f"{detection[f'median_{what}']:,.0f}" if detection["count"] else "-"
+                for what in ("rows", "messages", "after_s")
             ]
             named = [
-                percent(one[which], one["count"]) if change != "none" else "-" for which in ("one_named", "all_named")
+                percent(detection[which], detection["count"]) if change != "none" else "-"
+                for which in ("one_named", "all_named")
             ]
-            cells = [change, str(found["cases"]), percent(one["detected"], found["cases"]), *delay, *named]
-            cells.append(f"{100 * one['by_auc_alone'] / max(found['cases'], 1):.0f}")
+            cells = [change, str(figures["cases"]), percent(detection["detected"], figures["cases"]), *delay, *named]
+            cells.append(f"{100 * detection['by_auc_alone'] / max(figures['cases'], 1):.0f}")
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
@@ -207,29 +215,29 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path(".lobsmith/bench/drift_power"))
     parser.add_argument("--output", type=Path)
-    asked = parser.parse_args()
-    asked.work.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
     params = measured(load_params(Path(__file__).parents[2] / "params.yaml"))
-    seeds = range(FIRST_SEED, FIRST_SEED + asked.histories)
+    seeds = range(FIRST_SEED, FIRST_SEED + options.histories)
     wanted = {key(change, seed, HISTORY_S + at) for change in CHANGES for seed in seeds for at in CHANGES_AT_S}
-    wanted -= set(known(asked.work))
-    print(f"{len(wanted)} cases of {asked.histories} histories to do", flush=True)
-    with ProcessPoolExecutor(asked.processes) as pool:
-        effects = asked.work / "moved.json"
+    wanted -= set(known(options.work))
+    print(f"{len(wanted)} cases of {options.histories} histories to do", flush=True)
+    with ProcessPoolExecutor(options.processes) as pool:
+        effects = options.work / "moved.json"
         measuring = None if effects.exists() else pool.submit(truths, params)
         running = {
-            pool.submit(run, seed, asked.histories, params, asked.work / f"seed-{seed}.jsonl", wanted): seed
+            pool.submit(run, seed, options.histories, params, options.work / f"seed-{seed}.jsonl", wanted): seed
             for seed in seeds
-            if any(f"seed {seed}," in one for one in wanted)
+            if any(f"seed {seed}," in case for case in wanted)
         }
         for number, future in enumerate(as_completed(running), 1):
             print(f"history {running[future]}: {future.result()} cases, {number} of {len(running)} done", flush=True)
         if measuring is not None:
             effects.write_text(json.dumps(measuring.result()))
-    result = summary(list(known(asked.work).values()), json.loads(effects.read_text()), check_level(params.drift))
+    result = summary(list(known(options.work).values()), json.loads(effects.read_text()), check_level(params.drift))
     print(tables(result))
-    if asked.output:
-        asked.output.write_text(json.dumps({"sizes": SIZES, "changes": result}, indent=1) + "\n")
+    if options.output:
+        options.output.write_text(json.dumps({"sizes": SIZES, "changes": result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What looks for drift say of recorded sessions: other days, other markets, other symbols, and halves of one session.
+"""Verdicts of drift checks on recorded sessions: other days, other markets, other symbols, and halves of one session.
 
 `LOBSMITH_DATA=DIR python benchmarks/studies/drift_recorded.py [--output FILE]` prints the table of
-`docs/results/drift.md`. Sessions last six to eleven minutes, so that the product's windows have no past to be compared
-with. Windows of seconds have: 30 s that were learnt are held against 7 s of another session as if they had followed at
-once, and in the second half of a session against the 3 s that did follow.
+`docs/results/drift.md`. Sessions last six to eleven minutes, too short for a past of the product's windows. Windows of
+seconds have one: 30 s of training data against 7 s of another session as if they had followed at once, and in the
+second half of a session against the 3 s that did follow.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def read(folder: Path, session: str, params: Params) -> Dataset:
 
 
 def frozen(dataset: Dataset, params: DriftParams) -> tuple[Scaling, RawRows]:
-    """Return a session as it is kept with a model that has learnt from it."""
+    """Return a session as the reference of a model that was trained on it."""
     reference = freeze([dataset], params)
     return reference.scaling, reference.rows[str(dataset.instrument)]
 
@@ -79,14 +79,14 @@ def halves(rows: RawRows) -> tuple[RawRows, RawRows]:
 
 
 def after(old: RawRows, new: RawRows) -> RawRows:
-    """Return rows as if they had come right after others: the past is what lies before, and sessions are of any day."""
+    """Return rows shifted to follow others at once: the past is what lies before, and sessions are of any day."""
     return RawRows(new.time_ns + (int(old.time_ns[-1]) + 1 - int(new.time_ns[0])), new.segment, new.raw)
 
 
 def aucs(scaling: Scaling, old: RawRows, new: RawRows, params: DriftParams) -> dict[str, float]:
-    """Return the AUC of all rows, cross-fitted over blocks of time, and the naive one: over rows that were shuffled."""
+    """Return the AUC of all rows: cross-fitted over blocks of time, and naive, over shuffled rows."""
     generator = np.random.default_rng(params.discriminator.seed)
-    shuffled = (generator.permutation(one.raw) for one in (old, new))
+    shuffled = (generator.permutation(rows.raw) for rows in (old, new))
     return {
         "blocks": fit_discriminator(old.raw, new.raw, scaling, params.discriminator).auc,
         "naive": fit_discriminator(*shuffled, scaling, params.discriminator).auc,
@@ -96,46 +96,46 @@ def aucs(scaling: Scaling, old: RawRows, new: RawRows, params: DriftParams) -> d
 def starts(rows: RawRows, params: DriftParams, most: int) -> list[int]:
     """Return where windows begin, ns: end to end, `most` of them, evenly over the time of the rows."""
     first, length = int(rows.time_ns[0]), round(params.recent_s * NS_PER_S)
-    every = np.arange(first, max(int(rows.time_ns[-1]) - length, first + 1), length)
-    return every[np.unique(np.linspace(0, len(every) - 1, min(most, len(every))).round().astype(int))].tolist()
+    possible = np.arange(first, max(int(rows.time_ns[-1]) - length, first + 1), length)
+    return possible[np.unique(np.linspace(0, len(possible) - 1, min(most, len(possible))).round().astype(int))].tolist()
 
 
 def checks(
     scaling: Scaling, old: RawRows, new: RawRows, params: DriftParams, most: int, *, follow: bool
 ) -> list[DriftVerdict]:
-    """Look at windows of the newer rows.
+    """Check windows of the newer rows.
 
     Args:
         scaling: of the older rows.
-        old: what was learnt, and the past.
+        old: the training data, and the past.
         new: rows that came after it.
         params: `drift`.
-        most: looks.
-        follow: let what was learnt, and the past, end where each window begins.
+        most: checks.
+        follow: let training data and past end where each window begins.
     """
-    length, found = round(params.recent_s * NS_PER_S), []
+    length, verdicts = round(params.recent_s * NS_PER_S), []
     whole = joined(old, new)
     with tempfile.TemporaryDirectory() as folder:
         store = PastStore(Path(folder) / "past.jsonl")
         for start in starts(new, params, most):
             past = whole.between(0, start) if follow else old
             recent = new.between(start, start + length)
-            found.append(check_covariate_drift(past, recent, past, scaling, store, params, level=LEVEL, gap_s=0.0))
-    return found
+            verdicts.append(check_covariate_drift(past, recent, past, scaling, store, params, level=LEVEL, gap_s=0.0))
+    return verdicts
 
 
 @torch.no_grad()
 def scores(old: RawRows, scaling: Scaling, new: RawRows, params: Params) -> dict[str, Any]:
-    """Return the reference scores of blocks of the newer rows, end to end; above 1 is an alarm."""
+    """Return the drift scores of blocks of the newer rows, end to end; above 1 is an alarm."""
     learnt = Reference({"learnt": old}, scaling, params.drift.every_ms)
     score, fitted = fit_score(learnt, params.reference)
     length = fitted["learnt"].block_rows
-    said = score(torch.from_numpy(new.raw).unfold(0, length, length).transpose(1, 2))[0]
-    return {"block_rows": length, "scores": [round(one, 2) for one in said[:, 0].tolist()]}
+    values = score(torch.from_numpy(new.raw).unfold(0, length, length).transpose(1, 2))[0]
+    return {"block_rows": length, "scores": [round(value, 2) for value in values[:, 0].tolist()]}
 
 
 def compare(older: Dataset, newer: Dataset | None, params: Params, most: int) -> dict[str, Any]:
-    """Return what is said of two sessions, or of the halves of one."""
+    """Return the verdicts on two sessions, or on the halves of one."""
 
     def both(drift: DriftParams) -> tuple[Scaling, RawRows, RawRows]:
         scaling, rows = frozen(older, drift)
@@ -148,19 +148,19 @@ def compare(older: Dataset, newer: Dataset | None, params: Params, most: int) ->
     product = checks(scaling, old, after(old, new), params.drift, 1, follow=False)[0]
     brief = short(params.drift, SESSION_RECENT_S if newer is not None else HALF_RECENT_S)
     known, learnt, came = both(brief)
-    found = checks(known, learnt, after(learnt, came), brief, most, follow=newer is None)
-    named = Counter(one.name for check in found for one in check.moved[:3])
-    psi = {one.name: one.psi for one in feature_shifts(NAMES, old.raw, new.raw)}
-    p_values = [check.p_value for check in found if check.p_value is not None]
+    verdicts = checks(known, learnt, after(learnt, came), brief, most, follow=newer is None)
+    named = Counter(feature.name for check in verdicts for feature in check.moved[:3])
+    psi = {feature.name: feature.psi for feature in feature_shifts(NAMES, old.raw, new.raw)}
+    p_values = [check.p_value for check in verdicts if check.p_value is not None]
     return {
         "rows": [len(old), len(new)],
         "auc": aucs(scaling, old, new, params.drift),
         "reference": scores(old, scaling, new, params),
         "product": {"finding": product.finding.value, "reason": product.reason},
         "recent_s": brief.recent_s,
-        "past": [check.past for check in found],
-        "checks": len(found),
-        "findings": Counter(check.finding.value for check in found),
+        "past": [check.past for check in verdicts],
+        "checks": len(verdicts),
+        "findings": Counter(check.finding.value for check in verdicts),
         "p": p_values,
         "moved": [{"name": name, "checks": count, "psi": psi[name]} for name, count in named.most_common(3)],
     }
@@ -169,25 +169,25 @@ def compare(older: Dataset, newer: Dataset | None, params: Params, most: int) ->
 def tables(result: dict[str, Any]) -> str:
     """Return the results as Markdown."""
     lines = [
-        "| learnt | looked at | rows | AUC naive | AUC over blocks | product's windows | short windows: drift "
+        "| trained on | checked | rows | AUC naive | AUC over blocks | product's windows | short windows: drift "
         "| p: median, least | named most often (PSI) | reference score: median, least | blocks above 1 |",
         "|---" * 11 + "|",
     ]
-    for one in result["compared"]:
-        named = ", ".join(f"{moved['name']} ({moved['psi']:.2f})" for moved in one["moved"])
-        said = one["reference"]["scores"]
+    for pair in result["compared"]:
+        named = ", ".join(f"{moved['name']} ({moved['psi']:.2f})" for moved in pair["moved"])
+        blocks = pair["reference"]["scores"]
         cells = [
-            one["older"],
-            one["newer"],
-            " / ".join(f"{count:,}" for count in one["rows"]),
-            f"{one['auc']['naive']:.3f}",
-            f"{one['auc']['blocks']:.3f}",
-            one["product"]["finding"],
-            f"{one['findings'].get(Finding.DRIFT.value, 0)} of {one['checks']}",
-            f"{np.median(one['p']):.2g}, {min(one['p']):.2g}" if one["p"] else "-",
+            pair["older"],
+            pair["newer"],
+            " / ".join(f"{count:,}" for count in pair["rows"]),
+            f"{pair['auc']['naive']:.3f}",
+            f"{pair['auc']['blocks']:.3f}",
+            pair["product"]["finding"],
+            f"{pair['findings'].get(Finding.DRIFT.value, 0)} of {pair['checks']}",
+            f"{np.median(pair['p']):.2g}, {min(pair['p']):.2g}" if pair["p"] else "-",
             named,
-            f"{np.median(said):.2g}, {min(said):.2g}",
-            f"{sum(score > 1 for score in said)} of {len(said)}",
+            f"{np.median(blocks):.2g}, {min(blocks):.2g}",
+            f"{sum(score > 1 for score in blocks)} of {len(blocks)}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -197,18 +197,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checks", type=int, default=20, help="of each pair, at most")
     parser.add_argument("--output", type=Path)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     params = load_params(Path(__file__).parents[2] / "params.yaml")
     sessions = {name: read(Path(os.environ["LOBSMITH_DATA"]), name, params) for name in SESSIONS}
     pairs = [*PAIRS, *((name, HALF) for name in SESSIONS)]
     result: dict[str, Any] = {"compared": []}
     for older, newer in pairs:
-        found = compare(sessions[older], sessions.get(newer), params, asked.checks)
-        result["compared"].append({"older": older, "newer": newer, **found})
-        print(f"{older} | {newer}: {dict(found['findings'])}", flush=True)
+        comparison = compare(sessions[older], sessions.get(newer), params, options.checks)
+        result["compared"].append({"older": older, "newer": newer, **comparison})
+        print(f"{older} | {newer}: {dict(comparison['findings'])}", flush=True)
     print(tables(result))
-    if asked.output:
-        asked.output.write_text(json.dumps(result, indent=1) + "\n")
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

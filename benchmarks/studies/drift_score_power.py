@@ -1,4 +1,4 @@
-"""How soon the reference score, which clients compute on their own rows, finds a change of the simulated market.
+"""Delay of the clients' drift score in finding a change of the simulated market.
 
 `python benchmarks/studies/drift_score_power.py [--histories 10] [--output FILE]` prints a table of
 `docs/results/drift.md`. Histories, changes and training windows are those of `drift_power.py`; the newest
@@ -37,7 +37,7 @@ def cases(seed: int, params: Params) -> list[dict[str, Any]]:
     window = between(history, until_s - params.window.length_s, until_s)
     learnt = Reference({str(INSTRUMENT): window}, fit_scaling(window.raw), params.drift.every_ms)
     score, _ = fit_score(learnt, params.reference)
-    found = []
+    alarms = []
     for after_s in CHANGES_AT_S:
         at_s = HISTORY_S + after_s
         if after_s:
@@ -50,8 +50,8 @@ def cases(seed: int, params: Params) -> list[dict[str, Any]]:
                 until = START_NS + round((at_s + alarm["after_s"]) * NS_PER_S)
                 alarm["rows"] = int(np.searchsorted(new.all_rows, until))
                 alarm["messages"] = int(np.searchsorted(new.messages, until))
-            found.append({"change": change, "seed": seed, "at_s": at_s, "alarm": alarm})
-    return found
+            alarms.append({"change": change, "seed": seed, "at_s": at_s, "alarm": alarm})
+    return alarms
 
 
 @torch.no_grad()
@@ -68,18 +68,23 @@ def first_alarm(score: ReferenceScore, rows: RawRows, at_s: float, block: int) -
     return {"after_s": float(after_s[over[0]]), "named": [NAMES[at] for at in furthest]}
 
 
-def table(done: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
-    """Return what was found of each change, and the same as Markdown."""
+def table(finished: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
+    """Return the detections of each change, and the same as Markdown."""
     result: dict[str, Any] = {}
     lines = ["| change | cases | alarm within 20 min, % | rows | messages | s |", "|---" * 6 + "|"]
     for change in CHANGES:
-        alarms = [case["alarm"] for case in done if case["change"] == change]
-        first = [one for one in alarms if one is not None]
+        alarms = [case["alarm"] for case in finished if case["change"] == change]
+        first = [alarm for alarm in alarms if alarm is not None]
         hit = share(len(first), len(alarms))
-        delays = {what: median([one[what] for one in first]) for what in ("rows", "messages", "after_s")}
+        delays = {what: median([alarm[what] for alarm in first]) for what in ("rows", "messages", "after_s")}
         result[change] = {"cases": len(alarms), "alarms": len(first), "share": hit, **delays}
         percent = f"{100 * hit['share']:.0f} ({100 * hit['low']:.0f} to {100 * hit['high']:.0f})"
-        cells = [change, str(len(alarms)), percent, *("-" if one is None else f"{one:,.0f}" for one in delays.values())]
+        cells = [
+            change,
+            str(len(alarms)),
+            percent,
+            *("-" if delay is None else f"{delay:,.0f}" for delay in delays.values()),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return result, "\n".join(lines)
 
@@ -88,16 +93,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--histories", type=int, default=10)
     parser.add_argument("--output", type=Path)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     params = load_params(Path(__file__).parents[2] / "params.yaml")
-    done = []
-    for seed in range(FIRST_SEED, FIRST_SEED + asked.histories):
-        done += cases(seed, params)
+    finished = []
+    for seed in range(FIRST_SEED, FIRST_SEED + options.histories):
+        finished += cases(seed, params)
         print(f"history {seed} done", flush=True)
-    result, text = table(done)
+    result, text = table(finished)
     print(text)
-    if asked.output:
-        asked.output.write_text(json.dumps({"changes": result, "cases": done}, indent=1) + "\n")
+    if options.output:
+        options.output.write_text(json.dumps({"changes": result, "cases": finished}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How fast the prediction log is written and read: `python benchmarks/studies/prediction_log.py [ROWS]` (10 million).
+"""Write and read rates of the prediction log: `python benchmarks/studies/prediction_log.py [ROWS]` (10 million).
 
-A log of three days is filled as a recorder fills it: 2000 rows a flush, of one version in production and one candidate,
-with outcomes, once without and once with raw rows. Then the last hours of both versions are compared, their raw rows
-are read, and all of it is exported. One JSON object on standard output.
+A log of three days is written as a recorder does: 2000 rows a flush, one version in production and one candidate, with
+outcomes, once without and once with raw rows. Then the last hours of both versions are compared, their raw rows read,
+and all of it exported. One JSON object on standard output.
 """
 
 import json
@@ -36,7 +36,7 @@ EVERY_MS = 500
 
 def fill(path: Path, rows: int, *, with_raw: bool) -> dict[str, float]:
     generator = np.random.default_rng(0)
-    said = generator.dirichlet([1, 1, 1], (FLUSH_ROWS, len(HORIZONS))).astype(np.float32)
+    probabilities = generator.dirichlet([1, 1, 1], (FLUSH_ROWS, len(HORIZONS))).astype(np.float32)
     labels = generator.integers(-1, 3, (FLUSH_ROWS, len(HORIZONS))).astype(np.int8)
     raw, raw_count = generator.normal(size=(FLUSH_ROWS, COUNT)).astype(np.float32), 0
     step_ns = DAYS * 24 * HOUR_NS // (rows // 2)
@@ -61,7 +61,7 @@ def fill(path: Path, rows: int, *, with_raw: bool) -> dict[str, float]:
                     mid=120_000 + row % 7,
                     latency_ns=50_000 + row % 1000,
                     rows=1,
-                    probabilities=said,
+                    probabilities=probabilities,
                 )
             log.add_outcomes(session, row, labels, time_ns + 10_000_000_000)
             if with_raw:
@@ -100,7 +100,7 @@ def read(path: Path, hours: int) -> dict[str, float]:
 def read_raw(path: Path, hours: int) -> dict[str, float]:
     begun, busy = time.perf_counter(), time.process_time()
     with PredictionLog(path) as log:
-        sessions = [one["session"] for one in log.sessions()]
+        sessions = [session["session"] for session in log.sessions()]
         rows = raw_rows(log, sessions, every_ms=EVERY_MS, since_ns=END_NS - hours * HOUR_NS)
     return {
         "hours": hours,

@@ -1,9 +1,9 @@
-"""How often a client's reference score calls an unchanged market another one, and how soon a changed one.
+"""False alarms of the clients' drift score on an unchanged market, and its delay on a changed one.
 
 `python benchmarks/studies/reference_score.py [--sessions 6] [--hours 6] [--regime-s 60]` prints the tables of
-`docs/results/drift.md`. The score is fitted to each session of the simulator and asked about all others, a block after
-each 32 thinned rows, as in the guard of a client. Changes begin when a session has had its first hour; other regimes
-are tried without them.
+`docs/results/drift.md`. The score is fitted to each session of the simulator and applied to all others, a block after
+each 32 thinned rows, as in a client's guard. Changes begin after a session's first hour; other regimes are tried
+without changes.
 """
 
 import argparse
@@ -41,16 +41,17 @@ _UNITS = 1000.0
 _SEED = 500
 _HOUR_S = 3600.0
 _DAY_S = 86_400.0
+_COUNTS = ("above", "blocks", "alarms")
 
 
 class Watched(NamedTuple):
-    """What the scores of one session came to.
+    """Scores of one session.
 
     Attributes:
         blocks: scored.
         above: of these above 1.
         alarms: times that the guard turned conservative.
-        first_s: from the session's begin to the first of them; NaN where there is none.
+        first_s: from the session's begin to the first alarm; NaN without one.
     """
 
     blocks: int
@@ -60,7 +61,7 @@ class Watched(NamedTuple):
 
 
 def blocks_of(rows: RawRows, params: Params) -> Iterator[tuple[npt.NDArray[np.int64], Float32]]:
-    """Yield blocks of a session, [<= 256, T, F], and when each ended, as a client would ask for them."""
+    """Yield blocks of a session, [<= 256, T, F], and when each ended, as a client scores them."""
     ends = np.arange(params.reference.block_rows, len(rows) + 1, params.guard.every_rows)
     for some in np.array_split(ends, max(1, len(ends) // 256)):
         yield rows.time_ns[some - 1], np.stack([rows.raw[end - params.reference.block_rows : end] for end in some])
@@ -81,18 +82,18 @@ def watch(score: ReferenceScore, rows: RawRows, params: Params) -> Watched:
 
 
 def broken(rows: RawRows, name: str, *, still: bool) -> RawRows:
-    """Return rows of which one feature stands still, or is a thousand times itself."""
+    """Return rows with one feature standing still, or multiplied by a thousand."""
     raw, column = rows.raw.copy(), NAMES.index(name)
     raw[:, column] = raw[0, column] if still else _UNITS * raw[:, column]
     return RawRows(rows.time_ns, rows.segment, raw)
 
 
-def summary(name: str, found: list[Watched], seconds: float) -> str:
+def summary(name: str, sessions: list[Watched], seconds: float) -> str:
     """Return a row of the table of changes."""
-    shares = np.mean([one.above / one.blocks for one in found])
-    seen = [one.first_s for one in found if one.alarms]
-    delay = f"{np.median(seen):.0f}" if seen else "-"
-    return f"| {name} | {shares:.0%} | {len(seen)} of {len(found)} | {delay} | {seconds / 60:.0f} |"
+    shares = np.mean([session.above / session.blocks for session in sessions])
+    delays = [session.first_s for session in sessions if session.alarms]
+    delay = f"{np.median(delays):.0f}" if delays else "-"
+    return f"| {name} | {shares:.0%} | {len(delays)} of {len(sessions)} | {delay} | {seconds / 60:.0f} |"
 
 
 def main() -> None:
@@ -100,12 +101,12 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=6)
     parser.add_argument("--hours", type=float, default=6.0, help="of each")
     parser.add_argument("--regime-s", type=float, default=Dynamics().regime_s, help="mean stay in a regime")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     params = load_params(Path(__file__).parents[2] / "params.yaml")
-    market = msgspec.structs.replace(Dynamics(), regime_s=given.regime_s)
-    seconds = given.hours * _HOUR_S
-    sessions = [Observed(_SEED + seed, params, market).until(seconds).rows for seed in range(given.sessions)]
+    market = msgspec.structs.replace(Dynamics(), regime_s=options.regime_s)
+    seconds = options.hours * _HOUR_S
+    sessions = [Observed(_SEED + seed, params, market).until(seconds).rows for seed in range(options.sessions)]
     scores = []
     for rows in sessions:
         score, fitted = fit_score(
@@ -117,17 +118,15 @@ def main() -> None:
         [watch(score, rows, params) for rows in sessions if rows is not own]
         for score, own in zip(scores, sessions, strict=True)
     ]
-    days = (given.sessions - 1) * seconds / _DAY_S
+    days = (options.sessions - 1) * seconds / _DAY_S
     print("\n| fitted to | days | blocks above 1 | guard's alarms a day |\n|---|---|---|---|")
-    for number, found in enumerate(same):
-        above, blocks = sum(one.above for one in found), sum(one.blocks for one in found)
-        print(
-            f"| {_SEED + number} | {days:.2f} | {above / blocks:.2%} | {sum(one.alarms for one in found) / days:.2f} |"
-        )
-    alarms = sum(one.alarms for found in same for one in found)
-    print(f"| all | {days * given.sessions:.1f} | | {alarms / days / given.sessions:.2f} |")
+    for number, watched in enumerate(same):
+        above, blocks, alarms = (sum(getattr(session, name) for session in watched) for name in _COUNTS)
+        print(f"| {_SEED + number} | {days:.2f} | {above / blocks:.2%} | {alarms / days:.2f} |")
+    alarms = sum(session.alarms for watched in same for session in watched)
+    print(f"| all | {days * options.sessions:.1f} | | {alarms / days / options.sessions:.2f} |")
 
-    if given.regime_s != Dynamics().regime_s:
+    if options.regime_s != Dynamics().regime_s:
         return
     print("\n| change | blocks above 1 | found | median delay, s | watched, min |\n|---|---|---|---|---|")
     begun = Observed(_SEED - 1, params, market)
@@ -137,9 +136,11 @@ def main() -> None:
         print(summary(name, [watch(score, rows, params) for score in scores], _HOUR_S), flush=True)
     rows = begun.until(2 * _HOUR_S).rows
     for name in BROKEN:
-        for words, still in (("stands still", True), (f"x {_UNITS:g}", False)):
+        for change, still in (("stands still", True), (f"x {_UNITS:g}", False)):
             spoilt = broken(rows, name, still=still)
-            print(summary(f"`{name}` {words}", [watch(score, spoilt, params) for score in scores], _HOUR_S), flush=True)
+            print(
+                summary(f"`{name}` {change}", [watch(score, spoilt, params) for score in scores], _HOUR_S), flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How often live traffic's tests err, and how long they take, on simulated differences of losses.
+"""Error rates and duration of the live tests on simulated differences of losses.
 
 `python benchmarks/studies/shadow_power.py [--runs 1000] [--hours 4] [--output FILE]` prints the tables of
 `docs/results/shadow.md`. A run is a stretch of traffic of which the first `paired.measure_s` are measured; then the
@@ -72,15 +72,15 @@ def means(values: Float, time_ns: npt.NDArray[np.int64], length_s: int) -> Float
 
 
 def crossings(differences: Float, bounds: Float, effect: float, level: float, least: int) -> tuple[float, float]:
-    """Return the first blocks at which `better` and `worse` reach ln of their threshold, `inf` where they never do."""
+    """Return the first blocks at which `better` and `worse` reach ln of their threshold, `inf` if never."""
     shifted = differences + effect
     bets = np.clip(shifted / bounds, -1.0, 1.0)
     mean = np.cumsum(shifted)
-    found = []
+    first = []
     for sign in (1, -1):
         sure = (log_capital(sign * bets) >= level) & (sign * mean > 0) & (np.arange(1, len(bets) + 1) >= least)
-        found.append(float(np.argmax(sure) + 1) if sure.any() else math.inf)
-    return found[0], found[1]
+        first.append(float(np.argmax(sure) + 1) if sure.any() else math.inf)
+    return first[0], first[1]
 
 
 def share(hits: int, runs: int) -> dict[str, float]:
@@ -91,10 +91,10 @@ def share(hits: int, runs: int) -> dict[str, float]:
 
 
 def shadow(noise: Noise, params: Params, runs: int, hours: float) -> dict[str, Any]:
-    """Measure one kind of noise: every way on equal versions, ours on all effects."""
-    paired, judged = params.paired, params.shadow
+    """Measure one kind of noise: every way on equal versions, the product's on all effects."""
+    paired, limits = params.paired, params.shadow
     seconds = paired.measure_s + 3600 * hours
-    level, strict = -math.log(judged.alpha), math.log(2 / params.rollback.alpha)
+    level, strict = -math.log(limits.alpha), math.log(2 / params.rollback.alpha)
     fooled = dict.fromkeys((ROW_BY_ROW, FIVE, THIRTY), 0)
     hits = {effect: [0, 0] for effect in EFFECTS}
     waits: dict[float, list[float]] = {effect: [] for effect in EFFECTS}
@@ -103,25 +103,25 @@ def shadow(noise: Noise, params: Params, runs: int, hours: float) -> dict[str, A
     for seed in range(runs):
         values, time_ns = traffic(noise, seed, seconds)
         known, segment = np.ones(len(values), bool), np.zeros(len(values), np.int64)
-        found = paired_blocks(values, known, time_ns, segment, horizon_ms=1000, params=paired)
-        rule = found.rule
+        blocks = paired_blocks(values, known, time_ns, segment, horizon_ms=1000, params=paired)
+        rule = blocks.rule
         if rule is None:
             raise RuntimeError("the run is shorter than paired.measure_s")
         lengths.append(rule.length_s)
         fixed = {length: means(values, time_ns, length) for length in (5, 30)}
         unit = float(fixed[30].std())
-        bounds = predictable_bounds(found.differences, rule.measured, paired.clip)
-        least = max(judged.minimum_blocks, math.ceil(judged.minimum_s / rule.length_s))
+        bounds = predictable_bounds(blocks.differences, rule.measured, paired.clip)
+        least = max(limits.minimum_blocks, math.ceil(limits.minimum_s / rule.length_s))
         for effect in EFFECTS:
-            better, worse = crossings(found.differences, bounds, effect * unit, level, least)
+            better, worse = crossings(blocks.differences, bounds, effect * unit, level, least)
             hits[effect][0] += better < math.inf
             hits[effect][1] += worse < math.inf
             waits[effect].append(better * rule.length_s)
-            back = crossings(found.differences, bounds, -effect * unit, strict, params.rollback.minimum_blocks)[1]
+            back = crossings(blocks.differences, bounds, -effect * unit, strict, params.rollback.minimum_blocks)[1]
             backs[effect].append(back * rule.length_s)
         for name, series in ((ROW_BY_ROW, values), (FIVE, fixed[5]), (THIRTY, fixed[30])):
             scale = predictable_bounds(series[:1], series[: len(series) // 10], paired.clip)
-            start = 0 if name == ROW_BY_ROW else judged.minimum_blocks
+            start = 0 if name == ROW_BY_ROW else limits.minimum_blocks
             fooled[name] += crossings(series, scale, 0.0, level, start)[0] < math.inf
     return {
         "block_s": np.percentile(lengths, [5, 50, 95]).tolist(),
@@ -147,29 +147,29 @@ def _median(values: list[float]) -> float | None:
 
 def split(params: Params, runs: int, hours: float, portion: float, better_by: float) -> dict[str, Any]:
     """Measure the A/B test on losses that drift with the market; a candidate better by so many nats a row."""
-    judged = type(params.shadow)(
+    limits = type(params.shadow)(
         **{n: getattr(params.shadow, n) for n in params.shadow.__struct_fields__} | {"share": portion}
     )
-    level, hits, worse, waits = -math.log(judged.alpha), 0, 0, []
+    level, hits, worse, waits = -math.log(limits.alpha), 0, 0, []
     for seed in range(runs):
         generator = np.random.default_rng(seed)
         cells = round((params.paired.measure_s + 3600 * hours) / 2)
         time_ns = np.arange(cells) * 2 * NS_PER_S
         drift = np.repeat(0.15 * memory(generator.normal(size=cells // 30 + 1), 7.5), 30)[:cells]
-        number = time_ns // round(judged.arm_s * NS_PER_S)
+        number = time_ns // round(limits.arm_s * NS_PER_S)
         drawn = np.array(
             [
-                arm("X", int(k * judged.arm_s * NS_PER_S), block_s=judged.arm_s, share=portion, salt=str(seed))
+                arm("X", int(k * limits.arm_s * NS_PER_S), block_s=limits.arm_s, share=portion, salt=str(seed))
                 for k in np.unique(number)
             ]
         )
         candidate = drawn[number - number[0]]
         loss = 0.7 + drift + 0.3 * generator.standard_t(4, size=cells) - better_by * candidate
-        found = split_blocks(loss, time_ns, candidate, judged, params.paired)
-        first = crossings(found.differences, found.bounds, 0.0, level, judged.minimum_blocks)
+        cut = split_blocks(loss, time_ns, candidate, limits, params.paired)
+        first = crossings(cut.differences, cut.bounds, 0.0, level, limits.minimum_blocks)
         hits += first[0] < math.inf
         worse += first[1] < math.inf
-        waits.append(first[0] * judged.arm_s)
+        waits.append(first[0] * limits.arm_s)
     return {"promoted": share(hits, runs), "rejected": share(worse, runs), "promotion_s": _median(waits)}
 
 
@@ -179,56 +179,58 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=4.0)
     parser.add_argument("--only", nargs="*", default=[*NOISES, "split"], help="names of noises, or split")
     parser.add_argument("--output", type=Path)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     params = load_params(Path(__file__).parents[2] / "params.yaml")
-    result: dict[str, Any] = {"runs": asked.runs, "hours": asked.hours, "shadow": {}, "split": {}}
+    result: dict[str, Any] = {"runs": options.runs, "hours": options.hours, "shadow": {}, "split": {}}
     for name, noise in NOISES.items():
-        if name in asked.only:
+        if name in options.only:
             begun = time.monotonic()
-            result["shadow"][name] = shadow(noise, params, asked.runs, asked.hours)
+            result["shadow"][name] = shadow(noise, params, options.runs, options.hours)
             print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
     for portion in (0.5, 0.2):
         for better_by in (0.0, 0.02, 0.05, 0.1):
-            if "split" in asked.only:
+            if "split" in options.only:
                 result["split"][f"share {portion}, {better_by} nats"] = split(
-                    params, asked.runs, 24.0, portion, better_by
+                    params, options.runs, 24.0, portion, better_by
                 )
     print(tables(result))
-    if asked.output:
-        asked.output.write_text(json.dumps(result, indent=1) + "\n")
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def tables(result: dict[str, Any]) -> str:
     """Return the results as Markdown."""
 
-    def percent(one: dict[str, float]) -> str:
-        return f"{100 * one['share']:.1f} ({100 * one['low']:.1f} to {100 * one['high']:.1f})"
+    def percent(rate: dict[str, float]) -> str:
+        return f"{100 * rate['share']:.1f} ({100 * rate['low']:.1f} to {100 * rate['high']:.1f})"
 
     def minutes(seconds: float | None) -> str:
         return "" if seconds is None else f", {seconds / 60:.0f} min"
 
     ways = (ROW_BY_ROW, FIVE, THIRTY, MEASURED)
     lines = [f"| equal versions, % promoted | {' | '.join(ways)} | measured length, s |", "|---" * 6 + "|"]
-    for name, found in result["shadow"].items():
-        low, middle, high = found["block_s"]
-        cells = " | ".join(percent(found["equal"][way]) for way in ways)
+    for name, figures in result["shadow"].items():
+        low, middle, high = figures["block_s"]
+        cells = " | ".join(percent(figures["equal"][way]) for way in ways)
         lines.append(f"| {name} | {cells} | {middle:.0f} ({low:.0f} to {high:.0f}) |")
     shown = [str(effect) for effect in EFFECTS if effect]
     lines += ["", f"| % promoted, median time | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
-    for name, found in result["shadow"].items():
+    for name, figures in result["shadow"].items():
         cells = [
-            f"{100 * e['promoted']['share']:.0f}{minutes(e['promotion_s'])}" for e in map(found["effects"].get, shown)
+            f"{100 * e['promoted']['share']:.0f}{minutes(e['promotion_s'])}" for e in map(figures["effects"].get, shown)
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", f"| % rolled back, median time | 0 | {' | '.join(shown)} |", "|---" * (len(shown) + 2) + "|"]
-    for name, found in result["shadow"].items():
-        cells = [f"{100 * e['rolled_back']['share']:.1f}{minutes(e['rollback_s'])}" for e in found["effects"].values()]
+    for name, figures in result["shadow"].items():
+        cells = [
+            f"{100 * e['rolled_back']['share']:.1f}{minutes(e['rollback_s'])}" for e in figures["effects"].values()
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "| A/B test, 24 h | % promoted | % rejected as worse | median time |", "|---" * 4 + "|"]
-    for name, found in result["split"].items():
+    for name, figures in result["split"].items():
         lines.append(
-            f"| {name} | {percent(found['promoted'])} | {percent(found['rejected'])} "
-            f"| {minutes(found['promotion_s'])[2:]} |"
+            f"| {name} | {percent(figures['promoted'])} | {percent(figures['rejected'])} "
+            f"| {minutes(figures['promotion_s'])[2:]} |"
         )
     return "\n".join(lines)
 

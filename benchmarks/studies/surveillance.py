@@ -1,9 +1,9 @@
-"""How long surveillance takes over an event, one message a call, as a live feed makes them.
+"""Time of surveillance per event, one message a call, as a live feed makes them.
 
 Run `python benchmarks/studies/surveillance.py [SECONDS]`: so many simulated seconds with a flash crash at their end. A
 time is that of the whole call from Python, the alert's object included. Each session is pushed `_PASSES` times: the
-maximum of all is what a busy machine makes of it, the maximum of each message's smallest time is the code's own. An
-alert is due within 10 ms of its event.
+maximum of all includes the machine's noise, the maximum of each message's smallest time is the code's own. An alert is
+due within 10 ms of its event.
 """
 
 import gc
@@ -32,19 +32,19 @@ def measure(name: str, make: Callable[[], Callable[[Events], list[Any]]], events
     """Push message by message and print the times of a call."""
     bounds = events.message_bounds().tolist()
     took = np.empty((_PASSES, len(bounds) - 1))
-    for one in took:
+    for times_us in took:
         push = make()
         results: list[Any] = []
         ends: list[int] = []
         gc.collect()
         gc.disable()
-        for m in range(len(one)):
+        for m in range(len(times_us)):
             message = events.slice(bounds[m], bounds[m + 1])
             began = time.perf_counter_ns()
-            found = push(message)
-            one[m] = (time.perf_counter_ns() - began) / NS_PER_US
-            if found:
-                results += found
+            alerts = push(message)
+            times_us[m] = (time.perf_counter_ns() - began) / NS_PER_US
+            if alerts:
+                results += alerts
                 ends.append(m)
         gc.enable()
     p50, p99, p9999 = np.percentile(took, [50, 99, 99.99])
@@ -55,7 +55,7 @@ def measure(name: str, make: Callable[[], Callable[[Events], list[Any]]], events
 
 
 def worst_cases(instrument: Instrument, params: CrashParams) -> None:
-    """Print the times of the messages that cost most: after a silence, and with bids too far apart for the window."""
+    """Print the times of the most costly messages: after a silence, and with bids too far apart for the window."""
     near = np.arange(600_000, 599_988, -1)
     apart = np.array([600_000, 599_999, 599_998, *range(560_000, 559_000, -1)])
     for name, prices, silence_s in (

@@ -1,13 +1,8 @@
-"""The time of a workspace, UTC ns: of its market, looks, modes, versions, journal and retention.
+"""The time of a workspace, UTC ns; leases, deadlines and durations go by the machine's clock.
 
-It is the machine's own time, unless `.lobsmith/clock.json` says otherwise: `lobsmith up --speed 60` lives an hour in a
-minute, and a workspace that has lived ahead stays ahead when it slows down again, so that its time never goes back.
-A process reads the file once, in `use`; its children get the same clock from their environment.
-
-The process that runs a faster clock touches the file while it lives. Where that has stopped, as after a power cut, time
-passes as the machine's does again from `_HELD_S` after the last touch on.
-
-Leases, deadlines and durations do not go by it: they guard processes, which live no faster.
+It is the machine's time unless `.lobsmith/clock.json` sets another speed; it never goes back, so a workspace that ran
+ahead stays ahead. A process reads the file in `use`; children inherit the clock. `_HELD_S` after a faster clock was
+last touched by the process that runs it, time passes at the machine's speed again.
 """
 
 import math
@@ -26,17 +21,17 @@ from lobsmith.files import fsync_file, write_atomic
 from lobsmith.units import NS_PER_S
 
 FASTEST = 3600.0
-"""An hour in a second."""
+"""Largest speed: an hour in a second."""
 _VARIABLE = "LOBSMITH_CLOCK"
 _TOUCH_S = 5.0
 _HELD_S = 30.0
-"""Of the machine's time that a faster clock holds after it was touched. It ends nowhere before: time would go back."""
+"""Machine seconds that a faster clock holds after a touch; before, its end would set time back."""
 inherited = _VARIABLE in os.environ
-"""Whether another process, which has started this one, runs the clock."""
+"""Whether a parent process runs the clock."""
 
 
 class _Clock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A line through a point: at `wall_ns` of the machine it was `time_ns`, and goes on `speed` times as fast."""
+    """A line through (`wall_ns` of the machine, `time_ns`) with slope `speed`."""
 
     wall_ns: int = 0
     time_ns: int = 0
@@ -44,59 +39,59 @@ class _Clock(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def at(self, wall_ns: int) -> int:
         past_ns = wall_ns - self.wall_ns
-        # Whole numbers where they can be: a float of nanoseconds since 1970 is off by hundreds.
+        # Integers where possible: a float of ns since 1970 is off by hundreds.
         return self.time_ns + (past_ns if self.speed == 1.0 else round(past_ns * self.speed))
 
 
 _MACHINE = _Clock()
 _clock: _Clock | None = None
-"""None until it is first used: what another process hands down may be spoilt, and an import is no place to say so."""
+"""None until first use: an inherited clock may be corrupt, and an import cannot report that."""
 
 
 def now_ns() -> int:
     """Return the time of the workspace, UTC ns.
 
     Raises:
-        ClockError: this process has inherited a spoilt clock; so does all else that uses it.
+        ClockError: this process has inherited a corrupt clock.
     """
-    if _clock is _MACHINE:  # a third of the time, for a client's every row
+    if _clock is _MACHINE:  # fast path, called for every row
         return time.time_ns()
     return _current().at(time.time_ns())
 
 
 def speed() -> float:
-    """Return how many seconds of the workspace pass in one of the machine."""
+    """Return the workspace seconds that pass in a second of the machine."""
     return _current().speed
 
 
 def from_wall(wall_ns: int) -> int:
-    """Return what time it is, or was, in the workspace at a time of the machine, both UTC ns."""
+    """Convert a time of the machine to the workspace's, both UTC ns."""
     return _current().at(wall_ns)
 
 
 def ahead_ns() -> int:
-    """Return how far the workspace's time is ahead of the machine's, ns."""
+    """Return by how much the workspace is ahead of the machine, ns."""
     wall_ns = time.time_ns()
     return _current().at(wall_ns) - wall_ns
 
 
 def sleep_until(time_ns: int) -> None:
-    """Wait until a time of the workspace, UTC ns; return at once where it has passed."""
+    """Wait until a time of the workspace, UTC ns; return at once if it has passed."""
     while (left_ns := time_ns - now_ns()) > 0:
         time.sleep(left_ns / NS_PER_S / speed())
 
 
 def use(path: Path) -> None:
-    """Go by the clock of a workspace from now on, as do processes that this one starts.
+    """Use the clock of a workspace from now on, in this process and its children.
 
     Args:
-        path: `Workspace.clock`; where it is missing, the machine's time holds.
+        path: `Workspace.clock`; the machine's time where it is missing.
 
     Raises:
-        ClockError: the file, or the clock that this process has inherited, is spoilt or cannot be read.
+        ClockError: the file or the inherited clock is corrupt or unreadable.
     """
     _current()
-    _set(_held(*_read(path)))
+    _set(_effective(*_read(path)))
 
 
 def run(path: Path, faster: float) -> None:
@@ -109,7 +104,7 @@ def run(path: Path, faster: float) -> None:
         raise ClockError(f"speed {faster:g}: time passes 1 to {FASTEST:g} times as fast as the machine's")
     written, changed_ns = _read(path)
     wall_ns = time.time_ns()
-    before = _held(written, changed_ns)
+    before = _effective(written, changed_ns)
     after = before
     if not before.speed == written.speed == faster:
         after = _Clock(wall_ns=wall_ns, time_ns=before.at(wall_ns), speed=faster)
@@ -123,17 +118,16 @@ def run(path: Path, faster: float) -> None:
 
 
 def _touch(path: Path, running: _Clock) -> None:
-    """Say that a faster clock goes on, until this process goes by another one."""
     while _clock == running:
-        # Without the file, or the right to touch it, time slows down, and the next start says why.
+        # Without the file or the permission time slows down; the next start reports why.
         with suppress(OSError):
             os.utime(path)
             fsync_file(path)
         time.sleep(_TOUCH_S)
 
 
-def _held(written: _Clock, changed_ns: int) -> _Clock:
-    """Return the clock that a file means which was touched last at a time of the machine, UTC ns."""
+def _effective(written: _Clock, changed_ns: int) -> _Clock:
+    """Return the clock of a file that was last touched at `changed_ns` of the machine, UTC ns."""
     end_ns = max(changed_ns, written.wall_ns) + int(_HELD_S * NS_PER_S)
     if written.speed == 1 or time.time_ns() <= end_ns:
         return written
@@ -141,7 +135,7 @@ def _held(written: _Clock, changed_ns: int) -> _Clock:
 
 
 def _read(path: Path) -> tuple[_Clock, int]:
-    """Return what a file says, and when it was touched last, UTC ns of the machine."""
+    """Return the clock in a file, and when it was last touched, UTC ns of the machine."""
     try:
         with path.open("rb") as file:
             return _decoded(file.read()), os.fstat(file.fileno()).st_mtime_ns
@@ -155,7 +149,7 @@ def _read(path: Path) -> tuple[_Clock, int]:
 def _current() -> _Clock:
     global _clock
     if _clock is None:
-        _clock = _of_environment()
+        _clock = _inherited_clock()
     return _clock
 
 
@@ -175,11 +169,11 @@ def _decoded(content: bytes) -> _Clock:
     return clock
 
 
-def _of_environment() -> _Clock:
-    given = os.environ.get(_VARIABLE)
-    if given is None:
+def _inherited_clock() -> _Clock:
+    text = os.environ.get(_VARIABLE)
+    if text is None:
         return _MACHINE
     try:
-        return _decoded(given.encode())
+        return _decoded(text.encode())
     except (msgspec.DecodeError, ValueError) as error:
-        raise ClockError(f"{_VARIABLE}={given}: not a clock ({error}); unset it") from error
+        raise ClockError(f"{_VARIABLE}={text}: not a clock ({error}); unset it") from error

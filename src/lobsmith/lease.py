@@ -1,13 +1,8 @@
-"""The right to act alone, on a file; it expires.
+"""A lease on a file, with fencing: the right to change something alone; it expires unless renewed.
 
-A lock that the kernel frees with its holder's death is not enough: a holder that hangs, or that was stopped, keeps it
-for ever, and one on another machine may be gone without anybody being told. A lease has to be renewed, and is free once
-it was not. That alone is not enough either: who was stopped and goes on believes that he still holds it. So every lease
-has a token of its own, higher than any before, and each step that cannot be undone is done inside `Lease.fence`, which
-holds the file's lock and refuses when the token in the file is another one (Kleppmann 2016, "How to do distributed
-locking").
-
-Clocks decide only how soon a lease may be taken over, never whether two may act: that is up to the file's lock.
+A kernel lock would be kept by a holder that hangs; with an expiry alone a paused holder could go on after a takeover.
+So each lease has a higher token than any before, and irreversible changes are made inside `Lease.fence`, which holds
+the file's lock and refuses a stale token (Kleppmann 2016, "How to do distributed locking").
 """
 
 import threading
@@ -29,7 +24,7 @@ _POLL_S = 0.05
 
 
 class Held(Struct, frozen=True, kw_only=True):
-    """What the file says: who has the lease or had it last, what for, and until when if it is not renewed."""
+    """The file's content: the holder, now or last, its purpose, and the expiry without renewal."""
 
     token: int
     holder: Process
@@ -42,14 +37,14 @@ class Held(Struct, frozen=True, kw_only=True):
 
 
 class Lease:
-    """A lease that is held, and renewed by a thread of its own."""
+    """A held lease; a thread renews it."""
 
     def __init__(self, path: Path, held: Held) -> None:
         self._path = path
         self._held = held
         self._ended = threading.Event()
         self._lost = threading.Event()
-        # The thread that renews must not wait for the file's lock while this process has it.
+        # The renewing thread must not wait for a file lock that this process holds.
         self._mutex = threading.RLock()
         self._depth = 0
         self._thread = threading.Thread(target=self._renew, name=f"lease {path.name}", daemon=True)
@@ -57,22 +52,22 @@ class Lease:
 
     @property
     def token(self) -> int:
-        """Higher than that of every lease before on the same file."""
+        """Higher than that of every earlier lease on the file."""
         return self._held.token
 
     @property
     def lost(self) -> bool:
-        """Whether it is known to be lost; only inside `fence` is a False final."""
+        """Whether the lease is known to be lost; a False is reliable only inside `fence`."""
         return self._lost.is_set()
 
     @contextmanager
     def fence(self) -> Iterator[None]:
-        """Do a step that cannot be undone: nobody can take the lease over until the block ends. Blocks may be nested.
+        """Make an irreversible change: no process can take the lease over until the block ends. Blocks nest.
 
-        A lease that expired but that nobody has taken is renewed. Keep the block short: even an emergency waits for it.
+        An expired lease that no process has taken is renewed. Keep the block short: a rollback waits for it.
 
         Raises:
-            LeaseLostError: it was taken over, and nothing may be done any more.
+            LeaseLostError: it was taken over; nothing may be changed any more.
         """
         with self._mutex:
             if self._depth:
@@ -88,11 +83,11 @@ class Lease:
                     self._extend()
 
     def _extend(self) -> None:
-        """Renew; the file's lock is held."""
-        now = _read(self._path)
-        if now is None or now.token != self._held.token:
+        """Renew; needs the file's lock."""
+        current = _read(self._path)
+        if current is None or current.token != self._held.token:
             self._lost.set()
-            by = "" if now is None else f" by {now}"
+            by = "" if current is None else f" by {current}"
             raise LeaseLostError(f"{self._path}: the lease to {self._held.purpose} was taken over{by}; start again")
         _write(self._path, msgspec.structs.replace(self._held, expires_ns=_after(self._held.ttl_s)))
 
@@ -104,47 +99,44 @@ class Lease:
             except LeaseLostError:
                 return
             except (LeaseError, OSError):
-                # The next turn may succeed; where none does, somebody else takes over and `fence` says so.
+                # The next attempt may succeed; otherwise `fence` reports the takeover.
                 continue
 
     def _release(self) -> None:
         self._ended.set()
         self._thread.join()
         with suppress(LeaseError, OSError), _locked(self._path, self._held.ttl_s):
-            now = _read(self._path)
-            if now is not None and now.token == self._held.token:
+            current = _read(self._path)
+            if current is not None and current.token == self._held.token:
                 _write(self._path, msgspec.structs.replace(self._held, expires_ns=0))
 
 
 @contextmanager
 def hold_lease(path: Path, purpose: str, *, ttl_s: float, wait_s: float, seize: bool = False) -> Iterator[Lease]:
-    """Hold the lease of a file.
+    """Hold the lease of a file, which is made and never removed.
 
     Args:
-        path: the file; it is made, and never removed.
-        purpose: what for, as an infinitive: "publish lob".
-        ttl_s: seconds after which it is free if it was not renewed; it is renewed at a third of that.
+        path: the file.
+        purpose: an infinitive: "publish lob".
+        ttl_s: seconds until an unrenewed lease is free; renewed at a third of that.
         wait_s: seconds to wait for another holder.
-        seize: take it from a holder that lives. That one is refused at its next step; only an emergency may do so.
+        seize: take it from a live holder, which is refused at its next change; for emergencies.
 
     Raises:
-        LeaseError: another one holds it all the time, or the file cannot be used.
+        LeaseError: another process held it all the time, or the file cannot be used.
     """
-    held = Lease(path, _take(path, purpose, ttl_s, wait_s, seize))
+    lease = Lease(path, _take(path, purpose, ttl_s, wait_s, seize))
     try:
-        yield held
+        yield lease
     finally:
-        held._release()
+        lease._release()
 
 
 @contextmanager
 def unless_held(path: Path, purpose: str, *, ttl_s: float) -> Iterator[str | None]:
-    """Hold a lease while the block runs and give None; where it cannot be had at once, give why, in one line.
+    """Hold a lease while the block runs and yield None; where it is not free now, yield the reason in one line.
 
-    Args:
-        path: of the lease.
-        purpose: what for, as others are told.
-        ttl_s: who has not renewed it for so long may be replaced.
+    Args: see `hold_lease`.
     """
     with ExitStack() as stack:
         refused = None
@@ -156,28 +148,25 @@ def unless_held(path: Path, purpose: str, *, ttl_s: float) -> Iterator[str | Non
 
 
 def lease_holder(path: Path) -> Held | None:
-    """Return who holds the lease of a file, None where nobody does or where it may be taken over.
-
-    It is only looked at, which needs no right to write: by the time of the answer things may have changed.
-    """
-    now = _read(path)
-    return None if now is None or _free(now) else now
+    """Return the holder of the lease of a file, None where it is free; read without the lock or write permission."""
+    current = _read(path)
+    return None if current is None or _free(current) else current
 
 
 def _take(path: Path, purpose: str, ttl_s: float, wait_s: float, seize: bool) -> Held:
     end = time.monotonic() + wait_s
-    seen: tuple[Held | None, float] = (None, time.monotonic())
+    last_change: tuple[Held | None, float] = (None, time.monotonic())
     while True:
         with _locked(path, max(wait_s, ttl_s)):
-            now = _read(path)
-            if now != seen[0]:
-                seen = (now, time.monotonic())
-            # A clock that was set back would put the end of a dead holder's lease far ahead.
-            unchanged_s = time.monotonic() - seen[1]
-            if seize or now is None or _free(now) or unchanged_s > now.ttl_s:
+            current = _read(path)
+            if current != last_change[0]:
+                last_change = (current, time.monotonic())
+            # After a clock was set back, the expiry of a crashed holder's lease is far ahead.
+            unchanged_s = time.monotonic() - last_change[1]
+            if seize or current is None or _free(current) or unchanged_s > current.ttl_s:
                 taken = Held(
-                    # A file that was lost must not bring old tokens back.
-                    token=max(time.time_ns(), 0 if now is None else now.token + 1),
+                    # Above old tokens even if the file was lost.
+                    token=max(time.time_ns(), 0 if current is None else current.token + 1),
                     holder=Process.this(),
                     purpose=purpose,
                     ttl_s=ttl_s,
@@ -186,7 +175,7 @@ def _take(path: Path, purpose: str, ttl_s: float, wait_s: float, seize: bool) ->
                 _write(path, taken)
                 return taken
         if time.monotonic() > end:
-            raise LeaseError(f"{path}: {now} has held the lease for {wait_s:g} s; end that process, or wait for it")
+            raise LeaseError(f"{path}: {current} has held the lease for {wait_s:g} s; end that process, or wait for it")
         time.sleep(_POLL_S)
 
 
@@ -208,10 +197,10 @@ def _locked(path: Path, deadline_s: float) -> Iterator[None]:
     except TimeoutError as error:
         if entered:
             raise
-        # Read without the lock, for the words only.
-        by = _read(path) or "somebody"
+        # Without the lock, for the message only.
+        by = _read(path) or "another process"
         raise LeaseError(
-            f"{path}: {by} has been in the middle of a step for {deadline_s:g} s; end that process"
+            f"{path}: {by} has been in the middle of a change for {deadline_s:g} s; end that process"
         ) from error
     except OSError as error:
         if entered:
@@ -220,7 +209,7 @@ def _locked(path: Path, deadline_s: float) -> Iterator[None]:
 
 
 def _read(path: Path) -> Held | None:
-    """Return what the first line says; what a longer record left behind it means nothing."""
+    """Decode the first line; the rest of a longer, older content is ignored."""
     try:
         return jsonl.decode(path.read_bytes().partition(b"\n")[0], Held)
     except (FileNotFoundError, msgspec.DecodeError):
@@ -230,7 +219,7 @@ def _read(path: Path) -> Held | None:
 
 
 def _write(path: Path, held: Held) -> None:
-    """Write in place: a full disk must not keep a holder from renewing, and the lock is on this file."""
+    """Write in place: renewal must work on a full disk, and the lock is on this file."""
     with path.open("r+b") as file:
         file.write(msgspec.json.encode(held) + b"\n")
 

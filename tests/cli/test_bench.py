@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.recorded
-def test_without_the_rival_it_says_how_to_get_it(root: Path, recorded: Path) -> None:
+def test_without_hftbacktest_the_error_names_the_setup(root: Path, recorded: Path) -> None:
     refused(lobsmith(root, "bench", "features", str(recorded / "binance" / "usdm-btcusdt-20240808.gz")), "--setup")
 
 
@@ -36,9 +36,10 @@ def test_without_the_rival_it_says_how_to_get_it(root: Path, recorded: Path) -> 
 @pytest.mark.recorded
 @pytest.mark.timeout(900)
 def test_both_sides_are_measured_in_one_run(root: Path, recorded: Path) -> None:
-    done = bench(root, "--setup", "--rounds", "3", "--json", str(recorded / "binance" / "usdm-btcusdt-20240808.gz"))
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    capture = recorded / "binance" / "usdm-btcusdt-20240808.gz"
+    completed = bench(root, "--setup", "--rounds", "3", "--json", str(capture))
+    assert completed.returncode == 0, completed.stderr
+    report = json.loads(completed.stdout)
     # 65,000 rows of 93,954 messages; how fast is for a quiet machine to say.
     assert report["events"] > 500_000
     assert report["sessions"][0]["rows"] > 60_000
@@ -51,9 +52,9 @@ def test_both_sides_are_measured_in_one_run(root: Path, recorded: Path) -> None:
 
 @pytest.mark.slow
 def test_a_tick_by_step_and_by_window(root: Path) -> None:
-    done = bench_tick(root, "--calls", "200", "--json")
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    completed = bench_tick(root, "--calls", "200", "--json")
+    assert completed.returncode == 0, completed.stderr
+    report = json.loads(completed.stdout)
     assert (report["rows"], report["calls"]) == ("random", 240)
     for side in ("window", "step", "compiled"):
         assert 0 < report[f"{side}_p50_us"] <= report[f"{side}_p99_us"]
@@ -63,9 +64,9 @@ def test_a_tick_by_step_and_by_window(root: Path) -> None:
 
 @pytest.mark.slow
 def test_a_tick_is_shown_as_a_table(root: Path) -> None:
-    done = CliRunner().invoke(cli, ["--root", str(root), "bench", "tick", "--calls", "100"])
-    assert done.exit_code == 0, done.output
-    assert "times faster" in done.output
+    result = CliRunner().invoke(cli, ["--root", str(root), "bench", "tick", "--calls", "100"])
+    assert result.exit_code == 0, result.output
+    assert "times faster" in result.output
 
 
 def test_a_folder_without_a_network_is_one_clear_error(root: Path) -> None:
@@ -75,9 +76,9 @@ def test_a_folder_without_a_network_is_one_clear_error(root: Path) -> None:
 @pytest.mark.slow
 def test_a_tick_with_and_without_mirroring(root: Path) -> None:
     command = [sys.executable, "-m", "lobsmith", "--root", str(root), "bench", "mirror", "--rows", "500", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert completed.returncode == 0, completed.stderr
+    report = json.loads(completed.stdout)
     for side in ("plain", "mirrored", "put"):
         assert report[side]["count"] == 500
         assert 0 < report[side]["p50_us"] <= report[side]["p99_us"]

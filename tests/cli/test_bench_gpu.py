@@ -133,8 +133,8 @@ def test_the_served_file_answers_what_a_case_asks(name: str, tmp_path: Path) -> 
     features, *state = (tensor.numpy() for tensor in case.example(3))
     answers = served.run(features, state[0] if state else served.cold_state(3))
     with torch.no_grad():
-        asked = case.make(torch.float32).eval()(*case.example(3))
-    for answer, expected in zip(case.from_served(tuple(map(torch.from_numpy, answers))), asked, strict=True):
+        expected_outputs = case.make(torch.float32).eval()(*case.example(3))
+    for answer, expected in zip(case.from_served(tuple(map(torch.from_numpy, answers))), expected_outputs, strict=True):
         assert expected.std() > 0
         torch.testing.assert_close(answer, expected, atol=1e-5, rtol=0)
 
@@ -146,10 +146,10 @@ def run(tmp_path: Path, *arguments: str) -> Result:
 
 def test_without_a_gpu_it_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    done = run(tmp_path)
-    assert done.exit_code == 1
-    assert torch.__version__ in done.output
-    assert "--device cpu" in done.output
+    result = run(tmp_path)
+    assert result.exit_code == 1
+    assert torch.__version__ in result.output
+    assert "--device cpu" in result.output
 
 
 @pytest.mark.parametrize("batches", ["", "0", "8192", "1,x"])
@@ -159,38 +159,39 @@ def test_batches_that_are_none_are_refused(tmp_path: Path, batches: str) -> None
 
 def test_what_there_is_none_of_is_named(tmp_path: Path) -> None:
     for option, name in (("--networks", "gru"), ("--precisions", "fp8"), ("--device", "tpu")):
-        done = run(tmp_path, "--device", "cpu", option, name)
-        assert done.exit_code in {1, 2}
-        assert name in done.output
+        result = run(tmp_path, "--device", "cpu", option, name)
+        assert result.exit_code in {1, 2}
+        assert name in result.output
 
 
 @pytest.mark.slow
 def test_a_rehearsal_prints_and_keeps_one_object(tmp_path: Path) -> None:
     kept = tmp_path / "rehearsal.json"
     quick = ("--networks", "step,lstm_a", "--precisions", "fp32", "--batches", "2", "--calls", "4", "--rounds", "1")
-    done = run(tmp_path, "--device", "cpu", "--no-compile", *quick, "--json", "--output", str(kept))
-    assert done.exit_code == 0, done.output
-    report = json.loads(done.stdout)
+    result = run(tmp_path, "--device", "cpu", "--no-compile", *quick, "--json", "--output", str(kept))
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
     assert report == json.loads(kept.read_text())
     assert set(report) == {"measured", "machine", "plan", "weights", "ceilings", "references", "rows"}
     assert report["machine"]["gpu"] is None
     assert report["machine"]["packages"]["torch"] == torch.__version__
-    assert {one["machine"]: one["p99_us"] for one in report["references"]} == {"A100": 35.2, "GH200": 4.7}
+    references = {reference["machine"]: reference["p99_us"] for reference in report["references"]}
+    assert references == {"A100": 35.2, "GH200": 4.7}
     assert all(report["ceilings"][name] > 0 for name in ("memory_gb_s", "to_device_gb_s", "to_host_gb_s", "launch_us"))
 
 
 def test_a_trained_network_can_be_measured(tmp_path: Path) -> None:
-    done = run(tmp_path, "--device", "cpu", "--directory", str(tmp_path))
-    assert done.exit_code == 1
-    assert "run the train stage again" in done.output
+    result = run(tmp_path, "--device", "cpu", "--directory", str(tmp_path))
+    assert result.exit_code == 1
+    assert "run the train stage again" in result.output
 
 
 @pytest.mark.slow
 def test_a_wrong_answer_is_printed_and_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = ("--networks", "lstm_a", "--precisions", "bf16", "--batches", "1", "--calls", "1", "--rounds", "1")
     monkeypatch.setitem(TOLERANCES, "bf16", 0.0)
-    done = run(tmp_path, "--device", "cpu", "--no-compile", *quick)
-    assert done.exit_code == 1
-    assert "wrong" in done.output
-    assert "35.2" in done.output
-    assert "CUDA graphs need a CUDA GPU" in done.output
+    result = run(tmp_path, "--device", "cpu", "--no-compile", *quick)
+    assert result.exit_code == 1
+    assert "wrong" in result.output
+    assert "35.2" in result.output
+    assert "CUDA graphs need a CUDA GPU" in result.output

@@ -41,7 +41,7 @@ def dataset_of(count: int, seed: int = 0) -> Dataset:
     )
 
 
-def said(labels: np.ndarray, skill: float, seed: int) -> np.ndarray:
+def probabilities_of(labels: np.ndarray, skill: float, seed: int) -> np.ndarray:
     """Probabilities float32 [N, H, 3] that know the labels more or less."""
     logits = np.random.default_rng(seed).normal(size=(*labels.shape, 3)) + skill * np.eye(3)[np.maximum(labels, 0)]
     return (np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)).astype(np.float32)
@@ -77,7 +77,7 @@ def case() -> Case:
     rows = np.sort(generator.choice(np.arange(2_000, 6_000), 3_500, replace=False))
     labels = dataset.labels[rows]
     base = np.broadcast_to(np.array([0.3, 0.4, 0.3], np.float32), (len(rows), len(HORIZONS), 3))
-    predictions = {MODEL: said(labels, 2.0, 2), MAJORITY: base, GUESS: said(labels, 0.0, 3)}
+    predictions = {MODEL: probabilities_of(labels, 2.0, 2), MAJORITY: base, GUESS: probabilities_of(labels, 0.0, 3)}
     predictions[MODEL][:40] = np.nan
     predictions[GUESS][100:130, 1, 2] = np.nan
     outlook = generator.uniform(0.01, 0.99, (len(rows), len(HORIZONS), 5)).astype(np.float32)
@@ -89,7 +89,7 @@ def case() -> Case:
 
 
 @pytest.fixture(scope="module")
-def found(case: Case) -> Assessment:
+def assessment(case: Case) -> Assessment:
     return case.assess()
 
 
@@ -97,105 +97,105 @@ def test_the_case_has_unknown_labels(case: Case) -> None:
     assert (case.dataset.labels[case.rows] == UNKNOWN).any(axis=0).all()
 
 
-def test_all_predictors_are_scored_on_the_same_rows(case: Case, found: Assessment) -> None:
+def test_all_predictors_are_scored_on_the_same_rows(case: Case, assessment: Assessment) -> None:
     reference = pytest.importorskip("sklearn.metrics")
-    assert [(one.horizon_ms, one.predictor) for one in found.scores] == [
+    assert [(metrics.horizon_ms, metrics.predictor) for metrics in assessment.scores] == [
         (horizon, name) for horizon in HORIZONS for name in (MODEL, MAJORITY, GUESS)
     ]
-    for one in found.scores:
-        h = HORIZONS.index(one.horizon_ms)
+    for metrics in assessment.scores:
+        h = HORIZONS.index(metrics.horizon_ms)
         kept = case.kept[:, h]
         y = case.dataset.labels[case.rows[kept], h]
-        p = case.predictions[one.predictor][kept, h].astype(np.float64)
+        p = case.predictions[metrics.predictor][kept, h].astype(np.float64)
         p /= p.sum(axis=1, keepdims=True)
-        assert one.rows == kept.sum()
-        assert one.accuracy == pytest.approx(reference.accuracy_score(y, p.argmax(axis=1)))
-        assert one.log_loss.value == pytest.approx(reference.log_loss(y, p), abs=1e-6)
-        assert one.macro_f1.value == pytest.approx(reference.f1_score(y, p.argmax(axis=1), average="macro"))
-        assert one.mcc.value == pytest.approx(reference.matthews_corrcoef(y, p.argmax(axis=1)))
+        assert metrics.rows == kept.sum()
+        assert metrics.accuracy == pytest.approx(reference.accuracy_score(y, p.argmax(axis=1)))
+        assert metrics.log_loss.value == pytest.approx(reference.log_loss(y, p), abs=1e-6)
+        assert metrics.macro_f1.value == pytest.approx(reference.f1_score(y, p.argmax(axis=1), average="macro"))
+        assert metrics.mcc.value == pytest.approx(reference.matthews_corrcoef(y, p.argmax(axis=1)))
         for c, direction in enumerate(DIRECTIONS):
-            expected = reference.average_precision_score(y == c, case.predictions[one.predictor][kept, h, c])
-            assert one.pr_auc[direction] == pytest.approx(expected)
-        if one.predictor != MAJORITY:
-            for interval in (one.log_loss, one.macro_f1, one.mcc):
+            expected = reference.average_precision_score(y == c, case.predictions[metrics.predictor][kept, h, c])
+            assert metrics.pr_auc[direction] == pytest.approx(expected)
+        if metrics.predictor != MAJORITY:
+            for interval in (metrics.log_loss, metrics.macro_f1, metrics.mcc):
                 assert interval.low < interval.value < interval.high
 
 
-def test_comparisons_are_differences_on_the_same_draws(found: Assessment) -> None:
-    loss = {(one.horizon_ms, one.predictor): one.log_loss for one in found.scores}
-    assert [(one.horizon_ms, one.against) for one in found.comparisons] == [
+def test_comparisons_are_differences_on_the_same_draws(assessment: Assessment) -> None:
+    loss = {(metrics.horizon_ms, metrics.predictor): metrics.log_loss for metrics in assessment.scores}
+    assert [(comparison.horizon_ms, comparison.against) for comparison in assessment.comparisons] == [
         (horizon, name) for horizon in HORIZONS for name in (MAJORITY, GUESS)
     ]
-    for one in found.comparisons:
-        mine, theirs = loss[one.horizon_ms, MODEL], loss[one.horizon_ms, one.against]
-        assert one.difference.value == pytest.approx(mine.value - theirs.value)
-        assert one.difference.low < one.difference.value < one.difference.high < 0
+    for comparison in assessment.comparisons:
+        own, baseline = loss[comparison.horizon_ms, MODEL], loss[comparison.horizon_ms, comparison.against]
+        assert comparison.difference.value == pytest.approx(own.value - baseline.value)
+        assert comparison.difference.low < comparison.difference.value < comparison.difference.high < 0
 
 
 def test_a_predictor_does_not_differ_from_itself(case: Case) -> None:
     twice = {MODEL: case.predictions[GUESS], "same": case.predictions[GUESS]}
-    for one in case.assess(predictions=twice).comparisons:
-        assert (one.difference.value, one.difference.low, one.difference.high) == (0.0, 0.0, 0.0)
+    for comparison in case.assess(predictions=twice).comparisons:
+        assert (comparison.difference.value, comparison.difference.low, comparison.difference.high) == (0.0, 0.0, 0.0)
 
 
-def test_blocks_are_longer_than_the_losses_memory(case: Case, found: Assessment) -> None:
-    for one in found.dependence:
-        assert one.block_s > max(one.correlation_s, one.horizon_ms / 1000)
-        assert one.block_s >= 1.0
-        assert 10 < one.blocks < 200
+def test_blocks_are_longer_than_the_losses_memory(case: Case, assessment: Assessment) -> None:
+    for dependence in assessment.dependence:
+        assert dependence.block_s > max(dependence.correlation_s, dependence.horizon_ms / 1000)
+        assert dependence.block_s >= 1.0
+        assert 10 < dependence.blocks < 200
     longer = case.assess(minimum_block_s=10.0).dependence
-    assert [one.block_s for one in longer] == [10.0, 10.0]
-    assert longer[0].blocks < found.dependence[0].blocks
+    assert [dependence.block_s for dependence in longer] == [10.0, 10.0]
+    assert longer[0].blocks < assessment.dependence[0].blocks
 
 
-def test_calibration(case: Case, found: Assessment) -> None:
+def test_calibration(case: Case, assessment: Assessment) -> None:
     for h, horizon in enumerate(HORIZONS):
         kept = case.kept[:, h]
         rows = case.rows[kept]
-        part = [one for one in found.calibration if one.horizon_ms == horizon]
-        assert [one.predictor for one in part] == list(case.predictions)
+        part = [calibration for calibration in assessment.calibration if calibration.horizon_ms == horizon]
+        assert [calibration.predictor for calibration in part] == list(case.predictions)
         floors = calibration_floor(
             [p[kept, h] for p in case.predictions.values()], case.dataset.rows.time[rows], horizon * MS
         )
-        for one, floor in zip(part, floors, strict=True):
-            p, y = case.predictions[one.predictor][kept, h], case.dataset.labels[rows, h]
-            assert one.ece == pytest.approx(expected_calibration_error(p, y))
-            assert (one.floor, one.floor_95) == (floor.median, floor.high)
-            assert sum(point.rows for point in one.points) == kept.sum()
+        for calibration, floor in zip(part, floors, strict=True):
+            p, y = case.predictions[calibration.predictor][kept, h], case.dataset.labels[rows, h]
+            assert calibration.ece == pytest.approx(expected_calibration_error(p, y))
+            assert (calibration.floor, calibration.floor_95) == (floor.median, floor.high)
+            assert sum(point.rows for point in calibration.points) == kept.sum()
 
 
-def test_rows_of_a_confidence_by_brute_force(case: Case, found: Assessment) -> None:
-    assert len(found.confidence) == len(HORIZONS) * len(DIRECTIONS) * len(CONFIDENCES)
-    memory = {one.horizon_ms: one.correlation_s for one in found.dependence}
-    for one in found.confidence:
-        h, c = HORIZONS.index(one.horizon_ms), DIRECTIONS.index(one.direction)
+def test_rows_of_a_confidence_by_brute_force(case: Case, assessment: Assessment) -> None:
+    assert len(assessment.confidence) == len(HORIZONS) * len(DIRECTIONS) * len(CONFIDENCES)
+    memory = {dependence.horizon_ms: dependence.correlation_s for dependence in assessment.dependence}
+    for point in assessment.confidence:
+        h, c = HORIZONS.index(point.horizon_ms), DIRECTIONS.index(point.direction)
         y = case.dataset.labels[case.rows, h]
         p = case.predictions[MODEL][:, h, c]
-        chosen = case.kept[:, h] & (p >= np.float32(one.confidence))
+        chosen = case.kept[:, h] & (p >= np.float32(point.confidence))
         hits = (chosen & (y == c)).sum()
-        assert one.rows == chosen.sum()
-        assert one.precision == pytest.approx(hits / max(one.rows, 1))
-        assert one.recall == pytest.approx(hits / (case.kept[:, h] & (y == c)).sum())
-        assert one.mean_confidence == pytest.approx(p[chosen].mean() if one.rows else 0.0)
-        long_ns = max(one.horizon_ms * MS, memory[one.horizon_ms] * 1e9)
+        assert point.rows == chosen.sum()
+        assert point.precision == pytest.approx(hits / max(point.rows, 1))
+        assert point.recall == pytest.approx(hits / (case.kept[:, h] & (y == c)).sum())
+        assert point.mean_confidence == pytest.approx(p[chosen].mean() if point.rows else 0.0)
+        long_ns = max(point.horizon_ms * MS, memory[point.horizon_ms] * 1e9)
         windows, until, part = 0, -math.inf, -1
         for row in case.rows[chosen]:
             now, segment = case.dataset.rows.time[row], case.dataset.rows.segment[row]
             if segment != part or now >= until:
                 windows, until, part = windows + 1, now + int(long_ns), segment
-        assert one.blocks == windows <= one.rows
-    assert any(one.blocks < one.rows / 3 for one in found.confidence if one.rows)
+        assert point.blocks == windows <= point.rows
+    assert any(point.blocks < point.rows / 3 for point in assessment.confidence if point.rows)
 
 
-def test_confusion_is_of_the_model(case: Case, found: Assessment) -> None:
-    for h, one in enumerate(found.confusion):
+def test_confusion_is_of_the_model(case: Case, assessment: Assessment) -> None:
+    for h, matrix in enumerate(assessment.confusion):
         expected = np.zeros((3, 3), int)
         for row in np.flatnonzero(case.kept[:, h]):
             expected[case.dataset.labels[case.rows[row], h], case.predictions[MODEL][row, h].argmax()] += 1
-        assert one.counts == expected.tolist()
+        assert matrix.counts == expected.tolist()
 
 
-def test_effects_are_of_the_model(case: Case, found: Assessment) -> None:
+def test_effects_are_of_the_model(case: Case, assessment: Assessment) -> None:
     rows = case.dataset.rows
     expected = [
         effect(
@@ -212,54 +212,54 @@ def test_effects_are_of_the_model(case: Case, found: Assessment) -> None:
         for h, horizon in enumerate(HORIZONS)
         for confidence in CONFIDENCES
     ]
-    assert found.effects == expected
+    assert assessment.effects == expected
     assert expected[0].trades > 100
     assert expected[0].gross_bps > 0
 
 
-def test_class_shares_are_of_the_scored_rows(case: Case, found: Assessment) -> None:
+def test_class_shares_are_of_the_scored_rows(case: Case, assessment: Assessment) -> None:
     for h, horizon in enumerate(HORIZONS):
         y = case.dataset.labels[case.rows[case.kept[:, h]], h]
-        assert found.class_shares[str(horizon)] == pytest.approx([(y == c).mean() for c in range(3)])
+        assert assessment.class_shares[str(horizon)] == pytest.approx([(y == c).mean() for c in range(3)])
 
 
-def test_heads(case: Case, found: Assessment) -> None:
+def test_heads(case: Case, assessment: Assessment) -> None:
     reference = pytest.importorskip("sklearn.metrics")
-    assert [(one.horizon_ms, one.output) for one in found.heads] == [
+    assert [(head.horizon_ms, head.output) for head in assessment.heads] == [
         (horizon, output) for horizon in HORIZONS for output in OUTPUTS
     ]
     truth = case.dataset.targets
-    for one in found.heads:
-        h, index = HORIZONS.index(one.horizon_ms), OUTPUTS.index(one.output)
+    for head in assessment.heads:
+        h, index = HORIZONS.index(head.horizon_ms), OUTPUTS.index(head.output)
         columns = [truth.significant[:, h], truth.withdrawal[:, h, 0], truth.withdrawal[:, h, 1]]
         true = [*columns, truth.move[:, h], truth.volatility[:, h]][index][case.rows].astype(np.float64)
         known = (case.dataset.labels[case.rows, h] != UNKNOWN) & (np.arange(len(case.rows)) >= 40)
         true, p = true[known], case.outlook[known, h, index].astype(np.float64)
-        assert one.rows == known.sum()
-        assert one.mean == pytest.approx(true.mean())
+        assert head.rows == known.sum()
+        assert head.mean == pytest.approx(true.mean())
         if index < 3:
-            assert 0 < one.mean < 1
-            assert one.loss == pytest.approx(reference.log_loss(true, p))
-            assert one.reference == pytest.approx(reference.log_loss(true, np.full(len(true), 0.25)))
-            assert one.pr_auc == pytest.approx(reference.average_precision_score(true, p))
+            assert 0 < head.mean < 1
+            assert head.loss == pytest.approx(reference.log_loss(true, p))
+            assert head.reference == pytest.approx(reference.log_loss(true, np.full(len(true), 0.25)))
+            assert head.pr_auc == pytest.approx(reference.average_precision_score(true, p))
         else:
-            assert one.loss == pytest.approx(((true - p) ** 2).mean())
-            assert one.reference == pytest.approx(((true - 0.25) ** 2).mean())
-            assert one.pr_auc is None
+            assert head.loss == pytest.approx(((true - p) ** 2).mean())
+            assert head.reference == pytest.approx(((true - 0.25) ** 2).mean())
+            assert head.pr_auc is None
 
 
-def test_a_model_without_other_outputs_has_no_heads(case: Case, found: Assessment) -> None:
+def test_a_model_without_other_outputs_has_no_heads(case: Case, assessment: Assessment) -> None:
     bare = case.assess(outlook=None)
     assert bare.heads == []
-    assert bare._replace(heads=found.heads) == found
+    assert bare._replace(heads=assessment.heads) == assessment
 
 
-def test_other_rows_do_not_matter(case: Case, found: Assessment) -> None:
-    """Labels of rows that are not held out are not looked at."""
+def test_other_rows_do_not_matter(case: Case, assessment: Assessment) -> None:
+    """Labels of rows that are not held out do not count."""
     labels = case.dataset.labels.copy()
     others = np.setdiff1d(np.arange(len(labels)), case.rows)
     labels[others] = 2 - labels[others]
-    assert case.assess(dataset=dataclasses.replace(case.dataset, labels=labels)) == found
+    assert case.assess(dataset=dataclasses.replace(case.dataset, labels=labels)) == assessment
 
 
 def test_it_fills_an_evaluation_that_can_be_written(case: Case) -> None:
@@ -277,7 +277,7 @@ def test_it_fills_an_evaluation_that_can_be_written(case: Case) -> None:
     )
     assert msgspec.json.decode(msgspec.json.encode(result), type=Evaluation) == result
     assert all(math.isfinite(value) for value in result.metrics().values())
-    assert [one.trades for one in result.effects if one.confidence > 0.9] == [0, 0]
+    assert [effect.trades for effect in result.effects if effect.confidence > 0.9] == [0, 0]
 
 
 def test_a_horizon_without_any_row_is_refused(case: Case) -> None:

@@ -14,7 +14,7 @@ from lobsmith.evaluation.bootstrap import (
     bootstrap_intervals,
     bootstrap_sums,
     correlation_time,
-    grid_step,
+    grid_spacing,
     widening,
 )
 
@@ -45,8 +45,8 @@ def with_counts(values: np.ndarray) -> np.ndarray:
 
 
 def test_the_grid_follows_the_horizon() -> None:
-    assert grid_step(50 * MS) == 25 * MS
-    assert grid_step(1000 * MS) == 250 * MS
+    assert grid_spacing(50 * MS) == 25 * MS
+    assert grid_spacing(1000 * MS) == 250 * MS
 
 
 def test_correlation_time_of_an_autoregressive_series() -> None:
@@ -155,10 +155,10 @@ def test_blocks_are_long_enough_and_end_with_their_segment(steps: list[tuple[int
     segment = np.cumsum([gap for _, gap in steps]).astype(np.int64)
     block = blocks(time, segment, length_s)
     assert set(np.diff(block, prepend=0)) <= {0, 1}
-    for one in np.unique(block):
-        assert len(set(segment[block == one])) == 1
-    for one in np.unique(segment):
-        inside = segment == one
+    for number in np.unique(block):
+        assert len(set(segment[block == number])) == 1
+    for part in np.unique(segment):
+        inside = segment == part
         span = (time[inside][-1] - time[inside][0]) / 1e9
         assert len(set(block[inside])) <= max(1, span / length_s)
         for number in np.unique(block[inside]):

@@ -36,9 +36,9 @@ def test_the_floor_without_overlap_is_that_of_independent_draws() -> None:
         expected_calibration_error(p, (cumulated[:, :2] < generator.random((len(p), 1))).sum(axis=1))
         for _ in range(600)
     ]
-    found = floor(p, 150, draws=600)
-    assert found.median == pytest.approx(np.median(errors), rel=0.06)
-    assert found.high == pytest.approx(np.percentile(errors, 95), rel=0.08)
+    result = floor(p, 150, draws=600)
+    assert result.median == pytest.approx(np.median(errors), rel=0.06)
+    assert result.high == pytest.approx(np.percentile(errors, 95), rel=0.08)
 
 
 def test_overlap_raises_the_floor() -> None:
@@ -59,8 +59,8 @@ def test_the_correlation_is_the_share_of_the_horizon_in_common() -> None:
         differ = 0.5 - np.arcsin(share) / np.pi
         zero = 0
         for seed in range(400):
-            (one,) = calibration_floor([p], time, HORIZON, draws=1, seed=seed)
-            zero += one.median == 0.0
+            (result,) = calibration_floor([p], time, HORIZON, draws=1, seed=seed)
+            zero += result.median == 0.0
         assert zero / 400 == pytest.approx(differ, abs=0.08)
 
 

@@ -10,10 +10,10 @@ NAN = float("nan")
 UP, DOWN, FLAT = (0.1, 0.1, 0.8), (0.8, 0.1, 0.1), (0.1, 0.8, 0.1)
 
 
-def trade(times_ms, mids, spreads, said, *, rows=None, segments=None, **options) -> Effect:
+def trade(times_ms, mids, spreads, probabilities, *, rows=None, segments=None, **options) -> Effect:
     count = len(times_ms)
     return effect(
-        np.array(said, np.float64).reshape(-1, 3),
+        np.array(probabilities, np.float64).reshape(-1, 3),
         np.arange(count) if rows is None else np.array(rows, np.int64),
         np.array(times_ms, np.int64) * MS,
         np.zeros(count, np.int64) if segments is None else np.array(segments, np.int64),
@@ -52,16 +52,16 @@ def test_a_trade_that_is_right_still_pays() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "probabilities",
     [
         pytest.param([FLAT, FLAT], id="no confidence"),
         pytest.param([(NAN, NAN, NAN), FLAT], id="no prediction"),
         pytest.param([(0.21, 0.0, 0.79), FLAT], id="not quite enough"),
     ],
 )
-def test_without_a_trade_all_is_zero(said) -> None:
+def test_without_a_trade_all_is_zero(probabilities) -> None:
     zero = Interval(0.0, 0.0, 0.0)
-    assert trade([0, 100], [10, 11], [1, 1], said) == Effect(
+    assert trade([0, 100], [10, 11], [1, 1], probabilities) == Effect(
         horizon_ms=100, confidence=0.8, trades=0, gross_bps=0.0, spread_bps=0.0, fees_bps=0.0, net_bps=zero
     )
 
@@ -85,16 +85,16 @@ def test_no_trade_sees_another_segment() -> None:
     times = np.cumsum(generator.integers(1, 60, 600))
     mids = 10_000 + np.cumsum(generator.integers(-3, 4, 600))
     segments = np.arange(600) // 200
-    said = np.array([UP, DOWN, FLAT])[generator.integers(0, 3, 600)]
+    probabilities = np.array([UP, DOWN, FLAT])[generator.integers(0, 3, 600)]
     first = np.where(segments == 1, mids, 0)
     inside = segments == 1
-    alone = trade(times[inside], mids[inside], np.ones(200), said[inside])
+    alone = trade(times[inside], mids[inside], np.ones(200), probabilities[inside])
     assert alone.trades > 20
     rows = np.flatnonzero(inside)
     for other in (1, 5_000):
         changed = np.where(inside, first, mids * other)
         spreads = np.where(inside, 1.0, 77.0 * other)
-        assert trade(times, changed, spreads, said[inside], rows=rows, segments=segments) == alone
+        assert trade(times, changed, spreads, probabilities[inside], rows=rows, segments=segments) == alone
 
 
 def test_rows_that_are_not_held_out_move_the_mid_but_do_not_trade() -> None:
@@ -114,10 +114,10 @@ def test_horizon_rows_equal_a_search_row_by_row() -> None:
     time = np.cumsum(generator.integers(0, 40, 900)).astype(np.int64)
     segment = (np.arange(900) // 170).astype(np.int64)
     rows = np.flatnonzero(generator.random(900) < 0.4)
-    found = horizon_rows(time, segment, rows, 100)
-    for row, last in zip(rows, found, strict=True):
+    last_rows = horizon_rows(time, segment, rows, 100)
+    for row, last in zip(rows, last_rows, strict=True):
         inside = np.flatnonzero(segment == segment[row])
         target = time[row] + 100
         assert last == (-1 if time[inside[-1]] < target else inside[time[inside] <= target][-1])
-    assert (found < 0).any()
-    assert (found >= 0).any()
+    assert (last_rows < 0).any()
+    assert (last_rows >= 0).any()

@@ -30,26 +30,26 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def logits(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    """Of somebody who knows a little of what comes."""
+    """Of a predictor with a little skill."""
     noise = np.random.default_rng(1).normal(size=(len(rows), 2, 3))
     return noise + 0.8 * np.eye(3)[dataset.labels[rows]]
 
 
-def measured(dataset: Dataset, rows: np.ndarray, said: np.ndarray, reference: np.ndarray) -> Fidelity:
-    return fidelity(dataset, rows, said, reference, WEIGHTS)
+def measured(dataset: Dataset, rows: np.ndarray, candidate: np.ndarray, reference: np.ndarray) -> Fidelity:
+    return fidelity(dataset, rows, candidate, reference, WEIGHTS)
 
 
 def test_the_network_itself_loses_nothing(dataset: Dataset, rows: np.ndarray, logits: np.ndarray) -> None:
-    found = measured(dataset, rows, softmax(logits), softmax(logits))
-    for figure in (found.delta_log_loss, found.delta_mcc):
+    result = measured(dataset, rows, softmax(logits), softmax(logits))
+    for figure in (result.delta_log_loss, result.delta_mcc):
         assert (figure.value, figure.low, figure.high) == (0, 0, 0)
-    assert (found.agreement.value, found.agreement.low, found.rows) == (1, 1, len(rows))
+    assert (result.agreement.value, result.agreement.low, result.rows) == (1, 1, len(rows))
 
 
 def test_the_figures_are_those_counted_by_hand(dataset: Dataset, rows: np.ndarray, logits: np.ndarray) -> None:
     reference = softmax(logits)
-    said = softmax(logits + np.random.default_rng(2).normal(size=logits.shape) * 0.3)
-    found = measured(dataset, rows, said, reference)
+    candidate = softmax(logits + np.random.default_rng(2).normal(size=logits.shape) * 0.3)
+    result = measured(dataset, rows, candidate, reference)
     labels = dataset.labels[rows]
     share = np.array(WEIGHTS) / sum(WEIGHTS)
 
@@ -59,10 +59,10 @@ def test_the_figures_are_those_counted_by_hand(dataset: Dataset, rows: np.ndarra
     def correlation(p: np.ndarray) -> float:
         return sum(share[h] * float(mcc(confusion(p[:, h], labels[:, h]))) for h in range(2))
 
-    assert found.delta_log_loss.value == pytest.approx(loss(said) / loss(reference) - 1)
-    assert found.delta_mcc.value == pytest.approx(correlation(said) - correlation(reference))
-    assert found.agreement.value == pytest.approx((said.argmax(axis=2) == reference.argmax(axis=2)).mean())
-    for figure in (found.delta_log_loss, found.delta_mcc, found.agreement):
+    assert result.delta_log_loss.value == pytest.approx(loss(candidate) / loss(reference) - 1)
+    assert result.delta_mcc.value == pytest.approx(correlation(candidate) - correlation(reference))
+    assert result.agreement.value == pytest.approx((candidate.argmax(axis=2) == reference.argmax(axis=2)).mean())
+    for figure in (result.delta_log_loss, result.delta_mcc, result.agreement):
         assert figure.low < figure.value < figure.high
 
 
@@ -77,9 +77,9 @@ def test_noise_costs_and_the_more_the_worse(dataset: Dataset, rows: np.ndarray, 
 
 def test_a_horizon_without_weight_does_not_count(dataset: Dataset, rows: np.ndarray, logits: np.ndarray) -> None:
     reference = softmax(logits)
-    said = reference.copy()
-    said[:, 1] = said[:, 1, ::-1]
-    found = fidelity(dataset, rows, said, reference, (1.0, 0.0))
-    assert (found.delta_log_loss.value, found.delta_mcc.value) == (0, 0)
-    # Directions are counted at all horizons: whoever reads one must be able to trust it.
-    assert found.agreement.value < 0.9
+    candidate = reference.copy()
+    candidate[:, 1] = candidate[:, 1, ::-1]
+    result = fidelity(dataset, rows, candidate, reference, (1.0, 0.0))
+    assert (result.delta_log_loss.value, result.delta_mcc.value) == (0, 0)
+    # Agreement counts the directions of all horizons.
+    assert result.agreement.value < 0.9

@@ -43,20 +43,24 @@ def params_of(network: str) -> Params:
 def assessed(dataset: Dataset, params: Params) -> Assessment:
     parts = parts_of([dataset], params.split)
     rows = parts[0].split.test
-    said, outlook = predict(train(parts, params).network, dataset, rows)
+    probabilities, outlook = predict(train(parts, params).network, dataset, rows)
     base = base_rate(parts, len(rows))
-    return assess(dataset, rows, {MODEL: said, MAJORITY: base}, outlook, mean_outlook(parts), 1.0, (0.5,))
+    return assess(dataset, rows, {MODEL: probabilities, MAJORITY: base}, outlook, mean_outlook(parts), 1.0, (0.5,))
 
 
-def gain(found: Assessment, horizon_ms: int) -> Interval:
+def gain(assessment: Assessment, horizon_ms: int) -> Interval:
     """The model's log-loss less the base rate's: below zero it is better."""
-    chosen = (one for one in found.comparisons if one.horizon_ms == horizon_ms and one.against == MAJORITY)
+    chosen = (
+        comparison
+        for comparison in assessment.comparisons
+        if (comparison.horizon_ms, comparison.against) == (horizon_ms, MAJORITY)
+    )
     return next(chosen).difference
 
 
 @pytest.mark.parametrize("seed", [5, 6, 7])
 @pytest.mark.parametrize("network", ["logistic", "cnn_lstm_attention"])
-def test_a_market_without_a_direction_is_not_foretold(network: str, seed: int) -> None:
+def test_a_market_without_a_direction_is_not_predicted(network: str, seed: int) -> None:
     """No latent direction, no lean on the imbalance, no trends, no trades that call for others.
 
     A queue-reactive book foretells the next tenth of a second all the same, because the shorter of two queues is used
@@ -64,9 +68,9 @@ def test_a_market_without_a_direction_is_not_foretold(network: str, seed: int) -
     """
     silent = Dynamics(direction=0, imbalance=0, excitement=0, trend=0)
     params = params_of(network)
-    found = assessed(build_dataset(simulate(seed=seed, seconds=SECONDS, dynamics=silent), params), params)
+    assessment = assessed(build_dataset(simulate(seed=seed, seconds=SECONDS, dynamics=silent), params), params)
     for horizon in (1000, 10_000):
-        assert gain(found, horizon).high >= 0, horizon
+        assert gain(assessment, horizon).high >= 0, horizon
 
 
 STEADY = Dynamics(calm=1, trending=1, volatile=1, turbulence=1, trend=0)
@@ -78,20 +82,20 @@ def placebo(seed: int, params: Params) -> Dataset:
 
     Both are steady. Where the classes' shares drift, a model whose calibration has seen newer rows than the base rate
     knows them better: the gate then lets it pass although it foretells nothing, of five minutes with regimes several of
-    twenty. That is a gain over the base rate, and none that anybody could trade on.
+    twenty. That is a gain over the base rate, and none to trade on.
     """
-    seen, other = (build_dataset(simulate(one, SECONDS, STEADY), params) for one in (seed, 1000 + seed))
+    market, other = (build_dataset(simulate(each, SECONDS, STEADY), params) for each in (seed, 1000 + seed))
     # A row takes the label of the other market's next one.
-    row = np.searchsorted(other.rows.time, seen.rows.time)
+    row = np.searchsorted(other.rows.time, market.rows.time)
     inside = row < len(other.rows)
     row = np.minimum(row, len(other.rows) - 1)
-    known = inside & (seen.labels != UNKNOWN).all(axis=1) & (other.labels[row] != UNKNOWN).all(axis=1)
+    known = inside & (market.labels != UNKNOWN).all(axis=1) & (other.labels[row] != UNKNOWN).all(axis=1)
     columns = {name: column[row] for name, column in vars(other.targets).items()}
-    return replace(seen, labels=np.where(known[:, None], other.labels[row], UNKNOWN), targets=Targets(**columns))
+    return replace(market, labels=np.where(known[:, None], other.labels[row], UNKNOWN), targets=Targets(**columns))
 
 
 @pytest.mark.parametrize("network", ["queue_imbalance", "cnn_lstm_attention"])
-def test_the_labels_of_another_market_are_not_foretold(network: str) -> None:
+def test_the_labels_of_another_market_are_not_predicted(network: str) -> None:
     """Intervals that took dependent rows for independent ones would let many of these pass."""
     params = params_of(network)
     passed = [skill(assessed(placebo(seed, params), params), params.gates.skill).passed for seed in range(20)]
@@ -102,8 +106,8 @@ def test_the_labels_of_another_market_are_not_foretold(network: str) -> None:
 def test_its_own_labels_are() -> None:
     params = params_of("logistic")
     for seed in (3, 4):
-        found = skill(assessed(build_dataset(simulate(seed, SECONDS, STEADY), params), params), params.gates.skill)
-        assert found.passed, seed
+        verdict = skill(assessed(build_dataset(simulate(seed, SECONDS, STEADY), params), params), params.gates.skill)
+        assert verdict.passed, seed
 
 
 CODE = """
@@ -147,6 +151,6 @@ def trained_twice(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_the_same_window_trained_twice_gives_the_same_file(network: str, trained_twice: list[Path]) -> None:
     """F27."""
     names = ("dataset.safetensors", "weights.safetensors", "model.onnx", "golden.safetensors")
-    first, second = ({name: sha256_file(one / network / name) for name in names} for one in trained_twice)
+    first, second = ({name: sha256_file(folder / network / name) for name in names} for folder in trained_twice)
     assert first == second
     assert len(set(first.values())) == 4

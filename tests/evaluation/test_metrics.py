@@ -42,8 +42,9 @@ def test_confusion_by_hand() -> None:
 def test_macro_f1_and_mcc_by_hand() -> None:
     # F1: 2·4 / (5 + 6), 2·3 / (6 + 5), 2·5 / (6 + 6); R_K: (12·17 − 96) / √((289 − 97)(289 − 97)).
     table = np.array([[4, 1, 0], [1, 3, 2], [1, 1, 4]])
-    true, said, hits = [5, 6, 6], [6, 5, 6], [4, 3, 4]
-    assert macro_f1(table) == pytest.approx(sum(2 * h / (t + s) for h, t, s in zip(hits, true, said, strict=True)) / 3)
+    true, predicted, hits = [5, 6, 6], [6, 5, 6], [4, 3, 4]
+    f1 = [2 * h / (t + p) for h, t, p in zip(hits, true, predicted, strict=True)]
+    assert macro_f1(table) == pytest.approx(sum(f1) / 3)
     assert mcc(table) == pytest.approx((11 * 17 - (30 + 30 + 36)) / (17**2 - 97))
 
 
@@ -60,11 +61,11 @@ def test_what_says_nothing_scores_nothing() -> None:
 def test_equals_scikit_learn(seed: int) -> None:
     reference = pytest.importorskip("sklearn.metrics")
     p, y = predictions(700, seed)
-    said = p.argmax(axis=1)
+    predicted = p.argmax(axis=1)
     table = confusion(p, y)
-    assert table.tolist() == reference.confusion_matrix(y, said, labels=[0, 1, 2]).tolist()
-    assert macro_f1(table) == pytest.approx(reference.f1_score(y, said, average="macro"), abs=1e-12)
-    assert mcc(table) == pytest.approx(reference.matthews_corrcoef(y, said), abs=1e-12)
+    assert table.tolist() == reference.confusion_matrix(y, predicted, labels=[0, 1, 2]).tolist()
+    assert macro_f1(table) == pytest.approx(reference.f1_score(y, predicted, average="macro"), abs=1e-12)
+    assert mcc(table) == pytest.approx(reference.matthews_corrcoef(y, predicted), abs=1e-12)
     wide = p.astype(np.float64) / p.sum(axis=1, keepdims=True, dtype=np.float64)
     assert log_losses(wide, y).mean() == pytest.approx(reference.log_loss(y, wide, labels=[0, 1, 2]), abs=1e-9)
     for c in range(3):

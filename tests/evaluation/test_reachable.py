@@ -34,15 +34,15 @@ def test_two_hours_of_an_open_market_teach_nine_tenths_of_what_can_be_known() ->
     rows = np.sort(np.random.default_rng(0).choice(test[:40_000], ROWS, replace=False))
     true = row_probabilities(SEED, rows.tolist(), dataset.horizons_ms, PATHS, market)
 
-    def loss(said: np.ndarray) -> np.ndarray:
-        return -(true * np.log(np.clip(said, 1e-7, 1))).sum(axis=2).mean(axis=0)
+    def loss(p: np.ndarray) -> np.ndarray:
+        return -(true * np.log(np.clip(p, 1e-7, 1))).sum(axis=2).mean(axis=0)
 
     biased = -(true * np.log(np.clip(true, 1e-12, 1))).sum(axis=2).mean(axis=0)
     best = biased + ((true > 0).sum(axis=2) - 1).mean(axis=0) / (2 * PATHS)
     base = loss(base_rate(parts, len(rows)))
     share = (base - loss(predict(trained.network, dataset, rows)[0])) / (base - best)
-    said = predict(trained.network, dataset, test)[0]
-    errors = [expected_calibration_error(said[:, h], dataset.labels[test, h]) for h in range(len(dataset.horizons_ms))]
+    p = predict(trained.network, dataset, test)[0]
+    errors = [expected_calibration_error(p[:, h], dataset.labels[test, h]) for h in range(len(dataset.horizons_ms))]
     print(dict(zip(dataset.horizons_ms, share.round(3).tolist(), strict=True)), np.round(errors, 4))
     assert (share[:SHORT] >= 0.9).all(), share
     assert (share > 0).all(), share

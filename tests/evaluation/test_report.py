@@ -88,7 +88,7 @@ def test_the_page_fetches_nothing_and_runs_nothing(source: str, page: Page) -> N
 def test_all_predictors_and_horizons_are_there(page: Page) -> None:
     for predictor in (MODEL, *RIVALS):
         assert page.text.count(predictor) >= 2 * len(HORIZONS)
-    headings = [words.horizon(one) for one in HORIZONS]
+    headings = [words.horizon(horizon) for horizon in HORIZONS]
     assert headings == ["50 ms", "100 ms", "1 s", "10 s"]
     for name in headings:
         assert page.text.count(name) > 5
@@ -98,17 +98,17 @@ def test_all_predictors_and_horizons_are_there(page: Page) -> None:
 def test_contents_lead_to_sections_and_no_id_comes_twice(source: str, page: Page) -> None:
     ids = re.findall(r'\bid="([^"]+)"', source)
     assert len(ids) == len(set(ids))
-    targets = {str(one["href"])[1:] for one in page.all("a")}
-    assert targets == {str(one["id"]) for one in page.all("h2")}
+    targets = {str(attributes["href"])[1:] for attributes in page.all("a")}
+    assert targets == {str(attributes["id"]) for attributes in page.all("h2")}
     for target in re.findall(r'(?:url\(|href=")#([^")]+)', source):
         assert target in ids
 
 
-def test_every_table_scrolls_and_every_drawing_has_words(page: Page) -> None:
-    regions = [one for one in page.all("div") if one.get("class") == "scroll"]
+def test_every_table_scrolls_and_every_drawing_has_a_text(page: Page) -> None:
+    regions = [attributes for attributes in page.all("div") if attributes.get("class") == "scroll"]
     assert len(regions) == len(page.all("table")) > 4 * 3
     assert len(page.all("svg")) == 3 * len(HORIZONS) + 2
-    assert all(one["role"] == "img" and one["aria-label"] for one in page.all("svg"))
+    assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in page.all("svg"))
 
 
 def test_colours_follow_the_scheme(source: str) -> None:
@@ -130,10 +130,10 @@ def test_names_stay_harmless() -> None:
                 instrument=replace(plain.instrument, symbol=hostile, venue=hostile),
                 network=hostile,
                 protocol=hostile,
-                scores=[replace(one, predictor=hostile) for one in plain.scores],
-                comparisons=[replace(one, against=hostile) for one in plain.comparisons],
-                calibration=[replace(one, predictor=hostile) for one in plain.calibration],
-                heads=[replace(one, output=hostile) for one in plain.heads],
+                scores=[replace(metrics, predictor=hostile) for metrics in plain.scores],
+                comparisons=[replace(comparison, against=hostile) for comparison in plain.comparisons],
+                calibration=[replace(calibration, predictor=hostile) for calibration in plain.calibration],
+                heads=[replace(head, output=hostile) for head in plain.heads],
                 rows={hostile: 3},
                 class_shares={hostile: [0.2, 0.6, 0.2]},
                 verdicts=(Verdict(gate=hostile, passed=True, value=1, threshold=2, evidence={hostile: [hostile]}),),
@@ -150,17 +150,20 @@ def test_what_is_missing_is_a_dash() -> None:
     broken = replace(
         plain,
         scores=[
-            replace(one, log_loss=none, macro_f1=none, mcc=none, accuracy=math.nan, pr_auc={}) for one in plain.scores
+            replace(metrics, log_loss=none, macro_f1=none, mcc=none, accuracy=math.nan, pr_auc={})
+            for metrics in plain.scores
         ],
-        comparisons=[replace(one, difference=none) for one in plain.comparisons],
-        calibration=[replace(one, ece=math.nan, floor=math.nan, floor_95=math.nan) for one in plain.calibration],
+        comparisons=[replace(comparison, difference=none) for comparison in plain.comparisons],
+        calibration=[
+            replace(calibration, ece=math.nan, floor=math.nan, floor_95=math.nan) for calibration in plain.calibration
+        ],
         confidence=[
-            replace(one, rows=0, blocks=0, precision=math.nan, mean_confidence=math.nan, recall=math.nan)
-            for one in plain.confidence
+            replace(point, rows=0, blocks=0, precision=math.nan, mean_confidence=math.nan, recall=math.nan)
+            for point in plain.confidence
         ],
-        confusion=[replace(one, counts=[[0] * 3] * 3) for one in plain.confusion],
-        effects=[replace(one, trades=0, gross_bps=math.nan, net_bps=none) for one in plain.effects],
-        heads=[replace(one, mean=math.nan, loss=math.nan, reference=0.0, pr_auc=None) for one in plain.heads],
+        confusion=[replace(matrix, counts=[[0] * 3] * 3) for matrix in plain.confusion],
+        effects=[replace(effect, trades=0, gross_bps=math.nan, net_bps=none) for effect in plain.effects],
+        heads=[replace(head, mean=math.nan, loss=math.nan, reference=0.0, pr_auc=None) for head in plain.heads],
         attention=[math.nan] * 4,
         verdicts=(Verdict(gate="skill", passed=False, value=math.nan, threshold=math.inf),),
     )
@@ -177,15 +180,15 @@ def test_empty_lists_are_sentences() -> None:
     assert page.all("table") == []
     assert page.all("svg") == []
     for sentence in (
-        "No gate was asked.",
+        "No gate was evaluated.",
         "No horizon was evaluated.",
-        "No predictor was scored.",
+        "No predictor was measured.",
         "compared with no other predictor",
         "Calibration was not measured.",
         "Precision by confidence was not measured.",
         "No confusion was counted.",
         "effect after fees and spread was not measured",
-        "has no other outputs",
+        "has no auxiliary outputs",
         "shows no attention weights",
         "dependence of rows was not measured",
         "No training was recorded.",
@@ -196,13 +199,13 @@ def test_empty_lists_are_sentences() -> None:
 @pytest.mark.parametrize("answer", SENTENCES)
 def test_the_interval_decides_the_headline(answer: str) -> None:
     plain = undrawn()
-    model = next(one for one in plain.scores if one.predictor == MODEL)
+    model = next(metrics for metrics in plain.scores if metrics.predictor == MODEL)
     only = ev.Comparison(against="logistic", horizon_ms=model.horizon_ms, difference=Interval(*INTERVALS[answer]))
-    one = replace(plain, scores=[replace(model, log_loss=Interval(0.652, 0.64, 0.664))], comparisons=[only])
-    headline = Page(render_report(one, [])).text.partition("tell the two apart.")[2]
+    evaluation = replace(plain, scores=[replace(model, log_loss=Interval(0.652, 0.64, 0.664))], comparisons=[only])
+    headline = Page(render_report(evaluation, [])).text.partition("distinguish the two.")[2]
     assert "Log-loss 0.6520 [0.6400, 0.6640]" in headline
     assert f"logistic {words.interval(only.difference, signed=True)}: {answer} ." in headline
-    assert f"{answer} {'from' if answer == 'no different' else 'than'} 1 of 1 rival." in headline
+    assert f"{answer} {'from' if answer == 'no different' else 'than'} 1 of 1 baseline." in headline
 
 
 @pytest.mark.parametrize(
@@ -210,19 +213,19 @@ def test_the_interval_decides_the_headline(answer: str) -> None:
     [(-2, -1, "better"), (-1, 0, "no different"), (0, 1, "no different"), (1, 2, "worse"), (math.nan, 1, "not known")],
 )
 def test_only_an_interval_without_zero_judges(low: float, high: float, answer: str) -> None:
-    assert words.judge(Interval((low + high) / 2, low, high)) == answer
+    assert words.outcome(Interval((low + high) / 2, low, high)) == answer
 
 
-def test_calibration_in_words() -> None:
-    one = ev.Calibration(predictor=MODEL, horizon_ms=50, ece=0.031, floor=0.028, floor_95=0.036, points=[])
-    assert words.calibration_words(one) == "0.031, floor 0.028, 95th percentile 0.036: within"
-    assert words.calibration_words(replace(one, ece=0.05)).startswith(
+def test_calibration_text() -> None:
+    calibration = ev.Calibration(predictor=MODEL, horizon_ms=50, ece=0.031, floor=0.028, floor_95=0.036, points=[])
+    assert words.calibration_text(calibration) == "0.031, floor 0.028, 95th percentile 0.036: within"
+    assert words.calibration_text(replace(calibration, ece=0.05)).startswith(
         "0.050, floor 0.028, 95th percentile 0.036: above"
     )
 
 
-def test_few_blocks_are_told_by_direction(page: Page) -> None:
-    level = next(one for one in realistic().confidence if one.direction == "down")
+def test_few_blocks_are_named_by_direction(page: Page) -> None:
+    level = next(point for point in realistic().confidence if point.direction == "down")
     levels = [replace(level, confidence=0.5, blocks=50), replace(level, confidence=0.9, blocks=12)]
     assert words.few_blocks("down", levels) == "Down: too few independent blocks to judge at 0.90 (12)."
     assert words.few_blocks("up", levels[:1]) == ""
@@ -235,8 +238,8 @@ def test_few_blocks_are_told_by_direction(page: Page) -> None:
 def test_net_effects_are_judged_by_their_intervals() -> None:
     effect = realistic().effects[0]
     effects = [replace(effect, net_bps=Interval(0, low, high)) for low, high in ((0.1, 0.3), (-0.1, 0.2), (-0.3, 0))]
-    told = "1 s: net of fees and spread, the interval lies above zero at 1 of 3 confidences, below zero at none."
-    assert words.earnings("1 s", effects) == told
+    text = "1 s: net of fees and spread, the interval lies above zero at 1 of 3 confidences, below zero at none."
+    assert words.earnings("1 s", effects) == text
 
 
 def test_verdicts_come_first(page: Page) -> None:
@@ -249,12 +252,12 @@ def test_verdicts_come_first(page: Page) -> None:
 
 def test_skill_and_shares_by_hand() -> None:
     plain = undrawn()
-    one = replace(
+    evaluation = replace(
         plain,
         heads=[replace(plain.heads[0], loss=0.4, reference=0.5)],
         confusion=[ev.Confusion(horizon_ms=50, counts=[[30, 60, 10], [0, 0, 0], [1, 1, 2]])],
     )
-    text = Page(render_report(one, [])).text
+    text = Page(render_report(evaluation, [])).text
     assert "0.4 0.5 +0.200" in text
     assert "down 30 30.0 % 60 60.0 % 10 10.0 % unchanged 0 — 0 — 0 — up 1 25.0 %" in text
 

@@ -1,4 +1,4 @@
-"""Walk-forward validation: folds in order, kinds of markets told apart, and no pass that was not earned."""
+"""Walk-forward validation: folds in order, regimes, and no pass without skill."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +12,7 @@ from lobsmith.evaluation.assess import assess
 from lobsmith.evaluation.baselines import base_rate, mean_outlook
 from lobsmith.evaluation.metrics import log_losses
 from lobsmith.evaluation.results import MAJORITY, MODEL
-from lobsmith.evaluation.walk_forward import MarketEpoch, _judge, folds, market_epochs, walk_forward
+from lobsmith.evaluation.walk_forward import Regime, _verdict, folds, regime_names, walk_forward
 from lobsmith.features.dataset import Dataset, build_dataset
 from lobsmith.features.labels import UNKNOWN
 from lobsmith.gates.skill import skill
@@ -66,12 +66,12 @@ def shuffled(dataset: Dataset, seed: int) -> Dataset:
 
 
 def test_folds_follow_each_other_and_are_purged(dataset: Dataset, params: Params) -> None:
-    found = folds(dataset, params)
-    assert len(found) == 3
+    splits = folds(dataset, params)
+    assert len(splits) == 3
     time, horizon, embargo = dataset.rows.time, max(dataset.horizons_ms) * MS, params.split.embargo_ms * MS
     usable = usable_rows(dataset)
     assert embargo > 0
-    for fold in found:
+    for fold in splits:
         train_rows, validation, test = fold.train, fold.validation, fold.test
         assert time[train_rows].max() + horizon < time[validation].min()
         assert time[validation].max() + horizon < time[test].min()
@@ -82,13 +82,13 @@ def test_folds_follow_each_other_and_are_purged(dataset: Dataset, params: Params
         # Everything before trains.
         assert train_rows[0] == usable[0]
         assert set(np.concatenate([train_rows, validation, test])) <= set(usable)
-    tested = np.concatenate([fold.test for fold in found])
+    tested = np.concatenate([fold.test for fold in splits])
     assert (np.diff(tested) > 0).all()
     assert (tested >= usable[len(usable) // 2]).all()
     assert usable[-1] - tested[-1] < 5
     # The newest half, less what is purged and embargoed.
     assert len(tested) > 0.9 * len(usable) / 2
-    assert [len(fold.train) for fold in found] == sorted(len(fold.train) for fold in found)
+    assert [len(fold.train) for fold in splits] == sorted(len(fold.train) for fold in splits)
 
 
 def test_too_few_rows_for_so_many_folds_is_one_clear_error(dataset: Dataset) -> None:
@@ -140,54 +140,60 @@ STILL = np.full(40, 1_000_000, np.int64)
 )
 def test_kinds_of_markets(dataset: Dataset, spans: list[np.ndarray], expected: list[str]) -> None:
     made = scripted(dataset, spans)
-    names = market_epochs(made, np.arange(len(made.rows)), 20.0)
+    names = regime_names(made, np.arange(len(made.rows)), 20.0)
     assert names.tolist() == [name for name in expected for _ in range(40)]
 
 
-def test_only_the_given_rows_are_looked_at(dataset: Dataset) -> None:
+def test_only_the_given_rows_count(dataset: Dataset) -> None:
     made = scripted(dataset, [CALM, WILD, CALM, WILD])
     chosen = np.concatenate([np.arange(40), np.arange(120, 160)])
-    names = market_epochs(made, chosen, 20.0)
+    names = regime_names(made, chosen, 20.0)
     assert names.tolist() == ["calm"] * 40 + ["volatile"] * 40
 
 
-def epoch(name: str, log_loss: float, base: float, *, judged: bool = True, rows: int = 1000) -> MarketEpoch:
-    return MarketEpoch(epoch=name, rows=rows, log_loss=log_loss, base=base, judged=judged)
+def regime_of(name: str, log_loss: float, base: float, *, judged: bool = True, rows: int = 1000) -> Regime:
+    return Regime(regime=name, rows=rows, log_loss=log_loss, base=base, judged=judged)
 
 
 @pytest.mark.parametrize(
-    ("found", "passed", "worst", "value"),
+    ("regimes", "passed", "worst", "value"),
     [
         pytest.param(
-            [epoch("calm", 0.5, 1.0, rows=9000), epoch("volatile", 1.01, 1.0, rows=300)],
+            [regime_of("calm", 0.5, 1.0, rows=9000), regime_of("volatile", 1.01, 1.0, rows=300)],
             False,
             "volatile",
             1.01,
             id="one is worse, the mean is better",
         ),
-        pytest.param([epoch("calm", 0.9, 1.0), epoch("volatile", 1.5, 2.0)], True, "calm", 0.9, id="all are better"),
-        pytest.param([epoch("calm", 1.0, 1.0)], False, "calm", 1.0, id="as good is not better"),
         pytest.param(
-            [epoch("calm", 0.9, 1.0), epoch("volatile", 9.0, 1.0, judged=False)], True, "calm", 0.9, id="too few rows"
+            [regime_of("calm", 0.9, 1.0), regime_of("volatile", 1.5, 2.0)], True, "calm", 0.9, id="all are better"
+        ),
+        pytest.param([regime_of("calm", 1.0, 1.0)], False, "calm", 1.0, id="as good is not better"),
+        pytest.param(
+            [regime_of("calm", 0.9, 1.0), regime_of("volatile", 9.0, 1.0, judged=False)],
+            True,
+            "calm",
+            0.9,
+            id="too few rows",
         ),
         pytest.param(
-            [epoch("calm", 0.9, 1.0, judged=False)],
+            [regime_of("calm", 0.9, 1.0, judged=False)],
             False,
-            "no market epoch has enough rows",
+            "no regime has enough rows",
             None,
             id="none has enough rows",
         ),
-        pytest.param([], False, "no market epoch has enough rows", None, id="none at all"),
+        pytest.param([], False, "no regime has enough rows", None, id="none at all"),
     ],
 )
-def test_the_worst_market_decides(found: list[MarketEpoch], passed: bool, worst: str, value: float | None) -> None:
-    verdict = _judge([], found, 1.0)
+def test_the_worst_regime_decides(regimes: list[Regime], passed: bool, worst: str, value: float | None) -> None:
+    verdict = _verdict([], regimes, 1.0)
     assert (verdict.passed, verdict.evidence["worst"], verdict.value) == (
         passed,
         worst,
         value if value is None else pytest.approx(value),
     )
-    assert len(verdict.evidence["epochs"]) == len(found)
+    assert len(verdict.evidence["epochs"]) == len(regimes)
 
 
 @pytest.fixture(scope="module")
@@ -197,16 +203,16 @@ def walked(parts: list[Part], trained: Trained, params: Params) -> Verdict:
 
 def test_what_the_simulator_holds_passes(walked: Verdict, dataset: Dataset) -> None:
     evidence = walked.evidence
-    assert [one["fold"] for one in evidence["folds"]] == [1, 2, 3]
-    starts = [one["start_ns"] for one in evidence["folds"]]
+    assert [fold["fold"] for fold in evidence["folds"]] == [1, 2, 3]
+    starts = [fold["start_ns"] for fold in evidence["folds"]]
     assert starts == sorted(starts)
-    names = {one["epoch"] for one in evidence["epochs"]}
+    names = {regime["epoch"] for regime in evidence["epochs"]}
     assert names <= {"calm", "trending", "volatile"}
-    assert sum(one["rows"] for one in evidence["epochs"]) == sum(one["test_rows"] for one in evidence["folds"])
-    mean = sum(one["log_loss"] * one["test_rows"] for one in evidence["folds"])
-    again = sum(one["log_loss"] * one["rows"] for one in evidence["epochs"])
+    assert sum(regime["rows"] for regime in evidence["epochs"]) == sum(fold["test_rows"] for fold in evidence["folds"])
+    mean = sum(fold["log_loss"] * fold["test_rows"] for fold in evidence["folds"])
+    again = sum(regime["log_loss"] * regime["rows"] for regime in evidence["epochs"])
     assert mean == pytest.approx(again)
-    shares = {one["epoch"]: one["log_loss"] / one["base"] for one in evidence["epochs"] if one["judged"]}
+    shares = {regime["epoch"]: regime["log_loss"] / regime["base"] for regime in evidence["epochs"] if regime["judged"]}
     assert walked.value == pytest.approx(max(shares.values()))
     assert shares[evidence["worst"]] == walked.value
     assert walked.passed == (walked.value < 1.0)
@@ -218,12 +224,12 @@ def test_no_fold_learns_from_the_rows_it_is_tested_on(dataset: Dataset, params: 
     labels[fold.test] = 2 - labels[fold.test]
     changed = replace(dataset, labels=labels)
     network = train([Part(dataset, fold)], params).network
-    said = predict(network, dataset, fold.test)[0]
-    expected = np.mean([log_losses(said[:, h], labels[fold.test, h]) for h in range(2)])
+    probabilities = predict(network, dataset, fold.test)[0]
+    expected = np.mean([log_losses(probabilities[:, h], labels[fold.test, h]) for h in range(2)])
     parts = parts_of([changed], params.split)
     walked = walk_forward(parts, train(parts, params).network, params)
     assert walked.evidence["folds"][-1]["log_loss"] == pytest.approx(expected, rel=1e-6)
-    before = np.mean([log_losses(said[:, h], dataset.labels[fold.test, h]) for h in range(2)])
+    before = np.mean([log_losses(probabilities[:, h], dataset.labels[fold.test, h]) for h in range(2)])
     assert abs(expected - before) > 1e-3
 
 
@@ -249,9 +255,9 @@ def test_a_market_of_another_kind_on_which_it_fails_refuses_it(
     assert not verdict.passed
     assert verdict.evidence["worst"] == "instrument other:ELSE"
     # Only the minutes that the model was not trained in.
-    beside = split_beside(elsewhere, dataset, parts[0].split, params.split.embargo_ms)
-    assert beside is not None
-    assert verdict.evidence["epochs"][-1]["rows"] == len(beside.test) < len(usable_rows(elsewhere))
+    held_out = split_beside(elsewhere, dataset, parts[0].split, params.split.embargo_ms)
+    assert held_out is not None
+    assert verdict.evidence["epochs"][-1]["rows"] == len(held_out.test) < len(usable_rows(elsewhere))
 
 
 def test_no_kind_of_market_with_enough_rows_refuses(parts: list[Part], trained: Trained) -> None:
@@ -270,7 +276,7 @@ def test_no_kind_of_market_with_enough_rows_refuses(parts: list[Part], trained: 
     assert not verdict.passed
     assert verdict.value is None
     assert verdict.evidence["epochs"]
-    assert not any(one["judged"] for one in verdict.evidence["epochs"])
+    assert not any(regime["judged"] for regime in verdict.evidence["epochs"])
 
 
 Judge = Callable[[Dataset, Params], tuple[Verdict, np.ndarray]]
@@ -282,11 +288,11 @@ def judged() -> Judge:
         """Return the gate's verdict, and each test row's log-loss beyond the base rate's at each horizon."""
         parts = parts_of([dataset], params.split)
         rows = parts[0].split.test
-        said, outlook = predict(train(parts, params).network, dataset, rows)
+        p, outlook = predict(train(parts, params).network, dataset, rows)
         base, labels = base_rate(parts, len(rows)), dataset.labels[rows]
-        found = assess(dataset, rows, {MODEL: said, MAJORITY: base}, outlook, mean_outlook(parts), 1.0, (0.5,))
-        excess = [log_losses(said[:, h], labels[:, h]) - log_losses(base[:, h], labels[:, h]) for h in range(2)]
-        return skill(found, params.gates.skill), np.stack(excess, axis=1)
+        assessment = assess(dataset, rows, {MODEL: p, MAJORITY: base}, outlook, mean_outlook(parts), 1.0, (0.5,))
+        excess = [log_losses(p[:, h], labels[:, h]) - log_losses(base[:, h], labels[:, h]) for h in range(2)]
+        return skill(assessment, params.gates.skill), np.stack(excess, axis=1)
 
     return run
 

@@ -67,10 +67,10 @@ def killed_at(zygote: Zygote, workspace: Workspace, point: CrashPoint) -> None:
 
 
 POINTS = {
-    "promotion": (CrashPoint.DECIDED, CrashPoint.FOUND, CrashPoint.PROMOTED, CrashPoint.TAGGED, CrashPoint.EMPTIED),
-    "first challenger": (CrashPoint.CROWNED, CrashPoint.DROPPED),
-    "challenger": (CrashPoint.FILLED,),
-    "rollback": (CrashPoint.BLAMED, CrashPoint.RESTORED, CrashPoint.SETTLED),
+    "promotion": (CrashPoint.DECIDED, CrashPoint.FOUND, CrashPoint.PROMOTED, CrashPoint.TAGGED, CrashPoint.CANDIDATE_UNDEPLOYED),
+    "first challenger": (CrashPoint.CHALLENGER_PROMOTED, CrashPoint.DROPPED),
+    "challenger": (CrashPoint.CANDIDATE_DEPLOYED,),
+    "rollback": (CrashPoint.ROLLBACK_TAGGED, CrashPoint.ALIAS_REVERTED, CrashPoint.ROLLBACK_ACKNOWLEDGED),
     "refusal": (CrashPoint.JOURNALED, CrashPoint.REFUSED),
 }
 

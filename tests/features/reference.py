@@ -24,7 +24,7 @@ class ReferenceBook:
         table = [(price, self.depth[side][price]) for price in prices]
         if side in self.ticker:
             price, size = self.ticker[side]
-            table = [(price, size)] + [one for one in table if side * one[0] < side * price]
+            table = [(price, size)] + [level for level in table if side * level[0] < side * price]
         return table[:count]
 
 

@@ -1,4 +1,4 @@
-"""A market seen upside down: what `definitions.mirror` says of it, against what the kernel makes of its events."""
+"""A mirrored market: `definitions.mirror` against the kernel's features of the mirrored events."""
 
 from dataclasses import fields, replace
 
@@ -30,11 +30,11 @@ def session() -> Session:
     events = whole.events
     hole = np.where(events.side == BID, events.price % 5 == 2, events.price % 7 == 3)
     kept = ~(hole & (events.kind == LEVEL) & (events.flags & END == 0))
-    return replace(whole, events=Events(*(getattr(events, one.name)[kept] for one in fields(events))))
+    return replace(whole, events=Events(*(getattr(events, field.name)[kept] for field in fields(events))))
 
 
 @pytest.fixture(scope="module")
-def seen(session: Session, params: Params) -> Dataset:
+def upright(session: Session, params: Params) -> Dataset:
     return build_dataset(session, params)
 
 
@@ -69,27 +69,27 @@ def test_sides_are_exchanged_and_signs_turned_by_name() -> None:
     assert NAMES[source[NAMES.index("bid_size_3")]] == "ask_size_3"
     assert NAMES[source[NAMES.index("ask_slope")]] == "bid_slope"
     assert NAMES[source[NAMES.index("spread")]] == "spread"
-    turned = {name for name, one in zip(NAMES, sign, strict=True) if one < 0}
+    turned = {name for name, direction in zip(NAMES, sign, strict=True) if direction < 0}
     assert {"imbalance_1", "flow_now", "trade_flow_4", "mid_return", "last_trade_pull"} <= turned
     assert not turned & {"spread", "trade_rate_1", "last_move_age", "volatility_burst", "bid_size_1"}
 
 
 @pytest.mark.parametrize(("columns", "smallest"), [("raw", 2e-5), ("features", 1e-3)])
 def test_the_kernel_sees_the_mirrored_market_as_the_mirror_says(
-    seen: Dataset, upside_down: Dataset, columns: str, smallest: float
+    upright: Dataset, upside_down: Dataset, columns: str, smallest: float
 ) -> None:
-    np.testing.assert_array_equal(upside_down.rows.time, seen.rows.time)
-    np.testing.assert_array_equal(upside_down.rows.complete, seen.rows.complete)
-    expected, got = through_mirror(getattr(seen.rows, columns)), getattr(upside_down.rows, columns)
+    np.testing.assert_array_equal(upside_down.rows.time, upright.rows.time)
+    np.testing.assert_array_equal(upside_down.rows.complete, upright.rows.complete)
+    expected, got = through_mirror(getattr(upright.rows, columns)), getattr(upside_down.rows, columns)
     for column, name in enumerate(NAMES):
         # Basis points are of another price: the fourth digit may differ.
         np.testing.assert_allclose(got[:, column], expected[:, column], rtol=1e-3, atol=smallest, err_msg=name)
 
 
-def test_every_column_has_something_to_exchange(seen: Dataset) -> None:
+def test_every_column_has_something_to_exchange(upright: Dataset) -> None:
     # Where a signed column was zero or both sides the same, the test above would say nothing.
     source, sign = mirror()
-    raw = seen.rows.raw
+    raw = upright.rows.raw
     for column, name in enumerate(NAMES):
         if sign[column] < 0:
             assert name.startswith(SIGNED)
@@ -98,10 +98,10 @@ def test_every_column_has_something_to_exchange(seen: Dataset) -> None:
             assert np.abs(raw[:, column] - raw[:, source[column]]).max() > 5e-3, name
 
 
-def test_labels_are_mirrored(seen: Dataset, upside_down: Dataset) -> None:
-    known = seen.labels != UNKNOWN
-    np.testing.assert_array_equal(upside_down.labels, np.where(known, 2 - seen.labels, UNKNOWN))
-    before, after = seen.targets, upside_down.targets
+def test_labels_are_mirrored(upright: Dataset, upside_down: Dataset) -> None:
+    known = upright.labels != UNKNOWN
+    np.testing.assert_array_equal(upside_down.labels, np.where(known, 2 - upright.labels, UNKNOWN))
+    before, after = upright.targets, upside_down.targets
     np.testing.assert_array_equal(after.significant, before.significant)
     np.testing.assert_array_equal(after.withdrawal, before.withdrawal[:, :, ::-1])
     np.testing.assert_allclose(after.move, -before.move, rtol=1e-3, atol=1e-5)

@@ -69,7 +69,7 @@ def put(where: Callable[[Events], np.ndarray], count: int, value: float) -> Call
 
 
 @pytest.mark.parametrize(
-    ("column", "change", "words"),
+    ("column", "change", "pattern"),
     [
         ("price", put(lambda e: e.kind == LEVEL, 3, 0), r"price: 3 of [\d,]+ rows .*row \d+ is 0"),
         ("size", put(lambda e: e.kind == LEVEL, 2, -1.0), r"size: 2 of .*is -1\.0"),
@@ -83,14 +83,14 @@ def put(where: Callable[[Events], np.ndarray], count: int, value: float) -> Call
     ],
 )
 def test_what_is_wrong_with_events_is_named(
-    session: Session, column: str, change: Callable[[Session, str], Session], words: str
+    session: Session, column: str, change: Callable[[Session, str], Session], pattern: str
 ) -> None:
     _, message = check_events(change(session, column))
-    assert re.search(words, message), message
+    assert re.search(pattern, message), message
 
 
 @pytest.mark.parametrize(
-    ("account", "words"),
+    ("account", "pattern"),
     [
         ({"kept": 10}, "set_aside_share: 1 of 1"),
         ({"segments": 90}, "gaps_per_hour: 1 of 1"),
@@ -99,10 +99,10 @@ def test_what_is_wrong_with_events_is_named(
         ({"clock_offset_ns": -20 * 10**9}, "clock_offset_s"),
     ],
 )
-def test_what_is_wrong_with_the_account_is_named(session: Session, account: dict[str, int], words: str) -> None:
+def test_what_is_wrong_with_the_account_is_named(session: Session, account: dict[str, int], pattern: str) -> None:
     changed: Accounting = msgspec.structs.replace(session.accounting, **account)
     _, message = check_events(replace(session, accounting=changed))
-    assert re.search(words, message), message
+    assert re.search(pattern, message), message
 
 
 def test_a_message_stays_short_however_much_is_wrong(session: Session) -> None:

@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from lobsmith.errors import DataContractError
-from lobsmith.gates.liquidity import Liquidity, daily_volume_btc, judge, measure
+from lobsmith.gates.liquidity import Liquidity, daily_volume_btc, liquidity_verdicts, measure
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.readers import read_captures
 from lobsmith.stages.ingest import MARKET, ingest
@@ -35,19 +35,19 @@ def lines(symbol: str = "BTCUSDT", bid: str = "60000.0", ask: str = "60006.0") -
 
 def test_measures_time_weighted(tmp_path: Path) -> None:
     session = read_captures([write(tmp_path / "a", *lines())])
-    seen = measure(session.instrument, [session.events])
-    assert seen.seconds == pytest.approx(8.0)
-    assert seen.volume == 0.5
-    assert seen.mid == pytest.approx(60_003.0)
-    assert seen.spread == pytest.approx(6 / 60_003)
+    measured = measure(session.instrument, [session.events])
+    assert measured.seconds == pytest.approx(8.0)
+    assert measured.volume == 0.5
+    assert measured.mid == pytest.approx(60_003.0)
+    assert measured.spread == pytest.approx(6 / 60_003)
     bounds = session.events.message_bounds()
     parts = [session.events.slice(a, b) for a, b in pairwise(bounds)]
     again = measure(session.instrument, parts)
-    assert (again.seconds, again.mid, again.spread) == pytest.approx((seen.seconds, seen.mid, seen.spread))
+    assert (again.seconds, again.mid, again.spread) == pytest.approx((measured.seconds, measured.mid, measured.spread))
 
 
 @pytest.mark.parametrize(
-    ("one", "btc_price", "volume"),
+    ("liquidity", "btc_price", "volume"),
     [
         (made(), 0.0, 500.0),
         (made(symbol="ETHUSDT", mid=3000.0), 60_000.0, 25.0),
@@ -58,12 +58,12 @@ def test_measures_time_weighted(tmp_path: Path) -> None:
         (made(seconds=0.0), 0.0, 0.0),
     ],
 )
-def test_daily_volume_in_bitcoin(one: Liquidity, btc_price: float, volume: float | None) -> None:
-    assert daily_volume_btc(one, btc_price) == (None if volume is None else pytest.approx(volume))
+def test_daily_volume_in_bitcoin(liquidity: Liquidity, btc_price: float, volume: float | None) -> None:
+    assert daily_volume_btc(liquidity, btc_price) == (None if volume is None else pytest.approx(volume))
 
 
 @pytest.mark.parametrize(
-    ("one", "volume", "spread"),
+    ("liquidity", "volume", "spread"),
     [
         (made(), True, True),
         (made(volume=9.99), False, True),
@@ -72,19 +72,19 @@ def test_daily_volume_in_bitcoin(one: Liquidity, btc_price: float, volume: float
         (made(seconds=0.0), False, False),
     ],
 )
-def test_thresholds(one: Liquidity, volume: bool, spread: bool) -> None:
-    verdicts = judge([one], LIMITS)["binance-usdm:BTCUSDT"]
+def test_thresholds(liquidity: Liquidity, volume: bool, spread: bool) -> None:
+    verdicts = liquidity_verdicts([liquidity], LIMITS)["binance-usdm:BTCUSDT"]
     assert [verdict.passed for verdict in verdicts] == [volume, spread]
 
 
 def test_another_base_takes_the_price_of_bitcoin_from_the_same_run_or_fails_with_the_reason() -> None:
     other = made(symbol="ETHUSDT", mid=3000.0, volume=5000.0)
-    alone, together = (judge(run, LIMITS)[str(other.instrument)][0] for run in ([other], [other, made()]))
+    alone, together = (liquidity_verdicts(run, LIMITS)[str(other.instrument)][0] for run in ([other], [other, made()]))
     assert not alone.passed
     assert "btc_price" in alone.evidence["problem"]
     assert together.passed
-    given = msgspec.structs.replace(LIMITS, btc_price=60_000.0)
-    assert judge([other], given)[str(other.instrument)][0].passed
+    limits = msgspec.structs.replace(LIMITS, btc_price=60_000.0)
+    assert liquidity_verdicts([other], limits)[str(other.instrument)][0].passed
 
 
 def test_a_symbol_that_is_not_liquid_is_left_out(tmp_path: Path) -> None:
@@ -92,10 +92,11 @@ def test_a_symbol_that_is_not_liquid_is_left_out(tmp_path: Path) -> None:
     wide = lines("XRPUSDT", "60000.0", "61000.0")
     files = [write(tmp_path / "btc", *lines()), write(tmp_path / "xrp", *wide)]
     ingest(params.data, files, tmp_path / MARKET)
-    done = validate(params, tmp_path / MARKET, tmp_path)
-    assert done.tradable == ("binance-usdm:BTCUSDT",)
-    assert "spread" in done.left_out["binance-usdm:XRPUSDT"]
-    assert load_validated(tmp_path) == done == msgspec.json.decode((tmp_path / CONTRACT).read_bytes(), type=Validated)
+    validated = validate(params, tmp_path / MARKET, tmp_path)
+    assert validated.tradable == ("binance-usdm:BTCUSDT",)
+    assert "spread" in validated.left_out["binance-usdm:XRPUSDT"]
+    written = msgspec.json.decode((tmp_path / CONTRACT).read_bytes(), type=Validated)
+    assert load_validated(tmp_path) == validated == written
     assert (tmp_path / EVENTS_DOCS / "index.html").exists()
 
 
@@ -112,5 +113,5 @@ def test_the_recorded_symbols_are_tradable(tmp_path: Path, recorded: Path) -> No
     params = small_params()
     files = [recorded / "binance" / f"usdm-{symbol}-20240808.gz" for symbol in ("btcusdt", "ethusdt")]
     ingest(params.data, files, tmp_path / MARKET)
-    done = validate(params, tmp_path / MARKET, tmp_path)
-    assert done.tradable == ("binance-usdm:BTCUSDT", "binance-usdm:ETHUSDT")
+    validated = validate(params, tmp_path / MARKET, tmp_path)
+    assert validated.tradable == ("binance-usdm:BTCUSDT", "binance-usdm:ETHUSDT")

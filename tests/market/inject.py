@@ -1,4 +1,4 @@
-"""Feed faults, injected on purpose into the lines of a raw Binance capture, recorded or simulated.
+"""Feed faults injected into the lines of a raw Binance capture, real or simulated.
 
 Each function takes the lines and where to act, and returns the new lines together with the numbers, counted from 0
 among the *new* lines, of those that the fault has made wrong. What a reader and the screen find can be held against
@@ -33,10 +33,10 @@ def find(lines: Sequence[bytes], stream: bytes, start: int, count: int = 1) -> l
     Raises:
         DataError: there are not as many.
     """
-    found = [n for n in range(start, len(lines)) if stream in lines[n][:80]][:count]
-    if len(found) < count:
+    indices = [n for n in range(start, len(lines)) if stream in lines[n][:80]][:count]
+    if len(indices) < count:
         raise DataError(f"fewer than {count} lines of {stream.decode()} from line {start + 1} on")
-    return found
+    return indices
 
 
 def local_time(line: bytes) -> int:
@@ -73,10 +73,12 @@ def duplicate(lines: Sequence[bytes], start: int, stream: bytes = DEPTH, later: 
 
 def reorder(lines: Sequence[bytes], start: int, stream: bytes = DEPTH) -> Injected:
     """Deliver two messages of a stream that follow each other the wrong way round."""
-    one, two = find(lines, stream, start, 2)
+    first, second = find(lines, stream, start, 2)
     mixed = list(lines)
-    mixed[one], mixed[two] = (_stamped(lines[b], local_time(lines[a])) for a, b in ((one, two), (two, one)))
-    return Injected(mixed, [one, two])
+    mixed[first], mixed[second] = (
+        _stamped(lines[b], local_time(lines[a])) for a, b in ((first, second), (second, first))
+    )
+    return Injected(mixed, [first, second])
 
 
 def crossed(lines: Sequence[bytes], start: int, *, locked: bool = False, by: float = 1.0) -> Injected:
@@ -90,7 +92,7 @@ def crossed(lines: Sequence[bytes], start: int, *, locked: bool = False, by: flo
 
 
 def crossed_depth(lines: Sequence[bytes], start: int, price: str, until: int, *, size: str = "1.000") -> Injected:
-    """Put a bid far above the market into a depth message, and take it out of a later one: a level nobody sent."""
+    """Put a bid far above the market into a depth message, and take it out of a later one: a level without an order."""
     (at,) = find(lines, DEPTH, start)
     (end,) = find(lines, DEPTH, until)
     mixed = list(lines)
@@ -123,13 +125,13 @@ def silence(lines: Sequence[bytes], start: int, seconds: float) -> Injected:
     shift = int(seconds * 1e9)
     mixed = list(lines[:start])
     for line in lines[start:]:
-        moved = _EXCHANGE_TIMES.sub(lambda found: _moved(found, shift), line[_STAMP:])
+        moved = _EXCHANGE_TIMES.sub(lambda match: _moved(match, shift), line[_STAMP:])
         mixed.append(str(local_time(line) + shift).encode() + moved)
     return Injected(mixed, [])
 
 
-def _moved(found: re.Match[bytes], shift: int) -> bytes:
-    return b'"%s":%d' % (found[1], int(found[2]) + shift // _NS_PER_MS)
+def _moved(match: re.Match[bytes], shift: int) -> bytes:
+    return b'"%s":%d' % (match[1], int(match[2]) + shift // _NS_PER_MS)
 
 
 def clock_step(lines: Sequence[bytes], start: int, seconds: float) -> Injected:
@@ -145,12 +147,12 @@ def negative_latency(lines: Sequence[bytes], start: int, seconds: float, stream:
     """Let one message claim to be sent later than it was received."""
     (at,) = find(lines, stream, start)
     shift = int(seconds * 1e9)
-    moved = _EXCHANGE_TIMES.sub(lambda found: _moved(found, shift), lines[at][_STAMP:])
+    moved = _EXCHANGE_TIMES.sub(lambda match: _moved(match, shift), lines[at][_STAMP:])
     return Injected([*lines[:at], lines[at][:_STAMP] + moved, *lines[at + 1 :]], [at])
 
 
 def snapshot(lines: Sequence[bytes], at: int) -> bytes:
-    """Return the REST snapshot that a recorder would have written as line `at`: all levels that the lines before left.
+    """Return the REST snapshot that a capture would have as line `at`: all levels that the lines before left.
 
     It is built with plain dictionaries, and knows nothing of gaps: take the lines as they were before any fault.
     """

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from lobsmith.market.events import RESTATED
-from lobsmith.market.session import Fingerprint, account, fingerprint, going_on
+from lobsmith.market.session import Fingerprint, account, fingerprint, without_restated
 from lobsmith.market.simulator import simulate
 
 
@@ -32,8 +32,8 @@ def test_what_a_day_repeats_is_left_out() -> None:
     events = simulate(5, 2).events
     flags = events.flags.copy()
     flags[10:20] |= RESTATED
-    assert len(going_on(replace(events, flags=flags))) == len(events) - 10
-    assert going_on(events) is events
+    assert len(without_restated(replace(events, flags=flags))) == len(events) - 10
+    assert without_restated(events) is events
 
 
 def test_the_account_adds_up() -> None:

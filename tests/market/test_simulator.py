@@ -72,7 +72,7 @@ def test_a_market_that_was_copied_does_not_change_with_the_other() -> None:
 @pytest.mark.parametrize("times", [[10.0, 10.0], [20.0, 10.0], [30.0]])
 def test_changes_that_do_not_rise_within_the_session_are_an_error(times: list[float]) -> None:
     with pytest.raises(DataError, match="times that rise"):
-        simulate(SEED, 30, changes=[Change(at_s=one, dynamics=Dynamics()) for one in times])
+        simulate(SEED, 30, changes=[Change(at_s=time, dynamics=Dynamics()) for time in times])
 
 
 @pytest.mark.parametrize("at_s", [0.0, -1.0, math.nan, math.inf])
@@ -142,14 +142,14 @@ def test_imbalance_tells_where_the_mid_goes(session: Session) -> None:
 
 
 def test_a_fork_leaves_the_market_as_it_is() -> None:
-    one, other = Market(SEED), Market(SEED)
-    for market in (one, other):
+    original, other = Market(SEED), Market(SEED)
+    for market in (original, other):
         market.advance(np.inf, tickers=500)
-    first = one.fork([100, 1000], paths=50, seed=3)
-    np.testing.assert_array_equal(first, one.fork([100, 1000], paths=50, seed=3))
-    assert not np.array_equal(first, one.fork([100, 1000], paths=50, seed=4))
+    first = original.fork([100, 1000], paths=50, seed=3)
+    np.testing.assert_array_equal(first, original.fork([100, 1000], paths=50, seed=3))
+    assert not np.array_equal(first, original.fork([100, 1000], paths=50, seed=4))
     np.testing.assert_allclose(first.sum(axis=1), 1.0)
-    np.testing.assert_array_equal(one.advance(60.0).price, other.advance(60.0).price)
+    np.testing.assert_array_equal(original.advance(60.0).price, other.advance(60.0).price)
 
 
 def test_a_copy_goes_on_as_its_original_would_have() -> None:
@@ -182,27 +182,27 @@ def test_forked_probabilities_are_the_true_ones(session: Session) -> None:
     known = np.flatnonzero((labels >= 0).all(axis=1))
     rows = np.sort(np.random.default_rng(0).choice(known, 600, replace=False))
     paths = 100
-    said = row_probabilities(SEED, rows.tolist(), horizons, paths)
+    predicted = row_probabilities(SEED, rows.tolist(), horizons, paths)
     for h in range(len(horizons)):
-        came = np.eye(3)[labels[rows, h]]
-        # The mean of said minus came is zero within four standard errors, class by class.
-        error = said[:, h] - came
+        observed = np.eye(3)[labels[rows, h]]
+        # The mean of predicted minus observed is zero within four standard errors, class by class.
+        error = predicted[:, h] - observed
         assert (np.abs(error.mean(axis=0)) < 4 * error.std(axis=0) / math.sqrt(len(rows))).all()
-        # Where a rise was said to be likely, it was: in each third of the rows by said probability.
-        for part in np.array_split(np.argsort(said[:, h, 2]), 3):
+        # A likely rise is frequent: in each third of the rows by predicted probability.
+        for part in np.array_split(np.argsort(predicted[:, h, 2]), 3):
             deviation = error[part, 2].std() / math.sqrt(len(part))
             assert abs(error[part, 2].mean()) < 4 * deviation
-        smooth = (said[:, h] * paths + 0.5) / (paths + 1.5)
-        loss = -np.log((smooth * came).sum(axis=1))
+        smooth = (predicted[:, h] * paths + 0.5) / (paths + 1.5)
+        loss = -np.log((smooth * observed).sum(axis=1))
         base = labels[known, h]
-        majority = -np.log((np.bincount(base, minlength=3) / len(base) * came).sum(axis=1))
+        majority = -np.log((np.bincount(base, minlength=3) / len(base) * observed).sum(axis=1))
         # What the queues alone tell: frequencies in twenty classes of imbalance, from all the other rows.
         others = np.setdiff1d(known, rows)
         edges = np.quantile(imbalance, np.linspace(0, 1, 21)[1:-1])
         table = np.ones((20, 3))
         np.add.at(table, (np.digitize(imbalance[others], edges), labels[others, h]), 1)
         table /= table.sum(axis=1, keepdims=True)
-        queues = -np.log((table[np.digitize(imbalance[rows], edges)] * came).sum(axis=1))
+        queues = -np.log((table[np.digitize(imbalance[rows], edges)] * observed).sum(axis=1))
         for gain in (majority - loss, queues - loss):
             assert gain.mean() > 4 * gain.std() / math.sqrt(len(gain))
             assert gain.mean() > 0.05

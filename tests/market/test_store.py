@@ -32,9 +32,9 @@ def data(**changes: object) -> DataParams:
 
 def assert_equal(a: Events, b: Events) -> None:
     for field in fields(a):
-        one, other = getattr(a, field.name), getattr(b, field.name)
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other)
+        first, other = getattr(a, field.name), getattr(b, field.name)
+        assert first.dtype == other.dtype
+        np.testing.assert_array_equal(first, other)
 
 
 def stamp(line: bytes, milliseconds: int) -> bytes:
@@ -50,26 +50,26 @@ def over_midnight() -> list[bytes]:
 def test_what_comes_out_is_what_went_in(tmp_path: Path) -> None:
     session = simulate(5, 20)
     store = Store(tmp_path / "deep" / "market")
-    done = store.ingest(lambda listing: screen_session(session, None, listing))
+    ingested = store.ingest(lambda listing: screen_session(session, None, listing))
     assert store.instruments() == [session.instrument]
-    assert done.days == ("2024-01-01",)
+    assert ingested.days == ("2024-01-01",)
     back = store.session(session.instrument)
     assert_equal(back.events, session.events)
     assert (back.instrument, back.sources) == (session.instrument, session.sources)
-    assert back.accounting == done.accounting
-    assert done.fingerprint == fingerprint(session)
+    assert back.accounting == ingested.accounting
+    assert ingested.fingerprint == fingerprint(session)
     assert sorted(path.name for path in (tmp_path / "deep" / "market").iterdir()) == ["simulator"]
 
 
 def test_a_day_that_begins_within_a_segment_can_be_read_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "a.gz", *over_midnight())
     store = Store(tmp_path / "market")
-    done = store.ingest(lambda listing: open_captures([path], None, listing))
-    instrument = done.instrument
-    assert done.days == ("2024-08-08", "2024-08-09")
+    ingested = store.ingest(lambda listing: open_captures([path], None, listing))
+    instrument = ingested.instrument
+    assert ingested.days == ("2024-08-08", "2024-08-09")
     whole = concatenate(list(store.events(instrument)))
     assert_equal(whole, read_captures([path]).events)
-    assert done.fingerprint == fingerprint(read_captures([path]))
+    assert ingested.fingerprint == fingerprint(read_captures([path]))
     second = concatenate(list(store.events(instrument, since_ns=int(whole.local_time[-1]))))
     assert second.kind[0] == CLEAR
     assert second.flags[0] & RESTATED
@@ -89,9 +89,9 @@ def test_features_do_not_see_midnight(tmp_path: Path) -> None:
     assert len(store.days(session.instrument)) == 2
     params = small_params().features
     kept = concatenate(list(store.events(session.instrument)))
-    one, other = (FeatureStream(session.instrument, params).push(events) for events in (session.events, kept))
-    np.testing.assert_array_equal(one.raw, other.raw)
-    np.testing.assert_array_equal(one.segment, other.segment)
+    first, other = (FeatureStream(session.instrument, params).push(events) for events in (session.events, kept))
+    np.testing.assert_array_equal(first.raw, other.raw)
+    np.testing.assert_array_equal(first.segment, other.segment)
 
 
 def test_other_tools_can_read_a_day(tmp_path: Path) -> None:
@@ -107,41 +107,41 @@ def test_the_same_again_changes_nothing_and_other_data_are_refused(tmp_path: Pat
     first = write(tmp_path / "a.gz", *SPOT)
     other = write(tmp_path / "b.gz", *(stamp(line, 20) for line in SPOT))
     for _ in range(2):
-        done = store.ingest(lambda listing: open_captures([first], None, listing))
+        ingested = store.ingest(lambda listing: open_captures([first], None, listing))
     before = {path: path.read_bytes() for path in (tmp_path / "market").rglob("*") if path.is_file()}
     with pytest.raises(DataError, match="--replace"):
         store.ingest(lambda listing: open_captures([other], None, listing))
     assert {path: path.read_bytes() for path in (tmp_path / "market").rglob("*") if path.is_file()} == before
     replaced = store.ingest(lambda listing: open_captures([other], None, listing), replace=True)
-    assert [one.fingerprint for one in store.ingests(done.instrument)] == [replaced.fingerprint]
+    assert [entry.fingerprint for entry in store.ingests(ingested.instrument)] == [replaced.fingerprint]
     assert len(list((tmp_path / "market").rglob("*.quarantine.csv"))) == 1
 
 
 def test_between_two_ingests_lies_a_gap(tmp_path: Path) -> None:
     store = Store(tmp_path / "market")
-    one = write(tmp_path / "a.gz", *SPOT)
-    two = write(tmp_path / "b.gz", *(stamp(line, 86_400_000) for line in SPOT))
-    for path in (one, two):
-        done = store.ingest(lambda listing, path=path: open_captures([path], None, listing))
-    events = concatenate(list(store.events(done.instrument)))
+    first = write(tmp_path / "a.gz", *SPOT)
+    second = write(tmp_path / "b.gz", *(stamp(line, 86_400_000) for line in SPOT))
+    for path in (first, second):
+        ingested = store.ingest(lambda listing, path=path: open_captures([path], None, listing))
+    events = concatenate(list(store.events(ingested.instrument)))
     assert np.count_nonzero(events.kind == GAP) == 1
     assert np.count_nonzero(events.kind == CLEAR) == 2
-    assert len(store.ingests(done.instrument)) == 2
+    assert len(store.ingests(ingested.instrument)) == 2
 
 
-def test_the_quarantine_names_what_was_set_aside(tmp_path: Path) -> None:
+def test_the_quarantine_names_what_was_quarantined(tmp_path: Path) -> None:
     lines = [*SPOT, SPOT[7]]
     path = write(tmp_path / "a, b.gz", *lines)
     store = Store(tmp_path / "market")
-    done = store.ingest(lambda listing: open_captures([path], None, listing))
+    ingested = store.ingest(lambda listing: open_captures([path], None, listing))
     (listing,) = (tmp_path / "market").rglob("*.quarantine.csv")
     frame = pl.read_csv(listing)
-    assert frame.height == sum(done.accounting.set_aside.values())
-    assert done.accounting.records == done.accounting.kept + frame.height
+    assert frame.height == sum(ingested.accounting.set_aside.values())
+    assert ingested.accounting.records == ingested.accounting.kept + frame.height
     assert set(frame["file"]) == {"a, b.gz"}
-    aside = {(line, reason) for line, reason in frame.select("line", "reason").rows()}
-    assert (10, "duplicate") in aside
-    assert (3, "before the snapshot") in aside
+    quarantined = {(line, reason) for line, reason in frame.select("line", "reason").rows()}
+    assert (10, "duplicate") in quarantined
+    assert (3, "before the snapshot") in quarantined
 
 
 def test_a_changed_day_is_refused(tmp_path: Path) -> None:
@@ -195,14 +195,14 @@ def test_two_ingests_at_once(tmp_path: Path) -> None:
 
 
 def test_ingest_simulates(tmp_path: Path) -> None:
-    done = ingest(data(simulator__seed=3, simulator__seconds=10), None, tmp_path)
-    assert list(done.done) == ["simulator:SIM"]
+    ingested = ingest(data(simulator__seed=3, simulator__seconds=10), None, tmp_path)
+    assert list(ingested.done) == ["simulator:SIM"]
     assert_equal(Store(tmp_path).session(simulate(3, 10).instrument).events, simulate(3, 10).events)
 
 
 def test_ingest_takes_captures_over_the_parameters(tmp_path: Path) -> None:
-    done = ingest(data(), [write(tmp_path / "a.gz", *SPOT)], tmp_path / "market")
-    assert done.done["binance-spot:BTCUSDT"].sources == ("a.gz",)
+    ingested = ingest(data(), [write(tmp_path / "a.gz", *SPOT)], tmp_path / "market")
+    assert ingested.done["binance-spot:BTCUSDT"].sources == ("a.gz",)
 
 
 def test_ingest_expands_patterns_in_order(tmp_path: Path) -> None:
@@ -210,8 +210,8 @@ def test_ingest_expands_patterns_in_order(tmp_path: Path) -> None:
     write(tmp_path / "a-2.gz", *SPOT[4:6])
     write(tmp_path / "[b].gz", *SPOT[6:])
     patterns = (str(tmp_path / "a-*.gz"), str(tmp_path / "[b].gz"))
-    done = ingest(data(source="captures", captures=patterns), None, tmp_path / "market")
-    assert done.done["binance-spot:BTCUSDT"].sources == ("a-1.gz", "a-2.gz", "[b].gz")
+    ingested = ingest(data(source="captures", captures=patterns), None, tmp_path / "market")
+    assert ingested.done["binance-spot:BTCUSDT"].sources == ("a-1.gz", "a-2.gz", "[b].gz")
 
 
 def test_one_failing_symbol_does_not_fail_the_rest(tmp_path: Path) -> None:
@@ -222,34 +222,34 @@ def test_one_failing_symbol_does_not_fail_the_rest(tmp_path: Path) -> None:
         tmp_path / "absent.gz",
         write(tmp_path / "a-2.gz", *SPOT[4:]),
     ]
-    done = ingest(data(), files, tmp_path / "market")
-    assert list(done.done) == ["binance-spot:BTCUSDT"]
-    assert done.done["binance-spot:BTCUSDT"].sources == ("a-1.gz", "a-2.gz")
-    assert "no depth snapshot" in done.failed["binance-spot:XRPUSDT"]
-    assert "no such file" in done.failed[str(tmp_path / "absent.gz")]
+    ingested = ingest(data(), files, tmp_path / "market")
+    assert list(ingested.done) == ["binance-spot:BTCUSDT"]
+    assert ingested.done["binance-spot:BTCUSDT"].sources == ("a-1.gz", "a-2.gz")
+    assert "no depth snapshot" in ingested.failed["binance-spot:XRPUSDT"]
+    assert "no such file" in ingested.failed[str(tmp_path / "absent.gz")]
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"source": "captures"}, "data.captures"),
         ({"source": "captures", "captures": ("absent-*.gz",)}, "absent-"),
         ({"source": "magic"}, "data.source"),
     ],
 )
-def test_ingest_names_the_parameter_that_is_wrong(tmp_path: Path, changes: dict[str, object], words: str) -> None:
-    with pytest.raises(DataError, match=words):
+def test_ingest_names_the_parameter_that_is_wrong(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         ingest(data(**changes), None, tmp_path / "market")
     assert not (tmp_path / "market").exists()
 
 
 @pytest.mark.recorded
 def test_all_recorded_sessions_of_an_exchange_at_once(tmp_path: Path, recorded: Path) -> None:
-    done = ingest(data(), sorted((recorded / "binance").glob("*.gz")), tmp_path)
-    assert list(done.done) == ["binance-spot:BTCUSDT", "binance-usdm:BTCUSDT", "binance-usdm:ETHUSDT"]
-    assert done.failed == {}
-    spot = done.done["binance-spot:BTCUSDT"]
+    ingested = ingest(data(), sorted((recorded / "binance").glob("*.gz")), tmp_path)
+    assert list(ingested.done) == ["binance-spot:BTCUSDT", "binance-usdm:BTCUSDT", "binance-usdm:ETHUSDT"]
+    assert ingested.failed == {}
+    spot = ingested.done["binance-spot:BTCUSDT"]
     files = [recorded / "binance" / name for name in spot.sources]
     assert fingerprint(read_captures(files)) == spot.fingerprint
-    for one in done.done.values():
-        assert one.accounting.records == one.accounting.kept + sum(one.accounting.set_aside.values())
+    for entry in ingested.done.values():
+        assert entry.accounting.records == entry.accounting.kept + sum(entry.accounting.set_aside.values())

@@ -66,9 +66,9 @@ def test_trade_signs_are_correlated_and_the_correlation_decays_slowly(session: S
     e = session.events
     signs = e.side[e.kind == TRADE].astype(float)
     assert len(signs) > 20_000
-    found = {lag: correlation(signs, lag) for lag in (1, 2, 5, 10, 20)}
-    assert all(value > 4 * error for value, error in found.values())
-    values = [value for value, _ in found.values()]
+    correlations = {lag: correlation(signs, lag) for lag in (1, 2, 5, 10, 20)}
+    assert all(value > 4 * error for value, error in correlations.values())
+    values = [value for value, _ in correlations.values()]
     assert values == sorted(values, reverse=True)
     assert values[-1] < 0.4 * values[0]
 

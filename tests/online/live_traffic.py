@@ -69,22 +69,11 @@ def two(seconds: float, better_by: float, *, seed: int = 0, noise: float = 0.1, 
 
 def until(pair: Compared, rows: int) -> Compared:
     """What was known when there were so many rows."""
-
-    def cut(one: Answers) -> Answers:
-        return replace(
-            one,
-            time_ns=one.time_ns[:rows],
-            segment=one.segment[:rows],
-            labels=one.labels[:rows],
-            probabilities=one.probabilities[:rows],
-            latency_ns=one.latency_ns[:rows],
-        )
-
-    return replace(pair, first=cut(pair.first), second=cut(pair.second))
+    return replace(pair, first=pair.first.at(slice(rows)), second=pair.second.at(slice(rows)))
 
 
-def silent(one: Answers, rows=slice(None)) -> Answers:
+def silent(side: Answers, rows=slice(None)) -> Answers:
     """The same, without answers to some rows."""
-    p = one.probabilities.copy()
+    p = side.probabilities.copy()
     p[rows] = np.nan
-    return replace(one, probabilities=p, reasons={"deadline": int(np.isnan(p[:, 0, 0]).sum())})
+    return replace(side, probabilities=p, reasons={"deadline": int(np.isnan(p[:, 0, 0]).sum())})

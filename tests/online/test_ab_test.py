@@ -21,11 +21,11 @@ def split(seconds: float, better_by: float, *, share: float = 0.5, seed: int = 0
     time_ns, generator = times(seconds, 2.0, seed), np.random.default_rng(seed)
     minutes = (time_ns - time_ns[0]) // (60 * S)
     market = 0.8 + np.cumsum(0.02 * generator.normal(size=minutes[-1] + 1))[minutes]
-    theirs = np.array([arm("BTCUSDT", t, block_s=BLOCK, share=share, salt=str(seed)) for t in time_ns.tolist()])
-    loss = np.clip(market - better_by * theirs + 0.2 * generator.normal(size=len(time_ns)), 0.01, 5)
+    for_candidate = np.array([arm("BTCUSDT", t, block_s=BLOCK, share=share, salt=str(seed)) for t in time_ns.tolist()])
+    loss = np.clip(market - better_by * for_candidate + 0.2 * generator.normal(size=len(time_ns)), 0.01, 5)
     return (
-        answers(time_ns[~theirs], loss[~theirs], seed=seed),
-        answers(time_ns[theirs], loss[theirs], seed=seed, version=2),
+        answers(time_ns[~for_candidate], loss[~for_candidate], seed=seed),
+        answers(time_ns[for_candidate], loss[for_candidate], seed=seed, version=2),
     )
 
 
@@ -66,7 +66,7 @@ def test_a_better_candidate_is_promoted_and_a_worse_one_rejected() -> None:
     assert evaluate_ab(*split(7000, -0.05), P.shadow, P.paired).decision == REJECT
 
 
-def test_equal_versions_are_seldom_told_apart_though_losses_drift() -> None:
+def test_equal_versions_seldom_differ_though_losses_drift() -> None:
     settings = params(shadow__share=0.2).shadow
     runs = 60
     sure = sum(
@@ -119,10 +119,10 @@ def test_rows_that_production_answered_for_the_candidate_count_as_its_unanswered
     missed = replace(first, **{name: _merged(first, second, ~kept, name) for name in ARRAYS})
     left = replace(second, **{name: getattr(second, name)[kept] for name in ARRAYS})
     assert evaluate_ab(missed, left, settings, P.paired).unanswered_second == 0.0
-    found = evaluate_ab(*by_draw(missed, left, "BTCUSDT", settings), settings, P.paired)
-    assert found.unanswered_second == pytest.approx((~kept).mean())
-    assert found.unanswered_reasons == {"answered by production": int((~kept).sum())}
-    assert (found.decision, "unanswered" in found.reason) == (REJECT, True)
+    verdict = evaluate_ab(*by_draw(missed, left, "BTCUSDT", settings), settings, P.paired)
+    assert verdict.unanswered_second == pytest.approx((~kept).mean())
+    assert verdict.unanswered_reasons == {"answered by production": int((~kept).sum())}
+    assert (verdict.decision, "unanswered" in verdict.reason) == (REJECT, True)
     # Before it was there for the first time nothing was its fault.
     late = replace(left, **{name: getattr(left, name)[-500:] for name in ARRAYS})
     assert evaluate_ab(*by_draw(first, late, "BTCUSDT", settings), settings, P.paired).unanswered_second == 0.0

@@ -40,9 +40,9 @@ def test_means_are_of_complete_blocks_of_one_segment() -> None:
     time_ns = np.concatenate([np.arange(0, 75), np.arange(100, 175)]) * S
     segment = np.repeat([4, 9], 75)
     values = np.repeat([1.0, 2.0, 70.0, 3.0, 4.0, 80.0], [30, 30, 15, 30, 30, 15])
-    found = blocks_of(values, time_ns, segment, rule=RULE)
-    assert found.differences.tolist() == [1.0, 2.0, 3.0, 4.0]
-    assert found.watched_s == 148.0
+    blocks = blocks_of(values, time_ns, segment, rule=RULE)
+    assert blocks.differences.tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert blocks.watched_s == 148.0
 
 
 def test_rows_that_are_not_known_do_not_count_and_thin_blocks_are_left_out() -> None:
@@ -50,12 +50,12 @@ def test_rows_that_are_not_known_do_not_count_and_thin_blocks_are_left_out() -> 
     values = np.repeat([1.0, 2.0, 3.0, 4.0, 5.0], [30, 30, 30, 30, 1])
     known[30:45] = False
     values[0], known[0] = np.nan, False
-    found = blocks_of(values, time_ns, known=known, rule=RULE)
-    assert found.differences.tolist() == [1.0, 3.0, 4.0]
-    assert found.left_out == 1
+    blocks = blocks_of(values, time_ns, known=known, rule=RULE)
+    assert blocks.differences.tolist() == [1.0, 3.0, 4.0]
+    assert blocks.left_out == 1
 
 
-def test_who_looks_again_sees_the_same_blocks_and_some_more() -> None:
+def test_later_rows_leave_earlier_blocks_as_they_are() -> None:
     values, time_ns = slow_noise(1500, 2.0)
     segment = np.repeat([0, 1, 2], [5100, 4900, 5000])
     everything = blocks_of(values, time_ns, segment)
@@ -88,15 +88,15 @@ def test_a_drift_under_fast_noise_is_seen() -> None:
 def test_the_stretch_that_is_measured_is_not_judged() -> None:
     time_ns = times(900, 10.0)
     values = np.where(time_ns - time_ns[0] < 300 * S, 100.0, 1.0) + np.random.default_rng(0).normal(size=len(time_ns))
-    found = blocks_of(values, time_ns)
-    assert np.abs(found.differences).max() < 2
-    assert found.rule.measured.min() > 90
+    blocks = blocks_of(values, time_ns)
+    assert np.abs(blocks.differences).max() < 2
+    assert blocks.rule.measured.min() > 90
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_next_to_nothing(count: int) -> None:
-    found = blocks_of(np.zeros(count), np.arange(count) * S)
-    assert (len(found.differences), found.rule) == (0, None)
+    blocks = blocks_of(np.zeros(count), np.arange(count) * S)
+    assert (len(blocks.differences), blocks.rule) == (0, None)
     assert len(blocks_of(np.zeros(count), np.arange(count) * S, known=np.zeros(count, bool)).differences) == 0
 
 

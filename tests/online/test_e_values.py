@@ -26,7 +26,7 @@ def test_no_fair_game_is_expected_to_win(sizes: list[float]) -> None:
 
 
 @pytest.mark.parametrize("law", ["gaussian", "heavy", "drifting scale"])
-def test_equal_versions_are_told_apart_by_chance_no_more_often_than_alpha(law: str) -> None:
+def test_equal_versions_differ_no_more_often_than_alpha(law: str) -> None:
     runs, blocks, alpha = 2000, 300, 0.05
     generator = np.random.default_rng(3)
     draws = generator.normal(size=(runs, blocks + 20))
@@ -46,24 +46,24 @@ def test_bounds_depend_on_earlier_blocks_only() -> None:
     measured, differences = generator.normal(size=10), generator.normal(size=30)
     changed = differences.copy()
     changed[17:] *= 1000
-    before, after = (predictable_bounds(one, measured, 6.0) for one in (differences, changed))
+    before, after = (predictable_bounds(series, measured, 6.0) for series in (differences, changed))
     assert np.array_equal(before[:18], after[:18])
     assert not np.array_equal(before[18:], after[18:])
 
 
 def test_the_interval_leaves_out_zero_just_where_the_evidence_suffices() -> None:
     generator = np.random.default_rng(5)
-    seen = set()
+    outcomes = set()
     for effect in (-0.5, -0.1, 0.0, 0.1, 0.5):
         differences = effect + generator.normal(size=120)
-        found = weigh(differences, np.full(120, 6.0), 0.05)
-        assert found.low is not None
-        assert found.high is not None
-        assert (found.low > 0) == (found.better >= 20)
-        assert (found.high < 0) == (found.worse >= 20)
-        assert found.low < found.location < found.high
-        seen.add((found.better >= 20, found.worse >= 20))
-    assert seen == {(True, False), (False, False), (False, True)}
+        evidence = weigh(differences, np.full(120, 6.0), 0.05)
+        assert evidence.low is not None
+        assert evidence.high is not None
+        assert (evidence.low > 0) == (evidence.better >= 20)
+        assert (evidence.high < 0) == (evidence.worse >= 20)
+        assert evidence.low < evidence.location < evidence.high
+        outcomes.add((evidence.better >= 20, evidence.worse >= 20))
+    assert outcomes == {(True, False), (False, False), (False, True)}
 
 
 def test_the_interval_holds_the_mean_at_all_times_at_once() -> None:
@@ -71,8 +71,8 @@ def test_the_interval_holds_the_mean_at_all_times_at_once() -> None:
     for seed in range(runs):
         differences = 0.3 + np.random.default_rng(seed).normal(size=80)
         bounds = np.full(80, 6.0)
-        looks = [weigh(differences[:k], bounds[:k], 0.05) for k in (10, 20, 40, 80)]
-        held += all((one.low or -9) <= 0.3 <= (one.high or 9) for one in looks)
+        checks = [weigh(differences[:k], bounds[:k], 0.05) for k in (10, 20, 40, 80)]
+        held += all((evidence.low or -9) <= 0.3 <= (evidence.high or 9) for evidence in checks)
     assert held / runs >= 0.9 - 3 * math.sqrt(0.09 / runs)
 
 
@@ -89,12 +89,12 @@ def test_one_wild_block_decides_nothing() -> None:
 def test_nothing_to_bet_on() -> None:
     assert weigh(NOTHING, NOTHING, 0.05).better == 1.0
     same = np.zeros(50)
-    found = weigh(same, predictable_bounds(same, same, 6.0), 0.05)
-    assert (found.better, found.worse, found.mean, found.location) == (1.0, 1.0, 0.0, None)
+    evidence = weigh(same, predictable_bounds(same, same, 6.0), 0.05)
+    assert (evidence.better, evidence.worse, evidence.mean, evidence.location) == (1.0, 1.0, 0.0, None)
 
 
 def test_a_difference_that_never_varies_is_evidence() -> None:
     steady = np.full(20, 1e-3)
-    found = weigh(steady, predictable_bounds(steady, steady[:5], 6.0), 0.05)
-    assert found.better > 1e3
-    assert found.worse < 1
+    evidence = weigh(steady, predictable_bounds(steady, steady[:5], 6.0), 0.05)
+    assert evidence.better > 1e3
+    assert evidence.worse < 1

@@ -11,7 +11,7 @@ from tests.online.live_traffic import PROBES, S, answers, compared, params, time
 P = params()
 
 
-def judge(pair: Compared, **options) -> LiveVerdict:
+def verdict_of(pair: Compared, **options) -> LiveVerdict:
     return evaluate_rollback(pair, P.rollback, P.paired, **options)
 
 
@@ -19,10 +19,10 @@ def second_with(pair: Compared, change, *, both: bool = False) -> Compared:
     """The newest 100 s of the active version, or of both, with other probabilities."""
     newest = pair.first.time_ns > pair.first.time_ns[-1] - 100 * S
 
-    def changed(one: Answers) -> Answers:
-        p = one.probabilities.copy()
-        p[newest] = change(p[newest], one.labels[newest])
-        return replace(one, probabilities=p)
+    def changed(side: Answers) -> Answers:
+        p = side.probabilities.copy()
+        p[newest] = change(p[newest], side.labels[newest])
+        return replace(side, probabilities=p)
 
     return replace(pair, first=changed(pair.first) if both else pair.first, second=changed(pair.second))
 
@@ -72,44 +72,44 @@ CALM = two(900, 0.0, rate=10)
 
 
 def test_a_version_as_good_as_its_fallback_is_kept() -> None:
-    found = judge(CALM)
-    assert (found.decision, found.alarms) == (KEEP, ())
-    assert found.blocks > P.rollback.minimum_blocks
-    assert found.as_verdict().passed
+    verdict = verdict_of(CALM)
+    assert (verdict.decision, verdict.alarms) == (KEEP, ())
+    assert verdict.blocks > P.rollback.minimum_blocks
+    assert verdict.as_verdict().passed
 
 
-@pytest.mark.parametrize("words", BAD)
-def test_each_limit_acts_at_once(words: str) -> None:
-    bad = second_with(CALM, BAD[words])
-    found = judge(bad)
-    assert found.decision == ROLL_BACK
-    assert words in found.reason
-    assert not found.as_verdict().passed
-    alone = judge(without_fallback(bad.second))
+@pytest.mark.parametrize("limit", BAD)
+def test_each_limit_acts_at_once(limit: str) -> None:
+    bad = second_with(CALM, BAD[limit])
+    verdict = verdict_of(bad)
+    assert verdict.decision == ROLL_BACK
+    assert limit in verdict.reason
+    assert not verdict.as_verdict().passed
+    alone = verdict_of(without_fallback(bad.second))
     assert alone.decision == ROLL_BACK
-    assert words in alone.reason
+    assert limit in alone.reason
 
 
-@pytest.mark.parametrize("words", BAD)
-def test_what_the_fallback_does_too_is_no_reason_to_go_back(words: str) -> None:
-    found = judge(second_with(CALM, BAD[words], both=True))
-    assert found.decision == KEEP
-    assert words in " ".join(found.alarms)
+@pytest.mark.parametrize("limit", BAD)
+def test_what_the_fallback_does_too_is_no_reason_to_go_back(limit: str) -> None:
+    verdict = verdict_of(second_with(CALM, BAD[limit], both=True))
+    assert verdict.decision == KEEP
+    assert limit in " ".join(verdict.alarms)
 
 
 def test_slow_answers() -> None:
     slow = replace(CALM, second=replace(CALM.second, latency_ns=CALM.second.latency_ns * 200))
-    assert judge(slow).decision == ROLL_BACK
+    assert verdict_of(slow).decision == ROLL_BACK
     busy = replace(slow, first_probe_ns=PROBES * 4000)
-    assert judge(busy).decision == KEEP
-    assert judge(busy).alarms
+    assert verdict_of(busy).decision == KEEP
+    assert verdict_of(busy).alarms
 
 
 def test_a_version_that_became_worse_is_rolled_back_by_its_losses() -> None:
-    found = judge(two(900, -0.05))
-    assert found.decision == ROLL_BACK
-    assert found.difference == pytest.approx(0.05, abs=0.01)
-    assert found.e_worse >= found.threshold
+    verdict = verdict_of(two(900, -0.05))
+    assert verdict.decision == ROLL_BACK
+    assert verdict.difference == pytest.approx(0.05, abs=0.01)
+    assert verdict.e_worse >= verdict.threshold
 
 
 def test_a_regime_that_hurts_both_rolls_nothing_back() -> None:
@@ -119,28 +119,30 @@ def test_a_regime_that_hurts_both_rolls_nothing_back() -> None:
     pair = compared(
         *(answers(time_ns, np.clip(level + 0.2 * generator.normal(size=len(time_ns)), 0.01, 9)) for _ in "ab")
     )
-    found = judge(pair)
-    assert found.decision == KEEP
-    assert "log-loss" in found.alarms[0]
+    verdict = verdict_of(pair)
+    assert verdict.decision == KEEP
+    assert "log-loss" in verdict.alarms[0]
 
 
 def test_an_unlucky_stretch_rolls_nothing_back() -> None:
     time_ns = times(1800, 5.0)
     generator = np.random.default_rng(1)
-    one, other = (0.5 + 0.1 * generator.normal(size=len(time_ns)) for _ in "ab")
+    first, second = (0.5 + 0.1 * generator.normal(size=len(time_ns)) for _ in "ab")
     since = time_ns - time_ns[0]
-    other = other + np.where((since > 1200 * S) & (since < 1290 * S), 0.2, 0.0)
-    pair = compared(*(answers(time_ns, np.clip(loss, 0.01, 9)) for loss in (one, other)))
-    decisions = {judge(until(pair, rows)).decision for rows in range(2000, len(time_ns), 250)}
+    second = second + np.where((since > 1200 * S) & (since < 1290 * S), 0.2, 0.0)
+    pair = compared(*(answers(time_ns, np.clip(loss, 0.01, 9)) for loss in (first, second)))
+    decisions = {verdict_of(until(pair, rows)).decision for rows in range(2000, len(time_ns), 250)}
     assert decisions == {KEEP}
 
 
 def test_a_difference_within_the_margin_is_no_reason() -> None:
     time_ns = times(1800, 5.0)
     pair = compared(answers(time_ns, 0.5), answers(time_ns, 0.5 + 0.5 * P.rollback.margin))
-    found = judge(pair)
-    assert (found.decision, found.blocks > 20) == (KEEP, True)
-    assert judge(compared(answers(time_ns, 0.5), answers(time_ns, 0.5 + 2 * P.rollback.margin))).decision == ROLL_BACK
+    verdict = verdict_of(pair)
+    assert (verdict.decision, verdict.blocks > 20) == (KEEP, True)
+    assert (
+        verdict_of(compared(answers(time_ns, 0.5), answers(time_ns, 0.5 + 2 * P.rollback.margin))).decision == ROLL_BACK
+    )
 
 
 def test_a_market_that_stands_still_is_below_no_floor() -> None:
@@ -149,27 +151,27 @@ def test_a_market_that_stands_still_is_below_no_floor() -> None:
     p = np.full_like(still.probabilities, 0.11)
     p[:, :, 1] = 0.78 + 0.01 * np.sin(np.arange(len(time_ns)))[:, np.newaxis]
     still = replace(still, probabilities=p)
-    assert judge(without_fallback(still)).decision == KEEP
+    assert verdict_of(without_fallback(still)).decision == KEEP
 
 
 def test_no_rows_and_few_rows_are_an_alarm_and_no_reason() -> None:
     for few in (until(CALM, 0), two(900, 0.0, rate=5)):
-        found = judge(few)
-        assert found.decision == KEEP
-        assert found.alarms
+        verdict = verdict_of(few)
+        assert verdict.decision == KEEP
+        assert verdict.alarms
     # A window has not passed yet in which there could be more.
     for rows in (1, 100):
-        found = judge(until(CALM, rows))
-        assert (found.decision, found.alarms) == (KEEP, ())
+        verdict = verdict_of(until(CALM, rows))
+        assert (verdict.decision, verdict.alarms) == (KEEP, ())
     unknown = replace(CALM, second=replace(CALM.second, labels=np.full_like(CALM.second.labels, -1)))
-    assert judge(unknown).decision == KEEP
+    assert verdict_of(unknown).decision == KEEP
 
 
 def test_later_epochs_ask_for_more_evidence_and_all_together_for_alpha() -> None:
     assert epoch_at(1000, 999, 60.0) == (1, 1000)
     assert epoch_at(0, 59 * S, 60.0) == (1, 0)
     assert epoch_at(0, 121 * S, 60.0) == (3, 120 * S)
-    spent = [1 / judge(CALM, epoch=j).threshold for j in range(1, 6)]
+    spent = [1 / verdict_of(CALM, epoch=j).threshold for j in range(1, 6)]
     assert spent == sorted(spent, reverse=True)
     assert sum(1 / (j * (j + 1)) for j in range(1, 100_000)) == pytest.approx(1.0, abs=1e-4)
     assert spent[0] == pytest.approx(P.rollback.alpha / 2)
@@ -181,9 +183,9 @@ def test_a_fallback_that_is_asked_about_little_hides_nothing() -> None:
     thin = replace(pair, first=_some(pair.first, few), second=_some(pair.second, few))
     stopped = until(pair, len(few) // 2)
     for both in (thin, stopped):
-        assert judge(both).decision == KEEP
-        assert "unanswered" in judge(both, alone=pair.second).reason
-        assert judge(both, alone=pair.second).decision == ROLL_BACK
+        assert verdict_of(both).decision == KEEP
+        assert "unanswered" in verdict_of(both, alone=pair.second).reason
+        assert verdict_of(both, alone=pair.second).decision == ROLL_BACK
 
 
 def test_a_clock_that_is_set_back_does_not_blind_the_limits() -> None:
@@ -191,10 +193,10 @@ def test_a_clock_that_is_set_back_does_not_blind_the_limits() -> None:
     place = len(pair.first.time_ns) - 3000
     time_ns = pair.first.time_ns - np.where(np.arange(len(pair.first.time_ns)) >= place, 600 * S, 0)
     segment = (np.arange(len(time_ns)) >= place).astype(np.int64)
-    first, second = (replace(one, time_ns=time_ns, segment=segment) for one in (pair.first, pair.second))
-    assert judge(replace(pair, first=first, second=second)).decision == ROLL_BACK
+    first, second = (replace(side, time_ns=time_ns, segment=segment) for side in (pair.first, pair.second))
+    assert verdict_of(replace(pair, first=first, second=second)).decision == ROLL_BACK
 
 
-def _some(one: Answers, rows: np.ndarray) -> Answers:
+def _some(side: Answers, rows: np.ndarray) -> Answers:
     arrays = ("time_ns", "segment", "labels", "probabilities", "latency_ns")
-    return replace(one, **{name: getattr(one, name)[rows] for name in arrays})
+    return replace(side, **{name: getattr(side, name)[rows] for name in arrays})

@@ -1,4 +1,4 @@
-"""Plans as a build leaves them; their bytes mean nothing to anybody."""
+"""Plans as a build leaves them, with arbitrary bytes."""
 
 import hashlib
 from pathlib import Path
@@ -16,7 +16,7 @@ CHUNK = Profile(name="chunk", batch=(1, 1, 8), rows=(1, 32, 256))
 def build(folder: Path, of: Manifest, capabilities: tuple[str, ...] = ("8.9",), **changes: Any) -> EngineBuild:
     """Write plans and `engine.json` into a folder; `changes` replace fields of the latter."""
     folder.mkdir(parents=True, exist_ok=True)
-    plans = {one: f"model_sm{one.replace('.', '')}.plan" for one in capabilities}
+    plans = {capability: f"model_sm{capability.replace('.', '')}.plan" for capability in capabilities}
     for name in plans.values():
         (folder / name).write_bytes(f"{name} of {of.version}".encode())
     fields = {

@@ -1,4 +1,4 @@
-"""Which crash points each procedure goes through, in this order: the sweep kills a writer at every one of them."""
+"""Crash points of each procedure, in order; the sweep kills a writer at each of them."""
 
 from lobsmith.release.repository.crash_points import CrashPoint
 
@@ -9,7 +9,7 @@ _PUBLICATION = (
     CrashPoint.MOVED,
     CrashPoint.LISTED,
     CrashPoint.LOADED,
-    CrashPoint.RECORDED,
+    CrashPoint.JOURNALED,
     CrashPoint.CLOSED,
 )
 _REMOVAL = (CrashPoint.WITHDRAWN, CrashPoint.DISMISSED, CrashPoint.TAKEN_OUT, CrashPoint.DELETED)
@@ -22,18 +22,18 @@ PROCEDURES: dict[str, tuple[CrashPoint, ...]] = {
         CrashPoint.INTENDED,
         CrashPoint.LISTED,
         CrashPoint.LOADED,
-        CrashPoint.RECORDED,
+        CrashPoint.JOURNALED,
         CrashPoint.WITHDRAWN,
         CrashPoint.TAKEN_OUT,
         CrashPoint.CLOSED,
     ),
     "repair": (
         CrashPoint.LISTED,
-        CrashPoint.RECORDED,
+        CrashPoint.JOURNALED,
         CrashPoint.LOADED,
         CrashPoint.WITHDRAWN,
         CrashPoint.TAKEN_OUT,
         CrashPoint.CLOSED,
     ),
 }
-"""A promotion goes on to retire what falls out of the list; the repair is that of a version that is not sound."""
+"""A promotion retires what falls out of the list; the repair is that of a corrupt version."""

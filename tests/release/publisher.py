@@ -1,4 +1,4 @@
-"""A writer that kills itself after a step: `python -m tests.release.publisher ROOT STEP PROCEDURE`."""
+"""A writer that kills itself at a crash point: `python -m tests.release.publisher ROOT POINT PROCEDURE`."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ from tests.release.stand_in import StandIn
 
 
 def main(root: Path, fatal: str, what: str = "publish") -> None:
-    """Do something to the model `toy` of the workspace `root`; die once the step `fatal` is done."""
+    """Run a procedure on the model `toy` of the workspace `root`; kill the process at the crash point `fatal`."""
     workspace = Workspace(root)
 
     def die(step: str) -> None:

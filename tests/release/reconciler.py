@@ -21,8 +21,8 @@ def main(root: Path, fatal: str = "") -> None:
         if step == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    done = reconcile(Release(workspace, PARAMS, StandIn(workspace), who="another", note=die), "toy")
-    print(msgspec.json.encode(done).decode())
+    outcome = reconcile(Release(workspace, PARAMS, StandIn(workspace), who="another", note=die), "toy")
+    print(msgspec.json.encode(outcome).decode())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A server that only remembers what it was asked for; the real one is in tests/integration."""
+"""A server that only logs its calls; the real one is in tests/integration."""
 
 from collections.abc import Callable, Sequence
 

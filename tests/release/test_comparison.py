@@ -41,8 +41,8 @@ def metric(difference: float) -> Metric:
     ],
 )
 def test_bits_then_answers_then_metrics_decide(file, golden, off, verdict, word):
-    found, reason = judge([file], golden, 1e-5, [metric(0.0), metric(off)], [])
-    assert (found, word in reason) == (verdict, True), reason
+    outcome, reason = judge([file], golden, 1e-5, [metric(0.0), metric(off)], [])
+    assert (outcome, word in reason) == (verdict, True), reason
 
 
 def test_what_is_not_identical_names_the_environment():
@@ -52,7 +52,7 @@ def test_what_is_not_identical_names_the_environment():
         "1111",
         None,
     )
-    assert {(one.name, one.published, one.here) for one in changes} == {
+    assert {(change.name, change.published, change.here) for change in changes} == {
         ("git commit", "1111", None),
         ("torch", "2.6.0", "2.7.0"),
         ("numpy", "1.26.4", None),
@@ -66,5 +66,5 @@ def test_what_is_not_identical_names_the_environment():
 
 def test_metrics_that_were_not_made_again_are_named():
     metrics, missing = metric_changes({"a": 1.0, "b": 2.0}, {"a": 1.5, "c": 3.0})
-    assert [(one.name, one.difference) for one in metrics] == [("a", 0.5)]
+    assert [(change.name, change.difference) for change in metrics] == [("a", 0.5)]
     assert missing == ("b",)

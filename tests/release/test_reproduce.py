@@ -65,34 +65,34 @@ def without_run(project: Workspace) -> None:
 
 def test_the_same_bits_come_out_and_nothing_else_is_written(project, version):
     before = contents(project.root)
-    found = reproduce(project, version)
-    assert (found.verdict, found.environment) == (IDENTICAL, ()), found.reason
-    assert {one.name: one.here for one in found.files} == {
+    reproduced = reproduce(project, version)
+    assert (reproduced.verdict, reproduced.environment) == (IDENTICAL, ()), reproduced.reason
+    assert {file.name: file.here for file in reproduced.files} == {
         name: read_manifest(version).files[name]
         for name in ("model.onnx", "step.onnx", "reference.safetensors", "drift.onnx")
     }
-    assert found.golden_difference == 0.0
+    assert reproduced.golden_difference == 0.0
     published = read_manifest(version).metrics
-    assert {one.name for one in found.metrics} == {name for name in published if "queue" not in name}
-    assert all(one.difference == 0.0 for one in found.metrics)
-    assert all(name.startswith("queue_imbalance_") for name in found.not_compared)
+    assert {metric.name for metric in reproduced.metrics} == {name for name in published if "queue" not in name}
+    assert all(metric.difference == 0.0 for metric in reproduced.metrics)
+    assert all(name.startswith("queue_imbalance_") for name in reproduced.not_compared)
     assert contents(project.root) == before
     assert list(Path(tempfile.gettempdir()).iterdir()) == []
 
 
-def test_another_seed_is_told(project, version):
+def test_another_seed_is_detected(project, version):
     change_params(version, **{"train.seed": 12})
-    found = reproduce(project, version, keep=True)
-    assert found.verdict == DIFFERENT
-    assert "model.onnx, step.onnx have other bits; golden vectors differ" in found.reason
-    assert (Path(found.directory) / "weights.safetensors").is_file()
+    reproduced = reproduce(project, version, keep=True)
+    assert reproduced.verdict == DIFFERENT
+    assert "model.onnx, step.onnx have other bits; golden vectors differ" in reproduced.reason
+    assert (Path(reproduced.directory) / "weights.safetensors").is_file()
 
 
 def test_without_the_run_the_market_is_simulated_again(project, version):
     without_run(project)
-    found = reproduce(project, version)
-    assert found.verdict == IDENTICAL, found.reason
-    assert Path(found.data).is_relative_to(tempfile.gettempdir())
+    reproduced = reproduce(project, version)
+    assert reproduced.verdict == IDENTICAL, reproduced.reason
+    assert Path(reproduced.data).is_relative_to(tempfile.gettempdir())
 
 
 def test_without_run_and_files_it_says_what_to_pass(project, version):
@@ -149,7 +149,7 @@ def test_a_version_that_no_retrain_made_is_refused(project, version):
         reproduce(project, version)
 
 
-def test_parameters_of_another_release_are_told(project, version):
+def test_parameters_of_another_release_are_named(project, version):
     manifest = read_manifest(version)
     toy.seal(version, structs.replace(manifest, params=manifest.params | {"train": {"seed": 1}}))
     with pytest.raises(ReleaseError, match=r"of another release of lobsmith: .*train"):
@@ -157,13 +157,13 @@ def test_parameters_of_another_release_are_told(project, version):
 
 
 def test_the_command_takes_the_active_version_and_ends_with_1_if_it_differs(project, version):
-    done = CliRunner().invoke(command, [], obj=project)
-    assert done.exit_code == 0, done.output
-    assert "identical: " in done.output
+    outcome = CliRunner().invoke(command, [], obj=project)
+    assert outcome.exit_code == 0, outcome.output
+    assert "identical: " in outcome.output
     change_params(version, **{"train.seed": 12})
-    done = CliRunner().invoke(command, [version.name], obj=project)
-    assert done.exit_code == 1
-    assert "different: " in done.output
+    outcome = CliRunner().invoke(command, [version.name], obj=project)
+    assert outcome.exit_code == 1
+    assert "different: " in outcome.output
 
 
 @pytest.mark.slow
@@ -173,15 +173,15 @@ def test_threads_of_the_environment_change_nothing(project, version):
         "import sys; from pathlib import Path; from lobsmith.cli.reproduce import reproduce; "
         "from lobsmith.workspace import Workspace; reproduce.main(['--json'], obj=Workspace(Path(sys.argv[1])))"
     )
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code, str(project.root)],
         env={**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
         capture_output=True,
         text=True,
         check=True,
     )
-    found = json.loads(done.stdout)
-    assert (found["verdict"], found["environment"], found["golden_difference"]) == (IDENTICAL, [], 0.0)
+    report = json.loads(completed.stdout)
+    assert (report["verdict"], report["environment"], report["golden_difference"]) == (IDENTICAL, [], 0.0)
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_every_kind_of_candidate_comes_out_again_from_files(tmp_path, candidate)
     assert manifest.candidate == candidate or not candidate
     without_run(workspace)
     version = workspace.repository / manifest.model / str(manifest.version)
-    with pytest.raises(DataError, match=r"is gone, and it was trained on recorded files; .* --capture"):
+    with pytest.raises(DataError, match=r"is gone, and it was trained on captures; .* --capture"):
         reproduce(workspace, version)
-    found = reproduce(workspace, version, captures=[capture])
-    assert found.verdict == IDENTICAL, found.reason
+    reproduced = reproduce(workspace, version, captures=[capture])
+    assert reproduced.verdict == IDENTICAL, reproduced.reason

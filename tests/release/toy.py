@@ -1,4 +1,4 @@
-"""A model of a few nodes that keeps the wire contract, and the ways in which one can fail to."""
+"""A model of a few nodes that keeps the wire contract, and variants that do not."""
 
 from pathlib import Path
 from typing import Any
@@ -152,8 +152,8 @@ def write_model(
         for tensor in (*graph.input, *graph.output):
             tensor.name = new if tensor.name == old else tensor.name
         for node in graph.node:
-            node.input[:] = [new if one == old else one for one in node.input]
-            node.output[:] = [new if one == old else one for one in node.output]
+            node.input[:] = [new if name == old else name for name in node.input]
+            node.output[:] = [new if name == old else name for name in node.output]
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     if external:
         onnx.save_model(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
@@ -179,7 +179,7 @@ def artifact(
     score_scale: float = 1.0,
     instruments: tuple[Instrument, ...] = (SIM,),
 ) -> Artifact:
-    """Write a sound model into a folder and return what a retrain would hand over.
+    """Write a valid model into a folder and return the artifact of a retrain.
 
     With `step_scale` it has a graph for one row too; one of another scale is not the same network.
     Where it is `scored` it has a reference score.

@@ -1,4 +1,4 @@
-"""Registered versions of the model `toy` to wish for, in a real MLflow on SQLite."""
+"""Registered versions of the model `toy` for requests, in a real MLflow on SQLite."""
 
 import shutil
 from functools import cache
@@ -22,7 +22,7 @@ SLOT = candidate_model("toy")
 
 @cache
 def _empty_database() -> Path:
-    """An MLflow database without anything in it: to make one takes seconds."""
+    """An empty MLflow database; making it takes seconds."""
     made = Workspace(Path(mkdtemp()))
     with mlflow_store(made) as client:
         client.search_registered_models()
@@ -37,17 +37,17 @@ def workspace_with_mlflow(root: Path) -> Workspace:
 
 
 def candidate(workspace: Workspace, scale: float, **options: Any) -> Manifest:
-    """Publish an artifact in the slot, as a retrain does; options are those of `toy.artifact`."""
+    """Publish an artifact as the candidate deployment, as a retrain does; options are those of `toy.artifact`."""
     made = toy.artifact(workspace.root / f"run-{scale}", scale=scale, **options)
     return publish(Release(workspace, toy.params()), made, model=SLOT, contract=toy.CONTRACT)
 
 
 def register(workspace: Workspace, manifest: Manifest | None, *, keep: bool = True, tagged: bool = True) -> Registered:
-    """Register the version in the slot; with `keep` its directory stays with the run."""
+    """Register the deployed candidate; with `keep` its directory stays with the run."""
     with mlflow_store(workspace) as client:
-        found = client.get_experiment_by_name("toy")
+        existing = client.get_experiment_by_name("toy")
         location = workspace.mlflow_artifacts.as_uri() if workspace.mlflow_uri.startswith(SQLITE) else None
-        experiment = found.experiment_id if found else client.create_experiment("toy", artifact_location=location)
+        experiment = existing.experiment_id if existing else client.create_experiment("toy", artifact_location=location)
         run = client.create_run(experiment).info.run_id
         if not client.search_registered_models("name = 'toy'"):
             client.create_registered_model("toy")
@@ -59,7 +59,7 @@ def register(workspace: Workspace, manifest: Manifest | None, *, keep: bool = Tr
 
 
 def wish(workspace: Workspace, alias: str, version: Registered | None) -> None:
-    """Set an alias as MLflow's own page does, or take it away."""
+    """Set an alias as MLflow's own page does, or delete it."""
     with mlflow_store(workspace) as client:
         if version is None:
             client.delete_registered_model_alias("toy", alias)

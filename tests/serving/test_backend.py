@@ -95,10 +95,10 @@ def test_a_score_is_served_whatever_its_tensors_and_lengths_are(backend: ModuleT
     blocks = [some(1, 16, 0), some(2, 128, 1), some(1, 16, 2), some(1, 2, 3)[:, :, :1]]
     *answers, refused = model.execute([[Tensor("rows", block)] for block in blocks])
     for block, answer in zip(blocks, answers, strict=False):
-        found = {tensor.name: tensor.array for tensor in answer.output_tensors}
+        outputs = {tensor.name: tensor.array for tensor in answer.output_tensors}
         want = (block**2).mean(axis=1)
-        np.testing.assert_allclose(found["contributions"], want, rtol=1e-5)
-        np.testing.assert_allclose(found["score"], want.sum(axis=1, keepdims=True), rtol=1e-5)
+        np.testing.assert_allclose(outputs["contributions"], want, rtol=1e-5)
+        np.testing.assert_allclose(outputs["score"], want.sum(axis=1, keepdims=True), rtol=1e-5)
     assert refused.error.message == "rows: expected float32 [B, T, 3], got [1, 2, 1]"
 
 
@@ -106,8 +106,8 @@ def test_requests_of_one_length_share_a_run_and_get_their_own_answers(model: Any
     requests = [request(some(b, t, seed)) for seed, (b, t) in enumerate([(1, 1), (2, 3), (1, 1), (3, 1), (1, 3)])]
     together = model.execute(requests)
     assert sorted(model.session.batches) == [3, 5]
-    for one, response in zip(requests, together, strict=True):
-        [alone] = model.execute([one])
+    for single, response in zip(requests, together, strict=True):
+        [alone] = model.execute([single])
         assert response.error is None
         assert [tensor.name for tensor in response.output_tensors] == ["probabilities", "outlook", "next_state"]
         for have, want in zip(response.output_tensors, alone.output_tensors, strict=True):

@@ -20,7 +20,7 @@ def endpoint(pid: int, ticks: int) -> Endpoint:
     return Endpoint(pid=pid, started_ticks=ticks, triton_pid=1, host="127.0.0.1", key="secret", **ports)
 
 
-def test_a_live_servers_endpoint_is_found(tmp_path: Path) -> None:
+def test_a_running_servers_endpoint_is_found(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     written = endpoint(os.getpid(), start_ticks(os.getpid()))
     write_endpoint(workspace, written)
@@ -30,15 +30,15 @@ def test_a_live_servers_endpoint_is_found(tmp_path: Path) -> None:
     assert "secret" not in repr(written)
 
 
-def test_what_a_dead_server_left_counts_as_none(tmp_path: Path) -> None:
+def test_a_killed_servers_endpoint_counts_as_none(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     assert connect(workspace) is None
-    # The process lives, but started at another time: the number was given away again.
+    # The process runs, but started at another time: the pid was reused.
     write_endpoint(workspace, endpoint(os.getpid(), start_ticks(os.getpid()) - 1))
     assert connect(workspace) is None
-    done = subprocess.Popen([sys.executable, "-c", ""])
-    done.wait()
-    write_endpoint(workspace, endpoint(done.pid, 1))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    write_endpoint(workspace, endpoint(ended.pid, 1))
     assert connect(workspace) is None
 
 

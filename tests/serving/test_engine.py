@@ -50,8 +50,8 @@ def test_rows_one_by_one_equal_rows_at_once(directory: Path) -> None:
     assert at_once.outlook.shape == (2, 50, 2, 5)
     state = np.zeros((2, toy.S), np.float32)
     for t in range(50):
-        step, outlook, state = engine.infer(rows[:, t : t + 1], state)
-        np.testing.assert_allclose(step[:, 0], at_once.probabilities[:, t], atol=1e-5)
+        probabilities, outlook, state = engine.infer(rows[:, t : t + 1], state)
+        np.testing.assert_allclose(probabilities[:, 0], at_once.probabilities[:, t], atol=1e-5)
         np.testing.assert_allclose(outlook[:, 0], at_once.outlook[:, t], atol=1e-5)
     np.testing.assert_allclose(state, at_once.next_state, atol=1e-5)
 
@@ -122,9 +122,11 @@ def test_single_rows_through_their_own_graph_equal_chunks(with_step: Path) -> No
         state = answer.next_state
         answers.append(answer)
     np.testing.assert_allclose(
-        np.concatenate([one.probabilities for one in answers], axis=1), at_once.probabilities, atol=1e-5
+        np.concatenate([answer.probabilities for answer in answers], axis=1), at_once.probabilities, atol=1e-5
     )
-    np.testing.assert_allclose(np.concatenate([one.outlook for one in answers], axis=1), at_once.outlook, atol=1e-5)
+    np.testing.assert_allclose(
+        np.concatenate([answer.outlook for answer in answers], axis=1), at_once.outlook, atol=1e-5
+    )
     np.testing.assert_allclose(state, at_once.next_state, atol=1e-5)
     # The state goes from one graph to the other in the middle of a stream.
     rest = engine.infer(features[:, 250:], state)
@@ -136,10 +138,10 @@ def test_an_answer_is_the_callers_to_keep(with_step: Path) -> None:
     engine = Engine(with_step, toy.trust_of(with_step))
     state = np.zeros((1, engine.manifest.contract.state_size), np.float32)
     first = engine.infer(rows(1)[None], state)
-    kept = [one.copy() for one in first]
+    kept = [tensor.copy() for tensor in first]
     engine.infer(rows(1, seed=5)[None], first.next_state)
-    for one, before in zip(first, kept, strict=True):
-        np.testing.assert_array_equal(one, before)
+    for tensor, before in zip(first, kept, strict=True):
+        np.testing.assert_array_equal(tensor, before)
     assert not state.any()
 
 
@@ -149,8 +151,8 @@ def test_threads_that_share_an_engine_do_not_mix_their_streams(with_step: Path) 
 
     def stream(seed: int) -> np.ndarray:
         state, answers = np.zeros((1, size), np.float32), []
-        for one in rows(200, seed=seed):
-            answer = engine.infer(one[None, None], state)
+        for row in rows(200, seed=seed):
+            answer = engine.infer(row[None, None], state)
             state = answer.next_state
             answers.append(answer.probabilities[0, 0])
         return np.stack(answers)
@@ -158,8 +160,8 @@ def test_threads_that_share_an_engine_do_not_mix_their_streams(with_step: Path) 
     alone = [stream(seed) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(stream, range(4)))
-    for one, other in zip(alone, together, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for expected, actual in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(expected, actual)
 
 
 def test_one_row_that_is_not_finite_is_refused(with_step: Path) -> None:

@@ -1,4 +1,4 @@
-"""A machine on which Triton cannot run is told what to do, in one line."""
+"""Where Triton cannot run, one line names the remedy."""
 
 import os
 from pathlib import Path
@@ -31,9 +31,9 @@ def wheel(package: Path, content: bytes = X86_64, mode: int = 0o755) -> Installa
 
 
 def test_the_installed_wheel_is_found_and_complete() -> None:
-    found = find_triton()
-    assert found.server.is_file()
-    assert found.environment()["LD_LIBRARY_PATH"].startswith(str(found.library_path[0]))
+    installed = find_triton()
+    assert installed.server.is_file()
+    assert installed.environment()["LD_LIBRARY_PATH"].startswith(str(installed.library_path[0]))
 
 
 def test_an_absent_wheel_names_the_extra_and_the_way_without(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_each_missing_part_is_named(tmp_path: Path) -> None:
         check_installation(parts)
 
 
-def test_a_python_without_a_stub_is_told_which_have_one(tmp_path: Path) -> None:
+def test_a_python_without_a_stub_names_those_with_a_stub(tmp_path: Path) -> None:
     parts = wheel(tmp_path / "pytriton")
     parts.stub.parent.rename(parts.stub.parent.with_name("3.99"))
     with pytest.raises(TritonMissingError, match=r"no stub for Python.*use one of Python 3\.99"):

@@ -1,4 +1,4 @@
-"""The pages of modes: what they answer, and whom they turn away."""
+"""The pages of modes: their answers, and which requests are refused."""
 
 import http.client
 import socket
@@ -16,14 +16,14 @@ from lobsmith.serving.supervisor import with_free_ports
 from lobsmith.workspace import Workspace
 from tests.release import toy
 
-RECORD = b'{"model": "lob", "mode": "normal"}'
+CONTENT = b'{"model": "lob", "mode": "normal"}'
 
 
 @pytest.fixture
 def workspace(tmp_path) -> Workspace:
     workspace = Workspace(tmp_path)
     workspace.modes.mkdir(parents=True)
-    (workspace.modes / "lob.json").write_bytes(RECORD)
+    (workspace.modes / "lob.json").write_bytes(CONTENT)
     (workspace.modes / "journal.jsonl").write_bytes(b"{}\n")
     (workspace.modes / "folder.json").mkdir()
     return workspace
@@ -52,9 +52,9 @@ def send(serving: ServingParams, content: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_a_page_is_the_record_byte_for_byte(workspace, serving) -> None:
+def test_a_page_is_the_mode_file_byte_for_byte(workspace, serving) -> None:
     status, body, headers = ask(serving, "/modes/lob")
-    assert (status, body, headers["Content-Type"]) == (200, RECORD, "application/json")
+    assert (status, body, headers["Content-Type"]) == (200, CONTENT, "application/json")
     (workspace.modes / "lob.json").write_bytes(b"spoilt")
     assert ask(serving, "/modes/lob")[1] == b"spoilt"
     status, body, headers = ask(serving, "/modes/lob", "HEAD")
@@ -79,9 +79,9 @@ def test_a_page_is_the_record_byte_for_byte(workspace, serving) -> None:
         ("http://127.0.0.1/modes/lob", 404),
     ],
 )
-def test_what_is_no_record_is_told_in_one_line(serving, path: str, status: int) -> None:
-    found, body, headers = ask(serving, path)
-    assert (found, headers["Content-Type"]) == (status, "text/plain; charset=utf-8")
+def test_what_is_no_mode_is_answered_in_one_line(serving, path: str, status: int) -> None:
+    answered, body, headers = ask(serving, path)
+    assert (answered, headers["Content-Type"]) == (status, "text/plain; charset=utf-8")
     assert body.endswith(b"\n")
     assert len(body.splitlines()) == 1
 
@@ -99,7 +99,7 @@ def test_a_request_of_another_kind_gets_one_line_or_nothing(serving) -> None:
     assert ask(serving, "/modes/lob")[0] == 200
 
 
-def test_slow_and_silent_clients_keep_nobody_from_asking(serving) -> None:
+def test_slow_and_silent_clients_delay_no_other_client(serving) -> None:
     held = [socket.create_connection(("127.0.0.1", serving.modes_port), timeout=10) for _ in range(20)]
     slow = held[0]
 
@@ -112,11 +112,11 @@ def test_slow_and_silent_clients_keep_nobody_from_asking(serving) -> None:
             pass
 
     threading.Thread(target=drip, daemon=True).start()
-    assert ask(serving, "/modes/lob")[:2] == (200, RECORD)
-    # Whatever they do, they are turned out.
-    for one in held[1:]:
-        assert one.recv(1) == b""
-        one.close()
+    assert ask(serving, "/modes/lob")[:2] == (200, CONTENT)
+    # They are disconnected.
+    for connection in held[1:]:
+        assert connection.recv(1) == b""
+        connection.close()
     with suppress(ConnectionResetError):
         assert slow.recv(1) == b""
     slow.close()
@@ -126,8 +126,8 @@ def test_more_clients_than_places_are_turned_away_and_places_come_back(serving) 
     held = [socket.create_connection(("127.0.0.1", serving.modes_port), timeout=10) for _ in range(80)]
     with pytest.raises((OSError, http.client.HTTPException)):
         ask(serving, "/modes/lob")
-    for one in held:
-        one.close()
+    for connection in held:
+        connection.close()
     end = time.monotonic() + 10
     while time.monotonic() < end:
         try:
@@ -155,9 +155,9 @@ def test_a_port_is_free_again_at_once(workspace, serving) -> None:
             assert ask(params, "/modes/lob")[0] == 200
 
 
-def test_nobody_is_asked_for_the_name_of_an_address(workspace, monkeypatch) -> None:
+def test_no_host_name_is_looked_up(workspace, monkeypatch) -> None:
     def ask_dns(_: str = "") -> str:
-        raise AssertionError("DNS was asked")
+        raise AssertionError("DNS lookup")
 
     monkeypatch.setattr(socket, "getfqdn", ask_dns)
     with mode_page(workspace, with_free_ports(toy.params()).serving):

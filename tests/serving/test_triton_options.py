@@ -40,7 +40,7 @@ def test_a_taken_port_says_which_setting_to_change(name: str) -> None:
             check_free(ports_of(serving(**{name: port})))
 
 
-def test_one_port_for_two_doors_is_refused() -> None:
+def test_one_port_for_two_services_is_refused() -> None:
     params = serving()
     with pytest.raises(PortBusyError, match=r"named by serving\.http_port and by serving\.grpc_port"):
         check_free(ports_of(msgspec.structs.replace(params, grpc_port=params.http_port)))
@@ -64,7 +64,7 @@ def test_the_override_changes_nothing_but_the_versions() -> None:
         override("not a configuration", [1])
 
 
-def test_the_log_line_that_tells_of_the_error_is_found() -> None:
+def test_the_error_line_of_a_log() -> None:
     log = [
         "2026-01-02T03:04:05Z I 7 server.cc:1] started",
         "2026-01-02T03:04:05Z E 7 main.cc:9] failed to bind: Address in use",
@@ -76,9 +76,9 @@ def test_the_log_line_that_tells_of_the_error_is_found() -> None:
     assert len(error_line(["error " + "x" * 1000])) == 300
 
 
-@pytest.mark.parametrize(("code", "words"), [(1, "exit status 1"), (-9, "SIGKILL"), (-200, "signal 200")])
-def test_an_exit_is_put_in_words(code: int, words: str) -> None:
-    assert describe_exit(code) == words
+@pytest.mark.parametrize(("code", "message"), [(1, "exit status 1"), (-9, "SIGKILL"), (-200, "signal 200")])
+def test_an_exit_is_described(code: int, message: str) -> None:
+    assert describe_exit(code) == message
 
 
 def test_the_first_signal_asks_and_the_second_insists() -> None:

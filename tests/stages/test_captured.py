@@ -113,10 +113,10 @@ def test_a_capture_that_goes_on_is_ingested_as_far_as_it_is_written(folder: Path
     data = small_params(**{"data.source": "live"}).data
     window = WindowParams(length_s=3600, minimum_coverage=0.01, minimum_rows=1)
     with captured_feed(folder, tmp_path / "scratch", window) as paths:
-        done = ingest(data, paths, tmp_path / "market")
-    [one] = done.done.values()
-    assert 0.5 * len(lines) < one.accounting.records < len(lines)
-    assert one.accounting.sequence_breaks == 0
+        ingested = ingest(data, paths, tmp_path / "market")
+    [instrument] = ingested.done.values()
+    assert 0.5 * len(lines) < instrument.accounting.records < len(lines)
+    assert instrument.accounting.sequence_breaks == 0
 
 
 def test_a_stage_without_files_says_where_a_live_feed_is_read(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def lost(loss: float, agreement: float = 0.999, half: float = 0.001) -> Fidelity
     )
 
 
-def timing(speedup: float, use: str = "step", half: float = 0.01) -> Timing:
+def timing_of(speedup: float, use: str = "step", half: float = 0.01) -> Timing:
     return Timing(
         use=use,
         runtime="onnxruntime",
@@ -52,7 +52,7 @@ def timing(speedup: float, use: str = "step", half: float = 0.01) -> Timing:
     )
 
 
-def row(name: str, speedup: float, validation: float = 0.001, test: float | None = None, **changes: object) -> Row:
+def row_of(name: str, speedup: float, validation: float = 0.001, test: float | None = None, **changes: object) -> Row:
     made = Row(
         name=name,
         precision="fp32",
@@ -60,17 +60,17 @@ def row(name: str, speedup: float, validation: float = 0.001, test: float | None
         speedup=speedup,
         validation=lost(validation),
         test=lost(validation if test is None else test),
-        timings=tuple(timing(speedup if use == "step" else 1.5, use) for use in USES),
+        timings=tuple(timing_of(speedup if use == "step" else 1.5, use) for use in USES),
     )
     return structs.replace(made, **changes)
 
 
 SETTINGS = small_params().compress
-FULL = row("fp32", 1.0, 0.0)
+FULL = row_of("fp32", 1.0, 0.0)
 
 
 def chosen_of(rows: list[Row], settings: CompressParams = SETTINGS) -> str:
-    [name] = [one.name for one in choose(rows, settings) if one.chosen]
+    [name] = [row.name for row in choose(rows, settings) if row.chosen]
     return name
 
 
@@ -78,14 +78,14 @@ def chosen_of(rows: list[Row], settings: CompressParams = SETTINGS) -> str:
     ("others", "chosen"),
     [
         ([], "fp32"),
-        ([row("a", 1.5), row("b", 2.0), row("c", 1.2)], "b"),
+        ([row_of("a", 1.5), row_of("b", 2.0), row_of("c", 1.2)], "b"),
         # Slower, and faster by no more than chance explains.
-        ([row("a", 0.6), row("b", 1.005)], "fp32"),
+        ([row_of("a", 0.6), row_of("b", 1.005)], "fp32"),
         # Outside the budget at the interval's upper end, though not at its value.
-        ([row("a", 3.0, 0.0045), row("b", 1.5)], "b"),
-        ([row("a", 3.0), row("b", 3.5, refused="not finite")], "a"),
+        ([row_of("a", 3.0, 0.0045), row_of("b", 1.5)], "b"),
+        ([row_of("a", 3.0), row_of("b", 3.5, refused="not finite")], "a"),
         # What the test rows veto gives way to the network itself, not to the next best.
-        ([row("a", 3.0, validation=0.001, test=0.02), row("b", 2.0)], "fp32"),
+        ([row_of("a", 3.0, validation=0.001, test=0.02), row_of("b", 2.0)], "fp32"),
     ],
 )
 def test_the_fastest_that_loses_little_enough_is_chosen(others: list[Row], chosen: str) -> None:
@@ -93,18 +93,18 @@ def test_the_fastest_that_loses_little_enough_is_chosen(others: list[Row], chose
 
 
 def test_too_few_directions_in_common_are_outside_the_budget() -> None:
-    other = structs.replace(row("a", 2.0), validation=lost(0.0, agreement=0.985))
+    other = structs.replace(row_of("a", 2.0), validation=lost(0.0, agreement=0.985))
     assert chosen_of([FULL, other]) == "fp32"
 
 
 def test_the_use_decides_which_times_count() -> None:
-    rows = [FULL, row("a", 0.6)]
+    rows = [FULL, row_of("a", 0.6)]
     assert chosen_of(rows) == "fp32"
     assert chosen_of(rows, structs.replace(SETTINGS, use="batch")) == "a"
 
 
 def test_a_name_is_taken_whatever_its_speed() -> None:
-    rows = [FULL, row("a", 0.6), row("b", 3.0, refused="not finite")]
+    rows = [FULL, row_of("a", 0.6), row_of("b", 3.0, refused="not finite")]
     assert chosen_of(rows, structs.replace(SETTINGS, candidate="a")) == "a"
     for name, why in (("b", "is refused .not finite."), ("nobody", "is none of the candidates")):
         with pytest.raises(TrainingError, match=f"{name} {why}; choose one of fp32, a"):
@@ -114,21 +114,21 @@ def test_a_name_is_taken_whatever_its_speed() -> None:
 def test_each_row_says_what_became_of_it() -> None:
     rows = [
         FULL,
-        row("slow", 0.9),
-        row("costly", 3.0, 0.02),
-        row("broken", 3.0, refused="not finite"),
-        row("second", 1.5),
-        row("best", 2.0),
+        row_of("slow", 0.9),
+        row_of("costly", 3.0, 0.02),
+        row_of("broken", 3.0, refused="not finite"),
+        row_of("second", 1.5),
+        row_of("best", 2.0),
     ]
-    outcomes = [one.outcome for one in choose(rows, SETTINGS)]
+    outcomes = [row.outcome for row in choose(rows, SETTINGS)]
     assert outcomes == ["", "no faster", "loses too much", "refused", "", "served"]
-    vetoed = choose([FULL, row("a", 3.0, test=0.02)], SETTINGS)
-    assert [one.outcome for one in vetoed] == ["served", "vetoed"]
+    vetoed = choose([FULL, row_of("a", 3.0, test=0.02)], SETTINGS)
+    assert [row.outcome for row in vetoed] == ["served", "vetoed"]
 
 
 def test_a_network_that_is_refused_itself_is_not_served() -> None:
     with pytest.raises(TrainingError, match="not finite; train it again"):
-        choose([structs.replace(FULL, refused="not finite"), row("a", 3.0)], SETTINGS)
+        choose([structs.replace(FULL, refused="not finite"), row_of("a", 3.0)], SETTINGS)
 
 
 def summary_of(chosen: Row) -> Compressed:
@@ -165,38 +165,38 @@ def trained(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(params: Params, trained: Path) -> Compressed:
+def compressed(params: Params, trained: Path) -> Compressed:
     return compress(params, trained)
 
 
 @pytest.mark.slow
-def test_every_candidate_has_its_row(done: Compressed, trained: Path) -> None:
-    names = [*ALL, "pruned_50", *(f"pruned_50_{one}" for one in ALL[1:])]
-    assert [one.name for one in done.candidates] == names
-    assert load_summary(trained) == done
-    for one in done.candidates:
-        if one.precision == "bf16" and one.refused:
+def test_every_candidate_has_its_row(compressed: Compressed, trained: Path) -> None:
+    names = [*ALL, "pruned_50", *(f"pruned_50_{precision}" for precision in ALL[1:])]
+    assert [candidate.name for candidate in compressed.candidates] == names
+    assert load_summary(trained) == compressed
+    for candidate in compressed.candidates:
+        if candidate.precision == "bf16" and candidate.refused:
             # Where ONNX Runtime has no kernels for it.
-            assert "bf16" in one.refused
-            assert one.p50_us is None
+            assert "bf16" in candidate.refused
+            assert candidate.p50_us is None
             continue
-        assert one.refused == ""
-        assert [each.use for each in one.timings] == list(USES)
-        assert one.timings[0].p50_us == one.p50_us
-        assert one.bytes
-        assert one.memory_bytes
-        assert one.test.rows > 100
-        assert one.delta_log_loss == one.test.delta_log_loss.value
-    first = done.candidates[0]
+        assert candidate.refused == ""
+        assert [timing.use for timing in candidate.timings] == list(USES)
+        assert candidate.timings[0].p50_us == candidate.p50_us
+        assert candidate.bytes
+        assert candidate.memory_bytes
+        assert candidate.test.rows > 100
+        assert candidate.delta_log_loss == candidate.test.delta_log_loss.value
+    first = compressed.candidates[0]
     assert (first.delta_log_loss, first.agreement) == (0, 1)
-    assert 0 < done.candidates[2].parity < 0.3
-    assert done.candidates[2].bytes < first.bytes
+    assert 0 < compressed.candidates[2].parity < 0.3
+    assert compressed.candidates[2].bytes < first.bytes
 
 
 @pytest.mark.slow
-def test_exactly_one_is_chosen_and_its_files_are_those_that_are_served(done: Compressed, trained: Path) -> None:
-    assert [one.name for one in done.candidates if one.chosen] == [done.name]
-    place = trained / done.network / done.precision
+def test_exactly_one_is_chosen_and_its_files_are_those_that_are_served(compressed: Compressed, trained: Path) -> None:
+    assert [candidate.name for candidate in compressed.candidates if candidate.chosen] == [compressed.name]
+    place = trained / compressed.network / compressed.precision
     for name in (MODEL, STEP):
         assert (place / name).read_bytes() == (trained / name).read_bytes()
     golden = load_golden(trained / GOLDEN)
@@ -209,7 +209,7 @@ def test_exactly_one_is_chosen_and_its_files_are_those_that_are_served(done: Com
 
 
 @pytest.mark.slow
-def test_a_pruned_candidate_keeps_the_wires_state(done: Compressed, trained: Path) -> None:
+def test_a_pruned_candidate_keeps_the_wires_state(compressed: Compressed, trained: Path) -> None:
     network = load_network(trained / "candidates" / "pruned_50").network
     model = OnnxModel(trained / "candidates" / "pruned_50" / "fp32" / MODEL)
     assert network.state_size < model.state_size == load_network(trained).network.state_size
@@ -245,7 +245,7 @@ def test_networks_without_units_to_prune_say_so(trained: Path, tmp_path: Path) -
     save_dataset(load_dataset(trained / DATASET), tmp_path / DATASET)
     train_stage(params, [tmp_path / DATASET], tmp_path)
     summary = compress(params, tmp_path)
-    assert [one.name for one in summary.candidates] == ["fp32", "pruned_50"]
+    assert [candidate.name for candidate in summary.candidates] == ["fp32", "pruned_50"]
     assert "prun" in summary.candidates[1].refused
     assert summary.name == "fp32"
 

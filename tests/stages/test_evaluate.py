@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lobsmith.evaluation.results import EVALUATION, Evaluation
-from lobsmith.evaluation.walk_forward import folds, market_epochs, walk_forward
+from lobsmith.evaluation.walk_forward import folds, regime_names, walk_forward
 from lobsmith.features.dataset import DATASET, Dataset
 from lobsmith.models.train import train
 from lobsmith.models.training_data import parts_of
@@ -34,21 +34,21 @@ def test_folds_follow_each_other_over_the_newest_half(dataset: Dataset) -> None:
     assert len(cuts) == 3
     assert cuts[0].test[0] >= usable[len(usable) // 2]
     assert cuts[-1].test[-1] == usable[-1]
-    for one in cuts:
-        assert time[one.train[-1]] + horizon < time[one.validation[0]]
-        assert time[one.train[-1]] + embargo <= time[one.validation[0]]
-        assert time[one.validation[-1]] + horizon < time[one.test[0]]
-        assert one.train[0] == usable[0]
-    for one, following in itertools.pairwise(cuts):
-        assert one.test[-1] < following.test[0]
+    for split in cuts:
+        assert time[split.train[-1]] + horizon < time[split.validation[0]]
+        assert time[split.train[-1]] + embargo <= time[split.validation[0]]
+        assert time[split.validation[-1]] + horizon < time[split.test[0]]
+        assert split.train[0] == usable[0]
+    for split, following in itertools.pairwise(cuts):
+        assert split.test[-1] < following.test[0]
 
 
 def test_each_span_of_the_market_has_one_name(dataset: Dataset) -> None:
     rows = np.flatnonzero(dataset.usable)
-    names = market_epochs(dataset, rows, 5.0)
+    names = regime_names(dataset, rows, 5.0)
     assert set(names) <= {"calm", "trending", "volatile"}
     span = (dataset.rows.time[rows] - dataset.rows.time[rows[0]]) // 5_000_000_000
-    assert all(len(set(names[span == one])) == 1 for one in np.unique(span))
+    assert all(len(set(names[span == number])) == 1 for number in np.unique(span))
 
 
 def test_where_no_market_epoch_has_enough_rows_nothing_passes(dataset: Dataset) -> None:
@@ -58,15 +58,15 @@ def test_where_no_market_epoch_has_enough_rows_nothing_passes(dataset: Dataset) 
     assert (verdict.passed, verdict.value) == (False, None)
     assert str(verdict) == "walk_forward refused: nothing to measure against a threshold of 10"
     assert msgspec.json.decode(msgspec.json.encode(verdict), type=Verdict) == verdict
-    assert {one["judged"] for one in verdict.evidence["epochs"]} == {False}
+    assert {regime["judged"] for regime in verdict.evidence["epochs"]} == {False}
 
 
 def test_the_worst_market_epoch_decides(dataset: Dataset) -> None:
     params = small_params(**{"model.network": "queue_imbalance", "walk_forward.epoch_s": 5.0})
     parts = parts_of([dataset], params.split)
     verdict = walk_forward(parts, train(parts, params).network, params, [dataset])
-    epochs = {one["epoch"]: one for one in verdict.evidence["epochs"]}
-    shares = {name: one["log_loss"] / one["base"] for name, one in epochs.items() if one["judged"]}
+    epochs = {regime["epoch"]: regime for regime in verdict.evidence["epochs"]}
+    shares = {name: regime["log_loss"] / regime["base"] for name, regime in epochs.items() if regime["judged"]}
     assert f"instrument {dataset.instrument}" in shares
     assert len(shares) > 1
     assert verdict.value == max(shares.values()) == shares[verdict.evidence["worst"]]
@@ -80,16 +80,17 @@ def test_the_stages_from_files_to_files(tmp_path: Path) -> None:
     train_stage(params, [tmp_path / DATASET], tmp_path)
     summary = compress(params, tmp_path)
     assert summary.bytes == (tmp_path / "model.onnx").stat().st_size
-    told: list[str] = []
-    result = evaluate(params, tmp_path, on_train=told.append)
-    assert told == ["fold 1 of 1", "queue imbalance"]
+    trained: list[str] = []
+    result = evaluate(params, tmp_path, on_train=trained.append)
+    assert trained == ["fold 1 of 1", "queue imbalance"]
     assert msgspec.json.decode((tmp_path / EVALUATION).read_bytes(), type=Evaluation) == result
     gates = ["parity", "skill", "calibration", "compression", "walk_forward"]
     assert [verdict.gate for verdict in result.verdicts] == gates
     assert result.verdicts[0].passed
-    assert {one.predictor for one in result.scores} == {"model", "base rate", "recent base rate", "queue imbalance"}
-    assert {one.horizon_ms for one in result.scores} == {100, 1000}
-    assert {one.output for one in result.heads} == {
+    predictors = {metrics.predictor for metrics in result.scores}
+    assert predictors == {"model", "base rate", "recent base rate", "queue imbalance"}
+    assert {metrics.horizon_ms for metrics in result.scores} == {100, 1000}
+    assert {head.output for head in result.heads} == {
         "significant",
         "bid_withdrawal",
         "ask_withdrawal",

@@ -40,7 +40,7 @@ def test_what_was_trained_on_is_described_so_that_it_can_be_published(pool: bool
     names = ["simulator:SIM", "simulator:OTHER"] if pool else ["simulator:SIM"]
     reference = load_reference(tmp_path / REFERENCE)
     assert list(reference.rows) == list(described.instruments) == names
-    assert [len(one) for one in reference.rows.values()] == [one.rows for one in described.instruments.values()]
+    assert [len(rows) for rows in reference.rows.values()] == [fitted.rows for fitted in described.instruments.values()]
     assert all(name in str(described) for name in names)
     check_score(tmp_path, wire_contract(params))
 

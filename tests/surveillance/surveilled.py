@@ -1,4 +1,4 @@
-"""Scripted markets, and what a crash detector must say of them, recomputed from scratch at every message."""
+"""Scripted markets, and the alerts a crash detector must raise, recomputed from scratch at every message."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def events_of(rows: Sequence[tuple[int, int, int, int, int, float, int]]) -> Eve
 def scripted(
     time_ms: np.ndarray, mid: np.ndarray, lots: np.ndarray, depth: np.ndarray, side: np.ndarray | int = ASK
 ) -> Events:
-    """Return a market that says at each time: a snapshot, one trade, a ticker.
+    """Return a market with, at each time, a snapshot, one trade and a ticker.
 
     Args:
         time_ms: int [K], rising, since the start.
@@ -121,7 +121,7 @@ def _messages(events: Events, lot: float) -> list[_Message]:
     depth_sequence = ticker_sequence = 0
     live = False
     mid, depth, lots = 0, float("nan"), 0.0
-    found = []
+    messages = []
     for time, kind, side, flags, price, size, sequence in zip(
         *(
             getattr(events, name).tolist()
@@ -158,9 +158,9 @@ def _messages(events: Events, lot: float) -> list[_Message]:
             if bids and asks and max(bids) < min(asks):
                 mid = max(bids) + min(asks)
             depth = float(sum(round(bids[p] / lot) for p in sorted(bids)[-10:]))
-        found.append(_Message(time, kind == GAP, mid, depth, lots))
+        messages.append(_Message(time, kind == GAP, mid, depth, lots))
         lots = 0.0
-    return found
+    return messages
 
 
 def expected_alerts(events: Events, p: CrashParams, lot: float = INSTRUMENT.lot_size) -> list[CrashAlert]:
@@ -215,13 +215,13 @@ def expected_alerts(events: Events, p: CrashParams, lot: float = INSTRUMENT.lot_
         def opens_at(seconds: float, now: int = now) -> int:
             return max((now // p.bucket_ms - round(seconds * 1000 / p.bucket_ms)) * p.bucket_ms, 0)
 
-        seen = clock[era : k + 1]
-        short, long = (lots[era : k + 1][seen >= opens_at(s)].sum() for s in (p.volume_window_s, p.average_s))
+        times = clock[era : k + 1]
+        short, long = (lots[era : k + 1][times >= opens_at(s)].sum() for s in (p.volume_window_s, p.average_s))
         if long == 0:
             continue
         ratio = short * (now - opens_at(p.average_s)) / (long * (now - opens_at(p.volume_window_s)))
         # Depth: its mean over the time that it was known.
-        spans = np.diff(np.maximum(seen, opens_at(p.window_s)))
+        spans = np.diff(np.maximum(times, opens_at(p.window_s)))
         held = cut_depth[era:k]
         known = ~np.isnan(held)
         if not known.any() or (held[known] * spans[known]).sum() == 0:

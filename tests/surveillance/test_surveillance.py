@@ -188,15 +188,15 @@ def test_any_stream_gives_what_the_definition_says(events: Events) -> None:
 
 
 def test_random_streams_do_raise_alerts() -> None:
-    found = []
+    counts = []
 
     @settings(max_examples=200, deadline=None, derandomize=True, database=None)
     @given(streams())
     def count(events: Events) -> None:
-        found.append(len(watched(events, SMALL)))
+        counts.append(len(watched(events, SMALL)))
 
     count()
-    assert sum(n > 0 for n in found) > 10
+    assert sum(n > 0 for n in counts) > 10
 
 
 def test_a_gap_neither_fakes_nor_hides_a_crash() -> None:

@@ -1,4 +1,4 @@
-"""A stream of rows through a client, recorded: what the tests of recording share."""
+"""A stream of rows through a client and the recorder, for several tests."""
 
 import shutil
 import time
@@ -58,15 +58,15 @@ def stream(
             client.reset()
             into.reset()
         predictions.append(client.step(ROWS[index]))
-        about = int(TIMES[index]), int(SEGMENTS[index]), int(MIDS[index])
-        into.record(*about, ROWS[index], predictions[-1], raw=RAW[index])
+        columns = int(TIMES[index]), int(SEGMENTS[index]), int(MIDS[index])
+        into.record(*columns, ROWS[index], predictions[-1], raw=RAW[index])
         if pause_s:
             time.sleep(pause_s)
     return predictions
 
 
 def probabilities(predictions: list[Prediction]) -> np.ndarray:
-    return np.stack([one.probabilities for one in predictions])
+    return np.stack([prediction.probabilities for prediction in predictions])
 
 
 def labels(horizons_ms: tuple[int, ...]) -> np.ndarray:

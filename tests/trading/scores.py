@@ -1,4 +1,4 @@
-"""Scores and modes as told, for tests of what a client makes of them."""
+"""Drift scores and modes as the test sets them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ NOW_NS = 1_772_000_000_000_000_000
 
 def record(mode: Mode = Mode.NORMAL, *, version: int = 1, looked_ns: int = NOW_NS, since_ns: int = 0) -> PublishedMode:
     return PublishedMode(
-        model="lob", version=version, mode=mode, since_ns=since_ns, looked_ns=looked_ns, reason="as told"
+        model="lob", version=version, mode=mode, since_ns=since_ns, looked_ns=looked_ns, reason="by the test"
     )
 
 
 @dataclass
 class Modes:
-    """A source of records that says what the test wants."""
+    """A source of modes that returns what the test wants."""
 
     says: PublishedMode | Exception | None = None
 
@@ -31,17 +31,17 @@ class Modes:
 
 @dataclass
 class Scores:
-    """Scores blocks as the test wants; by default all alike. What it is asked stays in `asked`."""
+    """Scores blocks as the test wants; by default all alike. Requests stay in `asked`."""
 
     says: float | BaseException = 0.5
     then: Sequence[float | BaseException] = ()
     asked: list[tuple[int, np.ndarray]] = field(default_factory=list)
 
     def score(self, model: str, version: int, rows: np.ndarray, deadline_s: float) -> DriftScore:
-        said = self.then[len(self.asked)] if len(self.asked) < len(self.then) else self.says
+        value = self.then[len(self.asked)] if len(self.asked) < len(self.then) else self.says
         self.asked.append((version, rows))
-        if isinstance(said, BaseException):
-            raise said
-        return DriftScore(said, np.full(rows.shape[1], said, np.float32))
+        if isinstance(value, BaseException):
+            raise value
+        return DriftScore(value, np.full(rows.shape[1], value, np.float32))
 
     def close(self) -> None: ...

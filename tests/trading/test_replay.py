@@ -1,4 +1,4 @@
-"""A replay is a stream, row by row, and what came of each; scores are those that a hand computes."""
+"""A replay puts rows through a stream; its metrics equal those computed by hand."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ from lobsmith.market.instrument import Instrument
 from lobsmith.params import ClientParams
 from lobsmith.trading.client.stream import StreamClient
 from lobsmith.trading.guard.guarded_client import UnguardedClient
-from lobsmith.trading.guard.learnt import LearntInstruments
+from lobsmith.trading.guard.trained_instruments import TrainedInstruments
 from lobsmith.trading.replay import replay, score
 from lobsmith.trading.session import Stream
 from lobsmith.trading.transport.base import Answer
@@ -59,12 +59,12 @@ def stream(transport: Counting) -> Stream:
         params=ClientParams(deadline_s=1.0, poll_s=1.0),
     )
     gated = UnguardedClient(client, horizons=1)
-    learnt = LearntInstruments(Workspace(Path("absent")), transport, "lob", "simulator:SIM", remote=True)
+    instruments = TrainedInstruments(Workspace(Path("absent")), transport, "lob", "simulator:SIM", remote=True)
     return Stream(
         transport,
         client,
         gated,
-        learnt=learnt,
+        instruments=instruments,
         guard=None,
         recorder=None,
         definitions="same",
@@ -94,7 +94,7 @@ def test_each_row_is_stepped_and_progress_is_reported() -> None:
     measured = replay(stream(transport), dataset(), on_progress=lambda done, total: reported.append((done, total)))
     assert transport.calls == COUNT
     assert (measured.rows, measured.answered, measured.versions) == (COUNT, COUNT, [3])
-    assert [one.accuracy for one in measured.scores] == [1.0]
+    assert [quality.accuracy for quality in measured.scores] == [1.0]
     assert 0 < measured.latency_us["p50"] <= measured.latency_us["p99_9"]
     assert measured.reasons == {}
     assert reported == [(256, 600), (512, 600), (600, 600)]
@@ -104,7 +104,7 @@ def test_each_row_is_stepped_and_progress_is_reported() -> None:
 def test_rows_before_the_first_only_move_the_state(first: int) -> None:
     measured = replay(stream(Counting()), dataset(), first, limit=3)
     assert measured.rows == 3
-    assert [one.accuracy for one in measured.scores] == [1.0]
+    assert [quality.accuracy for quality in measured.scores] == [1.0]
 
 
 def test_a_gap_resets_the_stream_and_rows_before_it_prime_nothing_after_it() -> None:

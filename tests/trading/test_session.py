@@ -19,9 +19,9 @@ from lobsmith.monitoring.log.sessions import ClientSession, Status, sessions_of
 from lobsmith.monitoring.mode.machine import Mode
 from lobsmith.params import Params
 from lobsmith.trading.client.stream import Prediction, StreamClient
-from lobsmith.trading.guard import learnt as learnt_module
+from lobsmith.trading.guard import trained_instruments
 from lobsmith.trading.guard.effective_mode import Abstain
-from lobsmith.trading.guard.learnt import LearntInstruments
+from lobsmith.trading.guard.trained_instruments import TrainedInstruments
 from lobsmith.trading.session import Stream, open_stream
 from lobsmith.trading.transport import open_transport
 from lobsmith.trading.transport.base import ModelShape
@@ -54,19 +54,21 @@ def expected(workspace: Workspace, params: Params) -> list[Prediction]:
 
 
 def through(stream: Stream) -> list:
-    about = zip(ROWS, RAW, TIMES.tolist(), SEGMENTS.tolist(), MIDS.tolist(), strict=True)
+    columns = zip(ROWS, RAW, TIMES.tolist(), SEGMENTS.tolist(), MIDS.tolist(), strict=True)
     every = np.ones(PRIMED, bool)
     stream.prime(Rows(RAW[:PRIMED], ROWS[:PRIMED], TIMES[:PRIMED], MIDS[:PRIMED], SEGMENTS[:PRIMED], every))
-    return [stream.step(*row) for row in list(about)[PRIMED:COUNT]]
+    return [stream.step(*row) for row in list(columns)[PRIMED:COUNT]]
 
 
 def test_answers_are_the_clients_own_and_are_logged_as_live_rows(workspace, params, expected) -> None:
     with open_stream(workspace, params, "simulator:SIM", transport="inprocess") as stream:
         gated = through(stream)
         assert stream.recorded is None
-    np.testing.assert_allclose(probabilities([one.prediction for one in gated]), probabilities(expected), atol=1e-6)
-    # No monitor has ever looked, and the version has no score.
-    assert {(one.mode, one.abstain) for one in gated} == {(Mode.CONSERVATIVE, Abstain.NO_SIGNAL)}
+    np.testing.assert_allclose(
+        probabilities([answer.prediction for answer in gated]), probabilities(expected), atol=1e-6
+    )
+    # No monitor has made a drift check, and the version has no score.
+    assert {(answer.mode, answer.abstain) for answer in gated} == {(Mode.CONSERVATIVE, Abstain.NO_SIGNAL)}
     recorded = stream.close()
     assert recorded is stream.recorded
     assert (recorded.rows, recorded.logged, recorded.dropped) == (COUNT - PRIMED, COUNT - PRIMED, 0)
@@ -110,8 +112,10 @@ def test_without_a_guard_every_answer_may_be_acted_on(workspace, params, expecte
     assert stream.close() is None
     with pytest.raises(RequestError, match="closed"):
         stream.step(ROWS[0], RAW[0], 0, 1, 20_000)
-    np.testing.assert_allclose(probabilities([one.prediction for one in gated]), probabilities(expected), atol=1e-6)
-    assert {(one.mode, one.actionable, one.abstain) for one in gated} == {(Mode.NORMAL, (True, True), None)}
+    np.testing.assert_allclose(
+        probabilities([answer.prediction for answer in gated]), probabilities(expected), atol=1e-6
+    )
+    assert {(answer.mode, answer.actionable, answer.abstain) for answer in gated} == {(Mode.NORMAL, (True, True), None)}
     assert (missing.actionable, missing.abstain) == ((False, False), Abstain.NO_ANSWER)
     assert not np.allclose(cold.prediction.probabilities, expected[0].probabilities, atol=1e-4)
 
@@ -120,27 +124,31 @@ def test_rows_that_come_together_are_answered_as_one_by_one(workspace, params, e
     with open_stream(workspace, params, "simulator:SIM", transport="inprocess") as stream:
         every = Rows(RAW, ROWS, TIMES, MIDS, SEGMENTS, np.ones(len(ROWS), bool))
         stream.prime(every.slice(0, PRIMED))
-        gated = [one for at in range(PRIMED, COUNT, 50) for one in stream.ask(every.slice(at, at + 50))]
+        gated = [answer for at in range(PRIMED, COUNT, 50) for answer in stream.ask(every.slice(at, at + 50))]
         assert stream.not_learnt is None
-    np.testing.assert_allclose(probabilities([one.prediction for one in gated]), probabilities(expected), atol=1e-6)
+    np.testing.assert_allclose(
+        probabilities([answer.prediction for answer in gated]), probabilities(expected), atol=1e-6
+    )
     assert stream.recorded.logged == COUNT - PRIMED
 
 
-def test_a_model_is_not_asked_about_an_instrument_that_it_has_not_learnt(workspace, params) -> None:
+def test_a_model_is_not_opened_for_an_instrument_that_it_was_not_trained_on(workspace, params) -> None:
     other = "binance-usdm:BTCUSDT"
-    with pytest.raises(UnlearntInstrumentError, match=r"^lob \d+ has learnt simulator:SIM, not binance-usdm:BTCUSDT; "):
+    with pytest.raises(
+        UnlearntInstrumentError, match=r"^lob \d+ was trained on simulator:SIM, not binance-usdm:BTCUSDT; "
+    ):
         open_stream(workspace, params, other, transport="inprocess")
     with open_stream(
         workspace, params, other, transport="inprocess", guard=False, allow_other_instrument=True
     ) as stream:
         gated = through(stream)
-        assert stream.not_learnt.endswith(f"has learnt simulator:SIM, not {other}")
-    assert {(one.actionable, one.abstain) for one in gated} == {((False, False), Abstain.OTHER_INSTRUMENT)}
-    assert all(one.prediction.probabilities is not None for one in gated)
+        assert stream.not_learnt.endswith(f"was trained on simulator:SIM, not {other}")
+    assert {(answer.actionable, answer.abstain) for answer in gated} == {((False, False), Abstain.OTHER_INSTRUMENT)}
+    assert all(answer.prediction.probabilities is not None for answer in gated)
     assert stream.recorded.logged == COUNT - PRIMED
 
 
-def test_a_version_that_becomes_active_is_held_against_the_instrument_too(tmp_path: Path) -> None:
+def test_the_instruments_of_a_version_that_becomes_active_are_checked_too(tmp_path: Path) -> None:
     params = small_params(**{"client.poll_s": 0.001})
     workspace = Workspace(tmp_path)
     first = publish_small(workspace, params, seed=1)
@@ -158,7 +166,7 @@ def test_a_version_that_becomes_active_is_held_against_the_instrument_too(tmp_pa
 
 
 class Elsewhere:
-    """A server of another machine, whose models the workspace has no manifests of."""
+    """Another machine's server; the workspace has no manifests of its models."""
 
     def __init__(self, instruments: tuple[str, ...]) -> None:
         self.instruments = instruments
@@ -168,20 +176,20 @@ class Elsewhere:
 
 
 @pytest.mark.parametrize(
-    ("learnt", "fault"),
+    ("trained_on", "fault"),
     [
         (("simulator:SIM", "binance-usdm:BTCUSDT"), None),
-        (("binance-usdm:BTCUSDT",), "lob 3 has learnt binance-usdm:BTCUSDT, not simulator:SIM"),
+        (("binance-usdm:BTCUSDT",), "lob 3 was trained on binance-usdm:BTCUSDT, not simulator:SIM"),
         ((), None),
     ],
 )
-def test_of_a_server_elsewhere_its_configuration_says_what_was_learnt(workspace, learnt, fault) -> None:
-    known = LearntInstruments(workspace, Elsewhere(learnt), "lob", "simulator:SIM", remote=True)
-    assert known.check("lob", 3) == fault
-    assert known.check("lob_trt", 3) == fault
+def test_of_a_server_elsewhere_the_configuration_lists_the_instruments(workspace, trained_on, fault) -> None:
+    instruments = TrainedInstruments(workspace, Elsewhere(trained_on), "lob", "simulator:SIM", remote=True)
+    assert instruments.check("lob", 3) == fault
+    assert instruments.check("lob_trt", 3) == fault
 
 
-def test_a_server_that_does_not_say_what_was_learnt_is_asked_again(workspace, monkeypatch) -> None:
+def test_a_failed_lookup_of_instruments_is_repeated(workspace, monkeypatch) -> None:
     away = [ServingError("no answer"), None]
 
     class Away(Elsewhere):
@@ -190,12 +198,12 @@ def test_a_server_that_does_not_say_what_was_learnt_is_asked_again(workspace, mo
                 raise error
             return super().describe(model)
 
-    monkeypatch.setattr(learnt_module, "_RETRY_S", 0.0)
-    known = LearntInstruments(workspace, Away(("simulator:OTHER",)), "lob", "simulator:SIM", remote=True)
-    assert known.check("lob", 3) is None
-    fault = "lob 3 has learnt simulator:OTHER, not simulator:SIM"
-    # Once it has said so it is not asked any more.
-    assert [known.check("lob", 3) for _ in range(2)] == [fault] * 2
+    monkeypatch.setattr(trained_instruments, "_RETRY_S", 0.0)
+    instruments = TrainedInstruments(workspace, Away(("simulator:OTHER",)), "lob", "simulator:SIM", remote=True)
+    assert instruments.check("lob", 3) is None
+    fault = "lob 3 was trained on simulator:OTHER, not simulator:SIM"
+    # A successful lookup is not repeated.
+    assert [instruments.check("lob", 3) for _ in range(2)] == [fault] * 2
 
 
 @pytest.mark.parametrize(
@@ -231,5 +239,5 @@ from tests.small import small_params
 open_transport(Workspace(Path({str(tmp_path)!r})), small_params(), {name!r}, "127.0.0.1:1")
 print([other for other in {others!r} if other in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout == "[]\n"

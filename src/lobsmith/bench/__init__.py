@@ -1,1 +1,1 @@
-"""The measurements behind `lobsmith bench`, each beside its baseline in one run."""
+"""Benchmarks of `lobsmith bench`, each beside its baseline in the same run."""

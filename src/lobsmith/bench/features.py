@@ -1,7 +1,4 @@
-"""Book, features and ingest, beside hftbacktest.
-
-See benchmarks/README.md for what is measured and why it is fair.
-"""
+"""Book, features and ingest beside hftbacktest; benchmarks/README.md describes the measurement."""
 
 import gc
 import json
@@ -70,13 +67,13 @@ class Report(Rates, frozen=True, kw_only=True):
 
     rounds: int
     row_ns: dict[str, float]
-    """Nanoseconds a row, measured over batches of messages as they came."""
+    """Nanoseconds a row, over batches of messages as they came."""
     memory_mib: dict[str, float]
     """Peak resident memory of a process that streams a session once, and ten times over."""
     sessions: tuple[MeasuredRates, ...]
 
 
-class Rival:
+class Hftbacktest:
     """hftbacktest in a process of its own."""
 
     def __init__(self, python: Path) -> None:
@@ -86,7 +83,6 @@ class Rival:
         )
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """Send one request; return the answer."""
         assert self._process.stdin is not None  # noqa: S101
         assert self._process.stdout is not None  # noqa: S101
         try:
@@ -96,19 +92,18 @@ class Rival:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise LobsmithError(f"hftbacktest's process ended while it was asked to {request['do']}")
+            raise LobsmithError(f"hftbacktest's process ended during {request['do']}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
     def close(self) -> None:
-        """End the process."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.wait(_ANSWER_S)
 
 
 def environment(workspace: Workspace, *, setup: bool) -> Path:
-    """Return the Python of hftbacktest's virtual environment, which wants another numpy than ours.
+    """Return the Python of hftbacktest's virtual environment; it needs another numpy.
 
     Raises:
         LobsmithError: there is none, or it could not be made.
@@ -117,32 +112,32 @@ def environment(workspace: Workspace, *, setup: bool) -> Path:
     python = folder / "bin" / "python"
     if setup:
         venv.create(folder, with_pip=True)
-        done = subprocess.run(
+        completed = subprocess.run(
             [python, "-m", "pip", "install", "--quiet", HFTBACKTEST], capture_output=True, text=True, check=False
         )
-        if done.returncode:
-            raise LobsmithError(f"pip could not install {HFTBACKTEST}: {done.stderr.strip()[-300:]}")
+        if completed.returncode:
+            raise LobsmithError(f"pip could not install {HFTBACKTEST}: {completed.stderr.strip()[-300:]}")
     if not python.exists():
         raise LobsmithError(f"{folder}: {HFTBACKTEST} is not installed there; run lobsmith bench features --setup")
     return python
 
 
 def sessions(files: list[Path]) -> dict[str, list[Path]]:
-    """Return the files of each session; by default the futures sessions among the recorded ones."""
+    """Return the files of each session; by default the futures sessions of `LOBSMITH_DATA`."""
     if files:
         groups, failed = group_by_instrument(files)
         if failed:
             raise next(iter(failed.values()))
         return {", ".join(path.name for path in paths): paths for paths in groups.values()}
     folder = os.environ.get("LOBSMITH_DATA")
-    found = sorted((Path(folder) / "binance").glob("usdm-*.gz")) if folder else []
-    if not found:
+    captures = sorted((Path(folder) / "binance").glob("usdm-*.gz")) if folder else []
+    if not captures:
         raise DataError(
             "no sessions; name raw Binance futures captures, or set LOBSMITH_DATA to the folder that has them"
         )
-    # A file whose name's date follows that of another one of the symbol goes on from it.
+    # A file of the day after another file of the symbol continues it.
     groups = {}
-    for path in found:
+    for path in captures:
         symbol, date = path.name.removesuffix(".gz").rsplit("-", 1)
         before = f"{symbol}-{int(date) - 1}"
         groups[before if before in groups else f"{symbol}-{date}"] = [*groups.get(before, []), path]
@@ -173,7 +168,7 @@ def push(session: Session, parts: list[Events], params: FeatureParams) -> tuple[
 
 
 def row_times(session: Session, params: FeatureParams) -> dict[str, float]:
-    """Return quantiles of the time a row takes, over small batches."""
+    """Return quantiles of the time a row takes, ns, over small batches."""
     stream = FeatureStream(session.instrument, params)
     per_row = []
     for part in cut(session.events, _ROW_BATCH):
@@ -190,7 +185,7 @@ _NUMBERS = re.compile(rb'"(?:E|T|U|u|pu|t|lastUpdateId)":(\d+)')
 
 
 def write_repeated(files: list[Path], times: int, path: Path) -> None:
-    """Write files as one plain capture, `times` over: each repetition's times and ids go on from the one before."""
+    """Write files as one plain capture, `times` over; times and ids continue across repetitions."""
     lines = [line for file in files for batch in line_batches(file) for line in batch]
     first, last = int(lines[0][:19]), int(lines[-1][:19])
     span = last - first + 10**6
@@ -200,17 +195,17 @@ def write_repeated(files: list[Path], times: int, path: Path) -> None:
     with path.open("wb") as out:
         for turn in range(times):
 
-            def moved(found: re.Match[bytes], turn: int = turn) -> bytes:
-                name = found[0][: found.start(1) - found.start()]
-                step = span // 10**6 if name in (b'"E":', b'"T":') else highest
-                return name + str(int(found[1]) + turn * step).encode()
+            def shifted(match: re.Match[bytes], turn: int = turn) -> bytes:
+                name = match[0][: match.start(1) - match.start()]
+                offset = span // 10**6 if name in (b'"E":', b'"T":') else highest
+                return name + str(int(match[1]) + turn * offset).encode()
 
             for line in lines:
-                out.write(str(int(line[:19]) + turn * span).encode() + _NUMBERS.sub(moved, line[19:]) + b"\n")
+                out.write(str(int(line[:19]) + turn * span).encode() + _NUMBERS.sub(shifted, line[19:]) + b"\n")
 
 
 def stream_features(path: Path, params: FeatureParams) -> dict[str, float]:
-    """Stream a capture's features a batch at a time; return the peak memory of this process, MiB, and the rows."""
+    """Stream a capture's features in batches; return the peak memory of this process, MiB, and the rows."""
     feed = open_captures([path])
     stream: FeatureStream | None = None
     rows = 0
@@ -221,7 +216,7 @@ def stream_features(path: Path, params: FeatureParams) -> dict[str, float]:
 
 
 def peak_memory(workspace: Workspace, files: list[Path], times: int) -> float:
-    """Return `stream_features` of a process of its own, over a capture `times` as long."""
+    """Run `stream_features` in a process of its own, over a capture `times` as long; return MiB."""
     code = (
         "import sys, json; from pathlib import Path; from lobsmith.bench.features import stream_features; "
         "from lobsmith.params import load_params; "
@@ -230,14 +225,14 @@ def peak_memory(workspace: Workspace, files: list[Path], times: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "capture"
         write_repeated(files, times, path)
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-c", code, workspace.params, path],
             capture_output=True,
             text=True,
             check=True,
             cwd=Path(__file__).parent.parent,
         )
-    answer = json.loads(done.stdout)
+    answer = json.loads(completed.stdout)
     if answer["rows"] < times * _FEWEST_ROWS:
         raise LobsmithError(f"only {answer['rows']} rows came of a session {times} times over")
     return float(answer["mib"])
@@ -253,31 +248,30 @@ def _timed(work: Callable[[], Any]) -> float:
 def bench_features(
     workspace: Workspace, params: Params, files: list[Path], *, rounds: int, setup: bool, note: Note
 ) -> Report:
-    """Measure all sessions, both sides in alternating rounds."""
     chosen = sessions(files)
-    rival = Rival(environment(workspace, setup=setup))
+    hftbacktest = Hftbacktest(environment(workspace, setup=setup))
     measured: list[MeasuredRates] = []
     times: list[tuple[float, float, float, float]] = []
     try:
         for name, paths in chosen.items():
             note(name)
-            one, seconds = _bench_session(name, paths, params.features, rival, rounds)
-            measured.append(one)
+            rates, seconds = _bench_session(name, paths, params.features, hftbacktest, rounds)
+            measured.append(rates)
             times.append(seconds)
         note("memory")
         first = next(iter(chosen.values()))
         memory = {"once": peak_memory(workspace, first, 1), "tenfold": peak_memory(workspace, first, _TIMES)}
         rows = row_times(read_captures(first), params.features)
     finally:
-        rival.close()
-    ours, theirs, ingest, convert = (sum(column) for column in zip(*times, strict=True))
-    events, messages = sum(one.events for one in measured), sum(one.messages for one in measured)
+        hftbacktest.close()
+    own_s, baseline_s, ingest, convert = (sum(column) for column in zip(*times, strict=True))
+    events, messages = sum(rates.events for rates in measured), sum(rates.messages for rates in measured)
     return Report(
         rounds=rounds,
         events=events,
-        events_per_s=events / ours,
-        hftbacktest_events_per_s=events / theirs,
-        ratio=theirs / ours,
+        events_per_s=events / own_s,
+        hftbacktest_events_per_s=events / baseline_s,
+        ratio=baseline_s / own_s,
         ingest_messages_per_s=messages / ingest,
         hftbacktest_convert_messages_per_s=messages / convert,
         ingest_ratio=convert / ingest,
@@ -288,25 +282,25 @@ def bench_features(
 
 
 def _bench_session(
-    name: str, paths: list[Path], params: FeatureParams, rival: Rival, rounds: int
+    name: str, paths: list[Path], params: FeatureParams, hftbacktest: Hftbacktest, rounds: int
 ) -> tuple[MeasuredRates, tuple[float, float, float, float]]:
     session = read_captures(paths)  # compiles what is not cached
     parts = cut(session.events, _BATCH)
     push(session, parts, params)
-    rival.ask(do="convert", files=[str(path) for path in paths], tickers=True)
+    hftbacktest.ask(do="convert", files=[str(path) for path in paths], tickers=True)
     ingest, convert = [], []
     for _ in range(max(3, rounds // 4)):
         ingest.append(_timed(lambda: read_captures(paths)))
-        convert.append(rival.ask(do="convert", files=[str(path) for path in paths], tickers=True)["seconds"])
+        convert.append(hftbacktest.ask(do="convert", files=[str(path) for path in paths], tickers=True)["seconds"])
     instrument = session.instrument
-    rival.ask(do="load", tick=instrument.tick_size, lot=instrument.lot_size, roi=True)
-    ours, theirs, rows = [], [], 0
+    hftbacktest.ask(do="load", tick=instrument.tick_size, lot=instrument.lot_size, roi=True)
+    own_s, baseline_s, rows = [], [], 0
     for _ in range(rounds):
         seconds, rows = push(session, parts, params)
-        ours.append(seconds)
-        theirs.append(rival.ask(do="replay")["seconds"])
+        own_s.append(seconds)
+        baseline_s.append(hftbacktest.ask(do="replay")["seconds"])
     events, messages = count_events(session.events), session.accounting.records
-    medians = median(ours), median(theirs), median(ingest), median(convert)
+    medians = median(own_s), median(baseline_s), median(ingest), median(convert)
     return MeasuredRates(
         session=name,
         messages=messages,
@@ -315,8 +309,8 @@ def _bench_session(
         events_per_s=events / medians[0],
         hftbacktest_events_per_s=events / medians[1],
         ratio=medians[1] / medians[0],
-        events_per_s_quartiles=_quartiles(events, ours),
-        hftbacktest_events_per_s_quartiles=_quartiles(events, theirs),
+        events_per_s_quartiles=_quartiles(events, own_s),
+        hftbacktest_events_per_s_quartiles=_quartiles(events, baseline_s),
         ingest_messages_per_s=messages / medians[2],
         hftbacktest_convert_messages_per_s=messages / medians[3],
         ingest_ratio=medians[3] / medians[2],

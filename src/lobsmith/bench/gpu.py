@@ -1,6 +1,6 @@
-"""Networks on a GPU in every way that the machine has, from host to host, beside what the card can do at most.
+"""Networks on a GPU in every available way, from host to host, beside the card's limits.
 
-See benchmarks/README.md for what is measured and how it is counted.
+benchmarks/README.md describes the measurement.
 """
 
 import gc
@@ -43,14 +43,14 @@ TOLERANCES = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 _ENOUGH_FOR_P999 = 1000
 _WARM_UP_CALLS = 50
 _SETTLING_CALLS = 3
-"""Untimed, at the beginning of each turn: the way before has left its own data in the caches."""
+"""Untimed calls at the beginning of each turn: the way before has left its data in the caches."""
 
 Note = Callable[[str], None]
 
 
 @dataclass
 class Attempt:
-    """A way on its way to a row."""
+    """A way, its call and its measurements, before they are a row."""
 
     way: str
     precision: str
@@ -60,7 +60,7 @@ class Attempt:
     nanoseconds: list[int] = field(default_factory=list)
 
     def guard(self, work: Callable[[], Any]) -> Any:
-        """Do something for this way; whatever goes wrong becomes the reason in its row."""
+        """Run `work`; an exception becomes the reason in the row."""
         if self.reason is not None:
             return None
         try:
@@ -78,9 +78,9 @@ def bench_gpu(params: Params, directory: Path | None, plan: Plan, *, note: Note)
 
     Args:
         params: all of `params.yaml`.
-        directory: holds a trained network; None takes random weights.
+        directory: of a trained network; None takes random weights.
         plan: what to run.
-        note: told what runs.
+        note: called with what runs.
 
     Raises:
         LobsmithError: there is no such device, network or precision.
@@ -106,7 +106,7 @@ def bench_gpu(params: Params, directory: Path | None, plan: Plan, *, note: Note)
         plan=plan,
         weights="random" if directory is None else "trained",
         ceilings=ceilings,
-        references=tuple(one for one in REFERENCES if one.network in plan.networks),
+        references=tuple(reference for reference in REFERENCES if reference.network in plan.networks),
         rows=tuple(rows),
     )
 
@@ -130,7 +130,7 @@ def _device(name: str) -> torch.device:
 
 @contextmanager
 def _exact_float32() -> Iterator[None]:
-    """Keep float32 what it says: cuDNN's convolutions and LSTMs would take TF32."""
+    """Disable TF32, which cuDNN's convolutions and LSTMs would take for float32."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
@@ -141,7 +141,7 @@ def _exact_float32() -> Iterator[None]:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep Python's garbage collector out of the tail."""
+    """Disable Python's garbage collector, which would be in the tail."""
     gc.collect()
     gc.disable()
     try:
@@ -152,7 +152,7 @@ def _no_collection() -> Iterator[None]:
 
 @contextmanager
 def _own_stream(device: torch.device) -> Iterator[None]:
-    """Work on a stream of our own: ONNX Runtime can be told to share it, the default one it cannot tell from none."""
+    """Use a CUDA stream that ONNX Runtime can share, unlike the default stream."""
     if device.type != "cuda":
         yield
         return
@@ -164,11 +164,11 @@ def _own_stream(device: torch.device) -> Iterator[None]:
 def _bench_case(
     case: Case, batch: int, flops: int, device: torch.device, plan: Plan, ceilings: Ceilings, engines: Engines
 ) -> list[Row]:
-    """Measure all ways of one case at one batch size, taking turns."""
+    """Measure all ways of one case at one batch size, in turns."""
     try:
         buffers = Buffers.of(case, batch, device, resident=plan.resident)
         reference = _reference(case, buffers)
-    except RuntimeError as error:  # PyTorch's own for a card that is out of memory, or that an earlier way has broken
+    except RuntimeError as error:  # PyTorch's, if the card is out of memory or broken by an earlier way
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return [Row(network=case.name, way="eager", precision="fp32", batch=batch, reason=reason)]
     attempts = _attempts(case, batch, buffers, plan, engines)
@@ -182,42 +182,42 @@ def _bench_case(
 
 
 def _attempts(case: Case, batch: int, buffers: Buffers, plan: Plan, engines: Engines) -> list[Attempt]:
-    made = []
+    attempts = []
 
-    def attempt(way: str, precision: str, make: Callable[[], Call]) -> None:
-        one = Attempt(way, precision)
-        one.call = one.guard(make)
-        made.append(one)
+    def add(way: str, precision: str, make: Callable[[], Call]) -> None:
+        attempt = Attempt(way, precision)
+        attempt.call = attempt.guard(make)
+        attempts.append(attempt)
 
     if plan.compile:
-        # Dynamo gives up on a function after a few shapes, without a word.
+        # Dynamo silently stops compiling a function after a few shapes.
         torch.compiler.reset()
     with torch.no_grad():
         for precision in plan.precisions:
             module = lowered(case, precision, buffers.device)
-            attempt("eager", precision, partial(eager, buffers, module))
-            attempt("graph", precision, partial(graph, buffers, module))
+            add("eager", precision, partial(eager, buffers, module))
+            add("graph", precision, partial(graph, buffers, module))
             if plan.compile:
-                attempt("compiled", precision, partial(compiled, eager, buffers, module))
-                attempt("compiled graph", precision, partial(compiled, graph, buffers, module))
+                add("compiled", precision, partial(compiled, eager, buffers, module))
+                add("compiled graph", precision, partial(compiled, graph, buffers, module))
             for builder in BUILDERS:
-                attempt(builder, precision, partial(engines.call, case, builder, precision, buffers))
-        attempt("onnx cpu", "fp32", partial(onnx_cpu, case, batch, buffers))
-        attempt("onnx cuda", "fp32", partial(onnx_cuda, case, batch, buffers))
-    return made
+                add(builder, precision, partial(engines.call, case, builder, precision, buffers))
+        add("onnx cpu", "fp32", partial(onnx_cpu, case, batch, buffers))
+        add("onnx cuda", "fp32", partial(onnx_cuda, case, batch, buffers))
+    return attempts
 
 
 def _reference(case: Case, buffers: Buffers) -> tuple[Tensor, ...]:
-    """Return what eager float32 answers on the device, as float64 on the host."""
+    """Return the answers of eager float32 on the device, as float64 on the host."""
     with torch.inference_mode():
         return tuple(tensor.cpu().double() for tensor in lowered(case, "fp32", buffers.device)(*buffers.inputs))
 
 
 def _check(attempt: Attempt, buffers: Buffers, reference: tuple[Tensor, ...], plan: Plan) -> float:
-    """Warm a way up, then return its largest difference from the reference; not a number where it gave none."""
+    """Warm a way up, then return its largest difference from the reference; NaN without an answer."""
     assert attempt.call is not None  # noqa: S101
     with torch.inference_mode():
-        attempt.call()  # compiles what is compiled at the first call
+        attempt.call()  # lazy compilation
         started = time.monotonic()
         for _ in range(_WARM_UP_CALLS):
             attempt.call()
@@ -230,7 +230,7 @@ def _check(attempt: Attempt, buffers: Buffers, reference: tuple[Tensor, ...], pl
 
 
 def largest_difference(outputs: tuple[Tensor, ...], reference: tuple[Tensor, ...], travels: tuple[bool, ...]) -> float:
-    """Return the largest difference of outputs that came back; it counts relative to the largest answer above 1."""
+    """Return the largest difference of outputs that came back, relative to the largest answer above 1."""
     differences = [
         float((output.double() - expected).abs().max() / max(1.0, float(expected.abs().max())))
         for output, expected, came_back in zip(outputs, reference, travels, strict=True)
@@ -264,7 +264,7 @@ def _row(case: Case, batch: int, attempt: Attempt, buffers: Buffers, ceilings: C
     to_device, to_host = buffers.traffic()
     moved = weight_bytes(lowered(case, attempt.precision, torch.device("cpu"))) + buffers.moved()
     least = floor(ceilings, attempt.precision, moved=moved, flops=flops, to_device=to_device, to_host=to_host)
-    # ONNX Runtime on the CPU never meets the card, so the card's ceilings say nothing of it.
+    # The card's ceilings do not bound ONNX Runtime on the CPU.
     on_card = attempt.way != "onnx cpu" or buffers.device.type == "cpu"
     assert attempt.difference is not None  # noqa: S101
     return Row(

@@ -1,4 +1,4 @@
-"""What the machine of the GPU benchmark is, and what it can do at most."""
+"""The machine of the GPU benchmark, and the limits of its card."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ _PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rt
 
 
 class Machine(Struct, frozen=True, kw_only=True):
-    """What was measured on; None where there is no GPU or nobody says."""
+    """The measured machine; None where there is no GPU or the value is unknown."""
 
     device: str
     gpu: str | None
@@ -37,9 +37,9 @@ class Machine(Struct, frozen=True, kw_only=True):
 
 
 class Ceilings(Struct, frozen=True, kw_only=True):
-    """The most that was reached, each measured alone.
+    """The highest measured rates, each alone.
 
-    `memory_gb_s` counts what a copy reads and writes; `matmul_tflop_s` is per precision, TF32 off.
+    `memory_gb_s` counts bytes read and written by a copy; `matmul_tflop_s` is per precision, TF32 off.
     """
 
     memory_gb_s: float
@@ -51,14 +51,14 @@ class Ceilings(Struct, frozen=True, kw_only=True):
 
 
 class Floor(Struct, frozen=True, kw_only=True):
-    """The shortest time that the ceilings allow a call, and which of them sets it."""
+    """The shortest time that the ceilings allow a call, and the ceiling that sets it."""
 
     us: float
     bound: str
 
 
 def describe_machine(device: torch.device) -> Machine:
-    """Return the device, its driver and the versions of what may run on it."""
+    """Return the device, its driver and the versions of the packages."""
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     packages = {}
     for name in _PACKAGES:
@@ -87,9 +87,9 @@ def _driver() -> str | None:
     if tool is None:
         return None
     command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    lines = done.stdout.split()
-    return lines[0] if done.returncode == 0 and lines else None
+    completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    lines = completed.stdout.split()
+    return lines[0] if completed.returncode == 0 and lines else None
 
 
 def _cpu() -> str:
@@ -102,7 +102,7 @@ def _cpu() -> str:
 def measure_ceilings(device: torch.device) -> Ceilings:
     """Measure memory, arithmetic, the link to the host and the launch of a kernel."""
     on_gpu = device.type == "cuda"
-    # Far beyond any cache on a GPU; a rehearsal on the CPU only has to run.
+    # Beyond any cache of a GPU; a rehearsal on the CPU only has to run.
     large, side = (2**30, 8192) if on_gpu else (2**24, 256)
     source = torch.zeros(large, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -112,8 +112,8 @@ def measure_ceilings(device: torch.device) -> Ceilings:
     part = source[: large // 4]
     to_device = _fastest(device, lambda: part.copy_(host, non_blocking=True))
     to_host = _fastest(device, lambda: host.copy_(part, non_blocking=True))
-    one = torch.zeros(1, device=device)
-    launches = [_seconds(device, lambda: one.add_(1), 1) for _ in range(_LAUNCHES)]
+    scalar = torch.zeros(1, device=device)
+    launches = [_seconds(device, lambda: scalar.add_(1), 1) for _ in range(_LAUNCHES)]
     return Ceilings(
         memory_gb_s=memory,
         matmul_tflop_s=matmul,
@@ -131,8 +131,8 @@ def floor(ceilings: Ceilings, precision: str, *, moved: int, flops: int, to_devi
         precision: of the arithmetic.
         moved: bytes of weights, state, inputs and outputs, each once through the device's memory.
         flops: of the call.
-        to_device: bytes that come from the host.
-        to_host: bytes that go back.
+        to_device: bytes from the host.
+        to_host: bytes back.
     """
     times = {
         "memory": moved / ceilings.memory_gb_s / 1e3,
@@ -145,7 +145,6 @@ def floor(ceilings: Ceilings, precision: str, *, moved: int, flops: int, to_devi
 
 
 def wait(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

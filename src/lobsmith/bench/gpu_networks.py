@@ -1,4 +1,4 @@
-"""What the GPU benchmark runs: the project's network by the step and by the window, and a shape that others audit."""
+"""Networks of the GPU benchmark: the project's by step and by window, and an audited shape."""
 
 import copy
 import warnings
@@ -33,8 +33,8 @@ _WARM_STREAMS = 64
 class Step(nn.Module):
     """One row of each stream: features float32 [B, 1, F] and state float32 [B, S] to predictions and the next state.
 
-    The trunk and the readouts compute in `dtype`. Standardisation and calibration stay in float32, because raw features
-    need not fit into a half; so does everything that comes in and goes out.
+    Encoder and heads compute in `dtype`; inputs, outputs, standardisation and calibration are float32, as raw features
+    need not fit into a half.
     """
 
     def __init__(self, network: Network, dtype: torch.dtype) -> None:
@@ -66,8 +66,8 @@ class Window(Step):
 class LstmA(nn.Module):
     """The LSTM_A shape of STAC-ML Markets (Inference): 100 rows of 50 features, 2 × 100 LSTM units, one output.
 
-    A sliding window: each new row computes all 100 anew. The weights are random, the audited model's are not public.
-    They are those of a network as this project serves it, its expected move the one output: so it has an engine too.
+    A sliding window: each new row computes all 100 anew. The audited model's weights are not public; these are random,
+    of a network as the project serves it, so that it has an engine too.
     """
 
     def __init__(self, network: Network, dtype: torch.dtype) -> None:
@@ -90,7 +90,7 @@ class LstmA(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """One network in one use.
+    """A network in one use.
 
     Attributes:
         name: `step`, `window` or `lstm_a`.
@@ -99,7 +99,7 @@ class Case:
         rows: T of a call.
         features: F.
         network: what the served file is exported from.
-        from_served: picks the outputs from what the served file answers to the same rows.
+        from_served: picks the outputs from the served file's answers to the same rows.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Case:
     from_served: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
 
     def example(self, batch: int) -> tuple[Tensor, ...]:
-        """Return inputs as float32 on the CPU: normal features, and the state of streams that have seen a window."""
+        """Return inputs as float32 on the CPU: normal features, and the state of streams after a window."""
         generator = torch.Generator().manual_seed(_SEED)
         features = torch.randn(batch, self.rows, self.features, generator=generator)
         if "state" not in self.inputs:
@@ -125,29 +125,32 @@ class Case:
 
 
 def cases(params: Params, directory: Path | None, names: tuple[str, ...]) -> list[Case]:
-    """Return the chosen cases; the network is the one trained in `directory`, or one with random weights."""
-    ours = _random_network(params) if directory is None else load_network(directory).network
+    """Return the chosen cases; the network is the one trained in `directory`, or has random weights."""
+    if directory is None:
+        network = _with_random_weights(lambda: build(params.model, COUNT, params.labels.horizons_ms))
+    else:
+        network = load_network(directory).network
     lstm_a = _lstm_a_network()
     predictions = ("probabilities", "outlook")
-    every = (
+    available = (
         Case(
             name="step",
-            make=lambda dtype: Step(ours, dtype),
+            make=lambda dtype: Step(network, dtype),
             inputs=("features", "state"),
             outputs=(*predictions, "next_state"),
             rows=1,
-            features=ours.features,
-            network=ours,
+            features=network.features,
+            network=network,
             from_served=lambda answers: answers,
         ),
         Case(
             name="window",
-            make=lambda dtype: Window(ours, dtype),
+            make=lambda dtype: Window(network, dtype),
             inputs=("features",),
             outputs=predictions,
             rows=WINDOW,
-            features=ours.features,
-            network=ours,
+            features=network.features,
+            network=network,
             from_served=lambda answers: tuple(answer[:, -1:] for answer in answers[:2]),
         ),
         Case(
@@ -161,14 +164,12 @@ def cases(params: Params, directory: Path | None, names: tuple[str, ...]) -> lis
             from_served=lambda answers: (answers[1][:, -1, 0, _MOVE_BPS : _MOVE_BPS + 1],),
         ),
     )
-    unknown = set(names) - {case.name for case in every}
+    unknown = set(names) - {case.name for case in available}
     if unknown:
-        raise LobsmithError(f"networks are {', '.join(case.name for case in every)}; there is no {sorted(unknown)[0]}")
-    return [case for case in every if case.name in names]
-
-
-def _random_network(params: Params) -> Network:
-    return _with_random_weights(lambda: build(params.model, COUNT, params.labels.horizons_ms))
+        raise LobsmithError(
+            f"networks are {', '.join(case.name for case in available)}; there is no {sorted(unknown)[0]}"
+        )
+    return [case for case in available if case.name in names]
 
 
 def _lstm_a_network() -> Network:
@@ -182,7 +183,7 @@ def _with_random_weights(make: Callable[[], Network]) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         network = make().eval()
-        # An untrained readout is all zeros, and answers that do not depend on the inputs prove nothing.
+        # An untrained readout is all zeros: its answers would not depend on the inputs.
         for readout in (network.readout, network.linear):
             for parameter in () if readout is None else readout.parameters():
                 nn.init.normal_(parameter, std=_SPREAD)
@@ -190,10 +191,10 @@ def _with_random_weights(make: Callable[[], Network]) -> Network:
 
 
 def count_flops(case: Case) -> int:
-    """Return one stream's floating-point operations in products and convolutions of a call; a multiply-add counts two.
+    """Return a stream's floating-point operations in products and convolutions of a call; a multiply-add counts two.
 
     For an LSTM these are 8 H (I + H) a row and layer: four gates of H units over I inputs and H units of the row before
-    (Hochreiter & Schmidhuber 1997; Gers et al. 2000). Activations and sums are left out, as is usual.
+    (Hochreiter & Schmidhuber 1997; Gers et al. 2000). Activations and sums are left out.
     """
     module: nn.Module = case.make(torch.float32).eval().to("meta")
     inputs = [tensor.to("meta") for tensor in case.example(1)]
@@ -204,14 +205,13 @@ def count_flops(case: Case) -> int:
 
 
 def weight_bytes(module: nn.Module) -> int:
-    """Return the bytes of all parameters and buffers."""
     return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
 
 
 def export_static(case: Case, batch: int, path: Path) -> None:
-    """Write a case as ONNX with all shapes fixed: nothing is left to work out at each call."""
+    """Write a case as ONNX with all shapes fixed."""
     with warnings.catch_warnings():
-        # The tracer warns of shapes it records; here they are meant to be fixed.
+        # The tracer warns of fixed shapes, which are meant here.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             case.make(torch.float32).eval(),

@@ -1,4 +1,4 @@
-"""The GPU benchmark's report: what it holds, and as tables."""
+"""The GPU benchmark's report, as structs and as tables."""
 
 from msgspec import Struct
 from rich.console import Console
@@ -9,7 +9,7 @@ from lobsmith.bench.gpu_ceilings import Ceilings, Machine
 
 
 class Reference(Struct, frozen=True, kw_only=True):
-    """What somebody else has measured."""
+    """A published measurement."""
 
     network: str
     machine: str
@@ -28,13 +28,13 @@ class Plan(Struct, frozen=True, kw_only=True):
     """What to run.
 
     Attributes:
-        device: `cuda`, `cuda:1` or `cpu`; the last is a rehearsal.
+        device: `cuda`, `cuda:1` or `cpu`, a rehearsal.
         networks: of `step`, `window` and `lstm_a`.
         precisions: of PyTorch and TensorRT.
         batches: streams a call.
         calls: for each row, over all rounds.
         seconds: bound of each row's timed calls.
-        rounds: in which the ways take turns.
+        rounds: turns of the ways.
         resident: whether a state stays on the device where the way can keep it there.
         compile: whether `torch.compile` is among the ways.
     """
@@ -51,17 +51,17 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """One network, way, precision and batch size. Where there was nothing to measure, only `reason` says why.
+    """One network, way, precision and batch size. Without a measurement, `reason` says why.
 
     Attributes:
         count: timed calls.
-        p50_us, p99_us, p999_us: host to host; the last one only of 1000 calls or more.
-        rows_per_s: new rows answered: streams over the mean time of a call, however many rows of a window it reads.
+        p50_us, p99_us, p999_us: host to host; the last only of 1000 calls or more.
+        rows_per_s: new rows answered: streams over the mean time of a call.
         bytes: weights, state, inputs and outputs, each once.
         flops: of matrix products and convolutions; a multiply-add counts two.
         floor_us: least time by the card's measured ceilings; `bound` names the ceiling that sets it.
         floor_ratio: p50 over that floor.
-        difference: largest one from eager fp32, over the largest answer where that is above 1.
+        difference: largest from eager fp32, over the largest answer where that is above 1.
         wrong: a number that is not finite, or a difference beyond the precision's tolerance.
     """
 
@@ -85,8 +85,6 @@ class Row(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """All that is printed, or kept as a result."""
-
     measured: str
     """When it ended, UTC."""
     machine: Machine
@@ -98,15 +96,15 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print machine, ceilings, one table a network, what others have measured, and why a way is missing."""
+    """Print machine, ceilings, one table a network, published measurements, and reasons of missing ways."""
     console.print(_machine(report.machine), soft_wrap=True)
     console.print(_ceilings(report.ceilings), soft_wrap=True)
     for network in report.plan.networks:
         rows = [row for row in report.rows if row.network == network]
         console.print(_table(network, report.weights, [row for row in rows if row.reason is None]))
-        for one in report.references:
-            if one.network == network:
-                console.print(f"{one.machine}: p99 {one.p99_us:.4g} µs, {one.about}", soft_wrap=True)
+        for reference in report.references:
+            if reference.network == network:
+                console.print(f"{reference.machine}: p99 {reference.p99_us:.4g} µs, {reference.about}", soft_wrap=True)
         for reason, where in _reasons(rows).items():
             console.print(f"[yellow]not measured[/yellow] {', '.join(where)}: {escape(reason)}", soft_wrap=True)
 
@@ -178,7 +176,7 @@ def _difference(row: Row) -> str:
 
 
 def _reasons(rows: list[Row]) -> dict[str, list[str]]:
-    """Return for each reason the ways it holds for, with the batches where it does not hold for all of them."""
+    """Return the ways of each reason, with the batches where it does not hold for all."""
     batches: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row.reason is not None:

@@ -1,7 +1,4 @@
-"""The ways in which the GPU benchmark runs a network.
-
-A way is a call from host to host: copy in, compute, copy out, wait.
-"""
+"""Ways of the GPU benchmark to run a network: calls from host to host (copy in, compute, copy out, wait)."""
 
 import tempfile
 from collections.abc import Callable
@@ -27,7 +24,7 @@ Function = Callable[..., tuple[Tensor, ...]]
 _CAPTURE_WARM_UP = 5
 BUILDERS = ("tensorrt", "tensorrt_rtx")
 COMPILE_MODE = "max-autotune-no-cudagraphs"
-"""A CUDA graph is a way of its own here, taken of the compiled network too."""
+"""Without CUDA graphs, which are a way of their own."""
 
 
 class UnavailableError(LobsmithError):
@@ -36,9 +33,9 @@ class UnavailableError(LobsmithError):
 
 @dataclass
 class Buffers:
-    """The memory of one case at one batch size, shared by all ways: static; the host's is pinned where there is a GPU.
+    """Static memory of one case at one batch size, shared by all ways; pinned on the host where there is a GPU.
 
-    A state that stays on the device (`resident`) is neither copied in nor out.
+    A `resident` state is neither copied in nor out.
     """
 
     device: torch.device
@@ -50,7 +47,7 @@ class Buffers:
 
     @classmethod
     def of(cls, case: Case, batch: int, device: torch.device, *, resident: bool) -> "Buffers":
-        """Fill the inputs with the case's example; the outputs take their shapes from one call on the CPU."""
+        """Fill the inputs with the case's example; the outputs take their shapes from a call on the CPU."""
         example = case.example(batch)
         with torch.no_grad():
             shapes = [tensor.shape[1:] for tensor in case.make(torch.float32).eval()(*case.example(1))]
@@ -66,19 +63,17 @@ class Buffers:
         )
 
     def upload(self) -> None:
-        """Begin to copy the inputs to the device."""
         for device, source, travels in zip(self.inputs, self.sources, self.travels_in, strict=True):
             if travels:
                 device.copy_(source, non_blocking=True)
 
     def download(self, results: tuple[Tensor, ...]) -> None:
-        """Begin to copy the outputs to the host."""
         for host, result, travels in zip(self.outputs, results, self.travels_out, strict=True):
             if travels:
                 host.copy_(result, non_blocking=True)
 
     def traffic(self) -> tuple[int, int]:
-        """Return the bytes that a call sends to the device, and back."""
+        """Return the bytes of a call to the device, and back."""
         pairs = (zip(self.sources, self.travels_in, strict=True), zip(self.outputs, self.travels_out, strict=True))
         to_device, to_host = (sum(tensor.nbytes for tensor, travels in pair if travels) for pair in pairs)
         return to_device, to_host
@@ -89,14 +84,12 @@ class Buffers:
 
 
 def finish(device: torch.device) -> None:
-    """Wait for the stream that the call was given to."""
+    """Wait for the stream of the call."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
 
 
 def eager(buffers: Buffers, function: Function) -> Call:
-    """Launch one kernel after the other."""
-
     def call() -> None:
         buffers.upload()
         buffers.download(function(*buffers.inputs))
@@ -118,7 +111,7 @@ def graph(buffers: Buffers, function: Function) -> Call:
     side = torch.cuda.Stream(buffers.device)  # type: ignore[no-untyped-call]
     captured = torch.cuda.CUDAGraph()
     with torch.inference_mode():
-        # What libraries allocate or choose at their first calls must not happen within the capture.
+        # Libraries allocate and autotune at their first calls, which a CUDA capture must not contain.
         side.wait_stream(stream)
         with torch.cuda.stream(side):
             for _ in range(_CAPTURE_WARM_UP):
@@ -166,7 +159,7 @@ def onnx_cuda(case: Case, batch: int, buffers: Buffers) -> Call:
     binding = session.io_binding()
     _bind(binding, case, buffers.inputs, results, ("cuda", index))
     run = onnxruntime.RunOptions()
-    # Work of one stream is in order; one wait at the end is enough.
+    # Work of a stream is in order; the wait at the end is enough.
     run.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def call() -> None:
@@ -198,9 +191,9 @@ def _bind(
 
 @dataclass
 class Engines:
-    """TensorRT engines, one for each network, builder and precision, built when first wanted and kept for all batches.
+    """TensorRT engines by network, builder and precision, built at first use and kept for all batches.
 
-    They are what lobsmith serves: the step's and the window's is the same, and it answers every row of a window.
+    They are the served engines: step and window share an engine, which answers every row of a window.
     """
 
     settings: EngineParams
@@ -209,7 +202,7 @@ class Engines:
     _built: dict[tuple[int, str, str], Any] = field(default_factory=dict)
 
     def call(self, case: Case, builder: str, precision: str, buffers: Buffers) -> Call:
-        """Run a case through its engine.
+        """Return the call of a case through its engine.
 
         Raises:
             LobsmithError: there is no GPU or no such builder, or it does not take the network.
@@ -264,5 +257,4 @@ class Engines:
 
 
 def lowered(case: Case, precision: str, device: torch.device) -> nn.Module:
-    """Return a case's module in a precision on the device."""
     return case.make(DTYPES[precision]).eval().to(device)

@@ -1,8 +1,7 @@
-"""What a guard costs the tick path: the same client with and without one, some rows of each in turn.
+"""The guard's cost in the tick path: the same client with and without a guard, in alternating blocks of rows.
 
-Rows come at a market's pace and are answered in process. On the guarded side the guard's thread shares the interpreter
-with the ticks: each of its health checks reads the record of the mode and scores a block, far more often than in
-service, where a block is scored once in `guard.every_rows` thinned rows.
+Rows come at a market's pace and are answered in process. The guard's thread shares the interpreter with the ticks; each
+of its health checks reads the mode and scores a block, far more often than in service.
 """
 
 import tempfile
@@ -41,7 +40,7 @@ _OFTEN = 10
 
 
 class GuardReport(Struct, frozen=True, kw_only=True):
-    """Latencies of a step without and with a guard, and what guards did meanwhile.
+    """Latencies of a step without and with a guard, and counts of the guards.
 
     Ratios and differences are those of the guarded side to the plain one.
     """
@@ -64,7 +63,7 @@ def bench_guard(params: Params, rows: int, rows_per_s: float) -> GuardReport:
     Args:
         params: of the network, the score and the guard; health checks come ten times as often, and each scores a block.
         rows: of each side.
-        rows_per_s: how fast they come.
+        rows_per_s: pace of the rows.
     """
     busy = replace(
         params,
@@ -94,8 +93,8 @@ def bench_guard(params: Params, rows: int, rows_per_s: float) -> GuardReport:
         ratio_p99=float(p99),
         more_p50_us=float(more_p50),
         more_p99_us=float(more_p99),
-        checks=sum(one.checks for one in counts),
-        scores=sum(one.scores for one in counts),
+        checks=sum(guard.checks for guard in counts),
+        scores=sum(guard.scores for guard in counts),
         acted=acted,
     )
 
@@ -103,7 +102,7 @@ def bench_guard(params: Params, rows: int, rows_per_s: float) -> GuardReport:
 def _measure(
     workspace: Workspace, params: Params, client: Client[Prediction], rows: int, rows_per_s: float
 ) -> tuple[Int64, Int64, list[GuardCounts], int]:
-    """Return ns of steps without and with a guard, what the guards did, and how many rows could be acted on."""
+    """Return ns of steps without and with a guard, the guards' counts, and the number of actionable rows."""
     features = np.random.default_rng(0).normal(size=(4096, COUNT)).astype(np.float32)
     warm = features[:_WARM_ROWS]
     client.predict(warm, warm, np.zeros(_WARM_ROWS, np.int64))
@@ -113,21 +112,21 @@ def _measure(
         if number % 2 == 0:
             sides[False].append(_plain(client, features, rows_per_s))
             continue
-        # One of its own for each block: while rows of the plain side come there is no thread.
+        # A guard per block: its thread does not run during blocks of the plain side.
         guard = open_guard(workspace, params, params.model.name, "inprocess")
         watched = GuardedClient(client, guard, model=params.model.name, horizons=len(params.labels.horizons_ms))
         watched.predict(warm, warm, time.time_ns() - np.arange(_WARM_ROWS, 0, -1) * NS_PER_MS)
         guard.pace()
-        took, may = _guarded(watched, features, rows_per_s)
+        times_ns, actionable = _guarded(watched, features, rows_per_s)
         guard.close()
-        sides[True].append(took)
+        sides[True].append(times_ns)
         counts.append(guard.counts)
-        acted += may
+        acted += actionable
     return np.concatenate(sides[False]), np.concatenate(sides[True]), counts, acted
 
 
 def _plain(client: Client[Prediction], features: Float32, rows_per_s: float) -> Int64:
-    took, due = np.empty(_BLOCK_ROWS, np.int64), time.perf_counter()
+    times_ns, due = np.empty(_BLOCK_ROWS, np.int64), time.perf_counter()
     for index in range(_BLOCK_ROWS):
         due += 1 / rows_per_s
         time.sleep(max(0.0, due - time.perf_counter()))
@@ -135,21 +134,21 @@ def _plain(client: Client[Prediction], features: Float32, rows_per_s: float) -> 
         now_ns = time.time_ns()
         started = time.perf_counter_ns()
         client.step(row, row, now_ns)
-        took[index] = time.perf_counter_ns() - started
-    return took
+        times_ns[index] = time.perf_counter_ns() - started
+    return times_ns
 
 
 def _guarded(client: GuardedClient, features: Float32, rows_per_s: float) -> tuple[Int64, int]:
-    took, due, acted = np.empty(_BLOCK_ROWS, np.int64), time.perf_counter(), 0
+    times_ns, due, acted = np.empty(_BLOCK_ROWS, np.int64), time.perf_counter(), 0
     for index in range(_BLOCK_ROWS):
         due += 1 / rows_per_s
         time.sleep(max(0.0, due - time.perf_counter()))
         row, now_ns = features[index], time.time_ns()
         started = time.perf_counter_ns()
         gated = client.step(row, row, now_ns)
-        took[index] = time.perf_counter_ns() - started
+        times_ns[index] = time.perf_counter_ns() - started
         acted += any(gated.actionable)
-    return took, acted
+    return times_ns, acted
 
 
 def _publish(workspace: Workspace, params: Params) -> int:

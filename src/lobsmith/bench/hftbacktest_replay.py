@@ -1,13 +1,12 @@
-"""hftbacktest's half of `lobsmith bench features`, run by the Python of its own virtual environment.
+"""hftbacktest's side of `lobsmith bench features`, run by the Python of its own virtual environment.
 
 Reads one JSON request a line on standard input and answers each with one JSON object a line:
 
     {"do": "convert", "files": [...], "tickers": true}   raw files to its own format, with its own converter
-    {"do": "load", "tick": …, "lot": …, "roi": true}     get ready to replay what was converted last
+    {"do": "load", "tick": …, "lot": …, "roi": true}     prepare to replay the last conversion
     {"do": "replay"}                                     replay it once
 
-Every answer has `seconds`, of the work alone: nothing is compiled, read or written within them but what the request is
-for.
+Every answer has `seconds` of the work alone, without compilation and input or output.
 """
 
 import gzip
@@ -68,7 +67,6 @@ def asset(rows, tick, lot, roi):
 
 
 def replay(rows, tick, lot, roi):
-    """Replay once; return seconds."""
     kind = ROIVectorMarketDepthBacktest if roi else HashMapMarketDepthBacktest
     backtest = kind([asset(rows, tick, lot, roi)])
     started = time.perf_counter()

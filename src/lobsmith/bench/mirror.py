@@ -1,8 +1,7 @@
-"""What recording and mirroring cost the tick path: the same client with and without, some rows of each in turn.
+"""The recorder's cost in the tick path: the same client with and without recording, in alternating blocks of rows.
 
-Rows come at a market's pace and are answered in process. While rows of the plain side come, the recorder has nothing
-left to do: what the other side pays is the put into the ring, and what the recorder, the candidate and the fallback
-take of the machine's caches and cores.
+Rows come at a market's pace and are answered in process. The recorded side pays the put into the ring, and the caches
+and cores that recorder, candidate and fallback use.
 """
 
 import tempfile
@@ -52,7 +51,7 @@ class Latency(Struct, frozen=True, kw_only=True):
 
 
 class MirrorReport(Struct, frozen=True, kw_only=True):
-    """Latencies of an answer without and with recording, of the put that follows it, and what was recorded.
+    """Latencies of an answer without and with recording, of the put after it, and the recorder's counts.
 
     Ratios are those of the recorded side to the plain one.
     """
@@ -72,7 +71,7 @@ def bench_mirror(params: Params, rows: int, rows_per_s: float) -> MirrorReport:
     Args:
         params: of the networks and the recorder.
         rows: of each side.
-        rows_per_s: how fast they come.
+        rows_per_s: pace of the rows.
     """
     with tempfile.TemporaryDirectory(prefix="lobsmith-") as folder:
         workspace = Workspace(Path(folder))
@@ -101,7 +100,7 @@ def _measure(
     """Return ns of answers without and with recording, and of puts."""
     features = np.random.default_rng(0).normal(size=(4096, COUNT)).astype(np.float32)
     client.predict(features[:_PRIME_ROWS], features[:_PRIME_ROWS], np.zeros(_PRIME_ROWS, np.int64))
-    # The first rows start the recorder and load what it mirrors.
+    # The first rows start the recorder and load the shadow replicas.
     _block(client, recorder, features, 2 * _BLOCK_ROWS, rows_per_s)
     sides: dict[bool, list[Int64]] = {False: [], True: []}
     puts = []
@@ -139,10 +138,9 @@ def _block(
     return answers, puts
 
 
-def latency(took_ns: Int64) -> Latency:
-    """Return percentiles of times in ns."""
-    p50, p99 = np.percentile(took_ns, [50, 99]) / NS_PER_US
-    return Latency(count=len(took_ns), p50_us=float(p50), p99_us=float(p99))
+def latency(times_ns: Int64) -> Latency:
+    p50, p99 = np.percentile(times_ns, [50, 99]) / NS_PER_US
+    return Latency(count=len(times_ns), p50_us=float(p50), p99_us=float(p99))
 
 
 def publish_untrained(
@@ -154,11 +152,11 @@ def publish_untrained(
     reference_path: Path | None = None,
     score_path: Path | None = None,
 ) -> Manifest:
-    """Publish a network as it is made; with a reference score where there is one."""
+    """Publish a network with random weights, and a drift score if given."""
     torch.manual_seed(seed)
     contract = wire_contract(params)
     network = build(params.model, contract.feature_count, contract.horizons_ms).eval()
-    # As they are made, networks answer the same to every row, and parity is then no proof.
+    # New networks answer the same to every row, which parity refuses.
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     path, step = workspace.root / f"{seed}.onnx", workspace.root / f"{seed}-step.onnx"

@@ -1,9 +1,9 @@
-"""What clients notice while versions are published, promoted, rolled back and retired under a constant load.
+"""Requests of clients while versions are published, promoted, rolled back and retired under a constant load.
 
-A Triton of its own serves small random networks of the size in params.yaml; a process of its own asks it all the time,
-as `lobsmith.bench.swap_load` tells. Each round publishes a candidate, promotes it, empties the slot, and every second
-one takes the promoted version back; retention retires what falls out of the list. A swap is a change of the version
-that answers requests which name none. A request has failed if it got no answer, whatever the reason.
+A Triton of its own serves small random networks of the size in params.yaml; `lobsmith.bench.swap_load` sends the
+requests. Each round publishes a candidate, promotes it and undeploys the candidate; every second round rolls back;
+retention retires old versions. A swap is a change of the version that answers requests without a version. A request
+without an answer has failed, whatever the reason.
 """
 
 import subprocess
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from msgspec import Struct, structs
 
-from lobsmith.bench.swap_load import WAYS, Asked, Plan
+from lobsmith.bench.swap_load import WAYS, Plan, Request
 from lobsmith.compress.export import export_onnx
 from lobsmith.compress.golden import golden_vectors
 from lobsmith.compress.runtime import OnnxModel
@@ -48,7 +48,7 @@ _EXAMPLES = 5
 
 
 class WayReport(Struct, frozen=True, kw_only=True):
-    """One way to ask: microseconds from sending to the answer, before the first swap and while versions changed."""
+    """Latencies of one way, microseconds, before the first swap and while versions changed."""
 
     requests: int
     failed: int
@@ -62,7 +62,7 @@ class WayReport(Struct, frozen=True, kw_only=True):
 class SwapReport(Struct, frozen=True, kw_only=True):
     """Requests, microseconds of an answer, and milliseconds from the rollback's call to the old version's answer.
 
-    `failures` counts reasons; `ways` divides the figures; `restarts` counts Tritons that died on the way.
+    `failures` counts reasons; `ways` splits the figures; `restarts` counts crashes of Triton.
     """
 
     swaps: int
@@ -92,10 +92,10 @@ def bench_swap(params: Params, *, swaps: int, rate: float, before_s: float, note
         swaps: how many at least.
         rate: requests a second, all ways together.
         before_s: seconds of load before the first swap.
-        note: told what is going on.
+        note: called with the progress.
 
     Raises:
-        ServingError: Triton cannot be started, or the load could not ask it.
+        ServingError: Triton cannot be started, or the load sent no request.
     """
     params = with_free_ports(params)
     events: list[ServeEvent] = []
@@ -114,7 +114,7 @@ def bench_swap(params: Params, *, swaps: int, rate: float, before_s: float, note
                 rate=rate / len(WAYS),
                 client=params.client,
             )
-            with _load(workspace, plan) as asked:
+            with _load(workspace, plan) as requests:
                 time.sleep(before_s)
                 rounds = _Rounds(Release(workspace, params, server), artifacts)
                 started_ns = time.monotonic_ns()
@@ -123,11 +123,11 @@ def bench_swap(params: Params, *, swaps: int, rate: float, before_s: float, note
                     note(f"{rounds.swaps} swaps")
                 ended_ns = time.monotonic_ns()
         restarts = sum(event.kind is EventKind.DIED for event in events)
-    return _report(asked, rounds, (started_ns, ended_ns), rate, restarts)
+    return _report(requests, rounds, (started_ns, ended_ns), rate, restarts)
 
 
 class _Rounds:
-    """Rounds of publishing, promoting, rolling back and retiring, and what was done in them."""
+    """Rounds of publishing, promoting, rolling back and retiring, and their counts."""
 
     def __init__(self, release: Release, artifacts: list[Artifact]) -> None:
         self._release = release
@@ -138,11 +138,10 @@ class _Rounds:
 
     @property
     def swaps(self) -> int:
-        """How often another version became the newest."""
+        """Changes of the newest version."""
         return self.promoted + len(self.rollbacks)
 
     def play(self) -> None:
-        """Play one round."""
         release, repository, params = self._release, self._release.repository, self._release.params
         model, deployment = params.model.name, candidate_model(params.model.name)
         artifact = self._artifacts[self.published % len(self._artifacts)]
@@ -159,7 +158,7 @@ class _Rounds:
 
 
 def _artifact(workspace: Workspace, params: Params, seed: int) -> Artifact:
-    """Return a network with random weights: each seed gives other answers."""
+    """Return a network with random weights, which the seed sets."""
     torch.manual_seed(seed)
     contract = wire_contract(params)
     network = build(params.model, contract.feature_count, contract.horizons_ms)
@@ -181,9 +180,9 @@ def _artifact(workspace: Workspace, params: Params, seed: int) -> Artifact:
 
 
 @contextmanager
-def _load(workspace: Workspace, plan: Plan) -> Iterator[list[Asked]]:
-    """Ask for as long as the block lasts; the list is filled when it ends."""
-    asked: list[Asked] = []
+def _load(workspace: Workspace, plan: Plan) -> Iterator[list[Request]]:
+    """Send requests while the block runs; the list is filled when it ends."""
+    requests: list[Request] = []
     paths = workspace.root / "load.json", workspace.root / "load.msgpack"
     paths[0].write_bytes(msgspec.json.encode(plan))
     command = [sys.executable, "-P", "-m", f"{__package__}.swap_load", *map(str, paths)]
@@ -191,8 +190,8 @@ def _load(workspace: Workspace, plan: Plan) -> Iterator[list[Asked]]:
         try:
             # Its first line, or its end.
             if child.stdout is not None and not child.stdout.readline():
-                raise ServingError("lobsmith.bench.swap_load could not ask; look at what it says above")
-            yield asked
+                raise ServingError("lobsmith.bench.swap_load could not send requests; see its output above")
+            yield requests
         finally:
             if child.stdin is not None:
                 child.stdin.close()
@@ -203,14 +202,16 @@ def _load(workspace: Workspace, plan: Plan) -> Iterator[list[Asked]]:
                 code = child.wait()
     if code:
         raise ServingError(f"lobsmith.bench.swap_load ended with status {code}; no requests were counted")
-    asked += msgspec.msgpack.decode(paths[1].read_bytes(), type=list[Asked])
+    requests += msgspec.msgpack.decode(paths[1].read_bytes(), type=list[Request])
 
 
-def _report(asked: list[Asked], rounds: _Rounds, during_ns: tuple[int, int], rate: float, restarts: int) -> SwapReport:
-    asked = [one for one in asked if one.sent_ns <= during_ns[1]]
-    every = _way(asked, during_ns[0])
-    failures = Counter(one.failure for one in asked if one.failure is not None)
-    took_ms = [_until_answered(asked, *one) for one in rounds.rollbacks]
+def _report(
+    requests: list[Request], rounds: _Rounds, during_ns: tuple[int, int], rate: float, restarts: int
+) -> SwapReport:
+    requests = [request for request in requests if request.sent_ns <= during_ns[1]]
+    overall = _way(requests, during_ns[0])
+    failures = Counter(request.failure for request in requests if request.failure is not None)
+    rollback_ms = [_until_answered(requests, called_ns, version) for called_ns, version in rounds.rollbacks]
     return SwapReport(
         swaps=rounds.swaps,
         published=rounds.published,
@@ -220,23 +221,29 @@ def _report(asked: list[Asked], rounds: _Rounds, during_ns: tuple[int, int], rat
         seconds=round((during_ns[1] - during_ns[0]) / NS_PER_S, 1),
         rate=rate,
         failures=dict(failures.most_common(_EXAMPLES)),
-        rollback_ms={"p50": float(np.median(took_ms)), "max": float(np.max(took_ms)), "count": len(took_ms)},
+        rollback_ms={
+            "p50": float(np.median(rollback_ms)),
+            "max": float(np.max(rollback_ms)),
+            "count": len(rollback_ms),
+        },
         restarts=restarts,
-        ways={way: _way([one for one in asked if one.way == way], during_ns[0]) for way in WAYS},
-        **{name: value for name, value in structs.asdict(every).items() if name != "max_during_us"},
+        ways={way: _way([request for request in requests if request.way == way], during_ns[0]) for way in WAYS},
+        **{name: value for name, value in structs.asdict(overall).items() if name != "max_during_us"},
     )
 
 
-def _way(asked: list[Asked], start_ns: int) -> WayReport:
-    before = [(one.answered_ns - one.sent_ns) / NS_PER_US for one in asked if one.sent_ns < start_ns]
-    during = [(one.answered_ns - one.sent_ns) / NS_PER_US for one in asked if one.sent_ns >= start_ns]
+def _way(requests: list[Request], start_ns: int) -> WayReport:
+    before = [(request.answered_ns - request.sent_ns) / NS_PER_US for request in requests if request.sent_ns < start_ns]
+    during = [
+        (request.answered_ns - request.sent_ns) / NS_PER_US for request in requests if request.sent_ns >= start_ns
+    ]
     if not before or not during:
-        raise ServingError("the load asked nothing; look at what it says above")
+        raise ServingError("the load sent no request; see its output above")
     p50_before, p99_before = np.percentile(before, (50, 99))
     p50_during, p99_during = np.percentile(during, (50, 99))
     return WayReport(
-        requests=len(asked),
-        failed=sum(one.failure is not None for one in asked),
+        requests=len(requests),
+        failed=sum(request.failure is not None for request in requests),
         p50_before_us=float(p50_before),
         p99_before_us=float(p99_before),
         p50_during_us=float(p50_during),
@@ -245,11 +252,11 @@ def _way(asked: list[Asked], start_ns: int) -> WayReport:
     )
 
 
-def _until_answered(asked: list[Asked], called_ns: int, version: int) -> float:
-    """Return the milliseconds from a rollback's call to the version's first answer to a request that names none."""
+def _until_answered(requests: list[Request], called_ns: int, version: int) -> float:
+    """Return the milliseconds from a rollback's call to the version's first answer to a request without a version."""
     answered = [
-        one.answered_ns
-        for one in asked
-        if one.version == version and one.sent_ns >= called_ns and not one.way.endswith("client")
+        request.answered_ns
+        for request in requests
+        if request.version == version and request.sent_ns >= called_ns and not request.way.endswith("client")
     ]
     return (min(answered, default=sys.maxsize) - called_ns) / NS_PER_MS

@@ -1,9 +1,8 @@
-"""Constant load on a running server, a process of its own: `python -m lobsmith.bench.swap_load GRPC_URL HTTP_URL ...`.
+"""Constant load on a running server, a process of its own: `python -m lobsmith.bench.swap_load PLAN RESULT`.
 
-Two streams ask whatever version is newest, naming none, one over gRPC and one over HTTP. Two are trading clients, one
-over each, which name the version that they talk to and go over to another as `StreamClient` does. Each asks for single
-rows at a constant rate; what an answer delays is caught up with. It prints a line once all of them are about to ask,
-stops when its standard input ends, and writes what it saw.
+Two streams request the newest version, over gRPC and over HTTP; two are trading clients, one over each. Each sends
+single rows at a constant rate and catches up after a delay. The process prints a line once all are ready, stops when
+its standard input ends, and writes its requests.
 """
 
 import sys
@@ -32,7 +31,7 @@ _START_S = 60.0
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What to ask: `rate` is requests a second of each way, `client` what a trading client is given."""
+    """What to request: `rate` is requests a second of each way, `client` the trading client's parameters."""
 
     grpc_url: str
     http_url: str
@@ -41,8 +40,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     client: ClientParams
 
 
-class Asked(Struct, frozen=True, kw_only=True, array_like=True):
-    """A request: its way, when it was sent and answered (monotonic clock, ns), by which version, or why not."""
+class Request(Struct, frozen=True, kw_only=True, array_like=True):
+    """A request: its way, when it was sent and answered (monotonic clock, ns), and the version, or the failure."""
 
     way: str
     sent_ns: int
@@ -52,19 +51,18 @@ class Asked(Struct, frozen=True, kw_only=True, array_like=True):
 
 
 @dataclass(frozen=True)
-class _Answered:
+class _Answer:
     version: int | None
     failure: str | None = None
 
 
 def main(plan_path: str, result_path: str) -> None:
-    """Ask until standard input ends."""
     plan = msgspec.json.decode(Path(plan_path).read_bytes(), type=Plan)
     stop, ready = threading.Event(), threading.Barrier(len(WAYS) + 1, timeout=_START_S)
-    asked: list[list[Asked]] = [[] for _ in WAYS]
+    requests: list[list[Request]] = [[] for _ in WAYS]
     threads = [
         threading.Thread(target=_ask, args=(plan, way, offset / len(WAYS), ready, stop, into))
-        for offset, (way, into) in enumerate(zip(WAYS, asked, strict=True))
+        for offset, (way, into) in enumerate(zip(WAYS, requests, strict=True))
     ]
     for thread in threads:
         thread.start()
@@ -74,13 +72,13 @@ def main(plan_path: str, result_path: str) -> None:
     stop.set()
     for thread in threads:
         thread.join()
-    Path(result_path).write_bytes(msgspec.msgpack.encode([one for way in asked for one in way]))
+    Path(result_path).write_bytes(msgspec.msgpack.encode([request for way in requests for request in way]))
 
 
 def _ask(
-    plan: Plan, way: str, phase: float, ready: threading.Barrier, stop: threading.Event, into: list[Asked]
+    plan: Plan, way: str, phase: float, ready: threading.Barrier, stop: threading.Event, into: list[Request]
 ) -> None:
-    # A transport belongs to the thread that made it.
+    # Transports are bound to their thread.
     request = _client(plan, way) if way.endswith("client") else _nameless(plan, way)
     ready.wait()
     next_s = time.monotonic() + phase / plan.rate
@@ -90,7 +88,7 @@ def _ask(
         sent_ns = time.monotonic_ns()
         answered = request()
         into.append(
-            Asked(
+            Request(
                 way=way,
                 sent_ns=sent_ns,
                 answered_ns=time.monotonic_ns(),
@@ -100,23 +98,23 @@ def _ask(
         )
 
 
-def _client(plan: Plan, way: str) -> Callable[[], _Answered]:
+def _client(plan: Plan, way: str) -> Callable[[], _Answer]:
     transport = GrpcTransport(plan.grpc_url) if way.startswith("grpc") else HttpTransport(plan.http_url)
     client = StreamClient.open(transport, plan.model, plan.client)
     rows = _rows(transport.describe(plan.model).feature_count)
     number = iter(range(sys.maxsize))
 
-    def request() -> _Answered:
+    def request() -> _Answer:
         prediction = client.step(rows[next(number) % _ROWS])
         if prediction.reason is None:
-            return _Answered(prediction.version)
-        return _Answered(prediction.version, f"{prediction.reason.value}: {prediction.detail}")
+            return _Answer(prediction.version)
+        return _Answer(prediction.version, f"{prediction.reason.value}: {prediction.detail}")
 
     return request
 
 
-def _nameless(plan: Plan, way: str) -> Callable[[], _Answered]:
-    """Return what asks for a row's answer of whatever version is newest, from a cold state."""
+def _nameless(plan: Plan, way: str) -> Callable[[], _Answer]:
+    """Return a function that requests a row's answer of the newest version, from a cold state."""
     module: Any = tritonclient.grpc if way == "grpc" else tritonclient.http
     url = plan.grpc_url if way == "grpc" else plan.http_url
     shape = GrpcTransport(plan.grpc_url).describe(plan.model)
@@ -125,7 +123,7 @@ def _nameless(plan: Plan, way: str) -> Callable[[], _Answered]:
     number = iter(range(sys.maxsize))
     limit = {"client_timeout": plan.client.deadline_s} if way == "grpc" else {}
 
-    def request() -> _Answered:
+    def request() -> _Answer:
         inputs = []
         for name, array in ((FEATURES, rows[np.newaxis, next(number) % _ROWS, np.newaxis]), (STATE, state)):
             inputs.append(module.InferInput(name, list(array.shape), "FP32"))
@@ -133,11 +131,11 @@ def _nameless(plan: Plan, way: str) -> Callable[[], _Answered]:
         try:
             result = client.infer(plan.model, inputs, **limit)
         except Exception as error:  # noqa: BLE001 - whatever a client library raises, the request failed
-            return _Answered(None, " ".join(str(error).split())[:300])
+            return _Answer(None, " ".join(str(error).split())[:300])
         response = result.get_response()
         version = int(response["model_version"] if isinstance(response, dict) else response.model_version)
         finite = np.isfinite(result.as_numpy(PROBABILITIES)).all()
-        return _Answered(version, None if finite else "the answer is not finite")
+        return _Answer(version, None if finite else "the answer is not finite")
 
     return request
 

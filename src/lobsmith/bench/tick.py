@@ -1,8 +1,8 @@
-"""A tick answered in one step with state, beside the same network over the whole window of the last rows.
+"""A tick answered by one step with state, beside the same network over the whole window of the last rows.
 
-All in one run, on one thread, some calls of each in turn. The window is the network as it was trained, unpruned and in
-float32, over 100 rows from a cold state; the step is its graph for one row, both through ONNX Runtime with inputs and
-outputs bound; and the compiled step is what the in-process engine takes.
+Same run, one thread, calls in turn. The window is the trained network, unpruned and in float32, over 100 rows from a
+cold state; the step is its graph for one row; both use ONNX Runtime with bound inputs and outputs. The compiled step is
+the in-process engine's.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ _ROWS = 4096
 
 
 class TickReport(Struct, frozen=True, kw_only=True):
-    """Microseconds of a call, and how many times faster the step is than the window, by medians, with 95 % interval."""
+    """Microseconds of a call, and the step's speed-up over the window, by medians, with 95 % interval."""
 
     network: str
     rows: str
@@ -52,21 +52,21 @@ def bench_tick(workspace: Workspace, params: Params, directory: Path | None, cal
     """Measure the network of a run on its held-out rows.
 
     Args:
-        workspace: where runs are looked for.
+        workspace: of the runs.
         params: of the network and the split.
-        directory: a run's folder; None takes the newest one, and where there is none an untrained network and random
-            rows: the time does not depend on their values.
+        directory: a run's folder; None takes the newest, or without a run an untrained network and random rows: the
+            time does not depend on their values.
         calls: of the step; the window is called as often.
 
     Raises:
         TrainingError: the folder holds no trained network.
     """
-    found = directory or newest_run(workspace)
-    network, rows = _untrained(params) if found is None else _trained(params, found)
+    folder = directory or newest_run(workspace)
+    network, rows = _untrained(params) if folder is None else _trained(params, folder)
     timing, compiled = beside_window(network, rows, calls)
     return TickReport(
-        network=params.model.network if found is None else str(found),
-        rows="random" if found is None else "held out",
+        network=params.model.network if folder is None else str(folder),
+        rows="random" if folder is None else "held out",
         calls=timing.calls,
         window_p50_us=timing.reference_p50_us,
         window_p99_us=timing.reference_p99_us,
@@ -82,13 +82,13 @@ def bench_tick(workspace: Workspace, params: Params, directory: Path | None, cal
 
 
 def newest_run(workspace: Workspace) -> Path | None:
-    """Return the folder of the newest trained network of retrains and `dvc repro`, None where there is none."""
-    found = [*workspace.runs.glob(f"*/{WEIGHTS}"), *workspace.home.glob(f"stages/{WEIGHTS}")]
-    return max(found, key=lambda path: path.stat().st_mtime_ns).parent if found else None
+    """Return the folder of the newest trained network of retrains and `dvc repro`, None without one."""
+    weights = [*workspace.runs.glob(f"*/{WEIGHTS}"), *workspace.home.glob(f"stages/{WEIGHTS}")]
+    return max(weights, key=lambda path: path.stat().st_mtime_ns).parent if weights else None
 
 
 def beside_window(network: Network, rows: Float, calls: int) -> tuple[Timing, Timing | None]:
-    """Time the step, and the compiled step where there is one, each beside the window of 100 rows."""
+    """Time the step, and the compiled step if there is one, each beside the window of 100 rows."""
     with tempfile.TemporaryDirectory(prefix="lobsmith-") as folder:
         general, single = Path(folder) / "general.onnx", Path(folder) / "single.onnx"
         export_onnx(network, general)

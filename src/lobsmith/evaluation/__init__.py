@@ -1,1 +1,1 @@
-"""How good it is: metrics, intervals, calibration, baselines, walk-forward, the report."""
+"""Metrics, intervals, calibration, baselines, walk-forward validation and the report."""

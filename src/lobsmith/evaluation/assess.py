@@ -1,4 +1,4 @@
-"""From predictions on held-out rows to all figures of an evaluation, net profit after fees and spread included."""
+"""All figures of an evaluation from predictions on held-out rows, net profit after fees and spread included."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -46,9 +46,9 @@ _BASIS_POINTS = 1e4
 
 
 class Assessment(NamedTuple):
-    """The fields of an `Evaluation` that follow from predictions, by their names there.
+    """The fields of an `Evaluation` that follow from predictions, under the same names.
 
-    The class shares are of the rows that were scored, and keyed by the horizon in milliseconds.
+    Class shares are of the evaluated rows, keyed by the horizon in milliseconds.
     """
 
     class_shares: dict[str, list[float]]
@@ -74,25 +74,23 @@ def assess(
     minimum_block_s: float = _MINIMUM_BLOCK_S,
     seed: int = 0,
 ) -> Assessment:
-    """Measure predictions on held-out rows.
-
-    At each horizon all predictors are scored on the same rows: those with a known label at which every predictor gave
-    finite probabilities.
+    """Measure predictions on held-out rows; at each horizon on rows with a known label and finite probabilities of all
+    predictors.
 
     Args:
-        dataset: all rows with their labels, the held-out ones among them.
+        dataset: all rows with their labels.
         rows: int64 [N], rising: the held-out rows.
         predictions: name to probabilities, float32 [N, H, 3]; `MODEL` is one of them.
-        outlook: float32 [N, H, 5], `metrics.OUTPUTS` of the model, moves and volatility in basis points; NaN where a
-            row has none; None where the model has none.
+        outlook: auxiliary outputs (`metrics.OUTPUTS`), float32 [N, H, 5], moves and volatility in basis points, NaN
+            where missing; None without such heads.
         reference: float32 [H, 5], means of the same over the training rows.
-        fees_bps: fee of one side of a trade, basis points; each trade pays it twice.
+        fees_bps: fee of one side of a trade, basis points.
         confidences: least probabilities to report on and to trade at.
         minimum_block_s: least length of the bootstrap's blocks.
-        seed: of the bootstraps and of the labels drawn for the calibration floor.
+        seed: of the bootstraps and of the calibration floor.
 
     Raises:
-        DataError: no row can be scored at some horizon.
+        DataError: no row can be measured at some horizon.
     """
     result = Assessment({}, [], [], [], [], [], [], [], [])
     for h, horizon_ms in enumerate(dataset.horizons_ms):
@@ -104,17 +102,17 @@ def assess(
                 f"{dataset.instrument}: no held-out row has a known label and finite probabilities at {horizon_ms} ms; "
                 "give more data"
             )
-        said: Probabilities = {name: p[kept, h] for name, p in predictions.items()}
-        part = _Part(dataset, rows[kept], h, horizon_ms, said, seed)
-        part.direction(result, minimum_block_s)
-        part.at_confidences(result, confidences, fees_bps)
+        probabilities: Probabilities = {name: p[kept, h] for name, p in predictions.items()}
+        measured = _HorizonRows(dataset, rows[kept], h, horizon_ms, probabilities, seed)
+        measured.add_direction(result, minimum_block_s)
+        measured.add_confidences(result, confidences, fees_bps)
         if outlook is not None:
             result.heads.extend(measure_heads(dataset, rows, h, outlook[:, h], reference[h]))
     return result
 
 
-class _Part:
-    """The scored rows of one horizon."""
+class _HorizonRows:
+    """The evaluated rows of one horizon."""
 
     def __init__(
         self,
@@ -122,19 +120,19 @@ class _Part:
         rows: npt.NDArray[np.int64],
         h: int,
         horizon_ms: int,
-        said: Probabilities,
+        probabilities: Probabilities,
         seed: int,
     ) -> None:
-        self.rows, self.said, self.horizon_ms, self.seed = rows, said, horizon_ms, seed
-        self.all = dataset.rows
+        self.rows, self.probabilities, self.horizon_ms, self.seed = rows, probabilities, horizon_ms, seed
+        self.market = dataset.rows
         self.y = dataset.labels[rows, h]
         self.time, self.segment = dataset.rows.time[rows], dataset.rows.segment[rows]
-        self.losses = {name: log_losses(p, self.y) for name, p in said.items()}
+        self.losses = {name: log_losses(p, self.y) for name, p in probabilities.items()}
         self.horizon_ns = horizon_ms * NS_PER_MS
         self.correlation_s = correlation_time(self.losses[MODEL], self.time, self.segment, horizon_ns=self.horizon_ns)
 
-    def direction(self, result: Assessment, minimum_block_s: float) -> None:
-        """Add what is said of each predictor, and of the model's confusion."""
+    def add_direction(self, result: Assessment, minimum_block_s: float) -> None:
+        """Add the metrics of each predictor and the model's confusion."""
         length = block_length(self.correlation_s, self.horizon_ns, minimum_block_s)
         block = blocks(self.time, self.segment, length)
         shares = np.bincount(self.y, minlength=_CLASSES) / len(self.y)
@@ -147,8 +145,8 @@ class _Part:
                 blocks=int(block[-1]) + 1,
             )
         )
-        self._scores(result, block)
-        floors = calibration_floor(list(self.said.values()), self.time, self.horizon_ns, seed=self.seed)
+        self._add_metrics(result, block)
+        floors = calibration_floor(list(self.probabilities.values()), self.time, self.horizon_ns, seed=self.seed)
         result.calibration.extend(
             Calibration(
                 predictor=name,
@@ -158,20 +156,20 @@ class _Part:
                 floor_95=floor.high,
                 points=reliability(p, self.y),
             )
-            for (name, p), floor in zip(self.said.items(), floors, strict=True)
+            for (name, p), floor in zip(self.probabilities.items(), floors, strict=True)
         )
         result.confusion.append(
-            Confusion(horizon_ms=self.horizon_ms, counts=confusion(self.said[MODEL], self.y).tolist())
+            Confusion(horizon_ms=self.horizon_ms, counts=confusion(self.probabilities[MODEL], self.y).tolist())
         )
 
-    def _scores(self, result: Assessment, block: npt.NDArray[np.int64]) -> None:
-        """Add scores and comparisons; all of them share one bootstrap, thus their draws."""
-        names = list(self.said)
+    def _add_metrics(self, result: Assessment, block: npt.NDArray[np.int64]) -> None:
+        """Add metrics and comparisons; one bootstrap serves all, so that they share its draws."""
+        names = list(self.probabilities)
         cells = _CLASSES * _CLASSES
         columns = [np.ones(len(self.y)), *self.losses.values()]
-        for p in self.said.values():
+        for p in self.probabilities.values():
             cell = self.y.astype(np.int64) * _CLASSES + p.argmax(axis=1)
-            columns.extend((cell == one).astype(np.float64) for one in range(cells))
+            columns.extend((cell == index).astype(np.float64) for index in range(cells))
         model = names.index(MODEL)
 
         def statistic(drawn: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -182,7 +180,7 @@ class _Part:
         sums = block_sums(np.stack(columns, axis=1), block)
         intervals = iter(bootstrap_intervals(sums, statistic, seed=self.seed))
         loss, f1, correlation, less = ({name: next(intervals) for name in names} for _ in range(4))
-        for name, p in self.said.items():
+        for name, p in self.probabilities.items():
             result.scores.append(
                 HorizonMetrics(
                     predictor=name,
@@ -192,15 +190,17 @@ class _Part:
                     log_loss=loss[name],
                     macro_f1=f1[name],
                     mcc=correlation[name],
-                    pr_auc={one: average_precision(p[:, c], self.y == c) for c, one in enumerate(DIRECTIONS)},
+                    pr_auc={
+                        direction: average_precision(p[:, c], self.y == c) for c, direction in enumerate(DIRECTIONS)
+                    },
                 )
             )
             if name != MODEL:
                 result.comparisons.append(Comparison(against=name, horizon_ms=self.horizon_ms, difference=less[name]))
 
-    def at_confidences(self, result: Assessment, confidences: Sequence[float], fee_bps: float) -> None:
-        """Add how the model's confident rows fare, by direction, and what trading on them would earn."""
-        p = self.said[MODEL]
+    def add_confidences(self, result: Assessment, confidences: Sequence[float], fee_bps: float) -> None:
+        """Add precision and recall of the model's confident rows, by direction, and what trading on them would earn."""
+        p = self.probabilities[MODEL]
         length = int(max(self.horizon_ns, self.correlation_s * NS_PER_S))
         for c, direction in enumerate(DIRECTIONS):
             hit = self.y == c
@@ -219,15 +219,14 @@ class _Part:
                         recall=right / max(int(hit.sum()), 1),
                     )
                 )
-        every = self.all
         result.effects.extend(
             effect(
                 p,
                 self.rows,
-                every.time,
-                every.segment,
-                every.mid,
-                every.raw[:, _SPREAD],
+                self.market.time,
+                self.market.segment,
+                self.market.mid,
+                self.market.raw[:, _SPREAD],
                 horizon_ms=self.horizon_ms,
                 confidence=confidence,
                 fee_bps=fee_bps,
@@ -242,11 +241,7 @@ def horizon_rows(
 ) -> npt.NDArray[np.int64]:
     """Return the last row received within the horizon of each of `rows`, int64 [N]; -1 where its segment ends before.
 
-    Args:
-        time_ns: int64 [M], of all consecutive rows, never decreasing within a segment.
-        segment: int64 [M].
-        rows: int64 [N], rising indices into them.
-        horizon_ns: the horizon.
+    `time_ns` and `segment`, int64 [M], are of all consecutive rows; `rows`, int64 [N], are rising indices into them.
     """
     edges = np.concatenate([[0], np.flatnonzero(np.diff(segment)) + 1, [len(segment)]])
     result = np.full(len(rows), -1, np.int64)
@@ -275,14 +270,13 @@ def effect(
 ) -> Effect:
     """Trade on every row with enough confidence, one position at a time.
 
-    A row buys where P(up) is at least `confidence` and the larger, and sells likewise. It is skipped while the trade
-    before it is open, and where its segment ends before the horizon does.
+    A row buys where P(up) is at least `confidence` and above P(down); sells likewise. It is skipped while a trade is
+    open, and where its segment ends before the horizon.
 
     Args:
-        probabilities: float [N, 3] at `rows`; a row of NaN does not trade.
-        rows: int64 [N], rising indices into the following arrays.
-        time_ns: int64 [M], of all consecutive rows.
-        segment: int64 [M].
+        probabilities: float [N, 3] at `rows`; NaN does not trade.
+        rows: int64 [N], rising indices into the arrays of all rows.
+        time_ns, segment: int64 [M].
         mid: int64 [M], twice the mid, ticks.
         spread_bps: float [M], whole spread, basis points.
         horizon_ms: how long a position is held.
@@ -291,8 +285,8 @@ def effect(
         seed: of the bootstrap over trades.
 
     Returns:
-        Means over the trades: `gross_bps` is the move of the mid in the direction of the trade, `spread_bps` half the
-        spread at its beginning plus half at its end, `fees_bps` twice the fee. Without a trade all are 0.
+        Means over the trades, 0 without a trade: `gross_bps` the move of the mid in the trade's direction, `spread_bps`
+        half the spread at either end, `fees_bps` twice the fee.
     """
     horizon_ns = horizon_ms * NS_PER_MS
     down, up = probabilities[:, DOWN], probabilities[:, UP]

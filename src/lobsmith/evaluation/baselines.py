@@ -1,4 +1,4 @@
-"""What a network is held against: the base rate and the other networks of the registry, on the same rows."""
+"""Baselines of a network on the same rows: the base rate and other networks of the registry."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,25 +19,20 @@ Float = npt.NDArray[np.float32]
 def base_rate(parts: Sequence[Part], rows: int, *, recent: bool = False) -> Float:
     """Return the training rows' shares of each direction, float32 [N, H, 3], the same for each row.
 
-    One count is added to each, so that none is impossible.
-
-    Args:
-        parts: all instruments.
-        rows: N.
-        recent: take the validation rows instead, which a model's calibration has seen as well.
+    One count is added to each. `recent` takes the validation rows, which the model's calibration has used.
     """
-    chosen = [one.split.validation if recent else one.split.train for one in parts]
-    labels = np.concatenate([one.dataset.labels[rows_of] for one, rows_of in zip(parts, chosen, strict=True)])
+    chosen = [part.split.validation if recent else part.split.train for part in parts]
+    labels = np.concatenate([part.dataset.labels[rows_of] for part, rows_of in zip(parts, chosen, strict=True)])
     counts = np.stack([np.bincount(column, minlength=CLASSES) for column in labels.T]) + 1.0
     shares: Float = (counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
     return np.repeat(shares[np.newaxis], rows, axis=0)
 
 
 def mean_outlook(parts: Sequence[Part]) -> Float:
-    """Return the training rows' means of the other outputs, float32 [H, 5]."""
+    """Return the training rows' means of the auxiliary outputs, float32 [H, 5]."""
     columns = []
-    for one in parts:
-        targets, train_rows = one.dataset.targets, one.split.train
+    for part in parts:
+        targets, train_rows = part.dataset.targets, part.split.train
         flags = targets.flags[train_rows]
         values = np.stack([targets.move[train_rows], targets.volatility[train_rows]], axis=2)
         columns.append(np.concatenate([flags, values], axis=2))
@@ -51,7 +46,7 @@ def with_network(params: Params, name: str) -> Params:
 
 
 def with_seed(params: Params, seed: int) -> Params:
-    """Return the parameters with another seed of the training."""
+    """Return the parameters with another training seed."""
     return msgspec.structs.replace(params, train=msgspec.structs.replace(params.train, seed=seed))
 
 
@@ -66,20 +61,20 @@ def rivals(
     """Train each of `evaluation.rivals`, and the model's network with each further seed; predict the held-out rows.
 
     Args:
-        parts: what to train on.
+        parts: training data.
         params: all of `params.yaml`.
-        dataset: where the held-out rows are from.
+        dataset: of the held-out rows.
         rows: int64 [N], rising.
-        on_train: told the name of what is trained next.
+        on_train: called with the name of what is trained next.
 
     Returns:
         Probabilities float32 [N, H, 3] by name, the base rates first.
     """
-    found = {MAJORITY: base_rate(parts, len(rows)), RECENT: base_rate(parts, len(rows), recent=True)}
-    asked = {name.replace("_", " "): with_network(params, name) for name in params.evaluation.rivals}
-    asked |= {f"model, seed {seed}": with_seed(params, seed) for seed in params.evaluation.seeds}
-    for name, changed in asked.items():
+    predictions = {MAJORITY: base_rate(parts, len(rows)), RECENT: base_rate(parts, len(rows), recent=True)}
+    variants = {name.replace("_", " "): with_network(params, name) for name in params.evaluation.rivals}
+    variants |= {f"model, seed {seed}": with_seed(params, seed) for seed in params.evaluation.seeds}
+    for name, variant in variants.items():
         if on_train:
             on_train(name)
-        found[name] = predict(train(parts, changed).network, dataset, rows)[0]
-    return found
+        predictions[name] = predict(train(parts, variant).network, dataset, rows)[0]
+    return predictions

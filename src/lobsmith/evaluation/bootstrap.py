@@ -1,7 +1,6 @@
-"""How far figures can be trusted whose rows depend on each other: correlation time, blocks, block bootstrap.
+"""Intervals of figures whose rows depend on each other: correlation time, blocks, block bootstrap.
 
-Rows come in bursts and their labels overlap, so that thousands of rows may tell no more than a few. Intervals
-therefore come from a bootstrap over blocks of time that are longer than the labels and than the losses' own memory.
+Bursts and overlapping labels correlate rows, so blocks are resampled that are longer than labels and correlation time.
 """
 
 import itertools
@@ -16,22 +15,22 @@ from lobsmith.evaluation.results import Interval
 from lobsmith.units import NS_PER_MS, NS_PER_S
 
 DRAWS = 2000
-_FINEST_STEP_NS = 25 * NS_PER_MS
-_STEPS_PER_HORIZON = 4
+_FINEST_GRID_NS = 25 * NS_PER_MS
+_CELLS_PER_HORIZON = 4
 _SMALL = 0.05
-"""Autocorrelation that counts as none, however sure it is."""
+"""Autocorrelation that counts as none."""
 _IN_A_ROW = 5
 """Lags that must all be small (Politis & White 2004)."""
 _MINIMUM_PAIRS = 30
-"""Pairs of cells that a lag's autocorrelation takes to count as evidence."""
+"""Pairs of cells below which a lag is passed over."""
 _LONGEST = 0.1
-"""Share of the total span that a correlation time is capped at."""
+"""Cap of a correlation time, as a share of the total span."""
 _ROUNDING = 1e-24
 """Share of a series' sum of squares below which its variation is rounding."""
 _GAUSSIAN = 1.959963984540054
 """97.5th percentile of a standard Gaussian."""
 _GATHERED = 4_000_000
-"""Numbers that a bootstrap holds at once."""
+"""Numbers that a bootstrap holds in memory."""
 
 Draws = npt.NDArray[np.float64]
 
@@ -42,9 +41,9 @@ def _segments(segment: npt.NDArray[np.int64]) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(edges) if b > a]
 
 
-def grid_step(horizon_ns: int) -> int:
-    """Return the step of the grid that losses at a horizon are correlated on, ns: a quarter of it, or 25 ms."""
-    return max(horizon_ns // _STEPS_PER_HORIZON, _FINEST_STEP_NS)
+def grid_spacing(horizon_ns: int) -> int:
+    """Return the spacing of the grid that losses are correlated on, ns: a quarter of the horizon, at least 25 ms."""
+    return max(horizon_ns // _CELLS_PER_HORIZON, _FINEST_GRID_NS)
 
 
 def correlation_time(
@@ -54,45 +53,41 @@ def correlation_time(
     *,
     horizon_ns: int,
 ) -> float:
-    """Measure how long a series stays correlated with itself.
+    """Return how long a series stays correlated with itself, seconds.
 
-    The values are averaged in the cells of a regular grid of `grid_step`; the autocorrelation at a lag is over the
-    pairs of cells of one segment that both hold rows. The result is the first lag from which on it stays below
-    max(0.05, 2 / sqrt(pairs)) for five lags in a row, after the rule of Politis & White (2004); lags with fewer than
-    30 pairs show nothing and are passed over. It is at most a tenth of the segments' total span, and just that where
-    the correlation never stays small.
+    Values are averaged in the cells of a grid of `grid_spacing`; the autocorrelation at a lag is over pairs of
+    non-empty cells of one segment. The result is the first lag from which on it stays below max(0.05, 2 / sqrt(pairs))
+    for five lags in a row (Politis & White 2004), passing over lags with fewer than 30 pairs; a tenth of the segments'
+    total span where that is less, or where there is no such lag.
 
     Args:
         values: float [N], a loss for each row, say.
         time_ns: int64 [N], never decreasing within a segment.
-        segment: int64 [N], constant over each gap-free run of rows.
-        horizon_ns: how far ahead the labels look.
-
-    Returns:
-        Seconds.
+        segment: int64 [N], constant over each gap-free run.
+        horizon_ns: of the labels.
     """
-    step = grid_step(horizon_ns)
+    spacing = grid_spacing(horizon_ns)
     runs = _segments(segment)
     longest = _LONGEST * sum(int(time_ns[run][-1] - time_ns[run][0]) for run in runs)
-    cap = max(1, int(longest // step))
+    cap = max(1, int(longest // spacing))
     lags = cap + _IN_A_ROW
     centred = values - values.mean() if len(values) else values
     products, pairs = np.zeros(lags), np.zeros(lags)
     for run in runs:
-        cell = (time_ns[run] - time_ns[run][0]) // step
+        cell = (time_ns[run] - time_ns[run][0]) // spacing
         rows = np.bincount(cell).astype(np.float64)
         means = np.bincount(cell, centred[run]) / np.maximum(rows, 1.0)
         reach = min(lags, len(rows))
         products[:reach] += _lagged(means)[:reach]
         pairs[:reach] += np.rint(_lagged((rows > 0).astype(np.float64))[:reach])
     if products[0] <= _ROUNDING * float(values @ values):
-        return min(step, longest) / NS_PER_S
-    telling = np.flatnonzero(pairs[1:] >= _MINIMUM_PAIRS) + 1
-    correlation = (products[telling] / pairs[telling]) / (products[0] / pairs[0])
-    small = np.abs(correlation) < np.maximum(_SMALL, 2 / np.sqrt(pairs[telling]))
-    stays = np.convolve(small, np.ones(_IN_A_ROW), "valid") == _IN_A_ROW if len(small) >= _IN_A_ROW else small[:0]
-    first = int(telling[np.argmax(stays)]) if stays.any() else cap
-    return min(first * step, longest) / NS_PER_S
+        return min(spacing, longest) / NS_PER_S
+    counted = np.flatnonzero(pairs[1:] >= _MINIMUM_PAIRS) + 1
+    correlation = (products[counted] / pairs[counted]) / (products[0] / pairs[0])
+    small = np.abs(correlation) < np.maximum(_SMALL, 2 / np.sqrt(pairs[counted]))
+    stays_small = np.convolve(small, np.ones(_IN_A_ROW), "valid") == _IN_A_ROW if len(small) >= _IN_A_ROW else small[:0]
+    first = int(counted[np.argmax(stays_small)]) if stays_small.any() else cap
+    return min(first * spacing, longest) / NS_PER_S
 
 
 def _lagged(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -103,24 +98,20 @@ def _lagged(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def block_length(correlation_s: float, horizon_ns: int, minimum_s: float) -> float:
-    """Return a length of blocks, seconds: a grid step longer than horizon and correlation time, or the minimum."""
-    longest = max(correlation_s, horizon_ns / NS_PER_S) + grid_step(horizon_ns) / NS_PER_S
+    """Return the length of blocks, seconds: one grid cell longer than horizon and correlation time, or the minimum."""
+    longest = max(correlation_s, horizon_ns / NS_PER_S) + grid_spacing(horizon_ns) / NS_PER_S
     return max(longest, minimum_s)
 
 
 def blocks(time_ns: npt.NDArray[np.int64], segment: npt.NDArray[np.int64], length_s: float) -> npt.NDArray[np.int64]:
-    """Assign rows to consecutive blocks of time.
+    """Assign rows to consecutive blocks of time; return int64 [N], rising from 0 without a hole.
 
-    Each segment is cut into equal blocks, as many as can be `length_s` or longer; a shorter segment is one block of
-    its own, because no block spans a gap. Blocks that hold no row are not counted.
+    Each segment is cut into as many equal blocks as can be `length_s` or longer; a shorter segment is one block.
 
     Args:
         time_ns: int64 [N], never decreasing within a segment.
         segment: int64 [N].
         length_s: least length, seconds.
-
-    Returns:
-        int64 [N], rising from 0 without a hole.
     """
     number = np.empty(len(time_ns), np.int64)
     first = 0
@@ -134,14 +125,9 @@ def blocks(time_ns: npt.NDArray[np.int64], segment: npt.NDArray[np.int64], lengt
 
 
 def apart(time_ns: npt.NDArray[np.int64], segment: npt.NDArray[np.int64], length_ns: int) -> npt.NDArray[np.int64]:
-    """Return indices of the rows that are taken in turn, each `length_ns` or more after the one before it.
+    """Return indices of the most rows whose windows of `length_ns` do not overlap; each segment's first row is taken.
 
-    They are the most rows whose windows of that length do not overlap. A segment begins with a row that is taken.
-
-    Args:
-        time_ns: int64 [N], never decreasing within a segment.
-        segment: int64 [N].
-        length_ns: length of the window that each taken row begins.
+    `time_ns` and `segment` are int64 [N], time never decreasing within a segment.
     """
     taken: list[int] = []
     free, last = 0, None
@@ -155,16 +141,16 @@ def apart(time_ns: npt.NDArray[np.int64], segment: npt.NDArray[np.int64], length
 def run_length(count: int) -> int:
     """Return how many consecutive blocks are drawn together: the root of half their number.
 
-    Losses keep a weak memory beyond their correlation time, too weak to be seen lag by lag; runs hold it too.
+    Losses keep a weak correlation beyond the measured time; runs hold it too.
     """
     return max(1, math.isqrt(count // 2))
 
 
 def widening(count: int, run: int) -> float:
-    """Return by how much a percentile interval from few runs of blocks is too narrow.
+    """Return the factor by which a percentile interval from few runs of blocks is too narrow.
 
-    The variance of M = count / run drawn runs is M / (M - 1) times too small, and as uncertain as Student's t of M - 1
-    degrees of freedom says; its quantile comes from the expansion about the Gaussian one (Abramowitz & Stegun 26.7.5).
+    The variance of M = count / run drawn runs is M / (M - 1) times too small and follows Student's t of M - 1 degrees
+    of freedom, whose quantile is expanded about the Gaussian one (Abramowitz & Stegun 26.7.5).
     """
     runs = count / min(run, count)
     if runs < 2:
@@ -184,19 +170,16 @@ def widening(count: int, run: int) -> float:
 def bootstrap_sums(
     sums: npt.NDArray[np.float64], *, draws: int = DRAWS, seed: int = 0, run: int | None = None
 ) -> Draws:
-    """Draw as many blocks as there are, with replacement, and add up their sums.
+    """Draw as many blocks as there are, with replacement, and add up their sums, float64 [D, K].
 
-    Runs of consecutive blocks are drawn together, and the last block is followed by the first (circular block
-    bootstrap, Politis & Romano 1992).
+    Circular block bootstrap (Politis & Romano 1992): runs of consecutive blocks are drawn together, the first follows
+    the last.
 
     Args:
         sums: float64 [B, K], what is added up over each block, in the order of time.
         draws: D.
         seed: the same seed and number of blocks draw the same blocks.
         run: consecutive blocks drawn together; None takes `run_length`.
-
-    Returns:
-        float64 [D, K].
     """
     count, columns = sums.shape
     run = run_length(count) if run is None else min(run, count)
@@ -225,15 +208,12 @@ def bootstrap_intervals(
     """Return statistics of sums over all blocks, each with its 95 % interval.
 
     The interval is from the 2.5th to the 97.5th percentile of the draws, each end moved away from the value by
-    `widening`. A mean is a ratio of sums, hence blocks may hold different numbers of rows. Statistics of one call share
-    their draws, so that differences are paired. A single block gives an interval of no width: it says nothing.
+    `widening`; a single block gives no width. Statistics of one call share their draws, so that differences are paired.
 
     Args:
         sums: float64 [B, K].
         statistic: from sums [D, K] to S statistics of each draw, [D, S].
-        draws: how many.
-        seed: of the draws.
-        run: consecutive blocks drawn together; None takes `run_length`.
+        draws, seed, run: as for `bootstrap_sums`.
     """
     values = statistic(sums.sum(axis=0, keepdims=True))[0]
     drawn = statistic(bootstrap_sums(sums, draws=draws, seed=seed, run=run))

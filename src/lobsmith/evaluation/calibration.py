@@ -1,8 +1,7 @@
 """The calibration error that even perfect probabilities show.
 
-A label looks over a horizon, and the labels of neighbouring rows share most of it: in a bin of the reliability diagram
-the hits come in clumps, and their share strays from the probability further than as many independent rows would. How
-far is found by drawing labels from the very probabilities, with such clumps.
+Labels of neighbouring rows share most of their horizon, so hits clump, and their share in a bin strays further than
+that of independent rows. Labels drawn from the probabilities with such clumps show how far.
 """
 
 from collections.abc import Sequence
@@ -18,14 +17,14 @@ DRAWS = 200
 
 
 class Floor(NamedTuple):
-    """Median and 95th percentile of the calibration error of labels that were drawn from the probabilities."""
+    """Median and 95th percentile of the calibration error of labels drawn from the probabilities."""
 
     median: float
     high: float
 
 
 class _Top:
-    """The likeliest class of each row: its bin and the interval of a standard Gaussian that makes it come true."""
+    """The likeliest class of each row: its bin, and the interval of a standard Gaussian that makes it come true."""
 
     def __init__(self, p: npt.NDArray[np.floating[Any]]) -> None:
         top = p.argmax(axis=1)
@@ -37,12 +36,12 @@ class _Top:
         self.low, self.high = edges[row, top], edges[row, top + 1]
         confidence = p.max(axis=1).astype(np.float64)
         self.bin = top_bins(confidence)
-        self.said = np.bincount(self.bin, confidence, BINS)
+        self.predicted = np.bincount(self.bin, confidence, BINS)
 
     def error(self, z: npt.NDArray[np.float64]) -> float:
-        """Return the expected calibration error of the labels that a latent z [N] stands for."""
+        """Return the expected calibration error of the labels of a latent z, float64 [N]."""
         hit = (z > self.low) & (z <= self.high)
-        return float(np.abs(self.said - np.bincount(self.bin[hit], minlength=BINS)).sum() / len(z))
+        return float(np.abs(self.predicted - np.bincount(self.bin[hit], minlength=BINS)).sum() / len(z))
 
 
 def calibration_floor(
@@ -55,25 +54,21 @@ def calibration_floor(
 ) -> list[Floor]:
     """Draw labels from each predictor's own probabilities and measure their calibration errors.
 
-    Row i has a latent z_i = (W(t_i + h) - W(t_i)) / sqrt(h) with a Brownian motion W: a moving average of white noise
-    over the label's horizon, of variance 1; the correlation of two rows is the share of the horizon that they have in
-    common. Its drawn label is the class at Phi(z_i) of the cumulated probabilities, classes in the order down,
-    unchanged, up. W is drawn at all times at which a horizon begins or ends, thus without the error of a grid.
+    Row i has a latent z_i = (W(t_i + h) - W(t_i)) / sqrt(h) with a Brownian motion W, drawn at all times at which a
+    horizon begins or ends: variance 1, and two rows correlate by the share of the horizon that they have in common. Its
+    label is the class at Phi(z_i) of the cumulated probabilities, in the order down, unchanged, up.
 
     Args:
         predictors: P times float [N, C], all finite; each draw serves all of them.
-        time_ns: int64 [N]; labels of rows less than a horizon apart overlap.
+        time_ns: int64 [N].
         horizon_ns: the horizon.
         draws: how many sets of labels.
         seed: of the draws.
-
-    Returns:
-        One floor for each predictor.
     """
     tops = [_Top(p) for p in predictors]
     moments, place = np.unique(np.concatenate([time_ns, time_ns + horizon_ns]), return_inverse=True)
     begin, end = place[: len(time_ns)], place[len(time_ns) :]
-    # W is scaled by 1 / sqrt(h) as it is drawn; nobody needs the noise before the first row.
+    # W is scaled by 1 / sqrt(h) as it is drawn; the noise before the first row is not needed.
     scale = np.sqrt(np.diff(moments, prepend=moments[:1]) / horizon_ns)
     generator = np.random.default_rng(seed)
     noise = np.empty(len(moments))

@@ -1,4 +1,4 @@
-"""What a candidate loses against the network it was made of, on the same rows."""
+"""Losses of a compression candidate against the network it was made of, on the same rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ class Fidelity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Losses of a candidate, each with its 95 % interval; horizons weigh as in training.
 
     Attributes:
-        rows: how many rows were compared.
+        rows: rows compared.
         delta_log_loss: rise of the log-loss as a share of the reference's: 0.005 is half a percent worse.
         delta_mcc: MCC less that of the reference.
         agreement: share of directions, of all rows and horizons, that are the reference's.
@@ -36,33 +36,32 @@ class Fidelity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 def fidelity(
     dataset: Dataset,
     rows: npt.NDArray[np.int64],
-    said: npt.NDArray[np.float32],
+    candidate: npt.NDArray[np.float32],
     reference: npt.NDArray[np.float32],
     horizon_weights: Sequence[float],
     *,
     seed: int = 0,
 ) -> Fidelity:
-    """Compare two models' probabilities on rows whose labels are known.
+    """Compare two models' probabilities, float32 [N, H, 3], on rows whose labels are known.
 
     Args:
-        dataset: where the rows are from.
+        dataset: of the rows.
         rows: int64 [N], rising, all usable.
-        said: the candidate's probabilities, float32 [N, H, 3].
-        reference: the reference's, float32 [N, H, 3].
+        candidate, reference: the probabilities.
         horizon_weights: H of them, not all 0.
         seed: of the block bootstrap; both models share its draws.
     """
     weights = np.asarray(horizon_weights, np.float64)
     weights = weights / weights.sum()
     labels = dataset.labels[rows]
-    losses = [_losses(p, labels, weights) for p in (said, reference)]
-    agreed = (said.argmax(axis=2) == reference.argmax(axis=2)).mean(axis=1)
+    losses = [_losses(p, labels, weights) for p in (candidate, reference)]
+    agreed = (candidate.argmax(axis=2) == reference.argmax(axis=2)).mean(axis=1)
     columns = [
         losses[0] - losses[1],
         losses[1],
         agreed,
         np.ones(len(rows)),
-        *_cells(said, labels),
+        *_cells(candidate, labels),
         *_cells(reference, labels),
     ]
     horizon_ns = max(dataset.horizons_ms) * NS_PER_MS
@@ -93,6 +92,6 @@ def _losses(
 
 
 def _cells(p: npt.NDArray[np.float32], labels: npt.NDArray[np.int8]) -> list[npt.NDArray[Any]]:
-    """Return for each horizon and cell of its confusion matrix which rows fall into it, each float64 [N]."""
+    """Return indicators of each horizon's cells of the confusion matrix, each float64 [N]."""
     cell = labels.astype(np.int64) * len(DIRECTIONS) + p.argmax(axis=2)
-    return [(cell[:, h] == one).astype(np.float64) for h in range(p.shape[1]) for one in range(_CELLS)]
+    return [(cell[:, h] == index).astype(np.float64) for h in range(p.shape[1]) for index in range(_CELLS)]

@@ -1,15 +1,15 @@
-"""What an evaluation finds: plain figures, from which the page and the verdicts are made."""
+"""Figures of an evaluation, from which the page and the verdicts are made."""
 
 import re
 from collections.abc import Sequence
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from lobsmith.market.instrument import Instrument
 from lobsmith.verdict import Verdict
 
 EVALUATION = "evaluation.json"
-"""Name of its file in a run's folder."""
+"""File in a run's folder."""
 MODEL, MAJORITY, RECENT = "model", "base rate", "recent base rate"
 DIRECTIONS = ("down", "unchanged", "up")
 
@@ -23,7 +23,7 @@ class Interval(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Dependence(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long the model's losses stay correlated at one horizon, and the bootstrap's blocks, which are longer."""
+    """Correlation time of the model's losses at one horizon, and the bootstrap's blocks, which are longer."""
 
     horizon_ms: int
     correlation_s: float
@@ -32,7 +32,7 @@ class Dependence(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class HorizonMetrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Quality of one predictor at one horizon; log-loss in nats a row, PR-AUC as average precision."""
+    """Metrics of one predictor at one horizon; log-loss in nats a row, PR-AUC as average precision."""
 
     predictor: str
     horizon_ms: int
@@ -53,18 +53,18 @@ class Comparison(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ReliabilityPoint(Struct, frozen=True, forbid_unknown_fields=True):
-    """One bin of the reliability diagram: mean probability of the likeliest class, share that came true."""
+    """A bin of the reliability diagram: mean probability of the likeliest class, share that came true."""
 
-    said: float
+    predicted: float = field(name="said")
     came_true: float
     rows: int
 
 
 class Calibration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Expected calibration error of one predictor, beside the one that perfect probabilities would show.
+    """Expected calibration error of one predictor.
 
-    Overlapping labels make even perfect probabilities look wrong; `floor` and `floor_95` are the median and the 95th
-    percentile of the error of labels drawn from the predictor's own probabilities with the same overlap.
+    `floor` and `floor_95` are the median and the 95th percentile of the error of labels drawn from the predictor's own
+    probabilities with the same overlap.
     """
 
     predictor: str
@@ -76,7 +76,7 @@ class Calibration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class AtConfidence(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The model's rows on which one direction is at least so probable; `blocks` are non-overlapping horizons."""
+    """The model's rows with at least that probability of one direction; `blocks` are non-overlapping horizons."""
 
     horizon_ms: int
     direction: str
@@ -89,14 +89,14 @@ class AtConfidence(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Confusion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Rows by true direction, then by the likeliest direction of the model."""
+    """Rows by true direction, then by the model's likeliest direction."""
 
     horizon_ms: int
     counts: list[list[int]]
 
 
 class Effect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What acting on a confidence would earn per trade, basis points: cross the spread now and at the horizon."""
+    """Earnings per trade at a confidence, basis points: cross the spread now and at the horizon."""
 
     horizon_ms: int
     confidence: float
@@ -108,7 +108,7 @@ class Effect(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Head(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Quality of another output: log-loss for probabilities, mean squared error for moves and volatility.
+    """Metrics of an auxiliary output: log-loss of probabilities, mean squared error of moves and volatility.
 
     `reference` is the loss of the training rows' mean.
     """
@@ -123,10 +123,10 @@ class Head(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Evaluation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All that was found on the held-out rows of one instrument.
+    """All figures on the held-out rows of one instrument.
 
-    `test_start_ns` is the local time of the first of them; `attention` the mean weight that the network gives the row
-    that is so many rows old, empty where it has none.
+    `test_start_ns` is the local time of the first row; `attention` the mean weight of the row of that age, empty where
+    the network has none.
     """
 
     instrument: Instrument
@@ -154,14 +154,14 @@ class Evaluation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def flat_metrics(scores: Sequence[HorizonMetrics], calibration: Sequence[Calibration]) -> dict[str, float]:
-    """Return the main figures of scores and of the model's calibration, as `Evaluation.metrics` names them."""
+    """Return the main figures of metrics and of the model's calibration, under the names of `Evaluation.metrics`."""
     flat = {}
-    for one in scores:
-        name = f"{re.sub('[^a-z0-9]+', '_', one.predictor.lower())}_{{}}_{one.horizon_ms}ms"
-        flat[name.format("accuracy")] = one.accuracy
-        flat[name.format("log_loss")] = one.log_loss.value
-        flat[name.format("macro_f1")] = one.macro_f1.value
-        flat[name.format("mcc")] = one.mcc.value
+    for metrics in scores:
+        name = f"{re.sub('[^a-z0-9]+', '_', metrics.predictor.lower())}_{{}}_{metrics.horizon_ms}ms"
+        flat[name.format("accuracy")] = metrics.accuracy
+        flat[name.format("log_loss")] = metrics.log_loss.value
+        flat[name.format("macro_f1")] = metrics.macro_f1.value
+        flat[name.format("mcc")] = metrics.mcc.value
     for error in calibration:
         if error.predictor == MODEL:
             flat[f"model_ece_{error.horizon_ms}ms"] = error.ece

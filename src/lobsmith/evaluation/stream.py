@@ -1,4 +1,4 @@
-"""What an exported model says of rows of a dataset, its state carried over each gap-free run."""
+"""Predictions of an exported model for rows of a dataset, its state carried over each gap-free run."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,7 @@ def stream_predictions(
 ) -> tuple[Float, Float]:
     """Return the model's probabilities float32 [N, H, 3] and outlook float32 [N, H, 5] at the given rising rows.
 
-    The model steps through every row between, `chunk` rows a call; up to `LEAD_ROWS` rows before the first one warm its
-    state.
+    The model reads every row between, `chunk` rows a call; up to `LEAD_ROWS` rows before the first warm its state.
     """
     first, spans = lead_runs(dataset, rows)
     length, horizons = int(rows[-1]) + 1 - first, dataset.labels.shape[1]

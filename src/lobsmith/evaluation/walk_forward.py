@@ -1,9 +1,8 @@
-"""Walk-forward validation: the network is trained anew before each of several test spans, purged and embargoed.
+"""Walk-forward validation: a network is trained before each of several test spans, purged and embargoed.
 
-After López de Prado, "Advances in Financial Machine Learning", 2018, chapters 7 and 12. The rows of all folds are then
-told apart by what the market was like: calm, trending or volatile, and by UTC day; the finished model is asked besides
-about the other instruments of the run. A model that wins in one of these market epochs and fails in another does not
-pass, however good its mean.
+After López de Prado, "Advances in Financial Machine Learning", 2018, chapters 7 and 12. Rows of all folds are grouped
+by regime (calm, trending, volatile) and UTC day; the finished model is tested on other instruments. The worst group
+decides.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from datetime import UTC, datetime
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct
+from msgspec import Struct, field
 
 from lobsmith.evaluation.baselines import base_rate
 from lobsmith.evaluation.metrics import log_losses
@@ -28,7 +27,7 @@ from lobsmith.verdict import Verdict
 
 _CALM, _TRENDING, _VOLATILE = "calm", "trending", "volatile"
 _TREND = 0.5
-"""Net move of a span as a share of the path its one-second steps walk, beyond which it is a trend."""
+"""Net move of a span as a share of the path of its one-second returns, from which on it is a trend."""
 
 
 class Fold(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,10 +41,10 @@ class Fold(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     base: float
 
 
-class MarketEpoch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Rows of one kind of market, over all folds; `judged` where there are enough of them."""
+class Regime(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rows of one regime, day or instrument, over all folds; `judged` where there are enough of them."""
 
-    epoch: str
+    regime: str = field(name="epoch")
     rows: int
     log_loss: float
     base: float
@@ -60,41 +59,36 @@ def folds(dataset: Dataset, params: Params) -> list[Split]:
     """
     usable = usable_rows(dataset)
     edges = np.linspace(len(usable) / 2, len(usable), params.walk_forward.folds + 1).astype(int)
-    found = []
+    splits = []
     for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         validation = int(start * (1 - params.split.validation))
-        found.append(cut(dataset, usable, validation, start, stop, params.split.embargo_ms))
-    return found
+        splits.append(cut(dataset, usable, validation, start, stop, params.split.embargo_ms))
+    return splits
 
 
-def market_epochs(dataset: Dataset, rows: npt.NDArray[np.int64], epoch_s: float) -> npt.NDArray[np.str_]:
-    """Say of each row what the market was like in its span of `epoch_s` seconds.
+def regime_names(dataset: Dataset, rows: npt.NDArray[np.int64], span_s: float) -> npt.NDArray[np.str_]:
+    """Return the regime of each of `rows` (int64 [N], rising), by spans of `span_s` seconds.
 
-    A span trends where the mid's net move is at least half of the path that its one-second steps walk. Of the others,
-    the half with the greater realised variance is volatile, the rest calm.
-
-    Args:
-        dataset: where the rows are from.
-        rows: int64 [N], rising.
-        epoch_s: length of a span, seconds.
+    A span trends where the mid's net move is at least half of the path of its one-second returns. Of the others, the
+    half with the greater realised variance is volatile, the rest calm.
     """
     time, mid = dataset.rows.time[rows], dataset.rows.mid[rows].astype(np.float64)
     second = ((time - time[0]) // NS_PER_S).astype(np.int64)
-    span = ((time - time[0]) // int(epoch_s * NS_PER_S)).astype(np.int64)
+    span = ((time - time[0]) // int(span_s * NS_PER_S)).astype(np.int64)
     names = np.empty(len(rows), "<U8")
     variance: dict[int, float] = {}
-    for one in np.unique(span):
-        inside = span == one
+    for number in np.unique(span):
+        inside = span == number
         last_of_second = np.flatnonzero(np.diff(second[inside], append=-1) != 0)
-        steps = np.diff(np.log(mid[inside][last_of_second]))
-        path = np.abs(steps).sum()
-        variance[int(one)] = float(np.square(steps).sum())
-        if path > 0 and abs(steps.sum()) >= _TREND * path:
+        returns = np.diff(np.log(mid[inside][last_of_second]))
+        path = np.abs(returns).sum()
+        variance[int(number)] = float(np.square(returns).sum())
+        if path > 0 and abs(returns.sum()) >= _TREND * path:
             names[inside] = _TRENDING
-    others = [one for one in variance if names[span == one][0] == ""]
-    middle = float(np.median([variance[one] for one in others])) if others else 0.0
-    for one in others:
-        names[span == one] = _VOLATILE if variance[one] > middle else _CALM
+    others = [number for number in variance if names[span == number][0] == ""]
+    middle = float(np.median([variance[number] for number in others])) if others else 0.0
+    for number in others:
+        names[span == number] = _VOLATILE if variance[number] > middle else _CALM
     return names
 
 
@@ -106,26 +100,26 @@ def walk_forward(
     *,
     on_fold: Callable[[str], None] | None = None,
 ) -> Verdict:
-    """Train and test over the folds of the first part's dataset, and judge the worst market epoch.
+    """Train and test over the folds of the first part's dataset; the verdict is on the worst regime.
 
     Args:
-        parts: what the model was trained on; the first is the instrument that it is for.
-        trained: the finished model, which is asked about other instruments.
+        parts: training data of the model; the first is the instrument that it is for.
+        trained: the finished model, tested on other instruments.
         params: all of `params.yaml`.
-        others: datasets of other instruments of the run that the model was not trained on.
-        on_fold: told what is trained next.
+        others: datasets of the run that the model was not trained on.
+        on_fold: called with what is trained next.
     """
     settings = params.walk_forward
     changed = msgspec.structs.replace(params, train=msgspec.structs.replace(params.train, epochs=settings.epochs))
     dataset = parts[0].dataset
-    done, losses, bases, rows = [], [], [], []
+    tested_folds, losses, bases, rows = [], [], [], []
     for number, fold in enumerate(folds(dataset, params), start=1):
         if on_fold:
             on_fold(f"fold {number} of {settings.folds}")
         part = Part(dataset, fold)
         network = train([part], changed).network
         loss, base = _losses(network, [part], dataset, fold.test, params)
-        done.append(
+        tested_folds.append(
             Fold(
                 fold=number,
                 train_rows=len(fold.train),
@@ -139,24 +133,24 @@ def walk_forward(
         bases.append(base)
         rows.append(fold.test)
     tested, loss, base = np.concatenate(rows), np.concatenate(losses), np.concatenate(bases)
-    groups = market_epochs(dataset, tested, settings.epoch_s)
+    groups = regime_names(dataset, tested, settings.epoch_s)
     days = np.array(
         [datetime.fromtimestamp(t // NS_PER_S, UTC).strftime("%Y-%m-%d") for t in dataset.rows.time[tested]]
     )
-    found = [_epoch(name, groups == name, loss, base, settings.minimum_rows) for name in np.unique(groups).tolist()]
+    regimes = [_regime(name, groups == name, loss, base, settings.minimum_rows) for name in np.unique(groups).tolist()]
     if len(np.unique(days)) > 1:
-        found += [
-            _epoch(f"day {day}", days == day, loss, base, settings.minimum_rows) for day in np.unique(days).tolist()
+        regimes += [
+            _regime(f"day {day}", days == day, loss, base, settings.minimum_rows) for day in np.unique(days).tolist()
         ]
     for other in others:
-        # The same minutes of a market that moves along are no test.
-        beside = split_beside(other, dataset, parts[0].split, params.split.embargo_ms)
-        if beside is None or len(beside.test) == 0:
+        # Minutes that the model was trained on are no test: instruments move together.
+        held_out = split_beside(other, dataset, parts[0].split, params.split.embargo_ms)
+        if held_out is None or len(held_out.test) == 0:
             continue
-        loss, base = _losses(trained, [Part(other, beside)], other, beside.test, params)
-        every = np.ones(len(loss), np.bool_)
-        found.append(_epoch(f"instrument {other.instrument}", every, loss, base, settings.minimum_rows))
-    return _judge(done, found, params.gates.walk_forward)
+        loss, base = _losses(trained, [Part(other, held_out)], other, held_out.test, params)
+        all_rows = np.ones(len(loss), np.bool_)
+        regimes.append(_regime(f"instrument {other.instrument}", all_rows, loss, base, settings.minimum_rows))
+    return _verdict(tested_folds, regimes, params.gates.walk_forward)
 
 
 def _losses(
@@ -164,8 +158,8 @@ def _losses(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return each row's log-loss over weighted horizons, of the network and of a base rate.
 
-    The base rate is that of the training rows or of the validation rows, which a calibration has seen as well:
-    whichever loses less.
+    The base rate is that of the training or of the validation rows (which a calibration has used), whichever loses
+    less.
     """
     weights = np.asarray(params.train.horizon_weights, np.float64)
     rates = [base_rate(parts, len(rows), recent=recent) for recent in (False, True)]
@@ -179,16 +173,16 @@ def _losses(
     return total[0], min(total[1:], key=lambda losses: float(losses.mean()))
 
 
-def _epoch(
+def _regime(
     name: str,
     chosen: npt.NDArray[np.bool_],
     loss: npt.NDArray[np.float64],
     base: npt.NDArray[np.float64],
     minimum: int,
-) -> MarketEpoch:
+) -> Regime:
     rows = int(chosen.sum())
-    return MarketEpoch(
-        epoch=name,
+    return Regime(
+        regime=name,
         rows=rows,
         log_loss=float(loss[chosen].mean()),
         base=float(base[chosen].mean()),
@@ -196,11 +190,10 @@ def _epoch(
     )
 
 
-def _judge(done: list[Fold], found: list[MarketEpoch], threshold: float) -> Verdict:
-    judged = [one for one in found if one.judged]
-    shares = {one.epoch: one.log_loss / one.base for one in judged}
+def _verdict(tested: list[Fold], regimes: list[Regime], threshold: float) -> Verdict:
+    shares = {regime.regime: regime.log_loss / regime.base for regime in regimes if regime.judged}
     worst = max(shares, key=lambda name: shares[name]) if shares else None
-    # Nothing to judge is no pass.
+    # Without a judged regime the gate does not pass.
     value = shares[worst] if worst else None
     return Verdict(
         gate="walk_forward",
@@ -208,8 +201,8 @@ def _judge(done: list[Fold], found: list[MarketEpoch], threshold: float) -> Verd
         value=value,
         threshold=threshold,
         evidence={
-            "worst": worst or "no market epoch has enough rows",
-            "folds": [msgspec.to_builtins(one) for one in done],
-            "epochs": [msgspec.to_builtins(one) for one in found],
+            "worst": worst or "no regime has enough rows",
+            "folds": [msgspec.to_builtins(fold) for fold in tested],
+            "epochs": [msgspec.to_builtins(regime) for regime in regimes],
         },
     )

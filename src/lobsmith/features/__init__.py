@@ -1,1 +1,1 @@
-"""What the model sees: the streaming feature kernel, the rolling normaliser, labels."""
+"""Feature kernel, rolling normaliser, labels, data sets."""

@@ -1,4 +1,4 @@
-"""What a model learns from: the rows of a training window with their labels."""
+"""Data sets: rows with labels."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -24,7 +24,7 @@ from lobsmith.units import NS_PER_S
 
 DATASET = "dataset.safetensors"
 FEATURES = "features"
-"""Folder of the datasets of all instruments."""
+"""Folder of all instruments' datasets."""
 _TARGETS = tuple(field.name for field in fields(Targets))
 _ARRAYS = ("raw", "features", "time", "mid", "segment", "complete")
 
@@ -46,7 +46,7 @@ class Dataset:
 
     @property
     def usable(self) -> npt.NDArray[np.bool_]:
-        """bool [N]: the feature vector is complete and every label is known."""
+        """bool [N]: features complete and all labels known."""
         known: npt.NDArray[np.bool_] = self.rows.complete & (self.labels != UNKNOWN).all(axis=1)
         return known
 
@@ -61,19 +61,19 @@ class _About(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def build_dataset(session: Session, params: Params) -> Dataset:
-    """Compute features and labels of a whole session."""
+    """Compute features and labels of a session."""
     return dataset_of(session.instrument, [session.events], params)
 
 
 def dataset_of(instrument: Instrument, parts: Iterable[Events], params: Params) -> Dataset:
-    """Compute features and labels of events, part by part; rows older than the training window are dropped."""
+    """Compute features and labels part by part; drop rows older than the training window."""
     stream = FeatureStream(instrument, params.features)
     whole = Fingerprint(instrument)
     kept: list[Rows] = []
     for events in parts:
         whole.update(events)
         kept.append(stream.push(events))
-        newest = next((one.time[-1] for one in reversed(kept) if len(one)), 0)
+        newest = next((block.time[-1] for block in reversed(kept) if len(block)), 0)
         while len(kept) > 1 and (not len(kept[0]) or kept[0].time[-1] < newest - _length_ns(params.window)):
             kept.pop(0)
     rows = Rows.concatenate(kept)
@@ -93,10 +93,10 @@ def _length_ns(window: WindowParams) -> int:
 
 
 def training_window(dataset: Dataset, params: WindowParams) -> Dataset:
-    """Return the newest rows that a retrain learns from.
+    """Return the newest rows, for a retrain.
 
     Raises:
-        ThinWindowError: gap-free segments cover too little of the window, or it holds too few usable rows.
+        ThinWindowError: gap-free segments cover too little of the window, or too few rows are usable.
     """
     rows = dataset.rows
     if len(rows) == 0:
@@ -127,7 +127,7 @@ def training_window(dataset: Dataset, params: WindowParams) -> Dataset:
 
 
 def covered_seconds(rows: Rows) -> float:
-    """Return the time that lies inside gap-free segments, seconds."""
+    """Return the seconds inside gap-free segments."""
     if len(rows) == 0:
         return 0.0
     inside = np.diff(rows.time)[np.diff(rows.segment) == 0]
@@ -135,10 +135,10 @@ def covered_seconds(rows: Rows) -> float:
 
 
 def save_dataset(dataset: Dataset, path: Path) -> None:
-    """Write a dataset as safetensors, whole or not at all."""
+    """Write a dataset as safetensors, atomically."""
     arrays = {name: np.ascontiguousarray(getattr(dataset.rows, name)) for name in _ARRAYS}
     about = _About(dataset.instrument, dataset.horizons_ms, dataset.data_fingerprint, dataset.definitions_sha256)
-    # One entry: safetensors writes several in an order that differs from run to run.
+    # One entry: safetensors does not order several.
     metadata = {"lobsmith": msgspec.json.encode(about).decode()}
     arrays |= {name: np.ascontiguousarray(getattr(dataset.targets, name)) for name in _TARGETS}
     write_atomic(path, save({**arrays, "labels": np.ascontiguousarray(dataset.labels)}, metadata))
@@ -168,7 +168,7 @@ def load_dataset(path: Path) -> Dataset:
 
 
 def training_datasets(params: Params, directory: Path) -> list[Path]:
-    """Return the files of a run's datasets to train on: the chosen one, then with `train.pool` those of all others."""
+    """Return a run's dataset files to train on: the chosen one, with `train.pool` also all others."""
     chosen = directory / DATASET
     if not params.train.pool:
         return [chosen]
@@ -176,11 +176,11 @@ def training_datasets(params: Params, directory: Path) -> list[Path]:
 
 
 def other_datasets(directory: Path) -> list[Path]:
-    """Return the files of a run's datasets of all instruments but the chosen one."""
+    """Return a run's dataset files but the chosen one."""
     instrument = load_dataset(directory / DATASET).instrument
     return [path for path in sorted((directory / FEATURES).glob("*.safetensors")) if path.stem != file_stem(instrument)]
 
 
 def file_stem(instrument: Instrument) -> str:
-    """Return the name of an instrument in file names."""
+    """Return an instrument's name in file names."""
     return str(instrument).replace(":", "-")

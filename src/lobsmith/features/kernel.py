@@ -1,8 +1,4 @@
-"""The one feature kernel: a small state, updated by one event.
-
-Training runs it in a compiled loop over a session, the live client runs the same loop over each message. There is no
-second implementation that could drift away from the first; the slow reference lives in the tests.
-"""
+"""The feature kernel of training and the live client: a small state, updated per event."""
 
 import numba
 import numpy as np
@@ -17,15 +13,15 @@ from lobsmith.market.events import ASK, BID, GAP, TICKER, TRADE
 _BASIS_POINTS = 1e4
 _NEAR_LEVELS = 5
 _PULL_S = 0.1
-"""How fast the direction of the last move and of the last trade fades in the `pull` features."""
+"""Decay of the `pull` features."""
 _LONG_AGO_S = 100.0
-"""Age of a move or a trade that has not come yet."""
+"""Age before the first move or trade."""
 _BOOK_COLUMNS = 4 * LEVELS
 _TOUCH_COLUMNS = 10
 
 
 def kernel_dtype() -> np.dtype[np.void]:
-    """Return the kernel's own state, besides the book's and the normaliser's; all zeros mean a new segment."""
+    """Return the kernel's state, without book and normaliser; all zeros mean a new segment."""
     return np.dtype(
         [
             ("lot", np.float64),
@@ -46,17 +42,17 @@ def kernel_dtype() -> np.dtype[np.void]:
             ("last_trade", np.int64),
             ("trade_price", np.int64),  # of the last trade
             ("trade_side", np.float64),
-            ("move", np.int64),  # the last change of twice the mid, ticks
+            ("move", np.int64),  # last change of twice the mid, ticks
             ("move_time", np.int64),
-            ("usual_size", np.float64),  # slow average of the two queues at the touch
+            ("usual_size", np.float64),  # slow average of the touch's queues
             ("short_variance", np.float64),
             ("long_variance", np.float64),
             ("price", np.int64, (2, LEVELS)),
             ("size", np.float64, (2, LEVELS)),
             ("depth", np.int64, (2,)),
-            ("levels_known", np.int64),  # whether the depth is as it was when the levels were read
+            ("levels_known", np.int64),  # depth unchanged since the levels were read
             ("distance", np.float64, (2, LEVELS)),  # from the mid, ticks
-            ("logs", np.float64, (4 * LEVELS,)),  # ln(1 + lots) of bids and asks, then of both cumulated
+            ("logs", np.float64, (4 * LEVELS,)),  # ln(1 + lots) of bids, asks, then cumulated
             ("old_price", np.int64, (2, _NEAR_LEVELS)),
             ("old_size", np.float64, (2, _NEAR_LEVELS)),
             ("old_depth", np.int64, (2,)),
@@ -105,9 +101,9 @@ def _decay_trades(kernel: npt.NDArray[np.void], time: int) -> None:
 
 @numba.njit(cache=True, error_model="numpy")
 def _level_flow(kernel: npt.NDArray[np.void], side: int, level: int) -> float:
-    """Return the change of queue at one level of one side since the previous row, as Cont, Kukanov & Stoikov count it.
+    """Return a level's change of queue since the previous row (Cont, Kukanov & Stoikov).
 
-    A price that improved counts its whole new queue, one that worsened loses its whole old queue.
+    A better price counts its whole new queue, a worse one loses its whole old queue.
     """
     k = kernel[0]
     flow = 0.0
@@ -127,11 +123,11 @@ def _level_flow(kernel: npt.NDArray[np.void], side: int, level: int) -> float:
 
 @numba.njit(cache=True, error_model="numpy")
 def _measure_levels(kernel: npt.NDArray[np.void], mid: float) -> None:
-    """Compute each level's distance, and all the logarithms of sizes in one loop, which the compiler can widen."""
+    """Compute levels' distances and all logarithms in one vectorised loop."""
     k = kernel[0]
     per_lot = 1.0 / k.lot
     for side in range(2):
-        # A side with fewer levels: as far away as the last one, and empty.
+        # Missing levels: empty, at the last one's price.
         for level in range(k.depth[side], LEVELS):
             k.price[side, level] = k.price[side, level - 1]
             k.size[side, level] = 0.0
@@ -159,7 +155,7 @@ def _book_columns(kernel: npt.NDArray[np.void], mid: float) -> None:
 
 @numba.njit(cache=True, error_model="numpy")
 def _slope(kernel: npt.NDArray[np.void], side: int, mid: float) -> float:
-    """Return the least-squares slope of the log of cumulative lots on the distance from the mid, in basis points."""
+    """Return the least-squares slope of log cumulative lots on the distance from the mid, in basis points."""
     k = kernel[0]
     count = k.depth[side]
     if count < 2:
@@ -183,7 +179,6 @@ def _slope(kernel: npt.NDArray[np.void], side: int, mid: float) -> float:
 
 @numba.njit(cache=True, error_model="numpy")
 def _touch_columns(kernel: npt.NDArray[np.void], column: int, time: int, mid: float, spread: float) -> None:
-    """Write what the touch is like now, and how it came to be: the last move and the last trade."""
     k = kernel[0]
     usual = log(1.0 + k.usual_size / k.lot)
     k.raw[column] = k.logs[0] - k.logs[LEVELS]
@@ -204,7 +199,7 @@ def _touch_columns(kernel: npt.NDArray[np.void], column: int, time: int, mid: fl
 
 @numba.njit(cache=True, error_model="numpy")
 def _flow_columns(kernel: npt.NDArray[np.void], column: int, touch: float) -> None:
-    """Write order flow and trades over each time constant, in units of the usual size at the touch."""
+    """Write order flow and trades, in units of the average size at the touch."""
     k = kernel[0]
     usual = 1.0 / max(k.usual_size, k.lot)
     k.raw[column] = _signed_log(touch * usual)
@@ -217,7 +212,7 @@ def _flow_columns(kernel: npt.NDArray[np.void], column: int, touch: float) -> No
 
 @numba.njit(cache=True, error_model="numpy")
 def _row(kernel: npt.NDArray[np.void], time: int) -> None:
-    """Compute the raw feature vector of a change of the touch from the levels just read."""
+    """Compute the raw features from the levels just read."""
     k = kernel[0]
     twice_mid = k.price[0, 0] + k.price[1, 0]
     mid = 0.5 * twice_mid
@@ -294,7 +289,7 @@ def _row(kernel: npt.NDArray[np.void], time: int) -> None:
 
 @numba.njit(cache=True, error_model="numpy")
 def _read_levels(book: npt.NDArray[np.void], kernel: npt.NDArray[np.void]) -> None:
-    """Read both sides' levels; where only sizes at the touch have changed, which is most often, only these."""
+    """Read both sides' levels, or only the touch's sizes where nothing else changed."""
     k = kernel[0]
     bid, bid_size, ask, ask_size = order_book.touch(book)
     if k.levels_known and bid == k.price[0, 0] and ask == k.price[1, 0]:
@@ -325,28 +320,22 @@ def run(
     segments: npt.NDArray[np.int64],
     counts: npt.NDArray[np.int64],
 ) -> int:
-    """Feed events through the book and write one row for each change of the touch.
+    """Apply events to the book and write a row for each change of the touch.
 
     Args:
-        book: the order book's state, shape [1].
-        kernel: the kernel's state, shape [1].
-        window: the normaliser's state, shape [1].
-        local_time: int64 [N], ns; with the columns that follow, the events.
-        kind: uint8 [N].
-        side: int8 [N].
-        flags: uint8 [N].
-        price: int64 [N], ticks.
-        size: float64 [N], base units.
-        sequence: int64 [N].
-        raw: float32 [R, F], R at least the number of ticker messages; written.
-        scaled: float32 [R, F], what the network sees: z-scores of the rolling columns, the others as they are; written.
-        times: int64 [R], local time of the row, ns; written.
-        mids: int64 [R], best bid plus best ask in ticks, that is twice the mid; written.
-        segments: int64 [R], the segment's number; written.
-        counts: int64 [R], rows in the normaliser's window; written.
+        book: the book's state, [1].
+        kernel: the kernel's state, [1].
+        window: the normaliser's state, [1].
+        local_time, kind, side, flags, price, size, sequence: event columns, [N].
+        raw: float32 [R, F], written; R at least the number of ticker messages.
+        scaled: float32 [R, F], written: the network's input, rolling columns as z-scores.
+        times: int64 [R], written: local time, ns.
+        mids: int64 [R], written: best bid plus best ask, ticks.
+        segments: int64 [R], written.
+        counts: int64 [R], written: rows in the normaliser's window.
 
     Returns:
-        The number of rows written.
+        The number of rows.
     """
     k = kernel[0]
     rows = 0

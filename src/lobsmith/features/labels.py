@@ -1,6 +1,6 @@
-"""Labels: what the market does within a horizon of local receive time.
+"""Labels: the market within a horizon of local receive time.
 
-No label looks across a gap or the end of a session: a horizon that ends after its segment's last row is unknown.
+A horizon past its segment's last row is unknown: no label crosses a gap or the session's end.
 """
 
 from dataclasses import dataclass
@@ -24,15 +24,12 @@ def direction_labels(
     segment: npt.NDArray[np.int64],
     horizons_ms: tuple[int, ...],
 ) -> npt.NDArray[np.int8]:
-    """Label each row with the direction of the mid after each horizon.
-
-    The mid at a horizon is that of the last row received by then. A horizon that ends after its segment's last row is
-    unknown: no label looks across a gap or the end of a session.
+    """Label rows with the mid's direction at each horizon, by the last row received by then.
 
     Args:
-        time: int64 [N], local receive time of each row, ns, never decreasing within a segment.
+        time: int64 [N], local receive time, ns, never decreasing within a segment.
         mid: int64 [N], in any unit.
-        segment: int64 [N], constant over each gap-free run of rows.
+        segment: int64 [N], constant over gap-free rows.
         horizons_ms: the H horizons, milliseconds.
 
     Returns:
@@ -49,16 +46,16 @@ def direction_labels(
 
 @dataclass(frozen=True)
 class Targets:
-    """What else is predicted, at each horizon; -1 and NaN where it is unknown.
+    """The auxiliary heads' labels; -1 and NaN where unknown.
 
     | column        | type              | meaning |
     |---------------|-------------------|---------|
-    | `significant` | int8 [N, H]       | 1 where the mid is `significant_bps` or more away at the horizon |
-    | `withdrawal`  | int8 [N, H, 2]    | 1 where the visible depth of bids, asks falls by `withdrawal` within it |
-    | `move`        | float32 [N, H]    | change of the mid at the horizon, basis points |
-    | `volatility`  | float32 [N, H]    | root of the sum of squared changes of the mid within it, basis points |
+    | `significant` | int8 [N, H]       | 1 if the mid is `significant_bps` or more away at the horizon |
+    | `withdrawal`  | int8 [N, H, 2]    | 1 if the visible depth of bids, asks falls by `withdrawal` within it |
+    | `move`        | float32 [N, H]    | the mid's change at the horizon, basis points |
+    | `volatility`  | float32 [N, H]    | root of the mid's summed squared changes within it, basis points |
 
-    Visible depth is the sum of the sizes at the ten best levels; it falls by cancellations, trades and moves alike.
+    Visible depth: the ten best levels' sizes; cancellations, trades and moves reduce it.
     """
 
     significant: npt.NDArray[np.int8]
@@ -85,7 +82,7 @@ class Targets:
 def _horizon_rows(
     time: npt.NDArray[np.int64], segment: npt.NDArray[np.int64], horizon: int, out: npt.NDArray[np.int64]
 ) -> None:
-    """Write the last row received within each row's horizon; -1 where the segment ends before."""
+    """Write the last row within each row's horizon; -1 past the segment's end."""
     ahead = 0
     end = 0
     count = time.shape[0]
@@ -106,7 +103,7 @@ def _horizon_rows(
 
 @numba.njit(cache=True)
 def _lowest_within(values: npt.NDArray[np.float64], last: npt.NDArray[np.int64], out: npt.NDArray[np.float64]) -> None:
-    """Write the smallest value from each row up to its last one: a queue of candidates, each row enters it once."""
+    """Write the smallest value from each row to its last one (monotonic queue)."""
     count = values.shape[0]
     queue = np.empty(count, np.int64)
     head = 0
@@ -135,13 +132,13 @@ def targets(
     raw: npt.NDArray[np.float32],
     params: LabelParams,
 ) -> Targets:
-    """Compute the targets of a run of rows.
+    """Compute the auxiliary heads' labels.
 
     Args:
         time: int64 [N], local receive time, ns.
         mid: int64 [N], twice the mid, ticks.
         segment: int64 [N].
-        raw: float32 [N, F], features in their own units.
+        raw: float32 [N, F].
         params: horizons and thresholds.
     """
     rows, horizons = len(time), len(params.horizons_ms)
@@ -150,9 +147,9 @@ def targets(
     significant = np.full((rows, horizons), UNKNOWN, np.int8)
     withdrawal = np.full((rows, horizons, 2), UNKNOWN, np.int8)
     level = np.log(mid)
-    step = np.diff(level, prepend=level[:1])
-    step[np.diff(segment, prepend=segment[:1]) != 0] = 0.0
-    squares = np.cumsum(step * step)
+    returns = np.diff(level, prepend=level[:1])
+    returns[np.diff(segment, prepend=segment[:1]) != 0] = 0.0
+    squares = np.cumsum(returns * returns)
     depth = [np.expm1(raw[:, 2 * side + 1 : 4 * LEVELS : 4].astype(np.float64)).sum(axis=1) for side in range(2)]
     last = np.empty(rows, np.int64)
     lowest = np.empty(rows)

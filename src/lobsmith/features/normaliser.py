@@ -1,11 +1,8 @@
-"""The rolling z-score: mean and deviation over the last W rows, in O(1) a row and without drift.
+"""The rolling z-score over the last W rows, O(1) a row, without accumulating error.
 
-Sums that add the new value and subtract the old one lose a little at every step. Two things keep them exact for ever:
-
-- Values are summed as differences from a reference close to their mean, so squares do not cancel.
-- While a lap around the ring is under way, a second pair of sums takes only what the lap adds, relative to a newer
-  reference. When the lap is complete these sums hold exactly the window's values, with nothing ever subtracted from
-  them, and replace the first pair. Rounding therefore lives for one lap and no longer.
+- Values are summed relative to a reference near their mean: squares do not cancel.
+- During a lap around the ring a second pair of sums, with a newer reference, only adds. At the lap's end it covers the
+  window exactly and replaces the first pair: rounding lasts one lap.
 """
 
 import numba
@@ -13,22 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 CLIP = 8.0
-"""Largest absolute z-score: a column that stood still for a window would otherwise jump to sqrt(W)."""
+"""Largest absolute z-score; after a constant window it would be sqrt(W)."""
 _FLAT = 1e-10
-"""A column stands still when its variance is below this share of its squared mean: a one-tick spread in basis points
-moves that much because the mid does."""
+"""A column is constant if its variance is below this share of its squared mean (as of a one-tick spread in bps)."""
 _LANES = 8
 _TINY = 1e-30
 _ZERO = np.float32(0.0)
 _CLIP = np.float32(CLIP)
 _CANCELLED = 1e-13
-"""A variance below this share of the squared distance between mean and reference is rounding."""
+"""A variance below this share of the squared distance of mean and reference is rounding."""
 
 
 def normaliser_dtype(columns: int, rows: int) -> np.dtype[np.void]:
-    """Return the state of a normaliser of `columns` features over `rows` rows; all zeros mean empty.
+    """Return the state for `columns` features and `rows` rows; all zeros mean empty.
 
-    It has room for a multiple of `_LANES` columns, which the compiler knows: no loop has a remainder.
+    Columns are padded to a multiple of `_LANES`, without loop remainders.
     """
     width = -(-columns // _LANES) * _LANES
     return np.dtype(
@@ -51,7 +47,7 @@ def normaliser_dtype(columns: int, rows: int) -> np.dtype[np.void]:
 
 @numba.njit(cache=True, error_model="numpy")
 def reset(state: npt.NDArray[np.void]) -> None:
-    """Forget everything."""
+    """Empty the window."""
     s = state[0]
     s.count = 0
     s.position = 0
@@ -59,16 +55,15 @@ def reset(state: npt.NDArray[np.void]) -> None:
 
 @numba.njit(cache=True, error_model="numpy")
 def normalise(state: npt.NDArray[np.void], values: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> int:
-    """Take one row into the window and write its z-scores.
+    """Add one row to the window and write its z-scores.
 
     Args:
-        state: the normaliser, shape [1].
-        values: float32 [C], the raw row; finite.
-        out: float32 [C]; z-scores over the last W rows, the present one included, clipped to ±8; 0 where a column
-            stands still.
+        state: the normaliser, [1].
+        values: float32 [C], raw, finite.
+        out: float32 [C], written: clipped to ±8; 0 for constant columns.
 
     Returns:
-        The number of rows in the window.
+        Rows in the window, this one included.
     """
     s = state[0]
     rows = s.ring.shape[0]
@@ -87,7 +82,7 @@ def normalise(state: npt.NDArray[np.void], values: npt.NDArray[np.float32], out:
             s.lap_reference[c] = mean
             s.lap_sum[c] = 0.0
             s.lap_square[c] = 0.0
-    # The loops are short and without branches, so that the compiler works on several columns at once.
+    # Short loops without branches: vectorised.
     if s.count == rows:
         for c in range(columns):
             left = np.float64(s.ring[position, c]) - s.reference[c]
@@ -118,7 +113,7 @@ def normalise(state: npt.NDArray[np.void], values: npt.NDArray[np.float32], out:
         variance = s.square[c] * share - mean * mean
         centre = s.reference[c] + mean
         still = max(_FLAT * centre * centre, _CANCELLED * mean * mean)
-        # Root and quotient of half the width take a third of the time; the difference was taken in full.
+        # float32 root and quotient take a third of the time; the difference is float64.
         z = np.float32(np.float64(s.row[c]) - centre) / np.sqrt(np.float32(max(variance, _TINY)))
         z = min(max(z, -_CLIP), _CLIP)
         s.scores[c] = z if variance > still else _ZERO

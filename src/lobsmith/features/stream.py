@@ -1,4 +1,4 @@
-"""Features of a stream of events, live or recorded."""
+"""Features of an event stream."""
 
 from dataclasses import dataclass, fields
 
@@ -16,16 +16,16 @@ from lobsmith.params import FeatureParams
 
 @dataclass(frozen=True)
 class Rows:
-    """Feature rows, one for each change of the touch.
+    """Feature rows, one per change of the touch.
 
     | column     | type           | meaning |
     |------------|----------------|---------|
-    | `raw`      | float32 [N, F] | features in their own units |
-    | `features` | float32 [N, F] | what the network sees: rolling columns as z-scores over the last rows |
+    | `raw`      | float32 [N, F] | raw features |
+    | `features` | float32 [N, F] | the network's input: rolling columns as z-scores |
     | `time`     | int64 [N]      | local receive time, ns since 1970 UTC |
-    | `mid`      | int64 [N]      | best bid plus best ask in ticks, that is twice the mid |
+    | `mid`      | int64 [N]      | best bid plus best ask, ticks |
     | `segment`  | int64 [N]      | number of the gap-free segment |
-    | `complete` | bool [N]       | the z-score's window holds enough rows |
+    | `complete` | bool [N]       | the z-score's window has enough rows |
     """
 
     raw: npt.NDArray[np.float32]
@@ -44,17 +44,14 @@ class Rows:
 
     @classmethod
     def concatenate(cls, parts: "list[Rows]") -> "Rows":
-        """Join rows end to end; at least one part."""
+        """Join rows; at least one part."""
         if len(parts) == 1:
             return parts[0]
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 class FeatureStream:
-    """The features of one instrument's stream: events go in as they come, rows come out.
-
-    Pushing a session whole or message by message gives the same bits.
-    """
+    """Features of one instrument's stream; the bits do not depend on how it is cut."""
 
     def __init__(self, instrument: Instrument, params: FeatureParams) -> None:
         self._book = new_book()
@@ -68,11 +65,7 @@ class FeatureStream:
         self._minimum = params.normaliser_minimum
 
     def push(self, events: Events) -> Rows:
-        """Take the next events and return the rows that they complete.
-
-        Args:
-            events: whole messages, in the order of arrival.
-        """
+        """Process whole messages in the order of arrival; return the rows they complete."""
         capacity = int(np.count_nonzero((events.kind == TICKER) & ((events.flags & END) != 0)))
         raw = np.empty((capacity, COUNT), np.float32)
         scaled = np.empty((capacity, COUNT), np.float32)

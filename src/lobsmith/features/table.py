@@ -111,13 +111,12 @@ def _ranges(ranges: Ranges) -> str:
         "",
         *(f"- {session}" for session in ranges.sessions),
         "",
-        "| name | min | 1 % | median | 99 % | max |",
-        "|------|----:|----:|-------:|-----:|----:|",
+        "```text",
+        f"{'name':16}" + "".join(f"{name:>10}" for name in ("min", "1 %", "median", "99 %", "max")),
     ]
     for feature, quantiles in zip(FEATURES, ranges.quantiles, strict=True):
-        cells = " | ".join(f"{value:.3g}" for value in quantiles)
-        lines.append(f"| `{feature.name}` | {cells} |")
-    return "\n".join([*lines, ""])
+        lines.append(f"{feature.name:16}" + "".join(f"{value:>10.3g}" for value in quantiles))
+    return "\n".join([*lines, "```", ""])
 
 
 def _family(feature: Feature) -> Feature:

@@ -1,4 +1,4 @@
-"""The compression gate: which candidate is served, and whether it loses more than the budget allows."""
+"""The compression gate: which candidate is served, and whether its losses are within the budget."""
 
 from collections.abc import Sequence
 
@@ -12,16 +12,15 @@ from lobsmith.verdict import Verdict
 
 GATE = "compression"
 SERVED, SLOWER, COSTLY, VETOED, REFUSED = "served", "no faster", "loses too much", "vetoed", "refused"
-"""What becomes of a candidate; a faster one that was not the fastest has an empty outcome."""
+"""Outcomes of a candidate; that of a faster one that was not the fastest is empty."""
 
 
 class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A row of the table of candidates.
 
-    `delta_log_loss` (a share: 0.005 is half a percent worse), `delta_mcc` and `agreement` are of the held-out test
-    rows; the choice goes by the same figures of the validation rows. Times are of the use that the parameters name;
-    `timings` has all uses. `outcome` says in a word why a candidate is served or not; what may not be served has its
-    reason in `refused`, and what could not be made no figures.
+    `delta_log_loss` (a share: 0.005 is half a percent worse), `delta_mcc` and `agreement` are of the test rows; the
+    choice goes by the validation rows. Times are of the chosen use, `timings` of all. `refused` says why a candidate
+    may not be served; without a file it has no figures.
     """
 
     name: str
@@ -45,7 +44,7 @@ class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Compressed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the stage found out: the table, and of the chosen candidate what a version's manifest says.
+    """Summary of the compress stage: the table, and the manifest's figures of the chosen candidate.
 
     `network` is the folder of its weights, relative to the run's; `weights_sha256` is of the network as trained.
     """
@@ -67,14 +66,13 @@ class Compressed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def choose(rows: Sequence[Row], settings: CompressParams) -> list[Row]:
-    """Mark what becomes of each candidate: the fastest inside the budget is served; the first is the network itself.
+    """Mark the outcome of each candidate: the fastest inside the budget is served; the first is the network itself.
 
-    What is chosen by validation rows cannot be tuned to the test rows: those only have a veto, and where they use it
-    the network itself is served. A speed-up counts where its interval leaves out 1. A name in the parameters is taken
-    whatever its speed and losses, so that a version can be made again: times differ, files do not.
+    The validation rows choose; the test rows have a veto, after which the network itself is served. A speed-up counts
+    where its interval leaves out 1. A candidate named in the parameters is taken in any case, for reproduction.
 
     Raises:
-        TrainingError: the network itself is refused, or the parameters name a candidate that there is not.
+        TrainingError: the network itself is refused, or the parameters name an unknown candidate.
     """
     if rows[0].refused:
         raise TrainingError(f"the network itself cannot be served: {rows[0].refused}; train it again")
@@ -91,42 +89,41 @@ def choose(rows: Sequence[Row], settings: CompressParams) -> list[Row]:
 
 
 def _named(rows: Sequence[Row], name: str) -> str:
-    found = next((row for row in rows if row.name == name), None)
-    if found is None or found.refused:
+    named = next((row for row in rows if row.name == name), None)
+    if named is None or named.refused:
         able = ", ".join(row.name for row in rows if not row.refused)
-        why = f" is refused ({found.refused})" if found else " is none of the candidates"
-        raise TrainingError(f"compress.candidate: {name}{why}; choose one of {able}")
+        reason = f" is refused ({named.refused})" if named else " is none of the candidates"
+        raise TrainingError(f"compress.candidate: {name}{reason}; choose one of {able}")
     return name
 
 
 def _outcome(row: Row, settings: CompressParams) -> str:
     if row.refused:
         return REFUSED
-    if not any(one.use == settings.use and one.low > 1.0 for one in row.timings):
+    if not any(timing.use == settings.use and timing.low > 1.0 for timing in row.timings):
         return SLOWER
     return "" if row.validation is not None and within_budget(row.validation, settings) else COSTLY
 
 
 def within_budget(lost: Fidelity, settings: CompressParams) -> bool:
-    """Tell whether the upper end of the rise of the log-loss, and the agreement, are what the parameters allow."""
+    """Return whether the upper end of the rise of the log-loss, and the agreement, are within the parameters."""
     return lost.delta_log_loss.high <= settings.log_loss and lost.agreement.value >= settings.agreement
 
 
 def compression(summary: Compressed, settings: CompressParams) -> Verdict:
-    """Hold what the served candidate loses on the test rows against the budget.
+    """Return the verdict on the served candidate's losses on the test rows.
 
-    It refuses a candidate that the parameters name. One that was chosen has passed the test rows' veto already, or is
-    the network itself: the verdict then records the figures.
+    Only a candidate named in the parameters can fail it.
     """
     row = summary.chosen
     evidence = {"candidate": row.name, "use": summary.use, "least_agreement": settings.agreement}
     if row.test is None:
         return Verdict(gate=GATE, passed=False, value=None, threshold=settings.log_loss, evidence=evidence)
-    return judge(row.test, settings, evidence)
+    return budget_verdict(row.test, settings, evidence)
 
 
-def judge(lost: Fidelity, settings: CompressParams, evidence: dict[str, object]) -> Verdict:
-    """Return a verdict on losses; its value is the rise of the log-loss as a share, at its interval's upper end."""
+def budget_verdict(lost: Fidelity, settings: CompressParams, evidence: dict[str, object]) -> Verdict:
+    """Return a verdict on losses; its value is the rise of the log-loss as a share, upper end of its interval."""
     return Verdict(
         gate=GATE,
         passed=within_budget(lost, settings),

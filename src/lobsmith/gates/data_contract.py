@@ -1,4 +1,4 @@
-"""The data contract: what events and features must look like before training, and its Data Docs pages."""
+"""The data contract: expectations of events and features before training, and its Data Docs pages."""
 
 import re
 import shutil
@@ -38,11 +38,11 @@ from lobsmith.verdict import Verdict
 
 _EXAMPLES = 3
 _SHOWN = 5
-"""Failures that an error spells out; the Data Docs have all of them."""
+"""Failures in an error; the Data Docs have all of them."""
 _LOCK_S = 60.0
 _HOUR_S = 3600.0
 _Batch = tuple[pd.DataFrame, list[Any]]
-"""Rows, and what is expected of them."""
+"""Rows, and their expectations."""
 _FETCHED = re.compile(r"<(script|link)\b[^>]*(?:src|href)=\"https?://[^>]*>(?:</script>)?|<img\b[^>]*https?://[^>]*>")
 _STYLE = "<style>body{font-family:sans-serif;margin:2em;max-width:70em}td,th{padding:.2em .8em;text-align:left}</style>"
 _INDEX = """<!doctype html>
@@ -50,9 +50,9 @@ _INDEX = """<!doctype html>
 <h1>Data contract</h1>
 <table>
 <tr><th>batch</th><th>verdict</th><th>expectations</th><th>what fails</th></tr>
-{% for one in batches %}<tr>
-<td><a href="{{ one.link }}">{{ one.title }}</a></td><td>{{ "passed" if one.passed else "refused" }}</td>
-<td>{{ one.held }} of {{ one.checks }} hold</td><td>{{ one.failures | join("; ") }}</td>
+{% for batch in batches %}<tr>
+<td><a href="{{ batch.link }}">{{ batch.title }}</a></td><td>{{ "passed" if batch.passed else "refused" }}</td>
+<td>{{ batch.held }} of {{ batch.checks }} hold</td><td>{{ batch.failures | join("; ") }}</td>
 </tr>{% endfor %}
 </table>
 </html>
@@ -60,7 +60,7 @@ _INDEX = """<!doctype html>
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """One expectation that does not hold."""
+    """An expectation that does not hold."""
 
     check: str
     column: str
@@ -75,10 +75,10 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 
 class ContractResult(Struct, frozen=True, kw_only=True):
-    """What became of one batch: all failures, and the same as a verdict."""
+    """All failures of one batch, and the same as a verdict."""
 
     name: str
-    """Instrument and what was checked."""
+    """Instrument and kind."""
     kind: str
     """`events` or `features`."""
     checks: int
@@ -86,9 +86,9 @@ class ContractResult(Struct, frozen=True, kw_only=True):
 
     @property
     def verdict(self) -> Verdict:
-        """The same as a verdict: the share of expectations that hold must be 1."""
+        """The verdict: the share of expectations that hold must be 1."""
         held = 1.0 - len(self.failures) / self.checks
-        evidence = {"batch": self.name, "failures": [str(one) for one in self.failures]}
+        evidence = {"batch": self.name, "failures": [str(failure) for failure in self.failures]}
         return Verdict(
             gate=f"{self.kind} contract", passed=not self.failures, value=held, threshold=1.0, evidence=evidence
         )
@@ -108,11 +108,11 @@ def require(result: ContractResult) -> ContractResult:
 
 
 class DataContract:
-    """The contract of one run: what it has checked, and the pages that show it."""
+    """The contract of one run: its batches, and the pages that show them."""
 
     def __init__(self, params: ContractParams) -> None:
         self._params = params
-        # Without the default pages, which would leave a temporary folder behind.
+        # The default pages would leave a temporary folder behind.
         stores = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)
         self._context = gx.get_context(
             mode="ephemeral", project_config=DataContextConfig(store_backend_defaults=stores)
@@ -122,17 +122,11 @@ class DataContract:
         self._batches: list[dict[str, object]] = []
 
     def check_events(self, name: str, events: Events, account: Accounting) -> ContractResult:
-        """Hold an instrument's events, and the account of their ingest, against the contract.
-
-        Args:
-            name: the instrument's name.
-            events: all of its events.
-            account: what became of its records.
-        """
+        """Check an instrument's events, and the account of its kept and quarantined records."""
         return self._run(name, "events", _events_batches(events, account, self._params))
 
     def check_features(self, dataset: Dataset) -> ContractResult:
-        """Hold an instrument's feature rows and labels against the contract."""
+        """Check an instrument's feature rows and labels."""
         return self._run(str(dataset.instrument), "features", _features_batches(dataset, self._params))
 
     def _run(self, instrument: str, kind: str, batches: "dict[str, _Batch]") -> ContractResult:
@@ -147,7 +141,7 @@ class DataContract:
             )
             shape: Any = {"result_format": "SUMMARY", "partial_unexpected_count": _EXAMPLES}
             result = definition.run(batch_parameters={"dataframe": frame}, result_format=shape)
-            broken = [_failure(one, len(frame)) for one in result.results if not one.success]
+            broken = [_failure(outcome, len(frame)) for outcome in result.results if not outcome.success]
             failures += broken
             held = len(expectations) - len(broken)
             self._batches.append(
@@ -156,17 +150,17 @@ class DataContract:
                     "passed": not broken,
                     "held": held,
                     "checks": len(expectations),
-                    "failures": [str(one) for one in broken],
+                    "failures": [str(failure) for failure in broken],
                 }
             )
         checks = sum(len(expectations) for _, expectations in batches.values())
         return ContractResult(name=name, kind=kind, checks=checks, failures=tuple(failures))
 
     def build_data_docs(self, directory: Path) -> Path:
-        """Build the pages of all that was checked, and put them in a folder's place once they are whole.
+        """Build the pages of all batches, and replace a folder by them once they are complete.
 
         Returns:
-            The index page, to be opened in a browser.
+            The index page.
         """
         directory.parent.mkdir(parents=True, exist_ok=True)
         private = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
@@ -195,8 +189,8 @@ def _events_batches(events: Events, account: Accounting, params: ContractParams)
     quotes = (events.kind == LEVEL) | (events.kind == TICKER) | (events.kind == TRADE)
     timed = events.exchange_time > 0
     segment = np.cumsum(events.kind == GAP)
-    step = np.diff(events.local_time, prepend=events.local_time[:1])
-    step[np.diff(segment, prepend=0) != 0] = 0
+    elapsed = np.diff(events.local_time, prepend=events.local_time[:1])
+    elapsed[np.diff(segment, prepend=0) != 0] = 0
     latency = np.where(timed, events.local_time - events.exchange_time - account.clock_offset_ns, 0) / NS_PER_S
     frame = pd.DataFrame(
         {
@@ -205,7 +199,7 @@ def _events_batches(events: Events, account: Accounting, params: ContractParams)
             "price": np.where(quotes, events.price, 1),
             "size": events.size,
             "traded_size": np.where((events.kind == TRADE) | (events.kind == TICKER), events.size, 1.0),
-            "local_time_step_ns": step,
+            "local_time_step_ns": elapsed,
             "latency_s": latency,
         }
     )
@@ -250,16 +244,16 @@ def _features_batches(dataset: Dataset, params: ContractParams) -> dict[str, _Ba
     rows = dataset.rows
     complete = rows.complete
     raw = pd.DataFrame(rows.raw[complete], columns=list(NAMES))
-    seen = [f"{name} (z)" if rolling else f"{name} (seen)" for name, rolling in zip(NAMES, ROLLING, strict=True)]
-    scores = pd.DataFrame(rows.features[complete], columns=seen)
-    step = np.diff(rows.time, prepend=rows.time[:1])
-    step[np.diff(rows.segment, prepend=rows.segment[:1]) != 0] = 0
+    columns = [f"{name} (z)" if rolling else f"{name} (seen)" for name, rolling in zip(NAMES, ROLLING, strict=True)]
+    standardised = pd.DataFrame(rows.features[complete], columns=columns)
+    elapsed = np.diff(rows.time, prepend=rows.time[:1])
+    elapsed[np.diff(rows.segment, prepend=rows.segment[:1]) != 0] = 0
     still = [name for name in NAMES if len(raw) and float(np.ptp(raw[name].to_numpy())) == 0.0]
     known = (dataset.labels != UNKNOWN).all(axis=1)
     figures: dict[str, list[float]] = {
         "complete_share": [float(complete.mean()) if len(complete) else 0.0],
         f"constant columns: {', '.join(still) or 'none'}": [float(len(still))],
-        "local_time_step_ns, smallest": [float(step.min()) if len(step) else 0.0],
+        "local_time_step_ns, smallest": [float(elapsed.min()) if len(elapsed) else 0.0],
         "segment_step, smallest": [float(np.diff(rows.segment).min()) if len(rows) > 1 else 0.0],
     }
     limits: list[tuple[float, float | None]] = [
@@ -281,52 +275,50 @@ def _features_batches(dataset: Dataset, params: ContractParams) -> dict[str, _Ba
     bound = params.maximum_feature
     values += [ExpectColumnValuesToBeBetween(column=name, min_value=-bound, max_value=bound) for name in NAMES]
     values.append(ExpectColumnValuesToBeBetween(column="spread", min_value=0, strict_min=True))
-    zs: list[Any] = [ExpectColumnValuesToNotBeNull(column=column) for column in scores]
+    zs: list[Any] = [ExpectColumnValuesToNotBeNull(column=column) for column in standardised]
     zs += [
         ExpectColumnValuesToBeBetween(column=column, min_value=-CLIP, max_value=CLIP)
-        for column, rolling in zip(seen, ROLLING, strict=True)
+        for column, rolling in zip(columns, ROLLING, strict=True)
         if rolling
     ]
-    return {"features": (raw, values), "z-scores": (scores, zs), "labels": (pd.DataFrame(figures), totals)}
+    return {"features": (raw, values), "z-scores": (standardised, zs), "labels": (pd.DataFrame(figures), totals)}
 
 
-def _failure(one: Any, total: int) -> Failure:
-    column = str(one.expectation_config.kwargs["column"])
-    check = str(one.expectation_config.type)
+def _failure(result: Any, total: int) -> Failure:
+    column = str(result.expectation_config.kwargs["column"])
+    check = str(result.expectation_config.type)
     kwargs = {
         key: value
-        for key, value in one.expectation_config.kwargs.items()
+        for key, value in result.expectation_config.kwargs.items()
         if key not in ("batch_id", "column") and value is not None
     }
-    if one.exception_info.get("raised_exception") is True or "unexpected_count" not in one.result:
+    if result.exception_info.get("raised_exception") is True or "unexpected_count" not in result.result:
         return Failure(check=check, column=column, count=total, total=total, examples=("the check could not be run",))
-    rows = one.result.get("partial_unexpected_index_list") or []
-    values = one.result.get("partial_unexpected_list") or []
+    rows = result.result.get("partial_unexpected_index_list") or []
+    values = result.result.get("partial_unexpected_list") or []
     places = [f"row {row} is {value}" for row, value in zip(rows, values, strict=False)] or [
         f"is {value}" for value in values
     ]
     limits = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in kwargs.items())
     examples = (*places[:_EXAMPLES], *([limits] if limits else []))
     return Failure(
-        check=check, column=column, count=int(one.result["unexpected_count"]), total=total, examples=examples
+        check=check, column=column, count=int(result.result["unexpected_count"]), total=total, examples=examples
     )
 
 
 def make_self_contained(folder: Path, batches: Sequence[dict[str, object]]) -> None:
-    """Strip what pages would fetch, and write the index.
+    """Remove what pages of Great Expectations would fetch, and write the index.
 
-    Args:
-        folder: a site that Great Expectations has built.
-        batches: title, passed, held, checks and failures of each.
+    `batches` have `title`, `passed`, `held`, `checks` and `failures`.
     """
     pages = {path.parents[2].name: path for path in folder.glob("validations/*/*/*/*.html")}
     for path in folder.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         path.write_text(_FETCHED.sub("", text).replace("</head>", f"{_STYLE}</head>"), encoding="utf-8")
     rows = [
-        {**one, "link": quote(str(pages[str(one["title"])].relative_to(folder)))}
-        for one in batches
-        if str(one["title"]) in pages
+        {**batch, "link": quote(str(pages[str(batch["title"])].relative_to(folder)))}
+        for batch in batches
+        if str(batch["title"]) in pages
     ]
     page = Environment(autoescape=True).from_string(_INDEX).render(batches=rows, style=_STYLE)
     (folder / "index.html").write_text(page, encoding="utf-8")

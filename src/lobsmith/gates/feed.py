@@ -1,7 +1,6 @@
-"""Would a retrain learn a broken feed: features that stand still, or lie where they have never been.
+"""Feed gate: would a retrain learn a broken feed, with features that stand still or are out of bounds?
 
-A market that changes stays within what features can be; a feed whose lot size, book side or parser has gone wrong does
-not, and a network would learn it without complaint.
+A changed market stays within the bounds of features; a wrong lot size, book side or parser does not.
 """
 
 import numpy as np
@@ -14,14 +13,14 @@ _EXTREMES = (0.001, 0.999)
 
 
 def judge_feed(known: RawRows, new: RawRows, *, limit: float) -> Verdict:
-    """Hold the newest rows of a training window against those that the active version has learnt from.
+    """Compare the newest rows of a training window with the rows that the active version was trained on.
 
     A feature is out of bounds where its median lies beyond the 0.1st or 99.9th percentile of the known rows by more
-    than its scale, or where it stands still and did not. The scale is at least a twentieth of the level: a distance of
-    one tick, in basis points, goes with the price.
+    than its scale (at least a twentieth of the level: a tick, in basis points, varies with the price), or where it
+    stands still and did not.
 
     Args:
-        known: of a feed that was sound, at least one row.
+        known: of a valid feed, at least one row.
         new: of the feed in question, at least one row.
         limit: share of the features that may be out of bounds.
     """

@@ -1,4 +1,4 @@
-"""The liquidity contract: whether a symbol trades enough, and closely enough, to be traded."""
+"""The liquidity contract: whether a symbol has the volume and the spread to be traded."""
 
 import re
 from collections.abc import Iterable
@@ -18,11 +18,11 @@ _COINM_OTHER_USD = 10.0
 
 
 class Liquidity(Struct, frozen=True, kw_only=True):
-    """What an instrument's events say of its liquidity."""
+    """Liquidity of an instrument's events."""
 
     instrument: Instrument
     seconds: float
-    """Time inside segments: what the volume is scaled up from."""
+    """Time inside segments, from which the volume is scaled up."""
     volume: float
     """Sum of trade sizes over that time, in the venue's units."""
     mid: float
@@ -32,7 +32,7 @@ class Liquidity(Struct, frozen=True, kw_only=True):
 
 
 def measure(instrument: Instrument, parts: Iterable[Events]) -> Liquidity:
-    """Measure an instrument's events; a touch counts for as long as it stands, gaps do not count."""
+    """Measure an instrument's events; a best bid and ask count for as long as they stand, gaps do not count."""
     volume = seconds = mids = spreads = 0.0
     bid = ask = 0
     since = 0
@@ -69,53 +69,53 @@ def measure(instrument: Instrument, parts: Iterable[Events]) -> Liquidity:
 
 
 def is_btc(instrument: Instrument) -> bool:
-    """Tell whether an instrument's base is bitcoin; the simulator's is."""
+    """Return whether an instrument's base is bitcoin; the simulator's is."""
     return instrument.venue == "simulator" or re.match(r"(BTC|XBT)", instrument.symbol) is not None
 
 
-def daily_volume_btc(one: Liquidity, btc_price: float) -> float | None:
-    """Return the volume of 24 hours in bitcoin, scaled up from what was seen; None where no price of bitcoin is known.
+def daily_volume_btc(liquidity: Liquidity, btc_price: float) -> float | None:
+    """Return the volume of 24 hours in bitcoin, scaled up; None where no price of bitcoin is known.
 
     COIN-M contracts are worth 100 USD for bitcoin, 10 USD for others; everything else is in units of its base.
     """
-    if not one.seconds or not one.mid:
+    if not liquidity.seconds or not liquidity.mid:
         return 0.0
-    scale = _DAY_S / one.seconds
-    if one.instrument.venue == "binance-coinm":
-        base = re.split(r"[_]", one.instrument.symbol)[0]
-        notional = one.volume * _COINM_USD.get(base, _COINM_OTHER_USD)
-        price = one.mid if is_btc(one.instrument) else btc_price
+    scale = _DAY_S / liquidity.seconds
+    if liquidity.instrument.venue == "binance-coinm":
+        base = re.split(r"[_]", liquidity.instrument.symbol)[0]
+        notional = liquidity.volume * _COINM_USD.get(base, _COINM_OTHER_USD)
+        price = liquidity.mid if is_btc(liquidity.instrument) else btc_price
         return scale * notional / price if price else None
-    if is_btc(one.instrument):
-        return scale * one.volume
-    return scale * one.volume * one.mid / btc_price if btc_price else None
+    if is_btc(liquidity.instrument):
+        return scale * liquidity.volume
+    return scale * liquidity.volume * liquidity.mid / btc_price if btc_price else None
 
 
-def judge(measured: Iterable[Liquidity], params: LiquidityParams) -> dict[str, tuple[Verdict, Verdict]]:
+def liquidity_verdicts(measured: Iterable[Liquidity], params: LiquidityParams) -> dict[str, tuple[Verdict, Verdict]]:
     """Return, by instrument, the verdicts on volume and spread; a symbol is tradable when both passed."""
-    every = list(measured)
-    btc = [one.mid for one in every if is_btc(one.instrument) and one.mid]
+    liquidities = list(measured)
+    btc = [liquidity.mid for liquidity in liquidities if is_btc(liquidity.instrument) and liquidity.mid]
     btc_price = params.btc_price or (float(np.median(btc)) if btc else 0.0)
     verdicts = {}
-    for one in every:
-        name = str(one.instrument)
-        volume = daily_volume_btc(one, btc_price)
-        seen = {"instrument": name, "seconds_seen": one.seconds, "btc_price": btc_price}
+    for liquidity in liquidities:
+        name = str(liquidity.instrument)
+        volume = daily_volume_btc(liquidity, btc_price)
+        evidence = {"instrument": name, "seconds_seen": liquidity.seconds, "btc_price": btc_price}
         if volume is None:
-            seen["problem"] = "no price of bitcoin: ingest a BTC symbol too, or set contract.liquidity.btc_price"
+            evidence["problem"] = "no price of bitcoin: ingest a BTC symbol too, or set contract.liquidity.btc_price"
         enough = Verdict(
             gate="daily volume",
             passed=volume is not None and volume >= params.minimum_daily_volume_btc,
             value=volume or 0.0,
             threshold=params.minimum_daily_volume_btc,
-            evidence=seen,
+            evidence=evidence,
         )
         close = Verdict(
             gate="spread",
-            passed=bool(one.seconds) and one.spread < params.maximum_spread,
-            value=one.spread,
+            passed=bool(liquidity.seconds) and liquidity.spread < params.maximum_spread,
+            value=liquidity.spread,
             threshold=params.maximum_spread,
-            evidence={"instrument": name, "seconds_seen": one.seconds},
+            evidence={"instrument": name, "seconds_seen": liquidity.seconds},
         )
         verdicts[name] = enough, close
     return verdicts

@@ -1,4 +1,4 @@
-"""Is the exported file, or the engine, the trained network?"""
+"""Parity gate: does the exported file, or the engine, compute the trained network?"""
 
 from pathlib import Path
 
@@ -10,28 +10,28 @@ from lobsmith.models.networks.network import Network, ServedNetwork
 from lobsmith.models.networks.outputs import CLASSES
 from lobsmith.verdict import Verdict
 
-_STEPS = 1000
-_AT_ONCE = 256
-"""What a request may carry, and an engine is built for."""
+_ROWS = 1000
+_CHUNK = 256
+"""Most rows of a request, and of an engine's chunk."""
 
 
 def parity(
     network: Network, model: StatefulModel, rows: Float, threshold: float, *, step: Path | None = None
 ) -> Verdict:
-    """Compare PyTorch with ONNX Runtime on real rows: many at once, one by one, and as a batch of two streams.
+    """Compare PyTorch with ONNX Runtime on real rows: in chunks, row by row, and as a batch of two streams.
 
     Args:
         network: the trained network.
         model: its exported file, or an engine of it.
-        rows: float32 [N, F]; up to 1000 of them are used.
+        rows: float32 [N, F]; up to 1000 are used.
         threshold: largest difference in any output, as a share of it where it is above 1.
-        step: the file for one row of one stream, where there is one; it is compared too.
+        step: the file for one row of one stream, or None.
     """
-    rows = rows[:_STEPS]
+    rows = rows[:_ROWS]
     expected = _torch(network, rows)
-    at_once = _joined(*model.predict(rows, chunk=_AT_ONCE)[:2])
+    at_once = _joined(*model.predict(rows, chunk=_CHUNK)[:2])
     stepped = _joined(*model.predict(rows, chunk=1)[:2])
-    half = min(len(rows) // 2, _AT_ONCE)
+    half = min(len(rows) // 2, _CHUNK)
     both = model.run(np.stack([rows[:half], rows[-half:]]), model.cold_state(2))
     differences = {
         "at_once": _largest(at_once, expected),
@@ -42,9 +42,9 @@ def parity(
     if step is not None:
         answers.append(_joined(*OnnxModel(step).predict(rows, chunk=1)[:2]))
         differences["step_graph"] = _largest(answers[-1], expected)
-    finite = all(bool(np.isfinite(one).all()) for one in answers)
-    # Directions of a horizon that never change are no answer, whatever the other horizons say.
-    constant = any(bool((np.ptp(one[:, :, :CLASSES], axis=0) == 0).all(axis=1).any()) for one in answers)
+    finite = all(bool(np.isfinite(outputs).all()) for outputs in answers)
+    # A horizon with constant directions fails, whatever the other horizons answer.
+    constant = any(bool((np.ptp(outputs[:, :, :CLASSES], axis=0) == 0).all(axis=1).any()) for outputs in answers)
     value = max(differences.values())
     return Verdict(
         gate="parity",

@@ -1,4 +1,4 @@
-"""The gates on an evaluation: skill against the base rate, and calibration."""
+"""Gates on an evaluation: skill against the base rate, and calibration."""
 
 import msgspec
 
@@ -7,18 +7,23 @@ from lobsmith.evaluation.results import MAJORITY, MODEL, RECENT
 from lobsmith.verdict import Verdict
 
 
-def skill(found: Assessment, threshold: float) -> Verdict:
-    """Judge the model's log-loss at the first horizon as a share of the base rate's, at its interval's upper end.
+def skill(assessment: Assessment, threshold: float) -> Verdict:
+    """Return the verdict on the model's log-loss at the first horizon as a share of the base rate's, upper end of its
+    interval.
 
-    A model that has learnt nothing is better by luck half the time: it passes only where the interval excludes that.
-    The base rate is that of the training rows or that of the validation rows, whichever leaves less: where shares
-    drift, a calibration that has seen the newer rows beats the older rate without foretelling anything.
-    Only the first horizon decides: minutes of data cannot teach the longer ones, which are reported beside it.
+    The base rate is of the training or validation rows, whichever leaves less: with drifting shares a newer rate beats
+    the older without skill. Longer horizons, which minutes of data cannot teach, are reported only.
     """
-    horizon = min(one.horizon_ms for one in found.scores)
-    losses = {one.predictor: one.log_loss.value for one in found.scores if one.horizon_ms == horizon}
-    gains = [one for one in found.comparisons if one.horizon_ms == horizon and one.against in (MAJORITY, RECENT)]
-    gain = max(gains, key=lambda one: one.difference.high / losses[one.against])
+    horizon = min(metrics.horizon_ms for metrics in assessment.scores)
+    losses = {
+        metrics.predictor: metrics.log_loss.value for metrics in assessment.scores if metrics.horizon_ms == horizon
+    }
+    gains = [
+        comparison
+        for comparison in assessment.comparisons
+        if comparison.horizon_ms == horizon and comparison.against in (MAJORITY, RECENT)
+    ]
+    gain = max(gains, key=lambda comparison: comparison.difference.high / losses[comparison.against])
     value = 1.0 + gain.difference.high / losses[gain.against]
     return Verdict(
         gate="skill",
@@ -34,10 +39,12 @@ def skill(found: Assessment, threshold: float) -> Verdict:
     )
 
 
-def calibrated(found: Assessment, threshold: float) -> Verdict:
-    """Judge the model's calibration error in excess of what perfect probabilities would show at worst, any horizon."""
-    errors = [one for one in found.calibration if one.predictor == MODEL]
-    worst = max(errors, key=lambda one: one.ece - one.floor_95)
+def calibrated(assessment: Assessment, threshold: float) -> Verdict:
+    """Return the verdict on the model's calibration error in excess of the 95th percentile of perfect probabilities,
+    any horizon.
+    """
+    errors = [calibration for calibration in assessment.calibration if calibration.predictor == MODEL]
+    worst = max(errors, key=lambda calibration: calibration.ece - calibration.floor_95)
     value = worst.ece - worst.floor_95
     return Verdict(
         gate="calibration",
@@ -45,6 +52,11 @@ def calibrated(found: Assessment, threshold: float) -> Verdict:
         value=value,
         threshold=threshold,
         evidence={
-            str(one.horizon_ms): {"ece": one.ece, "floor": one.floor, "floor_95": one.floor_95} for one in errors
+            str(calibration.horizon_ms): {
+                "ece": calibration.ece,
+                "floor": calibration.floor,
+                "floor_95": calibration.floor_95,
+            }
+            for calibration in errors
         },
     )

@@ -1,1 +1,1 @@
-"""What happened: instruments, the event schema, the order book, readers, the simulator."""
+"""Events, the order book, readers, the simulator."""

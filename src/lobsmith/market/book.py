@@ -1,13 +1,8 @@
-"""The order book, compiled with Numba and kept in one numpy record.
+"""The order book, compiled with Numba, its state in one structured array.
 
-Per side, a dense ring window of `WINDOW` prices around the touch holds the levels that matter, with one occupancy bit a
-price; levels outside it live in an open-addressing hash table. The window follows the touch: the best level is always
-inside. Everything below works on *keys*: the price for bids, the negated price for asks, so that a greater key is a
-better level and both sides share one code path.
+Per side, a ring of `WINDOW` prices moves with the touch and contains the best level; other levels are in a hash table.
+*Keys* are the price for bids, the negated price for asks: a greater key is a better level.
 
-Every function takes the array that `new_book` returns, shape (1,), so that one argument carries the whole state:
-
-    >>> import numpy as np
     >>> from lobsmith.market.book import apply, levels, new_book, touch
     >>> from lobsmith.market.events import BID, CLEAR, END, LEVEL
     >>> book = new_book()
@@ -30,14 +25,14 @@ from lobsmith.errors import DataError
 from lobsmith.market.events import BID, CLEAR, END, GAP, LEVEL, TICKER
 
 ROW = 1
-"""Status bit: an accepted ticker message has ended; the effective touch is new."""
+"""Status bit: an accepted ticker message is complete."""
 CROSSED = 2
-"""Status bit: after a message's end the best bid is at or above the best ask."""
+"""Status bit: after a message the best bid is at or above the best ask."""
 
 WINDOW = 1 << 14
 """Prices in a side's window."""
 TABLE = 1 << 16
-"""Slots for levels outside the window, a side."""
+"""Hash-table slots a side."""
 TABLE_MAXIMUM = TABLE - TABLE // 8
 
 _SLOT = WINDOW - 1
@@ -45,22 +40,22 @@ _FAR_SLOT = TABLE - 1
 _FAR_SHIFT = np.uint64(64 - 16)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ROOM = WINDOW // 4
-"""Keys kept free above the best when the window moves."""
+"""Free keys above the best after a window move."""
 _EDGE = WINDOW // 8
-"""The window moves once the best is this close to its low end."""
+"""The best's least distance from the window's low end."""
 
 BOOK_DTYPE = np.dtype(
     [
         ("synchronised", np.int64),  # 0 until a CLEAR, and after a GAP
-        ("depth_sequence", np.int64),  # update id of the last depth message
-        ("ticker_sequence", np.int64),  # update id of the last accepted ticker
-        ("ticker_on", np.int64, (2,)),  # whether the ticker overrides the touch; [bid, ask] here and below
+        ("depth_sequence", np.int64),  # of the last depth message
+        ("ticker_sequence", np.int64),  # of the last accepted ticker
+        ("ticker_on", np.int64, (2,)),  # overrides the touch; [bid, ask] here and below
         ("ticker_price", np.int64, (2,)),
         ("ticker_size", np.float64, (2,)),
-        ("base", np.int64, (2,)),  # lowest key of the window, a multiple of 64
-        ("best", np.int64, (2,)),  # key of the best level; meaningless without levels
-        ("inside", np.int64, (2,)),  # number of levels in the window
-        ("outside", np.int64, (2,)),  # number of levels in the table
+        ("base", np.int64, (2,)),  # lowest key, a multiple of 64
+        ("best", np.int64, (2,)),  # undefined without levels
+        ("inside", np.int64, (2,)),  # levels in the window
+        ("outside", np.int64, (2,)),  # levels in the table
         ("bits", np.uint64, (2, WINDOW // 64)),
         ("sizes", np.float64, (2, WINDOW)),
         ("far_keys", np.int64, (2, TABLE)),
@@ -79,7 +74,7 @@ def new_book() -> Book:
 
 @intrinsic
 def _leading_zeros(typing_context: Any, word: Any) -> Any:  # noqa: ARG001
-    """Count the zero bits above the highest set bit of a non-zero uint64."""
+    """Count a non-zero uint64's leading zeros."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
         return builder.ctlz(arguments[0], context.get_constant(types.boolean, True))
@@ -109,7 +104,7 @@ def _far_put(state, s, key, size):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _far_delete(state, s, hole):  # type: ignore[no-untyped-def]
-    """Free a slot, moving later entries of the probe sequence back so that no search stops short of them."""
+    """Free a slot; close the gap in the probe sequence."""
     state.outside[s] -= 1
     slot = hole
     while True:
@@ -136,7 +131,7 @@ def _far_remove(state, s, key):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _at_or_below(state, s, key):  # type: ignore[no-untyped-def]
-    """Return the greatest occupied key of the window that is not above `key`, or base - 1 where there is none."""
+    """Return the window's greatest occupied key not above `key`; base - 1 without one."""
     base = state.base[s]
     while key >= base:
         bit = key & 63
@@ -162,16 +157,15 @@ def _window_put(state, s, key, size):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _window_take(state, s, key):  # type: ignore[no-untyped-def]
-    """Clear an occupied key of the window."""
     state.bits[s, (key & _SLOT) >> 6] ^= np.uint64(1) << np.uint64(key & 63)
     state.inside[s] -= 1
 
 
 @njit(cache=True, error_model="numpy")
 def _move_window(state, s, key):  # type: ignore[no-untyped-def]
-    """Move the window so that `key`, the best level or the one to become it, has room on both sides."""
+    """Move the window around `key`, the present or next best level."""
     old = state.base[s]
-    # A multiple of 64, so that no word holds prices of both ends of the ring.
+    # No word mixes both ends of the ring.
     new = (key + _ROOM - WINDOW) & ~np.int64(63)
     found = _at_or_below(state, s, old + WINDOW - 1)
     while found >= old:
@@ -196,7 +190,6 @@ def _move_window(state, s, key):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _best_left(state, s):  # type: ignore[no-untyped-def]
-    """Find the best level after the old one has gone."""
     if state.inside[s] > 0:
         best = _at_or_below(state, s, state.best[s])
         state.best[s] = best
@@ -244,19 +237,19 @@ def _empty(state):  # type: ignore[no-untyped-def]
 def apply(book, kind, side, price, size, sequence, flags):  # type: ignore[no-untyped-def]
     """Apply one event to the book.
 
-    A ticker is accepted when its update id is newer than the depth's last; it then overrides the touch until a depth
-    message catches up. Levels and tickers are ignored until a CLEAR has come and after a GAP; trades always are.
+    A ticker newer than the last depth message overrides the touch until depth catches up. Levels and tickers are
+    ignored before the first CLEAR and after a GAP, trades always.
 
     Args:
-        book: the book, `BOOK_DTYPE` [1]; changed in place.
-        kind, side, price, size, sequence, flags: the event's columns (see `lobsmith.market.events`); |price| < 2**62.
+        book: `BOOK_DTYPE` [1], changed.
+        kind, side, price, size, sequence, flags: the event (see `events`); |price| < 2**62.
 
     Returns:
-        Bits: `ROW` when an accepted ticker message has ended, `CROSSED` when the depth (after a depth message) or the
-        effective touch (after a ticker) is crossed or locked; 0 otherwise.
+        Bits: `ROW` after an accepted ticker message, `CROSSED` if the depth (after a depth message) or the effective
+        touch (after a ticker) is crossed or locked.
 
     Raises:
-        DataError: a side holds more levels far from the touch than the table can.
+        DataError: a side's hash table is full.
     """
     state = book[0]
     if kind == LEVEL:
@@ -297,7 +290,7 @@ def apply(book, kind, side, price, size, sequence, flags):  # type: ignore[no-un
 
 @njit(cache=True, error_model="numpy")
 def touch(book):  # type: ignore[no-untyped-def]
-    """Return the effective best bid, its size, the best ask, its size; price 0 and size 0 for a side without levels."""
+    """Return effective best bid, size, best ask, size; zeros for an empty side."""
     state = book[0]
     bid, bid_size, ask, ask_size = np.int64(0), 0.0, np.int64(0), 0.0
     if state.ticker_on[0]:
@@ -318,13 +311,13 @@ def levels(book, side, prices, sizes):  # type: ignore[no-untyped-def]
     """Write a side's effective levels, best first, without allocating.
 
     Args:
-        book: the book, `BOOK_DTYPE` [1].
+        book: `BOOK_DTYPE` [1].
         side: `BID` or `ASK`.
-        prices: int64 [n], written: whole ticks.
+        prices: int64 [n], written: ticks.
         sizes: float64 [n], written: base units.
 
     Returns:
-        How many levels were written, at most n; the rest of the arrays is left as it was.
+        Levels written, at most n.
     """
     state = book[0]
     s = 0 if side == BID else 1
@@ -348,7 +341,7 @@ def levels(book, side, prices, sizes):  # type: ignore[no-untyped-def]
         key = _at_or_below(state, s, key - 1)
     if count == wanted or state.outside[s] == 0:
         return count
-    # A thin book: the rest comes from the table, sorted into place.
+    # A thin book: insert the table's levels in order.
     first = count
     left = state.outside[s]
     for slot in range(TABLE):
@@ -374,7 +367,7 @@ def levels(book, side, prices, sizes):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def size_at(book, side, price):  # type: ignore[no-untyped-def]
-    """Return the depth's size at a price of a side, tickers left out; 0 where there is no level."""
+    """Return the depth's size at a price, without tickers; 0 without a level."""
     state = book[0]
     s = 0 if side == BID else 1
     key = price if side == BID else -price
@@ -392,16 +385,16 @@ def size_at(book, side, price):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def every_level(book, side, prices, sizes):  # type: ignore[no-untyped-def]
-    """Write all levels of a side's depth, tickers left out: those of the window best first, then the others.
+    """Write all levels of a side's depth, without tickers: the window's best first, then the others unordered.
 
     Args:
-        book: the book, `BOOK_DTYPE` [1].
+        book: `BOOK_DTYPE` [1].
         side: `BID` or `ASK`.
         prices: int64 [n], written; n at least `inside + outside` of that side.
         sizes: float64 [n], written.
 
     Returns:
-        How many levels were written.
+        Levels written.
     """
     state = book[0]
     s = 0 if side == BID else 1
@@ -428,7 +421,7 @@ def every_level(book, side, prices, sizes):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def replay(book, kind, side, price, size, sequence, flags):  # type: ignore[no-untyped-def]
-    """Apply columns of events, each of length N, in order; return how many rows and crossed states came of it."""
+    """Apply event columns, each [N]; return the numbers of rows and of crossed states."""
     rows = 0
     crossed = 0
     for i in range(len(kind)):

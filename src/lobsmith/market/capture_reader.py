@@ -1,4 +1,4 @@
-"""What a reader of a venue's format offers: batches of events, each with the place it came from."""
+"""The interface of a venue's reader."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,51 +13,49 @@ from lobsmith.market.quality.ledger import Ledger
 
 
 class Batch(NamedTuple):
-    """Some whole messages: their events, and for each event the place (see `ledger`) of its record."""
+    """Whole messages' events, with their records' places (see `ledger`)."""
 
     events: Events
     places: npt.NDArray[np.int64]
 
 
 class CaptureReader(Protocol):
-    """One instrument's recorded files while they are read.
+    """Reads one instrument's capture.
 
-    The reader knows the format: it decodes, keeps the venue's own rules of continuity (update ids, snapshots), counts
-    records and kinds of messages in the ledger, sets aside what its ids show to be lost, repeated or late, and writes
-    `GAP` where messages are missing and `CLEAR` where a book begins. What can be judged without knowing the format
-    (clocks, staleness, crossed books) is left to the screen.
+    It decodes, checks the venue's continuity rules, counts records in the ledger, quarantines lost, repeated and late
+    ones, and writes `GAP` for missing messages and `CLEAR` where a book begins. The screen does all other checks.
     """
 
     @property
     def instrument(self) -> Instrument:
-        """What is traded; known once the first batch has come."""
+        """What is traded; known from the first batch on."""
 
     @property
     def ticker_feed(self) -> bool:
-        """Whether the venue sends its best bid and ask by itself; else the screen writes them from the book.
+        """Whether the venue sends tickers; known from the first batch on.
 
-        Known once the first batch has come. Without a ticker feed, sequences must rise from message to message.
+        Else the screen derives them, and sequences must rise from message to message.
         """
 
     def batches(self) -> Iterator[Batch]:
-        """Read everything, in the order of arrival, in batches of bounded size.
+        """Read everything in the order of arrival, in bounded batches.
 
         Raises:
-            CaptureError: a file is missing, empty, damaged or not what it should be.
+            CaptureError: a file is missing, empty, damaged or of the wrong format.
         """
 
 
 class Format(NamedTuple):
-    """A venue's format: how a first line is recognised, and how files of one instrument are opened."""
+    """Recognises a venue's format and opens its files."""
 
     name: str
     sniff: Callable[[bytes], bool]
     open: Callable[[Sequence[Path], Ledger], CaptureReader]
     key: Callable[[Path], str] | None = None
-    """Tells which instrument a file belongs to where its first batch, read alone, cannot."""
+    """Names a file's instrument where its first batch cannot."""
 
     def identify(self, path: Path) -> str:
-        """Return a name that files of one instrument share.
+        """Return a name common to an instrument's files.
 
         Raises:
             CaptureError: the file cannot be read.

@@ -1,19 +1,18 @@
-"""The one schema that every source of market data becomes.
+"""The event schema of every source.
 
-An event is one change: a level's new size, one side of a ticker, a trade, a snapshot's level, the clearing of the book,
-a gap. Events that arrived in one message follow each other and the last of them carries `END`; the book is consistent
-only there. Columns, each of length N:
+An event is one change: a level's size, one side of a ticker, a trade, the clearing of the book, a gap. Events of one
+message are adjacent and the last carries `END`; only there is the book consistent. Columns, each [N]:
 
 | column          | type    | meaning |
 |-----------------|---------|---------|
-| `exchange_time` | int64   | when the venue says it happened, ns since 1970 UTC; 0 where the venue does not say |
-| `local_time`    | int64   | when it was received, ns since 1970 UTC; never decreases within a segment |
+| `exchange_time` | int64   | the venue's time, ns since 1970 UTC; 0 where it gives none |
+| `local_time`    | int64   | receive time, ns since 1970 UTC; never decreases within a segment |
 | `kind`          | uint8   | one of the kinds below |
 | `side`          | int8    | +1 bid or buyer-initiated trade, -1 ask or seller-initiated trade, 0 neither |
-| `flags`         | uint8   | `END` on the last event of a message; `RESTATED` |
-| `price`         | int64   | in whole ticks |
+| `flags`         | uint8   | `END`, `RESTATED` |
+| `price`         | int64   | ticks |
 | `size`          | float64 | base units; a `LEVEL` of size 0 removes the level |
-| `sequence`      | int64   | the venue's update id, or trade id for trades |
+| `sequence`      | int64   | update id, or trade id for trades |
 """
 
 from dataclasses import dataclass, fields
@@ -23,27 +22,27 @@ import numpy as np
 import numpy.typing as npt
 
 LEVEL = 1
-"""A level's new size, replacing its old one."""
+"""A level's new size."""
 TICKER = 2
-"""The venue's own best price and size of one side; a bid and an ask event make a message."""
+"""The venue's best price and size of one side; a bid and an ask event make a message."""
 TRADE = 3
 """A trade; `side` is the aggressor's."""
 CLEAR = 4
-"""The book is emptied; the levels of a snapshot follow in the same message."""
+"""Empties the book; a snapshot's levels follow in the message."""
 GAP = 5
-"""Messages were lost. The segment ends here: no feature window, label or training sequence crosses it."""
+"""Messages were lost; the segment ends. No feature window, label or training sequence crosses it."""
 
 BID = 1
 ASK = -1
 
 END = 1
 RESTATED = 2
-"""The event repeats, at the start of a UTC day, what the day before ended with; a stream that goes on leaves it out."""
+"""Repeats the book at the start of a UTC day; a continuous stream omits it."""
 
 
 @dataclass(frozen=True)
 class Events:
-    """Columns of events of one instrument, in the order of arrival."""
+    """Event columns of one instrument, in the order of arrival."""
 
     exchange_time: npt.NDArray[np.int64]
     local_time: npt.NDArray[np.int64]

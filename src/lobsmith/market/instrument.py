@@ -8,10 +8,9 @@ Positive = Annotated[float, Meta(gt=0)]
 
 
 class Instrument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One traded instrument.
+    """A traded instrument.
 
-    Prices are whole numbers of `tick_size`; sizes are in base units (contracts for COIN-M futures) and come in
-    multiples of `lot_size`.
+    Prices are multiples of `tick_size`, sizes of `lot_size` in base units (COIN-M: contracts).
     """
 
     venue: str
@@ -24,4 +23,4 @@ class Instrument(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 SIMULATED = Instrument(venue="simulator", symbol="SIM", tick_size=0.1, lot_size=0.001)
-"""What the simulator trades; its raw captures are told from a venue's by the symbol."""
+"""The simulator's instrument; the symbol marks its raw captures."""

@@ -1,9 +1,7 @@
-"""Prices and sizes of JSON payloads, parsed in compiled code into exact integers.
+"""Compiled parser of prices (integers in 10**-8) and sizes (correctly rounded floats) in JSON payloads.
 
-A price becomes an integer in units of 10**-8, a size the correctly rounded float of its digits. On the way the greatest
-common divisors of all prices and of all sizes are kept, from which tick and lot size can be inferred.
-
-An item says which parts of a text are its raw JSON values:
+It keeps the greatest common divisors of all prices and of all sizes, to infer tick and lot. An item locates raw JSON
+values in a text:
 
 | op          | values                                | events |
 |-------------|---------------------------------------|--------|
@@ -28,7 +26,7 @@ ROW_DTYPE = np.dtype([(name, dtype) for name, dtype in DTYPES.items()])
 ITEM_DTYPE = np.dtype(
     [
         *((name, np.int64) for name in ("op", "local_time", "exchange_time", "sequence", "place")),
-        ("values", np.int64, (4, 2)),  # where each begins and ends in the text
+        ("values", np.int64, (4, 2)),  # start and stop in the text
     ]
 )
 
@@ -48,7 +46,7 @@ _POWERS = 10 ** np.arange(19, dtype=np.int64)
 
 
 def new_divisors() -> "np.ndarray[tuple[int, int], np.dtype[np.int64]]":
-    """Return int64 [2, 2]: greatest common divisor and its decimals, of prices and of sizes; 0 where none is yet."""
+    """Return int64 [2, 2]: divisor and its decimals, of prices and of sizes; zeros."""
     return np.zeros((2, 2), np.int64)
 
 
@@ -61,12 +59,7 @@ def _skip(text, at):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _number(text, at):  # type: ignore[no-untyped-def]
-    """Parse a quoted decimal.
-
-    Returns:
-        (position after it or an error, all digits as an integer, how many of them are decimals); trailing zeros of the
-        decimals are left out.
-    """
+    """Parse a quoted decimal; return (position after it or an error, digits as an integer, decimals), zeros dropped."""
     at = _skip(text, at)
     if text[at] != _QUOTE:
         return -1, 0, 0
@@ -112,7 +105,7 @@ def _common(a, b):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _divide(divisors, which, digits, decimals):  # type: ignore[no-untyped-def]
-    """Fold one number into the running divisor; products are taken modulo, so that nothing overflows."""
+    """Fold a number into the divisor, modulo to avoid overflow."""
     common, places = divisors[which, 0], divisors[which, 1]
     if digits == 0 or (common == 1 and places >= decimals):
         return
@@ -140,13 +133,12 @@ def _scaled(price, price_decimals, size, size_decimals, divisors):  # type: igno
         return -4, 0, 0.0
     _divide(divisors, 0, price, price_decimals)
     _divide(divisors, 1, size, size_decimals)
-    # Both operands are exact in float64, so that the quotient is correctly rounded.
+    # Exact operands: the quotient is correctly rounded.
     return 0, price * _POWERS[PRICE_DECIMALS - price_decimals], size / np.float64(_POWERS[size_decimals])
 
 
 @njit(cache=True, error_model="numpy")
 def _two_values(text, values, which, divisors):  # type: ignore[no-untyped-def]
-    """Parse a price and a size that are values of their own; return (0 or an error, price in 10**-8, size)."""
     at, price, price_decimals = _number(text, values[which, 0])
     if at < 0:
         return at, 0, 0.0
@@ -175,7 +167,6 @@ def _write(rows, n, item, kind, side, price, size):  # type: ignore[no-untyped-d
 
 @njit(cache=True, error_model="numpy")
 def _levels(text, at, stop, rows, n, item, side, divisors):  # type: ignore[no-untyped-def]
-    """Parse one side's levels; return (0 or an error, number of rows)."""
     if text[at] != _OPEN:
         return -1, n
     at = _skip(text, at + 1)
@@ -214,16 +205,15 @@ def parse(text, items, rows, places, divisors, unusable):  # type: ignore[no-unt
     """Parse items in order into rows.
 
     Args:
-        text: uint8 [bytes]; no item's value may end at its very end.
+        text: uint8 [bytes]; no value may end at its very end.
         items: `ITEM_DTYPE` [I].
-        rows: `ROW_DTYPE` [R], written; R must be at least a quarter of the quotes in the values plus 2 I. Prices are in
-            10**-8.
-        places: int64 [R], written: the place of each row's item.
-        divisors: int64 [2, 2], updated (see `new_divisors`).
+        rows: `ROW_DTYPE` [R], written, prices in 10**-8; R at least a quarter of the quotes in the values plus 2 I.
+        places: int64 [R], written: each row's item's place.
+        divisors: int64 [2, 2], updated.
         unusable: bool [I], set for tickers with an empty side and trades of price or size 0.
 
     Returns:
-        (rows written, error, item): error is 0, or a key of `ERRORS` that the item number `item` caused.
+        (rows written, error, item): error is 0, or a key of `ERRORS` caused by item number `item`.
     """
     n = 0
     for i in range(len(items)):

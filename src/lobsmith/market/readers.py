@@ -1,4 +1,4 @@
-"""Recordings on their way through the screen: files in, trustworthy events and their account out."""
+"""From capture files to screened events and their account."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from lobsmith.market.events import LEVEL, Events, concatenate
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.quality.ledger import Ledger
 from lobsmith.market.quality.screen import Screen
-from lobsmith.market.session import Accounting, Session, close_account, going_on
+from lobsmith.market.session import Accounting, Session, close_account, without_restated
 from lobsmith.market.venues.formats import open_reader
 from lobsmith.params import ScreenParams
 
@@ -19,13 +19,13 @@ _MESSAGES = 1 << 16
 
 
 class ScreenedFeed:
-    """Screened events of one instrument, batch by batch; memory does not grow with the files.
+    """Screened events of one instrument, in bounded memory.
 
     Args:
-        recording: what is read; it reports to the same ledger.
-        ledger: counts what comes and lists what is set aside.
-        limits: when the feed is taken for faulty.
-        sources: where the records came from, for people to read.
+        reader: the source; shares the ledger.
+        ledger: counts and quarantines records.
+        limits: the screen's thresholds.
+        sources: file names, for display.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class ScreenedFeed:
 
     @property
     def instrument(self) -> Instrument:
-        """What is traded; known once the first events have come."""
+        """What is traded; known from the first events on."""
         return self._reader.instrument
 
     def __iter__(self) -> Iterator[Events]:
-        """Read everything once.
+        """Read everything, once.
 
         Raises:
-            CaptureError: a file cannot be used; the message says where and why.
+            CaptureError: a file cannot be used.
         """
         for batch in self._reader.batches():
             self._level_updates += int(np.count_nonzero(batch.events.kind == LEVEL))
@@ -56,12 +56,12 @@ class ScreenedFeed:
             yield self._screen.push(batch)
 
     def accounting(self) -> Accounting:
-        """Return the account, once everything has been read."""
+        """Return the account, once all is read."""
         screen = self._screen or Screen(self._limits, self._ledger, ticker_feed=True)
         return close_account(self._ledger, screen, self._level_updates)
 
     def checks(self) -> dict[str, Any]:
-        """Return what the reader itself has checked, such as the agreement with a venue's own snapshots."""
+        """Return the reader's own checks, e.g. agreement with a venue's snapshots."""
         checks: dict[str, Any] = getattr(self._reader, "checks", {})
         return checks
 
@@ -73,8 +73,8 @@ def open_captures(
 
     Args:
         paths: the files.
-        limits: when the feed is taken for faulty.
-        quarantine: where records that are set aside are listed, one CSV line each; None lists them nowhere.
+        limits: the screen's thresholds.
+        quarantine: receives a CSV line per quarantined record.
 
     Raises:
         CaptureError: the first file cannot be read or is of no known format.
@@ -85,20 +85,18 @@ def open_captures(
 
 
 def read_captures(paths: Sequence[Path], limits: ScreenParams | None = None) -> Session:
-    """Read files of one instrument, in order, as one session that is held in memory.
+    """Read files of one instrument, in order, into memory.
 
     Raises:
-        CaptureError: a file cannot be used; the message says where and why.
+        CaptureError: a file cannot be used.
         DataError: no files were given.
     """
     feed = open_captures(paths, limits)
-    events = concatenate([going_on(part) for part in feed])
+    events = concatenate([without_restated(part) for part in feed])
     return Session(feed.instrument, events, feed.accounting(), feed.sources)
 
 
-class _Held:
-    """A session held in memory, as a recording."""
-
+class _SessionReader:
     ticker_feed = True
 
     def __init__(self, session: Session, ledger: Ledger) -> None:
@@ -109,7 +107,6 @@ class _Held:
         ledger.trades, ledger.snapshots = a.trades, a.snapshots
 
     def batches(self) -> Iterator[Batch]:
-        """Cut the events between messages."""
         bounds = self._events.message_bounds()
         for first in range(0, len(bounds) - 1, _MESSAGES):
             start, stop = bounds[first], bounds[min(first + _MESSAGES, len(bounds) - 1)]
@@ -120,8 +117,8 @@ class _Held:
 def screen_session(
     session: Session, limits: ScreenParams | None = None, quarantine: TextIO | None = None
 ) -> ScreenedFeed:
-    """Send a session that is held in memory, such as a simulated one, through the screen; a message is a record."""
+    """Screen a session in memory; a message is a record."""
     ledger = Ledger(quarantine)
     for source in session.sources:
         ledger.begin_file(Path(source))
-    return ScreenedFeed(_Held(session, ledger), ledger, limits, session.sources)
+    return ScreenedFeed(_SessionReader(session, ledger), ledger, limits, session.sources)

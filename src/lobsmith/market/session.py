@@ -1,4 +1,4 @@
-"""A stretch of one instrument's market: its events, where they came from, and the account of every record."""
+"""A session: events of one instrument, sources, and the account of every record."""
 
 import hashlib
 from collections import Counter
@@ -22,41 +22,39 @@ from lobsmith.units import NS_PER_S
 class Accounting(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What became of every record: `records == kept + sum(set_aside.values())`.
 
-    `depth_messages`, `tickers`, `trades` and `snapshots` count all messages of their kind, those set aside too.
+    `depth_messages`, `tickers`, `trades` and `snapshots` include quarantined messages.
     """
 
     records: int
-    """Lines of the source files; messages of a simulation."""
+    """Lines of the files; messages of a simulation."""
     kept: int
     set_aside: dict[str, int]
-    """Records that are not among the events, by reason (see `ledger.QuarantineReason`)."""
+    """By `QuarantineReason`."""
     faults: dict[str, int]
-    """Incidents of the feed by name, however many records each has cost."""
+    """Incidents by name, each counted once."""
     depth_messages: int
     tickers: int
     trades: int
     snapshots: int
     level_updates: int
-    """`LEVEL` events read, a snapshot's too."""
+    """`LEVEL` events read, snapshots included."""
     sequence_breaks: int
     missing_trades: int
-    """Trade ids that were left out, where the venue counts them one by one."""
+    """Skipped trade ids, where they are consecutive."""
     crossed: int
-    """Depth messages that left the book crossed or locked, and tickers that were."""
+    """Depth messages that left the book crossed or locked, and such tickers."""
     mid_changes: int
     segments: int
-    """Stretches without a gap."""
     seconds: float
-    """Last minus first local time."""
     clock_offset_ns: int
-    """Local minus exchange time, latency left out (see `screen`); 0 where the venue gives no time."""
+    """Local minus exchange time without latency (see `screen`); 0 where the venue gives no time."""
     first_ns: int
     last_ns: int
 
 
 @dataclass(frozen=True)
 class Session:
-    """Events of one instrument, in order of arrival, with their account and their sources."""
+    """Events of one instrument, in order of arrival, with account and sources."""
 
     instrument: Instrument
     events: Events
@@ -65,22 +63,19 @@ class Session:
 
 
 class Fingerprint:
-    """The SHA-256 of an instrument and of events, however they are cut into parts.
-
-    Each column has a digest of its own; the whole is the digest of these.
-    """
+    """SHA-256 of an instrument and its events, however they are cut: the digest of a digest per column."""
 
     def __init__(self, instrument: Instrument) -> None:
         self._instrument = instrument
         self._columns = {name: hashlib.sha256() for name in DTYPES}
 
     def update(self, events: Events) -> None:
-        """Take the next events."""
+        """Add the next events."""
         for name, digest in self._columns.items():
             digest.update(np.ascontiguousarray(getattr(events, name)).data)
 
     def hexdigest(self) -> str:
-        """Return the fingerprint of all that came so far."""
+        """Return the fingerprint so far."""
         whole = hashlib.sha256(msgspec.json.encode(self._instrument, order="sorted"))
         for name, digest in self._columns.items():
             whole.update(f"{name}:{digest.hexdigest()};".encode())
@@ -89,25 +84,25 @@ class Fingerprint:
 
 def fingerprint(session: Session) -> str:
     """Return a session's fingerprint."""
-    one = Fingerprint(session.instrument)
-    one.update(session.events)
-    return one.hexdigest()
+    digest = Fingerprint(session.instrument)
+    digest.update(session.events)
+    return digest.hexdigest()
 
 
-def going_on(events: Events) -> Events:
-    """Return events without those that a new day repeats."""
+def without_restated(events: Events) -> Events:
+    """Drop events restated at a day's start."""
     kept = events.flags & RESTATED == 0
     return events if kept.all() else Events(*(getattr(events, name)[kept] for name in DTYPES))
 
 
 def close_account(ledger: Ledger, screen: Screen, level_updates: int) -> Accounting:
-    """Return the account of a stream that has been read to its end."""
+    """Finish the screen and return its account."""
     screen.finish()
-    aside = {str(reason): count for reason, count in sorted(ledger.quarantined.items())}
+    quarantined = {str(reason): count for reason, count in sorted(ledger.quarantined.items())}
     return Accounting(
         records=ledger.records,
-        kept=ledger.records - sum(aside.values()),
-        set_aside=aside,
+        kept=ledger.records - sum(quarantined.values()),
+        set_aside=quarantined,
         faults={str(name): count for name, count in sorted(ledger.faults.items())},
         depth_messages=ledger.depth_messages,
         tickers=ledger.tickers,
@@ -127,12 +122,12 @@ def close_account(ledger: Ledger, screen: Screen, level_updates: int) -> Account
 
 
 def add_accounts(accounts: Sequence[Accounting]) -> Accounting:
-    """Return the account of several stretches, in the order of time, together; the clock's offset is the last one's."""
+    """Return the total of accounts in time order; the clock offset is the last one's."""
     if len(accounts) == 1:
         return accounts[0]
     sums: dict[str, Any] = {}
-    for one in accounts:
-        for name, value in msgspec.structs.asdict(one).items():
+    for part in accounts:
+        for name, value in msgspec.structs.asdict(part).items():
             if isinstance(value, dict):
                 total = Counter(sums.get(name, {}))
                 total.update(value)
@@ -144,7 +139,7 @@ def add_accounts(accounts: Sequence[Accounting]) -> Accounting:
 
 
 def account(events: Events, limits: ScreenParams | None = None) -> Accounting:
-    """Return the account of events that are the whole of what arrived, each message counting as a record."""
+    """Return the account of unscreened events; a message is a record."""
     ledger = Ledger()
     first = np.concatenate([np.ones(min(1, len(events)), np.bool_), (events.flags[:-1] & END) > 0])
     kinds = events.kind[first]

@@ -1,12 +1,11 @@
-"""The store: screened events as Parquet, by venue, symbol and UTC day.
+"""Screened events as Parquet, by venue, symbol and UTC day.
 
     <root>/<venue>/<symbol>/2024-08-08.parquet        events of a day; metadata: instrument, fingerprint, ingest
     <root>/<venue>/<symbol>/ingests/<first ns>.json   the account of one ingest and the days it wrote
     <root>/<venue>/<symbol>/ingests/<first ns>.quarantine.csv
 
-A day that begins within a segment repeats the whole book first (`RESTATED`), so that it can be read alone; a stream
-that goes on from the day before leaves the repetition out. An ingest writes beside the store and moves its files in
-when all of them are whole; a day that the store holds with other content is never replaced unasked.
+A day that begins within a segment restates the book (`RESTATED`), to be readable alone; a continuous read omits that.
+An ingest moves complete files in and replaces days of other content only on request.
 """
 
 import shutil
@@ -28,7 +27,7 @@ from lobsmith.files import exclusive_lock, fsync_directory, fsync_file, write_at
 from lobsmith.market.events import DTYPES, END, GAP, Events, concatenate
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.readers import ScreenedFeed
-from lobsmith.market.session import Accounting, Fingerprint, Session, add_accounts, going_on
+from lobsmith.market.session import Accounting, Fingerprint, Session, add_accounts, without_restated
 from lobsmith.units import NS_PER_DAY, NS_PER_S
 
 _KEY = b"lobsmith.events"
@@ -44,10 +43,9 @@ class Ingest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     accounting: Accounting
     sources: tuple[str, ...]
     fingerprint: str
-    """Of all its events (see `session.Fingerprint`)."""
+    """Of all events (see `session.Fingerprint`)."""
     days: tuple[str, ...]
     checks: dict[str, Any] = {}
-    """What the reader itself has checked."""
 
 
 class _Day(Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,7 +55,7 @@ class _Day(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _DayWriter:
-    """Writes the days of one stream into a folder, a row group at a time."""
+    """Writes a file per UTC day, a row group at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,10 +65,9 @@ class _DayWriter:
         self._day = -1
         self._writer: pq.ParquetWriter | None = None
         self._fingerprint: Fingerprint | None = None
-        self._waiting: list[Events] = []
+        self._pending: list[Events] = []
 
     def write(self, instrument: Instrument, events: Events) -> None:
-        """Take the next events."""
         if not len(events):
             return
         if self._instrument is None:
@@ -82,8 +79,8 @@ class _DayWriter:
             if day != self._day:
                 self.close()
                 self._open(day)
-            self._waiting.append(events.slice(start, stop))
-            if sum(map(len, self._waiting)) >= _ROW_GROUP:
+            self._pending.append(events.slice(start, stop))
+            if sum(map(len, self._pending)) >= _ROW_GROUP:
                 self._flush()
 
     def _open(self, day: int) -> None:
@@ -92,7 +89,7 @@ class _DayWriter:
         self.days.append(datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m-%d"))
         self._fingerprint = Fingerprint(self._instrument)
         schema = pa.schema([(name, pa.from_numpy_dtype(dtype)) for name, dtype in DTYPES.items()])
-        # Times and ids rise in small steps: delta encoding makes them a fraction of their plain size.
+        # Delta encoding shrinks slowly rising columns.
         rising = ("exchange_time", "local_time", "price", "sequence")
         self._writer = pq.ParquetWriter(
             self.folder / f"{self.days[-1]}.parquet",
@@ -103,15 +100,14 @@ class _DayWriter:
         )
 
     def _flush(self) -> None:
-        if self._writer is None or self._fingerprint is None or not self._waiting:
+        if self._writer is None or self._fingerprint is None or not self._pending:
             return
-        events = concatenate(self._waiting)
-        self._waiting.clear()
+        events = concatenate(self._pending)
+        self._pending.clear()
         self._fingerprint.update(events)
         self._writer.write_table(pa.table({name: getattr(events, name) for name in DTYPES}))
 
     def close(self) -> None:
-        """End the current day's file."""
         self._flush()
         if self._writer is None or self._fingerprint is None or self._instrument is None:
             return
@@ -122,21 +118,21 @@ class _DayWriter:
 
 
 class Store:
-    """Events of any number of instruments under one folder."""
+    """Events of any number of instruments in a folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def ingest(self, open_feed: Callable[[TextIO], ScreenedFeed], *, replace: bool = False) -> Ingest:
-        """Read a feed to its end, into the store.
+        """Read a feed into the store.
 
         Args:
-            open_feed: opens the feed, which lists what it sets aside in the file that it is given.
-            replace: whether days that the store holds with other content are replaced.
+            open_feed: opens the feed, given the file for its quarantine list.
+            replace: whether stored days of other content are replaced.
 
         Raises:
             CaptureError: a file cannot be used.
-            DataError: a day is held already with other content, the feed has no events, or the disk refuses.
+            DataError: a day is stored with other content, the feed has no events, or the disk fails.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -150,13 +146,13 @@ class Store:
                 whole: Fingerprint | None = None
                 for events in feed:
                     whole = whole or Fingerprint(feed.instrument)
-                    whole.update(going_on(events))
+                    whole.update(without_restated(events))
                     writer.write(feed.instrument, events)
                 writer.close()
                 accounting = feed.accounting()  # it closes the quarantine's list
             if whole is None or not writer.days:
-                raise DataError(f"{', '.join(feed.sources)}: no event passed the screen; see what was set aside")
-            done = Ingest(
+                raise DataError(f"{', '.join(feed.sources)}: no event passed the screen; see the quarantined records")
+            ingest = Ingest(
                 instrument=feed.instrument,
                 accounting=accounting,
                 sources=feed.sources,
@@ -164,68 +160,68 @@ class Store:
                 days=tuple(writer.days),
                 checks=feed.checks(),
             )
-            self._move_in(folder, done, replace=replace)
+            self._move_in(folder, ingest, replace=replace)
         except OSError as error:
             raise DataError(f"{self.root}: cannot be written: {error.strerror}") from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return done
+        return ingest
 
-    def _move_in(self, folder: Path, done: Ingest, *, replace: bool) -> None:
-        """Move a whole ingest's files to their places: the days first, then the account that names them."""
-        home = self._home(done.instrument)
+    def _move_in(self, folder: Path, ingest: Ingest, *, replace: bool) -> None:
+        """Move files into place: the days, then the account that names them."""
+        home = self._folder(ingest.instrument)
         ingests = home / "ingests"
         ingests.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(self.root.parent / f".{self.root.name}.lock", _LOCK_S):
-            for day in done.days:
-                held = home / f"{day}.parquet"
+            for day in ingest.days:
+                stored = home / f"{day}.parquet"
                 if (
-                    held.exists()
+                    stored.exists()
                     and not replace
-                    and _metadata(held).fingerprint != _metadata(folder / held.name).fingerprint
+                    and _metadata(stored).fingerprint != _metadata(folder / stored.name).fingerprint
                 ):
                     raise DataError(
-                        f"{held} holds other data of {done.instrument} on that day; ingest all files of the day "
+                        f"{stored} holds other data of {ingest.instrument} on that day; ingest all files of the day "
                         "together, or pass --replace"
                     )
-            stem = str(done.accounting.first_ns)
-            moves = [(folder / f"{day}.parquet", home / f"{day}.parquet") for day in done.days]
+            stem = str(ingest.accounting.first_ns)
+            moves = [(folder / f"{day}.parquet", home / f"{day}.parquet") for day in ingest.days]
             moves.append((folder / _QUARANTINE, ingests / f"{stem}.{_QUARANTINE}"))
             for source, place in moves:
                 fsync_file(source)
                 source.replace(place)
-            write_atomic(ingests / f"{stem}.json", msgspec.json.format(msgspec.json.encode(done), indent=1))
+            write_atomic(ingests / f"{stem}.json", msgspec.json.format(msgspec.json.encode(ingest), indent=1))
             for old in ingests.glob("*.json"):
-                if old.stem != stem and not set(_ingest(old).days) - set(done.days):
+                if old.stem != stem and not set(_ingest(old).days) - set(ingest.days):
                     (ingests / f"{old.stem}.{_QUARANTINE}").unlink(missing_ok=True)
                     old.unlink()
             fsync_directory(home)
 
-    def _home(self, instrument: Instrument) -> Path:
+    def _folder(self, instrument: Instrument) -> Path:
         return self.root / instrument.venue / instrument.symbol
 
     def instruments(self) -> list[Instrument]:
-        """Return what the store holds, by venue and symbol.
+        """Return the stored instruments, by venue and symbol.
 
         Raises:
             DataError: there is no store.
         """
-        found = sorted(self.root.glob("*/*/*.parquet"))
-        if not found:
+        paths = sorted(self.root.glob("*/*/*.parquet"))
+        if not paths:
             raise DataError(f"{self.root}: no market data; run lobsmith data ingest or lobsmith stage ingest first")
-        return list({path.parent: _metadata(path).instrument for path in found}.values())
+        return list({path.parent: _metadata(path).instrument for path in paths}.values())
 
     def choose(self, name: str = "") -> Instrument:
-        """Return the instrument `venue:symbol`, or the only one there is.
+        """Return the instrument `venue:symbol`, or the only one.
 
         Raises:
-            DataError: there is none of that name, or several and no name.
+            DataError: not exactly one fits.
         """
-        held = self.instruments()
-        fitting = [one for one in held if not name or str(one) == name]
-        if len(fitting) == 1:
-            return fitting[0]
-        names = ", ".join(map(str, held))
+        instruments = self.instruments()
+        matches = [instrument for instrument in instruments if not name or str(instrument) == name]
+        if len(matches) == 1:
+            return matches[0]
+        names = ", ".join(map(str, instruments))
         raise DataError(
             f"{self.root}: no {name}; there are {names}"
             if name
@@ -233,28 +229,28 @@ class Store:
         )
 
     def days(self, instrument: Instrument) -> list[str]:
-        """Return the UTC days held of an instrument, `YYYY-MM-DD`, in order."""
-        return sorted(path.stem for path in self._home(instrument).glob("*.parquet"))
+        """Return an instrument's UTC days, `YYYY-MM-DD`, in order."""
+        return sorted(path.stem for path in self._folder(instrument).glob("*.parquet"))
 
     def ingests(self, instrument: Instrument) -> list[Ingest]:
-        """Return the ingests that the days held came from, in order."""
-        paths = (self._home(instrument) / "ingests").glob("*.json")
+        """Return an instrument's ingests in order."""
+        paths = (self._folder(instrument) / "ingests").glob("*.json")
         return [_ingest(path) for path in sorted(paths, key=lambda path: int(path.stem))]
 
     def events(self, instrument: Instrument, since_ns: int | None = None) -> Iterator[Events]:
-        """Stream an instrument's events in order, about half a million at a time.
+        """Stream an instrument's events, about half a million at a time.
 
         Args:
-            instrument: which.
-            since_ns: leave out the days before this time's, ns since 1970 UTC.
+            instrument: a stored one.
+            since_ns: skip earlier days, ns since 1970 UTC.
 
         Raises:
-            DataError: a day is damaged: its content is not what its fingerprint says.
+            DataError: a day does not match its fingerprint.
         """
         before: _Day | None = None
         last = 0
         for day in self.days(instrument):
-            path = self._home(instrument) / f"{day}.parquet"
+            path = self._folder(instrument) / f"{day}.parquet"
             ends = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * NS_PER_S + NS_PER_DAY
             if since_ns is not None and ends <= since_ns:
                 continue
@@ -262,26 +258,25 @@ class Store:
             follows = before is not None and before.ingest == metadata.ingest
             if before is not None and not follows:
                 yield _gap(last)
-            for part in _read_day(path, metadata):
-                kept = going_on(part) if follows else part
-                if len(kept):
-                    last = int(kept.local_time[-1])
-                    yield kept
+            for block in _read_day(path, metadata):
+                part = without_restated(block) if follows else block
+                if len(part):
+                    last = int(part.local_time[-1])
+                    yield part
             before = metadata
 
     def account(self, instrument: Instrument) -> Accounting:
-        """Return the account of all of an instrument's ingests together."""
-        return add_accounts([one.accounting for one in self.ingests(instrument)])
+        """Return the total of an instrument's accounts."""
+        return add_accounts([ingest.accounting for ingest in self.ingests(instrument)])
 
     def session(self, instrument: Instrument) -> Session:
-        """Return all of an instrument's events, held in memory, with their account."""
-        sources = tuple(source for one in self.ingests(instrument) for source in one.sources)
+        """Return an instrument's events in memory, with their account."""
+        sources = tuple(source for ingest in self.ingests(instrument) for source in ingest.sources)
         events = concatenate(list(self.events(instrument)))
         return Session(instrument, events, self.account(instrument), sources)
 
 
 def _gap(local_time: int) -> Events:
-    """Return the gap between two ingests."""
     values = {"local_time": local_time, "kind": GAP, "flags": END}
     columns: dict[str, Any] = {name: np.full(1, values.get(name, 0), dtype) for name, dtype in DTYPES.items()}
     return Events(**columns)
@@ -302,7 +297,6 @@ def _ingest(path: Path) -> Ingest:
 
 
 def _read_day(path: Path, metadata: _Day) -> Iterator[Events]:
-    """Read one day a row group at a time, checking its fingerprint on the way."""
     fingerprint = Fingerprint(metadata.instrument)
     try:
         with pq.ParquetFile(path) as file:

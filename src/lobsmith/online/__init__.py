@@ -1,1 +1,1 @@
-"""Two versions compared on live traffic: blocks, e-values, shadow evaluation, A/B test, rollback."""
+"""Live comparison of two versions: blocks, e-values, shadow evaluation, A/B test, rollback."""

@@ -1,15 +1,14 @@
-"""A/B test: a share of the blocks of time is answered by the candidate, the rest by production.
+"""A/B test: the candidate answers a share of the blocks of time, production the rest.
 
-Which version answers a block is drawn by a hash, independently of the market. With the share s, a block's loss l and a
-baseline b that is known before the block, the difference
+A hash draws the version of a block, independently of the market. With the share s, a block's loss l and a baseline b
+known before the block, the difference
 
     D = -(l - b) / s        where the candidate answered,
     D = (l - b) / (1 - s)   where production did,
 
 has the mean of production's less the candidate's loss, whatever b (inverse probability weighting; Horvitz & Thompson
-1952), and the closer b is to l, the smaller is its variance. l - b is clipped before it is weighted. So two equal
-versions give differences of mean 0 given all before, by the draw alone: how losses depend on each other in time does
-not matter.
+1952); its variance falls with |l - b|, which is clipped before it is weighted. Equal versions give differences of mean
+0 given all before, by the draw alone, however losses depend on each other.
 """
 
 import functools
@@ -42,22 +41,23 @@ from lobsmith.units import NS_PER_S
 
 GATE = "split test"
 _MISSED = "answered by production"
-"""The reason of a row that was drawn for the candidate and that it did not answer."""
+"""Reason of a row that was drawn for the candidate and that it did not answer."""
 _BASELINE = 10
-"""Blocks before that the baseline is the mean loss of."""
+"""Blocks before, of which the baseline is the mean loss."""
 
 Float = npt.NDArray[np.float64]
 
 
 def arm(symbol: str, time_ns: int, *, block_s: float, share: float, salt: str) -> bool:
-    """Tell whether the candidate answers a row; the same for all rows of a symbol and block of time, on every machine.
+    """Return whether the candidate answers a row; the same for all rows of a symbol and block of time, on every
+    machine.
 
     Args:
-        symbol: whose row it is.
+        symbol: of the row.
         time_ns: local receive time, UTC.
         block_s: length of the blocks, which begin with the epoch.
         share: of blocks that the candidate answers.
-        salt: another one draws other blocks.
+        salt: seeds the draw.
     """
     return _drawn(symbol, time_ns // round(block_s * NS_PER_S), salt) < share
 
@@ -65,20 +65,21 @@ def arm(symbol: str, time_ns: int, *, block_s: float, share: float, salt: str) -
 @functools.lru_cache(maxsize=1024)
 def _drawn(symbol: str, block: int, salt: str) -> float:
     """Return a number in [0, 1), uniform over blocks."""
-    words = f"{len(salt)}:{salt}{len(symbol)}:{symbol}{block}".encode()
-    return int.from_bytes(hashlib.blake2b(words, digest_size=6).digest(), "big") / 2**48
+    text = f"{len(salt)}:{salt}{len(symbol)}:{symbol}{block}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=6).digest(), "big") / 2**48
 
 
 def by_draw(first: Answers, second: Answers, symbol: str, params: ShadowParams) -> tuple[Answers, Answers]:
-    """Give rows to the version they were drawn for: those that production had to answer for it, it left unanswered.
+    """Assign rows to the version that they were drawn for; rows that production answered for the candidate become
+    unanswered.
 
-    What came before the candidate's first answer, which is when it was there for the first time, is left out.
+    Rows before the candidate's first answer are left out.
 
     Args:
-        first: rows that production was asked about, by clients that split their traffic.
+        first: rows put to production by clients that split their traffic.
         second: rows that the candidate answered, at least one.
-        symbol: whose rows these are.
-        params: what `arm` was given.
+        symbol: of these rows.
+        params: as given to `arm`.
 
     Raises:
         GateError: the candidate answered rows that were not drawn for it.
@@ -88,10 +89,10 @@ def by_draw(first: Answers, second: Answers, symbol: str, params: ShadowParams) 
             f"{second.model} {second.version} answered {symbol} in blocks of time that were not drawn for it; give "
             "shadow.share, shadow.arm_s and shadow.salt the values that its clients have, or publish it anew"
         )
-    theirs = _drawn_for_second(first.time_ns, symbol, params)
-    missed = np.flatnonzero(theirs & (first.time_ns >= second.time_ns.min()))
+    for_second = _drawn_for_second(first.time_ns, symbol, params)
+    missed = np.flatnonzero(for_second & (first.time_ns >= second.time_ns.min()))
     unanswered_rows = np.full((len(missed), *second.probabilities.shape[1:]), np.nan, np.float32)
-    return _rows(first, np.flatnonzero(~theirs)), replace(
+    return first.at(np.flatnonzero(~for_second)), replace(
         second,
         time_ns=np.concatenate([second.time_ns, first.time_ns[missed]]),
         segment=np.concatenate([second.segment, first.segment[missed] + second.segment.max() + 1]),
@@ -108,26 +109,14 @@ def _drawn_for_second(time_ns: npt.NDArray[np.int64], symbol: str, params: Shado
     return np.array(drawn, bool)[place]
 
 
-def _rows(answers: Answers, rows: npt.NDArray[np.int64]) -> Answers:
-    return replace(
-        answers,
-        time_ns=answers.time_ns[rows],
-        segment=answers.segment[rows],
-        labels=answers.labels[rows],
-        probabilities=answers.probabilities[rows],
-        latency_ns=answers.latency_ns[rows],
-    )
-
-
 def evaluate_ab(first: Answers, second: Answers, params: ShadowParams, paired: PairedParams) -> LiveVerdict:
-    """Judge the candidate, `second`, by the blocks that it answered, beside those that production, `first`, answered.
+    """Compare the blocks of the candidate, `second`, with those of production, `first`; all rows of one instrument.
 
-    Blocks in which both have rows are left out. Only rows of one instrument belong into one call.
+    Blocks in which both have rows are left out.
 
     Args:
-        first: rows that production was drawn for.
-        second: rows that the candidate was drawn for.
-        params: limits, and the share and length of blocks that `arm` was given.
+        first, second: rows drawn for either.
+        params: limits, and `arm_s` and `share` as given to `arm`.
         paired: how losses are compared; `measure_s` of traffic only set the first baseline and bounds.
 
     Raises:
@@ -137,22 +126,23 @@ def evaluate_ab(first: Answers, second: Answers, params: ShadowParams, paired: P
         raise GateError("shadow.share is 0: no traffic was split; set the share that the candidate answered")
     if first.horizons_ms != second.horizons_ms:
         raise GateError(f"{second.model} {second.version} has other horizons than {first.model} {first.version}")
-    for one in (first, second):
-        check_order(one)
+    for answers in (first, second):
+        check_order(answers)
     horizons = judged_horizons(first.horizons_ms, paired.longest_ms)
     (loss_first, known_first), (loss_second, known_second) = losses(first, horizons), losses(second, horizons)
-    found = split_blocks(
+    split = split_blocks(
         np.concatenate([loss_first[known_first], loss_second[known_second]]),
         np.concatenate([first.time_ns[known_first], second.time_ns[known_second]]),
         np.repeat([False, True], [int(known_first.sum()), int(known_second.sum())]),
         params,
         paired,
     )
-    watched_s = _watched_s(np.concatenate([first.time_ns, second.time_ns]), params.arm_s)
-    blocks = Blocks(found.rule, found.differences, found.left_out, watched_s, None)
-    evidence = weigh(found.differences, found.bounds, params.alpha)
+    arms = np.concatenate([first.time_ns, second.time_ns]) // round(params.arm_s * NS_PER_S)
+    watched_s = len(np.unique(arms)) * params.arm_s
+    blocks = Blocks(split.rule, split.differences, split.left_out, watched_s, None)
+    evidence = weigh(split.differences, split.bounds, params.alpha)
     if evidence.blocks:
-        evidence = evidence._replace(mean=found.mean)
+        evidence = evidence._replace(mean=split.mean)
     latencies = first.latency_ns[answered(first)], second.latency_ns[answered(second)]
     few = min(map(len, latencies)) < params.probes
     slow = None
@@ -178,10 +168,10 @@ class SplitBlocks(NamedTuple):
     """Blocks of split traffic.
 
     Attributes:
-        rule: None while there are too few for a first baseline and bound.
-        differences: float64 [K], weighted, of mean 0 under equal versions; clipped.
-        bounds: float64 [K], what none of them can exceed.
-        mean: of the differences before they were clipped.
+        rule: None with too few blocks for a first baseline and bound.
+        differences: float64 [K], weighted and clipped, of mean 0 under equal versions.
+        bounds: float64 [K], limits of the differences.
+        mean: of the unclipped differences.
         left_out: blocks with too few rows, or with rows of both.
     """
 
@@ -205,7 +195,7 @@ def split_blocks(
         loss: float64 [N], of the version that the row was drawn for.
         time_ns: int64 [N], in any order.
         candidate: bool [N], whether that was the candidate.
-        params: share and length of blocks.
+        params: `share` and `arm_s`.
         paired: `measure_s`, `block_rows` and `clip`.
     """
     mean, arms, block, left_out = _blocks(loss, time_ns, candidate, params.arm_s, paired.block_rows)
@@ -214,40 +204,35 @@ def split_blocks(
     start = max(1, int(np.searchsorted(block - block[:1], paired.measure_s / params.arm_s))) if len(block) else 0
     if start >= len(block):
         return SplitBlocks(None, residual[:0], residual[:0], 0.0, left_out)
-    seen, judged = residual[1:start], residual[start:]
-    bounds = predictable_bounds(judged, seen, paired.clip)
+    measured, tested = residual[1:start], residual[start:]
+    bounds = predictable_bounds(tested, measured, paired.clip)
     weight = np.where(arms[start:], -1 / params.share, 1 / (1 - params.share))
     return SplitBlocks(
-        rule=BlockRule(params.arm_s, 0.0, seen),
-        differences=np.clip(judged, -bounds, bounds) * weight,
+        rule=BlockRule(params.arm_s, 0.0, measured),
+        differences=np.clip(tested, -bounds, bounds) * weight,
         bounds=bounds * max(1 / params.share, 1 / (1 - params.share)),
-        mean=float((judged * weight).mean()),
+        mean=float((tested * weight).mean()),
         left_out=left_out,
     )
-
-
-def _watched_s(time_ns: npt.NDArray[np.int64], arm_s: float) -> float:
-    """Return the length of the blocks of time that hold rows, seconds."""
-    return len(np.unique(time_ns // round(arm_s * NS_PER_S))) * arm_s
 
 
 def _blocks(
     loss: Float, time_ns: npt.NDArray[np.int64], candidate: npt.NDArray[np.bool_], arm_s: float, least: int
 ) -> tuple[Float, npt.NDArray[np.bool_], npt.NDArray[np.int64], int]:
-    """Return the mean losses of complete blocks, who answered them, their numbers, and how many were left out."""
+    """Return complete blocks' mean losses, whether the candidate answered, and numbers; and how many were left out."""
     number, place = np.unique(time_ns // round(arm_s * NS_PER_S), return_inverse=True)
     rows = np.bincount(place, minlength=len(number))
-    theirs = np.bincount(place, candidate.astype(np.float64), len(number))
-    pure = (theirs == 0) | (theirs == rows)
+    by_candidate = np.bincount(place, candidate.astype(np.float64), len(number))
+    pure = (by_candidate == 0) | (by_candidate == rows)
     # The newest block may still get rows.
     complete = np.arange(len(number)) < len(number) - 1
     good = complete & pure & (rows >= least)
     means = np.bincount(place, loss, len(number)) / np.maximum(rows, 1)
-    return means[good], theirs[good] > 0, number[good], int((complete & ~good).sum())
+    return means[good], by_candidate[good] > 0, number[good], int((complete & ~good).sum())
 
 
 def _baseline(means: Float) -> Float:
-    """Return the mean of up to ten blocks before each, float64 [K]; the first one's is NaN."""
+    """Return the mean of up to ten blocks before each, float64 [K]; the first is NaN."""
     upto = np.concatenate([[0.0], np.cumsum(means)])
     place = np.arange(len(means))
     start = np.maximum(place - _BASELINE, 0)

@@ -1,27 +1,27 @@
-"""What versions answered to rows of live traffic, beside what the market then did: what live gates are given."""
+"""Answers of versions to rows of live traffic, with the labels: the input of the live gates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 PRIMING = "priming"
-"""The reason of a row that a mirrored version was only primed with: it was not put to it."""
+"""Reason of a row that only primed a shadow replica."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one version made of N consecutive rows of one or several sessions, in the order of time within a segment.
+    """Answers of one version to N consecutive rows, in the order of time within a segment.
 
     Attributes:
-        model: the Triton model, `<model>` or `<model>_candidate`.
+        model: `<model>` or `<model>_candidate`.
         version: its version.
-        time_ns: int64 [N], local receive time of each row, UTC.
-        segment: int64 [N], constant over each gap-free run of rows, another number for each run.
-        labels: int8 [N, H], direction at each horizon: 0 down, 1 unchanged, 2 up, -1 unknown (yet).
-        probabilities: float32 [N, H, 3], NaN where the row was not answered.
+        time_ns: int64 [N], local receive time, UTC.
+        segment: int64 [N], another number for each gap-free run.
+        labels: int8 [N, H], 0 down, 1 unchanged, 2 up, -1 unknown (yet).
+        probabilities: float32 [N, H, 3], NaN where unanswered.
         latency_ns: int64 [N], from hand-over to answer.
-        reasons: why rows were not answered, with their number.
+        reasons: counts of unanswered rows by reason.
         horizons_ms: the H horizons.
     """
 
@@ -35,13 +35,24 @@ class Answers:
     reasons: dict[str, int]
     horizons_ms: tuple[int, ...]
 
+    def at(self, rows: slice | npt.NDArray[np.int64]) -> "Answers":
+        """Return the answers to some of the rows, with the reasons of all."""
+        return replace(
+            self,
+            time_ns=self.time_ns[rows],
+            segment=self.segment[rows],
+            labels=self.labels[rows],
+            probabilities=self.probabilities[rows],
+            latency_ns=self.latency_ns[rows],
+        )
+
 
 @dataclass(frozen=True)
 class Compared:
-    """Two versions on the same rows: `first` serves (or is the candidate's rival), `second` is judged against it.
+    """Answers of two versions to the same rows: `first` serves (or is the fallback), `second` is compared with it.
 
-    Both have the same rows at the same places. `first_probe_ns` and `second_probe_ns`, int64 [M], are latencies of
-    single-row requests that were put to both in turn, over the same transport: the only ones that can be compared.
+    `first_probe_ns` and `second_probe_ns`, int64 [M], are latencies of single-row requests put to both in turn over the
+    same transport: the only comparable ones.
     """
 
     first: Answers

@@ -1,9 +1,7 @@
-"""Differences of two versions on the same rows, as means over blocks of time that are long enough to be bet on.
+"""Differences of two versions on the same rows, averaged over blocks of time that hardly depend on each other.
 
-Rows of one block depend on each other, those of different blocks hardly. How long a block must be is measured on the
-first stretch of the rows, which is then not judged: a length chosen after seeing what is bet on would be a choice in
-somebody's favour. All is cut so that later rows change nothing about earlier blocks: whoever looks again sees the same
-blocks and some more. Pieces of a segment that fill no block are left out.
+The block length is measured on the first stretch of the rows, which is not tested. Later rows change nothing about
+earlier blocks. Pieces of a segment shorter than a block are left out.
 """
 
 import math
@@ -19,17 +17,17 @@ from lobsmith.units import NS_PER_MS, NS_PER_S
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
 
-_STEPS_PER_HORIZON = 4
-"""`correlation_time` averages over cells of a quarter of the horizon it is told."""
+_CELLS_PER_HORIZON = 4
+"""Cells of the grid of `correlation_time` in a horizon."""
 
 
 class BlockRule(NamedTuple):
-    """How blocks are cut, fixed before any that is bet on was seen.
+    """How blocks are cut, fixed before any tested block.
 
     Attributes:
         length_s: seconds.
-        correlation_s: how long differences stay correlated, as measured; at most a tenth of what it was measured on.
-        measured: float64 [M], differences of the blocks it was measured on; their size sets the first bounds.
+        correlation_s: correlation time of the differences, at most a tenth of the measured stretch.
+        measured: float64 [M], differences of the measured blocks, which set the first bounds.
     """
 
     length_s: float
@@ -38,14 +36,14 @@ class BlockRule(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """Blocks that may be bet on.
+    """Blocks to test.
 
     Attributes:
-        rule: None while too little has been seen to measure it.
+        rule: None with too few rows to measure it.
         differences: float64 [K], means over the blocks' rows.
-        left_out: blocks that had too few rows.
-        watched_s: seconds from the first to the last row of each segment, together, whether judged or not.
-        correlation_s: correlation time measured again on all rows; nothing depends on it.
+        left_out: blocks with too few rows.
+        watched_s: seconds covered by segments, tested or not.
+        correlation_s: correlation time of all rows; for information.
     """
 
     rule: BlockRule | None
@@ -68,27 +66,27 @@ def paired_blocks(
     """Cut rows into blocks and average the values over each.
 
     Args:
-        values: float64 [N], one for each row; anything where not known.
-        known: bool [N], rows whose labels are known and that both versions have answered.
-        time_ns: int64 [N], never decreasing within a segment; segments follow each other.
-        segment: int64 [N]; a pause longer than `block_s` ends one as well.
-        horizon_ms: the longest that is judged.
+        values: float64 [N]; anything where not known.
+        known: bool [N], rows with known labels that both versions have answered.
+        time_ns: int64 [N], never decreasing within a segment.
+        segment: int64 [N]; a pause longer than `block_s` ends a segment as well.
+        horizon_ms: the longest that is compared.
         params: how long blocks must be.
-        rule: measured on earlier rows of the same two versions; None measures it on the first `measure_s` seconds.
+        rule: of earlier rows of the same versions; None measures it on the first `measure_s` seconds.
     """
     segment = _without_pauses(time_ns, segment, params.block_s)
     watched_s = float(_elapsed(time_ns, segment)[-1]) / NS_PER_S if len(values) else 0.0
-    stays = _settled(known, segment)
-    values, known, time_ns, segment = values[stays], known[stays], time_ns[stays], segment[stays]
+    kept = _up_to_last_known(known, segment)
+    values, known, time_ns, segment = values[kept], known[kept], time_ns[kept], segment[kept]
     if not len(values):
         return Blocks(rule, np.empty(0), 0, watched_s, None)
     elapsed = _elapsed(time_ns, segment)
-    now_s = _memory(values[known], time_ns[known], segment[known], horizon_ms, params)
-    judged = np.ones(len(values), bool)
+    now_s = _correlation_time(values[known], time_ns[known], segment[known], horizon_ms, params)
+    tested = np.ones(len(values), bool)
     if rule is None:
         measuring = elapsed < params.measure_s * NS_PER_S
-        judged = ~measuring
-        if not judged.any():
+        tested = ~measuring
+        if not tested.any():
             return Blocks(None, np.empty(0), 0, watched_s, now_s)
         rule = measure(
             values[measuring],
@@ -99,7 +97,7 @@ def paired_blocks(
             params=params,
         )
     differences, left_out = _means(
-        values[judged], known[judged], time_ns[judged], segment[judged], rule.length_s, params.block_rows
+        values[tested], known[tested], time_ns[tested], segment[tested], rule.length_s, params.block_rows
     )
     return Blocks(rule, differences, left_out, watched_s, now_s)
 
@@ -114,25 +112,25 @@ def measure(
     params: PairedParams,
 ) -> BlockRule:
     """Measure how long blocks must be: `block_s`, ten horizons, five correlation times, whichever is longest."""
-    correlation_s = _memory(values[known], time_ns[known], segment[known], horizon_ms, params)
+    correlation_s = _correlation_time(values[known], time_ns[known], segment[known], horizon_ms, params)
     length_s = max(
         params.block_s, params.horizons_per_block * horizon_ms / 1000, params.correlation_times * correlation_s
     )
     return BlockRule(length_s, correlation_s, _means(values, known, time_ns, segment, length_s, params.block_rows)[0])
 
 
-def _memory(values: Float, time_ns: Int, segment: Int, horizon_ms: int, params: PairedParams) -> float:
-    """Return a correlation time, seconds, looked for on a fine grid and on one as coarse as the blocks allow.
+def _correlation_time(values: Float, time_ns: Int, segment: Int, horizon_ms: int, params: PairedParams) -> float:
+    """Return the larger of the correlation times on a fine grid and on one as coarse as the blocks allow, seconds.
 
-    A slow drift under fast noise is too weak to be seen from row to row, and still is what blocks have in common.
+    The coarse grid shows a slow drift under fast noise.
     """
-    coarse_ns = int(_STEPS_PER_HORIZON * params.block_s / params.correlation_times * NS_PER_S)
+    coarse_ns = int(_CELLS_PER_HORIZON * params.block_s / params.correlation_times * NS_PER_S)
     grids = {horizon_ms * NS_PER_MS, coarse_ns}
     return max(correlation_time(values, time_ns, segment, horizon_ns=grid) for grid in grids) if len(values) else 0.0
 
 
 def _without_pauses(time_ns: Int, segment: Int, longest_s: float) -> Int:
-    """Number segments anew, so that one also ends where no row came for so long, int64 [N]."""
+    """Number segments anew, int64 [N]; a pause of more than `longest_s` ends one too."""
     begins = (np.diff(segment, prepend=segment[:1]) != 0) | (
         np.diff(time_ns, prepend=time_ns[:1]) > longest_s * NS_PER_S
     )
@@ -145,35 +143,35 @@ def _starts(segment: Int) -> Int:
     return np.repeat(first, np.diff(np.append(first, len(segment))))
 
 
-def _settled(known: npt.NDArray[np.bool_], segment: Int) -> npt.NDArray[np.bool_]:
-    """Tell the rows up to the last known one of their segment: those after it may yet become known."""
+def _up_to_last_known(known: npt.NDArray[np.bool_], segment: Int) -> npt.NDArray[np.bool_]:
+    """Mask the rows up to the last known one of their segment, bool [N]: later rows may yet become known."""
     later = np.zeros(len(known), bool)
     if len(known):
         edges = np.append(np.unique(_starts(segment)), len(known))
         for first, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-            found = np.flatnonzero(known[first:end])
-            if len(found):
-                later[first : first + int(found[-1]) + 1] = True
+            positions = np.flatnonzero(known[first:end])
+            if len(positions):
+                later[first : first + int(positions[-1]) + 1] = True
     return later
 
 
 def _elapsed(time_ns: Int, segment: Int) -> Int:
-    """Return for each row the time that segments have covered up to it, gaps left out, int64 [N]."""
-    steps = np.diff(time_ns, prepend=time_ns[:1])
-    steps[np.unique(_starts(segment))] = 0
-    return np.asarray(np.cumsum(steps), np.int64)
+    """Return the time that segments have covered up to each row, gaps left out, int64 [N]."""
+    increments = np.diff(time_ns, prepend=time_ns[:1])
+    increments[np.unique(_starts(segment))] = 0
+    return np.asarray(np.cumsum(increments), np.int64)
 
 
 def _means(
     values: Float, known: npt.NDArray[np.bool_], time_ns: Int, segment: Int, length_s: float, least: int
 ) -> tuple[Float, int]:
-    """Average known rows over blocks; return the means and how many blocks had fewer than `least` of them."""
+    """Average known rows over blocks; return the means and how many blocks had fewer than `least` rows."""
     if not len(values):
         return np.empty(0), 0
     length_ns = math.ceil(length_s * NS_PER_S)
     first = _starts(segment)
     within = (time_ns - time_ns[first]) // length_ns
-    # A block counts once its segment reaches beyond its end; a row of the next one says so.
+    # A block is complete once its segment has a row of the next block.
     runs, run = np.unique(first, return_inverse=True)
     complete = np.append(runs[1:], len(values))[run] - 1
     taken = within < within[complete]

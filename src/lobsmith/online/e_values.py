@@ -1,19 +1,17 @@
-"""A test by betting: evidence that stays valid whenever one looks, and an interval that does.
+"""A test by betting: evidence and an interval that stay valid however often they are checked.
 
-A block difference is one number for each block of time, positive where the second version is better. The null
-hypothesis is that its mean, given all blocks before it, is at most m. Cut into x = clip((difference - m) / c, -1, 1)
-with a bound c that is known before the block, a stake f in [0, 1) turns a capital of 1 into
+A block difference is one number for each block of time, positive where the second version is better. Null hypothesis:
+its mean, given all blocks before it, is at most m. Cut into x = clip((difference - m) / c, -1, 1) with a bound c known
+before the block, a stake f in [0, 1) turns a capital of 1 into
 
     K = (1 + f x_1) (1 + f x_2) ... (1 + f x_k),
 
-which cannot be expected to grow under the hypothesis: a test supermartingale (Waudby-Smith & Ramdas, "Estimating means
-of bounded random variables by betting", JRSS B 2023). So is the mean over several stakes, which needs no guess of the
-right one, and by Ville's inequality the probability that it ever reaches 1 / alpha is at most alpha, at whatever
-moment one stops.
+a test supermartingale under the hypothesis (Waudby-Smith & Ramdas, "Estimating means of bounded random variables by
+betting", JRSS B 2023), as is the mean over several stakes. By Ville's inequality the probability that it ever reaches 1
+/ alpha is at most alpha.
 
-What is tested is the mean of the clipped differences, a robust location (Huber 1964; Wang & Ramdas, "Catoni-style
-confidence sequences", 2023): one wild block counts no more than a large one. A version that is a little better in most
-blocks and terrible in a few could win such a test, so the caller looks at the plain mean as well.
+The tested mean of clipped differences is a robust location (Huber 1964; Wang & Ramdas, "Catoni-style confidence
+sequences", 2023), which rare terrible blocks do not move, so the caller checks the plain mean too.
 """
 
 import math
@@ -31,7 +29,7 @@ _GAUSSIAN_MEDIAN = 0.6744897501960817
 """Median of the absolute value of a standard Gaussian: a median distance divided by it is a deviation."""
 _RENEWAL = 16
 _LARGEST_LOG = 690.0
-"""Capital is reported up to exp of this; beyond, a float64 ends."""
+"""Capital is reported up to exp of this, the range of a float64."""
 _HALVINGS = 60
 
 
@@ -51,10 +49,9 @@ def log_capital(bets: npt.ArrayLike) -> Float:
 def predictable_bounds(differences: Float, measured: Float, multiple: float) -> Float:
     """Return the bound that each block difference is clipped at, float64 [K].
 
-    It is `multiple` deviations of all differences before, and of those of the stretch that was measured and is not bet
-    on: their median distance from their median, scaled as of a Gaussian. Where they do not differ it is the size of
-    their median, and where that is 0 too it is infinite: nothing is staked on that block. It is renewed each time that
-    the past has grown by a sixteenth.
+    It is `multiple` deviations of all earlier differences and of the measured ones: their median distance from their
+    median, scaled as of a Gaussian; where that is 0, the size of their median; where that is 0 too, infinite (nothing
+    is staked). It is renewed whenever the past has grown by a sixteenth.
 
     Args:
         differences: float64 [K], in the order of time.
@@ -80,16 +77,16 @@ def _bound(past: Float, multiple: float) -> float:
 
 
 class Evidence(NamedTuple):
-    """What the differences of K blocks say; nats, positive where the second version is better.
+    """Evidence of the differences of K blocks; nats, positive where the second version is better.
 
     Attributes:
         blocks: K.
-        better: e-value against "the second is no better": the capital of who bets on it.
+        better: e-value against "the second is no better".
         worse: e-value against "the second is no worse".
         mean: plain mean, None without a block.
-        location: robust location, the centre of the clipped differences; None without a block.
-        low, high: with a probability of at least 1 - 2 alpha the location lies between them at all times at once; None
-            for an end that is not known yet. `low` is above 0 exactly where `better` has reached 1 / alpha.
+        location: centre of the clipped differences, None without a block.
+        low, high: interval of the location, at all times at once with probability 1 - 2 alpha or more; None for an end
+            not known yet. `low` is above 0 exactly where `better` has reached 1 / alpha.
     """
 
     blocks: int
@@ -106,8 +103,8 @@ def weigh(differences: Float, bounds: Float, alpha: float) -> Evidence:
     if not len(differences):
         return Evidence(0, 1.0, 1.0, None, None, None, None)
     level = -math.log(alpha)
-    told = np.isfinite(bounds)
-    d, c = differences[told], bounds[told]
+    bounded = np.isfinite(bounds)
+    d, c = differences[bounded], bounds[bounded]
 
     def bets(m: float) -> Float:
         return np.asarray(np.clip((d - m) / c, -1.0, 1.0), np.float64)

@@ -1,4 +1,4 @@
-"""The evidence of live traffic: losses, unanswered rows and latencies, compared in blocks, and the verdict on them."""
+"""Evidence of live traffic: losses, unanswered rows and latencies, compared in blocks, and the verdict on them."""
 
 import math
 
@@ -25,7 +25,7 @@ ROLL_BACK, KEEP = "roll back", "keep"
 
 
 def check_same_rows(compared: Compared) -> None:
-    """Refuse answers of two versions that are not to the same rows.
+    """Refuse answers of two versions to different rows.
 
     Raises:
         GateError: times, segments or horizons differ.
@@ -63,7 +63,7 @@ def judged_horizons(horizons_ms: tuple[int, ...], longest_ms: int) -> list[int]:
 
 
 def answered(answers: Answers) -> Mask:
-    """Tell which rows have finite probabilities at every horizon, bool [N]."""
+    """Mask the rows with finite probabilities at every horizon, bool [N]."""
     return np.asarray(np.isfinite(answers.probabilities).all(axis=(1, 2)), bool)
 
 
@@ -73,7 +73,9 @@ def unanswered(answers: Answers) -> float | None:
 
 
 def losses(answers: Answers, horizons: list[int]) -> tuple[Float, Mask]:
-    """Return each row's mean log-loss over the given horizons, nats, and where it is known; float64 and bool [N]."""
+    """Return each row's mean log-loss over the given horizons, nats, float64 [N], and a mask of known rows, bool
+    [N].
+    """
     labels = answers.labels[:, horizons]
     known = answered(answers) & (labels >= 0).all(axis=1)
     result = np.zeros(len(known))
@@ -86,14 +88,14 @@ def losses(answers: Answers, horizons: list[int]) -> tuple[Float, Mask]:
 def too_slow(
     first_ns: npt.NDArray[np.int64], second_ns: npt.NDArray[np.int64], limits: dict[float, float]
 ) -> str | None:
-    """Return in words which quantile of the second is surely beyond its limit, a multiple of the first's; None if none.
+    """Return a message naming the quantile of the second that is surely beyond its limit, a multiple of the first's;
+    else None.
 
-    The second's quantile q is beyond a value if more than 1 - q of its latencies are. Both samples are uncertain: the
-    share must be three standard errors larger, that of a difference of two shares.
+    A quantile q is beyond a value if more than 1 - q of the latencies are; the share must exceed that by three standard
+    errors of a difference of two shares.
 
     Args:
-        first_ns: int64 [M].
-        second_ns: int64 [M'].
+        first_ns, second_ns: int64 [M] and [M'].
         limits: largest ratio by quantile.
     """
     count = min(len(first_ns), len(second_ns))
@@ -112,9 +114,9 @@ def compared_blocks(
     """Return the blocks of the first version's loss less the second's, and how many rows count.
 
     Args:
-        compared: rows that both were asked about, in the order of time.
+        compared: rows put to both, in the order of time.
         paired: how losses are compared.
-        rule: length of blocks where it was measured before; None measures it on the first rows, which are not judged.
+        rule: length of blocks; None measures it on the first rows, which are not tested.
         margin: added to each difference, nats.
 
     Raises:
@@ -154,32 +156,30 @@ class Latency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class LiveVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What live traffic says of the second version beside the first.
+    """Verdict on the second version beside the first in live traffic.
 
     Attributes:
-        judged: `shadow`, `split test` or `rollback`.
+        judged: the gate: `shadow`, `split test` or `rollback`.
         decision: PROMOTE, REJECT or WATCH; of rollback ROLL_BACK or KEEP.
-        reason: why, one line.
-        alarms: limits that are broken although the decision does not follow them; one line each.
+        reason: one line.
+        alarms: broken limits that the decision does not follow, a line each.
         first, second: `model version`.
-        rows: rows of both, or of either in a split test.
+        rows: rows of both, or of either in an A/B test.
         compared: rows with an answer of both and known labels.
         watched_s: seconds of traffic, gaps left out.
-        blocks, left_out: blocks judged, and those with too few rows.
-        block_s: their length; None until it has been measured.
-        correlation_s, correlation_now_s: correlation time of the differences that the length was fixed by, and as
-            measured on all rows now. Where the latter is much longer, blocks were too short and the evidence is
-            overstated.
-        e_better, e_worse: e-values that the second is better, or worse; each counts from `threshold` on.
+        blocks, left_out: blocks tested, and those with too few rows.
+        block_s: their length; None until measured.
+        correlation_s, correlation_now_s: correlation time that fixed the length, and of all rows now. If the latter is
+            much longer, blocks were too short and the evidence is overstated.
+        e_better, e_worse: e-values that the second is better, or worse; they count from `threshold` on.
         threshold: 1 / alpha.
         difference: robust mean log-loss of the second less the first's, nats: negative is better. None without a block.
-        low, high: it lies between them with probability 1 - 2 alpha at all times at once; None for an end not known
-            yet.
+        low, high: its interval with probability 1 - 2 alpha at all times at once; None for an end not known yet.
         mean_difference: plain mean of the blocks' differences.
-        unanswered_first, unanswered_second: shares of rows without an answer.
-        unanswered_reasons: why the second did not answer, with numbers.
-        latency: None where there are no measurements of both.
-        market: what was said of the second's training window beside the market of this traffic, before a promotion.
+        unanswered_first, unanswered_second: shares of rows.
+        unanswered_reasons: counts of the second's by reason.
+        latency: None without measurements of both.
+        market: verdicts on the second's training window beside this market, before a promotion.
     """
 
     judged: str
@@ -215,16 +215,16 @@ class LiveVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return self.decision in (PROMOTE, KEEP)
 
     def beside_market(self, market: tuple[Verdict, ...]) -> "LiveVerdict":
-        """Return the verdict as it is once the market is known: nothing is promoted that has learnt another one."""
-        refused = [one for one in market if not one.passed]
+        """Return the verdict once the market is known: a version that was trained on another market is not promoted."""
+        refused = [verdict for verdict in market if not verdict.passed]
         if not refused or self.decision != PROMOTE:
             return structs.replace(self, market=market)
-        reasons = "; ".join(f"{one}, {one.evidence.get('reason', 'no reason given')}" for one in refused)
+        reasons = "; ".join(f"{verdict}, {verdict.evidence.get('reason', 'no reason given')}" for verdict in refused)
         reason = f"{self.reason}; but this is not known to be the market that it has learnt: {reasons}"
         return structs.replace(self, decision=WATCH, reason=reason, market=market)
 
     def as_verdict(self) -> Verdict:
-        """Return the gate's verdict; its value is the e-value that the decision is about."""
+        """Return the gate's verdict; its value is the e-value behind the decision."""
         value = self.e_worse if self.judged == "rollback" else self.e_better
         return Verdict(
             gate=self.judged,
@@ -249,7 +249,7 @@ def summarise(
     latency: Latency | None,
     alarms: tuple[str, ...] = (),
 ) -> LiveVerdict:
-    """Put a decision and its reason together with what it rests on."""
+    """Combine a decision and its reason with their evidence."""
     rule = blocks.rule
     return LiveVerdict(
         judged=judged,
@@ -285,10 +285,10 @@ def _negative(value: float | None) -> float | None:
 
 
 def compare_latency(first_ns: npt.NDArray[np.int64], second_ns: npt.NDArray[np.int64]) -> Latency | None:
-    """Summarise latencies of both; None where one has none."""
+    """Summarise latencies of both; None where either has none."""
     if not len(first_ns) or not len(second_ns):
         return None
-    (a50, a99), (b50, b99) = (np.percentile(one, [50, 99]) / NS_PER_US for one in (first_ns, second_ns))
+    (a50, a99), (b50, b99) = (np.percentile(latencies, [50, 99]) / NS_PER_US for latencies in (first_ns, second_ns))
     return Latency(
         count=min(len(first_ns), len(second_ns)),
         first_p50_us=float(a50),
@@ -298,8 +298,8 @@ def compare_latency(first_ns: npt.NDArray[np.int64], second_ns: npt.NDArray[np.i
     )
 
 
-def in_words(evidence: Evidence) -> str:
-    """Return how large the difference is and from how many blocks."""
+def difference_text(evidence: Evidence) -> str:
+    """Return the size of the difference and the number of blocks."""
     if evidence.location is None:
         return f"{evidence.blocks} blocks"
     return f"{-evidence.location:+.5f} nats over {evidence.blocks} blocks"

@@ -1,10 +1,8 @@
-"""Should the active version be taken back?
+"""Rollback gate: should the active version be taken back?
 
-Two ways lead there. A paired test asks, on the same rows, whether the active version is worse than its fallback: a
-change of the market hurts both, a bad model only itself. And limits on the newest rows of the active version act at
-once, without waiting for evidence. A limit that the fallback breaks on the same rows too is the market's or the
-machine's doing, and is an alarm: going back would mend nothing. So a version whose answers take the whole server down
-is not rolled back by its unanswered rows while the fallback is not answered either.
+A paired test checks whether the active version is worse than its fallback on the same rows. Limits on its newest rows
+act at once; a limit that the fallback breaks too is only an alarm, its cause is the market or the machine. So a version
+that takes the whole server down is not rolled back by unanswered rows while its fallback is unanswered too.
 """
 
 from dataclasses import replace
@@ -22,7 +20,7 @@ from lobsmith.online.evidence import (
     answered,
     compare_latency,
     compared_blocks,
-    in_words,
+    difference_text,
     losses,
     summarise,
     unanswered,
@@ -33,9 +31,9 @@ from lobsmith.units import NS_PER_MS, NS_PER_S
 
 GATE = "rollback"
 _CONSTANT = 1e-6
-"""Largest spread of a probability, over the fewest rows that say anything, that counts as none."""
+"""Largest spread of a probability, over `rollback.rows` answers, that counts as none."""
 _SUM = 1e-2
-"""How far probabilities may sum up to something else than 1: half precision reaches 1e-3."""
+"""Tolerance of the sum of probabilities: half precision reaches 1e-3."""
 _PROBES = 100
 UNANSWERED, MALFORMED, CONSTANT, SATURATED, SLOW, FLOOR = (
     "unanswered",
@@ -45,7 +43,7 @@ UNANSWERED, MALFORMED, CONSTANT, SATURATED, SLOW, FLOOR = (
     "latency",
     "accuracy",
 )
-"""The limits."""
+"""Names of the limits."""
 
 
 def evaluate_rollback(
@@ -57,21 +55,21 @@ def evaluate_rollback(
     epoch: int = 1,
     rule: BlockRule | None = None,
 ) -> LiveVerdict:
-    """Judge the active version, `second`, beside its fallback, `first`.
+    """Compare the active version, `second`, with its fallback, `first`.
 
     Args:
-        compared: rows that both were asked about, in the order of time, from the beginning of the epoch.
+        compared: rows put to both, in the order of time, from the beginning of the epoch.
         params: limits.
         paired: how losses are compared.
-        alone: all rows of the active version, whose newest are held against the limits: a fallback that is asked about
-            few of them, or no more, must not hide what it does. None takes those of `compared`.
+        alone: all rows of the active version, for the limits, as the fallback may get few of them; None takes those of
+            `compared`.
         epoch: see `epoch_at`.
-        rule: length of blocks, where the same two versions were compared before; None measures it on the first rows.
+        rule: length of blocks; None measures it on the first rows.
 
     Raises:
         GateError: the answers are not to the same rows, or not in the order of time.
     """
-    # What is bet on is "worse by more than the margin".
+    # The hypothesis that is bet on: worse by more than the margin.
     blocks, counted = compared_blocks(compared, paired, rule, margin=params.margin)
     fallback, active = compared.first, compared.second
     evidence = weigh_blocks(blocks, paired.clip, params.alpha)
@@ -86,7 +84,7 @@ def evaluate_rollback(
         rows=len(active.time_ns),
         compared=counted,
         blocks=blocks,
-        evidence=_moved(evidence, -params.margin),
+        evidence=_shifted(evidence, -params.margin),
         threshold=threshold,
         latency=compare_latency(compared.first_probe_ns, compared.second_probe_ns),
         alarms=tuple(alarms),
@@ -94,11 +92,10 @@ def evaluate_rollback(
 
 
 def epoch_at(promoted_ns: int, now_ns: int, watch_s: float) -> tuple[int, int]:
-    """Return the epoch that a moment is in, from 1, and when it began, ns UTC.
+    """Return the epoch of a moment, from 1, and when it began, ns UTC.
 
-    A version that was good for long has evidence in its favour that would have to be lost first, so evidence is
-    counted anew in each epoch. Epoch j has alpha / (j (j + 1)) of the probability of a false alarm: together they have
-    alpha, for ever.
+    Evidence is counted anew in each epoch, so that a good past need not be outweighed first. Epoch j has alpha / (j (j
+    + 1)) of the probability of a false alarm: together alpha, for ever.
     """
     length = round(watch_s * NS_PER_S)
     past = max(now_ns - promoted_ns, 0) // length
@@ -106,127 +103,121 @@ def epoch_at(promoted_ns: int, now_ns: int, watch_s: float) -> tuple[int, int]:
 
 
 def without_fallback(active: Answers) -> Compared:
-    """Return a version's answers beside those of nobody: only the limits on itself can speak."""
-    nobody = replace(active, version=0, probabilities=np.full_like(active.probabilities, np.nan), reasons={})
+    """Return a version's answers beside an unanswering fallback: only the limits on the version itself apply."""
+    unanswering = replace(active, version=0, probabilities=np.full_like(active.probabilities, np.nan), reasons={})
     none = np.empty(0, np.int64)
-    return Compared(first=nobody, second=active, first_probe_ns=none, second_probe_ns=none)
+    return Compared(first=unanswering, second=active, first_probe_ns=none, second_probe_ns=none)
 
 
-def _moved(evidence: Evidence, by: float) -> Evidence:
-    def move(value: float | None) -> float | None:
+def _shifted(evidence: Evidence, by: float) -> Evidence:
+    def shift(value: float | None) -> float | None:
         return None if value is None else value + by
 
     return evidence._replace(
-        mean=move(evidence.mean), location=move(evidence.location), low=move(evidence.low), high=move(evidence.high)
+        mean=shift(evidence.mean), location=shift(evidence.location), low=shift(evidence.low), high=shift(evidence.high)
     )
 
 
 def _by_losses(evidence: Evidence, threshold: float, params: RollbackParams) -> tuple[str, str]:
     if evidence.mean is None or evidence.location is None:
         return KEEP, "no limit is broken; nothing to compare with the fallback yet"
-    found = in_words(_moved(evidence, -params.margin))
-    found += f" beside the fallback, e-value {evidence.worse:.3g} of {threshold:g}"
+    summary = difference_text(_shifted(evidence, -params.margin))
+    summary += f" beside the fallback, e-value {evidence.worse:.3g} of {threshold:g}"
     if evidence.blocks >= params.minimum_blocks and evidence.worse >= threshold and evidence.mean < 0:
-        return ROLL_BACK, f"its log-loss is worse than the fallback's: {found}"
-    return KEEP, f"no limit is broken: {found}"
+        return ROLL_BACK, f"its log-loss is worse than the fallback's: {summary}"
+    return KEEP, f"no limit is broken: {summary}"
 
 
 def _limits(compared: Compared, active: Answers, params: RollbackParams) -> tuple[list[str], list[str]]:
-    """Return what the active version breaks, and what is only an alarm, in words."""
+    """Return the messages of the limits that the active version breaks, and of alarms."""
     if not len(active.time_ns):
         return [], ["there are no rows: nothing is known of it"]
     until_ns = int(active.time_ns[-1])
-    mine = _newest(active, until_ns, params)
-    theirs, beside = (_newest(one, until_ns, params) for one in (compared.first, compared.second))
-    if len(mine.time_ns) < params.rows:
+    newest = _newest(active, until_ns, params)
+    fallback, newest_shared = (_newest(answers, until_ns, params) for answers in (compared.first, compared.second))
+    if len(newest.time_ns) < params.rows:
         if until_ns - int(active.time_ns[0]) < params.window_s * NS_PER_S:
-            # A window has not passed since the version, or the epoch, began: few rows are none too few.
+            # Less than a window since the version, or the epoch, began: few rows are expected.
             return [], []
-        return [], [f"only {len(mine.time_ns)} rows in the last {params.window_s:g} s: nothing is known of it"]
-    found = _broken(mine, params)
-    excused = _broken(theirs, params) if len(theirs.time_ns) and answered(compared.first).any() else {}
+        return [], [f"only {len(newest.time_ns)} rows in the last {params.window_s:g} s: nothing is known of it"]
+    broken_limits = _broken_limits(newest, params)
+    excused = _broken_limits(fallback, params) if len(fallback.time_ns) and answered(compared.first).any() else {}
     if len(compared.first_probe_ns) >= _PROBES and _p99_ms(compared.first_probe_ns) > params.latency_p99_ms:
         excused[SLOW] = ""
     else:
-        # Its rows are asked in chunks, which says nothing about a single one.
+        # Its rows are requested in chunks; their latencies are not those of single rows.
         excused.pop(SLOW, None)
-    floor, shared = _below_floor(mine, theirs, beside, params)
+    floor, shared = _below_floor(newest, fallback, newest_shared, params)
     if floor:
-        found[FLOOR] = floor
+        broken_limits[FLOOR] = floor
     if shared:
         excused[FLOOR] = ""
-    broken = [words for name, words in found.items() if name not in excused]
-    return broken, [f"{words}; the fallback does so too" for name, words in found.items() if name in excused]
+    broken = [text for name, text in broken_limits.items() if name not in excused]
+    return broken, [f"{text}; the fallback does so too" for name, text in broken_limits.items() if name in excused]
 
 
 def _newest(answers: Answers, until_ns: int, params: RollbackParams) -> Answers:
     """Return the rows of the last window, counted in rows as well as in time: a clock may have been set back."""
     older = np.flatnonzero(answers.time_ns <= until_ns - round(params.window_s * NS_PER_S))
-    chosen = slice(int(older[-1]) + 1 if len(older) else 0, None)
-    return replace(
-        answers,
-        time_ns=answers.time_ns[chosen],
-        segment=answers.segment[chosen],
-        labels=answers.labels[chosen],
-        probabilities=answers.probabilities[chosen],
-        latency_ns=answers.latency_ns[chosen],
-    )
+    return answers.at(slice(int(older[-1]) + 1 if len(older) else 0, None))
 
 
-def _broken(answers: Answers, params: RollbackParams) -> dict[str, str]:
-    """Return the limits that a version breaks by itself, in words."""
-    found = {}
-    p, told = answers.probabilities, answered(answers)
+def _broken_limits(answers: Answers, params: RollbackParams) -> dict[str, str]:
+    """Return a message for each limit that a version breaks by itself."""
+    broken = {}
+    p, answered_rows = answers.probabilities, answered(answers)
     silent = unanswered(answers) or 0.0
     if silent > params.unanswered:
-        found[UNANSWERED] = f"{silent:.2%} of the rows are unanswered, limit {params.unanswered:.2%}"
-    wrong = float(_malformed(p, told).mean())
+        broken[UNANSWERED] = f"{silent:.2%} of the rows are unanswered, limit {params.unanswered:.2%}"
+    wrong = float(_malformed(p, answered_rows).mean())
     if wrong > params.malformed:
-        found[MALFORMED] = f"{wrong:.2%} of the answers are no probabilities, limit {params.malformed:.2%}"
-    if told.sum() < params.rows:
-        return found
-    said = p[told]
-    still = np.ptp(said[-params.rows :], axis=0).max(axis=1) <= _CONSTANT
+        broken[MALFORMED] = f"{wrong:.2%} of the answers are no probabilities, limit {params.malformed:.2%}"
+    if answered_rows.sum() < params.rows:
+        return broken
+    given = p[answered_rows]
+    still = np.ptp(given[-params.rows :], axis=0).max(axis=1) <= _CONSTANT
     if still.any():
-        found[CONSTANT] = f"its answers at {answers.horizons_ms[int(np.argmax(still))]} ms never change"
-    full = float((said.max(axis=2) >= params.saturated_at).mean(axis=0).max())
+        broken[CONSTANT] = f"its answers at {answers.horizons_ms[int(np.argmax(still))]} ms never change"
+    full = float((given.max(axis=2) >= params.saturated_at).mean(axis=0).max())
     if full > params.saturated:
-        found[SATURATED] = f"{full:.2%} of its answers are saturated, limit {params.saturated:.2%}"
-    slowest = _p99_ms(answers.latency_ns[told])
+        broken[SATURATED] = f"{full:.2%} of its answers are saturated, limit {params.saturated:.2%}"
+    slowest = _p99_ms(answers.latency_ns[answered_rows])
     if slowest > params.latency_p99_ms:
-        found[SLOW] = f"its p99 latency is {slowest:.3g} ms, limit {params.latency_p99_ms:g} ms"
-    return found
+        broken[SLOW] = f"its p99 latency is {slowest:.3g} ms, limit {params.latency_p99_ms:g} ms"
+    return broken
 
 
-def _malformed(p: npt.NDArray[np.float32], told: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Tell rows that were answered with something else than probabilities; all NaN is no answer."""
-    broken = ~np.isnan(p).all(axis=(1, 2)) & ~told
+def _malformed(p: npt.NDArray[np.float32], answered_rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Mask the rows answered with something else than probabilities, bool [N]; all NaN is no answer."""
+    broken = ~np.isnan(p).all(axis=(1, 2)) & ~answered_rows
     inside = ((p >= 0) & (p <= 1)).all(axis=(1, 2)) & (np.abs(p.sum(axis=2) - 1) <= _SUM).all(axis=1)
-    return np.asarray(broken | (told & ~inside), bool)
+    return np.asarray(broken | (answered_rows & ~inside), bool)
 
 
 def _p99_ms(latency_ns: npt.NDArray[np.int64]) -> float:
     return float(np.percentile(latency_ns, 99)) / NS_PER_MS
 
 
-def _below_floor(mine: Answers, theirs: Answers, beside: Answers, params: RollbackParams) -> tuple[str | None, bool]:
-    """Return in words that the log-loss at the first horizon is far above what the rows allow, and if it is not alone.
+def _below_floor(
+    newest: Answers, fallback: Answers, newest_shared: Answers, params: RollbackParams
+) -> tuple[str | None, bool]:
+    """Return a message if the log-loss at the first horizon is far above the base rate's, and whether the fallback
+    shares it.
 
-    It is held against the base rate of the very rows, known in hindsight: in any market that much can be had without a
-    model. A base rate of almost nothing, in a market that stands still, counts as `least_base`. It is not alone where
-    it is not as far above the fallback's on the rows that both answered: a market that no model understands. `beside`
-    are its answers to the rows of `theirs`.
+    The base rate is that of the very rows, in hindsight, at least `least_base`. The fallback shares it where the loss
+    is not as far above its own on the rows that both answered. `newest_shared` are the version's answers to the rows of
+    `fallback`.
     """
-    loss, known = losses(mine, [0])
+    loss, known = losses(newest, [0])
     if known.sum() < params.rows:
         return None, False
-    y = mine.labels[known, 0].astype(np.int64)
+    y = newest.labels[known, 0].astype(np.int64)
     shares = np.bincount(y, minlength=3) / len(y)
     bar = max(float(-np.log(shares[y]).mean()), params.least_base)
     value = float(loss[known].mean())
     if value <= params.floor * bar:
         return None, False
-    (ours, told), (other, also) = losses(beside, [0]), losses(theirs, [0])
-    pairs = told & also
-    shared = pairs.sum() >= params.rows and ours[pairs].mean() <= params.floor * other[pairs].mean()
+    (own_loss, own_known), (fallback_loss, fallback_known) = losses(newest_shared, [0]), losses(fallback, [0])
+    pairs = own_known & fallback_known
+    shared = pairs.sum() >= params.rows and own_loss[pairs].mean() <= params.floor * fallback_loss[pairs].mean()
     return f"its log-loss of {value:.4g} is more than {params.floor:g} times the base rate's {bar:.4g}", bool(shared)

@@ -1,4 +1,4 @@
-"""Shadow evaluation: the candidate answers the rows that production answers; is it better, worse, or too slow?"""
+"""Shadow evaluation: the candidate answers the rows of production; is it better, worse, or too slow?"""
 
 from lobsmith.online.answers import Compared
 from lobsmith.online.blocks import BlockRule, Blocks
@@ -10,7 +10,7 @@ from lobsmith.online.evidence import (
     LiveVerdict,
     compare_latency,
     compared_blocks,
-    in_words,
+    difference_text,
     summarise,
     too_slow,
     unanswered,
@@ -25,16 +25,16 @@ Decision = tuple[str, str]
 def evaluate_shadow(
     compared: Compared, params: ShadowParams, paired: PairedParams, *, rule: BlockRule | None = None
 ) -> LiveVerdict:
-    """Judge the candidate, `second`, beside production, `first`, on all rows that both were asked about so far.
+    """Compare the candidate, `second`, with production, `first`, on all rows put to both so far, of one instrument.
 
-    It may be called as often as one likes, with the same rows and those that came since; the probability that a
-    candidate that is no better is ever promoted stays below `alpha`. Only rows of one instrument belong into one call.
+    It may be called any number of times, with the same rows and newer ones: the probability that a candidate that is no
+    better is ever promoted stays below `alpha`.
 
     Args:
-        compared: rows in the order of time, from the first that the candidate was asked about.
+        compared: rows in the order of time, from the candidate's first.
         params: limits.
         paired: how losses are compared.
-        rule: length of blocks where it was measured before; None measures it on the first rows, which are not judged.
+        rule: length of blocks; None measures it on the first rows, which are not tested.
 
     Raises:
         GateError: the answers are not to the same rows, or not in the order of time.
@@ -64,7 +64,7 @@ def evaluate_shadow(
 
 
 def too_silent(first: float | None, second: float | None, rows: int, params: ShadowParams) -> str | None:
-    """Return in words that the second leaves too many rows unanswered that the first answers; None if it does not."""
+    """Return a message if the second leaves too many rows unanswered that the first answers; else None."""
     if first is None or second is None or rows < params.rows or second - first <= params.unanswered:
         return None
     return (
@@ -77,8 +77,8 @@ def decide(
 ) -> Decision:
     """Return the decision and its reason.
 
-    Latency and unanswered rows decide at once; losses decide after the minimum; the maximum decides for production.
-    The e-value is about clipped differences, so that a promotion also takes a plain mean that is better.
+    Latency and unanswered rows decide at once; losses decide after the minimum; the maximum decides for production. A
+    promotion also takes a better plain mean, as the e-value is about clipped differences.
     """
     if broken:
         return REJECT, broken
@@ -88,17 +88,20 @@ def decide(
     over = blocks.watched_s >= params.maximum_s
     missing = ""
     if enough and evidence.worse >= threshold:
-        return REJECT, f"its log-loss is worse: {in_words(evidence)}, e-value {evidence.worse:.3g} of {threshold:g}"
+        return (
+            REJECT,
+            f"its log-loss is worse: {difference_text(evidence)}, e-value {evidence.worse:.3g} of {threshold:g}",
+        )
     if enough and evidence.better >= threshold:
-        found = f"its log-loss is better: {in_words(evidence)}, e-value {evidence.better:.3g} of {threshold:g}"
+        better = f"its log-loss is better: {difference_text(evidence)}, e-value {evidence.better:.3g} of {threshold:g}"
         if few_probes:
-            missing = f"{found}, but latencies were not compared ({params.probes} probes of each are asked for)"
+            missing = f"{better}, but latencies were not compared ({params.probes} probes of each are required)"
         elif evidence.mean is None or evidence.mean <= 0:
             missing = "it is better in most blocks, but a few bad ones make it worse on average"
         else:
-            return PROMOTE, found
+            return PROMOTE, better
     if over:
-        so_far = missing or f"it is no better after {blocks.watched_s:.0f} s: {in_words(evidence)}"
+        so_far = missing or f"it is no better after {blocks.watched_s:.0f} s: {difference_text(evidence)}"
         return REJECT, f"{so_far}; e-value {evidence.better:.3g} of {threshold:g}"
     if missing:
         return WATCH, missing
@@ -108,6 +111,6 @@ def decide(
             f"{params.minimum_blocks} blocks and {params.minimum_s:g} s"
         )
     return WATCH, (
-        f"no evidence yet: {in_words(evidence)}, e-values {evidence.better:.3g} better, {evidence.worse:.3g} worse, "
-        f"of {threshold:g}"
+        f"no evidence yet: {difference_text(evidence)}, e-values {evidence.better:.3g} better, "
+        f"{evidence.worse:.3g} worse, of {threshold:g}"
     )

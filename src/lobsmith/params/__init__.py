@@ -111,63 +111,63 @@ class Params(Section, frozen=True):
     data: DataParams
     """Where market data comes from."""
     contract: ContractParams
-    """What events and features must look like."""
+    """Expectations of events and features."""
     window: WindowParams
-    """Which data a retrain learns from."""
+    """Data that a retrain learns from."""
     features: FeatureParams
     """Constants of the feature kernel."""
     labels: LabelParams
-    """What is predicted."""
+    """Prediction targets."""
     split: SplitParams
-    """How the window is cut."""
+    """Cuts of the window."""
     model: ModelParams
-    """The network and its name."""
+    """Network and name."""
     train: TrainParams
     """The training loop."""
     evaluation: EvaluationParams
-    """What a model is held against."""
+    """Baselines of a model."""
     walk_forward: WalkForwardParams
     """Validation over time and market regimes."""
     compress: CompressParams
-    """Which candidates are made of a trained network."""
+    """Compression candidates of a trained network."""
     engine: EngineParams
-    """How TensorRT plans are built."""
+    """TensorRT plans."""
     gates: GateParams
     """Thresholds of the gates before publication."""
     release: ReleaseParams
-    """How versions come and go."""
+    """Publication and retention of versions."""
     serving: ServingParams
-    """The embedded Triton."""
+    """Embedded Triton."""
     services: ServicesParams
-    """Where the services of `lobsmith up` listen."""
+    """Ports of the services of `lobsmith up`."""
     client: ClientParams
-    """The trading client."""
+    """Trading client."""
     prediction_log: PredictionLogParams
-    """The log of predictions and their outcomes."""
+    """Log of predictions and outcomes."""
     paired: PairedParams
-    """How two versions are compared on the same rows."""
+    """Comparison of two versions on the same rows."""
     shadow: ShadowParams
-    """When a candidate is promoted or rejected."""
+    """Promotion or rejection of a candidate."""
     rollback: RollbackParams
-    """When the active version is taken back."""
+    """Rollback of the active version."""
     drift: DriftParams
-    """How drift is looked for."""
+    """Drift checks."""
     drift_report: DriftReportParams
-    """Reports about looks for drift."""
+    """Reports of drift checks."""
     reference: ReferenceParams
-    """The score that clients compute themselves."""
+    """Drift score of the client."""
     modes: ModeParams
-    """What drift leads to."""
+    """Modes that drift leads to."""
     guard: GuardParams
-    """What a client makes of the mode and of its own rows."""
+    """Guard of a trading client."""
     mirror: MirrorParams
-    """The way of live rows to the log and the mirrored versions."""
+    """Live rows to the log and the shadow replicas."""
     reconcile: ReconcileParams
-    """How the repository follows the registry."""
+    """Reconciliation of repository and registry."""
     surveillance: SurveillanceParams
-    """What the market is watched for."""
+    """Market surveillance."""
     live: LiveParams = LiveParams()
-    """What is kept of a live feed."""
+    """Retention of a live feed."""
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other."""
@@ -180,7 +180,7 @@ class Params(Section, frozen=True):
 
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Ten times as fast where PyYAML was built with libyaml; a flow reads the parameters every minute."""
+"""Ten times as fast where PyYAML has libyaml; flows read the parameters every minute."""
 
 
 def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Params:
@@ -188,7 +188,7 @@ def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Param
 
     Args:
         path: the file.
-        overrides: values that replace those of the file, keyed by dotted name: `{"train.epochs": 2}`.
+        overrides: values that replace those of the file, by dotted name: `{"train.epochs": 2}`.
 
     Raises:
         ParamsError: the file is missing, is not YAML, lacks a key, has an unknown one, or a value is out of range.
@@ -214,6 +214,6 @@ def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Param
 
 
 def as_table(params: Params) -> dict[str, Any]:
-    """Return the parameters as plain nested dictionaries, as a manifest stores them."""
+    """Return the parameters as plain nested dictionaries, as in a manifest."""
     table: dict[str, Any] = msgspec.to_builtins(params)
     return table

@@ -1,4 +1,4 @@
-"""How drift is looked for, and what it leads to."""
+"""Drift checks, drift score and modes."""
 
 from typing import Annotated
 
@@ -7,54 +7,54 @@ from msgspec import Meta
 from lobsmith.params.section import LARGEST_CHUNK, Positive, PositiveFloat, Section, Share
 
 _LONGEST_S = 1e8
-"""Three years: times are counted in ns of 64 bits, and a few windows are added up."""
+"""Three years: times are int64 ns, and a few windows are added up."""
 
 
 class DiscriminatorParams(Section, frozen=True):
-    """The network that learns to tell old rows from new ones."""
+    """The network that separates old rows from new ones."""
 
     seed: int
-    """Seed of the initial weights and of the batches."""
+    """Seed of initial weights and batches."""
     hidden: Positive
     """Hidden units, count."""
     folds: Annotated[int, Meta(ge=2, le=20)]
-    """Blocks of time that are held out in turn, count."""
+    """Blocks of time held out in turn, count."""
     rows: Annotated[int, Meta(ge=100)]
-    """Rows of each of the two windows, at most."""
+    """Most rows of either window, count."""
     seconds: PositiveFloat
-    """Time of training in one look, at most, s."""
+    """Longest training in one drift check, s."""
 
 
 class DriftParams(Section, frozen=True):
-    """What recent rows are compared with, and when they count as others."""
+    """Windows and limits of drift checks."""
 
     every_ms: Positive
-    """Length of the slots of time of which the first row is looked at, ms."""
+    """Thinning interval, of which the first row is used, ms."""
     reference_s: PositiveFloat
-    """Length of the reference, the newest part of the training window, s."""
+    """Length of the reference window, the newest part of the training window, s."""
     recent_s: PositiveFloat
-    """Length of the recent window, the newest live rows, s."""
+    """Length of the current window, the newest live rows, s."""
     minimum_rows: Annotated[int, Meta(ge=20)]
-    """Least rows of either window; fewer recent ones are missing data."""
+    """Fewest rows of either window, count."""
     past_pairs: Annotated[int, Meta(ge=40)]
-    """Pairs of past windows before anything can be said of a new one, count."""
+    """Fewest past pairs of windows in a null distribution, count."""
     pairs_a_look: Positive
-    """Missing pairs that one look measures, count."""
+    """Missing past pairs measured per drift check, count."""
     false_alarms_a_day: PositiveFloat
-    """Budget of false alarms, of all kinds of drift together, count per day."""
+    """Budget of false alarms, all kinds of drift together, count per day."""
     look_s: PositiveFloat
-    """Time from one look to the next, which is the schedule in `prefect.yaml`, s."""
+    """Time between drift checks, the schedule in `prefect.yaml`, s."""
     raw_keep_days: PositiveFloat
-    """Age from which raw rows in the prediction log are deleted, days."""
+    """Age at which raw rows of the prediction log are deleted, days."""
     gate_level: Annotated[float, Meta(gt=0, lt=1)]
-    """P-value from which down a window is not learnt, or a candidate not promoted, 0..1."""
+    """P-value at or below which a window is not learnt or a candidate not promoted, 0..1."""
     feed_limit: Share
-    """Share of features that may lie outside all known rows, or stand still, in a new window, 0..1."""
+    """Largest share of features out of bounds or standing still in a new window, 0..1."""
     discriminator: DiscriminatorParams
-    """The network that tells the windows apart."""
+    """Network that separates the windows."""
 
     def __post_init__(self) -> None:
-        """Refuse windows that could never hold enough rows: every look would find missing data."""
+        """Refuse windows that could never hold enough rows."""
         if not self.recent_s <= self.reference_s <= _LONGEST_S:
             raise ValueError(f"drift.recent_s must not be above drift.reference_s, nor that above {_LONGEST_S:g} s")
         if self.recent_s * 1000 / self.every_ms < self.minimum_rows:
@@ -65,76 +65,76 @@ class DriftParams(Section, frozen=True):
 
 
 class DriftReportParams(Section, frozen=True):
-    """Reports about looks for drift."""
+    """Reports of drift checks."""
 
     rows: Annotated[int, Meta(ge=20)]
-    """Rows of each side that Evidently draws, at most, evenly over time."""
+    """Most rows of each side that Evidently draws, evenly over time, count."""
     deadline_s: PositiveFloat
-    """Time after which Evidently is ended and the look counts without its report, s."""
+    """Time after which Evidently is ended and its report skipped, s."""
     keep_evidently: Positive
-    """Newest reports of Evidently that are kept, count."""
+    """Evidently reports kept, count."""
     keep_pages: Positive
-    """Newest pages of lobsmith's own that are kept, count."""
+    """Pages kept, count."""
     keep_looks: Positive
-    """Newest looks that stay in the history, count."""
+    """Drift checks kept in the history, count."""
 
     def __post_init__(self) -> None:
-        """Refuse to keep reports of looks that are forgotten."""
+        """Refuse to keep reports of checks that are no longer in the history."""
         if not self.keep_evidently <= self.keep_pages <= self.keep_looks:
             raise ValueError("drift_report.keep_evidently, keep_pages and keep_looks must not fall")
 
 
 class ReferenceParams(Section, frozen=True):
-    """The score of one class that clients compute themselves."""
+    """The one-class drift score of clients."""
 
     block_rows: Annotated[int, Meta(ge=16, le=LARGEST_CHUNK)]
-    """Newest thinned rows of a stream that are scored together."""
+    """Newest thinned rows of a stream in a scored block, count."""
     held_out: Annotated[float, Meta(gt=0, lt=1)]
-    """Share of the training window, its newest rows, that thresholds are calibrated on, 0..1."""
+    """Share of the training window, its newest rows, that calibrates thresholds, 0..1."""
     false_alarms_a_day: PositiveFloat
     """Budget of false alarms, count per day."""
 
 
 class ModeParams(Section, frozen=True):
-    """What drift leads to."""
+    """Modes that drift leads to."""
 
     drift_looks: Positive
-    """Looks in a row that find drift before the mode turns conservative, count."""
+    """Successive checks with drift before the mode turns conservative, count."""
     paused_looks: Positive
-    """Looks in a row that find concept drift before the mode turns paused, count."""
+    """Successive checks with concept drift before the mode turns paused, count."""
     calm_looks: Positive
-    """Looks in a row that find no drift before the mode goes one step back, count."""
+    """Successive checks without drift before the mode recovers by one level, count."""
     stale_s: PositiveFloat
-    """Time without a look after which the monitor counts as away, s."""
+    """Time without a check after which the monitor counts as away, s."""
     win_rate: Annotated[float, Meta(gt=0.5, lt=1)]
-    """Share of answers that came true beyond which conservative mode acts at a confidence, 0..1."""
+    """Hit rate above which conservative mode acts at a confidence, 0..1."""
     minimum_count: Positive
-    """Answers that must have been counted at such a confidence, count."""
+    """Fewest answers behind that hit rate, count."""
     buckets: Annotated[int, Meta(ge=2, le=1000)]
-    """Buckets of confidence, from 1/3 to 1, count."""
+    """Buckets of confidence from 1/3 to 1, count."""
     win_rows: Positive
-    """Newest answers about an instrument that are counted; in whole sessions, at most twice as many."""
+    """Newest answers of an instrument in the hit rates; in whole sessions, at most twice as many, count."""
     retrain_every_s: PositiveFloat
-    """Least time between two retrains that drift asks for, s."""
+    """Least time between two retrains requested by drift, s."""
 
 
 class GuardParams(Section, frozen=True):
-    """What a trading client makes of the mode and of its own last rows."""
+    """A trading client's use of the mode and of its drift score."""
 
     shortest: Annotated[int, Meta(ge=16)]
-    """Thinned rows that a stream which has only begun needs to be scored."""
+    """Fewest thinned rows of a new stream to be scored, count."""
     every_rows: Positive
-    """Thinned rows from one scored block to the next."""
+    """Thinned rows between scored blocks, count."""
     alarms: Positive
     """Scores above 1, among the last `of`, that turn the client conservative, count."""
     of: Positive
-    """Last scores that alarms are counted among, count."""
+    """Last scores considered, count."""
     calm: Annotated[float, Meta(gt=0, le=1)]
-    """Score below which a block is calm, in units of the alarm threshold."""
+    """Score below which a block is calm, alarm thresholds."""
     calm_blocks: Positive
-    """Calm blocks in a row that end the alarm, count."""
+    """Successive calm blocks that end the alarm, count."""
     silent_s: PositiveFloat
-    """Time by which a health check is overdue before it has found nothing, s."""
+    """Delay after which an overdue health check counts as failed, s."""
 
     def __post_init__(self) -> None:
         """Refuse an alarm that could never be raised."""

@@ -1,4 +1,4 @@
-"""Where market data comes from, and what it must look like."""
+"""Sources of market data, and expectations of it."""
 
 from typing import Annotated
 
@@ -11,85 +11,85 @@ class SimulatorParams(Section, frozen=True):
     """The seeded simulator."""
 
     seed: int
-    """Seed of everything random."""
+    """Random seed."""
     seconds: Positive
-    """Length of the simulated session, s."""
+    """Length of the session, s."""
 
 
 class ScreenParams(Section, frozen=True):
-    """When the screen takes a feed for faulty."""
+    """Limits of the feed filter."""
 
     clock_tolerance_ms: PositiveFloat = 100.0
-    """Latency below zero, or backward step of the local clock, that is tolerated, ms."""
+    """Tolerated negative latency, or backward jump of the local clock, ms."""
     clock_settle_ms: PositiveFloat = 2_000.0
-    """Time after which a lag that is wrong but constant counts as a clock step, ms."""
+    """Time after which a constant wrong lag counts as a clock jump, ms."""
     stale_ms: PositiveFloat = 1_000.0
-    """Latency beyond which a single message is stale, ms."""
+    """Latency of a stale message, ms."""
     silence_ms: PositiveFloat = 10_000.0
-    """Time without any message that ends a segment, ms."""
+    """Silence that ends a segment, ms."""
     crossed_ms: PositiveFloat = 2_000.0
-    """Time that the book of an order log may stay crossed or locked, ms; with a ticker feed it may not at all."""
+    """Longest crossed or locked book of an order log; 0 with a ticker feed, ms."""
 
 
 class DataParams(Section, frozen=True):
-    """Where market data comes from."""
+    """Sources of market data."""
 
     source: str
-    """`simulator`; `captures` for recorded files; `live` for the newest `window.length_s` in `.lobsmith/captures`."""
+    """`simulator`; `captures` for files; `live` for the newest `window.length_s` in `.lobsmith/captures`."""
     captures: tuple[str, ...]
-    """Recorded files or glob patterns, of one or several instruments; those of one are read in order."""
+    """Captured files or glob patterns; files of one instrument are read in order."""
     instrument: str
     """`venue:symbol` to train on; empty takes the first that passes its contract."""
     simulator: SimulatorParams
-    """The simulated session."""
+    """Simulated session."""
     screen: ScreenParams
-    """Limits of the screen."""
+    """Limits of the feed filter."""
 
 
 class LiveParams(Section, frozen=True):
-    """What `lobsmith live` keeps of the feed. The newest `window.length_s` of each instrument is never deleted."""
+    """Retention of `lobsmith live`. The newest `window.length_s` of each instrument is never deleted."""
 
     keep_days: PositiveFloat = 7.0
-    """Age from which captured files are deleted, days."""
+    """Age at which captured files are deleted, days."""
     keep_gib: PositiveFloat = 20.0
-    """Size of all captured files together from which the oldest are deleted, GiB."""
+    """Total size above which the oldest captured files are deleted, GiB."""
     rotate_mib: Positive = 64
-    """Size at which a captured file is closed before its day is over, MiB."""
+    """Size at which a captured file is closed within its day, MiB."""
 
 
 class LiquidityParams(Section, frozen=True):
-    """What makes a symbol tradable."""
+    """Limits of a tradable symbol."""
 
     minimum_daily_volume_btc: Annotated[float, Meta(ge=0)]
-    """Least volume of 24 hours, scaled up from the time seen, BTC."""
+    """Least volume of 24 hours, scaled up from the measured time, BTC."""
     maximum_spread: PositiveFloat
-    """Time-weighted spread from which a symbol is not tradable, share of the mid."""
+    """Upper bound of the time-weighted spread, share of the mid."""
     btc_price: Annotated[float, Meta(ge=0)]
-    """Price of bitcoin for symbols of another base, in their quote currency; 0 takes a BTC symbol's of the same run."""
+    """Price of bitcoin for other bases; 0 takes a BTC symbol's of the same run, quote currency."""
 
 
 class ContractParams(Section, frozen=True):
-    """What events and features must look like."""
+    """Expectations of events and features."""
 
     minimum_seconds: Annotated[float, Meta(ge=0)]
-    """Least time that the events of an instrument span, s."""
+    """Least time that an instrument's events span, s."""
     maximum_set_aside: Share
-    """Largest share of records that are set aside, 0..1."""
+    """Largest share of quarantined records, 0..1."""
     maximum_gaps_per_hour: Annotated[float, Meta(ge=0)]
     """Most gaps between segments, count per hour."""
     maximum_crossed: Share
-    """Largest share of depth messages and tickers that are crossed or locked, 0..1."""
+    """Largest share of crossed or locked depth messages and tickers, 0..1."""
     maximum_latency_s: PositiveFloat
     """Largest absolute latency of an event, s."""
     maximum_clock_offset_s: PositiveFloat
-    """Largest absolute offset of the local clock from the venue's, s."""
+    """Largest absolute offset of the local clock, s."""
     maximum_feature: PositiveFloat
-    """Largest absolute value of a raw feature, in its own unit."""
+    """Largest absolute raw feature, its own unit."""
     maximum_constant_columns: Annotated[int, Meta(ge=0)]
-    """Most features that never change over all complete rows, count."""
+    """Most constant features, count."""
     minimum_complete: Share
-    """Least share of rows whose z-score window is full enough, 0..1."""
+    """Least share of rows with a full enough z-score window, 0..1."""
     minimum_label_share: Share
-    """Least share of labels that each direction has at each horizon, 0..1."""
+    """Least share of each direction at each horizon, 0..1."""
     liquidity: LiquidityParams
-    """What makes a symbol tradable; others are reported and left out."""
+    """Limits of a tradable symbol; others are left out."""

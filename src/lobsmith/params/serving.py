@@ -8,93 +8,93 @@ from lobsmith.params.section import LARGEST_CHUNK, Port, Positive, PositiveFloat
 
 
 class ReleaseParams(Section, frozen=True):
-    """How versions come and go."""
+    """Publication and retention of versions."""
 
     keep: Annotated[int, Meta(ge=2)]
-    """Newest good versions that stay listed, count; the active version and its fallback at least."""
+    """Newest valid versions that stay listed; at least the active version and its fallback, count."""
     lease_s: Annotated[float, Meta(ge=1)]
-    """Time after which a publisher that has not renewed its lease may be replaced, s."""
+    """Time after which a publisher without a renewed lease may be replaced, s."""
 
 
 class ServingParams(Section, frozen=True):
     """The embedded Triton."""
 
     host: str
-    """Name or IPv4 address that all ports are bound to."""
+    """Host name or IPv4 address of all ports."""
     http_port: Port
-    """Triton's HTTP port."""
+    """HTTP port of Triton."""
     grpc_port: Port
-    """Triton's gRPC port."""
+    """gRPC port of Triton."""
     metrics_port: Port
-    """Port of Triton's metrics."""
+    """Metrics port of Triton."""
     modes_port: Port
-    """Port of the pages of modes, which the supervisor itself serves."""
+    """Port of the mode pages, served by the supervisor."""
     max_batch: Positive
-    """Most requests that are answered in one execution, count."""
+    """Most requests in one execution, count."""
     warmup: Annotated[int, Meta(ge=0)]
-    """Rows of zeros that `model_warmup` has a version answer before it is READY."""
+    """Rows of zeros answered by `model_warmup` before a version is READY, count."""
     warmup_rows: Annotated[int, Meta(ge=2)]
-    """Real rows that a version answers after that, before a publisher trusts it."""
+    """Real rows answered after that, before a publisher lists the version, count."""
     start_deadline_s: PositiveFloat
-    """Time that Triton has to become ready, s."""
+    """Deadline of Triton's start, s."""
     load_deadline_s: PositiveFloat
-    """Time that a version has to be loaded or unloaded, s."""
+    """Deadline of loading or unloading a version, s."""
     stop_deadline_s: PositiveFloat
-    """Time that Triton has to end before it is killed, s."""
+    """Time after which a stopping Triton is killed, s."""
 
 
 class ServicesParams(Section, frozen=True):
-    """Where the services that `lobsmith up` runs listen on loopback, besides Triton."""
+    """Loopback ports of the services of `lobsmith up`, besides Triton."""
 
     prefect_port: Port
-    """Port of Prefect's server and its pages."""
+    """Port of Prefect."""
     mlflow_port: Port
-    """Port of MLflow's server and its pages."""
+    """Port of MLflow."""
     evidently_port: Port
-    """Port of Evidently's pages."""
+    """Port of Evidently."""
 
 
 class ClientParams(Section, frozen=True):
     """The trading client."""
 
     deadline_s: PositiveFloat
-    """Deadline of one request, s."""
+    """Deadline of a request, s."""
     poll_s: PositiveFloat
-    """Time from one look-up of the served versions, or health check of the guard, to the next, s."""
+    """Time between polls of the served versions, and between health checks of the guard, s."""
 
 
 class PredictionLogParams(Section, frozen=True):
-    """The log of predictions and their outcomes."""
+    """The log of predictions and outcomes."""
 
     flush_s: PositiveFloat
-    """Longest that predictions wait in memory, which is what a crash may lose, s."""
+    """Longest that predictions stay in memory, where a crash loses them, s."""
     keep_days: PositiveFloat
-    """Age from which predictions are deleted, days."""
+    """Age at which predictions are deleted, days."""
     busy_s: PositiveFloat
-    """Longest that a reader or writer waits for another one, s."""
+    """Longest that a reader or writer waits for a lock, s."""
 
 
 class MirrorParams(Section, frozen=True):
-    """The way of live rows to the prediction log and to the versions that are mirrored."""
+    """Live rows to the prediction log and the shadow replicas."""
 
     ring_rows: Positive
-    """Rows that may wait for the recorder; more are dropped, and counted."""
+    """Rows that may wait for the recorder; more are dropped and counted, count."""
     queue_rows: Annotated[int, Meta(ge=LARGEST_CHUNK)]
-    """Rows that may wait for the candidate, or for the fallback."""
+    """Rows that may wait for the candidate, or for the fallback, count."""
     deadline_s: PositiveFloat
-    """Deadline of one request of up to 256 rows to a mirrored version, s."""
+    """Deadline of a request of up to 256 rows to a shadow replica, s."""
     probe_s: PositiveFloat
-    """Time between two pairs of single-row requests, of which the latencies are compared, s."""
+    """Time between two pairs of latency probes, s."""
     drain_s: PositiveFloat
-    """Time after the end of a session before rows that still wait for mirrored versions are given up, s."""
+    """Time after a session's end at which rows waiting for shadow replicas are dropped, s."""
 
 
 class ReconcileParams(Section, frozen=True):
-    """How the repository is made to follow the registry."""
+    """Reconciliation of the repository with the registry."""
 
     retry_s: PositiveFloat
-    """Time after which a refused version is tried again unasked, s."""
+    """Time after which a refused version is retried, s."""
     lease_s: Annotated[float, Meta(ge=1)]
-    """Time after which a reconciler or monitor that has not renewed its lease may be replaced, s."""
+    """Time after which a reconciler or monitor without a renewed lease may be replaced, s."""
     wait_s: Weight
-    """Longest wait for another process that reconciles, s."""
+    """Longest wait for another reconciler, s."""

@@ -1,4 +1,4 @@
-"""What the market itself is watched for."""
+"""Market surveillance."""
 
 from typing import Annotated
 
@@ -11,26 +11,26 @@ _MINIMUM_STEPS = 3
 
 
 class CrashParams(Section, frozen=True):
-    """When a fall of the price is a flash crash."""
+    """Thresholds of a flash crash."""
 
     drop: Annotated[float, Meta(gt=0, lt=1)]
-    """Least fall of the mid from its highest of the window, as a share of that, 0..1."""
+    """Least fall of the mid, share of the window's highest, 0..1."""
     window_s: PositiveFloat
     """Window of the highest mid and of the average bid depth, s."""
     volume: PositiveFloat
-    """Least traded volume a second, as a multiple of its average."""
+    """Least traded volume a second, multiple of its average."""
     volume_window_s: PositiveFloat
-    """Time over which the volume of a burst is counted, s."""
+    """Window of a burst's volume, s."""
     average_s: PositiveFloat
-    """Time over which the average volume is taken, s."""
+    """Window of the average volume, s."""
     minimum_average_s: PositiveFloat
-    """Time that must have been seen before the first alert, s."""
+    """History before the first alert, s."""
     impact: Annotated[float, Meta(gt=0, le=1)]
-    """Least share of the bid depth's average over the window that is gone, 0..1."""
+    """Least lost share of the window's average bid depth, 0..1."""
     recovery: Share
-    """Share of `drop` below which the fall must lie for an episode to be over, 0..1."""
+    """Share of `drop` below which the fall must lie to end an episode, 0..1."""
     rearm_s: PositiveFloat
-    """Time after which an episode is over in any case, s."""
+    """Time after which an episode ends in any case, s."""
     bucket_ms: Positive
     """Resolution of the windows, ms."""
 
@@ -51,25 +51,25 @@ class CrashParams(Section, frozen=True):
 
 
 class AccumulationParams(Section, frozen=True):
-    """How accumulation patterns are measured."""
+    """Measurement of accumulation patterns."""
 
     window_s: PositiveFloat
-    """Length of the window of a report, s."""
+    """Length of a report's window, s."""
     step_ms: Positive
-    """Time that a sample of price impact is taken over, ms."""
+    """Time of a sample of price impact, ms."""
     lifetime_ms: Positive
-    """Age from which a cancelled order is no layering, ms."""
+    """Age above which a cancelled order is no layering, ms."""
     supply: Annotated[float, Meta(ge=0)]
-    """Circulating supply in base units; 0 takes visible depth in its place."""
+    """Circulating supply; 0 takes visible depth in its place, base units."""
     layering_half: PositiveFloat
-    """Evidence of layering that counts one half, a difference of shares, 0..1."""
+    """Evidence of layering that counts one half, difference of shares, 0..1."""
     cancel_half: PositiveFloat
     """Lots cancelled per lot traded that count one half."""
     layering_weight: Share
-    """Weight of layering in the risk, 0..1; what is left is that of cancellations."""
+    """Weight of layering in the risk, the rest is that of cancellations, 0..1."""
 
     def __post_init__(self) -> None:
-        """Refuse a window that is not made of steps."""
+        """Refuse a window that is no multiple of the sample time."""
         steps = self.window_s * 1000 / self.step_ms
         if abs(steps - round(steps)) > 1e-6 or not _MINIMUM_STEPS <= round(steps) <= _MAXIMUM_BUCKETS:
             raise ValueError(
@@ -78,9 +78,9 @@ class AccumulationParams(Section, frozen=True):
 
 
 class SurveillanceParams(Section, frozen=True):
-    """What the market is watched for."""
+    """Market surveillance."""
 
     crash: CrashParams
-    """Flash crashes: all three thresholds must be met at one event."""
+    """Flash crashes: all three thresholds at one event."""
     accumulation: AccumulationParams
-    """Accumulation patterns, and what hints at manipulation."""
+    """Accumulation patterns and hints of manipulation."""

@@ -1,1 +1,1 @@
-"""Where it lives: manifest, Triton model repository, MLflow registry, journal."""
+"""Publishing and serving of versions: manifest, Triton model repository, MLflow registry, journal."""

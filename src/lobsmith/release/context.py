@@ -1,4 +1,4 @@
-"""The context of every operation on a workspace's model repository: where, by which parameters, with which server."""
+"""The context of operations on a repository: workspace, parameters, server."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,24 +11,22 @@ from lobsmith.workspace import Workspace
 
 
 class Server(Protocol):
-    """A model server of the repository; `lobsmith.serving.running` has the real one."""
+    """A model server of the repository; see `lobsmith.serving.running`."""
 
     def serve(self, model: str, version: int) -> None:
-        """Serve what the repository lists for a model now; return once `version` answers.
-
-        Versions that are no longer listed may go on answering for a moment: see `withdraw`.
+        """Load what the repository lists for a model; return once `version` answers. Unlisted versions may go on for a
+        moment.
 
         Raises:
-            ServingError: `version` does not answer within the server's own deadline, or no server runs any more.
+            ServingError: `version` does not answer within the server's deadline, or no server runs.
         """
 
     def withdraw(self, model: str, versions: Sequence[int]) -> None:
-        """Return once none of these versions, which are listed no longer, is loaded or being unloaded.
-
-        A model that the repository no longer has, or whose last version is among them, is unloaded as a whole.
+        """Return once these unlisted versions are unloaded; if the model's last version is among them, the whole model
+        is.
 
         Raises:
-            ServingError: they are still loaded after the server's own deadline.
+            ServingError: they are still loaded after the server's deadline.
         """
 
 
@@ -37,12 +35,11 @@ class Release:
     """The context of an operation.
 
     Attributes:
-        workspace: where the repository, its journal and its leases lie.
-        params: all of `params.yaml`; `release` and `serving` are used throughout, `reconcile` where MLflow's aliases
-            are followed. A new version's manifest records the whole.
-        server: the running server, None where none runs.
-        who: user or flow run, for the journal; the user of this process by default.
-        note: called with the name of each step once it is done; see `lobsmith.release.repository.crash_points`.
+        workspace: of the repository.
+        params: all of `params.yaml`, as in manifests.
+        server: the running server, if any.
+        who: user or flow run for the journal; by default this process's user.
+        note: called with each crash point reached.
     """
 
     workspace: Workspace
@@ -53,5 +50,5 @@ class Release:
 
     @property
     def repository(self) -> Repository:
-        """The models and versions of the workspace, trusting the keys that it trusts."""
+        """The workspace's repository, with its trusted keys."""
         return Repository.of(self.workspace)

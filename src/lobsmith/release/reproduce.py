@@ -1,9 +1,9 @@
-"""Making a published version again, from its manifest and its data, and comparing it with the original."""
+"""Reproduction of a published version from its manifest and data, compared with the original."""
 
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -29,9 +29,10 @@ from lobsmith.models.train import load_trained
 from lobsmith.models.trainer import Epoch
 from lobsmith.models.training_data import Part, parts_of
 from lobsmith.params import Params, load_params
+from lobsmith.progress import Note
 from lobsmith.release.checks.validation import TOLERANCE, largest_difference
 from lobsmith.release.version.manifest import Environment, Manifest, check_files
-from lobsmith.release.version.recipe import environment, git_commit, recorded_params
+from lobsmith.release.version.recipe import environment, git_commit, manifest_params
 from lobsmith.release.version.signing import Trust
 from lobsmith.stages.compress import CANDIDATES
 from lobsmith.stages.features import build_features
@@ -42,15 +43,14 @@ from lobsmith.workspace import Workspace
 
 IDENTICAL, EQUIVALENT, DIFFERENT = "identical", "equivalent", "different"
 SAME_METRIC = 1e-9
-"""Largest difference of a metric that is computed from the same predictions."""
+"""Largest difference of a metric of the same predictions."""
 CLOSE_METRIC = 1e-3
-"""Largest difference of a metric, in its own unit (nats, shares), that two equivalent models show."""
+"""Largest difference of a metric between equivalent models, in its own unit (nats, shares)."""
 _ANSWERS = ("probabilities", "outlook", "next_state")
-Told = Callable[[str], None]
 
 
 class ChangedInput(Struct, frozen=True, kw_only=True):
-    """Something with a name, as the manifest has it and as it is here."""
+    """A named input or file, as published and as it is here."""
 
     name: str
     published: str | None
@@ -58,7 +58,7 @@ class ChangedInput(Struct, frozen=True, kw_only=True):
 
 
 class Metric(Struct, frozen=True, kw_only=True):
-    """A metric on the held-out rows; the difference is the reproduction's less the version's."""
+    """A metric on the held-out rows; the difference is reproduced minus published."""
 
     name: str
     published: float
@@ -67,13 +67,11 @@ class Metric(Struct, frozen=True, kw_only=True):
 
 
 class Reproduced(Struct, frozen=True, kw_only=True):
-    """What a reproduction found.
+    """Result of a reproduction.
 
-    `verdict` is `identical` (files have the published hashes, metrics are the same), `equivalent` (other bits, while
-    golden vectors and metrics are within the tolerances) or `different`; `reason` says why in one line. `data` is where
-    the data came from, `files` holds hashes, `golden_difference` is the largest one from the published golden vectors.
-    Metrics of rivals are `not_compared`: they are networks of their own. `directory` holds the files where they were
-    kept.
+    `verdict` is `identical` (published hashes and metrics), `equivalent` (other bits, golden vectors and metrics within
+    tolerance) or `different`; `reason` is one line. `data` is the market store, `files` has hashes. Metrics of
+    baselines are `not_compared`. `directory` is the temporary folder, if kept.
     """
 
     model: str
@@ -94,7 +92,7 @@ class Reproduced(Struct, frozen=True, kw_only=True):
 def environment_changes(
     published: Environment, here: Environment, published_commit: str | None, commit: str | None
 ) -> tuple[ChangedInput, ...]:
-    """Return what of the environment is not as it was, by name; of the packages each for itself."""
+    """Return the differences of the environment by name, each package by itself."""
     before, now = _flat(published, published_commit), _flat(here, commit)
     names = dict.fromkeys(chain(before, now))
     return tuple(
@@ -140,25 +138,25 @@ def judge(
     environment: Sequence[ChangedInput],
 ) -> tuple[str, str]:
     """Return the verdict and its reason."""
-    changed = [one.name for one in files if one.published != one.here]
+    changed = [file.name for file in files if file.published != file.here]
     worst = max(metrics, key=_size, default=None)
     off = 0.0 if worst is None else _size(worst)
     figures = f"golden vectors within {golden_difference:.3g}, metrics within {off:.3g}"
     if not changed and golden_difference <= golden_tolerance and off <= SAME_METRIC:
-        return IDENTICAL, f"{', '.join(one.name for one in files)} have the published hashes; {figures}"
+        return IDENTICAL, f"{', '.join(file.name for file in files)} have the published hashes; {figures}"
     what = f"{', '.join(changed)} have other bits" if changed else "the files have the published hashes"
-    why = ", ".join(f"{one.name} {one.published} is {one.here} here" for one in environment)
-    why = why or "the environment is the recorded one"
+    cause = ", ".join(f"{change.name} {change.published} is {change.here} here" for change in environment)
+    cause = cause or "the environment is the published one"
     if not golden_difference <= golden_tolerance:
         far = f"golden vectors differ by {golden_difference:.3g}, more than {golden_tolerance:g}"
-        return DIFFERENT, f"{what}; {far}; {why}"
+        return DIFFERENT, f"{what}; {far}; {cause}"
     if worst is not None and not off <= CLOSE_METRIC:
-        return DIFFERENT, f"{what}; {worst.name} differs by {worst.difference:.3g}, more than {CLOSE_METRIC:g}; {why}"
-    return EQUIVALENT, f"{what}; {figures}; {why}"
+        return DIFFERENT, f"{what}; {worst.name} differs by {worst.difference:.3g}, more than {CLOSE_METRIC:g}; {cause}"
+    return EQUIVALENT, f"{what}; {figures}; {cause}"
 
 
 def _size(metric: Metric) -> float:
-    # A metric that is no number is further off than any.
+    # One NaN is infinitely far off.
     both = math.isnan(metric.published) and math.isnan(metric.reproduced)
     return 0.0 if both else math.inf if math.isnan(metric.difference) else abs(metric.difference)
 
@@ -169,50 +167,48 @@ def reproduce(
     *,
     captures: Sequence[Path] = (),
     keep: bool = False,
-    on_progress: Told | None = None,
+    on_progress: Note | None = None,
 ) -> Reproduced:
-    """Read the data of a version again, train, compress and evaluate, and compare what comes out with the version.
+    """Train, compress and evaluate a version again from its data, and compare the result with it.
 
-    Nothing is written but a temporary folder. Candidates are not timed, since which of them was the fastest stands in
-    the manifest, and neither rivals nor the folds of walk-forward validation are trained: no figure of the model
-    depends on them.
+    Only a temporary folder is written. The compression candidate is that of the manifest, without timing; baselines and
+    walk-forward folds are not trained.
 
     Args:
         workspace: whose keys are trusted and whose runs may hold the version's data.
-        directory: the version, published or set aside.
-        captures: recorded files that it was made of, in order; without them the data are those of its run, and where
-            that is gone what its parameters name.
+        directory: the version, published or quarantined.
+        captures: the version's capture files, in order; by default the data of its run, else of its parameters.
         keep: whether the temporary folder stays.
-        on_progress: told what is done next.
+        on_progress: called with the next phase.
 
     Raises:
-        ReleaseError: the version is not signed or was altered, holds plans, does not say what it was made of, or is of
-            a release whose parameters or features are others.
-        DataError: the data are not there, or are not those that the version was trained on.
-        TrainingError: they could not be trained on.
+        ReleaseError: the version is not signed or was altered, holds plans, does not name its data, or is of a release
+            with other parameters or features.
+        DataError: the data are missing, or not those that the version was trained on.
+        TrainingError: training failed.
     """
-    told = on_progress or (lambda _text: None)
+    note = on_progress or (lambda _text: None)
     manifest = check_files(directory, Trust.of(workspace))
     candidate = _candidate_name(directory, manifest)
-    params = recorded_params(manifest, load_params(workspace.params))
+    params = manifest_params(manifest, load_params(workspace.params))
     params = structs.replace(
         params,
         data=structs.replace(params.data, instrument=str(manifest.instruments[0])),
         compress=only(params.compress, candidate),
     )
     with _scratch(keep=keep) as scratch:
-        market = _market(workspace, manifest, params, captures, scratch, told)
-        told("features")
+        market = _market(workspace, manifest, params, captures, scratch, note)
+        note("features")
         _features(manifest, params, market, scratch)
-        made, parts = _train(params, candidate, scratch, told)
-        files = {MODEL: made.model, STEP: made.step, **_described(manifest, params, scratch, told)}
+        made, parts = _train(params, candidate, scratch, note)
+        files = {MODEL: made.model, STEP: made.step, **_reference_files(manifest, params, scratch, note)}
         changes = tuple(
             ChangedInput(name=name, published=manifest.files[name], here=sha256_file(path))
             for name, path in files.items()
             if name in manifest.files
         )
         return _compare(
-            workspace, directory, manifest, params, market, made, parts, changes, scratch if keep else None, told
+            workspace, directory, manifest, params, market, made, parts, changes, scratch if keep else None, note
         )
 
 
@@ -235,17 +231,16 @@ def _scratch(*, keep: bool) -> Iterator[Path]:
 
 
 def _market(
-    workspace: Workspace, manifest: Manifest, params: Params, captures: Sequence[Path], scratch: Path, told: Told
+    workspace: Workspace, manifest: Manifest, params: Params, captures: Sequence[Path], scratch: Path, note: Note
 ) -> Path:
-    """Return the store with the version's data, that of its run or a new one."""
     if manifest.run is not None and not captures:
         kept = workspace.runs / manifest.run / MARKET
         if kept.is_dir():
             return kept
-    told("market data")
+    note("market data")
     try:
         if not captures and params.data.source == "simulator" and manifest.instruments[0] != SIMULATED:
-            raise DataError("it was trained on recorded files")
+            raise DataError("it was trained on captures")
         ingest(params.data, captures, scratch / MARKET)
     except DataError as error:
         if captures:
@@ -258,16 +253,16 @@ def _market(
 
 
 def _features(manifest: Manifest, params: Params, market: Path, scratch: Path) -> Dataset:
-    """Compute the datasets to train on.
+    """Compute the training datasets.
 
     Raises:
-        DataError: these are not the data that the version was trained on.
-        ReleaseError: features or labels are defined otherwise than they were.
+        DataError: the data are not those that the version was trained on.
+        ReleaseError: features or labels have other definitions.
     """
     name = params.data.instrument
-    held = [str(one) for one in Store(market).instruments()]
-    if name not in held:
-        raise DataError(f"{market}: holds {', '.join(held)}, not {name}; name files of that with --capture")
+    stored = [str(instrument) for instrument in Store(market).instruments()]
+    if name not in stored:
+        raise DataError(f"{market}: holds {', '.join(stored)}, not {name}; name files of that with --capture")
     chosen = build_features(params, market, scratch, _tradable(params, market, scratch)).chosen
     version = f"{manifest.model} {manifest.version}"
     if chosen.data_fingerprint != manifest.data_fingerprint:
@@ -279,44 +274,44 @@ def _features(manifest: Manifest, params: Params, market: Path, scratch: Path) -
         raise ReleaseError(
             f"{version}: its features or labels are defined otherwise than here "
             f"({manifest.contract.definitions_sha256[:12]}, not {chosen.definitions_sha256[:12]}); "
-            f"check out the commit that it was made with, {manifest.git_commit or 'which was not recorded'}"
+            f"check out the commit that it was made with, {manifest.git_commit or 'which is unknown'}"
         )
     return chosen
 
 
 def _tradable(params: Params, market: Path, scratch: Path) -> Sequence[str]:
-    """Return the instruments that have to be computed: the one to train on, for a pool all that may be traded."""
+    """Return the instruments to compute: the one to train on, for a pool all tradable ones."""
     if not params.train.pool:
         return [params.data.instrument]
-    # Great Expectations takes seconds to import, and only a pool asks which other instruments belong to it.
+    # Great Expectations takes seconds to import; only a pool needs it.
     from lobsmith.stages.validate import validate
 
     return validate(params, market, scratch).tradable
 
 
-def _train(params: Params, candidate: str, scratch: Path, told: Told) -> tuple[Candidate, list[Part]]:
-    """Train and compress; return the candidate and the rows."""
+def _train(params: Params, candidate: str, scratch: Path, note: Note) -> tuple[Candidate, list[Part]]:
+    """Train and compress; return the compression candidate and the datasets."""
 
     def show(epoch: Epoch) -> None:
-        told(f"epoch {epoch.epoch} of {params.train.epochs}, validation {epoch.validation_loss:.4f}")
+        note(f"epoch {epoch.epoch} of {params.train.epochs}, validation {epoch.validation_loss:.4f}")
 
-    told("train")
+    note("train")
     paths = training_datasets(params, scratch)
     train_stage(params, paths, scratch, on_epoch=show)
     parts = parts_of([load_dataset(path) for path in paths], params.split)
     trained = load_trained(scratch, parts[0].dataset, params)
-    candidates = make_candidates(trained, parts, params, scratch / CANDIDATES, on_progress=told)
-    made = next((one for one in candidates if one.name == candidate), None)
+    candidates = make_candidates(trained, parts, params, scratch / CANDIDATES, on_progress=note)
+    made = next((option for option in candidates if option.name == candidate), None)
     if made is None or made.trained is None:
         raise TrainingError(f"{candidate}: cannot be made again here: {made.refused if made else 'its network failed'}")
     return made, parts
 
 
-def _described(manifest: Manifest, params: Params, scratch: Path, told: Told) -> dict[str, Path]:
-    """Make the reference and its score again, where the version has them; return the files by their names."""
+def _reference_files(manifest: Manifest, params: Params, scratch: Path, note: Note) -> dict[str, Path]:
+    """Make the reference and its score, where the version has them; return the files by name."""
     if SCORE not in manifest.files:
         return {}
-    told("reference")
+    note("reference")
     describe_window(params, scratch)
     return {name: scratch / name for name in (REFERENCE, SCORE)}
 
@@ -331,13 +326,13 @@ def _compare(
     parts: Sequence[Part],
     files: tuple[ChangedInput, ...],
     kept: Path | None,
-    told: Told,
+    note: Note,
 ) -> Reproduced:
-    told("golden vectors")
+    note("golden vectors")
     model, golden = OnnxModel(made.model), load_golden(directory / GOLDEN)
     again = golden_vectors(model, golden.features[0])
-    difference = max(largest_difference(getattr(again, one), getattr(golden, one)) for one in _ANSWERS)
-    told("held-out rows")
+    difference = max(largest_difference(getattr(again, name), getattr(golden, name)) for name in _ANSWERS)
+    note("held-out rows")
     metrics, not_compared = metric_changes(manifest.metrics, _metrics(params, model, parts))
     changes = environment_changes(
         manifest.environment, environment(params.train.threads), manifest.git_commit, git_commit(workspace.root)
@@ -361,10 +356,9 @@ def _compare(
 
 
 def _metrics(params: Params, model: OnnxModel, parts: Sequence[Part]) -> dict[str, float]:
-    """Return the metrics of the model and of the base rates on the held-out rows."""
     settings = structs.replace(params.evaluation, rivals=(), seeds=())
     dataset, rows = parts[0].dataset, parts[0].split.test
     alone = structs.replace(params, evaluation=settings)
     predictions = {PREDICTOR: stream_predictions(model, dataset, rows)[0], **rivals(parts, alone, dataset, rows)}
-    found = assess(dataset, rows, predictions, None, mean_outlook(parts), settings.fees_bps, settings.confidences)
-    return flat_metrics(found.scores, found.calibration)
+    results = assess(dataset, rows, predictions, None, mean_outlook(parts), settings.fees_bps, settings.confidences)
+    return flat_metrics(results.scores, results.calibration)

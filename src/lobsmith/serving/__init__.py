@@ -1,1 +1,1 @@
-"""Who answers: Triton as a supervised process, its onnxruntime backend, the in-process engine."""
+"""Model servers: supervised Triton with its onnxruntime backend, and the in-process engine."""

@@ -1,4 +1,4 @@
-"""What a running server listens on, and the lock that lets only one serve a workspace."""
+"""Where a running server listens, and the lock that admits one server a workspace."""
 
 import fcntl
 import os
@@ -17,10 +17,9 @@ from lobsmith.workspace import Workspace
 
 
 class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A running server: who supervises it, where it listens, and the key of its control calls.
+    """A running server: its supervisor, addresses and control key.
 
-    `started_ticks` is the supervisor's start time in the kernel's clock ticks: with it a process id that was given to
-    another process is told from the supervisor's.
+    `started_ticks`: the supervisor's start in kernel clock ticks, which tells it from a later process of the same pid.
     """
 
     pid: int
@@ -35,22 +34,22 @@ class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def http_url(self) -> str:
-        """Host and port of the HTTP protocol, as a Triton client takes it."""
+        """HOST:PORT for a Triton HTTP client."""
         return f"{self.host}:{self.http_port}"
 
     @property
     def grpc_url(self) -> str:
-        """Host and port of the gRPC protocol, as a Triton client takes it."""
+        """HOST:PORT for a Triton gRPC client."""
         return f"{self.host}:{self.grpc_port}"
 
     @property
     def metrics_url(self) -> str:
-        """The page that Prometheus scrapes."""
+        """The page for Prometheus."""
         return f"http://{self.host}:{self.metrics_port}/metrics"
 
     @property
     def modes_url(self) -> str:
-        """The pages of modes: one more part of the path is the name of a model."""
+        """URL of the modes; `/<model>` completes it."""
         return f"http://{self.host}:{self.modes_port}/modes"
 
     def __repr__(self) -> str:
@@ -58,15 +57,12 @@ class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def write_endpoint(workspace: Workspace, endpoint: Endpoint) -> None:
-    """Publish where the server listens, readable by its owner only."""
+    """Publish the endpoint, readable by its owner only."""
     write_atomic(workspace.endpoint, msgspec.json.encode(endpoint), mode=0o600)
 
 
 def read_endpoint(workspace: Workspace) -> Endpoint | None:
-    """Return the endpoint of the workspace's live server, None where there is none.
-
-    A file that a killed server left behind counts as none.
-    """
+    """Return the running server's endpoint, None without a server or with a killed server's file."""
     try:
         endpoint = jsonl.decode(workspace.endpoint.read_bytes(), Endpoint)
     except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
@@ -79,7 +75,7 @@ def read_endpoint(workspace: Workspace) -> Endpoint | None:
 
 
 def is_supervised(workspace: Workspace) -> bool:
-    """Say whether somebody serves the workspace, be it that the server is just starting (again)."""
+    """Whether a supervisor runs, be it that Triton is starting."""
     try:
         pid, ticks = map(int, _lock(workspace).read_text().split())
     except (OSError, ValueError):
@@ -89,12 +85,10 @@ def is_supervised(workspace: Workspace) -> bool:
 
 @contextmanager
 def sole_server(workspace: Workspace) -> Iterator[None]:
-    """Hold the workspace's server lock.
-
-    The kernel frees it when the process ends, however it ends.
+    """Hold the workspace's server lock; the kernel frees it when the process ends.
 
     Raises:
-        ServingError: another server of this workspace lives.
+        ServingError: another server of this workspace runs.
     """
     path = _lock(workspace)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,9 +106,9 @@ def sole_server(workspace: Workspace) -> Iterator[None]:
         try:
             yield
         finally:
-            # This process may live on without a server.
+            # This process may outlive its server.
             os.ftruncate(descriptor, 0)
-            # Closing alone is not enough: a child that is just being started may still hold a copy for an instant.
+            # Closing is not enough: a child just being started may hold a copy.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)

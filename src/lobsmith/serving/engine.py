@@ -1,4 +1,4 @@
-"""The in-process engine: a published version, answered in the caller's thread."""
+"""The in-process engine: a published version, run in the caller's thread."""
 
 from pathlib import Path
 from threading import Lock
@@ -16,10 +16,10 @@ from lobsmith.release.version.signing import Trust
 
 
 class Engine:
-    """One loaded version. Stateless: the stream's state comes with each call.
+    """One loaded version; the stream's state comes with each call.
 
-    Where the version has a graph for one row, a single row of a single stream goes to the compiled step, or to that
-    graph where the network is none that the compiled step knows.
+    A single row of a single stream goes to the version's one-row graph, compiled where `open_step` supports the
+    network.
     """
 
     def __init__(self, directory: Path, trust: Trust) -> None:
@@ -27,15 +27,15 @@ class Engine:
 
         Args:
             directory: `model_repository/<model>/<version>`.
-            trust: which keys may have signed it.
+            trust: keys that may have signed it.
 
         Raises:
-            ReleaseError: the files are not those that were published and signed, or ONNX Runtime cannot load the model.
+            ReleaseError: wrong files or signature, or ONNX Runtime cannot load the model.
         """
         self.manifest = check_files(directory, trust)
         self._model = OnnxModel(directory / MODEL)
         self._step = open_step(directory / MODEL, directory / STEP) if STEP in self.manifest.files else None
-        # The step's buffers are one call's; several threads may share an engine.
+        # Threads share an engine, and the step's buffers serve one call.
         self._stepping = Lock()
 
     @property
@@ -44,27 +44,27 @@ class Engine:
         return self.manifest.version
 
     def infer(self, features: NDArray[np.float32], state: NDArray[np.float32]) -> Answered:
-        """Step through T rows of B streams.
+        """Run T rows of B streams.
 
         Args:
-            features: float32 [B, T, F], oldest row first, 1 <= T <= `MAX_ROWS`.
-            state: float32 [B, S], zeros where nothing is known.
+            features: float32 [B, T, F], oldest first, 1 <= T <= `MAX_ROWS`.
+            state: float32 [B, S], zeros when cold.
 
         Raises:
-            RequestError: wrong shape or type, or a value that is not finite.
+            RequestError: wrong shape or type, or not finite.
             ServingError: ONNX Runtime failed.
         """
         contract = self.manifest.contract
         check_request(features, state, contract.feature_count, contract.state_size)
         try:
             if self._step is not None and features.shape[:2] == (1, 1):
-                return self._answer_one(self._step, features, state)
+                return self._answer_row(self._step, features, state)
             return self._model.run(features, state)
         except Exception as error:  # ONNX Runtime's errors share no base of their own
             reason = " ".join(str(error).split())[:300]
             raise ServingError(f"{self.manifest.model}/{self.version}: ONNX Runtime: {reason}") from error
 
-    def _answer_one(self, step: Stepping, features: NDArray[np.float32], state: NDArray[np.float32]) -> Answered:
+    def _answer_row(self, step: Stepping, features: NDArray[np.float32], state: NDArray[np.float32]) -> Answered:
         with self._stepping:
             step.features[:] = features
             step.state[:] = state
@@ -78,7 +78,7 @@ def check_request(
     """Check a request against the wire contract.
 
     Raises:
-        RequestError: it names the tensor, what was expected and what was got.
+        RequestError: it names tensor, expected and actual value.
     """
     for name, tensor in ((FEATURES, features), (STATE, state)):
         if tensor.dtype != np.float32:

@@ -1,7 +1,7 @@
-"""Becomes another program that is killed as soon as its parent dies.
+"""Executes a program that the kernel kills when its parent ends.
 
-Run as `python -I -S launcher.py PARENT_PID PROGRAM ARGUMENT...`. It is a program of its own because the alternative, a
-function between fork and exec, is unsafe in a parent that has threads. Standard library only.
+Run as `python -I -S launcher.py PARENT_PID PROGRAM ARGUMENT...`, standard library only: a function between fork and
+exec would be unsafe in a parent with threads.
 """
 
 import ctypes
@@ -13,10 +13,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> None:
-    """Tie this process to its parent's life and replace it by the program."""
+    """Tie this process to its parent and replace it by the program."""
     parent, program = int(arguments[0]), arguments[1]
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The parent may have died before the call above took effect.
+    # The parent may have exited before the call.
     if os.getppid() != parent:
         sys.exit("the parent process is gone")
     try:

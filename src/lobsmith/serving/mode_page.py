@@ -1,8 +1,7 @@
-"""The mode of each model over HTTP, for clients on other machines: `GET /modes/<model>` is the record, byte for byte.
+"""The modes over HTTP, for clients on other machines: `GET /modes/<model>` is the mode file, byte for byte.
 
-It has a port of its own beside Triton's three, lives in the supervisor, and so answers while Triton is started again.
-It only reads, needs no key, and takes nothing from a request but the name of a model. A request has to come whole, soon
-and short; more of them at once than it is made for are turned away.
+Runs in the supervisor on its own port, so it answers while Triton restarts. Read-only, no key. Requests have a deadline
+and a size limit, and at most `_AT_ONCE` are served at once.
 """
 
 import socket
@@ -31,7 +30,7 @@ _POLL_S = 0.1
 
 @contextmanager
 def mode_page(workspace: Workspace, params: ServingParams) -> Iterator[None]:
-    """Serve the pages in threads of their own for as long as the block lasts.
+    """Serve the modes in threads of their own within the block.
 
     Raises:
         PortBusyError: `serving.modes_port` cannot be bound.
@@ -61,32 +60,32 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], workspace: Workspace) -> None:
         self.workspace = workspace
-        self._places = threading.BoundedSemaphore(_AT_ONCE)
+        self._free_threads = threading.BoundedSemaphore(_AT_ONCE)
         super().__init__(address, _Page)
 
     def server_bind(self) -> None:
-        # HTTPServer would ask DNS for a name that nobody reads, and some resolvers take long to say no.
+        # HTTPServer would look up a host name that is not used, which some resolvers delay.
         TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._places.acquire(blocking=False):
+        if not self._free_threads.acquire(blocking=False):
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except BaseException:
-            # No thread could be started, and none will give the place back.
-            self._places.release()
+            # Without a thread the place is released here.
+            self._free_threads.release()
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._places.release()
+            self._free_threads.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a client that went away."""
+        """Ignore clients that disconnected."""
 
 
 class _Page(BaseHTTPRequestHandler):
@@ -96,30 +95,30 @@ class _Page(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        # Read before it is parsed: the parser would wait for ever for a client that sends a byte a second.
+        # Read before parsing: the parser has no deadline for slow clients.
         self.rfile = BytesIO(_head(self.connection))
         self.connection.settimeout(_DEADLINE_S)
 
     def do_GET(self) -> None:
-        """Answer with the record of the model that the path names."""
+        """Answer with the mode of the model in the path."""
         name = self.path.removeprefix(PREFIX)
         if name == self.path:
             self._answer(HTTPStatus.NOT_FOUND, f"no such page; ask for {PREFIX}<model>")
         elif not Repository.is_name(name):
             self._answer(HTTPStatus.BAD_REQUEST, "not a model's name: letters, digits and underscores, a letter first")
         else:
-            self._record(name)
+            self._answer_mode(name)
 
     do_HEAD = do_GET  # noqa: N815 - the parser looks for this name
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
-        """Refuse what is no request for a page, in one line where the parser would write HTML."""
+        """Refuse in one line where the parser would write HTML."""
         self._answer(HTTPStatus(code), message or HTTPStatus(code).phrase)
 
     def log_message(self, *_: Any) -> None:
-        """Leave the supervisor's output to the supervisor."""
+        """Log nothing."""
 
-    def _record(self, model: str) -> None:
+    def _answer_mode(self, model: str) -> None:
         try:
             content = (self.server.workspace.modes / f"{model}.json").read_bytes()
         except FileNotFoundError:
@@ -141,13 +140,13 @@ class _Page(BaseHTTPRequestHandler):
 
 
 def _head(connection: socket.socket) -> bytes:
-    """Return a request's line and headers; nothing where they are too long or come too late."""
+    """Return a request's line and headers; empty where too long or too late."""
     deadline, head = time.monotonic() + _DEADLINE_S, b""
     while b"\r\n\r\n" not in head and b"\n\n" not in head:
-        left = deadline - time.monotonic()
-        if left <= 0 or len(head) > _HEAD_BYTES:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0 or len(head) > _HEAD_BYTES:
             return b""
-        connection.settimeout(left)
+        connection.settimeout(left_s)
         try:
             received = connection.recv(_HEAD_BYTES)
         except OSError:

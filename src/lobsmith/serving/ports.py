@@ -1,4 +1,4 @@
-"""Ports of this machine: which are free, and which process holds one that is not."""
+"""Ports of this machine: which are free, and which process holds another."""
 
 import errno
 import socket
@@ -16,7 +16,7 @@ _COMMAND_CHARACTERS = 120
 
 @dataclass(frozen=True)
 class Port:
-    """A port that a service listens on, and the parameter that names it; None where only the option `--port` does."""
+    """A port to listen on, and the parameter that names it; None where only `--port` does."""
 
     number: int
     parameter: str | None = None
@@ -24,7 +24,7 @@ class Port:
 
     @property
     def remedy(self) -> str:
-        """What can be done where it is taken."""
+        """What to do where it is taken."""
         if self.parameter is None:
             return "free it, or pass another --port"
         option = f"--{self.parameter.rpartition('.')[2].replace('_', '-')}"
@@ -32,19 +32,19 @@ class Port:
 
 
 def check_free(ports: Sequence[Port]) -> None:
-    """Check that each port can be listened on.
+    """Check that each port can be bound.
 
     Raises:
-        PortBusyError: one is taken, named twice, or not for this user; the message names the process that holds it.
+        PortBusyError: one is taken, named twice or not permitted; names the process that holds it.
         ServingError: the address is none of this machine's.
     """
-    seen: dict[int, Port] = {}
+    named: dict[int, Port] = {}
     for port in ports:
-        if (other := seen.setdefault(port.number, port)) is not port:
+        if (other := named.setdefault(port.number, port)) is not port:
             names = f"{other.parameter} and by {port.parameter}"
             raise PortBusyError(f"port {port.number} is named by {names}; give one of them another")
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            # As the servers do: a port whose last connection is still winding down counts as free.
+            # As the servers do: a port in TIME_WAIT counts as free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((port.host, port.number))
@@ -54,14 +54,14 @@ def check_free(ports: Sequence[Port]) -> None:
                         f"serving.host in params.yaml: {port.host} is no address of this machine"
                     ) from error
                 if error.errno == errno.EADDRINUSE:
-                    why = f"is taken by {_holder(port.number)}"
+                    reason = f"is taken by {_holder(port.number)}"
                 else:
-                    why = f"cannot be used: {error.strerror}"
-                raise PortBusyError(f"port {port.number} on {port.host} {why}; {port.remedy}") from error
+                    reason = f"cannot be used: {error.strerror}"
+                raise PortBusyError(f"port {port.number} on {port.host} {reason}; {port.remedy}") from error
 
 
 def free_ports(count: int, host: str = HOST) -> list[int]:
-    """Return ports that are free at this moment."""
+    """Return ports that are free now."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -70,13 +70,12 @@ def free_ports(count: int, host: str = HOST) -> list[int]:
 
 
 def _holder(number: int) -> str:
-    """Name the process that holds a port, as far as this user may see it."""
     try:
-        found = [one for one in psutil.net_connections("tcp") if one.laddr and one.laddr.port == number]
+        sockets = [entry for entry in psutil.net_connections("tcp") if entry.laddr and entry.laddr.port == number]
     except psutil.Error:
-        found = []
-    found.sort(key=lambda one: one.status != psutil.CONN_LISTEN)
-    pid = next((one.pid for one in found if one.pid is not None), None)
+        sockets = []
+    sockets.sort(key=lambda entry: entry.status != psutil.CONN_LISTEN)
+    pid = next((entry.pid for entry in sockets if entry.pid is not None), None)
     if pid is None:
         return "a process that this user may not see"
     try:

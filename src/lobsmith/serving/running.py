@@ -1,4 +1,4 @@
-"""The running server as publishing needs it: calls that outlast a restart of Triton and never leave it half-way."""
+"""The running server for publications: calls that survive a restart of Triton."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ _GONE = ("", "UNAVAILABLE")
 
 
 def running_server(workspace: Workspace, params: Params) -> "RunningServer | None":
-    """Return the workspace's server, be it that it is just starting (again); None where nobody serves."""
+    """Return the workspace's server, be it that Triton is starting; None without a supervisor."""
     return RunningServer(workspace, params) if is_supervised(workspace) else None
 
 
 class RunningServer:
-    """The supervised Triton of a workspace; it is `lobsmith.release.context.Server`.
+    """The supervised Triton of a workspace, a `lobsmith.release.context.Server`.
 
-    A Triton that dies during a call is waited for, and the call made again to the next one.
+    A call during which Triton exits is repeated after its restart.
     """
 
     def __init__(self, workspace: Workspace, params: Params) -> None:
@@ -36,14 +36,14 @@ class RunningServer:
         self._warmup_rows = params.serving.warmup_rows
 
     def serve(self, model: str, version: int) -> None:
-        """See `lobsmith.release.context.Server.serve`; companions follow, as far as they can be loaded.
+        """See `lobsmith.release.context.Server.serve`; companions follow where they can be loaded.
 
-        A version that was not READY before, or was never warmed up, answers `serving.warmup_rows` real rows first, any
-        other a single one; a reference score answers one block of zeros.
+        A version that was not READY or never warmed up answers `serving.warmup_rows` real rows first, others one; a
+        drift score answers one block of zeros.
 
         Raises:
-            ServingError: `version` is not listed or not sound (the server then keeps what it serves), is not READY
-                within `serving.load_deadline_s`, or its answers are none; or nobody serves any more.
+            ServingError: `version` is not listed, invalid (the server keeps what it serves), not READY within
+                `serving.load_deadline_s` or answers wrongly; or no server runs any more.
         """
         deadline = time.monotonic() + self._deadline_s
 
@@ -52,9 +52,9 @@ class RunningServer:
             warmed = warmed_up(self._workspace, model, version) if version in control.ready_versions(model) else None
             loaded = load_valid(self._workspace, control, model, _left(deadline))
             if version not in loaded.ready:
-                why = loaded.skipped.get(version, "it is not READY")
-                raise ServingError(f"{model}/{version}: {why}; {_answering(loaded)}")
-            # READY says that it was loaded, not that it answers.
+                reason = loaded.skipped.get(version, "it is not READY")
+                raise ServingError(f"{model}/{version}: {reason}; {_ready_versions(loaded)}")
+            # READY means loaded, not answering.
             repository = Repository.of(self._workspace)
             if repository.is_score(model):
                 ask_score(repository, control.endpoint, model, version)
@@ -63,44 +63,44 @@ class RunningServer:
             else:
                 ask_once(self._workspace, control.endpoint, warmed)
             for companion in companions(model):
-                # The model answers, whatever becomes of its companions.
+                # The model answers without its companions.
                 with suppress(ReleaseError, ServingError):
                     if repository.is_companion(companion):
                         load_valid(self._workspace, control, companion, _left(deadline))
 
-        self._outlasting_restarts(attempt, deadline)
+        self._repeat_over_restarts(attempt, deadline)
 
     def withdraw(self, model: str, versions: Sequence[int]) -> None:
-        """See `lobsmith.release.context.Server.withdraw`. Without a server there is nothing to withdraw.
+        """See `lobsmith.release.context.Server.withdraw`; without a server nothing is done.
 
         Raises:
-            ServingError: they are still loaded after `serving.load_deadline_s`, or still listed beside others.
+            ServingError: still loaded after `serving.load_deadline_s`, or still listed beside others.
         """
         deadline = time.monotonic() + self._deadline_s
         unwanted = set(versions)
 
         def attempt(control: TritonControl) -> None:
-            self._drop(control, model, unwanted, deadline)
+            self._unload(control, model, unwanted, deadline)
             while loaded := unwanted & _loaded(control, model):
                 if time.monotonic() > deadline:
                     raise ServingError(
                         f"{model}: version {min(loaded)} is still loaded after {self._deadline_s:g} s; "
-                        "look at `lobsmith status`, or start the server again"
+                        "see `lobsmith status`, or restart the server"
                     )
                 time.sleep(_POLL_S)
 
         if is_supervised(self._workspace):
-            self._outlasting_restarts(attempt, deadline)
+            self._repeat_over_restarts(attempt, deadline)
         for version in unwanted:
             forget(self._workspace, model, version)
 
     def _check(self, model: str, version: int) -> None:
-        sound, skipped = loadable(self._workspace, model)
-        if version not in sound:
-            why = skipped.get(version, "config.pbtxt does not list it")
-            raise ServingError(f"{model}/{version}: {why}; the server keeps what it serves")
+        valid, skipped = loadable(self._workspace, model)
+        if version not in valid:
+            reason = skipped.get(version, "config.pbtxt does not list it")
+            raise ServingError(f"{model}/{version}: {reason}; the server keeps what it serves")
 
-    def _drop(self, control: TritonControl, model: str, unwanted: set[int], deadline: float) -> None:
+    def _unload(self, control: TritonControl, model: str, unwanted: set[int], deadline: float) -> None:
         listed = set(Repository.of(self._workspace).listed(model))
         if listed - unwanted:
             if listed & unwanted:
@@ -113,7 +113,7 @@ class RunningServer:
             if control.ready_versions(model):
                 control.unload(model, deadline_s=_left(deadline))
 
-    def _outlasting_restarts(self, attempt: Callable[[TritonControl], None], deadline: float) -> None:
+    def _repeat_over_restarts(self, attempt: Callable[[TritonControl], None], deadline: float) -> None:
         while True:
             control = connect(self._workspace)
             try:
@@ -125,7 +125,7 @@ class RunningServer:
                     )
                 if time.monotonic() > deadline:
                     raise ServingError(
-                        f"{self._workspace.root}: the server has not started again within {self._deadline_s:g} s"
+                        f"{self._workspace.root}: the server has not restarted within {self._deadline_s:g} s"
                     )
             except UnreachableError:
                 if time.monotonic() > deadline:
@@ -141,5 +141,5 @@ def _left(deadline: float) -> float:
     return max(0.1, deadline - time.monotonic())
 
 
-def _answering(loaded: Loaded) -> str:
+def _ready_versions(loaded: Loaded) -> str:
     return f"versions {', '.join(map(str, loaded.ready))} answer" if loaded.ready else "no version answers"

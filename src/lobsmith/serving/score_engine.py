@@ -1,4 +1,4 @@
-"""The score of one class in this process: `drift.onnx` of a published version."""
+"""The drift score in this process: `drift.onnx` of a published version."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ from lobsmith.release.version.names import score_model
 Float32 = NDArray[np.float32]
 
 _KEPT = 2
-"""Loaded scores: that of the version in use, and of the one before it for a rollback."""
+"""Loaded scores: of the version in use and of the one before, for a rollback."""
 
 
 class ScoreModels:
-    """The scores of a repository's versions, each verified and loaded when it is first needed."""
+    """The drift scores of a repository's versions, verified and loaded when first needed."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
@@ -30,17 +30,17 @@ class ScoreModels:
 
         Args:
             model: the model's name, not the score's.
-            version: whose score is asked.
+            version: of the score.
             rows: float32 [B, T, F].
 
         Raises:
-            RequestError: the score was made for other rows.
-            ServingError: the version is not listed, is damaged or has no score, or ONNX Runtime failed.
+            RequestError: the score was made for other shapes.
+            ServingError: the version is not listed, corrupt or without a score, or ONNX Runtime failed.
         """
         session = self._session(model, version)
         shape = session.get_inputs()[0].shape
         if len(shape) != rows.ndim or any(
-            isinstance(a, int) and a != b for a, b in zip(shape, rows.shape, strict=True)
+            isinstance(size, int) and size != got for size, got in zip(shape, rows.shape, strict=True)
         ):
             raise RequestError(f"{ROWS}: expected {list(shape)}, got {list(rows.shape)}")
         try:
@@ -50,11 +50,11 @@ class ScoreModels:
             raise ServingError(f"{score_model(model)}/{version}: ONNX Runtime: {reason}") from error
 
     def close(self) -> None:
-        """Drop what is loaded."""
+        """Drop loaded scores."""
         self._sessions.clear()
 
     def _session(self, model: str, version: int) -> Any:
-        # What is used goes to the end, so that the first is what has gone unused for longest.
+        # Least recently used first.
         session = self._sessions.pop((model, version), None) or self._load(model, version)
         self._sessions[model, version] = session
         while len(self._sessions) > _KEPT:

@@ -1,4 +1,4 @@
-"""Keeps Triton running: start, load, watch, start again, stop."""
+"""The supervisor of Triton: start, load, watch, restart, stop."""
 
 import signal
 import threading
@@ -28,7 +28,7 @@ from lobsmith.serving.triton.stubs import StubWatch
 from lobsmith.workspace import Workspace
 
 RESTARTS = 5
-"""Restarts within `RESTART_WINDOW_S` after which the supervisor gives up."""
+"""Restarts within `RESTART_WINDOW_S` before the supervisor gives up."""
 RESTART_WINDOW_S = 300.0
 _FIRST_BACKOFF_S = 0.25
 _LONGEST_BACKOFF_S = 10.0
@@ -50,10 +50,10 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True)
 class ServeEvent:
-    """One thing that happened, with a line for people.
+    """An event, with a line for people.
 
-    `STARTED` carries the endpoint. `LOADED` and `FAILED` name a model, `SKIPPED` a model and the version that was left
-    out because it is not sound or is made for another machine. `SERVING` follows once every model was tried.
+    `STARTED` carries the endpoint; `LOADED` and `FAILED` name a model; `SKIPPED` a version that is invalid or made for
+    another machine. `SERVING` comes once every model was tried.
     """
 
     kind: EventKind
@@ -73,23 +73,23 @@ def _ignore(event: ServeEvent) -> None:
 def serve(
     workspace: Workspace, params: Params, *, on_event: OnEvent = _ignore, stop: threading.Event | None = None
 ) -> None:
-    """Serve the workspace's model repository until `stop` is set; then leave no process and no endpoint file.
+    """Serve the workspace's repository until `stop` is set; leaves no process and no endpoint file.
 
-    A Triton that dies is started again, after a growing pause, at most `RESTARTS` times in `RESTART_WINDOW_S`.
+    Triton is restarted after an exit, with a growing pause, at most `RESTARTS` times in `RESTART_WINDOW_S`.
 
     Args:
         workspace: the project.
-        params: `serving` says where to listen and which deadlines hold.
-        on_event: called in this thread; it must not raise.
-        stop: ends the server; `stop_on_signals` sets it on Ctrl-C and SIGTERM.
+        params: `serving`.
+        on_event: called in this thread; must not raise.
+        stop: see `stop_on_signals`.
 
     Raises:
         PortBusyError: a port is taken.
-        ServingError: Triton cannot be started, died too often, or another server of this workspace lives.
+        ServingError: Triton cannot be started or exited too often, or another server of this workspace runs.
     """
     stop = stop or threading.Event()
-    with sole_server(workspace), _pages(workspace, params.serving):
-        deaths: deque[float] = deque()
+    with sole_server(workspace), _mode_page(workspace, params.serving):
+        exits_s: deque[float] = deque()
         started_once = False
         while not stop.is_set():
             triton = Triton(workspace, params.serving)
@@ -98,69 +98,67 @@ def serve(
                 if endpoint is None:
                     break
                 started_once = True
-                # Published before the repository is read: a publisher that finds no endpoint has already written the
-                # version that we are about to read, and one that finds it loads the version itself.
+                # Before the repository is read: a publisher that finds no endpoint has written its version by now; one
+                # that finds it loads the version.
                 write_endpoint(workspace, endpoint)
                 on_event(
                     ServeEvent(EventKind.STARTED, f"Triton listens on http {endpoint.http_url}", endpoint=endpoint)
                 )
                 control = TritonControl(endpoint, Repository.of(workspace))
                 watch = _Watch(triton, StubWatch(control, params.serving.load_deadline_s))
-                why = _load_all(workspace, params, control, watch, stop, on_event)
-                while why is None and not stop.wait(_POLL_S):
-                    why = watch.trouble()
+                trouble = _load_all(workspace, params, control, watch, stop, on_event)
+                while trouble is None and not stop.wait(_POLL_S):
+                    trouble = watch.trouble()
             except ServingError as error:
                 if not started_once:
                     raise
-                why = str(error)
+                trouble = str(error)
             finally:
                 workspace.endpoint.unlink(missing_ok=True)
                 triton.stop()
-            if why is not None:
-                _pause(why, deaths, stop, on_event)
+            if trouble is not None:
+                _pause(trouble, exits_s, stop, on_event)
         on_event(ServeEvent(EventKind.STOPPED, "Triton is stopped"))
 
 
 @contextmanager
-def _pages(workspace: Workspace, params: ServingParams) -> Iterator[None]:
-    # All ports at once, so that the first start tells of the first that is taken, whose it ever is.
+def _mode_page(workspace: Workspace, params: ServingParams) -> Iterator[None]:
+    # All at once: the first start reports the first taken port.
     check_free(ports_of(params))
     with mode_page(workspace, params):
         yield
 
 
 class _Watch:
-    """The watch over one run of Triton."""
-
     def __init__(self, triton: Triton, stubs: StubWatch) -> None:
         self._triton = triton
         self._stubs = stubs
-        self._next_look = 0.0
+        self._next_check_s = 0.0
 
     def trouble(self) -> str | None:
-        """Return why Triton has to be started again, None where it has not."""
+        """Return why Triton must be restarted, None where it need not."""
         code = self._triton.exit_code()
         if code is not None:
-            words = self._triton.last_words()
-            return f"Triton died ({describe_exit(code)})" + (f": {words}" if words and code >= 0 else "")
-        if time.monotonic() < self._next_look:
+            error = self._triton.last_error()
+            return f"Triton exited ({describe_exit(code)})" + (f": {error}" if error and code >= 0 else "")
+        if time.monotonic() < self._next_check_s:
             return None
-        self._next_look = time.monotonic() + _STUB_POLL_S
+        self._next_check_s = time.monotonic() + _STUB_POLL_S
         return self._stubs.check()
 
 
-def _pause(why: str, deaths: deque[float], stop: threading.Event, on_event: OnEvent) -> None:
+def _pause(reason: str, exits_s: deque[float], stop: threading.Event, on_event: OnEvent) -> None:
     now = time.monotonic()
-    while deaths and now - deaths[0] > RESTART_WINDOW_S:
-        deaths.popleft()
-    deaths.append(now)
-    if len(deaths) > RESTARTS:
+    while exits_s and now - exits_s[0] > RESTART_WINDOW_S:
+        exits_s.popleft()
+    exits_s.append(now)
+    if len(exits_s) > RESTARTS:
         raise ServingError(
-            f"{why}; it was started again {RESTARTS} times within {RESTART_WINDOW_S:g} s and is given up; "
+            f"{reason}; it was restarted {RESTARTS} times within {RESTART_WINDOW_S:g} s and is given up; "
             "see .lobsmith/serving/triton.log"
         )
-    pause = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (len(deaths) - 1))
-    on_event(ServeEvent(EventKind.DIED, f"{why}; starting again in {pause:g} s"))
+    pause = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (len(exits_s) - 1))
+    on_event(ServeEvent(EventKind.DIED, f"{reason}; restarting in {pause:g} s"))
     stop.wait(pause)
 
 
@@ -172,33 +170,31 @@ def _load_all(
     stop: threading.Event,
     on_event: OnEvent,
 ) -> str | None:
-    """Load every model of the repository; one that cannot be loaded is reported and stops no other.
+    """Load every model; a failure is reported and stops no other.
 
     Returns:
-        Why Triton has to be started again, None where it has not.
+        Why Triton must be restarted, None where it need not.
     """
     try:
         journal_misplaced(workspace, who="supervisor")
     except LobsmithError as error:
         on_event(ServeEvent(EventKind.FAILED, str(error)))
-    # Models that clients trade by come first: a load that hangs must not keep them waiting.
+    # Production models first: a load that hangs must not delay them.
     for model in sorted(Repository.of(workspace).models(), key=lambda name: not may_produce(name)):
-        attempt = _Attempt(workspace, control, model, params.serving.load_deadline_s)
-        # A load blocks for as long as it takes; a stop or a crash must not wait for it.
-        while not attempt.done.wait(_POLL_S):
-            if (why := watch.trouble()) or stop.is_set():
-                return why
-        for event in attempt.events:
+        load = _LoadThread(workspace, control, model, params.serving.load_deadline_s)
+        # A stop or a crash must not wait for a load.
+        while not load.ended.wait(_POLL_S):
+            if (trouble := watch.trouble()) or stop.is_set():
+                return trouble
+        for event in load.events:
             on_event(event)
     on_event(ServeEvent(EventKind.SERVING, "every model was tried", endpoint=control.endpoint))
     return None
 
 
-class _Attempt:
-    """A load in a thread of its own, and what came of it."""
-
+class _LoadThread:
     def __init__(self, workspace: Workspace, control: TritonControl, model: str, deadline_s: float) -> None:
-        self.done = threading.Event()
+        self.ended = threading.Event()
         self.events: list[ServeEvent] = []
         self._arguments = (workspace, control, model, deadline_s)
         threading.Thread(target=self._run, name=f"load {model}", daemon=True).start()
@@ -206,15 +202,15 @@ class _Attempt:
     def _run(self) -> None:
         model = self._arguments[2]
         try:
-            self._note(load_valid(*self._arguments))
+            self._report(load_valid(*self._arguments))
         except LobsmithError as error:
             self.events.append(ServeEvent(EventKind.FAILED, str(error), model))
-        except Exception as error:  # noqa: BLE001 - a fault of one model must not leave the others unserved
+        except Exception as error:  # noqa: BLE001 - other models must be served
             self.events.append(ServeEvent(EventKind.FAILED, f"{model}: {type(error).__name__}: {error}", model))
         finally:
-            self.done.set()
+            self.ended.set()
 
-    def _note(self, loaded: Loaded) -> None:
+    def _report(self, loaded: Loaded) -> None:
         workspace, model = self._arguments[0], loaded.model
         for version, reason in sorted(loaded.skipped.items()):
             message = f"{model}/{version} is left out: {reason}"
@@ -226,34 +222,34 @@ class _Attempt:
         elif not repository.is_companion(model):
             reasons = "; ".join(loaded.skipped.values()) or "config.pbtxt lists none"
             self.events.append(ServeEvent(EventKind.FAILED, f"{model}: no version can be served: {reasons}", model))
-        # Plans for another machine are left out too, and nothing is wrong with them.
+        # Plans for another machine are skipped, but valid.
         faults = repository.valid(model)[1] if repository.is_plans(model) else loaded.skipped
         journal_integrity_errors(workspace, model, faults, who="supervisor")
 
 
 @contextmanager
 def stop_on_signals(stop: threading.Event) -> Iterator[None]:
-    """Set `stop` on SIGINT and SIGTERM; a second one raises KeyboardInterrupt. Main thread only."""
+    """Set `stop` on SIGINT and SIGTERM; a second signal raises KeyboardInterrupt. Main thread only."""
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def running_triton(workspace: Workspace, params: Params, *, on_event: OnEvent = _ignore) -> Iterator[TritonControl]:
-    """Serve in a thread for as long as the block lasts, supervised as by `serve`.
+    """Run `serve` in a thread within the block.
 
     Yields:
-        The control of the server, once every model was tried. After a restart it is outdated: use `control.connect`.
+        Control of the server, once every model was tried; after a restart use `control.connect`.
 
     Raises:
         ServingError: Triton cannot be started.
@@ -289,6 +285,6 @@ def running_triton(workspace: Workspace, params: Params, *, on_event: OnEvent = 
 
 
 def with_free_ports(params: Params) -> Params:
-    """Return the parameters with ports that are free at this moment."""
+    """Return the parameters with ports that are free now."""
     ports = dict(zip(PORTS, free_ports(len(PORTS), ipv4(params.serving.host)), strict=True))
     return msgspec.structs.replace(params, serving=msgspec.structs.replace(params.serving, **ports))

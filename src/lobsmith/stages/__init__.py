@@ -1,1 +1,1 @@
-"""One file a stage of `dvc.yaml`, from files to files."""
+"""The stages of `dvc.yaml`, one file each."""

@@ -1,4 +1,4 @@
-"""The table of candidates: each measured beside the network that it was made of."""
+"""The table of compression candidates, each measured beside the network that it was made of."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -29,7 +29,7 @@ _SLOW_USES = 4
 def measure(
     candidates: Sequence[Candidate], part: Part, held_out: Float, params: Params, on_progress: Callable[[str], None]
 ) -> list[Row]:
-    """Measure every candidate beside the first one, the network as it was trained.
+    """Measure every candidate beside the first, the network as it was trained.
 
     Args:
         candidates: the network itself comes first, and could be made.
@@ -40,24 +40,30 @@ def measure(
     """
     use, rows = params.compress.use, {"test": part.split.test, "validation": part.split.validation}
     reference: dict[str, Float] = {}
-    found = []
-    for one in candidates:
-        row = Row(name=one.name, precision=one.precision, pruned=one.pruned, refused=one.refused)
-        if one.trained is not None:
-            on_progress(f"measure {one.name}")
-            limit = params.gates.parity.of(one.precision)
-            verdict = parity(one.trained.network, OnnxModel(one.model), held_out, limit, step=one.step)
+    table = []
+    for candidate in candidates:
+        row = Row(
+            name=candidate.name, precision=candidate.precision, pruned=candidate.pruned, refused=candidate.refused
+        )
+        if candidate.trained is not None:
+            on_progress(f"measure {candidate.name}")
+            limit = params.gates.parity.of(candidate.precision)
+            verdict = parity(
+                candidate.trained.network, OnnxModel(candidate.model), held_out, limit, step=candidate.step
+            )
             row = structs.replace(row, parity=verdict.value, refused=_refusal(verdict))
             if verdict.value is not None:
-                said = _predict(one, part, rows, use)
-                reference = reference or said
+                predictions = _predict(candidate, part, rows, use)
+                reference = reference or predictions
                 lost = {
-                    name: fidelity(part.dataset, where, said[name], reference[name], params.train.horizon_weights)
+                    name: fidelity(
+                        part.dataset, where, predictions[name], reference[name], params.train.horizon_weights
+                    )
                     for name, where in rows.items()
                 }
-                row = _with_figures(row, one, candidates[0], lost, held_out, params.compress)
-        found.append(row)
-    return found
+                row = _with_figures(row, candidate, candidates[0], lost, held_out, params.compress)
+        table.append(row)
+    return table
 
 
 def _refusal(verdict: Verdict) -> str:
@@ -69,11 +75,16 @@ def _refusal(verdict: Verdict) -> str:
 
 
 def _with_figures(
-    row: Row, one: Candidate, reference: Candidate, lost: dict[str, Fidelity], held_out: Float, settings: CompressParams
+    row: Row,
+    candidate: Candidate,
+    reference: Candidate,
+    lost: dict[str, Fidelity],
+    held_out: Float,
+    settings: CompressParams,
 ) -> Row:
     try:
-        timings = _timings(one, reference, held_out, settings.calls)
-        memory = measure_footprint(_file(one, settings.use), *USES[settings.use])
+        timings = _timings(candidate, reference, held_out, settings.calls)
+        memory = measure_footprint(_file(candidate, settings.use), *USES[settings.use])
     except ReleaseError as error:
         return structs.replace(row, refused=str(error))
     timing = timings[list(USES).index(settings.use)]
@@ -85,7 +96,7 @@ def _with_figures(
         p50_us=timing.p50_us,
         p99_us=timing.p99_us,
         speedup=timing.speedup,
-        bytes=one.model.stat().st_size,
+        bytes=candidate.model.stat().st_size,
         memory_bytes=memory,
         test=lost["test"],
         validation=lost["validation"],
@@ -94,17 +105,17 @@ def _with_figures(
 
 
 def _predict(candidate: Candidate, part: Part, rows: Mapping[str, npt.NDArray[np.int64]], use: str) -> dict[str, Float]:
-    """Answer rows in calls as long as those of the use: ranges found in each call depend on what else is in it."""
+    """Predict rows in calls as long as those of the use: dynamic ranges depend on what else is in a call."""
     model, chunk = OnnxModel(_file(candidate, use)), USES[use][1]
     return {name: stream_predictions(model, part.dataset, where, chunk=chunk)[0] for name, where in rows.items()}
 
 
-def _timings(one: Candidate, reference: Candidate, rows: Float, calls: int) -> tuple[Timing, ...]:
-    found = []
+def _timings(candidate: Candidate, reference: Candidate, rows: Float, calls: int) -> tuple[Timing, ...]:
+    timings = []
     for use in USES:
-        model, against = (partial(_open, each, use) for each in (one, reference))
-        found.append(compare_times(model, against, use, rows, calls if use == "step" else calls // _SLOW_USES))
-    return tuple(found)
+        model, against = (partial(_open, measured, use) for measured in (candidate, reference))
+        timings.append(compare_times(model, against, use, rows, calls if use == "step" else calls // _SLOW_USES))
+    return tuple(timings)
 
 
 def _open(candidate: Candidate, use: str) -> Stepping:

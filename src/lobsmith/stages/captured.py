@@ -1,4 +1,4 @@
-"""The newest stretch of a live capture, as it is now: what a retrain of `data.source: live` learns from."""
+"""The newest stretch of a live capture, which a retrain of `data.source: live` learns from."""
 
 import os
 import shutil
@@ -22,10 +22,10 @@ _HEAD_BYTES = 4 << 20
 
 @contextmanager
 def captured_feed(folder: Path, scratch: Path, window: WindowParams) -> Iterator[list[Path]]:
-    """Give the newest `length_s` of every captured stream, to be read inside the block; the capture goes on.
+    """Yield the newest `length_s` of every captured stream, readable inside the block; the capture goes on.
 
-    Files are linked into a folder of their own, so that none goes while it is read. The newest of each stream is
-    copied as far as it is whole: it is being written, or a capture that was killed has left it torn.
+    Files are linked into `scratch`, safe from retention; the newest of each stream is copied up to its last whole gzip
+    member.
 
     Args:
         folder: of the captured files, `<market>-<symbol>-<UTC time>.gz`.
@@ -33,7 +33,7 @@ def captured_feed(folder: Path, scratch: Path, window: WindowParams) -> Iterator
         window: `length_s` and `minimum_coverage` are used.
 
     Raises:
-        ThinWindowError: nothing is captured, or no stream has as much of the window as must be covered.
+        ThinWindowError: nothing is captured, or no stream covers enough of the window.
         DataError: the files cannot be linked or copied.
     """
     try:
@@ -44,19 +44,19 @@ def captured_feed(folder: Path, scratch: Path, window: WindowParams) -> Iterator
 
 def _held(folder: Path, scratch: Path, window: WindowParams) -> list[Path]:
     chosen: list[Path] = []
-    thin = ThinWindowError(f"{folder}: {_lacking(0, window)}")
+    refusal = ThinWindowError(f"{folder}: {_thin_message(0, window)}")
     try:
         scratch.mkdir(parents=True)
         for _, files in sorted(captured(folder).items()):
             try:
                 chosen += _newest(files, scratch, window)
             except ThinWindowError as error:
-                # One stream that has only begun does not hold up the others.
-                thin = error
+                # A stream that has only begun does not hold up the others.
+                refusal = error
     except OSError as error:
         raise DataError(f"{scratch}: {error.strerror}; free the disk and retrain again") from error
     if not chosen:
-        raise thin
+        raise refusal
     return chosen
 
 
@@ -66,11 +66,11 @@ def _newest(files: list[Captured], scratch: Path, window: WindowParams) -> list[
     Raises:
         ThinWindowError: they are too short.
     """
-    # A capture that was killed before its first member has left a file of nothing.
-    files = [one for one in files if _bytes(one.path)]
+    # A capture killed before its first gzip member leaves an empty file.
+    files = [file for file in files if _bytes(file.path)]
     last = None
     while files and last is None:
-        last = _copied(files[-1].path, scratch)
+        last = _copy_of_whole(files[-1].path, scratch)
         if last is None:
             files = files[:-1]
     if last is None:
@@ -78,23 +78,23 @@ def _newest(files: list[Captured], scratch: Path, window: WindowParams) -> list[
     until_ns, length_ns = _last_ns(last), int(window.length_s * NS_PER_S)
     chosen = [last]
     begins_ns = files[-1].begins_ns
-    for one in reversed(files[:-1]):
-        # A feed can only be read from a snapshot of its book on.
+    for file in reversed(files[:-1]):
+        # A feed is readable from a book snapshot on.
         if begins_ns <= until_ns - length_ns and _has_snapshot(chosen[0]):
             break
-        link = scratch / one.path.name
+        link = scratch / file.path.name
         try:
-            os.link(one.path, link)
+            os.link(file.path, link)
         except FileNotFoundError:
-            # It was too old, and has been deleted.
+            # Deleted by retention.
             break
         except OSError:
-            shutil.copyfile(one.path, link)
+            shutil.copyfile(file.path, link)
         chosen.insert(0, link)
-        begins_ns = one.begins_ns
+        begins_ns = file.begins_ns
     seconds = (until_ns - begins_ns) / NS_PER_S
     if seconds < window.minimum_coverage * window.length_s:
-        raise ThinWindowError(f"{files[-1].path}: {_lacking(seconds, window)}")
+        raise ThinWindowError(f"{files[-1].path}: {_thin_message(seconds, window)}")
     return chosen
 
 
@@ -105,8 +105,8 @@ def _bytes(path: Path) -> int:
         return 0
 
 
-def _copied(path: Path, scratch: Path) -> Path | None:
-    """Return a copy as far as the file is whole; None where nothing of it is."""
+def _copy_of_whole(path: Path, scratch: Path) -> Path | None:
+    """Return a copy of the file up to its last whole member; None without one."""
     copy = scratch / path.name
     shutil.copyfile(path, copy)
     cut_torn([copy])
@@ -124,12 +124,12 @@ def _last_ns(path: Path) -> int:
 
 
 def _has_snapshot(path: Path) -> bool:
-    """Say whether a file has a snapshot of the book near its beginning."""
+    """Return whether a file has a book snapshot near its beginning."""
     head = islice(text_batches(path, _HEAD_BYTES), 1)
     return any(_SNAPSHOT in text for text in head)
 
 
-def _lacking(seconds: float, window: WindowParams) -> str:
+def _thin_message(seconds: float, window: WindowParams) -> str:
     return (
         f"{seconds:,.0f} s of a live feed are captured, and window.minimum_coverage of window.length_s = "
         f"{window.minimum_coverage * window.length_s:,.0f} s are needed to learn from; let lobsmith live go on, or set "

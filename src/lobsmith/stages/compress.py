@@ -1,4 +1,4 @@
-"""The compress stage: candidates of one trained network, measured beside it; the chosen one is written to be served."""
+"""The compress stage: candidates of a trained network, measured beside it; the chosen one is written to be served."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,10 +29,10 @@ Progress = Callable[[str], None]
 
 
 def compress(params: Params, directory: Path, *, on_progress: Progress | None = None) -> Compressed:
-    """Make the candidates of the network in `directory`, choose one, and write what is served of it beside them.
+    """Make the candidates of the network in `directory`, choose one, and write its served files beside them.
 
-    Golden vectors and the priming figure come from the held-out rows' longest gap-free run. The summary is written
-    last, and that of an earlier run is deleted first: without it the folder holds nothing that may be served.
+    The summary of an earlier run is deleted first and the new one written last: a folder without it holds nothing to
+    serve.
 
     Args:
         params: all of `params.yaml`.
@@ -41,8 +41,8 @@ def compress(params: Params, directory: Path, *, on_progress: Progress | None = 
 
     Raises:
         TrainingError: there is no trained network, its answers are not finite or refused by parity, the held-out rows
-            hold no run worth measuring on, the parameters name a candidate that there is not, another process is at it,
-            or the folder cannot be written.
+            hold too short a run, the parameters name an unknown candidate, another process holds the lock, or the
+            folder cannot be written.
     """
     try:
         with exclusive_lock(directory / _LOCK, _LOCK_DEADLINE_S):
@@ -64,7 +64,7 @@ def _compress(params: Params, directory: Path, on_progress: Progress) -> Compres
         reason = candidates[0].refused
         raise TrainingError(f"{directory}: the network itself cannot be served: {reason}; train it again")
     rows = choose(measure(candidates, parts[0], held_out, params, on_progress), params.compress)
-    candidate = next(one for one, row in zip(candidates, rows, strict=True) if row.chosen)
+    candidate = next(made for made, row in zip(candidates, rows, strict=True) if row.chosen)
     for source, name in ((candidate.model, MODEL), (candidate.step, STEP)):
         write_atomic(directory / name, source.read_bytes())
     model = OnnxModel(directory / MODEL)
@@ -85,7 +85,7 @@ def _compress(params: Params, directory: Path, on_progress: Progress) -> Compres
 
 
 def load_summary(directory: Path) -> Compressed:
-    """Read what `compress` found out.
+    """Read the summary that `compress` wrote.
 
     Raises:
         TrainingError: the file is missing or of another release, or the network was trained again since.
@@ -103,16 +103,16 @@ def load_summary(directory: Path) -> Compressed:
 
 def _held_out(part: Part) -> Float:
     start, stop = longest_run(part.dataset, part.split.test)
-    found = part.dataset.rows.features[start : min(stop, start + _PRIMING_ROWS)]
-    if len(found) < _FEWEST_ROWS:
+    rows = part.dataset.rows.features[start : min(stop, start + _PRIMING_ROWS)]
+    if len(rows) < _FEWEST_ROWS:
         raise TrainingError(
-            f"{part.dataset.instrument}: the longest gap-free run of held-out rows is {len(found)}, fewer than "
+            f"{part.dataset.instrument}: the longest gap-free run of held-out rows is {len(rows)}, fewer than "
             f"the {_FEWEST_ROWS} that golden vectors take; give more data"
         )
-    return found
+    return rows
 
 
 def run(params: Params, directory: Path, _captures: Sequence[Path], note: Note) -> str:
-    """Run the stage in a folder; return its outcome in one line."""
+    """Run the stage in a folder; return a one-line outcome."""
     summary = compress(params, directory, on_progress=note)
     return f"{summary.name} of {len(summary.candidates)} candidates, {summary.bytes:,} bytes"

@@ -1,4 +1,4 @@
-"""TensorRT plans of the network that is served: built where it can be done, and held against PyTorch on a GPU."""
+"""TensorRT plans of the served network: built where possible, and compared with PyTorch on a GPU."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from lobsmith.errors import EngineError
 from lobsmith.evaluation.fidelity import fidelity
 from lobsmith.evaluation.stream import stream_predictions
 from lobsmith.features.dataset import load_dataset, training_datasets
-from lobsmith.gates.compression import Compressed, judge
+from lobsmith.gates.compression import Compressed, budget_verdict
 from lobsmith.gates.parity import parity
 from lobsmith.models.split import longest_run
 from lobsmith.models.train import load_network
@@ -32,24 +32,24 @@ def build_plans(
     cache: Path | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> EngineBuild | None:
-    """Build plans of the chosen network into the run's folder; None where the parameters and the machine say none.
+    """Build plans of the chosen network into the run's folder; None where parameters or machine allow none.
 
     Args:
-        params: all of `params.yaml`; `engine` says for what and how.
+        params: all of `params.yaml`.
         directory: the run's folder, after the compress stage.
-        summary: what that stage found out.
+        summary: of the compress stage.
         cache: folder of timing caches.
         on_progress: called with what is built next.
 
     Raises:
-        EngineError: the plans cannot be built, or the candidate that is served is not one of float32.
+        EngineError: the plans cannot be built, or the served candidate is not float32.
     """
     if available_builder(params.engine) is None:
         return None
     precision = params.engine.precision
     if summary.precision != FP32:
         raise EngineError(
-            f"{directory}: plans are held against a float32 candidate and the one served is {summary.name}; "
+            f"{directory}: plans are compared with a float32 candidate and {summary.name} is served; "
             "name another in compress.candidate"
         )
     source = engine_source(directory / summary.network, precision)
@@ -58,14 +58,14 @@ def build_plans(
 
 
 def engine_source(network: Path, precision: str) -> Path:
-    """Return the ONNX file that plans of a precision are built from, made where it is not there yet.
+    """Return the ONNX file that plans of a precision are built from; it is made if missing.
 
     Args:
         network: a network's folder among the candidates.
         precision: fp32, fp16, bf16 or int8.
 
     Raises:
-        EngineError: int8 is wanted and `int8_static` is not among the candidates.
+        EngineError: int8 without an `int8_static` candidate.
     """
     if precision == FP32:
         return network / MODEL
@@ -80,14 +80,13 @@ def engine_source(network: Path, precision: str) -> Path:
 
 
 def judge_plans(params: Params, directory: Path, summary: Compressed, model: StatefulModel) -> tuple[Verdict, ...]:
-    """Hold an engine against PyTorch, and what it loses on the test rows against the budget of the candidates.
-
-    A compiler may lose accuracy that neither the network nor its file has lost, so the engine itself is asked.
+    """Return the verdicts on an engine: parity with PyTorch, and its losses on the test rows within the candidates'
+    budget.
 
     Args:
         params: all of `params.yaml`.
         directory: the run's folder.
-        summary: what the compress stage found out.
+        summary: of the compress stage.
         model: the engine.
     """
     part = parts_of([load_dataset(path) for path in training_datasets(params, directory)], params.split)[0]
@@ -97,9 +96,11 @@ def judge_plans(params: Params, directory: Path, summary: Compressed, model: Sta
     same = parity(load_network(place).network, model, dataset.rows.features[start:stop], limit)
     if same.value is None:
         return (same,)
-    said, reference = (stream_predictions(one, dataset, rows)[0] for one in (model, OnnxModel(place / MODEL)))
-    lost = fidelity(dataset, rows, said, reference, params.train.horizon_weights)
-    return same, judge(lost, params.compress, {"engine": params.engine.precision})
+    predicted, reference = (
+        stream_predictions(answering, dataset, rows)[0] for answering in (model, OnnxModel(place / MODEL))
+    )
+    lost = fidelity(dataset, rows, predicted, reference, params.train.horizon_weights)
+    return same, budget_verdict(lost, params.compress, {"engine": params.engine.precision})
 
 
 def open_engine(directory: Path) -> StatefulModel:
@@ -108,7 +109,7 @@ def open_engine(directory: Path) -> StatefulModel:
     Raises:
         EngineError: there is no GPU, or no plan that fits it.
     """
-    # It needs a build of PyTorch for CUDA, which a machine that only builds plans need not have.
+    # Needs a CUDA build of PyTorch, which a machine that only builds plans may lack.
     from lobsmith.compress.tensorrt.run import EngineModel
 
     return EngineModel(directory / ENGINE_DIRECTORY)

@@ -1,4 +1,4 @@
-"""The evaluate stage: scores, verdicts and the report of an exported model."""
+"""The evaluate stage: metrics, verdicts and the report of an exported model."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,13 +36,13 @@ from lobsmith.verdict import Verdict
 REPORT = "report.html"
 HISTORY = "history.json"
 CALIBRATION = "calibration.json"
-"""What `dvc plots` draws."""
+"""Data of `dvc plots`."""
 _ATTENTION_ROWS, _ATTENTION_CHUNK = 4096, 256
 Progress = Callable[[str], None]
 
 
 class Served(NamedTuple):
-    """What an exported file was made of: the network, pruned or not, in which arithmetic, and its file for one row."""
+    """Sources of an exported file: the network (pruned or not), its arithmetic, and its file for one row."""
 
     network: Network
     precision: str = FP32
@@ -50,7 +50,7 @@ class Served(NamedTuple):
 
 
 def evaluate(params: Params, directory: Path, *, on_train: Progress | None = None) -> Evaluation:
-    """Score the exported model of a run on its held-out rows, walk forward, and write the report into its folder.
+    """Evaluate the exported model of a run on its held-out rows, walk forward, and write the report into its folder.
 
     Args:
         params: all of `params.yaml`.
@@ -89,25 +89,27 @@ def evaluate_model(
     verdicts: tuple[Verdict, ...] = (),
     on_train: Progress | None = None,
 ) -> Evaluation:
-    """Score an exported model and its rivals on the test rows of `held_out`; write figures, plots and the page.
+    """Measure an exported model and its baselines on the test rows of `held_out`; write figures, plots and the page.
 
     Args:
         params: all of `params.yaml`.
-        parts: what the model was trained on, and the rivals will be.
-        held_out: the dataset and the rows to score on.
+        parts: training data of the model and of its baselines.
+        held_out: the dataset and its test rows.
         trained: the network as it was trained, for its history.
-        model: the exported file, which is what is scored.
-        directory: where `evaluation.json` and `report.html` go.
-        protocol: how training and test rows relate, in words.
-        served: what the file was exported from; None for `trained` itself.
-        verdicts: what other gates have said; they go into the report.
+        model: the exported file, which is measured.
+        directory: of `evaluation.json` and `report.html`.
+        protocol: how training and test rows relate.
+        served: what the file was exported from; None for `trained`.
+        verdicts: of other gates, for the report.
         on_train: called with the name of what is trained next.
     """
     dataset, rows = held_out.dataset, held_out.split.test
     probabilities, outlook = stream_predictions(model, dataset, rows)
     predictions = {MODEL: probabilities, **rivals(parts, params, dataset, rows, on_train=on_train)}
     settings = params.evaluation
-    found = assess(dataset, rows, predictions, outlook, mean_outlook(parts), settings.fees_bps, settings.confidences)
+    assessment = assess(
+        dataset, rows, predictions, outlook, mean_outlook(parts), settings.fees_bps, settings.confidences
+    )
     start, stop = longest_run(dataset, rows)
     longest, of = dataset.rows.features[start:stop], served or Served(trained.network)
     result = Evaluation(
@@ -117,19 +119,19 @@ def evaluate_model(
         data_fingerprint=dataset.data_fingerprint,
         seeds=[params.train.seed, *settings.seeds],
         rows={
-            "train": sum(len(one.split.train) for one in parts),
-            "validation": sum(len(one.split.validation) for one in parts),
+            "train": sum(len(part.split.train) for part in parts),
+            "validation": sum(len(part.split.validation) for part in parts),
             "test": len(rows),
         },
         test_start_ns=int(dataset.rows.time[rows[0]]),
         attention=attention_by_age(of.network, longest),
         verdicts=(
             parity(of.network, model, longest, params.gates.parity.of(of.precision), step=of.step),
-            skill(found, params.gates.skill),
-            calibrated(found, params.gates.calibration),
+            skill(assessment, params.gates.skill),
+            calibrated(assessment, params.gates.calibration),
             *verdicts,
         ),
-        **found._asdict(),
+        **assessment._asdict(),
     )
     write_atomic(directory / EVALUATION, msgspec.json.format(msgspec.json.encode(result)))
     _write_plots(directory, trained, result)
@@ -138,31 +140,36 @@ def evaluate_model(
 
 
 def attention_by_age(network: Network, rows: npt.NDArray[np.float32]) -> list[float]:
-    """Return the mean weight that attention gives the row 0, 1, … rows old; empty where the network has none."""
+    """Return the mean attention weight of the row 0, 1, … rows old; empty where the network has none."""
     trunk = network.trunk
     if not isinstance(trunk, CnnLstmAttention) or len(rows) <= trunk.ring:
         return []
     state, weights = network.cold_state(1), []
     with torch.inference_mode():
         for part in torch.split(torch.from_numpy(np.ascontiguousarray(rows[:_ATTENTION_ROWS])), _ATTENTION_CHUNK):
-            one, state = trunk.attention_by_age(network.standardise(part.unsqueeze(0)), state)
-            weights.append(one[0])
-    # Until the ring is full there is nothing older to look at.
+            part_weights, state = trunk.attention_by_age(network.standardise(part.unsqueeze(0)), state)
+            weights.append(part_weights[0])
+    # Weights before the ring is full are of fewer rows.
     means: list[float] = torch.cat(weights)[trunk.ring :].mean(dim=0).tolist()
     return means
 
 
 def _write_plots(directory: Path, trained: Trained, result: Evaluation) -> None:
     points = [
-        {"horizon_ms": one.horizon_ms, "said": point.said, "came_true": point.came_true, "rows": point.rows}
-        for one in result.calibration
-        if one.predictor == MODEL
-        for point in one.points
+        {
+            "horizon_ms": calibration.horizon_ms,
+            "said": point.predicted,
+            "came_true": point.came_true,
+            "rows": point.rows,
+        }
+        for calibration in result.calibration
+        if calibration.predictor == MODEL
+        for point in calibration.points
     ]
     write_atomic(directory / HISTORY, msgspec.json.format(msgspec.json.encode(trained.history)))
     write_atomic(directory / CALIBRATION, msgspec.json.format(msgspec.json.encode(points)))
 
 
 def run(params: Params, directory: Path, _captures: Sequence[Path], _note: Note) -> str:
-    """Run the stage in a folder; return its outcome in one line."""
+    """Run the stage in a folder; return a one-line outcome."""
     return "; ".join(map(str, evaluate(params, directory).verdicts))

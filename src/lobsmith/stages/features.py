@@ -27,22 +27,22 @@ class Built(NamedTuple):
 
 
 def build_features(params: Params, market: Path, directory: Path, tradable: Sequence[str] | None = None) -> Built:
-    """Compute, window and save the datasets of every instrument of a store: the features stage.
+    """Compute, window and save the datasets of every instrument of a store.
 
-    Each goes to `features/`; the one to train on, `data.instrument` or the first that has enough data, is also the
-    folder's `dataset.safetensors`.
+    They go to `features/`; the one to train on (`data.instrument` or the first with enough data) also to
+    `dataset.safetensors`.
 
     Args:
         params: all of `params.yaml`.
         market: the store.
         directory: where the datasets go.
-        tradable: the names of the instruments that passed their contract, best first; None takes all.
+        tradable: instruments that passed their contract, best first; None takes all.
 
     Raises:
         DataError: there is no such instrument, or none has enough data.
     """
     store = Store(market)
-    held = {str(one): one for one in store.instruments()}
+    held = {str(instrument): instrument for instrument in store.instruments()}
     wanted = [name for name in tradable if name in held] if tradable is not None else list(held)
     if params.data.instrument and params.data.instrument not in wanted:
         raise DataError(
@@ -50,7 +50,7 @@ def build_features(params: Params, market: Path, directory: Path, tradable: Sequ
         )
     datasets: dict[str, Dataset] = {}
     errors: dict[str, DataError] = {}
-    shutil.rmtree(directory / FEATURES, ignore_errors=True)  # what an earlier run left there is none of this one's
+    shutil.rmtree(directory / FEATURES, ignore_errors=True)  # of an earlier run
     for name in wanted:
         try:
             datasets[name] = training_window(dataset_of(held[name], store.events(held[name]), params), params.window)
@@ -80,9 +80,9 @@ def validate_features(params: Params, built: Built, directory: Path) -> Verdict:
 
 
 def run(params: Params, directory: Path, _captures: Sequence[Path], _note: Note) -> str:
-    """Run the stage in a folder; return its outcome in one line."""
+    """Run the stage in a folder; return a one-line outcome."""
     built = build_features(params, directory / MARKET, directory, load_validated(directory).tradable)
     validate_features(params, built, directory)
     for name, error in built.left_out.items():
         console.print(f"[red]left out[/red] {name}: {error}")
-    return "; ".join(f"{name}: {len(one.rows):,} rows" for name, one in built.datasets.items())
+    return "; ".join(f"{name}: {len(dataset.rows):,} rows" for name, dataset in built.datasets.items())

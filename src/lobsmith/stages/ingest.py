@@ -1,4 +1,4 @@
-"""The ingest stage: from recorded files or the simulator into a store."""
+"""The ingest stage: captures or the simulator into a store."""
 
 import glob
 import shutil
@@ -18,11 +18,11 @@ from lobsmith.progress import Note, console
 from lobsmith.stages.captured import LIVE
 
 MARKET = "market"
-"""Name of the stage's output, a store, in a run's folder."""
+"""The store's folder in a run's folder."""
 
 
 class Ingested(Struct, frozen=True, kw_only=True):
-    """What became of each instrument's files; one that failed does not hold up the others."""
+    """The outcome of each instrument's files; an error does not hold up the others."""
 
     done: dict[str, Ingest]
     failed: dict[str, str]
@@ -30,16 +30,16 @@ class Ingested(Struct, frozen=True, kw_only=True):
 
 
 def expand(patterns: Sequence[str]) -> list[Path]:
-    """Return the files that names and glob patterns stand for: patterns in order, the matches of each sorted.
+    """Return the files of names and glob patterns: patterns in order, the matches of each sorted.
 
     Raises:
-        DataError: there is no pattern, or one matches nothing.
+        DataError: there is no pattern, or a pattern matches nothing.
     """
     if not patterns:
         raise DataError("data.source is captures but data.captures is empty; name files or patterns there")
     paths: list[Path] = []
     for pattern in patterns:
-        # A file whose name has brackets is meant as itself.
+        # An existing file whose name has brackets is no pattern.
         matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
         if not matches:
             raise DataError(f"data.captures: {pattern} matches no file")
@@ -48,11 +48,11 @@ def expand(patterns: Sequence[str]) -> list[Path]:
 
 
 def ingest(data: DataParams, captures: Sequence[Path] | None, destination: Path, *, replace: bool = False) -> Ingested:
-    """Read recorded files, or what the parameters name, into a store.
+    """Read captures, or the source in the parameters, into a store.
 
     Args:
-        data: `source` decides when no captures are given; `screen` says when a feed is faulty.
-        captures: recorded files of one or several instruments, those of one in order; they win over the parameters.
+        data: `source` decides without captures; `screen` are the limits of the feed filter.
+        captures: files, those of one instrument in order.
         destination: the store's folder.
         replace: whether days that the store holds with other content are replaced.
 
@@ -63,8 +63,8 @@ def ingest(data: DataParams, captures: Sequence[Path] | None, destination: Path,
     if captures is None or not captures:
         if data.source == "simulator":
             session = simulate(data.simulator.seed, data.simulator.seconds)
-            done = store.ingest(lambda listing: screen_session(session, data.screen, listing), replace=replace)
-            return Ingested(done={str(done.instrument): done}, failed={})
+            ingested = store.ingest(lambda listing: screen_session(session, data.screen, listing), replace=replace)
+            return Ingested(done={str(ingested.instrument): ingested}, failed={})
         if data.source == LIVE:
             raise DataError("data.source is live, which the retrain flow reads; for a stage name files with --capture")
         if data.source != "captures":
@@ -79,21 +79,21 @@ def ingest(data: DataParams, captures: Sequence[Path] | None, destination: Path,
             return open_captures(paths, data.screen, listing)
 
         try:
-            done = store.ingest(open_feed, replace=replace)
+            ingested = store.ingest(open_feed, replace=replace)
         except DataError as error:
             errors[name] = error
         else:
-            done_by_name[str(done.instrument)] = done
+            done_by_name[str(ingested.instrument)] = ingested
     if not done_by_name:
         raise next(iter(errors.values()))
     return Ingested(done=done_by_name, failed={name: str(error) for name, error in errors.items()})
 
 
 def run(params: Params, directory: Path, captures: Sequence[Path], _note: Note) -> str:
-    """Run the stage in a folder; return its outcome in one line."""
-    # The stage's output is this run's data and nothing that an earlier run has left there.
+    """Run the stage in a folder; return a one-line outcome."""
+    # The store holds this run's data only.
     shutil.rmtree(directory / MARKET, ignore_errors=True)
-    done = ingest(params.data, captures, directory / MARKET)
-    for name, error in done.failed.items():
+    ingested = ingest(params.data, captures, directory / MARKET)
+    for name, error in ingested.failed.items():
         console.print(f"[red]left out[/red] {name}: {error}")
-    return "; ".join(f"{name}: {one.accounting.records:,} records" for name, one in done.done.items())
+    return "; ".join(f"{name}: {instrument.accounting.records:,} records" for name, instrument in ingested.done.items())

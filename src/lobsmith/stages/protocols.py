@@ -1,4 +1,4 @@
-"""Evaluation of recorded files outside the retrain flow: within each session, or across days."""
+"""Evaluation of captures outside the retrain flow: within each session, or across days."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from lobsmith.stages.evaluate import Progress, evaluate_model
 
 
 def read_datasets(files: Sequence[Path], params: Params) -> list[Dataset]:
-    """Compute features and labels of recorded files; those of one instrument are one stream.
+    """Compute features and labels of captures, those of one instrument as one stream.
 
     Raises:
         DataError: a file cannot be read.
@@ -36,7 +36,7 @@ def read_datasets(files: Sequence[Path], params: Params) -> list[Dataset]:
 def within_sessions(
     files: Sequence[Path], params: Params, directory: Path, *, on_train: Progress | None = None
 ) -> list[Evaluation]:
-    """Train on the first rows of each instrument and test on its last ones, purged: protocol (ii)."""
+    """Train on the first rows of each instrument and test on its last, purged: protocol (ii)."""
     results = []
     for dataset in read_datasets(files, params):
         part = Part(dataset, split(dataset, params.split))
@@ -54,14 +54,14 @@ def across_days(
         TrainingError: training and test data overlap in time.
     """
     trained_on = read_datasets(files, params)
-    parts = [Part(one, cut) for one, cut in zip(trained_on, train_only(trained_on, params.split), strict=True)]
+    parts = [Part(dataset, cut) for dataset, cut in zip(trained_on, train_only(trained_on, params.split), strict=True)]
     results = []
     for dataset in read_datasets(tested, params):
-        for one in trained_on:
+        for other in trained_on:
             first, last = int(dataset.rows.time[0]), int(dataset.rows.time[-1])
-            if first <= one.rows.time[-1] and one.rows.time[0] <= last:
+            if first <= other.rows.time[-1] and other.rows.time[0] <= last:
                 raise TrainingError(
-                    f"{dataset.instrument}: the test data overlap in time with those of {one.instrument} to train on; "
+                    f"{dataset.instrument}: the test data overlap in time with training data of {other.instrument}; "
                     "two venues move together, so test on other hours"
                 )
         rows = usable_rows(dataset)
@@ -82,15 +82,15 @@ def _run(
     export_onnx(trained.network, directory / MODEL)
     model = OnnxModel(directory / MODEL)
 
-    def told(name: str) -> None:
+    def on_predictor(name: str) -> None:
         if on_train:
             on_train(f"{held_out.dataset.instrument}: {name}")
 
-    return evaluate_model(params, parts, held_out, trained, model, directory, protocol=protocol, on_train=told)
+    return evaluate_model(params, parts, held_out, trained, model, directory, protocol=protocol, on_train=on_predictor)
 
 
 def with_rivals(params: Params, rivals: tuple[str, ...], seeds: tuple[int, ...]) -> Params:
-    """Return the parameters with other rivals and seeds.
+    """Return the parameters with other baselines and seeds.
 
     Raises:
         TrainingError: there is no network of such a name.

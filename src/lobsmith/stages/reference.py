@@ -1,4 +1,4 @@
-"""Describing a training window, so that drift from it can be told: the reference stage, and what is usual in it."""
+"""The reference stage: the reference window of drift checks, and the null distribution within it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,25 +23,25 @@ from lobsmith.progress import Note
 
 
 class Described(Struct, frozen=True, kw_only=True):
-    """How the reference score came about, for each instrument that is trained on."""
+    """How the drift score was fitted, for each instrument that is trained on."""
 
     instruments: dict[str, Fitted]
 
     def __str__(self) -> str:
         return "; ".join(
-            f"{name}: {one.rows:,} rows, {one.blocks} blocks of {one.block_rows} and {one.held_out} held out, "
-            f"of which the highest score is {one.largest:.2f}"
-            for name, one in self.instruments.items()
+            f"{name}: {fitted.rows:,} rows, {fitted.blocks} blocks of {fitted.block_rows} and {fitted.held_out} "
+            f"held out, of which the highest score is {fitted.largest:.2f}"
+            for name, fitted in self.instruments.items()
         )
 
 
 def describe_window(params: Params, directory: Path) -> Described:
-    """Write the reference and its score into the folder of a run.
+    """Write the reference and its drift score into the folder of a run.
 
     Raises:
         DataError: a dataset is missing, or holds too few rows for a score.
     """
-    # Sums over threads come in another order: the same bits need the same number of them, as in training.
+    # The order of sums depends on the threads: the same bits need as many as in training.
     torch.set_num_threads(params.train.threads)
     datasets = map(load_dataset, training_datasets(params, directory))
     reference = freeze(datasets, params.drift)
@@ -52,7 +52,7 @@ def describe_window(params: Params, directory: Path) -> Described:
 
 
 def measure_null(params: Params, directory: Path) -> TrainingNull:
-    """Write what is usual within the training window into the folder of a run that has an exported model.
+    """Write the null distribution within the training window into the folder of a run that has an exported model.
 
     Raises:
         DataError: a dataset or the reference is missing.
@@ -67,7 +67,7 @@ def measure_null(params: Params, directory: Path) -> TrainingNull:
 
 
 def _answers(params: Params, model: OnnxModel, part: Part) -> Answers:
-    """Return what a model says of held-out rows, as the prediction log would have it."""
+    """Return a model's answers to held-out rows, as the prediction log would hold them."""
     dataset, rows = part.dataset, part.split.test
     return Answers(
         model=params.model.name,
@@ -83,5 +83,5 @@ def _answers(params: Params, model: OnnxModel, part: Part) -> Answers:
 
 
 def run(params: Params, directory: Path, _captures: Sequence[Path], _note: Note) -> str:
-    """Run the stage in a folder; return its outcome in one line."""
+    """Run the stage in a folder; return a one-line outcome."""
     return str(describe_window(params, directory))

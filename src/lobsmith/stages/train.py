@@ -16,10 +16,9 @@ from lobsmith.progress import Note
 def train_stage(
     params: Params, dataset_paths: Sequence[Path], directory: Path, *, on_epoch: OnEpoch | None = None
 ) -> Trained:
-    """Train on the datasets of one or several instruments and save the network: the train stage.
+    """Train on the datasets of one or several instruments and save the network.
 
-    A training that was killed goes on from its last epoch when the stage is run again. Of several processes under
-    `torchrun` the first one writes.
+    A killed training resumes after its last epoch. Under `torchrun` the first process writes.
     """
     parts = parts_of([load_dataset(path) for path in dataset_paths], params.split)
     checkpoint = directory / CHECKPOINT
@@ -31,6 +30,6 @@ def train_stage(
 
 
 def run(params: Params, directory: Path, _captures: Sequence[Path], _note: Note) -> str:
-    """Run the stage in a folder; return its outcome in one line."""
+    """Run the stage in a folder; return a one-line outcome."""
     history = train_stage(params, training_datasets(params, directory), directory).history
-    return f"validation {min(one.validation_loss for one in history):.4f}"
+    return f"validation {min(epoch.validation_loss for epoch in history):.4f}"

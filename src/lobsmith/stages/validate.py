@@ -1,4 +1,4 @@
-"""The validate stage: which of a store's instruments keep the data contract and are liquid enough to trade."""
+"""The validate stage: which instruments of a store keep the data contract and are liquid enough to trade."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from msgspec import Struct
 from lobsmith.errors import DataContractError, DataError
 from lobsmith.files import write_atomic
 from lobsmith.gates.data_contract import DataContract, require
-from lobsmith.gates.liquidity import judge, measure
+from lobsmith.gates.liquidity import liquidity_verdicts, measure
 from lobsmith.market.events import concatenate
 from lobsmith.market.store import Store
 from lobsmith.params import Params
@@ -22,20 +22,20 @@ EVENTS_DOCS = "data_docs/events"
 
 
 class Validated(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The instruments that may be traded, and every verdict."""
+    """The tradable instruments, and every verdict."""
 
     tradable: tuple[str, ...]
     left_out: dict[str, str]
-    """Why, by instrument."""
+    """Reason by instrument."""
     verdicts: dict[str, tuple[Verdict, ...]]
 
 
 def validate(params: Params, market: Path, directory: Path) -> Validated:
-    """Check every instrument of a store, write `contract.json` and the Data Docs.
+    """Check every instrument of a store; write `contract.json` and the Data Docs.
 
     Raises:
-        DataContractError: no instrument passes, or the one that `data.instrument` names does not; the message names
-            columns, counts and example rows.
+        DataContractError: no instrument passes, or `data.instrument` does not; the message names columns, counts and
+            example rows.
         DataError: the store is missing or damaged.
     """
     store = Store(market)
@@ -47,7 +47,7 @@ def validate(params: Params, market: Path, directory: Path) -> Validated:
         results[str(instrument)] = contract.check_events(str(instrument), events, account)
         measured.append(measure(instrument, [events]))
     contract.build_data_docs(directory / EVENTS_DOCS)
-    liquidity = judge(measured, params.contract.liquidity)
+    liquidity = liquidity_verdicts(measured, params.contract.liquidity)
     errors: dict[str, DataContractError] = {}
     for name, result in results.items():
         try:
@@ -55,16 +55,16 @@ def validate(params: Params, market: Path, directory: Path) -> Validated:
             _require_liquid(name, liquidity[name])
         except DataContractError as error:
             errors[name] = error
-    done = Validated(
+    validated = Validated(
         tradable=tuple(name for name in results if name not in errors),
         left_out={name: str(error) for name, error in errors.items()},
         verdicts={name: (result.verdict, *liquidity[name]) for name, result in results.items()},
     )
-    write_atomic(directory / CONTRACT, msgspec.json.format(msgspec.json.encode(done)))
+    write_atomic(directory / CONTRACT, msgspec.json.format(msgspec.json.encode(validated)))
     wanted = params.data.instrument
-    if wanted in errors or not done.tradable:
+    if wanted in errors or not validated.tradable:
         raise errors.get(wanted) or next(iter(errors.values()))
-    return done
+    return validated
 
 
 def _require_liquid(name: str, verdicts: tuple[Verdict, ...]) -> None:
@@ -75,7 +75,7 @@ def _require_liquid(name: str, verdicts: tuple[Verdict, ...]) -> None:
 
 
 def load_validated(directory: Path) -> Validated:
-    """Read what the validate stage wrote.
+    """Read the validate stage's result.
 
     Raises:
         DataError: it is missing or damaged.
@@ -88,8 +88,8 @@ def load_validated(directory: Path) -> Validated:
 
 
 def run(params: Params, directory: Path, _captures: Sequence[Path], _note: Note) -> str:
-    """Run the stage in a folder; return its outcome in one line."""
-    done = validate(params, directory / MARKET, directory)
-    for name, error in done.left_out.items():
+    """Run the stage in a folder; return a one-line outcome."""
+    validated = validate(params, directory / MARKET, directory)
+    for name, error in validated.left_out.items():
         console.print(f"[red]left out[/red] {name}: {error}")
-    return f"tradable: {', '.join(done.tradable)}"
+    return f"tradable: {', '.join(validated.tradable)}"

@@ -1,4 +1,4 @@
-"""Watching the market itself: flash crashes, and patterns of accumulation and layering."""
+"""Market surveillance: flash crashes, accumulation, layering."""
 
 from lobsmith.surveillance.accumulation import AccumulationMonitor, AccumulationReport
 from lobsmith.surveillance.crash import CrashAlert, CrashDetector

@@ -1,8 +1,7 @@
-"""Accumulation patterns: what a window's trades moved, who may have driven them, and what the book pretended.
+"""Accumulation patterns: price impact, dominant aggressors, layering.
 
-Public data names no participants. Everything here is a proxy, a reason to look closer, and no proof; formulas and
-sources are in docs/surveillance.md. A report comes for each window of `window_s` on the local clock, and a shorter one
-where a gap cuts a window off.
+Public data names no participants: every measure is a proxy (formulas and sources in docs/surveillance.md). There is a
+report per window of `window_s` on the local clock, and a shorter one at a gap.
 """
 
 import math
@@ -22,44 +21,41 @@ _REPORT_ROOM = 64
 
 
 class AccumulationReport(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was measured over one window; sizes are base units."""
+    """Measures of one window; sizes in base units."""
 
     start_ns: int
-    """Local time: the window's border, or the first event where the stream began within the window."""
+    """Local time: the window's border, or the first event within it."""
     end_ns: int
-    """The window's border, or the last event where the stream or the segment ended within the window."""
+    """The window's border, or the last event before a gap or the end."""
     complete: bool
-    """Whether the stream went on, without a gap, over the whole window."""
+    """Whether the window has no gap."""
     trades: int
     volume: float
     net_volume: float
     """Bought less sold, by aggressor."""
     kyle_lambda: float
-    """Basis points of mid return per base unit of signed volume; 0 where it cannot be estimated."""
+    """Basis points of mid return per base unit of signed volume; 0 if undefined."""
     t_value: float
-    """Of `kyle_lambda`; infinite where the fit is perfect."""
+    """Of `kyle_lambda`; infinite for a perfect fit."""
     samples: int
-    """Steps that the estimate is made from."""
+    """Sampling intervals in the estimate."""
     market_share: float
-    """Share of the volume that the largest run of trades of one aggressor side makes."""
+    """Volume share of the longest run of one aggressor side."""
     capitalisation_impact: float
-    """Value that the net volume's estimated impact moves on that volume, as a share of what could be traded."""
+    """Net volume times its estimated impact, as a share of the tradable value."""
     layering_bid: float
-    """Share of bid depth at levels 2 to 10 that, in a step, comes and goes around trades at the ask."""
+    """Share of bid depth at levels 2 to 10 that comes and goes around trades at the ask, per interval."""
     layering_ask: float
     cancelled: float
-    """Depth at the ten best levels that went without a trade."""
+    """Depth removed from the ten best levels without a trade."""
     cancel_to_trade: float
-    """`cancelled` over `volume`; infinite where nothing was traded and something cancelled."""
+    """`cancelled` over `volume`; infinite if only cancelled."""
     risk: float
     """Manipulation risk, 0 to 1."""
 
 
 class AccumulationMonitor:
-    """Measures one instrument's stream: events go in as they come, a report comes out for each window.
-
-    Pushing a session whole or message by message gives the same reports.
-    """
+    """Reports on one instrument's stream, however it is cut."""
 
     def __init__(self, instrument: Instrument, params: AccumulationParams) -> None:
         self._params = params
@@ -68,8 +64,8 @@ class AccumulationMonitor:
         self._state = np.zeros(1, STATE_DTYPE)
         constants = {
             "lot": instrument.lot_size,
-            "step_ns": params.step_ms * NS_PER_MS,
-            "steps": round(params.window_s * 1000 / params.step_ms),
+            "interval_ns": params.step_ms * NS_PER_MS,
+            "intervals": round(params.window_s * 1000 / params.step_ms),
             "lifetime_ns": params.lifetime_ms * NS_PER_MS,
             "added_time": -FORGET,
             "opposite_time": -FORGET,
@@ -79,15 +75,11 @@ class AccumulationMonitor:
         self._reports: npt.NDArray[np.void] = np.zeros(_REPORT_ROOM, REPORT_DTYPE)
 
     def push(self, events: Events) -> list[AccumulationReport]:
-        """Take the next events and return the reports of the windows that they end.
-
-        Args:
-            events: whole messages, in the order of arrival.
-        """
+        """Process whole messages in the order of arrival; return completed windows' reports."""
         reports: list[AccumulationReport] = []
         start = 0
         while start < len(events):
-            start, found = run(
+            start, count = run(
                 self._state,
                 self._book,
                 self._reports,
@@ -100,11 +92,11 @@ class AccumulationMonitor:
                 events.size,
                 events.sequence,
             )
-            reports += [self._report(row) for row in self._reports[:found]]
+            reports += [self._report(row) for row in self._reports[:count]]
         return reports
 
     def finish(self) -> list[AccumulationReport]:
-        """Return the report of the window that the stream ended in, if there is one."""
+        """Return the incomplete window's report, if any."""
         return [self._report(self._reports[0])] if close(self._state, self._reports[0]) else []
 
     def _report(self, row: np.void) -> AccumulationReport:
@@ -139,7 +131,7 @@ class AccumulationMonitor:
 
 
 def _fit(samples: int, cxx: float, cxr: float, crr: float) -> tuple[float, float]:
-    """Return slope and t value of the least-squares line through a cloud of centred sums; zeros where there is none."""
+    """Return slope and t value of least squares on centred sums; zeros if undefined."""
     if samples < 3 or cxx <= 0.0:
         return 0.0, 0.0
     slope = cxr / cxx

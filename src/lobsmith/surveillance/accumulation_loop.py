@@ -1,7 +1,6 @@
-"""The compiled part of `accumulation`: sums over a window, kept event by event.
+"""The compiled part of `accumulation`: a window's sums, bounded work per event, no allocation.
 
-An event costs a bounded number of steps, and nothing is allocated. What happened at a price is remembered in tables of
-`SLOTS` prices a side, by the price modulo `SLOTS`; prices so far apart that they share a slot are not visible together.
+State per price is in tables of `SLOTS` a side; prices that share a slot (modulo `SLOTS`) are never visible together.
 """
 
 import numpy as np
@@ -13,7 +12,7 @@ from lobsmith.market.events import ASK, BID, CLEAR, END, GAP, LEVEL, RESTATED, T
 LEVELS = 10
 SLOTS = 1 << 12
 FORGET = 2**61
-"""Added to no time: a time that is before all others."""
+"""Its negative precedes all times."""
 
 _BASIS_POINTS = 1e4
 
@@ -23,12 +22,12 @@ _SUMS = [
     ("net", np.float64),
     ("longest", np.float64),
     ("samples", np.int64),
-    ("cxx", np.float64),  # centred sums of squares and products: x signed lots, r return in basis points
+    ("cxx", np.float64),  # centred sums: x signed lots, r return in basis points
     ("cxr", np.float64),
     ("crr", np.float64),
     ("layering", np.float64, (2,)),
     ("cancelled", np.float64),
-    ("depth", np.float64),  # of both sides, base units, mean over the steps
+    ("depth", np.float64),  # both sides, base units, mean over the intervals
 ]
 
 REPORT_DTYPE = np.dtype(
@@ -40,15 +39,15 @@ STATE_DTYPE = np.dtype(
     [
         # Constants.
         ("lot", np.float64),
-        ("step_ns", np.int64),
-        ("steps", np.int64),  # a window
+        ("interval_ns", np.int64),
+        ("intervals", np.int64),  # per window
         ("lifetime_ns", np.int64),
         # Clocks.
         ("running", np.int64),  # 0 until the first event and after a gap
-        ("whole", np.int64),  # whether the stream was there at the window's start
+        ("whole", np.int64),  # whether the stream covers the window's start
         ("start", np.int64),
         ("time", np.int64),
-        ("step", np.int64),
+        ("interval", np.int64),
         # The window.
         *_SUMS,
         ("mean_x", np.float64),
@@ -56,22 +55,22 @@ STATE_DTYPE = np.dtype(
         ("run_side", np.int64),
         ("run", np.float64),
         ("depth_samples", np.int64),
-        # The step.
+        # The sampling interval.
         ("flow", np.float64),
         ("flicker", np.float64, (2,)),
         # The book: [bid, ask]; a mid is best bid plus best ask.
         ("mid", np.int64),
-        ("step_mid", np.int64),
-        ("snapshot", np.int64),  # 1 within a message that states the whole book anew
+        ("interval_mid", np.int64),
+        ("snapshot", np.int64),  # 1 within a snapshot's message
         ("count", np.int64, (2,)),
         ("best", np.int64, (2,)),
         ("last", np.int64, (2,)),
         ("visible", np.float64, (2,)),
-        ("behind", np.float64, (2,)),  # visible, the best level left out
+        ("behind", np.float64, (2,)),  # visible without the best level
         ("prices", np.int64, (LEVELS,)),
         ("sizes", np.float64, (LEVELS,)),
-        # What happened at a price.
-        ("opposite_time", np.int64, (2,)),  # of the last trade against the other side of the book
+        # State per price.
+        ("opposite_time", np.int64, (2,)),  # of the last trade against the other side
         ("traded_price", np.int64, (2, SLOTS)),
         ("traded", np.float64, (2, SLOTS)),
         ("added_price", np.int64, (2, SLOTS)),
@@ -84,7 +83,6 @@ STATE_DTYPE = np.dtype(
 
 @njit(cache=True, error_model="numpy")
 def _begin(s):  # type: ignore[no-untyped-def]
-    """Empty the window's sums."""
     s.trades = 0
     s.volume = 0.0
     s.net = 0.0
@@ -105,10 +103,10 @@ def _begin(s):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _end_step(s):  # type: ignore[no-untyped-def]
-    """Take the step's sample of flow and return, and its share of depth that flickered."""
-    if s.step_mid > 0 and s.mid > 0:
-        change = 0.0 if s.mid == s.step_mid else _BASIS_POINTS * np.log(s.mid / s.step_mid)
+def _end_interval(s):  # type: ignore[no-untyped-def]
+    """Sample flow, return and flickering depth."""
+    if s.interval_mid > 0 and s.mid > 0:
+        change = 0.0 if s.mid == s.interval_mid else _BASIS_POINTS * np.log(s.mid / s.interval_mid)
         s.samples += 1
         dx = s.flow - s.mean_x
         dr = change - s.mean_r
@@ -117,7 +115,7 @@ def _end_step(s):  # type: ignore[no-untyped-def]
         s.cxx += dx * (s.flow - s.mean_x)
         s.cxr += dx * (change - s.mean_r)
         s.crr += dr * (change - s.mean_r)
-    s.step_mid = s.mid
+    s.interval_mid = s.mid
     s.flow = 0.0
     s.depth_samples += 1
     s.depth += ((s.visible[0] + s.visible[1]) * s.lot - s.depth) / s.depth_samples
@@ -148,42 +146,42 @@ def _write(s, report, end, complete):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _pass_time(s, time, report):  # type: ignore[no-untyped-def]
-    """Move the clock to an event; return whether a window ended, and a report is written."""
-    step = time // s.step_ns
+    """Move the clock to an event; return whether it completed a report."""
+    interval = time // s.interval_ns
     if s.running == 0:
         s.running = 1
         s.start = time
-        s.whole = 1 if time % (s.step_ns * s.steps) == 0 else 0
-        s.step = step
-        s.step_mid = 0
+        s.whole = 1 if time % (s.interval_ns * s.intervals) == 0 else 0
+        s.interval = interval
+        s.interval_mid = 0
         s.time = time
         _begin(s)
         return False
     s.time = max(time, s.time)
-    border = (s.step // s.steps + 1) * s.steps
-    while s.step < min(step, border):
-        _end_step(s)
-        s.step += 1
-    if step < border:
+    border = (s.interval // s.intervals + 1) * s.intervals
+    while s.interval < min(interval, border):
+        _end_interval(s)
+        s.interval += 1
+    if interval < border:
         return False
-    # Whole windows of silence have nothing to report.
-    _write(s, report, border * s.step_ns, s.whole)
+    # Silent windows have no report.
+    _write(s, report, border * s.interval_ns, s.whole)
     _begin(s)
     s.whole = 1
-    s.start = step // s.steps * s.steps * s.step_ns
-    s.step = max(s.step, s.start // s.step_ns)
-    while s.step < step:
-        _end_step(s)
-        s.step += 1
+    s.start = interval // s.intervals * s.intervals * s.interval_ns
+    s.interval = max(s.interval, s.start // s.interval_ns)
+    while s.interval < interval:
+        _end_interval(s)
+        s.interval += 1
     return True
 
 
 @njit(cache=True, error_model="numpy")
 def _cut(s, report):  # type: ignore[no-untyped-def]
-    """End the window early; return whether there is one, and a report is written."""
+    """End the window early; return whether there is a report."""
     if s.running == 0:
         return False
-    _end_step(s)
+    _end_interval(s)
     _write(s, report, s.time, 0)
     s.running = 0
     return True
@@ -209,7 +207,7 @@ def _trade(s, side, price, lots, time):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _level(s, i, price, change, time):  # type: ignore[no-untyped-def]
-    """Split a level's change of size, in lots, into what was traded, added and cancelled there."""
+    """Split a level's change, lots, into traded, added and cancelled."""
     slot = price & (SLOTS - 1)
     if s.traded_price[i, slot] == price:
         change += s.traded[i, slot]
@@ -241,7 +239,7 @@ def _level(s, i, price, change, time):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _forget_prices(s):  # type: ignore[no-untyped-def]
-    """Forget what happened at each price: a new snapshot does not say what became of it."""
+    """Clear the state per price: a new snapshot does not continue it."""
     for i in range(2):
         s.traded[i, :] = 0.0
         s.added[i, :] = 0.0
@@ -269,27 +267,27 @@ def _read_book(s, book):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def run(state, book, reports, start, local_time, kind, side, flags, price, size, sequence):  # type: ignore[no-untyped-def]
-    """Measure events `start` and on.
+    """Process events from `start` on.
 
     Args:
         state: `STATE_DTYPE` [1].
-        book: the monitor's own book, `BOOK_DTYPE` [1].
+        book: the monitor's, `BOOK_DTYPE` [1].
         reports: `REPORT_DTYPE` [R], written.
-        start: the first event to take.
-        local_time, kind, side, flags, price, size, sequence: the events' columns, [N].
+        start: the first event.
+        local_time, kind, side, flags, price, size, sequence: event columns, [N].
 
     Returns:
-        (next event, reports written): it stops before the end when `reports` is full.
+        (next event, reports written): stops early when `reports` is full.
     """
     s = state[0]
-    found = 0
+    written = 0
     for n in range(start, len(kind)):
-        if found == len(reports):
-            return n, found
+        if written == len(reports):
+            return n, written
         what = kind[n]
         if what == GAP:
             order_book.apply(book, GAP, 0, 0, 0.0, 0, END)
-            found += _cut(s, reports[found])
+            written += _cut(s, reports[written])
             s.mid = 0
             for i in range(2):
                 s.count[i] = 0
@@ -298,7 +296,7 @@ def run(state, book, reports, start, local_time, kind, side, flags, price, size,
                 s.opposite_time[i] = -FORGET
             _forget_prices(s)
             continue
-        found += _pass_time(s, local_time[n], reports[found])
+        written += _pass_time(s, local_time[n], reports[written])
         if what == TRADE:
             _trade(s, side[n], price[n], np.rint(size[n] / s.lot), local_time[n])
             continue
@@ -315,10 +313,10 @@ def run(state, book, reports, start, local_time, kind, side, flags, price, size,
             s.snapshot = 0
             if book[0].synchronised:
                 _read_book(s, book)
-    return len(kind), found
+    return len(kind), written
 
 
 @njit(cache=True, error_model="numpy")
 def close(state, report):  # type: ignore[no-untyped-def]
-    """End the window that the stream ended in; return whether there was one, and a report is written."""
+    """End the last window; return whether there is a report."""
     return _cut(state[0], report)

@@ -1,15 +1,13 @@
-"""Flash crashes: the price falls, volume bursts and the bids go, all at one event.
+"""Flash crashes: price falls, volume bursts and bids vanish at one event.
 
-A stream of events goes in, an alert comes out at the first event at which all three hold (see docs/surveillance.md):
+An alert comes at the first event at which all three hold (see docs/surveillance.md):
 
 - drop: (M - m) / M >= `drop`, m the mid and M the highest mid of the last `window_s`;
 - volume: V / v >= `volume`, V lots traded a second over `volume_window_s` and v the same over `average_s`;
 - impact: (D - d) / D >= `impact`, d the lots on the ten best bid levels and D its time-weighted mean over `window_s`.
 
-Windows are made of buckets of `bucket_ms`: a window of n buckets is the n before the present one, and what has passed
-of the present one. Prices are windowed by the local clock. Volume and depth are windowed by *observed* time, the local
-clock without the gaps: a gap neither dilutes an average nor empties a short window. An event costs a bounded number of
-steps, and nothing is allocated.
+A window of n buckets of `bucket_ms` is the n before the present one and its elapsed part. Price windows use the local
+clock, the others *observed* time, without gaps. Bounded work per event, no allocation.
 """
 
 import numpy as np
@@ -24,7 +22,7 @@ from lobsmith.params import CrashParams
 from lobsmith.units import NS_PER_S
 
 LEVELS = 10
-"""Bid levels whose lots are the visible depth."""
+"""Bid levels of the visible depth."""
 
 _MS = 1_000_000
 _ALERT_ROOM = 16
@@ -49,18 +47,18 @@ CRASH_DTYPE = np.dtype(
         ("time", np.int64),  # local, of the last event, ns
         ("clock", np.int64),  # observed time, ms
         ("bucket", np.int64),  # of observed time
-        # The price; a mid is best bid plus best ask, that is twice the mid.
+        # The price; `mid` is best bid plus best ask.
         ("mid", np.int64),  # 0: not known
-        ("peak_first", np.int64),  # the queue of peaks holds entries peak_first to peak_last - 1, modulo its length
+        ("peak_first", np.int64),  # the queue: peak_first to peak_last - 1, modulo its length
         ("peak_last", np.int64),
-        # Sums over the windows, lots and lots times ms; whole numbers, so exact below 2^53.
+        # Window sums, lots and lots times ms; integers, exact below 2^53.
         ("short_lots", np.float64),
         ("long_lots", np.float64),
         ("depth_lots_ms", np.float64),
         ("depth_ms", np.float64),
         ("depth", np.float64),  # lots
         ("depth_known", np.int64),
-        ("stale", np.int64),  # whether the bids may have changed since they were read
+        ("stale", np.int64),  # bids may have changed since read
         ("prices", np.int64, (LEVELS,)),
         ("sizes", np.float64, (LEVELS,)),
         # The episode.
@@ -88,25 +86,24 @@ ALERT_DTYPE = np.dtype(
 
 
 class CrashAlert(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A flash crash, as it stood at the event that raised the alert."""
+    """A flash crash at the alert's event."""
 
     time_ns: int
-    """Local time of the event."""
+    """The event's local time."""
     price: float
     """The mid, ticks."""
     drop: float
-    """Fall of the mid from its highest of the window, as a share of that."""
+    """Fall as a share of the window's highest mid."""
     volume_ratio: float
     """Volume a second over its average."""
     impact: float
-    """Share of the bid depth's average that is gone."""
+    """Missing share of the average bid depth."""
     since_peak_s: float
-    """Local time since the highest mid was last the mid."""
+    """Local time since the highest mid ended."""
 
 
 @njit(cache=True, error_model="numpy")
 def _restart(s, buckets):  # type: ignore[no-untyped-def]
-    """Forget all that is behind: times before and after cannot be compared, or lie too far apart."""
     s.clock = 0
     s.bucket = 0
     s.mid = 0
@@ -125,7 +122,7 @@ def _restart(s, buckets):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _next_bucket(s, buckets):  # type: ignore[no-untyped-def]
-    """Open the next bucket; those that leave a window leave its sums."""
+    """Open a bucket; subtract those that leave a window."""
     s.bucket += 1
     room = len(buckets)
     oldest = s.bucket - s.short_buckets - 1
@@ -146,7 +143,7 @@ def _next_bucket(s, buckets):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _observe(s, buckets, elapsed):  # type: ignore[no-untyped-def]
-    """Let observed time go on by `elapsed` ms, over which the depth was what it is."""
+    """Advance observed time by `elapsed` ms of the present depth."""
     now = s.clock + elapsed
     room = len(buckets)
     while s.clock < now:
@@ -166,7 +163,7 @@ def _observe(s, buckets, elapsed):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _pass_time(s, buckets, time):  # type: ignore[no-untyped-def]
-    """Move the clocks to an event; anything too long after the one before, or before it, begins anew."""
+    """Move the clocks to an event; restart if they went back or over a long silence."""
     if s.started == 0:
         s.started = 1
         s.gap = 0
@@ -183,8 +180,8 @@ def _pass_time(s, buckets, time):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _note_peak(s, peaks, mid, time):  # type: ignore[no-untyped-def]
-    """Put a mid into the queue of falling peaks, at most one a bucket."""
+def _push_peak(s, peaks, mid, time):  # type: ignore[no-untyped-def]
+    """Push a mid into the queue of falling peaks, at most one a bucket."""
     room = len(peaks)
     bucket = time // (s.bucket_ms * _MS)
     while s.peak_last > s.peak_first and peaks[(s.peak_last - 1) % room].mid <= mid:
@@ -201,7 +198,7 @@ def _note_peak(s, peaks, mid, time):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _read_book(s, book):  # type: ignore[no-untyped-def]
-    """Take the mid, if the touch is sound, and the depth from the book."""
+    """Read the mid, if valid, and the depth."""
     bid, bid_size, ask, ask_size = order_book.touch(book)
     if bid_size > 0.0 and ask_size > 0.0 and bid < ask:
         s.mid = bid + ask
@@ -216,7 +213,7 @@ def _read_book(s, book):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _judge(s, peaks, alert):  # type: ignore[no-untyped-def]
+def _detect(s, peaks, alert):  # type: ignore[no-untyped-def]
     """Write an alert if this event raises one; return whether it does."""
     peak = peaks[s.peak_first % len(peaks)]
     if s.alarmed:
@@ -250,22 +247,22 @@ def _judge(s, peaks, alert):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def run(state, book, peaks, buckets, alerts, start, local_time, kind, side, flags, price, size, sequence):  # type: ignore[no-untyped-def]
-    """Watch events `start` and on.
+    """Process events from `start` on.
 
     Args:
         state: `CRASH_DTYPE` [1].
-        book: the detector's own book, `BOOK_DTYPE` [1].
-        peaks: `PEAK_DTYPE` [P], P at least two more than the buckets of the price's window.
+        book: the detector's, `BOOK_DTYPE` [1].
+        peaks: `PEAK_DTYPE` [P], P at least two more than the buckets of the price window.
         buckets: `BUCKET_DTYPE` [B], B at least two more than the buckets of the longest window.
         alerts: `ALERT_DTYPE` [A], written.
-        start: the first event to take.
-        local_time, kind, side, flags, price, size, sequence: the events' columns, [N].
+        start: the first event.
+        local_time, kind, side, flags, price, size, sequence: event columns, [N].
 
     Returns:
-        (next event, alerts written): it stops before the end when `alerts` is full.
+        (next event, alerts written): stops early when `alerts` is full.
     """
     s = state[0]
-    found = 0
+    written = 0
     for n in range(start, len(kind)):
         what = kind[n]
         if what == GAP:
@@ -288,23 +285,20 @@ def run(state, book, peaks, buckets, alerts, start, local_time, kind, side, flag
         if flags[n] & END == 0:
             continue
         if s.mid > 0:
-            _note_peak(s, peaks, s.mid, s.time)  # it was the mid up to now
+            _push_peak(s, peaks, s.mid, s.time)  # the mid until now
         if what != TRADE and book[0].synchronised:
             _read_book(s, book)
         if s.mid > 0:
-            _note_peak(s, peaks, s.mid, s.time)
-            if _judge(s, peaks, alerts[found]):
-                found += 1
-                if found == len(alerts):
-                    return n + 1, found
-    return len(kind), found
+            _push_peak(s, peaks, s.mid, s.time)
+            if _detect(s, peaks, alerts[written]):
+                written += 1
+                if written == len(alerts):
+                    return n + 1, written
+    return len(kind), written
 
 
 class CrashDetector:
-    """Watches one instrument's stream for flash crashes: events go in as they come, alerts come out.
-
-    Pushing a session whole or message by message gives the same alerts.
-    """
+    """Alerts on one instrument's stream, however it is cut."""
 
     def __init__(self, instrument: Instrument, params: CrashParams) -> None:
         def count(seconds: float) -> int:
@@ -332,15 +326,11 @@ class CrashDetector:
         self._alerts: npt.NDArray[np.void] = np.zeros(_ALERT_ROOM, ALERT_DTYPE)
 
     def push(self, events: Events) -> list[CrashAlert]:
-        """Take the next events and return the alerts that they raise.
-
-        Args:
-            events: whole messages, in the order of arrival.
-        """
+        """Process whole messages in the order of arrival; return the alerts."""
         alerts: list[CrashAlert] = []
         start = 0
         while start < len(events):
-            start, found = run(
+            start, count = run(
                 self._state,
                 self._book,
                 self._peaks,
@@ -355,7 +345,7 @@ class CrashDetector:
                 events.size,
                 events.sequence,
             )
-            alerts += [_alert(row) for row in self._alerts[:found]]
+            alerts += [_alert(row) for row in self._alerts[:count]]
         return alerts
 
 

@@ -1,1 +1,1 @@
-"""A stream of rows to the served model: one front door, `session.open_stream`, and replays through it."""
+"""Streams of rows to the served model: the front door, `session.open_stream`, and replays."""

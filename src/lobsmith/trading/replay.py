@@ -1,4 +1,4 @@
-"""A recorded session through a stream, row by row: accuracy against the labels, and how long each answer took."""
+"""Replays a captured session through a stream: accuracy and latency of its predictions."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from lobsmith.trading.session import Stream
 from lobsmith.units import NS_PER_US
 
 _WARM_ROWS = 2048
-"""Rows before the first that prime the stream, if the run holds as many."""
+"""Rows before the first that prime the stream."""
 _PROGRESS_ROWS = 256
 _PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
 
 
 class HorizonQuality(Struct, frozen=True, kw_only=True):
-    """Quality of the answers at one horizon: log-loss in nats a row."""
+    """Quality at one horizon: log-loss in nats a row."""
 
     horizon_ms: int
     rows: int
@@ -34,14 +34,14 @@ class HorizonQuality(Struct, frozen=True, kw_only=True):
 
 
 class ActionSummary(Struct, frozen=True, kw_only=True):
-    """Rows by what may be done with their answers.
+    """Rows by what may be done with their predictions.
 
     Attributes:
-        acted: rows of which some horizon's answer may be acted on.
-        in_full: rows of which all may be.
+        acted: actionable at some horizon.
+        in_full: actionable at all horizons.
         modes: rows by mode.
-        abstained: rows of which not all may be, by reason code.
-        last: the last such reason, one line for people.
+        abstained: rows not `in_full`, by reason.
+        last: detail of the last of these.
     """
 
     acted: int
@@ -52,10 +52,13 @@ class ActionSummary(Struct, frozen=True, kw_only=True):
 
 
 class ReplayResult(Struct, frozen=True, kw_only=True):
-    """The outcome of a replay; latencies in microseconds, each from the row's hand-over to its answer.
+    """The outcome of a replay; `latency_us` from a row's hand-over to its prediction.
 
-    `recorded` says what went into the prediction log, None where nothing was to; `acting` what might have been done
-    with the answers, None where there was no guard; `not_learnt` that the version has not learnt the instrument.
+    Attributes:
+        scores: quality by horizon.
+        recorded: None where nothing was recorded.
+        acting: None without a guard.
+        not_learnt: see `Stream.not_learnt`.
     """
 
     rows: int
@@ -77,16 +80,16 @@ def replay(
     limit: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ReplayResult:
-    """Step a stream through a dataset's rows from row `first` on and score its answers.
+    """Predict a dataset's rows from `first` on and evaluate the predictions.
 
-    The stream is reset at each gap. Rows that come before the first prime it; their answers do not count.
+    The stream is reset at each gap. Rows before `first` prime it and do not count.
 
     Args:
-        stream: of the dataset's instrument; it is not closed here.
+        stream: of the dataset's instrument; not closed here.
         dataset: rows and labels.
-        first: index of the first row to ask about.
-        limit: ask about this many rows at most.
-        on_progress: called with how many rows are done, of how many.
+        first: index of the first predicted row.
+        limit: predicted rows at most.
+        on_progress: called with predicted rows and their total.
 
     Raises:
         DataError: the dataset has other features or labels than the stream.
@@ -106,11 +109,11 @@ def replay(
         if start > begin:
             stream.prime(dataset.rows.slice(max(begin, start - _WARM_ROWS), start))
         run = dataset.rows.slice(start, stop)
-        about = run.time.tolist(), run.segment.tolist(), run.mid.tolist()
-        for row, raw, time_ns, segment, mid in zip(run.features, run.raw, *about, strict=True):
-            done = answers.add(stream.step(row, raw, time_ns, segment, mid))
-            if on_progress is not None and (done % _PROGRESS_ROWS == 0 or done == len(rows)):
-                on_progress(done, len(rows))
+        columns = run.time.tolist(), run.segment.tolist(), run.mid.tolist()
+        for row, raw, time_ns, segment, mid in zip(run.features, run.raw, *columns, strict=True):
+            count = answers.add(stream.step(row, raw, time_ns, segment, mid))
+            if on_progress is not None and (count % _PROGRESS_ROWS == 0 or count == len(rows)):
+                on_progress(count, len(rows))
     latencies = np.array(answers.latencies_ns, np.int64)
     answered = ~np.isnan(answers.probabilities).any(axis=(1, 2))
     return ReplayResult(
@@ -131,7 +134,7 @@ def replay(
 
 @dataclass
 class _Answers:
-    """What came of each row; `probabilities` float32 [N, H, 3] are NaN where there is no answer."""
+    """Predictions by row; `probabilities` float32 [N, H, 3] are NaN where there is none."""
 
     probabilities: npt.NDArray[np.float32]
     latencies_ns: list[int] = field(default_factory=list)
@@ -144,7 +147,6 @@ class _Answers:
     last: str | None = None
 
     def add(self, gated: GatedPrediction) -> int:
-        """Take the next row's answer; return how many there are."""
         prediction = gated.prediction
         if prediction.probabilities is not None:
             self.probabilities[len(self.latencies_ns)] = prediction.probabilities
@@ -162,7 +164,6 @@ class _Answers:
         return len(self.latencies_ns)
 
     def acting(self) -> ActionSummary:
-        """Return the counts of what might have been acted on."""
         return ActionSummary(
             acted=self.acted,
             in_full=self.in_full,
@@ -173,7 +174,7 @@ class _Answers:
 
 
 def replayed_rows(dataset: Dataset, first: int, limit: int | None = None) -> npt.NDArray[np.int64]:
-    """Return the indices, int64, of the complete rows from `first` on, at most `limit` of them."""
+    """Return int64 indices of complete rows from `first` on, at most `limit`."""
     rows = first + np.flatnonzero(dataset.rows.complete[first:])
     return rows[:limit].astype(np.int64)
 
@@ -181,18 +182,18 @@ def replayed_rows(dataset: Dataset, first: int, limit: int | None = None) -> npt
 def score(
     probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int8], horizons_ms: tuple[int, ...]
 ) -> list[HorizonQuality]:
-    """Score probabilities against labels at each horizon; a row without an answer or without a label is left out.
+    """Return accuracy and log-loss by horizon, of rows with prediction and label.
 
     Args:
-        probabilities: float32 [N, H, 3]; NaN where there is no answer.
+        probabilities: float32 [N, H, 3]; NaN without a prediction.
         labels: int8 [N, H]; -1 unknown.
-        horizons_ms: the H horizons.
+        horizons_ms: H.
     """
-    scores = []
+    by_horizon = []
     for h, horizon in enumerate(horizons_ms):
         known = (labels[:, h] != UNKNOWN) & np.isfinite(probabilities[:, h]).all(axis=1)
         p, y = probabilities[known, h], labels[known, h].astype(np.int64)
-        scores.append(
+        by_horizon.append(
             HorizonQuality(
                 horizon_ms=horizon,
                 rows=len(y),
@@ -200,4 +201,4 @@ def score(
                 log_loss=float(log_losses(p, y).mean()) if len(y) else float("nan"),
             )
         )
-    return scores
+    return by_horizon

@@ -1,4 +1,4 @@
-"""The front door: one stream of rows, answered by the served model, gated by the mode, and recorded."""
+"""The front door: rows that the model answers, the mode gates and the recorder logs."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,8 +14,8 @@ from lobsmith.trading.client.stream import Client, Float32, Prediction, StreamCl
 from lobsmith.trading.guard.effective_mode import Abstain
 from lobsmith.trading.guard.guard import Guard
 from lobsmith.trading.guard.guarded_client import GatedPrediction, GuardedClient, UnguardedClient
-from lobsmith.trading.guard.learnt import LearntInstruments
 from lobsmith.trading.guard.monitor_mode import FileModes, HttpModes
+from lobsmith.trading.guard.trained_instruments import TrainedInstruments
 from lobsmith.trading.recorder.recorder import Recorded, Recorder
 from lobsmith.trading.transport import open_transport, transport_opener
 from lobsmith.trading.transport.base import Transport
@@ -23,14 +23,14 @@ from lobsmith.workspace import Workspace
 
 
 class Stream:
-    """One stream of one instrument: see `open_stream`. Not safe to share between threads.
+    """A stream of one instrument: see `open_stream`. Not thread-safe.
 
     Attributes:
-        client: the versions' side of it, without guard and recorder.
-        guard: None where nothing watches.
+        client: without guard and recorder.
+        guard: None where unguarded.
         recorder: None where nothing is recorded.
-        recorded: what was recorded, once the stream is closed.
-        definitions_sha256: what its rows mean.
+        recorded: set when the stream is closed.
+        definitions_sha256: of features and labels.
     """
 
     def __init__(
@@ -39,18 +39,18 @@ class Stream:
         client: Client[Prediction],
         gated: GuardedClient | UnguardedClient,
         *,
-        learnt: LearntInstruments,
+        instruments: TrainedInstruments,
         guard: Guard | None,
         recorder: Recorder | None,
         definitions: str,
         backpressure: bool,
     ) -> None:
-        """Put the parts together; the stream closes transport, guard and recorder."""
+        """Take over transport, guard and recorder; `close` closes them."""
         self.client, self.guard, self.recorder = client, guard, recorder
         self.recorded: Recorded | None = None
         self.definitions_sha256 = definitions
         self._gated = gated
-        self._learnt = learnt
+        self._instruments = instruments
         self._backpressure = backpressure
         self._closed = self._failed = False
         self._parts = ExitStack()
@@ -61,21 +61,20 @@ class Stream:
             self._parts.callback(guard.close)
 
     def step(self, row: Float32, raw: Float32, time_ns: int, segment: int, mid: int) -> GatedPrediction:
-        """Ask about the next row, and have row and answer recorded.
+        """Predict the next row; record row and prediction.
 
         Args:
-            row: float32 [F], what the network sees.
-            raw: float32 [F], the same row in its own units.
-            time_ns: local receive time of the row, UTC.
-            segment: number of the gap-free segment of the feed.
+            row: float32 [F], normalised.
+            raw: float32 [F], the same in natural units.
+            time_ns: local receive time, UTC.
+            segment: number of the gap-free segment.
             mid: twice the mid, ticks.
 
         Raises:
-            RequestError: the stream is closed, or wrong shape or type. Whatever happens at the server is a reason in
-                the prediction instead.
+            RequestError: the stream is closed, or wrong shape or type. Server failures are a reason in the prediction.
         """
         self._check_open()
-        gated = self._marked(self._gated.step(row, raw, time_ns))
+        gated = self._check_instrument(self._gated.step(row, raw, time_ns))
         if self.recorder is not None:
             self.recorder.record(time_ns, segment, mid, row, gated.prediction, raw)
         if self._backpressure:
@@ -83,38 +82,36 @@ class Stream:
         return gated
 
     def ask(self, rows: Rows) -> list[GatedPrediction]:
-        """Ask about rows that have come together, in requests of up to `MAX_ROWS`; the answers are those of `step`.
-
-        In an A/B test the active version answers all of them.
+        """Predict rows that came together, up to `MAX_ROWS` a request; in an A/B test by the active version.
 
         Raises:
             RequestError: see `step`.
         """
         self._check_open()
-        gated = [self._marked(one) for one in self._gated.ask(rows.features, rows.raw, rows.time)]
+        gated = list(map(self._check_instrument, self._gated.ask(rows.features, rows.raw, rows.time)))
         if self.recorder is not None:
-            about = rows.time.tolist(), rows.segment.tolist(), rows.mid.tolist(), rows.features, rows.raw
-            for one, time_ns, segment, mid, row, raw in zip(gated, *about, strict=True):
-                self.recorder.record(time_ns, segment, mid, row, one.prediction, raw)
+            columns = rows.time.tolist(), rows.segment.tolist(), rows.mid.tolist(), rows.features, rows.raw
+            for answer, time_ns, segment, mid, row, raw in zip(gated, *columns, strict=True):
+                self.recorder.record(time_ns, segment, mid, row, answer.prediction, raw)
         if self._backpressure:
             self._wait()
         return gated
 
     @property
     def not_learnt(self) -> str | None:
-        """That the version in use has not learnt the stream's instrument, one line; None where it has."""
-        return self._learnt.fault
+        """One line where the version was not trained on the instrument, else None."""
+        return self._instruments.fault
 
     def prime(self, rows: Rows) -> None:
-        """Move the stream over rows that come before the first one that is asked about.
+        """Feed rows that precede the first predicted one.
 
         Raises:
-            RequestError: wrong shape or type, or the stream is closed.
+            RequestError: see `step`.
         """
         self._check_open()
         if self.recorder is not None:
-            about = zip(rows.time.tolist(), rows.segment.tolist(), rows.mid.tolist(), rows.features, strict=True)
-            for time_ns, segment, mid, row in about:
+            columns = zip(rows.time.tolist(), rows.segment.tolist(), rows.mid.tolist(), rows.features, strict=True)
+            for time_ns, segment, mid, row in columns:
                 self.recorder.prime(time_ns, segment, mid, row)
                 if self._backpressure:
                     self.recorder.pace()
@@ -123,18 +120,18 @@ class Stream:
             self._wait()
 
     def reset(self) -> None:
-        """Forget the stream: after a gap in the feed the next row starts from a cold state."""
+        """Reset client and recorder: see `Client.reset`."""
         self._gated.reset()
         if self.recorder is not None:
             self.recorder.reset()
 
     def close(self, *, failed: bool = False) -> Recorded | None:
-        """End guard, recording and connections; return what was recorded, None where nothing was to be.
+        """Close all parts; return what was recorded, None without a recorder.
 
-        It waits until all rows are written down, for little more than `mirror.drain_s`.
+        Waits until all rows are logged, for little more than `mirror.drain_s`.
 
         Args:
-            failed: the stream ends because of an error; the monitor then takes its session for one that crashed.
+            failed: the session counts as crashed.
         """
         self._closed, self._failed = True, failed
         self._parts.close()
@@ -146,16 +143,16 @@ class Stream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # An interrupt is how a client is ended; anything else has ended it.
+        # An interrupt ends a client normally.
         self.close(failed=isinstance(error, Exception))
 
-    def _marked(self, gated: GatedPrediction) -> GatedPrediction:
+    def _check_instrument(self, gated: GatedPrediction) -> GatedPrediction:
         prediction = gated.prediction
-        fault = self._learnt.check(prediction.model, prediction.version)
+        fault = self._instruments.check(prediction.model, prediction.version)
         if fault is None or gated.abstain is Abstain.NO_ANSWER:
             return gated
-        nothing = (False,) * len(gated.actionable)
-        return replace(gated, actionable=nothing, abstain=Abstain.OTHER_INSTRUMENT, detail=fault)
+        none = (False,) * len(gated.actionable)
+        return replace(gated, actionable=none, abstain=Abstain.OTHER_INSTRUMENT, detail=fault)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -190,54 +187,53 @@ def open_stream(
 
         with open_stream(workspace, params, "binance-usdm:BTCUSDT") as stream:
             for row, raw, time_ns, segment, mid in rows:
-                advised = stream.step(row, raw, time_ns, segment, mid)
-                if advised.may_act[horizon]:
-                    trade(advised.prediction)
+                gated = stream.step(row, raw, time_ns, segment, mid)
+                if gated.actionable[horizon]:
+                    trade(gated.prediction)
 
     Args:
-        workspace: of the server, of the mode's record and of the prediction log.
-        params: those that the model was trained with.
-        instrument: `venue:symbol` of the stream.
+        workspace: of server, mode and prediction log.
+        params: that the model was trained with.
+        instrument: `venue:symbol`.
         model: instead of `model.name`.
         transport: grpc, http or inprocess.
-        url: HOST:PORT of a server that is not the workspace's.
-        guard: gate answers by the mode of now and by scores of these rows.
-        modes: URL of the pages of modes of another machine, `http://HOST:PORT/modes`.
-        ab: let the candidate answer `shadow.share` of the time, by blocks.
-        record: what the rows count as in the prediction log; None records nothing.
-        backpressure: rows come faster than a market's, as in a replay: each step waits for guard and recorder.
-        allow_other_instrument: ask although the active version has not learnt the instrument. Its answers are logged,
-            and none may be acted on: `Abstain.OTHER_INSTRUMENT`. The same holds of a version that becomes active later.
+        url: HOST:PORT of a server outside the workspace.
+        guard: gate predictions by the mode and by these rows' drift score.
+        modes: URL of another machine's modes, `http://HOST:PORT/modes`.
+        ab: the candidate answers `shadow.share` of the blocks of time.
+        record: source of the rows in the prediction log; None records nothing.
+        backpressure: for replays: each step waits for guard and recorder.
+        allow_other_instrument: open although the active version was not trained on the instrument. Predictions of such
+            a version, now or later, are logged and not actionable: `Abstain.OTHER_INSTRUMENT`.
 
     Raises:
-        UnlearntInstrumentError: the active version has learnt other instruments.
-        ParamsError: `ab` without a share, or there is no such transport.
-        ServingError: no server answers, it has no such model, the model means other features by its inputs, or `modes`
-            is no such URL.
+        UnlearntInstrumentError: the active version was trained on other instruments only.
+        ParamsError: `ab` without a share, or no such transport.
+        ServingError: no server answers, it has no such model or one of other features, or `modes` is no such URL.
     """
     name = model or params.model.name
     if ab and not params.shadow.share:
         raise ParamsError("shadow.share is 0: the candidate would answer nothing; pass --set shadow.share=0.5")
     definitions = definitions_sha256(params.features, params.labels)
     horizons = len(params.labels.horizons_ms)
-    channel = open_transport(workspace, params, transport, url)
+    connection = open_transport(workspace, params, transport, url)
     with ExitStack() as opened:
-        opened.callback(channel.close)
-        served = channel.describe(name).definitions_sha256
-        learnt = LearntInstruments(workspace, channel, name, instrument, remote=url is not None)
+        opened.callback(connection.close)
+        served = connection.describe(name).definitions_sha256
+        instruments = TrainedInstruments(workspace, connection, name, instrument, remote=url is not None)
         if served != definitions:
             raise ServingError(
                 f"{name}: the served model was made for other features or labels (definitions {served[:12]}) than "
                 f"params.yaml describes ({definitions[:12]}); use the parameters it was trained with"
             )
-        active = max(channel.versions(name), default=None)
+        active = max(connection.versions(name), default=None)
         if active is not None and not allow_other_instrument:
-            learnt.require(active)
+            instruments.require(active)
         client: Client[Prediction]
         if ab:
             shadow = params.shadow
             client = SplitClient(
-                channel,
+                connection,
                 name,
                 params.client,
                 symbol=instrument,
@@ -246,7 +242,7 @@ def open_stream(
                 salt=shadow.salt,
             )
         else:
-            client = StreamClient.open(channel, name, params.client)
+            client = StreamClient.open(connection, name, params.client)
         gated: GuardedClient | UnguardedClient
         watcher = None
         if guard:
@@ -269,10 +265,10 @@ def open_stream(
             )
         opened.pop_all()
     return Stream(
-        channel,
+        connection,
         client,
         gated,
-        learnt=learnt,
+        instruments=instruments,
         guard=watcher,
         recorder=recorder,
         definitions=definitions,
@@ -283,18 +279,10 @@ def open_stream(
 def open_guard(
     workspace: Workspace, params: Params, model: str, name: str, url: str | None = None, modes: str | None = None
 ) -> Guard:
-    """Return a guard of one stream, which runs until it is closed.
-
-    Args:
-        workspace: of the server, and of the record of the mode.
-        params: those that the model was trained with.
-        model: the production model.
-        name: grpc, http or inprocess.
-        url: HOST:PORT of another server.
-        modes: URL of the pages of modes on another machine, `http://HOST:PORT/modes`.
+    """Start the guard of one stream, with the arguments of `open_stream`; `name` is the transport.
 
     Raises:
-        ParamsError: there is no such transport.
+        ParamsError: no such transport.
         ServingError: `modes` is no such URL.
     """
     source = FileModes(workspace, model) if modes is None else HttpModes(modes, model)

@@ -30,7 +30,7 @@ def texts(lines: list[bytes], seed: int) -> list[bytes]:
     """Cut lines at random: some alone, many of them together."""
     cuts = np.cumsum(np.random.default_rng(seed).geometric(0.05, size=len(lines)))
     bounds = [0, *cuts[cuts < len(lines)].tolist(), len(lines)]
-    return [b"".join(one + b"\n" for one in lines[a:b]) for a, b in pairwise(bounds) if a < b]
+    return [b"".join(line + b"\n" for line in lines[a:b]) for a, b in pairwise(bounds) if a < b]
 
 
 def broken(lines: list[bytes]) -> list[bytes]:
@@ -51,7 +51,7 @@ def test_rows_of_a_feed_are_those_of_the_captured_file_to_the_last_bit(tmp_path:
     assert len(whole.accounting.faults) >= 5
     feed, features = LiveFeed("sim", SIMULATED, PARAMS.data.screen), FeatureStream(SIMULATED, PARAMS.features)
     events = [feed.push(text) for text in texts(lines, seed)]
-    rows = Rows.concatenate([features.push(one) for one in events])
+    rows = Rows.concatenate([features.push(part) for part in events])
     together = concatenate(events)
     for name in DTYPES:
         np.testing.assert_array_equal(getattr(together, name), getattr(whole.events, name), err_msg=name)

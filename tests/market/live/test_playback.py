@@ -1,4 +1,4 @@
-"""What is played is what was recorded, at another time; the player keeps to the clock and leaves nothing out."""
+"""Playback is the capture at another time; the player keeps to the clock and drops nothing."""
 
 import gzip
 import itertools
@@ -47,7 +47,7 @@ def fast(tmp_path: Path):
 
 
 def write(path: Path, played) -> Path:
-    path.write_bytes(b"".join(b"%d %b\n" % one for one in played))
+    path.write_bytes(b"".join(b"%d %b\n" % message for message in played))
     return path
 
 
@@ -131,16 +131,16 @@ def test_a_player_keeps_to_the_clock_of_the_workspace(fast, recorded: Path) -> N
 def test_a_sink_without_room_slows_the_player_and_takes_every_line(fast, recorded: Path, monkeypatch) -> None:
     monkeypatch.setattr(playback, "_FULL_S", 0.001)
     monkeypatch.setattr(playback, "_LONGEST_LAG_S", 0.1)
-    feed, sink, said = RecordedFeed([recorded], loop=False), Sink(refusals=1), []
+    feed, sink, messages = RecordedFeed([recorded], loop=False), Sink(refusals=1), []
     move_to_now([feed])
     shift_ns = feed.shift_ns
-    Player(feed, sink, threading.Event(), said.append).run()
+    Player(feed, sink, threading.Event(), messages.append).run()
     assert [text for _, text in sink.taken if b'"gap"' in text] == []
     assert len(sink.taken) == read_captures([recorded]).accounting.records
     times = [local for local, _ in sink.taken]
     assert times == sorted(times)
     assert feed.shift_ns > shift_ns
-    assert said[0].startswith("simulator:SIM: ")
+    assert messages[0].startswith("simulator:SIM: ")
 
 
 def test_a_player_stops_while_it_waits(recorded: Path) -> None:

@@ -50,7 +50,7 @@ def test_files_of_one_second_are_in_order_and_other_names_are_not_touched(tmp_pa
     third = write(tmp_path, 5, suffix="-002")
     for name in ("usdm-btcusdt-20240808.gz", "notes.txt", "usdm-btcusdt-20261399T000000.gz"):
         (tmp_path / name).write_bytes(b"x")
-    assert [one.path for one in captured(tmp_path)["usdm-btcusdt"]] == [first, second, third]
+    assert [file.path for file in captured(tmp_path)["usdm-btcusdt"]] == [first, second, third]
     assert prune(tmp_path, Retention(0, 0, window_ns=0), ns(NOW)) == [first, second]
     assert len(list(tmp_path.iterdir())) == 4
 

@@ -1,4 +1,4 @@
-"""The recorder against a local venue that plays a session back, with everything that goes wrong on a feed."""
+"""The feed over WebSocket against a local venue that plays a session back, with every fault of a feed."""
 
 import asyncio
 import json
@@ -47,21 +47,21 @@ def capture(
         async with Exchange(lines, script) as exchange:
             endpoint = MARKETS["usdm"]._replace(websocket=exchange.ws_url, rest=exchange.rest_url)
             raw = RawFiles(folder, "usdm", files or FileLimits(flush_s=0.05), lambda: time.sleep(slow_s))
-            recorder = WebSocketFeed(endpoint, symbols, raw, FAST)
-            running = asyncio.ensure_future(capture_feed(recorder, raw))
+            feed = WebSocketFeed(endpoint, symbols, raw, FAST)
+            running = asyncio.ensure_future(capture_feed(feed, raw))
             finished = asyncio.ensure_future(exchange.finished.wait())
             await asyncio.wait({running, finished}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
                 # Everything was sent: let what is on its way arrive, the last snapshot too.
                 await asyncio.sleep(0.2)
-            recorder.stop()
+            feed.stop()
             finished.cancel()
             return await running, exchange
 
     return asyncio.run(run())
 
 
-def recorded_back(summary: Summary) -> Session:
+def captured_session(summary: Summary) -> Session:
     session = read_captures([Path(path) for path in summary.files])
     account = session.accounting
     assert account.records == account.kept + sum(account.set_aside.values())
@@ -72,20 +72,20 @@ def written(paths: list[str]) -> list[bytes]:
     return [line for path in paths for batch in line_batches(Path(path)) for line in batch]
 
 
-def test_what_is_sent_is_recorded(tmp_path: Path, lines: list[bytes]) -> None:
+def test_what_is_sent_is_captured(tmp_path: Path, lines: list[bytes]) -> None:
     summary, exchange = capture(tmp_path, lines)
     assert (summary.messages, summary.snapshots) == (len(exchange.messages), 1)
     assert (summary.reconnects, summary.gaps, summary.dropped, summary.failed) == (0, 0, 0, {})
-    found = written(summary.files)
-    assert [line[20:] for line in found if b"lastUpdateId" not in line[:60]] == exchange.messages
-    stamps = [int(line[:19]) for line in found]
+    captured = written(summary.files)
+    assert [line[20:] for line in captured if b"lastUpdateId" not in line[:60]] == exchange.messages
+    stamps = [int(line[:19]) for line in captured]
     assert stamps == sorted(stamps)
     assert summary.bytes == sum(Path(path).stat().st_size for path in summary.files)
 
 
 def test_a_recording_reads_back_without_a_break(tmp_path: Path, lines: list[bytes]) -> None:
     summary, _ = capture(tmp_path, lines, Script(pause_s=0.005))
-    account = recorded_back(summary).accounting
+    account = captured_session(summary).accounting
     assert account.faults.keys() <= {"stale", "clock step", "negative latency"}  # it is played faster than it happened
     assert account.sequence_breaks == 0
 
@@ -94,13 +94,13 @@ def test_a_dropped_connection_is_marked_and_mended(tmp_path: Path, lines: list[b
     summary, exchange = capture(tmp_path, lines, Script(drop_at=(1000, 3000), pause_s=0.005))
     assert exchange.connections == 3
     assert (summary.reconnects, summary.gaps, summary.snapshots) == (2, 2, 3)
-    assert recorded_back(summary).accounting.faults["reconnect"] == 2
+    assert captured_session(summary).accounting.faults["reconnect"] == 2
 
 
 def test_a_connection_that_is_only_silent_is_taken_for_dead(tmp_path: Path, lines: list[bytes]) -> None:
     summary, exchange = capture(tmp_path, lines, Script(silent_at=(2000,), pause_s=0.005))
     assert (exchange.connections, summary.reconnects, summary.snapshots) == (2, 1, 2)
-    assert recorded_back(summary).accounting.faults["reconnect"] == 1
+    assert captured_session(summary).accounting.faults["reconnect"] == 1
     marks = [json.loads(line[20:]) for line in written(summary.files) if b'"gap"' in line[:40]]
     assert marks == [{"gap": "stale"}]
 
@@ -123,7 +123,7 @@ def test_a_busy_venue_is_asked_again(tmp_path: Path, lines: list[bytes]) -> None
     summary, exchange = capture(tmp_path, lines, script)
     assert exchange.requests == 4
     assert summary.snapshots == 1
-    assert recorded_back(summary).accounting.sequence_breaks == 0
+    assert captured_session(summary).accounting.sequence_breaks == 0
 
 
 def test_lost_and_repeated_messages_of_the_venue(tmp_path: Path, lines: list[bytes]) -> None:
@@ -132,13 +132,13 @@ def test_lost_and_repeated_messages_of_the_venue(tmp_path: Path, lines: list[byt
     broken.insert(depth[400] + 3, broken[depth[400]])
     summary, _ = capture(tmp_path, broken, Script(pause_s=0.02))
     assert (summary.gaps, summary.snapshots) == (1, 2)
-    faults = recorded_back(summary).accounting.faults
+    faults = captured_session(summary).accounting.faults
     assert (faults["gap"], faults["duplicate"]) == (1, 1)
 
 
 def test_one_failing_symbol_does_not_fail_the_rest(tmp_path: Path, lines: list[bytes]) -> None:
     other = [line.replace(b"sim@", b"bad@").replace(b'"SIM"', b'"BAD"') for line in lines if b'"stream"' in line[:40]]
-    both = [one for pair in zip(lines, [b"", *other], strict=False) for one in pair if one]
+    both = [line for pair in zip(lines, [b"", *other], strict=False) for line in pair if line]
     summary, _ = capture(tmp_path, both, Script(unknown=("BAD",), pause_s=0.005), symbols=("SIM", "BAD"))
     assert list(summary.failed) == ["bad"]
     assert "Invalid symbol" in summary.failed["bad"]
@@ -167,7 +167,7 @@ def test_files_rotate_by_size_and_read_on_as_one_stream(tmp_path: Path, lines: l
     limits = FileLimits(flush_s=0.01, flush_bytes=10_000, rotate_bytes=20_000)
     summary, exchange = capture(tmp_path, lines, Script(pause_s=0.005), files=limits)
     assert len(summary.files) > 2
-    session = recorded_back(summary)
+    session = captured_session(summary)
     assert session.accounting.records == len(exchange.messages) + 1
     assert session.accounting.sequence_breaks == 0
 
@@ -208,8 +208,8 @@ def test_a_torn_tail_is_cut(tmp_path: Path) -> None:
         assert whole.startswith(left)
         assert len(left) + sum(cut.values()) == size
         if left:
-            found = written([str(path)])
-            assert found == [b'%d {"n":%d}' % (10**18 + n, n) for n in range(len(found))]
+            kept = written([str(path)])
+            assert kept == [b'%d {"n":%d}' % (10**18 + n, n) for n in range(len(kept))]
     path.write_bytes(whole)
     assert cut_torn_tails(tmp_path, "usdm") == {}
 
@@ -256,7 +256,7 @@ def test_a_recorded_session_played_back(tmp_path: Path, recorded: Path) -> None:
     script = Script(drop_at=(10_000,), silent_at=(20_000,), pause_s=0.002)
     summary, exchange = capture(tmp_path, lines, script, symbols=("BTCUSDT",))
     assert exchange.sent == len(exchange.messages)
-    account = recorded_back(summary).accounting
+    account = captured_session(summary).accounting
     assert account.faults["reconnect"] == 2
     assert account.crossed == 0
     assert (summary.dropped, summary.snapshots) == (0, 3)

@@ -21,7 +21,7 @@ from lobsmith.market.events import ASK, BID, CLEAR, GAP, Events, concatenate
 from lobsmith.market.events import TICKER as TICKER_EVENT
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.readers import open_captures
-from lobsmith.market.session import Accounting, going_on
+from lobsmith.market.session import Accounting, without_restated
 from lobsmith.market.simulator import simulate
 from lobsmith.market.simulator.raw import raw_lines
 from lobsmith.market.venues.captures import line_batches
@@ -31,15 +31,15 @@ from tests.market.inject import DEPTH, TICKER, TRADE, Injected
 
 
 class Read(NamedTuple):
-    """What a capture is read as; lines that are set aside by their number, from 0, and the reason."""
+    """What a capture is read as; quarantined lines by their number, from 0, and the reason."""
 
     instrument: Instrument
     events: Events
     account: Accounting
-    aside: list[tuple[int, str]]
+    quarantined: list[tuple[int, str]]
 
-    def lines_aside(self, reason: str) -> list[int]:
-        return [line for line, why in self.aside if why == reason]
+    def quarantined_lines(self, reason: str) -> list[int]:
+        return [line for line, cause in self.quarantined if cause == reason]
 
 
 class Place(NamedTuple):
@@ -94,18 +94,18 @@ def read(folder: Path, lines: list[bytes]) -> Read:
     path.write_bytes(b"\n".join(lines) + b"\n")
     with (folder / "quarantine.csv").open("w") as listing:
         feed = open_captures([path], None, listing)
-        events = concatenate([going_on(part) for part in feed])
+        events = concatenate([without_restated(part) for part in feed])
         account = feed.accounting()
     assert account.records == len(lines) == account.kept + sum(account.set_aside.values())
     table = pl.read_csv(folder / "quarantine.csv", schema_overrides={"line": pl.Int64})
     assert table.height == sum(account.set_aside.values())
-    aside = sorted(zip((table["line"] - 1).to_list(), table["reason"].to_list(), strict=True))
-    return Read(feed.instrument, events, account, aside)
+    quarantined = sorted(zip((table["line"] - 1).to_list(), table["reason"].to_list(), strict=True))
+    return Read(feed.instrument, events, account, quarantined)
 
 
 def books(events: Events) -> dict[int, tuple[object, ...]]:
     """Per accepted ticker, by its update id: the touch and five levels of each side."""
-    book, found = new_book(), {}
+    book, books_by_update = new_book(), {}
     prices, sizes = np.zeros(5, np.int64), np.zeros(5)
     columns = (events.kind, events.side, events.price, events.size, events.sequence, events.flags)
     for event in zip(*(column.tolist() for column in columns), strict=True):
@@ -114,8 +114,8 @@ def books(events: Events) -> dict[int, tuple[object, ...]]:
             for side in (BID, ASK):
                 count = levels(book, side, prices, sizes)
                 shown.append((tuple(prices[:count].tolist()), tuple(sizes[:count].tolist())))
-            found[event[4]] = tuple(shown)
-    return found
+            books_by_update[event[4]] = tuple(shown)
+    return books_by_update
 
 
 Confined = Callable[[Read, int, int, int], float]
@@ -123,26 +123,26 @@ Confined = Callable[[Read, int, int, int], float]
 
 @pytest.fixture(scope="module")
 def assert_confined(clean: Read, place: Place) -> Confined:
-    theirs = books(clean.events)
+    clean_books = books(clean.events)
 
-    def check(found: Read, begins: int, ends: int, segments: int) -> float:
+    def check(faulty: Read, begins: int, ends: int, segments: int) -> float:
         """Return the seconds for which there is no segment; both times are local ones of the clean session."""
-        events = found.events
+        events = faulty.events
         before = int(np.searchsorted(clean.events.local_time, begins))
         for field in fields(events):
             np.testing.assert_array_equal(
                 getattr(events, field.name)[:before], getattr(clean.events, field.name)[:before], err_msg=field.name
             )
-        assert found.account.segments == segments
+        assert faulty.account.segments == segments
         if segments > 1:
             assert np.count_nonzero(events.kind == GAP) == segments - 1
             assert np.count_nonzero(events.kind == CLEAR) == segments
         after = clean.events.slice(int(np.searchsorted(clean.events.local_time, ends)), len(clean.events))
         wanted = set(after.sequence[after.kind == TICKER_EVENT].tolist())
-        ours = books(events)
-        expected = {update: shown for update, shown in theirs.items() if update in wanted}
+        faulty_books = books(events)
+        expected = {update: shown for update, shown in clean_books.items() if update in wanted}
         assert len(expected) > place.tickers_after
-        assert {update: ours.get(update) for update in expected} == expected
+        assert {update: faulty_books.get(update) for update in expected} == expected
         gaps = np.flatnonzero(events.kind == GAP)
         clears = np.flatnonzero(events.kind == CLEAR)[1:]
         return float(sum(events.local_time[clears] - events.local_time[gaps]) / 1e9)
@@ -150,10 +150,10 @@ def assert_confined(clean: Read, place: Place) -> Confined:
     return check
 
 
-def assert_set_aside(found: Read, clean: Read, reason: str, wrong: list[int]) -> None:
-    """These lines are set aside, and nothing else that the clean session keeps."""
-    assert found.lines_aside(reason) == wrong
-    assert Counter(found.account.set_aside) == Counter(clean.account.set_aside) + Counter({reason: len(wrong)})
+def assert_quarantined(faulty: Read, clean: Read, reason: str, wrong: list[int]) -> None:
+    """These lines are quarantined, and nothing else that the clean session keeps."""
+    assert faulty.quarantined_lines(reason) == wrong
+    assert Counter(faulty.account.set_aside) == Counter(clean.account.set_aside) + Counter({reason: len(wrong)})
 
 
 def stamp(lines: list[bytes], n: int) -> int:
@@ -161,8 +161,8 @@ def stamp(lines: list[bytes], n: int) -> int:
 
 
 @pytest.mark.parametrize("source", ["simulated"], indirect=True)
-def test_without_a_fault_nothing_is_set_aside(clean: Read) -> None:
-    assert (clean.account.faults, clean.account.segments, clean.aside) == ({}, 1, [])
+def test_without_a_fault_nothing_is_quarantined(clean: Read) -> None:
+    assert (clean.account.faults, clean.account.segments, clean.quarantined) == ({}, 1, [])
     assert clean.account.clock_offset_ns / 1e9 == pytest.approx(0, abs=0.01)
 
 
@@ -172,133 +172,133 @@ def test_a_gap_ends_the_segment_until_a_snapshot(
     (first,) = inject.find(lines, DEPTH, place.at)
     mends = place.at + place.snapshot_after
     mended = inject.with_snapshot(inject.gap(lines, place.at, 3), lines, mends)
-    found = read(tmp_path, mended.lines)
-    assert found.account.faults == {"gap": 1}
+    faulty = read(tmp_path, mended.lines)
+    assert faulty.account.faults == {"gap": 1}
     # Differences are kept for the snapshot, which is newer than they; the tickers before the first one that does not
     # fit cannot be known to be wrong.
-    lost = found.lines_aside("gap")
+    lost = faulty.quarantined_lines("gap")
     assert first <= lost[0] < first + place.gap_seen_within
     assert lost == [n for n in range(lost[0], mends - 3) if TICKER in mended.lines[n][:80]]
-    others = [n for n, reason in found.aside if reason != "gap" and n >= first]
+    others = [n for n, reason in faulty.quarantined if reason != "gap" and n >= first]
     assert all(DEPTH in mended.lines[n][:80] and n < mends - 3 for n in others)
     # The break is seen at the next depth message; it is held for up to a second in case its predecessor comes.
-    assert assert_confined(found, stamp(lines, first), stamp(lines, mends), 2) < 10
+    assert assert_confined(faulty, stamp(lines, first), stamp(lines, mends), 2) < 10
 
 
 def test_a_gap_without_a_snapshot_loses_the_rest_and_says_so(tmp_path: Path, lines: list[bytes], place: Place) -> None:
-    found = read(tmp_path, inject.gap(lines, place.at).lines)
-    assert found.account.faults == {"gap": 1}
-    assert found.account.set_aside["gap"] > place.lost_tickers
-    assert found.events.kind[-1] in (GAP, 3)
+    faulty = read(tmp_path, inject.gap(lines, place.at).lines)
+    assert faulty.account.faults == {"gap": 1}
+    assert faulty.account.set_aside["gap"] > place.lost_tickers
+    assert faulty.events.kind[-1] in (GAP, 3)
 
 
 @pytest.mark.parametrize("stream", [DEPTH, TICKER, TRADE])
 def test_a_duplicate_costs_itself(tmp_path: Path, lines: list[bytes], clean: Read, place: Place, stream: bytes) -> None:
     injected = inject.duplicate(lines, place.at, stream)
-    found = read(tmp_path, injected.lines)
-    assert found.account.faults == {"duplicate": 1}
-    assert_set_aside(found, clean, "duplicate", injected.wrong)
-    for field in fields(found.events):
-        np.testing.assert_array_equal(getattr(found.events, field.name), getattr(clean.events, field.name))
+    faulty = read(tmp_path, injected.lines)
+    assert faulty.account.faults == {"duplicate": 1}
+    assert_quarantined(faulty, clean, "duplicate", injected.wrong)
+    for field in fields(faulty.events):
+        np.testing.assert_array_equal(getattr(faulty.events, field.name), getattr(clean.events, field.name))
 
 
 def test_swapped_depth_messages_are_put_back(
     tmp_path: Path, lines: list[bytes], clean: Read, place: Place, assert_confined: Confined
 ) -> None:
     injected = inject.reorder(lines, place.at)
-    found = read(tmp_path, injected.lines)
-    assert found.account.faults == {"out of order": 1}
-    assert found.account.set_aside == clean.account.set_aside
-    assert_confined(found, stamp(lines, injected.wrong[0]), stamp(lines, injected.wrong[1]) + 1, 1)
+    faulty = read(tmp_path, injected.lines)
+    assert faulty.account.faults == {"out of order": 1}
+    assert faulty.account.set_aside == clean.account.set_aside
+    assert_confined(faulty, stamp(lines, injected.wrong[0]), stamp(lines, injected.wrong[1]) + 1, 1)
 
 
 @pytest.mark.parametrize("stream", [TICKER, TRADE])
-def test_a_late_message_is_set_aside(
+def test_a_late_message_is_quarantined(
     tmp_path: Path, lines: list[bytes], clean: Read, place: Place, assert_confined: Confined, stream: bytes
 ) -> None:
     injected = inject.reorder(lines, place.at, stream)
-    found = read(tmp_path, injected.lines)
-    assert found.account.faults == {"out of order": 1}
-    assert_set_aside(found, clean, "out of order", injected.wrong[1:])
-    assert_confined(found, stamp(lines, injected.wrong[0]), stamp(lines, injected.wrong[1]) + 1, 1)
+    faulty = read(tmp_path, injected.lines)
+    assert faulty.account.faults == {"out of order": 1}
+    assert_quarantined(faulty, clean, "out of order", injected.wrong[1:])
+    assert_confined(faulty, stamp(lines, injected.wrong[0]), stamp(lines, injected.wrong[1]) + 1, 1)
 
 
 @pytest.mark.parametrize("locked", [False, True])
-def test_a_crossed_ticker_is_set_aside(
+def test_a_crossed_ticker_is_quarantined(
     tmp_path: Path, lines: list[bytes], clean: Read, place: Place, assert_confined: Confined, locked: bool
 ) -> None:
     injected = inject.crossed(lines, place.at, locked=locked)
-    found = read(tmp_path, injected.lines)
+    faulty = read(tmp_path, injected.lines)
     name = "locked" if locked else "crossed"
-    assert found.account.faults == {name: 1}
-    assert_set_aside(found, clean, name, injected.wrong)
-    assert found.account.crossed == 1
+    assert faulty.account.faults == {name: 1}
+    assert_quarantined(faulty, clean, name, injected.wrong)
+    assert faulty.account.crossed == 1
     at = stamp(lines, injected.wrong[0])
-    assert_confined(found, at, at + 1, 1)
+    assert_confined(faulty, at, at + 1, 1)
 
 
 def test_a_ghost_level_that_crosses_the_book_ends_the_segment(
     tmp_path: Path, lines: list[bytes], clean: Read, place: Place, assert_confined: Confined
 ) -> None:
     injected = inject.crossed_depth(lines, place.at, "70000.00", place.at + place.ghost_for)
-    found = read(tmp_path, injected.lines)
-    assert found.account.faults == {"crossed": 1}
-    assert_set_aside(found, clean, "crossed", injected.wrong)
+    faulty = read(tmp_path, injected.lines)
+    assert faulty.account.faults == {"crossed": 1}
+    assert_quarantined(faulty, clean, "crossed", injected.wrong)
     begins, last, ends = (stamp(lines, n) for n in (injected.wrong[0], injected.wrong[-1], injected.wrong[-1] + 1))
-    assert assert_confined(found, begins, ends + 1, 2) == pytest.approx((last - begins) / 1e9, abs=0.2)
+    assert assert_confined(faulty, begins, ends + 1, 2) == pytest.approx((last - begins) / 1e9, abs=0.2)
 
 
 def test_an_outage_and_the_burst_after_it(
     tmp_path: Path, lines: list[bytes], clean: Read, place: Place, assert_confined: Confined
 ) -> None:
     injected = inject.stale(lines, place.at, 4.0)
-    found = read(tmp_path, injected.lines)
-    assert found.account.faults == {"stale": 1}
-    aside = found.lines_aside("stale")
-    assert_set_aside(found, clean, "stale", aside)
+    faulty = read(tmp_path, injected.lines)
+    assert faulty.account.faults == {"stale": 1}
+    quarantined = faulty.quarantined_lines("stale")
+    assert_quarantined(faulty, clean, "stale", quarantined)
     # What was held for less than a second of the four is late but not stale.
-    assert aside[0] == injected.wrong[0]
-    assert 0.5 * len(injected.wrong) < len(aside) <= len(injected.wrong)
-    assert set(aside) <= set(injected.wrong)
-    assert_confined(found, stamp(lines, place.at), stamp(injected.lines, injected.wrong[-1] + 200), 2)
+    assert quarantined[0] == injected.wrong[0]
+    assert 0.5 * len(injected.wrong) < len(quarantined) <= len(injected.wrong)
+    assert set(quarantined) <= set(injected.wrong)
+    assert_confined(faulty, stamp(lines, place.at), stamp(injected.lines, injected.wrong[-1] + 200), 2)
 
 
 def test_a_silence_ends_the_segment_and_costs_nothing(
     tmp_path: Path, lines: list[bytes], clean: Read, place: Place, assert_confined: Confined
 ) -> None:
-    found = read(tmp_path, inject.silence(lines, place.at, 30.0).lines)
-    assert found.account.faults == {"stale": 1}
-    assert found.account.set_aside == clean.account.set_aside
-    assert_confined(found, stamp(lines, place.at), stamp(lines, place.at) + 1, 2)
+    faulty = read(tmp_path, inject.silence(lines, place.at, 30.0).lines)
+    assert faulty.account.faults == {"stale": 1}
+    assert faulty.account.set_aside == clean.account.set_aside
+    assert_confined(faulty, stamp(lines, place.at), stamp(lines, place.at) + 1, 2)
 
 
 @pytest.mark.parametrize("seconds", [5.0, 0.5, -0.5, -5.0])
 def test_a_step_of_the_clock_is_a_fault(
     tmp_path: Path, lines: list[bytes], clean: Read, place: Place, assert_confined: Confined, seconds: float
 ) -> None:
-    found = read(tmp_path, inject.clock_step(lines, place.at, seconds).lines)
-    assert found.account.faults == {"clock step": 1}
-    offset = found.account.clock_offset_ns - clean.account.clock_offset_ns
+    faulty = read(tmp_path, inject.clock_step(lines, place.at, seconds).lines)
+    assert faulty.account.faults == {"clock step": 1}
+    offset = faulty.account.clock_offset_ns - clean.account.clock_offset_ns
     assert offset / 1e9 == pytest.approx(seconds, abs=0.01)
-    # Two seconds to settle, and a clock set back has to catch up first.
+    # Two seconds of `clock_settle_ms`, and a clock set back has to catch up first.
     late = stamp(lines, place.at) + int((3 + max(0.0, -seconds)) * 1e9)
     if abs(seconds) > 1 or seconds < 0:
-        aside = found.lines_aside("clock step")
-        assert aside[0] == place.at
-        assert stamp(lines, aside[-1]) < late
-    assert_confined(found, stamp(lines, place.at), late, 2)
+        quarantined = faulty.quarantined_lines("clock step")
+        assert quarantined[0] == place.at
+        assert stamp(lines, quarantined[-1]) < late
+    assert_confined(faulty, stamp(lines, place.at), late, 2)
 
 
 @pytest.mark.parametrize("stream", [DEPTH, TICKER, TRADE])
-def test_a_message_from_the_future_is_set_aside(
+def test_a_message_from_the_future_is_quarantined(
     tmp_path: Path, lines: list[bytes], clean: Read, place: Place, assert_confined: Confined, stream: bytes
 ) -> None:
     injected = inject.negative_latency(lines, place.at, 10.0, stream)
-    found = read(tmp_path, injected.lines)
-    assert found.account.faults == {"negative latency": 1}
-    assert_set_aside(found, clean, "negative latency", injected.wrong)
+    faulty = read(tmp_path, injected.lines)
+    assert faulty.account.faults == {"negative latency": 1}
+    assert_quarantined(faulty, clean, "negative latency", injected.wrong)
     at = stamp(lines, injected.wrong[0])
-    assert_confined(found, at, at + 10**8, 2)
+    assert_confined(faulty, at, at + 10**8, 2)
 
 
 def test_no_feature_or_label_crosses_a_fault(tmp_path: Path, lines: list[bytes], clean: Read, place: Place) -> None:
@@ -310,8 +310,8 @@ def test_no_feature_or_label_crosses_a_fault(tmp_path: Path, lines: list[bytes],
         volatility_short_s=1.0,
         volatility_long_s=30.0,
     )
-    found = read(tmp_path, inject.clock_step(lines, place.at, 5.0).lines)
-    rows, whole = (FeatureStream(clean.instrument, params).push(one.events) for one in (found, clean))
+    faulty = read(tmp_path, inject.clock_step(lines, place.at, 5.0).lines)
+    rows, whole = (FeatureStream(clean.instrument, params).push(capture.events) for capture in (faulty, clean))
     first = int(np.searchsorted(rows.segment, 1))
     np.testing.assert_array_equal(rows.raw[:first], whole.raw[:first])
     assert set(rows.segment.tolist()) == {0, 1}
@@ -331,8 +331,8 @@ def test_all_faults_in_one_session(tmp_path: Path, lines: list[bytes], clean: Re
     mixed = Injected(inject.negative_latency(mixed.lines, at(0.875), 10.0).lines, [])
     mixed = Injected(inject.stale(mixed.lines, at(1.125), 4.0).lines, [])
     mixed = Injected(inject.clock_step(mixed.lines, at(1.5), 5.0).lines, [])
-    found = read(tmp_path, mixed.lines)
-    assert found.account.faults == {
+    faulty = read(tmp_path, mixed.lines)
+    assert faulty.account.faults == {
         "clock step": 1,
         "crossed": 1,
         "duplicate": 1,
@@ -341,8 +341,8 @@ def test_all_faults_in_one_session(tmp_path: Path, lines: list[bytes], clean: Re
         "out of order": 1,
         "stale": 1,
     }
-    assert found.account.segments == 4
-    assert found.account.kept > 0.9 * clean.account.kept
+    assert faulty.account.segments == 4
+    assert faulty.account.kept > 0.9 * clean.account.kept
 
 
 @pytest.mark.parametrize("source", ["simulated"], indirect=True)

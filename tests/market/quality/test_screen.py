@@ -26,7 +26,7 @@ from lobsmith.market.events import (
 )
 from lobsmith.market.quality.ledger import Ledger
 from lobsmith.market.quality.screen import Screen
-from lobsmith.market.session import going_on
+from lobsmith.market.session import without_restated
 from lobsmith.params import ScreenParams
 
 LIMITS = ScreenParams(clock_tolerance_ms=50, clock_settle_ms=400, stale_ms=300, silence_ms=2000, crossed_ms=200)
@@ -141,12 +141,12 @@ def assert_well_formed(events: Events, *, ticker_feed: bool) -> None:
 def test_whatever_comes_the_account_adds_up(steps: list, cuts: list[int], ticker_feed: bool) -> None:
     messages = messages_of(steps)
     if not ticker_feed:
-        messages = [one for one in messages if one[2][0][0] != TICKER]
+        messages = [message for message in messages if message[2][0][0] != TICKER]
     events, ledger = screened(messages, [], ticker_feed=ticker_feed)
     assert_well_formed(events, ticker_feed=ticker_feed)
-    aside = sum(ledger.quarantined.values())
-    assert aside <= len(messages)
-    if aside > ledger.quarantined["gap"]:  # gaps are the reader's to count
+    quarantined = sum(ledger.quarantined.values())
+    assert quarantined <= len(messages)
+    if quarantined > ledger.quarantined["gap"]:  # gaps are the reader's to count
         assert ledger.faults
     # Cut anywhere, it passes the same.
     again, other = screened(messages, cuts, ticker_feed=ticker_feed)
@@ -182,9 +182,9 @@ def test_a_venue_without_tickers_gets_one_for_each_change_of_the_touch(steps: li
         if now != shown:
             expected.append(now)
             shown = now
-    found = going_on(events)
-    kind = found.kind == TICKER
-    columns = found.price[kind].tolist(), found.size[kind].tolist()
+    continued = without_restated(events)
+    kind = continued.kind == TICKER
+    columns = continued.price[kind].tolist(), continued.size[kind].tolist()
     pairs = list(zip(*columns, strict=True))
     assert [(*a, *b) for a, b in zip(pairs[::2], pairs[1::2], strict=True)] == expected
 
@@ -198,5 +198,5 @@ def test_midnight_is_restated_and_a_stream_that_goes_on_does_not_notice() -> Non
     assert int(events.local_time[np.argmax(restated)]) % (86_400_000 * MS) < 100 * MS
     plain = batch(messages).events
     for field in fields(plain):
-        np.testing.assert_array_equal(getattr(going_on(events), field.name), getattr(plain, field.name))
+        np.testing.assert_array_equal(getattr(without_restated(events), field.name), getattr(plain, field.name))
     assert not ledger.faults

@@ -1,4 +1,4 @@
-"""Lines of small captures, written the way Binance writes them, and what a reader says of bad ones."""
+"""Lines of small captures, written the way Binance writes them, and the errors of bad ones."""
 
 import gzip
 import json

@@ -11,7 +11,7 @@ GOOD = b"".join(SPOT)
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"", "empty"),
         (gzip.compress(b"", mtime=0), "empty"),
@@ -24,10 +24,10 @@ GOOD = b"".join(SPOT)
         (GOOD[20:], "Binance raw capture"),
     ],
 )
-def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "capture.gz"
     path.write_bytes(content)
-    assert words in refused(path)
+    assert message in refused(path)
 
 
 def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_orders_become_levels(tmp_path: Path, lines: list[str], expected: list[t
 
 
 @pytest.mark.parametrize("event", ["created", "changed"])
-def test_an_event_after_its_own_deletion_is_set_aside(tmp_path: Path, event: str) -> None:
+def test_an_event_after_its_own_deletion_is_quarantined(tmp_path: Path, event: str) -> None:
     lines = [order(3, "deleted", 7, 0, "120.00", "1.0"), order(4, event, 7, 0, "120.00", "1.0")]
     session = read(tmp_path / "log", *OPENING, *lines)
     assert rows(session) == BEGUN
@@ -192,19 +192,19 @@ class Day(NamedTuple):
     instrument: Instrument
     account: Accounting
     checks: dict[str, float]
-    set_aside: Path
+    quarantine: Path
     aggressors: np.ndarray
     """Sides of the trades."""
 
 
 @pytest.fixture(scope="module")
 def day(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Day:
-    set_aside = tmp_path_factory.mktemp("day") / "q.csv"
-    with set_aside.open("w") as listing:
+    quarantine = tmp_path_factory.mktemp("day") / "q.csv"
+    with quarantine.open("w") as listing:
         feed = open_captures([recorded / "bitstamp" / "btcusd-20150501-events.log.bz2"], None, listing)
         aggressors = np.concatenate([events.side[events.kind == TRADE] for events in feed])
         account = feed.accounting()
-    return Day(feed.instrument, account, feed.checks(), set_aside, aggressors)
+    return Day(feed.instrument, account, feed.checks(), quarantine, aggressors)
 
 
 @pytest.mark.recorded
@@ -224,8 +224,8 @@ def test_the_recorded_day_agrees_with_the_venues_snapshots(day: Day, recorded: P
     )
     assert account.records == account.kept + sum(account.set_aside.values())
     assert "disagrees with the venue" not in account.faults
-    aside = pl.read_csv(day.set_aside)
-    late = set(aside.filter(pl.col("reason") == "out of order")["line"])
+    quarantined = pl.read_csv(day.quarantine)
+    late = set(quarantined.filter(pl.col("reason") == "out of order")["line"])
     assert set(LATE_CREATED + LATE_CHANGED) <= late
     lines = bz2.decompress(path.read_bytes()).splitlines()
     kinds = [lines[number - 1].split(b" ")[1] for number in late]

@@ -117,20 +117,20 @@ def test_a_line_within_a_halt_is_set_aside_once(tmp_path: Path) -> None:
 
 
 def test_days_are_apart(tmp_path: Path) -> None:
-    one = write(tmp_path, ["34200.0,1,6,100,1186600,-1", "34201.0,7,0,0,-1,-1"], [FIRST] * 2)
+    first = write(tmp_path, ["34200.0,1,6,100,1186600,-1", "34201.0,7,0,0,-1,-1"], [FIRST] * 2)
     # In winter New York is an hour later; a halt does not outlast its day's files.
-    two = write(tmp_path, ["34200.0,1,6,100,1186600,-1"], [FIRST], NAME.replace("2012-06-21", "2012-12-21") + ".gz")
+    second = write(tmp_path, ["34200.0,1,6,100,1186600,-1"], [FIRST], NAME.replace("2012-06-21", "2012-12-21") + ".gz")
     ledger = Ledger()
-    events, lines = replayed.read([one, two], ledger)
+    events, lines = replayed.read([first, second], ledger)
     gap = (GAP, 0, 0, 0.0)
-    found = zip(events.kind.tolist(), events.side.tolist(), events.price.tolist(), events.size.tolist(), strict=True)
-    assert list(found) == [*BEGUN, gap, gap, *BEGUN]
+    columns = zip(events.kind.tolist(), events.side.tolist(), events.price.tolist(), events.size.tolist(), strict=True)
+    assert list(columns) == [*BEGUN, gap, gap, *BEGUN]
     assert lines == [1] * 5 + [2] + [1] * 6
     assert events.local_time[-1] == int(datetime(2012, 12, 21, 14, 30, tzinfo=UTC).timestamp()) * 10**9
     assert np.all(np.diff(events.sequence[events.kind == LEVEL]) >= 0)
     assert ledger.faults == {"trading halt": 1}
     with pytest.raises(CaptureError, match="a day no later than 2012-12-21"):
-        replayed.read([two, one])
+        replayed.read([second, first])
 
 
 @pytest.mark.parametrize(
@@ -166,11 +166,11 @@ LADDER = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 3)), max_size=3, u
 @given(st.lists(st.tuples(LADDER, LADDER, st.sampled_from([1, 4, 5])), min_size=1, max_size=12), st.integers(3, 400))
 def test_differences_of_books_make_the_books(
     tmp_path_factory: pytest.TempPathFactory,
-    ladders: list[tuple[list[tuple[int, int]], list[tuple[int, int]], int]],
+    snapshots: list[tuple[list[tuple[int, int]], list[tuple[int, int]], int]],
     chunk: int,
 ) -> None:
     messages, lines, shown = [], [], {}
-    for number, (down, up, kind) in enumerate(ladders, 1):
+    for number, (down, up, kind) in enumerate(snapshots, 1):
         bids, asks = sorted((100 - price, size) for price, size in down)[::-1], sorted((100 + p, s) for p, s in up)
         empty = [(-99_999_999.99, 0), (99_999_999.99, 0)]
         cells = [
@@ -185,17 +185,17 @@ def test_differences_of_books_make_the_books(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lobster, "_CHUNK", chunk)
         events, places = replayed.read([path])
-    seen = {line: (bids, asks) for line, bids, asks in replayed.books(events, places)}
-    last = seen[1]
+    rebuilt = {line: (bids, asks) for line, bids, asks in replayed.books(events, places)}
+    last = rebuilt[1]
     for line, expected in shown.items():
-        last = seen.get(line, last)
+        last = rebuilt.get(line, last)
         assert last == expected
     assert [line for line, kind in zip(places, events.kind, strict=True) if kind == TRADE] == [
-        number for number, (_, _, kind) in enumerate(ladders, 1) if kind != 1
+        number for number, (_, _, kind) in enumerate(snapshots, 1) if kind != 1
     ]
 
 
-def test_what_is_no_trade_of_the_book_is_set_aside(tmp_path: Path) -> None:
+def test_what_is_no_trade_of_the_book_is_quarantined(tmp_path: Path) -> None:
     messages = ["34200.0,1,6,100,1186600,-1", "34201.0,6,0,50,1186000,-1", "34202.0,5,0,50,1186050,-1"]
     session = read_captures([write(tmp_path, messages, [FIRST] * 3)])
     assert rows(session) == BEGUN
@@ -203,7 +203,7 @@ def test_what_is_no_trade_of_the_book_is_set_aside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("messages", "books", "words"),
+    ("messages", "books", "message"),
     [
         (["34200.0,1,6,100,1186600,-1"] * 2, [FIRST], r"message_2\.csv:2: .*no line for this message"),
         (["34200.0,1,6,100,1186600,-1"], [FIRST] * 2, "more lines"),
@@ -219,9 +219,9 @@ def test_what_is_no_trade_of_the_book_is_set_aside(tmp_path: Path) -> None:
         (["34200.0,1,6,100,1186600,-1"], [FIRST.replace("100,", "-1,")], "orderbook_2.csv:1: ask size 1: -1"),
     ],
 )
-def test_a_bad_file_is_named(tmp_path: Path, messages: list[str], books: list[str], words: str) -> None:
+def test_a_bad_file_is_named(tmp_path: Path, messages: list[str], books: list[str], message: str) -> None:
     path = write(tmp_path, messages, books)
-    with pytest.raises(CaptureError, match=words):
+    with pytest.raises(CaptureError, match=message):
         read_captures([path])
 
 

@@ -131,49 +131,49 @@ def test_trades_are_merged_by_local_time(tmp_path: Path) -> None:
 
 
 def test_days_in_order_are_one_stream(tmp_path: Path) -> None:
-    one = write(tmp_path / "1", L2, *OPENING)
+    first = write(tmp_path / "1", L2, *OPENING)
     again = [level(500, True, "bid", "6424.5", "10"), level(500, True, "ask", "6425.0", "30")]
-    two = write(tmp_path / "2", L2, *again)
-    assert rows(read_captures([one, two]))[4:] == [
+    second = write(tmp_path / "2", L2, *again)
+    assert rows(read_captures([first, second]))[4:] == [
         (CLEAR, 0, 0, 0.0),
         (LEVEL, 1, 12849, 10.0),
         (LEVEL, -1, 12850, 30.0),
     ]
-    groups, failed = group_by_instrument([one, two])
+    groups, failed = group_by_instrument([first, second])
     assert (list(groups), failed) == (["tardis-deribit:BTC-PERPETUAL"], {})
 
 
 def test_a_day_that_opens_without_a_snapshot_does_not_go_on(tmp_path: Path) -> None:
-    one = write(tmp_path / "1", L2, *OPENING)
+    first = write(tmp_path / "1", L2, *OPENING)
     lost = [level(300, False, "bid", "6424.5", "7"), level(301, False, "ask", "6425.0", "8")]
     again = [level(302, True, "bid", "6420.0", "1"), level(302, True, "ask", "6421.0", "2")]
     ledger = Ledger()
-    events, lines = replayed.read([one, write(tmp_path / "2", L2, *lost, *again)], ledger)
+    events, lines = replayed.read([first, write(tmp_path / "2", L2, *lost, *again)], ledger)
     assert list(zip(events.kind[4:].tolist(), lines[4:], strict=True)) == [(GAP, 2), (CLEAR, 4), (LEVEL, 4), (LEVEL, 5)]
     assert (ledger.quarantined, ledger.faults) == ({"before the snapshot": 3}, {"reconnect": 1})
 
 
 @pytest.mark.parametrize(("pause_ms", "gaps"), [(500, 0), (5_000, 1)])
 def test_a_day_goes_on_if_it_follows_at_once(tmp_path: Path, pause_ms: int, gaps: int) -> None:
-    one = write(tmp_path / "1", L2, *OPENING)
-    two = write(
+    first = write(tmp_path / "1", L2, *OPENING)
+    second = write(
         tmp_path / "2",
         L2,
         level(pause_ms, True, "bid", "6424.5", "10"),
         level(pause_ms, True, "ask", "6425.0", "30"),
     )
-    events, _ = replayed.read([one, two])
+    events, _ = replayed.read([first, second])
     assert np.count_nonzero(events.kind == GAP) == gaps
     assert np.count_nonzero(events.kind == CLEAR) == 2
 
 
 def test_a_quick_reconnection_within_a_later_day_is_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tardis, "_CHUNK", 1 << 7)
-    one = write(tmp_path / "1", L2, *OPENING)
+    first = write(tmp_path / "1", L2, *OPENING)
     again = [level(at, True, side, price, "1") for at in (10,) for side, price in (("bid", "6424"), ("ask", "6425"))]
     updates = [level(20 + i, False, "bid", "6424", str(i + 2)) for i in range(8)]
     lost = [level(40, True, "bid", "6420.0", "1"), level(40, True, "ask", "6421.0", "2")]
-    events, lines = replayed.read([one, write(tmp_path / "2", L2, *again, *updates, *lost)])
+    events, lines = replayed.read([first, write(tmp_path / "2", L2, *again, *updates, *lost)])
     assert [line for kind, line in zip(events.kind, lines, strict=True) if kind == GAP] == [12]
 
 
@@ -190,8 +190,11 @@ def test_a_clock_that_went_back_keeps_the_order_of_lines(tmp_path: Path) -> None
 
 
 def test_days_out_of_order_or_twice_are_refused(tmp_path: Path) -> None:
-    one, two = write(tmp_path / "1", L2, *OPENING), write(tmp_path / "2", L2, level(500, True, "bid", "6424.5", "10"))
-    for paths in ([two, one], [one, one]):
+    first, second = (
+        write(tmp_path / "1", L2, *OPENING),
+        write(tmp_path / "2", L2, level(500, True, "bid", "6424.5", "10")),
+    )
+    for paths in ([second, first], [first, first]):
         with pytest.raises(CaptureError, match=r"/1:2: .*each day once, in order"):
             replayed.read(paths)
 
@@ -288,10 +291,10 @@ def test_differences_of_books_make_the_books(
     path = write(tmp_path_factory.mktemp("books") / "x", BOOKS, *lines)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tardis, "_CHUNK", chunk)
-        seen = {line: (bids, asks) for line, bids, asks in replayed.books(*replayed.read([path]))}
-    last = seen[2]
+        rebuilt = {line: (bids, asks) for line, bids, asks in replayed.books(*replayed.read([path]))}
+    last = rebuilt[2]
     for line, expected in enumerate(shown, 3):
-        last = seen.get(line, last)
+        last = rebuilt.get(line, last)
         assert last == expected
 
 
@@ -328,13 +331,13 @@ def test_neither_batches_nor_the_cut_between_days_change_the_book(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tardis, "_CHUNK", 100 + cut * 20)
         again, places_again = replayed.read([path, trades])
-    for one, other in zip(dataclasses.astuple(whole), dataclasses.astuple(again), strict=True):
-        assert (one == other).all()
+    for column, other in zip(dataclasses.astuple(whole), dataclasses.astuple(again), strict=True):
+        assert (column == other).all()
     assert places == places_again
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "message"),
     [
         (level(5, False, "bid", "abc", "1"), "price: 'abc' is no number"),
         (level(5, False, "bid", "-1", "1"), "price"),
@@ -351,9 +354,9 @@ def test_neither_batches_nor_the_cut_between_days_change_the_book(
         (level(5, True, "bid", "6424", "1").replace("true", "maybe"), "is_snapshot: 'maybe'"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: str, words: str) -> None:
+def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     path = write(tmp_path / "x", L2, *OPENING, level(4, False, "bid", "6424", "1"), line)
-    with pytest.raises(CaptureError, match=words) as raised:
+    with pytest.raises(CaptureError, match=message) as raised:
         read_captures([path])
     assert f"{path}:7: " in str(raised.value)
 
@@ -361,8 +364,8 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, words: str) -> None:
 def test_files_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     l2, books = write(tmp_path / "l2", L2, *OPENING), write(tmp_path / "b", BOOKS, book(0, [("2", "1")], [("1", "1")]))
     trades = write(tmp_path / "t", TRADES, trade(3, "1", "buy", "6425", "5"))
-    for paths, words in (([l2, books], "same book"), ([trades], "no book"), ([l2, tmp_path / "no"], "no such file")):
-        with pytest.raises(CaptureError, match=words):
+    for paths, message in (([l2, books], "same book"), ([trades], "no book"), ([l2, tmp_path / "no"], "no such file")):
+        with pytest.raises(CaptureError, match=message):
             read_captures(paths)
     with pytest.raises(CaptureError, match="never begins"):
         read_captures([write(tmp_path / "u", L2, OPENING[0])])

@@ -22,14 +22,14 @@ def template(published):
 
 
 def kinds(findings):
-    return [(one.kind, one.model, one.version, one.safe) for one in findings]
+    return [(finding.kind, finding.model, finding.version, finding.safe) for finding in findings]
 
 
 def mend(workspace):
     return repair(Release(workspace, PARAMS, StandIn(workspace)), verify(workspace))
 
 
-def test_a_sound_repository_has_no_findings_and_no_server_is_needed(workspace, repository):
+def test_a_valid_repository_has_no_findings_and_no_server_is_needed(workspace, repository):
     served = {model: repository.listed(model) for model in repository.models()}
     assert verify(workspace) == verify(workspace, served) == []
     # Which plans a machine can run is its own affair.
@@ -37,27 +37,31 @@ def test_a_sound_repository_has_no_findings_and_no_server_is_needed(workspace, r
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_an_unsound_version_leaves_while_a_sound_one_remains(workspace, repository, which):
+def test_a_corrupt_version_leaves_while_a_valid_version_remains(workspace, repository, which):
     listed = repository.listed("toy")
     bad = listed[which]
     (repository.directory("toy", bad) / "golden.safetensors").write_bytes(b"")
-    found = verify(workspace)
-    assert (IntegrityKind.UNSOUND, "toy", bad, True) in kinds(found)
-    assert "golden.safetensors: changed" in found[0].words or "golden.safetensors: changed" in found[1].words
+    findings = verify(workspace)
+    assert (IntegrityKind.UNSOUND, "toy", bad, True) in kinds(findings)
+    assert "golden.safetensors: changed" in findings[0].words or "golden.safetensors: changed" in findings[1].words
     assert mend(workspace) == []
     assert repository.listed("toy") == [version for version in listed if version != bad]
     assert verify(workspace) == []
-    actions = [(one.action, one.version_to) for one in journal.read(workspace.journal) if one.model == "toy"][3:]
+    actions = [(entry.action, entry.version_to) for entry in journal.read(workspace.journal) if entry.model == "toy"][
+        3:
+    ]
     assert actions == [("repaired", repository.active("toy")), ("set aside", bad)]
-    assert any(one.name.startswith(f"toy-{bad}-") for one in workspace.quarantine.iterdir())
+    assert any(path.name.startswith(f"toy-{bad}-") for path in workspace.quarantine.iterdir())
 
 
 def test_the_last_good_version_is_never_taken_away(workspace, repository):
     for version in repository.versions("toy"):
         (repository.directory("toy", version) / "model.onnx").unlink()
     before = repository.listed("toy")
-    found = verify(workspace)
-    assert {one.safe for one in found if (one.kind, one.model) == (IntegrityKind.UNSOUND, "toy")} == {False}
+    findings = verify(workspace)
+    assert {
+        finding.safe for finding in findings if (finding.kind, finding.model) == (IntegrityKind.UNSOUND, "toy")
+    } == {False}
     mend(workspace)
     assert repository.listed("toy") == repository.versions("toy") == before
     assert verify(workspace) != []
@@ -66,13 +70,13 @@ def test_the_last_good_version_is_never_taken_away(workspace, repository):
 def test_an_untrusted_key_takes_nothing_away(workspace, repository):
     Trust.of(workspace).path.write_text("0" * 64 + "\n")
     before = repository.versions("toy"), repository.listed("toy")
-    found = verify(workspace)
-    assert {one.safe for one in found if one.model in ("toy", "toy_candidate")} == {False}
+    findings = verify(workspace)
+    assert {finding.safe for finding in findings if finding.model in ("toy", "toy_candidate")} == {False}
     mend(workspace)
     assert (repository.versions("toy"), repository.listed("toy")) == before
 
 
-def test_what_is_foreign_is_set_aside(workspace, repository):
+def test_foreign_files_are_quarantined(workspace, repository):
     home = repository.root / "toy"
     places = [repository.root / "staging", repository.root / ".hidden", home / "01", home / "notes", home / "9.x"]
     for place in places:
@@ -89,7 +93,7 @@ def test_what_is_foreign_is_set_aside(workspace, repository):
     assert verify(workspace) == []
 
 
-def test_a_model_of_somebody_else_is_named_and_left_alone(workspace, repository):
+def test_a_model_of_another_program_is_named_and_left_alone(workspace, repository):
     folder = repository.root / "tokenizer"
     (folder / "1").mkdir(parents=True)
     (folder / "config.pbtxt").write_text('name: "tokenizer"\nbackend: "python"\n')
@@ -103,20 +107,20 @@ def test_a_lost_configuration_is_written_anew(workspace, repository, damage):
     path = repository.config_path("toy")
     before = path.read_bytes()
     damage(path)
-    found = verify(workspace)
-    assert (IntegrityKind.POLICY, "toy", None, True) in kinds(found)
-    repair(Release(workspace, PARAMS), [one for one in found if one.kind is IntegrityKind.POLICY])
+    findings = verify(workspace)
+    assert (IntegrityKind.POLICY, "toy", None, True) in kinds(findings)
+    repair(Release(workspace, PARAMS), [finding for finding in findings if finding.kind is IntegrityKind.POLICY])
     assert path.read_bytes() == before
     assert verify(workspace) == []
 
 
-def test_leftovers_of_the_dead_are_cleared_and_those_of_the_living_left(workspace, repository):
+def test_leftovers_of_crashed_writers_are_cleared_and_those_of_live_ones_left(workspace, repository):
     (workspace.staging / "toy-1-abcd" / "1").mkdir(parents=True)
     repository.config_path("toy").with_name(".config.pbtxt.x1").write_text("half")
     shutil.copytree(repository.directory("toy", repository.active("toy")), repository.root / "toy" / "20990101000000")
     with sole_writer(Release(workspace, PARAMS), "publish toy"):
-        assert {one.kind for one in verify(workspace)} == {IntegrityKind.UNSOUND}
-    assert {IntegrityKind.LEFTOVER, IntegrityKind.UNSOUND} == {one.kind for one in verify(workspace)}
+        assert {finding.kind for finding in verify(workspace)} == {IntegrityKind.UNSOUND}
+    assert {IntegrityKind.LEFTOVER, IntegrityKind.UNSOUND} == {finding.kind for finding in verify(workspace)}
     assert mend(workspace) == []
     assert verify(workspace) == []
     assert list(workspace.staging.iterdir()) == []
@@ -141,39 +145,39 @@ def test_lines_that_the_journal_lacks_are_written(workspace, repository):
     assert version_status == {first: "set aside", second: "published", third: "published"}
 
 
-def test_a_policy_that_was_edited_is_journaled_and_what_it_leaves_out_set_aside(workspace, repository):
+def test_an_edited_policy_is_journaled_and_unlisted_versions_quarantined(workspace, repository):
     _, second, third = repository.listed("toy")
     repository.list_versions("toy", [second])
-    found = verify(workspace)
-    assert {one.kind for one in found} == {
+    findings = verify(workspace)
+    assert {finding.kind for finding in findings} == {
         IntegrityKind.UNLISTED,
         IntegrityKind.JOURNAL,
         IntegrityKind.LEFTOVER,
         IntegrityKind.COMPANION,
-    } & {one.kind for one in found}
-    assert (IntegrityKind.UNLISTED, "toy", third, True) in kinds(found)
+    } & {finding.kind for finding in findings}
+    assert (IntegrityKind.UNLISTED, "toy", third, True) in kinds(findings)
     assert mend(workspace) == []
     assert verify(workspace) == []
     assert repository.versions("toy") == [second]
     assert journal.state_at(journal.read(workspace.journal), "toy", 2**62).version_to == second
 
 
-def test_plans_without_their_model_are_set_aside(workspace, repository):
+def test_plans_without_their_model_are_quarantined(workspace, repository):
     shutil.rmtree(repository.root / "toy")
-    assert IntegrityKind.COMPANION in {one.kind for one in verify(workspace)}
+    assert IntegrityKind.COMPANION in {finding.kind for finding in verify(workspace)}
     assert mend(workspace) == []
     assert repository.models() == ["toy_candidate"]
     assert verify(workspace) == []
 
 
-def test_a_server_that_serves_something_else_is_told(workspace, repository):
+def test_a_server_that_serves_something_else_follows_the_listing(workspace, repository):
     listed = repository.listed("toy")
     served = {"toy": [7, listed[0]], "toy_candidate": repository.listed("toy_candidate"), "gone": [1], "toy_trt": []}
-    found = verify(workspace, served)
-    assert kinds(found) == [(IntegrityKind.SERVED, "toy", None, True)] * 2 + [
+    findings = verify(workspace, served)
+    assert kinds(findings) == [(IntegrityKind.SERVED, "toy", None, True)] * 2 + [
         (IntegrityKind.SERVED, "gone", None, True)
     ]
-    failures = repair(Release(workspace, PARAMS), found, served=served)
+    failures = repair(Release(workspace, PARAMS), findings, served=served)
     assert {why for _, why in failures} == {"toy: no server runs here any more", "gone: no server runs here any more"}
 
     withdrawn = []
@@ -183,7 +187,7 @@ def test_a_server_that_serves_something_else_is_told(workspace, repository):
             withdrawn.append((model, versions))
 
     server = Server(workspace)
-    assert repair(Release(workspace, PARAMS, server), found, served=served) == []
+    assert repair(Release(workspace, PARAMS, server), findings, served=served) == []
     assert server.loaded["toy"] == listed
     assert ("toy", [7]) in withdrawn
     assert ("gone", [1]) in withdrawn
@@ -210,7 +214,7 @@ def test_a_policy_that_names_no_version_is_written_anew(workspace, repository, n
     assert verify(workspace) == []
 
 
-def test_a_linked_version_is_not_sound_and_one_repair_is_enough(workspace, repository, tmp_path):
+def test_a_linked_version_is_corrupt_and_one_repair_is_enough(workspace, repository, tmp_path):
     newest = repository.active("toy")
     repository.directory("toy", newest).rename(tmp_path / "elsewhere")
     repository.directory("toy", newest).symlink_to(tmp_path / "elsewhere")
@@ -227,7 +231,13 @@ def test_bytes_that_are_no_text_are_found(workspace, repository, file):
         "journal": workspace.journal,
         "intent": workspace.intent,
     }
-    spoilt = b'{"entry":{"action":"\xff"}}' if file == "intent" else paths[file].read_bytes().replace(b"toy", b"to\xff")
-    paths[file].write_bytes(spoilt)
-    assert [one.place for one in verify(workspace) if str(paths[file]) in (one.place, f"{one.place}/manifest.json")]
+    corrupt = (
+        b'{"entry":{"action":"\xff"}}' if file == "intent" else paths[file].read_bytes().replace(b"toy", b"to\xff")
+    )
+    paths[file].write_bytes(corrupt)
+    assert [
+        finding.place
+        for finding in verify(workspace)
+        if str(paths[file]) in (finding.place, f"{finding.place}/manifest.json")
+    ]
     mend(workspace)

@@ -34,7 +34,7 @@ def test_accepts_the_exported_network(tmp_path, network):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"names": {"features": "ticks"}}, r"its inputs are \['state', 'ticks'\]"),
         ({"names": {"next_state": "state_out"}}, r"its outputs are \['outlook', 'probabilities', 'state_out'\]"),
@@ -44,9 +44,9 @@ def test_accepts_the_exported_network(tmp_path, network):
         ({"external": True}, r"keeps \w+ in the side file weights.bin"),
     ],
 )
-def test_refuses_what_the_contract_does_not_say(tmp_path, changes, words):
+def test_refuses_what_the_contract_does_not_say(tmp_path, changes, message):
     path = toy.write_model(tmp_path / "model.onnx", **changes)
-    with pytest.raises(ReleaseError, match=words):
+    with pytest.raises(ReleaseError, match=message):
         check_model_file(path, toy.CONTRACT)
 
 
@@ -58,12 +58,12 @@ def test_refuses_a_model_whose_side_file_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [({"horizons_ms": (100,)}, "probabilities has shape"), ({"state_size": 3}, "state has shape")],
 )
-def test_refuses_another_horizon_count_and_state(tmp_path, changes, words):
+def test_refuses_another_horizon_count_and_state(tmp_path, changes, message):
     path = toy.write_model(tmp_path / "model.onnx")
-    with pytest.raises(ReleaseError, match=words):
+    with pytest.raises(ReleaseError, match=message):
         check_model_file(path, structs.replace(toy.CONTRACT, **changes))
 
 
@@ -72,7 +72,7 @@ def test_refuses_double_precision_inputs(tmp_path):
     model = onnx.load(path)
     cast = onnx.helper.make_node("Cast", ["state"], ["narrow"], to=onnx.TensorProto.FLOAT)
     for node in model.graph.node:
-        node.input[:] = ["narrow" if one == "state" else one for one in node.input]
+        node.input[:] = ["narrow" if tensor == "state" else tensor for tensor in node.input]
     model.graph.node.insert(0, cast)
     model.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
     onnx.save(model, path)

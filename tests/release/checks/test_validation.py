@@ -24,7 +24,7 @@ from tests.release import toy
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """The folder of a sound version."""
+    """The folder of a valid version."""
     workspace = Workspace(tmp_path_factory.mktemp("project"))
     manifest = publish(
         Release(workspace, toy.params()), toy.artifact(workspace.root / "run"), model="toy", contract=toy.CONTRACT
@@ -46,7 +46,7 @@ def reseal(directory):
     toy.seal(directory, structs.replace(manifest, files=files, artifact_id=files[MODEL]))
 
 
-def test_proves_a_sound_version_in_another_process(version):
+def test_validates_a_version_in_another_process(version):
     validation = validate(version, toy.trust_of(version), 60)
     assert validation.rows == len(toy.ROWS)
     assert validation.largest_difference <= 1e-6
@@ -54,16 +54,16 @@ def test_proves_a_sound_version_in_another_process(version):
 
 def test_prints_one_object_and_a_status(version):
     command = [sys.executable, "-m", "lobsmith.release.checks.validation"]
-    sound = subprocess.run([*command, str(version), str(toy.trust_of(version).path)], capture_output=True, check=False)
+    valid = subprocess.run([*command, str(version), str(toy.trust_of(version).path)], capture_output=True, check=False)
     (version / GOLDEN).unlink()
     broken = subprocess.run([*command, str(version), str(toy.trust_of(version).path)], capture_output=True, check=False)
-    assert (sound.returncode, json.loads(sound.stdout)["proven"]) == (0, True)
+    assert (valid.returncode, json.loads(valid.stdout)["proven"]) == (0, True)
     assert (broken.returncode, json.loads(broken.stdout)["proven"]) == (1, False)
     assert "golden.safetensors: missing" in json.loads(broken.stdout)["reason"]
 
 
 @pytest.mark.parametrize(
-    ("model", "words"),
+    ("model", "message"),
     [
         ({"offset": float("nan")}, "not finite"),
         ({"offset": float("inf")}, "not finite"),
@@ -74,14 +74,14 @@ def test_prints_one_object_and_a_status(version):
         ({"names": {"features": "ticks"}}, "inputs"),
     ],
 )
-def test_refuses_a_bad_model(version, model, words):
+def test_refuses_a_bad_model(version, model, message):
     toy.write_model(version / MODEL, **model)
     # Vectors that the model itself made, so that nothing but its answers can give it away.
     if "names" not in model:
         golden = dataclasses.asdict(toy.golden(version / MODEL))
         save_file({name: np.nan_to_num(value) for name, value in golden.items()}, version / GOLDEN)
     reseal(version)
-    with pytest.raises(ReleaseError, match=words):
+    with pytest.raises(ReleaseError, match=message):
         check_version(version, toy.trust_of(version))
 
 
@@ -112,7 +112,7 @@ def test_refuses_another_models_outlook(version):
         ("next_state", lambda x: x[0]),
     ],
 )
-def test_refuses_vectors_that_prove_nothing(version, name, change):
+def test_refuses_vectors_that_tell_no_models_apart(version, name, change):
     golden = dataclasses.asdict(toy.golden(version / MODEL))
     golden[name] = np.ascontiguousarray(change(golden[name]))
     save_file(golden, version / GOLDEN)
@@ -128,15 +128,15 @@ def test_refuses_a_file_that_is_no_golden_file(version):
         check_version(version, toy.trust_of(version))
 
 
-def test_a_proof_that_hangs_is_killed(version):
+def test_a_validation_that_hangs_is_killed(version):
     # A named pipe in a file's place is opened for ever; the check of the manifest comes first and must not do that.
     (version / "manifest.json").unlink()
     os.mkfifo(version / "manifest.json")
-    with pytest.raises(ReleaseError, match="not proven within"):
+    with pytest.raises(ReleaseError, match="not validated within"):
         validate(version, toy.trust_of(version), 2)
 
 
-def test_the_graph_for_one_row_is_proven_too(tmp_path):
+def test_the_graph_for_one_row_is_validated_too(tmp_path):
     workspace = Workspace(tmp_path)
     good = toy.artifact(workspace.root / "run", step_scale=0.3)
     manifest = publish(Release(workspace, toy.params()), good, model="toy", contract=toy.CONTRACT)

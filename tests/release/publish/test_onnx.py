@@ -73,14 +73,14 @@ def test_publishes_a_version(workspace, repository, artifact):
 
 
 def test_a_server_never_sees_a_model_half_made(workspace, repository, artifact):
-    seen = []
+    states = []
 
     def look(step):
-        seen.append((step, repository.models(), repository.active("toy") is not None))
+        states.append((step, repository.models(), repository.active("toy") is not None))
 
     put(workspace, artifact, note=look)
-    assert seen[:3] == [(step, [], False) for step in ("intended", "staged", "proven")]
-    assert seen[3] == ("moved", ["toy"], True)
+    assert states[:3] == [(step, [], False) for step in ("intended", "staged", "proven")]
+    assert states[3] == ("moved", ["toy"], True)
 
 
 def test_lists_the_newest_and_primes_for_the_slowest(workspace, repository, tmp_path):
@@ -94,11 +94,11 @@ def test_lists_the_newest_and_primes_for_the_slowest(workspace, repository, tmp_
     assert read_config(repository.config_path("toy")).parameters["prime_rows"].string_value == "32"
 
 
-def test_the_slot_of_candidates_holds_the_newest(workspace, repository, artifact):
+def test_the_candidate_deployment_holds_the_newest(workspace, repository, artifact):
     for _ in range(2):
         last = put(workspace, artifact, model="toy_candidate")
     assert repository.listed("toy_candidate") == repository.versions("toy_candidate") == [last.version]
-    actions = [one.action for one in journal.read(workspace.journal)]
+    actions = [entry.action for entry in journal.read(workspace.journal)]
     assert actions == ["published", "published", "retired"]
 
 
@@ -110,7 +110,7 @@ def test_what_was_taken_off_the_list_or_damaged_stays_off(workspace, repository,
     assert fourth > third
     assert repository.listed("toy") == [second, fourth]
     assert repository.versions("toy") == [second, third, fourth]
-    assert [one.name.split("-")[1] for one in workspace.quarantine.iterdir()] == [str(first)]
+    assert [path.name.split("-")[1] for path in workspace.quarantine.iterdir()] == [str(first)]
 
 
 def test_a_refused_gate_publishes_nothing(workspace, repository, tmp_path):
@@ -135,7 +135,7 @@ def test_a_change_of_the_contract_needs_a_new_name(workspace, repository, artifa
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"external": True}, "side file"),
         ({"names": {"state": "memory"}}, "its inputs"),
@@ -145,13 +145,13 @@ def test_a_change_of_the_contract_needs_a_new_name(workspace, repository, artifa
         ({"scale": 0.4}, "differ from the golden vectors"),
     ],
 )
-def test_a_bad_model_file_publishes_nothing(workspace, artifact, changes, words):
+def test_a_bad_model_file_publishes_nothing(workspace, artifact, changes, message):
     first = put(workspace, artifact)
     before = tree(workspace.repository)
     toy.write_model(artifact.model_path, **changes)
     if changes == {"scale": 0.0}:
         artifact = dataclasses.replace(artifact, golden=toy.golden(artifact.model_path))
-    with pytest.raises(ReleaseError, match=words):
+    with pytest.raises(ReleaseError, match=message):
         put(workspace, artifact)
     assert tree(workspace.repository) == before
     assert list(workspace.staging.iterdir()) == []
@@ -182,7 +182,7 @@ def test_a_failed_load_of_the_first_version_leaves_no_model(workspace, repositor
         put(workspace, artifact, server=StandIn(workspace, load))
     assert list(workspace.repository.iterdir()) == []
     assert len(list((workspace.home / "set_aside").iterdir())) == 1
-    assert [one.action for one in journal.read(workspace.journal)] == ["refused"]
+    assert [entry.action for entry in journal.read(workspace.journal)] == ["refused"]
     assert put(workspace, artifact).version > journal.read(workspace.journal)[0].version_to
 
 
@@ -275,7 +275,7 @@ def test_publishers_take_turns(workspace, repository, artifact):
     assert len(versions) == 3
     assert repository.listed("toy") == versions
     entries = journal.read(workspace.journal)
-    assert [(one.version_from, one.version_to) for one in entries] == list(
+    assert [(entry.version_from, entry.version_to) for entry in entries] == list(
         zip([None, *versions], versions, strict=False)
     )
 

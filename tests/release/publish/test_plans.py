@@ -82,9 +82,9 @@ def test_a_manifest_of_before_there_were_plans_is_read(repository):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
-        ({"builder": "tensorrt_rtx"}, "plans of tensorrt_rtx prove that the graph builds and are never published"),
+        ({"builder": "tensorrt_rtx"}, "plans of tensorrt_rtx only show that the graph builds and are never published"),
         ({"source_sha256": "0" * 64}, "fp32 plans of another network"),
         ({"sha256": {"model_sm89.plan": "0" * 64}}, "model_sm89.plan: changed after it was built"),
         ({"sha256": {}}, "does not name one plan with its hash"),
@@ -93,8 +93,8 @@ def test_a_manifest_of_before_there_were_plans_is_read(repository):
         ({"profiles": (plans.STEP,)}, "no profile takes one stream of 2 rows"),
     ],
 )
-def test_plans_that_are_not_fit_are_refused(workspace, repository, changes, words):
-    with pytest.raises(ReleaseError, match=words):
+def test_plans_that_are_not_fit_are_refused(workspace, repository, changes, message):
+    with pytest.raises(ReleaseError, match=message):
         put_plans(workspace, manifest_of(repository), **changes)
     assert repository.models() == ["toy"]
     assert list(workspace.staging.iterdir()) == []
@@ -143,7 +143,7 @@ def test_an_onnx_model_of_that_name_is_left_alone(workspace, repository):
     assert repository.config_text("toy_trt") == before
 
 
-def test_a_proof_that_fails_publishes_nothing(workspace, repository):
+def test_a_failed_validation_publishes_nothing(workspace, repository):
     of, folder = manifest_of(repository), workspace.root / "engine"
     plans.build(folder, of)
 
@@ -159,7 +159,7 @@ def test_without_a_fitting_gpu_nothing_is_published(workspace, repository):
     of, folder = manifest_of(repository), workspace.root / "engine"
     plans.build(folder, of, capabilities=("1.0",))
     assert this_gpu() is None or this_gpu().capability != "1.0"
-    with pytest.raises(ReleaseError, match=r"a plan can only be proven on a GPU of capability 1\.0"):
+    with pytest.raises(ReleaseError, match=r"a plan can only be validated on a GPU of capability 1\.0"):
         publish_engine(Release(workspace, toy.params()), folder, of)
     assert repository.models() == ["toy"]
 
@@ -201,14 +201,14 @@ def test_plans_follow_a_rollback(workspace, repository):
     assert (repository.listed("toy_trt"), policy(repository)) == ([old], [old])
 
 
-def test_plans_of_what_is_no_longer_listed_are_set_aside_with_the_next_publication(workspace, repository):
+def test_plans_of_unlisted_versions_are_quarantined_with_the_next_publication(workspace, repository):
     old, new = repository.listed("toy")
     put_plans(workspace, manifest_of(repository, new))
     repository.list_versions("toy", [old])
     assert repository.listed("toy_trt") == []
     put(workspace)
     assert repository.models() == ["toy"]
-    assert [one.name.rsplit("-", 1)[0] for one in workspace.quarantine.iterdir()] == [f"toy_trt-{new}"]
+    assert [path.name.rsplit("-", 1)[0] for path in workspace.quarantine.iterdir()] == [f"toy_trt-{new}"]
 
 
 def test_plans_follow_what_publishing_keeps(workspace, repository):
@@ -226,8 +226,8 @@ def test_a_killed_publisher_of_plans_leaves_the_old_state_or_the_new(workspace, 
     # That the journal knows the number from a refusal must not make a later leftover look like a version.
     with pytest.raises(DeadlineError):
         put_plans(workspace, manifest_of(repository, new), server=StandIn(workspace, refuse_to_load))
-    done = zygote.run("publisher", str(workspace.root), step, "plans")
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    killed = zygote.run("publisher", str(workspace.root), step, "plans")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     published = step in ("listed", "loaded", "recorded")
     assert repository.valid("toy_trt") == ([old, new] if published else [old], {})
     if not published:
@@ -236,9 +236,9 @@ def test_a_killed_publisher_of_plans_leaves_the_old_state_or_the_new(workspace, 
     put_plans(workspace, latest)
     assert repository.valid("toy_trt") == ([old, new, latest.version], {})
     lines = [
-        one.version_to
-        for one in journal.read(workspace.journal)
-        if one.model == "toy_trt" and one.action == "published"
+        entry.version_to
+        for entry in journal.read(workspace.journal)
+        if entry.model == "toy_trt" and entry.action == "published"
     ]
     assert lines == [old, new, latest.version]
 

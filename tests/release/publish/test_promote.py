@@ -81,12 +81,12 @@ def test_what_falls_out_is_unloaded_and_deleted_but_the_fallback_stays(workspace
     assert (entry.action, entry.version_from, entry.version_to) == ("retired", versions[2], versions[0])
 
 
-def test_an_unsound_version_is_not_counted_and_is_set_aside(workspace, repository, candidate, server):
+def test_a_corrupt_version_is_not_counted_and_is_quarantined(workspace, repository, candidate, server):
     first, second = (put(workspace, candidate, server=server).version for _ in range(2))
     (repository.directory("toy", second) / "model.onnx").write_bytes(b"")
     third = put(workspace, candidate, server=server).version
     assert repository.listed("toy") == repository.versions("toy") == [first, third]
-    assert [one.name.rsplit("-", 1)[0] for one in workspace.quarantine.iterdir()] == [f"toy-{second}"]
+    assert [path.name.rsplit("-", 1)[0] for path in workspace.quarantine.iterdir()] == [f"toy-{second}"]
     entry = journal.read(workspace.journal)[-1]
     assert (entry.action, entry.version_to) == ("set aside", second)
     assert "model.onnx: changed" in entry.reason
@@ -144,7 +144,7 @@ def test_a_plan_says_what_the_promotion_then_does(workspace, repository, candida
     assert repository.versions("toy") == [old[1], manifest.version]
 
 
-def test_the_slot_is_emptied(workspace, repository, candidate, server):
+def test_a_candidate_is_undeployed(workspace, repository, candidate, server):
     server.loaded["toy_candidate"] = [int(candidate.name)]
     release = Release(workspace, toy.params(), server, who="a flow")
     gone = undeploy_candidate(release, "toy", reason="worse in shadow", verdicts=(toy.REFUSED,))

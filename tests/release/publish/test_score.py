@@ -51,7 +51,7 @@ def without_scores(workspace):
 
 
 def lines(workspace, model="toy_drift"):
-    return [(one.action, one.version_to) for one in journal.read(workspace.journal) if one.model == model]
+    return [(entry.action, entry.version_to) for entry in journal.read(workspace.journal) if entry.model == model]
 
 
 def mend(workspace):
@@ -63,8 +63,8 @@ def test_a_score_is_published_under_the_number_of_its_version(workspace, reposit
     version = put(workspace, server=server)
     assert server.loaded["toy"] == server.loaded["toy_drift"] == repository.listed("toy")
     directory, beside = repository.directory("toy", version), repository.directory("toy_drift", version)
-    assert {one.name for one in directory.iterdir()} >= {"reference.safetensors", "drift.onnx"}
-    assert {one.name for one in beside.iterdir()} == {"model.onnx", "manifest.json", "manifest.sig"}
+    assert {path.name for path in directory.iterdir()} >= {"reference.safetensors", "drift.onnx"}
+    assert {path.name for path in beside.iterdir()} == {"model.onnx", "manifest.json", "manifest.sig"}
     assert (beside / "model.onnx").read_bytes() == (directory / "drift.onnx").read_bytes()
     manifest = repository.verify("toy_drift", version)
     assert manifest.artifact_id == repository.verify("toy", version).files["drift.onnx"]
@@ -77,8 +77,11 @@ def test_its_configuration_is_bound_to_the_contract_of_its_model(repository):
     assert configured_contract(path) == repository.contract("toy") == toy.CONTRACT
     config = read_config(path)
     assert (config.backend, config.default_model_filename) == ("onnxruntime", "model.onnx")
-    assert [(one.name, list(one.dims)) for one in config.input] == [("rows", [-1, toy.F])]
-    assert [(one.name, list(one.dims)) for one in config.output] == [("score", [1]), ("contributions", [toy.F])]
+    assert [(tensor.name, list(tensor.dims)) for tensor in config.input] == [("rows", [-1, toy.F])]
+    assert [(tensor.name, list(tensor.dims)) for tensor in config.output] == [
+        ("score", [1]),
+        ("contributions", [toy.F]),
+    ]
 
 
 def test_a_version_without_a_score_is_valid(workspace, repository):
@@ -106,7 +109,10 @@ def test_a_score_goes_back_with_its_version(workspace, repository):
     server = StandIn(workspace)
     rollback(Release(workspace, PARAMS, server), "toy")
     assert repository.listed("toy_drift") == repository.versions("toy_drift") == [old]
-    assert {one.name.rsplit("-", 1)[0] for one in workspace.quarantine.iterdir()} == {f"toy-{new}", f"toy_drift-{new}"}
+    assert {path.name.rsplit("-", 1)[0] for path in workspace.quarantine.iterdir()} == {
+        f"toy-{new}",
+        f"toy_drift-{new}",
+    }
     assert verify(workspace) == []
 
 
@@ -126,8 +132,13 @@ def test_a_score_that_is_not_served_takes_nothing_down_and_is_tried_again(worksp
     assert repository.active("toy") == version
     assert version not in repository.listed("toy_drift")
     assert lines(workspace)[-1] == ("refused", version)
-    [found] = verify(workspace)
-    assert (found.kind, found.model, found.version, found.safe) == (IntegrityKind.COMPANION, "toy", version, True)
+    [finding] = verify(workspace)
+    assert (finding.kind, finding.model, finding.version, finding.safe) == (
+        IntegrityKind.COMPANION,
+        "toy",
+        version,
+        True,
+    )
 
     # It was refused a moment ago: once a minute would fill journal and disk.
     known = len(journal.read(workspace.journal))
@@ -150,12 +161,12 @@ def test_a_missing_score_is_published_by_repair_and_by_the_next_publication(work
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_spoilt_score_is_made_anew_and_its_model_goes_on(workspace, repository, which):
+def test_a_corrupt_score_is_made_anew_and_its_model_goes_on(workspace, repository, which):
     listed = repository.listed("toy")
     (repository.directory("toy_drift", listed[which]) / "model.onnx").write_bytes(b"")
     assert repository.valid("toy") == (listed, {})
-    found = verify(workspace)
-    assert [(one.kind, one.model, one.version) for one in found] == [
+    findings = verify(workspace)
+    assert [(finding.kind, finding.model, finding.version) for finding in findings] == [
         (IntegrityKind.UNSOUND, "toy_drift", listed[which])
     ]
     assert mend(workspace) == []
@@ -171,14 +182,14 @@ def test_a_score_of_another_version_is_found(workspace, repository):
     manifest = structs.replace(read_manifest(directory), files={"model.onnx": changed}, artifact_id=changed)
     toy.seal(directory, manifest)
     assert repository.integrity_error("toy_drift", new) is None
-    [found] = verify(workspace)
-    assert f"does not belong to toy {new}" in found.words
+    [finding] = verify(workspace)
+    assert f"does not belong to toy {new}" in finding.words
     assert mend(workspace) == []
     assert verify(workspace) == []
 
 
 @pytest.mark.parametrize("content", [None, "nonsense {"])
-def test_a_lost_configuration_is_written_anew_and_hinders_nobody(workspace, repository, content):
+def test_a_lost_configuration_is_written_anew_and_blocks_nothing(workspace, repository, content):
     path, before = repository.config_path("toy_drift"), repository.config_text("toy_drift")
     path.unlink()
     if content is not None:
@@ -205,7 +216,7 @@ def test_a_model_of_that_name_is_left_alone(tmp_path):
     assert "not that of a score" in journal.read(workspace.journal)[-1].reason
 
 
-def test_half_of_what_drift_is_told_by_is_refused(workspace):
+def test_a_reference_without_a_score_is_refused(workspace):
     artifact = toy.artifact(workspace.root / "run", scored=True)
     (workspace.root / "run" / "reference.safetensors").unlink()
     for change in ({"reference_path": None}, {"score_path": None}):
@@ -215,9 +226,9 @@ def test_half_of_what_drift_is_told_by_is_refused(workspace):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
-        ({"swallow": True}, "a score below 1, as if it were usual"),
+        ({"swallow": True}, "a score below 1, no alarm"),
         ({"offset": float("nan")}, "the score of a finite block is not finite"),
         ({"mix": True}, "depends on the others of its batch"),
         ({"features": 4}, r"rows has shape \[any, any, 4\]"),
@@ -225,19 +236,19 @@ def test_half_of_what_drift_is_told_by_is_refused(workspace):
         ({"name": "ticks"}, "its inputs are"),
     ],
 )
-def test_a_score_that_is_not_fit_is_refused(tmp_path, changes, words):
+def test_a_score_that_is_not_fit_is_refused(tmp_path, changes, message):
     write_reference(tmp_path / "reference.safetensors", features=toy.F)
     write_score(tmp_path / "drift.onnx", **{"features": toy.F, "scale": 0.1, **changes})
-    with pytest.raises(ReleaseError, match=words):
+    with pytest.raises(ReleaseError, match=message):
         check_score(tmp_path, toy.CONTRACT)
 
 
-@pytest.mark.parametrize("spoilt", ["reference.safetensors", "drift.onnx"])
-def test_a_version_with_a_broken_score_or_reference_is_not_published(workspace, repository, spoilt):
+@pytest.mark.parametrize("corrupt", ["reference.safetensors", "drift.onnx"])
+def test_a_version_with_a_broken_score_or_reference_is_not_published(workspace, repository, corrupt):
     before = repository.listed("toy")
     artifact = toy.artifact(workspace.root / "run", scored=True)
-    (workspace.root / "run" / spoilt).write_bytes(b"\x08\x00")
-    with pytest.raises(ReleaseError, match=spoilt):
+    (workspace.root / "run" / corrupt).write_bytes(b"\x08\x00")
+    with pytest.raises(ReleaseError, match=corrupt):
         publish(Release(workspace, PARAMS), artifact, model="toy", contract=toy.CONTRACT)
     assert repository.listed("toy") == repository.listed("toy_drift") == before
 
@@ -255,12 +266,12 @@ def test_what_is_served_scores_as_the_file_of_the_version_does(workspace, reposi
 def test_a_killed_publisher_of_a_score_leaves_the_old_state_or_the_new(workspace, repository, zygote, step):
     version = put(workspace, server=without_scores(workspace))
     before = repository.listed("toy_drift")
-    done = zygote.run("publisher", str(workspace.root), step, "score")
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    killed = zygote.run("publisher", str(workspace.root), step, "score")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     published = step in ("listed", "loaded", "recorded", "closed")
     assert repository.valid("toy_drift") == ([*before, version] if published else before, {})
     assert repository.valid("toy")[1] == {}
-    # Who died says nothing of the score: it is tried again at once.
+    # A crashed writer says nothing about the score: it is tried again at once.
     server = StandIn(workspace)
     assert catch_up(Release(workspace, PARAMS, server), "toy") == {}
     put(workspace, server=server)

@@ -1,4 +1,4 @@
-"""The decision, against a world in which anything may happen between two steps."""
+"""The plan, in a world in which anything may happen between two actions."""
 
 from dataclasses import dataclass, field, replace
 
@@ -23,7 +23,7 @@ from lobsmith.release.registry.aliases import ARTIFACT_ID, TRITON_VERSION, Regis
 from lobsmith.release.repository import journal
 
 ARTIFACTS = "abcd"
-MOST_STEPS = 6
+MOST_ACTIONS = 6
 
 
 def version(number: int, artifact: str, **tags: str) -> Registered:
@@ -69,7 +69,7 @@ class World:
             self.active = self.present(artifact)
 
     def act(self) -> bool:
-        """Do the next step; say whether there was one."""
+        """Take the next action; return whether there was one."""
         match next_action(self.situation()):
             case Promote(champion):
                 self.active = self.present(champion.artifact_id)
@@ -93,7 +93,7 @@ class World:
         return True
 
     def reconcile(self, kill_after: int | None = None) -> None:
-        for step in range(MOST_STEPS + 1):
+        for step in range(MOST_ACTIONS + 1):
             if step == kill_after or not self.act():
                 return
         raise AssertionError(f"it does not come to an end: {self.situation()}")
@@ -106,7 +106,7 @@ events = st.lists(
         st.tuples(st.just("challenger"), st.none() | numbers),
         st.tuples(st.just("roll back"), numbers),
         st.tuples(st.just("refuse"), st.tuples(st.sampled_from(["champion", "challenger"]), numbers)),
-        st.tuples(st.just("reconcile"), st.none() | st.integers(0, MOST_STEPS)),
+        st.tuples(st.just("reconcile"), st.none() | st.integers(0, MOST_ACTIONS)),
     ),
     max_size=30,
 )
@@ -123,11 +123,11 @@ def test_whatever_happens_it_ends_in_what_is_wanted(happened) -> None:
             world.refused.add(detail)
         elif what == "reconcile":
             bad, serving = set(world.back), world.active
-            wished = world.champion
-            asked_again = wished is None or ARTIFACTS[wished] not in bad
-            done = len(world.promoted)
+            requested = world.champion
+            requested_again = requested is None or ARTIFACTS[requested] not in bad
+            promotions = len(world.promoted)
             world.reconcile(detail)
-            assert asked_again or len(world.promoted) == done, "what was rolled back came again by itself"
+            assert requested_again or len(world.promoted) == promotions, "what was rolled back came again by itself"
             assert serving is None or world.active is not None
         else:
             setattr(world, what, detail)
@@ -157,18 +157,18 @@ def test_a_rolled_back_artifact_comes_again_only_when_it_is_asked_for_again() ->
     assert next_action(rolled_back) == RevertAlias(WANTS_B.champion, A)
     moved = replace(rolled_back, wanted=WANTS_A)
     assert next_action(moved) == AcknowledgeRollback(frozenset("b"))
-    settled = replace(moved, taken_back=frozenset())
-    assert next_action(settled) is None
-    assert next_action(replace(settled, wanted=WANTS_B)) == Promote(WANTS_B.champion)
+    acknowledged = replace(moved, taken_back=frozenset())
+    assert next_action(acknowledged) is None
+    assert next_action(replace(acknowledged, wanted=WANTS_B)) == Promote(WANTS_B.champion)
 
 
 def test_two_rollbacks_in_a_row_leave_neither_to_come_again() -> None:
     for unwanted in "bc":
-        now = Situation(active=A, wanted=Wanted(version(3, unwanted)), taken_back=frozenset("bc"))
-        assert isinstance(next_action(now), RevertAlias)
+        situation = Situation(active=A, wanted=Wanted(version(3, unwanted)), taken_back=frozenset("bc"))
+        assert isinstance(next_action(situation), RevertAlias)
 
 
-def test_without_aliases_what_serves_goes_on_and_the_slot_is_emptied() -> None:
+def test_without_aliases_serving_goes_on_and_the_candidate_is_undeployed() -> None:
     assert next_action(Situation(active=A)) is None
     assert next_action(Situation(active=A, candidate=B)) == UndeployCandidate(B)
 
@@ -179,11 +179,11 @@ def test_the_first_challenger_has_nothing_to_be_compared_with() -> None:
     assert next_action(Situation(active=B, candidate=A, wanted=wanted)) is None
 
 
-def test_a_refused_challenger_leaves_the_slot_alone() -> None:
+def test_a_refused_challenger_leaves_the_candidate_alone() -> None:
     wanted = Wanted(challenger=version(2, "b"))
-    now = Situation(active=A, candidate=Present(3, "c"), wanted=wanted)
-    assert next_action(now) == DeployCandidate(wanted.challenger)
-    assert next_action(replace(now, refused=frozenset({("challenger", 2)}))) is None
+    situation = Situation(active=A, candidate=Present(3, "c"), wanted=wanted)
+    assert next_action(situation) == DeployCandidate(wanted.challenger)
+    assert next_action(replace(situation, refused=frozenset({("challenger", 2)}))) is None
 
 
 def line(action: str, before: int | None, about: int | None, artifact: str | None = None, model: str = "lob"):

@@ -45,13 +45,13 @@ def workspace(tmp_path):
     return workspace_with_mlflow(tmp_path)
 
 
-def settle(workspace, server=None, **settings):
-    """Reconcile; whatever it did, there is nothing left to do."""
-    done = reconcile(Release(workspace, PARAMS, server, who="reconcile"), "toy", **settings)
+def reconcile_fully(workspace, server=None, **settings):
+    """Reconcile until nothing is left to do."""
+    outcome = reconcile(Release(workspace, PARAMS, server, who="reconcile"), "toy", **settings)
     again = reconcile(Release(workspace, PARAMS, server, who="reconcile"), "toy")
     assert (again.done, again.promoted, again.away) == ((), None, None)
-    assert (again.active, again.candidate, again.refused) == (done.active, done.candidate, done.refused)
-    return done
+    assert (again.active, again.candidate, again.refused) == (outcome.active, outcome.candidate, outcome.refused)
+    return outcome
 
 
 def artifact_of(repository, model="toy"):
@@ -63,7 +63,7 @@ def promoted(workspace, scale, server=None):
     """A registered version that is the champion and serves."""
     version = register(workspace, candidate(workspace, scale))
     wish(workspace, CHAMPION, version)
-    settle(workspace, server)
+    reconcile_fully(workspace, server)
     return version
 
 
@@ -75,23 +75,23 @@ def test_an_alias_set_on_mlflows_page_is_a_promotion(workspace, repository, serv
     manifest = candidate(workspace, 0.3)
     version = register(workspace, manifest)
     wish(workspace, CHAMPION, version)
-    done = settle(workspace, server)
-    assert done.promoted == done.active == repository.active("toy")
+    outcome = reconcile_fully(workspace, server)
+    assert outcome.promoted == outcome.active == repository.active("toy")
     assert artifact_of(repository) == manifest.artifact_id
-    assert server.loaded["toy"] == [done.active]
-    found = registered(workspace, "toy", version.version)
-    assert found.tags[TRITON_VERSION] == str(done.active)
-    assert found.tags[SERVING] == f"active as toy {done.active}"
-    # Nobody asked for a challenger.
-    assert (done.candidate, repository.versions(SLOT)) == (None, [])
+    assert server.loaded["toy"] == [outcome.active]
+    version = registered(workspace, "toy", version.version)
+    assert version.tags[TRITON_VERSION] == str(outcome.active)
+    assert version.tags[SERVING] == f"active as toy {outcome.active}"
+    # No challenger was requested.
+    assert (outcome.candidate, repository.versions(SLOT)) == (None, [])
     assert actions(workspace) == [journal.PROMOTED]
 
 
-def test_who_asked_and_why_is_in_the_journal(workspace):
+def test_requester_and_reason_are_in_the_journal(workspace):
     version = register(workspace, candidate(workspace, 0.3))
     request(workspace, "toy", CHAMPION, version.version, "anna: it looks better")
-    settle(workspace)
-    [entry] = [one for one in journal.read(workspace.journal) if one.action == journal.PROMOTED]
+    reconcile_fully(workspace)
+    [entry] = [entry for entry in journal.read(workspace.journal) if entry.action == journal.PROMOTED]
     assert entry.reason == f"registry:{version.version} is champion: anna: it looks better"
     assert REQUEST not in registered(workspace, "toy", version.version).tags
 
@@ -103,43 +103,43 @@ def test_what_the_repository_no_longer_has_comes_from_mlflow(workspace, reposito
     shutil.rmtree(repository.directory("toy", repository.versions("toy")[0]))
     repository.list_versions("toy", repository.versions("toy"))
     wish(workspace, CHAMPION, first)
-    done = settle(workspace, server)
+    outcome = reconcile_fully(workspace, server)
     assert artifact_of(repository) == first.artifact_id
-    assert done.promoted == repository.active("toy")
+    assert outcome.promoted == repository.active("toy")
     assert not list(workspace.home.glob("release-*"))
 
 
-def test_a_challenger_fills_the_slot_and_its_absence_empties_it(workspace, repository, server):
+def test_a_challenger_is_deployed_and_without_one_the_candidate_is_undeployed(workspace, repository, server):
     promoted(workspace, 0.3, server)
     challenger = register(workspace, candidate(workspace, 0.4))
     wish(workspace, CHALLENGER, challenger)
-    first = settle(workspace, server)
+    first = reconcile_fully(workspace, server)
     assert first.done == ()
     another = register(workspace, candidate(workspace, 0.5))
     assert artifact_of(repository, SLOT) == another.artifact_id
-    settle(workspace, server)
-    assert artifact_of(repository, SLOT) == challenger.artifact_id, "the alias says what is wanted, not the slot"
+    reconcile_fully(workspace, server)
+    assert artifact_of(repository, SLOT) == challenger.artifact_id, "the alias says what is wanted, not the deployment"
     wish(workspace, CHALLENGER, another)
-    settle(workspace, server)
+    reconcile_fully(workspace, server)
     assert artifact_of(repository, SLOT) == another.artifact_id
     verdict = '{"gate": "shadow", "passed": false, "value": 0.1, "threshold": 20.0}'
     tag(workspace, "toy", another.version, {SHADOW: verdict})
     wish(workspace, CHALLENGER, None)
-    settle(workspace, server)
+    reconcile_fully(workspace, server)
     assert repository.versions(SLOT) == []
     last = journal.read(workspace.journal)[-1]
     assert (last.action, last.model, last.verdicts[0].gate) == (journal.REJECTED, SLOT, "shadow")
 
 
-def test_a_candidate_that_nobody_asks_for_yet_is_not_retired(workspace, repository):
-    """Somebody reconciles between its publication and its alias."""
+def test_a_candidate_without_an_alias_yet_is_not_retired(workspace, repository):
+    """Another process reconciles between its publication and its alias."""
     promoted(workspace, 0.3)
     bare = register(workspace, None)
     hasty = toy.params(reconcile__wait_s=0)
 
     def meanwhile(step: str) -> None:
         if step == "recorded":
-            with pytest.raises(LeaseError, match="nominate a candidate of toy"):
+            with pytest.raises(LeaseError, match="register a challenger of toy"):
                 reconcile(Release(workspace, hasty), "toy")
 
     made = toy.artifact(workspace.root / "run", scale=0.4)
@@ -147,11 +147,11 @@ def test_a_candidate_that_nobody_asks_for_yet_is_not_retired(workspace, reposito
     manifest = register_challenger(
         Release(workspace, PARAMS, note=meanwhile), made, model="toy", contract=toy.CONTRACT, run=run
     )
-    settle(workspace)
+    reconcile_fully(workspace)
     assert repository.active(SLOT) == manifest.version
-    found = wanted(workspace, "toy").challenger
-    assert found.tags[SERVING] == f"candidate {SLOT} {manifest.version}"
-    with release_of(workspace, "toy", found) as (_, kept):
+    challenger = wanted(workspace, "toy").challenger
+    assert challenger.tags[SERVING] == f"candidate {SLOT} {manifest.version}"
+    with release_of(workspace, "toy", challenger) as (_, kept):
         assert kept == manifest
 
 
@@ -170,7 +170,7 @@ def test_a_promoted_challenger_is_none_any_more(workspace, repository, server):
     version = register(workspace, candidate(workspace, 0.4))
     wish(workspace, CHALLENGER, version)
     wish(workspace, CHAMPION, version)
-    settle(workspace, server)
+    reconcile_fully(workspace, server)
     assert artifact_of(repository) == version.artifact_id
     assert wanted(workspace, "toy").challenger is None
     assert repository.versions(SLOT) == []
@@ -181,46 +181,46 @@ def test_a_passed_shadow_verdict_goes_along(workspace, repository):
     verdict = '{"gate": "shadow", "passed": true, "value": 30.0, "threshold": 20.0}'
     tag(workspace, "toy", version.version, {SHADOW: verdict})
     wish(workspace, CHAMPION, version)
-    done = settle(workspace)
-    assert [one.gate for one in repository.verify("toy", done.active).verdicts] == ["parity", "shadow"]
+    outcome = reconcile_fully(workspace)
+    assert [verdict.gate for verdict in repository.verify("toy", outcome.active).verdicts] == ["parity", "shadow"]
 
 
-def test_who_overrules_a_shadow_verdict_is_seen_to(workspace, repository):
+def test_an_overruled_shadow_verdict_is_in_the_journal(workspace, repository):
     version = register(workspace, candidate(workspace, 0.4))
     verdict = '{"gate": "shadow", "passed": false, "value": 0.5, "threshold": 20.0}'
     tag(workspace, "toy", version.version, {SHADOW: verdict})
     wish(workspace, CHAMPION, version)
-    settle(workspace)
-    [entry] = [one for one in journal.read(workspace.journal) if one.action == journal.PROMOTED]
+    reconcile_fully(workspace)
+    [entry] = [entry for entry in journal.read(workspace.journal) if entry.action == journal.PROMOTED]
     assert "; against the verdict shadow" in entry.reason
 
 
-def test_after_a_rollback_the_alias_goes_back_and_a_new_wish_counts(workspace, repository, server):
+def test_after_a_rollback_the_alias_goes_back_and_a_new_request_counts(workspace, repository, server):
     good, bad = promoted(workspace, 0.3, server), promoted(workspace, 0.4, server)
     rollback(Release(workspace, PARAMS, server), "toy", reason="it is worse")
     assert wanted(workspace, "toy").champion.version == bad.version
-    done = settle(workspace, server)
-    assert (wanted(workspace, "toy").champion.version, done.promoted) == (good.version, None)
+    outcome = reconcile_fully(workspace, server)
+    assert (wanted(workspace, "toy").champion.version, outcome.promoted) == (good.version, None)
     assert artifact_of(repository) == good.artifact_id
     assert registered(workspace, "toy", bad.version).tags[SERVING] == "rolled back"
     assert actions(workspace)[-2:] == [journal.ROLLED_BACK, journal.SETTLED]
     wish(workspace, CHAMPION, bad)
-    again = settle(workspace, server)
+    again = reconcile_fully(workspace, server)
     assert artifact_of(repository) == bad.artifact_id
     assert again.promoted == again.active
 
 
-def test_an_alias_that_somebody_else_moved_completes_the_rollback_too(workspace, repository):
+def test_an_alias_moved_by_another_client_completes_the_rollback_too(workspace, repository):
     promoted(workspace, 0.3)
     bad = promoted(workspace, 0.4)
     third = register(workspace, candidate(workspace, 0.5))
     rollback(Release(workspace, PARAMS), "toy")
     wish(workspace, CHAMPION, third)
-    settle(workspace)
+    reconcile_fully(workspace)
     assert artifact_of(repository) == third.artifact_id
     assert journal.SETTLED in actions(workspace)
     wish(workspace, CHAMPION, bad)
-    settle(workspace)
+    reconcile_fully(workspace)
     assert artifact_of(repository) == bad.artifact_id
 
 
@@ -239,16 +239,16 @@ def test_a_rollback_that_was_begun_is_not_undone(workspace, repository):
     with pytest.raises(Killed):
         rollback(Release(workspace, PARAMS, note=die), "toy")
     good = artifact_of(repository)
-    done = settle(workspace)
+    outcome = reconcile_fully(workspace)
     assert artifact_of(repository) == good
-    assert done.promoted is None
+    assert outcome.promoted is None
     assert journal.REFUSED not in actions(workspace), "it was not even tried"
 
 
 def test_a_rollback_between_decision_and_promotion_is_not_undone(workspace, repository):
-    """The served copy is spoilt, so what was rolled back was about to be published again."""
+    """The served copy is corrupt, so what was rolled back was about to be published again."""
     good, bad = promoted(workspace, 0.3), promoted(workspace, 0.4)
-    spoil(repository, repository.active("toy"))
+    corrupt(repository, repository.active("toy"))
     candidate(workspace, 0.4)
 
     def meanwhile(step: str) -> None:
@@ -259,7 +259,7 @@ def test_a_rollback_between_decision_and_promotion_is_not_undone(workspace, repo
         reconcile(Release(workspace, PARAMS, note=meanwhile), "toy")
     assert artifact_of(repository) == good.artifact_id
     assert REFUSED not in registered(workspace, "toy", bad.version).tags
-    settle(workspace)
+    reconcile_fully(workspace)
     assert artifact_of(repository) == good.artifact_id
     assert wanted(workspace, "toy").champion.version == good.version
 
@@ -268,17 +268,17 @@ def test_rolled_back_to_what_is_not_registered_leaves_no_champion(workspace, rep
     with_no_registration = candidate(workspace, 0.3)
     first = register(workspace, with_no_registration)
     wish(workspace, CHAMPION, first)
-    settle(workspace)
+    reconcile_fully(workspace)
     promoted(workspace, 0.4)
     tag(workspace, "toy", first.version, {ARTIFACT_ID: "5" * 64})
     rollback(Release(workspace, PARAMS), "toy")
-    settle(workspace)
+    reconcile_fully(workspace)
     assert wanted(workspace, "toy").champion is None
     assert artifact_of(repository) == with_no_registration.artifact_id
 
 
 @pytest.mark.parametrize("case", ["nothing kept", "altered", "other contract", "no artifact at all"])
-def test_a_wish_that_cannot_be_had_is_refused_once_and_serving_goes_on(workspace, repository, server, case):
+def test_an_impossible_request_is_refused_once_and_serving_goes_on(workspace, repository, server, case):
     good = promoted(workspace, 0.3, server)
     active = repository.active("toy")
     manifest = candidate(workspace, 0.4)
@@ -294,35 +294,37 @@ def test_a_wish_that_cannot_be_had_is_refused_once_and_serving_goes_on(workspace
             repository.config_path("toy").write_text(text.replace("5" * 64, "6" * 64))
         case "no artifact at all":
             version = register(workspace, None)
-    candidate(workspace, 0.5)  # the slot has another one by now
+    candidate(workspace, 0.5)  # the candidate deployment is another by now
     wish(workspace, CHAMPION, version)
     if case == "other contract":
-        spoil(repository, active)
-    first = settle(workspace, server)
+        corrupt(repository, active)
+    first = reconcile_fully(workspace, server)
     assert first.refused["champion"].startswith(f"registry:{version.version}: ")
     assert repository.active("toy") == active
     assert server.loaded["toy"] == [active]
-    lines = [one for one in journal.read(workspace.journal) if (one.model, one.action) == ("toy", journal.REFUSED)]
+    lines = [
+        entry for entry in journal.read(workspace.journal) if (entry.model, entry.action) == ("toy", journal.REFUSED)
+    ]
     assert len(lines) == 1
     assert REFUSED in registered(workspace, "toy", version.version).tags
     reconcile(Release(workspace, PARAMS, server), "toy", retry=True)
     wish(workspace, CHAMPION, good)
     if case != "other contract":
-        assert settle(workspace, server).refused == {}
+        assert reconcile_fully(workspace, server).refused == {}
 
 
-def spoil(repository, version):
+def corrupt(repository, version):
     """Alter the served file, so that the champion has to be published again."""
     path = repository.directory("toy", version) / "golden.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def test_a_spoilt_champion_is_published_again_from_a_sound_copy(workspace, repository, server):
+def test_a_corrupt_champion_is_published_again_from_a_valid_copy(workspace, repository, server):
     version = promoted(workspace, 0.3, server)
-    spoilt = repository.active("toy")
-    spoil(repository, spoilt)
-    done = settle(workspace, server)
-    assert done.promoted == done.active != spoilt
+    corrupted = repository.active("toy")
+    corrupt(repository, corrupted)
+    outcome = reconcile_fully(workspace, server)
+    assert outcome.promoted == outcome.active != corrupted
     assert artifact_of(repository) == version.artifact_id
 
 
@@ -336,11 +338,11 @@ def test_what_the_server_refuses_is_tried_again_when_asked(workspace, repository
     server = StandIn(workspace, refuse)
     version = register(workspace, candidate(workspace, 0.3))
     wish(workspace, CHAMPION, version)
-    done = settle(workspace, server)
-    assert "warm-up failed" in done.refused["champion"]
+    outcome = reconcile_fully(workspace, server)
+    assert "warm-up failed" in outcome.refused["champion"]
     refusing[0] = False
-    assert settle(workspace, server).promoted is None
-    assert settle(workspace, server, retry=True).promoted == repository.active("toy")
+    assert reconcile_fully(workspace, server).promoted is None
+    assert reconcile_fully(workspace, server, retry=True).promoted == repository.active("toy")
     assert REFUSED not in registered(workspace, "toy", version.version).tags
 
 
@@ -354,26 +356,26 @@ def test_a_score_that_is_not_to_be_had_refuses_no_promotion_and_is_made_up_for(w
     server = StandIn(workspace, refuse)
     version = register(workspace, candidate(workspace, 0.3, scored=True))
     wish(workspace, CHAMPION, version)
-    done = settle(workspace, server)
-    assert (done.promoted, done.refused, done.champion) == (repository.active("toy"), {}, version.version)
-    assert "warm-up failed" in done.unscored[done.active]
-    assert "without its score" in done.words()
+    outcome = reconcile_fully(workspace, server)
+    assert (outcome.promoted, outcome.refused, outcome.champion) == (repository.active("toy"), {}, version.version)
+    assert "warm-up failed" in outcome.unscored[outcome.active]
+    assert "without its score" in outcome.words()
     refusing[0] = False
-    assert settle(workspace, server).unscored == done.unscored
-    assert settle(workspace, server, retry=True).unscored == {}
+    assert reconcile_fully(workspace, server).unscored == outcome.unscored
+    assert reconcile_fully(workspace, server, retry=True).unscored == {}
     assert server.loaded["toy_drift"] == repository.listed("toy_drift") == repository.listed("toy")
 
     shutil.copy(params_file(), workspace.params)
     shown = CliRunner().invoke(cli, ["--root", str(workspace.root), "models", "list", "--model", "toy", "--json"])
     assert shown.exit_code == 0, shown.output
-    assert [one["companions"] for one in json.loads(shown.stdout)["versions"]] == [["toy_drift"]]
+    assert [entry["companions"] for entry in json.loads(shown.stdout)["versions"]] == [["toy_drift"]]
 
 
 def test_a_score_comes_from_mlflow_with_its_version(workspace, repository):
     version = register(workspace, candidate(workspace, 0.3, scored=True))
     shutil.rmtree(repository.root / SLOT)
     wish(workspace, CHAMPION, version)
-    settle(workspace)
+    reconcile_fully(workspace)
     assert repository.listed("toy_drift") == repository.listed("toy") != []
 
 
@@ -381,19 +383,19 @@ def test_a_version_registered_by_hand_says_what_it_holds(workspace, repository):
     manifest = candidate(workspace, 0.3)
     version = register(workspace, manifest, tagged=False)
     wish(workspace, CHAMPION, version)
-    settle(workspace)
+    reconcile_fully(workspace)
     assert artifact_of(repository) == manifest.artifact_id
     assert registered(workspace, "toy", version.version).artifact_id == manifest.artifact_id
 
 
 def test_without_any_registered_model_nothing_happens(workspace, repository):
-    assert settle(workspace).done == ()
+    assert reconcile_fully(workspace).done == ()
     manifest = candidate(workspace, 0.3)
-    assert settle(workspace).done == (f"emptied {SLOT}, which held {manifest.version}",)
+    assert reconcile_fully(workspace).done == (f"undeployed {SLOT} {manifest.version}",)
 
 
 def test_without_a_champion_what_serves_goes_on(workspace, repository, server):
     promoted(workspace, 0.3, server)
     delete_alias(workspace, "toy", CHAMPION)
     active = repository.active("toy")
-    assert settle(workspace, server).active == active
+    assert reconcile_fully(workspace, server).active == active

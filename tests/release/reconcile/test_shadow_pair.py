@@ -1,4 +1,4 @@
-"""Verdicts on candidates, while others nominate and promote; with a real MLflow on SQLite."""
+"""Verdicts on candidates during registrations and promotions; with a real MLflow on SQLite."""
 
 import pytest
 
@@ -35,12 +35,12 @@ def test_a_verdict_moves_the_aliases_of_the_pair_that_was_judged(workspace):
     assert isinstance(pair, Pair)
     tag(workspace, "toy", first.version, {SHADOW: "noted meanwhile"})
 
-    # A retrain ends while the old candidate is judged: the new one keeps its alias.
+    # A retrain ends while the old candidate is evaluated: the new challenger keeps its alias.
     second = challenged(workspace, 0.5)
     assert not move_aliases(workspace, PARAMS, "toy", pair, verdict(REJECT))
     assert wanted(workspace, "toy").challenger.version == second.version
 
-    # Somebody asks for another version meanwhile: the verdict does not overrule it.
+    # Another promotion is requested meanwhile: the verdict does not overrule it.
     pair = pair_of(workspace, "toy")
     wish(workspace, CHAMPION, first)
     assert not move_aliases(workspace, PARAMS, "toy", pair, verdict(PROMOTE))
@@ -52,8 +52,8 @@ def test_a_verdict_moves_the_aliases_of_the_pair_that_was_judged(workspace):
     assert wanted(workspace, "toy").champion.version == second.version
 
 
-def test_who_is_killed_while_nominating_leaves_no_window_that_counts_as_trained(workspace, monkeypatch):
-    """Said to be a candidate before an alias asks for it, it would be retired and never trained again."""
+def test_a_registration_that_is_killed_leaves_no_window_that_counts_as_trained(workspace, monkeypatch):
+    """With a status before its alias, it would be retired and never trained again."""
     version = register(workspace, None)
 
     class Killed(BaseException):

@@ -84,12 +84,12 @@ def test_writers_do_not_mix_their_lines(tmp_path):
         writer.start()
     for writer in writers:
         writer.join()
-    versions = [one.version_to for one in journal.read(path)]
+    versions = [entry.version_to for entry in journal.read(path)]
     assert sorted(versions) == [*range(50), *range(100, 150), *range(200, 250)]
-    assert all(one == sorted(one) for one in ([v for v in versions if v // 100 == w] for w in range(3)))
+    assert all(part == sorted(part) for part in ([v for v in versions if v // 100 == w] for w in range(3)))
 
 
-def told(*lines):
+def entries(*lines):
     """Return entries of the model `toy`, one a second, from (action, version before, version that it is about)."""
     times = range(1, len(lines) + 1)
     return [
@@ -98,7 +98,7 @@ def told(*lines):
     ]
 
 
-HISTORY = told(
+HISTORY = entries(
     ("published", None, 1),
     ("promoted", 1, 2),
     ("refused", 2, 3),
@@ -114,7 +114,7 @@ HISTORY = told(
 
 def test_the_journal_says_what_was_serving_and_why():
     states = [journal.state_at(HISTORY, "toy", time_ns) for time_ns in range(12)]
-    assert [None if one is None else (one.action, one.version_to) for one in states] == [
+    assert [None if entry is None else (entry.action, entry.version_to) for entry in states] == [
         None,
         ("published", 1),
         *[("promoted", 2)] * 2,
@@ -126,18 +126,18 @@ def test_the_journal_says_what_was_serving_and_why():
     assert journal.state_at(HISTORY, "other", 99) is None
 
 
-def test_the_line_of_a_dead_publisher_may_come_late():
-    history = told(("promoted", None, 1), ("promoted", 1, 2))
+def test_the_entry_of_a_crashed_writer_may_come_late():
+    history = entries(("promoted", None, 1), ("promoted", 1, 2))
     late = [*history, entry(1, time_ns=1, action="published")]
     assert journal.state_at(late, "toy", 9).version_to == 2
-    slot = told(("published", None, 1), ("published", 1, 2), ("retired", 2, 1), ("rejected", 2, 2))
-    assert journal.state_at(slot, "toy", 9) is None
+    deployment = entries(("published", None, 1), ("published", 1, 2), ("retired", 2, 1), ("rejected", 2, 2))
+    assert journal.state_at(deployment, "toy", 9) is None
 
 
 def test_the_next_version_below_is_active_after_one_that_left_alone():
-    history = told(("published", None, 1), ("published", 1, 2), ("published", 2, 3), ("set aside", 2, 3))
+    history = entries(("published", None, 1), ("published", 1, 2), ("published", 2, 3), ("set aside", 2, 3))
     assert journal.state_at(history, "toy", 9).version_to == 2
-    assert journal.state_at([*history, *told(("retired", 2, 1), ("set aside", 2, 2))], "toy", 9) is None
+    assert journal.state_at([*history, *entries(("retired", 2, 1), ("set aside", 2, 2))], "toy", 9) is None
 
 
 def test_the_journal_says_what_became_of_each_version():

@@ -67,18 +67,18 @@ def test_only_versions_on_disk_can_be_listed(repository):
         repository.list_versions("toy", [])
 
 
-def test_who_reads_the_active_version_while_it_is_rolled_back_reads_the_next(workspace, repository):
+def test_a_reader_of_a_version_that_is_rolled_back_reads_the_next(workspace, repository):
     old, new = repository.versions("toy")
-    seen = []
+    versions = []
 
     def read(manifest):
-        seen.append(manifest.version)
-        if len(seen) == 1:
+        versions.append(manifest.version)
+        if len(versions) == 1:
             rollback(Release(workspace, toy.params()), "toy", reason="accuracy")
         return (repository.directory("toy", manifest.version) / "model.onnx").read_bytes()
 
     assert repository.with_active("toy", read)
-    assert seen == [new, old]
+    assert versions == [new, old]
 
 
 def test_a_damaged_version_is_no_version_that_is_gone(repository):
@@ -122,15 +122,15 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_damaged_version_is_named_and_the_others_hold(repository, fault):
+def test_a_corrupt_version_is_named_and_the_others_are_valid(repository, fault):
     old, new = repository.versions("toy")
-    damage, words = FAULTS[fault]
+    damage, message = FAULTS[fault]
     damage(repository.directory("toy", new))
-    with pytest.raises(ReleaseError, match=words):
+    with pytest.raises(ReleaseError, match=message):
         repository.verify("toy", new)
-    sound, faulty = repository.valid("toy")
-    assert sound == [old]
-    assert faulty.keys() == {new}
+    valid, errors = repository.valid("toy")
+    assert valid == [old]
+    assert errors.keys() == {new}
 
 
 def test_a_version_under_another_number_is_refused(repository):
@@ -139,19 +139,19 @@ def test_a_version_under_another_number_is_refused(repository):
         repository.verify("toy", 7)
 
 
-def test_a_sound_version_gives_its_manifest(repository):
+def test_a_valid_version_gives_its_manifest(repository):
     version = repository.active("toy")
     manifest = repository.verify("toy", version)
     assert (manifest.model, manifest.version, manifest.contract) == ("toy", version, toy.CONTRACT)
 
 
-def test_a_fault_is_journaled_once(workspace):
+def test_an_integrity_error_is_journaled_once(workspace):
     repository = Repository.of(workspace)
     old, new = repository.versions("toy")
     flip(repository.directory("toy", new) / "model.onnx")
-    _, faulty = repository.valid("toy")
-    assert journal_integrity_errors(workspace, "toy", faulty, who="the server") == [new]
-    assert journal_integrity_errors(workspace, "toy", faulty) == []
+    _, errors = repository.valid("toy")
+    assert journal_integrity_errors(workspace, "toy", errors, who="the server") == [new]
+    assert journal_integrity_errors(workspace, "toy", errors) == []
     entry = journal.read(workspace.journal)[-1]
     assert (entry.action, entry.version_from, entry.version_to, entry.who) == ("faulty", new, new, "the server")
     assert "model.onnx: changed" in entry.reason

@@ -30,15 +30,15 @@ def damage(repository, version):
 
 
 def set_aside(workspace):
-    return sorted(one.name.rsplit("-", 1)[0] for one in workspace.quarantine.iterdir())
+    return sorted(path.name.rsplit("-", 1)[0] for path in workspace.quarantine.iterdir())
 
 
-def test_the_version_before_answers_and_the_bad_one_is_set_aside(workspace, repository, server):
+def test_the_version_before_answers_and_the_bad_one_is_quarantined(workspace, repository, server):
     first, second, third = repository.listed("toy")
     steps = []
     release = Release(workspace, PARAMS, server, "the monitor", steps.append)
-    done = rollback(release, "toy", reason="accuracy", verdicts=(toy.REFUSED,))
-    assert (done.version_from, done.version_to, done.set_aside) == (third, second, (third,))
+    outcome = rollback(release, "toy", reason="accuracy", verdicts=(toy.REFUSED,))
+    assert (outcome.version_from, outcome.version_to, outcome.set_aside) == (third, second, (third,))
     assert tuple(steps) == PROCEDURES["rollback"]
     assert repository.listed("toy") == repository.versions("toy") == server.loaded["toy"] == [first, second]
     assert set_aside(workspace) == [f"toy-{third}"]
@@ -49,8 +49,8 @@ def test_the_version_before_answers_and_the_bad_one_is_set_aside(workspace, repo
 
 def test_a_named_version_takes_back_all_above_it(workspace, repository, server):
     first, second, third = repository.listed("toy")
-    done = rollback(Release(workspace, PARAMS, server), "toy", to=first)
-    assert done.set_aside == (second, third)
+    outcome = rollback(Release(workspace, PARAMS, server), "toy", to=first)
+    assert outcome.set_aside == (second, third)
     assert repository.versions("toy") == [first]
     assert set_aside(workspace) == [f"toy-{second}", f"toy-{third}"]
 
@@ -92,7 +92,7 @@ def test_a_version_of_another_market_is_gone_back_to_only_by_its_number(workspac
                     rollback(release, "toy")
                 alone = active
             case 1:
-                # One that has learnt both: for either instrument there is one to go back to.
+                # A version trained on both: either instrument has a fallback.
                 assert repository.fallback("toy") == repository.fallback("toy", "simulator:OTHER") == alone
                 assert repository.fallback("toy", "simulator:SIM") == newest
                 both = active
@@ -109,8 +109,8 @@ def test_the_same_call_again_does_nothing_more(workspace, repository, server):
     rollback(Release(workspace, PARAMS, server), "toy", bad=third)
     entries = journal.read(workspace.journal)
     for settings in ({"bad": third}, {"to": second}):
-        done = rollback(Release(workspace, PARAMS, server), "toy", **settings)
-        assert (done.version_from, done.version_to, done.set_aside) == (None, second, ())
+        outcome = rollback(Release(workspace, PARAMS, server), "toy", **settings)
+        assert (outcome.version_from, outcome.version_to, outcome.set_aside) == (None, second, ())
     assert journal.read(workspace.journal) == entries
 
 
@@ -128,17 +128,17 @@ def test_a_server_that_fails_is_asked_again_by_the_next_call(workspace, reposito
     assert rollback(Release(workspace, PARAMS, server), "toy").version_to == second
     assert server.calls == [("toy", second)]
     assert set_aside(workspace) == [f"toy-{third}"]
-    assert [one.action for one in journal.read(workspace.journal)].count("rolled back") == 1
+    assert [entry.action for entry in journal.read(workspace.journal)].count("rolled back") == 1
 
 
 def test_a_publication_under_way_is_broken_off(workspace, repository, server):
     listed = repository.listed("toy")
-    staged, done, caught = threading.Event(), threading.Event(), []
+    staged, rolled_back, caught = threading.Event(), threading.Event(), []
 
     def pause(step):
         if step == "proven":
             staged.set()
-            assert done.wait(60)
+            assert rolled_back.wait(60)
 
     def put():
         artifact = toy.artifact(workspace.root / "run")
@@ -151,11 +151,11 @@ def test_a_publication_under_way_is_broken_off(workspace, repository, server):
     thread.start()
     assert staged.wait(60)
     rollback(Release(workspace, PARAMS, server), "toy")
-    done.set()
+    rolled_back.set()
     thread.join()
     assert "the lease to publish toy was taken over by" in caught[0]
     assert repository.versions("toy") == repository.listed("toy") == listed[:2]
-    actions = [one.action for one in journal.read(workspace.journal)]
+    actions = [entry.action for entry in journal.read(workspace.journal)]
     assert actions[-2:] == ["refused", "rolled back"]
 
 
@@ -189,8 +189,8 @@ def test_a_bad_version_is_taken_back_though_an_older_rollback_was_not_ended(work
 
     with pytest.raises(DeadlineError):
         rollback(Release(workspace, PARAMS, StandIn(workspace, refuse)), "toy", bad=third)
-    done = rollback(Release(workspace, PARAMS, StandIn(workspace)), "toy", bad=second)
-    assert (done.version_from, done.version_to) == (second, first)
+    outcome = rollback(Release(workspace, PARAMS, StandIn(workspace)), "toy", bad=second)
+    assert (outcome.version_from, outcome.version_to) == (second, first)
     assert set_aside(workspace) == [f"toy-{second}", f"toy-{third}"]
 
 
@@ -200,23 +200,23 @@ def test_what_a_lost_journal_does_not_know_is_known_as_taken_back(workspace, rep
     lines = workspace.journal.read_bytes().splitlines(keepends=True)
     workspace.journal.write_bytes(b"".join(line for line in lines if str(bad).encode() not in line))
     rollback(Release(workspace, PARAMS, server), "toy")
-    entries = [one for one in journal.read(workspace.journal) if one.version_to == bad]
-    assert [(one.action, one.artifact_id) for one in entries] == [("published", artifact_id)]
+    entries = [entry for entry in journal.read(workspace.journal) if entry.version_to == bad]
+    assert [(entry.action, entry.artifact_id) for entry in entries] == [("published", artifact_id)]
     assert journal.version_status(journal.read(workspace.journal), "toy")[bad] == journal.ROLLED_BACK
 
 
-@pytest.mark.parametrize("spoilt", ["journal", "set_aside"])
-def test_what_went_back_but_could_not_be_tidied_says_so(workspace, repository, server, spoilt):
+@pytest.mark.parametrize("corrupt", ["journal", "set_aside"])
+def test_an_incomplete_rollback_raises(workspace, repository, server, corrupt):
     first, second, third = repository.listed("toy")
     good = workspace.journal.read_bytes()
-    if spoilt == "journal":
+    if corrupt == "journal":
         workspace.journal.write_bytes(b"torn\n" + good)
     else:
         workspace.quarantine.write_text("a file")
     with pytest.raises(ReleaseError, match=f"went back to {second}, but"):
         rollback(Release(workspace, PARAMS, server), "toy")
     assert repository.listed("toy") == server.loaded["toy"] == [first, second]
-    if spoilt == "journal":
+    if corrupt == "journal":
         workspace.journal.write_bytes(good)
     else:
         workspace.quarantine.unlink()

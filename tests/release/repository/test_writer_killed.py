@@ -1,4 +1,4 @@
-"""A writer is killed after each step that the code declares; the next one finds the old state or the new."""
+"""A writer is killed at each crash point; the next writer finds the old state or the new one."""
 
 import signal
 
@@ -44,19 +44,19 @@ def template(published):
 
 @pytest.fixture
 def killed(zygote):
-    """Run a procedure in a process that kills itself; a step that is declared and never reached would let it end."""
+    """Run a procedure in a process that kills itself; with a crash point that is never reached it would end."""
 
     def run(workspace, step, procedure):
-        done = zygote.run("publisher", str(workspace.root), step, procedure)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        killed = zygote.run("publisher", str(workspace.root), step, procedure)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
 
     return run
 
 
 def lines(workspace, model="toy"):
     """Return what the journal has of a model, without refusals."""
-    entries = [one for one in journal.read(workspace.journal) if one.model == model]
-    return [(one.action, one.version_to) for one in entries if one.action != journal.REFUSED]
+    entries = [entry for entry in journal.read(workspace.journal) if entry.model == model]
+    return [(entry.action, entry.version_to) for entry in entries if entry.action != journal.REFUSED]
 
 
 def check_clean(workspace):
@@ -110,12 +110,12 @@ def test_the_old_state_or_the_new_and_the_next_writer_ends_it(workspace, reposit
             ended = [("repaired", first), ("set aside", second)]
     assert lines(workspace) == [("published", first), ("published", second), *ended]
     if ended and procedure in ("promote", "rollback"):
-        [entry] = [one for one in journal.read(workspace.journal) if one.action == ended[0][0]]
+        [entry] = [entry for entry in journal.read(workspace.journal) if entry.action == ended[0][0]]
         assert (entry.who, entry.reason[:6]) == ("the first", "it is ")
 
 
 def recover(workspace, procedure):
-    """Recover: a rollback, a repair and the emptying of a slot are called again, the rest is cleared up."""
+    """Recover: a rollback, a repair and a candidate's removal are called again, the rest is cleared up."""
     server = StandIn(workspace)
     match procedure:
         case "rollback":

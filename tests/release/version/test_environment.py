@@ -7,10 +7,10 @@ from lobsmith.release.version.recipe import environment, git_commit
 
 
 def test_records_what_the_bits_depend_on():
-    found = environment(3)
-    assert found.threads == 3
-    assert found.instruction_set
-    assert all(found.packages.values())
+    recorded = environment(3)
+    assert recorded.threads == 3
+    assert recorded.instruction_set
+    assert all(recorded.packages.values())
 
 
 def test_outside_a_checkout_there_is_no_commit(tmp_path):

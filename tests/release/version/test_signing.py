@@ -27,7 +27,7 @@ def test_an_unsigned_version_is_refused(workspace, version):
     (version / SIGNATURE).unlink()
     with pytest.raises(ReleaseError, match=r"manifest.json: not signed"):
         check_files(version, toy.trust_of(version))
-    assert Repository.of(workspace).sound("toy")[0] == []
+    assert Repository.of(workspace).valid("toy")[0] == []
 
 
 @pytest.mark.parametrize("change", [b" ", b"\n"])
@@ -44,7 +44,7 @@ def test_a_signature_that_is_none_is_refused(version, signature):
         check_files(version, toy.trust_of(version))
 
 
-def test_the_key_of_somebody_else_is_not_trusted(version, tmp_path):
+def test_an_unknown_key_is_not_trusted(version, tmp_path):
     stranger = signer(Workspace(tmp_path / "elsewhere"))
     write_manifest(version, structs.replace(read_manifest(version), metrics={"log_loss_100": 0.1}), stranger)
     with pytest.raises(ReleaseError, match="does not trust"):

@@ -26,10 +26,10 @@ def write(path, **changes):
 def test_states_the_wire_contract(tmp_path):
     config = read_config(write(tmp_path / "config.pbtxt"))
     assert (config.name, config.backend, config.default_model_filename) == ("toy", "onnxruntime", "model.onnx")
-    assert {one.name: list(one.dims) for one in config.input} == {"features": [-1, 3], "state": [2]}
-    outputs = {one.name: list(one.dims) for one in config.output}
+    assert {tensor.name: list(tensor.dims) for tensor in config.input} == {"features": [-1, 3], "state": [2]}
+    outputs = {tensor.name: list(tensor.dims) for tensor in config.output}
     assert outputs == {"probabilities": [-1, 2, 3], "outlook": [-1, 2, 5], "next_state": [2]}
-    assert {one.data_type for one in (*config.input, *config.output)} == {TYPE_FP32}
+    assert {tensor.data_type for tensor in (*config.input, *config.output)} == {TYPE_FP32}
     assert config.HasField("dynamic_batching")
     assert config.parameters["prime_rows"].string_value == "9"
     assert listed_versions(config) == [1, 3]
@@ -50,7 +50,7 @@ def test_contract_comes_back(tmp_path):
 def test_warm_up_is_left_out_where_none_is_asked_for(tmp_path, warmup, samples):
     config = read_config(write(tmp_path / "config.pbtxt", warmup=warmup))
     assert [sample.count for sample in config.model_warmup] == samples
-    assert all(one.zero_data for sample in config.model_warmup for one in sample.inputs.values())
+    assert all(tensor.zero_data for sample in config.model_warmup for tensor in sample.inputs.values())
 
 
 @pytest.mark.parametrize("content", [b"name: ", b"nonsense { }", b"\xff\xfe", b"backend: 7"])
@@ -92,6 +92,6 @@ def test_plans_differ_in_what_runs_them_only(tmp_path):
     assert config.max_batch_size == 8
     onnx = read_config(write(tmp_path / "onnx.pbtxt"))
     for name in ("backend", "default_model_filename", "cc_model_filenames", "instance_group", "max_batch_size"):
-        for one in (config, onnx):
-            one.ClearField(name)
+        for message in (config, onnx):
+            message.ClearField(name)
     assert config == onnx

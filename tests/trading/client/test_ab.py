@@ -1,4 +1,4 @@
-"""A/B: each block of time has its version, whichever was asked before, and there is always an answer."""
+"""A/B test: each block of time has its version, and there is always an answer."""
 
 from collections.abc import Callable
 
@@ -71,7 +71,9 @@ def test_each_block_is_answered_by_its_version_as_if_it_had_been_asked_all_along
     predictions = through(split(transport, Clock()), data)
     assert theirs(300).any()
     assert not theirs(300).all()
-    assert [one.model for one in predictions] == ["lob_candidate" if other else "lob" for other in theirs(300)]
+    assert [prediction.model for prediction in predictions] == [
+        "lob_candidate" if other else "lob" for other in theirs(300)
+    ]
     expected = np.where(theirs(300), truth(data, 7), truth(data, 1))
     # What is forgotten within PRIME rows is all that a version may miss whose turn it was not.
     np.testing.assert_allclose(ups(predictions), expected, atol=1e-6)
@@ -91,12 +93,12 @@ def test_a_row_that_the_candidate_does_not_answer_is_answered_by_the_active_vers
             clock.now += 2_000_000_000
 
     predictions = through(client, data, fail)
-    assert not any(one.reason for one in predictions)
+    assert not any(prediction.reason for prediction in predictions)
     assert predictions[first].model == "lob"
     assert (
         "late" in predictions[first].detail or "no" in predictions[first].detail or "down" in predictions[first].detail
     )
-    models = np.array([one.model for one in predictions])
+    models = np.array([prediction.model for prediction in predictions])
     # It is left alone for `poll_s` and then asked again.
     assert (models[first : first + 20] == "lob").all()
     assert (models[first + 20 :] == "lob_candidate").any()
@@ -115,7 +117,7 @@ def test_without_a_candidate_the_active_version_answers_until_one_comes() -> Non
 
     predictions = through(client, data, come)
     expected = np.where(theirs(300) & (np.arange(300) >= 150), "lob_candidate", "lob")
-    assert [one.model for one in predictions] == expected.tolist()
+    assert [prediction.model for prediction in predictions] == expected.tolist()
     values = np.where(expected == "lob", truth(data, 1), truth(data, 7))
     np.testing.assert_allclose(ups(predictions), values, atol=1e-6)
 
@@ -123,7 +125,7 @@ def test_without_a_candidate_the_active_version_answers_until_one_comes() -> Non
 def test_a_candidate_made_for_other_labels_is_never_asked() -> None:
     transport = Two()
     transport.definitions["lob_candidate"] = "b"
-    assert {one.model for one in through(split(transport, Clock()), rows(100))} == {"lob"}
+    assert {prediction.model for prediction in through(split(transport, Clock()), rows(100))} == {"lob"}
 
 
 def test_a_reset_forgets_both_streams() -> None:
@@ -139,6 +141,6 @@ def test_a_row_that_is_not_finite_says_nothing_of_the_candidate() -> None:
     data = rows(300)
     first = int(np.flatnonzero(theirs(300))[2])
     data[first, 0] = np.nan
-    models = np.array([one.model for one in through(split(Two(), Clock()), data)])
+    models = np.array([prediction.model for prediction in through(split(Two(), Clock()), data)])
     mine = theirs(300) & (np.arange(300) != first)
     assert (models[mine] == "lob_candidate").all()

@@ -252,15 +252,15 @@ def test_an_answer_of_plans_that_is_not_finite_is_not_taken(poison: str) -> None
 
 
 def test_plans_and_model_share_one_deadline() -> None:
-    clock, given = Clock(), []
+    clock, deadlines = Clock(), []
 
     class Slow(Summing):
         def infer(self, model, version, features, state, deadline_s) -> Answer:
-            given.append((model, deadline_s))
+            deadlines.append((model, deadline_s))
             if model == "lob_trt":
                 clock.now += int(deadline_s * 1e9)
                 raise DeadlineError("late")
             return super().infer(model, version, features, state, deadline_s)
 
     assert client(Slow(plans=[1]), clock).step(rows(1)[0]).model == "lob"
-    assert given == [("lob_trt", 0.5), ("lob", 0.5)]
+    assert deadlines == [("lob_trt", 0.5), ("lob", 0.5)]

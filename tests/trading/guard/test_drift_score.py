@@ -12,7 +12,7 @@ CALM, ALARM, UNKNOWN = LocalStatus
 
 
 class Stream:
-    """A stream that is looked at whenever another block is due."""
+    """A stream that is scored whenever another block is due."""
 
     def __init__(self, scores: Scores) -> None:
         self.scores = scores
@@ -26,7 +26,7 @@ class Stream:
         for _ in range(rows):
             self.time_ns += 1_000_000
             self.block.append(np.full(2, self.time_ns / 1e6, np.float32), self.time_ns)
-        return self.watch.measure(self.scores, version, self.block).own
+        return self.watch.measure(self.scores, version, self.block).status
 
 
 def test_a_block_is_scored_once_it_is_full_and_has_moved_on() -> None:
@@ -48,15 +48,15 @@ def test_a_block_is_scored_once_it_is_full_and_has_moved_on() -> None:
         ([0.5, 1.5, 1.0, 1.5, 0.5, 0.5, 0.5], "...AAA."),
         ([1.5, 1.5, 0.5, 0.9, 0.5, 0.5, 0.5, 0.5], ".AAAAA.."),
         ([1.5, 1.5, 0.5, 0.5, 1.5, 0.5, 0.5, 0.5], ".AAAAAA."),
-        # A score that is no number is no calm one.
+        # NaN is not calm.
         ([np.nan, np.inf, np.nan, 0.5, 0.5, 0.5], ".AAAA."),
         ([1.5, 1.5, np.nan, 0.5, 0.5, np.nan, 0.5, 0.5, 0.5], ".AAAAAAA."),
     ],
 )
 def test_one_block_is_no_alarm_and_one_calm_block_does_not_end_it(scores: list[float], alarms: str) -> None:
     stream = Stream(Scores(then=scores))
-    found = [stream.come(BLOCK)] + [stream.come(4) for _ in scores[1:]]
-    assert "".join("A" if one is ALARM else "." for one in found) == alarms
+    statuses = [stream.come(BLOCK)] + [stream.come(4) for _ in scores[1:]]
+    assert "".join("A" if status is ALARM else "." for status in statuses) == alarms
 
 
 def test_where_there_is_no_score_nothing_is_known_until_there_is_one() -> None:

@@ -1,4 +1,4 @@
-"""The guard's thread: what holds before it, without it, and after it."""
+"""The guard's thread: the mode before, without and after a health check."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,8 +50,8 @@ def guarding(
 
 
 def holds(guard: Guard) -> tuple[Mode, Abstain | None]:
-    found, _ = guard.state
-    return found.mode, found.abstain
+    effective, _ = guard.state
+    return effective.mode, effective.abstain
 
 
 def come(guard: Guard, rows: int, *, start: int = 0, version: int = 1, value: float = 0.0) -> None:
@@ -86,7 +86,7 @@ def test_every_block_of_a_replay_is_scored_at_its_row() -> None:
 
 
 def test_another_version_and_a_gap_are_checked_at_once() -> None:
-    # Nothing comes by itself: without the rows' own word the thread would sleep.
+    # Without rows the thread would sleep.
     scores, modes = Scores(), Modes(record())
     with guarding(modes, lambda: scores, **{"client.poll_s": 60.0}) as guard:
         come(guard, BLOCK)
@@ -103,11 +103,11 @@ def test_another_version_and_a_gap_are_checked_at_once() -> None:
 
 
 @pytest.mark.parametrize("change", [Guard.reset, lambda guard: guard.observe(np.zeros(2, np.float32), 0, 2)])
-def test_until_then_what_was_found_of_the_last_one_does_not_hold(change: Callable[[Guard], object]) -> None:
-    asked, go, modes = Event(), Event(), Modes(record())
+def test_until_then_the_last_result_does_not_hold(change: Callable[[Guard], object]) -> None:
+    requested, go, modes = Event(), Event(), Modes(record())
 
     def read() -> object:
-        asked.set()
+        requested.set()
         assert go.wait(30)
         return modes.says
 
@@ -115,14 +115,14 @@ def test_until_then_what_was_found_of_the_last_one_does_not_hold(change: Callabl
         guard.observe(np.zeros(2, np.float32), 0, 1)
         eventually(lambda: holds(guard) == NORMAL)
         modes.read = read
-        assert asked.wait(10)
+        assert requested.wait(10)
         assert holds(guard) == NORMAL
         change(guard)
         assert holds(guard) == NO_SIGNAL
         go.set()
 
 
-def test_an_error_that_nobody_expected_is_blind_counted_and_over_with_the_next_check() -> None:
+def test_an_unexpected_error_is_no_signal_counted_and_over_with_the_next_check() -> None:
     opened = []
 
     def open_transport() -> Scores:
@@ -138,7 +138,7 @@ def test_an_error_that_nobody_expected_is_blind_counted_and_over_with_the_next_c
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_dies_is_blind_counted_and_started_anew() -> None:
+def test_a_thread_that_ends_is_no_signal_counted_and_restarted() -> None:
     class Death(BaseException):
         pass
 
@@ -147,7 +147,7 @@ def test_a_thread_that_dies_is_blind_counted_and_started_anew() -> None:
         guard.observe(np.zeros(2, np.float32), 0, 1)
         eventually(lambda: holds(guard) == NORMAL)
         modes.read = lambda: (_ for _ in ()).throw(Death())
-        # It looks at the thread itself: asking what holds would start it anew.
+        # On the thread itself: reading the state would restart it.
         eventually(lambda: not guard._thread.is_alive())
         del modes.read
         assert holds(guard) == NO_SIGNAL
@@ -155,12 +155,12 @@ def test_a_thread_that_dies_is_blind_counted_and_started_anew() -> None:
         eventually(lambda: holds(guard) == NORMAL)
 
 
-def test_a_check_that_hangs_is_blind() -> None:
-    clock, asked, go = Clock(), Event(), Event()
+def test_a_check_that_hangs_is_no_signal() -> None:
+    clock, requested, go = Clock(), Event(), Event()
 
     class Hanging(Scores):
         def score(self, *arguments: Any) -> Any:
-            asked.set()
+            requested.set()
             assert go.wait(30)
             return super().score(*arguments)
 
@@ -169,7 +169,7 @@ def test_a_check_that_hangs_is_blind() -> None:
         eventually(lambda: holds(guard) == NORMAL)
         for index in range(1, BLOCK):
             guard.observe(np.zeros(2, np.float32), index * 1_000_000, 1)
-        assert asked.wait(10)
+        assert requested.wait(10)
         clock.now += 29 * S
         assert holds(guard) == NORMAL
         clock.now += 2 * S

@@ -26,7 +26,7 @@ MS = 1_000_000
 
 
 def likely(least: float) -> HitRates:
-    """Counts of an answer that has always come true from a confidence on."""
+    """Counts of answers that always came true from a confidence on."""
     edges = tuple(np.linspace(1 / 3, 1, 21).tolist())
     sure = tuple(1000 if edge >= least - 1e-9 else 0 for edge in edges[:-1])
     return HitRates(version=1, horizons_ms=(100,), edges=edges, counts=((1000,) * 20,), wins=(sure,))
@@ -42,8 +42,8 @@ def guarded(stream: StreamClient | SplitClient, modes: Modes, scores: Scores | N
 
 def steps(guarded_client: GuardedClient, data: np.ndarray, raw: np.ndarray = RAW, *, every_ns: int = MS) -> list:
     out = []
-    for index, (row, one) in enumerate(zip(data, raw, strict=False)):
-        out.append(guarded_client.step(row, one, index * every_ns))
+    for index, (row, raw_row) in enumerate(zip(data, raw, strict=False)):
+        out.append(guarded_client.step(row, raw_row, index * every_ns))
         guarded_client._guard.pace()
     return out
 
@@ -54,35 +54,37 @@ def steps(guarded_client: GuardedClient, data: np.ndarray, raw: np.ndarray = RAW
 def test_answers_come_in_every_mode_and_may_be_acted_on_in_one(mode: Mode, abstain: Abstain | None) -> None:
     with guarded(client(Summing(), Clock()), Modes(record(mode))) as stream:
         gated = steps(stream, DATA)
-    np.testing.assert_allclose(ups([one.prediction for one in gated]), truth(DATA), atol=1e-6)
+    np.testing.assert_allclose(ups([answer.prediction for answer in gated]), truth(DATA), atol=1e-6)
     # The first row may come before any check of its version.
-    assert {(one.mode, one.actionable, one.abstain) for one in gated[1:]} == {(mode, (mode is Mode.NORMAL,), abstain)}
+    assert {(answer.mode, answer.actionable, answer.abstain) for answer in gated[1:]} == {
+        (mode, (mode is Mode.NORMAL,), abstain)
+    }
 
 
 def test_conservative_acts_at_the_confidences_that_came_true() -> None:
-    told = msgspec.structs.replace(record(Mode.CONSERVATIVE), win_rates=likely(0.8))
-    with guarded(client(Summing(), Clock()), Modes(told)) as stream:
+    published = msgspec.structs.replace(record(Mode.CONSERVATIVE), win_rates=likely(0.8))
+    with guarded(client(Summing(), Clock()), Modes(published)) as stream:
         gated = steps(stream, DATA)[1:]
     confidence = np.maximum(truth(DATA), 1 - truth(DATA))[1:]
     edge = np.linspace(1 / 3, 1, 21)
     sure = confidence >= edge[edge >= 0.8 - 1e-9][0]
     assert 0 < sure.sum() < len(sure)
-    assert [one.actionable for one in gated] == [(bool(one),) for one in sure]
-    assert [one.abstain for one in gated] == [None if one else Abstain.CONSERVATIVE for one in sure]
+    assert [answer.actionable for answer in gated] == [(bool(certain),) for certain in sure]
+    assert [answer.abstain for answer in gated] == [None if certain else Abstain.CONSERVATIVE for certain in sure]
 
 
 def test_paused_acts_on_nothing_however_sure() -> None:
-    told = msgspec.structs.replace(record(Mode.PAUSED), win_rates=likely(1 / 3))
-    with guarded(client(Summing(), Clock()), Modes(told)) as stream:
-        assert not any(any(one.actionable) for one in steps(stream, DATA))
+    published = msgspec.structs.replace(record(Mode.PAUSED), win_rates=likely(1 / 3))
+    with guarded(client(Summing(), Clock()), Modes(published)) as stream:
+        assert not any(any(answer.actionable) for answer in steps(stream, DATA))
 
 
-def test_win_rates_of_another_version_allow_nothing() -> None:
-    told = msgspec.structs.replace(record(Mode.CONSERVATIVE), win_rates=likely(1 / 3), version=2)
-    with guarded(client(Summing(), Clock()), Modes(msgspec.structs.replace(told))) as stream:
-        assert any(any(one.actionable) for one in steps(stream, DATA))
-    with guarded(client(Summing(served=[2]), Clock()), Modes(told)) as stream:
-        assert not any(any(one.actionable) for one in steps(stream, DATA))
+def test_hit_rates_of_another_version_allow_nothing() -> None:
+    published = msgspec.structs.replace(record(Mode.CONSERVATIVE), win_rates=likely(1 / 3), version=2)
+    with guarded(client(Summing(), Clock()), Modes(msgspec.structs.replace(published))) as stream:
+        assert any(any(answer.actionable) for answer in steps(stream, DATA))
+    with guarded(client(Summing(served=[2]), Clock()), Modes(published)) as stream:
+        assert not any(any(answer.actionable) for answer in steps(stream, DATA))
 
 
 def test_what_has_no_answer_and_what_is_no_number_may_not_be_acted_on() -> None:
@@ -93,7 +95,7 @@ def test_what_has_no_answer_and_what_is_no_number_may_not_be_acted_on() -> None:
         gated = steps(stream, data[:10], raw)
         transport.failures = [DeadlineError("late")]
         gated += steps(stream, data[10:], raw[10:])
-    codes = {index: one.abstain for index, one in enumerate(gated) if index and one.abstain}
+    codes = {index: answer.abstain for index, answer in enumerate(gated) if index and answer.abstain}
     assert codes == {5: Abstain.NO_ANSWER, 8: Abstain.NO_SIGNAL, 10: Abstain.NO_ANSWER}
     assert not any(any(gated[index].actionable) for index in codes)
     assert gated[8].prediction.probabilities is not None
@@ -116,19 +118,19 @@ def test_a_guard_that_fails_costs_no_answer() -> None:
         assert (gated.mode, gated.actionable, gated.abstain) == (Mode.CONSERVATIVE, (False,), Abstain.NO_SIGNAL)
         assert stream.faults == 1
         stream.reset()
-        assert [one.abstain for one in steps(stream, DATA[:5])][1:] == [None] * 4
+        assert [answer.abstain for answer in steps(stream, DATA[:5])][1:] == [None] * 4
 
 
 def test_the_candidate_answers_within_the_mode_of_production_but_is_never_sure_enough() -> None:
     theirs = np.array([arm("simulator:SIM", i * ROW_NS, block_s=1.0, share=0.5, salt="s") for i in range(60)])
     scores = Scores()
     for mode, table in ((Mode.NORMAL, None), (Mode.CONSERVATIVE, likely(1 / 3))):
-        told = msgspec.structs.replace(record(mode), win_rates=table)
-        with guarded(split(Two(), Clock()), Modes(told), scores) as stream:
+        published = msgspec.structs.replace(record(mode), win_rates=table)
+        with guarded(split(Two(), Clock()), Modes(published), scores) as stream:
             gated = steps(stream, DATA, every_ns=ROW_NS)
         first = int(np.flatnonzero(~theirs)[0]) + 1
-        for other, one in list(zip(theirs, gated, strict=True))[first:]:
-            sure = mode is Mode.NORMAL or (not other and abs(one.prediction.probabilities[0, 2] - 0.5) > 1e-6)
-            assert one.actionable == (sure,)
-    # Blocks are held against what the production version has learnt from, whoever answers.
+        for other, answer in list(zip(theirs, gated, strict=True))[first:]:
+            sure = mode is Mode.NORMAL or (not other and abs(answer.prediction.probabilities[0, 2] - 0.5) > 1e-6)
+            assert answer.actionable == (sure,)
+    # Blocks are compared with the production version's reference window, whichever version answers.
     assert {version for version, _ in scores.asked} == {1}

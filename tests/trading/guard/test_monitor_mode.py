@@ -1,4 +1,4 @@
-"""The two places where a client finds its mode, and what can be wrong there."""
+"""The two sources of a client's mode, and what can be wrong there."""
 
 import itertools
 import socket
@@ -19,16 +19,16 @@ from lobsmith.trading.guard.monitor_mode import FileModes, HttpModes
 from lobsmith.workspace import Workspace
 from tests.trading.scores import record
 
-RECORD = record(Mode.CONSERVATIVE)
-CONTENT = msgspec.json.encode(RECORD)
+PUBLISHED = record(Mode.CONSERVATIVE)
+CONTENT = msgspec.json.encode(PUBLISHED)
 
 
 @contextmanager
 def page(status: int, content: bytes, *, pause_s: float = 0.0) -> Iterator[HttpModes]:
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            found = self.path == "/modes/lob"
-            self.send_response(status if found else 500)
+            known = self.path == "/modes/lob"
+            self.send_response(status if known else 500)
             self.end_headers()
             try:
                 for place in range(0, len(content), 1 if pause_s else len(content)):
@@ -50,15 +50,15 @@ def page(status: int, content: bytes, *, pause_s: float = 0.0) -> Iterator[HttpM
         server.server_close()
 
 
-def test_both_find_the_same_record(tmp_path: Path) -> None:
+def test_both_read_the_same_mode(tmp_path: Path) -> None:
     source = FileModes(Workspace(tmp_path), "lob")
     assert source.read() is None
     path = state_path(Workspace(tmp_path), "lob")
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT)
-    assert source.read() == RECORD
+    assert source.read() == PUBLISHED
     with page(200, CONTENT) as http:
-        assert http.read() == RECORD
+        assert http.read() == PUBLISHED
     with page(404, b"none") as http:
         assert http.read() is None
 
@@ -74,18 +74,18 @@ def test_both_find_the_same_record(tmp_path: Path) -> None:
         CONTENT.replace(b"lob", b"bol"),
     ],
 )
-def test_what_is_no_record_of_that_model_is_no_mode(content: bytes, tmp_path: Path) -> None:
+def test_a_corrupt_or_other_models_mode_is_refused(content: bytes, tmp_path: Path) -> None:
     path = state_path(Workspace(tmp_path), "lob")
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     with pytest.raises(ModeError):
         FileModes(Workspace(tmp_path), "lob").read()
-    with page(200, content) as http, pytest.raises(ModeError, match="no record of that model"):
+    with page(200, content) as http, pytest.raises(ModeError, match="not that model's mode"):
         http.read()
 
 
 @pytest.mark.parametrize("left", [None, b"{"], ids=["lost", "spoilt"])
-def test_a_record_that_is_gone_takes_no_caution_back(left: bytes | None, tmp_path: Path) -> None:
+def test_a_mode_that_is_gone_undoes_no_caution(left: bytes | None, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     path = state_path(workspace, "lob")
     path.parent.mkdir(parents=True)
@@ -94,14 +94,14 @@ def test_a_record_that_is_gone_takes_no_caution_back(left: bytes | None, tmp_pat
     path.unlink()
     if left is not None:
         path.write_bytes(left)
-    found = FileModes(workspace, "lob").read()
-    assert found is not None
-    # It has never looked, so that it is stale and only its caution counts.
-    assert (found.mode, found.looked_ns) == (Mode.PAUSED, 0)
+    mode = FileModes(workspace, "lob").read()
+    assert mode is not None
+    # Without a drift check it is stale, and only its caution counts.
+    assert (mode.mode, mode.looked_ns) == (Mode.PAUSED, 0)
 
 
-def test_a_page_that_never_ends_is_no_record() -> None:
-    with page(200, b" " * (1 << 21)) as http, pytest.raises(ModeError, match="longer than any record"):
+def test_a_page_that_never_ends_is_refused() -> None:
+    with page(200, b" " * (1 << 21)) as http, pytest.raises(ModeError, match="longer than any mode"):
         http.read()
 
 

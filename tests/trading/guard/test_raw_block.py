@@ -15,7 +15,7 @@ def row(value: float) -> np.ndarray:
 
 
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=300))
-def test_a_block_holds_the_rows_that_drift_is_looked_for_in(gaps_ms: list[int]) -> None:
+def test_a_block_holds_the_rows_that_drift_checks_use(gaps_ms: list[int]) -> None:
     times = np.cumsum(gaps_ms) * MS + 1_772_000_000_000_000_000
     block = RawBlock(2, 8, every_ms=100, shortest=3)
     for index, time_ns in enumerate(times):
@@ -30,7 +30,7 @@ def test_a_block_holds_the_rows_that_drift_is_looked_for_in(gaps_ms: list[int]) 
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_told_and_left_out(value: float) -> None:
+def test_what_is_not_finite_is_reported_and_left_out(value: float) -> None:
     block = RawBlock(2, 2, every_ms=100, shortest=2)
     assert not block.append(np.array([1, value], np.float32), 0)
     assert block.append(row(1), 50 * MS)
@@ -42,8 +42,8 @@ def test_what_is_not_finite_is_told_and_left_out(value: float) -> None:
 
 def test_a_clock_that_is_set_back_stops_no_rows() -> None:
     block = RawBlock(2, 2, every_ms=100, shortest=2)
-    for place in (1000, 0, 100):
-        block.append(row(place), place * MS)
+    for time_ms in (1000, 0, 100):
+        block.append(row(time_ms), time_ms * MS)
     assert block.count == 3
 
 

@@ -64,25 +64,27 @@ class Session:
 
     def __init__(self, workspace: Workspace, feed, params=PARAMS, **options) -> None:
         self.seconds: list[Second] = []
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.stop = threading.Event()
-        self.lived: list[LiveSummary] = []
+        self.summaries: list[LiveSummary] = []
         self.error: Exception | None = None
-        about = LiveOptions(**{"model": "lob", "horizon_ms": 1000, "transport": "inprocess"} | options)
-        self._thread = threading.Thread(target=self._run, args=(workspace, params, feed, about))
+        live_options = LiveOptions(**{"model": "lob", "horizon_ms": 1000, "transport": "inprocess"} | options)
+        self._thread = threading.Thread(target=self._run, args=(workspace, params, feed, live_options))
         self._thread.start()
 
-    def _run(self, *what) -> None:
+    def _run(self, *arguments) -> None:
         try:
-            self.lived = run_live(*what, stop=self.stop, on_second=self.seconds.append, say=self.said.append)
+            self.summaries = run_live(
+                *arguments, stop=self.stop, on_second=self.seconds.append, say=self.messages.append
+            )
         except Exception as error:  # noqa: BLE001 - it is raised in the test
             self.error = error
 
     def eventually(self, holds, deadline_s: float = 30.0) -> None:
         end = time.monotonic() + deadline_s
         while not holds():
-            assert time.monotonic() < end, self.said
-            assert self._thread.is_alive(), (self.error, self.said)
+            assert time.monotonic() < end, self.messages
+            assert self._thread.is_alive(), (self.error, self.messages)
             time.sleep(0.02)
 
     def end(self, *, stop: bool = True) -> LiveSummary:
@@ -91,7 +93,7 @@ class Session:
         self._thread.join(60)
         if self.error is not None:
             raise self.error
-        return self.lived[0]
+        return self.summaries[0]
 
 
 def captures(workspace: Workspace) -> list[Path]:
@@ -101,36 +103,38 @@ def captures(workspace: Workspace) -> list[Path]:
 def test_what_was_asked_is_what_the_capture_gives(workspace: Workspace, recorded: Path) -> None:
     version = publish_small(workspace, PARAMS, seed=1).version
     feed = RecordedFeed([recorded], loop=False)
-    lived = Session(workspace, PlayedFeed([feed])).end(stop=False)
+    summary = Session(workspace, PlayedFeed([feed])).end(stop=False)
     session = read_captures(captures(workspace))
     rows = build_dataset(session, PARAMS).rows
-    asked = rows.slice(int(np.argmax(rows.complete)), len(rows))
-    assert (lived.rows, lived.answered, lived.incomplete) == (len(rows), len(asked), len(rows) - len(asked))
-    assert (lived.unasked, lived.drops, lived.faults, lived.reasons) == (0, 0, 0, {})
-    assert (lived.recorded.logged, lived.recorded.dropped) == (len(asked), 0)
+    complete = rows.slice(int(np.argmax(rows.complete)), len(rows))
+    assert (summary.rows, summary.answered, summary.incomplete) == (len(rows), len(complete), len(rows) - len(complete))
+    assert (summary.unasked, summary.drops, summary.faults, summary.reasons) == (0, 0, 0, {})
+    assert (summary.recorded.logged, summary.recorded.dropped) == (len(complete), 0)
     # One mark more, that a session has begun.
     assert session.accounting.records == read_captures([recorded]).accounting.records + 1
     with PredictionLog.of(workspace, "lob") as log:
-        (about,) = log.sessions()
-        assert (about["source"], about["instrument"]) == ("live", "simulator:SIM")
-        found = answers(log, "lob", version, sessions=[about["session"]])
-    known = np.isin(asked.time, found.time_ns)
+        (entry,) = log.sessions()
+        assert (entry["source"], entry["instrument"]) == ("live", "simulator:SIM")
+        logged = answers(log, "lob", version, sessions=[entry["session"]])
+    known = np.isin(complete.time, logged.time_ns)
     # The newest have no outcome yet.
-    assert known.sum() == len(found.time_ns) > 0.8 * len(asked)
+    assert known.sum() == len(logged.time_ns) > 0.8 * len(complete)
 
 
 def test_it_waits_for_a_model_and_captures_meanwhile(workspace: Workspace) -> None:
     session = Session(workspace, PlayedFeed([SimulatedFeed(3)]))
-    session.eventually(lambda: any(one.state is StreamPhase.WAITING and one.rows_per_s for one in session.seconds))
+    session.eventually(
+        lambda: any(second.state is StreamPhase.WAITING and second.rows_per_s for second in session.seconds)
+    )
     first = publish_small(workspace, PARAMS, seed=1).version
     session.eventually(lambda: session.seconds[-1].version == first)
     publish_small(workspace, PARAMS, seed=2, instruments=(OTHER,))
     session.eventually(lambda: session.seconds[-1].abstain == "other_instrument")
     last = session.seconds[-1]
-    lived = session.end()
-    assert lived.unasked > 0
-    assert lived.answered == lived.recorded.logged > 0
-    assert len([line for line in session.said if "waiting for a model" in line]) == 1
+    summary = session.end()
+    assert summary.unasked > 0
+    assert summary.answered == summary.recorded.logged > 0
+    assert len([line for line in session.messages if "waiting for a model" in line]) == 1
     assert last.state is StreamPhase.ANSWERING
     assert 0 <= last.up <= 1
     assert read_captures(captures(workspace)).accounting.faults == {}
@@ -138,15 +142,17 @@ def test_it_waits_for_a_model_and_captures_meanwhile(workspace: Workspace) -> No
 
 def test_a_model_of_another_market_is_not_asked_and_the_feed_is_captured_for_the_next_one(workspace: Workspace) -> None:
     publish_small(workspace, PARAMS, seed=1, instruments=(OTHER,))
-    with pytest.raises(UnlearntInstrumentError, match="has learnt simulator:OTHER, not simulator:SIM"):
+    with pytest.raises(UnlearntInstrumentError, match="was trained on simulator:OTHER, not simulator:SIM"):
         Session(workspace, PlayedFeed([SimulatedFeed(3)]), capture=False).end(stop=False)
     session = Session(workspace, PlayedFeed([SimulatedFeed(3)]))
-    session.eventually(lambda: any(one.state is StreamPhase.REFUSED and one.rows_per_s for one in session.seconds))
-    lived = session.end()
-    assert (lived.answered, lived.recorded, len(captures(workspace))) == (0, None, 1)
+    session.eventually(
+        lambda: any(second.state is StreamPhase.REFUSED and second.rows_per_s for second in session.seconds)
+    )
+    summary = session.end()
+    assert (summary.answered, summary.recorded, len(captures(workspace))) == (0, None, 1)
     insisting = Session(workspace, PlayedFeed([SimulatedFeed(3)]), allow_other_instrument=True, capture=False)
-    insisting.eventually(lambda: any(one.version for one in insisting.seconds))
-    assert {one.abstain for one in insisting.seconds if one.version} == {"other_instrument"}
+    insisting.eventually(lambda: any(second.version for second in insisting.seconds))
+    assert {second.abstain for second in insisting.seconds if second.version} == {"other_instrument"}
     assert insisting.end().answered > 0
 
 
@@ -166,11 +172,11 @@ def test_garbage_is_left_out_of_the_capture_and_costs_nothing(workspace: Workspa
     publish_small(workspace, PARAMS, seed=1)
     session = Session(workspace, PlayedFeed([Damaged(3)]))
     session.eventually(lambda: session.seconds and session.seconds[-1].faults == 3 and session.seconds[-1].version)
-    lived = session.end()
+    summary = session.end()
     account = read_captures(captures(workspace)).accounting
-    assert (lived.faults, account.segments) == (3, 1)
+    assert (summary.faults, account.segments) == (3, 1)
     assert account.set_aside["duplicate"] > 0
-    assert lived.answered == lived.recorded.logged > 0
+    assert summary.answered == summary.recorded.logged > 0
 
 
 def test_a_disk_that_is_full_ends_the_capture_and_not_the_answers(workspace: Workspace, monkeypatch) -> None:
@@ -189,12 +195,12 @@ def test_a_disk_that_is_full_ends_the_capture_and_not_the_answers(workspace: Wor
     session.eventually(lambda: len(session.seconds) > 2 and session.seconds[-1].version is not None)
     session.eventually(lambda: any(path.stat().st_size for path in captures(workspace)))
     full.set()
-    session.eventually(lambda: any("No space left on device" in line for line in session.said))
-    seen = len(session.seconds)
-    session.eventually(lambda: len(session.seconds) > seen + 2)
+    session.eventually(lambda: any("No space left on device" in line for line in session.messages))
+    before = len(session.seconds)
+    session.eventually(lambda: len(session.seconds) > before + 2)
     assert session.seconds[-1].rows_per_s > 0
     assert session.end().drops == 0
-    assert [line for line in session.said if "answers go on without it" in line] == [session.said[-1]]
+    assert [line for line in session.messages if "predictions go on without it" in line] == [session.messages[-1]]
     # What is whole reads.
     assert read_captures(captures(workspace)).accounting.segments == 1
 
@@ -205,13 +211,13 @@ def test_each_captured_file_reads_without_those_before_it(workspace: Workspace, 
     monkeypatch.setattr("lobsmith.trading.live.capture._MIB", 30_000)
     session = Session(workspace, PlayedFeed([SimulatedFeed(3)]), params=small_params(**{"live.rotate_mib": 1}))
     session.eventually(lambda: len(captures(workspace)) >= 5, 60)
-    lived = session.end()
+    summary = session.end()
     paths = captures(workspace)
     whole = read_captures(paths)
     rows = build_dataset(whole, PARAMS).rows
     assert (whole.accounting.segments, whole.accounting.sequence_breaks) == (1, 0)
     # What the captured book adds changes nothing for a reader that needs none.
-    assert (lived.rows, lived.recorded.logged) == (len(rows), int(rows.complete.sum()))
+    assert (summary.rows, summary.recorded.logged) == (len(rows), int(rows.complete.sum()))
     for number, path in enumerate(paths[1:-1], start=1):
         alone = read_captures([path]).events
         same = read_captures(paths[: number + 1]).events
@@ -261,7 +267,7 @@ def test_a_file_that_begins_while_a_book_is_written_has_one_too(tmp_path: Path, 
         capture.put("sim", begun_ns + seconds * NS_PER_S, b"{}")
         capture.restate("sim", feed.to(begun_ns + seconds * NS_PER_S))
     capture.close()
-    _first, second, third = (gzip.decompress(one.path.read_bytes()) for one in captured(tmp_path)["simulator-sim"])
+    _first, second, third = (gzip.decompress(file.path.read_bytes()) for file in captured(tmp_path)["simulator-sim"])
     assert (second.count(b"book"), third.count(b"book")) == (1, 1)
 
 
@@ -305,7 +311,7 @@ def test_a_session_that_an_error_ends_has_crashed_and_leaves_no_file_of_nothing(
     session = Session(workspace, PlayedFeed([Broken(3)]))
     with pytest.raises(CaptureError, match="truncated"):
         session.end(stop=False)
-    assert "simulator:SIM: its feed has ended: feed.gz: truncated" in session.said
+    assert "simulator:SIM: its feed has ended: feed.gz: truncated" in session.messages
     [left] = sessions_of(workspace, "lob", version, ["live"], now_ns=clock.now_ns(), recent_ns=0)
     assert (left.status, left.last_ns is not None) == (Status.CRASHED, True)
     assert not killed.exists()
@@ -320,8 +326,8 @@ def test_two_symbols_are_two_streams(workspace: Workspace, recorded: Path, tmp_p
     feed = PlayedFeed([RecordedFeed([path], loop=False) for path in (recorded, other)])
     session = Session(workspace, feed)
     session.end(stop=False)
-    assert [one.instrument for one in session.lived] == ["simulator:SIM", "binance-usdm:ETHUSDT"]
-    assert session.lived[0].answered == session.lived[1].answered == session.lived[1].recorded.logged > 0
+    assert [summary.instrument for summary in session.summaries] == ["simulator:SIM", "binance-usdm:ETHUSDT"]
+    assert session.summaries[0].answered == session.summaries[1].answered == session.summaries[1].recorded.logged > 0
     assert [path.name.rpartition("-")[0] for path in captures(workspace)] == ["simulator-sim", "usdm-ethusdt"]
 
 
@@ -332,7 +338,7 @@ def test_two_sessions_do_not_capture_the_same_symbol(workspace: Workspace) -> No
         Session(workspace, PlayedFeed([SimulatedFeed(4)])).end()
     session.end()
     again = Session(workspace, PlayedFeed([SimulatedFeed(4)]))
-    again.eventually(lambda: any(one.rows_per_s for one in again.seconds))
+    again.eventually(lambda: any(second.rows_per_s for second in again.seconds))
     again.end()
     account = read_captures(captures(workspace)).accounting
     assert (account.faults, account.segments) == ({"reconnect": 1}, 2)

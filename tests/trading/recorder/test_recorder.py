@@ -1,4 +1,4 @@
-"""Recording with the real engine and the real log: what trading did, and what the mirrored versions made of it."""
+"""The recorder with the real engine and the real log: predictions of the primary and of the shadow versions."""
 
 import os
 import signal
@@ -84,11 +84,11 @@ def candidate(workspace: Workspace) -> int:
 
 
 def directly(workspace: Workspace, params: Params, model: str, **choose) -> np.ndarray:
-    asked = client(workspace, params, model, **choose)
+    primary_client = client(workspace, params, model, **choose)
     parts = []
     for segment in np.unique(SEGMENTS):
-        asked.reset()
-        parts.append(probabilities(asked.predict(ROWS[segment == SEGMENTS])))
+        primary_client.reset()
+        parts.append(probabilities(primary_client.predict(ROWS[segment == SEGMENTS])))
     return np.concatenate(parts)
 
 
@@ -97,7 +97,7 @@ def sessions(workspace: Workspace) -> list[ClientSession]:
 
 
 def assert_raw_rows(log: PredictionLog, session: str, rows: np.ndarray) -> None:
-    """Of the rows that reached the log those are kept that the rule takes of all of them at once, each once."""
+    """Raw rows of the log are those that the rule keeps of all logged rows at once."""
     every_ms = small_params().drift.every_ms
     kept = rows[thinned(TIMES[rows], every_ms)]
     query = (
@@ -109,7 +109,7 @@ def assert_raw_rows(log: PredictionLog, session: str, rows: np.ndarray) -> None:
     np.testing.assert_array_equal(got.time_ns, TIMES[kept])
 
 
-def test_every_prediction_is_logged_with_its_outcome_and_the_mirrored_answers(template, params) -> None:
+def test_every_prediction_is_logged_with_its_outcome_and_the_shadow_answers(template, params) -> None:
     into = recorder(template, params)
     assert sessions(template)[-1].status is Status.OPEN
     primary = stream(client(template, params), into)
@@ -128,15 +128,13 @@ def test_every_prediction_is_logged_with_its_outcome_and_the_mirrored_answers(te
         )
         live = answers(log, "lob", serving)
         np.testing.assert_array_equal(live.probabilities, probabilities(primary))
-        np.testing.assert_array_equal(live.latency_ns, [one.latency_ns for one in primary])
+        np.testing.assert_array_equal(live.latency_ns, [prediction.latency_ns for prediction in primary])
         np.testing.assert_array_equal(live.time_ns, TIMES)
         assert_raw_rows(log, recorded.session, np.arange(COUNT))
         np.testing.assert_array_equal(live.labels, labels(params.labels.horizons_ms))
-        mirrored = compared(log, ("lob", serving), ("lob_candidate", candidate(template)))
-        np.testing.assert_allclose(
-            mirrored.second.probabilities, directly(template, params, "lob_candidate"), atol=1e-5
-        )
-        assert len(mirrored.first_probe_ns) == len(mirrored.second_probe_ns) > 0
+        shadow = compared(log, ("lob", serving), ("lob_candidate", candidate(template)))
+        np.testing.assert_allclose(shadow.second.probabilities, directly(template, params, "lob_candidate"), atol=1e-5)
+        assert len(shadow.first_probe_ns) == len(shadow.second_probe_ns) > 0
         np.testing.assert_allclose(
             answers(log, "lob", fallback).probabilities,
             directly(template, params, "lob", choose=second_newest),
@@ -146,42 +144,42 @@ def test_every_prediction_is_logged_with_its_outcome_and_the_mirrored_answers(te
     assert not list(SHARED_MEMORY.glob(f"*{recorded.session}*"))
 
 
-def test_a_recorder_that_is_killed_is_started_again_and_nothing_is_lost(template, params) -> None:
-    into, asked = recorder(template, params), client(template, params)
-    primary = stream(asked, into, 0, 300)
+def test_a_recorder_that_is_killed_is_restarted_and_nothing_is_lost(template, params) -> None:
+    into, primary_client = recorder(template, params), client(template, params)
+    primary = stream(primary_client, into, 0, 300)
     eventually(lambda: into.pid is not None and into.waiting == 0)
     os.kill(into.pid, signal.SIGKILL)
-    primary += stream(asked, into, 300)
+    primary += stream(primary_client, into, 300)
     recorded = into.close()
     assert (recorded.logged, recorded.dropped, recorded.restarts) == (COUNT, 0, 1)
     with PredictionLog.of(template, "lob") as log:
         live = answers(log, "lob", primary[0].version, sessions=[recorded.session])
         np.testing.assert_array_equal(live.probabilities, probabilities(primary))
         assert_raw_rows(log, recorded.session, np.arange(COUNT))
-        # Those that were open when it died too.
+        # Outcomes that were open at the crash too.
         np.testing.assert_array_equal(live.labels, labels(params.labels.horizons_ms))
-        mirrored = answers(log, "lob_candidate", candidate(template), sessions=[recorded.session])
-    # The new mirror begins in the middle of a stream that it has not seen the beginning of, and has to be primed.
-    assert (mirrored.reasons, len(mirrored.time_ns)) == ({}, COUNT - PRIME_ROWS)
+        shadow = answers(log, "lob_candidate", candidate(template), sessions=[recorded.session])
+    # The new shadow begins in the middle of a stream, and has to be primed.
+    assert (shadow.reasons, len(shadow.time_ns)) == ({}, COUNT - PRIME_ROWS)
 
 
 def test_a_full_ring_drops_and_counts_and_trading_goes_on(template) -> None:
     params = small_params(**{"mirror.ring_rows": 200, "prediction_log.flush_s": 0.1})
-    into, asked = recorder(template, params), client(template, params)
-    primary = stream(asked, into, 0, 100)
+    into, primary_client = recorder(template, params), client(template, params)
+    primary = stream(primary_client, into, 0, 100)
     eventually(lambda: into.pid is not None and into.waiting == 0)
     os.kill(into.pid, signal.SIGSTOP)
-    primary += stream(asked, into, 100, 500)
+    primary += stream(primary_client, into, 100, 500)
     os.kill(into.pid, signal.SIGCONT)
     eventually(lambda: into.waiting == 0)
-    primary += stream(asked, into, 500, 650)
+    primary += stream(primary_client, into, 500, 650)
     recorded = into.close()
-    assert all(one.reason is None for one in primary)
+    assert all(prediction.reason is None for prediction in primary)
     assert (recorded.rows, recorded.dropped, recorded.logged) == (650, 200, 450)
     kept = np.r_[0:300, 500:650]
     with PredictionLog.of(template, "lob") as log:
         live = answers(log, "lob", primary[0].version, sessions=[recorded.session])
-        mirrored = answers(log, "lob_candidate", candidate(template), sessions=[recorded.session])
+        shadow = answers(log, "lob_candidate", candidate(template), sessions=[recorded.session])
         assert log.drops()["ring"] == 200
         assert_raw_rows(log, recorded.session, kept)
     np.testing.assert_array_equal(live.time_ns, TIMES[kept])
@@ -194,19 +192,19 @@ def test_a_full_ring_drops_and_counts_and_trading_goes_on(template) -> None:
         ]
     )
     np.testing.assert_array_equal(live.labels, known)
-    # After the hole the mirror had to be primed, which nobody was asked about.
+    # After the hole the shadow had to be primed; those rows were not predicted.
     primed = np.r_[0:300, 500 + PRIME_ROWS : 650]
-    np.testing.assert_array_equal(mirrored.time_ns, TIMES[primed])
+    np.testing.assert_array_equal(shadow.time_ns, TIMES[primed])
     expected = directly(template, params, "lob_candidate")[primed]
-    np.testing.assert_allclose(mirrored.probabilities, expected, atol=2e-3)
+    np.testing.assert_allclose(shadow.probabilities, expected, atol=2e-3)
 
 
-def test_mirrors_that_hang_hold_up_neither_trading_nor_the_log(template) -> None:
+def test_shadows_that_hang_hold_up_neither_trading_nor_the_log(template) -> None:
     params = small_params(**{"client.deadline_s": 0.2, "mirror.drain_s": 1.0, "mirror.queue_rows": 300})
     with socket.create_server(("127.0.0.1", 0)) as silent:
         into = recorder(template, params, "http", url=f"127.0.0.1:{silent.getsockname()[1]}")
         primary = stream(client(template, params), into)
-        # Records that no ring can hold.
+        # Entries that no ring can hold.
         into.record(0, 0, 2**70, ROWS[0], primary[0])
         into.record(0, 0, 0, ROWS[0][:3], primary[0])
         recorded = into.close()
@@ -225,11 +223,11 @@ def test_a_session_whose_trading_process_is_killed_is_written_down_all_the_same(
     if both:
         os.kill(int(pid), signal.SIGSTOP)
     assert trading.stdout.readline() == "recorded 1000\n"
-    trading.kill()  # and nobody has asked yet how it ended: its number is still taken
+    trading.kill()  # not waited for: a zombie
     assert list(SHARED_MEMORY.glob(f"*{session}*"))
     if both:
         os.kill(int(pid), signal.SIGKILL)
-        # A signal takes its time, and who may yet live is left alone.
+        # A signal takes its time, and processes that may run are left alone.
         eventually(lambda: start_ticks(trading.pid) is None and start_ticks(int(pid)) is None)
         # The next session takes care of what the last one has left.
         recorder(template, params).close()
@@ -237,7 +235,7 @@ def test_a_session_whose_trading_process_is_killed_is_written_down_all_the_same(
     assert not list(template.predictions.glob(f"recording/*{session}*"))
     with PredictionLog.of(template, "lob") as log:
         assert len(answers(log, "lob", active(template), sessions=[session]).time_ns) == 1000
-    [left] = [one for one in sessions(template) if one.session == session]
+    [left] = [entry for entry in sessions(template) if entry.session == session]
     assert (left.status, f"process {trading.pid} " in left.process) == (Status.CRASHED, True)
     trading.wait()
 
@@ -248,7 +246,7 @@ def test_a_log_that_cannot_be_written_is_reported_and_raises_nothing(template, t
     into = recorder(nowhere, params)
     primary = stream(client(template, params), into, 0, 50)
     recorded = into.close()
-    assert all(one.reason is None for one in primary)
+    assert all(prediction.reason is None for prediction in primary)
     assert (recorded.rows, recorded.logged) == (50, 0)
     assert recorded.faults > 0
     assert not list(SHARED_MEMORY.glob(f"*{recorded.session}*"))

@@ -27,7 +27,7 @@ ring = RingWriter(Path(sys.argv[1]), int(sys.argv[2]), F, H)
 print("made", flush=True)
 number = 0
 while number < int(sys.argv[3]):
-    # A full ring drops, and the next attempt is another record.
+    # A full ring drops, and the next attempt is another entry.
     put(ring, number)
     number += 1
     if number % 64 == 0:
@@ -37,22 +37,22 @@ ring.close()
 
 
 def put(ring: RingWriter, number: int) -> bool:
-    """Put a record in all of whose parts say which one it is."""
+    """Put an entry whose parts all hold its number."""
     values = np.full(F, number, np.float32)
     answers = np.full((H, 3), number, np.float32), np.full((H, 5), number, np.float32)
     return ring.put(number, number, number, number, number, number, number, 1, 5, RESET | PRIME, values, *answers)
 
 
-def numbers(records: np.ndarray) -> list[int]:
-    """Return which records these are, after a look at every part of them."""
+def numbers(entries: np.ndarray) -> list[int]:
+    """Return the numbers of entries after a check of all their parts."""
     for name in ("time_ns", "asked_ns", "segment", "mid", "version", "latency_ns"):
-        np.testing.assert_array_equal(records[name], records["row"])
+        np.testing.assert_array_equal(entries[name], entries["row"])
     for name in ("features", "probabilities", "outlook"):
-        flat = records[name].reshape(len(records), np.prod(records[name].shape[1:]))
-        np.testing.assert_array_equal(flat, np.repeat(records["row"][:, None], flat.shape[1], axis=1))
+        flat = entries[name].reshape(len(entries), np.prod(entries[name].shape[1:]))
+        np.testing.assert_array_equal(flat, np.repeat(entries["row"][:, None], flat.shape[1], axis=1))
     for name, value in (("candidate", 1), ("reason", 5), ("flags", RESET | PRIME)):
-        assert (records[name] == value).all()
-    return [int(number) for number in records["row"]]
+        assert (entries[name] == value).all()
+    return [int(number) for number in entries["row"]]
 
 
 def started(path: Path, capacity: int, count: int) -> subprocess.Popen[str]:
@@ -73,15 +73,15 @@ def started(path: Path, capacity: int, count: int) -> subprocess.Popen[str]:
         )
     ),
 )
-def test_it_does_what_a_bounded_queue_does(tmp_path_factory, capacity: int, steps) -> None:
+def test_it_does_what_a_bounded_queue_does(tmp_path_factory, capacity: int, actions) -> None:
     path = tmp_path_factory.mktemp("ring") / "ring"
     writer = RingWriter(path, capacity, F, H)
     reader = RingReader(path)
     unread: deque[int] = deque()
     unreleased: deque[int] = deque()
     number = dropped = 0
-    for step, count in steps:
-        if step == "put":
+    for action, count in actions:
+        if action == "put":
             for _ in range(count):
                 fits = len(unread) + len(unreleased) < capacity
                 assert put(writer, number) is fits
@@ -89,16 +89,16 @@ def test_it_does_what_a_bounded_queue_does(tmp_path_factory, capacity: int, step
                     unread.append(number)
                 dropped += not fits
                 number += 1
-        elif step == "read":
+        elif action == "read":
             got = numbers(reader.read(count))
             assert got == [unread.popleft() for _ in got]
             assert got or not unread
             unreleased.extend(got)
-        elif step == "release":
+        elif action == "release":
             reader.release()
             unreleased.clear()
         else:
-            # A reader that died: the next one begins after what was released.
+            # After a crash of the reader the next reader begins after the last released entry.
             reader.close()
             reader = RingReader(path)
             unread.extendleft(reversed(unreleased))
@@ -108,18 +108,18 @@ def test_it_does_what_a_bounded_queue_does(tmp_path_factory, capacity: int, step
 
 
 @pytest.mark.parametrize("capacity", [100, 5000])
-def test_between_two_processes_every_record_arrives_whole_or_is_counted(tmp_path: Path, capacity: int) -> None:
+def test_between_two_processes_every_entry_arrives_whole_or_is_counted(tmp_path: Path, capacity: int) -> None:
     path, count = tmp_path / "ring", 20_000
     writer = started(path, capacity, count)
     reader, got, sequence = RingReader(path), [], []
     while True:
         finished = reader.finished
-        records = reader.read(97)
-        got += numbers(records)
-        sequence += records["sequence"].tolist()
+        entries = reader.read(97)
+        got += numbers(entries)
+        sequence += entries["sequence"].tolist()
         if len(got) % 5 == 0:
             reader.release()
-        if finished and not len(records) and not reader.waiting:
+        if finished and not len(entries) and not reader.waiting:
             break
     assert writer.wait() == 0
     assert len(got) + reader.dropped == count
@@ -128,7 +128,7 @@ def test_between_two_processes_every_record_arrives_whole_or_is_counted(tmp_path
     assert got == sorted(set(got))
 
 
-def test_a_writer_that_is_killed_leaves_only_whole_records(tmp_path: Path) -> None:
+def test_a_writer_that_is_killed_leaves_only_whole_entries(tmp_path: Path) -> None:
     path = tmp_path / "ring"
     writer = started(path, 200_000, 10**9)
     reader = RingReader(path)
@@ -145,7 +145,7 @@ def test_a_writer_that_is_killed_leaves_only_whole_records(tmp_path: Path) -> No
 
 
 @given(st.lists(st.tuples(st.integers(-3, 7), st.booleans(), st.booleans()), max_size=60))
-def test_the_first_row_of_each_slot_keeps_its_raw_features(tmp_path_factory, steps) -> None:
+def test_the_first_row_of_each_interval_keeps_its_raw_features(tmp_path_factory, steps) -> None:
     path = tmp_path_factory.mktemp("ring") / "ring"
     writer = RingWriter(path, 4, F, H, raw_every_ms=5)
     reader = RingReader(path)
@@ -161,9 +161,9 @@ def test_the_first_row_of_each_slot_keeps_its_raw_features(tmp_path_factory, ste
             reader.release()
             got.append(reader.read(4))
     expected = [held[place][0] for place in thinned(np.array([time for _, time in held], np.int64), 5)]
-    records = [one for part in got for one in part if one["flags"] & HAS_RAW]
-    assert [int(one["row"]) for one in records] == expected
-    assert all((one["raw"] == one["row"]).all() for one in records)
+    entries = [entry for part in got for entry in part if entry["flags"] & HAS_RAW]
+    assert [int(entry["row"]) for entry in entries] == expected
+    assert all((entry["raw"] == entry["row"]).all() for entry in entries)
 
 
 def test_what_the_reader_counts_outlives_it(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_file_that_is_no_ring_is_refused(tmp_path: Path, content: bytes) -> No
         RingReader(tmp_path / "ring")
 
 
-def test_a_ring_is_made_once_and_is_nobody_elses(tmp_path: Path) -> None:
+def test_a_ring_is_made_once_and_is_private(tmp_path: Path) -> None:
     RingWriter(tmp_path / "ring", 4, F, H)
     assert (tmp_path / "ring").stat().st_mode & 0o777 == 0o600
     with pytest.raises(FileExistsError):

@@ -30,7 +30,7 @@ BLOCK = np.arange(4 * toy.F, dtype=np.float32).reshape(4, toy.F) - 3
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """A server that accepts and never says a word."""
+    """A server that accepts and never answers."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
@@ -107,7 +107,7 @@ def nonsense(changes: dict[str, object]) -> Iterator[HttpTransport]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": "2"}, "version 1 was asked, version 2 answered"),
+        ({"version": "2"}, "version 1 was requested, version 2 answered"),
         (
             {"probabilities": (1, 3, 2, 3)},
             r"expected float32 \[1, 2, H, 3\], got float32 \[1, 3, 2, 3\]",
@@ -127,7 +127,7 @@ def test_an_answer_of_another_version_or_shape_is_refused(changes: dict[str, obj
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": "2"}, "version 1 was asked, version 2 answered"),
+        ({"version": "2"}, "version 1 was requested, version 2 answered"),
         ({"score": (1,)}, r"score: expected float32 \[1, 1\], got float32 \[1\]"),
         ({"contributions": (1, toy.F + 1)}, r"contributions: expected float32 \[1, 3\], got float32 \[1, 4\]"),
         ({"contributions": ()}, "lacks a tensor"),

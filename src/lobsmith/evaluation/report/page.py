@@ -1,4 +1,4 @@
-"""Our pages: one HTML file each, nothing fetched, one style."""
+"""Renders the project's HTML pages: one file each, nothing fetched, one style."""
 
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -9,18 +9,17 @@ from markupsafe import Markup
 
 
 def render(package: str, template: str, filters: Sequence[Callable[..., Any]], **values: object) -> str:
-    """Return a page.
+    """Return a page from the template of a package; `{{ style }}` stands for the shared style.
 
     Args:
-        package: where the template lies.
-        template: its file; `{{ style }}` stands for the style that all pages share.
-        filters: known to the template by their own names.
-        values: known to the template.
+        package, template: where the template lies.
+        filters: available to the template under their own names.
+        values: available to the template.
     """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters.update({one.__name__: one for one in filters})
+    environment.filters.update({function.__name__: function for function in filters})
     source = files(package).joinpath(template).read_text(encoding="utf-8")
     style = Markup(files("lobsmith.evaluation.report").joinpath("page.css").read_text(encoding="utf-8"))  # noqa: S704 - ours
     return environment.from_string(source).render(style=style, **values)

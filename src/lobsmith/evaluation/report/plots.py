@@ -11,79 +11,85 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lobsmith.evaluation.report.svg import ACCENT, BAD, DOWN, GOOD, INK, MUTED, PAPER, STILL, UP, svg
-from lobsmith.evaluation.report.words import BETTER, FEW_BLOCKS, NO_DIFFERENT, WORSE, judge, number
+from lobsmith.evaluation.report.words import BETTER, FEW_BLOCKS, NO_DIFFERENT, WORSE, number, outcome
 from lobsmith.evaluation.results import DIRECTIONS, MODEL, AtConfidence, Calibration, Comparison
 
 if TYPE_CHECKING:
     from lobsmith.models.trainer import Epoch
 
 _LONGEST_NAME = 24
-_BY_JUDGEMENT = {BETTER: GOOD, NO_DIFFERENT: MUTED, WORSE: BAD}
+_BY_OUTCOME = {BETTER: GOOD, NO_DIFFERENT: MUTED, WORSE: BAD}
 _BY_DIRECTION = dict(zip(DIRECTIONS, ((DOWN, "v"), (STILL, "s"), (UP, "^")), strict=True))
 
 
 def plot_differences(name: str, comparisons: Sequence[Comparison]) -> Markup:
     """Draw the forest plot of one horizon; a difference far beyond the others is an arrow at the edge."""
     drawn = [
-        one
-        for one in comparisons
-        if all(map(math.isfinite, (one.difference.low, one.difference.value, one.difference.high)))
+        comparison
+        for comparison in comparisons
+        if all(map(math.isfinite, (comparison.difference.low, comparison.difference.value, comparison.difference.high)))
     ]
     if not drawn:
         return Markup("")
-    extents = [max(abs(one.difference.low), abs(one.difference.high)) for one in drawn]
+    extents = [max(abs(comparison.difference.low), abs(comparison.difference.high)) for comparison in drawn]
     limit = min(max(extents), 4 * statistics.median(extents)) * 1.1 or 1.0
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         axes.axvline(0, color=INK, linewidth=1)
-        for y, one in enumerate(drawn):
-            _difference(axes, y, one, limit)
-        axes.set_yticks(range(len(drawn)), [_short(one.against) for one in drawn])
+        for y, comparison in enumerate(drawn):
+            _difference(axes, y, comparison, limit)
+        axes.set_yticks(range(len(drawn)), [_short(comparison.against) for comparison in drawn])
         axes.set(xlim=(-limit, limit), ylim=(len(drawn) - 0.5, -0.5), title=name)
-        axes.set_xlabel("log-loss of the model less the rival's, nats\n← model better · model worse →")
+        axes.set_xlabel("log-loss of the model less the baseline's, nats\n← model better · model worse →")
         axes.grid(visible=False, axis="y")
         axes.xaxis.set_major_locator(MaxNLocator(5))
 
-    told = "; ".join(f"{one.against} {number(one.difference.value, signed=True)}" for one in drawn)
-    return svg(f"differences-{name}", f"Log-loss differences at {name}: {told}", 1.3 + 0.27 * len(drawn), draw)
+    summary = "; ".join(
+        f"{comparison.against} {number(comparison.difference.value, signed=True)}" for comparison in drawn
+    )
+    return svg(f"differences-{name}", f"Log-loss differences at {name}: {summary}", 1.3 + 0.27 * len(drawn), draw)
 
 
-def _difference(axes: Axes, y: int, one: Comparison, limit: float) -> None:
-    answer, value = judge(one.difference), one.difference.value
-    colour = _BY_JUDGEMENT[answer]
-    axes.plot([one.difference.low, one.difference.high], [y, y], color=colour, linewidth=2)
+def _difference(axes: Axes, y: int, comparison: Comparison, limit: float) -> None:
+    result, value = outcome(comparison.difference), comparison.difference.value
+    colour = _BY_OUTCOME[result]
+    axes.plot([comparison.difference.low, comparison.difference.high], [y, y], color=colour, linewidth=2)
     if abs(value) > limit:
         side = math.copysign(1, value)
         axes.plot([side * limit * 0.97], [y], marker="<" if value < 0 else ">", color=colour, markersize=7)
-        words, anchor = number(value, signed=True), "left" if value < 0 else "right"
-        axes.text(side * limit * 0.9, y, words, ha=anchor, va="center", color=colour, fontsize=8.5)
+        text, anchor = number(value, signed=True), "left" if value < 0 else "right"
+        axes.text(side * limit * 0.9, y, text, ha=anchor, va="center", color=colour, fontsize=8.5)
         return
-    inside = PAPER if answer == NO_DIFFERENT else colour
+    inside = PAPER if result == NO_DIFFERENT else colour
     axes.plot([value], [y], marker="o", markersize=6, color=colour, markerfacecolor=inside)
 
 
 def plot_reliability(name: str, calibrations: Sequence[Calibration]) -> Markup:
     """Draw the reliability diagram of one horizon: the model in colour, the others in grey behind it."""
-    curves = [(one.predictor == MODEL, one.points) for one in calibrations if one.points]
+    curves = [
+        (calibration.predictor == MODEL, calibration.points) for calibration in calibrations if calibration.points
+    ]
     if not curves:
         return Markup("")
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.plot([0.3, 1], [0.3, 1], color=INK, linewidth=0.8, linestyle="--", label="said = came true")
+        axes.plot([0.3, 1], [0.3, 1], color=INK, linewidth=0.8, linestyle="--", label="predicted = came true")
         others = 0
         for own, points in sorted(curves, key=lambda curve: curve[0]):
-            said, true = [one.said for one in points], [one.came_true for one in points]
+            predicted, true = [point.predicted for point in points], [point.came_true for point in points]
             if own:
-                largest = max(one.rows for one in points) or 1
-                axes.plot(said, true, color=ACCENT, linewidth=1.6, label="model; larger dot: more rows")
-                axes.scatter(said, true, [10 + 60 * one.rows / largest for one in points], color=ACCENT, zorder=3)
+                largest = max(point.rows for point in points) or 1
+                axes.plot(predicted, true, color=ACCENT, linewidth=1.6, label="model; larger dot: more rows")
+                axes.scatter(
+                    predicted, true, [10 + 60 * point.rows / largest for point in points], color=ACCENT, zorder=3
+                )
             else:
                 others += 1
                 label = "other predictors" if others == 1 else None
-                axes.plot(said, true, color=MUTED, linewidth=0.9, marker=".", markersize=4, alpha=0.7, label=label)
-        axes.set(xlabel="probability said of the likeliest direction", ylabel="share that came true")
+                axes.plot(predicted, true, color=MUTED, linewidth=0.9, marker=".", markersize=4, alpha=0.7, label=label)
+        axes.set(xlabel="predicted probability of the likeliest direction", ylabel="share that came true")
         axes.legend(fontsize=8.5)
 
     return svg(f"reliability-{name}", f"Reliability diagram at {name}", 3.5, draw)
@@ -97,17 +103,19 @@ def plot_confidence(name: str, points: Sequence[AtConfidence]) -> Markup:
     def draw(figure: Figure) -> None:
         above, below = figure.subplots(2, 1, sharex=True)
         for direction, (colour, marker) in _BY_DIRECTION.items():
-            own = sorted((one for one in points if one.direction == direction), key=lambda one: one.confidence)
+            own = sorted(
+                (point for point in points if point.direction == direction), key=lambda point: point.confidence
+            )
             if not own:
                 continue
-            x = [one.confidence for one in own]
-            for axes, y in ((above, [one.precision for one in own]), (below, [one.recall for one in own])):
+            x = [point.confidence for point in own]
+            for axes, y in ((above, [point.precision for point in own]), (below, [point.recall for point in own])):
                 axes.plot(x, y, color=colour, linewidth=1.4, marker=marker, label=direction)
-                for one, height in zip(own, y, strict=True):
-                    if one.blocks < FEW_BLOCKS:
-                        axes.plot([one.confidence], [height], marker=marker, color=colour, markerfacecolor=PAPER)
-        levels = sorted({one.confidence for one in points})
-        above.plot(levels, levels, color=INK, linewidth=0.8, linestyle="--", label="as said")
+                for level, height in zip(own, y, strict=True):
+                    if level.blocks < FEW_BLOCKS:
+                        axes.plot([level.confidence], [height], marker=marker, color=colour, markerfacecolor=PAPER)
+        levels = sorted({point.confidence for point in points})
+        above.plot(levels, levels, color=INK, linewidth=0.8, linestyle="--", label="as predicted")
         above.set(ylabel="precision", ylim=(-0.03, 1.03), title=f"hollow: fewer than {FEW_BLOCKS} blocks")
         below.set(ylabel="recall", xlabel="confidence: probability of the direction at least", ylim=(-0.03, None))
         figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
@@ -133,18 +141,18 @@ def plot_attention(weights: Sequence[float]) -> Markup:
 
 
 def plot_training(history: Sequence["Epoch"]) -> Markup:
-    """Draw the losses by epoch, and the epoch that was kept: the best on validation rows."""
+    """Draw the losses by epoch, and the epoch that was kept."""
     if not history:
         return Markup("")
-    epochs = [one.epoch for one in history]
+    epochs = [epoch.epoch for epoch in history]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.plot(epochs, [one.train_loss for one in history], color=MUTED, marker=".", label="training")
-        axes.plot(epochs, [one.validation_loss for one in history], color=ACCENT, marker=".", label="validation")
-        finite = [one for one in history if math.isfinite(one.validation_loss)]
+        axes.plot(epochs, [epoch.train_loss for epoch in history], color=MUTED, marker=".", label="training")
+        axes.plot(epochs, [epoch.validation_loss for epoch in history], color=ACCENT, marker=".", label="validation")
+        finite = [epoch for epoch in history if math.isfinite(epoch.validation_loss)]
         if finite:
-            best = min(finite, key=lambda one: one.validation_loss)
+            best = min(finite, key=lambda epoch: epoch.validation_loss)
             label = f"best, epoch {best.epoch}"
             axes.plot([best.epoch], [best.validation_loss], color=GOOD, marker="o", linestyle="", label=label)
         axes.set(xlabel="epoch", ylabel="loss, nats")

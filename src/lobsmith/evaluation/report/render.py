@@ -1,4 +1,4 @@
-"""The evaluation report: one HTML page without outside references, for a decision on a promotion."""
+"""The evaluation report: one HTML page without outside references."""
 
 import math
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 _TEMPLATE = "report.html.jinja"
 _SECTIONS = {
     "verdicts": "Verdicts",
-    "headlines": "The model against each rival",
-    "scores": "Scores",
+    "headlines": "The model against each baseline",
+    "metrics": "Metrics",
     "differences": "Differences in log-loss",
     "calibration": "Calibration",
     "confidence": "Precision and recall by confidence",
     "confusion": "Confusion",
     "effects": "Effect after fees and spread",
-    "heads": "Other outputs",
+    "heads": "Auxiliary outputs",
     "attention": "Attention over time",
     "dependence": "Dependence of rows",
     "training": "Training",
@@ -50,10 +50,10 @@ _FILTERS = (
     words.horizon,
     words.share_name,
     words.moment,
-    words.judge,
+    words.outcome,
     words.evidence,
     words.calibrated,
-    words.calibration_words,
+    words.calibration_text,
     words.skill,
 )
 
@@ -69,11 +69,11 @@ class Level:
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of one horizon."""
+    """The page's figures of one horizon."""
 
     name: str
     model: HorizonMetrics | None
-    scores: list[HorizonMetrics]
+    predictors: list[HorizonMetrics]
     best: list[str]
     comparisons: list[Comparison]
     shares: list[float] | None
@@ -88,25 +88,20 @@ class Section:
 
     @property
     def summary(self) -> str:
-        """How many rivals the model beats, does not differ from, and loses to."""
-        answers = [words.judge(one.difference) for one in self.comparisons]
+        """How many baselines the model beats, does not differ from, and loses to."""
+        answers = [words.outcome(comparison.difference) for comparison in self.comparisons]
         parts = ((words.BETTER, "better than"), (words.NO_DIFFERENT, "no different from"), (words.WORSE, "worse than"))
-        told = [f"{text} {answers.count(answer)}" for answer, text in parts if answer in answers]
-        rivals = "rival" if len(answers) == 1 else "rivals"
-        return f"{', '.join(told)} of {len(answers)} {rivals}" if told else "not known against any rival"
+        counts = [f"{text} {answers.count(answer)}" for answer, text in parts if answer in answers]
+        baselines = "baseline" if len(answers) == 1 else "baselines"
+        return f"{', '.join(counts)} of {len(answers)} {baselines}" if counts else "not known against any baseline"
 
     def difference(self, predictor: str) -> Interval | None:
-        """Return the model's log-loss less that of a predictor; none of the model itself."""
-        return next((one.difference for one in self.comparisons if one.against == predictor), None)
+        """Return the model's log-loss less that of a predictor; None for the model itself."""
+        return next((comparison.difference for comparison in self.comparisons if comparison.against == predictor), None)
 
 
 def render_report(evaluation: Evaluation, history: Sequence["Epoch"]) -> str:
-    """Return the page, the same for the same figures.
-
-    Args:
-        evaluation: what was found on the held-out rows.
-        history: the epochs of the training.
-    """
+    """Return the page of an evaluation and its training epochs, the same for the same figures."""
     horizons = _horizons(evaluation)
     return render(
         "lobsmith.evaluation.report",
@@ -116,7 +111,7 @@ def render_report(evaluation: Evaluation, history: Sequence["Epoch"]) -> str:
         decision=words.decision(evaluation.verdicts),
         titles=_SECTIONS,
         horizons=[_section(evaluation, horizon) for horizon in horizons],
-        known_shares=[str(one.horizon_ms) for one in evaluation.scores],
+        known_shares=[str(metrics.horizon_ms) for metrics in evaluation.scores],
         directions=DIRECTIONS,
         few_blocks=words.FEW_BLOCKS,
         model_name=MODEL,
@@ -127,7 +122,7 @@ def render_report(evaluation: Evaluation, history: Sequence["Epoch"]) -> str:
 
 
 def _horizons(evaluation: Evaluation) -> list[int]:
-    found: set[int] = set()
+    horizons: set[int] = set()
     for part in (
         evaluation.scores,
         evaluation.comparisons,
@@ -136,37 +131,39 @@ def _horizons(evaluation: Evaluation) -> list[int]:
         evaluation.confusion,
         evaluation.effects,
     ):
-        found.update(one.horizon_ms for one in part)
-    return sorted(found)
+        horizons.update(figures.horizon_ms for figures in part)
+    return sorted(horizons)
 
 
 def _section(evaluation: Evaluation, horizon: int) -> Section:
     """Gather one horizon's part of each list."""
     name = words.horizon(horizon)
-    scores = [one for one in evaluation.scores if one.horizon_ms == horizon]
-    comparisons = [one for one in evaluation.comparisons if one.horizon_ms == horizon]
-    calibration = [one for one in evaluation.calibration if one.horizon_ms == horizon]
-    confidence = [one for one in evaluation.confidence if one.horizon_ms == horizon]
-    effects = [one for one in evaluation.effects if one.horizon_ms == horizon]
-    least = min((one.log_loss.value for one in scores if not math.isnan(one.log_loss.value)), default=None)
+    predictors = [metrics for metrics in evaluation.scores if metrics.horizon_ms == horizon]
+    comparisons = [comparison for comparison in evaluation.comparisons if comparison.horizon_ms == horizon]
+    calibrations = [calibration for calibration in evaluation.calibration if calibration.horizon_ms == horizon]
+    points = [point for point in evaluation.confidence if point.horizon_ms == horizon]
+    effects = [effect for effect in evaluation.effects if effect.horizon_ms == horizon]
+    least = min(
+        (metrics.log_loss.value for metrics in predictors if not math.isnan(metrics.log_loss.value)), default=None
+    )
     return Section(
         name=name,
-        model=next((one for one in scores if one.predictor == MODEL), None),
-        scores=scores,
-        best=[one.predictor for one in scores if one.log_loss.value == least],
+        model=next((metrics for metrics in predictors if metrics.predictor == MODEL), None),
+        predictors=predictors,
+        best=[metrics.predictor for metrics in predictors if metrics.log_loss.value == least],
         comparisons=comparisons,
         shares=evaluation.class_shares.get(str(horizon)),
-        calibration=calibration,
-        levels=[_level(direction, confidence) for direction in DIRECTIONS],
-        confusion=next((one for one in evaluation.confusion if one.horizon_ms == horizon), None),
+        calibration=calibrations,
+        levels=[_level(direction, points) for direction in DIRECTIONS],
+        confusion=next((confusion for confusion in evaluation.confusion if confusion.horizon_ms == horizon), None),
         effects=effects,
         earnings=words.earnings(name, effects),
         differences_plot=plots.plot_differences(name, comparisons),
-        reliability_plot=plots.plot_reliability(name, calibration),
-        confidence_plot=plots.plot_confidence(name, confidence),
+        reliability_plot=plots.plot_reliability(name, calibrations),
+        confidence_plot=plots.plot_confidence(name, points),
     )
 
 
 def _level(direction: str, points: Sequence[AtConfidence]) -> Level:
-    own = sorted((one for one in points if one.direction == direction), key=lambda one: one.confidence)
+    own = sorted((point for point in points if point.direction == direction), key=lambda point: point.confidence)
     return Level(direction, own, words.few_blocks(direction, own))

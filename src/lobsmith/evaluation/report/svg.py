@@ -1,4 +1,4 @@
-"""Drawings for our pages: SVG whose colours are the page's, so that they follow its light or dark scheme."""
+"""Drawings for pages: SVG in the page's colours, which follow its light or dark scheme."""
 
 import io
 import re
@@ -40,12 +40,12 @@ _STYLE: Any = {
 _WIDTH = 4.8
 
 
-def svg(name: str, words: str, height: float, draw: Callable[[Figure], None]) -> Markup:
-    """Return a drawing as markup that stands in a page among others: same bytes for same figures, its ids its own.
+def svg(name: str, text_alternative: str, height: float, draw: Callable[[Figure], None]) -> Markup:
+    """Return a drawing as markup with its own ids: same bytes for same figures.
 
     Args:
-        name: unlike that of any other drawing on the page.
-        words: what is read aloud in its place.
+        name: unique on the page.
+        text_alternative: read aloud in its place.
         height: inches.
         draw: puts the drawing on the figure.
     """
@@ -58,6 +58,6 @@ def svg(name: str, words: str, height: float, draw: Callable[[Figure], None]) ->
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r"<style[^>]*>.*?</style>", "", drawing, count=1, flags=re.DOTALL)  # would hold for the whole page
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)  # figure_1 and the like, in every drawing
-    drawing = _STAND_IN.sub(lambda found: f"{found[1]}: var(--{_COLOURS[int(found[2], 16) - 1]})", drawing)
-    label = str(escape(words))
+    drawing = _STAND_IN.sub(lambda match: f"{match[1]}: var(--{_COLOURS[int(match[2], 16) - 1]})", drawing)
+    label = str(escape(text_alternative))
     return Markup(drawing.replace("<svg", f'<svg role="img" aria-label="{label}"', 1))  # noqa: S704 - ours, and escaped

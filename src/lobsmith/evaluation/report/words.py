@@ -1,4 +1,4 @@
-"""How the evaluation page words figures: numbers, intervals, and the judgements that intervals decide."""
+"""Texts of the evaluation page: numbers, intervals, and the outcomes that intervals decide."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from lobsmith.verdict import Verdict
 DASH = "—"
 BETTER, NO_DIFFERENT, WORSE, NOT_KNOWN = "better", "no different", "worse", "not known"
 FEW_BLOCKS = 50
-"""Of fewer independent blocks a share says little: half of 50 is known to within 14 points at best."""
+"""Independent blocks below which a share is rough: half of 50 is known to within 14 points at best."""
 
 _LONGEST_EVIDENCE = 160
 
@@ -50,18 +50,18 @@ def bounds(interval: Interval, digits: int = 4, *, signed: bool = False) -> str:
     return DASH if low == high == DASH else f"[{low}, {high}]"
 
 
-def interval(one: Interval, digits: int = 4, *, signed: bool = False) -> str:
+def interval(estimate: Interval, digits: int = 4, *, signed: bool = False) -> str:
     """Return a figure and its interval in one line."""
-    value, ends = number(one.value, digits, signed=signed), bounds(one, digits, signed=signed)
+    value, ends = number(estimate.value, digits, signed=signed), bounds(estimate, digits, signed=signed)
     return DASH if value == ends == DASH else f"{value} {ends}"
 
 
-def stacked(one: Interval | None, digits: int = 4, *, signed: bool = False) -> Markup:
+def stacked(estimate: Interval | None, digits: int = 4, *, signed: bool = False) -> Markup:
     """Return a figure with its interval below it, for the cell of a table."""
-    if one is None or interval(one) == DASH:
+    if estimate is None or interval(estimate) == DASH:
         return Markup("—")
     return Markup('{}<span class="ci">{}</span>').format(
-        number(one.value, digits, signed=signed), bounds(one, digits, signed=signed)
+        number(estimate.value, digits, signed=signed), bounds(estimate, digits, signed=signed)
     )
 
 
@@ -71,7 +71,7 @@ def horizon(milliseconds: int) -> str:
 
 
 def share_name(key: str) -> str:
-    """Return what a set of class shares belongs to: a horizon, or what the evaluation calls it."""
+    """Return what a set of class shares belongs to: a horizon, or the evaluation's own key."""
     return horizon(int(key)) if key.isascii() and key.isdigit() else key
 
 
@@ -80,8 +80,8 @@ def moment(nanoseconds: int) -> str:
     return datetime.fromtimestamp(nanoseconds // NS_PER_S, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def judge(difference: Interval) -> str:
-    """Return whether the model is better or worse than a rival: only where the interval leaves out zero."""
+def outcome(difference: Interval) -> str:
+    """Return whether the model is better or worse than a baseline: only where the interval leaves out zero."""
     if math.isnan(difference.low) or math.isnan(difference.high):
         return NOT_KNOWN
     if difference.high < 0:
@@ -90,14 +90,14 @@ def judge(difference: Interval) -> str:
 
 
 def decision(verdicts: Iterable[Verdict]) -> str:
-    """Return what the gates say together."""
-    asked = list(verdicts)
-    refused = [one.gate for one in asked if not one.passed]
-    if not asked:
-        return "No gate was asked."
+    """Return the outcome of all gates together."""
+    known = list(verdicts)
+    refused = [verdict.gate for verdict in known if not verdict.passed]
+    if not known:
+        return "No gate was evaluated."
     if refused:
-        return f"Refused by {len(refused)} of {len(asked)} gates: {', '.join(refused)}."
-    return f"Passed by all {len(asked)} gates." if len(asked) > 1 else "Passed by the only gate."
+        return f"Refused by {len(refused)} of {len(known)} gates: {', '.join(refused)}."
+    return f"Passed by all {len(known)} gates." if len(known) > 1 else "Passed by the only gate."
 
 
 def evidence(verdict: Verdict) -> str:
@@ -112,33 +112,33 @@ def _plain(value: Any) -> str:
     return count(value) if isinstance(value, int) else figure(value)
 
 
-def calibrated(one: Calibration) -> str:
-    """Return whether a calibration error is within what perfect probabilities would show."""
-    if math.isnan(one.ece) or math.isnan(one.floor_95):
+def calibrated(calibration: Calibration) -> str:
+    """Return whether a calibration error is within that of perfect probabilities."""
+    if math.isnan(calibration.ece) or math.isnan(calibration.floor_95):
         return NOT_KNOWN
-    return "within" if one.ece <= one.floor_95 else "above"
+    return "within" if calibration.ece <= calibration.floor_95 else "above"
 
 
-def calibration_words(one: Calibration) -> str:
-    """Return the calibration error beside what perfect probabilities would show."""
-    ece, floor, floor_95 = (number(value, 3) for value in (one.ece, one.floor, one.floor_95))
-    return f"{ece}, floor {floor}, 95th percentile {floor_95}: {calibrated(one)}"
+def calibration_text(calibration: Calibration) -> str:
+    """Return the calibration error beside that of perfect probabilities."""
+    ece, floor, floor_95 = (number(value, 3) for value in (calibration.ece, calibration.floor, calibration.floor_95))
+    return f"{ece}, floor {floor}, 95th percentile {floor_95}: {calibrated(calibration)}"
 
 
 def few_blocks(direction: str, points: Sequence[AtConfidence]) -> str:
     """Return which confidences in a direction cannot be judged; empty where all can."""
-    few = [one for one in points if one.blocks < FEW_BLOCKS]
+    few = [point for point in points if point.blocks < FEW_BLOCKS]
     if not few:
         return ""
-    where = ", ".join(f"{number(one.confidence, 2)} ({count(one.blocks)})" for one in few)
+    where = ", ".join(f"{number(point.confidence, 2)} ({count(point.blocks)})" for point in few)
     if len(few) == len(points) > 1:
-        where = f"any confidence ({count(max(one.blocks for one in few))} at most)"
+        where = f"any confidence ({count(max(point.blocks for point in few))} at most)"
     return f"{direction.capitalize()}: too few independent blocks to judge at {where}."
 
 
 def earnings(name: str, effects: Iterable[Effect]) -> str:
     """Return at how many confidences of one horizon the interval of the net effect leaves out zero."""
-    nets = [one.net_bps for one in effects]
+    nets = [effect.net_bps for effect in effects]
     above, below = sum(net.low > 0 for net in nets), sum(net.high < 0 for net in nets)
     where = f"above zero at {above or 'none'} of {len(nets)} confidences, below zero at {below or 'none'}"
     return f"{name}: net of fees and spread, the interval lies {where}."

@@ -1,1 +1,1 @@
-"""Live capture: a venue's feed into raw files."""
+"""Live capture of a venue's feed."""

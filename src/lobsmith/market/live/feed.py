@@ -1,4 +1,4 @@
-"""The lines of a live feed on their way through reader and screen, as those of a file."""
+"""A live feed's lines through reader and screen."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from lobsmith.market.events import END, GAP, Events, concatenate
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.quality.ledger import Ledger
 from lobsmith.market.quality.screen import Screen
-from lobsmith.market.session import going_on
+from lobsmith.market.session import without_restated
 from lobsmith.market.venues.binance.reader import BinanceReader
 from lobsmith.params import ScreenParams
 
@@ -18,19 +18,18 @@ _DECIMALS = 8
 
 
 class LiveFeed:
-    """Screened events of one instrument's feed; lines go in as they come.
+    """Screened events of a live feed, the same as from reading its capture, however both are cut.
 
-    The events are those that reading the captured lines gives, however both are cut. A line that cannot be read ends
-    the segment, and the next snapshot begins another one.
+    An unreadable line ends the segment; the next snapshot begins another.
 
     Attributes:
-        ledger: the account of what came since the last such line.
-        faults: lines that could not be read.
-        fault: what was wrong with the last of them.
+        ledger: the account since the last unreadable line.
+        faults: unreadable lines.
+        fault: the last one's error.
     """
 
     def __init__(self, name: str, instrument: Instrument, limits: ScreenParams) -> None:
-        """Begin with an empty book; `name` is the feed's for messages."""
+        """Begin without a book; messages use `name`."""
         self._name = name
         self._instrument = instrument
         self._limits = limits
@@ -39,7 +38,7 @@ class LiveFeed:
         self._begin()
 
     def push(self, text: bytes) -> Events:
-        """Take whole lines, each with its line feed, and return what passes the screen."""
+        """Read whole lines with their line feeds; return screened events."""
         try:
             batch = self._reader.push(text)
         except CaptureError as error:
@@ -47,7 +46,7 @@ class LiveFeed:
             self.fault = str(error)
             self._begin()
             return _gap()
-        return concatenate([]) if batch is None else going_on(self._screen.push(batch))
+        return concatenate([]) if batch is None else without_restated(self._screen.push(batch))
 
     @property
     def last_ns(self) -> int:
@@ -56,16 +55,16 @@ class LiveFeed:
 
     @property
     def sequence(self) -> int:
-        """Update id of the last depth message; 0 while the book is not sound."""
-        found = self._screen.depth()
-        return 0 if found is None else found[0]
+        """Update id of the last depth message; 0 without a valid book."""
+        depth = self._screen.depth()
+        return 0 if depth is None else depth[0]
 
     def snapshot(self) -> bytes | None:
-        """Return the book as the venue's REST snapshot would have it, None while it is not sound."""
-        found = self._screen.depth()
-        if found is None:
+        """Return the book as the venue's REST snapshot (JSON); None without a valid book."""
+        depth = self._screen.depth()
+        if depth is None:
             return None
-        sequence, bids, asks = found
+        sequence, bids, asks = depth
         tick = self._instrument.tick_size
         sides = {
             name: [(f"{price * tick:.{_DECIMALS}f}", f"{size:.{_DECIMALS}f}") for price, size in side]

@@ -1,8 +1,7 @@
-"""Raw files that a kill cannot spoil: gzip members, each written whole, in a thread of its own.
+"""Crash-safe raw files: a thread writes gzip members of about a second.
 
-The feed never waits for the disk. Lines go through a bounded queue; when it is full they are refused, and whoever put
-them must say so in the file once there is room again. A file is a sequence of gzip members of about a second each: a
-kill can tear the last one only, and `cut_torn_tails` takes that off at the next start.
+A full queue refuses lines; the caller later marks the gap. A kill tears at most a file's last member, which
+`cut_torn_tails` removes at the next start.
 """
 
 import gzip
@@ -25,19 +24,17 @@ _READ = 1 << 20
 
 
 class FileLimits(Struct, frozen=True, kw_only=True):
-    """When lines are written out and files begin anew."""
+    """When lines are flushed and files rotated."""
 
     flush_s: float = 1.0
     flush_bytes: int = 1 << 20
     rotate_bytes: int = 256 << 20
-    """Compressed size at which a file is closed before its day is over."""
+    """Compressed size at which a file ends early."""
     waiting: int = 100_000
-    """Lines that may wait for the disk."""
+    """The queue's capacity, lines."""
 
 
 class _File:
-    """The open file of one symbol."""
-
     def __init__(self, path: Path, day: str) -> None:
         self.path = path
         self.day = day
@@ -47,7 +44,7 @@ class _File:
         self.since = time.monotonic()
 
     def flush(self) -> int:
-        """Write what waits as one member."""
+        """Write pending lines as a member; return its bytes."""
         if not self.lines:
             return 0
         member = gzip.compress(b"".join(self.lines), compresslevel=6, mtime=0)
@@ -59,7 +56,7 @@ class _File:
         return len(member)
 
     def close(self) -> int:
-        """Write the rest and make all of it durable."""
+        """Flush, sync and close; return the bytes written."""
         written = self.flush()
         os.fsync(self.file.fileno())
         self.file.close()
@@ -67,14 +64,14 @@ class _File:
 
 
 class RawFiles:
-    """Files of several symbols below one folder, `<prefix>-<symbol>-<YYYYMMDD>T<HHMMSS>.gz` by their first line's UTC.
+    """Files by symbol, `<prefix>-<symbol>-<YYYYMMDD>T<HHMMSS>.gz` by their first line's UTC.
 
     Args:
-        folder: where they go.
+        folder: created if missing.
         prefix: the market's short name.
-        limits: when lines are written out.
-        before_write: called in the writing thread before each member; tests make the disk slow with it.
-        on_next: called in the writing thread with a symbol and the time of the first line of each file but its first.
+        limits: when to flush and rotate.
+        before_write: called by the thread before each member (tests slow the disk).
+        on_next: called by the thread with symbol and first local time of each further file.
     """
 
     def __init__(
@@ -103,11 +100,7 @@ class RawFiles:
         self._thread.start()
 
     def put(self, symbol: str, local: int, text: bytes) -> bool:
-        """Take one line without waiting; return False when too many wait already.
-
-        Raises:
-            DataError: the disk has failed.
-        """
+        """See `Sink.put`."""
         if self.error is not None:
             raise DataError(f"{self.folder}: cannot be written: {self.error.strerror}; the capture has ended")
         try:
@@ -117,7 +110,7 @@ class RawFiles:
         return True
 
     def close(self) -> None:
-        """Write everything out and close all files."""
+        """Write the queue and close all files."""
         self._queue.put(_STOP)
         self._thread.join()
 
@@ -131,7 +124,7 @@ class RawFiles:
                     continue
                 if entry is _STOP:
                     break
-                self._take(*entry)
+                self._append(*entry)
                 self._flush_due()
             for file in self._open.values():
                 self.bytes += file.close()
@@ -140,7 +133,7 @@ class RawFiles:
             while self._queue.get() is not _STOP:
                 pass
 
-    def _take(self, symbol: str, local: int, text: bytes) -> None:
+    def _append(self, symbol: str, local: int, text: bytes) -> None:
         moment = datetime.fromtimestamp(local // NS_PER_S, UTC)
         day = f"{moment:%Y%m%d}"
         file = self._open.get(symbol)
@@ -149,14 +142,14 @@ class RawFiles:
             file = None
             self._on_next(symbol, local)
         if file is None:
-            path = self._fresh(f"{self._prefix}-{symbol}-{moment:%Y%m%dT%H%M%S}")
+            path = self._unused_path(f"{self._prefix}-{symbol}-{moment:%Y%m%dT%H%M%S}")
             file = self._open[symbol] = _File(path, day)
             self.paths.append(path)
         line = b"%d %b\n" % (local, text)
         file.lines.append(line)
         file.bytes += len(line)
 
-    def _fresh(self, stem: str) -> Path:
+    def _unused_path(self, stem: str) -> Path:
         path = self.folder / f"{stem}.gz"
         number = 0
         while path.exists():
@@ -175,12 +168,12 @@ class RawFiles:
 
 
 def cut_torn_tails(folder: Path, prefix: str) -> dict[Path, int]:
-    """Cut the torn last member off files that a killed capture has left; return the bytes cut, by file."""
+    """Truncate a killed capture's files to whole members; return the bytes cut, by file."""
     return cut_torn(sorted(folder.glob(f"{prefix}-*.gz")))
 
 
 def cut_torn(paths: Iterable[Path]) -> dict[Path, int]:
-    """Cut the torn last member off files, where they have one; return the bytes cut, by file."""
+    """Truncate files to whole members; return the bytes cut, by file."""
     cut = {}
     for path in paths:
         whole = _whole_bytes(path)

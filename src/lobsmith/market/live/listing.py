@@ -1,4 +1,4 @@
-"""Tick and lot of an instrument before its feed begins: known ones, else what the venue lists."""
+"""Tick and lot of an instrument, from a table or the venue's listing."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ _DEADLINE_S = 10.0
 
 
 def instrument_of(endpoint: Endpoint, symbol: str) -> Instrument:
-    """Return what a symbol of a market is.
+    """Return a symbol's instrument.
 
     Raises:
-        DataError: the venue has no such symbol.
-        VenueError: the venue cannot be asked now.
+        DataError: no such symbol.
+        VenueError: the venue does not answer.
     """
     name = symbol.upper()
     if name == SIMULATED.symbol:
@@ -31,13 +31,13 @@ def instrument_of(endpoint: Endpoint, symbol: str) -> Instrument:
 def _listed(endpoint: Endpoint, name: str) -> tuple[float, float]:
     url = endpoint.rest + endpoint.listing_path
     try:
-        answer = httpx.get(url, timeout=_DEADLINE_S)
-        answer.raise_for_status()
-        listed: list[dict[str, Any]] = answer.json()["symbols"]
-        found = next((one for one in listed if one["symbol"] == name), None)
-        if found is None:
+        response = httpx.get(url, timeout=_DEADLINE_S)
+        response.raise_for_status()
+        symbols: list[dict[str, Any]] = response.json()["symbols"]
+        symbol = next((entry for entry in symbols if entry["symbol"] == name), None)
+        if symbol is None:
             raise DataError(f"{name}: {endpoint.venue} has no such symbol; see {url}")
-        filters = {one["filterType"]: one for one in found["filters"]}
+        filters = {entry["filterType"]: entry for entry in symbol["filters"]}
         return float(filters["PRICE_FILTER"]["tickSize"]), float(filters["LOT_SIZE"]["stepSize"])
     except (httpx.HTTPError, KeyError, ValueError, TypeError) as error:
         raise VenueError(f"{url}: {str(error) or type(error).__name__}; trying again") from error

@@ -1,8 +1,6 @@
-"""Feeds that are no venue's: recorded files moved to the time of now, and a simulated market without an end.
+"""Captured files shifted to the present, and an endless simulated market, as live feeds.
 
-Local and exchange times move by the same whole number of milliseconds, so that latencies stay what they were and what
-is captured again reads as a capture of today. Trade ids are moved as well: they go on rising from one playback to the
-next.
+Local and exchange times shift by the same whole milliseconds; trade ids keep rising from one playback to the next.
 """
 
 import re
@@ -25,15 +23,15 @@ from lobsmith.market.simulator.raw import messages
 from lobsmith.market.venues.binance.messages import sniff, stamp_of
 from lobsmith.market.venues.binance.reader import BinanceReader
 from lobsmith.market.venues.captures import first_line, text_batches
-from lobsmith.market.venues.prefetch import ahead
+from lobsmith.market.venues.prefetch import prefetch
 from lobsmith.units import NS_PER_MS, NS_PER_S
 
 LAP_NS = NS_PER_S
-"""Between the end of a recording and its beginning anew."""
+"""Between the end of a capture and its repetition."""
 _CHUNK_S = 5.0
-"""Of a simulated market that is drawn at once."""
+"""Simulated at once."""
 _LONGEST_LAG_S = 5.0
-"""Of the machine's time that a player may be late before what is left of its feed moves to the time of now."""
+"""Wall time a player may lag before its feed shifts to the present."""
 _SHORTEST_S = 0.0005
 _FULL_S = 0.01
 _TIMES = re.compile(rb'"([ET])":(\d{13}|\d{16}|\d{19})(?=[,}])')
@@ -43,42 +41,42 @@ AGAIN = msgspec.json.encode({"gap": "the recording begins again"})
 
 
 class Source(Protocol):
-    """A feed whose times can be moved.
+    """A feed whose times can be shifted.
 
     Attributes:
         instrument: what is traded.
-        shift_ns: what is added to all times, whole milliseconds.
+        shift_ns: added to all times; whole milliseconds.
     """
 
     instrument: Instrument
     shift_ns: int
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the local time of each message and its JSON.
+        """Yield messages' local time and JSON.
 
         Raises:
-            CaptureError: a file cannot be read to its end.
+            CaptureError: a file cannot be read.
         """
 
 
 def check_playable(path: Path) -> None:
-    """Look at the first line of a file.
+    """Check a file's first line.
 
     Raises:
-        CaptureError: it is no raw capture of Binance, or cannot be read.
+        CaptureError: not a raw capture of Binance, or unreadable.
     """
     if not sniff(first_line(path)):
         raise CaptureError(path, "live plays raw captures of Binance and of the simulator; replay the others")
 
 
 class RecordedFeed:
-    """Recorded files of one instrument, read in order as one feed."""
+    """Captured files of one instrument as a feed."""
 
     def __init__(self, paths: Sequence[Path], *, loop: bool) -> None:
-        """Find out what the files hold; the whole of them is read where tick and lot are not known beforehand.
+        """Identify the instrument; reads all files if its tick and lot are not in the table.
 
         Raises:
-            CaptureError: a file is no raw capture of Binance, or cannot be read.
+            CaptureError: as `check_playable`.
         """
         for path in paths:
             check_playable(path)
@@ -99,15 +97,15 @@ class RecordedFeed:
             trade_shift = (self.begins_ns + self.shift_ns) // NS_PER_MS
             first_trade: int | None = None
             for path in self._paths:
-                for text in ahead(text_batches(path)):
+                for text in prefetch(text_batches(path)):
                     for line in text[:-1].split(b"\n"):
                         local, end = _stamp(path, line)
-                        message = _TIMES.sub(self._moved, line[end + 1 :])
+                        message = _TIMES.sub(self._shifted, line[end + 1 :])
                         if b'"e":"trade"' in message and (trade := _TRADE_ID.search(message)):
                             number = int(trade[1])
                             first_trade = number if first_trade is None else first_trade
-                            moved = b'"t":%d' % (number - first_trade + trade_shift)
-                            message = message[: trade.start()] + moved + message[trade.end() :]
+                            shifted = b'"t":%d' % (number - first_trade + trade_shift)
+                            message = message[: trade.start()] + shifted + message[trade.end() :]
                         last_ns = local + self.shift_ns
                         yield last_ns, message
             if not self._loop:
@@ -115,19 +113,19 @@ class RecordedFeed:
             last_ns += 1
             yield last_ns, AGAIN
             begins_ns = max(last_ns + LAP_NS, clock.now_ns())
-            self.shift_ns = _whole(begins_ns - self.begins_ns)
+            self.shift_ns = _whole_ms(begins_ns - self.begins_ns)
 
-    def _moved(self, found: re.Match[bytes]) -> bytes:
-        return b'"%b":%d' % (found[1], int(found[2]) + self.shift_ns // _UNITS[len(found[2])])
+    def _shifted(self, match: re.Match[bytes]) -> bytes:
+        return b'"%b":%d' % (match[1], int(match[2]) + self.shift_ns // _UNITS[len(match[2])])
 
 
 class SimulatedFeed:
-    """A simulated market without an end, drawn as it goes."""
+    """An endless simulated market."""
 
     instrument = SIMULATED
 
     def __init__(self, seed: int, changes: Sequence[Change] = ()) -> None:
-        """Prepare the market of a seed, which changes at seconds since its start."""
+        """Prepare a seed's market; changes are in seconds since its start."""
         self.begins_ns = START_NS
         self.shift_ns = 0
         self._seed = seed
@@ -135,9 +133,9 @@ class SimulatedFeed:
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """See `Source.lines`."""
-        # Ids go on rising where another market of the same symbol ended.
+        # Ids keep rising across markets of the same symbol.
         ids = (self.begins_ns + self.shift_ns) // NS_PER_MS
-        return messages(self.instrument, (self._moved(events, ids) for events in self._events()))
+        return messages(self.instrument, (self._shifted(events, ids) for events in self._events()))
 
     def _events(self) -> Iterator[Events]:
         market = Market(self._seed)
@@ -148,7 +146,7 @@ class SimulatedFeed:
                 yield market.advance(until)
             market.change(change.dynamics)
 
-    def _moved(self, events: Events, ids: int) -> Events:
+    def _shifted(self, events: Events, ids: int) -> Events:
         shift = self.shift_ns
         return Events(
             **{name: getattr(events, name) for name in ("kind", "side", "flags", "price", "size")},
@@ -159,17 +157,17 @@ class SimulatedFeed:
 
 
 class Player:
-    """Releases the lines of a feed when their time comes.
+    """Releases a feed's lines at their times.
 
-    Where the lines cannot be taken in time the player waits with them instead of leaving any out. Late by more than
-    `_LONGEST_LAG_S`, it moves the rest of the feed to the time of now.
+    A full sink makes it wait; no line is dropped. A lag over `_LONGEST_LAG_S` shifts the rest of the feed to the
+    present.
 
     Attributes:
-        behind_ns: of the workspace's time that the last line was late.
+        behind_ns: the last line's lag, in the workspace's time.
     """
 
     def __init__(self, source: Source, sink: Sink, stop: Event, say: Callable[[str], None]) -> None:
-        """Play a feed into a sink until `stop`; `say` is called with a line for people."""
+        """Play a feed into a sink until `stop`; `say` receives messages."""
         self.behind_ns = 0
         self._say = say
         self._source = source
@@ -177,14 +175,14 @@ class Player:
         self._stop = stop
 
     def run(self) -> None:
-        """Play to the end of the feed.
+        """Play to the end.
 
         Raises:
-            CaptureError: the feed cannot be read on.
+            CaptureError: the feed cannot be read.
         """
         symbol = self._source.instrument.symbol.lower()
         longest_ns = int(_LONGEST_LAG_S * clock.speed() * NS_PER_S)
-        moving = False  # lines that were drawn before still come with their old times
+        shifting = False  # lines generated before the shift keep their old times
         for local, text in self._source.lines():
             while (left_ns := local - clock.now_ns()) > 0:
                 if self._stop.wait(max(left_ns / NS_PER_S / clock.speed(), _SHORTEST_S)):
@@ -193,12 +191,12 @@ class Player:
             while not self._sink.put(symbol, local, text):
                 if self._stop.wait(_FULL_S):
                     return
-            late, moving = self.behind_ns > longest_ns and not moving, self.behind_ns > longest_ns
-            if late:
-                late_ns = _whole(self.behind_ns)
-                self._source.shift_ns += late_ns
+            shift, shifting = self.behind_ns > longest_ns and not shifting, self.behind_ns > longest_ns
+            if shift:
+                lag_ns = _whole_ms(self.behind_ns)
+                self._source.shift_ns += lag_ns
                 self._say(
-                    f"{self._source.instrument}: {late_ns / NS_PER_S:,.0f} s late at speed {clock.speed():g}; "
+                    f"{self._source.instrument}: {lag_ns / NS_PER_S:,.0f} s late at speed {clock.speed():g}; "
                     "what is left of the feed moves to the time of now, play it more slowly"
                 )
             if self._stop.is_set():
@@ -206,13 +204,13 @@ class Player:
 
 
 def move_to_now(sources: Sequence["RecordedFeed | SimulatedFeed"]) -> None:
-    """Let the earliest of several feeds begin now, and the others as much later as they were recorded."""
-    shift_ns = _whole(clock.now_ns() - min(source.begins_ns for source in sources)) + NS_PER_MS
+    """Shift feeds together; the earliest begins now."""
+    shift_ns = _whole_ms(clock.now_ns() - min(source.begins_ns for source in sources)) + NS_PER_MS
     for source in sources:
         source.shift_ns = shift_ns
 
 
-def _whole(time_ns: int) -> int:
+def _whole_ms(time_ns: int) -> int:
     return time_ns // NS_PER_MS * NS_PER_MS
 
 

@@ -1,4 +1,4 @@
-"""How long captured files are kept: by age and by their size together, and never less than the newest window."""
+"""Retention of captured files by age and total size; the newest window is kept."""
 
 import re
 from collections import defaultdict
@@ -14,7 +14,7 @@ _NAME = re.compile(r"(.+)-(\d{8}T\d{6})(-\d{3,})?\.gz")
 
 
 class Captured(NamedTuple):
-    """A captured file by its name: whose it is, and when it begins, ns since 1970 UTC."""
+    """A captured file, its stream and first time, ns since 1970 UTC."""
 
     path: Path
     stream: str
@@ -22,7 +22,7 @@ class Captured(NamedTuple):
 
 
 class Retention(NamedTuple):
-    """Limits: ns, bytes, and ns of each stream that are kept whatever the others say."""
+    """Limits: ns, bytes, and the protected ns of each stream."""
 
     keep_ns: int
     keep_bytes: int
@@ -30,33 +30,37 @@ class Retention(NamedTuple):
 
 
 def captured(folder: Path) -> dict[str, list[Captured]]:
-    """Return the captured files of a folder by stream, `<prefix>-<symbol>`, each stream's in the order of time."""
-    found: dict[str, list[Captured]] = defaultdict(list)
+    """Return captured files by stream, `<prefix>-<symbol>`, in time order."""
+    streams: dict[str, list[Captured]] = defaultdict(list)
     for path in folder.glob("*.gz"):
         if name := _NAME.fullmatch(path.name):
             try:
                 begins = datetime.strptime(name[2], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
             except ValueError:
                 continue
-            found[name[1]].append(Captured(path, name[1], int(begins.timestamp()) * NS_PER_S))
-    for files in found.values():
-        # A file that begins in the second of another one has a longer name.
-        files.sort(key=lambda one: (one.begins_ns, len(one.path.name), one.path.name))
-    return dict(found)
+            streams[name[1]].append(Captured(path, name[1], int(begins.timestamp()) * NS_PER_S))
+    for files in streams.values():
+        # Within a second, later files have longer names.
+        files.sort(key=lambda file: (file.begins_ns, len(file.path.name), file.path.name))
+    return dict(streams)
 
 
 def prune(folder: Path, limits: Retention, now_ns: int) -> list[Path]:
-    """Delete what is too old, then the oldest while there is too much; return what was deleted.
+    """Delete files that are too old, then the oldest while the total is too large; return them.
 
-    A file ends where the next of its stream begins. The last one of a stream may be written to, and stays.
+    A file ends where its stream's next begins; a stream's last is never deleted.
     """
     streams = captured(folder).values()
-    sizes = {one.path: _size(one.path) for files in streams for one in files}
+    sizes = {file.path: _size(file.path) for files in streams for file in files}
     ended: list[tuple[int, Path]] = []
     for files in streams:
-        # Data reach at least to the start of the last file.
+        # Data reach at least to the last file's start.
         protected_ns = files[-1].begins_ns - limits.window_ns
-        ended += [(after.begins_ns, one.path) for one, after in pairwise(files) if after.begins_ns <= protected_ns]
+        ended += [
+            (following.begins_ns, file.path)
+            for file, following in pairwise(files)
+            if following.begins_ns <= protected_ns
+        ]
     total = sum(sizes.values())
     deleted = []
     for ends_ns, path in sorted(ended, key=itemgetter(0)):
@@ -69,7 +73,7 @@ def prune(folder: Path, limits: Retention, now_ns: int) -> list[Path]:
 
 
 def _size(path: Path) -> int:
-    """Return a file's bytes; none where another session has deleted it meanwhile."""
+    """Return a file's bytes; 0 if already deleted."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

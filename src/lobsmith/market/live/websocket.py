@@ -1,9 +1,8 @@
-"""Records a combined stream with its REST snapshots, into the format that the reader takes.
+"""Captures a combined stream and its REST snapshots for the Binance reader.
 
-The local time of a message is taken when it is received, before anything else. Continuity of the update ids is watched:
-after a break, a reconnect or an overflow, a line marks the gap and a fresh snapshot is fetched, once a difference has
-come that it must not be older than. A connection that stays silent for `stale_s` is taken for dead. Reconnects wait an
-exponential time with full jitter. The event loop never touches the disk (see `files`).
+After a break of update ids, a reconnect or an overflow a line marks the gap, and a snapshot not older than the next
+difference is fetched. A connection silent for `stale_s` is closed; reconnects back off exponentially with full jitter.
+The event loop never touches the disk (see `files`).
 """
 
 import asyncio
@@ -24,11 +23,10 @@ from lobsmith.market.live.files import RawFiles
 from lobsmith.market.venues.binance.live import Endpoint, difference, snapshot_id, stream_of
 
 _LOSSES = {"gaierror": "its name cannot be resolved", "stale": "silent", "ConnectionRefusedError": "nothing listens"}
-"""What people read of a lost connection, where its error's name does not say it."""
 
 
 class CaptureLimits(Struct, frozen=True, kw_only=True):
-    """Patience, seconds."""
+    """Timeouts, seconds."""
 
     stale_s: float = 10.0
     connect_s: float = 10.0
@@ -37,33 +35,32 @@ class CaptureLimits(Struct, frozen=True, kw_only=True):
     backoff_s: float = 0.5
     backoff_maximum_s: float = 30.0
     stable_s: float = 60.0
-    """A connection that lasted so long resets the backoff."""
+    """Age of a connection that resets the backoff."""
     lifetime_s: float = 23 * 3600.0
-    """Binance ends a connection after 24 hours; it is renewed before that."""
+    """Renewal before Binance's limit of 24 hours."""
 
 
 class Summary(Struct, kw_only=True):
-    """What was recorded."""
+    """Totals of a capture."""
 
     messages: int = 0
     snapshots: int = 0
     reconnects: int = 0
     last_loss: str = ""
-    """Why the connection was lost the last time."""
     gaps: int = 0
     dropped: int = 0
-    """Messages that found the queue to the disk full."""
+    """Messages refused by a full queue."""
     bytes: int = 0
     files: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    """Symbols that were given up, and why."""
+    """Abandoned symbols and reasons."""
 
 
 class Sink(Protocol):
-    """Where lines go."""
+    """Receives lines."""
 
     def put(self, symbol: str, local: int, text: bytes) -> bool:
-        """Take one line without waiting; return False when too many wait already.
+        """Queue one line without waiting; return False if the queue is full.
 
         Raises:
             DataError: the disk has failed.
@@ -71,27 +68,25 @@ class Sink(Protocol):
 
 
 class _Symbol:
-    """One symbol's continuity."""
-
     def __init__(self, name: str) -> None:
         self.name = name
-        self.first: int | None = None  # start of the first difference since the snapshot was last asked for
+        self.first: int | None = None  # start of the first difference since the snapshot request
         self.last: int | None = None
         self.dropped = 0
         self.fetching: asyncio.Task[None] | None = None
 
 
 class WebSocketFeed:
-    """Records the symbols of one market until it is stopped.
+    """Captures a market's symbols until stopped.
 
     Args:
         endpoint: the market.
-        symbols: as the venue writes them, in any case.
-        files: where lines go.
-        limits: patience.
+        symbols: in any case.
+        files: receives the lines.
+        limits: timeouts.
         now: local time, ns since 1970 UTC.
         draw: uniform random numbers, for the jitter.
-        say: called with a line for people when the connection is lost, when it is back, and when a symbol is given up.
+        say: receives messages on connection changes and abandoned symbols.
     """
 
     def __init__(
@@ -112,32 +107,32 @@ class WebSocketFeed:
         self._now = now
         self._draw = draw
         self._say = say
-        self._said = ""
+        self._last_report = ""
         self._stop = asyncio.Event()
         self._socket: ClientConnection | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._tasks_of_stop: set[asyncio.Future[None]] = set()  # kept, or they could be collected while they run
+        self._closing: set[asyncio.Future[None]] = set()  # referenced against garbage collection
 
     @property
     def address(self) -> str:
-        """The WebSocket that is recorded."""
+        """The WebSocket's URL."""
         return self._endpoint.websocket
 
     def stop(self) -> None:
-        """End the recording soon; to be called in the event loop's thread."""
+        """End the capture soon; call in the loop's thread."""
         self._stop.set()
         if self._socket is not None:
             closing = asyncio.ensure_future(self._socket.close())
-            self._tasks_of_stop.add(closing)
+            self._closing.add(closing)
 
     def resync(self, name: str) -> None:
-        """Fetch a snapshot of a symbol with its next difference; to be called in the event loop's thread."""
+        """Fetch a symbol's snapshot after its next difference; call in the loop's thread."""
         symbol = self._symbols.get(name.lower())
         if symbol is not None:
             symbol.last = None
 
     async def run(self) -> Summary:
-        """Record until stopped.
+        """Capture until stopped.
 
         Raises:
             DataError: the disk has failed, or no symbol is left.
@@ -146,26 +141,25 @@ class WebSocketFeed:
         async with httpx.AsyncClient(timeout=self._limits.rest_s) as rest:
             while not self._stop.is_set():
                 began = time.monotonic()
-                why = await self._connection(rest)
+                reason = await self._connection(rest)
                 if self._stop.is_set():
                     break
                 if time.monotonic() - began >= self._limits.stable_s:
                     attempts = 0
                 attempts += 1
                 self.summary.reconnects += 1
-                self.summary.last_loss = why
-                self._note(f"{self.address}: {_LOSSES.get(why, why)}; connecting again")
+                self.summary.last_loss = reason
+                self._report(f"{self.address}: {_LOSSES.get(reason, reason)}; connecting again")
                 for symbol in self._symbols.values():
-                    self._lose(symbol, why)
+                    self._mark_loss(symbol, reason)
                 ceiling = min(self._limits.backoff_s * 2.0 ** min(attempts, 20), self._limits.backoff_maximum_s)
                 await self._pause(self._draw() * ceiling)
             await self._cancel_tasks()
         return self.summary
 
-    def _note(self, line: str) -> None:
-        """Say something, once until something else happens."""
-        if line != self._said:
-            self._said = line
+    def _report(self, line: str) -> None:
+        if line != self._last_report:
+            self._last_report = line
             self._say(line)
 
     async def _pause(self, seconds: float) -> None:
@@ -176,7 +170,7 @@ class WebSocketFeed:
             return
 
     async def _connection(self, rest: httpx.AsyncClient) -> str:
-        """Record one connection to its end; return why it ended."""
+        """Capture until the connection ends; return why."""
         kinds = (self._endpoint.depth_stream, "bookTicker", "trade")
         streams = "/".join(f"{name}@{kind}" for name in self._symbols for kind in kinds)
         url = f"{self._endpoint.websocket}/stream?streams={streams}"
@@ -200,12 +194,12 @@ class WebSocketFeed:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._limits.lifetime_s
         self._socket = socket
-        self._note(f"connected to {self.address}")
+        self._report(f"connected to {self.address}")
         try:
             async with asyncio.timeout(self._limits.stale_s) as silence:
                 while loop.time() < end and not self._stop.is_set():
                     text = await socket.recv(decode=False)
-                    self._take(self._now(), text, rest)
+                    self._handle(self._now(), text, rest)
                     silence.reschedule(loop.time() + self._limits.stale_s)
         except TimeoutError:
             return "stale"
@@ -213,7 +207,7 @@ class WebSocketFeed:
             self._socket = None
         return "renewed"
 
-    def _take(self, local: int, text: bytes, rest: httpx.AsyncClient) -> None:
+    def _handle(self, local: int, text: bytes, rest: httpx.AsyncClient) -> None:
         name, kind = stream_of(text)
         symbol = self._symbols.get(name)
         if symbol is None:
@@ -229,33 +223,32 @@ class WebSocketFeed:
             return
         self.summary.messages += 1
         if kind.startswith("depth"):
-            self._watch(symbol, text, rest)
+            self._check_continuity(symbol, text, rest)
 
-    def _watch(self, symbol: _Symbol, text: bytes, rest: httpx.AsyncClient) -> None:
-        """Follow the update ids; fetch a snapshot for the first difference and after a break."""
-        one = difference(text)
-        if one is None:
+    def _check_continuity(self, symbol: _Symbol, text: bytes, rest: httpx.AsyncClient) -> None:
+        """Fetch a snapshot after the first difference and after a break of the update ids."""
+        update = difference(text)
+        if update is None:
             return
-        if symbol.last is not None and one.last <= symbol.last:
+        if symbol.last is not None and update.last <= symbol.last:
             return  # repeated or late
-        if symbol.last is None or one.start != symbol.last:
+        if symbol.last is None or update.start != symbol.last:
             if symbol.last is not None:
                 self.summary.gaps += 1
-            symbol.first = one.start
+            symbol.first = update.start
             if symbol.fetching is None or symbol.fetching.done():
                 symbol.fetching = asyncio.ensure_future(self._snapshot(symbol, rest))
                 self._tasks.add(symbol.fetching)
                 symbol.fetching.add_done_callback(self._tasks.discard)
-        symbol.last = one.last
+        symbol.last = update.last
 
-    def _lose(self, symbol: _Symbol, why: str) -> None:
-        """Mark that the connection was lost."""
+    def _mark_loss(self, symbol: _Symbol, reason: str) -> None:
         symbol.last = symbol.first = None
-        if not self._mark(symbol, why):
+        if not self._mark(symbol, reason):
             symbol.dropped += 1
 
-    def _mark(self, symbol: _Symbol, why: str) -> bool:
-        if not self._files.put(symbol.name, self._now(), msgspec.json.encode({"gap": why})):
+    def _mark(self, symbol: _Symbol, reason: str) -> bool:
+        if not self._files.put(symbol.name, self._now(), msgspec.json.encode({"gap": reason})):
             return False
         self.summary.gaps += 1
         symbol.dropped = 0
@@ -263,7 +256,7 @@ class WebSocketFeed:
         return True
 
     async def _snapshot(self, symbol: _Symbol, rest: httpx.AsyncClient) -> None:
-        """Fetch snapshots until one is not older than the first difference that was kept."""
+        """Fetch snapshots until one is not older than the first kept difference."""
         url = self._endpoint.rest + self._endpoint.depth_path
         params: dict[str, str | int] = {"symbol": symbol.name.upper(), "limit": self._endpoint.depth_limit}
         attempts = 0
@@ -271,30 +264,29 @@ class WebSocketFeed:
             wait = self._draw() * min(self._limits.backoff_s * 2.0 ** min(attempts, 20), self._limits.backoff_maximum_s)
             attempts += 1
             try:
-                answer = await rest.get(url, params=params)
+                response = await rest.get(url, params=params)
             except httpx.HTTPError:
                 await self._pause(wait)
                 continue
-            if answer.status_code in (400, 404):
-                self._give_up(symbol, f"the venue refused its snapshot: {answer.text[:200]}")
+            if response.status_code in (400, 404):
+                self._abandon(symbol, f"the venue refused its snapshot: {response.text[:200]}")
                 return
-            if answer.status_code != httpx.codes.OK:
-                # 429 and 418 say how long to keep away.
-                await self._pause(max(_seconds(answer.headers.get("Retry-After")), wait))
+            if response.status_code != httpx.codes.OK:
+                # 429 and 418 carry Retry-After.
+                await self._pause(max(_seconds(response.headers.get("Retry-After")), wait))
                 continue
-            update = snapshot_id(answer.content)
+            update = snapshot_id(response.content)
             if update is None or symbol.first is None or update < symbol.first:
                 await self._pause(wait)
                 continue
-            if self._files.put(symbol.name, self._now(), answer.content.replace(b"\n", b" ").strip()):
+            if self._files.put(symbol.name, self._now(), response.content.replace(b"\n", b" ").strip()):
                 self.summary.snapshots += 1
                 return
             await self._pause(wait)
 
-    def _give_up(self, symbol: _Symbol, why: str) -> None:
-        """Leave a symbol out; the others go on."""
-        self.summary.failed[symbol.name] = why
-        self._say(f"{symbol.name}: {why}")
+    def _abandon(self, symbol: _Symbol, reason: str) -> None:
+        self.summary.failed[symbol.name] = reason
+        self._say(f"{symbol.name}: {reason}")
         del self._symbols[symbol.name]
         if not self._symbols:
             self.stop()
@@ -312,24 +304,24 @@ def _seconds(text: str | None) -> float:
         return 0.0
 
 
-async def capture_feed(recorder: WebSocketFeed, files: RawFiles, seconds: float | None = None) -> Summary:
-    """Run a recorder, for some seconds or until it is stopped, and close its files whole.
+async def capture_feed(feed: WebSocketFeed, files: RawFiles, seconds: float | None = None) -> Summary:
+    """Capture for some seconds or until stopped, then close the files.
 
     Raises:
-        DataError: the disk has failed, or every symbol was given up.
+        DataError: the disk has failed, or every symbol was abandoned.
     """
     if seconds is not None:
-        asyncio.get_running_loop().call_later(seconds, recorder.stop)
+        asyncio.get_running_loop().call_later(seconds, feed.stop)
     try:
-        summary = await recorder.run()
+        summary = await feed.run()
     finally:
-        # A slow disk may hold the loop here: nothing is received any more.
+        # May block the loop: nothing is received any more.
         files.close()
     summary.bytes, summary.files = files.bytes, [str(path) for path in files.paths]
     if files.error is not None:
         raise DataError(f"{files.folder}: cannot be written: {files.error.strerror}; the capture has ended")
     if not summary.messages and summary.last_loss:
-        raise DataError(f"{recorder.address}: no message came ({summary.last_loss}); check the address and the symbols")
+        raise DataError(f"{feed.address}: no message came ({summary.last_loss}); check the address and the symbols")
     if summary.failed and not summary.messages:
-        raise DataError("; ".join(f"{name}: {why}" for name, why in summary.failed.items()))
+        raise DataError("; ".join(f"{name}: {reason}" for name, reason in summary.failed.items()))
     return summary

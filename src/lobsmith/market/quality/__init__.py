@@ -1,1 +1,1 @@
-"""What can be trusted of a feed: the screen and the ledger."""
+"""The screen and the ledger."""

@@ -1,9 +1,7 @@
-"""The ledger of an ingest: every record is either kept or set aside, for a named reason, at a named line.
+"""The ledger of an ingest: each record is kept or quarantined.
 
-A *record* is one line of a source file. Readers and the screen set records aside; the ledger counts them and writes
-each into a quarantine file (CSV: file, line, local time, reason), so that `records == kept + sum(quarantined.values())`
-and anyone can look up what was left out. A *fault* is an incident of the feed, counted once however many records it
-cost.
+A *record* is a line of a source file; quarantined ones are listed in a CSV file (file, line, local time, reason), and
+`records == kept + sum(quarantined.values())`. A *fault* is an incident, counted once whatever its records.
 """
 
 from collections import Counter
@@ -15,30 +13,30 @@ from typing import TextIO
 from lobsmith.errors import CaptureError
 
 LINE_BITS = 40
-"""A place is `file number << LINE_BITS | line number`, lines counted from 1, in one int64."""
+"""A place is `file number << LINE_BITS | line number`, lines from 1."""
 
 
 class QuarantineReason(StrEnum):
-    """Why a record is set aside; the first nine are also the names of faults."""
+    """Why a record is quarantined; the first nine also name faults."""
 
     GAP = "gap"
-    """Came after lost messages and before the snapshot that mends the book."""
+    """Between lost messages and the next snapshot."""
     DUPLICATE = "duplicate"
-    """Its update or trade id was applied before."""
+    """Its id was applied before."""
     OUT_OF_ORDER = "out of order"
-    """Older than what was applied before it."""
+    """Older than an applied one."""
     CROSSED = "crossed"
-    """A ticker whose bid is above its ask, or anything while the book stays so."""
+    """A ticker with bid above ask, or any message while the book is so."""
     LOCKED = "locked"
-    """The same with bid and ask at one price."""
+    """The same, bid equal to ask."""
     NEGATIVE_LATENCY = "negative latency"
-    """Received before it was sent, once the clock offset is taken out."""
+    """Received before it was sent, by the corrected clock."""
     CLOCK_STEP = "clock step"
-    """Stamped while one of the two clocks jumped."""
+    """Stamped while a clock jumped."""
     STALE = "stale"
     """Received long after it was sent."""
     RECONNECT = "reconnect"
-    """Came after the recorder lost its connection and before the next snapshot."""
+    """Between a lost connection and the next snapshot."""
     HALT = "trading halt"
     BEFORE_SNAPSHOT = "before the snapshot"
     OLD_DIFFERENCE = "older than the snapshot"
@@ -48,17 +46,13 @@ class QuarantineReason(StrEnum):
     EMPTY_TICKER = "ticker of an empty side"
     EMPTY_TRADE = "trade of price or size 0"
     DISAGREES = "disagrees with the venue"
-    """The book rebuilt from an order log differs from the venue's own snapshots, several times in a row."""
+    """An order log's book differs from several snapshots in a row."""
     CHECK_SNAPSHOT = "snapshot used as a check"
-    """A venue's periodic snapshot that repeats what its order log says."""
+    """A snapshot that is only compared with the order log."""
 
 
 class Ledger:
-    """Counts records, sets them aside, and names places.
-
-    Args:
-        quarantine: where a CSV line is written for every record set aside; None writes nothing.
-    """
+    """Counts records; `quarantine` receives a CSV line per quarantined record."""
 
     def __init__(self, quarantine: TextIO | None = None) -> None:
         self.files: list[Path] = []
@@ -72,34 +66,34 @@ class Ledger:
             quarantine.write("file,line,local_time_ns,reason\n")
 
     def begin_file(self, path: Path) -> int:
-        """Register the next source file and return the place before its first line: add line numbers to it."""
+        """Register a file; return the place before its first line, to add line numbers to."""
         self.files.append(path)
         return (len(self.files) - 1) << LINE_BITS
 
-    def aside(self, reason: QuarantineReason, place: int, local_time: int) -> None:
-        """Set one record aside."""
+    def quarantine(self, reason: QuarantineReason, place: int, local_time: int) -> None:
+        """Quarantine one record."""
         self.quarantined[reason] += 1
         if self._quarantine is not None:
             path, line = self.where(place)
             self._quarantine.write(f"{_quoted(path.name)},{line},{local_time},{reason}\n")
 
-    def all_aside(self, reason: QuarantineReason, places: Iterable[int], local_times: Iterable[int]) -> None:
-        """Set several records aside for one reason."""
+    def quarantine_all(self, reason: QuarantineReason, places: Iterable[int], local_times: Iterable[int]) -> None:
+        """Quarantine records for one reason."""
         for place, local_time in zip(places, local_times, strict=True):
-            self.aside(reason, int(place), int(local_time))
+            self.quarantine(reason, int(place), int(local_time))
 
     def fault(self, name: QuarantineReason) -> None:
         """Count one incident."""
         self.faults[name] += 1
 
     def where(self, place: int) -> tuple[Path, int]:
-        """Return file and line of a place."""
+        """Return a place's file and line."""
         return self.files[place >> LINE_BITS], place & ((1 << LINE_BITS) - 1)
 
-    def error(self, what: str, place: int) -> CaptureError:
-        """Return an error that names file and line."""
+    def error(self, message: str, place: int) -> CaptureError:
+        """Return an error at a place."""
         path, line = self.where(place)
-        return CaptureError(path, what, line=line)
+        return CaptureError(path, message, line=line)
 
 
 def _quoted(text: str) -> str:

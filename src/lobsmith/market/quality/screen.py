@@ -1,26 +1,21 @@
-"""The screen: what can be judged of a feed without knowing its format, while it passes.
+"""The screen: a feed's format-independent checks.
 
-Every message of a recording goes through one compiled loop that keeps a book and two clocks of its own. What passes is
-written out unchanged. What does not is set aside; as long as an incident lasts, messages still change the screen's book
-but not the output, whose segment has ended with a `GAP`; when it is over, a `CLEAR` with the whole book begins the next
-segment. Thus a fault costs its own time and nothing more, and needs no snapshot to recover from.
+Good messages pass unchanged. An incident ends the segment with a `GAP`; its messages are quarantined and change only
+the screen's own book. After it a `CLEAR` with the whole book begins the next segment, without a snapshot.
 
 | incident           | begins when                                              | ends when |
 |--------------------|----------------------------------------------------------|-----------|
-| crossed, locked    | the book stays so for longer than `crossed_ms`           | it no longer is |
-| stale              | a message comes `stale_ms` later than the clocks explain | one comes in time |
-| negative latency   | one comes `clock_tolerance_ms` before it was sent        | one does not |
-| clock step         | the local time goes back by more than the tolerance      | it has caught up |
+| crossed, locked    | the book is so for longer than `crossed_ms`              | it no longer is |
+| stale              | a message is `stale_ms` later than the clocks explain    | one is in time |
+| negative latency   | one arrives `clock_tolerance_ms` before it was sent      | one does not |
+| clock step         | local time goes back by more than the tolerance          | it has caught up |
 
-A lag that is wrong but constant over `clock_settle_ms` is a clock that has stepped: the incident, whatever it began as,
-becomes a *clock step* and the offset is measured anew. Single tickers that are crossed, locked, repeated or late, and
-repeated or late trades are set aside without an incident. A silence longer than `silence_ms` counts as *stale* and ends
-the segment, though no record is to blame.
+A wrong lag that is constant over `clock_settle_ms` makes any incident a *clock step*; the offset is measured anew.
+Crossed, locked, repeated or late tickers and repeated or late trades are quarantined without an incident. A silence
+over `silence_ms` is a *stale* fault and ends the segment.
 
-The clock offset is the smallest lag (local minus exchange time) of the first second, then follows the smallest of each
-second slowly; a latency is a lag minus the offset.
-
-For venues without a ticker feed the screen writes a ticker after each message that changed the touch.
+The clock offset is the smallest lag (local minus exchange time) of the first second, then slowly follows each second's
+smallest. Without a ticker feed the screen writes a ticker after each change of the touch.
 """
 
 import numpy as np
@@ -49,13 +44,7 @@ _REASONS = {
 
 
 class Screen:
-    """The screen of one instrument's feed; messages go in as they come.
-
-    Args:
-        params: the limits.
-        ledger: where records are set aside and faults counted.
-        ticker_feed: whether the venue sends tickers.
-    """
+    """One feed's screen; `ticker_feed`: whether the venue sends tickers."""
 
     def __init__(self, params: ScreenParams, ledger: Ledger, *, ticker_feed: bool) -> None:
         self._ledger = ledger
@@ -64,7 +53,7 @@ class Screen:
         self._state["stale_after"] = int(params.stale_ms * NS_PER_MS)
         self._state["silent_after"] = int(params.silence_ms * NS_PER_MS)
         self._state["settle"] = int(params.clock_settle_ms * NS_PER_MS)
-        # Only an order log crosses for a moment, while the reports of one matching come in.
+        # Only an order log is crossed between the reports of one match.
         self._state["crossed_after"] = 0 if ticker_feed else int(params.crossed_ms * NS_PER_MS)
         self._state["ticker_feed"] = ticker_feed
         self._book = loop.new_book()
@@ -72,7 +61,7 @@ class Screen:
         self._pending: list[tuple[int, int]] = []
 
     def push(self, batch: Batch) -> Events:
-        """Take whole messages and return what passes."""
+        """Screen whole messages; return what passes."""
         events, places = batch
         columns = tuple(getattr(events, name) for name in DTYPES)
         bounds = events.message_bounds()
@@ -85,7 +74,7 @@ class Screen:
                 self._state, self._book, bounds, start, places, rows, asides, *columns
             )
             parts.append(rows[:written].copy())
-            self._record(asides[:left_out])
+            self._enter(asides[:left_out])
             if short:
                 self._room = max(self._room, short)
                 rows = np.empty(2 * len(events) + self._room, ROW_DTYPE)
@@ -93,33 +82,33 @@ class Screen:
         return Events(*(np.ascontiguousarray(whole[name]) for name in DTYPES))
 
     def finish(self) -> None:
-        """Name what an incident that never ended has cost."""
+        """Account for an incident that never ended."""
         incident = int(self._state["incident"][0])
         if incident:
-            self._close(incident)
+            self._close_incident(incident)
 
-    def _record(self, asides: npt.NDArray[np.void]) -> None:
-        """Enter what was set aside; records of an incident wait for its end, which names it."""
-        for one in asides:
-            reason, place, local = int(one["reason"]), int(one["place"]), int(one["local_time"])
+    def _enter(self, asides: npt.NDArray[np.void]) -> None:
+        """Enter quarantined records into the ledger, those of an incident at its end."""
+        for entry in asides:
+            reason, place, local = int(entry["reason"]), int(entry["place"]), int(entry["local_time"])
             if reason == loop.PENDING:
                 self._pending.append((place, local))
             elif reason == loop.LOST:
-                self._ledger.aside(QuarantineReason.GAP, place, local)
+                self._ledger.quarantine(QuarantineReason.GAP, place, local)
             elif reason >= loop.CLOSES:
-                self._close(reason - loop.CLOSES)
+                self._close_incident(reason - loop.CLOSES)
             else:
                 self._ledger.fault(_REASONS[reason])
                 if place >= 0:
-                    self._ledger.aside(_REASONS[reason], place, local)
+                    self._ledger.quarantine(_REASONS[reason], place, local)
 
-    def _close(self, incident: int) -> None:
+    def _close_incident(self, incident: int) -> None:
         self._ledger.fault(_REASONS[incident])
-        self._ledger.all_aside(_REASONS[incident], *zip(*self._pending, strict=True)) if self._pending else None
+        self._ledger.quarantine_all(_REASONS[incident], *zip(*self._pending, strict=True)) if self._pending else None
         self._pending.clear()
 
     def depth(self) -> tuple[int, list[tuple[int, float]], list[tuple[int, float]]] | None:
-        """Return the book's update id, its bids and its asks, price in ticks and size; None while it is not sound."""
+        """Return the book's update id, bids and asks (ticks, size); None without a valid book."""
         book = self._book[0]
         if not (book["synchronised"] and self._state["open"][0]):
             return None
@@ -133,7 +122,7 @@ class Screen:
 
     @property
     def clock_offset_ns(self) -> int:
-        """Local minus exchange time without latency, ns; 0 where the venue gives no time."""
+        """Local minus exchange time without latency; 0 where the venue gives no time."""
         return int(self._state["offset"][0]) if self._state["calibrated"][0] else 0
 
     @property
@@ -143,12 +132,12 @@ class Screen:
 
     @property
     def crossed(self) -> int:
-        """Depth messages after which the book was crossed or locked, and such tickers."""
+        """See `session.Accounting`."""
         return int(self._state["crossings"][0])
 
     @property
     def mid_changes(self) -> int:
-        """Accepted tickers that moved the mid."""
+        """Tickers that moved the mid."""
         return int(self._state["mid_changes"][0])
 
     @property

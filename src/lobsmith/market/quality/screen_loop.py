@@ -1,4 +1,4 @@
-"""The screen's compiled loop: its state, its clocks, and what becomes of each message (see `screen`)."""
+"""The screen's compiled loop (see `screen`)."""
 
 import numpy as np
 from numba import njit
@@ -11,12 +11,12 @@ __all__ = ["ASIDE_DTYPE", "STATE_DTYPE", "new_book", "run"]
 
 PENDING, CROSSED, LOCKED, NEGATIVE, STALE, STEP, DUPLICATE, LATE, LOST = range(9)
 CLOSES = 16
-"""Added to the name under which an incident ends."""
+"""Added to the reason of an incident at its end."""
 
 _SECOND = 1_000_000_000
 _DAY = 86_400 * _SECOND
 _PARTS = 4
-"""A lag is constant when the minima of so many parts of the settling time agree."""
+"""A lag is constant when the minima of this many parts of `settle` agree."""
 _FOLLOW = 0.1
 _SEEN = 1 << 13
 
@@ -32,14 +32,14 @@ STATE_DTYPE = np.dtype(
         # Clocks.
         ("started", np.int64),
         ("first", np.int64),
-        ("local", np.int64),  # last local time that was in order
+        ("local", np.int64),  # last in order
         ("day", np.int64),
         ("calibrated", np.int64),
         ("calibrate_until", np.int64),
         ("offset", np.int64),
         ("window_end", np.int64),
         ("window_lag", np.int64),
-        # A lag that may turn out to be constant.
+        # A possibly constant lag.
         ("part_end", np.int64),
         ("part_lag", np.int64),
         ("parts", np.int64),
@@ -47,17 +47,17 @@ STATE_DTYPE = np.dtype(
         ("low", np.int64),
         ("high", np.int64),
         # Incidents.
-        ("incident", np.int64),  # of a clock, or crossed or locked
+        ("incident", np.int64),  # the present one
         ("crossed_since", np.int64),
-        ("open", np.int64),  # whether the output is within a segment
-        # What was seen, by id modulo _SEEN; [tickers, trades].
+        ("open", np.int64),  # within a segment
+        # Ids modulo _SEEN; [tickers, trades].
         ("newest", np.int64, (2,)),
         ("seen", np.int64, (2, _SEEN)),
         # The account.
         ("segments", np.int64),
         ("crossings", np.int64),
         ("mid_changes", np.int64),
-        # The last touch that was written.
+        # The last written touch.
         ("bid", np.int64),
         ("bid_size", np.float64),
         ("ask", np.int64),
@@ -93,7 +93,7 @@ def _leave(asides, n, reason, place, local):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _constant_lag(s, local, lag, begin):  # type: ignore[no-untyped-def]
-    """Take one more lag; tell whether it has been constant over the settling time."""
+    """Add a lag; return whether it has been constant over `settle`."""
     if begin:
         s.parts = 0
         s.part_end = local + s.settle // _PARTS
@@ -115,7 +115,6 @@ def _constant_lag(s, local, lag, begin):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _follow(s, local, lag):  # type: ignore[no-untyped-def]
-    """Let the offset follow the smallest lag of each second."""
     if local < s.calibrate_until:
         s.offset = min(s.offset, lag)
         return
@@ -126,7 +125,7 @@ def _follow(s, local, lag):  # type: ignore[no-untyped-def]
         s.offset += np.int64(_FOLLOW * np.float64(s.window_lag - s.offset))
         s.parts = 0
     else:
-        # Not late enough to be stale, but all of a second was: a small step, if it stays so.
+        # A whole second late but not stale: a small clock step if it lasts.
         s.low = min(s.low, s.window_lag) if s.parts else s.window_lag
         s.high = max(s.high, s.window_lag) if s.parts else s.window_lag
         s.parts = s.parts + 1 if s.high - s.low <= s.tolerance else 0
@@ -149,7 +148,6 @@ def _begin_clock(s, local, lag):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _judge_clock(s, local, exchange):  # type: ignore[no-untyped-def]
-    """Return the name of what is wrong with a message's times, 0 for nothing."""
     doubtful = s.incident == NEGATIVE or s.incident == STALE or s.incident == STEP
     wrong = STEP if local < s.local - s.tolerance else 0
     if exchange == 0:
@@ -187,7 +185,7 @@ def _is_new(s, which, sequence):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _write_ticker(s, book, rows, n, exchange, local):  # type: ignore[no-untyped-def]
-    """Write the ticker that the venue does not send, if the touch has changed and is sound."""
+    """Derive a ticker if the touch is valid and has changed."""
     bid, bid_size, ask, ask_size = touch(book)
     if bid_size <= 0.0 or ask_size <= 0.0 or bid >= ask:
         return n
@@ -209,7 +207,7 @@ def _note_mid(s, bid, ask):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _restate(book, rows, n, exchange, local, flag):  # type: ignore[no-untyped-def]
-    """Write the whole book as a snapshot, and the ticker that overrides it."""
+    """Write the whole book, and an overriding ticker."""
     b = book[0]
     n = _write(rows, n, exchange, local, CLEAR, 0, flag, 0, 0.0, b.depth_sequence)
     for i in range(2):
@@ -233,7 +231,6 @@ def _restate(book, rows, n, exchange, local, flag):  # type: ignore[no-untyped-d
 
 @njit(cache=True, error_model="numpy")
 def _spread(side, price, first, last):  # type: ignore[no-untyped-def]
-    """Return ask minus bid of a ticker, whichever comes first in it."""
     difference = price[last - 1] - price[first]
     return difference if side[first] == BID else -difference
 
@@ -270,21 +267,21 @@ def run(  # type: ignore[no-untyped-def]
     size,
     sequence,
 ):
-    """Screen messages `start` and on.
+    """Screen messages from `start` on.
 
     Args:
         state: `STATE_DTYPE` [1].
-        book: the screen's book, `BOOK_DTYPE` [1].
-        bounds: int64 [M + 1], where messages begin (see `Events.message_bounds`).
-        start: the first message to screen.
-        places: int64 [N], the events' places.
-        rows: `ROW_DTYPE` [R], written: what passes.
-        asides: `ASIDE_DTYPE` [A], written: what does not, A at least 4 M.
-        exchange_time, local_time, kind, side, flags, price, size, sequence: the events' columns, [N].
+        book: the screen's, `BOOK_DTYPE` [1].
+        bounds: int64 [M + 1] (see `Events.message_bounds`).
+        start: the first message.
+        places: int64 [N].
+        rows: `ROW_DTYPE` [R], written: events that pass.
+        asides: `ASIDE_DTYPE` [A], written: quarantined; A at least 4 M.
+        exchange_time, local_time, kind, side, flags, price, size, sequence: event columns, [N].
 
     Returns:
-        (next message, rows written, asides written, room): room is the number of rows that the next message needs where
-        `rows` is too short for it, else 0.
+        (next message, rows written, asides written, room): rows that the next message needs if `rows` is too short,
+        else 0.
     """
     s = state[0]
     b = book[0]
@@ -372,7 +369,7 @@ def run(  # type: ignore[no-untyped-def]
                     continue
         else:
             if what == CLEAR and sequence[first] < b.depth_sequence:
-                s.newest[0] = -1  # the venue has begun to count anew
+                s.newest[0] = -1  # the venue restarted its ids
             for i in range(first, last):
                 status = apply(book, kind[i], side[i], price[i], size[i], sequence[i], flags[i])
             if status & BOOK_CROSSED:

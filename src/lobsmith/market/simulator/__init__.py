@@ -1,4 +1,4 @@
-"""A seeded market: the same events as a venue's, with something to learn in them, and with a known best answer."""
+"""A seeded market with predictable structure and a known best prediction."""
 
 from lobsmith.market.simulator.dynamics import Change, Dynamics
 from lobsmith.market.simulator.market import INSTRUMENT, START_NS, Market, row_probabilities, simulate

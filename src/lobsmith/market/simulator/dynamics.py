@@ -1,21 +1,17 @@
-"""How orders arrive: a queue-reactive order book, self-exciting trades, regimes, and a flash crash.
+"""Order arrivals: a queue-reactive book, self-exciting trades, regimes, a flash crash.
 
-The book is a contiguous ladder of `LEVELS` prices a side in continuous time (Gillespie). After Huang, Lehalle &
-Rosenbaum ("Simulating and analyzing order book data: the queue-reactive model", 2015) the intensities of limit orders,
-cancellations and market orders at the touch are functions of the queue they meet, in units of the average order: limit
-orders fall slowly with it, cancellations rise like a power below one, market orders fall. When a queue is used up the
-next price is uncovered; with probability `theta` the other side follows at once (the reference price has moved), and
-with probability `reinitialise` the queues behind are drawn anew.
-
-On top of that:
+A contiguous ladder of `LEVELS` prices a side in continuous time (Gillespie). After Huang, Lehalle & Rosenbaum
+("Simulating and analyzing order book data: the queue-reactive model", 2015), intensities at the touch depend on the
+queue, in average orders: limit orders fall slowly with it, cancellations rise like a power below one, market orders
+fall. An empty queue uncovers the next price; with probability `theta` the other side follows (the reference price
+moves), with probability `reinitialise` the queues behind are redrawn. In addition:
 
 - Market orders excite their own side (Hawkes, exponential kernel).
-- A latent direction, an Ornstein-Uhlenbeck process, leans on all intensities; so does the imbalance of the two queues.
-  That is what a learner can find.
-- A regime, calm, trending or volatile, is a Markov chain: it scales all rates, stretches orders, and leans on trades.
-- A flash crash, if asked for: sellers come, bids go, and afterwards buyers come back.
+- A latent Ornstein-Uhlenbeck direction and the queue imbalance shift all intensities: the learnable signal.
+- A regime (calm, trending, volatile; a Markov chain) scales rates and order sizes and shifts trades.
+- Optionally, in a flash crash sellers come and bids vanish, then buyers return.
 
-Randomness is a SplitMix64 sequence: the same seed gives the same bytes. Nothing here knows how a venue speaks.
+Randomness is SplitMix64: the same seed gives the same bytes.
 """
 
 import math
@@ -44,52 +40,52 @@ KINDS = 5
 
 
 class Dynamics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All constants of the market; rates are per second and side in the calm regime, sizes in lots.
+    """The constants; rates per second and side in the calm regime, sizes in lots.
 
     Raises:
-        DataError: a constant is not finite or out of its range, or trades would excite themselves without end.
+        DataError: a constant is not finite or out of range, or trades excite themselves without end.
     """
 
     limit: Positive = 8.0
     cancel: Positive = 7.5
     market: Positive = 1.3
     inside: Rate = 14.0
-    """Orders into the spread, for each free tick."""
+    """Orders into the spread, per free tick."""
     deep: Rate = 8.0
-    """Changes of the levels behind the touch."""
+    """Changes behind the touch."""
     order: Positive = 800.0
-    """Mean size of an order; market orders are half as large again."""
+    """Mean order size; market orders 1.5 times."""
     queue: Positive = 2200.0
-    """Size that a queue behind the touch returns to."""
+    """Size to which queues behind the touch revert."""
     theta: Share = 0.2
     reinitialise: Share = 0.1
     excitement: Rate = 0.5
-    """What a market order adds to its side's intensity, as a share of `market`."""
+    """A market order's addition to its side's intensity, as a share of `market`."""
     excitement_s: Positive = 0.4
-    """How fast that fades. A trade has `market * excitement * excitement_s` children, times the regime's factor."""
+    """Decay time. A trade has `market * excitement * excitement_s` children, times the regime's factor."""
     direction: Rate = 0.4
-    """How much the latent direction, of variance 1, leans on log intensities."""
+    """Effect of the latent direction (variance 1) on log intensities."""
     direction_s: Positive = 1.0
     imbalance: Rate = 0.6
     regime_s: Positive = 60.0
-    """Mean stay in a regime."""
+    """Mean duration."""
     calm: Positive = 0.8
     trending: Positive = 1.2
     volatile: Positive = 2.2
     """Factors on all rates."""
     trend: Rate = 0.05
-    """How much a trend leans on the log intensity of market orders."""
+    """Effect of a trend on the log intensity of market orders."""
     turbulence: Rate = 2.0
-    """Factor on the size of market orders in the volatile regime."""
+    """Factor on market orders' size in the volatile regime."""
     crash_at_s: float = -1.0
-    """When a flash crash begins; negative for none."""
+    """Start of a flash crash; negative: none."""
     crash_s: Rate = 2.0
     recovery_s: Rate = 6.0
     crash: Rate = 100.0
     """Factor on selling in the crash, and a third of it on buying in the recovery."""
 
     def __post_init__(self) -> None:
-        """Refuse constants of which no market can be made; a Struct checks its types only when it is decoded."""
+        """Validate: a Struct checks types only when decoded."""
         for field in msgspec.structs.fields(self):
             value = getattr(self, field.name)
             try:
@@ -106,10 +102,10 @@ class Dynamics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
 
     def scaled(self, factors: Mapping[str, float]) -> "Dynamics":
-        """Return these constants with some of them multiplied, such as `{"order": 1.3}`.
+        """Multiply some constants, such as `{"order": 1.3}`.
 
         Raises:
-            DataError: there is no constant of that name, or no market can be made of what comes out.
+            DataError: no constant of that name, or an invalid result.
         """
         for name in factors:
             if name not in self.__struct_fields__:
@@ -120,18 +116,17 @@ class Dynamics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Change(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Other constants from some time on.
+    """Other constants from a time on.
 
     Raises:
         DataError: the time is not finite, or not after the opening.
     """
 
     at_s: float
-    """Seconds since the start."""
     dynamics: Dynamics
 
     def __post_init__(self) -> None:
-        """Refuse a change at no time."""
+        """Validate the time."""
         if not 0 < self.at_s < math.inf:
             raise DataError(f"cannot change the market at {self.at_s} s; give a time after its opening")
 
@@ -145,14 +140,14 @@ STATE = np.dtype(
         ("trend", np.float64),  # +1 or -1 in the trending regime, else 0
         ("regime_until", np.float64),
         ("direction", np.float64),
-        ("excited", np.float64, (2,)),  # of market orders that hit [bid, ask]
+        ("excited", np.float64, (2,)),  # by market orders on [bid, ask]
         ("local", np.int64),
         ("update", np.int64),
         ("trade", np.int64),
         ("tickers", np.int64),
         ("best", np.int64, (2,)),
         ("sizes", np.int64, (2, RING)),
-        ("dirty", np.int64, (2, RING)),  # 1 + place in `changed`, 0 if unchanged
+        ("dirty", np.int64, (2, RING)),  # 1 + index in `changed`, else 0
         ("changed", np.int64, (2, RING)),
         ("changes", np.int64, (2,)),
         ("rates", np.float64, (2 * KINDS,)),
@@ -163,7 +158,7 @@ STATE = np.dtype(
 
 @njit(cache=True, error_model="numpy")
 def uniform(s):  # type: ignore[no-untyped-def]
-    """Return the next number of SplitMix64, as a float in (0, 1)."""
+    """Return SplitMix64's next float in (0, 1)."""
     s.random += np.uint64(0x9E3779B97F4A7C15)
     z = s.random
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -174,7 +169,7 @@ def uniform(s):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def lots(s, mean):  # type: ignore[no-untyped-def]
-    """Draw an order's size: exponential, at least one lot."""
+    """Draw an order size: exponential, at least one lot."""
     return 1 + np.int64(-np.log(uniform(s)) * mean)
 
 
@@ -186,7 +181,7 @@ def queue_at(s, side, price):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def put(s, side, price, size):  # type: ignore[no-untyped-def]
-    """Set a level and note that it has changed."""
+    """Set and mark a level."""
     slot = price & (RING - 1)
     s.sizes[side, slot] = size
     s.update += 1
@@ -200,7 +195,7 @@ def put(s, side, price, size):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def open_market(s, d):  # type: ignore[no-untyped-def]
-    """Fill both ladders."""
+    """Initialise both ladders."""
     s.best[0], s.best[1] = OPENING, OPENING + 1
     for side in range(2):
         for k in range(LEVELS):
@@ -209,7 +204,7 @@ def open_market(s, d):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _improve(s, side, size):  # type: ignore[no-untyped-def]
-    """Put an order one tick inside the spread; the deepest level leaves the book."""
+    """Put an order one tick inside the spread; drop the deepest level."""
     sign = 1 - 2 * side
     s.best[side] += sign
     put(s, side, s.best[side], size)
@@ -218,7 +213,7 @@ def _improve(s, side, size):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _reduce(s, d, side, amount):  # type: ignore[no-untyped-def]
-    """Take lots from the best level; one that is used up uncovers the next and lets a deepest level in."""
+    """Take lots from the best level; an empty one uncovers the next."""
     sign = 1 - 2 * side
     left = queue_at(s, side, s.best[side]) - amount
     put(s, side, s.best[side], max(left, 0))
@@ -233,7 +228,7 @@ def _reduce(s, d, side, amount):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _crash(s, d):  # type: ignore[no-untyped-def]
-    """Return the phase of the flash crash: 0 none, 1 crash, 2 recovery."""
+    """Return the crash's phase: 0 none, 1 crash, 2 recovery."""
     if d.crash_at_s < 0.0 or s.now < d.crash_at_s or s.now >= d.crash_at_s + d.crash_s + d.recovery_s:
         return 0
     return 1 if s.now < d.crash_at_s + d.crash_s else 2
@@ -241,7 +236,7 @@ def _crash(s, d):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def total_rate(s, d):  # type: ignore[no-untyped-def]
-    """Compute all intensities from the present state; return their sum."""
+    """Compute all intensities; return their sum."""
     bid = np.float64(queue_at(s, 0, s.best[0]))
     ask = np.float64(queue_at(s, 1, s.best[1]))
     pressure = d.direction * s.direction + d.imbalance * (bid - ask) / (bid + ask)
@@ -250,7 +245,7 @@ def total_rate(s, d):  # type: ignore[no-untyped-def]
     phase = _crash(s, d)
     whole = 0.0
     for side in range(2):
-        push = pressure if side == 0 else -pressure  # greater: good for this side's queue
+        push = pressure if side == 0 else -pressure  # positive: favours this side
         lean = push + d.trend * (s.trend if side == 0 else -s.trend)
         n = (bid if side == 0 else ask) / d.order
         fading = np.exp(-0.5 * n)
@@ -266,7 +261,7 @@ def total_rate(s, d):  # type: ignore[no-untyped-def]
                 cancel *= 3.0
         elif phase == 2:
             market *= d.crash / 3.0 if side == 1 else 0.2
-        market += d.market * s.excited[side]  # only the regime scales this part: trades must not multiply without end
+        market += d.market * s.excited[side]  # scaled by the regime only, or trades multiply without end
         s.rates[KINDS * side + LIMIT] = scale * limit
         s.rates[KINDS * side + CANCEL] = scale * cancel
         s.rates[KINDS * side + MARKET] = scale * market
@@ -279,7 +274,7 @@ def total_rate(s, d):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def drift(s, d, step):  # type: ignore[no-untyped-def]
-    """Let the latent state move on by `step` seconds, up to `now`."""
+    """Advance the latent state by `step` seconds."""
     keep = np.exp(-step / d.direction_s)
     normal = np.sqrt(-2.0 * np.log(uniform(s))) * np.cos(2.0 * np.pi * uniform(s))
     s.direction = keep * s.direction + np.sqrt(1.0 - keep * keep) * normal
@@ -296,7 +291,7 @@ def drift(s, d, step):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def change_deep(s, d, side):  # type: ignore[no-untyped-def]
-    """Change a level behind the touch: small ones grow and large ones shrink, none empties."""
+    """Change a level behind the touch: small ones grow, large ones shrink, none empties."""
     sign = 1 - 2 * side
     price = s.best[side] - sign * (1 + np.int64(uniform(s) * (LEVELS - 1)))
     size = queue_at(s, side, price)
@@ -306,17 +301,14 @@ def change_deep(s, d, side):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def change_touch(s, d, side, what, fills):  # type: ignore[no-untyped-def]
-    """Let an order happen at the touch.
+    """Execute an order at the touch; return the number of trades.
 
     Args:
-        s: the state, a record of `STATE`.
+        s: a `STATE` element.
         d: the constants.
-        side: 0 bids, 1 asks: whose queue the order joins, leaves or hits.
+        side: 0 bids, 1 asks: the affected queue.
         what: `LIMIT`, `CANCEL`, `MARKET` or `INSIDE`.
         fills: int64 [F, 2], written: price and lots of each trade.
-
-    Returns:
-        The number of trades.
     """
     sign = 1 - 2 * side
     best = s.best[side]

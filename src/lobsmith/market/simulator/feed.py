@@ -1,7 +1,7 @@
-"""How the simulated venue speaks: a ticker at each change of the touch, all changed levels every 100 ms, trades.
+"""The simulated venue's messages: tickers at each change of the touch, changed levels every 100 ms, trades.
 
-When more than `RUSH` levels of a side have changed, their message does not wait for its time. Update ids order tickers
-and depth as Binance's do. A message is received 3 ms and an exponential jitter after it was sent, in order.
+More than `RUSH` changed levels of a side are sent at once. Update ids order tickers and depth as Binance's do. Latency
+is 3 ms plus exponential jitter, in order.
 """
 
 import numpy as np
@@ -25,11 +25,11 @@ from lobsmith.market.simulator.dynamics import (
 
 START_NS = 1_704_067_200_000_000_000  # 2024-01-01T00:00:00Z
 _LATENCY_NS, _JITTER_NS = 3_000_000, 300_000
-_LOTS = 1000.0  # a unit of size
+_LOTS = 1000.0  # a size unit
 RUSH = RING // 2
-"""A price may only come to the slot of another in a ring of levels once the other's change was told."""
+"""A price reuses a place in the ring only after the previous price's change was sent."""
 MESSAGE_ROOM = 2 * RING + LEVELS + 16
-"""Rows that one step may write."""
+"""Most rows of a simulated event."""
 
 
 @njit(cache=True, error_model="numpy")
@@ -48,7 +48,7 @@ def _write(s, rows, n, kind, side, price, size, sequence, exchange):  # type: ig
 
 @njit(cache=True, error_model="numpy")
 def _receive(s, at):  # type: ignore[no-untyped-def]
-    """Advance the local clock to a message of time `at`, s; return its exchange time, ns."""
+    """Advance the local clock for a message of time `at`, s; return its exchange time, ns."""
     exchange = START_NS + np.int64(at * 1e9)
     latency = _LATENCY_NS - np.int64(_JITTER_NS * np.log(uniform(s)))
     s.local = max(s.local, exchange + latency)
@@ -79,19 +79,17 @@ def _write_ticker(s, rows, n, exchange):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def run(state, dynamics, rows, until, tickers):  # type: ignore[no-untyped-def]
-    """Let the market run.
-
-    Stopping and going on gives the same as not stopping: an event that lies beyond `until` is not drawn yet.
+    """Run the market; stopping and resuming changes nothing.
 
     Args:
-        state: `STATE` [1], changed; all zeros but `random` before the market opens.
-        dynamics: the constants, a named tuple.
+        state: `STATE` [1], changed; all zeros but `random` before the opening.
+        dynamics: a named tuple.
         rows: `ROW_DTYPE` [R], written; R more than `MESSAGE_ROOM`.
         until: seconds since the start.
-        tickers: stop after the ticker of this number, counted from the start.
+        tickers: stop after this many since the start.
 
     Returns:
-        (rows written, whether it got as far as was asked for); when not, call again.
+        (rows written, whether the end was reached); if not, call again.
     """
     s = state[0]
     d = dynamics
@@ -109,26 +107,26 @@ def run(state, dynamics, rows, until, tickers):  # type: ignore[no-untyped-def]
             return n, True
         before = s.random
         rate = total_rate(s, d)
-        step = -np.log(uniform(s)) / rate
-        if min(s.now + step, s.next_depth) >= until:
+        wait = -np.log(uniform(s)) / rate
+        if min(s.now + wait, s.next_depth) >= until:
             s.random = before
             return n, True
-        if s.now + step > s.next_depth:
-            # Rates are memoryless: begin anew at the depth message.
-            step = s.next_depth - s.now
+        if s.now + wait > s.next_depth:
+            # Rates are memoryless: redraw from the depth message on.
+            wait = s.next_depth - s.now
             s.now = s.next_depth
             if s.changes[0] + s.changes[1] > 0:
                 n = _write_depth(s, rows, n, _receive(s, s.now))
             s.next_depth += DEPTH_EVERY
-            drift(s, d, step)
+            drift(s, d, wait)
             continue
-        s.now += step
+        s.now += wait
         draw = uniform(s) * rate
         chosen = 0
         while chosen < 2 * KINDS - 1 and draw > s.rates[chosen]:
             draw -= s.rates[chosen]
             chosen += 1
-        drift(s, d, step)
+        drift(s, d, wait)
         side, what = chosen // KINDS, chosen % KINDS
         if what == DEEP:
             change_deep(s, d, side)
@@ -146,14 +144,14 @@ def run(state, dynamics, rows, until, tickers):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def direction_after(state, dynamics, rows, horizons, counts):  # type: ignore[no-untyped-def]
-    """Run one continuation and count where the mid went.
+    """Run one continuation and count the mid's directions.
 
     Args:
-        state: `STATE` [1], as a ticker left it; changed.
-        dynamics: the constants.
+        state: `STATE` [1] right after a ticker; changed.
+        dynamics: a named tuple.
         rows: `ROW_DTYPE` [R], scratch.
         horizons: int64 [H], ns of local time, rising.
-        counts: int64 [H, 3], one of down, unchanged, up is raised at each horizon.
+        counts: int64 [H, 3], incremented: down, unchanged, up.
     """
     s = state[0]
     row_local = s.local
@@ -161,10 +159,10 @@ def direction_after(state, dynamics, rows, horizons, counts):  # type: ignore[no
     mid = now
     h = 0
     bid = np.int64(0)
-    done = False
+    finished = False
     end = s.now + (horizons[-1] + 20 * _LATENCY_NS) * 1e-9
-    while not done:
-        n, done = run(state, dynamics, rows, end, np.int64(2**62))
+    while not finished:
+        n, finished = run(state, dynamics, rows, end, np.int64(2**62))
         for i in range(n):
             if rows[i].kind != TICKER:
                 continue

@@ -1,4 +1,4 @@
-"""The simulated market as an object: run it, copy it, and ask what would most probably happen next."""
+"""The simulated market: run, copy, and true probabilities of what follows."""
 
 import math
 from collections import namedtuple
@@ -27,15 +27,15 @@ INSTRUMENT = SIMULATED
 _BLOCK = 1 << 18  # rows a compiled call writes
 _NO_LIMIT = 2**62
 _STREAMS = 0xD1B54A32D192ED03
-# Numba reads a named tuple's fields by name, but not a Struct's.
+# Numba reads fields of a named tuple, not of a Struct.
 _Constants = namedtuple("_Constants", Dynamics.__struct_fields__)  # type: ignore[misc]
 
 
 class Market:
-    """A market at some time: the same seed and dynamics give the same events.
+    """A market's state; the same seed and dynamics give the same events.
 
     Args:
-        seed: of everything random.
+        seed: of all randomness.
         dynamics: the constants.
     """
 
@@ -50,53 +50,53 @@ class Market:
         return float(self._state["now"][0])
 
     def change(self, dynamics: Dynamics) -> None:
-        """Let other constants hold from here on; the book, the regime and all that is latent stay as they are."""
+        """Replace the constants; book, regime and latent state stay."""
         values = [float(value) for value in msgspec.structs.astuple(dynamics)]
         self._constants: Any = _Constants(*values)
 
     def copy(self) -> "Market":
-        """Return a market in the same state, which goes on the same way whatever becomes of this one."""
+        """Return an independent copy."""
         other = copy(self)
         other._state = self._state.copy()
         return other
 
     def advance(self, seconds: float, tickers: int = _NO_LIMIT) -> Events:
-        """Run until a time since the start, or until a number of tickers since the start; return the events.
+        """Run until a time or a number of tickers since the start.
 
         Raises:
-            DataError: there is no end: `seconds` is not finite, and no number of tickers is given.
+            DataError: `seconds` is not finite, without a number of tickers.
         """
         if math.isnan(seconds) or (math.isinf(seconds) and tickers == _NO_LIMIT):
             raise DataError(f"cannot simulate until {seconds} s; give a finite time or a number of tickers")
         rows = np.empty(_BLOCK, ROW_DTYPE)
         parts: list[Events] = []
-        done = False
-        while not done:
-            count, done = run(self._state, self._constants, rows, float(seconds), tickers)
+        finished = False
+        while not finished:
+            count, finished = run(self._state, self._constants, rows, float(seconds), tickers)
             parts.append(Events(*(np.ascontiguousarray(rows[name][:count]) for name in DTYPES)))
         return concatenate(parts)
 
     def fork(self, horizons_ms: Sequence[int], paths: int, seed: int) -> npt.NDArray[np.float64]:
-        """Return how the mid moves from here, over many continuations; the market itself is left as it is.
+        """Return the mid's directions over continuations from here; the market is unchanged.
 
-        Labels are those of `features.labels`: the mid of the last ticker received by then, against the present one.
-        Horizons count from the last message received: for the answer at a row, let the market stop at its ticker.
+        Labels are those of `features.labels`. Horizons count from the last message received: stop at a row's ticker
+        first.
 
         Args:
             horizons_ms: milliseconds of local receive time, rising.
             paths: continuations, at least one.
-            seed: of the continuations; it has nothing to do with the market's own future.
+            seed: of the continuations, independent of the market's.
 
         Returns:
             float64 [H, 3], shares of down, unchanged, up; the standard error of a share p is sqrt(p (1 - p) / paths).
 
         Raises:
-            DataError: nothing is asked for, horizons do not rise from above 0, or the market has not opened.
+            DataError: no horizon or continuation, horizons do not rise from above 0, or the market has not opened.
         """
         if paths < 1:
             raise DataError(f"cannot fork into {paths} continuations; give one or more")
-        steps = np.diff(horizons_ms, prepend=0)
-        if not len(steps) or (steps <= 0).any():
+        intervals = np.diff(horizons_ms, prepend=0)
+        if not len(intervals) or (intervals <= 0).any():
             raise DataError(f"cannot fork to horizons of {list(horizons_ms)} ms; give positive ones that rise")
         if not self._state["tickers"][0]:
             raise DataError("cannot fork a market before its first ticker; advance it first")
@@ -112,57 +112,54 @@ class Market:
 
 
 def simulate(seed: int, seconds: int, dynamics: Dynamics | None = None, changes: Sequence[Change] = ()) -> Session:
-    """Simulate a session of `seconds`, beginning 2024-01-01T00:00:00Z; the same arguments give the same events.
+    """Simulate a session from 2024-01-01T00:00:00Z on; the same arguments give the same events.
 
     Args:
-        seed: of everything random.
-        seconds: how long.
+        seed: of all randomness.
+        seconds: the length.
         dynamics: the constants.
-        changes: other constants from some time on, in the order of time; what comes before a change is as without it.
+        changes: other constants, in time order; earlier events do not depend on them.
 
     Raises:
-        DataError: `seconds` is not positive and finite, or changes do not rise in time or lie beyond the end.
+        DataError: `seconds` is not positive and finite, or changes do not rise in time within it.
     """
     if not 0 < seconds < math.inf:
         raise DataError(f"cannot simulate {seconds} seconds; give a positive number")
-    times = [0.0, *(one.at_s for one in changes), seconds]
+    times = [0.0, *(change.at_s for change in changes), seconds]
     if any(later <= earlier for earlier, later in pairwise(times)):
         raise DataError(f"cannot change the market at {times[1:-1]} s of {seconds}; give times that rise within it")
     market = Market(seed, dynamics)
     parts = []
-    for one in changes:
-        parts.append(market.advance(one.at_s))
-        market.change(one.dynamics)
+    for change in changes:
+        parts.append(market.advance(change.at_s))
+        market.change(change.dynamics)
     events = concatenate([*parts, market.advance(seconds)])
-    changed = "".join(f", changed at {one.at_s:g} s" for one in changes)
+    changed = "".join(f", changed at {change.at_s:g} s" for change in changes)
     return Session(INSTRUMENT, events, account(events), (f"simulator seed {seed}, {seconds} s{changed}",))
 
 
 def row_probabilities(
     seed: int, rows: Sequence[int], horizons_ms: Sequence[int], paths: int, dynamics: Dynamics | None = None
 ) -> npt.NDArray[np.float64]:
-    """Return the true conditional probabilities at rows of a simulated session, latent state and all.
+    """Return the true conditional probabilities at a session's rows, given all latent state: float64 [N, H, 3].
 
-    No learner can have a smaller expected log-loss than these: they are what to hold it against.
+    No model has a smaller expected log-loss.
 
     Args:
         seed: the session's.
-        rows: numbers of tickers, counted from 0, rising: those of the session's feature rows.
+        rows: ticker numbers from 0, rising.
         horizons_ms: milliseconds, rising.
         paths: continuations a row.
         dynamics: the session's.
 
-    Returns:
-        float64 [N, H, 3].
-
     Raises:
-        DataError: rows do not rise from 0 or more, or as `Market.fork`.
+        DataError: rows do not rise from 0, or as `Market.fork`.
     """
     if (np.diff(rows, prepend=-1) <= 0).any():
         raise DataError("rows must be numbers of tickers from 0 on that rise; sort them, and give each once")
     market = Market(seed, dynamics)
-    found = np.empty((len(rows), len(horizons_ms), 3))
+    probabilities = np.empty((len(rows), len(horizons_ms), 3))
     for i, row in enumerate(rows):
         market.advance(math.inf, int(row) + 1)
-        found[i] = market.fork(horizons_ms, paths, seed=row + 1)
-    return found
+        probabilities[i] = market.fork(horizons_ms, paths, seed=row + 1)
+    return probabilities

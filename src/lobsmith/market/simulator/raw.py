@@ -1,4 +1,4 @@
-"""A session written the way a recorder writes Binance's USD-M feed: it goes through the reader like a real one."""
+"""A session as a raw capture of Binance's USD-M feed."""
 
 import gzip
 import io
@@ -17,25 +17,24 @@ from lobsmith.market.session import Session
 from lobsmith.units import NS_PER_MS
 
 _DECIMALS = 8
-_BLOCK = 1 << 14  # Python's numbers take ten times the memory of a column's
+_BLOCK = 1 << 14  # bounds memory: Python numbers take ten times a column's
 
 
 def _rows(events: Events) -> Iterator[tuple[Any, ...]]:
-    """Yield events one by one, each a tuple in the order of the schema's columns."""
     for start in range(0, len(events), _BLOCK):
         block = events.slice(start, start + _BLOCK)
         yield from zip(*(getattr(block, name).tolist() for name in DTYPES), strict=True)
 
 
 def raw_lines(session: Session) -> Iterator[bytes]:
-    """Yield a session's messages as the lines of a raw capture; see `messages`."""
+    """Yield a session as lines of a raw capture."""
     return (str(local).encode() + b" " + text for local, text in messages(session.instrument, [session.events]))
 
 
 def messages(instrument: Instrument, parts: Iterable[Events]) -> Iterator[tuple[int, bytes]]:
-    """Yield the local time and the JSON of each message of events, part by part.
+    """Yield messages' local time and JSON.
 
-    Exchange times lose what is below a millisecond. Gaps become a recorder's mark of a lost connection.
+    Exchange times are truncated to milliseconds. A gap becomes the capture's mark of a lost connection.
     """
     symbol, stream = instrument.symbol, instrument.symbol.lower()
     previous = 0
@@ -74,7 +73,7 @@ def messages(instrument: Instrument, parts: Iterable[Events]) -> Iterator[tuple[
 
 
 def write_raw(session: Session, path: Path) -> None:
-    """Write a session as a raw capture, whole or not at all; gzip where the name ends with `.gz`."""
+    """Write a raw capture atomically; gzip if the name ends with `.gz`."""
     content = io.BytesIO()
     with gzip.GzipFile("", "wb", fileobj=content, mtime=0) if path.suffix == ".gz" else nullcontext(content) as file:
         file.writelines(line + b"\n" for line in raw_lines(session))

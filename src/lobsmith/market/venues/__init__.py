@@ -1,1 +1,1 @@
-"""Readers of recorded files, one module a venue's format."""
+"""Capture readers, one module per venue's format."""

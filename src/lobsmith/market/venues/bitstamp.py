@@ -1,20 +1,15 @@
-"""Readers of Bitstamp order logs: single orders come, change and go, and the levels are their sums.
+"""Readers of Bitstamp order logs; levels are sums of orders.
 
-Two files hold the same thing. The *log* is the raw feed, one message a line, `<local receive time, ms> <event> <JSON>`:
-order events, trades without a side, and every few seconds the venue's own 20 best levels. The *orders* file is a CSV of
-the order events alone. In both:
+The *log* is the raw feed, `<local receive time, ms> <event> <JSON>` a line: order events, trades without a side, and
+every few seconds the 20 best levels. The *orders* file is a CSV of order events.
 
-- The feed reorders: an order may be created or changed after it was deleted. Such events are set aside as out of order,
-  else the order would stay for ever and its price would become the best.
-- An order that rests since before the recording is unknown until it changes. So the book of a log counts as whole from
-  the first of the venue's snapshots on whose best prices it agrees with. Snapshots are never applied, only compared
-  with; after `PATIENCE` in a row that disagree the segment ends, until one agrees again.
-- A marketable order is created before its matches are reported, which leaves the book crossed for about a tenth of a
-  second; the screen allows an order log that.
-- The venue stamps orders with the second of their creation, which says nothing about the event: there is no exchange
-  time.
-- A trade is the buyer's or seller's whose order, of the two that lose its quantity, has the higher id; where not both
-  are found its side is 0.
+- The feed reorders: events after an order's deletion are quarantined as out of order.
+- Orders older than the capture are unknown until they change. A log's book is valid from the first snapshot with
+  matching best prices. Snapshots are only compared; `PATIENCE` mismatches in a row end the segment until a match.
+- A marketable order precedes its matches: the book is crossed for about 0.1 s, which the screen permits.
+- Orders carry the second of their creation, not of the event: there is no exchange time.
+- Of the two orders that lose a trade's quantity the one with the higher id is the aggressor; side 0 if not both are
+  known.
 """
 
 import heapq
@@ -38,12 +33,12 @@ from lobsmith.units import NS_PER_MS
 INSTRUMENT = Instrument(venue="bitstamp", symbol="BTCUSD", tick_size=0.01, lot_size=1e-8)
 
 PATIENCE = 20
-"""Snapshots in a row that may disagree; they come about three seconds apart."""
+"""Snapshots in a row that may differ; three seconds apart."""
 
 _TICKS = 100  # a dollar
 _LOTS = 10**8  # a bitcoin
 _REMEMBERED = 1 << 20
-"""Deleted orders that are remembered, four days' worth."""
+"""Deleted orders kept, about four days' worth."""
 _FILLS = 64
 _DIGITS = 13  # of a local time
 _HEADER = b"id,timestamp,exchange.timestamp,price,volume,action,direction"
@@ -102,7 +97,7 @@ class OrderBook:
             level.pop(price, None)
 
     def put(self, order: int, side: int, price: int, lots: int) -> list[tuple[int, int]] | None:
-        """Create or change an order; return the (side, price) of what changed, None for an order that was deleted."""
+        """Create or change an order; return changed (side, price) pairs, None for a deleted order."""
         if order in self._gone:
             return None
         changed = [(side, price)]
@@ -116,7 +111,7 @@ class OrderBook:
         return changed
 
     def remove(self, order: int) -> list[tuple[int, int]]:
-        """Delete an order, known or not; return the (side, price) of what changed."""
+        """Delete an order, known or not; return changed (side, price) pairs."""
         self._gone[order] = None
         if len(self._gone) > _REMEMBERED:
             del self._gone[next(iter(self._gone))]
@@ -127,7 +122,7 @@ class OrderBook:
         return [(old.side, old.price)]
 
     def best(self, side: int) -> int | None:
-        """Return the best price of a side."""
+        """Return a side's best price."""
         heap = self._heaps[side]
         while heap and -side * heap[0] not in self.levels[side]:
             heapq.heappop(heap)
@@ -135,8 +130,6 @@ class OrderBook:
 
 
 class _Reader:
-    """What both files share: an order book, and the events that its changes make."""
-
     ticker_feed = False
     instrument = INSTRUMENT
 
@@ -145,17 +138,17 @@ class _Reader:
         self.ledger = ledger
         self._book = OrderBook()
         self._fills: deque[_Fill] = deque(maxlen=_FILLS)
-        self._whole = False
+        self._valid = False
         self._rows: list[tuple[Any, ...]] = []
         self._places: list[int] = []
         self._message = 0
         self._place = 0
         self._local = 0
 
-    def _fail(self, what: str) -> CaptureError:
-        return self.ledger.error(what, self._place)
+    def _fail(self, message: str) -> CaptureError:
+        return self.ledger.error(message, self._place)
 
-    def _time(self, text: str) -> int:
+    def _parse_time(self, text: str) -> int:
         if len(text) != _DIGITS or not text.isdigit():
             raise self._fail("a local receive time must have 13 digits, ms since 1970 UTC")
         return int(text) * NS_PER_MS
@@ -174,34 +167,30 @@ class _Reader:
         self._rows.append((0, self._local, kind, side, flags, price, size, sequence))
         self._places.append(self._place)
 
-    def _end(self) -> None:
-        """End the message whose events were just written."""
+    def _end_message(self) -> None:
         self._rows[-1] = (*self._rows[-1][:4], END, *self._rows[-1][5:])
 
-    def _next(self) -> int:
+    def _next_sequence(self) -> int:
         self._message += 1
         return 2 * self._message
 
     def _levels(self, changed: Sequence[tuple[int, int]]) -> None:
-        """Write the new totals of levels as one message."""
-        sequence = self._next()
+        sequence = self._next_sequence()
         for side, price in changed:
             self._write(LEVEL, side, price, self._book.levels[side].get(price, 0) / _LOTS, sequence)
         if changed:
-            self._end()
+            self._end_message()
 
     def _begin(self) -> None:
-        """Write the whole book: a segment begins."""
-        self._whole = True
-        sequence = self._next()
+        self._valid = True
+        sequence = self._next_sequence()
         self._write(CLEAR, 0, 0, 0.0, sequence)
         for side, level in self._book.levels.items():
             for price, lots in sorted(level.items()):
                 self._write(LEVEL, side, price, lots / _LOTS, sequence)
-        self._end()
+        self._end_message()
 
-    def _order(self, action: str, order: int, side: int, price: int, lots: int) -> None:
-        """Take one order event."""
+    def _handle_order(self, action: str, order: int, side: int, price: int, lots: int) -> None:
         self.ledger.depth_messages += 1
         old = self._book.orders.get(order)
         if action == "deleted":
@@ -211,13 +200,13 @@ class _Reader:
             put = self._book.put(order, side, price, lots)
             if put is None:
                 self.ledger.fault(QuarantineReason.OUT_OF_ORDER)
-                self.ledger.aside(QuarantineReason.OUT_OF_ORDER, self._place, self._local)
+                self.ledger.quarantine(QuarantineReason.OUT_OF_ORDER, self._place, self._local)
                 return
             changed, left = put, lots
         if old is not None and left < old.lots:
             self._fills.append(_Fill(old.lots - left, order, old.side))
-        if not self._whole:
-            self.ledger.aside(QuarantineReason.BEFORE_SNAPSHOT, self._place, self._local)
+        if not self._valid:
+            self.ledger.quarantine(QuarantineReason.BEFORE_SNAPSHOT, self._place, self._local)
         else:
             self._levels(changed)
 
@@ -244,49 +233,49 @@ class BitstampLogReader(_Reader):
 
     @property
     def checks(self) -> dict[str, Any]:
-        """How often the best prices agreed with the venue's snapshots: their number, and shares."""
+        """Number of snapshots compared, and shares of matching best prices."""
         count = self._agreement["snapshots"]
         shares = {name: self._agreement[name] / count if count else None for name in ("bid", "ask", "both")}
         return {"snapshots": count, **shares}
 
     def batches(self) -> Iterator[Batch]:
-        """Read all files in order (see `reader.CaptureReader.batches`)."""
+        """See `CaptureReader.batches`."""
         for path in self.paths:
             start = self.ledger.begin_file(path)
             for lines in line_batches(path):
                 for line in lines:
                     start += 1
                     self._place = start
-                    self._take(line)
+                    self._read(line)
                 self.ledger.records += len(lines)
                 yield self._drain()
-        if not self._whole and not self._agreement["both"]:
+        if not self._valid and not self._agreement["both"]:
             raise CaptureError(self.paths[0], "the order book never agreed with a snapshot of the venue (order_book)")
 
-    def _take(self, line: bytes) -> None:
+    def _read(self, line: bytes) -> None:
         stamp, _, rest = line.partition(b" ")
         event, _, text = rest.partition(b" ")
-        self._local = self._time(stamp.decode("latin-1"))
+        self._local = self._parse_time(stamp.decode("latin-1"))
         try:
             if event in (b"order_created", b"order_changed", b"order_deleted"):
-                one = self._decode_order(text)
-                side = ASK if one.order_type else BID
-                lots, price = self._scaled(one.amount, _LOTS), self._scaled(one.price, _TICKS)
-                self._order(event[6:].decode(), one.id, side, price, lots)
+                order = self._decode_order(text)
+                side = ASK if order.order_type else BID
+                lots, price = self._scaled(order.amount, _LOTS), self._scaled(order.price, _TICKS)
+                self._handle_order(event[6:].decode(), order.id, side, price, lots)
             elif event == b"trade":
-                self._trade(self._decode_trade(text))
+                self._handle_trade(self._decode_trade(text))
             elif event == b"order_book":
-                self._check(self._decode_snapshot(text))
+                self._compare(self._decode_snapshot(text))
             else:
                 raise self._fail("not an event of a Bitstamp order log")
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise self._fail(f"a message of the wrong shape: {' '.join(str(error).split())[:200]}") from error
 
-    def _trade(self, one: _Trade) -> None:
+    def _handle_trade(self, trade: _Trade) -> None:
         self.ledger.trades += 1
-        price, lots = self._scaled(one.price, _TICKS), self._scaled(one.amount, _LOTS)
+        price, lots = self._scaled(trade.price, _TICKS), self._scaled(trade.amount, _LOTS)
         if not price or not lots:
-            self.ledger.aside(QuarantineReason.EMPTY_TRADE, self._place, self._local)
+            self.ledger.quarantine(QuarantineReason.EMPTY_TRADE, self._place, self._local)
             return
         both = {fill.side: fill for fill in self._fills if fill.lots == lots}
         side = 0
@@ -294,32 +283,31 @@ class BitstampLogReader(_Reader):
             side = BID if both[BID].order > both[ASK].order else ASK
             for fill in both.values():
                 self._fills.remove(fill)
-        self._write(TRADE, side, price, lots / _LOTS, one.id, END)
+        self._write(TRADE, side, price, lots / _LOTS, trade.id, END)
 
-    def _check(self, snapshot: _Snapshot) -> None:
-        """Compare the best prices with the venue's."""
+    def _compare(self, snapshot: _Snapshot) -> None:
         self.ledger.snapshots += 1
-        self.ledger.aside(QuarantineReason.CHECK_SNAPSHOT, self._place, self._local)
-        theirs = [self._scaled(side[0][0], _TICKS) if side else None for side in (snapshot.bids, snapshot.asks)]
-        ours = [self._book.best(BID), self._book.best(ASK)]
-        if None in theirs or None in ours:
+        self.ledger.quarantine(QuarantineReason.CHECK_SNAPSHOT, self._place, self._local)
+        venue = [self._scaled(side[0][0], _TICKS) if side else None for side in (snapshot.bids, snapshot.asks)]
+        own = [self._book.best(BID), self._book.best(ASK)]
+        if None in venue or None in own:
             return
-        agree = [mine == other for mine, other in zip(ours, theirs, strict=True)]
-        self._agreement.update(snapshots=1, bid=agree[0], ask=agree[1], both=all(agree))
-        self._disagreed = 0 if all(agree) else self._disagreed + 1
-        if all(agree) and not self._whole:
+        matches = [price == venue_price for price, venue_price in zip(own, venue, strict=True)]
+        self._agreement.update(snapshots=1, bid=matches[0], ask=matches[1], both=all(matches))
+        self._disagreed = 0 if all(matches) else self._disagreed + 1
+        if all(matches) and not self._valid:
             self._begin()
-        elif self._disagreed >= PATIENCE and self._whole:
+        elif self._disagreed >= PATIENCE and self._valid:
             self.ledger.fault(QuarantineReason.DISAGREES)
-            self._whole = False
+            self._valid = False
             self._write(GAP, 0, 0, 0.0, 0, END)
 
 
 class BitstampOrdersReader(_Reader):
-    """The CSV of order events; without snapshots the book counts as whole from the start."""
+    """The CSV of order events; the book is valid from the start."""
 
     def batches(self) -> Iterator[Batch]:
-        """Read all files in order (see `reader.CaptureReader.batches`)."""
+        """See `CaptureReader.batches`."""
         for path in self.paths:
             start = self.ledger.begin_file(path)
             for lines in line_batches(path):
@@ -329,21 +317,21 @@ class BitstampOrdersReader(_Reader):
                     if line.strip() == _HEADER:
                         continue
                     self.ledger.records += 1
-                    self._take(line)
+                    self._read(line)
                 yield self._drain()
 
-    def _take(self, line: bytes) -> None:
+    def _read(self, line: bytes) -> None:
         fields = line.decode("latin-1").rstrip("\r").split(",")
         if len(fields) != 7 or fields[5] not in ("created", "changed", "deleted") or fields[6] not in ("bid", "ask"):
             raise self._fail(f"not a line of {_HEADER.decode()}")
         if not (fields[0].isascii() and fields[0].isdigit() and len(fields[0]) < 19):
             raise self._fail(f"{fields[0]!r} is no order id")
-        self._local = self._time(fields[1])
-        if not self._whole:
+        self._local = self._parse_time(fields[1])
+        if not self._valid:
             self._begin()
         side = BID if fields[6] == "bid" else ASK
         lots, price = self._scaled(fields[4], 1), self._scaled(fields[3], _TICKS)
-        self._order(fields[5], int(fields[0]), side, price, lots)
+        self._handle_order(fields[5], int(fields[0]), side, price, lots)
 
 
 def _sniff_log(line: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Recorded files, plain, gzip or bzip2, as batches of whole lines."""
+"""Captured files, plain, gzip or bzip2, in batches."""
 
 import bz2
 import zlib
@@ -9,13 +9,11 @@ from typing import IO, Protocol
 from lobsmith.errors import CaptureError
 
 _CHUNK = 4 << 20
-_READ = 1 << 17  # a thousandfold of it still fits in memory
+_READ = 1 << 17  # a thousand times this fits in memory
 _LONGEST_LINE = 64 << 20
 
 
 class _Decompressor(Protocol):
-    """What zlib and bz2 share."""
-
     @property
     def eof(self) -> bool: ...
     @property
@@ -30,7 +28,6 @@ _KINDS: dict[bytes, tuple[str, Callable[[], _Decompressor]]] = {
 
 
 def _blocks(path: Path, file: IO[bytes], read: int) -> Iterator[bytes]:
-    """Yield a file's decompressed content; a compressed file may hold several members, one after the other."""
     start = file.read(read)
     kind, new = _KINDS.get(start[:2], ("", None))
     if new is None:
@@ -47,7 +44,7 @@ def _blocks(path: Path, file: IO[bytes], read: int) -> Iterator[bytes]:
             raise CaptureError(path, f"corrupt {kind} ({error}); copy the file again") from error
         data = b""
         if member.eof:
-            # gzip files may be padded with zeros.
+            # gzip permits zero padding.
             data = member.unused_data.lstrip(b"\0") or file.read(read).lstrip(b"\0")
             if not data:
                 return
@@ -58,7 +55,7 @@ def _blocks(path: Path, file: IO[bytes], read: int) -> Iterator[bytes]:
 
 
 def text_batches(path: Path, chunk: int = _CHUNK) -> Iterator[bytes]:
-    """Yield a file's text in batches of about `chunk` decompressed bytes: whole lines, each with its line feed.
+    """Yield whole lines with their line feeds, about `chunk` decompressed bytes at once.
 
     Raises:
         CaptureError: the file is missing, a directory, unreadable, empty, truncated or corrupt, or has a line of more
@@ -99,7 +96,7 @@ def text_batches(path: Path, chunk: int = _CHUNK) -> Iterator[bytes]:
 
 
 def line_batches(path: Path, chunk: int = _CHUNK) -> Iterator[list[bytes]]:
-    """Yield a file's lines without their line ends, in batches of about `chunk` decompressed bytes.
+    """Yield lists of lines without line ends; otherwise as `text_batches`.
 
     Raises:
         CaptureError: as `text_batches`.

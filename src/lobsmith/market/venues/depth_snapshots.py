@@ -1,4 +1,4 @@
-"""Whole ladders, row by row, turned into the level updates between them."""
+"""Depth snapshots as level updates."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def _run(prices, sizes, local, exchange, first, held_prices, held_sizes, held, b
             begun = True
         for s in range(2):
             side = BID if s == 0 else ASK
-            towards = -side  # the way prices go from the best level on
+            towards = -side  # the direction from the best level on
             count = 0
             for k in range(prices.shape[2]):
                 price, size = prices[i, s, k], sizes[i, s, k]
@@ -41,7 +41,7 @@ def _run(prices, sizes, local, exchange, first, held_prices, held_sizes, held, b
                         return -1 - i
                     new_prices[count], new_sizes[count] = price, size
                     count += 1
-            # Both ladders are in order, so that one pass over them finds what is gone, new and changed.
+            # Merge both sorted sides: removed, new and changed levels.
             old, new = 0, 0
             while old < held[s] or new < count:
                 ahead = 0
@@ -72,23 +72,19 @@ def _run(prices, sizes, local, exchange, first, held_prices, held_sizes, held, b
 
 
 class DisorderError(ValueError):
-    """A ladder's prices do not go away from the touch.
-
-    Args:
-        row: the ladder.
-    """
+    """A snapshot's prices are out of order; `row` is its number."""
 
     def __init__(self, row: int) -> None:
-        super().__init__(f"ladder {row} is out of order")
+        super().__init__(f"depth snapshot {row} is out of order")
         self.row = row
 
 
-class Ladders:
-    """What was shown last, and the updates to what is shown next.
+class DepthSnapshots:
+    """The last depth snapshot, and the updates from it to the next.
 
     Args:
-        levels: K, levels of a side.
-        number: of the first ladder; sequences are twice that.
+        levels: K, per side.
+        number: of the first snapshot; sequences are twice that.
     """
 
     def __init__(self, levels: int, number: int = 1) -> None:
@@ -99,7 +95,7 @@ class Ladders:
         self._begun = False
 
     def forget(self) -> None:
-        """Begin anew, with a `CLEAR`, at the next ladder."""
+        """Begin anew, with a `CLEAR`, at the next snapshot."""
         self._begun = False
 
     def push(
@@ -109,19 +105,19 @@ class Ladders:
         local: npt.NDArray[np.int64],
         exchange: npt.NDArray[np.int64],
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-        """Turn ladders into updates.
+        """Turn snapshots into updates.
 
         Args:
             prices: int64 [N, 2, K], bids and asks, ticks.
-            sizes: float64 [N, 2, K]; a level of size 0 is empty, whatever its price.
+            sizes: float64 [N, 2, K]; 0: an empty level.
             local: int64 [N], ns.
             exchange: int64 [N], ns.
 
         Returns:
-            (`ROW_DTYPE` rows, int64 the ladder that each belongs to); a ladder like the one before makes none.
+            (`ROW_DTYPE` rows, int64 each one's snapshot); an unchanged snapshot has none.
 
         Raises:
-            DisorderError: a price is not positive, or no worse than that of the level before it.
+            DisorderError: a price is not positive, or no worse than the level before it.
         """
         rows = np.zeros(len(local) * (4 * prices.shape[2] + 1), ROW_DTYPE)
         owners = np.zeros(len(rows), np.int64)

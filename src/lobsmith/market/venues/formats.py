@@ -1,4 +1,4 @@
-"""The formats of recorded files; adding a venue's is one module and one entry here."""
+"""The known formats; a new venue is one module and one entry."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ FORMATS: tuple[Format, ...] = (reader.FORMAT, bitstamp.LOG, bitstamp.ORDERS, tar
 
 
 def open_reader(paths: Sequence[Path], ledger: Ledger) -> CaptureReader:
-    """Open files of one instrument, in order, as one recording; the first line of the first tells the format.
+    """Open files of one instrument, in order; the first line identifies the format.
 
     Raises:
         CaptureError: the first file cannot be read or is of no known format.
@@ -30,10 +30,10 @@ def open_reader(paths: Sequence[Path], ledger: Ledger) -> CaptureReader:
 
 
 def group_by_instrument(paths: Sequence[Path]) -> tuple[dict[str, list[Path]], dict[str, DataError]]:
-    """Sort files by what they hold.
+    """Group files by instrument.
 
     Returns:
-        (the files of each instrument in the order given, under a name; what kept others from being sorted, by file)
+        (files in order by instrument, the other files' errors by file)
     """
     if len(paths) == 1:
         return {str(paths[0]): list(paths)}, {}
@@ -42,7 +42,7 @@ def group_by_instrument(paths: Sequence[Path]) -> tuple[dict[str, list[Path]], d
     for path in paths:
         try:
             line = first_line(path)
-            known = next((one for one in FORMATS if one.sniff(line)), None)
+            known = next((entry for entry in FORMATS if entry.sniff(line)), None)
             if known is None:
                 raise unknown(path)
             groups.setdefault(known.identify(path), []).append(path)
@@ -53,4 +53,6 @@ def group_by_instrument(paths: Sequence[Path]) -> tuple[dict[str, list[Path]], d
 
 def unknown(path: Path) -> CaptureError:
     """Return the error for a file of no known format."""
-    return CaptureError(path, f"not a known capture format; known: {'; '.join(one.name for one in FORMATS)}", line=1)
+    return CaptureError(
+        path, f"not a known capture format; known: {'; '.join(entry.name for entry in FORMATS)}", line=1
+    )

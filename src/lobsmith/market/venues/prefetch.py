@@ -1,4 +1,4 @@
-"""Working ahead: an iterator run in a thread of its own, a few items before its consumer."""
+"""Prefetching an iterator in a thread."""
 
 import queue
 import threading
@@ -10,11 +10,11 @@ Item = TypeVar("Item")
 _POLL_S = 0.05
 
 
-def ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
-    """Yield what an iterable yields, in order, while a thread fetches up to `depth` items more.
+def prefetch(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
+    """Yield items in order while a thread fetches up to `depth` more.
 
-    Worth it where the iterable spends its time outside the interpreter's lock, as decompression does. What it raises is
-    raised here, after the items before; a consumer that stops early stops the thread.
+    Pays where the iterable releases the interpreter's lock, as decompression does. Its exceptions are raised here in
+    order; a consumer that stops early stops the thread.
     """
     waiting: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
     stopped = threading.Event()
@@ -34,7 +34,7 @@ def ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
                 if not put((item, None)):
                     return
             put((None, StopIteration()))
-        except BaseException as error:  # noqa: BLE001 - it is raised again in the consumer
+        except BaseException as error:  # noqa: BLE001 - raised again in the consumer
             put((None, error))
 
     thread = threading.Thread(target=fetch, name="ahead", daemon=True)

@@ -1,4 +1,4 @@
-"""CSV files in batches of columns, strictly: a cell that is not what it should be is an error at its line."""
+"""CSV files in batches of columns; an invalid cell is an error at its line."""
 
 import io
 import math
@@ -16,46 +16,46 @@ from lobsmith.market.quality.ledger import Ledger
 from lobsmith.market.venues.captures import text_batches
 
 Columns = Mapping[str, type[pl.DataType]]
-"""Names and types of a table's columns, in order: `pl.Int64`, `pl.Float64` or `pl.String`."""
+"""Names and types of columns, in order: `pl.Int64`, `pl.Float64` or `pl.String`."""
 
 _CHUNK = 4 << 20
-_MOST_TICKS = 2.0**46  # what a float tells apart from its neighbours by less than a tick
+_MOST_TICKS = 2.0**46  # float resolution below a tick
 _DECIMALS = 12
 _NEWLINE, _COMMA = ord("\n"), ord(",")
 
 
 class Table(NamedTuple):
-    """Some lines of a file; empty cells are null, and `place` is the place of the first line (see `ledger`)."""
+    """Lines of a file; empty cells are null; `place` is the first line's."""
 
     frame: pl.DataFrame
     place: int
     ledger: Ledger
 
-    def error(self, row: int, what: str) -> CaptureError:
-        """Return an error at one of the lines."""
-        return self.ledger.error(what, self.place + row)
+    def error(self, row: int, message: str) -> CaptureError:
+        """Return an error at a line."""
+        return self.ledger.error(message, self.place + row)
 
     def part(self, start: int, stop: int) -> "Table":
         """Return lines `start` to `stop`."""
         return self._replace(frame=self.frame.slice(start, stop - start), place=self.place + start)
 
     def followed_by(self, other: "Table") -> "Table":
-        """Return these lines and the next ones of the same file."""
+        """Append the same file's next lines."""
         return self._replace(frame=self.frame.vstack(other.frame))
 
     def integers(self, columns: Sequence[str], low: int, high: int) -> npt.NDArray[np.int64]:
-        """Return columns of whole numbers, `low` <= x < `high`: int64 [N, C]."""
+        """Return columns of integers, `low` <= x < `high`: int64 [N, C]."""
         self._require(columns)
         values = self.frame.select(columns).to_numpy()
         self._check(columns, (values < low) | (values >= high))
         return values
 
     def numbers(self, columns: Sequence[str], *, empty: bool = False) -> npt.NDArray[np.float64]:
-        """Return columns of decimal numbers, finite and not negative: float64 [N, C].
+        """Return columns of finite, non-negative decimals: float64 [N, C].
 
         Args:
             columns: their names.
-            empty: whether cells may be empty; such are 0.
+            empty: whether cells may be empty, as 0.
         """
         frame = self.frame.select(columns)
         if empty:
@@ -67,33 +67,33 @@ class Table(NamedTuple):
         return values
 
     def ticks(self, columns: Sequence[str], tick: float, *, empty: bool = False) -> npt.NDArray[np.int64]:
-        """Return columns of prices (see `numbers`) in whole ticks: int64 [N, C]."""
+        """Return columns of prices in ticks: int64 [N, C]; otherwise as `numbers`."""
         prices = self.numbers(columns, empty=empty)
         ticks: npt.NDArray[np.float64] = np.rint(prices / tick)
         self._check(columns, ticks >= _MOST_TICKS, f"too large for ticks of {tick}")
-        # Both the price and the product are rounded to what a float can hold.
+        # Both price and product are rounded floats.
         slack = np.maximum(1e-6 * tick, 4 * np.spacing(prices))
         self._check(columns, np.abs(prices - ticks * tick) > slack, f"no multiple of {tick}")
         whole: npt.NDArray[np.int64] = ticks.astype(np.int64)
         return whole
 
     def one_of(self, column: str, codes: Mapping[str, int]) -> npt.NDArray[np.int8]:
-        """Return a column of words as their codes, int8 [N]."""
+        """Return the codes of a text column, int8 [N]."""
         self._require([column])
-        words = self.frame[column]
-        values = np.zeros(len(words), np.int8)
-        known = np.zeros(len(words), np.bool_)
-        for word, code in codes.items():
-            same = (words == word).to_numpy()
+        texts = self.frame[column]
+        values = np.zeros(len(texts), np.int8)
+        known = np.zeros(len(texts), np.bool_)
+        for text, code in codes.items():
+            same = (texts == text).to_numpy()
             values[same] = code
             known |= same
         if not known.all():
             at = int(np.argmin(known))
-            raise self.error(at, f"{column}: {words[at]!r} is none of {', '.join(codes)}")
+            raise self.error(at, f"{column}: {texts[at]!r} is none of {', '.join(codes)}")
         return values
 
     def only(self, column: str) -> str:
-        """Return the one value that a column holds throughout."""
+        """Return a column's single value."""
         self._require([column])
         values = self.frame[column]
         other = (values != values[0]).to_numpy()
@@ -107,17 +107,17 @@ class Table(NamedTuple):
             if self.frame[column].null_count():
                 raise self.error(int(self.frame[column].is_null().arg_true()[0]), f"{column}: the cell is empty")
 
-    def _check(self, columns: Sequence[str], wrong: npt.NDArray[np.bool_], why: str = "out of range") -> None:
+    def _check(self, columns: Sequence[str], wrong: npt.NDArray[np.bool_], reason: str = "out of range") -> None:
         if wrong.any():
             row, column = divmod(int(np.argmax(wrong)), len(columns))
-            raise self.error(row, f"{columns[column]}: {self.frame[columns[column]][row]} is {why}")
+            raise self.error(row, f"{columns[column]}: {self.frame[columns[column]][row]} is {reason}")
 
 
 def read_tables(path: Path, columns: Columns, ledger: Ledger, *, header: bool, chunk: int = _CHUNK) -> Iterator[Table]:
-    """Yield a file's lines in batches of about `chunk` bytes, and count them.
+    """Yield and count a file's lines, about `chunk` bytes at once.
 
     Raises:
-        CaptureError: the file cannot be read, or a line has another number of cells or one of another type.
+        CaptureError: the file cannot be read, or a line has a wrong number or type of cells.
     """
     place = ledger.begin_file(path)
     skipped = 1 if header else 0
@@ -140,7 +140,7 @@ def _parse(body: bytes, columns: Columns, ledger: Ledger, place: int) -> pl.Data
     try:
         frame = _read(body, columns)
     except pl.exceptions.PolarsError:
-        # Read as text, every cell can be named.
+        # Read as text to locate the cell.
         try:
             frame = _cast(_read(body, dict.fromkeys(columns, pl.String)), columns, ledger, place)
         except pl.exceptions.PolarsError as error:
@@ -151,7 +151,7 @@ def _parse(body: bytes, columns: Columns, ledger: Ledger, place: int) -> pl.Data
 
 
 def _check_shape(body: bytes, cells: int, ledger: Ledger, place: int) -> int:
-    """Return the number of lines; polars would fill up a short line without a word."""
+    """Return the number of lines; polars silently fills short ones."""
     signs = np.frombuffer(body, np.uint8)
     ends = np.flatnonzero(signs == _NEWLINE)
     commas = np.diff(np.searchsorted(np.flatnonzero(signs == _COMMA), ends), prepend=0)
@@ -173,20 +173,20 @@ def _read(body: bytes, columns: Columns) -> pl.DataFrame:
 
 
 def _cast(texts: pl.DataFrame, columns: Columns, ledger: Ledger, place: int) -> pl.DataFrame:
-    """Type the cells of a batch that would not be read as typed at once, naming the first that cannot be."""
+    """Type an invalid batch's cells; raise at the first bad one."""
     frame = texts.cast(dict(columns), strict=False)  # type: ignore[arg-type]
     bad = [(texts[name].is_not_null() & frame[name].is_null()).arg_true() for name in columns]
-    found = [(int(rows[0]), name) for rows, name in zip(bad, columns, strict=True) if len(rows)]
-    if found:
-        at, name = min(found, key=lambda one: one[0])
-        what = "integer" if columns[name] is pl.Int64 else "number"
-        raise ledger.error(f"{name}: {str(texts[name][at])[:40]!r} is no {what}", place + 1 + at)
+    invalid = [(int(rows[0]), name) for rows, name in zip(bad, columns, strict=True) if len(rows)]
+    if invalid:
+        at, name = min(invalid, key=lambda cell: cell[0])
+        kind = "integer" if columns[name] is pl.Int64 else "number"
+        raise ledger.error(f"{name}: {str(texts[name][at])[:40]!r} is no {kind}", place + 1 + at)
     return frame
 
 
 def tick_of(prices: pl.Series) -> float:
-    """Return the greatest common divisor of prices: the tick size, as far as they tell; 1 where they tell nothing."""
-    # The shortest text that stands for a float is the one that was written.
+    """Return the prices' greatest common divisor, 1 without prices."""
+    # A float's shortest text is what the file contained.
     exact = [Decimal(repr(price)) for price in prices.drop_nulls().unique().to_list() if 0 < price < math.inf]
     places = max((-int(price.normalize().as_tuple().exponent) for price in exact), default=0)
     scale = Decimal(10) ** min(max(places, 0), _DECIMALS)

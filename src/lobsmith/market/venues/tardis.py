@@ -1,12 +1,13 @@
 """Reader of Tardis CSV: `incremental_book_L2` or `book_snapshot_25`, and `trades`, of one symbol.
 
-Files of different types are merged by local time; those of one type are days, in order. Lines of one message share
-their local time, and stamps are passed on as they are, a clock that went back too. In `incremental_book_L2` a file's
-lines before its first snapshot are set aside, as the documentation says. A snapshot later on means that the connection
-was lost: what was known is void, and the segment ends. The one at the very start of the next day's file does not, if it
-follows at once: it repeats the book. In `book_snapshot_25` each line is a whole book, read as the differences between
-them. The tick size is the greatest common divisor of the prices at the beginnings of the files. There are no tickers in
-these files: rows come from changes of the touch.
+Files of different types are merged by local time; those of one type are days, in order. A message's lines share their
+local time; stamps pass unchanged, even where a clock went back.
+
+- `incremental_book_L2`: lines before a file's first snapshot are quarantined, as documented. A later snapshot means a
+  lost connection and ends the segment, except where the next day's file starts at once with it.
+- `book_snapshot_25`: each line is a whole book, read as differences.
+
+The tick is the greatest common divisor of the first prices. There are no tickers: rows come from changes of the touch.
 """
 
 import re
@@ -26,7 +27,7 @@ from lobsmith.market.instrument import Instrument
 from lobsmith.market.payloads import ROW_DTYPE
 from lobsmith.market.quality.ledger import Ledger, QuarantineReason
 from lobsmith.market.venues.captures import first_line
-from lobsmith.market.venues.depth_snapshots import DisorderError, Ladders
+from lobsmith.market.venues.depth_snapshots import DepthSnapshots, DisorderError
 from lobsmith.market.venues.tables import Columns, Table, read_tables, tick_of
 from lobsmith.units import NS_PER_S, NS_PER_US
 
@@ -35,13 +36,14 @@ _COMMON: Columns = {"exchange": pl.String, "symbol": pl.String, "timestamp": pl.
 _CHANGE: Columns = {"side": pl.String, "price": pl.Float64, "amount": pl.Float64}
 _LEVELS = 25
 _CELLS: Columns = {
-    f"{side}[{k}].{what}": pl.Float64
+    f"{side}[{k}].{quantity}": pl.Float64
     for k in range(_LEVELS)
     for side in ("asks", "bids")
-    for what in ("price", "amount")
+    for quantity in ("price", "amount")
 }
 _SIDES = {
-    what: [f"{side}[{k}].{what}" for side in ("bids", "asks") for k in range(_LEVELS)] for what in ("price", "amount")
+    quantity: [f"{side}[{k}].{quantity}" for side in ("bids", "asks") for k in range(_LEVELS)]
+    for quantity in ("price", "amount")
 }
 _COLUMNS: dict[str, Columns] = {
     _L2: {**_COMMON, "is_snapshot": pl.String, **_CHANGE},
@@ -57,7 +59,7 @@ _NEXT_FILE_NS = NS_PER_S
 
 
 class _Rows(NamedTuple):
-    """Some events of one type of file, `ROW_DTYPE`, each with its place and what it is merged by."""
+    """One file type's events, `ROW_DTYPE`, with places and merge keys."""
 
     events: npt.NDArray[Any]
     places: npt.NDArray[np.int64]
@@ -68,7 +70,7 @@ class _Rows(NamedTuple):
 
 
 class TardisReader:
-    """The files of one symbol."""
+    """Reads a symbol's files."""
 
     ticker_feed = False
 
@@ -82,13 +84,13 @@ class TardisReader:
         if set(self._files) == {_TRADES}:
             raise CaptureError(paths[0], f"trades alone make no book; give {_L2} or {_BOOKS} too")
         self._instrument: Instrument | None = None
-        self._named = ("", "")
-        self._ladders = Ladders(_LEVELS)
+        self._venue_symbol = ("", "")
+        self._snapshots = DepthSnapshots(_LEVELS)
         self._newest = dict.fromkeys(_COLUMNS, 0)
         self._message = 0
         self._trade = 0
         self._begun = False
-        # Where the file of the incremental book stands.
+        # Reading state of the incremental book's file.
         self._opening = True
         self._synchronised = False
         self._in_snapshot = False
@@ -102,11 +104,11 @@ class TardisReader:
         return self._instrument
 
     def batches(self) -> Iterator[Batch]:
-        """Merge the streams by local time (see `reader.CaptureReader.batches`)."""
+        """Merge the streams; see `CaptureReader.batches`."""
         streams = [self._stream(kind) for kind in sorted(self._files)]
         held = [next(stream, None) for stream in streams]
         while any(rows is not None for rows in held):
-            # Everything up to the earliest end of what is held can be ordered.
+            # Rows up to the earliest end of the held ones can be ordered.
             bound = min(int(rows.keys[-1]) for rows in held if rows is not None)
             taken: list[_Rows] = []
             for i, rows in enumerate(held):
@@ -121,7 +123,7 @@ class TardisReader:
             raise CaptureError(self._files[kind][0], f"no {missing}: the book never begins")
 
     def _stream(self, kind: str) -> Iterator[_Rows]:
-        """Yield one type's rows; a message, all lines of one local time, is never cut in two."""
+        """Yield one type's rows; messages (lines of one local time) are never cut."""
         read = {_L2: self._levels, _TRADES: self._trades, _BOOKS: self._books}[kind]
         before = 0
         for path in self._files[kind]:
@@ -130,7 +132,7 @@ class TardisReader:
             first: int | None = None
             rest: Table | None = None
             for table in read_tables(path, _COLUMNS[kind], self.ledger, header=True, chunk=_CHUNK):
-                self._name(table)
+                self._set_instrument(table)
                 whole = table if rest is None else rest.followed_by(table)
                 times = whole.integers(["local_timestamp"], _EARLIEST, _LATEST)[:, 0]
                 if first is None:
@@ -153,26 +155,25 @@ class TardisReader:
         exchange, local = times[:, 0], times[:, 1]
         events, places = read(table, local, exchange)
         if len(events):
-            # A clock that went back must not put lines of one file out of their order.
+            # Keeps a file's order where a clock went back.
             keys = np.maximum.accumulate(np.maximum(events["local_time"], self._newest[kind]))
             self._newest[kind] = int(keys[-1])
             yield _Rows(events, places, keys)
 
-    def _name(self, table: Table) -> None:
+    def _set_instrument(self, table: Table) -> None:
         venue, symbol = table.only("exchange"), table.only("symbol")
         if self._instrument is None:
-            # The symbol becomes a folder's name.
+            # It names a folder.
             if not re.fullmatch(r"[\w-]{1,40}", venue) or not re.fullmatch(r"\w[\w.:/-]{0,60}", symbol):
                 raise table.error(0, f"{venue!r} or {symbol!r} is no usable name")
             self._instrument = Instrument(
                 venue=f"tardis-{venue}", symbol=re.sub(r"[:/]", "-", symbol), tick_size=self._tick(), lot_size=_LOT
             )
-            self._named = venue, symbol
-        if (venue, symbol) != self._named:
-            raise table.error(0, f"{venue} {symbol} after {' '.join(self._named)}; a session has one instrument")
+            self._venue_symbol = venue, symbol
+        if (venue, symbol) != self._venue_symbol:
+            raise table.error(0, f"{venue} {symbol} after {' '.join(self._venue_symbol)}; a session has one instrument")
 
     def _tick(self) -> float:
-        """Return the tick size that the beginnings of all files tell."""
         prices = [
             table.frame[name]
             for kind, paths in self._files.items()
@@ -201,7 +202,7 @@ class TardisReader:
         skip = 0
         if not self._synchronised:
             skip = int(begins[0]) if len(begins) else len(local)
-            self.ledger.all_aside(QuarantineReason.BEFORE_SNAPSHOT, places[:skip], local[:skip])
+            self.ledger.quarantine_all(QuarantineReason.BEFORE_SNAPSHOT, places[:skip], local[:skip])
         marks, before = self._marks(begins, skip, local)
         new = np.zeros(len(marks), ROW_DTYPE)
         for name in ("local_time", "exchange_time", "sequence"):
@@ -215,10 +216,10 @@ class TardisReader:
     def _marks(
         self, begins: npt.NDArray[np.int64], skip: int, local: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """Return the `GAP`s and `CLEAR`s that stand before some lines, and these lines, both in order."""
+        """Return inserted `GAP`s and `CLEAR`s and the lines they precede."""
         marks: list[tuple[int, int]] = []
         if self._opening and skip and self._begun:
-            # The book of the day before is not continued by what is skipped.
+            # Skipped lines break the previous day's book.
             marks.append((GAP, 0))
             self.ledger.fault(QuarantineReason.RECONNECT)
         for at in begins.tolist():
@@ -240,7 +241,7 @@ class TardisReader:
         self.ledger.snapshots += len(local)
         self._begun = True
         try:
-            rows, owners = self._ladders.push(prices, sizes, local, exchange)
+            rows, owners = self._snapshots.push(prices, sizes, local, exchange)
         except DisorderError as error:
             raise table.error(error.row, "prices that do not go away from the touch, level by level") from error
         return rows, table.place + owners
@@ -252,10 +253,10 @@ class TardisReader:
         places = table.place + np.arange(len(rows))
         self.ledger.trades += len(rows)
         good = (rows["price"] > 0) & (rows["size"] > 0)
-        self.ledger.all_aside(QuarantineReason.EMPTY_TRADE, places[~good], local[~good])
+        self.ledger.quarantine_all(QuarantineReason.EMPTY_TRADE, places[~good], local[~good])
         rows, places = rows[good], places[good]
         rows["kind"], rows["flags"] = TRADE, END
-        # Ids may be missing or no numbers: lines are counted instead.
+        # Ids may be missing or not numeric: count lines.
         rows["sequence"] = self._trade + 1 + np.arange(len(rows))
         self._trade += len(rows)
         return rows, places
@@ -267,7 +268,7 @@ class TardisReader:
         exchange: npt.NDArray[np.int64],
         sides: dict[str, int],
     ) -> npt.NDArray[Any]:
-        """Return what lines of one price and amount each have in common."""
+        """Return the common columns of price and amount lines."""
         rows = np.zeros(len(local), ROW_DTYPE)
         rows["local_time"], rows["exchange_time"] = local, exchange
         rows["side"] = table.one_of("side", sides)

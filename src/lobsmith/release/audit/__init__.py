@@ -1,1 +1,1 @@
-"""Is the repository what it claims, and mending what is not."""
+"""Audit: verification, repair and integrity incidents of a repository."""

@@ -1,4 +1,4 @@
-"""Rebuild: a lost or unreadable model configuration is written anew from the manifests of the model's versions."""
+"""Rebuild a model's lost or unreadable configuration from the manifests of its versions."""
 
 from collections.abc import Sequence
 
@@ -14,29 +14,29 @@ from lobsmith.release.version.triton_config import config_text, prime_rows_for, 
 
 
 def rebuildable(repository: Repository, model: str, entries: Sequence[Entry]) -> list[Manifest]:
-    """Return what a new configuration would list, rising; nothing where the model is none of ours.
+    """Return the manifests that a new configuration would list, rising; none where the model is not lobsmith's.
 
-    These are the sound ONNX versions that are in service by the journal and keep the newest one's contract. Plans are
-    built again instead.
+    These are the valid ONNX versions, active by the journal, that have the newest one's contract. Plans are built again
+    instead.
     """
     status_of = journal.version_status(entries, model)
     known = [version for version in repository.versions(model) if status_of.get(version) in journal.ACTIVATING]
-    sound = [
+    valid = [
         repository.verify(model, version) for version in known if repository.integrity_error(model, version) is None
     ]
-    return [one for one in sound if one.engine is None and one.contract == sound[-1].contract]
+    return [manifest for manifest in valid if manifest.engine is None and manifest.contract == valid[-1].contract]
 
 
 def rebuild(writer: Writer, model: str) -> None:
     """Write a model's configuration anew.
 
     Raises:
-        ReleaseError: no version of the model is sound and in service.
+        ReleaseError: no version of the model is valid and in service.
     """
     manifests = rebuildable(writer.repository, model, journal.read(writer.release.workspace.journal))
     if not manifests:
         raise ReleaseError(f"{model}: no version is left of which a configuration could be written")
-    contract, versions = manifests[-1].contract, [one.version for one in manifests]
+    contract, versions = manifests[-1].contract, [manifest.version for manifest in manifests]
     serving = writer.release.params.serving
     if model == score_model(followed_model(model)):
         text = score_config_text(model, contract, versions=versions, max_batch=serving.max_batch, warmup=serving.warmup)
@@ -45,7 +45,7 @@ def rebuild(writer: Writer, model: str) -> None:
             model,
             contract,
             versions=versions,
-            prime_rows=prime_rows_for(one.prime_rows for one in manifests),
+            prime_rows=prime_rows_for(manifest.prime_rows for manifest in manifests),
             max_batch=serving.max_batch,
             warmup=serving.warmup,
             instruments=manifests[-1].instruments,

@@ -1,14 +1,14 @@
-"""Repair: what `lobsmith.release.audit.verify` finds is mended, as far as that needs no decision of a person.
+"""Repair of what `lobsmith.release.audit.verify` finds, as far as that needs no decision of a person.
 
-Nothing is deleted but what the journal has as retired, and staging folders; everything else is set aside. Each part is
-safe to be done again, so there is no intent: a writer that is killed leaves findings, and they are mended next time.
+Only retired versions and staging folders are deleted; everything else is quarantined. Actions are idempotent, without
+an intent: the next repair finds what a crash left.
 
 | killed after | the repository shows        | the next repair                          |
 |--------------|-----------------------------|------------------------------------------|
-| `listed`     | the good versions           | journals it, sets the bad one aside      |
-| `recorded`   | the good versions           | sets the bad one aside                   |
-| `loaded`     | the good versions           | sets the bad one aside                   |
-| `withdrawn`  | the good versions           | sets the bad one aside                   |
+| `listed`     | the good versions           | journals it, quarantines the bad one     |
+| `recorded`   | the good versions           | quarantines the bad one                  |
+| `loaded`     | the good versions           | quarantines the bad one                  |
+| `withdrawn`  | the good versions           | quarantines the bad one                  |
 | `taken out`  | the good versions, no other | has nothing to do                        |
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lobsmith.errors import LobsmithError, ReleaseError
 from lobsmith.release.audit.rebuild import rebuild
-from lobsmith.release.audit.verify import IntegrityFinding, IntegrityKind, inspect, version_fault
+from lobsmith.release.audit.verify import IntegrityFinding, IntegrityKind, inspect, unservable_reason
 from lobsmith.release.context import Release
 from lobsmith.release.publish.score import accompany
 from lobsmith.release.repository import journal
@@ -34,73 +34,71 @@ from lobsmith.release.version.triton_config import CONFIG
 def repair(
     release: Release, findings: Sequence[IntegrityFinding], *, served: Mapping[str, Sequence[int]] | None = None
 ) -> list[tuple[IntegrityFinding, str]]:
-    """Mend what is safe to mend.
+    """Repair those findings of `verify` that are safe to repair and still hold; return the failures and why.
 
-    Args:
-        release: the context.
-        findings: of `verify`; what has changed since is left alone.
-        served: what was given to `verify`.
-
-    Returns:
-        What could not be mended, and why. A new `verify` says how things stand.
+    `served` is as for `verify`.
 
     Raises:
-        LeaseError: another process has the lease all the time, or took it over.
+        LeaseError: the lease is held all the time, or was taken over.
     """
     with sole_writer(release, "repair the repository") as writer:
         with suppress(ReleaseError):
             resume(writer)
         writer.sweep()
         before = inspect(release.workspace, served)
-        failures = _mend_all(writer, [one for one in before if any(_same(one, want) for want in findings)], served)
-        seen = list(before)
-        # Mending may show more: once a lost version is off the list, the journal is found to miss it.
-        while after := [one for one in inspect(release.workspace, served) if not any(_same(one, old) for old in seen)]:
-            failures += _mend_all(writer, after, served)
-            seen += after
+        current = [finding for finding in before if any(_same(finding, other) for other in findings)]
+        failures = _repair_all(writer, current, served)
+        known = list(before)
+        # A repair may expose more: once a lost version is unlisted, its journal entry is missing.
+        while after := [
+            finding
+            for finding in inspect(release.workspace, served)
+            if not any(_same(finding, other) for other in known)
+        ]:
+            failures += _repair_all(writer, after, served)
+            known += after
         writer.reached(CrashPoint.CLOSED)
     return failures
 
 
-def _mend_all(
+def _repair_all(
     writer: Writer, findings: Sequence[IntegrityFinding], served: Mapping[str, Sequence[int]] | None
 ) -> list[tuple[IntegrityFinding, str]]:
     failures = []
-    # What is active comes first, as it came first; other lines may be written by the mending of something else.
-    for finding in sorted(
-        findings, key=lambda one: (one.kind is IntegrityKind.SERVED, _late(one), one.kind is IntegrityKind.JOURNAL)
-    ):
+    for finding in sorted(findings, key=_order):
         if not finding.safe or not any(_same(finding, now) for now in inspect(writer.release.workspace, served)):
             continue
         try:
-            _mend(writer, finding, served or {})
+            _repair(writer, finding, served or {})
         except (LobsmithError, OSError) as error:
             failures.append((finding, " ".join(str(error).split())))
     return failures
 
 
-def _late(finding: IntegrityFinding) -> bool:
-    return finding.kind is not IntegrityKind.JOURNAL or finding.version is not None
+def _order(finding: IntegrityFinding) -> tuple[bool, bool, bool]:
+    # The active version's entry comes first; other entries may be written by other repairs.
+    journal_of_model = finding.kind is IntegrityKind.JOURNAL and finding.version is None
+    return finding.kind is IntegrityKind.SERVED, not journal_of_model, finding.kind is IntegrityKind.JOURNAL
 
 
-def _same(one: IntegrityFinding, other: IntegrityFinding) -> bool:
-    return (one.kind, one.place, one.model, one.version) == (other.kind, other.place, other.model, other.version)
+def _same(left: IntegrityFinding, right: IntegrityFinding) -> bool:
+    return (left.kind, left.place, left.model, left.version) == (right.kind, right.place, right.model, right.version)
 
 
-def _mend(writer: Writer, finding: IntegrityFinding, served: Mapping[str, Sequence[int]]) -> None:
+def _repair(writer: Writer, finding: IntegrityFinding, served: Mapping[str, Sequence[int]]) -> None:
     model, version = finding.model, finding.version
     if finding.kind is IntegrityKind.FOREIGN:
         place = Path(finding.place)
-        moved = writer.quarantine(place, place.name.lstrip(".") or "unnamed")
-        _say(writer, model or journal.EVERYTHING, f"{place}: {finding.words}; now {moved}")
+        target = writer.quarantine(place, place.name.lstrip(".") or "unnamed")
+        _journal_repair(writer, model or journal.EVERYTHING, f"{place}: {finding.words}; now {target}")
     elif model is None:
-        # What lies in staging, and what was intended, is gone by now.
+        # Staging and intent are cleared by now.
         return
     elif finding.kind is IntegrityKind.POLICY:
         rebuild(writer, model)
-        _say(writer, model, f"{CONFIG} written anew: {finding.words}")
+        _journal_repair(writer, model, f"{CONFIG} written anew: {finding.words}")
     elif finding.kind in (IntegrityKind.UNSOUND, IntegrityKind.UNLISTED) and version is not None:
-        _dismiss(writer, model, version, finding.words)
+        _quarantine_version(writer, model, version, finding.words)
     elif finding.kind is IntegrityKind.COMPANION:
         follow(writer, followed_model(model))
         failed = accompany(writer, model, retry=True)
@@ -112,11 +110,10 @@ def _mend(writer: Writer, finding: IntegrityFinding, served: Mapping[str, Sequen
     elif finding.kind is IntegrityKind.JOURNAL:
         _complete_journal(writer, model, finding)
     elif finding.kind is IntegrityKind.SERVED:
-        _have_served(writer, model, served.get(model, ()))
+        _sync_server(writer, model, served.get(model, ()))
 
 
-def _have_served(writer: Writer, model: str, served: Sequence[int]) -> None:
-    """Have the server follow the list."""
+def _sync_server(writer: Writer, model: str, served: Sequence[int]) -> None:
     server = writer.release.server
     if server is None:
         raise ReleaseError(f"{model}: no server runs here any more")
@@ -127,18 +124,17 @@ def _have_served(writer: Writer, model: str, served: Sequence[int]) -> None:
         server.withdraw(model, extra)
 
 
-def _dismiss(writer: Writer, model: str, version: int, reason: str) -> None:
-    """Take a version off the list, if it is on it, have the server let go of it, and set it aside."""
+def _quarantine_version(writer: Writer, model: str, version: int, reason: str) -> None:
     repository = writer.repository
     listed = repository.listed(model)
     if version in listed:
-        left = [one for one in listed if one != version and version_fault(repository, model, one) is None]
+        left = [other for other in listed if other != version and unservable_reason(repository, model, other) is None]
         if left:
             with writer.lease.fence():
                 repository.list_versions(model, left)
             writer.reached(CrashPoint.LISTED)
-            _say(writer, model, f"{version} taken off the list: {reason}")
-            writer.reached(CrashPoint.RECORDED)
+            _journal_repair(writer, model, f"{version} unlisted: {reason}")
+            writer.reached(CrashPoint.JOURNALED)
             if writer.release.server is not None:
                 writer.release.server.serve(model, left[-1])
             writer.reached(CrashPoint.LOADED)
@@ -149,23 +145,23 @@ def _dismiss(writer: Writer, model: str, version: int, reason: str) -> None:
 
 
 def _complete_journal(writer: Writer, model: str, finding: IntegrityFinding) -> None:
-    """Write what the disk says and the journal does not."""
+    """Journal what the disk shows and the journal lacks."""
     repository, version = writer.repository, finding.version
     if version is None:
-        _say(writer, model, finding.words)
+        _journal_repair(writer, model, finding.words)
     elif version in repository.versions(model):
         clear_up(writer, model)
         if writer.version_status(model).get(version) not in journal.ACTIVATING:
-            _publish_again(writer, model, version)
+            _journal_published(writer, model, version)
     else:
         writer.journal(
             writer.entry(
-                journal.SET_ASIDE, model, before=repository.active(model), about=version, reason="found to be gone"
+                journal.SET_ASIDE, model, before=repository.active(model), about=version, reason="its folder is gone"
             )
         )
 
 
-def _publish_again(writer: Writer, model: str, version: int) -> None:
+def _journal_published(writer: Writer, model: str, version: int) -> None:
     manifest = manifest_of(writer.repository, model, version)
     writer.journal(
         writer.entry(
@@ -174,12 +170,12 @@ def _publish_again(writer: Writer, model: str, version: int) -> None:
             before=writer.repository.active(model),
             about=version,
             artifact_id=None if manifest is None else manifest.artifact_id,
-            reason="found on the list after the journal had its end",
+            reason="listed after the journal had its removal",
         )
     )
 
 
-def _say(writer: Writer, model: str, reason: str) -> None:
-    """Journal a repair, and what is active since then."""
+def _journal_repair(writer: Writer, model: str, reason: str) -> None:
+    """Journal a repair, with the version that is active since then."""
     active = None if model == journal.EVERYTHING else writer.repository.active(model)
     writer.journal(writer.entry(journal.REPAIRED, model, before=None, about=active, reason=reason))

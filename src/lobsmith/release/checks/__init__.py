@@ -1,1 +1,1 @@
-"""What a file must pass before a server may load it."""
+"""Checks that a file passes before a server may load it."""

@@ -1,4 +1,4 @@
-"""Checks on a model file before anything else touches it."""
+"""Checks of a model file before it is loaded: valid ONNX, one file, tensors of the wire contract."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +33,7 @@ def check_model_file(path: Path, contract: WireContract) -> None:
 
     Raises:
         ReleaseError: the file is missing, empty, truncated or not ONNX; keeps weights in a side file; is not a valid
-            graph; or its inputs and outputs are not those of the contract. The message says which.
+            graph; or has other inputs and outputs than the contract. The message says which.
     """
     horizons = len(contract.horizons_ms)
     _check(
@@ -61,11 +61,11 @@ def _check(path: Path, expected_inputs: dict[str, _Shape], expected_outputs: dic
             raise ReleaseError(f"{path}: keeps {tensor.name} in the side file {side}; export it as one file")
     try:
         onnx.checker.check_model(model, full_check=True)
-    except Exception as error:  # the checker's exceptions share no base class of their own
+    except Exception as error:  # the checker's exceptions share no base class
         reason = " ".join(str(error).split())
         raise ReleaseError(f"{path}: not a valid ONNX graph: {reason}; export it again") from error
-    given = {tensor.name for tensor in model.graph.initializer}
-    inputs = [tensor for tensor in model.graph.input if tensor.name not in given]
+    initialised = {tensor.name for tensor in model.graph.initializer}
+    inputs = [tensor for tensor in model.graph.input if tensor.name not in initialised]
     _compare(path, "inputs", inputs, expected_inputs, inferred=False)
     _compare(path, "outputs", list(model.graph.output), expected_outputs, inferred=True)
 
@@ -87,7 +87,7 @@ def _read(path: Path) -> Any:
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
-    """Yield every constant of a graph, those of its nodes and their subgraphs included."""
+    """Yield every constant of a graph, those of nodes and subgraphs included."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
@@ -101,17 +101,17 @@ def _tensors(graph: Any) -> Iterator[Any]:
 
 
 def _compare(path: Path, what: str, tensors: list[Any], expected: dict[str, _Shape], *, inferred: bool) -> None:
-    """Compare names, types and shapes; where shapes are `inferred`, an exporter may leave a fixed dimension open."""
-    found = {tensor.name: tensor.type.tensor_type for tensor in tensors}
-    if found.keys() != expected.keys():
+    """Compare names, types and shapes; where shapes are `inferred`, a fixed dimension may be left open."""
+    types = {tensor.name: tensor.type.tensor_type for tensor in tensors}
+    if types.keys() != expected.keys():
         raise ReleaseError(
-            f"{path}: its {what} are {sorted(found)}, the contract's {sorted(expected)}; export it again"
+            f"{path}: its {what} are {sorted(types)}, the contract's {sorted(expected)}; export it again"
         )
-    for name, kind in found.items():
+    for name, kind in types.items():
         if kind.elem_type != onnx.TensorProto.FLOAT:
             have = onnx.TensorProto.DataType.Name(kind.elem_type)
             raise ReleaseError(f"{path}: {name} is {have}, the contract says FLOAT; export it again")
-        shape = [one.dim_value if one.HasField("dim_value") else _FREE for one in kind.shape.dim]
+        shape = [dim.dim_value if dim.HasField("dim_value") else _FREE for dim in kind.shape.dim]
         right = len(shape) == len(expected[name]) and all(
             have == want or (inferred and have == _FREE) for have, want in zip(shape, expected[name], strict=True)
         )

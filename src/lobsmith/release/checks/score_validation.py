@@ -1,4 +1,4 @@
-"""The proof of a reference score: it answers, each block by itself, and what is no number never looks usual."""
+"""Validation of a reference score: independent of the batch, and in alarm on non-finite rows."""
 
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,15 @@ from lobsmith.release.version.contract import SCORE as SCORE_TENSOR
 _BLOCKS = (16, MAX_ROWS)
 """Rows of a block of zeros."""
 _SAME = 1e-4
-"""Largest difference of a score from that of the same block in other company, as a share of the larger of it and 1."""
+"""Largest difference of a block's score alone and in a batch, relative to the larger of it and 1."""
 
 
 def check_score(directory: Path, contract: WireContract) -> None:
-    """Prove a version's reference score.
+    """Validate a version's reference score.
 
     Raises:
-        ReleaseError: a file cannot be loaded; the graph is not that of a score; a finite block has a score that is not
-            finite, or another one beside other blocks; or a block that is not finite has one below 1.
+        ReleaseError: a file cannot be loaded; the graph is no score; a finite block's score is not finite or depends on
+            the batch; or the score of a block that is not finite is below 1.
     """
     path = directory / SCORE
     check_score_file(path, contract)
@@ -36,22 +36,20 @@ def check_score(directory: Path, contract: WireContract) -> None:
 
 
 def _check_block(path: Path, model: Any, block: Float) -> None:
-    """Score a block alone, and beside copies of it of which each has something that is no finite number."""
+    """Score a block alone, and in a batch with copies that hold a NaN or an infinity."""
     features = block.shape[1]
-    spoilt = np.repeat(block[np.newaxis], 3 * features, axis=0)
+    broken = np.repeat(block[np.newaxis], 3 * features, axis=0)
     for copy, (feature, value) in enumerate((f, v) for f in range(features) for v in (np.nan, np.inf, -np.inf)):
-        # Another row in each copy, the first and the last among them.
-        spoilt[copy, copy * (len(block) - 1) // (3 * features - 1), feature] = value
+        # A different row in each copy, from the first to the last.
+        broken[copy, copy * (len(block) - 1) // (3 * features - 1), feature] = value
     alone = _run(path, model, block[np.newaxis])
-    together = _run(path, model, np.concatenate([block[np.newaxis], spoilt]))
+    together = _run(path, model, np.concatenate([block[np.newaxis], broken]))
     if not np.isfinite(alone).all():
         raise ReleaseError(f"{path}: the score of a finite block is not finite; make the reference again")
     if not np.allclose(together[:1], alone, rtol=_SAME, atol=_SAME):
         raise ReleaseError(f"{path}: the score of a block depends on the others of its batch; export it again")
     if (np.isfinite(together[1:]) & (together[1:] < 1)).any():
-        raise ReleaseError(
-            f"{path}: a block that is not finite has a score below 1, as if it were usual; export it again"
-        )
+        raise ReleaseError(f"{path}: a block that is not finite has a score below 1, no alarm; export it again")
 
 
 def _run(path: Path, model: Any, blocks: Float) -> Float:
@@ -64,12 +62,12 @@ def _run(path: Path, model: Any, blocks: Float) -> Float:
     have, want = (score.shape, contributions.shape), ((len(blocks), 1), (len(blocks), blocks.shape[2]))
     if have != want:
         raise ReleaseError(f"{path}: its answers have the shapes {have}, not {want}; export it again")
-    found: Float = score
-    return found
+    scores: Float = score
+    return scores
 
 
 def _reference_rows(path: Path, features: int) -> list[Float]:
-    """Return a block of the newest rows of each table of rows in the reference."""
+    """Return the newest rows of each table of the reference, a block each."""
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

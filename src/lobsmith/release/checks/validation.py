@@ -1,9 +1,8 @@
-"""The proof that a version is what it claims, in a process of its own: a model file may crash or hang its reader.
+"""Validation of a version in a child process, because a model file may crash or hang its reader.
 
-`python -m lobsmith.release.checks.validation DIRECTORY TRUSTED` checks the hashes and the signature, which a key in the
-file TRUSTED must have made, loads the model with ONNX Runtime (plans: TensorRT), and reproduces the golden vectors as
-one chunk and as single steps that carry the state. A reference score is loaded and asked too. It prints one JSON object
-and exits with 0 if all of it holds, with 1 if not.
+`python -m lobsmith.release.checks.validation DIRECTORY TRUSTED` checks hashes and signature (keys in TRUSTED), loads
+the model with ONNX Runtime or TensorRT, and compares its answers, as one chunk and step by step, with the golden
+vectors; also the reference score. Prints one JSON object; exit status 0 if valid, else 1.
 """
 
 import importlib
@@ -30,10 +29,11 @@ from lobsmith.release.version.manifest import Manifest, check_files
 from lobsmith.release.version.signing import Trust
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 5e-2, "int8_static": 2e-2, "int8_dynamic": 1e-1}
-"""Largest difference from the golden vectors: absolute up to 1, relative above (a state may hold larger numbers).
+"""Largest difference from the golden vectors by precision: absolute up to 1, relative above.
 
-In integers, a sum's last bit decides which of two steps a number is rounded to, and dynamic ranges are those of a whole
-call: the same rows one by one, or on another processor, are not bit by bit the same."""
+Integer arithmetic differs between one chunk, steps and processors: a last bit decides a rounding, and dynamic ranges
+are those of a call.
+"""
 
 PLAN_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2, "int8": 1e-1}
 """The same for a plan, by its precision: TensorRT sums in another order."""
@@ -46,7 +46,7 @@ class _Model(Protocol):
 
 
 class Validation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the process prints: rows of golden vectors and the largest difference seen, or the reason of a refusal."""
+    """Output of the process: rows of golden vectors and the largest difference, or the reason of a refusal."""
 
     proven: bool
     rows: int = 0
@@ -55,48 +55,48 @@ class Validation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def validate(directory: Path, trust: Trust, deadline_s: float) -> Validation:
-    """Prove a version's directory in a scratch process.
-
-    Args:
-        directory: the version, staged or published.
-        trust: which keys may have signed it.
-        deadline_s: seconds after which the process is killed.
+    """Validate a version's directory, staged or published, in a child process.
 
     Raises:
-        ReleaseError: the proof failed, crashed or took too long; the message carries the reason.
+        ReleaseError: the version is invalid, or the process crashed or took longer than `deadline_s`.
     """
     try:
-        done = run_module("lobsmith.release.checks.validation", str(directory), str(trust.path), deadline_s=deadline_s)
+        completed = run_module(
+            "lobsmith.release.checks.validation", str(directory), str(trust.path), deadline_s=deadline_s
+        )
     except subprocess.TimeoutExpired:
-        raise ReleaseError(f"{directory}: not proven within {deadline_s:g} s; nothing was published") from None
-    lines = done.stdout.splitlines()
+        raise ReleaseError(f"{directory}: not validated within {deadline_s:g} s; nothing was published") from None
+    lines = completed.stdout.splitlines()
     try:
         validation = msgspec.json.decode(lines[-1], type=Validation)
     except (IndexError, msgspec.DecodeError) as error:
-        how = signal.Signals(-done.returncode).name if done.returncode < 0 else f"status {done.returncode}"
-        words = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ReleaseError(f"{directory}: its proof died ({how}): {words[-1] if words else 'no words'}") from error
-    if not validation.proven or done.returncode:
-        raise ReleaseError(validation.reason or f"{directory}: its proof ended with status {done.returncode}")
+        status = completed.returncode
+        how = signal.Signals(-status).name if status < 0 else f"status {status}"
+        output = completed.stderr.decode(errors="replace").strip().splitlines()
+        last = output[-1] if output else "no output"
+        raise ReleaseError(f"{directory}: its validation crashed ({how}): {last}") from error
+    if not validation.proven or completed.returncode:
+        reason = validation.reason or f"{directory}: its validation ended with status {completed.returncode}"
+        raise ReleaseError(reason)
     return validation
 
 
 def check_version(directory: Path, trust: Trust) -> Validation:
-    """Prove a version's directory in this process.
+    """Validate a version's directory in this process.
 
     Raises:
-        ReleaseError: a file is not what the manifest says, the model cannot be loaded, its answers are not finite,
-            are constant, are no probabilities, or differ from the golden vectors; or its score is none.
+        ReleaseError: a file is not as in the manifest; the model cannot be loaded; its answers are not finite, are
+            constant, are no probabilities or differ from the golden vectors; or its score is invalid.
     """
     manifest = check_files(directory, trust)
     golden = load_golden(directory / GOLDEN)
     _check_golden(directory / GOLDEN, golden, manifest.contract)
     path, model, tolerance = _open(directory, manifest)
     at_once = _run(model, path, golden.features, golden.state)
-    answers = [(path, "as one chunk", at_once), (path, "step by step", _stepped(model, path, golden))]
+    answers = [(path, "as one chunk", at_once), (path, "step by step", _run_steps(model, path, golden))]
     if STEP in manifest.files:
         step = directory / STEP
-        answers.append((step, "step by step", _stepped(OnnxModel(step), step, golden)))
+        answers.append((step, "step by step", _run_steps(OnnxModel(step), step, golden)))
     largest = 0.0
     for path, how, answer in answers:
         for name, have in answer._asdict().items():
@@ -121,22 +121,21 @@ def check_version(directory: Path, trust: Trust) -> Validation:
     return Validation(proven=True, rows=golden.features.shape[1], largest_difference=largest)
 
 
-def _stepped(model: _Model, path: Path, golden: Golden) -> Answered:
-    """Answer the golden rows one by one, the state carried on."""
+def _run_steps(model: _Model, path: Path, golden: Golden) -> Answered:
     parts, state = [], golden.state
     for row in range(golden.features.shape[1]):
         part = _run(model, path, golden.features[:, row : row + 1], state)
         state = part.next_state
         parts.append(part)
     return Answered(
-        np.concatenate([one.probabilities for one in parts], axis=1),
-        np.concatenate([one.outlook for one in parts], axis=1),
+        np.concatenate([part.probabilities for part in parts], axis=1),
+        np.concatenate([part.outlook for part in parts], axis=1),
         state,
     )
 
 
 def _open(directory: Path, manifest: Manifest) -> tuple[Path, _Model, float]:
-    """Return the model's file, the model and how far it may be from the golden vectors.
+    """Return the model's file, the model and its tolerance.
 
     Raises:
         ReleaseError: it cannot be loaded, or this machine cannot run all of the plans.
@@ -149,13 +148,13 @@ def _open(directory: Path, manifest: Manifest) -> tuple[Path, _Model, float]:
     gpu = this_gpu()
     capability = None if gpu is None else gpu.capability
     reason = fits(build, capability, _installed_tensorrt())
-    unproven = [one for one in build.plans if one != capability]
-    if reason or unproven:
+    foreign = [plan_capability for plan_capability in build.plans if plan_capability != capability]
+    if reason or foreign:
         raise ReleaseError(
-            f"{directory}: a plan can only be proven on a GPU of capability {', '.join(build.plans)}: "
+            f"{directory}: a plan can only be validated on a GPU of capability {', '.join(build.plans)}: "
             f"{reason or 'the one here has ' + str(capability)}; publish from such a machine, plans for each by itself"
         )
-    # PyTorch takes two seconds to import, which the proof of an ONNX model need not wait for.
+    # PyTorch takes two seconds to import; ONNX models do not need it.
     from lobsmith.compress.tensorrt.run import EngineModel
 
     [name] = build.plans.values()
@@ -170,7 +169,7 @@ def _installed_tensorrt() -> str | None:
 
 
 def _check_golden(path: Path, golden: Golden, contract: WireContract) -> None:
-    """Refuse golden vectors that could not tell a good model from a bad one."""
+    """Refuse golden vectors that cannot tell a good model from a bad one."""
     rows = golden.features.shape[1] if golden.features.ndim == 3 else 0
     shapes = {
         "features": (1, rows, contract.feature_count),
@@ -198,13 +197,13 @@ def _run(model: _Model, path: Path, features: Float, state: Float) -> Answered:
     except Exception as error:  # exceptions of runtimes share no base class
         reason = " ".join(str(error).split())
         raise ReleaseError(f"{path}: it cannot be run: {reason}; export it again") from error
-    if not all(np.isfinite(one).all() for one in answer):
+    if not all(np.isfinite(array).all() for array in answer):
         raise ReleaseError(f"{path}: its answers are not finite; train it again")
     return answer
 
 
 def largest_difference(have: Float, want: Float) -> float:
-    """Return the largest difference of two arrays: absolute up to 1, relative above; infinite for other shapes."""
+    """Return the largest difference: absolute up to 1, relative above; infinite for unequal shapes."""
     if have.shape != want.shape:
         return float("inf")
     return float((np.abs(have - want) / np.maximum(1, np.abs(want))).max())

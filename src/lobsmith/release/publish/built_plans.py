@@ -1,6 +1,6 @@
-"""From a published version to TensorRT plans beside it, where this machine can build and validate them.
+"""Build, check and publish TensorRT plans for a published version, where this machine can.
 
-Apart from `publish/plans.py`, because building imports PyTorch and publishing need not.
+Apart from `publish/plans.py`: building imports PyTorch, publishing does not.
 """
 
 from pathlib import Path
@@ -15,11 +15,11 @@ from lobsmith.stages.compress import load_summary
 from lobsmith.stages.engines import ENGINE_DIRECTORY, build_plans, judge_plans, open_engine
 
 _SERVED = "tensorrt"
-"""The builder whose plans Triton runs; those of TensorRT-RTX show that the graph builds."""
+"""The builder whose plans Triton runs; TensorRT-RTX only shows that the graph builds."""
 
 
 def plans_of(release: Release, manifest: Manifest, *, on_progress: Note | None = None) -> str:
-    """Build and publish the plans of a promoted version from the folder of the run that made it; say what came of it.
+    """Build and publish a promoted version's plans from the folder of its run; return the outcome in one line.
 
     Arguments are those of `build_and_publish`.
     """
@@ -36,16 +36,10 @@ def plans_of(release: Release, manifest: Manifest, *, on_progress: Note | None =
 def build_and_publish(
     release: Release, summary: Compressed, manifest: Manifest, directory: Path, *, on_progress: Note | None = None
 ) -> str:
-    """Build plans of a version, hold them against PyTorch and publish them; say what came of it.
+    """Build plans of a published ONNX version, compare them with PyTorch and publish them; return the outcome in one
+    line.
 
-    Nothing of it fails a retrain: the version is published already, and its ONNX model answers.
-
-    Args:
-        release: the context.
-        summary: what the compress stage found out.
-        manifest: of the published ONNX version.
-        directory: the run's folder.
-        on_progress: called with what is built next.
+    Failures are returned, not raised. `directory` is the run's folder, `summary` of its compress stage.
     """
     params, cache = release.params, release.workspace.timing_cache
     try:
@@ -55,7 +49,8 @@ def build_and_publish(
         built = f"{build.builder} {build.builder_version}, {build.precision}, for {', '.join(build.plans)}"
         if build.builder != _SERVED:
             return f"{built}: shown to build, not served"
-        refusals = [one for one in judge_plans(params, directory, summary, open_engine(directory)) if not one.passed]
+        verdicts = judge_plans(params, directory, summary, open_engine(directory))
+        refusals = [verdict for verdict in verdicts if not verdict.passed]
         if refusals:
             return f"no plans: {'; '.join(map(str, refusals))}"
         published = publish_engine(release, directory / ENGINE_DIRECTORY, manifest)

@@ -1,4 +1,4 @@
-"""Publishing: from an exported model to a version that a server may load, by `release/publish/publication.py`."""
+"""Publishing an ONNX model: from an exported artifact to a served version; phases: `release/publish/publication.py`."""
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -36,12 +36,11 @@ _VERSIONS_END = 10**18
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """What a retrain hands over: the exported model, what it must answer, and where it came from.
+    """Output of a retrain: the exported model, its golden vectors, its provenance.
 
-    `step_path` is the model's graph for one row of one stream, which the in-process engine prefers; `candidate` is the
-    name that it had among the compressed ones, `run` the retrain's folder below the workspace's runs. `reference_path`
-    and `score_path` are what drift is told by, see `lobsmith.drift`; both or none. `null_path` is what is usual in the
-    training window; a version without it learns that from its first looks.
+    `step_path` is the graph for one row of one stream; `candidate` the compression candidate, `run` the retrain's
+    folder below the workspace's runs. `reference_path` and `score_path` (both or none) are the drift check's, see
+    `lobsmith.drift`; `null_path` the null distribution, otherwise learnt from the first checks.
     """
 
     model_path: Path
@@ -63,10 +62,7 @@ class Artifact:
 
 
 def mint_version(now_ns: int, last: int | None) -> int:
-    """Return the number of a new version: the UTC time as YYYYMMDDhhmmss, and always above the last one.
-
-    After a version of the same second, or a clock set back, it is `last + 1`. That need not be a time of day (second
-    60); nothing reads it as one, Triton wants an integer and lobsmith an order.
+    """Return a new version number: the UTC time as YYYYMMDDhhmmss, or `last + 1` where that is not above `last`.
 
     >>> mint_version(1_700_000_000_000_000_000, None)
     20231114221320
@@ -74,7 +70,7 @@ def mint_version(now_ns: int, last: int | None) -> int:
     20231114235960
 
     Raises:
-        ReleaseError: the last one has as many digits as a number may have.
+        ReleaseError: no number is left above `last`.
     """
     now = int(datetime.fromtimestamp(now_ns // NS_PER_S, UTC).strftime("%Y%m%d%H%M%S"))
     version = now if last is None else max(now, last + 1)
@@ -95,10 +91,10 @@ def check_verdicts(model: str, verdicts: tuple[Verdict, ...]) -> None:
 
 
 def validate_in_child(directory: Path, trust: Trust) -> None:
-    """Prove a staged version in a process of its own.
+    """Validate a staged version in a child process.
 
     Raises:
-        ReleaseError: the proof failed.
+        ReleaseError: it is invalid.
     """
     validate(directory, trust, VALIDATION_DEADLINE_S)
 
@@ -115,22 +111,18 @@ def publish(
 
     Args:
         release: the context.
-        artifact: what to publish.
-        model: the Triton model, or the slot of its candidates, which holds one version.
-        contract: tensors and definitions that the artifact was made for.
-        validate: raises where the staged version that it is given is not what it claims.
-
-    Returns:
-        The manifest of the published version.
+        artifact: to be published.
+        model: the Triton model, or its candidate deployment, which holds one version.
+        contract: that the artifact was made for.
+        validate: raises where a staged version is invalid.
 
     Raises:
-        GateError: a verdict is a refusal.
+        GateError: a verdict is a refusal. Nothing was published; so for every other error.
         ContractError: the model exists with another contract.
-        ReleaseError: the model file or a folder is unfit, the proof failed, or the name is a companion's. Nothing was
-            published.
-        ServingError: the server does not serve it. Nothing was published: the listing went back to what it was, the
-            server was asked to serve the version that was active before, and the new one was set aside.
-        LeaseError: another process has the lease all the time, or took it over.
+        ReleaseError: the model file or a folder is unfit, the version is invalid, or the name is a companion's.
+        ServingError: the server does not serve it. The listing was restored, the server was asked for the previous
+            version, and the new one was quarantined.
+        LeaseError: the lease is held all the time, or was taken over.
     """
     if followed_model(model) != model:
         raise ReleaseError(f"{model}: a name that ends so belongs to what goes with a model; choose another model.name")
@@ -141,40 +133,40 @@ def publish(
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxPublication(Publication):
-    """An attempt to publish an ONNX model, wherever it comes from."""
+    """An attempt to publish an ONNX model of any source."""
 
     validate: Validate = validate_in_child
 
     def version(self, last: int | None) -> int:
-        """Return a number of its own."""
+        """Return a new number."""
         return mint_version(clock.now_ns(), last)
 
     def validate_staged(self, directory: Path) -> None:
-        """Validate the copy: it is what gets served."""
+        """Validate the staged copy, which is what gets served."""
         check_model_file(directory / MODEL, self.contract)
         super().validate_staged(directory)
 
     def config(self, kept: list[Manifest]) -> str:
-        """Return the model's configuration; its rows to prime with are those of the slowest version."""
+        """Return the model's configuration; its priming rows are those of the slowest version."""
         serving = self.release.params.serving
         return config_text(
             self.model,
             self.contract,
-            versions=[one.version for one in kept],
-            prime_rows=prime_rows_for(one.prime_rows for one in kept),
+            versions=[manifest.version for manifest in kept],
+            prime_rows=prime_rows_for(manifest.prime_rows for manifest in kept),
             max_batch=serving.max_batch,
             warmup=serving.warmup,
             instruments=kept[-1].instruments,
         )
 
     def accompany(self, writer: Writer) -> None:
-        """Publish the reference score of the version, where it has one."""
+        """Publish the version's reference score, where it has one."""
         accompany(writer, self.model, retry=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _NewPublication(OnnxPublication):
-    """An attempt to publish what a retrain hands over."""
+    """An attempt to publish the artifact of a retrain."""
 
     artifact: Artifact
 

@@ -1,13 +1,8 @@
 """Publishing TensorRT plans: the Triton model `<model>_trt` beside the ONNX model `<model>`.
 
-Plans carry the number of the ONNX version whose network they hold, so that a stream's state means the same to both and
-a client may go from one to the other between two rows. Their manifest is that version's, but for the files and the
-precision, with the `EngineBuild` added. The ONNX version stays the fallback; where `<model>` no longer lists a version,
-`<model>_trt` does not list it either.
-
-Names of plans and profiles stand in `config.pbtxt`, which belongs to the model and not to a version. So only versions
-that share both with the newest are listed together: plans of other capabilities or profiles take the listing over, and
-the older versions are answered by ONNX again.
+Plans have number and manifest of the ONNX version with the same network, but for files, precision and `EngineBuild`; a
+client may change between the two at any row. `config.pbtxt` names plans and profiles per model, so only versions that
+share both with the newest are listed; others are answered by ONNX.
 """
 
 from dataclasses import dataclass
@@ -35,27 +30,23 @@ VALIDATION_DEADLINE_S = 300.0
 
 
 def _validate_in_child(directory: Path, trust: Trust) -> None:
-    """Run the plan on this machine's GPU and compare it with the ONNX version's golden vectors."""
     validate(directory, trust, VALIDATION_DEADLINE_S)
 
 
 def publish_engine(
     release: Release, engine_directory: Path, manifest: Manifest, *, validate: Validate = _validate_in_child
 ) -> Manifest:
-    """Publish the plans of a published ONNX version, under the version's own number.
+    """Publish plans and `engine.json` of a build under the number of their published ONNX version.
 
     Args:
         release: the context.
-        engine_directory: plans and `engine.json`, as a build leaves them.
-        manifest: of the ONNX version that the plans belong to.
-        validate: raises where the staged folder that it is given is not what it claims.
-
-    Returns:
-        The manifest of the published plans.
+        engine_directory: of the build.
+        manifest: of the ONNX version.
+        validate: raises where the staged folder is invalid.
 
     Raises:
-        ReleaseError: the plans are of TensorRT-RTX, are not those of the version or not whole, cannot be proven here,
-            or are published already. Nothing was published.
+        ReleaseError: the plans are of TensorRT-RTX or another version, incomplete, cannot be validated here, or are
+            published already. Nothing was published.
         ServingError: the server does not serve the plans. Nothing was published.
     """
     publication = _PlansPublication(
@@ -87,14 +78,14 @@ class _PlansPublication(Publication):
     def check(self) -> None:
         check_build(self.source, self.build)
         repository, version = self.release.repository, self.network.version
-        of = f"{self.network.model}/{version}"
+        name = f"{self.network.model}/{version}"
         if repository.verify(self.network.model, version) != self.network or self.network.engine is not None:
-            raise ReleaseError(f"{of}: the manifest given is not that of this ONNX version; read it again")
+            raise ReleaseError(f"{name}: the manifest is not that of this ONNX version; read it again")
         if version not in repository.listed(self.network.model):
-            raise ReleaseError(f"{of}: the version is not listed, so its plans would never be asked")
+            raise ReleaseError(f"{name}: the version is not listed, so its plans would never be served")
         if self.build.precision == "fp32" and self.build.source_sha256 != self.network.artifact_id:
             raise ReleaseError(
-                f"{self.source}: fp32 plans of another network than {of}; build them from its model file"
+                f"{self.source}: fp32 plans of another network than {name}; build them from its model file"
             )
         directory = repository.directory(self.model, version)
         if directory.exists():
@@ -120,18 +111,24 @@ class _PlansPublication(Publication):
             created_ns=clock.now_ns(),
             files={name: sha256_file(directory / name) for name in (*self.build.plans.values(), ENGINE, GOLDEN)},
             precision=self.build.precision,
-            gpu_architecture=", ".join(f"sm{one.replace('.', '')}" for one in self.build.plans),
+            gpu_architecture=", ".join(f"sm{capability.replace('.', '')}" for capability in self.build.plans),
             engine=self.build,
         )
 
     def config(self, kept: list[Manifest]) -> str:
         serving = self.release.params.serving
-        alike = [one for one in kept if one.engine is not None and _layout(one.engine) == _layout(self.build)]
+        # Versions can only be listed together if they share names of plans and profiles.
+        layout = self.build.plans, self.build.profiles
+        alike = [
+            manifest
+            for manifest in kept
+            if manifest.engine is not None and (manifest.engine.plans, manifest.engine.profiles) == layout
+        ]
         return config_text(
             self.model,
             self.contract,
-            versions=[one.version for one in alike],
-            prime_rows=prime_rows_for(one.prime_rows for one in alike),
+            versions=[manifest.version for manifest in alike],
+            prime_rows=prime_rows_for(manifest.prime_rows for manifest in alike),
             max_batch=serving.max_batch,
             warmup=serving.warmup,
             engine=self.build,
@@ -143,12 +140,12 @@ def check_build(directory: Path, build: EngineBuild) -> None:
     """Check that a directory holds the plans of a build, and that they may be served.
 
     Raises:
-        ReleaseError: they are of TensorRT-RTX, a plan is missing or changed, or no profile takes a request of some
-            number of rows that the wire contract allows.
+        ReleaseError: they are of TensorRT-RTX, a plan is missing or changed, or a number of rows that the wire contract
+            allows fits no profile.
     """
     if build.builder != "tensorrt":
         raise ReleaseError(
-            f"{directory}: plans of {build.builder} prove that the graph builds and are never published; "
+            f"{directory}: plans of {build.builder} only show that the graph builds and are never published; "
             "Triton runs those of tensorrt"
         )
     names = list(build.plans.values())
@@ -160,16 +157,11 @@ def check_build(directory: Path, build: EngineBuild) -> None:
             raise ReleaseError(f"{path}: not a plain file beside engine.json; build the engine again")
         if sha256_file(path) != build.sha256[name]:
             raise ReleaseError(f"{path}: changed after it was built (SHA-256 differs); build the engine again")
-    taken: set[int] = set()
+    covered: set[int] = set()
     for profile in build.profiles:
         if profile.batch[0] == 1:
-            taken.update(range(profile.rows[0], profile.rows[2] + 1))
-    if missing := set(range(1, MAX_ROWS + 1)) - taken:
+            covered.update(range(profile.rows[0], profile.rows[2] + 1))
+    if missing := set(range(1, MAX_ROWS + 1)) - covered:
         raise ReleaseError(
             f"{directory}: no profile takes one stream of {min(missing)} rows; a request may carry 1 to {MAX_ROWS}"
         )
-
-
-def _layout(build: EngineBuild) -> tuple[object, ...]:
-    """Return what versions must share to be listed together."""
-    return build.plans, build.profiles

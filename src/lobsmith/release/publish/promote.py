@@ -1,8 +1,7 @@
-"""Promotion: a proven version, published again under the production name and the next number.
+"""Promotion: a valid version, published again under the production name and the next number.
 
-The bits are those of the source, which may be a candidate, an older version of the model itself, or a copy from
-elsewhere that a trusted key has signed; only the manifest is written and signed anew. Steps and crash points are those
-of any publication.
+Files are copied from a candidate, an older version, or a signed copy elsewhere; the manifest is written anew. Crash
+points: those of any publication.
 """
 
 from collections.abc import Callable
@@ -30,9 +29,9 @@ from lobsmith.verdict import Verdict
 
 
 class PromotionPlan(Struct, frozen=True, kw_only=True):
-    """What a promotion would do: nothing if there is a reason in `refusals`.
+    """The effect of a promotion: none if there are `refusals`.
 
-    `fallback` is the version that a rollback would go back to; `retired` are the versions that would be deleted.
+    `fallback` is the later rollback target; `retired` are the versions that would be deleted.
     """
 
     model: str
@@ -61,21 +60,18 @@ def promote(
 
     Args:
         release: the context.
-        source: a version's directory: of the candidate slot, of the model itself, or a signed copy anywhere.
+        source: a version's directory: the candidate deployment's, the model's, or a signed copy anywhere.
         model: the production model.
         reason: for the journal.
-        verdicts: what live traffic said of it, added to those of the source.
-        confirm: called under the lease, before anything is written; raises where the promotion is wanted no longer.
-        validate: raises where the staged version that it is given is not what it claims.
-
-    Returns:
-        The manifest of the published version.
+        verdicts: of live traffic, added to those of the source.
+        confirm: called under the lease, before anything is written; raises where the promotion is no longer wanted.
+        validate: raises where a staged version is invalid.
 
     Raises:
-        GateError: a verdict is a refusal.
+        GateError: a verdict is a refusal. Nothing was published; so for every other error.
         ContractError: the model exists with another contract.
-        ReleaseError: the source is not sound, is of plans, or the name is not one of production. Nothing was published.
-        ServingError: the server does not serve it. Nothing was published.
+        ReleaseError: the source is corrupt or of plans, or the name is not one of production.
+        ServingError: the server does not serve it.
     """
     original = _source(model, source, release.repository.trust)
     promotion = _Promotion(
@@ -97,26 +93,26 @@ def promote(
 def deploy_candidate(
     release: Release, source: Path, *, model: str, reason: str = "", validate: Validate = validate_in_child
 ) -> Manifest:
-    """Publish a version's artifact in the slot of a production model's candidates, in place of what is there.
+    """Publish a version's artifact as the candidate deployment of a production model, replacing the one there.
 
     Arguments and errors are those of `promote`.
     """
-    original, slot = _source(model, source, release.repository.trust), candidate_model(model)
-    nomination = _Promotion(
+    original, deployment = _source(model, source, release.repository.trust), candidate_model(model)
+    publication = _Promotion(
         release=release,
-        model=slot,
+        model=deployment,
         contract=original.contract,
         validate=validate,
         reason=reason,
         source=source,
         original=original,
     )
-    with sole_writer(release, f"publish {slot}") as writer:
-        return nomination.run(writer)
+    with sole_writer(release, f"publish {deployment}") as writer:
+        return publication.run(writer)
 
 
 def promotion_plan(release: Release, source: Path, *, model: str, verdicts: tuple[Verdict, ...] = ()) -> PromotionPlan:
-    """Return what `promote` would do, doing nothing.
+    """Return what `promote` would do; nothing is changed.
 
     Raises:
         ReleaseError: the repository or the journal is unreadable.
@@ -135,11 +131,11 @@ def promotion_plan(release: Release, source: Path, *, model: str, verdicts: tupl
     after, retired, fallback = listed, [], repository.fallback(model)
     if manifest is not None and not refusals:
         new = structs.replace(manifest, version=number)
-        after = [one.version for one in kept(repository, release.params, model, new)]
+        after = [remaining.version for remaining in kept(repository, release.params, model, new)]
         retired = fallen(repository.versions(model), after)
-        # The new one is the last; those before it are sound.
+        # The new version is the last; the others are valid.
         below = (repository.verify(model, version) for version in reversed(after[:-1]))
-        fallback = next((one.version for one in below if one.shares_a_market_with(new)), None)
+        fallback = next((older.version for older in below if older.shares_a_market_with(new)), None)
     return PromotionPlan(
         model=model,
         version=number,
@@ -167,9 +163,9 @@ class _Promotion(OnnxPublication):
         if self.confirm is not None:
             self.confirm()
         check_verdicts(self.model, self.verdicts())
-        # Retention may have been at work since it was read.
+        # Retention may have changed it since it was read.
         if _valid_version(self.source, self.release.repository.trust) != self.original:
-            raise ReleaseError(f"{self.source}: changed while it was to be promoted; start again")
+            raise ReleaseError(f"{self.source}: changed during the promotion; start again")
 
     def artifact_id(self) -> str | None:
         return self.original.artifact_id

@@ -1,20 +1,19 @@
-"""Publication: how a version gets from a staging folder to a server, whatever it is made of.
+"""Publication: a version's way from a staging folder to a server.
 
-A version is put together in a staging folder outside every model's, proven there in a process of its own, moved into
-the repository with one rename, listed in the model's policy with one more, and then loaded. A writer that is killed
-leaves the old state or the new one; the next writer completes or undoes it.
+A version is staged outside the repository, validated in a child process, moved into its model's folder by one rename,
+listed in the model's policy by another, and loaded. A crash leaves the old state or the new one.
 
-| killed after | the repository shows | the next writer                                  |
-|--------------|----------------------|--------------------------------------------------|
-| `intended`   | the old state        | journals a refusal                               |
-| `staged`     | the old state        | deletes the staging folder, journals a refusal   |
-| `proven`     | the old state        | deletes the staging folder, journals a refusal   |
-| `moved`      | the old state        | sets the unlisted version aside, the same        |
-| `listed`     | the new state        | writes the journal line that is missing          |
-| `loaded`     | the new state        | writes the journal line that is missing          |
-| `recorded`   | the new state        | retires what fell out of the list                |
+| killed after | the repository shows | the next writer                                |
+|--------------|----------------------|------------------------------------------------|
+| `intended`   | the old state        | journals a refusal                             |
+| `staged`     | the old state        | deletes the staging folder, journals a refusal |
+| `proven`     | the old state        | deletes the staging folder, journals a refusal |
+| `moved`      | the old state        | quarantines the version, journals a refusal    |
+| `listed`     | the new state        | journals it                                    |
+| `loaded`     | the new state        | journals it                                    |
+| `recorded`   | the new state        | retires what fell out of the list              |
 
-The first version of a model is moved together with its configuration, as one folder: `moved` is then `listed` too.
+The first version of a model is moved with its configuration as one folder: `moved` is then `listed` too.
 """
 
 import shutil
@@ -48,21 +47,20 @@ from lobsmith.verdict import Verdict
 from lobsmith.workspace import Workspace
 
 Validate = Callable[[Path, Trust], object]
-"""Raises where a version's directory is not what it claims; its files must be signed by a trusted key."""
+"""Raises where a version's directory, signed by a trusted key, is invalid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Publication(ABC):
-    """One attempt to publish a version; a subclass says of what.
+    """One attempt to publish a version; a subclass defines its kind.
 
     Attributes:
         release: the context.
         model: the Triton model.
-        contract: what the version was made for.
-        validate: raises where the staged version that it is given is not what it claims.
-        backend: Triton's backend of all versions of the model.
-        action: what the journal calls it.
-        reason: for the journal.
+        contract: that the version was made for.
+        validate: raises where a staged version is invalid.
+        backend: Triton's, of the model.
+        action, reason: for the journal.
     """
 
     release: Release
@@ -75,7 +73,7 @@ class Publication(ABC):
 
     @abstractmethod
     def version(self, last: int | None) -> int:
-        """Return the number of the version; `last` is the highest that the model ever had."""
+        """Return the version's number; `last` is the highest that the model ever had."""
 
     @abstractmethod
     def check(self) -> None:
@@ -83,11 +81,11 @@ class Publication(ABC):
 
     @abstractmethod
     def artifact_id(self) -> str | None:
-        """Return what the journal calls it, None where there is no such file."""
+        """Return the artifact's id for the journal, None where there is no such file."""
 
     @abstractmethod
     def verdicts(self) -> tuple[Verdict, ...]:
-        """Return what the gates said of it."""
+        """Return the verdicts of the gates."""
 
     @abstractmethod
     def write(self, directory: Path) -> None:
@@ -95,14 +93,14 @@ class Publication(ABC):
 
     @abstractmethod
     def manifest(self, directory: Path, version: int) -> Manifest:
-        """Return the manifest of the files written."""
+        """Return the manifest of the written files."""
 
     @abstractmethod
     def config(self, kept: list[Manifest]) -> str:
-        """Return the configuration that lists these versions, of which the last is the new one."""
+        """Return the configuration that lists these versions, the new one last."""
 
     def validate_staged(self, directory: Path) -> None:
-        """Validate the staged version, or raise."""
+        """Validate the staged version."""
         self.validate(directory, self.release.repository.trust)
 
     def run(self, writer: Writer) -> Manifest:
@@ -110,11 +108,11 @@ class Publication(ABC):
 
         Raises:
             ReleaseError: it cannot be published, and nothing was; so for every other error.
-            LeaseLostError: another process took the lease over.
+            LeaseLostError: the lease was taken over.
         """
         clear_up(writer, self.model)
         manifest = self._publish(writer)
-        # Published it is by now; what is left to be tidied the next writer finds again.
+        # The version is published by now; the next writer tidies what fails here.
         with suppress(LobsmithError, OSError):
             follow(writer, self.model)
             retire_fallen(writer, self.model)
@@ -124,7 +122,7 @@ class Publication(ABC):
         return manifest
 
     def accompany(self, writer: Writer) -> None:  # noqa: B027 - most publications are alone
-        """Publish what goes with the version, which is in service already; whatever is missing is tried again."""
+        """Publish the version's companions, once it is in service; failures are retried later."""
 
     def _publish(self, writer: Writer) -> Manifest:
         workspace, repository = self.release.workspace, self.release.repository
@@ -145,20 +143,20 @@ class Publication(ABC):
             with writer.lease.fence():
                 declare(workspace, Intent(entry=entry))
             writer.reached(CrashPoint.INTENDED)
-            manifest = self._release(writer, version, entry)
+            manifest = self._stage_and_place(writer, version, entry)
         except LeaseError:
-            # The holder of the lease accounts for it.
+            # The holder of the lease journals it.
             raise
         except BaseException as error:
             self._refuse(writer, entry, error)
             raise
-        writer.reached(CrashPoint.RECORDED)
+        writer.reached(CrashPoint.JOURNALED)
         with writer.lease.fence():
             close(workspace)
         writer.reached(CrashPoint.CLOSED)
         return manifest
 
-    def _release(self, writer: Writer, version: int, entry: Entry) -> Manifest:
+    def _stage_and_place(self, writer: Writer, version: int, entry: Entry) -> Manifest:
         repository = self.release.repository
         staging = self.release.workspace.staging / f"{self.model}-{version}-{token_hex(4)}"
         try:
@@ -176,7 +174,7 @@ class Publication(ABC):
 
     def _refuse(self, writer: Writer, entry: Entry, error: BaseException) -> None:
         reason = " ".join([str(error) or type(error).__name__, *getattr(error, "__notes__", [])])
-        # What went wrong matters more than that the journal, too, cannot be written.
+        # The first error is the one to report.
         with suppress(ReleaseError, LeaseError, OSError):
             writer.journal(structs.replace(entry, action=journal.REFUSED, reason=reason))
             close(self.release.workspace)
@@ -189,7 +187,7 @@ class Publication(ABC):
         if workspace.staging.stat().st_dev != workspace.repository.stat().st_dev:
             raise ReleaseError(
                 f"{workspace.staging} and {workspace.repository} lie on two filesystems, a version cannot be "
-                "moved between them in one step; put them on one"
+                "moved between them by one rename; put them on one"
             )
         directory.mkdir(parents=True)
         self.write(directory)
@@ -198,22 +196,22 @@ class Publication(ABC):
 
 
 def last_version(workspace: Workspace, model: str) -> int | None:
-    """Return the highest number ever used for a model, so that none comes back for another artifact."""
+    """Return the highest number ever used for a model; numbers are not used again."""
     entries = journal.read(workspace.journal)
-    used = [one.version_to for one in entries if one.model == model and one.version_to is not None]
+    used = [entry.version_to for entry in entries if entry.model == model and entry.version_to is not None]
     return max([*used, *Repository.of(workspace).versions(model)], default=None)
 
 
 def check_model(repository: Repository, model: str, contract: WireContract, backend: str) -> None:
-    """Refuse a version that does not belong under the name of a model that exists.
+    """Refuse a version that does not belong under the name of an existing model.
 
     Raises:
         ContractError: the model has another wire contract.
-        ReleaseError: it is of another backend, not a model that lobsmith wrote, or its configuration is lost.
+        ReleaseError: the model has another backend, was not written by lobsmith, or its configuration is lost.
     """
     existing = repository.contract(model)
     if existing is None:
-        # Nothing would be known of the older versions, and they would be retired.
+        # The older versions would be unlisted, and so retired.
         if repository.versions(model) and not is_candidate(model):
             raise ReleaseError(
                 f"{repository.config_path(model)}: missing, though there are versions beside it; "
@@ -224,28 +222,20 @@ def check_model(repository: Repository, model: str, contract: WireContract, back
         have, want = structs.asdict(existing), structs.asdict(contract)
         changes = ", ".join(f"{name} {have[name]} to {want[name]}" for name in have if have[name] != want[name])
         raise ContractError(f"{model}: the wire contract changes ({changes}); choose a new model.name")
-    found = read_config(repository.config_path(model)).backend
-    if found != backend:
+    existing_backend = read_config(repository.config_path(model)).backend
+    if existing_backend != backend:
         raise ReleaseError(
-            f"{model}: it is a model of the backend {found}, which one of {backend} cannot join; "
-            "choose a new model.name"
+            f"{model}: it is a model of the backend {existing_backend}, not of {backend}; choose a new model.name"
         )
 
 
 def place(writer: Writer, staging: Path, manifest: Manifest, config: str, entry: Entry) -> None:
-    """Move a proven version into the repository, list it, have it served and journal it; undo all if a part fails.
-
-    Args:
-        writer: the holder of the lease.
-        staging: holds the version's folder.
-        manifest: of the version.
-        config: the configuration that lists it.
-        entry: of the journal.
+    """Move a valid version from staging into the repository, list it, have it served and journal it; or undo all.
 
     Raises:
-        ServingError: the server does not serve it. It is set aside, and the server was asked for the old version.
+        ServingError: the server does not serve it. It was quarantined, and the server was asked for the old version.
         OSError: a file cannot be written. Nothing is left of the version; so for every other error.
-        LeaseLostError: another process took the lease over, and decides what becomes of it.
+        LeaseLostError: the lease was taken over; its holder completes or undoes the publication.
     """
     model, version = manifest.model, manifest.version
     repository, server = writer.repository, writer.release.server
@@ -280,13 +270,13 @@ def place(writer: Writer, staging: Path, manifest: Manifest, config: str, entry:
         if directory.exists() and isinstance(error, ServingError):
             writer.quarantine(directory, f"{model}-{version}")
         elif directory.exists():
-            # Kept, it would take up room on a disk that may be full; its source is still there.
+            # Deleted, as the disk may be full; its source is still there.
             delete(writer.take_out(directory, f"{model}-{version}"))
         raise
 
 
 def _unlist(writer: Writer, path: Path, before: bytes | None, alone: bool) -> bool:
-    """Restore the configuration; return whether a server may have seen the other one."""
+    """Restore the configuration; return whether a server may have loaded the other one."""
     with writer.lease.fence():
         if not path.exists() or path.read_bytes() == before:
             return False
@@ -298,15 +288,14 @@ def _unlist(writer: Writer, path: Path, before: bytes | None, alone: bool) -> bo
 
 
 def _ask_server(writer: Writer, model: str, version: int, previous: int | None, error: BaseException) -> None:
-    """Have the server go back to the old version, and let go of the new one."""
     server = writer.release.server
-    # An interrupted program must not wait for a server.
+    # An interrupt must not wait for a server.
     if server is None or not isinstance(error, Exception):
         return
     try:
         if previous is not None:
             server.serve(model, previous)
         server.withdraw(model, [version])
-    except Exception as second:  # noqa: BLE001 - the first error is the one to report
-        whereto = f"{model} {previous}" if previous else f"a state without {model}"
-        error.add_note(f"; the server did not go back to {whereto}: {second}")
+    except Exception as failure:  # noqa: BLE001 - the first error is the one to report
+        target = f"{model} {previous}" if previous else f"a state without {model}"
+        error.add_note(f"; the server did not go back to {target}: {failure}")

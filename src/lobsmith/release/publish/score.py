@@ -1,10 +1,8 @@
-"""Publishing the reference score of a version: the Triton model `<model>_drift` beside the model `<model>`.
+"""Publishing the reference score of a production version: the Triton model `<model>_drift` beside the model `<model>`.
 
-The score lies in the version's own directory, signed and proven with it. It is served under the version's own number,
-so that a client knows which training window it is compared with. It belongs to production: a candidate's is not asked.
-
-A version answers with its score or without it. So no error here fails the version's publication: a score that failed is
-journaled as refused, `verify` reports that it is missing, and reconcile tries again after `reconcile.retry_s`.
+The score is a file of the version, signed and validated with it, and has its number. No error here fails the version's
+publication: a failed score is journaled as refused, `verify` reports it, and reconcile tries again after
+`reconcile.retry_s`.
 """
 
 from collections.abc import Sequence
@@ -23,7 +21,7 @@ from lobsmith.release.publish.publication import Publication, Validate
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.incidents import manifest_of
 from lobsmith.release.repository.journal import Entry
-from lobsmith.release.repository.recovery import DIED, resume
+from lobsmith.release.repository.recovery import CRASHED, resume
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.writer import Writer, sole_writer
 from lobsmith.release.version.manifest import Manifest, check_files, read_manifest
@@ -34,7 +32,7 @@ from lobsmith.verdict import Verdict
 
 
 def unscored(repository: Repository, model: str) -> list[int]:
-    """Return the listed versions of a production model that have a score which is not listed, rising.
+    """Return the listed versions of a production model whose score is not listed, rising.
 
     Raises:
         ReleaseError: a configuration is unreadable.
@@ -51,19 +49,16 @@ def unscored(repository: Repository, model: str) -> list[int]:
 
 
 def accompany(writer: Writer, model: str, *, retry: bool) -> dict[int, str]:
-    """Publish the scores that the listed versions of a production model have and `<model>_drift` lacks.
+    """Publish the scores of listed versions of a production model that `<model>_drift` lacks.
 
-    Args:
-        writer: the holder of the lease.
-        model: the model; there is nothing to do for any other than one of production.
-        retry: try again now what was refused before.
+    With `retry`, also those refused lately.
 
     Returns:
-        The versions that are without their score, and why.
+        The versions still without a score, and why.
 
     Raises:
         ReleaseError: a configuration or the journal is unreadable.
-        LeaseError: another process took the lease over.
+        LeaseError: the lease was taken over.
     """
     failed, release = {}, writer.release
     # A writer that crashed mid-publication has not journaled it yet.
@@ -73,8 +68,11 @@ def accompany(writer: Writer, model: str, *, retry: bool) -> dict[int, str]:
         reason = None if retry else _lately_refused(entries, score_model(model), version, retry_s)
         try:
             if reason is None:
-                of = release.repository.verify(model, version)
-                _ScorePublication(release=release, model=score_model(model), contract=of.contract, of=of).run(writer)
+                source = release.repository.verify(model, version)
+                publication = _ScorePublication(
+                    release=release, model=score_model(model), contract=source.contract, source=source
+                )
+                publication.run(writer)
         except LeaseError:
             raise
         except (LobsmithError, OSError) as error:
@@ -85,11 +83,7 @@ def accompany(writer: Writer, model: str, *, retry: bool) -> dict[int, str]:
 
 
 def catch_up(release: Release, model: str, *, retry: bool = False) -> dict[int, str]:
-    """Do what `accompany` does, where there is anything to do; the lease is taken only then.
-
-    Returns:
-        See `accompany`. Any other error is the reason for all of them.
-    """
+    """Call `accompany` if a score is missing; only then the lease is taken. Any other error is the reason for all."""
     missing: list[int] = []
     try:
         missing = unscored(release.repository, model)
@@ -105,35 +99,35 @@ def catch_up(release: Release, model: str, *, retry: bool = False) -> dict[int, 
 class _ScorePublication(Publication):
     """An attempt to publish the score of a version."""
 
-    of: Manifest
+    source: Manifest
     validate: Validate = check_files
 
     def version(self, last: int | None) -> int:
         del last
-        return self.of.version
+        return self.source.version
 
     def check(self) -> None:
         repository = self.release.repository
         if repository.config_path(self.model).is_file() and not repository.is_score(self.model):
             raise ReleaseError(f"{repository.config_path(self.model)}: not that of a score; move the model away")
-        directory = repository.directory(self.model, self.of.version)
+        directory = repository.directory(self.model, self.source.version)
         if directory.exists():
             raise ReleaseError(f"{directory}: there is a score that is not listed; see lobsmith repository verify")
 
     def artifact_id(self) -> str | None:
-        return self.of.files[SCORE]
+        return self.source.files[SCORE]
 
     def verdicts(self) -> tuple[Verdict, ...]:
         return ()
 
     def write(self, directory: Path) -> None:
-        version = self.release.repository.directory(self.of.model, self.of.version)
+        version = self.release.repository.directory(self.source.model, self.source.version)
         copy_durably(version / SCORE, directory / MODEL)
 
     def manifest(self, directory: Path, version: int) -> Manifest:
         files = {MODEL: sha256_file(directory / MODEL)}
         return structs.replace(
-            self.of,
+            self.source,
             model=self.model,
             version=version,
             artifact_id=files[MODEL],
@@ -147,25 +141,29 @@ class _ScorePublication(Publication):
 
     def validate_staged(self, directory: Path) -> None:
         super().validate_staged(directory)
-        # These bits were proven with the version.
-        if read_manifest(directory).artifact_id != self.of.files[SCORE]:
-            raise ReleaseError(f"{directory / MODEL}: not the {SCORE} of {self.of.model} {self.of.version}; try again")
+        # These bits were validated with the version.
+        if read_manifest(directory).artifact_id != self.source.files[SCORE]:
+            raise ReleaseError(
+                f"{directory / MODEL}: not the {SCORE} of {self.source.model} {self.source.version}; try again"
+            )
 
     def config(self, kept: list[Manifest]) -> str:
         serving = self.release.params.serving
         return score_config_text(
             self.model,
             self.contract,
-            versions=[one.version for one in kept],
+            versions=[manifest.version for manifest in kept],
             max_batch=serving.max_batch,
             warmup=serving.warmup,
         )
 
 
 def _lately_refused(entries: Sequence[Entry], model: str, version: int, retry_s: float) -> str | None:
-    """Return why a score was refused within the last `retry_s`; one whose writer crashed may be tried at once."""
+    """Return why a score was refused within the last `retry_s`; None if its writer crashed."""
     since_ns = clock.now_ns() - int(retry_s * NS_PER_S)
-    about = [one for one in entries if (one.model, one.version_to) == (model, version) and one.time_ns > since_ns]
-    if not about or about[-1].action != journal.REFUSED or about[-1].reason.startswith(DIED):
+    lately = [
+        entry for entry in entries if (entry.model, entry.version_to) == (model, version) and entry.time_ns > since_ns
+    ]
+    if not lately or lately[-1].action != journal.REFUSED or lately[-1].reason.startswith(CRASHED):
         return None
-    return about[-1].reason
+    return lately[-1].reason

@@ -1,1 +1,1 @@
-"""From the aliases in the registry to what the repository serves."""
+"""Reconcile: the repository follows the aliases in the registry."""

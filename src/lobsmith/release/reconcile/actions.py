@@ -1,4 +1,4 @@
-"""The steps of reconciling: what is done for each, and the crash points between their parts."""
+"""Actions of a reconcile plan, and their crash points."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,31 +41,31 @@ _Kind = TypeVar("_Kind")
 
 
 class CrashPoint(StrEnum):
-    """The crash points: what is done when a process may be killed."""
+    """A phase of an action that is complete."""
 
     DECIDED = "decided"
     FOUND = "found"
-    """A sound copy of what is wanted is at hand."""
+    """A valid copy of the requested version is available."""
     PROMOTED = "promoted"
-    CROWNED = "crowned"
+    CHALLENGER_PROMOTED = "crowned"
     """The challenger is the champion, as nothing serves."""
-    FILLED = "filled"
-    EMPTIED = "emptied"
-    BLAMED = "blamed"
-    """The registered version says that it was rolled back."""
-    RESTORED = "restored"
+    CANDIDATE_DEPLOYED = "filled"
+    CANDIDATE_UNDEPLOYED = "emptied"
+    ROLLBACK_TAGGED = "blamed"
+    """The registered version is tagged as rolled back."""
+    ALIAS_REVERTED = "restored"
     """The alias points at what serves."""
-    SETTLED = "settled"
+    ROLLBACK_ACKNOWLEDGED = "settled"
     DROPPED = "dropped"
-    """The alias `challenger` is gone from what is in production."""
+    """The alias `challenger` no longer points at what is in production."""
     TAGGED = "tagged"
     JOURNALED = "journaled"
-    """The journal has a refusal."""
+    """A refusal is in the journal."""
     REFUSED = "refused"
 
 
 class Refusal(Struct, frozen=True):
-    """Why a wish could not be had, and when that was found out."""
+    """Why and when a request was refused."""
 
     time_ns: int
     reason: str
@@ -73,14 +73,14 @@ class Refusal(Struct, frozen=True):
 
 @dataclass(kw_only=True)
 class Work:
-    """One call of `reconcile`: what it was given, what it has done and which wishes it has tried."""
+    """State of one `reconcile` call: its arguments, the actions taken, the requests tried."""
 
     release: Release
     model: str
     retry: bool
     lease: Lease
     promoted: Manifest | None = None
-    done: list[str] = field(default_factory=list)
+    actions: list[str] = field(default_factory=list)
     tried: set[tuple[str, int]] = field(default_factory=set)
 
     def reached(self, point: CrashPoint) -> None:
@@ -90,22 +90,22 @@ class Work:
 
 
 def perform(work: Work, action: Action) -> None:
-    """Do a step.
+    """Perform an action.
 
     Raises:
         RegistryError: MLflow cannot be reached.
-        LobsmithError: the step could not be done, and is no wish that could be refused.
+        LobsmithError: the action failed and is no request that could be refused.
     """
     match action:
         case Promote(champion):
-            _fulfil(work, CHAMPION, champion, lambda: _promote(work, champion))
+            _attempt(work, CHAMPION, champion, lambda: _promote(work, champion))
         case PromoteChallenger(challenger):
-            why = "nothing serves that it could be compared with, and its gates have passed"
-            aliases.request(work.release.workspace, work.model, CHAMPION, challenger.version, why)
-            work.reached(CrashPoint.CROWNED)
-            work.done.append(f"registry:{challenger.version} is {CHAMPION}: {why}")
+            reason = "nothing serves that it could be compared with, and its gates have passed"
+            aliases.request(work.release.workspace, work.model, CHAMPION, challenger.version, reason)
+            work.reached(CrashPoint.CHALLENGER_PROMOTED)
+            work.actions.append(f"registry:{challenger.version} is {CHAMPION}: {reason}")
         case DeployCandidate(challenger):
-            _fulfil(work, CHALLENGER, challenger, lambda: _deploy_candidate(work, challenger))
+            _attempt(work, CHALLENGER, challenger, lambda: _deploy_candidate(work, challenger))
         case UndeployCandidate(candidate):
             _undeploy_candidate(work, candidate)
         case RevertAlias(champion, active):
@@ -115,32 +115,32 @@ def perform(work: Work, action: Action) -> None:
         case DropChallenger(challenger):
             aliases.delete_alias(work.release.workspace, work.model, CHALLENGER)
             work.reached(CrashPoint.DROPPED)
-            work.done.append(f"registry:{challenger.version} is in production and no challenger any more")
+            work.actions.append(f"registry:{challenger.version} is in production and no challenger any more")
         case Tag(champion, active):
             _tag(work, champion, active)
 
 
-def _fulfil(work: Work, alias: str, requested: Registered, act: Callable[[], str]) -> None:
-    """Fulfil a wish, or note why not: in the journal once, and on the registered version, where it is looked for."""
+def _attempt(work: Work, alias: str, requested: Registered, act: Callable[[], str]) -> None:
+    """Fulfil a request, or journal the refusal once and tag the registered version with it."""
     name = work.model if alias == CHAMPION else candidate_model(work.model)
-    known = len(journal.read(work.release.workspace.journal))
+    lines_before = len(journal.read(work.release.workspace.journal))
     work.tried.add((alias, requested.version))
     try:
         if requested.artifact_id is None:
-            _identify(work, requested)
+            _tag_artifact(work, requested)
             work.tried.discard((alias, requested.version))
             return
-        work.done.append(act())
+        work.actions.append(act())
     except (RegistryError, LeaseError):
-        # Neither says anything of the wish.
+        # No failure of the request.
         raise
     except LobsmithError as error:
-        before, reason = refusal_of(requested), " ".join(str(error).split())
-        written = any(
+        previous, reason = refusal_of(requested), " ".join(str(error).split())
+        journaled = any(
             (entry.model, entry.action) == (name, journal.REFUSED)
-            for entry in journal.read(work.release.workspace.journal)[known:]
+            for entry in journal.read(work.release.workspace.journal)[lines_before:]
         )
-        if not written and (before is None or before.reason != reason):
+        if not journaled and (previous is None or previous.reason != reason):
             _journal(work, name, journal.REFUSED, requested.artifact_id, f"registry:{requested.version}: {reason}")
         work.reached(CrashPoint.JOURNALED)
         refusal = msgspec.json.encode(Refusal(clock.now_ns(), reason)).decode()
@@ -149,8 +149,8 @@ def _fulfil(work: Work, alias: str, requested: Registered, act: Callable[[], str
         work.reached(CrashPoint.REFUSED)
 
 
-def _identify(work: Work, requested: Registered) -> None:
-    """Note which artifact a version holds that somebody registered by hand."""
+def _tag_artifact(work: Work, requested: Registered) -> None:
+    """Tag a version that was registered by hand with its artifact."""
     with aliases.release_of(work.release.workspace, work.model, requested) as (_, manifest):
         tags = {aliases.ARTIFACT_ID: manifest.artifact_id}
     aliases.tag(work.release.workspace, work.model, requested.version, tags)
@@ -158,8 +158,8 @@ def _identify(work: Work, requested: Registered) -> None:
 
 def _promote(work: Work, champion: Registered) -> str:
     verdict = _verdict(champion)
-    reason = _why(CHAMPION, champion)
-    # An alias that is set by hand may overrule live traffic, but not unseen.
+    reason = _reason(CHAMPION, champion)
+    # An alias set by hand may overrule a verdict, but the journal has it.
     if verdict is not None and not verdict.passed and not _undecided(verdict):
         reason += f"; against the verdict {verdict}"
     with source_of(work.release.workspace, work.model, champion) as source:
@@ -177,67 +177,69 @@ def _promote(work: Work, champion: Registered) -> str:
 
 
 def _confirm(work: Work, champion: Registered) -> None:
-    """Refuse to promote on what was known before another process took over, or rolled the wanted version back.
+    """Refuse a promotion if another process took over or rolled the version back.
 
     Raises:
-        LeaseLostError: so it was.
+        LeaseLostError: one of these happened.
     """
     with work.lease.fence():
         pass
     if champion.artifact_id in taken_back(journal.read(work.release.workspace.journal), work.model):
-        wish = f"{work.model} registry:{champion.version}"
-        raise LeaseLostError(f"{wish}: rolled back when it was about to be promoted; reconcile again")
+        requested = f"{work.model} registry:{champion.version}"
+        raise LeaseLostError(f"{requested}: rolled back when it was about to be promoted; reconcile again")
 
 
 def _deploy_candidate(work: Work, challenger: Registered) -> str:
     with source_of(work.release.workspace, work.model, challenger) as source:
         work.reached(CrashPoint.FOUND)
-        manifest = deploy_candidate(work.release, source, model=work.model, reason=_why(CHALLENGER, challenger))
-    work.reached(CrashPoint.FILLED)
+        manifest = deploy_candidate(work.release, source, model=work.model, reason=_reason(CHALLENGER, challenger))
+    work.reached(CrashPoint.CANDIDATE_DEPLOYED)
     return f"published registry:{challenger.version} as {manifest.model} {manifest.version}"
 
 
 def _undeploy_candidate(work: Work, candidate: Present) -> None:
-    """Empty the slot; the last verdict on what was in it, if there is one, goes into the journal."""
-    found = aliases.find_registered(work.release.workspace, work.model, {aliases.ARTIFACT_ID: candidate.artifact_id})
-    verdicts = [verdict for verdict in map(_verdict, found) if verdict is not None and not _undecided(verdict)]
+    tags = {aliases.ARTIFACT_ID: candidate.artifact_id}
+    versions = aliases.find_registered(work.release.workspace, work.model, tags)
+    verdicts = [verdict for verdict in map(_verdict, versions) if verdict is not None and not _undecided(verdict)]
     undeploy_candidate(
         work.release,
         work.model,
         reason=f"no registered version is {CHALLENGER}",
         verdicts=tuple(verdicts[-1:]),
     )
-    work.reached(CrashPoint.EMPTIED)
-    work.done.append(f"emptied {candidate_model(work.model)}, which held {candidate.version}")
+    work.reached(CrashPoint.CANDIDATE_UNDEPLOYED)
+    work.actions.append(f"undeployed {candidate_model(work.model)} {candidate.version}")
 
 
 def _revert_alias(work: Work, champion: Registered, active: Present | None) -> None:
-    """Point the alias at what serves; where that is not registered, at nothing."""
+    """Point the alias at what serves; delete it where that is not registered."""
     tags = {aliases.SERVING: "rolled back"}
     aliases.tag(work.release.workspace, work.model, champion.version, tags)
-    work.reached(CrashPoint.BLAMED)
+    work.reached(CrashPoint.ROLLBACK_TAGGED)
     serving: list[Registered] = []
     if active is not None:
         wanted = {aliases.ARTIFACT_ID: active.artifact_id}
         serving = aliases.find_registered(work.release.workspace, work.model, wanted)
         # Of several with the same bits, the one that was promoted.
-        serving.sort(key=lambda one: (one.tags.get(aliases.TRITON_VERSION) == str(active.version), one.version))
+        serving.sort(
+            key=lambda version: (version.tags.get(aliases.TRITON_VERSION) == str(active.version), version.version)
+        )
     if serving:
         aliases.set_alias(work.release.workspace, work.model, CHAMPION, serving[-1].version)
-        where = f"registry:{serving[-1].version}"
+        target = f"registry:{serving[-1].version}"
     else:
         aliases.delete_alias(work.release.workspace, work.model, CHAMPION)
-        where = "nothing"
-    work.reached(CrashPoint.RESTORED)
-    work.done.append(f"{CHAMPION} moved from registry:{champion.version}, which was rolled back, to {where}")
+        target = "nothing"
+    work.reached(CrashPoint.ALIAS_REVERTED)
+    work.actions.append(f"{CHAMPION} moved from registry:{champion.version}, which was rolled back, to {target}")
 
 
 def _acknowledge_rollback(work: Work, artifacts: frozenset[str]) -> None:
-    short = ", ".join(sorted(one[:12] for one in artifacts))
-    reason = f"{CHAMPION} asks for what was rolled back no longer ({short}); it may be asked for again"
+    short = ", ".join(sorted(artifact[:12] for artifact in artifacts))
+    reason = f"{CHAMPION} no longer requests what was rolled back ({short}); it may be requested again"
     _journal(work, work.model, journal.SETTLED, None, reason)
-    work.reached(CrashPoint.SETTLED)
-    work.done.append("the rollback is complete")
+    work.reached(CrashPoint.ROLLBACK_ACKNOWLEDGED)
+    work.actions.append("the rollback is complete")
 
 
 def _tag(work: Work, champion: Registered, active: Present) -> None:
@@ -257,7 +259,7 @@ def _journal(work: Work, model: str, action: str, artifact_id: str | None, reaso
         writer.journal(writer.entry(action, model, before=active, about=None, artifact_id=artifact_id, reason=reason))
 
 
-def _why(alias: str, requested: Registered) -> str:
+def _reason(alias: str, requested: Registered) -> str:
     request = requested.tags.get(aliases.REQUEST)
     return f"registry:{requested.version} is {alias}" + (f": {request}" if request else "")
 
@@ -271,12 +273,12 @@ def _undecided(verdict: Verdict) -> bool:
 
 
 def refusal_of(version: Registered) -> Refusal | None:
-    """Return why a registered version could not be had, None where that is not known."""
+    """Return why a registered version was refused, None where it was not."""
     return _decoded(version.tags.get(aliases.REFUSED), Refusal)
 
 
 def _decoded(text: str | None, kind: type[_Kind]) -> _Kind | None:
-    """Return what a tag says; anybody may have written something else there."""
+    """Return the content of a tag; None where it is something else, as a person may edit it."""
     try:
         return None if text is None else msgspec.json.decode(text, type=kind)
     except msgspec.DecodeError:

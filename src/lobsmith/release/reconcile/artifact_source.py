@@ -1,4 +1,4 @@
-"""Where the files of a registered version are: in the repository, or kept with its run in MLflow."""
+"""The files of a registered version: in the repository, or kept with its run in MLflow."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +14,12 @@ from lobsmith.workspace import Workspace
 
 @contextmanager
 def source_of(workspace: Workspace, model: str, requested: Registered) -> Iterator[Path]:
-    """Find a sound copy of a registered version's files, for as long as the block lasts.
-
-    The candidate slot is looked at first, then the versions of the model, the newest first, then MLflow.
+    """Yield a valid copy of a registered version's files: of the candidate deployment, the model (newest first) or
+    MLflow.
 
     Raises:
         RegistryError: only MLflow may have it, and cannot be reached.
-        ReleaseError: there is no sound copy.
+        ReleaseError: there is no valid copy.
     """
     directory = _in_repository(workspace, model, requested.artifact_id)
     if directory is not None:

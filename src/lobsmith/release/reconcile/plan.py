@@ -1,8 +1,7 @@
-"""The reconcile plan: the next step that brings the repository closer to what the registry wants, decided from facts.
+"""The reconcile plan: the next action that makes the repository follow the registry, a pure function of the situation.
 
-MLflow keeps no history of aliases, so a wish cannot be told from one that was fulfilled and taken back. The journal
-says which artifacts were rolled back: as long as the alias has not been seen elsewhere since, it still is the old wish,
-and it is the alias that has to move.
+MLflow keeps no history of aliases. By the journal, an alias at a rolled-back artifact is the old request, and is
+reverted, until it has been seen elsewhere.
 """
 
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from lobsmith.release.repository.journal import Entry
 
 
 class Present(NamedTuple):
-    """A version that the repository lists, and the artifact it holds."""
+    """A listed version and its artifact."""
 
     version: int
     artifact_id: str
@@ -23,14 +22,14 @@ class Present(NamedTuple):
 
 @dataclass(frozen=True)
 class Situation:
-    """What is so, and what is wanted.
+    """The state of the repository, and the wanted one.
 
     Attributes:
         active: the active production version.
-        slot: the active version of the candidate slot.
-        wanted: what the aliases point at.
-        taken_back: artifacts that were rolled back while the alias asked for them, as far as the journal knows.
-        refused: wishes that were refused lately, as alias and registered version.
+        candidate: the active version of the candidate deployment.
+        wanted: the targets of the aliases.
+        taken_back: artifacts that were rolled back while the alias requested them, by the journal.
+        refused: requests refused lately, as alias and registered version.
     """
 
     active: Present | None = None
@@ -49,28 +48,28 @@ class Promote:
 
 @dataclass(frozen=True)
 class PromoteChallenger:
-    """Make the challenger the champion: nothing serves that it could be compared with, and its gates have passed."""
+    """Make the challenger the champion: nothing serves to compare it with, and its gates have passed."""
 
     challenger: Registered
 
 
 @dataclass(frozen=True)
 class DeployCandidate:
-    """Publish the challenger's artifact in the candidate slot."""
+    """Publish the challenger's artifact as the candidate deployment."""
 
     challenger: Registered
 
 
 @dataclass(frozen=True)
 class UndeployCandidate:
-    """Empty the candidate slot: no alias asks for what is in it."""
+    """Remove a candidate deployment that no alias requests."""
 
     candidate: Present
 
 
 @dataclass(frozen=True)
 class RevertAlias:
-    """Move the alias from an artifact that was rolled back to the one that serves; this completes the rollback."""
+    """Move the alias from a rolled-back artifact to the one that serves; completes the rollback."""
 
     champion: Registered
     active: Present | None
@@ -78,21 +77,21 @@ class RevertAlias:
 
 @dataclass(frozen=True)
 class AcknowledgeRollback:
-    """Note that the alias no longer asks for what was rolled back: from now on it may be asked for again."""
+    """Journal that the alias has left what was rolled back, which may then be requested again."""
 
     taken_back: frozenset[str]
 
 
 @dataclass(frozen=True)
 class DropChallenger:
-    """Take the alias from an artifact that is in production: there is nothing left to compare."""
+    """Delete the alias of a challenger that is in production: nothing is left to compare."""
 
     challenger: Registered
 
 
 @dataclass(frozen=True)
 class Tag:
-    """Note on the champion under which number it serves."""
+    """Tag the champion with the version number that it serves as."""
 
     champion: Registered
     active: Present
@@ -110,38 +109,41 @@ Action = (
 )
 
 
-def next_action(now: Situation) -> Action | None:
-    """Return what is to be done first, None where everything is as it is wanted or cannot be.
+def next_action(situation: Situation) -> Action | None:
+    """Return the next action, None where nothing is to be done or can be.
 
-    A step that was done leads to a situation in which it is not the next one; so repeating this ends, and any process
-    can go on where another one was killed.
+    After an action another is next, so repetition ends, and any process can continue after a crash.
     """
-    champion, challenger = now.wanted.champion, now.wanted.challenger
-    if now.taken_back:
-        if champion is not None and champion.artifact_id in now.taken_back and not _holds(now.active, champion):
-            return RevertAlias(champion, now.active)
-        return AcknowledgeRollback(now.taken_back)
+    champion, challenger = situation.wanted.champion, situation.wanted.challenger
+    if situation.taken_back:
+        if (
+            champion is not None
+            and champion.artifact_id in situation.taken_back
+            and not _holds(situation.active, champion)
+        ):
+            return RevertAlias(champion, situation.active)
+        return AcknowledgeRollback(situation.taken_back)
     if champion is not None:
-        if not _holds(now.active, champion):
-            if (CHAMPION, champion.version) not in now.refused:
+        if not _holds(situation.active, champion):
+            if (CHAMPION, champion.version) not in situation.refused:
                 return Promote(champion)
-        elif now.active is not None and champion.tags.get(TRITON_VERSION) != str(now.active.version):
-            return Tag(champion, now.active)
-    elif challenger is not None and now.active is None:
+        elif situation.active is not None and champion.tags.get(TRITON_VERSION) != str(situation.active.version):
+            return Tag(champion, situation.active)
+    elif challenger is not None and situation.active is None:
         return PromoteChallenger(challenger)
     if challenger is None:
-        return None if now.candidate is None else UndeployCandidate(now.candidate)
-    if _holds(now.active, challenger):
+        return None if situation.candidate is None else UndeployCandidate(situation.candidate)
+    if _holds(situation.active, challenger):
         return DropChallenger(challenger)
-    if not _holds(now.candidate, challenger) and (CHALLENGER, challenger.version) not in now.refused:
+    if not _holds(situation.candidate, challenger) and (CHALLENGER, challenger.version) not in situation.refused:
         return DeployCandidate(challenger)
     return None
 
 
 def taken_back(entries: Iterable[Entry], model: str) -> frozenset[str]:
-    """Return the artifacts of a model that were rolled back since the alias was last seen to have moved away."""
+    """Return the artifacts of a model rolled back since the alias last moved away from one."""
     artifacts: dict[int, str] = {}
-    found: set[str] = set()
+    rolled_back: set[str] = set()
     for entry in entries:
         if entry.model != model:
             continue
@@ -149,12 +151,12 @@ def taken_back(entries: Iterable[Entry], model: str) -> frozenset[str]:
             artifacts[entry.version_to] = entry.artifact_id
         elif entry.action == journal.ROLLED_BACK:
             back, bad = entry.version_to or 0, entry.version_from or 0
-            found |= {artifacts.pop(version) for version in list(artifacts) if back < version <= bad}
+            rolled_back |= {artifacts.pop(version) for version in list(artifacts) if back < version <= bad}
             # Promoting an older artifact again is a new number for what was gone back to.
-            found.discard(artifacts.get(back, ""))
+            rolled_back.discard(artifacts.get(back, ""))
         elif entry.action == journal.SETTLED:
-            found.clear()
-    return frozenset(found)
+            rolled_back.clear()
+    return frozenset(rolled_back)
 
 
 def _holds(present: Present | None, requested: Registered) -> bool:

@@ -1,9 +1,7 @@
-"""Reconcile: the repository is made to follow the aliases in MLflow's registry.
+"""Reconcile: the repository follows the aliases in MLflow's registry.
 
-Each step is decided from what the registry, the repository and the journal say at that moment
-(`release/reconcile/plan.py`), and leads to a situation in which it is not the next one. So any process may take a step,
-any number of times, and be killed after it: the next reconcile goes on. While MLflow is away nothing is changed, and
-what serves goes on.
+Each action is planned anew (`release/reconcile/plan.py`), so the next reconcile, in any process, continues after a
+crash. While MLflow is unreachable nothing is changed, and serving goes on.
 """
 
 from dataclasses import replace
@@ -27,24 +25,24 @@ from lobsmith.release.version.manifest import read_manifest
 from lobsmith.release.version.names import candidate_model
 from lobsmith.units import NS_PER_S
 
-_MOST_STEPS = 12
-"""More than any situation needs: the aliases keep moving."""
-_FAULTY = "faulty"
+_MOST_ACTIONS = 12
+"""More than any situation needs; reached if the aliases keep moving."""
+_CORRUPT = "corrupt"
 
 
 class Reconciled(Struct, frozen=True, kw_only=True):
-    """What was done and what could not be.
+    """The outcome of a reconcile.
 
     Attributes:
         model: the production model.
         active: its active version.
-        candidate: the version in the candidate slot.
-        champion: the registered version that the alias asked for in the end.
-        promoted: the last version that was promoted in this call.
-        done: the steps taken, in words.
-        refused: aliases whose wish cannot be had, and why.
-        away: why MLflow cannot be asked; what was not done before is left as it is.
-        unscored: listed versions whose reference score is not served, and why; they answer without it.
+        candidate: the version of the candidate deployment.
+        champion: the registered version that the alias requested last.
+        promoted: the last version promoted in this call.
+        done: the actions taken, as text.
+        refused: the reason by alias.
+        away: why MLflow is unreachable; later actions were not taken.
+        unscored: the reason by listed version whose reference score is not served.
     """
 
     model: str
@@ -58,7 +56,7 @@ class Reconciled(Struct, frozen=True, kw_only=True):
     unscored: dict[int, str] = {}
 
     def words(self) -> str:
-        """Return what came of it, in one line."""
+        """Return the outcome in one line."""
         return "; ".join(
             [
                 *([f"nothing changed: {self.away}"] if self.away else []),
@@ -72,18 +70,17 @@ class Reconciled(Struct, frozen=True, kw_only=True):
 def reconcile(release: Release, model: str, *, retry: bool = False) -> Reconciled:
     """Make the repository follow the registry's aliases, as far as possible.
 
-    It may run in several processes at once: one works, the others wait and find nothing left to do.
+    Of several processes one acts, the others wait and have nothing left to do.
 
     Args:
-        release: the context; `note` is called with the name of each crash point too, see `CrashPoint`. `who` is for the
-            journal, where the registry does not say who asked.
+        release: the context; `who` is for the journal where the registry names no requester.
         model: the production model.
-        retry: try again what was refused before, now.
+        retry: try again now what was refused lately.
 
     Raises:
         LeaseError: another process reconciles all the time, or took over.
-        ReleaseError: the repository or the journal is unreadable.
-        ServingError: the server does not let go of a candidate.
+        ReleaseError: repository or journal is unreadable.
+        ServingError: the server does not unload a candidate.
     """
     workspace, limits = release.workspace, release.params.reconcile
     away = None
@@ -93,8 +90,8 @@ def reconcile(release: Release, model: str, *, retry: bool = False) -> Reconcile
         work = Work(release=release, model=model, retry=retry, lease=lease)
         wanted = Wanted()
         try:
-            for _ in range(_MOST_STEPS):
-                # A process that was stopped and goes on must not act on what it knew then.
+            for _ in range(_MOST_ACTIONS):
+                # A process that was paused must not act on an old situation.
                 with lease.fence():
                     pass
                 wanted = aliases.wanted(workspace, model)
@@ -113,7 +110,7 @@ def reconcile(release: Release, model: str, *, retry: bool = False) -> Reconcile
         candidate=candidate,
         champion=None if wanted.champion is None else wanted.champion.version,
         promoted=None if work.promoted is None else work.promoted.version,
-        done=tuple(work.done),
+        done=tuple(work.actions),
         refused=_refused(wanted),
         away=away,
         unscored=unscored,
@@ -121,9 +118,9 @@ def reconcile(release: Release, model: str, *, retry: bool = False) -> Reconcile
 
 
 def _situation(work: Work, wanted: Wanted) -> Situation:
-    """Read repository and journal under the lease, at one moment at which no writer is in the middle of a change."""
-    with sole_writer(replace(work.release, note=None), f"look at {work.model}") as writer:
-        # A rollback that was begun must be seen as one, or it would be undone here.
+    """Read repository and journal under the lease, between two changes."""
+    with sole_writer(replace(work.release, note=None), f"read the state of {work.model}") as writer:
+        # An incomplete rollback must be journaled first, or it would be undone here.
         resume(writer)
         entries = journal.read(work.release.workspace.journal)
         return Situation(
@@ -139,9 +136,9 @@ def _present(repository: Repository, model: str) -> Present | None:
     version = repository.active(model)
     if version is None:
         return None
-    # A spoilt copy is not what is wanted, and a sound one may be at hand.
+    # Not the wanted artifact: a valid copy may replace it.
     if repository.integrity_error(model, version) is not None:
-        return Present(version, _FAULTY)
+        return Present(version, _CORRUPT)
     return Present(version, read_manifest(repository.directory(model, version)).artifact_id)
 
 
@@ -149,16 +146,16 @@ def _lately_refused(work: Work, wanted: Wanted) -> set[tuple[str, int]]:
     if work.retry:
         return set()
     since_ns = clock.now_ns() - int(work.release.params.reconcile.retry_s * NS_PER_S)
-    found = set()
-    for alias, version in _wishes(wanted):
+    refused = set()
+    for alias, version in _requests(wanted):
         refusal = refusal_of(version)
         if refusal is not None and refusal.time_ns > since_ns:
-            found.add((alias, version.version))
-    return found
+            refused.add((alias, version.version))
+    return refused
 
 
 def _refused(wanted: Wanted) -> dict[str, str]:
-    refusals = {alias: (version, refusal_of(version)) for alias, version in _wishes(wanted)}
+    refusals = {alias: (version, refusal_of(version)) for alias, version in _requests(wanted)}
     return {
         alias: f"registry:{version.version}: {refusal.reason}"
         for alias, (version, refusal) in refusals.items()
@@ -166,6 +163,6 @@ def _refused(wanted: Wanted) -> dict[str, str]:
     }
 
 
-def _wishes(wanted: Wanted) -> list[tuple[str, Registered]]:
-    both = ((CHAMPION, wanted.champion), (CHALLENGER, wanted.challenger))
-    return [(alias, version) for alias, version in both if version is not None]
+def _requests(wanted: Wanted) -> list[tuple[str, Registered]]:
+    targets = ((CHAMPION, wanted.champion), (CHALLENGER, wanted.challenger))
+    return [(alias, version) for alias, version in targets if version is not None]

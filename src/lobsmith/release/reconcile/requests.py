@@ -1,4 +1,4 @@
-"""Promotion requests: by hand for a registered version, or by a retrain that registers its result as the challenger."""
+"""Promotion requests: by a person for a registered version, or by a retrain that registers a challenger."""
 
 import re
 
@@ -34,12 +34,9 @@ _REGISTERED = re.compile(r"registry:([1-9][0-9]{0,17})", re.ASCII)
 
 
 def registered_of(workspace: Workspace, model: str, name: str | None) -> Registered:
-    """Return the registered version that a person means.
+    """Return the registered version of a name.
 
-    Args:
-        workspace: where the repository lies.
-        model: the production model.
-        name: a version of production or of the candidate slot, `registry:N`, or None for the challenger.
+    That is a version of production or of the candidate deployment, `registry:N`, or None for the challenger.
 
     Raises:
         RegistryError: MLflow cannot be reached.
@@ -50,20 +47,20 @@ def registered_of(workspace: Workspace, model: str, name: str | None) -> Registe
         if challenger is None:
             raise ReleaseError(f"{model}: there is no challenger; name a version, see lobsmith models list")
         return challenger
-    if found := _REGISTERED.fullmatch(name):
-        return registered(workspace, model, int(found[1]))
+    if match := _REGISTERED.fullmatch(name):
+        return registered(workspace, model, int(match[1]))
     manifest = version_named(workspace, model, name)
-    same = find_registered(workspace, model, {ARTIFACT_ID: manifest.artifact_id})
-    if not same:
+    versions = find_registered(workspace, model, {ARTIFACT_ID: manifest.artifact_id})
+    if not versions:
         raise ReleaseError(f"{manifest.model} {name}: no registered version holds this artifact; name registry:N")
-    return same[-1]
+    return versions[-1]
 
 
 def version_named(workspace: Workspace, model: str, name: str) -> Manifest:
-    """Return the manifest of a version of production or of the candidate slot, checked.
+    """Return the verified manifest of a version of production or of the candidate deployment.
 
     Raises:
-        ReleaseError: there is no such version, or it is not sound.
+        ReleaseError: there is no such version, or it is corrupt.
     """
     repository = Repository.of(workspace)
     for place in (model, candidate_model(model)):
@@ -75,13 +72,7 @@ def version_named(workspace: Workspace, model: str, name: str) -> Manifest:
 
 
 def ask_for(release: Release, model: str, version: int, *, reason: str = "") -> Reconciled:
-    """Point the alias `champion` at a registered version, and make the repository follow at once.
-
-    Args:
-        release: the context.
-        model: the production model.
-        version: the registered version.
-        reason: why, for the journal.
+    """Request a promotion: point the alias `champion` at a registered version, and reconcile.
 
     Raises:
         RegistryError: MLflow cannot be reached; nothing was changed.
@@ -89,11 +80,11 @@ def ask_for(release: Release, model: str, version: int, *, reason: str = "") -> 
         LeaseError: another process reconciles all the time.
     """
     who = release.who or user()
-    # A rollback that the alias has not followed yet is completed first: then this is a new request, not the old.
+    # Complete a pending rollback first: otherwise this request would be taken for the one rolled back.
     before = reconcile(release, model)
     if before.away is None:
         workspace, limits = release.workspace, release.params.reconcile
-        # Another process that is in the middle of moving the alias would overwrite the request.
+        # Another process that moves the alias would overwrite the request.
         with hold_lease(workspace.reconcile_lease, f"promote {model}", ttl_s=limits.lease_s, wait_s=limits.wait_s):
             request(workspace, model, CHAMPION, version, f"{who}{': ' if reason else ''}{reason}")
     return reconcile(release, model, retry=True)
@@ -102,21 +93,17 @@ def ask_for(release: Release, model: str, version: int, *, reason: str = "") -> 
 def register_challenger(
     release: Release, artifact: Artifact, *, model: str, contract: WireContract, run: RunRef
 ) -> Manifest:
-    """Publish an artifact in the candidate slot, keep the version with its run, and point the alias at it.
+    """Publish an artifact as the candidate deployment, keep it with its run, and point the alias `challenger` at it.
 
-    No other process reconciles meanwhile: a candidate that no alias asks for yet would be taken for one that is not
-    wanted. A process that is killed leaves a candidate without an alias, which the next reconcile retires; the run can
-    be resumed.
+    No other process reconciles meanwhile: it would undeploy a candidate without an alias. The next one does so after a
+    crash; the run can be resumed.
 
     Args:
         release: the context.
-        artifact: what to publish.
+        artifact: to be published.
         model: the production model.
-        contract: tensors and definitions that the artifact was made for.
+        contract: that the artifact was made for.
         run: in MLflow, with the registered version.
-
-    Returns:
-        The manifest of the version in the slot.
 
     Raises:
         GateError: a verdict is a refusal; nothing was published.
@@ -125,7 +112,7 @@ def register_challenger(
         ReleaseError, ServingError: it could not be published.
     """
     workspace, limits, deployment = release.workspace, release.params.reconcile, candidate_model(model)
-    purpose = f"nominate a candidate of {model}"
+    purpose = f"register a challenger of {model}"
     with hold_lease(workspace.reconcile_lease, purpose, ttl_s=limits.lease_s, wait_s=limits.wait_s):
         try:
             check_model(release.repository, model, contract, BACKEND)
@@ -135,13 +122,13 @@ def register_challenger(
             raise
         log_release(workspace, run.run_id, release.repository.directory(deployment, manifest.version))
         request(workspace, model, CHALLENGER, run.registry_version, f"run {artifact.run}")
-        # Last: with it the window counts as trained, and a candidate that no alias asks for would be lost.
+        # Last: from here on the window counts as trained.
         note_serving(workspace, model, run, f"candidate {deployment} {manifest.version}")
         return manifest
 
 
 def in_service(workspace: Workspace, model: str, artifact_id: str) -> int | None:
-    """Return the active version if it holds an artifact.
+    """Return the active version if it has this artifact.
 
     Raises:
         ReleaseError: the repository is unreadable.
@@ -153,10 +140,10 @@ def in_service(workspace: Workspace, model: str, artifact_id: str) -> int | None
     return active
 
 
-def note_serving(workspace: Workspace, model: str, run: RunRef, words: str) -> None:
-    """Note on a registered version what became of it.
+def note_serving(workspace: Workspace, model: str, run: RunRef, status: str) -> None:
+    """Tag a registered version with its status.
 
     Raises:
         RegistryError: MLflow cannot be reached.
     """
-    tag(workspace, model, run.registry_version, {SERVING: words})
+    tag(workspace, model, run.registry_version, {SERVING: status})

@@ -1,4 +1,4 @@
-"""The champion/challenger pair of shadow evaluation, and the aliases that a verdict on it moves."""
+"""The champion/challenger pair of shadow evaluation, and the aliases that a verdict moves."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +16,14 @@ from lobsmith.workspace import Workspace
 
 
 class Pair(Struct, frozen=True):
-    """The active version, the candidate, and the registered version that it is of."""
+    """The active version, the candidate, and the candidate's registered version."""
 
     active: Manifest
     candidate: Manifest
     challenger: Registered
 
-    def is_still(self, other: "Pair | str") -> bool:
-        """Say whether it is the same pair, whatever was noted on the registered version meanwhile."""
+    def has_same_versions(self, other: "Pair | str") -> bool:
+        """Return whether `other` is a pair of the same versions, whatever their tags."""
         return isinstance(other, Pair) and (self.active.version, self.candidate.version, self.challenger.version) == (
             other.active.version,
             other.candidate.version,
@@ -32,12 +32,12 @@ class Pair(Struct, frozen=True):
 
 
 def pair_of(workspace: Workspace, model: str) -> Pair | str:
-    """Return the pair that is to be compared, or why there is none.
+    """Return the pair to be compared, or why there is none.
 
     Raises:
         RegistryError: MLflow cannot be reached.
-        VersionGoneError: one was rolled back or retired meanwhile.
-        ReleaseError: a version is not sound.
+        VersionGoneError: a version was rolled back or retired meanwhile.
+        ReleaseError: a version is corrupt.
     """
     repository, deployment = Repository.of(workspace), candidate_model(model)
     active, candidate = repository.active(model), repository.active(deployment)
@@ -47,53 +47,50 @@ def pair_of(workspace: Workspace, model: str) -> Pair | str:
         return "nothing serves that a candidate could be compared with"
     with repository.reading(deployment, candidate):
         manifest = repository.verify(deployment, candidate)
-    now = wanted(workspace, model)
-    champion = now.champion
-    if now.challenger is None or now.challenger.artifact_id != manifest.artifact_id:
+    targets = wanted(workspace, model)
+    champion = targets.champion
+    if targets.challenger is None or targets.challenger.artifact_id != manifest.artifact_id:
         return "the candidate is not the challenger; reconcile first"
     with repository.reading(model, active):
         serving = read_manifest(repository.directory(model, active))
-    # Another version is wanted, or the wanted one was rolled back: a verdict must not overrule that.
+    # Another promotion is requested, or was rolled back: a verdict must not overrule that.
     if champion is not None and champion.artifact_id != serving.artifact_id and REFUSED not in champion.tags:
         return "the champion is not what serves; reconcile first"
-    return Pair(serving, manifest, now.challenger)
+    return Pair(serving, manifest, targets.challenger)
 
 
 def move_aliases(workspace: Workspace, params: Params, model: str, pair: Pair, verdict: LiveVerdict) -> bool:
-    """Move the aliases as a verdict says; return False, having moved none, where it is about another pair by now.
+    """Move the aliases by a verdict; return False, without a move, where the pair has changed.
 
     Raises:
         RegistryError: MLflow cannot be reached.
         LeaseError: another process reconciles all the time.
     """
-    with _if_still(workspace, params, model, pair) as still:
-        if still and verdict.decision == PROMOTE:
+    with _hold_pair(workspace, params, model, pair) as unchanged:
+        if unchanged and verdict.decision == PROMOTE:
             request(workspace, model, CHAMPION, pair.challenger.version, f"shadow verdict: {verdict.reason}")
-        elif still and verdict.decision == REJECT:
+        elif unchanged and verdict.decision == REJECT:
             delete_alias(workspace, model, CHALLENGER)
-        return still
+        return unchanged
 
 
 def promote_on_gates(workspace: Workspace, params: Params, model: str, pair: Pair, why: str) -> bool:
-    """Make the challenger the champion without a verdict; return False where it is about another pair by now.
+    """Make the challenger the champion without a verdict; return False where the pair has changed.
 
     Raises:
         RegistryError: MLflow cannot be reached.
         LeaseError: another process reconciles all the time.
     """
-    with _if_still(workspace, params, model, pair) as still:
-        if still:
+    with _hold_pair(workspace, params, model, pair) as unchanged:
+        if unchanged:
             request(workspace, model, CHAMPION, pair.challenger.version, why)
-        return still
+        return unchanged
 
 
 @contextmanager
-def _if_still(workspace: Workspace, params: Params, model: str, pair: Pair) -> Iterator[bool]:
-    """Say whether a pair is still the one to be compared, and keep it so for as long as the block lasts.
-
-    No other process reconciles or nominates meanwhile: a new challenger must not lose its alias to an old verdict.
-    """
+def _hold_pair(workspace: Workspace, params: Params, model: str, pair: Pair) -> Iterator[bool]:
+    """Yield whether a pair is unchanged; meanwhile no other process reconciles or registers a challenger."""
     limits = params.reconcile
     purpose = f"act on a candidate of {model}"
     with hold_lease(workspace.reconcile_lease, purpose, ttl_s=limits.lease_s, wait_s=limits.wait_s):
-        yield pair.is_still(pair_of(workspace, model))
+        yield pair.has_same_versions(pair_of(workspace, model))

@@ -1,9 +1,11 @@
-"""MLflow's registry: what is wanted of a model, as two aliases on its registered versions.
+"""Aliases of MLflow's registry: the registered versions that are wanted.
 
-`champion` is wanted in production, `challenger` in the candidate slot; the model repository says what is so. Both
-know the artifact by the SHA-256 of its file, which stands on the registered version as the tag `artifact_id`. A
-version's whole directory is kept with the run as `release`, so that it can be promoted when the repository has long
-deleted it.
+`champion` is wanted in production, `challenger` as the candidate deployment. The tag `artifact_id`, the SHA-256 of the
+model file, identifies the artifact. A version's directory is kept with its run as `release`, for promotion after the
+repository has deleted it.
+
+Every function raises RegistryError where MLflow cannot be reached, ReleaseError where model, version or run does not
+exist.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,11 +33,11 @@ TRITON_VERSION = "triton_version"
 SHADOW = "shadow"
 """Tag: the last verdict of the shadow evaluation, as JSON."""
 SERVING = "serving"
-"""Tag: what became of the version last, in words."""
+"""Tag: the version's last status, as text."""
 REQUEST = "request"
-"""Tag: who asked for the version, and why, until it is served."""
+"""Tag: who requested the version and why, until it is served."""
 REFUSED = "refused"
-"""Tag: why the version could not be had, and when that was found out, as JSON."""
+"""Tag: why and when the version was refused, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -48,141 +50,96 @@ class Registered:
 
     @property
     def artifact_id(self) -> str | None:
-        """SHA-256 of the model file; None where nobody noted it."""
+        """SHA-256 of the model file; None without the tag."""
         return self.tags.get(ARTIFACT_ID)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the aliases of a registered model point at; None where an alias is not set."""
+    """The targets of a registered model's aliases; None where an alias is not set."""
 
     champion: Registered | None = None
     challenger: Registered | None = None
 
 
 def wanted(workspace: Workspace, model: str) -> Wanted:
-    """Return what the aliases of a model ask for; nothing where it is not registered.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-    """
+    """Return the targets of a model's aliases; none where it is not registered."""
     with mlflow_store(workspace) as client:
         if not client.search_registered_models(f"name = '{model}'"):
             return Wanted()
         aliases = client.get_registered_model(model).aliases
-        found = {
+        targets = {
             name: _registered(client.get_model_version(model, str(aliases[name])))
             for name in (CHAMPION, CHALLENGER)
             if name in aliases
         }
-        return Wanted(found.get(CHAMPION), found.get(CHALLENGER))
+        return Wanted(targets.get(CHAMPION), targets.get(CHALLENGER))
 
 
 def registered(workspace: Workspace, model: str, version: int) -> Registered:
-    """Return a registered version.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-        ReleaseError: there is no such version.
-    """
+    """Return a registered version."""
     with mlflow_store(workspace) as client:
         return _registered(client.get_model_version(model, str(version)))
 
 
 def find_registered(workspace: Workspace, model: str, tags: Mapping[str, str]) -> list[Registered]:
-    """Return the registered versions of a model that carry all of these tags, rising.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-    """
+    """Return the registered versions of a model that have all of these tags, rising."""
     with mlflow_store(workspace) as client:
-        # Searched by name only: MLflow's filter takes some characters of a tag's value for its own syntax.
-        found = client.search_model_versions(f"name = '{model}'")
-        versions: list[Any] = list(found)
-        while found.token:
-            found = client.search_model_versions(f"name = '{model}'", page_token=found.token)
-            versions += found
-        matching = [one for one in versions if all(one.tags.get(key) == value for key, value in tags.items())]
-        return sorted(map(_registered, matching), key=lambda one: one.version)
+        # By name only: MLflow's filter parses some characters of a tag's value as syntax.
+        page = client.search_model_versions(f"name = '{model}'")
+        versions: list[Any] = list(page)
+        while page.token:
+            page = client.search_model_versions(f"name = '{model}'", page_token=page.token)
+            versions += page
+        matching = [version for version in versions if tags.items() <= dict(version.tags).items()]
+        return sorted(map(_registered, matching), key=lambda version: version.version)
 
 
 def set_alias(workspace: Workspace, model: str, alias: str, version: int) -> None:
-    """Point an alias at a registered version; `champion` asks for its promotion.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-        ReleaseError: there is no such version.
-    """
+    """Point an alias at a registered version; `champion` requests its promotion."""
     with mlflow_store(workspace) as client:
         client.set_registered_model_alias(model, alias, str(version))
 
 
 def delete_alias(workspace: Workspace, model: str, alias: str) -> None:
-    """Take an alias away; one that is not set stays so.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-        ReleaseError: there is no such model.
-    """
+    """Delete an alias, if it is set."""
     with mlflow_store(workspace) as client:
         client.delete_registered_model_alias(model, alias)
 
 
 def request(workspace: Workspace, model: str, alias: str, version: int, why: str) -> None:
-    """Point an alias at a registered version, and note there who asks for it and why.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-        ReleaseError: there is no such version.
-    """
+    """Point an alias at a registered version, and tag it with the requester and the reason."""
     tag(workspace, model, version, {REQUEST: why})
     set_alias(workspace, model, alias, version)
 
 
 def tag(workspace: Workspace, model: str, version: int, tags: Mapping[str, str]) -> None:
-    """Set tags of a registered version.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-        ReleaseError: there is no such version.
-    """
+    """Set tags of a registered version."""
     with mlflow_store(workspace) as client:
         for key, value in tags.items():
             client.set_model_version_tag(model, str(version), key, value)
 
 
 def untag(workspace: Workspace, model: str, version: Registered, *names: str) -> None:
-    """Remove tags of a registered version, as far as it has them.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-    """
+    """Remove those of these tags that a registered version has."""
     with mlflow_store(workspace) as client:
         for name in set(names) & set(version.tags):
             client.delete_model_version_tag(model, str(version.version), name)
 
 
 def log_release(workspace: Workspace, run_id: str, directory: Path) -> None:
-    """Keep a version's whole directory with a run, replacing what was kept there.
-
-    Raises:
-        RegistryError: MLflow cannot be reached.
-        ReleaseError: there is no such run.
-    """
+    """Keep a version's directory with a run, replacing an earlier copy."""
     with mlflow_store(workspace) as client:
         client.log_artifacts(run_id, str(directory), artifact_path=RELEASE)
 
 
 @contextmanager
 def release_of(workspace: Workspace, model: str, version: Registered) -> Iterator[tuple[Path, Manifest]]:
-    """Fetch the directory that was kept of a registered version, for as long as the block lasts.
-
-    Yields:
-        Where it lies, and its manifest; hashes and signature hold.
+    """Fetch the kept directory of a registered version while the block runs; yield its path and checked manifest.
 
     Raises:
         RegistryError: MLflow cannot be reached.
-        ReleaseError: nothing was kept of it, it is not whole, is signed with no trusted key, or is another model's.
+        ReleaseError: nothing was kept, or it is incomplete, not signed with a trusted key, or another model's.
     """
     workspace.home.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="release-", dir=workspace.home) as folder:
@@ -198,7 +155,7 @@ def release_of(workspace: Workspace, model: str, version: Registered) -> Iterato
 
 
 def _download(client: "MlflowClient", model: str, version: Registered, folder: Path) -> Path:
-    if not version.run_id or not any(one.path == RELEASE for one in client.list_artifacts(version.run_id)):
+    if not version.run_id or not any(artifact.path == RELEASE for artifact in client.list_artifacts(version.run_id)):
         raise ReleaseError(
             f"{model} registry:{version.version}: no {RELEASE} folder is kept with it (run {version.run_id or 'none'}) "
             "and the repository does not have it; retrain, or move the alias to another version"
@@ -209,5 +166,5 @@ def _download(client: "MlflowClient", model: str, version: Registered, folder: P
     return directory
 
 
-def _registered(found: Any) -> Registered:
-    return Registered(int(found.version), found.run_id or None, dict(found.tags))
+def _registered(version: Any) -> Registered:
+    return Registered(int(version.version), version.run_id or None, dict(version.tags))

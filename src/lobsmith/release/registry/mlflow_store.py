@@ -1,8 +1,7 @@
-"""The way to MLflow: every call has a deadline, and every fault becomes one error that names the place.
+"""Access to MLflow: every call has a deadline, every failure is one error that names the place.
 
-Embedded, MLflow is an SQLite file of the workspace. `LOBSMITH_MLFLOW_URI` names an MLflow server instead
-(`https://mlflow.example:5000`); its credentials go into MLflow's own MLFLOW_TRACKING_USERNAME and
-MLFLOW_TRACKING_PASSWORD, never into the address.
+MLflow is an SQLite file of the workspace, or the server at `LOBSMITH_MLFLOW_URI` (`https://mlflow.example:5000`), with
+credentials in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, never in the address.
 """
 
 import os
@@ -25,13 +24,13 @@ if TYPE_CHECKING:
 
 _REACH_DEADLINE_S = 5.0
 _FIRST_USE_DEADLINE_S = 60.0
-# MLflow itself would wait 120 s for an answer, eight times in a row.
+# MLflow's defaults: 120 s, eight attempts.
 _HTTP_LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "120",
 }
-# What MLflow answers where it works and the request is at fault.
+# MLflow's error codes for an invalid request.
 _REFUSALS = {
     "INVALID_PARAMETER_VALUE",
     "INVALID_STATE",
@@ -45,14 +44,14 @@ _opened: set[str] = set()
 
 @contextmanager
 def mlflow_store(workspace: Workspace) -> Iterator["MlflowClient"]:
-    """Open the workspace's MLflow store; it is made on first use, which takes seconds.
+    """Open the workspace's MLflow store; made on first use, which takes seconds.
 
     Raises:
         RegistryError: it cannot be reached, is locked, or does not answer in time.
-        ReleaseError: it refused a call, or its address is none that can be used.
+        ReleaseError: it refused a call, or its address is invalid.
     """
     telemetry.turn_off()
-    # MLflow reads the first two when it is imported, which takes seconds and is put off until it is needed.
+    # MLflow reads the first two at import, which takes seconds and is deferred.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name, value in _HTTP_LIMITS.items():
@@ -79,7 +78,7 @@ def mlflow_store(workspace: Workspace) -> Iterator["MlflowClient"]:
 
 
 def _open_first(workspace: Workspace, uri: str) -> None:
-    """Have one process at a time make MLflow's tables: two that make them at once spoil each other's."""
+    """Have one process at a time make MLflow's tables: concurrent ones corrupt them."""
     if not uri.startswith(SQLITE):
         _opened.add(uri)
         return
@@ -105,7 +104,7 @@ def _open_first(workspace: Workspace, uri: str) -> None:
 
 
 def _check_reachable(uri: str) -> None:
-    """Find out in seconds what MLflow would retry for minutes: a store that is locked, foreign or out of reach."""
+    """Detect within seconds a locked, foreign or unreachable store, which MLflow would retry for minutes."""
     if uri.startswith(SQLITE):
         _check_database(Path(uri.removeprefix(SQLITE)))
     elif urlsplit(uri).scheme in ("http", "https"):
@@ -124,7 +123,7 @@ def _check_server(uri: str) -> None:
             f"{uri}: the MLflow server does not answer: {_first_line(error)}; start it, or unset LOBSMITH_MLFLOW_URI"
         ) from error
     if status >= httpx.codes.INTERNAL_SERVER_ERROR:
-        raise RegistryError(f"{uri}: the MLflow server answers with HTTP {status}; look at its log")
+        raise RegistryError(f"{uri}: the MLflow server answers with HTTP {status}; see its log")
 
 
 def _check_database(path: Path) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 WINDOW = "window"
-"""Tag: what a training depended on; see `lobsmith.release.version.recipe.window_id`."""
+"""Tag: the training's recipe; see `lobsmith.release.version.recipe.window_id`."""
 # Limits of one MLflow call.
 _BATCH = 100
 _LONGEST_VALUE = 6000
@@ -29,7 +29,7 @@ _LONGEST_VALUE = 6000
 
 @dataclass(frozen=True)
 class RunRef:
-    """A run in MLflow, the model it logged and the registered version made of that."""
+    """A run in MLflow, its logged model and the registered version of that."""
 
     run_id: str
     model_uri: str
@@ -49,19 +49,19 @@ def log_run(
     model_name: str,
     tags: Mapping[str, str] | None = None,
 ) -> RunRef:
-    """Record a training run and register its model.
+    """Log a training run and register its model.
 
     Args:
-        workspace: whose MLflow store is used; it is made on first use, which takes seconds.
-        experiment: what the run belongs to; made on first use.
-        run_name: name of the run in MLflow's page.
-        params: nested tables; recorded under dotted names.
-        metrics: final numbers.
-        history: one mapping of metric to value for each epoch, the first epoch being step 0.
-        artifacts: files and folders to keep with the run.
+        workspace: whose MLflow store is used; made on first use, which takes seconds.
+        experiment: of the run; made on first use.
+        run_name: on MLflow's page.
+        params: nested tables; logged under dotted names.
+        metrics: final values.
+        history: metrics of each epoch, the first being MLflow's step 0.
+        artifacts: files and folders to keep.
         model_path: the ONNX file, without side files.
         model_name: the registered model.
-        tags: put on the run and on the registered version.
+        tags: of run and registered version.
 
     Raises:
         ReleaseError: the store cannot be reached, is locked, or refused a call; or its copy of the model differs.
@@ -84,18 +84,18 @@ def log_run(
 
 
 def already_trained(workspace: Workspace, model: str, window: str) -> Registered | None:
-    """Return the newest registered version that came of a window and of which it was decided what becomes of it.
+    """Return the newest registered version with a training's recipe that has a status (tag `serving`).
 
     Raises:
         RegistryError: MLflow cannot be reached.
     """
-    # A run that was killed before it could say what becomes of its version has to be made good for.
-    decided = [one for one in find_registered(workspace, model, {WINDOW: window}) if SERVING in one.tags]
-    return decided[-1] if decided else None
+    # Without a status the run was killed, and is repeated.
+    versions = find_registered(workspace, model, {WINDOW: window})
+    return next((version for version in reversed(versions) if SERVING in version.tags), None)
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested tables as one, under dotted names.
+    """Return nested tables as one table with dotted names.
 
     >>> flatten({"train": {"epochs": 6}, "labels": {"horizons_ms": [100, 1000]}})
     {'train.epochs': '6', 'labels.horizons_ms': '[100, 1000]'}
@@ -108,10 +108,10 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _experiment(client: "MlflowClient", workspace: Workspace, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    # A server keeps artifacts where it was told to.
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    # A server has its own artifact location.
     embedded = workspace.mlflow_uri.startswith(SQLITE)
     location = workspace.mlflow_artifacts.absolute().as_uri() if embedded else None
     return client.create_experiment(name, artifact_location=location)
@@ -137,7 +137,6 @@ def _log_numbers(
 
 
 def _log_model(run_id: str, path: Path, artifact_id: str) -> str:
-    """Log the ONNX model with the run; return its URI."""
     import mlflow
     import mlflow.onnx
     import onnxruntime
@@ -149,7 +148,7 @@ def _log_model(run_id: str, path: Path, artifact_id: str) -> str:
             name="model",
             # By default the weights go to a side file, which the model repository refuses.
             save_as_external_data=False,
-            # Left out, they are found by loading the model in a child process.
+            # By default a child process loads the model to infer them.
             pip_requirements=[f"onnx=={onnx.__version__}", f"onnxruntime=={onnxruntime.__version__}"],
             onnx_execution_providers=["CPUExecutionProvider"],
             signature=_signature(model),
@@ -161,7 +160,7 @@ def _log_model(run_id: str, path: Path, artifact_id: str) -> str:
 
 
 def _signature(model: Any) -> "ModelSignature":
-    """Return MLflow's description of the model's tensors; -1 stands for batch and time."""
+    """Return the tensors as MLflow's signature; -1 stands for batch and time."""
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 

@@ -1,10 +1,10 @@
-"""Undeploying a candidate: its slot is emptied.
+"""Undeploying a candidate.
 
 | killed after | the repository shows  | the next writer   |
 |--------------|-----------------------|-------------------|
-| `intended`   | the candidate         | empties the slot  |
-| `withdrawn`  | the candidate         | empties the slot  |
-| `dismissed`  | the candidate         | empties the slot  |
+| `intended`   | the candidate         | undeploys it      |
+| `withdrawn`  | the candidate         | undeploys it      |
+| `dismissed`  | the candidate         | undeploys it      |
 | `taken out`  | nothing               | deletes it        |
 | `deleted`    | nothing               | has nothing to do |
 """
@@ -23,24 +23,23 @@ from lobsmith.verdict import Verdict
 def undeploy_candidate(
     release: Release, model: str, *, reason: str = "", verdicts: tuple[Verdict, ...] = ()
 ) -> int | None:
-    """Empty the slot in which candidates of a model are judged.
+    """Remove all versions of a model's candidate deployment.
 
     Args:
         release: the context.
-        model: the production model, or the slot itself.
-        reason: for the journal.
-        verdicts: for the journal; if one of them is a refusal the candidate counts as rejected.
+        model: the production model, or its candidate deployment.
+        reason, verdicts: for the journal, as rejected if a verdict is a refusal, else as retired.
 
     Returns:
-        The version that was in the slot, None where it was empty.
+        The newest deployed version, None where none was.
 
     Raises:
-        ServingError: the server does not let go of it; the next writer tries again.
-        LeaseError: another process has the lease all the time, or took it over.
-        ReleaseError: the repository or the journal is unreadable.
+        ServingError: the server does not unload it; the next writer tries again.
+        LeaseError: the lease is held all the time, or was taken over.
+        ReleaseError: repository or journal is unreadable.
     """
     deployment = candidate_model(model.removesuffix(candidate_model("")))
-    with sole_writer(release, f"empty {deployment}") as writer:
+    with sole_writer(release, f"undeploy {deployment}") as writer:
         clear_up(writer, deployment)
         versions = writer.repository.versions(deployment)
         if not versions:

@@ -1,36 +1,35 @@
-"""The crash points: every step after which a writer of the repository may be killed.
+"""Crash points: phases of a change after which the tests kill a writer.
 
-A writer reports each step as it is done, and the tests kill it at every step. What the next writer makes of the state
-found then is written where the procedure is: `publication`, `rollback`, `candidate` and `repair`.
+The tables in `publication`, `rollback`, `candidate` and `repair` name the recovery from each.
 """
 
 from enum import StrEnum
 
 
 class CrashPoint(StrEnum):
-    """A step that is done."""
+    """A phase that is complete."""
 
     INTENDED = "intended"
-    """The intent is written down, with its author and reason."""
+    """The intent is on disk."""
     STAGED = "staged"
-    """The version lies in a staging folder, flushed to the disk."""
+    """The version is staged, flushed to the disk."""
     PROVEN = "proven"
-    """It holds what it claims."""
+    """The staged version is valid."""
     MOVED = "moved"
-    """It lies in the repository."""
+    """The version is in the repository."""
     LISTED = "listed"
-    """The policy lists what is to be served."""
+    """The policy lists the versions to serve."""
     LOADED = "loaded"
-    """The server answers with it."""
-    RECORDED = "recorded"
-    """The journal has it."""
+    """The server answers with the version."""
+    JOURNALED = "recorded"
+    """The journal has the action."""
     WITHDRAWN = "withdrawn"
-    """The server has let go of what is listed no longer."""
+    """The server has unloaded the unlisted versions."""
     DISMISSED = "dismissed"
-    """The journal has that a version goes."""
+    """The journal has the removal."""
     TAKEN_OUT = "taken out"
     """A version's folder has left the repository."""
     DELETED = "deleted"
-    """It is gone."""
+    """The folder is deleted."""
     CLOSED = "closed"
-    """Nothing is left to be done."""
+    """The intent is removed."""

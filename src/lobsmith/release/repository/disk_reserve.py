@@ -1,4 +1,4 @@
-"""The disk reserve: room that is kept free for a rollback, which must work when the disk is full."""
+"""The disk reserve: space that is freed for a rollback, which must work on a full disk."""
 
 import os
 from contextlib import suppress
@@ -6,11 +6,11 @@ from contextlib import suppress
 from lobsmith.workspace import Workspace
 
 _BYTES = 128 * 1024
-"""Lease, intent, policy and journal line take a few pages, each written beside the old one first."""
+"""Lease, intent, policy and journal line take a few pages, each written beside the old file first."""
 
 
 def keep(workspace: Workspace) -> None:
-    """Set the room apart, where there is any; without it a rollback takes what the disk has left."""
+    """Allocate the reserve; without free space a rollback uses what the disk has left."""
     with suppress(OSError):
         descriptor = os.open(workspace.reserve, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
@@ -20,6 +20,6 @@ def keep(workspace: Workspace) -> None:
 
 
 def free(workspace: Workspace) -> None:
-    """Give the room back, for what cannot wait."""
+    """Free the reserve."""
     with suppress(OSError):
         workspace.reserve.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Integrity incidents in the journal, each once: versions that are not what they were when they were published."""
+"""Integrity incidents in the journal, each once: versions that are not as they were published."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -13,31 +13,23 @@ from lobsmith.release.version.manifest import Manifest, read_manifest
 from lobsmith.workspace import Workspace
 
 
-class Fault(NamedTuple):
-    """A version that is not sound and why; without a version, the model or the repository as a whole."""
+class Incident(NamedTuple):
+    """A corrupt version and why; without a version, the model or the repository as a whole."""
 
     model: str
     version: int | None
     reason: str
 
 
-def journal_once(workspace: Workspace, faults: Iterable[Fault], *, who: str | None = None) -> list[Fault]:
-    """Journal faults, each once; needs no lease, because nothing else is changed.
-
-    Args:
-        workspace: where the repository lies.
-        faults: what was found.
-        who: for the journal; the user of this process by default.
-
-    Returns:
-        The faults that were not journaled yet.
+def journal_once(workspace: Workspace, incidents: Iterable[Incident], *, who: str | None = None) -> list[Incident]:
+    """Journal incidents, each once; needs no lease. Return the new ones.
 
     Raises:
         ReleaseError: the journal or a model's configuration is unreadable, or the line cannot be written.
     """
     entries = journal.read(workspace.journal)
     repository = Repository.of(workspace)
-    new = [fault for fault in faults if not journal.is_journaled(entries, *fault)]
+    new = [incident for incident in incidents if not journal.is_journaled(entries, *incident)]
     for model, version, reason in new:
         manifest = None if version is None else manifest_of(repository, model, version)
         journal.append(
@@ -57,19 +49,16 @@ def journal_once(workspace: Workspace, faults: Iterable[Fault], *, who: str | No
 
 
 def journal_integrity_errors(
-    workspace: Workspace, model: str, faults: Mapping[int, str], *, who: str | None = None
+    workspace: Workspace, model: str, errors: Mapping[int, str], *, who: str | None = None
 ) -> list[int]:
-    """Journal which versions of a model are not sound, by version; see `journal_once`.
-
-    Returns:
-        The versions whose fault was not journaled yet.
-    """
-    found = [Fault(model, version, faults[version]) for version in sorted(faults)]
-    return [fault.version for fault in journal_once(workspace, found, who=who) if fault.version is not None]
+    """Journal integrity errors by version, each once; return the versions with a new one. See `journal_once`."""
+    incidents = [Incident(model, version, errors[version]) for version in sorted(errors)]
+    new = journal_once(workspace, incidents, who=who)
+    return [incident.version for incident in new if incident.version is not None]
 
 
 def manifest_of(repository: Repository, model: str, version: int) -> Manifest | None:
-    """Return a version's manifest as it is, None where it is unreadable."""
+    """Return a version's manifest unchecked, None where it is unreadable."""
     try:
         return read_manifest(repository.directory(model, version))
     except ReleaseError:

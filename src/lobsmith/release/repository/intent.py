@@ -1,7 +1,4 @@
-"""The intent: what the writer is about to do and why, so that the next writer can complete it after a crash.
-
-There is one writer at a time, and so one intent. It is written before the first change and removed after the last.
-"""
+"""The intent: the writer's next action, written before its first change and removed after the last, for recovery."""
 
 import msgspec
 from msgspec import Struct
@@ -14,19 +11,19 @@ from lobsmith.workspace import Workspace
 
 
 class Intent(Struct, frozen=True, kw_only=True):
-    """The journal's line once it is done, and the versions that are to leave the repository for it."""
+    """The journal entry of the completed action, and the versions that leave the repository for it."""
 
     entry: Entry
     leaving: tuple[int, ...] = ()
 
 
 def declare(workspace: Workspace, intent: Intent) -> None:
-    """Write an intent down durably."""
+    """Write an intent durably."""
     write_atomic(workspace.intent, msgspec.json.encode(intent))
 
 
 def pending(workspace: Workspace) -> Intent | None:
-    """Return what was begun and not ended.
+    """Return the intent that is not completed, None where there is none.
 
     Raises:
         ReleaseError: the file is unreadable.
@@ -44,7 +41,7 @@ def pending(workspace: Workspace) -> Intent | None:
 
 
 def close(workspace: Workspace) -> None:
-    """Say that nothing is left to be done."""
+    """Remove the intent."""
     if workspace.intent.exists():
         workspace.intent.unlink()
         fsync_directory(workspace.intent.parent)

@@ -1,8 +1,7 @@
-"""The append-only record of what was published, refused or taken back: who, when, which versions, and why.
+"""The journal: append-only entries of what was published, promoted, refused, removed or rolled back, and why.
 
-MLflow keeps no history of aliases, so this file is what answers "what was serving at 14:03 last Tuesday, and why". It
-is never rewritten. A line is written with one call, under a lock, and flushed to the disk; a crash can only cut the
-last one short, and the next writer closes such a stump with a mark that readers skip.
+MLflow keeps no history of aliases; this file has what was serving at any time. Each line is one flushed write under a
+lock; one truncated by a crash is marked as torn by the next writer, and skipped by readers.
 """
 
 from collections.abc import Iterable
@@ -19,24 +18,24 @@ from lobsmith.verdict import Verdict
 PUBLISHED = "published"
 PROMOTED = "promoted"
 REFUSED = "refused"
-"""A version that was to be published and was not."""
+"""A version was not published."""
 ROLLED_BACK = "rolled back"
-"""From a bad version to an older one; every version between them left too."""
+"""From a bad version to an older one; the versions between them left too."""
 RETIRED = "retired"
-"""A version left because newer ones took its place."""
+"""A version left because newer ones replaced it."""
 REJECTED = "rejected"
-"""A candidate left because its verdicts were against it."""
+"""A candidate left because a verdict refused it."""
 SET_ASIDE = "set aside"
-"""A version left because something is wrong with it, and was kept for a person to look at."""
+"""A version was quarantined."""
 FAULTY = "faulty"
-"""A version was found not to be what it was when it was published; without one, what else cannot be gone by."""
+"""An integrity error of a version; without a version, of a model or the repository."""
 REPAIRED = "repaired"
-"""Something was mended; `version_to` is what is active since then."""
+"""Something was repaired; `version_to` is active since then."""
 SETTLED = "settled"
-"""The registry's alias asks no longer for what was rolled back."""
+"""The alias no longer points at what was rolled back."""
 
 EVERYTHING = "*"
-"""Stands for a model where the repository as a whole is meant."""
+"""Stands for a model where the whole repository is meant."""
 
 ACTIVATING = frozenset({PUBLISHED, PROMOTED})
 LEAVING = frozenset({RETIRED, REJECTED, SET_ASIDE})
@@ -45,10 +44,10 @@ _Line = TypeVar("_Line", bound=Struct)
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """One line: an action on a model's versions.
+    """A line: an action on a model's versions.
 
-    `version_from` is what was active before, `version_to` the version that the action is about; after a rollback it is
-    the one gone back to. `who` is a user or a flow run; `reason` says why, empty where there is nothing to say.
+    `version_from` was active before; `version_to` is the subject, after a rollback the target. `who` is a user or a
+    flow run.
     """
 
     time_ns: int
@@ -63,7 +62,7 @@ class Entry(Struct, frozen=True, kw_only=True):
 
 
 def append(path: Path, entry: Struct) -> None:
-    """Add one entry durably; a journal of another kind has entries of that kind throughout.
+    """Append an entry durably; a journal has entries of one kind.
 
     Raises:
         ReleaseError: the file cannot be written.
@@ -77,7 +76,7 @@ def append(path: Path, entry: Struct) -> None:
 
 
 def read(path: Path) -> list[Entry]:
-    """Return all entries, oldest first; none where there is no journal. A line that a crash cut short is left out.
+    """Return all entries, oldest first, without torn lines; none where there is no journal.
 
     Raises:
         ReleaseError: the file cannot be read, or a line is not an entry.
@@ -86,7 +85,7 @@ def read(path: Path) -> list[Entry]:
 
 
 def read_lines(path: Path, kind: type[_Line]) -> list[_Line]:
-    """Return all entries of a journal of another kind, as `read` does."""
+    """Return all entries of a journal of another kind; see `read`."""
     try:
         return jsonl.read(path, kind, strict=True)
     except jsonl.SpoiltLineError as error:
@@ -96,7 +95,7 @@ def read_lines(path: Path, kind: type[_Line]) -> list[_Line]:
 
 
 def version_status(entries: Iterable[Entry], model: str) -> dict[int, str]:
-    """Return what last became of each version of a model: the action that brought it in or took it out."""
+    """Return the last action on each version of a model that brought it in or took it out."""
     last: dict[int, str] = {}
     for entry in entries:
         if entry.model != model or entry.version_to is None:
@@ -111,51 +110,46 @@ def version_status(entries: Iterable[Entry], model: str) -> dict[int, str]:
 
 
 def serving_since(path: Path, version: Manifest) -> int:
-    """Return when a version began to serve, UTC in ns: when it was made, or when it was last gone back to.
+    """Return when a version began to serve, UTC ns: its creation, or the last rollback to it.
 
     Raises:
         ReleaseError: the journal at `path` cannot be read.
     """
     about = (ROLLED_BACK, version.model, version.version)
-    back = (one.time_ns for one in read(path) if (one.action, one.model, one.version_to) == about)
+    back = (entry.time_ns for entry in read(path) if (entry.action, entry.model, entry.version_to) == about)
     return max(back, default=version.created_ns)
 
 
-def is_journaled(entries: Iterable[Entry], model: str, version: int | None, fault: str) -> bool:
-    """Say whether a fault of a version is journaled already."""
+def is_journaled(entries: Iterable[Entry], model: str, version: int | None, reason: str) -> bool:
+    """Return whether an integrity error is in the journal already."""
     return any(
-        (entry.action, entry.model, entry.version_to, entry.reason) == (FAULTY, model, version, fault)
+        (entry.action, entry.model, entry.version_to, entry.reason) == (FAULTY, model, version, reason)
         for entry in entries
     )
 
 
 def state_at(entries: Iterable[Entry], model: str, time_ns: int) -> Entry | None:
-    """Return why a model served what it served at a time, None where it served nothing.
+    """Return the entry that activated the version that a model served at a time, UTC ns; None where none served.
 
-    Args:
-        entries: of the journal, oldest first.
-        model: the Triton model.
-        time_ns: UTC, in ns.
-
-    Returns:
-        The line that made `version_to` the active version. Where the active one left without a line that says what took
-        its place (a companion goes with its model's version), that is the next one below.
+    Entries are oldest first. Where the active version left without a successor in the journal, as a companion does, it
+    is the entry of the next version below.
     """
     state: Entry | None = None
-    inside: dict[int, Entry] = {}
+    activated: dict[int, Entry] = {}
     for entry in entries:
         if entry.model != model or entry.time_ns > time_ns:
             continue
         before = None if state is None else state.version_to
         if entry.action in ACTIVATING:
-            # The line of a writer that crashed may come late, for a version that is not the highest any more.
+            # The entry of a crashed writer may come late, for a version that is no longer the highest.
             state = entry if before is None or (entry.version_to or 0) > before else state
-            inside[entry.version_to or 0] = entry
+            activated[entry.version_to or 0] = entry
         elif entry.action == ROLLED_BACK or (entry.action == REPAIRED and entry.version_to not in (None, before)):
             state = entry
-            inside = {version: one for version, one in inside.items() if version <= (entry.version_to or 0)}
+            target = entry.version_to or 0
+            activated = {version: activation for version, activation in activated.items() if version <= target}
         elif entry.action in LEAVING:
-            inside.pop(entry.version_to or 0, None)
+            activated.pop(entry.version_to or 0, None)
             if entry.version_to == before:
-                state = inside[max(inside)] if inside else None
+                state = activated[max(activated)] if activated else None
     return state

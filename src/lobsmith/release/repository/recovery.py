@@ -1,4 +1,4 @@
-"""Recovery: the next writer completes or undoes what a crashed one left behind."""
+"""Recovery: a writer completes or undoes what a crashed writer left behind."""
 
 from contextlib import suppress
 
@@ -14,20 +14,19 @@ from lobsmith.release.repository.writer import Writer
 from lobsmith.release.version.names import companions
 from lobsmith.release.version.triton_config import CONFIG
 
-DIED = "its publisher died before it was listed"
-"""How the reason begins of a refusal that says nothing of the version."""
+CRASHED = "its publisher died before it was listed"
+"""Prefix of the reason of a refusal by a crash, which says nothing about the version."""
 
 
 def clear_up(writer: Writer, model: str) -> None:
-    """Bring a model's folder, the staging folder and the journal to a state that a live writer could have left.
+    """Recover a model's folder, staging and journal from a crash.
 
-    What was intended is ended: a rollback and a removal are done, a publication that was listed gets its line, and one
-    that was not is refused. Staging folders and half-written configurations are deleted. A version that the policy does
-    not list and that the journal does not call published is set aside, or deleted where its end is journaled; one that
-    is listed and not published by the journal is published, and gets its line.
+    The intent is completed: rollbacks and removals are applied, a listed publication is journaled, an unlisted one
+    refused. Staging and half-written configurations are deleted. A version neither listed nor published by the journal
+    is quarantined, or deleted where its removal is journaled; a listed one without an entry is journaled.
 
     Raises:
-        ReleaseError: the model's configuration, the intent or the journal is unreadable.
+        ReleaseError: configuration, intent or journal is unreadable.
         OSError: a folder cannot be changed.
     """
     resume(writer)
@@ -36,10 +35,10 @@ def clear_up(writer: Writer, model: str) -> None:
 
 
 def resume(writer: Writer) -> None:
-    """Complete or undo the intent of a writer that crashed.
+    """Complete or undo the intent of a crashed writer.
 
     Raises:
-        ReleaseError: a configuration, the intent or the journal is unreadable.
+        ReleaseError: configuration, intent or journal is unreadable.
         OSError: a folder cannot be changed.
     """
     intent = pending(writer.release.workspace)
@@ -48,7 +47,7 @@ def resume(writer: Writer) -> None:
     if intent.entry.action in journal.ACTIVATING:
         _resolve_publication(writer, intent)
     else:
-        # The server may be gone for good; what the journal and the policy say is right without it.
+        # Journal and policy are right even if the server is gone for good.
         with suppress(ServingError):
             (apply_rollback if intent.entry.action == journal.ROLLED_BACK else apply_removal)(writer, intent)
     close(writer.release.workspace)
@@ -56,7 +55,7 @@ def resume(writer: Writer) -> None:
 
 
 def tidy(writer: Writer, model: str) -> None:
-    """Do for one model what the disk and the journal alone tell; see `clear_up`."""
+    """Clear up one model by disk and journal, without an intent; see `clear_up`."""
     repository = writer.repository
     home = repository.config_path(model).parent
     if not home.is_dir():
@@ -76,20 +75,20 @@ def tidy(writer: Writer, model: str) -> None:
 
 
 def account_for(writer: Writer, model: str) -> None:
-    """Write the lines that listed versions lack: of a writer that crashed, or of a journal restored from an old copy.
+    """Journal listed versions without an entry, after a crash or with a restored journal.
 
     Raises:
-        ReleaseError: the model's configuration or the journal is unreadable.
+        ReleaseError: configuration or journal is unreadable.
     """
     status_of = writer.version_status(model)
     on_disk = writer.repository.versions(model)
     for version in writer.repository.listed(model):
         if version in on_disk and status_of.get(version) in (None, journal.REFUSED):
-            _publish_late(writer, model, version)
+            _journal_listed(writer, model, version)
 
 
 def follow(writer: Writer, model: str) -> None:
-    """Have the listings of a model's companions follow its own; one without a version left is set aside.
+    """Make the listings of a model's companions follow its own; one with no version left is quarantined.
 
     Raises:
         ReleaseError: a configuration is unreadable.
@@ -106,7 +105,6 @@ def follow(writer: Writer, model: str) -> None:
 
 
 def _remove(writer: Writer, model: str, version: int, status: str | None) -> None:
-    """Take out of the repository what should have left it, or never came in."""
     if status in (journal.RETIRED, journal.REJECTED):
         delete_version(writer, model, version)
         return
@@ -120,18 +118,17 @@ def _remove(writer: Writer, model: str, version: int, status: str | None) -> Non
                 about=version,
                 artifact_id=None if manifest is None else manifest.artifact_id,
                 verdicts=() if manifest is None else manifest.verdicts,
-                reason=f"{DIED}, set aside",
+                reason=f"{CRASHED}, quarantined",
             )
         )
     quarantine(writer, model, [version])
 
 
-def _publish_late(writer: Writer, model: str, version: int) -> None:
-    """Write the line that a listed version lacks."""
+def _journal_listed(writer: Writer, model: str, version: int) -> None:
     manifest = manifest_of(writer.repository, model, version)
     if manifest is None:
         return
-    below = [one for one in writer.repository.listed(model) if one < version]
+    below = [listed for listed in writer.repository.listed(model) if listed < version]
     entry = writer.entry(
         journal.PUBLISHED,
         model,
@@ -139,7 +136,7 @@ def _publish_late(writer: Writer, model: str, version: int) -> None:
         about=version,
         artifact_id=manifest.artifact_id,
         verdicts=manifest.verdicts,
-        reason="its publisher died after listing it",
+        reason="its writer crashed after listing it",
     )
     writer.journal(structs.replace(entry, time_ns=manifest.created_ns))
 
@@ -151,25 +148,24 @@ def _resolve_publication(writer: Writer, intent: Intent) -> None:
     if version is None or status in journal.ACTIVATING:
         return
     if version in repository.listed(entry.model):
-        # When the policy was written is when it began to be served.
+        # Serving began when the policy was written.
         listed_ns = repository.config_path(entry.model).stat().st_mtime_ns
         writer.journal(structs.replace(entry, time_ns=max(entry.time_ns, listed_ns)))
         return
     if version in repository.versions(entry.model):
         quarantine(writer, entry.model, [version])
-    reason = f"{DIED}{': ' if entry.reason else ''}{entry.reason}"
+    reason = f"{CRASHED}{': ' if entry.reason else ''}{entry.reason}"
     writer.journal(structs.replace(entry, action=journal.REFUSED, reason=reason))
 
 
 def apply_rollback(writer: Writer, intent: Intent) -> None:
-    """Do a rollback: list, serve, journal, then have the bad versions unloaded and set aside.
+    """Apply a rollback: list, serve, journal, unload and quarantine the bad versions; idempotent.
 
-    Each part is left out where it was done already, and all of them where the old version is gone or listed no longer.
-    An older version that is listed and gone leaves the list too: it must not stand in the way.
+    Nothing is done where the target is gone or unlisted. Older listed versions that are gone are unlisted.
 
     Raises:
-        ServingError: the server does not serve the old version, though the policy says so, or does not let go of the
-            bad ones. The journal has the rollback then too; the bad versions are set aside by the next writer.
+        ServingError: the server does not serve the target or unload the bad versions. The rollback is journaled; the
+            next writer quarantines them.
     """
     entry, repository = intent.entry, writer.repository
     model, target = entry.model, entry.version_to
@@ -187,7 +183,7 @@ def apply_rollback(writer: Writer, intent: Intent) -> None:
     if writer.version_status(model).get(entry.version_from or 0) != journal.ROLLED_BACK:
         note = f"; the server does not serve it yet: {failure}" if failure else ""
         writer.journal(structs.replace(entry, reason=entry.reason + note))
-    writer.reached(CrashPoint.RECORDED)
+    writer.reached(CrashPoint.JOURNALED)
     if failure is not None:
         raise failure
     bad = [version for version in intent.leaving if version in repository.versions(model)]
@@ -196,10 +192,10 @@ def apply_rollback(writer: Writer, intent: Intent) -> None:
 
 
 def apply_removal(writer: Writer, intent: Intent) -> None:
-    """Do a removal of all that a slot holds: unload, journal, delete.
+    """Remove all versions of a candidate deployment: unload, journal, delete.
 
     Raises:
-        ServingError: the server does not let go of it.
+        ServingError: the server does not unload it.
     """
     entry = intent.entry
     leaving = [version for version in intent.leaving if version in writer.repository.versions(entry.model)]

@@ -1,4 +1,4 @@
-"""Removal of versions: unlisted, unloaded, journaled, moved out, deleted; and what retention keeps."""
+"""Removal of versions: unlist, unload, journal, move out, delete; and retention."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ from lobsmith.verdict import Verdict
 
 
 def withdraw(writer: Writer, model: str, versions: Sequence[int]) -> None:
-    """Have the server let go of versions that are to leave, and of what goes with them.
+    """Have the server unload versions that leave, and their companions.
 
     Raises:
-        ServingError: it does not; nothing of them may be moved.
+        ServingError: the server still has them loaded; their folders may not be moved.
     """
     if writer.release.server is not None:
         for name, leaving in _with_companions(writer, model, versions):
@@ -36,15 +36,9 @@ def retire(
     action: str = journal.RETIRED,
     verdicts: tuple[Verdict, ...] = (),
 ) -> None:
-    """Delete versions that the server has let go of, and what goes with them. What is unsound by now is set aside.
+    """Delete unloaded versions, unlisted or all of a model, and their companions; corrupt ones are quarantined.
 
-    Args:
-        writer: the holder of the lease.
-        model: the model.
-        versions: listed no longer, or all that the model has.
-        reason: for the journal.
-        action: what the journal calls it.
-        verdicts: for the journal.
+    `action`, `reason` and `verdicts` are for the journal.
     """
     repository = writer.repository
     active = repository.active(model)
@@ -73,7 +67,7 @@ def retire(
 
 
 def delete_version(writer: Writer, model: str, version: int) -> None:
-    """Delete a version whose end is journaled."""
+    """Delete a version whose removal is journaled."""
     place = writer.take_out(_folder(writer, model, version), f"{model}-{version}")
     writer.reached(CrashPoint.TAKEN_OUT)
     delete(place)
@@ -81,25 +75,21 @@ def delete_version(writer: Writer, model: str, version: int) -> None:
 
 
 def quarantine(writer: Writer, model: str, versions: Sequence[int], *, reason: str | None = None) -> None:
-    """Move versions that the server has let go of, and what goes with them, where a person may look at them.
+    """Quarantine unloaded versions, unlisted or all of a model, and their companions.
 
-    Args:
-        writer: the holder of the lease.
-        model: the model.
-        versions: listed no longer, or all that the model has.
-        reason: for the journal; None where it has their end already.
+    `reason` is for the journal; None where the removal is journaled already.
     """
     active = writer.repository.active(model)
     for name, leaving in _with_companions(writer, model, versions):
-        words = reason if name == model else reason or f"went with that of {model}"
+        cause = reason if name == model else reason or f"went with that of {model}"
         status_of = writer.version_status(name)
         for version in leaving:
-            if words is not None and status_of.get(version) not in journal.LEAVING:
+            if cause is not None and status_of.get(version) not in journal.LEAVING:
                 manifest = manifest_of(writer.repository, name, version)
                 artifact_id = None if manifest is None else manifest.artifact_id
                 writer.journal(
                     writer.entry(
-                        journal.SET_ASIDE, name, before=active, about=version, artifact_id=artifact_id, reason=words
+                        journal.SET_ASIDE, name, before=active, about=version, artifact_id=artifact_id, reason=cause
                     )
                 )
             writer.quarantine(_folder(writer, name, version), f"{name}-{version}")
@@ -107,24 +97,24 @@ def quarantine(writer: Writer, model: str, versions: Sequence[int], *, reason: s
 
 
 def _with_companions(writer: Writer, model: str, versions: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
-    """Yield what goes with versions, where there is any, then the versions."""
+    """Yield model and versions, the companions first."""
     for companion in companions(model):
-        if leaving := sorted(set(versions) & set(_companions_of(writer, companion))):
+        if leaving := sorted(set(versions) & set(_companion_versions(writer, companion))):
             yield companion, leaving
     yield model, sorted(versions)
 
 
-def _companions_of(writer: Writer, companion: str) -> list[int]:
+def _companion_versions(writer: Writer, companion: str) -> list[int]:
     repository = writer.repository
     try:
         return repository.versions(companion) if repository.is_companion(companion) else []
     except ReleaseError:
-        # A companion that cannot be read must not hinder the model.
+        # An unreadable companion must not block the model.
         return []
 
 
 def _folder(writer: Writer, model: str, version: int) -> Path:
-    """Return the folder that leaves: the version's, or the model's where it is the last."""
+    """Return the folder that leaves: the version's, or the model's for its last version."""
     repository = writer.repository
     if repository.versions(model) == [version]:
         return repository.config_path(model).parent
@@ -132,24 +122,24 @@ def _folder(writer: Writer, model: str, version: int) -> Path:
 
 
 def kept(repository: Repository, params: Params, model: str, new: Manifest) -> list[Manifest]:
-    """Return the versions that are listed once a new one is: the newest `release.keep` of those that hold, rising.
+    """Return the versions listed beside a new one: the newest `release.keep` of the valid ones and it, rising.
 
-    What is not sound does not count and is listed no longer. A slot of candidates has the new one only.
+    Corrupt ones do not count and are unlisted. A candidate deployment has the new one only.
     """
     if is_candidate(model):
         return [new]
-    sound, _ = repository.valid(model)
-    # The active one and its fallback stay, whatever a caller may have made of the parameters.
+    valid, _ = repository.valid(model)
+    # The active version and its fallback stay, whatever the parameters.
     keep = max(2, params.release.keep)
-    manifests = [*(repository.verify(model, version) for version in sound), new]
-    # A companion of an older version may come after that of a newer one.
-    return sorted(manifests, key=lambda one: one.version)[-keep:]
+    manifests = [*(repository.verify(model, version) for version in valid), new]
+    # A companion of an older version may be published after that of a newer one.
+    return sorted(manifests, key=lambda manifest: manifest.version)[-keep:]
 
 
 def fallen(on_disk: Sequence[int], listed: Sequence[int]) -> list[int]:
     """Return the versions that newer ones have pushed out of a listing.
 
-    One that is unlisted among listed ones was taken off by a person: that is not for retention to delete.
+    Unlisted versions between listed ones were unlisted by a person: retention keeps them.
 
     >>> fallen([1, 2, 3, 4, 5], [3, 5])
     [1, 2]
@@ -158,21 +148,21 @@ def fallen(on_disk: Sequence[int], listed: Sequence[int]) -> list[int]:
 
 
 def retire_fallen(writer: Writer, model: str) -> list[int]:
-    """Delete what newer versions have pushed out of the listing, set aside what is not sound; return these versions.
+    """Delete versions pushed out of the listing, quarantine corrupt ones; return both.
 
     Raises:
-        ServingError: the server does not let go of them; they stay until the next publication.
+        ServingError: the server does not unload them; they stay until the next publication.
     """
     repository = writer.repository
     listed, on_disk = repository.listed(model), repository.versions(model)
     status_of = writer.version_status(model)
     known = [version for version in on_disk if version not in listed and status_of.get(version) in journal.ACTIVATING]
     old = fallen(known, listed)
-    faults = {version: repository.integrity_error(model, version) for version in known if version not in old}
-    unsound = {version: fault for version, fault in faults.items() if fault is not None}
-    if leaving := sorted({*old, *unsound}):
+    errors = {version: repository.integrity_error(model, version) for version in known if version not in old}
+    corrupt = {version: error for version, error in errors.items() if error is not None}
+    if leaving := sorted({*old, *corrupt}):
         withdraw(writer, model, leaving)
         retire(writer, model, old, reason=f"newer good versions took its place, up to {max(listed)}")
-        for version, fault in unsound.items():
-            quarantine(writer, model, [version], reason=fault)
+        for version, error in corrupt.items():
+            quarantine(writer, model, [version], reason=error)
     return leaving

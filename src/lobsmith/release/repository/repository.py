@@ -1,4 +1,4 @@
-"""The Triton model repository as it lies on disk: models, versions, what is listed and what still holds."""
+"""The Triton model repository on disk: models, versions, listing, integrity."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -24,10 +24,9 @@ from lobsmith.release.version.triton_config import (
 )
 from lobsmith.workspace import Workspace
 
-# The names that params.yaml accepts for a model, and those of their candidates and companions: no dots or slashes, so
-# that a name cannot leave the repository.
+# Names of params.yaml, of candidates and companions: no dots or slashes, so that a path stays in the repository.
 _MODEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}(_candidate)?(_trt|_drift)?", re.ASCII)
-# Triton reads `01` as version 1 too, and int64 has nineteen digits.
+# Triton reads `01` as 1; int64 has nineteen digits.
 _VERSION_NAME = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _T = TypeVar("_T")
 
@@ -36,9 +35,11 @@ _T = TypeVar("_T")
 class Repository:
     """A folder of models, `<model>/config.pbtxt` and `<model>/<version>/`.
 
-    A version is listed when the model's version policy names it; the active version is the highest listed one. The
-    companions of a model, plans (`<model>_trt`) and reference score (`<model>_drift`), are listed only where the model
-    lists the version too: what is taken back there is gone here.
+    Listed versions are in the model's version policy; the active version is the highest of them. Versions of the
+    companions, plans (`<model>_trt`) and reference score (`<model>_drift`), are listed only where the model's are.
+
+    Raises:
+        ReleaseError: methods that read a configuration, where it is unreadable.
     """
 
     root: Path
@@ -46,16 +47,16 @@ class Repository:
 
     @classmethod
     def of(cls, workspace: Workspace) -> "Repository":
-        """Return a workspace's repository, trusting the keys that the workspace trusts."""
+        """Return a workspace's repository, with its trusted keys."""
         return cls(workspace.repository, Trust.of(workspace))
 
     @staticmethod
     def is_name(name: str) -> bool:
-        """Say whether a model, its slot of candidates or a companion may have this name."""
+        """Return whether a model, a candidate deployment or a companion may have this name."""
         return bool(_MODEL_NAME.fullmatch(name))
 
     def models(self) -> list[str]:
-        """Return the models, by name: folders with a `config.pbtxt` under a name that a model may have."""
+        """Return the models by name: valid names of folders with a `config.pbtxt`."""
         if not self.root.is_dir():
             return []
         return sorted(
@@ -65,7 +66,7 @@ class Repository:
         )
 
     def versions(self, model: str) -> list[int]:
-        """Return the versions on disk, rising. What is not a folder with a canonical number for its name is none."""
+        """Return the versions on disk, rising: folders with a canonical number for a name."""
         directory = self._model(model)
         if not directory.is_dir():
             return []
@@ -76,11 +77,7 @@ class Repository:
         )
 
     def listed(self, model: str) -> list[int]:
-        """Return the listed versions, rising; none where there is no such model.
-
-        Raises:
-            ReleaseError: the configuration is unreadable.
-        """
+        """Return the listed versions, rising; none where there is no such model."""
         path = self.config_path(model)
         if not path.is_file():
             return []
@@ -92,45 +89,29 @@ class Repository:
         return [version for version in versions if version in served]
 
     def is_plans(self, model: str) -> bool:
-        """Say whether a model is made of TensorRT plans.
-
-        Raises:
-            ReleaseError: the configuration is unreadable.
-        """
+        """Return whether a model consists of TensorRT plans."""
         path = self.config_path(model)
         return path.is_file() and is_plans(model, read_config(path))
 
     def is_score(self, model: str) -> bool:
-        """Say whether a model is the reference score of another one.
-
-        Raises:
-            ReleaseError: the configuration is unreadable.
-        """
+        """Return whether a model is the reference score of another model."""
         path = self.config_path(model)
         return path.is_file() and is_score(model, read_config(path))
 
     def is_companion(self, model: str) -> bool:
-        """Say whether a model goes with another one: its plans or its reference score.
-
-        Raises:
-            ReleaseError: the configuration is unreadable.
-        """
+        """Return whether a model is the plans or the reference score of another model."""
         return self.is_plans(model) or self.is_score(model)
 
     def active(self, model: str) -> int | None:
-        """Return the highest listed version.
-
-        Raises:
-            ReleaseError: the configuration is unreadable.
-        """
+        """Return the highest listed version."""
         return max(self.listed(model), default=None)
 
     @contextmanager
     def reading(self, model: str, version: int) -> Iterator[None]:
-        """Read a version's files while other processes may take it out of the repository.
+        """Read a version's files while other processes may remove them.
 
         Raises:
-            VersionGoneError: the block failed, and the version is gone: a rollback or retirement took its files away.
+            VersionGoneError: the block failed and the version is gone, by a rollback or retirement.
         """
         try:
             yield
@@ -141,12 +122,9 @@ class Repository:
             raise VersionGoneError(gone) from error
 
     def with_active(self, model: str, read: Callable[[Manifest | None], _T]) -> _T:
-        """Return what `read` makes of the active version, None where none serves.
+        """Return `read` of the active version's manifest, of None where none serves.
 
-        Where that version is gone before `read` is done, it reads the one that is active by then.
-
-        Raises:
-            ReleaseError: the configuration or the manifest is unreadable.
+        If the version is removed meanwhile, the next active one is read.
         """
         while True:
             version = self.active(model)
@@ -160,14 +138,9 @@ class Repository:
                     raise
 
     def fallback(self, model: str, instrument: str | None = None) -> int | None:
-        """Return the version to go back to: the highest below the active one that is listed, sound and of its market.
+        """Return the rollback target: the highest valid version below the active one that was trained on `instrument`.
 
-        Args:
-            model: the model.
-            instrument: that it must have learnt, `venue:symbol`; None takes one that the active version has learnt too.
-
-        Raises:
-            ReleaseError: the configuration is unreadable.
+        That is `venue:symbol`, or None for any of the active version's.
         """
         listed = self.listed(model)
         for version in reversed(listed[:-1]):
@@ -177,24 +150,24 @@ class Repository:
         return None
 
     def of_other_market(self, model: str, version: int, active: int, instrument: str | None = None) -> str | None:
-        """Say that a version has not learnt an instrument, or none that the active one has; None where it has.
+        """Return why a version was not trained on `instrument`, or on any of the `active` version's; None where it was.
 
-        A version whose manifest cannot be read is taken to have.
+        None also where a manifest is unreadable.
         """
         try:
-            mine, its = (read_manifest(self.directory(model, one)) for one in (version, active))
+            older, newer = (read_manifest(self.directory(model, number)) for number in (version, active))
         except ReleaseError:
             return None
-        if mine.has_learnt(instrument) if instrument is not None else mine.shares_a_market_with(its):
+        if older.has_learnt(instrument) if instrument is not None else older.shares_a_market_with(newer):
             return None
-        wanted = instrument or ", ".join(map(str, its.instruments))
-        return f"it has learnt {', '.join(map(str, mine.instruments))}, not {wanted}"
+        wanted = instrument or ", ".join(map(str, newer.instruments))
+        return f"it has learnt {', '.join(map(str, older.instruments))}, not {wanted}"
 
     def directory(self, model: str, version: int) -> Path:
         """Return the folder of a version, which need not exist.
 
         Raises:
-            ReleaseError: the name or the number is not one that a model or a version may have.
+            ReleaseError: not a name or number that a model or version may have.
         """
         if not _VERSION_NAME.fullmatch(str(version)):
             raise ReleaseError(f"{model}: {version} is not a version; versions are whole numbers from 1")
@@ -217,22 +190,16 @@ class Repository:
             raise ReleaseError(f"{path}: not readable: {error}; is {model} a published model?") from error
 
     def contract(self, model: str) -> WireContract | None:
-        """Return the contract that a model is bound to, or None where there is no such model.
-
-        Raises:
-            ReleaseError: the configuration is unreadable, or not one that lobsmith wrote.
-        """
+        """Return the wire contract of a model, None where there is no such model."""
         path = self.config_path(model)
         return configured_contract(path) if path.is_file() else None
 
     def verify(self, model: str, version: int) -> Manifest:
-        """Check that a version is what it was when it was published.
-
-        Returns:
-            Its manifest.
+        """Check that a version is as it was published, and return its manifest.
 
         Raises:
-            ReleaseError: a file is missing, changed or extra (the message names it), or is a link or another's folder.
+            ReleaseError: a file is missing, changed or extra (the message names it), or the folder is a link or another
+                version's.
         """
         directory = self.directory(model, version)
         # A link can be pointed elsewhere after the check.
@@ -244,7 +211,7 @@ class Repository:
         return manifest
 
     def integrity_error(self, model: str, version: int) -> str | None:
-        """Return why a version is not what it was when it was published, None where it is."""
+        """Return why a version is not as it was published, None where it is."""
         try:
             self.verify(model, version)
         except ReleaseError as error:
@@ -252,25 +219,16 @@ class Repository:
         return None
 
     def valid(self, model: str) -> tuple[list[int], dict[int, str]]:
-        """Divide the listed versions.
-
-        Returns:
-            Those that hold, rising, and for each of the others the reason why it does not.
-
-        Raises:
-            ReleaseError: the configuration is unreadable.
-        """
-        faults = {version: self.integrity_error(model, version) for version in self.listed(model)}
-        valid = [version for version, fault in faults.items() if fault is None]
-        return valid, {version: fault for version, fault in faults.items() if fault is not None}
+        """Return the listed versions that are valid, rising, and the integrity errors of the others."""
+        errors = {version: self.integrity_error(model, version) for version in self.listed(model)}
+        valid = [version for version, error in errors.items() if error is None]
+        return valid, {version: error for version, error in errors.items() if error is not None}
 
     def list_versions(self, model: str, versions: list[int]) -> None:
-        """Rewrite the policy so that it names these versions and nothing else changes. A server has to be told.
-
-        The policies of the model's companions follow, as long as a version is left in them.
+        """Rewrite the version policies of a model and its companions; the caller notifies the server.
 
         Raises:
-            ReleaseError: there is no such model, no version is given, or one of them is not on disk.
+            ReleaseError: there is no such model, no version is given, or one is not on disk.
         """
         path = self.config_path(model)
         absent = sorted(set(versions) - set(self.versions(model)))
@@ -280,18 +238,14 @@ class Repository:
             raise ReleaseError(f"{path}: the policy must name a version; a model without one cannot be served")
         write_atomic(path, listing(read_config(path), versions).encode())
         for companion in companions(model):
-            # Rolled back it is; `listed` leaves out what a companion's own policy still names too much.
+            # `listed` leaves out what a companion's own policy still names.
             with suppress(ReleaseError):
                 self.follow(companion)
 
     def follow(self, companion: str) -> bool:
-        """Take from the policy of a companion what its model does not list.
+        """Unlist a companion's versions that its model does not list.
 
-        Returns:
-            Whether the companion, if there is one, still has a version; where none is left the policy stays as it was.
-
-        Raises:
-            ReleaseError: a configuration is unreadable.
+        Return False, with the policy unchanged, where none is left.
         """
         if not self.is_companion(companion):
             return True

@@ -1,16 +1,15 @@
-"""Rollback: the version that was good before answers again, and the bad one is set aside.
+"""Rollback: the version before answers again, and the bad one is quarantined.
 
-The policy is written first, because that is what every server and every in-process client goes by; nothing is proven
-anew, but the hashes and the signature of the version gone back to must hold.
+The policy is written first. Hashes and signature of the target must hold; it is not validated anew.
 
-| killed after | the repository shows | the next writer                                        |
-|--------------|----------------------|--------------------------------------------------------|
-| `intended`   | the old state        | rolls back                                             |
-| `listed`     | the new state        | has it served, journals it, sets the bad version aside |
-| `loaded`     | the new state        | journals it, sets the bad version aside                |
-| `recorded`   | the new state        | sets the bad version aside                             |
-| `withdrawn`  | the new state        | sets the bad version aside                             |
-| `taken out`  | the new state        | has nothing left to do                                 |
+| killed after | the repository shows | the next writer                                    |
+|--------------|----------------------|----------------------------------------------------|
+| `intended`   | the old state        | rolls back                                         |
+| `listed`     | the new state        | loads, journals, quarantines the bad version       |
+| `loaded`     | the new state        | journals, quarantines the bad version              |
+| `recorded`   | the new state        | quarantines the bad version                        |
+| `withdrawn`  | the new state        | quarantines the bad version                        |
+| `taken out`  | the new state        | has nothing to do                                  |
 """
 
 from contextlib import suppress
@@ -31,7 +30,7 @@ from lobsmith.workspace import Workspace
 
 
 class RolledBack(Struct, frozen=True, kw_only=True):
-    """From which version to which, and which were set aside; from None where nothing was to be done."""
+    """The versions from, to and quarantined; from None where nothing was done."""
 
     model: str
     version_from: int | None
@@ -48,39 +47,35 @@ def rollback(
     reason: str = "",
     verdicts: tuple[Verdict, ...] = (),
 ) -> RolledBack:
-    """Go back to an older version of a model.
-
-    A publication that is under way is broken off: its writer is refused at the next step.
+    """Go back to an older version of a model; a publication in progress is aborted.
 
     Args:
         release: the context.
         model: the model.
-        to: a listed version; the active one's fallback by default, which has learnt an instrument that it has too.
-        bad: the version to be taken back. Where it is not active any more nothing is done, so that a caller that does
-            not know whether an earlier call came through may call again.
-        reason: for the journal.
-        verdicts: what speaks against the version, for the journal.
+        to: a listed version; by default the active version's fallback, trained on a common instrument.
+        bad: the version to take back; nothing is done where it is not active, so a call may be repeated.
+        reason, verdicts: for the journal.
 
     Raises:
-        ReleaseError: there is no version to go back to, or it is not sound; nothing was changed. Or the model went back
-            and the rest of the work failed, which the message says; the next writer ends it.
-        ServingError: the server does not serve the version gone back to, though the policy says so, or does not unload
-            the bad one. The rollback is journaled; the next writer, or a call with the same `to`, tries again.
-        LeaseError: another process took the lease over.
+        ReleaseError: there is no valid target, and nothing was changed; or the model went back and the rest failed, as
+            the message says, and the next writer completes it.
+        ServingError: the server does not serve the target or unload the bad version. The rollback is journaled; the
+            next writer, or a call with the same `to`, tries again.
+        LeaseError: the lease was taken over.
     """
     disk_reserve.free(release.workspace)
     try:
         with sole_writer(release, f"roll back {model}", seize=True) as writer:
-            intent = _begun(release.workspace, model, to, bad)
+            intent = _pending_rollback(release.workspace, model, to, bad)
             if intent is None:
-                # Only what was intended: to clear up the rest takes time that a bad version would answer for.
+                # Only the intent: while the rest is cleared up, the bad version would go on answering.
                 resume(writer)
                 active = _active(writer.repository, model)
                 if to == active or bad not in (None, active):
                     if release.server is not None:
                         release.server.serve(model, active)
                     return RolledBack(model=model, version_from=None, version_to=active, set_aside=())
-                # What the journal does not know as published it would not know as taken back, and it would come back.
+                # An unjournaled version could not be journaled as rolled back, and would return.
                 with suppress(ReleaseError):
                     account_for(writer, model)
                 intent = _intent(writer, model, active, _target(writer.repository, model, to), reason, verdicts)
@@ -92,18 +87,17 @@ def rollback(
 
 
 def _roll_back(writer: Writer, intent: Intent) -> RolledBack:
-    """Do what is intended."""
     workspace, entry = writer.release.workspace, intent.entry
     writer.reached(CrashPoint.INTENDED)
     try:
         apply_rollback(writer, intent)
     except (OSError, ReleaseError) as error:
         if entry.version_from in writer.repository.listed(entry.model):
-            # Nothing was rolled back. After any other error the next writer ends what was begun.
+            # Nothing was rolled back. After any later error the next writer completes the rollback.
             close(workspace)
             raise
-        words = f"{entry.model} went back to {entry.version_to}, but not all of it is done: {error}"
-        raise ReleaseError(words) from error
+        message = f"{entry.model} went back to {entry.version_to}, but the rollback is incomplete: {error}"
+        raise ReleaseError(message) from error
     with writer.lease.fence():
         close(workspace)
     writer.reached(CrashPoint.CLOSED)
@@ -115,8 +109,8 @@ def _roll_back(writer: Writer, intent: Intent) -> RolledBack:
     )
 
 
-def _begun(workspace: Workspace, model: str, to: int | None, bad: int | None) -> Intent | None:
-    """Return the same rollback, where one was begun and not ended."""
+def _pending_rollback(workspace: Workspace, model: str, to: int | None, bad: int | None) -> Intent | None:
+    """Return the intent of the same rollback by a crashed writer, None otherwise."""
     intent = pending(workspace)
     if intent is None or (intent.entry.action, intent.entry.model) != (journal.ROLLED_BACK, model):
         return None
@@ -136,11 +130,13 @@ def _target(repository: Repository, model: str, to: int | None) -> int:
     if to is None:
         fallback = repository.fallback(model)
         if fallback is None:
-            _, why = repository.valid(model)
-            for version in set(listed[:-1]) - why.keys():
+            _, reasons = repository.valid(model)
+            for version in set(listed[:-1]) - reasons.keys():
                 other = repository.of_other_market(model, version, listed[-1])
-                why[version] = f"{version}: {other}; lobsmith models rollback {version} goes back to it all the same"
-            below = "; ".join(why[version] for version in listed[:-1] if version in why) or "no other is listed"
+                reasons[version] = (
+                    f"{version}: {other}; lobsmith models rollback {version} goes back to it all the same"
+                )
+            below = "; ".join(reasons[version] for version in listed[:-1] if version in reasons) or "no other is listed"
             raise ReleaseError(f"{model}: there is no good version below {listed[-1]} to go back to: {below}")
         return fallback
     if to not in listed:

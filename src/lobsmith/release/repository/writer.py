@@ -1,4 +1,4 @@
-"""The writer: the one process that holds the repository's lease, and the changes that it can make."""
+"""The writer: the process that holds the repository's lease."""
 
 import shutil
 from collections.abc import Iterator
@@ -25,29 +25,24 @@ WAIT_S = 300.0
 
 @dataclass(frozen=True, kw_only=True)
 class Writer:
-    """The holder of the lease of a workspace's repository.
-
-    Attributes:
-        release: the context.
-        lease: each change is made inside its fence.
-    """
+    """The holder of the lease of a workspace's repository; each change is made inside the lease's fence."""
 
     release: Release
     lease: Lease
 
     @property
     def repository(self) -> Repository:
-        """The versions that may be changed."""
+        """The repository that this writer may change."""
         return self.release.repository
 
     def version_status(self, model: str) -> dict[int, str]:
-        """Return what last became of each version of a model by the journal; see `journal.version_status`."""
+        """Return the status of each version of a model; see `journal.version_status`."""
         return journal.version_status(journal.read(self.release.workspace.journal), model)
 
-    def reached(self, step: CrashPoint) -> None:
-        """Report a step."""
+    def reached(self, point: CrashPoint) -> None:
+        """Report a crash point."""
         if self.release.note is not None:
-            self.release.note(step.value)
+            self.release.note(point.value)
 
     def entry(
         self,
@@ -60,7 +55,7 @@ class Writer:
         verdicts: tuple[Verdict, ...] = (),
         reason: str = "",
     ) -> Entry:
-        """Return a line of the journal; `before` was active, `about` is what the action is about."""
+        """Return a journal entry; `before` was active, `about` is the subject of the action."""
         return Entry(
             time_ns=clock.now_ns(),
             action=action,
@@ -74,20 +69,20 @@ class Writer:
         )
 
     def journal(self, entry: Entry) -> None:
-        """Write a line into the journal."""
+        """Append an entry to the journal."""
         with self.lease.fence():
             journal.append(self.release.workspace.journal, entry)
 
     def quarantine(self, directory: Path, name: str) -> Path:
-        """Move a folder out of the repository, for a person to look at; return where it went."""
+        """Move a folder to the quarantine; return its new path."""
         return self._move(directory, self.release.workspace.quarantine / f"{name}-{token_hex(4)}")
 
     def take_out(self, directory: Path, name: str) -> Path:
-        """Move a folder out of the repository, to be deleted; return where it went."""
+        """Move a folder to staging, to be deleted; return its new path."""
         return self._move(directory, self.release.workspace.staging / f"{name}-{token_hex(4)}")
 
     def sweep(self) -> None:
-        """Delete what lies in the staging folder."""
+        """Delete the content of the staging folder."""
         if not self.release.workspace.staging.is_dir():
             return
         for leftover in list(self.release.workspace.staging.iterdir()):
@@ -103,7 +98,7 @@ class Writer:
 
 
 def delete(path: Path) -> None:
-    """Delete a folder or file; what a writer without its lease still adds to it is left to the next writer."""
+    """Delete a folder or file; files that a writer without its lease still adds are left to the next writer."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -112,17 +107,17 @@ def delete(path: Path) -> None:
 
 @contextmanager
 def sole_writer(release: Release, purpose: str, *, seize: bool = False, wait_s: float = WAIT_S) -> Iterator[Writer]:
-    """Hold the right to change the repository for as long as the block lasts.
+    """Hold the lease of the repository while the block runs.
 
     Args:
         release: the context.
-        purpose: what for, as an infinitive: "publish lob".
-        seize: take the lease from its holder, which is refused at its next step. For emergencies.
-        wait_s: seconds to wait for the holder of the lease.
+        purpose: an infinitive: "publish lob".
+        seize: take the lease from its holder, which is refused at its next change; for emergencies.
+        wait_s: seconds to wait for the lease.
 
     Raises:
-        LeaseError: another process has the lease all the time, or took it over.
-        ReleaseError: for an error of the operating system, which it names.
+        LeaseError: the lease is held all the time, or was taken over.
+        ReleaseError: an error of the operating system, which it names.
     """
     workspace, ttl_s = release.workspace, release.params.release.lease_s
     try:
@@ -132,7 +127,7 @@ def sole_writer(release: Release, purpose: str, *, seize: bool = False, wait_s: 
             except LeaseLostError:
                 raise
             except Exception:
-                # A process that lost the lease sees its files vanish, which is not what went wrong.
+                # After a lost lease files vanish: report the loss instead.
                 with lease.fence():
                     raise
     except OSError as error:

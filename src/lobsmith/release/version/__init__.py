@@ -1,1 +1,1 @@
-"""What a version is: wire contract, manifest, signature, names, Triton configuration, recipe."""
+"""A version: wire contract, manifest, signature, names, Triton configuration, recipe."""

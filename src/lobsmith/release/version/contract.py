@@ -1,6 +1,4 @@
-"""The wire contract: what every version of a model takes and gives.
-
-`config.pbtxt` belongs to a model, not to a version, so the contract is fixed for a model's life.
+"""The wire contract: inputs and outputs of every version of a model, fixed for the model's life by `config.pbtxt`.
 
 | tensor           | direction | shape        | meaning |
 |------------------|-----------|--------------|---------|
@@ -8,17 +6,17 @@
 | `state`          | in        | [B, S]       | the stream's state, opaque; all zeros mean cold |
 | `probabilities`  | out       | [B, T, H, 3] | for each row and horizon: P(down), P(unchanged), P(up) of the mid |
 | `outlook`        | out       | [B, T, H, 5] | for each row and horizon: see `OUTLOOKS` |
-| `next_state`     | out       | [B, S]       | the state after the last row, to be sent with the next request |
+| `next_state`     | out       | [B, S]       | the state after the last row, for the next request |
 
-All are float32. T is 1 for a live tick and at most `MAX_ROWS` for catching up.
+All are float32. T is 1 for a live row and at most `MAX_ROWS` for catching up.
 
-`<model>_drift` takes and gives, float32 too, with the model's F:
+`<model>_drift`, float32 too, with the model's F:
 
 | tensor           | direction | shape        | meaning |
 |------------------|-----------|--------------|---------|
 | `rows`           | in        | [B, T, F]    | T raw rows in their own units, thinned, oldest first |
-| `score`          | out       | [B, 1]       | how unlike the training window the block is; above 1 is an alarm |
-| `contributions`  | out       | [B, F]       | how far each feature has moved by itself |
+| `score`          | out       | [B, 1]       | drift score of the block; above 1 is an alarm |
+| `contributions`  | out       | [B, F]       | shift of each feature by itself |
 """
 
 from msgspec import Struct
@@ -39,16 +37,15 @@ CONTRIBUTIONS = "contributions"
 
 CLASSES = ("down", "unchanged", "up")
 OUTLOOKS = ("significant", "bid_withdrawal", "ask_withdrawal", "move_bps", "volatility_bps")
-"""Probability of a significant move, of the withdrawal of bids and of asks; expected move and realised volatility."""
+"""P(significant move), P(withdrawal of bids), P(of asks); expected move and realised volatility, bps."""
 MAX_ROWS = 256
-"""Rows that one request may carry."""
+"""Most rows of a request."""
 
 
 class WireContract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is fixed for a model's life.
 
-    `definitions_sha256` covers the feature names, the kernel's version and constants, the normaliser and the labels:
-    two models that agree in it mean the same by every number they exchange.
+    `definitions_sha256` covers feature names, the kernel's version and constants, the normaliser and the labels.
     """
 
     feature_count: int
@@ -59,7 +56,7 @@ class WireContract(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def wire_contract(params: Params) -> WireContract:
     """Derive the contract from the parameters."""
-    # PyTorch takes two seconds to import, and everything that only reads a manifest imports this module.
+    # PyTorch takes two seconds to import; readers of manifests do not need it.
     from lobsmith.models.networks.registry import state_size
 
     return WireContract(

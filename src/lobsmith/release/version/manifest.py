@@ -1,4 +1,4 @@
-"""What a version is: its files, where it came from, what was proven of it."""
+"""The manifest: a version's files, provenance, verdicts and metrics."""
 
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,7 @@ MANIFEST = "manifest.json"
 
 
 class Environment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the bits of a model depend on besides data and parameters.
-
-    `gpu` is the name of the one that `train.device: auto` takes, None where there is none.
-    """
+    """What the bits of a model depend on besides data and parameters; `gpu` is that of `train.device: auto`, if any."""
 
     python: str
     packages: dict[str, str]
@@ -40,12 +37,11 @@ class Origin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The record that lies beside a version's files.
+    """Description of a version, beside its files.
 
-    `files` maps each other file of the version to its SHA-256. `artifact_id` is the SHA-256 of the model file: the same
-    artifact published twice keeps it, while `version` is minted at each publication. `run` is the folder of the retrain
-    that made it, below the workspace's runs; `promoted_from` the version that was promoted to become this one. Of
-    TensorRT plans it has `engine`, and the number and `artifact_id` of the version whose network it is.
+    `files` maps the other files to their SHA-256. `artifact_id` is the SHA-256 of the model file, the same after a
+    promotion, while `version` is new. `run` is the retrain's folder below the workspace's runs; `promoted_from` the
+    source of a promotion. TensorRT plans have `engine`, and number and `artifact_id` of the version with their network.
     """
 
     model: str
@@ -71,22 +67,18 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     promoted_from: Origin | None = None
 
     def has_learnt(self, instrument: str) -> bool:
-        """Say whether it was trained on `venue:symbol`; one that does not say on what is taken to know it."""
+        """Return whether it was trained on `venue:symbol`; True where the manifest names no instruments."""
         return not self.instruments or instrument in map(str, self.instruments)
 
     def shares_a_market_with(self, other: "Manifest") -> bool:
-        """Say whether there is an instrument that both have learnt."""
+        """Return whether both were trained on a common instrument."""
         if not self.instruments or not other.instruments:
             return True
-        return any(self.has_learnt(str(one)) for one in other.instruments)
+        return any(self.has_learnt(str(instrument)) for instrument in other.instruments)
 
 
 def read_manifest(directory: Path, trust: Trust | None = None) -> Manifest:
-    """Read the manifest of a version's directory.
-
-    Args:
-        directory: the version.
-        trust: which keys may have signed it; None reads it unchecked, for what is only reported.
+    """Read the manifest of a version's directory; without `trust` the signature is not checked.
 
     Raises:
         ReleaseError: it is missing, is not a manifest, or is not signed with a trusted key.
@@ -111,20 +103,20 @@ def write_manifest(directory: Path, manifest: Manifest, signer: Signer) -> None:
 
 
 def check_files(directory: Path, trust: Trust) -> Manifest:
-    """Read a version's manifest, check its signature and compare every file of the directory with it.
+    """Check the signature and every file of a version's directory; return its manifest.
 
     Raises:
-        ReleaseError: the manifest is missing, is not one or is not signed with a trusted key, a file is missing,
-            changed or extra, or the model file (the plans) is not what the manifest says of it.
+        ReleaseError: the manifest is missing, invalid or not signed with a trusted key; a file is missing, changed or
+            extra; or the model file (the plans) is not that of the manifest.
     """
     manifest = read_manifest(directory, trust)
     try:
-        found = {entry.name: entry for entry in directory.iterdir() if entry.name not in (MANIFEST, SIGNATURE)}
-        for name in sorted(found.keys() | manifest.files.keys()):
+        paths = {entry.name: entry for entry in directory.iterdir() if entry.name not in (MANIFEST, SIGNATURE)}
+        for name in sorted(paths.keys() | manifest.files.keys()):
             path = directory / name
             if name not in manifest.files:
                 raise ReleaseError(f"{path}: not in the manifest; a version holds its own files and no others, move it")
-            if name not in found:
+            if name not in paths:
                 raise ReleaseError(f"{path}: missing; publish the version again")
             # A link can be pointed elsewhere after the check.
             if path.is_symlink() or not path.is_file():

@@ -1,14 +1,14 @@
-"""Names of the Triton models that belong to one model: its candidate, its TensorRT plans, its reference score."""
+"""Names of the Triton models of one production model: candidate, TensorRT plans, reference score."""
 
 PLANS_SUFFIX = "_trt"
 SCORE_SUFFIX = "_drift"
 CANDIDATE_SUFFIX = "_candidate"
 DEMO_RUN = "-demo"
-"""Ending of the run of a demonstration, which a version's manifest names."""
+"""Suffix of a demonstration's run in a manifest."""
 
 
 def plans_model(model: str) -> str:
-    """Return the name under which the TensorRT plans of a model are served.
+    """Return the name of a model's TensorRT plans.
 
     >>> plans_model("lob")
     'lob_trt'
@@ -17,7 +17,7 @@ def plans_model(model: str) -> str:
 
 
 def score_model(model: str) -> str:
-    """Return the name under which the reference score of a model is served, for clients to tell drift by.
+    """Return the name of a model's reference score.
 
     >>> score_model("lob")
     'lob_drift'
@@ -26,7 +26,7 @@ def score_model(model: str) -> str:
 
 
 def companions(model: str) -> tuple[str, ...]:
-    """Return the names of the models that may go with a model, each version under the number of the model's own.
+    """Return the names of a model's companions; their versions have the numbers of the model's.
 
     >>> companions("lob"), companions("lob_trt")
     (('lob_trt', 'lob_drift'), ())
@@ -40,11 +40,11 @@ def family(model: str) -> tuple[str, ...]:
     >>> family("lob")[:4]
     ('lob', 'lob_trt', 'lob_drift', 'lob_candidate')
     """
-    return tuple(name for one in (model, candidate_model(model)) for name in (one, *companions(one)))
+    return tuple(name for base in (model, candidate_model(model)) for name in (base, *companions(base)))
 
 
 def followed_model(model: str) -> str:
-    """Return the name of the model that a companion goes with; any other name is returned as it is.
+    """Return the model of a companion; any other name is returned unchanged.
 
     >>> followed_model("lob_trt"), followed_model("lob_drift"), followed_model("lob")
     ('lob', 'lob', 'lob')
@@ -53,7 +53,7 @@ def followed_model(model: str) -> str:
 
 
 def candidate_model(model: str) -> str:
-    """Return the name of the slot in which candidates of a model are judged.
+    """Return the name of a model's candidate deployment.
 
     >>> candidate_model("lob")
     'lob_candidate'
@@ -62,7 +62,7 @@ def candidate_model(model: str) -> str:
 
 
 def is_demo(run: str | None) -> bool:
-    """Say whether a version of this run was made by a demonstration.
+    """Return whether a version's run is a demonstration's.
 
     >>> is_demo("20261121T092509-d901fa-demo"), is_demo("20261121T092509-d901fa"), is_demo(None)
     (True, False, False)
@@ -71,12 +71,12 @@ def is_demo(run: str | None) -> bool:
 
 
 def is_candidate(model: str) -> bool:
-    """Say whether a name is that of a slot of candidates."""
+    """Return whether a name is that of a candidate deployment."""
     return model.endswith(CANDIDATE_SUFFIX)
 
 
 def may_produce(model: str) -> bool:
-    """Say whether a name may be that of a production model: the endings of candidates and companions are taken.
+    """Return whether a production model may have this name: without the suffixes of candidates and companions.
 
     >>> may_produce("lob"), may_produce("lob_candidate"), may_produce("lob_trt"), may_produce("lob_drift")
     (True, False, False, False)

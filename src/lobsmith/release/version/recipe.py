@@ -1,4 +1,4 @@
-"""The recipe of a version: data, parameters and environment that its bits and the verdicts on them depend on."""
+"""The recipe of a version: data, parameters and environment that its bits and verdicts depend on."""
 
 import hashlib
 import os
@@ -18,34 +18,30 @@ from lobsmith.params import Params, as_table
 from lobsmith.release.version.manifest import Environment, Manifest
 
 BITS = ("window", "features", "labels", "split", "model", "train", "compress", "reference")
-"""Sections of `params.yaml` that the bits of a version depend on besides its data."""
+"""Sections of `params.yaml` that a version's bits depend on."""
 VERDICTS = ("contract", "evaluation", "walk_forward", "gates", "drift")
-"""Sections that the verdicts on those bits depend on; of `drift` the rows of the reference do, too."""
+"""Sections that its verdicts depend on; the reference's rows depend on `drift`, too."""
 _PACKAGES = ("lobsmith", "numba", "numpy", "onnx", "onnxruntime", "torch")
 _CPUINFO = Path("/proc/cpuinfo")
-# What ONNX Runtime, oneDNN and LLVM choose their kernels by; the widest that the processor has comes first.
+# ONNX Runtime, oneDNN and LLVM choose kernels by these; widest first.
 _INSTRUCTION_SETS = ("avx512_vnni", "avx512f", "avx2", "avx")
 _GIT_DEADLINE_S = 10
 
 
 def window_id(params: Params, fingerprints: Iterable[str], commit: str | None) -> str:
-    """Return what tells one training from another: the data, the code, and the parameters that it depends on.
+    """Return the SHA-256 of a training's recipe: fingerprints of its datasets, commit, and the parameters it depends
+    on.
 
-    Parameters of what comes after the verdicts (serving, client, engines, retention) make no difference. Nor does
-    `data`: the fingerprints say what was read.
-
-    Args:
-        params: all of `params.yaml`.
-        fingerprints: of the datasets that are trained on.
-        commit: of the code, None where it is unknown.
+    Left out are parameters of later stages (serving, client, engines, retention), and `data`, as the fingerprints cover
+    it.
     """
     recipe = sections(as_table(params), *BITS, *VERDICTS)
     content = msgspec.json.encode([sorted(fingerprints), commit, recipe], order="sorted")
     return hashlib.sha256(content).hexdigest()
 
 
-def recorded_params(manifest: Manifest, here: Params) -> Params:
-    """Return the parameters that a version was made with; sections that make no difference are those of `here`.
+def manifest_params(manifest: Manifest, here: Params) -> Params:
+    """Return the parameters that a version was made with; irrelevant sections are those of `here`.
 
     Raises:
         ReleaseError: this release of lobsmith has other parameters.
@@ -57,17 +53,17 @@ def recorded_params(manifest: Manifest, here: Params) -> Params:
     except msgspec.ValidationError as error:
         raise ReleaseError(
             f"{manifest.model} {manifest.version}: its parameters are of another release of lobsmith: {error}; "
-            f"check out the commit that it was made with, {manifest.git_commit or 'which was not recorded'}"
+            f"check out the commit that it was made with, {manifest.git_commit or 'which is unknown'}"
         ) from error
 
 
 def sections(table: Mapping[str, Any], *names: str) -> Any:
-    """Return sections of a table of parameters as a manifest holds them; None for one that it lacks."""
+    """Return sections of a table of parameters as in a manifest; None for a missing one."""
     return msgspec.json.decode(msgspec.json.encode({name: table.get(name) for name in names}))
 
 
 def environment(threads: int) -> Environment:
-    """Return versions of interpreter and packages, the training's thread count, the instruction set and the GPU."""
+    """Return interpreter and package versions, training threads, instruction set and GPU."""
     gpu = this_gpu()
     return Environment(
         python=platform.python_version(),
@@ -79,7 +75,7 @@ def environment(threads: int) -> Environment:
 
 
 def git_commit(root: Path) -> str | None:
-    """Return the commit checked out at `root`, with `-dirty` where files differ; None outside a git checkout."""
+    """Return the commit checked out at `root`, `-dirty` where files differ; None outside a git checkout."""
     head = _git(root, "rev-parse", "HEAD")
     if head is None:
         return None
@@ -99,10 +95,10 @@ def _git(root: Path, *arguments: str) -> str | None:
     git = shutil.which("git")
     if git is None:
         return None
-    # Without optional locks: a look at the checkout must not get in the way of work in it.
+    # No optional locks: they would block work in the checkout.
     variables = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             [git, "-C", str(root), *arguments],
             capture_output=True,
             text=True,
@@ -112,4 +108,4 @@ def _git(root: Path, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return completed.stdout.strip()

@@ -1,10 +1,9 @@
 """Signatures on manifests: only the holder of a trusted key can publish.
 
-Ed25519 (RFC 8032). A manifest holds the hash of every other file of its version, so one signature stands for all of
-them. The private key is made at the first publication, or is the one whose file `LOBSMITH_SIGNING_KEY_FILE` names;
-which public keys are trusted stands in `.lobsmith/keys/trusted.pub`, or in the file that `LOBSMITH_TRUSTED_KEYS_FILE`
-names: one key a line, 64 hexadecimal digits, and after a space whatever tells people whose it is. A host that only
-serves needs no private key.
+Ed25519 (RFC 8032); a manifest has the hash of every other file of its version. The private key is made at the first
+publication, or is in the file that `LOBSMITH_SIGNING_KEY_FILE` names; serving needs none. Trusted public keys are in
+`.lobsmith/keys/trusted.pub` or the file that `LOBSMITH_TRUSTED_KEYS_FILE` names, one a line: 64 hexadecimal digits, a
+space, a comment.
 """
 
 import os
@@ -25,30 +24,26 @@ SIGNING_KEY_FILE = "LOBSMITH_SIGNING_KEY_FILE"
 TRUSTED_KEYS_FILE = "LOBSMITH_TRUSTED_KEYS_FILE"
 
 _PURPOSE = b"lobsmith manifest 1\n"
-"""Signed along, so that a signature on a manifest is a signature on nothing else."""
+"""Prefix of the signed content: the signature is valid for manifests only."""
 
 
 @dataclass(frozen=True)
 class Trust:
-    """The public keys that may sign, in a file; it is read anew at each check."""
+    """A file of trusted public keys, read anew at each check."""
 
     path: Path
 
     @classmethod
     def of(cls, workspace: Workspace) -> "Trust":
-        """Return what a workspace trusts."""
+        """Return the trusted keys of a workspace."""
         named = os.environ.get(TRUSTED_KEYS_FILE)
         return cls(Path(named) if named else workspace.keys / "trusted.pub")
 
     def check(self, path: Path, content: bytes) -> None:
-        """Check the signature that lies beside a file.
-
-        Args:
-            path: the signed file.
-            content: what was read of it.
+        """Check the signature beside a file with this content.
 
         Raises:
-            ReleaseError: it is not signed, none of the trusted keys signed it, or no key is trusted here.
+            ReleaseError: it is not signed, not with a trusted key, or no key is trusted here.
         """
         place = path.with_name(SIGNATURE)
         try:
@@ -67,7 +62,7 @@ class Trust:
         """Return the trusted keys, 32 bytes each.
 
         Raises:
-            ReleaseError: the file is missing, holds none, or a line is not a key.
+            ReleaseError: the file is missing or empty, or a line is not a key.
         """
         try:
             lines = [line.split()[0] for line in self.path.read_text().splitlines() if line.strip()]
@@ -93,7 +88,7 @@ class Signer:
         return self._key.public_key().public_bytes_raw().hex()
 
     def sign(self, content: bytes) -> str:
-        """Return the signature of a file's content as its signature file holds it."""
+        """Return the signature of a file's content, as in its signature file."""
         return self._key.sign(_PURPOSE + content).hex() + "\n"
 
     def __repr__(self) -> str:
@@ -101,10 +96,10 @@ class Signer:
 
 
 def signer(workspace: Workspace) -> Signer:
-    """Return the publisher's key; without one it is made, and trusted.
+    """Return the publisher's key; a missing one is made, and trusted.
 
     Raises:
-        ReleaseError: the key file is readable by others, is no key, or is missing where the environment names one.
+        ReleaseError: the key file is readable by others, invalid, or missing where the environment names it.
     """
     named = os.environ.get(SIGNING_KEY_FILE)
     path = Path(named) if named else workspace.keys / "publisher.key"
@@ -118,13 +113,13 @@ def signer(workspace: Workspace) -> Signer:
     except OSError as error:
         raise ReleaseError(f"{path}: {error.strerror}; {SIGNING_KEY_FILE} must name the signing key") from error
     except ValueError:
-        # The reason would quote the file.
+        # The cause would quote the key.
         raise ReleaseError(f"{path}: not an Ed25519 key of 64 hexadecimal digits") from None
     return Signer(key)
 
 
 def _make(path: Path, trusted: Path) -> None:
-    """Make a key and trust it, in this order: a crash leaves a trusted key that nobody holds, never the opposite."""
+    """Make a key and trust it first: a crash leaves a trusted key without a file, never an untrusted publisher."""
     key = Ed25519PrivateKey.generate()
     before = trusted.read_bytes() if trusted.exists() else b""
     line = f"{key.public_key().public_bytes_raw().hex()} {path}\n".encode()

@@ -1,8 +1,4 @@
-"""`config.pbtxt`: what Triton is told of a model, generated from the wire contract.
-
-There is no template file: tensor names and shapes are written down once, in `lobsmith.release.version.contract`. The
-text is the same for the embedded server and for Triton's own `onnxruntime` backend.
-"""
+"""`config.pbtxt`: a model's Triton configuration, generated from the wire contract, for every server alike."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -60,29 +56,26 @@ def config_text(
     engine: EngineBuild | None = None,
     instruments: Iterable[Instrument] = (),
 ) -> str:
-    """Return a model's `config.pbtxt`.
-
-    That of TensorRT plans differs in what runs them, and in nothing that a client sees. Names of plans belong to the
-    model and not to a version, and so do profiles: all versions that such a configuration lists must share them.
+    """Return a model's `config.pbtxt`; all listed versions share its names of plans and profiles.
 
     Args:
         model: name of the model.
-        contract: tensors and definitions, fixed for the model's life.
-        versions: the versions to load; the highest is the active one.
-        prime_rows: rows after which any of these versions can be trusted; see `prime_rows_for`.
-        max_batch: most requests that are answered in one execution.
+        contract: tensors and definitions.
+        versions: to be loaded; the highest is active.
+        prime_rows: see `prime_rows_for`.
+        max_batch: most requests in one execution.
         warmup: single-row inferences before a version is READY; 0 for none.
-        instances: how many copies of the network answer at the same time.
-        engine: what the plans of all these versions have in common; None for ONNX.
-        instruments: those that the newest version has learnt, for clients that cannot read its manifest.
+        instances: copies of the network that answer concurrently.
+        engine: of TensorRT plans; None for ONNX.
+        instruments: that the newest version was trained on, for clients without its manifest.
     """
     if engine is not None:
-        # A batch may meet any of the profiles, so the narrowest one bounds it.
+        # Triton may run a batch in any profile: the narrowest bounds it.
         max_batch = min(max_batch, *(profile.batch[2] for profile in engine.profiles))
     config = ModelConfig(
         name=model,
         backend=BACKEND if engine is None else PLANS_BACKEND,
-        # None for plans: a GPU of a capability that has no plan must not be given another one's.
+        # No default for plans: a GPU without a plan must not get that of another capability.
         default_model_filename=MODEL if engine is None else "",
         cc_model_filenames=None if engine is None else engine.plans,
         max_batch_size=max_batch,
@@ -101,8 +94,7 @@ def config_text(
         profiles = [str(index) for index in range(len(engine.profiles))]
         config.instance_group.add(kind=ModelInstanceGroup.KIND_GPU, count=instances, profile=profiles)
     if warmup:
-        # Triton's random_data is random bytes: as floats 0.4 % of them are not finite and the rest reach 1e38, which no
-        # backend should have to accept. Zeros are finite.
+        # Triton's random_data is random bytes: as floats, 0.4 % are not finite and the rest reach 1e38.
         config.model_warmup.add(
             name="one_tick",
             batch_size=1,
@@ -122,7 +114,7 @@ def config_text(
 def score_config_text(
     model: str, contract: WireContract, *, versions: Sequence[int], max_batch: int, warmup: int
 ) -> str:
-    """Return the `config.pbtxt` of a model's reference score; arguments are those of `config_text`."""
+    """Return the `config.pbtxt` of a model's reference score; arguments as for `config_text`."""
     config = ModelConfig(
         name=model,
         backend=BACKEND,
@@ -140,13 +132,13 @@ def score_config_text(
         zeros = ModelWarmup.Input(data_type=TYPE_FP32, dims=[MAX_ROWS, features], zero_data=True)
         config.model_warmup.add(name="one_block", batch_size=1, count=warmup, inputs={ROWS: zeros})
     _bind(config, contract)
-    # Of the model that it goes with, for the contract to be whole; the score has no state.
+    # The score has no state: this completes the contract, which is the model's.
     config.parameters[STATE_SIZE].string_value = str(contract.state_size)
     return str(text_format.MessageToString(config))
 
 
 def _batching() -> Any:
-    # No queue delay: a batch is what has piled up while the last one ran, and no tick waits for company.
+    # No queue delay: a batch is what queued during the last execution; no request waits for others.
     return ModelDynamicBatching(max_queue_delay_microseconds=0)
 
 
@@ -160,10 +152,9 @@ def _bind(config: Any, contract: WireContract) -> None:
 
 
 def prime_rows_for(measured: Iterable[int]) -> int:
-    """Return the rows that prime any of several versions: the largest figure, rounded up to a power of two.
+    """Return the rows that prime each of several versions: the largest figure, rounded up to a power of two.
 
-    Rounded, because each version measures another figure, and a change of anything but the version policy makes Triton
-    load every version of the model again.
+    Rounded, because any change but of the version policy makes Triton reload every version.
 
     >>> prime_rows_for([70, 90])
     128
@@ -186,22 +177,22 @@ def read_config(path: Path) -> Any:
 
 
 def is_plans(model: str, config: Any) -> bool:
-    """Say whether a `ModelConfig` is that of TensorRT plans."""
+    """Return whether a `ModelConfig` is that of TensorRT plans."""
     return model.endswith(PLANS_SUFFIX) and bool(config.backend == PLANS_BACKEND)
 
 
 def is_score(model: str, config: Any) -> bool:
-    """Say whether a `ModelConfig` is that of a reference score."""
+    """Return whether a `ModelConfig` is that of a reference score."""
     return model.endswith(SCORE_SUFFIX) and [tensor.name for tensor in config.input] == [ROWS]
 
 
 def listed_versions(config: Any) -> list[int]:
-    """Return the versions that the policy of a `ModelConfig` names, rising; none unless the policy is `specific`."""
+    """Return the versions in the policy of a `ModelConfig`, rising; none unless it is `specific`."""
     return sorted(set(config.version_policy.specific.versions))
 
 
 def listing(config: Any, versions: Sequence[int]) -> str:
-    """Return the text of a configuration that differs from `config` only in the versions that it lists."""
+    """Return the text of `config` with other versions listed."""
     changed = ModelConfig()
     changed.CopyFrom(config)
     changed.version_policy.specific.versions[:] = sorted(versions)
@@ -209,10 +200,10 @@ def listing(config: Any, versions: Sequence[int]) -> str:
 
 
 def configured_contract(path: Path) -> WireContract:
-    """Return the wire contract that a `config.pbtxt` states.
+    """Return the wire contract of a `config.pbtxt`.
 
     Raises:
-        ReleaseError: it cannot be read, or is not a configuration that lobsmith wrote.
+        ReleaseError: it cannot be read, or was not written by lobsmith.
     """
     config = read_config(path)
     inputs = {tensor.name: list(tensor.dims) for tensor in config.input}
@@ -220,7 +211,7 @@ def configured_contract(path: Path) -> WireContract:
         return WireContract(
             feature_count=inputs[ROWS if ROWS in inputs else FEATURES][1],
             state_size=int(config.parameters[STATE_SIZE].string_value) if ROWS in inputs else inputs[STATE][0],
-            horizons_ms=tuple(int(one) for one in config.parameters[HORIZONS].string_value.split(",")),
+            horizons_ms=tuple(int(horizon) for horizon in config.parameters[HORIZONS].string_value.split(",")),
             definitions_sha256=config.parameters[DEFINITIONS].string_value,
         )
     except (KeyError, IndexError, ValueError) as error:

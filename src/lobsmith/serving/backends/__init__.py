@@ -1,1 +1,1 @@
-"""Python-based Triton backends; each runs inside Triton's stub process, not in lobsmith's."""
+"""Python-based Triton backends; they run in Triton's stub process."""

@@ -1,1 +1,1 @@
-"""The embedded Triton: installation, process, control calls, loading, warm-up."""
+"""Embedded Triton: installation, process, control calls, loading, warm-up."""

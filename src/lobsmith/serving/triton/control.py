@@ -1,7 +1,7 @@
-"""Control calls to a running server: load, unload, list.
+"""Control calls to a running server: load, unload, index.
 
-Loads and unloads go over gRPC: over HTTP, all inference on the thread that took the call waits for it to end. What is
-over in a moment goes over HTTP, because a call that Triton refuses over gRPC answers UNAVAILABLE, like an outage.
+Loads and unloads go over gRPC: over HTTP they block inference on their thread. Short calls go over HTTP: over gRPC a
+refusal is UNAVAILABLE, like an outage.
 """
 
 import http.client
@@ -27,16 +27,16 @@ _REASON_LENGTH = 500
 _FAILED, _UNLOADED = "UNAVAILABLE", "unloaded"
 READY = "READY"
 CHANNEL = [("grpc.enable_http_proxy", 0)]
-"""Options of a gRPC channel: a proxy variable of the shell must not stand between us and our own server."""
+"""Options of a gRPC channel: a proxy variable of the shell must not apply."""
 
 
 class UnreachableError(ServingError):
-    """The server does not answer; it may be starting again."""
+    """The server does not answer; it may be restarting."""
 
 
 @dataclass(frozen=True)
 class VersionState:
-    """A row of the server's repository index; `version` is None for a model that is not loaded."""
+    """A row of the repository index; `version` is None for a model that is not loaded."""
 
     model: str
     version: int | None
@@ -45,14 +45,14 @@ class VersionState:
 
 
 class TritonControl:
-    """The control calls of one running server; safe to use from several threads."""
+    """Control calls of one running server; thread-safe."""
 
     def __init__(self, endpoint: Endpoint, repository: Repository) -> None:
         self.endpoint = endpoint
         self._repository = repository
 
     def index(self) -> list[VersionState]:
-        """Return the state of every version that the server knows.
+        """Return the state of every known version.
 
         Raises:
             ServingError: the server does not answer.
@@ -69,13 +69,13 @@ class TritonControl:
         ]
 
     def ready_versions(self, model: str) -> list[int]:
-        """Return the versions of a model that answer requests, rising."""
+        """Return a model's READY versions, ascending."""
         return sorted(
             row.version for row in self.index() if row.model == model and row.version is not None and row.state == READY
         )
 
     def failures(self, model: str) -> dict[int, str]:
-        """Return the versions that Triton could not load, and its reasons, each in one bounded line.
+        """Return the reasons, one bounded line each, by version that Triton could not load.
 
         Raises:
             ServingError: the server does not answer.
@@ -87,7 +87,7 @@ class TritonControl:
         }
 
     def counts(self, model: str) -> dict[int, tuple[int, int]]:
-        """Return how many requests each loaded version answered and failed since it was loaded, warm-ups included.
+        """Return answered and failed requests by loaded version, warm-ups included.
 
         Raises:
             ServingError: the server does not answer, or has no such model.
@@ -102,27 +102,27 @@ class TritonControl:
         }
 
     def load(self, model: str, versions: list[int], *, deadline_s: float = 120.0) -> None:
-        """Have the server serve exactly these versions of a model; those it serves already are not interrupted.
+        """Serve exactly these versions of a model, without interrupting those already served.
 
         Args:
             model: the model's name.
-            versions: what the model's version policy is to list, whatever `config.pbtxt` says.
-            deadline_s: a load may hang for ever, for instance when the Python stub cannot start.
+            versions: whatever `config.pbtxt` lists.
+            deadline_s: a load may hang, for instance when the stub cannot start.
 
         Raises:
             ServingError: a version could not be loaded, or not in time.
         """
         config = override(self._repository.config_text(model), versions)
-        with self._commanding(f"load {model}", deadline_s) as client:
+        with self._control_client(f"load {model}", deadline_s) as client:
             client.load_model(model, config=config, headers=self._headers, client_timeout=deadline_s)
 
     def unload(self, model: str, *, deadline_s: float = 30.0) -> None:
-        """Have the server serve no version of a model.
+        """Unload a model.
 
         Raises:
             ServingError: the server does not answer.
         """
-        with self._commanding(f"unload {model}", deadline_s) as client:
+        with self._control_client(f"unload {model}", deadline_s) as client:
             client.unload_model(model, headers=self._headers, client_timeout=deadline_s)
 
     @property
@@ -130,8 +130,8 @@ class TritonControl:
         return {GRPC_KEY_HEADER: self.endpoint.key}
 
     @contextmanager
-    def _commanding(self, what: str, deadline_s: float) -> Iterator[tritonclient.grpc.InferenceServerClient]:
-        where = f"{self.endpoint.grpc_url}: {what}"
+    def _control_client(self, action: str, deadline_s: float) -> Iterator[tritonclient.grpc.InferenceServerClient]:
+        where = f"{self.endpoint.grpc_url}: {action}"
         client = tritonclient.grpc.InferenceServerClient(self.endpoint.grpc_url, channel_args=CHANNEL)
         try:
             yield client
@@ -168,13 +168,13 @@ class TritonControl:
 
 
 def connect(workspace: Workspace) -> TritonControl | None:
-    """Return the control of the workspace's running server, None where no server lives."""
+    """Return the control of the running server, None without a server."""
     endpoint = read_endpoint(workspace)
     return None if endpoint is None else TritonControl(endpoint, Repository.of(workspace))
 
 
 def served_versions(workspace: Workspace) -> dict[str, list[int]] | None:
-    """Return for each model the versions that the running server has READY, rising; None where no server lives.
+    """Return the running server's READY versions by model, ascending; None without a server.
 
     Raises:
         ServingError: the server does not answer.
@@ -190,7 +190,7 @@ def served_versions(workspace: Workspace) -> dict[str, list[int]] | None:
 
 
 def override(config_text: str, versions: list[int]) -> str:
-    """Return a model's configuration as JSON with a version policy that lists exactly these versions.
+    """Return a configuration as JSON whose version policy lists exactly these versions.
 
     Raises:
         ReleaseError: the text is not a model configuration.
@@ -205,7 +205,6 @@ def override(config_text: str, versions: list[int]) -> str:
 
 
 def _reason(content: bytes) -> str:
-    """Return Triton's error in one bounded line; a failed load carries a stack trace of many."""
     try:
         text = str(json.loads(content)["error"])
     except (ValueError, KeyError, TypeError):

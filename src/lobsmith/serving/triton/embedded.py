@@ -1,4 +1,4 @@
-"""The embedded Triton as a child process that never outlives us."""
+"""The embedded Triton as a child process that never outlives its parent."""
 
 import hashlib
 import http.client
@@ -30,13 +30,13 @@ from lobsmith.workspace import Workspace
 
 KEY_HEADER = "lobsmith-key"
 GRPC_KEY_HEADER = f"triton-grpc-protocol-{KEY_HEADER}"
-"""The headers that carry the key of control calls, over HTTP and over gRPC."""
+"""Headers of the control key, over HTTP and gRPC."""
 LOCKED = ("model-repository", "shared-memory", "trace", "logging")
-"""Calls that need the key. Trace and logging are among them because they make the server write files of any name."""
+"""Calls that need the key; trace and logging write files of any name."""
 
 TRITON_PORTS = ("http_port", "grpc_port", "metrics_port")
 PORTS = (*TRITON_PORTS, "modes_port")
-"""Of `serving`: those that Triton itself listens on, and all of them."""
+"""Of `serving`: Triton's own, and all."""
 
 _LAUNCHER = Path(launcher.__file__)
 _BACKEND = Path(backends.__file__).parent / "onnxruntime" / "model.py"
@@ -44,19 +44,19 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton's Python backend 
 _STUB = "triton_python_backend_stub"
 _POLL_S = 0.05
 _DRAIN_S = 3
-"""Seconds for requests under way; Triton waits them out for every HTTP client that merely keeps its connection open."""
+"""For open requests; Triton waits as long for every idle HTTP connection."""
 _LOG_TAIL_BYTES = 16_384
 
 
 def backends_folder(workspace: Workspace) -> Path:
-    """Return where the backends of a workspace's server lie; it is made at each start."""
+    """Return the folder of the server's backends, made at each start."""
     return workspace.serving / "backends"
 
 
 class Triton:
     """One run of the server: `start` once, then `exit_code` and at last `stop`.
 
-    The kernel kills the child when the thread that called `start` ends, so that thread must live as long as the server.
+    The kernel kills the child when the thread that called `start` ends.
     """
 
     def __init__(self, workspace: Workspace, params: ServingParams) -> None:
@@ -66,19 +66,19 @@ class Triton:
 
     @property
     def log(self) -> Path:
-        """What the present run prints; that of the run before lies beside it as `triton.log.1`."""
+        """Output of this run; of the last run in `triton.log.1`."""
         return self._workspace.serving / "triton.log"
 
     def start(self, stop: threading.Event) -> Endpoint | None:
-        """Start the server with no model loaded and wait until it is ready.
+        """Start without models and wait until ready.
 
         Returns:
-            Where it listens, or None where `stop` was set meanwhile; the caller still calls `Triton.stop`.
+            The endpoint, or None where `stop` was set; the caller still calls `Triton.stop`.
 
         Raises:
             TritonMissingError: this machine cannot run it.
-            PortBusyError: a port of its own is taken.
-            ServingError: it died at once or is not ready within `start_deadline_s`; no child is left.
+            PortBusyError: one of its ports is taken.
+            ServingError: it exited or is not ready within `start_deadline_s`; no child is left.
         """
         installation = find_triton()
         host = ipv4(self._params.host)
@@ -106,11 +106,11 @@ class Triton:
             raise
 
     def exit_code(self) -> int | None:
-        """Return the child's exit status, None while it runs; negative is the signal that killed it."""
+        """Return the child's exit status, negative for a signal; None while it runs."""
         return None if self._child is None else self._child.poll()
 
-    def last_words(self) -> str:
-        """Return the last line of the log that tells of an error, in one line, or an empty text."""
+    def last_error(self) -> str:
+        """Return the last error of the log in one line, or an empty text."""
         try:
             with self.log.open("rb") as file:
                 file.seek(max(0, self.log.stat().st_size - _LOG_TAIL_BYTES))
@@ -120,7 +120,7 @@ class Triton:
         return error_line(lines)
 
     def stop(self) -> None:
-        """End the child and what it started: politely first, by force after `stop_deadline_s`. Safe to call twice."""
+        """End the child and its processes: SIGTERM, after `stop_deadline_s` SIGKILL. Idempotent."""
         child, self._child = self._child, None
         if child is None:
             return
@@ -130,28 +130,27 @@ class Triton:
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(self._params.stop_deadline_s)
         finally:
-            # The stubs are in the child's process group and may outlive a server that crashed.
+            # The stubs are in the child's process group and may outlive a crashed server.
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
             self._remove_shared_memory()
 
     def _assemble(self, installation: Installation) -> Path:
-        """Make the backend folder: the wheel's Python backend with the stub of our Python, and our `onnxruntime`.
-
-        NVIDIA's `tensorrt` backend comes along where somebody has put it beside the wheel's Python backend.
+        """Make the backend folder: the wheel's Python backend with our Python's stub, our `onnxruntime`, and `tensorrt`
+        if the wheel's folder has it.
         """
         backends = backends_folder(self._workspace)
         shutil.rmtree(backends, ignore_errors=True)
         python = backends / "python"
         python.mkdir(parents=True)
         for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
-            # Copies, because Triton refuses a library whose real path lies outside the backend folder.
+            # Triton refuses a library whose real path is outside the backend folder.
             shutil.copy2(installation.python_backend / name, python / name)
         shutil.copy2(installation.stub, python / _STUB)
-        ours = backends / "onnxruntime"
-        ours.mkdir()
-        shutil.copy2(_BACKEND, ours / "model.py")
+        onnxruntime = backends / "onnxruntime"
+        onnxruntime.mkdir()
+        shutil.copy2(_BACKEND, onnxruntime / "model.py")
         tensorrt = installation.python_backend.with_name(PLANS_BACKEND)
         if tensorrt.is_dir():
             shutil.copytree(tensorrt, backends / PLANS_BACKEND)
@@ -182,7 +181,7 @@ class Triton:
         ]
 
     def _launch(self, command: list[str], installation: Installation) -> subprocess.Popen[bytes]:
-        # An empty folder: a model.py in the working directory would shadow the backend's.
+        # A model.py in the working directory would shadow the backend's.
         directory = self._workspace.serving / "empty"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
@@ -190,7 +189,7 @@ class Triton:
         if self.log.exists():
             self.log.replace(self.log.with_name("triton.log.1"))
         environment = {**os.environ, **installation.environment()}
-        # Cloud platforms set AIP_* variables, which make Triton open one more door.
+        # Cloud platforms set AIP_* variables, which make Triton open another port.
         environment = {name: value for name, value in environment.items() if not name.startswith("AIP_")}
         with self.log.open("wb") as log:
             try:
@@ -201,20 +200,19 @@ class Triton:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    # A Ctrl-C in the terminal must reach us only: we decide in which order things end.
+                    # Ctrl-C in the terminal must reach the supervisor only.
                     start_new_session=True,
                 )
             except OSError as error:
                 raise TritonMissingError(f"{sys.executable}: cannot start Triton: {error.strerror}") from error
 
     def _wait_ready(self, endpoint: Endpoint, stop: threading.Event) -> bool:
-        """Return True once the server is ready, False where `stop` was set first."""
         deadline = time.monotonic() + self._params.start_deadline_s
         while not stop.wait(_POLL_S):
             code = self.exit_code()
             if code is not None:
                 raise ServingError(
-                    f"Triton died at start ({describe_exit(code)}): {self.last_words() or 'it said nothing'}; "
+                    f"Triton exited at start ({describe_exit(code)}): {self.last_error() or 'no output'}; "
                     f"see {self.log}; `lobsmith replay --transport inprocess` works without it"
                 )
             if is_ready(endpoint):
@@ -222,7 +220,7 @@ class Triton:
             if time.monotonic() > deadline:
                 raise ServingError(
                     f"Triton is not ready after {self._params.start_deadline_s:g} s: "
-                    f"{self.last_words() or 'no error'}; see {self.log}, or raise serving.start_deadline_s"
+                    f"{self.last_error() or 'no error'}; see {self.log}, or raise serving.start_deadline_s"
                 )
         return False
 
@@ -231,7 +229,7 @@ class Triton:
         return f"lobsmith_{digest}_"
 
     def _end_orphans(self) -> None:
-        """End the model processes that a killed server of this workspace left behind: they wait for it for ever."""
+        """Kill the stubs of a killed server of this workspace."""
         stub = str((backends_folder(self._workspace) / "python" / _STUB).absolute())
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -239,7 +237,7 @@ class Triton:
                     process.kill()
 
     def _remove_shared_memory(self) -> None:
-        """Free the regions that a killed server of this workspace left behind; nobody else does."""
+        """Free the regions of a killed server of this workspace."""
         for path in _SHARED_MEMORY.glob(f"{self._shared_memory_prefix()}*"):
             path.unlink(missing_ok=True)
 
@@ -257,7 +255,7 @@ def ipv4(host: str) -> str:
 
 
 def ports_of(params: ServingParams, names: Sequence[str] = PORTS) -> list[Port]:
-    """Return some ports of `serving`, by default all of them.
+    """Return ports of `serving`, by default all.
 
     Raises:
         ServingError: `serving.host` has no address.
@@ -267,7 +265,7 @@ def ports_of(params: ServingParams, names: Sequence[str] = PORTS) -> list[Port]:
 
 
 def is_ready(endpoint: Endpoint, *, deadline_s: float = 2.0) -> bool:
-    """Say whether the server answers that it is ready."""
+    """Whether the server reports ready."""
     connection = http.client.HTTPConnection(endpoint.host, endpoint.http_port, timeout=deadline_s)
     try:
         connection.request("GET", "/v2/health/ready")
@@ -279,7 +277,7 @@ def is_ready(endpoint: Endpoint, *, deadline_s: float = 2.0) -> bool:
 
 
 def describe_exit(code: int) -> str:
-    """Say in words how a child ended."""
+    """Describe how a child ended."""
     if code >= 0:
         return f"exit status {code}"
     try:
@@ -289,8 +287,8 @@ def describe_exit(code: int) -> str:
 
 
 def error_line(lines: list[str]) -> str:
-    """Return the last line of a log that tells of an error, without its time stamp, at most 300 characters."""
+    """Return a log's last error line without its time stamp, at most 300 characters."""
     marks = re.compile(r"^E\d{4} |^\S+Z E |error|failed|cannot|not found", re.IGNORECASE)
-    chosen = next((line for line in reversed(lines) if marks.search(line)), lines[-1] if lines else "")
-    chosen = re.sub(r"^(\S+Z [A-Z] \d+ |[EWI]\d{4} \S+ \d+ )", "", chosen)
-    return " ".join(chosen.split())[:300]
+    line = next((entry for entry in reversed(lines) if marks.search(entry)), lines[-1] if lines else "")
+    line = re.sub(r"^(\S+Z [A-Z] \d+ |[EWI]\d{4} \S+ \d+ )", "", line)
+    return " ".join(line.split())[:300]

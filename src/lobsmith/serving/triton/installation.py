@@ -1,4 +1,4 @@
-"""Finds the Triton that the `nvidia-pytriton` wheel carries, and says what is missing where it cannot run."""
+"""Finds the Triton of the `nvidia-pytriton` wheel, and reports what is missing."""
 
 import importlib.util
 import os
@@ -31,7 +31,7 @@ _DEBIAN_PACKAGES = {
 
 @dataclass(frozen=True)
 class Installation:
-    """The parts of an installed wheel, and where the stub's Python finds its packages."""
+    """Parts of an installed wheel, and the package folders of the stub's Python."""
 
     server: Path
     python_backend: Path
@@ -40,23 +40,23 @@ class Installation:
     packages: tuple[Path, ...]
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables that Triton and its Python stub need, as additions to ours."""
+        """Return the environment variables that Triton and its stub need beyond ours."""
         inherited = os.environ.get("LD_LIBRARY_PATH", "")
         paths = [str(path) for path in self.library_path] + ([inherited] if inherited else [])
         return {
             "LD_LIBRARY_PATH": ":".join(paths),
-            # The stub embeds Python: left alone it would look for a standard library beside itself or on PATH.
+            # The stub would search a standard library beside itself or on PATH.
             "PYTHONHOME": sys.base_prefix,
             "LOBSMITH_PACKAGES": os.pathsep.join(str(path) for path in self.packages),
         }
 
 
 def find_triton() -> Installation:
-    """Find the installed Triton and check that this machine can run it; pytriton itself is not imported.
+    """Find the installed Triton and check that this machine can run it; imports no pytriton.
 
     Raises:
-        TritonMissingError: it is not installed, not executable, for another architecture or Python, or a shared library
-            is missing; the message says what to install.
+        TritonMissingError: not installed or executable, another architecture or Python, or a library is missing; names
+            the remedy.
     """
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise _missing(
@@ -75,16 +75,16 @@ def find_triton() -> Installation:
 
 
 def describe_wheel(package: Path) -> Installation:
-    """Say where the parts of an installed `pytriton` package lie; they need not exist."""
+    """Return where the parts of a `pytriton` package are; they need not exist."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     root = package / "tritonserver"
     libpython = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib"]
     packages = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-    # A user or distribution installation keeps packages outside the interpreter's own folder.
+    # User and distribution installations keep packages elsewhere.
     for name in ("numpy", "onnxruntime"):
-        found = importlib.util.find_spec(name)
-        if found is not None and found.origin is not None:
-            packages.append(str(Path(found.origin).parent.parent))
+        module = importlib.util.find_spec(name)
+        if module is not None and module.origin is not None:
+            packages.append(str(Path(module.origin).parent.parent))
     return Installation(
         server=root / "bin" / "tritonserver",
         python_backend=root / "backends" / "python",
@@ -98,19 +98,19 @@ def describe_wheel(package: Path) -> Installation:
 
 
 def check_installation(installation: Installation) -> None:
-    """Check that every program of an installation can be started on this machine.
+    """Check that every program of an installation can run here.
 
     Raises:
-        TritonMissingError: it cannot; the message says what to install.
+        TritonMissingError: it names the remedy.
     """
     backend = installation.python_backend / "libtriton_python.so"
     if not installation.stub.is_file() and installation.server.is_file():
-        served = sorted(
+        stubs = sorted(
             path.parent.name for path in installation.stub.parent.parent.glob("*/triton_python_backend_stub")
         )
         raise _missing(
             f"Triton's Python backend has no stub for Python {installation.stub.parent.name}",
-            f"use one of Python {', '.join(served) or 'another version'}, or {_INSTALL}",
+            f"use one of Python {', '.join(stubs) or 'another version'}, or {_INSTALL}",
         )
     for path in (installation.server, installation.stub, backend):
         if not path.is_file():
@@ -122,23 +122,23 @@ def check_installation(installation: Installation) -> None:
             )
         if path != backend and not os.access(path, os.X_OK):
             raise _missing(f"{path} is not executable", f"chmod +x {path}")
-    lacking = {
-        name for path in (installation.server, installation.stub, backend) for name in _lacking(path, installation)
+    libraries = {
+        name for path in (installation.server, installation.stub, backend) for name in _unresolved(path, installation)
     }
-    if lacking:
-        raise missing_libraries(lacking)
+    if libraries:
+        raise missing_libraries(libraries)
 
 
 def missing_libraries(names: set[str]) -> TritonMissingError:
-    """Say which Debian packages hold the shared libraries that the loader did not find."""
+    """Return an error that names the Debian packages of missing shared libraries."""
     packages = sorted({package for name in names if (package := _debian_package(name)) is not None})
     unknown = sorted(name for name in names if _debian_package(name) is None)
-    steps = []
+    remedies = []
     if packages:
-        steps.append(f"apt-get install {' '.join(packages)}")
+        remedies.append(f"apt-get install {' '.join(packages)}")
     if unknown:
-        steps.append(f"install what holds {', '.join(unknown)}")
-    return _missing(f"Triton's shared libraries are missing: {', '.join(sorted(names))}", "; ".join(steps))
+        remedies.append(f"install what holds {', '.join(unknown)}")
+    return _missing(f"Triton's shared libraries are missing: {', '.join(sorted(names))}", "; ".join(remedies))
 
 
 def _debian_package(library: str) -> str | None:
@@ -148,7 +148,6 @@ def _debian_package(library: str) -> str | None:
 
 
 def _machine(path: Path) -> str:
-    """Return the architecture that an ELF file was built for."""
     with path.open("rb") as file:
         header = file.read(20)
     if header[:4] != b"\x7fELF" or len(header) < 20:
@@ -157,8 +156,8 @@ def _machine(path: Path) -> str:
     return _ELF_MACHINES.get(code, f"machine {code}")
 
 
-def _lacking(path: Path, installation: Installation) -> list[str]:
-    """Return the shared libraries of a program that the dynamic loader does not find."""
+def _unresolved(path: Path, installation: Installation) -> list[str]:
+    """Return a program's libraries that the dynamic loader does not find."""
     ldd = shutil.which("ldd")
     if ldd is None:
         return []
@@ -174,5 +173,5 @@ def _lacking(path: Path, installation: Installation) -> list[str]:
     ]
 
 
-def _missing(what: str, remedy: str) -> TritonMissingError:
-    return TritonMissingError(f"{what}: {remedy}; {_OTHERWISE}")
+def _missing(problem: str, remedy: str) -> TritonMissingError:
+    return TritonMissingError(f"{problem}: {remedy}; {_OTHERWISE}")

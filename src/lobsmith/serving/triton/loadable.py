@@ -1,7 +1,6 @@
-"""Which versions a server on this machine may be given: Triton is not asked to find out by failing.
+"""Which versions a server on this machine can load, checked beforehand: hashes, and plans against GPU and TensorRT.
 
-A load that fails can make every version of a model unavailable, or take the server with it. So hashes are checked
-before it, and plans are held against the GPU and the TensorRT that are to run them.
+A failed load can make all versions of a model unavailable or crash the server.
 """
 
 import ctypes
@@ -17,27 +16,27 @@ _TENSORRT = ("libnvinfer.so.11", "libnvinfer.so.10")
 
 
 def loadable(workspace: Workspace, model: str) -> tuple[list[int], dict[int, str]]:
-    """Divide a model's listed versions for the server of this workspace.
+    """Split a model's listed versions for the workspace's server.
 
     Returns:
-        Those that hold and that this machine can run, rising, and for each of the others the reason.
+        Valid versions that this machine can run, ascending, and the reason for each other.
 
     Raises:
         ReleaseError: a configuration is unreadable.
     """
     repository = Repository.of(workspace)
-    sound, skipped = repository.valid(model)
-    if not sound or not repository.is_plans(model):
-        return sound, skipped
+    valid, skipped = repository.valid(model)
+    if not valid or not repository.is_plans(model):
+        return valid, skipped
     backend = backends_folder(workspace) / PLANS_BACKEND
     if not backend.is_dir():
         missing = f"Triton has no tensorrt backend in {backend.parent}; the ONNX model answers"
-        return [], {**skipped, **dict.fromkeys(sound, missing)}
+        return [], {**skipped, **dict.fromkeys(valid, missing)}
     tensorrt = _tensorrt_version()
     gpu = this_gpu()
     capability = None if gpu is None else gpu.capability
     fitting = []
-    for version in sound:
+    for version in valid:
         build = repository.verify(model, version).engine
         reason = "it has no plans" if build is None else fits(build, capability, tensorrt)
         if reason is None:
@@ -48,7 +47,7 @@ def loadable(workspace: Workspace, model: str) -> tuple[list[int], dict[int, str
 
 
 def _tensorrt_version() -> str | None:
-    """Return the version of the TensorRT library that a program started here would load, as "10.13.2", or None."""
+    """Return the version of the TensorRT library here, as "10.13.2", or None."""
     for name in _TENSORRT:
         try:
             number = int(ctypes.CDLL(name).getInferLibVersion())

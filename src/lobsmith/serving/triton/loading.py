@@ -1,4 +1,4 @@
-"""What a server is given to load: listed versions that are sound, one load at a time, none while it is busy."""
+"""Loads listed, valid versions into a server: one load at a time, none while it is busy."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -18,9 +18,9 @@ _SETTLE_POLL_S = 0.02
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a load left behind: the READY versions, rising, and why others were left out.
+    """Outcome of a load: READY versions, ascending, and why others were skipped.
 
-    Only a companion may have no version READY: the ONNX model answers in the place of its plans, and without its score.
+    Only a companion may have none READY: the ONNX model answers without plans and score.
     """
 
     model: str
@@ -29,21 +29,19 @@ class Loaded:
 
 
 def load_valid(workspace: Workspace, control: TritonControl, model: str, deadline_s: float) -> Loaded:
-    """Have the server serve a model's listed versions whose hashes hold, and see each of them READY.
+    """Serve a model's listed versions that are valid and loadable here, and wait until READY.
 
-    Plans that this machine cannot run are left out too; where none is left the server is told to drop what it has.
-
-    New versions are loaded one by one. In one call they are all or nothing: one that Triton cannot load takes the
-    others along, and while it discards them it crashes now and then (SIGSEGV, about once in thirty such failures).
+    A companion without any is unloaded. New versions are loaded one by one: in one call a failure takes the others
+    along, and discarding them crashes Triton now and then (SIGSEGV, about once in thirty such failures).
 
     Args:
-        workspace: where the repository lies.
+        workspace: of the repository.
         control: of the server.
         model: the model's name.
-        deadline_s: seconds for each version.
+        deadline_s: for each version.
 
     Returns:
-        What is READY, perhaps nothing, and for every other listed version why it is not.
+        What is READY, perhaps nothing, and why others are not.
 
     Raises:
         UnreachableError: the server went away.
@@ -51,7 +49,7 @@ def load_valid(workspace: Workspace, control: TritonControl, model: str, deadlin
     """
     repository = Repository.of(workspace)
     with sole_load(workspace, time.monotonic() + deadline_s):
-        # Read inside the lock: of two loads, the later one must know at least what the earlier one knew.
+        # Inside the lock: a later load must know what the earlier one knew.
         versions, skipped = loadable(workspace, model)
         ready = set(control.ready_versions(model))
         if not versions and ready and repository.is_companion(model):
@@ -72,16 +70,16 @@ def load_valid(workspace: Workspace, control: TritonControl, model: str, deadlin
 
 
 def _order(versions: set[int]) -> list[int]:
-    """Return the order in which to load versions: the fallback before the newest, for that one may hang."""
+    """Return the load order: the fallback before the newest, which may hang."""
     rising = sorted(versions)
     return [*rising[-2:], *reversed(rising[:-2])]
 
 
 def _load(control: TritonControl, model: str, versions: set[int], deadline_s: float) -> None:
-    """Have the server serve these versions, of which one at most is new, and see them READY.
+    """Serve these versions, at most one of them new, and wait until READY.
 
     Raises:
-        DeadlineError: they are not in time.
+        DeadlineError: not in time.
         ServingError: Triton cannot load the new one.
     """
     deadline = time.monotonic() + deadline_s
@@ -94,13 +92,13 @@ def _load(control: TritonControl, model: str, versions: set[int], deadline_s: fl
 
 
 def settle(control: TritonControl, model: str, deadline: float, *, versions: Iterable[int] | None = None) -> None:
-    """Wait until Triton is neither loading nor unloading a version of a model, so that it can be told to do either.
+    """Wait until Triton neither loads nor unloads a version of a model: behind a load that hangs it queues control
+    calls.
 
-    Behind a load that hangs it queues the model's control calls, to carry them out when they are out of date. A call
-    that only drops versions, down to `versions` which are READY, need not wait for unloads: rolling back is quick.
+    A call that only drops versions, down to READY `versions`, need not wait for unloads: a rollback is quick.
 
     Raises:
-        ServingError: it is still loading or unloading at `deadline`, on the monotonic clock.
+        ServingError: still busy at `deadline`, monotonic s.
     """
     while True:
         rows = [row for row in control.index() if row.model == model]
@@ -117,7 +115,7 @@ def settle(control: TritonControl, model: str, deadline: float, *, versions: Ite
 
 @contextmanager
 def sole_load(workspace: Workspace, deadline: float) -> Iterator[None]:
-    """Let one process at a time decide which versions the server loads."""
+    """Hold the lock of loads."""
     path, held = workspace.serving / "load.lock", False
     try:
         with exclusive_lock(path, max(0.0, deadline - time.monotonic())):
@@ -126,4 +124,4 @@ def sole_load(workspace: Workspace, deadline: float) -> Iterator[None]:
     except TimeoutError as error:
         if held:
             raise
-        raise ServingError(f"{path}: another load has not ended in time; look at `lobsmith status`") from error
+        raise ServingError(f"{path}: another load has not ended in time; see `lobsmith status`") from error

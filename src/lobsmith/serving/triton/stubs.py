@@ -1,8 +1,7 @@
-"""Looks after the processes in which Triton's Python backend runs versions: Triton is blind to those that hang or die.
+"""Watches the stub processes in which Triton's Python backend runs versions; Triton does not notice hangs and crashes.
 
-A version whose process died stays READY and answers nothing. One whose process hangs while it loads holds up every
-later control call of its model, the one that would take it back among them. Once that process is killed, Triton gives
-the version up within two seconds; the model's other versions answer all the time.
+A version whose stub crashed stays READY without answers. A stub that hangs in a load blocks every later control call of
+its model; two seconds after its kill Triton gives the version up. Other versions answer all the time.
 """
 
 import os
@@ -18,13 +17,13 @@ from lobsmith.process import start_ticks
 from lobsmith.serving.triton.control import READY, TritonControl
 
 _GRACE_S = 15.0
-"""Seconds for Triton to give up a version whose process was killed."""
+"""For Triton to give up a version whose stub was killed."""
 
 _Version = tuple[str, int]
 
 
 class StubWatch:
-    """The watch over one run of Triton. `check` every half second or so."""
+    """Watches one run of Triton; call `check` about every half second."""
 
     def __init__(self, control: TritonControl, load_deadline_s: float) -> None:
         self._control = control
@@ -35,39 +34,41 @@ class StubWatch:
         self._suspects: set[int] = set()
 
     def check(self) -> str | None:
-        """Kill the process of a version that has been loading for too long.
+        """Kill the stub of a version that has been loading for too long.
 
         Returns:
-            Why Triton has to be started again, None where it has not.
+            Why Triton must be restarted, None where it need not.
         """
         try:
             rows = self._control.index()
         except ServingError:
-            # Whether it lives is for others to judge.
+            # The supervisor watches Triton itself.
             return None
         now = time.monotonic()
         versions = {(row.model, row.version): row.state for row in rows if row.version is not None}
-        self._loading = {one: self._loading.get(one, now) for one, state in versions.items() if state == "LOADING"}
+        self._loading = {
+            version: self._loading.get(version, now) for version, state in versions.items() if state == "LOADING"
+        }
         alive, dead = _children(self._triton)
         self._stubs |= {pid: version for pid in alive - self._stubs.keys() if (version := _served_by(pid))}
-        for one, since in self._loading.items():
+        for version, since in self._loading.items():
             if now > since + self._deadline_s + _GRACE_S:
-                return f"{one[0]}/{one[1]} hangs while it loads, and Triton does not give it up"
+                return f"{version[0]}/{version[1]} hangs while it loads, and Triton does not give it up"
             if now > since + self._deadline_s:
-                _kill([pid for pid in alive if self._stubs.get(pid) == one])
-        # Triton notices by itself that a process died which it was starting or ending.
+                _kill([pid for pid in alive if self._stubs.get(pid) == version])
+        # Triton notices the exit of a stub that it was starting or ending.
         busy = not {"LOADING", "UNLOADING"}.isdisjoint(versions.values())
         dead = {pid for pid in dead if (versions.get(self._stubs[pid]) == READY if pid in self._stubs else not busy)}
-        # One that was just unloaded is gone by the next look.
+        # A stub just unloaded is gone by the next check.
         lost = dead & self._suspects
         self._suspects = dead
-        return "the process of a version died (out of memory?)" if lost else None
+        return "the process of a version exited (out of memory?)" if lost else None
 
 
 def _children(pid: int) -> tuple[set[int], set[int]]:
-    """Return the children of a process that live, and those that are dead and that it has not waited for.
+    """Return a process's running children, and its zombies.
 
-    The kernel's own list: psutil would look at every process of the machine, twice a second.
+    From the kernel's own list: psutil would scan all processes, twice a second.
     """
     alive: set[int] = set()
     dead: set[int] = set()
@@ -79,7 +80,7 @@ def _children(pid: int) -> tuple[set[int], set[int]]:
 
 
 def _served_by(pid: int) -> _Version | None:
-    """Return the model and version that a stub runs: its first argument is `<model>/<version>/<file>`."""
+    """Return model and version of a stub: its first argument is `<model>/<version>/<file>`."""
     with suppress(psutil.Error, IndexError, ValueError):
         path = Path(psutil.Process(pid).cmdline()[1])
         return path.parent.parent.name, int(path.parent.name)

@@ -1,10 +1,7 @@
-"""Warm-up: a version that was just loaded answers real rows before it is trusted with anybody's.
+"""Warm-up: a version just loaded answers its golden vectors before live rows, one at a time over gRPC, state carried.
 
-The rows are those of its golden vectors, one at a time and over gRPC, the state carried, as a live client asks. It
-comes on top of the `model_warmup` in `config.pbtxt`, a few rows of zeros without which the first answer after READY
-takes fifty times as long: clients that name no version get a new one the moment that it is READY.
-
-Triton counts warm-ups as requests like any others, so what was sent is kept beside the server; `traffic` subtracts it.
+`model_warmup` in `config.pbtxt` runs a few rows of zeros before READY as well; without it the first answer takes fifty
+times as long. Triton counts warm-ups as requests: their number is kept beside the server, `traffic` subtracts it.
 """
 
 import hashlib
@@ -39,9 +36,9 @@ _Answer = dict[str, NDArray[np.float32]]
 
 
 class WarmedUp(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A warm-up that went well: `requests` single rows, and microseconds from asking to having the answer.
+    """A successful warm-up: `requests` single rows, and latency percentiles in microseconds.
 
-    `server` is the run of Triton that was asked last, and `sent` how much it was asked since it loaded the version.
+    `server`: the last run of Triton asked; `sent`: requests to it since it loaded the version.
     """
 
     model: str
@@ -55,29 +52,29 @@ class WarmedUp(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Traffic(Struct, frozen=True, kw_only=True):
-    """What a version has been asked since it was loaded, warm-ups left out."""
+    """Requests to a version since it was loaded, warm-ups subtracted."""
 
     requests: int
     failed: int
 
 
 def warm_up(workspace: Workspace, endpoint: Endpoint, model: str, version: int, requests: int) -> WarmedUp:
-    """Have a loaded version answer single real rows; keep what was sent, and how long it took.
+    """Have a loaded version answer single real rows; store their number and latency.
 
     Args:
-        workspace: where the version lies.
-        endpoint: the server.
+        workspace: of the version.
+        endpoint: of the server.
         model: the model's name.
-        version: a version that is READY.
-        requests: how many rows; the golden ones are taken round and round.
+        version: READY.
+        requests: rows; the golden ones repeat.
 
     Raises:
         ReleaseError: the version has no golden vectors.
         UnreachableError: the server went away.
-        ServingError: an answer is missing, late, not finite or no probabilities, or all are the same.
+        ServingError: an answer is missing, late, not finite or no probabilities, or all are equal.
     """
-    took_us = _answer_rows(workspace, endpoint, model, version, requests)
-    p50, p99 = np.percentile(took_us, (50, 99))
+    latencies_us = _answer_rows(workspace, endpoint, model, version, requests)
+    p50, p99 = np.percentile(latencies_us, (50, 99))
     warmed = WarmedUp(
         model=model,
         version=version,
@@ -100,13 +97,13 @@ def ask_once(workspace: Workspace, endpoint: Endpoint, warmed: WarmedUp) -> None
     """
     _answer_rows(workspace, endpoint, warmed.model, warmed.version, 1)
     server = _run(endpoint)
-    # Triton's counters start from zero at each of its starts.
+    # Triton's counters restart with it.
     sent = warmed.sent + 1 if warmed.server == server else 1
     _keep(workspace, structs.replace(warmed, server=server, sent=sent))
 
 
 def ask_score(repository: Repository, endpoint: Endpoint, model: str, version: int) -> None:
-    """Have a loaded reference score answer a block of zeros.
+    """Have a loaded drift score answer a block of zeros.
 
     Raises:
         ReleaseError: the repository is unreadable.
@@ -120,7 +117,7 @@ def ask_score(repository: Repository, endpoint: Endpoint, model: str, version: i
 
 
 def warmed_up(workspace: Workspace, model: str, version: int) -> WarmedUp | None:
-    """Return the last warm-up of a version, None where there was none."""
+    """Return the last warm-up of a version, None without one."""
     try:
         return jsonl.decode(_path(workspace, model, version).read_bytes(), WarmedUp)
     except (FileNotFoundError, msgspec.DecodeError):
@@ -128,44 +125,44 @@ def warmed_up(workspace: Workspace, model: str, version: int) -> WarmedUp | None
 
 
 def forget(workspace: Workspace, model: str, version: int) -> None:
-    """Drop what is known of a version's warm-up: it is no longer loaded."""
+    """Delete the warm-up of a version that was unloaded."""
     _path(workspace, model, version).unlink(missing_ok=True)
 
 
 def traffic(workspace: Workspace, control: TritonControl, model: str) -> dict[int, Traffic]:
-    """Return what each loaded version of a model has been asked since it was loaded, warm-ups left out.
+    """Return each loaded version's requests since it was loaded, warm-ups subtracted.
 
     Raises:
         ServingError: the server does not answer, or has no such model.
     """
     config = read_config(Repository.of(workspace).config_path(model))
-    configured = sum(one.count for one in config.model_warmup)
-    asked = {}
+    configured = sum(warmup.count for warmup in config.model_warmup)
+    requests = {}
     for version, (succeeded, failed) in control.counts(model).items():
         warmed = warmed_up(workspace, model, version)
         sent = warmed.sent if warmed is not None and warmed.server == _run(control.endpoint) else 0
-        asked[version] = Traffic(requests=max(0, succeeded + failed - configured - sent), failed=failed)
-    return asked
+        requests[version] = Traffic(requests=max(0, succeeded + failed - configured - sent), failed=failed)
+    return requests
 
 
 def _answer_rows(workspace: Workspace, endpoint: Endpoint, model: str, version: int, requests: int) -> list[float]:
-    """Return how long each answer took, in microseconds."""
+    """Return each answer's latency, microseconds."""
     golden = load_golden(Repository.of(workspace).directory(model, version) / GOLDEN)
     where = f"{model}/{version}: warm-up"
-    probabilities, took_us, state = [], [], golden.state
+    probabilities, latencies_us, state = [], [], golden.state
     with _client(endpoint) as client:
         for number in range(requests):
             row = number % golden.features.shape[1]
             started = time.perf_counter()
-            given = {FEATURES: golden.features[:, row : row + 1], STATE: state}
-            answer = _ask(client, model, version, given, (PROBABILITIES, OUTLOOK, NEXT_STATE))
-            took_us.append((time.perf_counter() - started) * 1e6)
+            inputs = {FEATURES: golden.features[:, row : row + 1], STATE: state}
+            answer = _ask(client, model, version, inputs, (PROBABILITIES, OUTLOOK, NEXT_STATE))
+            latencies_us.append((time.perf_counter() - started) * 1e6)
             _check(f"{where}, row {number}", answer)
             probabilities.append(answer[PROBABILITIES])
             state = answer[NEXT_STATE]
     if requests > 1 and np.ptp(np.concatenate(probabilities), axis=0).max() == 0:
         raise ServingError(f"{where}: its answers are the same for every row; train it again")
-    return took_us
+    return latencies_us
 
 
 @contextmanager
@@ -181,11 +178,11 @@ def _ask(
     client: tritonclient.grpc.InferenceServerClient,
     model: str,
     version: int,
-    given: Mapping[str, NDArray[np.float32]],
-    wanted: Sequence[str],
+    arrays: Mapping[str, NDArray[np.float32]],
+    outputs: Sequence[str],
 ) -> _Answer:
     inputs = []
-    for name, array in given.items():
+    for name, array in arrays.items():
         inputs.append(tritonclient.grpc.InferInput(name, list(array.shape), "FP32"))
         inputs[-1].set_data_from_numpy(np.ascontiguousarray(array))
     try:
@@ -194,7 +191,7 @@ def _ask(
         text = " ".join(str(error.message() or "").split())[:300] or str(error.status())
         lost = str(error.status()) == "StatusCode.UNAVAILABLE" and "unknown model" not in text
         raise (UnreachableError if lost else ServingError)(f"{model}/{version}: warm-up: {text}") from error
-    return {name: result.as_numpy(name) for name in wanted}
+    return {name: result.as_numpy(name) for name in outputs}
 
 
 def _check_finite(where: str, answer: _Answer) -> None:
@@ -219,5 +216,5 @@ def _path(workspace: Workspace, model: str, version: int) -> Path:
 
 
 def _run(endpoint: Endpoint) -> str:
-    # The key is new at every start, and no secret may lie in a file that others can read.
+    # The key is new at every start, and must not lie in a readable file.
     return hashlib.sha256(endpoint.key.encode()).hexdigest()[:16]

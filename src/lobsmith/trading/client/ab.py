@@ -1,4 +1,4 @@
-"""A/B: blocks of time are answered by the active version or by the candidate, as a hash of symbol and block says."""
+"""A/B test: active version or candidate answers a block of time, by a hash of symbol and block."""
 
 import time
 from collections.abc import Callable
@@ -19,17 +19,16 @@ from lobsmith.units import NS_PER_S
 Float32 = NDArray[np.float32]
 
 _CANDIDATE_SHARE = 0.5
-"""Of the deadline, for the candidate: the active version's is not shortened."""
+"""Of the deadline; the active version keeps all of its own."""
 _HISTORY_ROWS = 2048
-"""Rows that a candidate which has yet to appear can be primed with."""
+"""Prime a candidate that appears later."""
 
 
 class SplitClient:
-    """One stream's conversation with two versions, of which one answers each row: `Prediction.model` says which.
+    """One stream to two versions, of which one answers each row: `Prediction.model` names it.
 
-    The one that is not asked remembers the row, and is primed anew when its turn comes. A row that the candidate does
-    not answer is answered by the active version in the same call, and so are all rows of the next `poll_s` seconds. Not
-    safe to share between threads.
+    The other version keeps the row and is primed at its next block. When the candidate fails, the active version
+    answers the row in the same call, and all rows of the next `poll_s` seconds. Not thread-safe.
     """
 
     def __init__(
@@ -44,17 +43,17 @@ class SplitClient:
         salt: str,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """Open a client of the active version; the candidate need not exist yet.
+        """Open a client of the active version; the candidate may appear later.
 
         Args:
-            transport: what answers.
+            transport: to the server.
             model: the production model.
-            params: deadline of a request, and how often versions are looked up.
+            params: deadline and lookup interval.
             symbol: whose rows these are.
-            block_s: length of the blocks.
+            block_s: length of a block.
             share: of blocks that the candidate answers.
-            salt: another one draws other blocks.
-            clock: nanoseconds that never go back.
+            salt: of the hash.
+            clock: monotonic, ns.
 
         Raises:
             ServingError: the server does not answer, or has no such model.
@@ -72,7 +71,7 @@ class SplitClient:
         self._not_before_ns: int | None = None
 
     def step(self, row: Float32, _raw: Float32 | None, time_ns: int) -> Prediction:
-        """Ask the version whose turn it is by the row's time: see `Client.step`."""
+        """See `Client.step`; the row's time selects the version."""
         rows = row[np.newaxis]
         if not arm(self._symbol, time_ns, salt=self._salt, **self._split):
             prediction = self._active.step(row)
@@ -90,13 +89,13 @@ class SplitClient:
     def predict(
         self, rows: Float32, _raw: Float32 | None = None, _times_ns: NDArray[np.int64] | None = None
     ) -> list[Prediction]:
-        """Move the stream over rows, float32 [T, F], that only prime it; the active version answers them."""
+        """See `Client.predict`; the active version answers."""
         predictions = self._active.predict(rows)
         self._remember(rows)
         return predictions
 
     def reset(self) -> None:
-        """Forget the stream: after a gap in the feed the next row starts from a cold state."""
+        """See `Client.reset`."""
         self._active.reset()
         self._history = RowHistory(self._history.width, _HISTORY_ROWS)
         if self._candidate is not None:
@@ -108,7 +107,7 @@ class SplitClient:
             self._candidate.observe(rows)
 
     def _ask_candidate(self, row: Float32) -> Prediction | None:
-        """Return the candidate's prediction, None where there is none or it has just failed."""
+        """Return the candidate's prediction; None without a candidate or within `poll_s` of a failure."""
         now = self._clock()
         if self._not_before_ns is not None and now < self._not_before_ns:
             self._remember(row[np.newaxis])
@@ -120,7 +119,7 @@ class SplitClient:
         # A row that is not finite is no failure of the candidate.
         failed = prediction is None or prediction.reason not in (None, Reason.NON_FINITE_INPUT)
         if prediction is not None and prediction.reason is Reason.REFUSED:
-            # The model may have been published anew with another state: learn its shape again.
+            # A version published anew may have another state size: look it up again.
             self._candidate = None
         self._not_before_ns = self._clock() + int(self._params.poll_s * NS_PER_S) if failed else None
         return prediction
@@ -129,7 +128,7 @@ class SplitClient:
         params = ClientParams(deadline_s=self._params.deadline_s * _CANDIDATE_SHARE, poll_s=self._params.poll_s)
         try:
             shape = self._transport.describe(self._candidate_model)
-            # Another state may be as good, other rows or horizons are not.
+            # Another state size is fine; other features or horizons are not.
             if shape.definitions_sha256 != self._shape.definitions_sha256:
                 return None
             client = StreamClient.open(self._transport, self._candidate_model, params)

@@ -1,4 +1,4 @@
-"""The last rows of a stream, from which a new version's state is primed."""
+"""The last rows of a stream, which prime a new version's state."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ Float32 = NDArray[np.float32]
 
 
 class RowHistory:
-    """Keeps at least the last `capacity` rows of width F; appending one row costs a copy of that row.
+    """Keeps at least the last `capacity` rows of width F; appending copies one row.
 
     >>> history = RowHistory(1, 2)
     >>> for value in (1, 2, 3):
@@ -18,7 +18,7 @@ class RowHistory:
 
     def __init__(self, width: int, capacity: int) -> None:
         self._capacity = capacity
-        # Twice the room: rows move to the front once in `capacity` appends, and the last ones always lie in one piece.
+        # Twice the room: rows move to the front once in `capacity` appends, and the last ones stay contiguous.
         self._rows = np.empty((2 * capacity, width), np.float32)
         self._end = 0
 
@@ -31,7 +31,7 @@ class RowHistory:
         return min(self._end, self._capacity)
 
     def append(self, rows: Float32) -> None:
-        """Add rows, float32 [n, F], the newest last."""
+        """Add rows, float32 [n, F], oldest first."""
         rows = rows[-self._capacity :]
         if self._end + len(rows) > len(self._rows):
             kept = self.last(self._capacity).copy()
@@ -41,11 +41,11 @@ class RowHistory:
         self._end += len(rows)
 
     def last(self, count: int) -> Float32:
-        """Return the last `count` rows, or as many as there are: float32 [<= count, F], valid until the next append."""
+        """Return the last `count` rows or fewer, float32 [<= count, F], valid until the next append."""
         return self._rows[self._end - min(count, len(self)) : self._end]
 
     def reserve(self, capacity: int) -> None:
-        """Keep at least this many rows from now on."""
+        """Keep at least `capacity` rows."""
         if capacity > self._capacity:
             kept = self.last(self._capacity).copy()
             self.__init__(self.width, capacity)  # type: ignore[misc]

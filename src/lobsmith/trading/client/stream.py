@@ -1,4 +1,4 @@
-"""The client that holds one stream's state and always gives an answer or a reason."""
+"""The client of one stream: it holds the state and returns a prediction or a reason for each row."""
 
 import time
 from collections.abc import Callable
@@ -21,10 +21,10 @@ from lobsmith.units import NS_PER_S
 Float32 = NDArray[np.float32]
 
 _FIRST_HISTORY_ROWS = 2048
-"""Rows kept before any version has said how many it needs."""
+"""Rows kept before a version's `prime_rows` are known."""
 _SUM_TOLERANCE = 1e-3
 _PLANS_SHARE = 0.5
-"""Of the deadline, for the plans' answer: what is left must do for the ONNX model's."""
+"""Of the deadline, for the TensorRT plans."""
 
 
 class Reason(StrEnum):
@@ -37,36 +37,38 @@ class Reason(StrEnum):
     NON_FINITE_INPUT = "non_finite_input"
     BAD_ANSWER = "bad_answer"
     PRIMING = answers.PRIMING
-    """There is an answer, from a state that has not seen enough rows to be that of a warm stream."""
+    """There is an answer, from a state primed with too few rows."""
 
 
 def newest(versions: list[int]) -> int | None:
-    """Return the active one of the served versions, None where there is none."""
+    """Return the active version of the served ones, None where none is."""
     return max(versions, default=None)
 
 
-def second_newest(versions: list[int], has_learnt: Callable[[int], bool] = lambda _version: True) -> int | None:
-    """Return the version to go back to from the active one, None where there is none.
+def second_newest(versions: list[int], trained: Callable[[int], bool] = lambda _version: True) -> int | None:
+    """Return the version that a rollback would activate, None where none is.
 
     Args:
-        versions: that are served.
-        has_learnt: says whether one has learnt the stream's instrument; no other is gone back to.
+        versions: served ones.
+        trained: whether a version was trained on the instrument.
 
     >>> second_newest([3, 5, 7], lambda version: version != 5)
     3
     >>> second_newest([7])
     """
-    return next((version for version in sorted(versions)[-2::-1] if has_learnt(version)), None)
+    return next((version for version in sorted(versions)[-2::-1] if trained(version)), None)
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The answer to one row, or the reason why there is none.
 
-    `probabilities` float32 [H, 3] come with `outlook` float32 [H, 5] (see `lobsmith.release.version.contract`), or
-    there is a `reason`. `version` is the one that was asked, None where none was known. `latency_ns` is what the whole
-    step took, look-ups and priming included; rows asked together share it. `detail` is a line for people. `model` is
-    the one that answered: the ONNX model, or its TensorRT plans.
+    Attributes:
+        probabilities: float32 [H, 3].
+        outlook: auxiliary heads, float32 [H, 5], see `lobsmith.release.version.contract`.
+        version: asked, None where none was known.
+        latency_ns: of the whole call; rows of one request share it.
+        model: that answered: the ONNX model or its TensorRT plans.
     """
 
     probabilities: Float32 | None
@@ -82,32 +84,29 @@ StepT_co = TypeVar("StepT_co", covariant=True)
 
 
 class Client(Protocol[StepT_co]):
-    """One stream's side of the conversation: `step` for each row, `predict` for rows that only prime.
-
-    Every client takes all of a row, and each uses what it needs of it.
-    """
+    """A client of one stream: `step` predicts a row, `predict` only primes."""
 
     def step(self, row: Float32, raw: Float32, time_ns: int, /) -> StepT_co:
-        """Ask about the next row.
+        """Predict the next row.
 
         Args:
-            row: float32 [F], what the network sees.
-            raw: float32 [F], the same row in its own units.
-            time_ns: local receive time of the row, UTC.
+            row: float32 [F], normalised.
+            raw: float32 [F], the same in natural units.
+            time_ns: local receive time, UTC.
 
         Raises:
-            RequestError: wrong shape or type. Whatever happens at the server is a reason in the prediction instead.
+            RequestError: wrong shape or type. Server failures are a reason in the prediction.
         """
 
     def predict(self, rows: Float32, raw: Float32, times_ns: NDArray[np.int64], /) -> list[Prediction]:
-        """Move the stream over rows, float32 [T, F], raw rows, float32 [T, F], and times, int64 [T].
+        """Feed rows, float32 [T, F], raw rows, float32 [T, F], and times, int64 [T].
 
         Raises:
             RequestError: wrong shape or type.
         """
 
     def reset(self) -> None:
-        """Forget the stream: after a gap in the feed the next row starts from a cold state."""
+        """Start from a cold state with the next row, after a gap."""
 
 
 @dataclass(frozen=True)
@@ -117,15 +116,11 @@ class _Failure:
 
 
 class StreamClient:
-    """One stream's side of the conversation: its state, its last rows, and the version it talks to.
+    """The client of one stream: its state, its last rows, the version it asks. Not thread-safe.
 
-    The state belongs to the version that made it. When the active version changes or vanishes, the client starts from a
-    cold state and feeds the rows it remembers through the new one. After a failure the rows it could not ask about go
-    into the next request, so no row is ever lost from the state.
-
-    Where a look-up finds the version's TensorRT plans READY (`<model>_trt`) they are asked first. State means the same
-    to both, so a row that the plans do not answer is answered by the model in the same call, and so are all rows until
-    the next look-up. Not safe to share between threads.
+    A new version starts from a cold state, primed with the remembered rows. A failed request's rows go into the next
+    one. TensorRT plans (`<model>_trt`) that a lookup finds READY are asked first; both have the same state. When the
+    plans fail, the model answers the same call and all rows until the next lookup.
     """
 
     def __init__(
@@ -140,17 +135,17 @@ class StreamClient:
         choose: Callable[[list[int]], int | None] = newest,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """Make a client with a cold state; nothing is asked yet.
+        """Make a client with a cold state; nothing is requested yet.
 
         Args:
-            transport: what answers.
+            transport: to the server.
             model: the model's name.
             feature_count: F.
             state_size: S.
-            prime_rows: how many rows a version needs before a cold state agrees with a warm one.
-            params: deadline of one request and how often the served versions are looked up, both in seconds.
-            choose: which of the served versions to talk to, the active one by default.
-            clock: nanoseconds that never go back.
+            prime_rows: rows that prime a version's cold state.
+            params: deadline and lookup interval.
+            choose: which served version to ask.
+            clock: monotonic, ns.
         """
         self._transport = transport
         self._model = model
@@ -178,13 +173,7 @@ class StreamClient:
         *,
         choose: Callable[[list[int]], int | None] = newest,
     ) -> "StreamClient":
-        """Make a client that takes the model's shape and priming rows from the server.
-
-        Args:
-            transport: what answers.
-            model: the model's name.
-            params: deadline of one request and how often the served versions are looked up, both in seconds.
-            choose: which of the served versions to talk to, the active one by default.
+        """Make a client, see `StreamClient`, with the shape and priming rows that the server reports.
 
         Raises:
             ServingError: the server does not answer, or has no such model.
@@ -202,16 +191,16 @@ class StreamClient:
 
     @property
     def version(self) -> int | None:
-        """The version that the client talks to, None before the first look-up found one."""
+        """The version in use, None before a lookup found one."""
         return self._version
 
     @property
     def prime_rows(self) -> int:
-        """The rows after which a cold state of that version can be trusted, 0 before any is known."""
+        """Rows that prime that version, 0 without one."""
         return self._prime_rows
 
     def step(self, row: Float32, _raw: Float32 | None = None, _time_ns: int = 0) -> Prediction:
-        """See `Client.step`: the row is all that this client needs."""
+        """See `Client.step`; only the row is used."""
         if row.ndim != 1:
             raise RequestError(f"row: expected float32 [{self._history.width}], got {list(row.shape)}")
         return self.predict(row[np.newaxis])[0]
@@ -219,9 +208,7 @@ class StreamClient:
     def predict(
         self, rows: Float32, _raw: Float32 | None = None, _times_ns: NDArray[np.int64] | None = None
     ) -> list[Prediction]:
-        """Ask about the next T rows, at most `MAX_ROWS` at a time.
-
-        A row that holds NaN or infinity is left out of the stream: it changes no state and gets the reason.
+        """Predict the next T rows, at most `MAX_ROWS` a request; a row that is not finite changes no state.
 
         Args:
             rows: float32 [T, F], oldest first.
@@ -242,17 +229,14 @@ class StreamClient:
         return predictions
 
     def observe(self, rows: Float32) -> None:
-        """Take rows, float32 [T, F], into the stream without asking about them: the next request makes up for it.
-
-        As in `predict`, a row that is not finite is left out.
-        """
+        """Take finite rows of float32 [T, F]; the next request carries them."""
         finite = np.isfinite(rows).all(axis=1)
         rows = rows if finite.all() else rows[finite]
         self._history.append(rows)
         self._pending += len(rows)
 
     def reset(self) -> None:
-        """Forget the stream: after a gap in the feed the next row starts from a cold state."""
+        """See `Client.reset`."""
         self._history = RowHistory(self._history.width, _FIRST_HISTORY_ROWS)
         self._history.reserve(self._prime_rows + MAX_ROWS)
         self._state, self._pending = None, 0
@@ -265,30 +249,30 @@ class StreamClient:
         started = self._clock()
         finite = np.isfinite(rows).all(axis=1)
         outcome = self._advance(rows if finite.all() else rows[finite]) if finite.any() else None
-        took = self._clock() - started
+        latency_ns = self._clock() - started
         answers = None if outcome is None or isinstance(outcome, _Failure) else zip(*outcome, strict=True)
         predictions = []
         for accepted in finite:
             if not accepted:
                 prediction = Prediction(
-                    None, None, self._version, Reason.NON_FINITE_INPUT, took, "a feature is not finite"
+                    None, None, self._version, Reason.NON_FINITE_INPUT, latency_ns, "a feature is not finite"
                 )
             elif isinstance(outcome, _Failure):
-                prediction = Prediction(None, None, self._version, outcome.reason, took, outcome.detail)
+                prediction = Prediction(None, None, self._version, outcome.reason, latency_ns, outcome.detail)
             else:
                 assert answers is not None  # noqa: S101 - a finite row was asked about
-                prediction = Prediction(*next(answers), self._version, None, took, model=self._answered_by)
+                prediction = Prediction(*next(answers), self._version, None, latency_ns, model=self._answered_by)
             predictions.append(prediction)
         return predictions
 
     def _advance(self, rows: Float32) -> tuple[Float32, Float32] | _Failure:
-        """Move the state over finite rows [n, F], n <= `MAX_ROWS`; return both answers, [n, ...], or why not."""
+        """Move the state over finite rows [n, F], n <= `MAX_ROWS`; return both outputs [n, ...] or a failure."""
         self._history.append(rows)
         self._pending += len(rows)
         self._look_up()
         outcome = self._ask(len(rows))
         if isinstance(outcome, _Failure) and outcome.reason is Reason.UNAVAILABLE and self._version is not None:
-            # The version may have been unloaded since the last look-up.
+            # The version may have been unloaded since the last lookup.
             before = self._version
             self._look_up(force=True)
             if self._version not in (before, None):
@@ -296,7 +280,7 @@ class StreamClient:
         return outcome
 
     def _look_up(self, *, force: bool = False) -> None:
-        """Learn which version is active, at most every `poll_s`; on a change forget the state."""
+        """Find the active version, at most every `poll_s`; a change drops the state."""
         now = self._clock()
         if not force and self._looked_up_ns is not None and now - self._looked_up_ns < self._params.poll_s * NS_PER_S:
             return
@@ -306,7 +290,7 @@ class StreamClient:
             if active is not None and active != self._version:
                 self._prime_rows = self._prime_rows_of(active)
         except ServingError as error:
-            # A look-up that fails says nothing of the version in use: go on asking it.
+            # A failed lookup does not invalidate the version in use.
             self._lookup_failure = _failure(error)
             return
         self._lookup_failure = None
@@ -322,7 +306,7 @@ class StreamClient:
             return False
 
     def _ask(self, count: int) -> tuple[Float32, Float32] | _Failure:
-        """Feed what the state has not seen yet, priming first where it is cold; answer for the last `count` rows."""
+        """Feed pending rows, priming a cold state; return outputs for the last `count`."""
         if self._version is None:
             return self._lookup_failure or _Failure(Reason.NO_VERSION, f"{self._model}: no version is served")
         prime = self._prime_rows + count
@@ -338,11 +322,10 @@ class StreamClient:
             state = answer.next_state
             parts.append((answer.probabilities[0], answer.outlook[0]))
         self._state, self._pending = state, 0
-        probabilities, outlook = (np.concatenate(one)[-count:] for one in zip(*parts, strict=True))
+        probabilities, outlook = (np.concatenate(chunks)[-count:] for chunks in zip(*parts, strict=True))
         return probabilities, outlook
 
     def _infer(self, version: int, features: Float32, state: Float32) -> Answer | _Failure:
-        """Ask the plans where they are READY; ask the model where they are not or give no sound answer."""
         left_s = self._params.deadline_s
         if self._plans_ready:
             started = self._clock()
@@ -378,9 +361,9 @@ def _failure(error: ServingError) -> _Failure:
 
 
 def _fault(answer: Answer) -> str | None:
-    """Say what is wrong with an answer's values, None where nothing is."""
+    """Return what is wrong with an answer's values, None if valid."""
     probabilities = answer.probabilities
-    # NaN fails every comparison, so these two cover it; each pass over an array costs microseconds of a tick.
+    # NaN fails every comparison; each pass over an array costs microseconds a row.
     if not ((abs(probabilities.sum(axis=-1) - 1) <= _SUM_TOLERANCE).all() and probabilities.min() >= 0):
         return "the answer's probabilities are not finite, negative, or do not sum to one"
     if not np.isfinite(answer.outlook).all():

@@ -1,1 +1,1 @@
-"""May an answer be acted on: the monitor's mode and the client's own drift score."""
+"""Gates predictions by the monitor's mode and the client's own drift score."""

@@ -1,4 +1,4 @@
-"""The client's own drift score: blocks of its last thinned raw rows, scored against what the version was trained on."""
+"""The client's own drift score: blocks of its last thinned raw rows against the reference window."""
 
 import math
 from collections import deque
@@ -13,15 +13,15 @@ from lobsmith.params import GuardParams
 from lobsmith.trading.transport.base import DriftScore, Float32, Transport
 from lobsmith.units import NS_PER_MS
 
-_ROOM = 4
-"""Blocks that fit in: a reader has until the writer has come round to copy one."""
+_BLOCKS = 4
+"""Blocks in the ring: a reader must copy one before the writer overwrites it."""
 _NAMED = 3
 
 
 class RawBlock:
-    """Keeps the last `rows` of a stream, at most one in each slot of `every_ms`: see `lobsmith.drift.reference`.
+    """The last `rows` rows of a stream, at most one an interval: see `lobsmith.drift.reference`.
 
-    One thread appends and any may read; neither ever waits.
+    One thread appends, any may read; neither waits.
     """
 
     def __init__(self, width: int, rows: int, every_ms: int, shortest: int) -> None:
@@ -30,30 +30,30 @@ class RawBlock:
         Args:
             width: F.
             rows: length of a block.
-            every_ms: length of a slot.
-            shortest: of a stream that has only begun, so many rows are a block.
+            every_ms: interval.
+            shortest: rows of a stream's first block.
         """
-        self._ring = np.empty((_ROOM * rows, width), np.float32)
+        self._ring = np.empty((_BLOCKS * rows, width), np.float32)
         self._block_rows = rows
         self._shortest = shortest
-        self._slot_ns = every_ms * NS_PER_MS
-        self._slot: int | None = None
+        self._interval_ns = every_ms * NS_PER_MS
+        self._interval: int | None = None
         self._count = 0
 
     @property
     def count(self) -> int:
-        """Rows that were taken in so far."""
+        """Rows taken so far."""
         return self._count
 
     def append(self, raw: Float32, time_ns: int) -> bool:
-        """Take the next raw row in, unless its slot has one.
+        """Take the next raw row, unless its interval has one.
 
         Args:
             raw: float32 [F].
             time_ns: local receive time, UTC.
 
         Returns:
-            Whether the row is finite. One that is not is never taken in.
+            Whether the row is finite; others are not taken.
 
         Raises:
             RequestError: wrong shape or type.
@@ -61,44 +61,44 @@ class RawBlock:
         if raw.shape != self._ring.shape[1:] or raw.dtype != np.float32:
             raise RequestError(f"raw: expected float32 [{self._ring.shape[1]}], got {raw.dtype} {list(raw.shape)}")
         finite = bool(np.isfinite(raw).all())
-        slot = time_ns // self._slot_ns
-        if finite and slot != self._slot:
+        interval = time_ns // self._interval_ns
+        if finite and interval != self._interval:
             self._ring[self._count % len(self._ring)] = raw
-            # The row first, then the count: a reader sees no row that is not there yet.
-            self._slot, self._count = slot, self._count + 1
+            # The row before the count: a reader counts no row that is not written.
+            self._interval, self._count = interval, self._count + 1
         return finite
 
     def last(self) -> tuple[int, Float32 | None]:
-        """Return the count, and a copy of the block that ends there, float32 [<= rows, F]; None while too short."""
+        """Return the count, and a copy of the block ending there, float32 [<= rows, F]; None while too short."""
         while True:
             count = self._count
             if count < self._shortest:
                 return count, None
             rows = self._ring[np.arange(max(0, count - self._block_rows), count) % len(self._ring)]
-            # The writer may already be writing the row after the last counted one.
+            # The writer may be writing the row after the last counted one.
             if self._count - count < len(self._ring) - self._block_rows:
                 return count, rows
 
 
 class LocalStatus(StrEnum):
-    """What a client's own rows say."""
+    """Status by the client's own rows."""
 
     CALM = "calm"
     ALARM = "alarm"
     UNKNOWN = "unknown"
-    """There is no score to be had."""
+    """There is no drift score."""
 
 
 @dataclass(frozen=True)
 class LocalReading:
-    """What a client's own rows say, and why, one line."""
+    """Status by the client's own rows, and why."""
 
-    own: LocalStatus
+    status: LocalStatus
     detail: str
 
 
 class Hysteresis:
-    """An alarm once `alarms` of the last `of` scores are above 1; calm again after `calm_blocks` low ones in a row."""
+    """Alarms once `alarms` of the last `of` scores exceed 1; ends after `calm_blocks` scores in a row below `calm`."""
 
     def __init__(self, params: GuardParams) -> None:
         self._params = params
@@ -107,7 +107,7 @@ class Hysteresis:
         self.alarm = False
 
     def push(self, score: float) -> None:
-        """Take the next score; one that is not a number is no calm one."""
+        """Take the next score; NaN exceeds 1."""
         self._above.append(not score <= 1)
         self._calm = self._calm + 1 if score < self._params.calm else 0
         if sum(self._above) >= self._params.alarms:
@@ -117,59 +117,50 @@ class Hysteresis:
 
 
 class ScoreWatch:
-    """Scores the last rows of a stream each time that enough have come; belongs to one thread.
+    """Scores the last rows of a stream whenever enough have come; of one thread.
 
     Attributes:
-        tried_at: how many rows the stream had when a score was last asked for; None where none was yet.
-        scores: how many blocks were scored.
-        failures: how many could not be.
+        tried_at: rows at the last request, None before the first.
+        scores: blocks scored.
+        failures: failed requests.
     """
 
     def __init__(self, model: str, params: GuardParams, deadline_s: float) -> None:
-        """Begin without a score.
-
-        Args:
-            model: the production model.
-            params: when a block is scored, and what the scores lead to.
-            deadline_s: of one request.
-        """
         self._model = model
         self._params = params
         self._deadline_s = deadline_s
         self._hysteresis = Hysteresis(params)
         self._version: int | None = None
         self._block: RawBlock | None = None
-        self._known = False
+        self._scored = False
         self.tried_at: int | None = None
         self._detail = ""
         self.scores = 0
         self.failures = 0
 
     def measure(self, transport: Transport, version: int | None, block: RawBlock) -> LocalReading:
-        """Score the last rows if it is time to.
-
-        An alarm is not over because no score can be had; it is with another version, which has learnt from other rows.
+        """Score the last rows if enough have come; an alarm outlasts failed requests, not the version.
 
         Args:
-            transport: what scores.
-            version: the version in use; None while there is none.
-            block: the stream's last rows; another one than before after a gap.
+            transport: to the server.
+            version: in use, if any.
+            block: the stream's last rows; a new object after a gap.
         """
         if version != self._version:
             self._version, self._block = version, None
             self._hysteresis = Hysteresis(self._params)
         if block is not self._block:
-            self._block, self._known, self.tried_at = block, False, None
+            self._block, self._scored, self.tried_at = block, False, None
         count, rows = block.last()
         if version is None:
             self._detail = "no version is in use yet"
         elif rows is None:
             self._detail = f"only {count} thinned rows since the stream began"
-        elif not self._known or self.tried_at is None or count - self.tried_at >= self._params.every_rows:
-            self._known, self.tried_at = self._score(transport, version, rows), count
+        elif not self._scored or self.tried_at is None or count - self.tried_at >= self._params.every_rows:
+            self._scored, self.tried_at = self._score(transport, version, rows), count
         if self._hysteresis.alarm:
             return LocalReading(LocalStatus.ALARM, self._detail)
-        return LocalReading(LocalStatus.CALM if self._known else LocalStatus.UNKNOWN, self._detail)
+        return LocalReading(LocalStatus.CALM if self._scored else LocalStatus.UNKNOWN, self._detail)
 
     def _score(self, transport: Transport, version: int, rows: Float32) -> bool:
         try:
@@ -179,7 +170,7 @@ class ScoreWatch:
             self._detail = f"no score: {error}"
             return False
         self.scores += 1
-        # Finite rows whose score is no number are far outside of what it was made for.
+        # A NaN score of finite rows is far outside of the reference.
         value = score.score if np.isfinite(score.contributions).all() else math.nan
         self._hysteresis.push(value)
         self._detail = f"score {value:.2f} of the last {len(rows)} thinned rows{_named(score)}"
@@ -187,8 +178,7 @@ class ScoreWatch:
 
 
 def _named(score: DriftScore) -> str:
-    """Name the features that contribute most."""
     if len(score.contributions) != COUNT or not score.score > 1:
         return ""
     most = np.argsort(-score.contributions)[:_NAMED]
-    return f", most of it by {', '.join(NAMES[place] for place in most)}"
+    return f", most of it by {', '.join(NAMES[index] for index in most)}"

@@ -1,4 +1,4 @@
-"""What a client may act on: the more cautious of the monitor's mode and of what its own rows say."""
+"""A client's effective mode: the more cautious of the monitor's mode and its own drift score."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,51 +9,50 @@ from lobsmith.trading.guard.monitor_mode import MonitorStatus
 
 
 class Abstain(StrEnum):
-    """Why an answer may not be acted on, or only at some horizons and confidences."""
+    """Why a prediction is not actionable at all horizons and confidences."""
 
     PAUSED = "paused"
-    """The monitor says so."""
+    """By the monitor."""
     CONSERVATIVE = "conservative"
-    """The monitor says so."""
+    """By the monitor."""
     REFERENCE = "reference"
-    """The client's own last rows are unlike those that the version has learnt from."""
+    """The last rows are unlike the reference window."""
     NO_SIGNAL = "blind"
-    """Neither the monitor nor the client's own rows say anything."""
+    """Neither a monitor status nor a drift score."""
     OTHER_INSTRUMENT = "other_instrument"
-    """The version that answers has not learnt the stream's instrument."""
+    """The version was not trained on the stream's instrument."""
     NO_ANSWER = "no_answer"
-    """There is nothing to act on."""
+    """There is no prediction."""
 
 
 @dataclass(frozen=True)
 class EffectiveMode:
-    """The mode that holds for a client, and why it is not normal."""
+    """A client's mode, and why it is not normal."""
 
     mode: Mode
     abstain: Abstain | None
     detail: str
 
 
-def effective_mode(monitor: MonitorStatus, own: LocalReading) -> EffectiveMode:
-    """Return the more cautious of two words.
+def effective_mode(monitor: MonitorStatus, local: LocalReading) -> EffectiveMode:
+    """Return the more cautious of two statuses.
 
-    | the monitor's word   | own rows calm  | own rows alarm | no score       |
-    |----------------------|----------------|----------------|----------------|
-    | normal, and fresh    | normal         | REFERENCE      | normal         |
-    | conservative         | CONSERVATIVE   | CONSERVATIVE   | CONSERVATIVE   |
-    | paused               | PAUSED         | PAUSED         | PAUSED         |
-    | none, or normal once | normal         | REFERENCE      | BLIND          |
+    | monitor                 | local calm     | local alarm    | no score       |
+    |-------------------------|----------------|----------------|----------------|
+    | normal, fresh           | normal         | REFERENCE      | normal         |
+    | conservative            | CONSERVATIVE   | CONSERVATIVE   | CONSERVATIVE   |
+    | paused                  | PAUSED         | PAUSED         | PAUSED         |
+    | none, or stale normal   | normal         | REFERENCE      | NO_SIGNAL      |
 
-    A monitor has no word where its record is stale, missing, corrupt, out of reach, or about another version. What it
-    has last said to be cautious about holds all the same, for any version: only the monitor takes that back.
+    Stale: old, missing, corrupt, out of reach or of another version. Stale caution holds until the monitor changes it.
     """
-    detail = f"monitor: {monitor.detail}; own rows: {own.detail}"
+    detail = f"monitor: {monitor.detail}; local: {local.detail}"
     if monitor.mode is Mode.PAUSED:
         return EffectiveMode(Mode.PAUSED, Abstain.PAUSED, detail)
     if monitor.mode is Mode.CONSERVATIVE:
         return EffectiveMode(Mode.CONSERVATIVE, Abstain.CONSERVATIVE, detail)
-    if own.own is LocalStatus.ALARM:
+    if local.status is LocalStatus.ALARM:
         return EffectiveMode(Mode.CONSERVATIVE, Abstain.REFERENCE, detail)
-    if not monitor.fresh and own.own is LocalStatus.UNKNOWN:
+    if not monitor.fresh and local.status is LocalStatus.UNKNOWN:
         return EffectiveMode(Mode.CONSERVATIVE, Abstain.NO_SIGNAL, detail)
     return EffectiveMode(Mode.NORMAL, None, detail)

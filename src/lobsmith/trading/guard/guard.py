@@ -1,4 +1,4 @@
-"""The health check of a trading client, in a thread of its own: no tick waits for it."""
+"""A trading client's health check, in its own thread: no row waits for it."""
 
 import time
 import traceback
@@ -24,24 +24,21 @@ Float32 = NDArray[np.float32]
 
 _JOIN_S = 5.0
 _TRIES = 3
-"""Health checks that a replay waits for: one may have begun before the last row came, and one may fail."""
+"""Health checks that `pace` waits for: one may have begun earlier, one may fail."""
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What a health check has found, never changed once it is shared.
+class HealthCheck:
+    """The result of a health check.
 
     Attributes:
-        stance: what follows.
-        win_rates: where to act while conservative.
-        version: in use at that time.
-        block: the stream's rows at that time.
-        tried_at: how many of these there were when a score was last asked for, None where none was yet.
-        ended_ns: when, by the guard's clock.
+        act_table: confidences that are actionable in conservative mode.
+        tried_at: rows at the last request of a score, None before the first.
+        ended_ns: by the guard's clock.
     """
 
     effective: EffectiveMode
-    win_rates: ActTable
+    act_table: ActTable
     version: int | None
     block: RawBlock
     tried_at: int | None
@@ -50,7 +47,7 @@ class Checked:
 
 @dataclass
 class GuardCounts:
-    """Health checks that ended, blocks scored, scores not to be had, unexpected errors, threads started anew."""
+    """Health checks, scored blocks, failed scores, unexpected errors, thread restarts."""
 
     checks: int = 0
     scores: int = 0
@@ -62,9 +59,8 @@ class GuardCounts:
 class Guard:
     """Reads the mode and scores the stream's last rows, every `client.poll_s`.
 
-    The thread that trades only writes its rows down and reads the last finding. Before the first health check, after a
-    gap or a change of version until the next one, and where one is overdue or has failed, that is conservative, BLIND,
-    or paused where it was.
+    The trading thread only appends rows and reads the last result. Without a result of this version and segment, or
+    where it is overdue or failed, the mode is conservative with NO_SIGNAL, or stays paused.
     """
 
     def __init__(
@@ -83,11 +79,11 @@ class Guard:
         Args:
             model: the production model.
             feature_count: F.
-            params: those that the model was trained with.
-            modes: where the monitor's record is read.
-            open_transport: makes what scores, in the thread that will use it.
-            clock: nanoseconds that never go back.
-            wall: nanoseconds since 1970, UTC.
+            params: that the model was trained with.
+            modes: source of the monitor's mode.
+            open_transport: called in the guard's thread.
+            clock: monotonic, ns.
+            wall: UTC, ns.
         """
         self._params = params
         self._shape = (feature_count, params.reference.block_rows, params.drift.every_ms, params.guard.shortest)
@@ -96,18 +92,18 @@ class Guard:
         self._modes = ModeWatch(modes, params.modes.stale_s, clock=clock, wall=wall)
         self._scores = ScoreWatch(model, params.guard, params.client.deadline_s)
         self._overdue_ns = int((params.client.poll_s + params.guard.silent_s) * NS_PER_S)
-        self._no_win_rates = ActTable.of(None, 0, params.labels.horizons_ms, params.modes)
+        self._no_act_table = ActTable.of(None, 0, params.labels.horizons_ms, params.modes)
         self._counts = GuardCounts()
         self._version: int | None = None
         self._block = RawBlock(*self._shape)
-        self._checked: Checked | None = None
+        self._last_check: HealthCheck | None = None
         self._fault: str | None = "no health check has ended yet"
         self._wake, self._ended, self._closing = Event(), Event(), Event()
         self._start()
 
     @property
     def counts(self) -> GuardCounts:
-        """What has been done so far."""
+        """Counts so far."""
         self._counts.scores, self._counts.score_failures = self._scores.scores, self._scores.failures
         return self._counts
 
@@ -115,12 +111,12 @@ class Guard:
         """Take the next row of the stream.
 
         Args:
-            raw: float32 [F], in its own units.
+            raw: float32 [F], natural units.
             time_ns: local receive time, UTC.
-            version: the version of the model in use, None where that is not known.
+            version: in use, None where unknown.
 
         Returns:
-            Whether the row is finite; one that is not is left out of what is scored.
+            Whether the row is finite; others are not scored.
 
         Raises:
             RequestError: wrong shape or type.
@@ -131,24 +127,24 @@ class Guard:
         return self._block.append(raw, time_ns)
 
     def reset(self) -> None:
-        """Forget the stream's rows: after a gap in the feed they are no block."""
+        """Forget the stream's rows after a gap in the feed."""
         self._block = RawBlock(*self._shape)
         self._wake.set()
 
     @property
     def state(self) -> tuple[EffectiveMode, ActTable]:
-        """What holds now, and where to act while conservative."""
-        checked = self._checked
-        if checked is None or self._fault is not None:
-            return self._unsure(self._fault or "no health check has ended yet")
-        if self._clock() - checked.ended_ns > self._overdue_ns:
-            return self._unsure("the health check is overdue")
-        if checked.version != self._version or checked.block is not self._block:
-            return self._unsure("the version or the stream is a new one since the last health check")
-        return checked.effective, checked.win_rates
+        """The effective mode, and the confidences actionable while conservative."""
+        check = self._last_check
+        if check is None or self._fault is not None:
+            return self._no_signal(self._fault or "no health check has ended yet")
+        if self._clock() - check.ended_ns > self._overdue_ns:
+            return self._no_signal("the health check is overdue")
+        if check.version != self._version or check.block is not self._block:
+            return self._no_signal("version or stream changed since the last health check")
+        return check.effective, check.act_table
 
     def pace(self, patience_s: float = 5.0) -> None:
-        """Wait until what has come so far is scored, for replays, whose rows come faster than a market's."""
+        """Wait until all rows so far are scored: backpressure for replays."""
         for _ in range(_TRIES):
             if not self._is_due() or not self._thread.is_alive():
                 return
@@ -163,25 +159,25 @@ class Guard:
         self._thread.join(_JOIN_S)
 
     def _is_due(self) -> bool:
-        checked, count = self._checked, self._block.count
-        if checked is None or checked.version != self._version or checked.block is not self._block:
+        check, count = self._last_check, self._block.count
+        if check is None or check.version != self._version or check.block is not self._block:
             return True
         if self._version is None or count < self._params.guard.shortest:
             return False
-        return checked.tried_at is None or count - checked.tried_at >= self._params.guard.every_rows
+        return check.tried_at is None or count - check.tried_at >= self._params.guard.every_rows
 
     def _start(self) -> None:
         self._thread = Thread(target=self._run, name="guard", daemon=True)
         self._thread.start()
 
-    def _unsure(self, detail: str) -> tuple[EffectiveMode, ActTable]:
-        """Return that nothing is known, unless it was worse; a thread that is gone is started anew, no other is."""
+    def _no_signal(self, detail: str) -> tuple[EffectiveMode, ActTable]:
+        """Return NO_SIGNAL, or paused where it was; restart an ended thread."""
         if not self._thread.is_alive() and not self._closing.is_set():
             self._counts.restarts += 1
             self._start()
-        if self._checked is not None and self._checked.effective.mode is Mode.PAUSED:
-            return self._checked.effective, self._no_win_rates
-        return EffectiveMode(Mode.CONSERVATIVE, Abstain.NO_SIGNAL, detail), self._no_win_rates
+        if self._last_check is not None and self._last_check.effective.mode is Mode.PAUSED:
+            return self._last_check.effective, self._no_act_table
+        return EffectiveMode(Mode.CONSERVATIVE, Abstain.NO_SIGNAL, detail), self._no_act_table
 
     def _run(self) -> None:
         transport: Transport | None = None
@@ -189,11 +185,11 @@ class Guard:
             while not self._closing.is_set():
                 try:
                     transport = transport or self._open_transport()
-                    self._checked = self._check(transport)
+                    self._last_check = self._check(transport)
                     self._fault = None
                     self._counts.checks += 1
-                except Exception as error:  # noqa: BLE001 - whatever it is, nothing is known then
-                    self._note(error)
+                except Exception as error:  # noqa: BLE001 - the check failed, whatever the error
+                    self._report(error)
                     if transport is not None:
                         transport.close()
                     transport = None
@@ -201,29 +197,29 @@ class Guard:
                 self._wake.wait(self._params.client.poll_s)
                 self._wake.clear()
         finally:
-            # However the thread ends, what it found last holds no longer.
+            # A result is void once its thread has ended.
             self._fault = self._fault or "the thread of the health check has ended"
             if transport is not None:
                 transport.close()
 
-    def _check(self, transport: Transport) -> Checked:
+    def _check(self, transport: Transport) -> HealthCheck:
         version, block = self._version, self._block
         monitor = self._modes.read(version)
-        own = self._scores.measure(transport, version, block)
+        local = self._scores.measure(transport, version, block)
         params = self._params
-        return Checked(
-            effective=effective_mode(monitor, own),
-            win_rates=ActTable.of(monitor.win_rates, version or 0, params.labels.horizons_ms, params.modes),
+        return HealthCheck(
+            effective=effective_mode(monitor, local),
+            act_table=ActTable.of(monitor.hit_rates, version or 0, params.labels.horizons_ms, params.modes),
             version=version,
             block=block,
             tried_at=self._scores.tried_at,
             ended_ns=self._clock(),
         )
 
-    def _note(self, error: Exception) -> None:
+    def _report(self, error: Exception) -> None:
         self._counts.faults += 1
         fault = f"the health check failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        # The same error comes back with every check.
+        # The same error repeats with every check.
         if fault != self._fault:
             console.print(f"{fault}\n{traceback.format_exc()}", markup=False)
         self._fault = fault

@@ -1,4 +1,4 @@
-"""A client that says of each answer whether it may be acted on."""
+"""Clients that return gated predictions."""
 
 import traceback
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class GatedPrediction:
-    """An answer and what may be done with it.
+    """A prediction, and whether it may be acted on.
 
     Attributes:
-        prediction: the answer, or why there is none: in every mode alike.
-        mode: that holds for this client.
-        may_act: H of them, whether the answer at that horizon may be acted on.
-        abstain: why not all may be; None where all may.
-        detail: one line for people, None where all may be acted on.
+        prediction: the same in every mode.
+        mode: effective mode of the client.
+        actionable: by horizon [H].
+        abstain: why not all are actionable.
+        detail: the same, one line for people.
     """
 
     prediction: Prediction
@@ -37,25 +37,17 @@ class GatedPrediction:
 
 
 class GuardedClient:
-    """A stream's client with a guard beside it; the guard never delays an answer, and never changes one.
+    """A client with a guard, which neither delays nor changes predictions.
 
-    Normal mode acts on every answer, paused mode on none. Conservative mode acts where answers of such confidence have
-    come true nearly always, by the last counts known of the version; never on an answer of the candidate, which has no
-    counts. Not safe to share between threads.
+    Normal: all actionable; paused: none. Conservative: where the version's last hit rates at that confidence suffice;
+    never the candidate's, which has none. Not thread-safe.
     """
 
     def __init__(self, client: Client[Prediction], guard: Guard, *, model: str, horizons: int) -> None:
-        """Put a guard beside a client.
-
-        Args:
-            client: answers; it is not closed here.
-            guard: of the same stream and model; it is not closed here.
-            model: the production model.
-            horizons: H.
-        """
+        """Put a guard of the same stream and model beside a client; neither is closed here."""
         self._client = client
         self._guard = guard
-        self._own_answers = (model, plans_model(model))
+        self._production_models = (model, plans_model(model))
         self._all, self._none = (True,) * horizons, (False,) * horizons
         self.faults = 0
 
@@ -64,7 +56,7 @@ class GuardedClient:
         return self._gated(self._client.step(row, raw, time_ns), raw, time_ns)
 
     def ask(self, rows: Float32, raw: Float32, times_ns: NDArray[np.int64]) -> list[GatedPrediction]:
-        """Ask about rows that have come together, in one request: see `Client.predict`."""
+        """Predict rows that came together: see `Client.predict`."""
         predictions = self._client.predict(rows, raw, times_ns)
         return list(map(self._gated, predictions, raw, times_ns.tolist()))
 
@@ -73,7 +65,7 @@ class GuardedClient:
             return self._gate(prediction, raw, time_ns)
         except RequestError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the answer must come, and nothing is known
+        except Exception as error:  # noqa: BLE001 - the answer must come all the same
             self.faults += 1
             if self.faults == 1:
                 console.print(f"the guard failed:\n{traceback.format_exc()}", markup=False)
@@ -83,49 +75,49 @@ class GuardedClient:
     def predict(self, rows: Float32, raw: Float32, times_ns: NDArray[np.int64]) -> list[Prediction]:
         """See `Client.predict`."""
         predictions = self._client.predict(rows, raw, times_ns)
-        for prediction, one, time_ns in zip(predictions, raw, times_ns.tolist(), strict=True):
-            self._guard.observe(one, time_ns, self._version_of(prediction))
+        for prediction, row, time_ns in zip(predictions, raw, times_ns.tolist(), strict=True):
+            self._guard.observe(row, time_ns, self._version_of(prediction))
         return predictions
 
     def reset(self) -> None:
-        """Forget the stream: after a gap in the feed the next row starts from a cold state, and an empty block."""
+        """See `Client.reset`; the guard's block is emptied too."""
         self._client.reset()
         self._guard.reset()
 
     def _gate(self, prediction: Prediction, raw: Float32, time_ns: int) -> GatedPrediction:
         finite = self._guard.observe(raw, time_ns, self._version_of(prediction))
-        holding, win_rates = self._guard.state
+        effective, act_table = self._guard.state
         if prediction.probabilities is None or prediction.reason is not None:
             detail = f"no answer: {prediction.reason}"
-            return GatedPrediction(prediction, holding.mode, self._none, Abstain.NO_ANSWER, detail)
+            return GatedPrediction(prediction, effective.mode, self._none, Abstain.NO_ANSWER, detail)
         if not finite:
-            # The mode holds for the stream; this row is in no block that was scored.
+            # This row is in no scored block.
             return GatedPrediction(
-                prediction, holding.mode, self._none, Abstain.NO_SIGNAL, "a raw feature is not finite"
+                prediction, effective.mode, self._none, Abstain.NO_SIGNAL, "a raw feature is not finite"
             )
-        if holding.mode is Mode.NORMAL:
-            return GatedPrediction(prediction, holding.mode, self._all, None, None)
+        if effective.mode is Mode.NORMAL:
+            return GatedPrediction(prediction, effective.mode, self._all, None, None)
         actionable = self._none
-        if holding.mode is Mode.CONSERVATIVE and prediction.model in self._own_answers:
-            actionable = win_rates.actionable(prediction.probabilities)
+        if effective.mode is Mode.CONSERVATIVE and prediction.model in self._production_models:
+            actionable = act_table.actionable(prediction.probabilities)
         return GatedPrediction(
             prediction,
-            holding.mode,
+            effective.mode,
             actionable,
-            None if all(actionable) else holding.abstain,
-            holding.detail,
+            None if all(actionable) else effective.abstain,
+            effective.detail,
         )
 
     def _version_of(self, prediction: Prediction) -> int | None:
-        """Return the version in use of the guarded model, None where another model answered or none did."""
-        return prediction.version if prediction.model in self._own_answers else None
+        """Return the production model's version, None where another model or none answered."""
+        return prediction.version if prediction.model in self._production_models else None
 
 
 class UnguardedClient:
-    """The same without a guard: every answer may be acted on."""
+    """A client without a guard: every answer is actionable."""
 
     def __init__(self, client: Client[Prediction], *, horizons: int) -> None:
-        """Let a client's answers through, for H horizons."""
+        """Wrap a client, for H horizons."""
         self._client = client
         self._all, self._none = (True,) * horizons, (False,) * horizons
 

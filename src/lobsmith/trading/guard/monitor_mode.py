@@ -1,4 +1,4 @@
-"""The mode that the monitor has set, as a client reads it: from the workspace or over HTTP, and how old it is."""
+"""The mode that the monitor published, from file or HTTP, and whether it is fresh."""
 
 import socket
 import threading
@@ -25,22 +25,21 @@ _MOST_BYTES = 1 << 20
 
 
 class ModeSource(Protocol):
-    """The seam between a client and whatever holds the monitor's record."""
+    """Where a client reads the monitor's mode."""
 
     def read(self) -> PublishedMode | None:
-        """Return the record, None where the monitor has left none.
+        """Return the published mode, None without one.
 
         Raises:
-            ModeError: there is something, and it is no record of that model.
+            ModeError: it is corrupt, or of another model.
             ServingError: it is out of reach.
         """
 
 
 class FileModes:
-    """The record of a workspace on this machine."""
+    """The mode file of a workspace."""
 
     def __init__(self, workspace: Workspace, model: str) -> None:
-        """Prepare to read the record of `model`."""
         self._workspace = workspace
         self._model = model
 
@@ -50,18 +49,18 @@ class FileModes:
 
 
 class HttpModes:
-    """The page of a model's mode, `GET /modes/<model>`."""
+    """A model's mode over HTTP, `GET /modes/<model>`."""
 
     def __init__(self, url: str, model: str, deadline_s: float = _DEADLINE_S) -> None:
-        """Prepare to ask.
+        """Prepare; nothing is requested yet.
 
         Args:
-            url: of the pages, up to and including `/modes`: `http://127.0.0.1:8003/modes`.
+            url: up to and including `/modes`: `http://127.0.0.1:8003/modes`.
             model: whose mode.
-            deadline_s: of the connection and the whole answer.
+            deadline_s: of connection and answer.
 
         Raises:
-            ServingError: it is no such URL.
+            ServingError: `url` is no such URL.
         """
         try:
             parts = urlsplit(url)
@@ -71,7 +70,7 @@ class HttpModes:
             parts = urlsplit("")
         if not parts.hostname or parts.scheme != "http":
             raise ServingError(f"{url}: not the URL of modes; write http://HOST:PORT/modes")
-        # A connection a page, straight to the server: no context for TLS, no proxy, no compression.
+        # One connection a request: no TLS context, no proxy, no compression.
         self._client = httpx.Client(
             verify=False,  # noqa: S501
             trust_env=False,
@@ -91,33 +90,33 @@ class HttpModes:
                 content = self._content(response)
         except httpx.TransportError as error:
             if deadline.passed or isinstance(error, httpx.TimeoutException):
-                raise self._late() from error
+                raise self._timed_out() from error
             raise ServingError(f"{self._where}: {str(error) or type(error).__name__}; is the server up?") from error
         if deadline.passed:
-            raise self._late()
+            raise self._timed_out()
         if response.status_code == httpx.codes.NOT_FOUND:
             return None
         if response.status_code != httpx.codes.OK:
-            raise ServingError(f"{self._where}: answers {response.status_code} {response.reason_phrase}")
-        record = decode_mode(content)
-        if record is None or record.model != self._model:
-            raise ModeError(f"{self._where}: no record of that model's mode")
-        return record
+            raise ServingError(f"{self._where}: status {response.status_code} {response.reason_phrase}")
+        published = decode_mode(content)
+        if published is None or published.model != self._model:
+            raise ModeError(f"{self._where}: not that model's mode")
+        return published
 
     def _content(self, response: httpx.Response) -> bytes:
         content = b""
         for part in response.iter_raw():
             content += part
             if len(content) > _MOST_BYTES:
-                raise ModeError(f"{self._where}: longer than any record of a mode")
+                raise ModeError(f"{self._where}: longer than any mode")
         return content
 
-    def _late(self) -> DeadlineError:
+    def _timed_out(self) -> DeadlineError:
         return DeadlineError(f"{self._where}: no answer within {self._deadline_s:g} s")
 
 
 class _Deadline:
-    """Cuts a connection off after a time: httpx's own timeouts begin anew with every piece that comes."""
+    """Cuts a connection after a time: httpx's own timeouts restart with every chunk."""
 
     def __init__(self, seconds: float) -> None:
         self.passed = False
@@ -126,7 +125,6 @@ class _Deadline:
         self._timer.daemon = True
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Take over the connection, as httpx's extension `trace`."""
         if event == "connection.connect_tcp.complete":
             self._socket = info["return_value"].get_extra_info("socket")
             if self.passed:
@@ -152,23 +150,23 @@ class MonitorStatus:
     """The status of the monitor.
 
     Attributes:
-        mode: the last known, None where no record has been read.
-        fresh: whether it is recent and about the version in use; never without a mode.
+        mode: last known, None without one.
+        fresh: recent and about the version in use.
         detail: one line.
-        win_rates: how often past answers came true, as last known.
+        hit_rates: last known.
     """
 
     mode: Mode | None
     fresh: bool
     detail: str
-    win_rates: HitRates | None = None
+    hit_rates: HitRates | None = None
 
 
 class ModeWatch:
-    """Reads the record and judges its age; belongs to one thread.
+    """Reads the mode and judges its age; of one thread.
 
-    A record is fresh where the last look is neither longer ago than `stale_s` nor so far ahead by this machine's clock,
-    and where a new look has been seen within `stale_s` of a clock that cannot be set.
+    Fresh: the last drift check is within `stale_s` of this machine's clock, and a new one arrived within `stale_s` of a
+    monotonic clock.
     """
 
     def __init__(
@@ -179,64 +177,69 @@ class ModeWatch:
         clock: Callable[[], int] = time.monotonic_ns,
         wall: Callable[[], int] = clock.now_ns,
     ) -> None:
-        """Nothing is known yet.
+        """Nothing is read yet.
 
         Args:
-            source: of records.
-            stale_s: a monitor that has not looked for so long is away.
-            clock: nanoseconds that never go back.
-            wall: nanoseconds since 1970, UTC.
+            source: of the mode.
+            stale_s: age of the last drift check that makes a mode stale.
+            clock: monotonic, ns.
+            wall: UTC, ns.
         """
         self._source = source
         self._stale_ns = int(stale_s * NS_PER_S)
         self._clock = clock
         self._wall = wall
-        self._record: PublishedMode | None = None
-        self._seen_ns = 0
+        self._published: PublishedMode | None = None
+        self._changed_ns = 0
 
     def read(self, version: int | None) -> MonitorStatus:
-        """Read the record and return what it means for a version, None while none is in use."""
+        """Read the mode and return the status for a version, None without one."""
         fault = self._read()
-        record = self._record
-        if record is None:
-            return MonitorStatus(None, False, fault or "it has left no record")
-        fault = fault or self._stale(record)
-        if fault is None and record.version != version:
-            fault = f"its record is about version {record.version}, not {version}"
-        detail = f"{record.mode}, {record.reason}" if fault is None else f"away, last {record.mode}: {fault}"
-        return MonitorStatus(record.mode, fault is None, detail, record.win_rates)
+        published = self._published
+        if published is None:
+            return MonitorStatus(None, False, fault or "it has published no mode")
+        fault = fault or self._stale(published)
+        if fault is None and published.version != version:
+            fault = f"its mode is about version {published.version}, not {version}"
+        detail = f"{published.mode}, {published.reason}" if fault is None else f"stale, last {published.mode}: {fault}"
+        return MonitorStatus(published.mode, fault is None, detail, published.win_rates)
 
     def _read(self) -> str | None:
-        """Take over what the source has; return why it has nothing."""
+        """Take over the source's mode; return why there is none."""
         try:
-            record = self._source.read()
+            published = self._source.read()
         except LobsmithError as error:
             return str(error)
-        if record is None:
-            return "it has left no record"
-        if self._is_outdated(record):
-            return f"its record says {record.mode} and is older than what it said last"
-        if self._record is None or record.looked_ns != self._record.looked_ns:
-            self._seen_ns = self._clock()
-        self._record = record
+        if published is None:
+            return "it has published no mode"
+        if self._is_outdated(published):
+            return f"its mode {published.mode} is older than the one read last"
+        if self._published is None or published.looked_ns != self._published.looked_ns:
+            self._changed_ns = self._clock()
+        self._published = published
         return None
 
-    def _is_outdated(self, record: PublishedMode) -> bool:
-        """Say whether a record, of a backup or another machine, would take back a caution that is newer."""
-        last = self._record
-        if last is None or record.mode.caution >= last.mode.caution:
+    def _is_outdated(self, published: PublishedMode) -> bool:
+        """Whether an older file, of a backup or another machine, would undo newer caution."""
+        last = self._published
+        if last is None or published.mode.caution >= last.mode.caution:
             return False
-        # A mode set by hand is news without a look.
-        said_ns = max(record.looked_ns, record.since_ns)
-        return said_ns < max(last.looked_ns, last.since_ns) and abs(self._wall() - said_ns) > self._stale_ns
+        # A mode set by hand is newer without a drift check.
+        set_ns = max(published.looked_ns, published.since_ns)
+        return set_ns < max(last.looked_ns, last.since_ns) and abs(self._wall() - set_ns) > self._stale_ns
 
-    def _stale(self, record: PublishedMode) -> str | None:
-        age_ns = self._wall() - record.looked_ns
+    def _stale(self, published: PublishedMode) -> str | None:
+        age_ns = self._wall() - published.looked_ns
         if age_ns > self._stale_ns:
-            return f"its last look was {age_ns / NS_PER_S:.0f} s ago" if record.looked_ns else "it has never looked"
+            return (
+                f"its last drift check was {age_ns / NS_PER_S:.0f} s ago"
+                if published.looked_ns
+                else "it has made no drift check yet"
+            )
         if age_ns < -self._stale_ns:
-            return f"its last look is {-age_ns / NS_PER_S:.0f} s ahead of this machine's clock; set the clocks right"
-        unseen_ns = self._clock() - self._seen_ns
-        if unseen_ns > self._stale_ns:
-            return f"no new look has come for {unseen_ns / NS_PER_S:.0f} s"
+            ahead_s = -age_ns / NS_PER_S
+            return f"its last drift check is {ahead_s:.0f} s ahead of this machine's clock; set the clocks right"
+        unchanged_ns = self._clock() - self._changed_ns
+        if unchanged_ns > self._stale_ns:
+            return f"no new drift check for {unchanged_ns / NS_PER_S:.0f} s"
         return None

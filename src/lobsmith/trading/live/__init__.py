@@ -1,1 +1,1 @@
-"""Trading on a live feed: from the messages of a venue to answers, with the feed captured on the way."""
+"""Trading on a live feed: from a venue's messages to predictions, with the feed captured."""

@@ -1,4 +1,4 @@
-"""The raw capture of a live session: what the next retrain learns from."""
+"""The raw capture of a live session, for later training."""
 
 import fcntl
 import os
@@ -20,27 +20,26 @@ _GIB, _MIB = 1 << 30, 1 << 20
 
 
 class Capture:
-    """Raw files of a session's symbols, written beside the answers, which never wait for them.
+    """Raw files of a session's symbols; predictions never wait for them.
 
-    Each symbol's lines begin with the mark of a gap: files of several sessions together read as one feed. Each further
-    file has a snapshot of the book near its beginning, so that it reads without those before it. When the disk fails,
-    the capture ends and says so; the session goes on.
+    Each symbol begins with a gap mark: files of several sessions read as one feed. Further files have a book snapshot
+    near their beginning: they read without earlier ones. A disk failure ends only the capture.
 
     Attributes:
-        ended: whether the disk has failed.
+        ended: the disk has failed.
     """
 
     def __init__(self, folder: Path, prefixes: Mapping[str, str], params: Params, say: Callable[[str], None]) -> None:
-        """Take over the files that an earlier session has left, and begin new ones.
+        """Cut torn files of an earlier session and begin new ones.
 
         Args:
-            folder: where files go.
-            prefixes: the market's short name for each symbol, in lower case.
+            folder: of the files.
+            prefixes: the market's short name by symbol, lower case.
             params: `live` and `window`.
             say: called with a line for people.
 
         Raises:
-            DataError: the folder cannot be written, or another session captures one of the symbols there.
+            DataError: the folder cannot be written, or another session captures one of the symbols.
         """
         self.ended = False
         self._folder = folder
@@ -60,10 +59,10 @@ class Capture:
             folder.mkdir(parents=True, exist_ok=True)
             for symbol, prefix in prefixes.items():
                 self._lock(f"{prefix}-{symbol}")
-            before = captured(folder)
-            for stream in {f"{prefix}-{symbol}" for symbol, prefix in prefixes.items()} & before.keys():
-                for path, lost in _cut_torn([before[stream][-1].path]).items():
-                    say(f"{path}: cut {lost:,} bytes that a killed session had not finished")
+            captures = captured(folder)
+            for stream in {f"{prefix}-{symbol}" for symbol, prefix in prefixes.items()} & captures.keys():
+                for path, cut_bytes in _cut_torn([captures[stream][-1].path]).items():
+                    say(f"{path}: cut {cut_bytes:,} bytes of an unfinished line of a killed session")
             for prefix in {*prefixes.values()}:
                 self._files[prefix] = RawFiles(
                     folder,
@@ -81,7 +80,7 @@ class Capture:
             self.put(symbol, clock.now_ns(), _BEGINS)
 
     def put(self, symbol: str, local: int, text: bytes) -> bool:
-        """Take one line without waiting; return False when too many wait for the disk."""
+        """Take one line without waiting; return False when too many are queued."""
         if self.ended:
             return True
         self._last_ns[symbol] = local
@@ -89,30 +88,29 @@ class Capture:
             return self._files[self._prefixes[symbol]].put(symbol, local, text)
         except DataError as error:
             self.ended = True
-            self._say(f"{error}; answers go on without it")
+            self._say(f"{error}; predictions go on without it")
             return True
 
     def restate(self, symbol: str, feed: LiveFeed) -> None:
-        """Write the book of a feed near the beginning of a file, when it is due: call it whenever the feed has moved.
+        """Write a feed's book near the beginning of a file, when due; call it after each move of the feed.
 
-        The book must be of a difference in that file, and written after the next one: readers that have read the file
-        before then take it for an old snapshot, and nothing changes for them.
+        The book is of a difference in that file, written after the next one: to a reader of earlier files it is old.
         """
         begun_ns = self._begun.get(symbol)
         if begun_ns is None or begun_ns == self._with_book.get(symbol):
             return
         of_ns, sequence, book = self._books.get(symbol, (0, 0, b""))
         if of_ns != begun_ns:
-            found = feed.snapshot() if feed.last_ns > begun_ns + NS_PER_S else None
-            if found is not None:
-                self._books[symbol] = begun_ns, feed.sequence, found
+            snapshot = feed.snapshot() if feed.last_ns > begun_ns + NS_PER_S else None
+            if snapshot is not None:
+                self._books[symbol] = begun_ns, feed.sequence, snapshot
         elif feed.sequence > sequence and self.put(symbol, self._last_ns[symbol], book):
-            # The thread that writes may have begun another file meanwhile, which is then due.
+            # The writing thread may have begun another file, which is then due.
             self._with_book[symbol] = begun_ns
             del self._books[symbol]
 
     def prune(self) -> None:
-        """Delete what is older or more than `live` allows."""
+        """Delete captures beyond `live.keep_days` and `live.keep_gib`."""
         try:
             deleted = prune(self._folder, self._retention, clock.now_ns())
         except OSError as error:
@@ -122,7 +120,7 @@ class Capture:
             self._say(f"{path}: deleted, past live.keep_days or live.keep_gib")
 
     def close(self) -> None:
-        """Write the rest; a file that a failed disk has left torn is cut to what is whole."""
+        """Write the rest; cut files that a failed disk left torn."""
         for files in self._files.values():
             files.close()
             if files.error is not None:
@@ -143,7 +141,7 @@ class Capture:
 
 
 def _cut_torn(paths: Sequence[Path]) -> dict[Path, int]:
-    """Cut the torn ends off files and delete those of which nothing is whole, which no reader takes."""
+    """Cut torn ends off files; delete files without a whole line."""
     cut = cut_torn(paths)
     for path in paths:
         if not path.stat().st_size:

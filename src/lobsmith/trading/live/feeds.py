@@ -1,4 +1,4 @@
-"""What live lines come from: a venue's WebSocket, recorded files, or the simulator; each in threads of its own."""
+"""Sources of live lines: a venue's WebSocket, captures or the simulator, each in threads of its own."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -14,62 +14,62 @@ from lobsmith.market.venues.binance.live import Endpoint
 
 
 class Feed(Protocol):
-    """A source of lines, of one or several instruments.
+    """A source of lines.
 
     Attributes:
-        instruments: by symbol, in lower case.
-        prefixes: the market's short name by symbol, for the names of captured files.
-        patient: whether it waits until its lines can be taken.
-        error: what has ended it, None where nothing has.
+        instruments: by symbol, lower case.
+        prefixes: the market's short name by symbol, for file names.
+        backpressure: it waits until its lines are taken.
+        error: what ended it.
     """
 
     instruments: dict[str, Instrument]
     prefixes: dict[str, str]
-    patient: bool
+    backpressure: bool
     error: Exception | None
 
     def start(self, sink: Sink, say: Callable[[str], None]) -> None:
-        """Begin."""
+        """Start."""
 
     def resync(self, symbol: str) -> None:
-        """Begin a symbol anew with a snapshot, where the source can."""
+        """Restart a symbol with a snapshot, where the source can."""
 
     @property
     def alive(self) -> bool:
         """Whether more lines may come."""
 
     def behind_ns(self, symbol: str) -> int:
-        """Return how late the last line was released, of the workspace's time."""
+        """Return the delay of the last line, workspace time."""
 
     def stop(self) -> None:
-        """End soon, and wait for it."""
+        """Stop and wait for the end."""
 
 
 class VenueFeed:
     """A venue's WebSocket, with its REST snapshots."""
 
-    patient: bool = False
+    backpressure: bool = False
 
     def __init__(self, endpoint: Endpoint, instruments: Sequence[Instrument], limits: CaptureLimits) -> None:
-        """Prepare to record; nothing is opened yet."""
-        self.instruments = {one.symbol.lower(): one for one in instruments}
+        """Prepare; nothing is opened yet."""
+        self.instruments = {instrument.symbol.lower(): instrument for instrument in instruments}
         self.prefixes = dict.fromkeys(self.instruments, endpoint.prefix)
         self.error: Exception | None = None
         self._endpoint = endpoint
         self._limits = limits
         self._loop = asyncio.new_event_loop()
-        self._recorder: WebSocketFeed | None = None
+        self._feed: WebSocketFeed | None = None
         self._thread = Thread(target=self._run, name="venue", daemon=True)
 
     def start(self, sink: Sink, say: Callable[[str], None]) -> None:
         """See `Feed.start`."""
-        self._recorder = WebSocketFeed(self._endpoint, list(self.instruments), sink, self._limits, say=say)
+        self._feed = WebSocketFeed(self._endpoint, list(self.instruments), sink, self._limits, say=say)
         self._thread.start()
 
     def resync(self, symbol: str) -> None:
         """See `Feed.resync`."""
-        if self._recorder is not None:
-            self._call(self._recorder.resync, symbol)
+        if self._feed is not None:
+            self._call(self._feed.resync, symbol)
 
     @property
     def alive(self) -> bool:
@@ -77,52 +77,54 @@ class VenueFeed:
         return self._thread.is_alive()
 
     def behind_ns(self, symbol: str) -> int:
-        """See `Feed.behind_ns`: a venue does not wait."""
+        """See `Feed.behind_ns`; always 0."""
         del symbol
         return 0
 
     def stop(self) -> None:
         """See `Feed.stop`."""
-        if self._recorder is not None:
-            self._call(self._recorder.stop)
+        if self._feed is not None:
+            self._call(self._feed.stop)
         if self._thread.is_alive():
             self._thread.join()
 
-    def _call(self, what: Callable[..., object], *arguments: str) -> None:
-        # A loop that has ended, and may be closed at this moment, has nothing to begin anew or to stop.
+    def _call(self, function: Callable[..., object], *arguments: str) -> None:
+        # The loop may have ended.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(what, *arguments)
+            self._loop.call_soon_threadsafe(function, *arguments)
 
     def _run(self) -> None:
-        assert self._recorder is not None  # noqa: S101 - `start` has made it
+        assert self._feed is not None  # noqa: S101 - `start` has made it
         asyncio.set_event_loop(self._loop)
         try:
-            summary = self._loop.run_until_complete(self._recorder.run())
-        except Exception as error:  # noqa: BLE001 - it is raised in the thread that runs the session
+            summary = self._loop.run_until_complete(self._feed.run())
+        except Exception as error:  # noqa: BLE001 - raised in the session's thread
             self.error = error
         else:
             if len(summary.failed) == len(self.instruments):
-                self.error = DataError("; ".join(f"{name}: {why}" for name, why in summary.failed.items()))
+                self.error = DataError("; ".join(f"{name}: {reason}" for name, reason in summary.failed.items()))
         finally:
             self._loop.close()
 
 
 class PlayedFeed:
-    """Recorded files or a simulated market, released by the workspace's clock."""
+    """Captures or a simulated market, released by the workspace's clock."""
 
-    patient: bool = True
+    backpressure: bool = True
 
     def __init__(self, sources: Sequence[RecordedFeed | SimulatedFeed]) -> None:
-        """Prepare to play; sources are of different symbols.
+        """Prepare; nothing is played yet.
 
         Raises:
             DataError: two sources are of the same symbol.
         """
-        self.instruments = {one.instrument.symbol.lower(): one.instrument for one in sources}
+        self.instruments = {source.instrument.symbol.lower(): source.instrument for source in sources}
         if len(self.instruments) < len(sources):
-            names = ", ".join(str(one.instrument) for one in sources)
+            names = ", ".join(str(source.instrument) for source in sources)
             raise DataError(f"{names}: a symbol of two markets; play them in sessions of their own")
-        self.prefixes = {symbol: one.venue.removeprefix("binance-") for symbol, one in self.instruments.items()}
+        self.prefixes = {
+            symbol: instrument.venue.removeprefix("binance-") for symbol, instrument in self.instruments.items()
+        }
         self.error: Exception | None = None
         self._sources = sources
         self._stopped = Event()
@@ -135,13 +137,13 @@ class PlayedFeed:
         for source in self._sources:
             player = Player(source, sink, self._stopped, say)
             self._players[source.instrument.symbol.lower()] = player
-            about = player, source.instrument, say
-            self._threads.append(Thread(target=self._play, args=about, name="player", daemon=True))
+            arguments = player, source.instrument, say
+            self._threads.append(Thread(target=self._play, args=arguments, name="player", daemon=True))
         for thread in self._threads:
             thread.start()
 
     def resync(self, symbol: str) -> None:
-        """See `Feed.resync`: a recording has the snapshots that it has."""
+        """See `Feed.resync`; nothing to do."""
 
     @property
     def alive(self) -> bool:
@@ -161,7 +163,7 @@ class PlayedFeed:
     def _play(self, player: Player, instrument: Instrument, say: Callable[[str], None]) -> None:
         try:
             player.run()
-        except Exception as error:  # noqa: BLE001 - it is raised in the thread that runs the session
+        except Exception as error:  # noqa: BLE001 - raised in the session's thread
             self.error = error
             # Others may play on for hours.
             say(f"{instrument}: its feed has ended: {error}")

@@ -1,4 +1,4 @@
-"""Where a feed's lines go: to the capture, and to the stream that answers them."""
+"""Routes a feed's lines to the capture and to the streams."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,13 +13,12 @@ _OVERFLOW = msgspec.json.encode({"gap": "the answers are too far behind"})
 
 
 class Intake:
-    """Takes the lines of all symbols; the sink of a feed.
+    """The sink of a feed: takes the lines of all symbols.
 
-    A stream sees the lines that are captured, so that the capture gives the same rows afterwards. A message that does
-    not decode is left out of both.
+    A stream gets what is captured: the capture yields the same rows. Messages that do not decode go to neither.
 
     Attributes:
-        unreadable: messages left out, by symbol.
+        unreadable: messages that do not decode, by symbol.
     """
 
     def __init__(
@@ -27,36 +26,36 @@ class Intake:
         streams: Mapping[str, LiveStream],
         capture: Capture | None,
         *,
-        patient: bool,
+        backpressure: bool,
         say: Callable[[str], None],
         resync: Callable[[str], None] = lambda _symbol: None,
     ) -> None:
         """Put a feed before streams.
 
         Args:
-            streams: by symbol, in lower case.
+            streams: by symbol, lower case.
             capture: None captures nothing.
-            patient: the feed can wait until there is room; a venue cannot.
+            backpressure: the feed waits for room; a venue cannot.
             say: called with a line for people.
-            resync: asks the feed for a snapshot of a symbol.
+            resync: requests a snapshot of a symbol.
         """
         self.unreadable: Counter[str] = Counter()
         self._streams = streams
         self._capture = capture
-        self._patient = patient
+        self._backpressure = backpressure
         self._say = say
         self._resync = resync
         self._behind: set[str] = set()
 
     def put(self, symbol: str, local: int, text: bytes) -> bool:
-        """See `market.live.recorder.Sink`."""
+        """See `lobsmith.market.live.websocket.Sink`."""
         stream = self._streams[symbol]
-        if self._patient and stream.lines.full:
+        if self._backpressure and stream.lines.full:
             return False
         if not is_readable(text):
             self.unreadable[symbol] += 1
             if self.unreadable[symbol] == 1:
-                self._say(f"{symbol}: a message that cannot be read is left out: {text[:60]!r}; more are counted")
+                self._say(f"{symbol}: an unreadable message is left out: {text[:60]!r}; more are counted")
             return True
         if self._capture is not None and not self._capture.put(symbol, local, text):
             return False
@@ -67,5 +66,5 @@ class Intake:
             self._resync(symbol)
         if not stream.lines.put(local, text):
             self._behind.add(symbol)
-            self._say(f"{stream.instrument}: the answers are too far behind; rows are left out until they catch up")
+            self._say(f"{stream.instrument}: the predictions are too far behind; rows are left out until they catch up")
         return True

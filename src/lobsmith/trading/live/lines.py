@@ -1,4 +1,4 @@
-"""Lines between a feed and the thread that answers them: the feed never waits."""
+"""Queue of lines between a feed, which never waits, and a stream."""
 
 from collections import deque
 from threading import Event
@@ -11,14 +11,13 @@ _decode = msgspec.json.Decoder(Line).decode
 
 
 class Lines:
-    """A bounded queue of one symbol's lines; one thread puts, another takes.
+    """A bounded queue of one symbol's lines, for one producer and one consumer.
 
     Attributes:
         refused: lines that found it full.
     """
 
     def __init__(self, longest: int) -> None:
-        """Hold at most `longest` lines."""
         self.refused = 0
         self._longest = longest
         self._lines: deque[bytes] = deque()
@@ -30,11 +29,11 @@ class Lines:
 
     @property
     def full(self) -> bool:
-        """Whether no line is taken any more."""
+        """Whether the queue is full."""
         return len(self._lines) >= self._longest
 
     def put(self, local: int, text: bytes) -> bool:
-        """Take a line without waiting; return False where there are too many."""
+        """Queue a line without waiting; return False where full."""
         if self.full:
             self.refused += 1
             return False
@@ -43,26 +42,26 @@ class Lines:
         return True
 
     def close(self) -> None:
-        """Say that no line will follow."""
+        """Announce the end of the lines."""
         self._closed = True
         self._more.set()
 
     def take(self, longest_s: float) -> bytes | None:
-        """Return the lines that wait, together; wait for the first at most so long. None after the last one."""
+        """Return all queued lines, joined, after at most `longest_s` without any; None after the last."""
         if not self._lines:
             if self._closed:
                 return None
             self._more.wait(longest_s)
         self._more.clear()
         # The feed puts more meanwhile.
-        taken = [self._lines.popleft() for _ in range(len(self._lines))]
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
         if self._closed:
             self._more.set()
-        return b"".join(taken)
+        return b"".join(lines)
 
 
 def is_readable(text: bytes) -> bool:
-    """Say whether a message decodes: one that does not would make the whole capture unreadable."""
+    """Whether a message decodes; another makes the whole capture unreadable."""
     try:
         message = _decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError):

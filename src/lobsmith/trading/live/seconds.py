@@ -1,4 +1,4 @@
-"""What a live session says of each second."""
+"""What a live session reports each second."""
 
 import time
 from datetime import UTC, datetime
@@ -11,31 +11,28 @@ from lobsmith.trading.live.stream import LiveStream, StreamPhase
 from lobsmith.units import NS_PER_S, NS_PER_US
 
 _BEHIND_S = 1.0
-"""Of the machine's time; less is not worth a word."""
+"""Least delay that is reported, machine time."""
 
 
 class Second(Struct, frozen=True, kw_only=True):
-    """One second of one instrument; `None` where there is nothing to say.
+    """One second of one instrument.
 
     Attributes:
-        time_ns: of the workspace, UTC.
+        time_ns: workspace time, UTC.
         instrument: `venue:symbol`.
-        state: what the stream is doing.
-        detail: why it waits, or why not all answers may be acted on.
+        detail: why the stream waits, or not all predictions are actionable.
         price: the last mid.
-        horizon_ms: of `up` and `down`, the probabilities of the last answer.
-        up: that the mid is higher then.
-        down: that it is lower.
-        mode: what holds for the client.
-        abstain: why not all answers may be acted on.
-        version: that answers.
-        rows_per_s: rows since the last second, a second of the machine's time.
-        p50_us: median time from a message's receipt to its answer over the last ten seconds, of the machine's time.
+        horizon_ms: of `up` and `down`.
+        up: probability of a higher mid.
+        down: probability of a lower mid.
+        abstain: why not all predictions are actionable.
+        rows_per_s: since the last second, machine time.
+        p50_us: median from a message's receipt to its answer over ten seconds, machine time.
         p99_us: 99th percentile of the same.
-        behind_s: how late the last answer was, of the machine's time.
-        unanswered: rows so far without an answer, each with its reason.
-        drops: rows so far that were answered and not recorded, and lines for which there was no room or no time.
-        faults: lines so far that could not be read.
+        behind_s: delay of the last answer, machine time.
+        unanswered: rows so far with a reason instead of an answer.
+        drops: see `LiveStream.drops`.
+        faults: unreadable lines so far.
     """
 
     time_ns: int
@@ -58,8 +55,8 @@ class Second(Struct, frozen=True, kw_only=True):
     faults: int
 
     def __str__(self) -> str:
-        when = datetime.fromtimestamp(self.time_ns // NS_PER_S, UTC)
-        parts = [f"{when:%H:%M:%S}  {self.instrument}"]
+        time_utc = datetime.fromtimestamp(self.time_ns // NS_PER_S, UTC)
+        parts = [f"{time_utc:%H:%M:%S}  {self.instrument}"]
         if self.price is not None:
             parts.append(f"{self.price:,.10g}")
         if self.up is not None:
@@ -75,11 +72,11 @@ class Second(Struct, frozen=True, kw_only=True):
         return "  ".join(parts)
 
 
-class Watch:
-    """Looks at one stream once a second."""
+class StreamMeter:
+    """Measures one stream once a second."""
 
     def __init__(self, stream: LiveStream, horizons_ms: tuple[int, ...], horizon_ms: int) -> None:
-        """Look at the answers of one of the H horizons."""
+        """Report the probabilities of one of the H horizons."""
         self._stream = stream
         self._h = horizons_ms.index(horizon_ms)
         self._horizon_ms = horizon_ms
@@ -87,18 +84,18 @@ class Watch:
         self._at = time.monotonic()
 
     def read(self, late_ns: int, unreadable: int) -> Second:
-        """Return what has happened since the last look.
+        """Return the second since the last call.
 
         Args:
-            late_ns: how late the feed's last line was released, of the workspace's time.
-            unreadable: messages that were left out before they came to the stream.
+            late_ns: delay of the feed's last line, workspace time.
+            unreadable: messages that did not decode.
         """
         stream = self._stream
         with stream.lock:
-            tally = stream.tally
-            last, rows, mid, behind_ns = tally.last, tally.rows, tally.mid, tally.behind_ns
-            unanswered = sum(tally.reasons.values())
-            latencies = np.concatenate([one for _, one in tally.latencies]) if tally.latencies else None
+            counts = stream.counts
+            last, rows, mid, behind_ns = counts.last, counts.rows, counts.mid, counts.behind_ns
+            unanswered = sum(counts.reasons.values())
+            latencies = np.concatenate([block for _, block in counts.latencies]) if counts.latencies else None
         now = time.monotonic()
         rate = (rows - self._rows) / max(now - self._at, 1e-9)
         idle = rows == self._rows

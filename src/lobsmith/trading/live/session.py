@@ -1,4 +1,4 @@
-"""A live session: feed, capture and a stream for each symbol, until it is stopped or the feed ends."""
+"""A live session: feed, capture and a stream a symbol, until stopped or the feed ends."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ from lobsmith.params import Params
 from lobsmith.trading.live.capture import Capture
 from lobsmith.trading.live.feeds import Feed
 from lobsmith.trading.live.intake import Intake
-from lobsmith.trading.live.seconds import Second, Watch
+from lobsmith.trading.live.seconds import Second, StreamMeter
 from lobsmith.trading.live.stream import LiveStream, StreamPhase
 from lobsmith.trading.recorder.recorder import Recorded
 from lobsmith.trading.session import Stream, open_stream
@@ -23,19 +23,19 @@ from lobsmith.workspace import Workspace
 
 _SECOND_S = 1.0
 _PRUNE_S = 60.0
-_VENUE_LINES, _PATIENT_LINES = 200_000, 10_000
-"""That may wait for their answers; a feed that is patient waits with the others itself."""
+_VENUE_LINES, _BACKPRESSURE_LINES = 200_000, 10_000
+"""Queue lengths; a feed with backpressure waits itself."""
 _POLL_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiveOptions:
-    """How the rows of a live session are answered and kept; see `open_stream`.
+    """Options of a live session; see `open_stream`.
 
     Attributes:
         model: the production model.
-        horizon_ms: that is shown.
-        capture: whether the feed is kept.
+        horizon_ms: shown each second.
+        capture: keep the feed.
     """
 
     model: str
@@ -49,18 +49,18 @@ class LiveOptions:
 
 
 class LiveSummary(Struct, frozen=True, kw_only=True):
-    """What became of one symbol's rows.
+    """Outcome of one symbol's rows.
 
     Attributes:
         instrument: `venue:symbol`.
-        rows: rows of the feed.
+        rows: of the feed.
         answered: rows with an answer.
-        reasons: rows without one, by reason.
-        incomplete: rows before there were enough of them to ask.
-        unasked: rows while there was no model to ask.
-        drops: rows that were answered and not recorded, and lines for which there was no room or no time.
-        faults: messages that could not be read.
-        recorded: what the prediction log has, None where no model was ever asked.
+        reasons: rows without, by reason.
+        incomplete: rows before the z-score's window was full.
+        unasked: rows while no model was open.
+        drops: see `LiveStream.drops`.
+        faults: unreadable messages.
+        recorded: None where no model was ever open.
     """
 
     instrument: str
@@ -84,23 +84,23 @@ def run_live(
     on_second: Callable[[Second], None],
     say: Callable[[str], None],
 ) -> list[LiveSummary]:
-    """Answer a feed's rows until `stop` is set or the feed ends, and record them as live.
+    """Answer the rows of a feed until it ends or `stop` is set.
 
-    Where no model can be asked yet the feed is captured meanwhile.
+    A symbol without a model trained on it waits for one while its feed is captured.
 
     Args:
-        workspace: of the server, of the prediction log and of the capture.
-        params: those that the model was trained with.
-        feed: what comes; it is started and stopped here.
+        workspace: of server, prediction log and captures.
+        params: that the model was trained with.
+        feed: started and stopped here.
         options: how rows are answered and kept.
         stop: ends the session.
         on_second: called once a second for each instrument.
-        say: called with a line for people when something changes.
+        say: called with a line for people.
 
     Raises:
-        ParamsError: the model predicts no such horizon, or there is no such transport.
-        DataError: another session captures the same symbols, or the feed has failed.
-        UnlearntInstrumentError: no symbol's model has learnt it, and nothing is captured either.
+        ParamsError: no such horizon or transport.
+        DataError: another session captures the same symbols, or the feed failed.
+        UnlearntInstrumentError: no model was trained on any symbol, and nothing is captured.
     """
     horizons = params.labels.horizons_ms
     if options.horizon_ms not in horizons:
@@ -114,12 +114,12 @@ def run_live(
             say=say,
             resync=partial(feed.resync, symbol),
             **({} if capture is None else {"on_moved": partial(capture.restate, symbol)}),
-            longest=_PATIENT_LINES if feed.patient else _VENUE_LINES,
+            longest=_BACKPRESSURE_LINES if feed.backpressure else _VENUE_LINES,
         )
         for symbol, instrument in feed.instruments.items()
     }
-    watches = {symbol: Watch(stream, horizons, options.horizon_ms) for symbol, stream in streams.items()}
-    intake = Intake(streams, capture, patient=feed.patient, say=say, resync=feed.resync)
+    meters = {symbol: StreamMeter(stream, horizons, options.horizon_ms) for symbol, stream in streams.items()}
+    intake = Intake(streams, capture, backpressure=feed.backpressure, say=say, resync=feed.resync)
     failed = True
     try:
         for stream in streams.values():
@@ -128,8 +128,8 @@ def run_live(
         next_s, next_prune_s = time.monotonic() + _SECOND_S, 0.0
         while feed.alive and not stop.wait(max(0.0, next_s - time.monotonic())):
             next_s = max(next_s + _SECOND_S, time.monotonic())
-            for symbol, watch in watches.items():
-                on_second(watch.read(feed.behind_ns(symbol), intake.unreadable[symbol]))
+            for symbol, meter in meters.items():
+                on_second(meter.read(feed.behind_ns(symbol), intake.unreadable[symbol]))
             if capture is not None and time.monotonic() > next_prune_s:
                 capture.prune()
                 next_prune_s = time.monotonic() + _PRUNE_S
@@ -172,7 +172,7 @@ def _open(workspace: Workspace, params: Params, instrument: str, options: LiveOp
 
 
 def _check(streams: Iterable[LiveStream], *, captured: bool) -> None:
-    """End a session of which a stream has failed, or which can neither answer nor capture."""
+    """Raise a stream's error, or end a session that can neither answer nor capture."""
     for stream in streams:
         if stream.error is not None:
             raise stream.error
@@ -181,14 +181,14 @@ def _check(streams: Iterable[LiveStream], *, captured: bool) -> None:
 
 
 def _summary(stream: LiveStream, unreadable: int) -> LiveSummary:
-    tally = stream.tally
+    counts = stream.counts
     return LiveSummary(
         instrument=str(stream.instrument),
-        rows=tally.rows,
-        answered=tally.answered,
-        reasons=dict(tally.reasons),
-        incomplete=tally.incomplete,
-        unasked=tally.unasked,
+        rows=counts.rows,
+        answered=counts.answered,
+        reasons=dict(counts.reasons),
+        incomplete=counts.incomplete,
+        unasked=counts.unasked,
         drops=stream.drops,
         faults=stream.faults + unreadable,
         recorded=stream.recorded,

@@ -1,4 +1,4 @@
-"""One symbol's live rows: from its lines to answers, in a thread of its own."""
+"""One symbol's live rows: from lines to predictions, in a thread of its own."""
 
 import time
 from collections import Counter, deque
@@ -31,28 +31,28 @@ _LATENCIES_S = 10.0
 
 
 class StreamPhase(StrEnum):
-    """What a stream is doing."""
+    """Phase of a stream."""
 
     STARTING = "waiting for the first row"
     WAITING = "waiting for a model"
-    REFUSED = "waiting for a model that has learnt the instrument"
+    REFUSED = "waiting for a model trained on the instrument"
     ANSWERING = "answering"
 
 
 @dataclass
-class Tally:
-    """What has become of a stream's rows so far.
+class StreamCounts:
+    """Counts of a stream's rows so far.
 
     Attributes:
-        rows: rows of the feed.
+        rows: of the feed.
         answered: rows with an answer.
-        reasons: rows without one, by reason.
-        incomplete: rows that came before the z-score's window was full enough to ask.
-        unasked: rows that came while there was no model to ask.
-        answered_ns: of the machine's time, when each of the newest answers came, and its latency, ns.
-        behind_ns: how late the last answer was, of the workspace's time.
+        reasons: rows without, by reason.
+        incomplete: rows before the z-score's window was full.
+        unasked: rows while no model was open.
+        latencies: of the newest answers: when, s, and latencies, int64 ns, machine time.
+        behind_ns: delay of the last answer, workspace time.
         mid: twice the last mid, ticks.
-        last: the last answer.
+        last: the last prediction.
     """
 
     rows: int = 0
@@ -67,18 +67,18 @@ class Tally:
 
 
 class LiveStream:
-    """Reads the lines of one symbol, asks about each complete row and records it, until it is closed.
+    """Reads one symbol's lines, predicts each complete row and records it, until closed.
 
-    Rows that come together are asked about together: after a pause the answers catch up with the feed.
+    Rows that come together go into one request: after a pause the stream catches up.
 
     Attributes:
-        lines: where the feed puts its lines.
+        lines: queue of the feed's lines.
         instrument: of the feed.
-        tally: what has become of the rows; read it under `lock`.
-        state: what it is doing.
-        detail: why it waits, one line.
-        error: what has ended it.
-        recorded: what the prediction log has, once it is closed.
+        counts: read it under `lock`.
+        state: phase.
+        detail: why it waits.
+        error: what ended it.
+        recorded: set once closed.
     """
 
     def __init__(
@@ -92,20 +92,20 @@ class LiveStream:
         on_moved: Callable[[LiveFeed], None] = lambda _feed: None,
         longest: int = 200_000,
     ) -> None:
-        """Prepare a stream; nothing is opened yet.
+        """Prepare; nothing is opened yet.
 
         Args:
             instrument: of the feed.
             params: `features` and `data.screen`.
-            open_model: opens the stream to the model, in the thread that asks it.
+            open_model: called in the stream's thread.
             say: called with a line for people.
-            resync: asks the feed for a snapshot, after a line that could not be read.
-            on_moved: called with the feed whenever it has taken lines.
-            longest: lines that may wait.
+            resync: requests a snapshot after an unreadable line.
+            on_moved: called with the feed after it took lines.
+            longest: queued lines at most.
         """
         self.instrument = instrument
         self.lines = Lines(longest)
-        self.tally, self.lock = Tally(), Lock()
+        self.counts, self.lock = StreamCounts(), Lock()
         self.state, self.detail = StreamPhase.STARTING, ""
         self.error: Exception | None = None
         self.recorded: Recorded | None = None
@@ -125,42 +125,42 @@ class LiveStream:
         self._thread = Thread(target=self._run, name=f"live {instrument}", daemon=True)
 
     def start(self) -> None:
-        """Begin to take lines."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self, drain_s: float, *, failed: bool = False) -> None:
-        """Answer what has come, within `drain_s`, and end the session; `join` waits for it.
+        """Answer queued lines and end the session; `join` waits for it.
 
         Args:
-            drain_s: lines that wait longer than that for their answer count as dropped.
-            failed: it ends because of an error; the monitor then takes the session for one that crashed.
+            drain_s: lines not answered by then count as dropped.
+            failed: the session counts as crashed.
         """
         self._failed = failed
         self._give_up_s = time.monotonic() + drain_s
         self.lines.close()
 
     def join(self) -> None:
-        """Wait until the session has ended."""
+        """Wait for the end of the session."""
         self._thread.join()
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the thread runs."""
         return self._thread.is_alive()
 
     @property
     def drops(self) -> int:
-        """Rows that were answered and not recorded, and lines for which there was no room or no time."""
-        recorded = self.recorded.dropped if self.recorded is not None else self._dropped()
-        return self.lines.refused + self._left + recorded
-
-    def _dropped(self) -> int:
+        """Rows answered but not recorded, and lines without room or time."""
         stream = self._stream
-        return 0 if stream is None or stream.recorder is None else stream.recorder.dropped
+        if self.recorded is not None:
+            dropped = self.recorded.dropped
+        else:
+            dropped = 0 if stream is None or stream.recorder is None else stream.recorder.dropped
+        return self.lines.refused + self._left + dropped
 
     @property
     def faults(self) -> int:
-        """Lines that could not be read."""
+        """Unreadable lines."""
         return self._feed.faults
 
     def _run(self) -> None:
@@ -174,7 +174,7 @@ class LiveStream:
                 elif self._stream is None:
                     self._try_model()
             self._end()
-        except Exception as error:  # noqa: BLE001 - it is raised in the thread that runs the session
+        except Exception as error:  # noqa: BLE001 - raised in the session's thread
             self.error = error
             with suppress(Exception):
                 self._end(failed=True)
@@ -195,11 +195,11 @@ class LiveStream:
         self._try_model()
         complete = rows.complete
         with self.lock:
-            self.tally.rows += len(rows)
-            self.tally.mid = int(rows.mid[-1])
-            self.tally.incomplete += int(np.count_nonzero(~complete))
+            self.counts.rows += len(rows)
+            self.counts.mid = int(rows.mid[-1])
+            self.counts.incomplete += int(np.count_nonzero(~complete))
             if self._stream is None:
-                self.tally.unasked += int(np.count_nonzero(complete))
+                self.counts.unasked += int(np.count_nonzero(complete))
         if self._stream is not None:
             breaks = np.flatnonzero(np.diff(rows.segment) | np.diff(complete.astype(np.int8))) + 1
             edges = [0, *breaks.tolist(), len(rows)]
@@ -210,7 +210,7 @@ class LiveStream:
                     self._segment = -1
 
     def _ask(self, stream: Stream, run: Rows) -> None:
-        """Ask about complete rows of one segment."""
+        """Predict complete rows of one segment."""
         if run.segment[0] != self._segment:
             stream.reset()
             self._segment = int(run.segment[0])
@@ -223,26 +223,26 @@ class LiveStream:
     def _count(self, gated: list[GatedPrediction], late_ns: npt.NDArray[np.int64]) -> None:
         now_s = time.monotonic()
         with self.lock:
-            tally = self.tally
-            for one in gated:
-                reason = one.prediction.reason
+            counts = self.counts
+            for answer in gated:
+                reason = answer.prediction.reason
                 if reason is None or reason is Reason.PRIMING:
-                    tally.answered += 1
+                    counts.answered += 1
                 else:
-                    tally.reasons[reason.value] += 1
-            tally.last = gated[-1]
-            tally.behind_ns = int(late_ns[-1])
-            tally.latencies.append((now_s, (late_ns / clock.speed()).astype(np.int64)))
-            while tally.latencies[0][0] < now_s - _LATENCIES_S:
-                tally.latencies.popleft()
+                    counts.reasons[reason.value] += 1
+            counts.last = gated[-1]
+            counts.behind_ns = int(late_ns[-1])
+            counts.latencies.append((now_s, (late_ns / clock.speed()).astype(np.int64)))
+            while counts.latencies[0][0] < now_s - _LATENCIES_S:
+                counts.latencies.popleft()
         version = gated[-1].prediction.version
         if version != self._version and version is not None:
             before, self._version = self._version, version
             if before is not None:
-                self._say(f"{self.instrument}: version {version} answers from now on, before it {before}")
+                self._say(f"{self.instrument}: version {version} answers from now on, after version {before}")
 
     def _try_model(self) -> None:
-        """Open the stream to the model, where it is not open yet and was not tried just now."""
+        """Open the stream to the model, at most every `_RETRY_S`."""
         if self._stream is not None or time.monotonic() < self._retry_s:
             return
         try:
@@ -256,8 +256,8 @@ class LiveStream:
             self._segment = -1
         self._retry_s = time.monotonic() + _RETRY_S
 
-    def _wait(self, state: StreamPhase, why: str) -> None:
-        # What a model has learnt, and which candidate may take its place, changes seldom enough to be said anew.
-        if state is not self.state or (state is StreamPhase.REFUSED and why != self.detail):
-            self._say(f"{self.instrument}: {state}: {why}")
-        self.state, self.detail = state, why
+    def _wait(self, state: StreamPhase, reason: str) -> None:
+        # The reason of a refusal, which names the candidate, seldom changes: report each one.
+        if state is not self.state or (state is StreamPhase.REFUSED and reason != self.detail):
+            self._say(f"{self.instrument}: {state}: {reason}")
+        self.state, self.detail = state, reason

@@ -1,1 +1,1 @@
-"""Recording of live rows and answers in a process of its own, fed through shared memory."""
+"""The recorder: rows and predictions go through shared memory to a process that logs them."""

@@ -1,7 +1,7 @@
-"""The recorder's process: it empties the ring into the prediction log and asks the mirrored versions.
+"""The recorder's process: moves ring entries to the prediction log and asks the shadow versions.
 
-Run as `python -m lobsmith.trading.recorder.process CONFIG`. It ends on SIGTERM, and when the ring's writer has closed
-it or is gone, but not before the ring is empty or `mirror.drain_s` has passed.
+Run as `python -m lobsmith.trading.recorder.process CONFIG`. Ends on SIGTERM, or when the ring's writer closed it or
+exited, once the ring is empty or `mirror.drain_s` has passed.
 """
 
 import os
@@ -30,7 +30,7 @@ from lobsmith.release.version.names import candidate_model
 from lobsmith.trading.client.stream import Reason, newest, second_newest
 from lobsmith.trading.recorder.protocol import RecorderConfig, Tally
 from lobsmith.trading.recorder.ring import HAS_RAW, RingReader
-from lobsmith.trading.recorder.shadow import Mirror, Mirrored, MirrorThread, Probe, Records
+from lobsmith.trading.recorder.shadow import Entries, Probe, ShadowAnswers, ShadowReplica, ShadowThread
 from lobsmith.trading.transport import transport_opener
 from lobsmith.workspace import Workspace
 
@@ -41,18 +41,11 @@ _REASONS = (None, *(reason.value for reason in Reason))
 _READ_ROWS = 2048
 _IDLE_S = 0.005
 _NICENESS = 10
-"""The recorder and the mirrors may have what the trading process leaves of a core."""
+"""Recorder and shadows leave the core to the trading process."""
 
 
 class LogSink:
-    """Writes one session to the prediction log of its model.
-
-    Args:
-        log: the log, in which the session was announced.
-        session: its name.
-        model: the production model.
-        horizons_ms: the H horizons.
-    """
+    """Writes one session to its model's prediction log, in which the session was announced."""
 
     def __init__(self, log: LogWriter, session: str, model: str, horizons_ms: tuple[int, ...]) -> None:
         self._log = log
@@ -63,7 +56,7 @@ class LogSink:
         self._run = 0
 
     def resume(self) -> None:
-        """Take up the rows whose outcome an earlier recorder of this session has left open.
+        """Resume rows whose outcome an earlier recorder of this session left open.
 
         Raises:
             PredictionLogError: the log cannot be read.
@@ -75,97 +68,96 @@ class LogSink:
             last = cursor.fetchone()
         if len(rows):
             row, time_ns, mid, segment = rows.T
-            self._settle(self._join.push(row, time_ns, mid, self._runs(row, segment)))
+            self._add_outcomes(self._join.push(row, time_ns, mid, self._runs(row, segment)))
         if last is not None:
             self._last = (int(last[0]), int(last[1]))
 
-    def live(self, records: Records) -> None:
-        """Take records of the ring, oldest first: predictions, raw rows and, as far as they settle any, outcomes."""
-        asked = records[records["row"] >= 0]
-        if not len(asked):
+    def add_live(self, entries: Entries) -> None:
+        """Log entries, oldest first: predictions, raw rows and the outcomes that they complete."""
+        predicted = entries[entries["row"] >= 0]
+        if not len(predicted):
             return
         for candidate, model in enumerate((self._model, candidate_model(self._model))):
-            arm = asked[asked["candidate"] == candidate]
+            arm = predicted[predicted["candidate"] == candidate]
             for version in np.unique(arm["version"]):
                 self._add(model, int(version), Role.PRIMARY, arm[arm["version"] == version])
-        raw = asked[(asked["flags"] & HAS_RAW) != 0]
+        raw = predicted[(predicted["flags"] & HAS_RAW) != 0]
         if len(raw):
             self._log.add_raw(
                 self._session, **{name: raw[name] for name in ("row", "time_ns", "asked_ns", "segment", "raw")}
             )
-        # An earlier recorder has written down rows that it had not released.
-        new = asked if self._last is None else asked[asked["row"] > self._last[0]]
+        # An earlier recorder may have logged rows that it did not release.
+        new = predicted if self._last is None else predicted[predicted["row"] > self._last[0]]
         if len(new):
             runs = self._runs(new["row"], new["segment"])
-            self._settle(self._join.push(new["row"], new["time_ns"], new["mid"], runs))
+            self._add_outcomes(self._join.push(new["row"], new["time_ns"], new["mid"], runs))
 
-    def mirrored(self, role: Role, model: str, mirrored: Mirrored) -> None:
-        """Take the answers of a mirrored version."""
-        horizons = mirrored.records["probabilities"].shape[1:]
-        answers = np.full((len(mirrored.predictions), *horizons), np.nan, np.float32)
-        for answer, prediction in zip(answers, mirrored.predictions, strict=True):
+    def add_shadow(self, role: Role, model: str, shadow: ShadowAnswers) -> None:
+        """Log a shadow version's answers."""
+        horizons = shadow.entries["probabilities"].shape[1:]
+        answers = np.full((len(shadow.predictions), *horizons), np.nan, np.float32)
+        for answer, prediction in zip(answers, shadow.predictions, strict=True):
             if prediction.reason is None and prediction.probabilities is not None:
                 answer[:] = prediction.probabilities
-        versions = np.array([prediction.version or 0 for prediction in mirrored.predictions])
-        reasons = np.array([prediction.reason for prediction in mirrored.predictions], object)
-        latency = np.array([prediction.latency_ns for prediction in mirrored.predictions])
+        versions = np.array([prediction.version or 0 for prediction in shadow.predictions])
+        reasons = np.array([prediction.reason for prediction in shadow.predictions], object)
+        latency = np.array([prediction.latency_ns for prediction in shadow.predictions])
         for version in np.unique(versions):
-            here = versions == version
+            of_version = versions == version
             self._log.add_predictions(
                 self._session,
                 model,
                 int(version),
                 role,
-                **_columns(mirrored.records[here]),
-                latency_ns=latency[here],
-                rows=mirrored.rows,
-                probabilities=answers[here],
-                reasons=[None if reason is None else str(reason) for reason in reasons[here]],
+                **_columns(shadow.entries[of_version]),
+                latency_ns=latency[of_version],
+                rows=shadow.rows,
+                probabilities=answers[of_version],
+                reasons=[None if reason is None else str(reason) for reason in reasons[of_version]],
             )
 
-    def probed(self, probe: Probe) -> None:
-        """Take a pair of latencies."""
+    def add_probe(self, probe: Probe) -> None:
+        """Log a pair of latencies."""
         first, second = (self._model, probe.active), (probe.model, probe.version)
         self._log.add_probe(self._session, probe.time_ns, first, probe.active_ns, second, probe.latency_ns)
 
-    def dropped(self, place: str, count: int) -> None:
-        """Note that rows were lost, in the ring or on their way to a mirrored version."""
+    def add_drops(self, place: str, count: int) -> None:
+        """Log rows lost in the ring or before a shadow version."""
         self._log.add_drops(self._session, clock.now_ns(), place, count)
 
     def finish(self) -> None:
-        """Take it that no row will follow: what is still open will never be known."""
-        self._settle(self._join.finish())
+        """Log what is still open as unknown: no row will follow."""
+        self._add_outcomes(self._join.finish())
 
     def flush(self) -> None:
-        """Make all of it durable.
+        """Make the log durable.
 
         Raises:
             PredictionLogError: the log is locked or the disk refuses.
         """
         self._log.flush()
 
-    def _add(self, model: str, version: int, role: Role, records: Records) -> None:
+    def _add(self, model: str, version: int, role: Role, entries: Entries) -> None:
         self._log.add_predictions(
             self._session,
             model,
             version,
             role,
-            **_columns(records),
-            latency_ns=records["latency_ns"],
+            **_columns(entries),
+            latency_ns=entries["latency_ns"],
             rows=1,
-            probabilities=records["probabilities"],
-            reasons=[_REASONS[reason] for reason in records["reason"]],
+            probabilities=entries["probabilities"],
+            reasons=[_REASONS[reason] for reason in entries["reason"]],
         )
 
-    def _settle(self, outcomes: Outcomes) -> None:
+    def _add_outcomes(self, outcomes: Outcomes) -> None:
         if len(outcomes.row):
             self._log.add_outcomes(self._session, outcomes.row, outcomes.labels, clock.now_ns())
 
     def _runs(self, row: npt.NDArray[np.int64], segment: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return int64 [N], another number after each gap in the feed and each hole in the records.
+        """Return int64 [N]: a new number after each gap in the feed and each hole in the entries.
 
-        The mid at a horizon is that of the last row by then: where that row may be one that was dropped, no label is
-        better than a wrong one.
+        A mid at a horizon is that of the last row by then: across a hole no label is better than a wrong one.
         """
         last = self._last or (int(row[0]) - 1, int(segment[0]))
         breaks = (np.diff(row, prepend=last[0]) != 1) | (np.diff(segment, prepend=last[1]) != 0)
@@ -174,142 +166,141 @@ class LogSink:
         return runs
 
 
-def _columns(records: Records) -> dict[str, npt.NDArray[np.int64]]:
-    """Return what a prediction has from its row; a mirrored one counts as asked when the live one was."""
-    return {name: records[name] for name in ("row", "time_ns", "asked_ns", "segment", "mid")}
+def _columns(entries: Entries) -> dict[str, npt.NDArray[np.int64]]:
+    return {name: entries[name] for name in ("row", "time_ns", "asked_ns", "segment", "mid")}
 
 
 class RecorderLoop:
-    """One session's way from the ring to the log."""
+    """Moves one session from the ring to the log."""
 
     def __init__(
         self,
         reader: RingReader,
         sink: LogSink,
-        mirrors: Sequence[tuple[Role, str, MirrorThread]],
+        shadows: Sequence[tuple[Role, str, ShadowThread]],
         *,
         flush_s: float,
         read_rows: int,
-        patient: bool,
+        backpressure: bool,
     ) -> None:
         self._reader = reader
         self._sink = sink
-        self._mirrors = mirrors
+        self._shadows = shadows
         self._flush_s = flush_s
         self._read_rows = read_rows
-        self._patient = patient
+        self._backpressure = backpressure
         self._flushed_s = time.monotonic()
         self._unreleased = 0
         if reader.resumed:
             sink.resume()
 
     def run(self, ended: Callable[[], bool], drain_s: float) -> None:
-        """Go on until `ended` and everything has been written down.
+        """Run until `ended` and everything is logged.
 
-        For `drain_s` after `ended` it waits for the mirrors; rows that are then left go into the log alone.
+        Shadows get `drain_s` after `ended`; remaining rows go into the log alone.
         """
         deadline_s: float | None = None
         while True:
-            # Asked before the turn: the turn then sees all that was put in before the end.
+            # Before the turn, which then sees all entries from before the end.
             if deadline_s is None and ended():
                 deadline_s = time.monotonic() + drain_s
             busy = self.turn()
-            if deadline_s is not None and (self._done() or time.monotonic() > deadline_s):
+            if deadline_s is not None and (self._is_drained() or time.monotonic() > deadline_s):
                 break
             if not busy:
                 time.sleep(_IDLE_S)
-        while self._read(self._read_rows, mirrored=False):
+        while self._read(self._read_rows, to_shadows=False):
             pass
         if self._reader.finished:
             self._sink.finish()
         self._flush(at_end=True)
 
     def turn(self) -> bool:
-        """Take what is there, once; return whether there was anything."""
-        waits = self._patient and any(mirror.pressed for _, _, mirror in self._mirrors)
-        count = self._read(0 if waits else self._read_rows, mirrored=True)
+        """Process what is there, once; return whether there was anything."""
+        waits = self._backpressure and any(shadow.above_high_water for _, _, shadow in self._shadows)
+        count = self._read(0 if waits else self._read_rows, to_shadows=True)
         collected = self._collect()
-        if (self._pressed() and count) or time.monotonic() - self._flushed_s > self._flush_s:
+        if (self._above_high_water() and count) or time.monotonic() - self._flushed_s > self._flush_s:
             try:
                 self._flush()
             except PredictionLogError as error:
-                # Nothing is lost yet: what was read stays in the ring until the log has it.
+                # Entries stay in the ring until the log has them.
                 console.print(f"{error}", markup=False)
                 self._reader.count(Tally.FAULTS, 1)
                 self._flushed_s = time.monotonic()
         return count > 0 or collected
 
-    def _read(self, limit: int, *, mirrored: bool) -> int:
-        """Take at most `limit` records from the ring to the log and, where wanted, the mirrors; return how many."""
-        records = self._reader.read(limit)
-        if len(records):
-            self._sink.live(records)
-            self._unreleased += int((records["row"] >= 0).sum())
-        for role, _, mirror in self._mirrors:
-            if not mirrored:
-                self._note_drops(role.value, Tally[f"{role.name}_DROPPED"], len(records))
+    def _read(self, limit: int, *, to_shadows: bool) -> int:
+        """Move at most `limit` entries to the log and, with `to_shadows`, to the shadows; return how many."""
+        entries = self._reader.read(limit)
+        if len(entries):
+            self._sink.add_live(entries)
+            self._unreleased += int((entries["row"] >= 0).sum())
+        for role, _, shadow in self._shadows:
+            if not to_shadows:
+                self._note_drops(role.value, Tally[f"{role.name}_DROPPED"], len(entries))
                 continue
-            for start in range(0, len(records), MAX_ROWS):
-                mirror.offer(records[start : start + MAX_ROWS])
-        return len(records)
+            for start in range(0, len(entries), MAX_ROWS):
+                shadow.offer(entries[start : start + MAX_ROWS])
+        return len(entries)
 
     def _collect(self) -> bool:
         any_collected = False
-        for role, model, mirror in self._mirrors:
-            answered, probes = mirror.collect()
-            for one in answered:
-                self._sink.mirrored(role, model, one)
-                self._reader.count(Tally[role.name], len(one.predictions))
+        for role, model, shadow in self._shadows:
+            answered, probes = shadow.collect()
+            for answers in answered:
+                self._sink.add_shadow(role, model, answers)
+                self._reader.count(Tally[role.name], len(answers.predictions))
             for probe in probes:
-                self._sink.probed(probe)
+                self._sink.add_probe(probe)
             self._reader.count(Tally.PROBES, len(probes))
             any_collected |= bool(answered)
         return any_collected
 
     def _flush(self, *, at_end: bool = False) -> None:
-        """Make durable what there is, and then let the writer have the places of what was read.
+        """Make the log durable, then release entries that were read.
 
-        A recorder that is killed leaves to the next one what it has not released, and what has been written is not
-        written twice. So rows are kept until the mirrors have answered them, as long as there is room.
+        Entries are kept until the shadows answered, if there is room: the next recorder resumes after the last released
+        one, without logging rows twice.
         """
-        # Asked before they are collected: then no answer is left behind.
-        answered = all(mirror.idle for _, _, mirror in self._mirrors)
+        # Before the collection: no answer is left behind.
+        answered = all(shadow.idle for _, _, shadow in self._shadows)
         self._collect()
         self._note_drops("ring", Tally.DROPPED, self._reader.dropped - self._reader.tally(Tally.DROPPED))
-        for role, _, mirror in self._mirrors:
-            self._note_drops(role.value, Tally[f"{role.name}_DROPPED"], mirror.take_dropped())
-            self._reader.count(Tally.FAULTS, mirror.take_faults())
+        for role, _, shadow in self._shadows:
+            self._note_drops(role.value, Tally[f"{role.name}_DROPPED"], shadow.take_dropped())
+            self._reader.count(Tally.FAULTS, shadow.take_faults())
         self._sink.flush()
         self._flushed_s = time.monotonic()
-        if answered or at_end or self._pressed():
+        if answered or at_end or self._above_high_water():
             self._reader.release()
             self._reader.count(Tally.LOGGED, self._unreleased)
             self._unreleased = 0
 
-    def _pressed(self) -> bool:
+    def _above_high_water(self) -> bool:
         return 2 * self._reader.unreleased > self._reader.capacity
 
     def _note_drops(self, place: str, tally: Tally, count: int) -> None:
-        self._sink.dropped(place, count)
+        self._sink.add_drops(place, count)
         self._reader.count(tally, count)
 
-    def _done(self) -> bool:
-        return self._reader.waiting == 0 and all(mirror.idle for _, _, mirror in self._mirrors)
+    def _is_drained(self) -> bool:
+        return self._reader.waiting == 0 and all(shadow.idle for _, _, shadow in self._shadows)
 
 
-def mirrors(config: RecorderConfig, params: Params, features: int) -> list[tuple[Role, str, MirrorThread]]:
-    """Start the mirrors of the candidate and of the version to go back to."""
+def start_shadows(config: RecorderConfig, params: Params, features: int) -> list[tuple[Role, str, ShadowThread]]:
+    """Start the shadow threads of the candidate and of the fallback."""
     open_transport = transport_opener(Workspace(Path(config.root)), params, config.transport, config.url)
 
-    def make(role: Role, model: str, choose: Callable[[list[int]], int | None]) -> Mirror:
-        return Mirror(
+    def make(role: Role, model: str, choose: Callable[[list[int]], int | None]) -> ShadowReplica:
+        return ShadowReplica(
             role,
             open_transport(),
             model,
             choose=choose,
             definitions_sha256=config.definitions_sha256,
             feature_count=features,
-            # A chunk of what has piled up takes longer than a row, and no caller waits for it.
+            # A chunk takes longer than a row, and no caller waits for it.
             params=structs.replace(params.client, deadline_s=params.mirror.deadline_s),
         )
 
@@ -317,7 +308,7 @@ def mirrors(config: RecorderConfig, params: Params, features: int) -> list[tuple
         (
             role,
             model,
-            MirrorThread(
+            ShadowThread(
                 partial(make, role, model, choose),
                 config.model,
                 queue_rows=params.mirror.queue_rows,
@@ -326,13 +317,13 @@ def mirrors(config: RecorderConfig, params: Params, features: int) -> list[tuple
         )
         for role, model, choose in (
             (Role.CANDIDATE, candidate_model(config.model), newest),
-            (Role.FALLBACK, config.model, partial(second_newest, has_learnt=partial(_has_learnt, config))),
+            (Role.FALLBACK, config.model, partial(second_newest, trained=partial(_was_trained_on, config))),
         )
     ]
 
 
-def _has_learnt(config: RecorderConfig, version: int) -> bool:
-    """Say whether a version has learnt the stream's instrument; one of which that is not known is taken to have."""
+def _was_trained_on(config: RecorderConfig, version: int) -> bool:
+    """Whether a version was trained on the stream's instrument; True where unknown."""
     if config.url is not None:
         return True
     try:
@@ -343,9 +334,9 @@ def _has_learnt(config: RecorderConfig, version: int) -> bool:
 
 
 def main(path: Path) -> None:
-    """Record the session that a configuration describes."""
+    """Record the session of a configuration file."""
     os.nice(_NICENESS)
-    # A batch process does not interrupt another one when it wakes up.
+    # A batch process does not preempt others on wake-up.
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     config = msgspec.json.decode(path.read_bytes(), type=RecorderConfig)
     params = msgspec.convert(config.params, Params)
@@ -366,17 +357,17 @@ def main(path: Path) -> None:
         loop = RecorderLoop(
             reader,
             LogSink(log, config.session, config.model, params.labels.horizons_ms),
-            mirrors(config, params, reader.features),
+            start_shadows(config, params, reader.features),
             flush_s=params.prediction_log.flush_s,
             read_rows=min(_READ_ROWS, params.mirror.queue_rows // 2),
-            patient=config.patient,
+            backpressure=config.patient,
         )
         loop.run(lambda: stopped or reader.finished or orphaned(), params.mirror.drain_s)
         if reader.finished or orphaned():
-            how = Ending.CLOSED if reader.finished and not reader.failed else Ending.CRASHED
-            log.end(config.session, how, str(config.parent), clock.now_ns())
+            ending = Ending.CLOSED if reader.finished and not reader.failed else Ending.CRASHED
+            log.end(config.session, ending, str(config.parent), clock.now_ns())
     if orphaned():
-        # No other process is left to do so.
+        # The trading process cannot.
         Path(config.ring).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""What the trading process and the recorder's process know of each other."""
+"""What trading process and recorder process share."""
 
 from enum import IntEnum, auto
 from typing import Any
@@ -7,7 +7,7 @@ from lobsmith.monitoring.log.sessions import Announced
 
 
 class Tally(IntEnum):
-    """What the recorder counts in the ring's header."""
+    """Counters that the recorder keeps in the ring's header."""
 
     LOGGED = 0
     DROPPED = auto()
@@ -20,9 +20,10 @@ class Tally(IntEnum):
 
 
 class RecorderConfig(Announced, frozen=True, kw_only=True):
-    """The order to the recorder's process, in a file beside the log.
+    """Configuration of the recorder's process, in a file beside the log.
 
-    `patient` is for replays: records wait in the ring while mirrors have enough to do, and so does the replay.
+    `patient`: for replays, entries wait in the ring while shadows are above their high-water mark, and so does the
+    replay.
     """
 
     ring: str

@@ -1,4 +1,4 @@
-"""The trading process's side of recording: rows go into a ring, a process of its own takes them out."""
+"""The trading process's side of the recorder: fills the ring and supervises the process that logs it."""
 
 import secrets
 import subprocess
@@ -39,27 +39,27 @@ _REASONS = {reason: number for number, reason in enumerate(Reason, start=1)}
 _PACE_S = 0.005
 _FIRST_RESTART_S, _LONGEST_RESTART_S = 0.1, 10.0
 _LATE_FAILURES = 3
-"""After which a recorder that cannot write down what is left is not started again."""
+"""Failures after closing, before the recorder is given up."""
 _EXIT_S = 20.0
-"""For the recorder's start and its last flush, beyond `mirror.drain_s`; it is killed after that."""
+"""Beyond `mirror.drain_s`, for start and last flush; then the recorder is killed."""
 
 
 class Recorded(Struct, frozen=True, kw_only=True):
-    """What became of a session's rows.
+    """Outcome of a session's rows.
 
     Attributes:
         session: its name in the prediction log.
-        log: where recorders print what went wrong.
-        rows: rows that were asked about while it was recorded.
-        dropped: records that found the ring full.
-        logged: rows that reached the log.
-        candidate: of these, rows that were put to a candidate.
-        candidate_dropped: rows it was not asked about, because too many waited.
-        fallback: rows that were put to the version to go back to.
-        fallback_dropped: rows it was not asked about.
-        probes: pairs of single rows whose latencies were compared.
-        restarts: how often the recorder had to be started again.
-        faults: unexpected errors of recorder and mirrors.
+        log: where recorders print errors.
+        rows: predicted while recorded.
+        dropped: rows that found the ring full.
+        logged: rows in the log.
+        candidate: of these, rows put to a candidate.
+        candidate_dropped: rows it missed because too many waited.
+        fallback: rows put to the fallback.
+        fallback_dropped: rows it missed.
+        probes: pairs of compared latencies.
+        restarts: of the recorder.
+        faults: unexpected errors of recorder and shadows.
     """
 
     session: str
@@ -77,10 +77,9 @@ class Recorded(Struct, frozen=True, kw_only=True):
 
 
 class Recorder:
-    """Records one stream's rows and predictions, and keeps the process alive that writes them down.
+    """Records one stream's rows and predictions, and keeps the recorder's process running.
 
-    No method raises, and `record` waits for nothing: what goes wrong is counted, and trading goes on. One thread at a
-    time.
+    No method raises and `record` never waits: errors are counted. Not thread-safe.
     """
 
     def __init__(
@@ -96,18 +95,18 @@ class Recorder:
         patient: bool = False,
         clock: Callable[[], int] = clock.now_ns,
     ) -> None:
-        """Start recording.
+        """Start the recorder.
 
         Args:
-            workspace: has the prediction logs.
-            params: `mirror`, `prediction_log`, `client`, and what the features and labels are.
-            model: the production model that is asked.
-            instrument: `venue:symbol` of the stream.
-            source: what the rows are.
-            transport: how the mirrored versions are asked: grpc, http or inprocess.
-            url: HOST:PORT of a server that is not the workspace's.
-            patient: rows come faster than in a market and may wait for the mirrored versions: see `pace`.
-            clock: UTC ns.
+            workspace: of the prediction logs.
+            params: of features, labels, client and recorder.
+            model: the production model.
+            instrument: `venue:symbol`.
+            source: of the rows.
+            transport: to the shadow versions: grpc, http or inprocess.
+            url: HOST:PORT of a server outside the workspace.
+            patient: for replays: rows wait for the shadow versions, see `pace`.
+            clock: UTC, ns.
         """
         self._clock = clock
         self._drain_s = params.mirror.drain_s
@@ -144,14 +143,14 @@ class Recorder:
         try:
             write_atomic(self._config, msgspec.json.encode(config), mode=0o600)
         except OSError:
-            # The rows pile up in the ring and are then counted as dropped.
+            # Rows fill the ring and then count as dropped.
             self._faults += 1
             return
         self._watch.start()
 
     @property
     def pid(self) -> int | None:
-        """The recorder's process, None before the first was started."""
+        """Of the recorder's process, None before its start."""
         return None if self._child is None else self._child.pid
 
     @property
@@ -160,12 +159,12 @@ class Recorder:
 
     @property
     def _log(self) -> Path:
-        """What recorders print, those of all sessions."""
+        """Output of all recorders."""
         return self._folder / "recorder.log"
 
     @property
     def rows(self) -> int:
-        """Rows recorded so far, those that were dropped included."""
+        """Rows so far, dropped ones included."""
         return self._rows
 
     @property
@@ -175,15 +174,15 @@ class Recorder:
 
     @property
     def waiting(self) -> int:
-        """Rows that have not reached the log yet."""
+        """Rows not in the log yet."""
         return 0 if self._ring is None else self._ring.waiting
 
     def reset(self) -> None:
-        """Say that the stream begins anew with the next row: call it whenever the client is reset."""
+        """Mark the next row as the stream's first: call it with each reset of the client."""
         self._flags = RESET
 
     def prime(self, time_ns: int, segment: int, mid: int, row: Float32) -> None:
-        """Take a row, float32 [F], that the client was fed without being asked about it."""
+        """Take a row, float32 [F], that only primes."""
         self._put(-1, time_ns, segment, mid, row, None)
 
     def record(
@@ -195,24 +194,23 @@ class Recorder:
         prediction: Prediction,
         raw: Float32 | None = None,
     ) -> None:
-        """Take a row and what was answered.
+        """Take a row and its prediction.
 
         Args:
-            time_ns: local receive time of the row, UTC.
+            time_ns: local receive time, UTC.
             segment: number of the gap-free segment.
             mid: twice the mid, ticks.
             row: float32 [F].
             prediction: the answer, or the reason why there is none.
-            raw: float32 [F], the row's features in their own units, for drift; the first of each `drift.every_ms` is
-                kept, by the rule of `lobsmith.drift.reference.thinned`. None where the caller has none.
+            raw: float32 [F], natural units; the first of each `drift.every_ms` is kept, as by
+                `lobsmith.drift.reference.thinned`.
         """
         self._put(self._rows, time_ns, segment, mid, row, prediction, raw)
         self._rows += 1
 
     def pace(self, longest_s: float = 1.0) -> None:
-        """Wait until the ring is less than half full, for the pauses of a replay: a market would not wait.
-
-        Where nothing moves for `longest_s` seconds it is not waited for again until something does.
+        """Wait until the ring is less than half full: backpressure for replays, given up after `longest_s` without
+        progress.
         """
         ring = self._ring
         if ring is None or 2 * ring.waiting <= ring.capacity:
@@ -226,10 +224,10 @@ class Recorder:
             time.sleep(_PACE_S)
 
     def close(self, *, failed: bool = False) -> Recorded:
-        """End the session; wait until all of it is written down, for little more than `mirror.drain_s`.
+        """End the session; wait until all is logged, for little more than `mirror.drain_s`.
 
         Args:
-            failed: it ends because of an error; the monitor then takes it for one that crashed.
+            failed: the session counts as crashed.
         """
         self._closing.set()
         if self._ring is not None:
@@ -281,11 +279,11 @@ class Recorder:
                 )
             if put:
                 self._flags = 0
-        except Exception:  # noqa: BLE001 - whatever is wrong with a record, trading goes on
+        except Exception:  # noqa: BLE001 - trading goes on
             self._faults += 1
 
     def _make_ring(self, params: Params) -> RingWriter | None:
-        """Make the ring in memory, or beside the log where there is no room; None where neither can be."""
+        """Make the ring in memory, beside the log where there is no room, or not at all."""
         name = f"lobsmith-{self.session}.ring"
         for folder in (SHARED_MEMORY, self._folder):
             with suppress(OSError):
@@ -319,7 +317,7 @@ class Recorder:
         )
 
     def _adopt(self) -> list[subprocess.Popen[bytes]]:
-        """Start recorders for sessions of which both processes were killed, for what they have left in their rings."""
+        """Start recorders for rings whose trading process and recorder were both killed."""
         adopted = []
         for path in self._folder.glob("*.json"):
             try:
@@ -327,7 +325,7 @@ class Recorder:
                 if not left.parent.is_dead():
                     continue
                 if Path(left.ring).exists():
-                    # Where a recorder is still at it, this one finds the ring taken and ends.
+                    # If a recorder still runs, this one finds the ring locked and exits.
                     adopted.append(self._start(path))
                 else:
                     path.unlink()
@@ -342,13 +340,13 @@ class Recorder:
                 path.unlink()
 
     def _keep_alive(self) -> None:
-        """Start the recorder, and again whenever it ends before its work is done."""
+        """Run the recorder until its work is done; restart it after failures."""
         pause_s, late_failures = _FIRST_RESTART_S, 0
         while not self._abandoned.is_set():
             started_s = time.monotonic()
             code = self._run_child()
-            done = self._closing.is_set() and code == 0 and (self._ring is None or self._ring.waiting == 0)
-            if done or self._abandoned.is_set():
+            finished = self._closing.is_set() and code == 0 and (self._ring is None or self._ring.waiting == 0)
+            if finished or self._abandoned.is_set():
                 return
             self._restarts += 1
             late_failures += self._closing.is_set()
@@ -359,7 +357,6 @@ class Recorder:
             pause_s = min(2 * pause_s, _LONGEST_RESTART_S)
 
     def _run_child(self) -> int:
-        """Run the recorder until it ends; return its exit status."""
         try:
             self._child = self._start(self._config)
         except OSError:
@@ -370,10 +367,10 @@ class Recorder:
         return self._child.wait()
 
     def _start(self, config: Path) -> subprocess.Popen[bytes]:
-        # -P keeps a local file named like a package from being imported in its place.
+        # -P: a local file must not shadow a package.
         command = [sys.executable, "-P", "-m", _MODULE, str(config)]
         with self._log.open("ab") as log:
-            # A session of its own: an interrupt at the terminal must not reach it before the ring is empty.
+            # A process group of its own: an interrupt at the terminal must not reach it.
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
     def _kill_child(self) -> None:

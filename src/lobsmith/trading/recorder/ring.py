@@ -1,20 +1,19 @@
-"""A ring of fixed-size records in shared memory: one process writes, another one reads.
+"""A ring of fixed-size entries in shared memory, between one writing and one reading process.
 
-The writer never waits: a record that finds the ring full is dropped and counted. Records outlive a killed writer,
-and a reader that was restarted goes on after the last record that its predecessor had released.
+The writer never waits: an entry that finds the ring full is dropped and counted. Entries outlive a killed writer.
 
 | bytes          | written by | holds |
 |----------------|------------|-------|
-| 0 to 40        | `create`   | magic number, capacity, F, H, bytes of a record |
-| 64 to 72       | writer     | head: records ever written |
-| 72 to 80       | writer     | records ever dropped |
-| 80 to 88       | writer     | 1 once it has closed the ring |
-| 128 to 136     | reader     | tail: records ever released |
-| 136 to 256     | reader     | tallies: what it has counted, for the writer and for a reader after it |
-| 4096 onwards   | writer     | the records; number n lies at place n modulo the capacity |
+| 0 to 40        | `create`   | magic number, capacity, F, H, bytes of an entry |
+| 64 to 72       | writer     | head: entries ever written |
+| 72 to 80       | writer     | entries ever dropped |
+| 80 to 88       | writer     | 1 once the ring is closed |
+| 128 to 136     | reader     | tail: entries ever released |
+| 136 to 256     | reader     | tallies, for the writer and later readers |
+| 4096 onwards   | writer     | the entries; number n at n modulo the capacity |
 
-The writer stores the record first and the head after it. x86-64 keeps stores in order and 8 aligned bytes in one piece,
-and so does CPython between two calls: a reader that sees the new head sees the record. No other architecture is served.
+The writer stores the entry before the head. x86-64 keeps the order of stores and 8 aligned bytes in one piece, as does
+CPython between two calls: a reader that sees the head sees the entry. No other architecture is supported.
 """
 
 import fcntl
@@ -33,52 +32,52 @@ from lobsmith.units import NS_PER_MS
 Float32 = npt.NDArray[np.float32]
 
 RESET = 1
-"""The stream begins anew with this row: the client has forgotten all rows before it."""
+"""The stream begins anew with this row."""
 PRIME = 2
-"""The row only moves the state: it was not asked about."""
+"""The row only primes."""
 HAS_RAW = 4
-"""`raw` is this row's; without it the field holds what was left there."""
+"""`raw` is this row's; else the field holds an older row."""
 
 _MAGIC = 0x6C6F62736D697432
 _LINE = 8
-"""Words of a cache line: what writer and reader store lies on lines of their own."""
+"""Int64s of a cache line; writer and reader use different lines."""
 _HEAD, _DROPPED, _CLOSED = _LINE, _LINE + 1, _LINE + 2
 _FAILED = 2
-"""What `_CLOSED` holds where an error has ended the session; 1 where none has."""
+"""`_CLOSED` of a session that an error ended; else 1."""
 _TAIL, _TALLIES = 2 * _LINE, 2 * _LINE + 1
 _HEADER_BYTES = 4096
 _OUTLOOKS = 5
 _NUMBERS = struct.Struct("<8q3b5x")
 
 
-def record_dtype(features: int, horizons: int) -> np.dtype[np.void]:
-    """Return a record's fields.
+def entry_dtype(features: int, horizons: int) -> np.dtype[np.void]:
+    """Return an entry's fields.
 
     | field           | meaning |
     |-----------------|---------|
-    | `sequence`      | rows put into the ring so far, those that were dropped included: a jump is a hole |
-    | `row`           | number of the row within the session, -1 for rows that only prime |
-    | `time_ns`       | local receive time of the row, UTC |
-    | `asked_ns`      | wall clock when the client was handed the row, UTC |
+    | `sequence`      | rows so far, dropped ones included: a jump is a hole |
+    | `row`           | number within the session, -1 for rows that only prime |
+    | `time_ns`       | local receive time, UTC |
+    | `asked_ns`      | hand-over to the client, UTC |
     | `segment`       | number of the gap-free segment |
     | `mid`           | twice the mid, ticks |
-    | `version`       | the version asked, 0 where none was known |
+    | `version`       | asked, 0 where none was known |
     | `latency_ns`    | from hand-over to answer |
-    | `candidate`     | 1 where the candidate was asked, 0 where the model itself |
-    | `reason`        | why there is no answer: place in `Reason` from 1, 0 where there is one |
+    | `candidate`     | 1 where the candidate was asked, else 0 |
+    | `reason`        | place in `Reason` from 1; 0 with an answer |
     | `flags`         | `RESET`, `PRIME`, `HAS_RAW` |
-    | `features`      | float32 [F], what the network sees |
-    | `raw`           | float32 [F], in their own units; only with `HAS_RAW` |
-    | `probabilities` | float32 [H, 3], NaN where there is no answer |
-    | `outlook`       | float32 [H, 5], NaN where there is no answer |
+    | `features`      | float32 [F], normalised |
+    | `raw`           | float32 [F], natural units; only with `HAS_RAW` |
+    | `probabilities` | float32 [H, 3], NaN without an answer |
+    | `outlook`       | float32 [H, 5], NaN without an answer |
     """
-    words = ("sequence", "row", "time_ns", "asked_ns", "segment", "mid", "version", "latency_ns")
+    int64s = ("sequence", "row", "time_ns", "asked_ns", "segment", "mid", "version", "latency_ns")
     return np.dtype(
         [
-            *((name, "<i8") for name in words),
+            *((name, "<i8") for name in int64s),
             *((name, "i1") for name in ("candidate", "reason", "flags")),
             ("unused", "V5"),
-            # Twice F and 8 H of 4 bytes: records start at multiples of 8.
+            # Twice F and 8 H of 4 bytes: entries start at multiples of 8.
             ("features", "<f4", (features,)),
             ("raw", "<f4", (features,)),
             ("probabilities", "<f4", (horizons, 3)),
@@ -88,31 +87,30 @@ def record_dtype(features: int, horizons: int) -> np.dtype[np.void]:
 
 
 class RingWriter:
-    """The side that puts records in. One process, one thread at a time."""
+    """The writing side; of one thread."""
 
     def __init__(self, path: Path, capacity: int, features: int, horizons: int, *, raw_every_ms: int = 1) -> None:
         """Make a ring.
 
         Args:
-            path: of a file that does not exist yet, best in a memory file system: storage is waited for now and then.
-            capacity: records that it holds before it drops any, at least 1.
+            path: of a new file, best in a memory file system.
+            capacity: entries, at least 1.
             features: F.
             horizons: H.
-            raw_every_ms: of the rows received within so long the first keeps its `raw`, by the rule of
-                `lobsmith.drift.reference.thinned`.
+            raw_every_ms: the first row of each such interval keeps its `raw`, as by `lobsmith.drift.reference.thinned`.
 
         Raises:
-            OSError: the file cannot be made, or there is no room for it.
+            OSError: the file cannot be made, or lacks room.
         """
         if capacity < 1:
-            raise ValueError(f"capacity: {capacity} records; a ring holds at least one")
+            raise ValueError(f"capacity: {capacity} entries; a ring holds at least one")
         self.path = path
-        self._dtype = record_dtype(features, horizons)
+        self._dtype = entry_dtype(features, horizons)
         self._capacity = capacity
         size = _HEADER_BYTES + capacity * self._dtype.itemsize
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            # Room that is missing is an error here and would be a SIGBUS at the first record that finds none.
+            # Missing room is an error here; later it would be a SIGBUS.
             os.posix_fallocate(descriptor, 0, size)
             self._map = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         except BaseException:
@@ -120,43 +118,43 @@ class RingWriter:
             raise
         finally:
             os.close(descriptor)
-        self._words = memoryview(self._map).cast("q")
-        records = np.frombuffer(self._map, self._dtype, capacity, _HEADER_BYTES)
-        self._features = records["features"]
-        self._raw = records["raw"]
-        self._probabilities = records["probabilities"]
-        self._outlook = records["outlook"]
+        self._header = memoryview(self._map).cast("q")
+        entries = np.frombuffer(self._map, self._dtype, capacity, _HEADER_BYTES)
+        self._features = entries["features"]
+        self._raw = entries["raw"]
+        self._probabilities = entries["probabilities"]
+        self._outlook = entries["outlook"]
         self._head = self._dropped = 0
         self._tail = 0
-        self._slot_ns = raw_every_ms * NS_PER_MS
-        self._slot_from_ns = self._slot_until_ns = 0
-        self._words[1:5] = memoryview(array("q", (capacity, features, horizons, self._dtype.itemsize)))
-        self._words[0] = _MAGIC
+        self._interval_ns = raw_every_ms * NS_PER_MS
+        self._interval_from_ns = self._interval_until_ns = 0
+        self._header[1:5] = memoryview(array("q", (capacity, features, horizons, self._dtype.itemsize)))
+        self._header[0] = _MAGIC
 
     @property
     def written(self) -> int:
-        """Records put in so far."""
+        """Entries so far."""
         return self._head
 
     @property
     def dropped(self) -> int:
-        """Records that found the ring full."""
+        """Entries that found the ring full."""
         return self._dropped
 
     @property
     def capacity(self) -> int:
-        """Records that the ring holds."""
+        """Entries that fit."""
         return self._capacity
 
     @property
     def released(self) -> int:
-        """Records that the reader has released so far."""
-        return self._words[_TAIL]
+        """Entries that the reader released."""
+        return self._header[_TAIL]
 
     @property
     def waiting(self) -> int:
-        """Records that the reader has not released yet."""
-        return self._head - self._words[_TAIL]
+        """Entries not released yet."""
+        return self._head - self._header[_TAIL]
 
     def put(
         self,
@@ -175,25 +173,25 @@ class RingWriter:
         outlook: Float32 | float,
         raw: Float32 | None = None,
     ) -> bool:
-        """Put a record in: see `record_dtype`; `raw` may be given with every row.
+        """Put an entry: see `entry_dtype`; `raw` may come with every row.
 
         Returns:
             Whether there was room.
         """
         head = self._head
         if head - self._tail >= self._capacity:
-            self._tail = self._words[_TAIL]
+            self._tail = self._header[_TAIL]
             if head - self._tail >= self._capacity:
                 self._dropped += 1
-                self._words[_DROPPED] = self._dropped
+                self._header[_DROPPED] = self._dropped
                 return False
         place = head % self._capacity
-        # Bounds are compared, because a division takes longer.
-        if raw is not None and not self._slot_from_ns <= time_ns < self._slot_until_ns:
+        # Comparing bounds is faster than a division.
+        if raw is not None and not self._interval_from_ns <= time_ns < self._interval_until_ns:
             self._raw[place] = raw
             flags |= HAS_RAW
-            self._slot_from_ns = time_ns - time_ns % self._slot_ns
-            self._slot_until_ns = self._slot_from_ns + self._slot_ns
+            self._interval_from_ns = time_ns - time_ns % self._interval_ns
+            self._interval_until_ns = self._interval_from_ns + self._interval_ns
         _NUMBERS.pack_into(
             self._map,
             _HEADER_BYTES + place * self._dtype.itemsize,
@@ -213,75 +211,75 @@ class RingWriter:
         self._probabilities[place] = probabilities
         self._outlook[place] = outlook
         self._head = head + 1
-        self._words[_HEAD] = self._head
+        self._header[_HEAD] = self._head
         return True
 
     def tally(self, place: int) -> int:
-        """Return what the reader has counted under a number below 15."""
-        return self._words[_TALLIES + place]
+        """Return the reader's counter `place`, below 15."""
+        return self._header[_TALLIES + place]
 
     def close(self, *, failed: bool = False) -> None:
-        """Say that no record will follow, and whether that is because of an error. The file stays for the reader."""
-        self._words[_CLOSED] = _FAILED if failed else 1
+        """Announce the end, and whether an error caused it; the file stays."""
+        self._header[_CLOSED] = _FAILED if failed else 1
 
 
 class RingReader:
-    """The side that takes records out. One process, one thread at a time."""
+    """The reading side; of one thread."""
 
     def __init__(self, path: Path) -> None:
-        """Open a ring where the last reader left off, and keep other readers away.
+        """Open a ring after the last released entry; lock out other readers.
 
         Raises:
             ServingError: the file is missing, is no ring, or has a reader.
         """
         try:
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
-            # The kernel lets go of it when this process ends, however it ends.
+            # The kernel unlocks it when this process ends.
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._map = mmap.mmap(self._file.fileno(), 0)
-            self._words = memoryview(self._map).cast("q")
-            magic, capacity, features, horizons, size = self._words[:5]
-            self._dtype = record_dtype(features, horizons)
+            self._header = memoryview(self._map).cast("q")
+            magic, capacity, features, horizons, size = self._header[:5]
+            self._dtype = entry_dtype(features, horizons)
             if magic != _MAGIC or size != self._dtype.itemsize:
-                raise ValueError("its header is another one's")
+                raise ValueError("its header does not fit")
             self._capacity = capacity
-            self._records = np.frombuffer(self._map, self._dtype, capacity, _HEADER_BYTES)
+            self._entries = np.frombuffer(self._map, self._dtype, capacity, _HEADER_BYTES)
         except BlockingIOError as error:
             raise ServingError(f"{path}: another process reads this ring; end it first") from error
         except (OSError, ValueError, TypeError) as error:
-            raise ServingError(f"{path}: not a ring of records: {error}; start the recorder anew") from error
-        self._cursor = self._words[_TAIL]
+            raise ServingError(f"{path}: not a ring of entries: {error}; restart the recorder") from error
+        self._cursor = self._header[_TAIL]
 
     def close(self) -> None:
-        """Let another reader in."""
-        # Closing alone would not: the mapping has a descriptor of its own.
+        """Unlock the ring."""
+        # The mapping has a descriptor of its own, so closing does not unlock.
         fcntl.flock(self._file, fcntl.LOCK_UN)
         self._file.close()
 
     @property
     def dropped(self) -> int:
-        """Records that the writer has dropped."""
-        return self._words[_DROPPED]
+        """Entries that the writer dropped."""
+        return self._header[_DROPPED]
 
     @property
     def waiting(self) -> int:
-        """Records that were not read yet."""
-        return self._words[_HEAD] - self._cursor
+        """Entries not read yet."""
+        return self._header[_HEAD] - self._cursor
 
     @property
     def unreleased(self) -> int:
-        """Records that the writer may not overwrite yet, read or not."""
-        return self._words[_HEAD] - self._words[_TAIL]
+        """Entries that the writer may not overwrite yet."""
+        return self._header[_HEAD] - self._header[_TAIL]
 
     @property
     def capacity(self) -> int:
-        """Records that the ring holds."""
+        """Entries that fit."""
         return self._capacity
 
     @property
     def resumed(self) -> bool:
-        """Whether a reader before this one has released records."""
-        return self._words[_TAIL] > 0
+        """Whether entries were released before."""
+        return self._header[_TAIL] > 0
 
     @property
     def features(self) -> int:
@@ -290,30 +288,30 @@ class RingReader:
 
     @property
     def finished(self) -> bool:
-        """Whether the writer has announced that no record will follow."""
-        return bool(self._words[_CLOSED])
+        """Whether the writer announced the end."""
+        return bool(self._header[_CLOSED])
 
     @property
     def failed(self) -> bool:
-        """Whether the writer has finished because of an error."""
-        return self._words[_CLOSED] == _FAILED
+        """Whether an error ended the writer's session."""
+        return self._header[_CLOSED] == _FAILED
 
     def read(self, limit: int) -> npt.NDArray[np.void]:
-        """Return the next records, at most `limit`, oldest first; a copy. None of them is released by that."""
+        """Return a copy of the next entries, at most `limit`, oldest first; releases none."""
         start = self._cursor % self._capacity
         count = min(self.waiting, limit, self._capacity - start)
-        records = self._records[start : start + count].copy()
+        entries = self._entries[start : start + count].copy()
         self._cursor += count
-        return records
+        return entries
 
     def tally(self, place: int) -> int:
-        """Return what this reader and those before it have counted under a number below 15."""
-        return self._words[_TALLIES + place]
+        """See `RingWriter.tally`."""
+        return self._header[_TALLIES + place]
 
     def count(self, place: int, number: int) -> None:
-        """Add to the tally under a number below 15."""
-        self._words[_TALLIES + place] += number
+        """Add to counter `place`, below 15."""
+        self._header[_TALLIES + place] += number
 
     def release(self) -> None:
-        """Let the writer have the places of all records read so far, and a later reader begin after them."""
-        self._words[_TAIL] = self._cursor
+        """Release all entries read so far."""
+        self._header[_TAIL] = self._cursor

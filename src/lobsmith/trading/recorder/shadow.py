@@ -1,4 +1,4 @@
-"""A version that is asked about the rows of live traffic; no caller waits for its answers."""
+"""Shadow versions, asked about live rows; no caller waits for their answers."""
 
 import random
 import time
@@ -23,27 +23,27 @@ from lobsmith.trading.recorder.ring import PRIME, RESET
 from lobsmith.trading.transport.base import Transport
 from lobsmith.units import NS_PER_S
 
-Records = npt.NDArray[np.void]
-"""Records of a ring: see `lobsmith.trading.recorder.ring.record_dtype`."""
+Entries = npt.NDArray[np.void]
+"""Entries of a ring: see `lobsmith.trading.recorder.ring.entry_dtype`."""
 _HISTORY_ROWS = 2048
-"""Rows that a version which has yet to appear can be primed with."""
+"""Rows kept to prime a version that appears later."""
 _WAIT_S = 0.05
 
 
 @dataclass(frozen=True)
-class Mirrored:
-    """What a mirrored version made of rows: as many predictions as records. `rows` were asked about at once."""
+class ShadowAnswers:
+    """A shadow version's predictions, one an entry; `rows` went into one request."""
 
-    records: Records
+    entries: Entries
     predictions: list[Prediction]
     rows: int
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One row from a cold state, put to the active version and to the mirrored one in turn over one transport.
+    """Latencies of one row from a cold state, at the active version and at the shadow, over one transport.
 
-    The only latencies of the two that can be compared: mirrored rows are asked about in chunks.
+    Only these compare: a shadow's other rows go in chunks.
     """
 
     time_ns: int
@@ -55,13 +55,11 @@ class Probe:
     latency_ns: int
 
 
-class Mirror:
-    """One mirrored version: the candidate, or the one to go back to, with a state of its own.
+class ShadowReplica:
+    """One shadow version, the candidate or the fallback, with a state of its own. Not thread-safe.
 
-    It follows the primary's stream: where that begins anew, so does this one, and its answers count from the first row
-    on. After a hole it begins anew as well, but the primary went on: until the version's priming rows have passed,
-    answers have the reason `priming`. Versions may appear, change and vanish; where there is none there is no answer.
-    Not safe to share between threads.
+    It is reset where the primary is. After a hole it starts from a cold state while the primary goes on: until primed,
+    its answers have the reason `priming`. Versions may appear, change and vanish.
     """
 
     def __init__(
@@ -76,17 +74,17 @@ class Mirror:
         params: ClientParams,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """Make a mirror; nothing is asked yet.
+        """Prepare; nothing is requested yet.
 
         Args:
-            role: what the version is to the stream.
-            transport: what answers.
-            model: the model that has the version.
-            choose: which of its served versions to ask.
-            definitions_sha256: what the rows mean; a model that means other rows is not asked.
+            role: of the version to the stream.
+            transport: to the server.
+            model: that has the version.
+            choose: which served version to ask.
+            definitions_sha256: a model of other features or labels is not asked.
             feature_count: F.
-            params: deadline of a request, and how often versions are looked up.
-            clock: nanoseconds that never go back.
+            params: deadline and lookup interval.
+            clock: monotonic, ns.
         """
         self.role = role
         self.model = model
@@ -100,52 +98,52 @@ class Mirror:
         self._state_sizes: dict[tuple[str, int], int] = {}
         self._looked_up_ns: int | None = None
         self._history = RowHistory(feature_count, _HISTORY_ROWS)
-        self._whole = False
-        self._seen = 0
+        self._from_start = False
+        self._row_count = 0
         self._segment: int | None = None
         self._expected: int | None = None
 
     @property
     def version(self) -> int | None:
-        """The version that is asked, None while there is none."""
+        """The version in use, None without one."""
         return None if self._client is None else self._client.version
 
-    def answer(self, records: Records) -> list[Mirrored]:
-        """Ask about the next records, oldest first; those that only prime are asked about but not returned."""
-        mirrored = []
-        for piece in self._pieces(records):
+    def answer(self, entries: Entries) -> list[ShadowAnswers]:
+        """Ask about the next entries, oldest first; those that only prime are not returned."""
+        answered = []
+        for piece in self._pieces(entries):
             predictions = self._predict(piece)
-            asked = (piece["flags"] & PRIME) == 0
-            if predictions and asked.any():
-                mirrored.append(
-                    Mirrored(
-                        piece[asked],
-                        [one for one, kept in zip(predictions, asked, strict=True) if kept],
+            predicted = (piece["flags"] & PRIME) == 0
+            if predictions and predicted.any():
+                answered.append(
+                    ShadowAnswers(
+                        piece[predicted],
+                        [prediction for prediction, kept in zip(predictions, predicted, strict=True) if kept],
                         min(len(piece), MAX_ROWS),
                     )
                 )
-        return mirrored
+        return answered
 
     def probe(self, active_model: str, active: int, row: npt.NDArray[np.float32], *, swap: bool) -> Probe | None:
-        """Time one row, float32 [F], at the active version and at this one; None where either does not answer.
+        """Time one row, float32 [F], at both versions; None where either does not answer.
 
         Args:
-            active_model: the model that has the active version.
-            active: that version.
-            row: any row of the stream.
-            swap: ask this version first.
+            active_model: model of the active version.
+            active: the active version.
+            row: of the stream.
+            swap: ask the shadow first.
         """
         version = self.version
         if version is None or not np.isfinite(row).all():
             return None
-        took: dict[str, int] = {}
-        sides = [("active", active_model, active), ("mirrored", self.model, version)]
+        latencies: dict[str, int] = {}
+        sides = [("active", active_model, active), ("shadow", self.model, version)]
         try:
             for side, model, number in reversed(sides) if swap else sides:
-                took[side] = self._time(model, number, row)
+                latencies[side] = self._time(model, number, row)
         except ServingError:
             return None
-        return Probe(clock.now_ns(), self.role, active, took["active"], self.model, version, took["mirrored"])
+        return Probe(clock.now_ns(), self.role, active, latencies["active"], self.model, version, latencies["shadow"])
 
     def _time(self, model: str, version: int, row: npt.NDArray[np.float32]) -> int:
         features, known = row[np.newaxis, np.newaxis], (model, version) in self._state_sizes
@@ -153,39 +151,38 @@ class Mirror:
             self._state_sizes[model, version] = self._transport.describe(model).state_size
         state = np.zeros((1, self._state_sizes[model, version]), np.float32)
         if not known:
-            # The first request loads and allocates, and is of no version's making.
+            # The first request loads and allocates.
             self._transport.infer(model, version, features, state, self._params.deadline_s)
         started = self._clock()
         self._transport.infer(model, version, features, state, self._params.deadline_s)
         return self._clock() - started
 
-    def _pieces(self, records: Records) -> Iterator[Records]:
-        """Divide records where the stream begins anew, and begin it anew there."""
-        sequence, segment = records["sequence"], records["segment"]
-        anew = (records["flags"] & RESET) != 0
-        begins = anew[1:] | (np.diff(sequence) != 1) | (np.diff(segment) != 0)
-        for piece in np.split(records, np.flatnonzero(begins) + 1):
+    def _pieces(self, entries: Entries) -> Iterator[Entries]:
+        """Split entries where the stream restarts, and reset there."""
+        sequence, segment = entries["sequence"], entries["segment"]
+        resets = (entries["flags"] & RESET) != 0
+        begins = resets[1:] | (np.diff(sequence) != 1) | (np.diff(segment) != 0)
+        for piece in np.split(entries, np.flatnonzero(begins) + 1):
             if not len(piece):
                 continue
             first = piece[0]
             if first["flags"] & RESET:
-                self._begin(whole=True)
+                self._begin(from_start=True)
             elif first["sequence"] != self._expected or first["segment"] != self._segment:
-                self._begin(whole=False)
+                self._begin(from_start=False)
             self._expected, self._segment = int(piece["sequence"][-1]) + 1, int(first["segment"])
             yield piece
 
-    def _begin(self, *, whole: bool) -> None:
+    def _begin(self, *, from_start: bool) -> None:
         self._history = RowHistory(self._history.width, _HISTORY_ROWS)
-        self._whole, self._seen = whole, 0
+        self._from_start, self._row_count = from_start, 0
         if self._client is not None:
             self._client.reset()
 
-    def _predict(self, piece: Records) -> list[Prediction]:
-        """Return a prediction for each record, none where there is no version."""
+    def _predict(self, piece: Entries) -> list[Prediction]:
         rows = np.ascontiguousarray(piece["features"])
         self._open()
-        before, self._seen = self._seen, self._seen + len(rows)
+        before, self._row_count = self._row_count, self._row_count + len(rows)
         self._history.append(rows)
         if self._foreign is not None:
             detail = f"{self.model}/{self._foreign}: made for other features or labels"
@@ -196,23 +193,23 @@ class Mirror:
         if self._client.version is None:
             self._client = None
             return []
-        if any(one.reason is Reason.REFUSED for one in predictions):
-            # The model may have been published anew with another state: learn its shape again.
+        if any(prediction.reason is Reason.REFUSED for prediction in predictions):
+            # A version published anew may have another state size: look it up again.
             self._client = None
             return predictions
         trusted = before + np.arange(len(rows)) >= self._client.prime_rows
         return [
             prediction
-            if self._whole or enough or prediction.reason is not None
+            if self._from_start or enough or prediction.reason is not None
             else replace(prediction, reason=Reason.PRIMING)
             for prediction, enough in zip(predictions, trusted, strict=True)
         ]
 
     def _open(self) -> None:
-        """Open a client as soon as there is a version, at most every `poll_s`, and tell it of the rows so far."""
+        """Open a client once there is a version, at most every `poll_s`, and feed it the rows so far."""
         now = self._clock()
-        waits = self._looked_up_ns is not None and now - self._looked_up_ns < self._params.poll_s * NS_PER_S
-        if self._client is not None or waits:
+        too_soon = self._looked_up_ns is not None and now - self._looked_up_ns < self._params.poll_s * NS_PER_S
+        if self._client is not None or too_soon:
             return
         self._looked_up_ns = now
         try:
@@ -227,36 +224,35 @@ class Mirror:
             return
         kept = self._history.last(len(self._history))
         self._client.observe(kept)
-        if len(kept) < self._seen:
-            self._whole, self._seen = False, len(kept)
+        if len(kept) < self._row_count:
+            self._from_start, self._row_count = False, len(kept)
 
 
-class MirrorThread:
-    """Asks a mirror about the records it is offered, in order, and keeps the answers until they are collected.
+class ShadowThread:
+    """Asks a shadow about entries in order and keeps its answers until collected; a full queue drops entries."""
 
-    Records wait in a queue; those that find it full are dropped, and the mirror finds a hole in their sequence.
-    """
-
-    def __init__(self, make: Callable[[], Mirror], active_model: str, *, queue_rows: int, probe_s: float) -> None:
+    def __init__(
+        self, make: Callable[[], ShadowReplica], active_model: str, *, queue_rows: int, probe_s: float
+    ) -> None:
         """Start the thread.
 
         Args:
-            make: makes the mirror and its transport, in the thread that will use them.
-            active_model: the model that has the active version, for probes.
-            queue_rows: records that may wait.
-            probe_s: seconds between two probes.
+            make: makes the shadow and its transport, in the thread.
+            active_model: model of the active version, for probes.
+            queue_rows: queued entries at most.
+            probe_s: between two probes.
         """
         self._make = make
         self._active_model = active_model
         self._queue_rows = queue_rows
         self._probe_s = probe_s
         self._changed = Condition()
-        self._queue: deque[Records] = deque()
+        self._queue: deque[Entries] = deque()
         self._waiting = 0
         self._busy = False
         self._dropped = 0
         self._faults = 0
-        self._mirrored: list[Mirrored] = []
+        self._answered: list[ShadowAnswers] = []
         self._probes: list[Probe] = []
         self._version: int | None = None
         self._thread = Thread(target=self._run, daemon=True)
@@ -264,90 +260,89 @@ class MirrorThread:
 
     @property
     def version(self) -> int | None:
-        """The version that is asked, None while there is none."""
+        """See `ShadowReplica.version`."""
         return self._version
 
     def take_dropped(self) -> int:
-        """Return how many records found the queue full since the last call."""
+        """Return the entries dropped since the last call."""
         with self._changed:
             dropped, self._dropped = self._dropped, 0
         return dropped
 
     def take_faults(self) -> int:
-        """Return how many errors the mirror did not expect since the last call; it started anew after each."""
+        """Return the unexpected errors since the last call; the shadow restarts after each."""
         with self._changed:
             faults, self._faults = self._faults, 0
         return faults
 
     @property
-    def pressed(self) -> bool:
-        """Whether the queue is half full: a replay should wait with the next records."""
+    def above_high_water(self) -> bool:
+        """Whether the queue is over half full."""
         return 2 * self._waiting > self._queue_rows
 
     @property
     def idle(self) -> bool:
-        """Whether all records that were offered have been answered or dropped."""
+        """Whether all offered entries were answered or dropped."""
         with self._changed:
             return not self._queue and not self._busy
 
-    def offer(self, records: Records) -> None:
-        """Hand over the next records, best as many as one request carries."""
+    def offer(self, entries: Entries) -> None:
+        """Queue the next entries, best `MAX_ROWS` of them."""
         with self._changed:
-            if self._waiting + len(records) > self._queue_rows:
-                self._dropped += len(records)
+            if self._waiting + len(entries) > self._queue_rows:
+                self._dropped += len(entries)
                 return
-            self._queue.append(records)
-            self._waiting += len(records)
+            self._queue.append(entries)
+            self._waiting += len(entries)
             self._changed.notify()
 
-    def collect(self) -> tuple[list[Mirrored], list[Probe]]:
-        """Return the answers and probes since the last call."""
+    def collect(self) -> tuple[list[ShadowAnswers], list[Probe]]:
+        """Return answers and probes since the last call."""
         with self._changed:
-            mirrored, self._mirrored = self._mirrored, []
+            answered, self._answered = self._answered, []
             probes, self._probes = self._probes, []
-        return mirrored, probes
+        return answered, probes
 
     def _run(self) -> None:
-        mirror: Mirror | None = None
+        shadow: ShadowReplica | None = None
         probed_s = time.monotonic()
         while True:
-            records = self._take()
+            entries = self._take()
             try:
-                mirror = mirror or self._make()
-                mirrored = mirror.answer(records) if len(records) else []
+                shadow = shadow or self._make()
+                answered = shadow.answer(entries) if len(entries) else []
                 probe = None
-                if len(records) and time.monotonic() - probed_s > self._probe_s:
-                    probed_s, probe = time.monotonic(), self._probe(mirror, records)
-            except Exception:  # noqa: BLE001 - whatever it is, the log of the primary must go on
-                console.print(f"a mirror failed and starts anew:\n{traceback.format_exc()}", markup=False)
-                mirror, mirrored, probe = None, [], None
+                if len(entries) and time.monotonic() - probed_s > self._probe_s:
+                    probed_s, probe = time.monotonic(), self._probe(shadow, entries)
+            except Exception:  # noqa: BLE001 - the primary's log must go on
+                console.print(f"a shadow failed and restarts:\n{traceback.format_exc()}", markup=False)
+                shadow, answered, probe = None, [], None
                 with self._changed:
                     self._faults += 1
                 time.sleep(_WAIT_S)
             with self._changed:
-                self._version = None if mirror is None else mirror.version
-                self._mirrored += mirrored
+                self._version = None if shadow is None else shadow.version
+                self._answered += answered
                 if probe is not None:
                     self._probes.append(probe)
                 self._busy = False
 
-    def _take(self) -> Records:
-        """Return the next records; wait a little where there are none."""
+    def _take(self) -> Entries:
         with self._changed:
             if not self._queue:
                 self._changed.wait(_WAIT_S)
             if not self._queue:
                 return np.zeros(0, np.dtype([]))
             self._busy = True
-            records = self._queue.popleft()
-            self._waiting -= len(records)
-            return records
+            entries = self._queue.popleft()
+            self._waiting -= len(entries)
+            return entries
 
-    def _probe(self, mirror: Mirror, records: Records) -> Probe | None:
-        """Probe with the newest row that the active version was asked about."""
-        asked = records[(records["candidate"] == 0) & (records["version"] > 0) & ((records["flags"] & PRIME) == 0)]
-        if not len(asked):
+    def _probe(self, shadow: ShadowReplica, entries: Entries) -> Probe | None:
+        """Probe with the newest row that the active version answered."""
+        predicted = entries[(entries["candidate"] == 0) & (entries["version"] > 0) & ((entries["flags"] & PRIME) == 0)]
+        if not len(predicted):
             return None
-        newest = asked[-1]
-        swap = random.random() < 0.5  # noqa: S311 - which of the two goes first is no secret
-        return mirror.probe(self._active_model, int(newest["version"]), newest["features"], swap=swap)
+        newest = predicted[-1]
+        swap = random.random() < 0.5  # noqa: S311 - no secret
+        return shadow.probe(self._active_model, int(newest["version"]), newest["features"], swap=swap)

@@ -1,4 +1,4 @@
-"""Ways to ask a model server: Triton over gRPC or HTTP, or the engine in this process."""
+"""Transports to a model server: Triton over gRPC or HTTP, or the engine in this process."""
 
 from collections.abc import Callable
 
@@ -9,16 +9,16 @@ from lobsmith.workspace import Workspace
 
 
 def open_transport(workspace: Workspace, params: Params, name: str, url: str | None = None) -> Transport:
-    """Return a transport to the server named by `url`, else to the workspace's running one, else to params' ports.
+    """Return a transport to `url`, else to the workspace's running server, else to the ports of `params`.
 
     Args:
-        workspace: of the server, or of the repository that is read in process.
+        workspace: of the server or, in process, of the repository.
         params: `serving` has the ports.
         name: grpc, http or inprocess.
         url: HOST:PORT of another server.
 
     Raises:
-        ParamsError: there is no such transport.
+        ParamsError: no such transport.
         ServingError: `url` is no HOST:PORT.
     """
     return transport_opener(workspace, params, name, url)()
@@ -27,13 +27,12 @@ def open_transport(workspace: Workspace, params: Params, name: str, url: str | N
 def transport_opener(
     workspace: Workspace, params: Params, name: str, url: str | None = None
 ) -> Callable[[], Transport]:
-    """Return a function that opens such a transport, for threads that need one of their own.
+    """Return a function that opens such a transport, for threads that need their own.
 
-    What the transport needs is imported here, and nothing that another one needs: gevent takes the thread of its first
-    import for the main one.
+    Imports only that transport's libraries: gevent takes the thread of its first import for the main one.
 
     Raises:
-        ParamsError: there is no such transport.
+        ParamsError: no such transport.
     """
     if name not in ("grpc", "http", "inprocess"):
         raise ParamsError(f"{name}: no such transport; there are grpc, http and inprocess")

@@ -1,6 +1,6 @@
-"""The seam between a client and a model server: what can be asked, and what an answer must be.
+"""The seam between client and model server: requests, answers and their checks.
 
-Deadlines are seconds everywhere. A transport belongs to the thread that made it.
+Deadlines are in seconds. A transport belongs to the thread that made it.
 """
 
 import time
@@ -27,7 +27,7 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a version made of one request.
+    """A version's answer to one request.
 
     `probabilities` float32 [B, T, H, 3]; `outlook` float32 [B, T, H, 5]; `next_state` float32 [B, S].
     """
@@ -40,9 +40,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class DriftScore:
-    """How unlike the training window of a version a block of rows is: an alarm above 1.
+    """How unlike a version's reference window a block of rows is: an alarm above 1.
 
-    `contributions` float32 [F]: each feature's part in it.
+    `contributions` float32 [F]: each feature's part.
     """
 
     score: float
@@ -51,9 +51,9 @@ class DriftScore:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a client must know of a model: F, S, H, how many rows prime a stream, and what its numbers mean.
+    """What a client must know of a model: F, S, H, priming rows, and the hash of its definitions.
 
-    `instruments` are those that the newest version has learnt, `venue:symbol`; none where it was published without.
+    `instruments`: `venue:symbol` that the newest version was trained on; empty where unknown.
     """
 
     feature_count: int
@@ -65,10 +65,10 @@ class ModelShape:
 
 
 class Transport(Protocol):
-    """A way to ask a model server: Triton over gRPC, Triton over HTTP, or the engine in this process."""
+    """A way to ask a model server."""
 
     def versions(self, model: str) -> list[int]:
-        """Return the versions that answer, rising; none where the model is unknown.
+        """Return the versions that answer, ascending; none of an unknown model.
 
         Raises:
             ServingError: the server does not answer.
@@ -78,7 +78,7 @@ class Transport(Protocol):
         """Return a model's shape.
 
         Raises:
-            ServingError: the server does not answer, or has no such model.
+            ServingError: see `versions`, or there is no such model.
         """
 
     def infer(self, model: str, version: int, features: Float32, state: Float32, deadline_s: float) -> Answer:
@@ -86,45 +86,47 @@ class Transport(Protocol):
 
         Args:
             model: the model's name.
-            version: the version asked; an answer of another one is refused.
+            version: the only one that may answer.
             features: float32 [B, T, F].
             state: float32 [B, S].
-            deadline_s: an answer that comes later is discarded.
+            deadline_s: later answers are discarded.
 
         Raises:
             DeadlineError: no answer in time.
-            RequestError: the server refused the request itself.
-            ServingError: no server, no such version, or an answer of the wrong shape or version.
+            RequestError: the server refused the request.
+            ServingError: no server, no such version, or an answer of wrong shape or version.
         """
 
     def score(self, model: str, version: int, rows: Float32, deadline_s: float) -> DriftScore:
-        """Ask the score of one class that was published with a version.
+        """Request the drift score that was published with a version.
 
         Args:
             model: the model's name, not the score's.
-            version: the version whose training window the rows are held against.
+            version: of the score.
             rows: float32 [T, F], thinned raw rows, oldest first.
-            deadline_s: an answer that comes later is discarded.
+            deadline_s: later answers are discarded.
 
         Raises:
             DeadlineError: no answer in time.
-            RequestError: the server refused the request itself, for instance another T than the score was made for.
-            ServingError: no server, no score of that version, or an answer of the wrong shape or version.
+            RequestError: the server refused the request, for instance another T.
+            ServingError: see `infer`.
         """
 
     def close(self) -> None:
-        """Release connections and loaded models."""
+        """Release connections and models."""
 
 
 def check_in_time(where: str, started: float, deadline_s: float) -> None:
-    """Refuse an answer to a request that was `started`, in seconds of the monotonic clock, too long ago.
+    """Refuse an answer to a request `started` too long ago, monotonic seconds.
 
     Raises:
         DeadlineError: the deadline has passed.
     """
-    took = time.monotonic() - started
-    if took > deadline_s:
-        raise DeadlineError(f"{where}: the answer took {took:.3f} s, the deadline is {deadline_s:g} s; it is discarded")
+    elapsed_s = time.monotonic() - started
+    if elapsed_s > deadline_s:
+        raise DeadlineError(
+            f"{where}: the answer took {elapsed_s:.3f} s, the deadline is {deadline_s:g} s; it is discarded"
+        )
 
 
 def checked_answer(
@@ -138,31 +140,31 @@ def checked_answer(
     """Check an answer's version and shapes.
 
     Args:
-        where: what answered, for messages.
-        version: the one that was asked.
-        answered: the one that answered, as the server wrote it.
+        where: the server, for messages.
+        version: requested.
+        answered: as the server wrote it.
         features: float32 [B, T, F], as sent.
         state: float32 [B, S], as sent.
-        tensor: returns an output by name, None where there is none.
+        tensor: returns an output by name, None without one.
 
     Raises:
-        ServingError: another version answered, or with something else.
+        ServingError: another version answered, or wrong tensors.
     """
     if str(answered) != str(version):
-        raise ServingError(f"{where}: version {version} was asked, version {answered} answered")
+        raise ServingError(f"{where}: version {version} was requested, version {answered} answered")
     probabilities, outlook, next_state = (tensor(name) for name in (PROBABILITIES, OUTLOOK, NEXT_STATE))
     if probabilities is None or outlook is None or next_state is None:
         raise ServingError(f"{where}/{version}: the answer lacks a tensor")
     expected = (*features.shape[:2], len(CLASSES))
-    got = probabilities.shape
-    if probabilities.ndim != 4 or (*got[:2], got[3]) != expected or probabilities.dtype != np.float32:
+    shape = probabilities.shape
+    if probabilities.ndim != 4 or (*shape[:2], shape[3]) != expected or probabilities.dtype != np.float32:
         raise ServingError(
             f"{where}/{version}: {PROBABILITIES}: expected float32 [{expected[0]}, {expected[1]}, H, {expected[2]}], "
-            f"got {probabilities.dtype} {list(got)}"
+            f"got {probabilities.dtype} {list(shape)}"
         )
-    if outlook.shape != (*got[:3], len(OUTLOOKS)) or outlook.dtype != np.float32:
+    if outlook.shape != (*shape[:3], len(OUTLOOKS)) or outlook.dtype != np.float32:
         raise ServingError(
-            f"{where}/{version}: {OUTLOOK}: expected float32 {[*got[:3], len(OUTLOOKS)]}, "
+            f"{where}/{version}: {OUTLOOK}: expected float32 {[*shape[:3], len(OUTLOOKS)]}, "
             f"got {outlook.dtype} {list(outlook.shape)}"
         )
     if next_state.shape != state.shape or next_state.dtype != np.float32:
@@ -176,13 +178,13 @@ def checked_answer(
 def checked_score(
     where: str, version: int, answered: object, rows: Float32, tensor: Callable[[str], Float32 | None]
 ) -> DriftScore:
-    """Check the version and the shapes of a score for rows, float32 [T, F]. Its value may be anything.
+    """Check version and shapes of a score for rows, float32 [T, F]; any value passes.
 
     Raises:
-        ServingError: another version answered, or with something else.
+        ServingError: another version answered, or wrong tensors.
     """
     if str(answered) != str(version):
-        raise ServingError(f"{where}: version {version} was asked, version {answered} answered")
+        raise ServingError(f"{where}: version {version} was requested, version {answered} answered")
     score, contributions = tensor(SCORE), tensor(CONTRIBUTIONS)
     if score is None or contributions is None:
         raise ServingError(f"{where}/{version}: the answer lacks a tensor")

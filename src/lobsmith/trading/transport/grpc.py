@@ -6,8 +6,8 @@ import tritonclient.grpc
 
 from lobsmith.trading.transport.triton import (
     LOOKUP_DEADLINE_S,
-    Answered,
     Float32,
+    TritonAnswer,
     TritonTransport,
     request_tensors,
 )
@@ -15,14 +15,14 @@ from lobsmith.trading.transport.triton import (
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # By default a channel that lost its server waits up to two minutes before it tries again.
+    # By default a channel that lost its server waits up to two minutes before it reconnects.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # In spite of its name this is how long one attempt may take.
+    # In spite of its name: duration of one attempt.
     ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # Clients of one server would else share one connection, and its backoff.
+    # Clients of one server would share one connection and its backoff.
     ("grpc.use_local_subchannel_pool", 1),
-    # A proxy variable of the shell must not put a proxy between a trading client and its model server.
+    # A proxy variable of the shell must not apply.
     ("grpc.enable_http_proxy", 0),
 ]
 
@@ -31,7 +31,7 @@ class GrpcTransport(TritonTransport):
     """Triton over gRPC."""
 
     def __init__(self, url: str) -> None:
-        """Prepare to ask `url`, host and port: `127.0.0.1:8001`."""
+        """Prepare for `url`, HOST:PORT."""
         super().__init__(url)
         self._client = tritonclient.grpc.InferenceServerClient(url, channel_args=_OPTIONS)
 
@@ -49,7 +49,7 @@ class GrpcTransport(TritonTransport):
 
     def _ask(
         self, model: str, version: int, arrays: dict[str, Float32], outputs: tuple[str, ...], deadline_s: float
-    ) -> Answered:
+    ) -> TritonAnswer:
         result = self._client.infer(
             model,
             request_tensors(tritonclient.grpc.InferInput, arrays),

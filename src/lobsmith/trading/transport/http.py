@@ -11,8 +11,8 @@ import tritonclient.http
 from lobsmith.errors import DeadlineError, ServingError
 from lobsmith.trading.transport.triton import (
     LOOKUP_DEADLINE_S,
-    Answered,
     Float32,
+    TritonAnswer,
     TritonTransport,
     request_tensors,
 )
@@ -22,7 +22,7 @@ class HttpTransport(TritonTransport):
     """Triton over HTTP, tensors in binary."""
 
     def __init__(self, url: str) -> None:
-        """Prepare to ask `url`, host and port: `127.0.0.1:8000`.
+        """Prepare for `url`, HOST:PORT.
 
         Raises:
             ServingError: `url` is something else.
@@ -51,7 +51,7 @@ class HttpTransport(TritonTransport):
 
     def _ask(
         self, model: str, version: int, arrays: dict[str, Float32], outputs: tuple[str, ...], deadline_s: float
-    ) -> Answered:
+    ) -> TritonAnswer:
         with self._within(deadline_s):
             result = self._client.infer(
                 model,
@@ -63,14 +63,14 @@ class HttpTransport(TritonTransport):
 
     @contextmanager
     def _within(self, deadline_s: float) -> Iterator[None]:
-        """Limit the whole block; the client's own time-outs hold for each read, and only per connection."""
+        """Limit the whole block; the client's own time-outs hold for each read."""
         limit = gevent.Timeout.start_new(deadline_s)
         try:
             yield
         except gevent.Timeout as error:
             if error is not limit:
                 raise
-            # Half an answer may still be on its way on that connection.
+            # Half an answer may still come on that connection.
             self._client.close()
             self._client = tritonclient.http.InferenceServerClient(self._url)
             raise DeadlineError(f"{self._url}: no answer within {deadline_s:g} s") from error

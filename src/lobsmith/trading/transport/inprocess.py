@@ -1,4 +1,4 @@
-"""The engine in this process."""
+"""The transport to the engine in this process."""
 
 import time
 
@@ -15,19 +15,18 @@ Float32 = NDArray[np.float32]
 
 
 class InProcessTransport:
-    """The engine in this process, reading the model repository itself."""
+    """The engine in this process, on the model repository."""
 
     def __init__(self, repository: Repository) -> None:
-        """Prepare to serve what `repository` lists; a version is verified and loaded when it is first needed."""
         self._repository = repository
         self._engines: dict[tuple[str, int], Engine] = {}
         self._broken: set[tuple[str, int]] = set()
         self._scores = ScoreModels(repository)
 
     def versions(self, model: str) -> list[int]:
-        """Return the listed versions, rising; a newest one that cannot be loaded is left out, and so on downwards.
+        """Return the listed versions, ascending; newest ones that cannot be loaded are left out.
 
-        Of companions it returns none: this process runs the ONNX models themselves.
+        Of companions none: this process runs the ONNX models.
         """
         try:
             if self._repository.is_companion(model):
@@ -96,7 +95,7 @@ class InProcessTransport:
             if version not in self._repository.listed(model):
                 raise ServingError(f"{model}/{version}: not a listed version")
             engine = Engine(self._repository.directory(model, version), self._repository.trust)
-            # The first run allocates and is many times slower than the rest.
+            # The first run allocates and is many times slower.
             contract = engine.manifest.contract
             engine.infer(
                 np.zeros((1, 1, contract.feature_count), np.float32), np.zeros((1, contract.state_size), np.float32)

@@ -1,4 +1,4 @@
-"""What both ways to ask Triton have in common: the requests, and which error is which of ours."""
+"""What both Triton transports share: requests and error mapping."""
 
 import time
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ from lobsmith.release.version.triton_config import DEFINITIONS, INSTRUMENTS, PRI
 from lobsmith.trading.transport.base import Answer, DriftScore, ModelShape, check_in_time, checked_answer, checked_score
 
 Float32 = NDArray[np.float32]
-Answered = tuple[object, Callable[[str], Float32 | None]]
+TritonAnswer = tuple[object, Callable[[str], Float32 | None]]
 """The version that answered, as the server wrote it, and its outputs by name."""
 
 LOOKUP_DEADLINE_S = 2.0
@@ -35,14 +35,13 @@ _SCORES = (SCORE, CONTRIBUTIONS)
 
 
 class _UnknownModelError(ServingError):
-    """The server has no such model, or no such version of it."""
+    """The server has no such model or version."""
 
 
 class TritonTransport(ABC):
-    """A Triton server at one address; a protocol adds how a request gets there."""
+    """A Triton server at one address; subclasses add the protocol."""
 
     def __init__(self, url: str) -> None:
-        """Prepare to ask `url`, host and port."""
         self._url = url
 
     def versions(self, model: str) -> list[int]:
@@ -85,12 +84,12 @@ class TritonTransport(ABC):
     @abstractmethod
     def _ask(
         self, model: str, version: int, arrays: dict[str, Float32], outputs: tuple[str, ...], deadline_s: float
-    ) -> Answered:
-        """Return what a version makes of arrays."""
+    ) -> TritonAnswer:
+        """Return a version's answer to arrays."""
 
     def _in_time(
         self, model: str, version: int, arrays: dict[str, Float32], outputs: tuple[str, ...], deadline_s: float
-    ) -> Answered:
+    ) -> TritonAnswer:
         started = time.monotonic()
         with self._mapped(model, deadline_s):
             answered = self._ask(model, version, arrays, outputs, deadline_s)
@@ -99,7 +98,6 @@ class TritonTransport(ABC):
 
     @contextmanager
     def _mapped(self, model: str, deadline_s: float) -> Iterator[None]:
-        """Turn a Triton client's errors into ours."""
         try:
             yield
         except InferenceServerException as error:
@@ -119,7 +117,7 @@ class TritonTransport(ABC):
 
 
 def request_tensors(kind: Any, arrays: dict[str, Float32]) -> list[Any]:
-    """Return arrays as the inputs of a request, of the client library's own `kind`.
+    """Return arrays as request inputs of the client library's `kind`.
 
     Raises:
         RequestError: another type than float32.
@@ -138,7 +136,7 @@ def model_shape(config: dict[str, Any]) -> ModelShape:
     """Read a model's shape from its configuration in JSON.
 
     Raises:
-        ServingError: lobsmith has not written that configuration.
+        ServingError: the configuration is not lobsmith's.
     """
     try:
         inputs = {tensor["name"]: tensor["dims"] for tensor in config["input"]}

@@ -87,7 +87,7 @@ def test_swapped_neighbours_are_put_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "found", "aside"),
+    ("more", "faults", "quarantined"),
     [
         ([FIRST, FIRST], {"duplicate": 1}, {"duplicate": 1}),
         ([FIRST, SECOND, FIRST], {"duplicate": 1}, {"duplicate": 1}),
@@ -97,10 +97,12 @@ def test_swapped_neighbours_are_put_back(tmp_path: Path) -> None:
         ([SECOND, SECOND], {"duplicate": 1, "gap": 1}, {"duplicate": 1, "gap": 1}),
     ],
 )
-def test_faults_of_the_depth(tmp_path: Path, more: list[bytes], found: dict[str, int], aside: dict[str, int]) -> None:
+def test_faults_of_the_depth(
+    tmp_path: Path, more: list[bytes], faults: dict[str, int], quarantined: dict[str, int]
+) -> None:
     account = read_captures([write(tmp_path / "a", *FUTURES, *more)]).accounting
-    assert (account.faults, account.set_aside) == (found, aside)
-    assert account.records == account.kept + sum(aside.values())
+    assert (account.faults, account.set_aside) == (faults, quarantined)
+    assert account.records == account.kept + sum(quarantined.values())
 
 
 def test_levels_from_before_a_gap_are_gone_after_it(tmp_path: Path) -> None:
@@ -117,9 +119,9 @@ def test_older_recorders_stamp_microseconds(tmp_path: Path) -> None:
     lines = list(raw_lines(simulate(seed=3, seconds=30)))
     coarse = [line[:16] + line[19:] + b"\n" for line in lines]
     exact = [line[:16] + b"000" + line[19:] + b"\n" for line in lines]
-    one = read_captures([write(tmp_path / "us", *coarse)])
-    other = read_captures([write(tmp_path / "ns", *exact)])
-    assert fingerprint(one) == fingerprint(other)
+    microseconds = read_captures([write(tmp_path / "us", *coarse)])
+    nanoseconds = read_captures([write(tmp_path / "ns", *exact)])
+    assert fingerprint(microseconds) == fingerprint(nanoseconds)
 
 
 def test_a_capture_without_tickers_gets_them_from_the_book(tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ def test_sizes_are_correctly_rounded(tmp_path: Path, size: str) -> None:
     assert read_captures([write(tmp_path / "a", *lines)]).events.size[1] == float(size)
 
 
-def test_a_ticker_of_an_empty_side_is_set_aside(tmp_path: Path) -> None:
+def test_a_ticker_of_an_empty_side_is_quarantined(tmp_path: Path) -> None:
     lines = [*SPOT, spot_ticker(8, 120, ask=("0.00", "0.00")), stream(9, "x", {"e": "news"})]
     account = read_captures([write(tmp_path / "a", *lines)]).accounting
     assert account.set_aside["ticker of an empty side"] == 1
@@ -313,7 +313,7 @@ def test_a_bad_line_of_the_second_file_is_named_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "words"),
+    ("lines", "message"),
     [
         ([text for text in SPOT if b"lastUpdateId" not in text], "lastUpdateId"),
         ([spot_depth(0, 96, 103), snapshot(1, 90, levels(), levels()), spot_ticker(2, 104)], "no depth snapshot fits"),
@@ -321,8 +321,8 @@ def test_a_bad_line_of_the_second_file_is_named_there(tmp_path: Path) -> None:
         ([*SPOT, futures_depth(9, 111, 112, 113)], "spot and of futures"),
     ],
 )
-def test_a_capture_that_is_no_session_is_refused(tmp_path: Path, lines: list[bytes], words: str) -> None:
-    assert words in refused(write(tmp_path / "a", *lines))
+def test_a_capture_that_is_no_session_is_refused(tmp_path: Path, lines: list[bytes], message: str) -> None:
+    assert message in refused(write(tmp_path / "a", *lines))
 
 
 PIECES = st.sampled_from(

@@ -1,1 +1,1 @@
-"""Binance: reader of raw captures, compiled message scan, live endpoints."""
+"""Binance: reader of raw captures, compiled scan, live endpoints."""

@@ -1,13 +1,12 @@
-"""Continuity of Binance's depth messages: which of them, and in which order, change the book.
+"""Continuity of Binance's depth messages: which change the book, in which order.
 
-Each difference is described by the update id *before* its first change (`start`: spot `U - 1`, futures `pu`) and that
-of its last (`u`); that makes the rules of spot and futures one. Differences follow each other when `start` equals the
-previous `u`; the first after a snapshot must have `start <= lastUpdateId <= u`, older ones being dropped. For futures
-that also admits a snapshot taken between two differences, whose ids have holes there; nothing can be lost, since `pu`
-says that nothing came between.
+A difference has the update id before its first change (`start`: spot `U - 1`, futures `pu`) and its last one (`u`).
+Consecutive differences have `start` equal to the previous `u`; the first after a snapshot has `start <= lastUpdateId
+<= u`, older ones are dropped. Futures ids have holes between differences; a snapshot there is valid, since `pu`
+excludes a loss.
 
-A difference that comes early is held for a moment: the feed may only have swapped it with its predecessor. Everything
-else that arrives while it is held stays behind it too, so that no row is made from a book that lacks a change.
+An early difference may be swapped with its predecessor: it and all messages after it are held for a moment, so that no
+row is made from an incomplete book.
 """
 
 from collections import deque
@@ -18,15 +17,15 @@ from lobsmith.market.quality.ledger import Ledger, QuarantineReason
 from lobsmith.units import NS_PER_S
 
 _BUFFERED = 10_000
-"""Differences kept for a snapshot that is still to come."""
+"""Differences buffered before a snapshot."""
 _REMEMBERED = 4_096
-"""Differences by which a repeated one is told from a late one."""
+"""Differences kept to distinguish repeated from late ones."""
 _HELD = 8
 _HELD_NS = NS_PER_S
 
 
 Value = tuple[int, int] | bytes
-"""Raw JSON, or where it begins and ends in the text that is being read."""
+"""Raw JSON, or its start and stop in the text."""
 
 
 def _copied(value: Value, text: bytes) -> bytes:
@@ -34,7 +33,7 @@ def _copied(value: Value, text: bytes) -> bytes:
 
 
 class DepthUpdate(NamedTuple):
-    """A depth message; `start` and `last` are update ids, times in ns."""
+    """A depth message; `start` and `last` are update ids."""
 
     local: int
     exchange: int
@@ -45,35 +44,35 @@ class DepthUpdate(NamedTuple):
     place: int
 
     def kept(self, text: bytes) -> "DepthUpdate":
-        """Return a copy that does not need the text."""
+        """Return a copy independent of the text."""
         return self._replace(bids=_copied(self.bids, text), asks=_copied(self.asks, text))
 
 
 class Outcome(Enum):
-    """What a difference did."""
+    """A difference's effect."""
 
     APPLIED = auto()
-    """`Continuity.ready` holds what to apply now, in order."""
+    """`Continuity.ready` holds the updates to apply."""
     NOTHING = auto()
-    """It was set aside or buffered."""
+    """Quarantined or buffered."""
     HELD = auto()
-    """It came early; what follows has to wait."""
+    """Early; later messages wait."""
     LOST = auto()
-    """Messages are missing: the book is void from where the hold began, or from here."""
+    """Messages are missing: the book is void from the hold, or from here."""
 
 
 class Continuity:
-    """The update ids of one stream, and what waits for a snapshot or for a predecessor."""
+    """A stream's update ids, and differences that wait for a snapshot or a predecessor."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.synchronised = False
         self.waiting_for = QuarantineReason.BEFORE_SNAPSHOT
-        """Why records are set aside while the book is not synchronised."""
+        """Reason to quarantine records while not synchronised."""
         self.ready: list[DepthUpdate] = []
         self.last = -1
         self.inclusive = False
-        """Futures: a snapshot's own update id may be that of a difference which is still to be applied."""
+        """Futures: a difference with the snapshot's own update id is still applied."""
         self._fresh = False  # no difference since the snapshot
         self._early: list[DepthUpdate] = []
         self._buffer: deque[DepthUpdate] = deque()
@@ -81,91 +80,94 @@ class Continuity:
 
     @property
     def holding(self) -> bool:
-        """Whether an early difference waits for its predecessor."""
+        """Whether an early difference waits."""
         return bool(self._early)
 
     def _older(self, difference: DepthUpdate, snapshot: int) -> bool:
-        """Tell whether a snapshot holds all of a difference, in the words of the venue's documentation."""
         return difference.last < snapshot if self.inclusive else difference.last <= snapshot
 
-    def take(self, one: DepthUpdate) -> Outcome:
-        """Take the next difference."""
+    def process(self, update: DepthUpdate) -> Outcome:
+        """Process the next difference."""
         if not self.synchronised:
-            self._wait(one)
+            self._wait(update)
             return Outcome.NOTHING
-        if one.start == self.last or (self._fresh and one.start < self.last and not self._older(one, self.last)):
-            self._apply(one)
+        if update.start == self.last or (
+            self._fresh and update.start < self.last and not self._older(update, self.last)
+        ):
+            self._apply(update)
             return Outcome.APPLIED
-        if self._fresh and self._older(one, self.last):
-            self.ledger.aside(QuarantineReason.OLD_DIFFERENCE, one.place, one.local)
+        if self._fresh and self._older(update, self.last):
+            self.ledger.quarantine(QuarantineReason.OLD_DIFFERENCE, update.place, update.local)
             return Outcome.NOTHING
-        if one.last <= self.last:
+        if update.last <= self.last:
             reason = (
-                QuarantineReason.DUPLICATE if (one.start, one.last) in self._seen else QuarantineReason.OUT_OF_ORDER
+                QuarantineReason.DUPLICATE
+                if (update.start, update.last) in self._seen
+                else QuarantineReason.OUT_OF_ORDER
             )
             self.ledger.fault(reason)
-            self.ledger.aside(reason, one.place, one.local)
+            self.ledger.quarantine(reason, update.place, update.local)
             return Outcome.NOTHING
-        if one.start > self.last and not self._fresh:
-            if any(one.last == early.last for early in self._early):
+        if update.start > self.last and not self._fresh:
+            if any(update.last == early.last for early in self._early):
                 self.ledger.fault(QuarantineReason.DUPLICATE)
-                self.ledger.aside(QuarantineReason.DUPLICATE, one.place, one.local)
+                self.ledger.quarantine(QuarantineReason.DUPLICATE, update.place, update.local)
                 return Outcome.NOTHING
-            self._early.append(one)
-            return Outcome.LOST if self.overdue(one.local) else Outcome.HELD
-        self._early.append(one)
+            self._early.append(update)
+            return Outcome.LOST if self.overdue(update.local) else Outcome.HELD
+        self._early.append(update)
         return Outcome.LOST
 
     def overdue(self, local: int) -> bool:
-        """Tell whether the predecessor of what is held can no longer be expected."""
+        """Return whether a held difference waits too long."""
         return len(self._early) > _HELD or bool(self._early and local - self._early[0].local > _HELD_NS)
 
-    def _apply(self, one: DepthUpdate) -> None:
-        """Make a difference ready, and those held ones that follow it."""
-        self.ready = [one]
+    def _apply(self, update: DepthUpdate) -> None:
+        """Make a difference and its held successors ready."""
+        self.ready = [update]
         self._fresh = False
-        self.last = one.last
-        self._seen.append((one.start, one.last))
+        self.last = update.last
+        self._seen.append((update.start, update.last))
         if not self._early:
             return
         self.ledger.fault(QuarantineReason.OUT_OF_ORDER)
         self._early.sort(key=lambda early: early.last)
         while self._early and self._early[0].start == self.last:
             early = self._early.pop(0)
-            self.ready.append(early._replace(local=one.local))
+            self.ready.append(early._replace(local=update.local))
             self.last = early.last
             self._seen.append((early.start, early.last))
 
-    def lose(self, reason: QuarantineReason) -> None:
-        """Give the book up until the next snapshot."""
+    def void(self, reason: QuarantineReason) -> None:
+        """Void the book until the next snapshot."""
         if self.synchronised:
             self.ledger.fault(reason)
             self.synchronised = False
             self.waiting_for = reason
         waiting, self._early = self._early, []
-        for one in waiting:
-            self._wait(one)
+        for update in waiting:
+            self._wait(update)
 
-    def _wait(self, one: DepthUpdate) -> None:
-        self._buffer.append(one)
+    def _wait(self, update: DepthUpdate) -> None:
+        self._buffer.append(update)
         if len(self._buffer) > _BUFFERED:
             left = self._buffer.popleft()
-            self.ledger.aside(self.waiting_for, left.place, left.local)
+            self.ledger.quarantine(self.waiting_for, left.place, left.local)
 
     def begin(self, snapshot: int, place: int, local: int) -> bool:
-        """Take a snapshot of update id `snapshot`; `ready` then holds the buffered differences that follow it.
+        """Process a snapshot; `ready` then holds the buffered differences after it.
 
         Returns:
-            Whether the book begins anew from it.
+            Whether the book begins anew.
         """
         if self.synchronised and snapshot < self.last:
-            self.ledger.aside(QuarantineReason.OLD_SNAPSHOT, place, local)
+            self.ledger.quarantine(QuarantineReason.OLD_SNAPSHOT, place, local)
             return False
-        # Swapped neighbours among them cost nothing: all are applied at once.
-        buffered = sorted(self._buffer, key=lambda one: one.last)
-        newer = [one for one in buffered if not self._older(one, snapshot)]
+        # Sorting repairs swapped neighbours.
+        buffered = sorted(self._buffer, key=lambda update: update.last)
+        newer = [update for update in buffered if not self._older(update, snapshot)]
         if newer and newer[0].start > snapshot:
-            self.ledger.aside(QuarantineReason.OLD_SNAPSHOT, place, local)
+            self.ledger.quarantine(QuarantineReason.OLD_SNAPSHOT, place, local)
             return False
         if buffered != list(self._buffer):
             self.ledger.fault(QuarantineReason.OUT_OF_ORDER)
@@ -174,27 +176,27 @@ class Continuity:
         self.last = snapshot
         ready: list[DepthUpdate] = []
         broken = False
-        for one in buffered:
+        for update in buffered:
             if broken:
-                self._wait(one)
+                self._wait(update)
                 continue
-            outcome = self.take(one)
+            outcome = self.process(update)
             if outcome is Outcome.APPLIED:
-                ready += [each._replace(local=local) for each in self.ready]
+                ready += [applied._replace(local=local) for applied in self.ready]
             elif outcome in (Outcome.HELD, Outcome.LOST):
-                # A hole among buffered differences will not be filled any more.
+                # No late predecessor can close a hole here.
                 broken = True
-                self.lose(QuarantineReason.GAP)
+                self.void(QuarantineReason.GAP)
         self.ready = ready
         return True
 
     def keep(self, text: bytes) -> None:
-        """Copy what still waits out of a text that is about to go."""
-        self._early = [one.kept(text) for one in self._early]
-        self._buffer = deque(one.kept(text) for one in self._buffer)
+        """Copy waiting values out of a text before it is dropped."""
+        self._early = [update.kept(text) for update in self._early]
+        self._buffer = deque(update.kept(text) for update in self._buffer)
 
     def finish(self) -> None:
-        """Set aside what still waits at the end of the stream."""
-        for one in self._buffer:
-            self.ledger.aside(self.waiting_for, one.place, one.local)
+        """Quarantine what still waits."""
+        for update in self._buffer:
+            self.ledger.quarantine(self.waiting_for, update.place, update.local)
         self._buffer.clear()

@@ -1,4 +1,4 @@
-"""What waits for the compiled parser: items, and the text that their values lie in."""
+"""Items for the compiled parser, and the text of their values."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _PADDED = b"\0" * PADDING
 
 @njit(cache=True, error_model="numpy")
 def note_trade(trades, number):  # type: ignore[no-untyped-def]
-    """Take a trade's id into `trades`, int64 [2]: newest id, ids left out."""
+    """Update `trades`, int64 [2] (newest id, skipped ids)."""
     if number > trades[0]:
         if trades[0] >= 0:
             trades[1] += number - trades[0] - 1
@@ -42,7 +42,7 @@ def _add_lines(lines, start, stop, place, trades, tickers, items, count):  # typ
 
 
 class Items:
-    """Items in order, the text that is being read, and values from elsewhere behind it."""
+    """Items in order, the text, and values from elsewhere behind it."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -53,7 +53,7 @@ class Items:
         self._length = 0
 
     def begin(self, text: bytes) -> npt.NDArray[np.uint8]:
-        """Take the next text, ahead of what was kept; return it with `PADDING`."""
+        """Take the next text; return it with `PADDING`."""
         kept, self._more = self._more, []
         self._text = np.frombuffer(text + _PADDED, np.uint8)
         shift = len(text) - len(self.raw)
@@ -94,18 +94,18 @@ class Items:
         *,
         tickers: bool,
     ) -> None:
-        """Add the trades, and if asked the tickers, among lines of the text; `place` is that of line 0."""
+        """Add the text's trades, and optionally tickers; `place` is line 0's."""
         self._reserve(stop - start)
         self.count = _add_lines(lines, start, stop, place, trades, tickers, self._room, self.count)
 
     def add_items(self, items: npt.NDArray[np.void]) -> None:
-        """Add items that were cut off before."""
+        """Add items that were cut off."""
         self._reserve(len(items))
         self._room[self.count : self.count + len(items)] = items
         self.count += len(items)
 
     def cut(self, start: int) -> npt.NDArray[np.void]:
-        """Take the items from `start` on away."""
+        """Remove and return the items from `start` on."""
         rest = self._room[start : self.count].copy()
         self.count = start
         return rest
@@ -115,13 +115,13 @@ class Items:
         return self._room[: self.count if stop is None else stop]
 
     def text(self) -> npt.NDArray[np.uint8]:
-        """Return the text with everything behind it."""
+        """Return the text with all appended values."""
         if not self._more:
             return self._text
         return np.frombuffer(b"".join([self.raw, *self._more, _PADDED]), np.uint8)
 
     def keep(self, start: int | None = None) -> None:
-        """Forget the items before `start`, or all, and all of the text but what the rest needs."""
+        """Drop items before `start`, or all, and unused text."""
         rest = self.cut(self.count if start is None else start)
         text = self.text().tobytes() if len(rest) else b""
         self.count = 0

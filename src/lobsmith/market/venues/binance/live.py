@@ -1,4 +1,4 @@
-"""Where Binance's markets are, and what their messages say about continuity."""
+"""Binance's endpoints, and the update ids of their messages."""
 
 from typing import NamedTuple
 
@@ -68,14 +68,14 @@ _decode = msgspec.json.Decoder(_Envelope).decode
 
 
 class UpdateIds(NamedTuple):
-    """The update id before a depth message's first change, and that of its last."""
+    """The update id before a message's first change, and its last."""
 
     start: int
     last: int
 
 
 def stream_of(text: bytes) -> tuple[str, str]:
-    """Return symbol, in lower case, and kind of a combined stream's message; two empty strings for anything else."""
+    """Return a message's symbol, in lower case, and stream kind; else empty strings."""
     if not text.startswith(b'{"stream":"'):
         return "", ""
     symbol, _, kind = text[11 : text.find(b'"', 11)].decode("latin-1").partition("@")
@@ -83,7 +83,7 @@ def stream_of(text: bytes) -> tuple[str, str]:
 
 
 def difference(text: bytes) -> UpdateIds | None:
-    """Return what a depth message says about continuity; None where it cannot be read."""
+    """Return a depth message's update ids; None if unreadable."""
     try:
         ids = _decode(text).data
     except (msgspec.MsgspecError, ValueError):
@@ -92,9 +92,9 @@ def difference(text: bytes) -> UpdateIds | None:
 
 
 def snapshot_id(text: bytes) -> int | None:
-    """Return a REST snapshot's update id; None where it is none."""
+    """Return a REST snapshot's update id; None if there is none."""
     try:
-        found = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("lastUpdateId")
-        return None if found is None else msgspec.json.decode(found, type=int)
+        raw = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("lastUpdateId")
+        return None if raw is None else msgspec.json.decode(raw, type=int)
     except (msgspec.MsgspecError, ValueError):
         return None

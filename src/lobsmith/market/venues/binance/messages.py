@@ -1,4 +1,4 @@
-"""The JSON messages of Binance's market streams, as far as the reader needs them."""
+"""JSON messages of Binance's market streams."""
 
 from typing import Annotated
 
@@ -10,13 +10,13 @@ from msgspec import Meta, Raw, Struct
 from lobsmith.units import NS_PER_MS
 
 _DIGITS = {19: 1, 16: 1_000}
-"""Digits of a local receive time in ns and, from older recorders, in µs, 2001 to 2262; and ns a unit."""
+"""ns a unit by digits of the local receive time: ns or, in older captures, µs."""
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class Message(Struct, gc=False):
-    """The fields of every message that is read; numbers in strings stay raw."""
+    """All messages' fields; numbers in strings stay raw."""
 
     event: str = msgspec.field(name="e", default="")
     time: Count = msgspec.field(name="E", default=0)
@@ -38,18 +38,18 @@ class Message(Struct, gc=False):
 
 
 class Line(Message, gc=False):
-    """A line's JSON: an envelope, a snapshot, or a bare message."""
+    """A line's JSON: envelope, snapshot or bare message."""
 
     stream: str = ""
     data: Message | None = None
     snapshot: Count = msgspec.field(name="lastUpdateId", default=-1)
-    gap: str | None = None  # a recorder's mark
+    gap: str | None = None  # the capture's mark
     snapshot_bids: Raw = msgspec.field(name="bids", default=Raw())
     snapshot_asks: Raw = msgspec.field(name="asks", default=Raw())
 
 
 def stamp_of(line: bytes) -> tuple[int, int] | None:
-    """Return a line's local receive time, ns, and where it ends; None where it has none."""
+    """Return a line's local receive time, ns, and its end; None without one."""
     end = line.find(b" ", 0, 20)
     unit = _DIGITS.get(end)
     if unit is None or not line[:end].isdigit():
@@ -58,7 +58,7 @@ def stamp_of(line: bytes) -> tuple[int, int] | None:
 
 
 def sniff(line: bytes) -> bool:
-    """Tell whether a capture's first line is one of this format."""
+    """Return whether a capture's first line has this format."""
     stamp = stamp_of(line)
     if stamp is None or not line[stamp[1] :].lstrip(b" \t").startswith(b"{"):
         return False
@@ -70,9 +70,9 @@ def sniff(line: bytes) -> bool:
 
 
 def to_nanoseconds(times: npt.NDArray[np.int64]) -> int:
-    """Scale exchange times to ns in place; return the index of the first that is out of range, else -1.
+    """Scale exchange times to ns in place; return the first index out of range, else -1.
 
-    Binance stamps in milliseconds, spot on request in microseconds; the magnitude tells which.
+    Milliseconds, or microseconds (spot, optionally), by magnitude.
     """
     milliseconds, microseconds = times < 9 * 10**12, (times >= 10**14) & (times < 9 * 10**15)
     wrong = ~(milliseconds | microseconds | (times >= 10**17))

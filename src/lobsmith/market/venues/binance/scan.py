@@ -1,8 +1,7 @@
-"""The fast way through Binance's messages: one compiled pass over whole lines.
+"""The fast path through Binance's messages: a compiled pass over lines.
 
-It knows the combined stream's three kinds of messages as the venue writes them, without white space, escapes or nested
-objects. Whatever looks different is left to the slow way, which decodes any JSON and knows what to say about it; so
-nothing is read differently here, only sooner.
+It reads the combined stream's messages as the venue formats them. Anything else is `SLOW`, left to the JSON decoder;
+the result is the same.
 """
 
 import numpy as np
@@ -22,13 +21,13 @@ LINE_DTYPE = np.dtype(
         ("previous", np.int64),  # pu, -2 without
         ("paired", np.int64),  # COIN-M names the pair
         ("sell", np.int64),
-        # Where values begin and end: bid, its size, ask, its size; price and quantity; bids and asks.
+        # Start and stop of bid, its size, ask, its size; or price, quantity; or bids, asks.
         ("values", np.int64, (4, 2)),
     ]
 )
 
 PADDING = 64
-"""Bytes that may be looked at past the end of a line."""
+"""Bytes that may be read past a line's end."""
 
 _NS_DIGITS, _US_DIGITS = 19, 16
 _EARLIEST = 10**18
@@ -62,7 +61,7 @@ def _is(text, start, stop, word):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _partial(text, start, stop):  # type: ignore[no-untyped-def]
-    """Tell whether a stream's name may be that of partial depth: `@depth` and a digit."""
+    """Return whether a stream may be partial depth: `@depth` and a digit."""
     for i in range(start, stop - len(_PARTIAL)):
         if text[i] == _PARTIAL[0] and _is(text, i, i + len(_PARTIAL), _PARTIAL):
             return _ZERO <= text[i + len(_PARTIAL)] <= _NINE
@@ -71,7 +70,7 @@ def _partial(text, start, stop):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _string(text, at, stop):  # type: ignore[no-untyped-def]
-    """Return the position after a string whose opening quote is at `at`, -1 where there is none or it has an escape."""
+    """Return the position after the string that opens at `at`; -1 without an end or with an escape."""
     at += 1
     while at < stop and text[at] != _QUOTE:
         if text[at] == _BACK:
@@ -112,7 +111,7 @@ def _integer(text, at, stop):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _fields(text, at, stop, line, spans, numbers):  # type: ignore[no-untyped-def]
-    """Read the fields of a message whose brace is open; return the position after its closing brace, or -1."""
+    """Read an open object's fields; return the position after it, or -1."""
     while True:
         if text[at] != _QUOTE:
             return -1
@@ -149,7 +148,7 @@ def _fields(text, at, stop, line, spans, numbers):  # type: ignore[no-untyped-de
             return -1
         if key < 128:
             if spans[key, 1] > 0:
-                return -1  # twice the same key
+                return -1  # repeated key
             spans[key, 0] = start
             spans[key, 1] = at
         elif key == _PS:
@@ -181,7 +180,6 @@ def _values(line, spans, a, b, c, d):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def _message(text, symbol, line, spans, numbers):  # type: ignore[no-untyped-def]
-    """Read one line; return its kind, `SLOW` for anything unusual."""
     at, stop = line.start, line.stop
     if stop - at < _NS_DIGITS + 40:
         return SLOW
@@ -261,9 +259,9 @@ def scan(text, symbol, lines):  # type: ignore[no-untyped-def]
     """Read whole lines.
 
     Args:
-        text: uint8 [bytes]: lines, each with its line feed, then `PADDING` bytes of any content.
-        symbol: uint8, the symbol of all messages; a message of another one is `SLOW`.
-        lines: `LINE_DTYPE` [L], written; L the number of line feeds.
+        text: uint8 [bytes]: lines with line feeds, then `PADDING` bytes.
+        symbol: uint8; another symbol's message is `SLOW`.
+        lines: `LINE_DTYPE` [L], written; L the number of lines.
     """
     spans = np.zeros((128, 2), np.int64)
     numbers = np.zeros(128, np.int64)

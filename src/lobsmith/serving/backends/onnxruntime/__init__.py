@@ -1,1 +1,1 @@
-"""The `onnxruntime` backend for a Triton that lacks the native one."""
+"""The `onnxruntime` backend of a Triton without the native one."""

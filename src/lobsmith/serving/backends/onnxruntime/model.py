@@ -1,9 +1,7 @@
 """Serves `<model>/<version>/model.onnx` with ONNX Runtime inside Triton's Python stub.
 
-`config.pbtxt` says `backend: "onnxruntime"`; a Triton with the native backend of that name serves the same repository.
-Names and widths of tensors are those of the model file: float32 [B, T, width] with T rows of B streams, or [B, width].
-This file runs in the stub's interpreter, so it imports nothing of lobsmith; a test keeps `MAX_ROWS` equal to the
-contract's.
+Tensors are those of the model file, float32 [B, T, width] or [B, width]; the native backend serves the same repository.
+The stub's interpreter cannot import lobsmith; a test keeps `MAX_ROWS` equal to the contract's.
 """
 
 import itertools
@@ -12,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# The stub's interpreter is isolated: it knows neither PYTHONPATH nor the virtual environment.
+# The stub's interpreter ignores PYTHONPATH and the virtual environment.
 sys.path[:0] = [path for path in os.environ.get("LOBSMITH_PACKAGES", "").split(os.pathsep) if path]
 
 import numpy as np  # noqa: E402
@@ -32,11 +30,11 @@ class TritonPythonModel:
         """Load the version's model.
 
         Args:
-            args: what Triton tells an instance, `model_repository` (the model's folder) and `model_version` among it.
+            args: by Triton, `model_repository` (the model's folder) and `model_version` among them.
         """
         path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
         options = onnxruntime.SessionOptions()
-        # One small step is far shorter than handing work to a thread pool; a spinning pool takes cores from the stream.
+        # A small step is shorter than a hand-over to a thread pool, and a spinning pool takes cores.
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -46,7 +44,7 @@ class TritonPythonModel:
         self.outputs = [tensor.name for tensor in self.session.get_outputs()]
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer each request, those with equally many rows in one run; a wrong request is refused alone."""
+        """Answer each request; those of equal length in one run. Invalid requests are refused singly."""
         responses: list[Any] = [None] * len(requests)
         groups: dict[tuple[tuple[int, ...], ...], list[tuple[int, Inputs]]] = {}
         for position, request in enumerate(requests):
@@ -55,8 +53,8 @@ class TritonPythonModel:
             except ValueError as error:
                 responses[position] = _failure(str(error), pb_utils.TritonError.INVALID_ARG)
             else:
-                one = tuple(tensor.shape[1:] for tensor in inputs.values())
-                groups.setdefault(one, []).append((position, inputs))
+                shapes = tuple(tensor.shape[1:] for tensor in inputs.values())
+                groups.setdefault(shapes, []).append((position, inputs))
         for group in groups.values():
             positions = [position for position, _ in group]
             for position, response in zip(positions, self._run([inputs for _, inputs in group]), strict=True):
@@ -64,7 +62,7 @@ class TritonPythonModel:
         return responses
 
     def _read(self, request: Any) -> Inputs:
-        """Return the inputs, or raise ValueError that says what is wrong with them."""
+        """Return the inputs; ValueError names an invalid one."""
         inputs: Inputs = {}
         batch: int | None = None
         for name, (_, *between, width) in self.inputs.items():
@@ -78,20 +76,20 @@ class TritonPythonModel:
             inputs[name], batch = tensor, shape[0]
         for name, tensor in inputs.items():
             finite = np.isfinite(tensor)
-            # A fused convolution and activation swallows NaN: the answer to an all-NaN window looks plausible.
+            # A fused convolution and activation swallows NaN: the answer looks plausible.
             if not finite.all():
                 place = np.argwhere(~finite)[0].tolist()
                 raise ValueError(f"{name}{place} is {tensor[tuple(place)]}; only finite values are accepted")
         return inputs
 
     def _run(self, group: list[Inputs]) -> list[Any]:
-        """Run requests of one length as one batch and return a response for each, in order."""
+        """Run requests of one length as one batch; responses are in order."""
         batch = {name: np.concatenate([inputs[name] for inputs in group]) for name in self.inputs}
         try:
             answers = self.session.run(self.outputs, batch)
         except Exception as error:  # noqa: BLE001 - whatever the runtime raises, each request must get a response
-            what = " ".join(str(error).split())
-            return [_failure(f"ONNX Runtime: {what}", pb_utils.TritonError.INTERNAL) for _ in group]
+            message = " ".join(str(error).split())
+            return [_failure(f"ONNX Runtime: {message}", pb_utils.TritonError.INTERNAL) for _ in group]
         ends = list(itertools.accumulate(len(next(iter(inputs.values()))) for inputs in group))
         return [
             pb_utils.InferenceResponse(
