@@ -67,7 +67,13 @@ def killed_at(zygote: Zygote, workspace: Workspace, point: CrashPoint) -> None:
 
 
 POINTS = {
-    "promotion": (CrashPoint.DECIDED, CrashPoint.FOUND, CrashPoint.PROMOTED, CrashPoint.TAGGED, CrashPoint.CANDIDATE_UNDEPLOYED),
+    "promotion": (
+        CrashPoint.DECIDED,
+        CrashPoint.FOUND,
+        CrashPoint.PROMOTED,
+        CrashPoint.TAGGED,
+        CrashPoint.CANDIDATE_UNDEPLOYED,
+    ),
     "first challenger": (CrashPoint.CHALLENGER_PROMOTED, CrashPoint.DROPPED),
     "challenger": (CrashPoint.CANDIDATE_DEPLOYED,),
     "rollback": (CrashPoint.ROLLBACK_TAGGED, CrashPoint.ALIAS_REVERTED, CrashPoint.ROLLBACK_ACKNOWLEDGED),
