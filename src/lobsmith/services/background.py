@@ -1,4 +1,4 @@
-"""`lobsmith up` in the background: started, waited for, and ended."""
+"""`lobsmith up` in the background: start, wait until ready, end."""
 
 import os
 import select
@@ -13,33 +13,33 @@ from pathlib import Path
 
 from lobsmith.errors import ServiceError
 from lobsmith.services.logs import SUPERVISOR, Output, log_folder
-from lobsmith.services.run import Run, holder, read_run, unusable
+from lobsmith.services.run import Run, lock_holder, read_run, unusable
 from lobsmith.services.service import Phase, ServiceState
 from lobsmith.workspace import Workspace
 
 READY_DEADLINE_S = 180.0
-"""Time that all services have to become ready, s."""
+"""Deadline for all services to be ready, s."""
 STOP_DEADLINE_S = 120.0
-"""Time that they have to end, s."""
+"""Deadline for all services to end, s."""
 _HOPELESS_RESTARTS = 3
-"""Restarts after which a service that was never ready is reported instead of waited for."""
+"""Restarts after which a service that was never ready is not waited for any longer."""
 _POLL_S = 0.1
 _ROOM_BYTES = 65_536
 _ERROR = "Error: "
 
 
 def start_in_background(
-    workspace: Workspace, arguments: Sequence[str], on_change: Callable[[ServiceState], None] = lambda _one: None
+    workspace: Workspace, arguments: Sequence[str], on_change: Callable[[ServiceState], None] = lambda _state: None
 ) -> Run:
-    """Run `lobsmith up` in a session of its own until its services are ready.
+    """Start `lobsmith up` in a session of its own and wait until its services are ready.
 
     Args:
         workspace: the project.
         arguments: of `lobsmith up`.
-        on_change: called while services are waited for, with each that has changed.
+        on_change: called with the new state of a service while services are waited for.
 
     Returns:
-        What runs. Services that are not ready after a few restarts, or after `READY_DEADLINE_S`, are among it.
+        Its state; services not ready after `_HOPELESS_RESTARTS` restarts or `READY_DEADLINE_S` are included.
 
     Raises:
         ServiceError: it has ended; the message is its own.
@@ -63,37 +63,38 @@ def start_in_background(
     known: tuple[ServiceState, ...] = ()
     while process.poll() is None:
         run = read_run(workspace)
-        # Another one may have been running all along; ours then ends with an error.
+        # The state may be that of another `lobsmith up`; ours then ends with an error.
         if run is not None and run.process.pid == process.pid and run.services:
-            for one in run.services:
-                if one not in known:
-                    on_change(one)
+            for state in run.services:
+                if state not in known:
+                    on_change(state)
             known = run.services
-            waited_for = [one for one in run.unready if not _hopeless(one.state, one.restarts)]
+            waited_for = [state for state in run.unready if not _hopeless(state)]
             if not waited_for or time.monotonic() > end:
                 return run
         time.sleep(_POLL_S)
     lines = output.lines()
-    words = next((line.removeprefix(_ERROR) for line in reversed(lines) if line.startswith(_ERROR)), None)
-    if words is None and process.returncode == 0:
-        words = "`lobsmith up` was ended before all services were ready"
-    raise ServiceError(words or f"`lobsmith up` ended with status {process.returncode}; see {log}{_no_room(log)}")
+    message = next((line.removeprefix(_ERROR) for line in reversed(lines) if line.startswith(_ERROR)), None)
+    if message is None and process.returncode == 0:
+        message = "`lobsmith up` was ended before all services were ready"
+    raise ServiceError(message or f"`lobsmith up` ended with status {process.returncode}; see {log}{_disk_full(log)}")
 
 
-def _no_room(log: Path) -> str:
-    """Say why a log may lack the last words of a process: no room for them; empty where there is some."""
+def _disk_full(log: Path) -> str:
+    """Return a remark that a log may lack its last lines; empty where the disk has room."""
     return ", whose disk is full" if shutil.disk_usage(log.parent).free < _ROOM_BYTES else ""
 
 
-def _hopeless(state: Phase, restarts: int) -> bool:
-    # What waits for a service that does not come up cannot come up either.
-    return state is Phase.WAITING or restarts >= _HOPELESS_RESTARTS
+def _hopeless(service: ServiceState) -> bool:
+    # A service that waits for one that does not come up cannot come up either.
+    return service.state is Phase.WAITING or service.restarts >= _HOPELESS_RESTARTS
 
 
 def end_run(workspace: Workspace) -> Run | None:
-    """End `lobsmith up` and wait until it has ended; return what ran, None where nothing did.
+    """End `lobsmith up` and wait for its end.
 
-    Of one that is only just starting, or whose state is spoilt, the services are not known.
+    Returns:
+        Its last state, None where it did not run; without services while it starts or where its state is corrupt.
 
     Raises:
         ServiceError: it belongs to another user, runs on another machine or in another container, or does not end in
@@ -101,7 +102,7 @@ def end_run(workspace: Workspace) -> Run | None:
     """
     run = read_run(workspace)
     if run is None:
-        if (process := holder(workspace)) is None:
+        if (process := lock_holder(workspace)) is None:
             return None
         run = Run(process=process, started_ns=0, prefect_api="")
     if not run.process.is_here():
@@ -112,7 +113,7 @@ def end_run(workspace: Workspace) -> Run | None:
     except ProcessLookupError:
         return run
     try:
-        # Asked again now that the number cannot be given away any more.
+        # Checked again: from here on the kernel cannot reuse the process id.
         if run.process.is_dead():
             return run
         with suppress(ProcessLookupError):

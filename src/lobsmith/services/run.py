@@ -1,4 +1,4 @@
-"""What runs in a workspace, on disk: which `lobsmith up` it is, and its services; the lock that lets only one run."""
+"""The state of `lobsmith up` on disk, and the lock that allows one per workspace."""
 
 import fcntl
 import os
@@ -18,7 +18,7 @@ from lobsmith.workspace import Workspace
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """A `lobsmith up` and its services, in their order; `started_ns` is UTC ns of the machine."""
+    """A `lobsmith up` and its services in start order; `started_ns` is UTC ns of the machine's clock."""
 
     process: Process
     started_ns: int
@@ -27,18 +27,18 @@ class Run(Struct, frozen=True, kw_only=True):
 
     @property
     def unready(self) -> tuple[ServiceState, ...]:
-        """The services that are started here and are neither ready nor at their own end."""
-        settled = (Phase.READY, Phase.FINISHED, *NEVER_STARTED)
-        return tuple(one for one in self.services if one.state not in settled)
+        """The services started here that are neither ready nor finished."""
+        excluded = (Phase.READY, Phase.FINISHED, *NEVER_STARTED)
+        return tuple(service for service in self.services if service.state not in excluded)
 
 
 def state_path(workspace: Workspace) -> Path:
-    """Return where the state lies."""
+    """Return the path of the state."""
     return workspace.up / "state.json"
 
 
 def write_run(workspace: Workspace, run: Run) -> None:
-    """Publish the state.
+    """Write the state atomically.
 
     Raises:
         ServiceError: the file cannot be written.
@@ -51,7 +51,7 @@ def write_run(workspace: Workspace, run: Run) -> None:
 
 
 def read_run(workspace: Workspace) -> Run | None:
-    """Return what runs, None where nothing does; the state that a killed `lobsmith up` left behind counts as none.
+    """Return the state, None where nothing runs or the state is that of a killed `lobsmith up`.
 
     Raises:
         ServiceError: the file cannot be read.
@@ -67,27 +67,28 @@ def read_run(workspace: Workspace) -> Run | None:
 
 
 def running_prefect(workspace: Workspace) -> str | None:
-    """Return the address of the Prefect server that `lobsmith up` uses here, None where there is none that is ready."""
+    """Return the address of the Prefect API that `lobsmith up` uses; None where none is ready."""
     run = read_run(workspace)
-    there = (Phase.READY, Phase.ELSEWHERE)
-    ready = run is not None and any(one.name == "prefect" and one.state in there for one in run.services)
-    return run.prefect_api if run is not None and ready else None
+    ready = (Phase.READY, Phase.ELSEWHERE)
+    if run is None or not any(service.name == "prefect" and service.state in ready for service in run.services):
+        return None
+    return run.prefect_api
 
 
-def holder(workspace: Workspace) -> Process | None:
-    """Return the `lobsmith up` that lives here, also while it starts or where its state is spoilt; else None.
+def lock_holder(workspace: Workspace) -> Process | None:
+    """Return the process of the running `lobsmith up`, also while it starts or where its state is corrupt; else None.
 
     Raises:
         ServiceError: the lock's file cannot be read.
     """
     path = _lock_path(workspace)
     try:
-        found = jsonl.decode(path.read_bytes(), Process)
+        process = jsonl.decode(path.read_bytes(), Process)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
     except OSError as error:
         raise unusable(path, error) from error
-    return found if found.is_here() and not found.is_dead() else None
+    return process if process.is_here() and not process.is_dead() else None
 
 
 def _lock_path(workspace: Workspace) -> Path:
@@ -96,10 +97,10 @@ def _lock_path(workspace: Workspace) -> Path:
 
 @contextmanager
 def sole_run(workspace: Workspace) -> Iterator[None]:
-    """Hold the right to run the workspace's services; the kernel frees it when the process ends, however it ends.
+    """Hold the lock of the workspace's services; the kernel frees it when the process ends.
 
     Raises:
-        ServiceError: another `lobsmith up` of this workspace lives, or the lock's file cannot be written.
+        ServiceError: another `lobsmith up` holds it, or its file cannot be written.
     """
     path = _lock_path(workspace)
     try:
