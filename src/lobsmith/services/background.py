@@ -22,7 +22,7 @@ READY_DEADLINE_S = 180.0
 STOP_DEADLINE_S = 120.0
 """Deadline for all services to end, s."""
 _HOPELESS_RESTARTS = 3
-"""Restarts after which a service that was never ready is not waited for any longer."""
+"""Restarts after which an unready service is not waited for."""
 _POLL_S = 0.1
 _ROOM_BYTES = 65_536
 _ERROR = "Error: "
@@ -31,18 +31,18 @@ _ERROR = "Error: "
 def start_in_background(
     workspace: Workspace, arguments: Sequence[str], on_change: Callable[[ServiceState], None] = lambda _state: None
 ) -> Run:
-    """Start `lobsmith up` in a session of its own and wait until its services are ready.
+    """Start `lobsmith up` in a session of its own and wait for its services.
 
     Args:
-        workspace: the project.
+        workspace: of the project.
         arguments: of `lobsmith up`.
-        on_change: called with the new state of a service while services are waited for.
+        on_change: called with each new state of a service.
 
     Returns:
-        Its state; services not ready after `_HOPELESS_RESTARTS` restarts or `READY_DEADLINE_S` are included.
+        Its state; services may be unready after `READY_DEADLINE_S` or `_HOPELESS_RESTARTS` restarts.
 
     Raises:
-        ServiceError: it has ended; the message is its own.
+        ServiceError: it has ended, with its own message.
     """
     log = log_folder(workspace) / f"{SUPERVISOR}.log"
     try:
@@ -50,7 +50,7 @@ def start_in_background(
         output = Output(log)
         with log.open("ab") as file:
             process = subprocess.Popen(
-                # -P keeps a local file named like a package from being imported in its place.
+                # -P: no local file is imported in place of a package.
                 [sys.executable, "-P", "-m", "lobsmith", "--root", str(workspace.root), "up", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -63,7 +63,7 @@ def start_in_background(
     known: tuple[ServiceState, ...] = ()
     while process.poll() is None:
         run = read_run(workspace)
-        # The state may be that of another `lobsmith up`; ours then ends with an error.
+        # Another `lobsmith up` may run; ours then ends with an error.
         if run is not None and run.process.pid == process.pid and run.services:
             for state in run.services:
                 if state not in known:
@@ -81,12 +81,11 @@ def start_in_background(
 
 
 def _disk_full(log: Path) -> str:
-    """Return a remark that a log may lack its last lines; empty where the disk has room."""
     return ", whose disk is full" if shutil.disk_usage(log.parent).free < _ROOM_BYTES else ""
 
 
 def _hopeless(service: ServiceState) -> bool:
-    # A service that waits for one that does not come up cannot come up either.
+    # A waiting service depends on a hopeless one.
     return service.state is Phase.WAITING or service.restarts >= _HOPELESS_RESTARTS
 
 
@@ -94,11 +93,10 @@ def end_run(workspace: Workspace) -> Run | None:
     """End `lobsmith up` and wait for its end.
 
     Returns:
-        Its last state, None where it did not run; without services while it starts or where its state is corrupt.
+        Its last state, without services where that is missing or corrupt; None where it did not run.
 
     Raises:
-        ServiceError: it belongs to another user, runs on another machine or in another container, or does not end in
-            time.
+        ServiceError: it belongs to another user or machine or container, or does not end in time.
     """
     run = read_run(workspace)
     if run is None:
@@ -113,7 +111,7 @@ def end_run(workspace: Workspace) -> Run | None:
     except ProcessLookupError:
         return run
     try:
-        # Checked again: from here on the kernel cannot reuse the process id.
+        # From here on the kernel cannot reuse the process id.
         if run.process.is_dead():
             return run
         with suppress(ProcessLookupError):

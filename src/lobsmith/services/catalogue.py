@@ -21,9 +21,9 @@ from lobsmith.workspace import MLFLOW_URI, SQLITE, Workspace
 
 PREFECT_API = "PREFECT_API_URL"
 _RECORDER_S = 5.0
-"""Time that a live session needs to end, its shadow replicas' queues not counted, s."""
+"""Time for a live session to end after draining its mirrors, s."""
 _LIVE_BEAT_S, _FLOWS_BEAT_S = 20.0, 30.0
-"""Age above which a heartbeat is too old, s. A live session sends one each second; a zygote restarts more slowly."""
+"""Longest age of a heartbeat, s; a live session beats each second, a zygote restarts slowly."""
 _BEAT_POLL_S = 2.0
 
 
@@ -41,13 +41,13 @@ def catalogue(
     """Return the services that `lobsmith up` runs.
 
     Args:
-        workspace: the project.
+        workspace: of the project.
         params: ports and deadlines.
-        live: arguments of `lobsmith live`, whose captures retrains train on; None for no live session.
-        model: the production model of flows and live session instead of `model.name`.
+        live: arguments of `lobsmith live`, whose captures are trained on; None for no session.
+        model: production model of flows and live session instead of `model.name`.
 
     Raises:
-        ServiceError: a server named in the environment does not answer.
+        ServiceError: an external server does not answer.
     """
     prefect, api = _prefect(workspace, params)
     services = [prefect, _mlflow(workspace, params), _triton(workspace, params)]
@@ -66,7 +66,7 @@ def _prefect(workspace: Workspace, params: Params) -> tuple[Service, str]:
     page = f"http://{HOST}:{port}"
     api = f"{page}/api"
     external = os.environ.get(PREFECT_API, "").rstrip("/")
-    # Our own address may still be set from an earlier session.
+    # Our own address may be left from an earlier session.
     if external and external not in (api, api.replace(HOST, "localhost")):
         _check_reachable(PREFECT_API, external)
         instead = (Phase.ELSEWHERE, f"{PREFECT_API} names this server")
@@ -76,11 +76,11 @@ def _prefect(workspace: Workspace, params: Params) -> tuple[Service, str]:
         PREFECT_API: api,
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(port),
-        # Prefect would unpack its pages beside its own code.
+        # By default Prefect unpacks its pages beside its code.
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(workspace.prefect / "pages"),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT__SERVER_FINAL": "1",
-        # Each pass goes through all runs cancelled within a day, many after an outage.
+        # A pass reads all runs cancelled within a day, many after an outage.
         "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "600",
     }
     service = Service(
@@ -146,11 +146,11 @@ def _triton(workspace: Workspace, params: Params) -> Service:
         folder=_empty_folder(workspace),
         address=f"http {serving.http_port}, grpc {serving.grpc_port}, modes {serving.modes_port}",
         ports=tuple(ports_of(serving)),
-        # One heartbeat, once loading of every model was attempted; the probe watches Triton from then on.
+        # One heartbeat after the models' loading; then the probe alone.
         beat_s=math.inf,
         probe=_triton_answers(workspace),
         probe_s=2.0,
-        # `lobsmith serve` restarts Triton itself before it gives up.
+        # `lobsmith serve` restarts Triton first.
         start_deadline_s=serving.start_deadline_s + 2 * serving.load_deadline_s,
         silent_s=serving.start_deadline_s + serving.load_deadline_s,
         stop_deadline_s=serving.stop_deadline_s + 5.0,
@@ -185,11 +185,11 @@ def _live(workspace: Workspace, params: Params, arguments: Sequence[str]) -> Ser
     return Service(
         name="live",
         command=(sys.executable, "-P", "-m", "lobsmith", "--root", str(workspace.root), "live", *arguments),
-        # File arguments are relative to the user's working directory.
+        # File arguments are relative to it.
         folder=Path.cwd(),
         address=" ".join(arguments),
         after=("triton",),
-        # Without a network there is no heartbeat, and the session reconnects by itself.
+        # Without a network there is none; the session reconnects by itself.
         beat_s=_LIVE_BEAT_S,
         probe_s=_BEAT_POLL_S,
         start_deadline_s=math.inf,
@@ -199,7 +199,7 @@ def _live(workspace: Workspace, params: Params, arguments: Sequence[str]) -> Ser
 
 
 def _empty_folder(workspace: Workspace) -> Path:
-    """Return the servers' working directory, from which they would read settings and modules."""
+    """Return an empty working directory; servers read settings and modules from theirs."""
     return workspace.up / "empty"
 
 

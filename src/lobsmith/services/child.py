@@ -1,4 +1,4 @@
-"""The process of a service, killed by the kernel with its parent, and its readiness probe."""
+"""The process of a service and its readiness probe."""
 
 import os
 import signal
@@ -21,16 +21,16 @@ _READY_POLL_S = 0.1
 
 
 class Child:
-    """A running service. The kernel kills the process when the thread that started it ends.
+    """The process of a service; the kernel kills it with the thread that started it.
 
     Args:
-        service: what to run.
-        log: file to which its output is appended.
-        mark: value of `guard.VARIABLE` in the environment of its processes.
-        wake: called from another thread when its readiness changes.
+        service: its definition.
+        log: file of its output, appended.
+        mark: value of `guard.VARIABLE` in its environment.
+        wake: called in another thread when its readiness changes.
 
     Raises:
-        OSError: the log cannot be opened, or the process cannot be started or watched.
+        OSError: log or process cannot be opened.
     """
 
     def __init__(self, service: Service, log: Path, mark: str, wake: Callable[[], None]) -> None:
@@ -51,7 +51,7 @@ class Child:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 pass_fds=() if service.beat_s is None else (descriptor,),
-                # Ctrl-C reaches the supervisor only, which ends services in order.
+                # Ctrl-C reaches the supervisor only.
                 start_new_session=True,
             )
         try:
@@ -74,11 +74,11 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """Exit status, or the negative signal that killed it; None while it runs."""
+        """Exit status or negative signal; None while it runs."""
         return self._process.returncode
 
     def exit_reason(self) -> str:
-        """Return one line: exit status or signal, with its last error."""
+        """Return exit status or signal, with its last error, in one line."""
         code = self._process.returncode
         message = error_line(self._output.lines()) if code > 0 else ""
         return describe_exit(code) + (f": {message}" if message else "")
@@ -94,7 +94,7 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Reap it after its end and kill the rest of its process group."""
+        """Reap it and kill the rest of its process group."""
         self.kill()
         self._process.wait()
         self.probe.end()
@@ -102,11 +102,11 @@ class Child:
 
 
 class ReadinessProbe:
-    """A thread that probes a service, so that a server that hangs does not block the supervisor.
+    """Probes a service in a thread, so that a hanging server does not block the supervisor.
 
     Attributes:
-        why: why the service is not ready or does not answer; None where it does.
-        silent_since: since when it has not answered, monotonic clock, s.
+        why: reason that it is not ready or does not answer, else None.
+        silent_since: when it stopped answering, monotonic clock, s.
     """
 
     def __init__(self, service: Service, pid: int, output: Output, beats: Heartbeat, wake: Callable[[], None]) -> None:

@@ -1,8 +1,8 @@
 """Ends every process of a `lobsmith up` that was killed: `python -I -S guard.py PID MARK`.
 
-The kernel kills a service with its parent, but not the children of the service; they inherit a mark in the environment.
-The guard waits for the end of process PID, gives marked processes `GRACE_S` to end by themselves (a recorder still
-empties its ring), and kills the rest. Standard library only, to be small in memory.
+The kernel kills a service with its parent, but not its children; they inherit a mark in the environment. After the end
+of process PID, marked processes have `GRACE_S` to end (a recorder empties its ring); the rest is killed. Standard
+library only, to be small in memory.
 """
 
 import os
@@ -16,20 +16,20 @@ from pathlib import Path
 VARIABLE = "LOBSMITH_UP"
 """Environment variable of the mark; its value is the workspace's folder."""
 GRACE_S = 8.0
-"""Time that processes have to end by themselves after `lobsmith up`, s."""
+"""Time for processes to end by themselves, s."""
 KILL_S = 10.0
-"""Time within which killed processes are waited for, s; a hanging disk may hold a process for longer."""
+"""Time for killed processes to be gone, s; on a hanging disk they may stay."""
 _POLL_S = 0.1
 
 
 def marked(mark: str) -> list[int]:
-    """Return the process ids of this user's processes that carry a mark."""
+    """Return the ids of this user's processes with a mark."""
     assignment = f"{VARIABLE}={mark}".encode()
     pids = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
             continue
-        # Unreadable: the process has just ended or belongs to another user.
+        # Unreadable: ended, or another user's.
         with suppress(OSError):
             if assignment in (folder / "environ").read_bytes().split(b"\0"):
                 pids.append(int(folder.name))
@@ -37,15 +37,12 @@ def marked(mark: str) -> list[int]:
 
 
 def end_marked(mark: str, grace_s: float) -> list[int]:
-    """Wait `grace_s` for the end of all processes with a mark; kill the rest and return their ids.
-
-    A killed process that is not gone after `KILL_S` hangs on a disk and is left.
-    """
+    """Wait `grace_s` for the end of marked processes; kill the rest within `KILL_S`, and return their ids."""
     end = time.monotonic() + grace_s
     while marked(mark) and time.monotonic() < end:
         time.sleep(_POLL_S)
     killed = []
-    # Again and again: a process may start a child while it is being killed.
+    # In a loop: a process may start a child before it is killed.
     end = time.monotonic() + KILL_S
     while (left := marked(mark)) and time.monotonic() < end:
         for pid in left:
@@ -62,7 +59,7 @@ def main(pid: int, mark: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     with suppress(ProcessLookupError):
         descriptor = os.pidfd_open(pid)
-        # The kernel may have reused the process id before it was opened.
+        # The kernel may have reused the id before it was opened.
         if os.getppid() == pid:
             select.select([descriptor], [], [])
     end_marked(mark, GRACE_S)

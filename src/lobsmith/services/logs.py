@@ -13,9 +13,9 @@ from lobsmith.workspace import Workspace
 
 LARGEST_BYTES = 10_000_000
 OLD_LOGS = 3
-"""Rotated files kept beside a log, NAME.log.1 and so on."""
+"""Number of rotated files, NAME.log.1 and so on."""
 SUPERVISOR = "up"
-"""Name of the supervisor's own log when it runs in the background."""
+"""Name of the log of `lobsmith up` in the background."""
 _POLL_S = 0.25
 
 
@@ -30,9 +30,9 @@ def log_names(workspace: Workspace) -> list[str]:
 
 
 def rotate(path: Path, largest_bytes: int = LARGEST_BYTES) -> None:
-    """Copy a log that is too large to NAME.log.1 and truncate it; its writer keeps it open.
+    """Copy a log that is too large to NAME.log.1 and truncate it, as its writer keeps it open.
 
-    Lines written between the two are lost. On a full disk it is truncated without a copy.
+    Lines in between are lost. On a full disk there is no copy.
     """
     try:
         if path.stat().st_size <= largest_bytes:
@@ -53,7 +53,7 @@ def rotate(path: Path, largest_bytes: int = LARGEST_BYTES) -> None:
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """Return the last lines of a log, empty where there is none.
+    """Return the last lines of a log, if there is one.
 
     Raises:
         ServiceError: the log cannot be read.
@@ -80,7 +80,7 @@ def follow(paths: dict[str, Path], lines: int, ended: Callable[[], bool] = lambd
         for name, path in paths.items():
             try:
                 with path.open("rb") as file:
-                    # A log that was truncated is read from its begin.
+                    # Rotated meanwhile: read from its begin.
                     begin = offsets[name] if path.stat().st_size >= offsets[name] else 0
                     file.seek(begin)
                     content = file.read()
@@ -93,7 +93,7 @@ def follow(paths: dict[str, Path], lines: int, ended: Callable[[], bool] = lambd
 
 
 class Output:
-    """The part of a log that a process has written since its start."""
+    """A log's content since the start of a process."""
 
     _MOST_BYTES = 262_144
 

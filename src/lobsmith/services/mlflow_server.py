@@ -1,6 +1,6 @@
 """MLflow's server over the workspace's store, in one process: `python -m … ROOT PORT`.
 
-`mlflow server` would add a worker process and a job queue. The variables set here are those of its worker.
+Without the worker process and job queue of `mlflow server`, whose worker gets the same variables.
 """
 
 import os
@@ -20,7 +20,7 @@ def main(root: Path, port: int) -> None:
     telemetry.turn_off()
     try:
         workspace = Workspace.open(root)
-        # Tables are created under lobsmith's lock: a flow may create them at the same time.
+        # Creates the tables under lobsmith's lock, as flows do.
         with mlflow_store(workspace):
             pass
     except LobsmithError as error:

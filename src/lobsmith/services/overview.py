@@ -16,7 +16,7 @@ _FIRST_PERIOD_S = 1.0
 
 
 class InService(Struct, frozen=True, kw_only=True):
-    """Some fields of `PublishedMode`, decoded without the libraries that the others need."""
+    """The fields of `PublishedMode` that need no further imports."""
 
     model: str
     version: int
@@ -32,10 +32,7 @@ class Overview(Struct, frozen=True, kw_only=True):
 
 
 class OverviewThread:
-    """A thread that polls every few seconds, so that a server that hangs does not block the table.
-
-    `api` is the address of Prefect's API, None while it does not answer.
-    """
+    """Polls in a thread, so that a hanging server does not block the table; `api` is Prefect's, None until ready."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.overview = Overview()
@@ -58,7 +55,7 @@ class OverviewThread:
 
 
 def models_in_service(workspace: Workspace) -> tuple[InService, ...]:
-    """Return the published modes; `lobsmith status` reports those that cannot be read."""
+    """Return the published modes that can be read."""
     models = []
     for path in sorted(workspace.modes.glob("*.json")):
         try:

@@ -1,7 +1,7 @@
-"""Prefect's server in one process, with garbage collection in a thread of its own: `python -m … PORT`.
+"""Prefect's server with garbage collection in a thread: `python -m … PORT`.
 
-In the event loop, collection may deadlock until SQLite's timeout of 60 s: Prefect leaves cursors in reference cycles,
-freeing a cursor waits for its connection, and that may wait for a write lock that only the loop can release.
+In the event loop it may deadlock until SQLite's timeout, 60 s: freeing one of the cursors that Prefect leaves in cycles
+waits for its connection, and that for a write lock that only the loop releases.
 """
 
 import gc
@@ -21,11 +21,11 @@ from lobsmith.serving.ports import HOST
 _YOUNG_S = 1.0
 """Interval of collections of generation 1, s."""
 _ALL_EVERY = 60
-"""Every so many, all generations are collected."""
+"""All generations are collected every so many intervals."""
 
 
 def check_database(home: Path) -> None:
-    """Check that the database of a Prefect home can be read; Prefect would print 200 lines.
+    """Check that the database of a Prefect home is readable, before Prefect prints 200 lines.
 
     Raises:
         FlowsError: it is corrupt.
@@ -42,7 +42,7 @@ def check_database(home: Path) -> None:
 
 
 def main(port: int) -> None:
-    """Serve until SIGTERM, with Prefect's settings from the environment."""
+    """Serve until SIGTERM."""
     telemetry.turn_off()
     try:
         check_database(Path(os.environ["PREFECT_HOME"]))

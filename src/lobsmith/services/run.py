@@ -1,4 +1,4 @@
-"""The state of `lobsmith up` on disk, and the lock that allows one per workspace."""
+"""State file and lock of `lobsmith up`."""
 
 import fcntl
 import os
@@ -18,7 +18,7 @@ from lobsmith.workspace import Workspace
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """A `lobsmith up` and its services in start order; `started_ns` is UTC ns of the machine's clock."""
+    """A `lobsmith up` with its services in start order; `started_ns` in UTC ns of the machine."""
 
     process: Process
     started_ns: int
@@ -51,7 +51,7 @@ def write_run(workspace: Workspace, run: Run) -> None:
 
 
 def read_run(workspace: Workspace) -> Run | None:
-    """Return the state, None where nothing runs or the state is that of a killed `lobsmith up`.
+    """Return the state, None where no such process runs.
 
     Raises:
         ServiceError: the file cannot be read.
@@ -67,7 +67,7 @@ def read_run(workspace: Workspace) -> Run | None:
 
 
 def running_prefect(workspace: Workspace) -> str | None:
-    """Return the address of the Prefect API that `lobsmith up` uses; None where none is ready."""
+    """Return the address of the Prefect API of `lobsmith up`; None where none is ready."""
     run = read_run(workspace)
     ready = (Phase.READY, Phase.ELSEWHERE)
     if run is None or not any(service.name == "prefect" and service.state in ready for service in run.services):
@@ -76,7 +76,7 @@ def running_prefect(workspace: Workspace) -> str | None:
 
 
 def lock_holder(workspace: Workspace) -> Process | None:
-    """Return the process of the running `lobsmith up`, also while it starts or where its state is corrupt; else None.
+    """Return the process of the running `lobsmith up`, also without a readable state.
 
     Raises:
         ServiceError: the lock's file cannot be read.
@@ -97,10 +97,10 @@ def _lock_path(workspace: Workspace) -> Path:
 
 @contextmanager
 def sole_run(workspace: Workspace) -> Iterator[None]:
-    """Hold the lock of the workspace's services; the kernel frees it when the process ends.
+    """Hold the lock of `lobsmith up`, which the kernel frees with the process.
 
     Raises:
-        ServiceError: another `lobsmith up` holds it, or its file cannot be written.
+        ServiceError: it is held, or its file cannot be written.
     """
     path = _lock_path(workspace)
     try:
@@ -130,5 +130,5 @@ def sole_run(workspace: Workspace) -> Iterator[None]:
 
 
 def unusable(path: Path, error: OSError) -> ServiceError:
-    """Return the error of a file that cannot be read or written."""
+    """Return the error of a file."""
     return ServiceError(f"{path}: {error.strerror}; free the disk, or give this user the right to write there")

@@ -13,7 +13,7 @@ from msgspec import Struct
 from lobsmith.serving.ports import HOST, Port
 
 Probe = Callable[[int], str | None]
-"""Takes a process id; returns why the service does not answer, None where it does."""
+"""Takes a process id; returns why the service does not answer, else None."""
 DRAIN_S = 3
 """Time for open connections when a server gets SIGTERM, s."""
 _ANSWER_DEADLINE_S = 5.0
@@ -27,14 +27,14 @@ class Phase(StrEnum):
     STARTING = "starting"
     READY = "ready"
     SILENT = "not answering"
-    """It runs and was ready before."""
+    """Was ready before."""
     RESTARTING = "restarting"
-    """It has ended and is started after a pause."""
+    """Ended, to be started after a pause."""
     FINISHED = "finished"
-    """It has ended by itself, successfully."""
+    """Ended by itself, successfully."""
     STOPPED = "stopped"
     ELSEWHERE = "elsewhere"
-    """An external server takes its place."""
+    """An external server is used."""
     MISSING = "missing"
     """This machine cannot run it."""
 
@@ -60,26 +60,26 @@ class Service:
     """Whether the address is a page for a browser."""
     ports: tuple[Port, ...] = ()
     after: tuple[str, ...] = ()
-    """Services that must be ready before its start."""
+    """Services that must be ready first."""
     beat_s: float | None = None
-    """Age of the last `Heartbeat` above which it does not answer, s; None where it sends none."""
+    """Longest age of its `Heartbeat`, s; None where it has none."""
     probe: Probe | None = None
     probe_s: float = 10.0
     """Interval of probes once it is ready, s."""
     start_deadline_s: float = 120.0
-    """Deadline to become ready before it is killed and restarted, s."""
+    """Time to become ready, then it is restarted, s."""
     silent_s: float = 60.0
-    """Time without an answer after which it is killed and restarted, s."""
+    """Time without an answer, then it is restarted, s."""
     stop_deadline_s: float = 10.0
     """Time from SIGTERM to SIGKILL, s."""
     finishes: bool = False
-    """Whether it is not restarted after exit status 0."""
+    """Whether exit status 0 is final."""
     instead: tuple[Phase, str] | None = None
-    """State and reason to report; nothing is started then."""
+    """State and reason to report in place of a process."""
 
 
 class ServiceState(Struct, frozen=True, kw_only=True):
-    """The state of a service; `started_ns` is the start of its process, UTC ns of the machine's clock."""
+    """The state of a service; `started_ns` in UTC ns of the machine."""
 
     name: str
     state: Phase
@@ -92,7 +92,7 @@ class ServiceState(Struct, frozen=True, kw_only=True):
 
 
 def answers(port: int, path: str, *, deadline_s: float = _ANSWER_DEADLINE_S) -> Probe:
-    """Return a probe that requests a page on loopback over HTTP."""
+    """Return a probe of an HTTP page on loopback."""
 
     def probe(_pid: int) -> str | None:
         connection = http.client.HTTPConnection(HOST, port, timeout=deadline_s)
@@ -109,7 +109,7 @@ def answers(port: int, path: str, *, deadline_s: float = _ANSWER_DEADLINE_S) -> 
 
 
 def why_away(url: str) -> str | None:
-    """Return why no server answers at `url`/health; None where one does, also with status 401 or 404."""
+    """Return why no server answers at `url`/health, None where one does; a status below 500 is an answer."""
     try:
         with urlopen(Request(f"{url}/health"), timeout=_ANSWER_DEADLINE_S):  # noqa: S310 - the user's own address
             return None

@@ -1,7 +1,7 @@
 """Starts services in order, watches and restarts them, and stops them in reverse order.
 
-All in the main thread: the kernel kills a service with the thread that started it. The thread sleeps until a process
-ends, a probe's result changes, a signal comes, or a restart or tick is due.
+All in the main thread, as the kernel kills a service with the thread that started it. It sleeps until a process ends, a
+probe's result changes, a signal comes, or a restart or tick is due.
 """
 
 import os
@@ -44,26 +44,26 @@ def supervise(
     on_change: OnChange = lambda _state: None,
     on_tick: OnTick = lambda _run: None,
 ) -> None:
-    """Run services until SIGINT, SIGTERM or SIGHUP, then end all their processes; a second signal kills them.
+    """Run services until SIGINT, SIGTERM or SIGHUP, then end them; a second signal kills them.
 
-    To be called in the main thread. A SIGHUP that is ignored already, as under `nohup`, stays ignored.
+    Call it in the main thread. An ignored SIGHUP, as under `nohup`, stays ignored.
 
     Args:
         workspace: of the project.
         services: in start order.
-        prefect_api: address of Prefect's API, for other commands in this workspace.
-        speed: of the workspace's clock relative to the machine's, until the end.
-        on_change: called at each change of a service's state.
+        prefect_api: address of Prefect's API.
+        speed: of the workspace's clock relative to the machine's.
+        on_change: called with each new state of a service.
         on_tick: called once a second, and after changes.
 
     Raises:
-        ClockError: the speed is not allowed, or the workspace's clock cannot be written.
-        ServiceError: another `lobsmith up` runs here, or state or logs cannot be written.
+        ClockError: the speed is not allowed, or the clock cannot be written.
+        ServiceError: another `lobsmith up` runs, or state or logs cannot be written.
         PortBusyError: a port is taken.
     """
     with sole_run(workspace):
         mark = str(workspace.root)
-        # Leftovers of a `lobsmith up` that was killed together with its guard would hold the ports.
+        # Leftovers of a `lobsmith up` killed with its guard hold ports.
         guard.end_marked(mark, grace_s=0.0)
         check_free([port for service in services if service.instead is None for port in service.ports])
         logs = log_folder(workspace)
@@ -123,7 +123,7 @@ class _Supervisor:
             prefect_api=self._run.prefect_api,
             services=now,
         )
-        # A full disk must not end the services; `lobsmith down` needs only the first state.
+        # On a full disk services go on; `lobsmith down` needs only the first state.
         with suppress(ServiceError):
             write_run(self._workspace, self._run)
         for state in changed:
@@ -163,7 +163,7 @@ class _Supervisor:
 
 
 class _Signals:
-    """Count of received signals, and a pipe that wakes the main thread."""
+    """Count of signals, and a pipe that wakes the main thread."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -174,7 +174,7 @@ class _Signals:
         self.wake()
 
     def wake(self) -> None:
-        # A full pipe wakes as well; a closed one has no reader.
+        # Full: wakes anyhow; closed: no reader.
         with suppress(OSError):
             os.write(self._writer, b"\0")
 
@@ -205,7 +205,7 @@ def _signals() -> Iterator[_Signals]:
 
 @contextmanager
 def _clock(workspace: Workspace, speed: float) -> Iterator[None]:
-    """Set the speed of the workspace's clock, which services inherit; 1 again at the end."""
+    """Set the speed of the workspace's clock for the block."""
     clock.run(workspace.clock, speed)
     try:
         yield
@@ -215,7 +215,7 @@ def _clock(workspace: Workspace, speed: float) -> Iterator[None]:
 
 @contextmanager
 def _guard(mark: str, signals: _Signals) -> Iterator[None]:
-    """End leftover processes of services; a guard process does so when this process is killed."""
+    """End leftover processes at the end, or by a guard process when this one is killed."""
     environment = {name: value for name, value in os.environ.items() if name != guard.VARIABLE}
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), mark],

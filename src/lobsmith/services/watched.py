@@ -1,4 +1,4 @@
-"""The state machine of a supervised service: waiting, starting, ready, restarting, ended."""
+"""The state machine of a supervised service."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,18 +14,18 @@ LONGEST_BACKOFF_S = 10.0
 STEADY_S = 60.0
 """Run time after which the back-off starts anew, s."""
 SLOW_START_S = 15.0
-"""Time in `STARTING` after which the probe's reason is reported, s."""
+"""Time in `STARTING` until the probe's reason is shown, s."""
 _FINAL = (Phase.FINISHED, Phase.STOPPED, *NEVER_STARTED)
 
 
 class Watched:
-    """A service, its process and its state.
+    """A service with process and state.
 
     Args:
         service: its definition.
-        log: file to which its output is appended.
-        mark: value of `guard.VARIABLE` in the environment of its processes.
-        wake: called from another thread when its readiness changes.
+        log: file of its output, appended.
+        mark: value of `guard.VARIABLE` in its environment.
+        wake: called in another thread when its readiness changes.
     """
 
     def __init__(self, service: Service, log: Path, mark: str, wake: Callable[[], None]) -> None:
@@ -56,14 +56,14 @@ class Watched:
 
     @property
     def due_s(self) -> float | None:
-        """Time of the next start, monotonic clock, s; None where none is due."""
+        """Time of the next restart, monotonic clock, s, else None."""
         return self._due_s if self._state is Phase.RESTARTING else None
 
     def advance(self, others: Mapping[str, Phase]) -> None:
-        """Start or restart it if that is due, or update the state from its process.
+        """Start it if due, or update its state.
 
         Args:
-            others: the states of all services; a service in `after` that is missing here counts as ready.
+            others: states of all services; a missing one counts as ready.
         """
         if self._state in _FINAL:
             return
@@ -84,7 +84,7 @@ class Watched:
 
         Args:
             hurry: whether to kill at once.
-            wait: waits for the end of a process for some seconds; returns whether it has ended.
+            wait: waits some seconds for the end of a process; returns whether it has ended.
         """
         child = self.child
         if child is not None and not child.ended():

@@ -1,6 +1,6 @@
 """The worker of a workspace's scheduled flows: `python -m lobsmith.services.flows`, until SIGTERM or Ctrl-C.
 
-It waits for the Prefect server of PREFECT_API_URL, also when that goes away.
+It waits for the Prefect server of PREFECT_API_URL.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _SETTINGS = {"PREFECT_WORKER_QUERY_SECONDS": "5", "PREFECT_LOGGING_LEVEL": "ERRO
 @click.command()
 @click.option("--root", type=click.Path(path_type=Path), default=".", help="The project's folder, with prefect.yaml.")
 def main(root: Path) -> None:
-    """Run the flows of prefect.yaml when they are due, from the Prefect server of PREFECT_API_URL."""
+    """Run due flows of prefect.yaml from the Prefect server of PREFECT_API_URL."""
     telemetry.turn_off()
     try:
         serve(Workspace.open(root), os.environ.get("PREFECT_API_URL"))
@@ -46,7 +46,7 @@ def serve(workspace: Workspace, api: str | None) -> None:
         api: address of Prefect's API.
 
     Raises:
-        FlowsError: the address or prefect.yaml is missing.
+        FlowsError: address or prefect.yaml is missing.
     """
     if not api:
         raise FlowsError("PREFECT_API_URL is not set: name Prefect's server, such as http://127.0.0.1:4200/api")
@@ -69,21 +69,21 @@ async def _work(root: Path, api: str) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     zygote, heartbeat = Zygote(root), Heartbeat.inherited()
     while True:
-        zygote.start()  # imports in parallel with the worker's
+        zygote.start()  # imports in parallel
         try:
             await _await_prefect(api, heartbeat)
             from lobsmith.services.flows.worker import ForkWorker
 
             await ForkWorker(zygote, heartbeat).start(printer=print_line)
         except* (RuntimeError, httpx.HTTPError) as errors:
-            # Prefect's loops end when the server has been away for minutes.
+            # Prefect's loops end after minutes without a server.
             print_line(f"the worker of the flows starts again: {errors.exceptions[0]}")
         finally:
             zygote.close()
 
 
 async def _await_prefect(api: str, heartbeat: Heartbeat) -> None:
-    """Wait for Prefect's server; a worker that was ready goes on beating, as it is not at fault."""
+    """Wait for Prefect's server; a worker that was ready goes on beating."""
     printed = False
     while (why := await asyncio.to_thread(why_away, api.rstrip("/"))) is not None:
         if not printed:

@@ -1,4 +1,4 @@
-"""The worker's client of the zygote: coroutines that fork a child and wait for its end."""
+"""The worker's client of the zygote."""
 
 import asyncio
 import os
@@ -16,17 +16,17 @@ from lobsmith.progress import console, room_permitting
 from lobsmith.services.flows.orders import Ended, Forked, Order, Ping, Pong, Ready
 
 _START_S = 120.0
-"""Deadline of the zygote's imports, s; a cold disk takes most of it."""
+"""Deadline of the zygote's imports, s, from a cold disk."""
 
 
 @room_permitting()
 def print_line(line: str) -> None:
-    """Print a line on standard error; a full disk is no error."""
+    """Print on standard error; a full disk is ignored."""
     console.print(line, markup=False)
 
 
 class ForkedRun:
-    """A forked process with the attributes that Prefect reads, `pid` and `returncode`."""
+    """A forked process with Prefect's attributes `pid` and `returncode`."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -45,7 +45,7 @@ class ForkedRun:
 
 
 class Zygote:
-    """Starts the process that flow runs are forked from, and restarts it when it has ended."""
+    """Starts and restarts the process that flow runs are forked from."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -62,26 +62,26 @@ class Zygote:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the process; `fork` waits for its imports, which take seconds."""
+        """Start the process, without waiting for its imports."""
         self._ready.clear()
         ours, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
-                # -P keeps a local file named like a package from being imported in its place.
+                # -P: no local file is imported in place of a package.
                 [sys.executable, "-P", "-m", "lobsmith.services.flows.zygote", str(os.getpid()), str(theirs.fileno())],
                 cwd=self._root,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C reaches the worker only, which then ends the zygote
+                start_new_session=True,  # Ctrl-C reaches the worker only
             )
         self._orders = ours
         asyncio.get_running_loop().add_reader(ours.fileno(), self._read)
 
     async def ready(self) -> Connection:
-        """Wait for its imports; return the pipe that takes orders.
+        """Wait for its imports; return the pipe for orders.
 
         Raises:
-            FlowsError: the zygote ended, or was not ready in time.
+            FlowsError: the zygote ended or was not ready in time.
         """
         if self._orders is None:
             self.start()
@@ -98,11 +98,11 @@ class Zygote:
         """Fork a child that runs a job.
 
         Args:
-            job: a key of `lobsmith.services.flows.zygote.JOBS`.
+            job: a key of `zygote.JOBS`.
             environment: added to the zygote's.
 
         Raises:
-            FlowsError: the zygote ended, or was not ready in time.
+            FlowsError: the zygote ended or was not ready in time.
         """
         child: ForkedRun = await self._request(Order(next(self._tickets), job, environment))
         return child
@@ -111,7 +111,7 @@ class Zygote:
         """Wait until the zygote takes orders.
 
         Raises:
-            FlowsError: the zygote ended, or was not ready in time.
+            FlowsError: the zygote ended or was not ready in time.
         """
         await self._request(Ping(next(self._tickets)))
 
@@ -154,7 +154,7 @@ class Zygote:
             reply.set_result(child)
 
     def _disconnect(self, *, restart: bool) -> None:
-        """Kill the process; its children end with it."""
+        """Kill the process with its children."""
         if self._orders is None or self._process is None:
             return
         asyncio.get_running_loop().remove_reader(self._orders.fileno())
@@ -173,4 +173,4 @@ class Zygote:
             print_line(f"the zygote of the flows ended with status {status}; it is started again")
             self.start()
         else:
-            self._ready.set()  # ends the wait in `ready`, which then raises
+            self._ready.set()  # makes `ready` raise

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Order(NamedTuple):
-    """A job to fork a child for; the reply repeats `ticket`, `environment` is added to the zygote's."""
+    """A job for a child; `environment` is added to the zygote's."""
 
     ticket: int
     job: str
@@ -12,7 +12,7 @@ class Order(NamedTuple):
 
 
 class Ping(NamedTuple):
-    """Is the zygote taking orders?"""
+    """A check that the zygote takes orders."""
 
     ticket: int
 
@@ -28,14 +28,14 @@ class Ready(NamedTuple):
 
 
 class Forked(NamedTuple):
-    """The reply to an order: the child's process id."""
+    """The reply to an order."""
 
     ticket: int
     pid: int
 
 
 class Ended(NamedTuple):
-    """Exit status of a child, or the negative signal that killed it."""
+    """Exit status or negative signal of a child."""
 
     pid: int
     status: int

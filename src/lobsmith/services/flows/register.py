@@ -1,7 +1,7 @@
 """Registers the deployments of `prefect.yaml` at Prefect's server, as `prefect deploy --all` does.
 
-A deployment's version is a digest of its sources. A deployment that the server has in that version is left as it is,
-for instance with a paused schedule. Registration imports the flows, for their parameters' schemas: a job of the zygote.
+A deployment's version is a digest of its sources. One that the server has in that version stays, perhaps with a paused
+schedule. Registration imports the flows, so it is a job of the zygote.
 """
 
 import asyncio
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 
 OVERRIDES = "LOBSMITH_FLOW_OVERRIDES"
-"""Environment variable: parameters of `params.yaml` to replace in flows, as a JSON object."""
+"""Environment variable: parameters to replace in flows, a JSON object."""
 FILE = "prefect.yaml"
 _ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)
-"""Start of all intervals, so that a restart does not delay the next run."""
+"""Start of intervals, fixed so that a restart delays no run."""
 _SHORTEST = timedelta(seconds=5)
 
 
 class Wanted(NamedTuple):
-    """A deployment of `prefect.yaml` and its version."""
+    """A deployment and its version."""
 
     entry: dict[str, Any]
     version: str
 
 
 def wanted(table: dict[str, Any]) -> Iterator[Wanted]:
-    """Yield the deployments of `prefect.yaml`; their flows are below the working directory."""
+    """Yield the deployments of `prefect.yaml`, with flows below the working directory."""
     shared = [__version__, table.get("pull"), os.environ.get(OVERRIDES), clock.speed()]
     for entry in table["deployments"]:
         flow = Path(entry["entrypoint"].partition(":")[0]).read_bytes()
@@ -47,7 +47,7 @@ def wanted(table: dict[str, Any]) -> Iterator[Wanted]:
 
 
 def not_entered(table: dict[str, Any], entered: "Iterable[DeploymentResponse]") -> list[Wanted]:
-    """Return the deployments of `prefect.yaml` that a server does not have in their version."""
+    """Return the deployments that a server does not have in their version."""
     present = {(response.name, response.entrypoint, response.version) for response in entered}
     return [
         deployment
@@ -57,10 +57,10 @@ def not_entered(table: dict[str, Any], entered: "Iterable[DeploymentResponse]") 
 
 
 def register() -> None:
-    """Register the missing deployments of the `prefect.yaml` in the working directory; exit with 1 on an error.
+    """Register the missing deployments of `./prefect.yaml`; exit with 1 on an error.
 
-    Late runs stay: the server drops only future ones. The worker limits a deployment to one run at a time; a limit at
-    the server costs more transactions and counts a killed run for a minute.
+    Late runs stay. A deployment's limit of one run is the worker's: the server's would cost transactions and count a
+    killed run for a minute.
     """
     place = FILE
     try:
@@ -72,7 +72,7 @@ def register() -> None:
 
 
 def _register_missing() -> Iterator[str]:
-    """Register the missing deployments; yield the place of each in the file before its registration."""
+    """Register the missing deployments; yield the place of each first."""
     from prefect.cli.deploy._models import PrefectYamlModel
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentScheduleCreate
@@ -106,7 +106,7 @@ def _register_missing() -> Iterator[str]:
 
 
 def schedule_of(entry: dict[str, Any], speed: float) -> "CronSchedule | IntervalSchedule":
-    """Return a schedule of `prefect.yaml` at a clock speed; unless that is 1, a cron becomes the interval of its runs.
+    """Return a schedule of `prefect.yaml`; at a speed other than 1 a cron becomes an interval.
 
     Args:
         entry: `interval` in seconds, or `cron` with its `timezone`.

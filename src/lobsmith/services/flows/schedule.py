@@ -19,9 +19,8 @@ class NextRun(Struct, frozen=True, kw_only=True):
 
     Attributes:
         deployment: `flow/deployment`, as in Prefect's commands.
-        due: UTC; None where the server has scheduled no run, as of a paused schedule.
-        last: state of the run started last, such as `Running`, `Completed`, `Skipped` or `Crashed`, without cancelled
-            ones; None where there is none.
+        due: UTC; None where no run is scheduled, as when paused.
+        last: state of the run started last, such as `Completed` or `Crashed`, cancelled ones left out; else None.
     """
 
     deployment: str
@@ -30,13 +29,13 @@ class NextRun(Struct, frozen=True, kw_only=True):
 
 
 def next_runs(api_url: str) -> list[NextRun]:
-    """Request the next run of each deployment from Prefect's server, where a flow has one deployment.
+    """Return the next run of each deployment; a flow has one deployment.
 
     Args:
         api_url: such as `http://127.0.0.1:4200/api`.
 
     Raises:
-        FlowsError: no answer, or not that of a Prefect server.
+        FlowsError: no answer of a Prefect server.
     """
     try:
         with httpx.Client(base_url=api_url.rstrip("/"), timeout=_DEADLINE_S) as client:
@@ -45,7 +44,7 @@ def next_runs(api_url: str) -> list[NextRun]:
             due = _post(client, "/ui/flows/next-runs", flow_ids=list(flows))
             last = _last_states(client, {})
             if missing := [deployment["id"] for deployment in deployments if deployment["id"] not in last]:
-                # Runs of every minute crowd one of every six hours out of the response.
+                # Frequent runs crowd rare ones out of the response.
                 last |= _last_states(client, {"deployments": {"id": {"any_": missing}}})
         runs = []
         for deployment in deployments:

@@ -34,10 +34,10 @@ _BEAT_S = 2.0
 
 
 class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWorkerResult]):
-    """Runs the flow runs of a work pool of type `process`, each in a child forked from the zygote.
+    """Runs the flow runs of a `process` work pool in children forked from the zygote.
 
-    The worker registers the deployments. A deployment has one run at a time; of its due scheduled runs the newest is
-    run and the others, left by an outage or a long run, are cancelled.
+    It registers the deployments. A deployment has one run at a time; of its due scheduled runs, only the newest is run,
+    the others are cancelled.
     """
 
     type = "process"
@@ -45,7 +45,7 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
     job_configuration_variables = ProcessVariables
 
     def __init__(self, zygote: Zygote, heartbeat: Heartbeat) -> None:
-        # A run fetched before it is due would wait in a process of its own.
+        # A prefetched run would wait in a process of its own.
         super().__init__(POOL, name=NAME, prefetch_seconds=0)
         self._zygote = zygote
         self._heartbeat = heartbeat
@@ -55,7 +55,7 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
 
     @classmethod
     def __dispatch_key__(cls) -> str:
-        return "lobsmith"  # type `process` stays that of Prefect's own worker
+        return "lobsmith"  # `process` is Prefect's own worker
 
     async def __aenter__(self) -> "ForkWorker":
         await self._executors.__aenter__()
@@ -75,7 +75,7 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         configuration: ProcessJobConfiguration,
         task_status: TaskStatus[int] | None = None,
     ) -> ProcessWorkerResult:
-        """Run a flow run in a forked child, as `ProcessWorker.run` does in a new process."""
+        """Run a flow run in a child, as `ProcessWorker.run` does in a new process."""
         executor = self._executors.create_executor(
             flow_run,
             _ForkStarter(self._zygote, configuration, self._executors.control_channel),
@@ -101,10 +101,10 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         return ProcessWorkerResult(status_code=execution.status_code, identifier=str(execution.handle.pid))
 
     async def _submit_run(self, flow_run: "FlowRun") -> None:
-        # In turn: runs due at the same time would compete for the write lock of the server's SQLite.
+        # In turn, as SQLite has one writer.
         async with self._submitting:
             if flow_run.deployment_id in self._running:
-                # It stays due until the running one has ended or a later run supersedes it.
+                # It stays due until the running one has ended or it is superseded.
                 self._submitting_flow_run_ids.remove(flow_run.id)
                 if self._cancelling_observer is not None:
                     self._cancelling_observer.remove_in_flight_flow_run_id(flow_run.id)
@@ -114,7 +114,7 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
     async def _get_scheduled_flow_runs(self) -> list["WorkerFlowRunResponse"]:
         while True:
             due = await super()._get_scheduled_flow_runs()
-            # A run being submitted is not cancelled: with a busy worker none would ever start.
+            # A run being submitted stays: a busy worker would never start one.
             waiting = [entry.flow_run for entry in due if entry.flow_run.id not in self._submitting_flow_run_ids]
             missed = superseded(waiting)
             if not missed:
@@ -152,23 +152,23 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
             await anyio.sleep(_AGAIN_S)
 
     async def _registered(self) -> bool:
-        """Return whether the server has all deployments, without importing their flows."""
+        """Return whether the server has all deployments, without imports of flows."""
         try:
             table = yaml.safe_load(Path(FILE).read_text())
             return not not_entered(table, await self.client.read_deployments())
         except (OSError, AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError):
-            return False  # the job reports what is wrong with the file
+            return False  # the job reports the error
 
 
 def superseded(due: "list[FlowRun]") -> "list[FlowRun]":
-    """Return the scheduled runs that a later one of the same deployment supersedes."""
+    """Return the scheduled runs with a later one of the same deployment."""
     scheduled: Any = sorted((run for run in due if run.auto_scheduled), key=attrgetter("expected_start_time"))
     newest = {run.deployment_id: run for run in scheduled}
     return [run for run in scheduled if run is not newest[run.deployment_id]]
 
 
 class _ForkStarter:
-    """A `ProcessStarter` of Prefect's: starts a flow run's process for its executor."""
+    """The `ProcessStarter` of Prefect's executor."""
 
     def __init__(self, zygote: Zygote, configuration: ProcessJobConfiguration, control: "ControlChannel") -> None:
         self._zygote = zygote
@@ -198,7 +198,7 @@ class _ForkStarter:
 
 
 class _NoHooks:
-    """Of flows without hooks; Prefect would import the flows into the worker to find that out."""
+    """For flows without hooks, so that Prefect does not import them into the worker."""
 
     async def run_cancellation_hooks(self, flow_run: "FlowRun", state: "State") -> None: ...
 

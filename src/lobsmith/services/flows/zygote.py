@@ -1,7 +1,7 @@
 """The process that flow runs are forked from: `python -m lobsmith.services.flows.zygote`.
 
-It imports the frequent flows once, except modules that start threads, which a fork would lose. Each job runs in a child
-of its own, which may crash and gives its memory back.
+It imports the frequent flows once, without modules that start threads, which a fork would lose. Each job is a child of
+its own, which may crash and frees its memory.
 """
 
 import atexit
@@ -27,7 +27,7 @@ from lobsmith.services.service import why_away
 ENTRYPOINT = "PREFECT__FLOW_ENTRYPOINT"
 """Environment variable: the run's flow, such as `pipelines/retrain.py:retrain`."""
 PRELOADED = ("pipelines.reconcile", "pipelines.shadow", "pipelines.monitor")
-"""The flows of every few minutes; a retrain, every few hours, imports its own modules."""
+"""The frequent flows; a retrain imports its own modules."""
 _ENGINES = (
     "alembic.command",
     "anyio._backends._asyncio",
@@ -53,16 +53,16 @@ def run_flow() -> None:
     await_server(os.environ["PREFECT_API_URL"], _SERVER_S)
     path, _, flow = os.environ[ENTRYPOINT].partition(":")
     module = path.removesuffix(".py").replace("/", ".")
-    # A module's name in place of a file's: Prefect would run the file once more.
+    # By module name, as Prefect runs a file anew.
     sys.exit(flow_engine._main([f"{module}.{flow}" if module in sys.modules else f"{path}:{flow}"]))
 
 
 def await_server(api: str, within_s: float) -> None:
-    """Wait until Prefect's server answers, so that its restart does not crash a run.
+    """Wait until Prefect's server answers; its restart must not crash a run.
 
     Args:
         api: address of Prefect's API.
-        within_s: longest wait, s; the run then fails by itself.
+        within_s: longest wait, s.
     """
     end = time.monotonic() + within_s
     while why_away(api.rstrip("/")) is not None and time.monotonic() < end:
@@ -73,7 +73,7 @@ JOBS: dict[str, Callable[[], None]] = {"run": run_flow, "register": register}
 
 
 def preload(root: Path) -> None:
-    """Import Prefect's engine and `PRELOADED`; flows are imported relative to `root`.
+    """Import Prefect's engine and `PRELOADED`, which lie below `root`.
 
     Raises:
         RuntimeError: an import has started a thread.
@@ -91,11 +91,11 @@ def preload(root: Path) -> None:
     if threading.active_count() > 1:
         raise RuntimeError(f"an import has started {threading.enumerate()[1:]}, which no child would have")
     gc.collect()
-    gc.freeze()  # garbage collection in a child would copy the pages of all imports
+    gc.freeze()  # else a collection in a child copies the pages of all imports
 
 
 def serve(orders: Connection) -> None:
-    """Fork a child for each order and report its end, until the other end of the pipe is closed."""
+    """Fork a child for each order and report its end, until the pipe is closed."""
     fork = multiprocessing.get_context("fork")
     running: dict[int, multiprocessing.context.ForkProcess] = {}
     while True:
@@ -126,7 +126,7 @@ def _run_job(job: str, environment: Mapping[str, str], orders: Connection, paren
     try:
         JOBS[job]()
     finally:
-        # Not run in a forked process; without them Prefect's threads would end within a request.
+        # A forked process does not run them; Prefect's threads would end within a request.
         atexit._run_exitfuncs()
 
 
@@ -138,7 +138,7 @@ def main(arguments: list[str]) -> None:
     preload(Path.cwd())
     orders.send(Ready())
     serve(orders)
-    # Not sys.exit, which would wait for running children; they end with this process.
+    # sys.exit would wait for children.
     os._exit(0)
 
 
