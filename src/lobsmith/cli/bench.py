@@ -1,4 +1,4 @@
-"""`lobsmith bench`: measurements of performance, each with its baseline in the same run."""
+"""`lobsmith bench`: measurements, each beside its baseline."""
 
 import sys
 from pathlib import Path
@@ -53,7 +53,7 @@ def bench() -> None:
 @json_option
 @click.pass_obj
 def tick(workspace: Workspace, directory: Path | None, calls: int, as_json: bool) -> None:
-    """Latency of a tick answered by a step with state, beside the window of the last 100 rows."""
+    """Latency of a step with state, beside the window of the last 100 rows."""
     from lobsmith.bench.tick import WINDOW, bench_tick
 
     params = load_params(workspace.params)
@@ -81,9 +81,9 @@ def tick(workspace: Workspace, directory: Path | None, calls: int, as_json: bool
 @json_option
 @click.pass_obj
 def features(workspace: Workspace, files: tuple[Path, ...], rounds: int, setup: bool, as_json: bool) -> None:
-    """Book and all features of captured Binance futures sessions, beside hftbacktest replaying the same.
+    """Book and features of captured Binance futures sessions, beside a replay by hftbacktest.
 
-    FILEs are raw captures of one instrument, in order; by default the sessions in the folder LOBSMITH_DATA.
+    FILEs are captures of one instrument, in order; by default those in the folder LOBSMITH_DATA.
     """
     from lobsmith.bench.features import Rates, bench_features
 
@@ -122,7 +122,7 @@ def features(workspace: Workspace, files: tuple[Path, ...], rounds: int, setup: 
 @json_option
 @click.pass_obj
 def mirror(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
-    """Latency of a tick in process, with and without recorder and shadow replicas (candidate and fallback)."""
+    """Latency of a tick in process, with and without recorder and shadow replicas."""
     from lobsmith.bench.mirror import bench_mirror
 
     params = load_params(workspace.params)
@@ -142,7 +142,7 @@ def mirror(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def guard(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
-    """Latency of a tick in process, with and without the guard that decides whether it is actionable."""
+    """Latency of a tick in process, with and without the guard that gates it."""
     from lobsmith.bench.guard import bench_guard
 
     params = load_params(workspace.params)
@@ -190,7 +190,7 @@ def gpu(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Latency of networks on a GPU, from host to host, in every way available, beside the card's limits."""
+    """Latency of networks on a GPU, host to host, in all ways available, beside the card's limits."""
     from lobsmith.bench.gpu import bench_gpu
     from lobsmith.bench.gpu_report import Plan, print_report
 
@@ -229,10 +229,7 @@ def gpu(
 @json_option
 @click.pass_obj
 def swap(workspace: Workspace, swaps: int, rate: float, before: float, as_json: bool) -> None:
-    """Publish, promote, roll back and retire versions under constant load, with a Triton of its own.
-
-    Exits with 1 if a request failed.
-    """
+    """Publish, promote, roll back and retire versions under constant load; exit 1 if a request failed."""
     from lobsmith.bench.swap import bench_swap
 
     params = load_params(workspace.params)
@@ -261,7 +258,7 @@ def swap(workspace: Workspace, swaps: int, rate: float, before: float, as_json: 
 
 
 def _beside(rows: int, rate: float, sides: "dict[str, Latency]", report: "MirrorReport | GuardReport") -> Table:
-    """Return the latencies of ticks answered in several ways in turn, with the ratio of the first two."""
+    """Return a table of latencies with the ratio of the first two sides."""
     table = Table(title=f"{rows:,} rows of each side, in turn, {rate:g} a second")
     for heading in ("", "count", "p50 µs", "p99 µs"):
         table.add_column(heading, justify="right" if heading else "left")

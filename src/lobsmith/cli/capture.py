@@ -41,7 +41,7 @@ def capture(
     rest_url: str | None,
     as_json: bool,
 ) -> None:
-    """Capture depth, tickers and trades of Binance SYMBOLs with their REST snapshots, a file per symbol and UTC day."""
+    """Capture depth, tickers, trades and REST snapshots of Binance SYMBOLs, a file per symbol and UTC day."""
     from lobsmith.market.live.files import FileLimits, RawFiles, cut_torn_tails
     from lobsmith.market.live.websocket import CaptureLimits, Summary, WebSocketFeed, capture_feed
 

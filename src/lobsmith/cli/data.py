@@ -1,4 +1,4 @@
-"""`lobsmith data`: describe, ingest, simulate, capture and validate market data."""
+"""`lobsmith data`: market data."""
 
 import tempfile
 from pathlib import Path
@@ -41,7 +41,7 @@ data.add_command(watch)
 def describe(
     workspace: Workspace, files: tuple[Path, ...], quarantine: Path | None, settings: tuple[str, ...], as_json: bool
 ) -> None:
-    """Summarise FILEs: counts by kind, faults, clock offset, segments. Files of one instrument are one stream."""
+    """Summarise FILEs: counts, faults, clock offset, segments. Files of one instrument are one stream."""
     from lobsmith.errors import DataError
     from lobsmith.market.readers import open_captures
     from lobsmith.market.venues.formats import group_by_instrument
@@ -128,7 +128,7 @@ def ingest(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Read captures of one or several instruments into the store: Parquet by venue, symbol and UTC day."""
+    """Read captures into the store: Parquet by venue, symbol and UTC day."""
     from lobsmith.stages.ingest import ingest as run
 
     params = load_params(workspace.params, overrides(settings))

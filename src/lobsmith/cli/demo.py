@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 SHORT = {
     "data.simulator.seconds": 1200,
-    # A demonstration uses minutes of data, not hours: all there are.
+    # Minutes of data, not hours.
     "window.minimum_coverage": 0.0,
     "window.minimum_rows": 5000,
     "train.epochs": 30,
     "walk_forward.folds": 2,
     "walk_forward.epochs": 6,
 }
-"""Parameters of a demonstration; none is part of the wire contract, so scheduled retrains continue the model."""
+"""Parameters outside the wire contract, so that scheduled retrains continue the model."""
 _ROWS = {"grpc": 8000, "http": 1000}
 """Held-out rows sent over each protocol, in single requests."""
 
@@ -62,8 +62,7 @@ def demo(
 ) -> None:
     """Simulate or read a market, retrain, serve with Triton, and replay held-out rows through it.
 
-    lobsmith up, the schedules and all commands use the published version. Refused where a version that no demonstration
-    made is in service.
+    Published for lobsmith up and all commands. Refused where a version of no demonstration is in service.
     """
     replaced = overrides(settings, model)
     if drift:
@@ -81,7 +80,7 @@ def demo(
             from pipelines.retrain import retrain as flow
 
             note("a server of its own runs for as long as the flow")
-        # Forced: an earlier demonstration may have trained on the same window.
+        # Forced: the window may have been trained on before.
         retrained = flow(str(workspace.root), files or None, changes, force=True, demo=True)
     params = load_params(workspace.params, changes)
 
@@ -99,7 +98,7 @@ def refuse_production(workspace: Workspace, model: str) -> None:
     """Check that a demonstration replaces demonstrations only.
 
     Raises:
-        ReleaseError: active version or candidate was not made by a demonstration.
+        ReleaseError: active version or candidate is of no demonstration.
     """
     from lobsmith.release.repository.repository import Repository
     from lobsmith.release.version.manifest import read_manifest
@@ -116,7 +115,7 @@ def refuse_production(workspace: Workspace, model: str) -> None:
 
 
 def _serve_and_replay(workspace: Workspace, params: Params, dataset: "Dataset") -> "dict[str, ReplayResult]":
-    """Replay held-out rows through the running server, else through one started on free ports."""
+    """Replay held-out rows through the running server, else one on free ports."""
     from msgspec.structs import replace
 
     from lobsmith.models.split import split
@@ -178,7 +177,7 @@ def _show(
     parts = parts_of([dataset], params.split)
     served = measured["grpc"]
     rows = replayed_rows(dataset, int(parts[0].split.test[0]), _ROWS["grpc"])
-    # Trained again, in a second each: baselines for the rows that were replayed.
+    # Baselines on the replayed rows, trained again in a second each.
     scores = {MODEL: served.scores}
     for name, probabilities in rivals(parts, params, dataset, rows).items():
         scores[name] = score(probabilities, dataset.labels[rows], dataset.horizons_ms)

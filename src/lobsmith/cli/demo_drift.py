@@ -1,4 +1,4 @@
-"""`lobsmith demo --drift`: a market that changes under a model in service, with drift checks before and after."""
+"""`lobsmith demo --drift`: drift checks before and after a change of the market."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ _TRAINING_S = 1200
 _STRETCH_S = 100
 """Length of the stream between two drift checks, s."""
 _CALM, _CHANGED = 1, 3
-"""Stretches before the change, and most stretches after it; the demonstration ends once drift is found."""
+"""Stretches before the change, and at most after it, until drift is found."""
 _FACTORS = {"order": 8.0, "queue": 8.0}
 """Factors of order and queue sizes in the changed market."""
 _SETTINGS: dict[str, Any] = {
@@ -43,7 +43,7 @@ _SETTINGS: dict[str, Any] = {
     "compress.pruning": [],
     "compress.precisions": ["fp32"],
     "compress.calls": 200,
-    # Evidently draws all columns twice; a few hundred rows suffice.
+    # Evidently draws all columns twice.
     "drift_report.rows": 1000,
     "drift_report.deadline_s": 60,
     "gates.skill": 10.0,
@@ -51,12 +51,12 @@ _SETTINGS: dict[str, Any] = {
     "gates.walk_forward": 10.0,
 }
 _SERVERS = (MLFLOW_URI, "PREFECT_API_URL", "PREFECT_HOME")
-"""Environment variables through which the demonstration would reach the servers of the model in service."""
+"""Environment variables of the servers of the model in service."""
 _LEASE_S = 60.0
 
 
 class Stretch(Struct, frozen=True, kw_only=True):
-    """A stretch of the stream and the drift check at its end; `changed` after the market's change."""
+    """A stretch of the stream with its drift check; `changed` once the market has."""
 
     changed: bool
     rows: int
@@ -68,9 +68,9 @@ class Stretch(Struct, frozen=True, kw_only=True):
 
 
 def demonstrate_drift(workspace: Workspace, settings: Mapping[str, Any], *, as_json: bool) -> None:
-    """Train on a simulated market, serve, change the market, and check for drift before and after.
+    """Train on a simulated market, serve, and run drift checks before and after a change of the market.
 
-    All in `.lobsmith/drift_demo`, made anew each time, so that mode and retrain requests of the model in service stay.
+    All in a new folder, `.lobsmith/drift_demo`, apart from the model in service.
 
     Args:
         workspace: source of `params.yaml`.
@@ -120,7 +120,7 @@ def _new_workspace(workspace: Workspace) -> Workspace:
 
 
 def _market(params: Params) -> "Dataset":
-    """Return the training market continued, with a change after the calm stretches."""
+    """Return the training market, continued and changed after the calm stretches."""
     from lobsmith.features.dataset import build_dataset
     from lobsmith.market.simulator import Change, Dynamics, simulate
 
@@ -156,7 +156,7 @@ def _serve(
 
 
 def _replay_stretch(workspace: Workspace, params: Params, dataset: "Dataset", from_s: float) -> "ReplayResult":
-    """Replay `_STRETCH_S` seconds of the session, row by row, as fast as the server answers."""
+    """Replay `_STRETCH_S` seconds, as fast as the server answers."""
     import numpy as np
 
     from lobsmith.monitoring.log.writer import Source

@@ -1,4 +1,4 @@
-"""`lobsmith reconcile`, `shadow`, `monitor` and `drift`: run a flow once."""
+"""`lobsmith reconcile`, `shadow`, `monitor`, `drift`: run a flow."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def reconcile(workspace: Workspace, model: str | None, settings: tuple[str, ...]
 def shadow(
     workspace: Workspace, model: str | None, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool
 ) -> None:
-    """Evaluate the candidate on live rows so far: promote it, reject it, or wait."""
+    """Evaluate the candidate on live rows: promote it, reject it, or wait."""
     changes = _checked(workspace, model, settings)
     with prefect(workspace):
         from pipelines.shadow import shadow as flow

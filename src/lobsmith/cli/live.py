@@ -91,9 +91,9 @@ def live(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Predict on the live feed of SYMBOLs, or a played one, until Ctrl-C; a line a second for each.
+    """Predict on the live feed of SYMBOLs, or a played one, until Ctrl-C.
 
-    Rows and answers are logged as live, for shadow evaluation, drift checks and rollback; the feed is captured into
+    Rows and answers are logged as live, for evaluations and drift checks, and the feed is captured into
     .lobsmith/captures for the next retrain.
     """
     from lobsmith.market.simulator import Dynamics
@@ -192,7 +192,7 @@ def check_feed(
 
     Raises:
         click.UsageError: options do not go together.
-        DataError: no feed or more than one, or a file is missing or cannot be played.
+        DataError: not exactly one feed, or a file cannot be played.
         ClockError: the workspace's time is not that of a venue.
     """
     if (bool(files), seed is not None, bool(symbols) and not files).count(True) != 1:
@@ -232,10 +232,9 @@ def _clock(workspace: Workspace, speed: float | None) -> "Iterator[None]":
 
 
 def market_seed(workspace: Workspace, model: str, seed: int) -> int:
-    """Return `seed` for the first session, plus the workspace's time in ms, which never decreases, for later ones.
+    """Return `seed` for the first session, later plus the workspace's time, ms, for a market never trained on.
 
-    A market played twice would evaluate the model on its training data. A capture or a logged live session of the model
-    marks a later session.
+    A capture or a logged live session of the model tells that it is not the first.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -278,7 +277,7 @@ def _played(files: tuple[Path, ...], symbols: tuple[str, ...], *, loop: bool) ->
 
 
 def _instruments(endpoint: "Endpoint", symbols: tuple[str, ...], stop: Event) -> "list[Instrument]":
-    """Return the instruments of the symbols, with retries while the venue does not answer; empty after `stop`."""
+    """Return the instruments of the symbols, with retries until the venue answers; empty after `stop`."""
     from lobsmith.market.live.listing import instrument_of
 
     printed = ""

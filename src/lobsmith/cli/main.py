@@ -30,7 +30,7 @@ from lobsmith.workspace import Workspace
 
 
 class _Commands(click.Group):
-    """Reports `LobsmithError` as one line with exit status 1."""
+    """Reports `LobsmithError` in one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -86,6 +86,6 @@ for command in (
 def main() -> None:
     """Run the command line."""
     telemetry.turn_off()
-    # Python's default on SIGTERM would leave servers that a flow started running.
+    # Python's default would leave a flow's servers running.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     cli()

@@ -1,4 +1,4 @@
-"""`lobsmith mode`: show the mode of a model, or set it by hand."""
+"""`lobsmith mode`: a model's mode."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ _LINES = 5
 
 @click.group()
 def mode() -> None:
-    """Show or set the mode, which decides what predictions are actionable: normal, conservative or paused."""
+    """Show or set the mode that gates predictions: normal, conservative or paused."""
 
 
 @mode.command()
@@ -28,7 +28,7 @@ def mode() -> None:
 @json_option
 @click.pass_obj
 def show(workspace: Workspace, model: str | None, as_json: bool) -> None:
-    """Show the mode with its reason, the last drift check, and the last changes."""
+    """Show mode, reason, last drift check and last changes."""
     from lobsmith.monitoring.mode.store import changes, read_mode
 
     params = load_params(workspace.params, overrides((), model))
@@ -115,7 +115,7 @@ def _described(published: "PublishedMode", params: ModeParams) -> list[tuple[str
 
 
 def _actionable(published: "PublishedMode", params: ModeParams) -> str:
-    """Return the confidence buckets that are actionable in conservative mode."""
+    """Return the buckets that are actionable in conservative mode."""
     from lobsmith.monitoring.mode.hit_rates import allowed
 
     rates = published.win_rates

@@ -1,4 +1,4 @@
-"""`lobsmith models`: list, show, promote and roll back versions."""
+"""`lobsmith models`: versions."""
 
 import sys
 from typing import TYPE_CHECKING, Any
@@ -120,7 +120,7 @@ def promote(
 ) -> None:
     """Make VERSION the champion and serve it: a number in the repository, registry:N, by default the challenger.
 
-    An older artifact gets a new, highest number. Exits with status 1 if it is not served.
+    An older artifact gets a new, highest number. Exits with 1 if it is not served.
     """
     from lobsmith.release.context import Release
     from lobsmith.release.publish.promote import promotion_plan
@@ -175,9 +175,9 @@ def rollback(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Roll back to VERSION, which must be listed; by default the last valid one before the active version.
+    """Roll back to VERSION, a listed one; by default the last valid one before the active version.
 
-    Repository and Triton change at once, also without MLflow; its alias follows.
+    Repository and Triton change at once; MLflow's alias follows.
     """
     from lobsmith.release.context import Release
     from lobsmith.release.reconcile.reconcile import reconcile

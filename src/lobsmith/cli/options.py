@@ -1,4 +1,4 @@
-"""Options shared by commands, and output of results."""
+"""Shared options, and output of results."""
 
 import os
 import sys
@@ -61,7 +61,7 @@ source_option = click.option(
 
 
 def capture_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--capture FILE…`: the option may be repeated or followed by several files."""
+    """Add `--capture FILE…`, which takes several files or may be repeated."""
     path = click.Path(path_type=Path)
     command = click.option("--capture", "captures", multiple=True, type=path, help="Captures, in order.")(command)
     return click.argument("more", nargs=-1, type=path, metavar="[FILE]...")(command)
@@ -71,7 +71,7 @@ def overrides(settings: tuple[str, ...], model: str | None = None) -> dict[str, 
     """Return `NAME=VALUE` pairs, and the model of `--model`, as parameters.
 
     Raises:
-        click.BadParameter: a setting is no pair, or its value is not YAML.
+        click.BadParameter: no such pair, or not YAML.
     """
     table: dict[str, Any] = {}
     for setting in settings:
@@ -102,8 +102,8 @@ def changes(at_s: float | None, factors: tuple[str, ...], dynamics: "Dynamics") 
     """Return the changes of the simulated market.
 
     Raises:
-        click.UsageError: one of the two options is missing, or a factor is no number.
-        DataError: there is no such constant, or the market is impossible.
+        click.UsageError: an option is missing or no number.
+        DataError: no such constant, or an impossible market.
     """
     from lobsmith.market.simulator import Change
 
@@ -128,20 +128,20 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def prefect(workspace: Workspace) -> Iterator[None]:
-    """Point Prefect, to be imported in the block, at the workspace, unless the environment says otherwise.
+    """Point Prefect, to be imported in the block, at the workspace, unless set in the environment.
 
-    Runs go to the server of `lobsmith up`; without it, Prefect starts one for the run.
+    Without a server of `lobsmith up`, Prefect starts one for the run.
 
     Raises:
-        FlowsError: Prefect's server does not answer, or the database of the one to start is corrupt.
+        FlowsError: the server does not answer, or its database is corrupt.
     """
     if (running := running_prefect(workspace)) is not None:
         os.environ.setdefault("PREFECT_API_URL", running)
     os.environ.setdefault("PREFECT_HOME", str(workspace.prefect))
-    # Prefect's server does not create parent folders; it would time out.
+    # Prefect's server creates no parent folders and times out.
     Path(os.environ["PREFECT_HOME"]).expanduser().mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    # The command reports a failing stage in one line; Prefect would add its traceback.
+    # No tracebacks: the command reports an error in one line.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     address = os.environ.get("PREFECT_API_URL")
     away = f"{address or 'the server that Prefect starts for a run'}: Prefect's server does not answer"

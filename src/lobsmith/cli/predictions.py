@@ -103,7 +103,7 @@ def export(workspace: Workspace, file: Path, model: str | None, hours: float | N
 @json_option
 @click.pass_obj
 def close(workspace: Workspace, session: str, model: str | None, as_json: bool) -> None:
-    """Close SESSION, whose client has crashed, so that its rows are not waited for."""
+    """Close SESSION of a crashed client, so that its rows are not waited for."""
     from lobsmith.monitoring.log.sessions import close_session
     from lobsmith.params import load_params
     from lobsmith.process import user

@@ -68,8 +68,7 @@ def replay(
 ) -> None:
     """Replay captured FILES, in order as one stream, and print accuracy and latency.
 
-    Rows and answers go into the model's prediction log, also those of its candidate and fallback. A guard counts the
-    actionable rows.
+    Answers of the model, its candidate and its fallback go into the prediction log.
     """
     from msgspec.structs import replace
 
@@ -130,7 +129,7 @@ def replay(
 
 
 def recorded_line(recorded: "Recorded") -> str:
-    """Return the counts of logged and mirrored rows in one line."""
+    """Return counts of logged and mirrored rows."""
     line = (
         f"logged {recorded.logged:,} of {recorded.rows:,} rows as {recorded.session}; mirrored to the candidate "
         f"{recorded.candidate:,}, to the fallback {recorded.fallback:,}"
@@ -144,7 +143,7 @@ def recorded_line(recorded: "Recorded") -> str:
 
 
 def actions_line(actions: "ActionSummary") -> str:
-    """Return the counts of actionable rows by mode and reason in one line."""
+    """Return counts of actionable rows, modes and reasons."""
     modes = ", ".join(f"{mode} {rows:,}" for mode, rows in actions.modes.items())
     line = f"actionable: {actions.acted:,} rows, {actions.in_full:,} of them at every horizon; {modes}"
     if actions.abstained:

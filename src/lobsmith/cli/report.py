@@ -1,4 +1,4 @@
-"""`lobsmith report`: reports to review, as pages and JSON."""
+"""`lobsmith report`: pages and JSON to review."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,9 @@ report.add_command(report_shadow)
 
 @report.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
-@click.option("--test", "tested", multiple=True, type=click.Path(path_type=Path), help="Test on this file instead.")
+@click.option(
+    "--test", "tested", multiple=True, type=click.Path(path_type=Path), help="Test on this file; may be repeated."
+)
 @click.option("--rivals", default="", help="Baselines to compare with, by comma; default: evaluation.rivals.")
 @click.option("--seeds", default="", help="Further seeds of the model's network, by comma.")
 @click.option("--directory", type=click.Path(path_type=Path, file_okay=False), help="Default: .lobsmith/reports.")
@@ -48,9 +50,8 @@ def evaluation(
 ) -> None:
     """Train on captured FILEs and test on rows held out of them, beside baselines.
 
-    Without FILEs, show the evaluation of the newest retrain or dvc repro.
-
-    With --test, which may be repeated, all rows of FILEs train and all rows of the test files are held out.
+    Without FILEs, show the newest evaluation of a retrain or dvc repro. With --test, train on all rows of FILEs and test
+    on all rows of the test files.
     """
     params = load_params(workspace.params, overrides(settings))
     evaluations: list[Evaluation]

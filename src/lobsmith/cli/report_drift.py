@@ -1,4 +1,4 @@
-"""`lobsmith report drift`: the newest drift check, or that of a time."""
+"""`lobsmith report drift`: a drift check."""
 
 import signal
 import webbrowser
@@ -37,7 +37,7 @@ def report_drift(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Show the verdicts of the newest drift check, and the paths of its reports."""
+    """Show verdicts of the newest drift check, and paths of its reports."""
     from lobsmith.monitoring.drift import history
     from lobsmith.monitoring.drift.report import read_content
 
@@ -81,7 +81,7 @@ def _show(content: "Content") -> None:
 
 
 def _open(workspace: Workspace, content: "Content", page: str, port: int | None) -> None:
-    """Open the page and, where there is a report, Evidently's with its server."""
+    """Open the page, and Evidently's if it has a report."""
     from lobsmith.monitoring.drift.evidently_ui import evidently_ui, evidently_workspace
 
     folder = evidently_workspace(workspace)

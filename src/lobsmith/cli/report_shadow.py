@@ -39,9 +39,9 @@ def report_shadow(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Compare candidate and active version on the rows that both answered so far, as a page and as JSON.
+    """Compare candidate and active version on the rows that both answered, as a page and JSON.
 
-    Nothing is promoted, rejected or rolled back; the flows do that on the same comparison.
+    Nothing is promoted, rejected or rolled back; the flows do that.
     """
     from lobsmith.files import write_atomic
     from lobsmith.monitoring.live_evaluation import evaluate_active, evaluate_candidate
@@ -51,7 +51,7 @@ def report_shadow(
     from lobsmith.release.version.names import candidate_model
 
     params = load_params(workspace.params, overrides(settings, model))
-    # The page covers rows that both answered, those of an A/B test included.
+    # Rows that both answered, those of an A/B test included.
     params = replace(params, shadow=replace(params.shadow, share=0.0))
     name = params.model.name
     repository, deployment = Repository.of(workspace), candidate_model(name)

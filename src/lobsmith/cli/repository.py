@@ -1,4 +1,4 @@
-"""`lobsmith repository`: verify and repair the model repository."""
+"""`lobsmith repository`: the model repository."""
 
 import sys
 
@@ -21,10 +21,7 @@ def repository() -> None:
 @set_option
 @click.pass_obj
 def verify(workspace: Workspace, repairs: bool, as_json: bool, settings: tuple[str, ...]) -> None:
-    """Check files, signatures, policies, companions, journal and server against each other.
-
-    Exits with status 1 if an integrity error is left.
-    """
+    """Check files, signatures, policies, companions, journal and server; exit 1 if an error is left."""
     from lobsmith.release.audit.repair import repair
     from lobsmith.release.audit.verify import verify as find_incidents
     from lobsmith.release.context import Release
@@ -52,7 +49,7 @@ def verify(workspace: Workspace, repairs: bool, as_json: bool, settings: tuple[s
 
 
 def _served(workspace: Workspace) -> dict[str, list[int]] | None:
-    """Return the versions that Triton serves; None where it does not answer, so that the disk is checked anyhow."""
+    """Return the versions that Triton serves; None, and a warning, if it does not answer."""
     from lobsmith.serving.triton.control import served_versions
 
     try:

@@ -1,4 +1,4 @@
-"""`lobsmith models reproduce`: build a published version again from its manifest."""
+"""`lobsmith models reproduce`: a published version built again."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,9 +34,9 @@ def reproduce(
     keep: bool,
     as_json: bool,
 ) -> None:
-    """Build VERSION, by default the active one, again from its manifest and compare: exit status 1 if it differs.
+    """Build VERSION, by default the active one, again from its manifest; exit 1 if it differs.
 
-    The data are those of the version's run; if its folder is gone, pass the captures with --capture.
+    The data are those of its run; if their folder is gone, pass --capture.
     """
     from lobsmith.release.reproduce import DIFFERENT
     from lobsmith.release.reproduce import reproduce as rebuild

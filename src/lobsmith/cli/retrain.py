@@ -1,4 +1,4 @@
-"""`lobsmith retrain`: run the retrain flow once."""
+"""`lobsmith retrain`: the retrain flow."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def retrain(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Train on the newest window of data, gate, and publish the result as a candidate."""
+    """Train on the newest window, gate, and publish a candidate."""
     changes = overrides(settings, model)
     load_params(workspace.params, changes)  # reports a mistake before Prefect is started
     files = [str(path.resolve()) for path in (*captures, *more)]

@@ -69,7 +69,7 @@ def _show_candidates(directory: Path, *, as_json: bool) -> None:
 
 
 def losses_table(summary: "Compressed") -> Table:
-    """Return the candidates' losses against the network as trained, on held-out rows."""
+    """Return the candidates' losses on held-out rows."""
     title = "What candidates lose on held-out rows (upper ends of 95 % of test and validation rows)"
     table = _table(title, "log-loss", "at most", "at most, validation", "MCC", "directions as FP32", "parity")
     for row in summary.candidates:
@@ -89,7 +89,7 @@ def losses_table(summary: "Compressed") -> Table:
 
 
 def times_table(summary: "Compressed") -> Table:
-    """Return latency, size and outcome of the candidates."""
+    """Return the candidates' latency, size and outcome."""
     from lobsmith.compress.timing import USES
 
     title = f"For use in {summary.use}: microseconds of a call; times as fast as FP32 in the same run"

@@ -1,4 +1,4 @@
-"""`lobsmith status`: requested and actual state of the models."""
+"""`lobsmith status`: requested and actual state."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +27,7 @@ _Value = TypeVar("_Value")
 @json_option
 @click.pass_obj
 def status(workspace: Workspace, at: str | None, model: str | None, as_json: bool) -> None:
-    """Show what the registry requests, the repository has and Triton serves, of all models or of one."""
+    """Show what the registry requests, the repository has and Triton serves."""
     if at is not None:
         _show_past(workspace, at, model, as_json)
         return
@@ -143,7 +143,7 @@ def _mode(workspace: Workspace, model: str) -> dict[str, str] | None:
 
 
 def _service_state(workspace: Workspace, model: str) -> dict[str, str] | None:
-    """Return name, detail and colour of the state of a production model in service."""
+    """Return name, detail and colour of a production model's state."""
     from lobsmith.monitoring.mode.store import read_mode
     from lobsmith.monitoring.state import connected, state_now
     from lobsmith.params import load_params
@@ -164,7 +164,7 @@ def _service_state(workspace: Workspace, model: str) -> dict[str, str] | None:
 
 
 def _waiting_reason(workspace: Workspace, model: str) -> str | None:
-    """Return what refused clients of a production model wait for; None where there are none."""
+    """Return what refused clients of a model wait for, if any."""
     from lobsmith.monitoring.waiting import unopposed, waiting
     from lobsmith.params import load_params
     from lobsmith.release.repository.repository import Repository
@@ -201,7 +201,7 @@ def _state(workspace: Workspace, only: str | None) -> dict[str, Any]:
 
     repository = Repository.of(workspace)
     errors: list[str] = []
-    # A corrupt file must not hide the rest of the state.
+    # A corrupt file must not hide the rest.
     control = _value(errors, lambda: connect(workspace))
     models = {}
     for model in repository.models():
@@ -257,7 +257,7 @@ def _state(workspace: Workspace, only: str | None) -> dict[str, Any]:
 
 
 def _incidents(workspace: Workspace) -> list[dict[str, Any]]:
-    """Return the repository's integrity errors except those of a version's files."""
+    """Return the integrity errors outside a version's files."""
     import msgspec
 
     from lobsmith.release.audit.verify import IntegrityKind, verify
@@ -272,7 +272,7 @@ def _incidents(workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def _value(errors: list[str], read: Callable[[], _Value]) -> _Value | None:
-    """Return the value of `read`; where that raises, None, and its message is added to `errors`."""
+    """Return the value of `read`, or None with its error added to `errors`."""
     try:
         return read()
     except LobsmithError as error:
@@ -283,7 +283,7 @@ def _value(errors: list[str], read: Callable[[], _Value]) -> _Value | None:
 
 
 def _aliases(workspace: Workspace, model: str) -> dict[str, str | None]:
-    """Return the registry's champion and challenger and the last verdict on the challenger, or the registry's error."""
+    """Return champion, challenger and its last verdict, or the registry's error."""
     import msgspec
 
     from lobsmith.release.registry.aliases import SHADOW, wanted

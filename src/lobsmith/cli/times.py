@@ -8,7 +8,7 @@ from lobsmith.units import NS_PER_S
 
 
 def parse_time(text: str) -> datetime:
-    """Return the time of an option `--at`, UTC unless it has a zone.
+    """Return the time of `--at`, UTC unless it has a zone.
 
     Raises:
         click.BadParameter: it is no ISO 8601 time.

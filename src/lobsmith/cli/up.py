@@ -1,4 +1,4 @@
-"""`lobsmith up`, `down` and `logs`: all services of a workspace as one."""
+"""`lobsmith up`, `down` and `logs`: the services of a workspace."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,7 @@ def up(
 ) -> None:
     """Run everything until Ctrl-C: Prefect, its worker, MLflow, Triton, Evidently's pages.
 
-    With --live also a live session: lobsmith up --live BTCUSDT, or lobsmith up --live --from FILE.
+    With a live session: lobsmith up --live BTCUSDT, or lobsmith up --live --from FILE.
     """
     workspace: Workspace = context.obj
     if arguments and not live:
@@ -96,7 +96,7 @@ def up(
 @click.command()
 @click.pass_obj
 def down(workspace: Workspace) -> None:
-    """End `lobsmith up` with all its services, and wait for their end."""
+    """End `lobsmith up` and its services, and wait for them."""
     from lobsmith.services.background import end_run
 
     run = end_run(workspace)
@@ -113,7 +113,7 @@ def down(workspace: Workspace) -> None:
 @click.option("-n", "--lines", type=click.IntRange(0), default=20, show_default=True, help="Newest lines of each.")
 @click.pass_obj
 def logs(workspace: Workspace, names: tuple[str, ...], following: bool, lines: int) -> None:
-    """Show the newest lines of the logs of services NAME, by default of all."""
+    """Show the newest lines of services' logs, by default of all."""
     from lobsmith.services.logs import follow, last_lines, log_folder, log_names
 
     available = log_names(workspace)
@@ -145,7 +145,6 @@ def _free_ports() -> dict[str, int]:
 
 
 def _check_live(context: click.Context, workspace: Workspace, arguments: tuple[str, ...], speed: float) -> None:
-    """Check the arguments of `lobsmith live` before anything is started."""
     with live_command.make_context("live", list(arguments), parent=context) as live_context:
         feed = {name: live_context.params[name] for name in ("symbols", "files", "seed", "loop", "factors")}
         if live_context.params["speed"] is not None:

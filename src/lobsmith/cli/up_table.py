@@ -1,4 +1,4 @@
-"""The displays of `lobsmith up`: a table on a terminal, else a line or JSON object per change."""
+"""The displays of `lobsmith up`: a table, lines or JSON objects."""
 
 import time
 from collections.abc import Iterator
@@ -38,18 +38,18 @@ _COMPLETED = "Completed"
 
 
 class Memory:
-    """Resident memory of each service with all processes below it, measured every few seconds."""
+    """Resident memory of the services' process trees."""
 
     def __init__(self) -> None:
         self._due = 0.0
         self._known: dict[int, int] = {}
 
     def of(self, pid: int | None) -> str:
-        """Return the memory of a process tree as text, empty where it is not measured."""
+        """Return a process's memory as text, empty where unknown."""
         return f"{self._known[pid]} MiB" if pid in self._known else ""
 
     def measure(self, run: Run) -> None:
-        """Measure, unless the last measurement is recent."""
+        """Measure at most every `_MEMORY_PERIOD_S`."""
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + _MEMORY_PERIOD_S
@@ -58,7 +58,7 @@ class Memory:
 
 
 def process_tree(pid: int) -> Iterator[tuple[psutil.Process, int]]:
-    """Yield a process and its descendants, each with its resident memory, bytes."""
+    """Yield a process and its descendants with their resident memory, bytes."""
     with suppress(psutil.Error):
         top = psutil.Process(pid)
         for process in (top, *top.children(recursive=True)):
@@ -67,7 +67,7 @@ def process_tree(pid: int) -> Iterator[tuple[psutil.Process, int]]:
 
 
 def table_of(run: Run, memory: Memory, overview: Overview, width: int = _NARROW) -> RenderableType:
-    """Return the table of services, the models in service, and the next runs; below `_NARROW` columns, lines."""
+    """Return services, models and next runs; a table from `_NARROW` columns on, else lines."""
     memory.measure(run)
     title = f"lobsmith up, process {run.process.pid}"
     services: list[RenderableType] = [Text(line) for line in (title, *map(line_of, run.services))]
@@ -109,7 +109,7 @@ def line_of(service: ServiceState) -> str:
 
 
 def pages_line(run: Run) -> str:
-    """Return the addresses of the pages that are ready in one line."""
+    """Return the ready pages in one line."""
     ready = [service for service in run.services if service.page and service.state in (Phase.READY, Phase.ELSEWHERE)]
     pages = [f"{service.address} ({service.name})" for service in ready]
     return f"open {', '.join(pages)}" if pages else "no page is ready; see `lobsmith logs`"
@@ -124,7 +124,7 @@ class Display(Protocol):
         """Show a change of a service."""
 
     def tick(self, run: Run) -> None:
-        """Show the state of all services, about once a second."""
+        """Show all services, once a second."""
 
 
 class JsonLines(AbstractContextManager["JsonLines"]):
@@ -134,7 +134,7 @@ class JsonLines(AbstractContextManager["JsonLines"]):
         """Nothing to close."""
 
     def change(self, state: ServiceState) -> None:
-        """Print the state with its time."""
+        """Print it."""
         print_json({"time": datetime.now(UTC), **msgspec.structs.asdict(state)})
 
     def tick(self, run: Run) -> None:
@@ -144,7 +144,7 @@ class JsonLines(AbstractContextManager["JsonLines"]):
 class Lines(AbstractContextManager["Lines"]):
     """A line per change, and the pages once all services are ready.
 
-    Not printed by rich, which ends the process when the reader of a pipe has ended.
+    Without rich, which ends the process at a broken pipe.
     """
 
     def __init__(self) -> None:
@@ -154,11 +154,11 @@ class Lines(AbstractContextManager["Lines"]):
         """Nothing to close."""
 
     def change(self, state: ServiceState) -> None:
-        """Print the state with its time."""
+        """Print it."""
         click.echo(f"{datetime.now(UTC):%H:%M:%S}  {line_of(state)}")
 
     def tick(self, run: Run) -> None:
-        """Print the pages once, when all services are ready."""
+        """Print the pages once all services are ready."""
         if not run.unready and not self._ready:
             self._ready = True
             click.echo(f"{pages_line(run)}; `lobsmith down` or Ctrl-C stops")

@@ -1,4 +1,4 @@
-"""`lobsmith data watch`: flash crashes and accumulation patterns in captures."""
+"""`lobsmith data watch`: flash crashes and accumulation patterns."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,7 +51,7 @@ def _watched(paths: list[Path], params: Params) -> dict[str, Any]:
         detectors = None
         alerts, windows = [], []
         for events in feed:
-            if detectors is None:  # the instrument is known from the first batch on
+            if detectors is None:  # the instrument comes with the first batch
                 settings = params.surveillance
                 detectors = (
                     CrashDetector(feed.instrument, settings.crash),
