@@ -118,7 +118,7 @@ def up(root: Path, *services: dict[str, Any], out: Path | None = None, speed: fl
                 os.kill(pid, signal.SIGKILL)
 
 
-def lives(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False

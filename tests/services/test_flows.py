@@ -22,7 +22,7 @@ from prefect.client.schemas.responses import (
 )
 
 from lobsmith.process import Heartbeat
-from lobsmith.services.flows.__main__ import _answering
+from lobsmith.services.flows.__main__ import _await_prefect
 from lobsmith.services.flows.forks import Zygote
 from lobsmith.services.flows.worker import ForkWorker
 from lobsmith.services.flows.zygote import await_server
@@ -82,7 +82,7 @@ def refusing_with(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.parametrize("refusing_with", [401, 404], indirect=True)
 def test_a_server_that_wants_a_key_is_not_waited_for(refusing_with: str) -> None:
-    asyncio.run(asyncio.wait_for(_answering(refusing_with, Heartbeat()), 10))
+    asyncio.run(asyncio.wait_for(_await_prefect(refusing_with, Heartbeat()), 10))
 
 
 def test_a_run_waits_for_a_server_that_is_being_started_again() -> None:

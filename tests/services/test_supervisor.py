@@ -23,7 +23,7 @@ from lobsmith.services.run import read_run
 from lobsmith.services.watched import FIRST_BACKOFF_S, Watched
 from lobsmith.serving.ports import free_ports
 from lobsmith.workspace import Workspace
-from tests.services.stand_ins import BEATING, GRANDPARENT, SERVER, SLEEPER, STUBBORN, lives, service, up
+from tests.services.stand_ins import BEATING, GRANDPARENT, SERVER, SLEEPER, STUBBORN, is_running, service, up
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_services_start_in_order_and_stop_in_reverse(root: Path) -> None:
         assert running.end() == 0
         assert [name for name, state, *_ in running.changes if state == "stopped"] == ["third", "second", "first"]
         assert read_run(Workspace(root)) is None
-        assert [pid for pid in pids if lives(pid)] == []
+        assert [pid for pid in pids if is_running(pid)] == []
         assert marked(str(root)) == []
 
 
@@ -128,7 +128,7 @@ def test_pauses_grow_to_ten_seconds_and_begin_anew_after_a_steady_minute(root: P
     watched = Watched(service(root, beating("one")), root / "log", "mark", lambda: None)
     pauses = []
     for ran_s in (0.0,) * 8 + (61.0, 0.0):
-        watched._again("why", ran_s)
+        watched._restart_later("why", ran_s)
         pauses.append(float(watched.state.why.split()[-2]))
     assert pauses == [0.25, 0.5, 1, 2, 4, 8, 10, 10, 0.25, 0.5]
 
@@ -166,7 +166,7 @@ def test_a_service_that_hangs_is_said_not_to_answer_and_started_again(
         running.eventually(lambda: "restarting" in running.states("first"))
         running.ready("first")
         assert running.pid("first") != hanging
-        assert not lives(hanging)
+        assert not is_running(hanging)
 
 
 def test_a_service_that_is_never_ready_is_started_again(root: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_service_that_ignores_sigterm_is_killed_after_its_deadline(root: Path)
         pid, at = running.pid("stubborn"), time.monotonic()
         assert running.end() == 0
         assert 0.5 < time.monotonic() - at < 10
-        assert not lives(pid)
+        assert not is_running(pid)
 
 
 def test_a_second_signal_kills_at_once(root: Path) -> None:
@@ -227,7 +227,7 @@ def test_sigkill_of_the_supervisor_leaves_no_process(root: Path, code: str) -> N
         if code is GRANDPARENT:
             running.eventually(lambda: len(marked(str(root))) == 3)
         running.process.kill()
-        running.eventually(lambda: not lives(running.pid("first")) and not lives(running.pid("second")), 2)
+        running.eventually(lambda: not is_running(running.pid("first")) and not is_running(running.pid("second")), 2)
         running.eventually(lambda: marked(str(root)) == [], GRACE_S + 5)
         # What is left on disk is no running `lobsmith up`.
         assert read_run(Workspace(root)) is None
@@ -365,7 +365,7 @@ def test_what_cannot_be_printed_ends_nothing_either(small_disk: Path) -> None:
         running.ready("first")
         ballast, [killed] = fill(small_disk), [running.pid("first")]
         os.kill(killed, signal.SIGKILL)
-        running.eventually(lambda: not lives(killed))
+        running.eventually(lambda: not is_running(killed))
         running.eventually(lambda: _listens(int(str(wanted["port"]))))
         ballast.unlink()
         os.kill(running.process.pid, signal.SIGTERM)

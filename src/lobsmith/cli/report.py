@@ -50,8 +50,8 @@ def evaluation(
 ) -> None:
     """Train on captured FILEs and test on rows held out of them, beside baselines.
 
-    Without FILEs, show the newest evaluation of a retrain or dvc repro. With --test, train on all rows of FILEs and test
-    on all rows of the test files.
+    Without FILEs, show the newest evaluation of a retrain or dvc repro. With --test, train on all rows of FILEs and
+    test on all rows of the test files.
     """
     params = load_params(workspace.params, overrides(settings))
     evaluations: list[Evaluation]
