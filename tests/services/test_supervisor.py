@@ -48,7 +48,7 @@ def test_services_start_in_order_and_stop_in_reverse(root: Path) -> None:
         pids = [running.pid(name) for name in ("first", "second", "third")]
         run = read_run(Workspace(root))
         assert run is not None
-        assert [one.pid for one in run.services] == pids
+        assert [service.pid for service in run.services] == pids
         assert run.process.pid == running.process.pid
         assert run.unready == ()
         assert running.end() == 0
@@ -58,8 +58,8 @@ def test_services_start_in_order_and_stop_in_reverse(root: Path) -> None:
         assert marked(str(root)) == []
 
 
-@pytest.mark.parametrize("shown", ["Lines", "Objects"])
-def test_services_go_on_and_end_in_order_where_the_reader_of_the_output_has_gone(root: Path, shown: str) -> None:
+@pytest.mark.parametrize("display", ["Lines", "JsonLines"])
+def test_services_go_on_and_end_in_order_where_the_reader_of_the_output_has_gone(root: Path, display: str) -> None:
     code = (
         "import signal, sys, time\n"
         "from pathlib import Path\n"
@@ -68,16 +68,16 @@ def test_services_go_on_and_end_in_order_where_the_reader_of_the_output_has_gone
         "time.sleep(600)"
     )
     services = [{"name": name, "code": code.replace("NAME", repr(name))} for name in ("a", "b")]
-    words = (
+    program = (
         "import json, sys; from pathlib import Path; from lobsmith.cli import up_table; "
         "from lobsmith.services.supervisor import supervise; from lobsmith.workspace import Workspace; "
         "from tests.services.stand_ins import service; root = Path(sys.argv[1]); "
-        f"shown = up_table.{shown}(); services = [service(root, one) for one in json.loads(sys.argv[2])]\n"
-        "supervise(Workspace(root), services, on_change=shown.change, on_tick=shown.tick)"
+        f"display = up_table.{display}(); services = [service(root, entry) for entry in json.loads(sys.argv[2])]\n"
+        "supervise(Workspace(root), services, on_change=display.change, on_tick=display.tick)"
     )
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-c", words, str(root), json.dumps(services)]
+    command = [sys.executable, "-c", program, str(root), json.dumps(services)]
     with subprocess.Popen(
         command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
     ) as process:
@@ -107,20 +107,20 @@ def test_a_killed_service_is_started_again_and_the_others_go_on(root: Path) -> N
         assert time.monotonic() - at < 5
         assert running.pid("first") != killed
         assert (running.pid("second"), running.states("second")[-1]) == (other, "ready")
-        why = next(one[3] for one in running.changes if one[1] == "restarting")
+        why = next(change[3] for change in running.changes if change[1] == "restarting")
         assert why == f"SIGKILL; again in {FIRST_BACKOFF_S:g} s"
         run = read_run(Workspace(root))
         assert run is not None
-        assert [one.restarts for one in run.services] == [1, 0]
+        assert [service.restarts for service in run.services] == [1, 0]
 
 
 def test_a_service_that_ends_again_and_again_is_started_less_and_less_often_and_never_given_up(root: Path) -> None:
     code = "import sys; sys.exit('error: no such exchange')"
     with up(root, {"name": "broken", "code": code}, beating("well")) as running:
         running.eventually(lambda: running.states("broken").count("restarting") >= 4)
-        reasons = [one[3] for one in running.changes if one[:2] == ["broken", "restarting"]][:4]
-        assert {re.sub(r"; again in .*", "", one) for one in reasons} == {"exit status 1: error: no such exchange"}
-        assert [float(one.split()[-2]) for one in reasons] == [0.25, 0.5, 1.0, 2.0]
+        reasons = [change[3] for change in running.changes if change[:2] == ["broken", "restarting"]][:4]
+        assert {re.sub(r"; again in .*", "", why) for why in reasons} == {"exit status 1: error: no such exchange"}
+        assert [float(why.split()[-2]) for why in reasons] == [0.25, 0.5, 1.0, 2.0]
         assert running.states("well")[-1] == "ready"
 
 
@@ -172,7 +172,7 @@ def test_a_service_that_hangs_is_said_not_to_answer_and_started_again(
 def test_a_service_that_is_never_ready_is_started_again(root: Path) -> None:
     with up(root, beating("mute", code=SLEEPER, start_deadline_s=0.5)) as running:
         running.eventually(lambda: running.states("mute").count("restarting") >= 2)
-        why = next(one[3] for one in running.changes if one[1] == "restarting")
+        why = next(change[3] for change in running.changes if change[1] == "restarting")
         assert why.startswith("not ready within 0.5 s")
 
 
@@ -294,9 +294,9 @@ def test_a_busy_port_is_named_with_the_process_that_holds_it(root: Path) -> None
             time.sleep(0.05)
         with up(root, beating("other"), wanted) as refused:
             assert refused.process.wait(20) == 1
-            [words] = refused.errors.read_text().splitlines()
-            assert f"port {wanted['port']} on 127.0.0.1 is taken by process {holder.pid} ({sys.executable}" in words
-            assert "set services.mlflow_port in params.yaml or pass --mlflow-port" in words
+            [line] = refused.errors.read_text().splitlines()
+            assert f"port {wanted['port']} on 127.0.0.1 is taken by process {holder.pid} ({sys.executable}" in line
+            assert "set services.mlflow_port in params.yaml or pass --mlflow-port" in line
             assert refused.changes == []
     finally:
         holder.kill()
@@ -313,7 +313,7 @@ def test_down_ends_it_and_waits(root: Path) -> None:
         running.ready("first")
         run = end_run(Workspace(root))
         assert run is not None
-        assert [one.name for one in run.services] == ["first"]
+        assert [service.name for service in run.services] == ["first"]
         assert running.process.wait(1) == 0
         assert marked(str(root)) == []
     assert end_run(Workspace(root)) is None
