@@ -105,7 +105,7 @@ def test_a_corrupt_database_of_prefect_is_one_line(root: Path, monkeypatch: pyte
     monkeypatch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "10")
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "CRITICAL")
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    (root / "prefect.db").write_bytes(b"spoilt" * 1000)
+    (root / "prefect.db").write_bytes(b"corrupt" * 1000)
     result = lobsmith(root, "reconcile")
     assert result.exit_code == 1
     [line] = result.output.splitlines()

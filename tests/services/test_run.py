@@ -41,7 +41,7 @@ def test_what_runs_on_another_machine_is_not_ended_from_here(tmp_path: Path) -> 
         bystander.kill()
 
 
-@pytest.mark.parametrize("state", [None, b"spoilt"], ids=["not written yet", "spoilt"])
+@pytest.mark.parametrize("state", [None, b"corrupt"], ids=["not written yet", "corrupt"])
 def test_one_whose_state_is_not_known_is_ended_all_the_same(tmp_path: Path, state: bytes | None) -> None:
     workspace = Workspace(tmp_path)
     program = (
@@ -74,10 +74,10 @@ def test_what_ran_once_counts_no_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("module", "name"), [("prefect_server", "prefect/prefect.db"), ("mlflow_server", "mlflow.db")])
-def test_a_server_with_a_spoilt_database_ends_with_one_line(tmp_path: Path, module: str, name: str) -> None:
+def test_a_server_with_a_corrupt_database_ends_with_one_line(tmp_path: Path, module: str, name: str) -> None:
     path = Workspace(tmp_path).home / name
     path.parent.mkdir(parents=True)
-    path.write_bytes(b"spoilt" * 1000)
+    path.write_bytes(b"corrupt" * 1000)
     arguments = ["0"] if module == "prefect_server" else [str(tmp_path), "0"]
     completed = subprocess.run(
         [sys.executable, "-m", f"lobsmith.services.{module}", *arguments],

@@ -69,7 +69,7 @@ def demo(
         from lobsmith.cli.demo_drift import demonstrate_drift
 
         if captures or more:
-            raise click.UsageError("--drift changes a simulated market: leave recorded files out")
+            raise click.UsageError("--drift changes a simulated market: leave captures out")
         demonstrate_drift(workspace, replaced, as_json=as_json)
         return
     refuse_production(workspace, load_params(workspace.params, replaced).model.name)
@@ -178,21 +178,17 @@ def _show(
     served = measured["grpc"]
     rows = replayed_rows(dataset, int(parts[0].split.test[0]), _ROWS["grpc"])
     # Baselines on the replayed rows, trained again in a second each.
-    scores = {MODEL: served.scores}
+    metrics = {MODEL: served.scores}
     for name, probabilities in rivals(parts, params, dataset, rows).items():
-        scores[name] = score(probabilities, dataset.labels[rows], dataset.horizons_ms)
+        metrics[name] = score(probabilities, dataset.labels[rows], dataset.horizons_ms)
     table = Table(title=f"{dataset.instrument}: {served.rows:,} held-out rows through Triton over gRPC")
     table.add_column("predictor")
     for horizon in dataset.horizons_ms:
         table.add_column(f"accuracy, {horizon} ms", justify="right")
         table.add_column(f"log-loss, {horizon} ms", justify="right")
-    cells: dict[str, list[str]] = {}
-    for predictor, by_horizon in scores.items():
-        cells[predictor] = [
-            text for metrics in by_horizon for text in (f"{metrics.accuracy:.3f}", f"{metrics.log_loss:.3f}")
-        ]
-    for predictor, numbers in cells.items():
-        table.add_row(predictor, *numbers)
+    for predictor, by_horizon in metrics.items():
+        cells = [text for values in by_horizon for text in (f"{values.accuracy:.3f}", f"{values.log_loss:.3f}")]
+        table.add_row(predictor, *cells)
     results.print(table)
     command = "lobsmith" if shutil.which("lobsmith") else os.path.relpath(sys.argv[0])
     other = params.model.name != load_params(workspace.params).model.name

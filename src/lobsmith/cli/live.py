@@ -46,7 +46,7 @@ _SIMULATED = "simulator-sim"
 @click.command()
 @click.argument("symbols", nargs=-1, metavar="[SYMBOL]...")
 @click.option(
-    "--from", "files", multiple=True, type=click.Path(path_type=Path), help="Play a recorded FILE; may be repeated."
+    "--from", "files", multiple=True, type=click.Path(path_type=Path), help="Play a captured FILE; may be repeated."
 )
 @click.option("--simulate", "seed", type=int, help="Play an endless simulated market of this seed.")
 @click.option("--loop", is_flag=True, help="Play the FILEs again at their end.")
@@ -115,7 +115,7 @@ def live(
         allow_other_instrument=allow_other_instrument,
         capture=capture,
     )
-    show = room_permitting()(print_json if as_json else _show)
+    show = room_permitting()(print_json if as_json else lambda second: click.echo(str(second)))
     heartbeat = Heartbeat.inherited()
 
     def on_second(second: "Second") -> None:
@@ -162,10 +162,6 @@ def _print_line(line: str) -> None:
     console.print(line, markup=False)
 
 
-def _show(second: "Second") -> None:
-    click.echo(str(second))
-
-
 def _summary_line(summary: "LiveSummary") -> str:
     counts = {
         "without an answer": sum(summary.reasons.values()),
@@ -198,7 +194,7 @@ def check_feed(
     if (bool(files), seed is not None, bool(symbols) and not files).count(True) != 1:
         raise DataError("no feed, or two: name SYMBOLs, or pass --from FILE, or --simulate SEED")
     if loop and not files:
-        raise click.UsageError("--loop is for recorded files; pass --from FILE")
+        raise click.UsageError("--loop is for captured files; pass --from FILE")
     if factors and seed is None:
         raise click.UsageError("--change is of the simulated market; pass --simulate SEED")
     if files:

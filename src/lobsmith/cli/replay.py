@@ -81,7 +81,7 @@ def replay(
 
     params = load_params(workspace.params, overrides(settings, model))
     if bool(files) == (seconds is not None):
-        raise DataError("nothing to replay, or two things: name recorded FILES, or pass --simulate SECONDS")
+        raise DataError("nothing to replay, or two things: name captured FILES, or pass --simulate SECONDS")
     drift = changes(change_at, factors, Dynamics())
     if files and drift:
         raise click.UsageError("--change is of the simulated market; pass --simulate SECONDS in place of FILES")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lobsmith.errors import ServiceError
 from lobsmith.services.logs import SUPERVISOR, Output, log_folder
-from lobsmith.services.run import Run, lock_holder, read_run, unusable
+from lobsmith.services.run import Run, file_error, lock_holder, read_run
 from lobsmith.services.service import Phase, ServiceState
 from lobsmith.workspace import Workspace
 
@@ -58,7 +58,7 @@ def start_in_background(
                 start_new_session=True,
             )
     except OSError as error:
-        raise unusable(log, error) from error
+        raise file_error(log, error) from error
     end = time.monotonic() + READY_DEADLINE_S
     known: tuple[ServiceState, ...] = ()
     while process.poll() is None:

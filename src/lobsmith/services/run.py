@@ -47,7 +47,7 @@ def write_run(workspace: Workspace, run: Run) -> None:
     try:
         write_atomic(path, msgspec.json.encode(run))
     except OSError as error:
-        raise unusable(path, error) from error
+        raise file_error(path, error) from error
 
 
 def read_run(workspace: Workspace) -> Run | None:
@@ -62,7 +62,7 @@ def read_run(workspace: Workspace) -> Run | None:
     except (FileNotFoundError, msgspec.DecodeError):
         return None
     except OSError as error:
-        raise unusable(path, error) from error
+        raise file_error(path, error) from error
     return None if run.process.is_dead() else run
 
 
@@ -87,7 +87,7 @@ def lock_holder(workspace: Workspace) -> Process | None:
     except (FileNotFoundError, msgspec.DecodeError):
         return None
     except OSError as error:
-        raise unusable(path, error) from error
+        raise file_error(path, error) from error
     return process if process.is_here() and not process.is_dead() else None
 
 
@@ -107,7 +107,7 @@ def sole_run(workspace: Workspace) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise unusable(path, error) from error
+        raise file_error(path, error) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,12 +123,12 @@ def sole_run(workspace: Workspace) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, msgspec.json.encode(Process.this()), 0)
         except OSError as error:
-            raise unusable(path, error) from error
+            raise file_error(path, error) from error
         yield
     finally:
         os.close(descriptor)
 
 
-def unusable(path: Path, error: OSError) -> ServiceError:
+def file_error(path: Path, error: OSError) -> ServiceError:
     """Return the error of a file."""
     return ServiceError(f"{path}: {error.strerror}; free the disk, or give this user the right to write there")

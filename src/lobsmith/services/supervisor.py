@@ -20,7 +20,7 @@ from lobsmith.process import Process
 from lobsmith.services import guard
 from lobsmith.services.child import Child
 from lobsmith.services.logs import SUPERVISOR, log_folder, rotate
-from lobsmith.services.run import Run, sole_run, state_path, unusable, write_run
+from lobsmith.services.run import Run, file_error, sole_run, state_path, write_run
 from lobsmith.services.service import Service, ServiceState
 from lobsmith.services.watched import Watched
 from lobsmith.serving.ports import check_free
@@ -72,7 +72,7 @@ def supervise(
             for service in services:
                 service.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise unusable(logs, error) from error
+            raise file_error(logs, error) from error
         with _signals() as signals, _guard(mark, signals), _clock(workspace, speed):
             watched = [Watched(service, logs / f"{service.name}.log", mark, signals.wake) for service in services]
             _Supervisor(workspace, watched, prefect_api, signals, on_change, on_tick).run()
