@@ -62,7 +62,7 @@ def demo(
 ) -> None:
     """Simulate or read a market, retrain, serve with Triton, and replay held-out rows through it.
 
-    Published for lobsmith up and all commands. Refused where a version of no demonstration is in service.
+    lobsmith up and all commands use the published version. Refused where a version of no demonstration is in service.
     """
     replaced = overrides(settings, model)
     if drift:
