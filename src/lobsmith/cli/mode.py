@@ -104,7 +104,7 @@ def _described(published: "PublishedMode", params: ModeParams) -> list[tuple[str
         ("checked", f"{format_time(checked_ns)}: {published.last_look}" if checked_ns else "never"),
     ]
     if _stale(published, params):
-        lines.append(("stale", f"no drift check for {params.stale_s:g} s; clients turn conservative by themselves"))
+        lines.append(("stale", f"no drift check for {params.stale_s:g} s; clients are at least conservative"))
     if published.mode != "normal":
         calm = min(published.calm_looks, params.calm_looks)
         transition = f"{calm} of {params.calm_looks} calm drift checks for a transition back"
