@@ -115,12 +115,15 @@ def live(
         allow_other_instrument=allow_other_instrument,
         capture=capture,
     )
-    show = room_permitting()(print_json if as_json else lambda second: click.echo(str(second)))
     heartbeat = Heartbeat.inherited()
 
     def on_second(second: "Second") -> None:
         heartbeat.beat()
-        show(second)
+        with room_permitting():
+            if as_json:
+                print_json(second)
+            else:
+                click.echo(str(second))
 
     stop = Event()
     with stop_on_signals(stop), _clock(workspace, speed):
