@@ -26,7 +26,7 @@ def realistic(seed: int = 7) -> ev.Evaluation:
         for predictor, loss in zip((MODEL, *RIVALS), losses, strict=True):
             f1 = 0.62 - 0.3 * (float(loss) - 0.6)
             scores.append(
-                ev.Score(
+                ev.HorizonMetrics(
                     predictor=predictor,
                     horizon_ms=horizon,
                     rows=41_250 - 40 * h,
