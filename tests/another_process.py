@@ -1,4 +1,4 @@
-"""Runs code in another process, which finds the tests as this one does: what it writes must not depend on this one."""
+"""Runs code in another process with the same import path."""
 
 import os
 import subprocess

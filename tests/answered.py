@@ -1,5 +1,6 @@
-"""What a live session has captured, and what the prediction log knows of it."""
+"""Rows that a live session has captured, and its rows in the prediction log."""
 
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from lobsmith.workspace import Workspace
 
 
 class Row(NamedTuple):
-    """A logged row: its time, the reason why it has no answer, and when its outcome was known; ns."""
+    """A logged row: its time, the reason of a missing answer, and the time of its outcome; ns."""
 
     time_ns: int
     reason: str | None
@@ -21,22 +22,22 @@ class Row(NamedTuple):
 
 
 def rows_of(paths: list[Path], params: Params) -> np.ndarray:
-    """Return the times of the complete rows that captured files give."""
+    """Return the times of the complete rows of captured files."""
     rows = build_dataset(read_captures(paths), params).rows
     return rows.time[rows.complete]
 
 
 def logged(workspace: Workspace, model: str) -> list[list[Row]]:
-    """Return the rows of each session, the oldest first; all of them are of live sessions of the simulated market."""
-    found = []
+    """Return the rows of each session, oldest first; all must be live sessions of the simulated market."""
+    sessions = []
     with PredictionLog.of(workspace, model) as log, log.connection.cursor() as cursor:
-        for one in sorted(log.sessions(), key=lambda one: one["started_ns"]):
-            assert (one["source"], one["instrument"]) == ("live", "simulator:SIM")
-            # A column that begins with thousands of NULLs would count as one of numbers.
+        for session in sorted(log.sessions(), key=itemgetter("started_ns")):
+            assert (session["source"], session["instrument"]) == ("live", "simulator:SIM")
+            # A column that begins with thousands of NULLs would be taken for numbers.
             cursor.execute(
                 "SELECT time_ns, coalesce(reason, ''), known_ns FROM logged "
                 "WHERE session = ? AND role = 'primary' ORDER BY row",
-                (one["session"],),
+                (session["session"],),
             )
-            found.append([Row(at, reason or None, known) for at, reason, known in cursor.fetchall()])
-    return found
+            sessions.append([Row(at, reason or None, known) for at, reason, known in cursor.fetchall()])
+    return sessions

@@ -18,11 +18,11 @@ from websockets.sync.client import ClientConnection, connect
 _START_DEADLINE_S = 30.0
 _PAGE_DEADLINE_S = 60.0
 _QUIET_S = 1.0
-"""Without a message for so long a page has settled."""
+"""Time without a message after which a page is complete, s."""
 
 
 class Page:
-    """A page, what it asked the network for, and what went wrong on it."""
+    """A page, its network requests and its errors."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -39,7 +39,7 @@ class Page:
         self._call("Emulation.setScrollbarsHidden", hidden=True)
         self.requested.clear()
         self.errors.clear()
-        # A page that is open already would be left as it is.
+        # An open page would not be loaded again.
         self._call("Page.navigate", url="about:blank")
         self._call("Page.navigate", url=url)
         self.settle()
@@ -56,16 +56,16 @@ class Page:
         return self._call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
     def wait_for(self, script: str) -> Any:
-        """Return what a script says as soon as that is true."""
+        """Return the value of a script once it is true."""
         end = time.monotonic() + _PAGE_DEADLINE_S
         while time.monotonic() < end:
-            if found := self.run(script):
-                return found
+            if value := self.run(script):
+                return value
             time.sleep(0.1)
         raise AssertionError(f"never true: {script}; errors: {self.errors}")
 
     def click(self, element: str) -> None:
-        """Click the middle of what an expression gives, where the mouse would."""
+        """Click the middle of an expression's element."""
         self.wait_for(f"!!{element}")
         middle = "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2];"
         x, y = self.run(f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'center'}}); {middle} }})()")
@@ -73,7 +73,7 @@ class Page:
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def write(self, element: str, text: str) -> None:
-        """Write into what an expression gives, and end with Enter."""
+        """Write into an expression's element, and press Enter."""
         self.wait_for(f"!!{element}")
         self.run(f"{element}.focus()")
         self._call("Input.insertText", text=text)
@@ -113,7 +113,7 @@ def browser() -> Iterator[Page]:
     if program is None:
         pytest.skip("no Chromium is installed")
     with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        # Tests may run as root, whom Chromium's own sandbox refuses; the pages are ours.
+        # Chromium's sandbox refuses root; the pages are ours.
         options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
         where = ("--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank")
         child = subprocess.Popen([program, *options, *where], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -131,7 +131,7 @@ def _address(profile: Path, child: "subprocess.Popen[bytes]") -> str:
         try:
             port = (profile / "DevToolsActivePort").read_text().splitlines()[0]
             pages = httpx.get(f"http://127.0.0.1:{port}/json/list").json()
-            return next(one["webSocketDebuggerUrl"] for one in pages if one["type"] == "page")
+            return next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page")
         except (OSError, IndexError, StopIteration, httpx.HTTPError):
             time.sleep(0.05)
     raise AssertionError(f"Chromium did not start; its status is {child.poll()}")

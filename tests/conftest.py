@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lobsmith.features.dataset import Dataset
 
 telemetry.turn_off()
-# Two test processes on two cores: threads beside theirs spin and wait.
+# Two test processes on two cores: further threads spin and wait.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 # Prefect reads its settings when it is imported; its temporary server takes long where both cores are busy.
@@ -22,7 +22,7 @@ os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """In CI a skipped test is a failed one: a part that cannot run there is not tested at all."""
+    """In CI a skipped test fails, as it would be tested nowhere."""
     report = yield
     if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
@@ -34,7 +34,7 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture(scope="session")
 def recorded() -> Path:
-    """The folder of recorded sessions."""
+    """The folder of captured sessions."""
     folder = os.environ.get("LOBSMITH_DATA")
     if not folder:
         pytest.skip("LOBSMITH_DATA does not name the folder of recorded sessions")
@@ -43,7 +43,7 @@ def recorded() -> Path:
 
 @pytest.fixture(scope="session")
 def simulated() -> "Callable[[int, int], Dataset]":
-    """Return the session of a seed and its seconds, with the small parameters; nothing may change its arrays."""
+    """Return the dataset of a seed and a length, s, with the small parameters; its arrays are shared."""
     from lobsmith.features.dataset import build_dataset
     from lobsmith.market.simulator import simulate
     from tests.small import small_params
@@ -53,7 +53,7 @@ def simulated() -> "Callable[[int, int], Dataset]":
 
 @pytest.fixture(scope="session")
 def small_run(simulated: "Callable[[int, int], Dataset]", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run with two simulated minutes and the small network trained on them; tests work on copies."""
+    """The folder of a run with the small network trained on two simulated minutes; tests copy it."""
     from lobsmith.features.dataset import DATASET, save_dataset
     from lobsmith.stages.train import train_stage
     from tests.small import small_params
@@ -66,7 +66,7 @@ def small_run(simulated: "Callable[[int, int], Dataset]", tmp_path_factory: pyte
 
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
-    """What forks processes that are to be killed."""
+    """Forks processes that tests kill."""
     forking = Zygote()
     yield forking
     forking.close()
@@ -74,7 +74,7 @@ def zygote() -> Iterator[Zygote]:
 
 @pytest.fixture
 def validation_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Validate what is published meanwhile, by whatever path, in this process and not in a child."""
+    """Validate published versions in this process instead of a child."""
     from lobsmith.release.checks import validation
     from lobsmith.release.publish import onnx
 
@@ -84,7 +84,7 @@ def validation_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what may take longest: of two workers none is left with it when all else is done."""
+    """Start with the longest tests, so that no worker is left with one at the end."""
 
     def longest(item: pytest.Item) -> float:
         mark = item.get_closest_marker("timeout")

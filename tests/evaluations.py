@@ -1,4 +1,4 @@
-"""An evaluation with the figures of no real model, for whoever draws or reads one."""
+"""An evaluation with invented figures, for tests that draw or read it."""
 
 import math
 from types import SimpleNamespace
@@ -34,16 +34,16 @@ def realistic(seed: int = 7) -> ev.Evaluation:
                     log_loss=around(float(loss), 0.012),
                     macro_f1=around(f1, 0.01),
                     mcc=around(f1 - 0.25, 0.014),
-                    pr_auc={one: float(random.uniform(0.3, 0.8)) for one in DIRECTIONS},
+                    pr_auc={direction: float(random.uniform(0.3, 0.8)) for direction in DIRECTIONS},
                 )
             )
             if predictor != MODEL:
                 difference = around(float(losses[0] - loss), 0.004)
                 comparisons.append(ev.Comparison(against=predictor, horizon_ms=horizon, difference=difference))
-            said = np.linspace(0.38, 0.93, 8)
+            probabilities = np.linspace(0.38, 0.93, 8)
             points = [
                 ev.ReliabilityPoint(float(p), float(p + random.normal(0, 0.03)), int(9000 * math.exp(-3 * (p - 0.38))))
-                for p in said
+                for p in probabilities
             ]
             calibration.append(
                 ev.Calibration(
@@ -104,8 +104,8 @@ def realistic(seed: int = 7) -> ev.Evaluation:
             str(horizon): [0.2 + 0.03 * h, 0.6 - 0.06 * h, 0.2 + 0.03 * h] for h, horizon in enumerate(HORIZONS)
         },
         dependence=[
-            ev.Dependence(horizon_ms=one, correlation_s=one / 400, block_s=one / 100, blocks=400_000 // one)
-            for one in HORIZONS
+            ev.Dependence(horizon_ms=ms, correlation_s=ms / 400, block_s=ms / 100, blocks=400_000 // ms)
+            for ms in HORIZONS
         ],
         scores=scores,
         comparisons=comparisons,

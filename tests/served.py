@@ -1,6 +1,6 @@
-"""A small network, published for real, for tests that need something to serve.
+"""A small published network for tests that serve one.
 
-Torch is imported by what needs it: processes that tests start import this module too.
+Torch is imported lazily, as processes that tests start import this module too.
 """
 
 from functools import cache
@@ -38,7 +38,7 @@ class _Exported(NamedTuple):
 
 @cache
 def _exported(model: ModelParams, horizons_ms: tuple[int, ...], tolerance: float, seed: int) -> _Exported:
-    """A network with random weights as a file: to export one takes a second."""
+    """A network with random weights as a file, cached as an export takes a second."""
     import torch
 
     from lobsmith.compress.export import export_onnx

@@ -1,4 +1,4 @@
-"""What is named by a dotted string: modules that run in a process of their own, and files of the package."""
+"""Modules that run in a process of their own, and files of the package: both are named by strings."""
 
 import ast
 import importlib.util
@@ -26,14 +26,14 @@ PACKAGED = (".css", ".jinja", ".json")
 
 
 def dotted() -> set[str]:
-    """Every string of the sources that looks like a module of lobsmith."""
-    found = set()
+    """Every string of the sources that has the form of a module of lobsmith."""
+    names = set()
     for path in SOURCES.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.update(re.findall(r"^lobsmith(?:\.[a-z_0-9]+)+$", node.value))
+                names.update(re.findall(r"^lobsmith(?:\.[a-z_0-9]+)+$", node.value))
     # Keys of metadata in files that lobsmith writes.
-    return found - {"lobsmith.events", "lobsmith.horizons_ms"}
+    return names - {"lobsmith.events", "lobsmith.horizons_ms"}
 
 
 @pytest.mark.parametrize("name", sorted({*CHILDREN, *dotted()}))

@@ -57,23 +57,23 @@ def test_another_process_has_the_same_time(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"speed": 0}', b'{"speed": 1e9}', b'{"days": 1}'])
-def test_a_spoilt_clock_is_an_error_that_names_it(workspace: Workspace, content: bytes) -> None:
+def test_a_corrupt_clock_is_an_error_that_names_it(workspace: Workspace, content: bytes) -> None:
     workspace.home.mkdir()
     workspace.clock.write_bytes(content)
     with pytest.raises(ClockError, match=r"clock\.json: not a clock"):
         clock.use(workspace.clock)
 
 
-def test_a_spoilt_clock_that_is_inherited_is_one_line(tmp_path: Path) -> None:
-    spoilt = {**os.environ, "LOBSMITH_CLOCK": "{"}
+def test_a_corrupt_clock_that_is_inherited_is_one_line(tmp_path: Path) -> None:
+    environment = {**os.environ, "LOBSMITH_CLOCK": "{"}
     for command in (["--help"], ["status"]):
         lobsmith = [sys.executable, "-m", "lobsmith", "--root", str(tmp_path), *command]
-        done = subprocess.run(lobsmith, capture_output=True, text=True, env=spoilt, check=False)
+        completed = subprocess.run(lobsmith, capture_output=True, text=True, env=environment, check=False)
         if command == ["--help"]:
-            assert (done.returncode, done.stderr) == (0, "")
+            assert (completed.returncode, completed.stderr) == (0, "")
         else:
-            assert done.returncode == 1
-            [line] = done.stderr.splitlines()
+            assert completed.returncode == 1
+            [line] = completed.stderr.splitlines()
             assert "LOBSMITH_CLOCK={: not a clock" in line
             assert line.endswith("; unset it")
 
@@ -93,7 +93,7 @@ def test_a_week_passes_in_minutes(workspace: Workspace) -> None:
 
 def test_a_clock_that_nothing_runs_any_more_slows_down_and_does_not_go_back(workspace: Workspace) -> None:
     clock.run(workspace.clock, 60.0)
-    # As after a power cut twelve hours ago: the machine's time has gone on, and the file says when it was touched last.
+    # As after a power cut twelve hours ago: the machine's time has gone on, the file's modification time has not.
     written = msgspec.json.decode(workspace.clock.read_bytes())
     hours_ns = 12 * 3600 * NS_PER_S
     moved = {**written, "wall_ns": written["wall_ns"] - hours_ns, "time_ns": written["time_ns"] - hours_ns}
@@ -103,9 +103,9 @@ def test_a_clock_that_nothing_runs_any_more_slows_down_and_does_not_go_back(work
     clock.use(workspace.clock)
     assert clock.speed() == 1.0
     ahead_s = clock.ahead_ns() / NS_PER_S
-    # Past the last time that a clock which ran until the cut can have shown, and not by much.
+    # Past the last time that the clock may have shown before the cut, and not by much.
     assert 0 < ahead_s < 3600
-    # Whatever touches the file from now on: it is slow for good.
+    # It stays slow when the file is touched.
     clock.run(workspace.clock, 1.0)
     os.utime(workspace.clock)
     clock.use(workspace.clock)

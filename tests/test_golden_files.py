@@ -76,7 +76,7 @@ def cut(path: Path, lost: int) -> None:
 
 
 def write_journal(path: Path) -> None:
-    """A line of each action; then lines that are cut short after one byte, in the middle, and before the line feed."""
+    """A line of each action; then torn lines, cut after a byte, in the middle, and before the line feed."""
     for number, action in enumerate(ACTIONS):
         journal.append(path, entry(number, action))
     journal.append(path, entry(20, journal.FAULTY, model=journal.EVERYTHING, version_to=None, artifact_id=None))
@@ -101,8 +101,8 @@ JOURNALED = [
 
 
 def write_mode_journal(path: Path) -> None:
-    for number, one in enumerate(CHANGES[:2]):
-        journal.append(path, one)
+    for number, change in enumerate(CHANGES[:2]):
+        journal.append(path, change)
         if number:
             cut(path, 60)
     journal.append(path, CHANGES[2])
@@ -124,7 +124,7 @@ CHANGES = [
 ]
 
 
-def found(kind: Kind, finding: Finding) -> DriftVerdict:
+def drift_verdict(kind: Kind, finding: Finding) -> DriftVerdict:
     return DriftVerdict(
         kind=kind,
         finding=finding,
@@ -141,22 +141,24 @@ def found(kind: Kind, finding: Finding) -> DriftVerdict:
     )
 
 
-def look(number: int) -> DriftCheck:
+def drift_check(number: int) -> DriftCheck:
     finding = (Finding.NO_DRIFT, Finding.DRIFT, Finding.DRIFT)[number]
     return DriftCheck(
         model="lob",
         version=20260301093000,
         instrument="binance-spot:BTCUSDT",
         looked_ns=TIME_NS + number * 300_000_000_000,
-        verdicts=(found(Kind.COVARIATE, finding), found(Kind.CONCEPT, Finding.MISSING)),
+        verdicts=(drift_verdict(Kind.COVARIATE, finding), drift_verdict(Kind.CONCEPT, Finding.MISSING)),
         seconds=7.25,
     )
 
 
-LINES = [history.as_line(look(number), f"folder-{number}", "too slow" if number else None) for number in range(3)]
+LINES = [
+    history.as_line(drift_check(number), f"folder-{number}", "too slow" if number else None) for number in range(3)
+]
 
 
-def write_looks(path: Path) -> None:
+def write_drift_checks(path: Path) -> None:
     workspace = Workspace(path.parent)
     history.reports(workspace, "lob").mkdir(parents=True)
     index = history.reports(workspace, "lob") / "looks.jsonl"
@@ -168,8 +170,8 @@ def write_looks(path: Path) -> None:
 
 
 CONTENT = Content(
-    check=look(2),
-    since_ns=look(1).looked_ns,
+    check=drift_check(2),
+    since_ns=drift_check(1).looked_ns,
     earlier=tuple(LINES[:2]),
     changes=(
         PageChange(time_ns=TIME_NS, before=None, after="normal", reason="the first look"),
@@ -214,7 +216,7 @@ def write_mode(path: Path) -> None:
         version=20260301093000, horizons_ms=(100, 1000), edges=(0.5, 1.0), counts=((7,), (9,)), wins=((5,), (6,))
     )
     for number in range(3):
-        store.apply(workspace, PARAMS, look(number), rates, "monitor flow", now_ns=look(number).looked_ns)
+        store.apply(workspace, PARAMS, drift_check(number), rates, "monitor flow", now_ns=drift_check(number).looked_ns)
     path.write_bytes(store.state_path(workspace, "lob").read_bytes())
 
 
@@ -270,7 +272,7 @@ WRITTEN: dict[str, Callable[[Path], None]] = {
     "journal.jsonl": write_journal,
     "mode_journal.jsonl": write_mode_journal,
     "mode.json": write_mode,
-    "looks.jsonl": write_looks,
+    "looks.jsonl": write_drift_checks,
     "drift.json": write_content,
     "past.jsonl": write_past,
     "manifest.json": write_the_manifest,
@@ -286,14 +288,14 @@ def write_log(path: Path) -> None:
     with LogWriter(path, (50, 1000), PARAMS.prediction_log) as log:
         log.begin("one", Source.LIVE, "binance:BTCUSDT", TIME_NS)
         row = np.arange(4)
-        given = {"row": row, "time_ns": TIME_NS + row, "asked_ns": TIME_NS + row + 9, "segment": 0}
+        columns = {"row": row, "time_ns": TIME_NS + row, "asked_ns": TIME_NS + row + 9, "segment": 0}
         for role, p in ((Role.PRIMARY, 0.25), (Role.FALLBACK, 0.5)):
             log.add_predictions(
                 "one",
                 "lob",
                 7 if role is Role.PRIMARY else 6,
                 role,
-                **given,
+                **columns,
                 mid=1000 + row,
                 latency_ns=20_000,
                 rows=1,
@@ -301,7 +303,7 @@ def write_log(path: Path) -> None:
                 reasons=[None, None, "deadline", None],
             )
         log.add_outcomes("one", row[:3], np.array([[0, 2], [1, -1], [2, 1]], np.int8), TIME_NS + 99)
-        log.add_raw("one", **given, raw=RAW)
+        log.add_raw("one", **columns, raw=RAW)
         log.add_probe("one", TIME_NS, ("lob", 7), 100, ("lob", 6), 200)
         log.add_drops("one", TIME_NS, "ring", 5)
         log.flush()
@@ -335,7 +337,11 @@ def test_the_record_of_a_mode_is_read(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     laid(store.state_path(workspace, "lob"), "mode.json")
     record = store.read_mode(workspace, "lob")
-    assert (record.mode, record.version, record.looked_ns) == (Mode.CONSERVATIVE, 20260301093000, look(2).looked_ns)
+    assert (record.mode, record.version, record.looked_ns) == (
+        Mode.CONSERVATIVE,
+        20260301093000,
+        drift_check(2).looked_ns,
+    )
     assert record.findings == {Kind.COVARIATE: Finding.DRIFT, Kind.CONCEPT: Finding.MISSING}
     assert (record.win_rates.horizons_ms, record.win_rates.wins) == ((100, 1000), ((5,), (6,)))
 
@@ -345,12 +351,12 @@ def test_lines_are_read(tmp_path: Path) -> None:
     laid(history.reports(workspace, "lob") / "looks.jsonl", "looks.jsonl")
     assert history.read(workspace, "lob") == LINES
     laid(workspace.alerts, "alerts.jsonl")
-    assert [(one.name, one.state) for one in alerts.read(workspace)] == [
+    assert [(alert.name, alert.state) for alert in alerts.read(workspace)] == [
         (alerts.DRIFT, "firing"),
         (alerts.NO_ROWS, "firing"),
         (alerts.DRIFT, "resolved"),
     ]
-    assert [one.name for one in alerts.firing(workspace)] == [alerts.NO_ROWS]
+    assert [alert.name for alert in alerts.firing(workspace)] == [alerts.NO_ROWS]
     store = PastStore(GOLDEN / "past.jsonl")
     assert store.measured("00ff", 2) == {TIME_NS + 5: PAIRS[0]}
     assert store.drifted(TIME_NS + 8, TIME_NS + 9)
@@ -365,15 +371,16 @@ def test_records_are_read(tmp_path: Path) -> None:
     assert lease._read(GOLDEN / "publish.lease") == HELD
 
 
-def test_a_prediction_log_is_read_and_gone_on_with(tmp_path: Path) -> None:
+def test_a_prediction_log_is_read_and_continued(tmp_path: Path) -> None:
     path = tmp_path / "lob.db"
     path.write_bytes(gzip.decompress((GOLDEN / "predictions.db.gz").read_bytes()))
     with LogWriter(path, (50, 1000), PARAMS.prediction_log) as log:
         log.begin("two", Source.REPLAY, "binance:BTCUSDT", TIME_NS + 1)
         log.flush()
     with PredictionLog(path) as log:
-        assert [(one["session"], one["source"]) for one in log.sessions()] == [("two", "replay"), ("one", "live")]
-        assert [(one.model, one.version, one.role) for one in log.streams()] == [
+        sessions = [(session["session"], session["source"]) for session in log.sessions()]
+        assert sessions == [("two", "replay"), ("one", "live")]
+        assert [(stream.model, stream.version, stream.role) for stream in log.streams()] == [
             ("lob", 6, Role.FALLBACK),
             ("lob", 7, Role.PRIMARY),
         ]

@@ -39,17 +39,17 @@ def path(tmp_path):
 
 @pytest.fixture
 def start(path):
-    """Start processes that hold the lease and act once for each line that they are given."""
-    started = []
+    """Start processes that hold the lease and act once for each line of input."""
+    processes = []
 
-    def one(ttl_s):
+    def start_process(ttl_s):
         command = [sys.executable, "-c", HOLDER, str(path), str(ttl_s)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        started.append(process)
+        processes.append(process)
         return process, int(process.stdout.readline())
 
-    yield one
-    for process in started:
+    yield start_process
+    for process in processes:
         process.kill()
         process.communicate()
 
@@ -111,11 +111,11 @@ def test_a_stopped_holder_is_replaced_and_refused_when_it_goes_on(path, start):
         assert "(take over)" in answer
         with lease.fence():
             pass
-    # It does not get it back by itself, even where nobody has it now.
+    # It does not get the lease back, though that is free again.
     assert act(process).startswith("refused")
 
 
-def test_nobody_can_take_it_over_inside_a_fence(path):
+def test_a_fence_delays_a_takeover(path):
     order, inside = [], threading.Event()
 
     def seize():
@@ -136,12 +136,12 @@ def test_nobody_can_take_it_over_inside_a_fence(path):
     assert order == ["acted", "seized"]
 
 
-def test_who_cannot_be_seen_is_waited_for_until_the_lease_ends(path):
+def test_a_holder_on_another_machine_is_waited_for_until_the_lease_ends(path):
     with hold_lease(path, "work", ttl_s=30, wait_s=0):
         pass
     held = msgspec.json.decode(path.read_bytes().splitlines()[0], type=leases.Held)
     elsewhere = msgspec.structs.replace(held.holder, host="another", pid=1)
-    # A clock that was set back must not make it last for ever.
+    # Not for ever, if a clock was set back.
     far = time.time_ns() + 3600 * 10**9
     foreign = msgspec.structs.replace(held, holder=elsewhere, ttl_s=0.5, expires_ns=far)
     path.write_bytes(msgspec.json.encode(foreign))

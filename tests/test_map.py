@@ -30,15 +30,15 @@ def rooms() -> set[str]:
     return {str(folder.relative_to(SOURCE)) for folder in folders}
 
 
-def found(path: str) -> bool:
+def exists(path: str) -> bool:
     return any((base / path).exists() for base in (SOURCE, ROOT))
 
 
 def named_paths(text: str) -> set[str]:
-    """What stands between backticks and is a folder or a file; a new file in angle brackets stands for its folder."""
+    """Return folders and files between backticks; a new file in angle brackets stands for its folder."""
     quoted = re.findall(r"`([\w./<>-]+)`", text)
-    paths = {one for one in quoted if "/" in one or one.endswith((".py", ".yaml", ".toml", ".md"))}
-    return {str(Path(one).parent) if "<" in one else one for one in paths}
+    paths = {path for path in quoted if "/" in path or path.endswith((".py", ".yaml", ".toml", ".md"))}
+    return {str(Path(path).parent) if "<" in path else path for path in paths}
 
 
 def test_the_map_names_every_room_and_no_other() -> None:
@@ -56,16 +56,16 @@ def test_rooms_stand_in_the_order_of_the_import_contract() -> None:
 
 
 def test_what_the_map_names_exists() -> None:
-    assert [path for path in sorted(named_paths(MAP)) if not found(path)] == []
+    assert [path for path in sorted(named_paths(MAP)) if not exists(path)] == []
 
 
 def test_the_map_says_where_to_add_what() -> None:
     rows = re.findall(r"^\| an? ([^|]+) \|", ADDITIONS, re.MULTILINE)
     wanted = ("venue", "network", "gate", "metric", "command", "stage", "parameter", "benchmark")
-    assert [one for one in wanted if not any(row.startswith(one) for row in rows)] == []
+    assert [part for part in wanted if not any(row.startswith(part) for row in rows)] == []
     tables = re.findall(r"`(\w+)` (?:in|of) `([\w/]+\.py)`", ADDITIONS)
     assert len(tables) >= len(rows) // 2
-    assert [one for one in tables if not re.search(rf"\b{one[0]}\b", (SOURCE / one[1]).read_text())] == []
+    assert [pair for pair in tables if not re.search(rf"\b{pair[0]}\b", (SOURCE / pair[1]).read_text())] == []
 
 
 def test_a_room_holds_a_dozen_modules_at_most() -> None:
@@ -76,7 +76,7 @@ def test_a_room_holds_a_dozen_modules_at_most() -> None:
 @pytest.mark.parametrize("document", TEXTS)
 def test_every_file_that_a_document_names_exists(document: str) -> None:
     text = TEXTS[document]
-    assert [path for path in PATH.findall(text) if not found(path)] == []
+    assert [path for path in PATH.findall(text) if not exists(path)] == []
     names = {path.name for path in chain(SOURCE.rglob("*.py"), (ROOT / "benchmarks").rglob("*.py"))}
     assert [name for name in FILE.findall(text) if name not in names] == []
 
@@ -88,7 +88,8 @@ def test_every_link_of_a_document_leads_somewhere(document: str) -> None:
         assert path.exists(), target
         if anchor:
             headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
-            assert anchor in [re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings], anchor
+            anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in anchors, anchor
 
 
 @pytest.mark.parametrize("document", TEXTS)
@@ -102,7 +103,7 @@ def test_imports_in_a_document_hold(document: str) -> None:
 def commands(command: click.Command, name: str) -> list[str]:
     if not isinstance(command, click.Group):
         return [name]
-    return [leaf for one, below in command.commands.items() for leaf in commands(below, f"{name} {one}")]
+    return [leaf for part, below in command.commands.items() for leaf in commands(below, f"{name} {part}")]
 
 
 def test_every_command_is_described() -> None:

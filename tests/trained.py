@@ -1,4 +1,4 @@
-"""Small networks that have learnt something of the simulated market, and one that turns bad on a signal."""
+"""Small networks trained on the simulated market, and one that turns bad on a signal."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,13 +27,13 @@ from tests.small import small_params
 
 PRIME_ROWS = 256
 SIGNAL = 3
-"""The feature whose size is the signal; it is cut off at `CALM` before the network sees it."""
+"""The feature whose size is the signal; it is clipped at `CALM` before the network."""
 CALM = 20.0
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """A trained network: what a retrain would publish of it, and its offline log-loss at each horizon."""
+    """A trained network: its artifact as of a retrain, and its offline log-loss at each horizon."""
 
     artifact: Artifact
     losses: tuple[float, ...]
@@ -53,14 +53,14 @@ def losses(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, ...]:
 
 
 def good(folder: Path, seed: int = 5, **changes: object) -> Learnt:
-    """Train on twenty minutes; judged on rows it has never seen."""
+    """Train on twenty minutes; evaluated on held-out rows."""
     params = small_params(**{"train.epochs": 20, "train.sequences_per_epoch": 256, **changes})
-    return _learn(folder, params, session(seed, 1200, params), seen=False)
+    return _train(folder, params, session(seed, 1200, params), in_sample=False)
 
 
 def overfitted(folder: Path, seed: int = 6) -> Learnt:
-    """Learn ninety seconds by heart; judged on those: better offline than any honest model, worse on any other rows."""
-    reins = {"feature_dropout": 0.0, "mirror": 0.0, "weight_decay": 0.0, "prior": 0.0}
+    """Overfit ninety seconds and evaluate on them: better offline than any honest model, worse on other rows."""
+    regularisers = {"feature_dropout": 0.0, "mirror": 0.0, "weight_decay": 0.0, "prior": 0.0}
     params = small_params(
         **{
             "train.epochs": 60,
@@ -68,19 +68,19 @@ def overfitted(folder: Path, seed: int = 6) -> Learnt:
             "train.sequences_per_epoch": 256,
             "split.test": 0.05,
             "split.validation": 0.05,
-            **{f"train.{name}": value for name, value in reins.items()},
+            **{f"train.{name}": value for name, value in regularisers.items()},
         }
     )
-    return _learn(folder, params, session(seed, 90, params), seen=True)
+    return _train(folder, params, session(seed, 90, params), in_sample=True)
 
 
-def _learn(folder: Path, params: Params, dataset: Dataset, *, seen: bool) -> Learnt:
+def _train(folder: Path, params: Params, dataset: Dataset, *, in_sample: bool) -> Learnt:
     folder.mkdir(parents=True)
     save_dataset(dataset, folder / DATASET)
     train_stage(params, [folder / DATASET], folder)
     network = load_network(folder).network
-    rows = np.flatnonzero(dataset.rows.complete) if seen else split(dataset, params.split).test
-    found = losses(predict(network, dataset, rows)[0], dataset.labels[rows])
+    rows = np.flatnonzero(dataset.rows.complete) if in_sample else split(dataset, params.split).test
+    offline = losses(predict(network, dataset, rows)[0], dataset.labels[rows])
     path = folder / "model.onnx"
     export_onnx(network, path)
     model, features = OnnxModel(path), dataset.rows.features[rows]
@@ -96,24 +96,24 @@ def _learn(folder: Path, params: Params, dataset: Dataset, *, seen: bool) -> Lea
         instruments=(dataset.instrument,),
         data_fingerprint=dataset.data_fingerprint,
         verdicts=(parity(network, model, features[:200], params.gates.parity.fp32),),
-        metrics={f"log_loss_{ms}": loss for ms, loss in zip(dataset.horizons_ms, found, strict=True)},
+        metrics={f"log_loss_{ms}": loss for ms, loss in zip(dataset.horizons_ms, offline, strict=True)},
         run=folder.name,
     )
-    return Learnt(artifact, found)
+    return Learnt(artifact, offline)
 
 
 def guarded(artifact: Artifact, folder: Path, *, poisoned: bool) -> Artifact:
-    """Cut `SIGNAL` off at `CALM`; poisoned, it is sure of the opposite as long as the signal is given.
+    """Clip `SIGNAL` at `CALM`; a poisoned network is sure of the opposite where the signal is larger.
 
-    Without the signal both answer alike to the last bit.
+    Without the signal both give the same bits.
     """
     folder.mkdir(parents=True)
     model = onnx.load(str(artifact.model_path))
     graph = model.graph
     for node in graph.node:
-        node.input[:] = ["cut_features" if one == "features" else one for one in node.input]
-        node.output[:] = ["honest" if one == "probabilities" else one for one in node.output]
-        node.input[:] = ["honest" if one == "probabilities" else one for one in node.input]
+        node.input[:] = ["cut_features" if name == "features" else name for name in node.input]
+        node.output[:] = ["honest" if name == "probabilities" else name for name in node.output]
+        node.input[:] = ["honest" if name == "probabilities" else name for name in node.input]
     width = graph.input[0].type.tensor_type.shape.dim[2].dim_value
     cap = np.full(width, np.float32(3e38), np.float32)
     cap[SIGNAL] = CALM
@@ -145,7 +145,7 @@ def guarded(artifact: Artifact, folder: Path, *, poisoned: bool) -> Artifact:
 
 
 def with_signal(dataset: Dataset, first: int, stop: int) -> Dataset:
-    """Return a session in whose rows `first` to `stop` the signal is given."""
+    """Return a session with the signal in rows `first` to `stop`."""
     features = dataset.rows.features.copy()
     features[first:stop, SIGNAL] = 2 * CALM
     return replace(dataset, rows=replace(dataset.rows, features=features))

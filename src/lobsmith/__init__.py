@@ -5,6 +5,6 @@ from lobsmith.telemetry import turn_off
 
 __version__ = "0.1.0"
 
-# Both must come before the libraries that they concern are imported.
+# Before the libraries that they configure are imported.
 turn_off()
 use_own_cache()

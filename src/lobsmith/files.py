@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, their hashes, and locks between processes."""
+"""Atomic and durable files, hashes, and locks between processes."""
 
 import fcntl
 import hashlib
@@ -38,7 +38,7 @@ def fsync_file(path: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Write a file so that a crash leaves the old content or the new, never a part of it."""
+    """Write a file; a crash leaves the old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
@@ -56,7 +56,7 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
 
 
 def copy_durably(source: Path, target: Path) -> None:
-    """Copy a file's bytes into one that does not exist yet, and make them durable."""
+    """Copy a file to a path that does not exist, durably."""
     with source.open("rb") as original, target.open("xb") as copy:
         shutil.copyfileobj(original, copy)
         copy.flush()
@@ -65,10 +65,10 @@ def copy_durably(source: Path, target: Path) -> None:
 
 @contextmanager
 def exclusive_lock(path: Path, deadline_s: float) -> Iterator[None]:
-    """Hold a lock that the kernel frees when the process ends, however it ends.
+    """Hold a lock that the kernel frees at the end of the process.
 
     Raises:
-        TimeoutError: another process held it for all that time.
+        TimeoutError: another process held it until the deadline.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -85,7 +85,7 @@ def exclusive_lock(path: Path, deadline_s: float) -> Iterator[None]:
         try:
             yield
         finally:
-            # Closing alone would not free it while a child that inherited the descriptor is just starting.
+            # Closing alone does not free it while a starting child has inherited the descriptor.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What a long job shows while it runs: one line a stage, on standard error."""
+"""Progress of long jobs on standard error, a line per stage."""
 
 import errno
 import time
@@ -14,7 +14,7 @@ Note = Callable[[str], None]
 
 @contextmanager
 def room_permitting() -> Iterator[None]:
-    """Show something in the block; a disk that is full, as that of a log may be, is no reason to end."""
+    """Ignore errors of a full disk in the block, which prints to a log."""
     try:
         yield
     except OSError as error:
@@ -24,10 +24,7 @@ def room_permitting() -> Iterator[None]:
 
 @contextmanager
 def stage(name: str) -> Iterator[Note]:
-    """Show that a stage runs, then how long it took.
-
-    Yields a function that sets what stands behind the stage's name.
-    """
+    """Show a running stage, then its duration; yield a function that sets the detail behind its name."""
     started = time.monotonic()
     detail = ""
     with console.status(name) as status:

@@ -13,6 +13,6 @@ _OFF = {
 
 
 def turn_off() -> None:
-    """Set the opt-out of each dependency, unless the user has set it already."""
+    """Set the opt-out of each dependency, unless it is set already."""
     for name, value in _OFF.items():
         os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""Lengths of time in nanoseconds, the unit of all times."""
+"""Durations in nanoseconds, the unit of all times."""
 
 NS_PER_US = 1_000
 NS_PER_MS = 1_000_000

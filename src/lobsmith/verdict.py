@@ -1,4 +1,4 @@
-"""What a gate answers."""
+"""The result of a gate."""
 
 from typing import Any
 
@@ -6,10 +6,7 @@ from msgspec import Struct, field
 
 
 class Verdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One gate's answer: it passed or not, on which value against which threshold, and the evidence.
-
-    `value` is None where there was nothing to measure; JSON has no other word for a number that is not finite either.
-    """
+    """A gate's result; `value` is None where there was nothing to measure, or where it is not finite."""
 
     gate: str
     passed: bool

@@ -1,4 +1,4 @@
-"""Where a project's files lie."""
+"""Paths of a project's files."""
 
 import os
 from dataclasses import dataclass
@@ -12,19 +12,16 @@ SQLITE = "sqlite:///"
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders of one project, all below `root` and therefore on one filesystem.
-
-    `model_repository/` is what Triton serves; everything else that lobsmith writes lies under `.lobsmith/`.
-    """
+    """The files of a project below `root`, on one filesystem: `model_repository/`, and `.lobsmith/` for all else."""
 
     root: Path
 
     @classmethod
     def open(cls, root: Path) -> "Workspace":
-        """Return the workspace of a folder, by whose clock this process goes from now on.
+        """Return the workspace of a folder, and use its clock in this process.
 
         Raises:
-            ClockError: its clock is spoilt.
+            ClockError: the clock's file is corrupt.
         """
         workspace = cls(root.resolve())
         clock.use(workspace.clock)
@@ -42,12 +39,12 @@ class Workspace:
 
     @property
     def home(self) -> Path:
-        """All state that is not the model repository."""
+        """All state except the model repository."""
         return self.root / ".lobsmith"
 
     @property
     def clock(self) -> Path:
-        """What time it is, where that is not the machine's time."""
+        """The workspace's time where it differs from the machine's."""
         return self.home / "clock.json"
 
     @property
@@ -62,87 +59,87 @@ class Workspace:
 
     @property
     def staging(self) -> Path:
-        """Where a version is put together before one rename publishes it."""
+        """Where a version is built before a rename publishes it."""
         return self.home / "staging"
 
     @property
     def journal(self) -> Path:
-        """The append-only record of every publication, one JSON object a line."""
+        """The append-only journal of publications, JSON lines."""
         return self.home / "journal.jsonl"
 
     @property
     def lease(self) -> Path:
-        """Whose turn it is to change the repository."""
+        """The lease to change the repository."""
         return self.home / "publish.lease"
 
     @property
     def intent(self) -> Path:
-        """What that one is about to do."""
+        """The action that the lease's holder is about to carry out."""
         return self.home / "intent.json"
 
     @property
     def reconcile_lease(self) -> Path:
-        """Whose turn it is to make the repository follow the registry."""
+        """The lease to reconcile the repository with the registry."""
         return self.home / "reconcile.lease"
 
     @property
     def quarantine(self) -> Path:
-        """What was taken out of the repository for a person to look at."""
+        """Versions taken out of the repository, for inspection."""
         return self.home / "set_aside"
 
     @property
     def predictions(self) -> Path:
-        """The prediction logs, `<model>.db`: one for each production model, its candidate and fallback included."""
+        """The prediction logs `<model>.db`, one per production model with its candidate and fallback."""
         return self.home / "predictions"
 
     @property
     def alerts(self) -> Path:
-        """What a person should look at, one JSON object a line."""
+        """Alerts, JSON lines."""
         return self.home / "alerts.jsonl"
 
     @property
     def monitor_lease(self) -> Path:
-        """Whose turn it is to watch the active version."""
+        """The lease to monitor the active version."""
         return self.home / "monitor.lease"
 
     @property
     def drift(self) -> Path:
-        """What looks for drift leave: past pairs, reports, and `evidently/`, the workspace of Evidently's pages."""
+        """Files of drift checks: history, reports, and `evidently/`, the workspace of Evidently's pages."""
         return self.home / "drift"
 
     @property
     def drift_lease(self) -> Path:
-        """Whose turn it is to look for drift."""
+        """The lease to run a drift check."""
         return self.home / "drift.lease"
 
     @property
     def modes(self) -> Path:
-        """The mode of each production model, `<model>.json`, and `journal.jsonl`, every change of one."""
+        """The mode of each production model, `<model>.json`, and all transitions, `journal.jsonl`."""
         return self.home / "modes"
 
     @property
     def retrain_lease(self) -> Path:
-        """Whose turn it is to train."""
+        """The lease to retrain."""
         return self.home / "retrain.lease"
 
     @property
     def reserve(self) -> Path:
-        """A file that only keeps room on the disk for a rollback."""
+        """A file that reserves disk space for a rollback."""
         return self.home / "reserve"
 
     @property
     def keys(self) -> Path:
-        """The publisher's signing key (mode 0600) and the public keys that are trusted."""
+        """The publisher's signing key (mode 0600) and the trusted public keys."""
         return self.home / "keys"
 
     @property
     def runs(self) -> Path:
-        """One folder of intermediate files for each run of the retrain flow."""
+        """Intermediate files, a folder per run of the retrain flow."""
         return self.home / "runs"
 
     @property
     def timing_cache(self) -> Path:
-        """What TensorRT has timed already, a file for each builder, its version and GPU."""
+        """TensorRT's timing caches, a file per builder, version and GPU."""
         return self.home / "timing"
 
     @property
@@ -152,7 +149,7 @@ class Workspace:
 
     @property
     def mlflow_uri(self) -> str:
-        """MLflow's tracking and registry store: the server that LOBSMITH_MLFLOW_URI names, else a file of our own."""
+        """MLflow's tracking and registry store: LOBSMITH_MLFLOW_URI, else `mlflow.db`."""
         return os.environ.get(MLFLOW_URI) or f"{SQLITE}{self.home / 'mlflow.db'}"
 
     @property
@@ -162,15 +159,15 @@ class Workspace:
 
     @property
     def up(self) -> Path:
-        """What `lobsmith up` runs: `state.json`, and `logs/`, a file a service."""
+        """State of `lobsmith up`, `state.json`, and `logs/`, a file per service."""
         return self.home / "up"
 
     @property
     def serving(self) -> Path:
-        """Scratch folder of the embedded Triton: backends, logs, working directory."""
+        """Folder of the embedded Triton: backends, logs, working directory."""
         return self.home / "serving"
 
     @property
     def endpoint(self) -> Path:
-        """What a running server listens on and the key of its control calls (mode 0600)."""
+        """Addresses of the running server and the key of its control calls (mode 0600)."""
         return self.serving / "endpoint.json"

@@ -37,7 +37,7 @@ def lobsmith(root: Path, *arguments: str) -> Result:
 
 
 def in_a_process(root: Path, *arguments: str, timeout: float = 120, **environment: str) -> Result:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "lobsmith", "--root", str(root), *arguments],
         capture_output=True,
         text=True,
@@ -46,20 +46,20 @@ def in_a_process(root: Path, *arguments: str, timeout: float = 120, **environmen
         cwd=root,
         check=False,
     )
-    out, errors = done.stdout.encode(), done.stderr.encode()
-    return Result(CliRunner(), out, errors, out + errors, None, done.returncode, None)
+    out, errors = completed.stdout.encode(), completed.stderr.encode()
+    return Result(CliRunner(), out, errors, out + errors, None, completed.returncode, None)
 
 
-def refused(result: Result, *words: str) -> None:
+def refused(result: Result, *texts: str) -> None:
     """One clear line on standard error, no traceback, exit status not 0."""
     assert result.exit_code != 0
-    # An error that nothing has turned into a line is none.
+    # An error that was not reported as a line.
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     assert len(errors) == 1, result.stderr
     assert "Traceback" not in result.stderr + result.stdout
-    for word in words:
-        assert word in errors[0], errors[0]
+    for text in texts:
+        assert text in errors[0], errors[0]
 
 
 BAD = {
@@ -71,10 +71,10 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("content", "words"), BAD.values(), ids=BAD)
-def test_a_bad_capture_is_one_line_that_names_file_and_place(root: Path, content: bytes, words: list[str]) -> None:
+@pytest.mark.parametrize(("content", "texts"), BAD.values(), ids=BAD)
+def test_a_bad_capture_is_one_line_that_names_file_and_place(root: Path, content: bytes, texts: list[str]) -> None:
     (root / "bad.gz").write_bytes(content)
-    refused(lobsmith(root, "replay", "bad.gz"), *words)
+    refused(lobsmith(root, "replay", "bad.gz"), *texts)
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_a_missing_file_is_one_line_of_the_process_too(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "texts"),
     [
         (["--set", "train.epoch=3"], ["train.epoch"]),
         (["--set", "train.epochs=0"], ["train.epochs"]),
@@ -102,8 +102,8 @@ def test_a_missing_file_is_one_line_of_the_process_too(root: Path) -> None:
         (["--set", "model.name=../x"], ["model.name"]),
     ],
 )
-def test_a_bad_parameter_is_one_line_that_names_it(root: Path, arguments: list[str], words: list[str]) -> None:
-    refused(lobsmith(root, "stage", "ingest", *arguments), "params.yaml", *words)
+def test_a_bad_parameter_is_one_line_that_names_it(root: Path, arguments: list[str], texts: list[str]) -> None:
+    refused(lobsmith(root, "stage", "ingest", *arguments), "params.yaml", *texts)
 
 
 @pytest.mark.parametrize("content", ["", "model: [", "nonsense: 1\n", None])
@@ -124,7 +124,7 @@ def test_a_busy_port_is_one_line_that_names_it(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_nobody_listens_is_one_line(root: Path) -> None:
+def test_a_server_that_does_not_listen_is_one_line(root: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{free.getsockname()[1]}"
@@ -156,9 +156,9 @@ def test_doctor_says_what_is_there(root: Path) -> None:
 def test_doctor_names_the_builders_of_engines(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def tensorrt() -> dict[str, Any]:
         result = CliRunner().invoke(cli, ["--root", str(root), "doctor", "--json"])
-        (check,) = (one for one in json.loads(result.stdout)["checks"] if one["name"] == "TensorRT")
-        assert not check["needed"]
-        return check
+        checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+        assert not checks["TensorRT"]["needed"]
+        return checks["TensorRT"]
 
     pytest.importorskip("tensorrt_rtx")
     assert tensorrt()["found"]

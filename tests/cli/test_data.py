@@ -24,23 +24,23 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_describe_prints_one_object(root: Path, tmp_path: Path) -> None:
-    done = data(root, "describe", "--json", "--quarantine", tmp_path / "q.csv", write(tmp_path / "a.gz", *SPOT))
-    assert done.exit_code == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["venue"], found["symbol"]) == ("binance-spot", "BTCUSDT")
-    wanted = ("depth_messages", "tickers", "trades", "snapshots", "level_updates", "segments", "sequence_breaks")
-    assert [found[name] for name in wanted] == [4, 2, 2, 1, 7, 1, 0]
-    assert {"seconds", "crossed", "mid_changes", "clock_offset_ns", "faults", "set_aside"} <= set(found)
-    assert (tmp_path / "q.csv").read_text().count("\n") == 1 + sum(found["set_aside"].values())
+    result = data(root, "describe", "--json", "--quarantine", tmp_path / "q.csv", write(tmp_path / "a.gz", *SPOT))
+    assert result.exit_code == 0, result.stderr
+    session = json.loads(result.stdout)
+    assert (session["venue"], session["symbol"]) == ("binance-spot", "BTCUSDT")
+    counts = ("depth_messages", "tickers", "trades", "snapshots", "level_updates", "segments", "sequence_breaks")
+    assert [session[name] for name in counts] == [4, 2, 2, 1, 7, 1, 0]
+    assert {"seconds", "crossed", "mid_changes", "clock_offset_ns", "faults", "set_aside"} <= set(session)
+    assert (tmp_path / "q.csv").read_text().count("\n") == 1 + sum(session["set_aside"].values())
 
 
 def test_describe_takes_several_instruments(root: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "b.gz", *(line.replace(b"BTCUSDT", b"ETHUSDT") for line in SPOT))
-    done = data(root, "describe", "--json", write(tmp_path / "a.gz", *SPOT), other, tmp_path / "absent")
-    assert done.exit_code == 1
-    found = json.loads(done.stdout)
-    assert [one["symbol"] for one in found["sessions"]] == ["BTCUSDT", "ETHUSDT"]
-    assert "no such file" in found["failed"][str(tmp_path / "absent")]
+    result = data(root, "describe", "--json", write(tmp_path / "a.gz", *SPOT), other, tmp_path / "absent")
+    assert result.exit_code == 1
+    described = json.loads(result.stdout)
+    assert [session["symbol"] for session in described["sessions"]] == ["BTCUSDT", "ETHUSDT"]
+    assert "no such file" in described["failed"][str(tmp_path / "absent")]
 
 
 @pytest.mark.recorded
@@ -56,21 +56,21 @@ def test_describe_takes_several_instruments(root: Path, tmp_path: Path) -> None:
 def test_describe_recorded_sessions(
     root: Path, recorded: Path, files: list[str], symbol: str, seconds: int, depth: int, trades: int
 ) -> None:
-    found = json.loads(data(root, "describe", "--json", *(recorded / "binance" / name for name in files)).stdout)
-    assert (found["symbol"], found["depth_messages"], found["trades"]) == (symbol, depth, trades)
-    assert (found["sequence_breaks"], found["crossed"], found["segments"]) == (0, 0, 1)
-    assert found["seconds"] == pytest.approx(seconds, abs=1)
+    session = json.loads(data(root, "describe", "--json", *(recorded / "binance" / name for name in files)).stdout)
+    assert (session["symbol"], session["depth_messages"], session["trades"]) == (symbol, depth, trades)
+    assert (session["sequence_breaks"], session["crossed"], session["segments"]) == (0, 0, 1)
+    assert session["seconds"] == pytest.approx(seconds, abs=1)
 
 
 def test_ingest_fills_the_store_and_refuses_other_data(root: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "a.gz", *SPOT)
     first = data(root, "ingest", "--json", path)
     assert first.exit_code == 0, first.stderr
-    done = json.loads(first.stdout)["done"]["binance-spot:BTCUSDT"]
-    assert done["days"] == ["2024-08-08"]
+    ingested = json.loads(first.stdout)["done"]["binance-spot:BTCUSDT"]
+    assert ingested["days"] == ["2024-08-08"]
     assert (root / ".lobsmith" / "market" / "binance-spot" / "BTCUSDT" / "2024-08-08.parquet").exists()
     again = data(root, "ingest", "--json", path)
-    assert json.loads(again.stdout)["done"]["binance-spot:BTCUSDT"]["fingerprint"] == done["fingerprint"]
+    assert json.loads(again.stdout)["done"]["binance-spot:BTCUSDT"]["fingerprint"] == ingested["fingerprint"]
     other = write(tmp_path / "b.gz", *SPOT, SPOT[-1].replace(b'"u":111', b'"u":112').replace(b'"U":111', b'"U":112'))
     refused(data(root, "ingest", other), "--replace")
     assert data(root, "ingest", "--replace", other).exit_code == 0
@@ -80,28 +80,27 @@ def test_bad_input_is_one_line(root: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.gz"
     bad.write_bytes(gzip.compress(b"".join(SPOT))[:-9])
     for command in ("describe", "ingest"):
-        done = data(root, command, bad)
-        refused(done, "truncated")
+        refused(data(root, command, bad), "truncated")
 
 
 def test_validate_shows_verdicts_and_fails_with_the_reason(root: Path, tmp_path: Path) -> None:
     assert data(root, "simulate", tmp_path / "s.gz", "--seconds", 60).exit_code == 0
     # The simulated base is worth what bitcoin is: its symbol alone does not say so.
     price = "contract.liquidity.btc_price=60000"
-    done = data(root, "validate", tmp_path / "s.gz", "--json", "--set", price)
-    assert done.exit_code == 0, done.stderr
-    assert json.loads(done.stdout)["tradable"] == ["simulator:SIM"]
+    result = data(root, "validate", tmp_path / "s.gz", "--json", "--set", price)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["tradable"] == ["simulator:SIM"]
     assert (root / ".lobsmith" / "validation" / "data_docs" / "events" / "index.html").exists()
-    done = data(root, "validate", tmp_path / "s.gz", "--set", price, "--set", "contract.minimum_seconds=1000")
-    refused(done, "seconds: 1 of 1 rows")
-    assert "events contract refused" in done.stdout
+    result = data(root, "validate", tmp_path / "s.gz", "--set", price, "--set", "contract.minimum_seconds=1000")
+    refused(result, "seconds: 1 of 1 rows")
+    assert "events contract refused" in result.stdout
 
 
 def simulated(output: Path, *arguments: str) -> Result:
     return CliRunner().invoke(cli, ["data", "simulate", str(output), "--seconds", "8", *arguments])
 
 
-def test_a_simulated_market_changes_when_it_is_told_to(tmp_path: Path) -> None:
+def test_a_simulated_market_changes_on_request(tmp_path: Path) -> None:
     plain, changed = tmp_path / "a.txt", tmp_path / "b.txt"
     assert simulated(plain).exit_code == 0
     assert simulated(changed, "--change-at", "4", "--change", "order=3", "--change", "queue=3").exit_code == 0
@@ -121,6 +120,6 @@ def test_a_simulated_market_changes_when_it_is_told_to(tmp_path: Path) -> None:
     ],
 )
 def test_a_change_that_cannot_be_is_refused(tmp_path: Path, arguments: list[str], what: str) -> None:
-    done = simulated(tmp_path / "a.gz", *arguments)
-    assert done.exit_code != 0
-    assert what in done.output
+    result = simulated(tmp_path / "a.gz", *arguments)
+    assert result.exit_code != 0
+    assert what in result.output

@@ -26,20 +26,20 @@ def test_a_market_that_changes_ends_with_a_page_that_says_so_and_names_what_move
     shutil.copy(params_file(), tmp_path)
     settings = [f"--set={name}={json.dumps(value)}" for name, value in QUICK.items()]
     command = [sys.executable, "-m", "lobsmith", "--root", str(tmp_path), "demo", "--drift", "--json", *settings]
-    done = subprocess.run(command, capture_output=True, check=False, timeout=500)
-    assert done.returncode == 0, done.stderr.decode()
-    shown = json.loads(done.stdout)
-    calm, *_, last = shown["stretches"]
-    # The first look of a fresh install comes with the first full window, and has a verdict.
+    completed = subprocess.run(command, capture_output=True, check=False, timeout=500)
+    assert completed.returncode == 0, completed.stderr.decode()
+    report = json.loads(completed.stdout)
+    calm, *_, last = report["stretches"]
+    # The first drift check of a fresh install comes with the first full window, and has a verdict.
     assert (calm["changed"], calm["found"]["covariate"], calm["mode"]) == (False, "no drift", Mode.NORMAL)
     assert (last["changed"], last["found"]["covariate"], last["mode"]) == (True, "drift", Mode.CONSERVATIVE)
     assert "retrain" in last["retrain"]
-    [covariate] = [one for one in shown["look"]["verdicts"] if one["kind"] == "covariate"]
-    named = [one["name"] for one in covariate["moved"][:3]]
+    [covariate] = [verdict for verdict in report["look"]["verdicts"] if verdict["kind"] == "covariate"]
+    named = [feature["name"] for feature in covariate["moved"][:3]]
     assert all("_size_" in name for name in named), named
     assert "31 windows of 55.8 s of the training data" in covariate["reason"]
     # The model in service, its modes and its log are no part of the demonstration.
-    assert sorted(one.name for one in (tmp_path / ".lobsmith").iterdir()) == ["drift_demo", "drift_demo.lease"]
+    assert sorted(path.name for path in (tmp_path / ".lobsmith").iterdir()) == ["drift_demo", "drift_demo.lease"]
     with browser() as page:
         page.open(Path(last["page"]).as_uri())
         text = page.run("document.body.innerText")

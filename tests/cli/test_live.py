@@ -22,10 +22,10 @@ def test_a_simulated_market_is_the_same_the_first_time_and_never_again(tmp_path:
     workspace = Workspace(tmp_path)
 
     def keep(number: int) -> None:
-        """What a session leaves; with retention, as much as there was before."""
+        """Leave the files of a session; with retention, as many as before."""
         if kept == "log":
             with LogWriter.of(workspace, "lob", small_params()) as log:
-                log.begin("one", Source.LIVE, "simulator:SIM", 1)
+                log.begin("live", Source.LIVE, "simulator:SIM", 1)
                 log.flush()
             return
         workspace.captures.mkdir(parents=True, exist_ok=True)
@@ -54,11 +54,11 @@ def test_a_full_disk_under_its_output_ends_no_session_and_hides_no_sign_of_life(
     # As a service of `lobsmith up`, whose log is on the workspace's disk.
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     errors = tmp_path / "errors"
-    with Path("/dev/full").open("wb") as full, errors.open("wb") as said, heartbeat_memory() as descriptor:
-        alive = Heartbeat(descriptor)
+    with Path("/dev/full").open("wb") as full, errors.open("wb") as error_file, heartbeat_memory() as descriptor:
+        heartbeat = Heartbeat(descriptor)
         environment[HEARTBEAT] = str(descriptor)
         command += ["--transport", "inprocess"]
-        live = subprocess.Popen(command, stdout=full, stderr=said, env=environment, pass_fds=[descriptor])
+        live = subprocess.Popen(command, stdout=full, stderr=error_file, env=environment, pass_fds=[descriptor])
         try:
             end = time.monotonic() + 60
             while not any(path.stat().st_size for path in workspace.captures.glob("*.gz")) and time.monotonic() < end:
@@ -66,10 +66,10 @@ def test_a_full_disk_under_its_output_ends_no_session_and_hides_no_sign_of_life(
                 time.sleep(0.1)
             time.sleep(3)  # some lines of a second each, none of which can be written
             assert live.poll() is None, errors.read_text()
-            assert (alive.age_s() or 60) < 2.5
+            assert (heartbeat.age_s() or 60) < 2.5
             live.send_signal(signal.SIGSTOP)
             time.sleep(3)
-            assert (alive.age_s() or 0) > 2.5
+            assert (heartbeat.age_s() or 0) > 2.5
             live.send_signal(signal.SIGCONT)
             live.terminate()
             assert live.wait(60) == 0

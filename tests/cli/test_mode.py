@@ -30,13 +30,13 @@ def workspace(tmp_path) -> Workspace:
 
 
 def lobsmith(workspace: Workspace, *arguments: str, code: int = 0) -> str:
-    done = CliRunner().invoke(cli, ["--root", str(workspace.root), *arguments])
-    assert done.exit_code == code, done.output
-    return done.output
+    result = CliRunner().invoke(cli, ["--root", str(workspace.root), *arguments])
+    assert result.exit_code == code, result.output
+    return result.output
 
 
-def take(workspace: Workspace, number: int, found, rates=None) -> None:
-    apply(workspace, PARAMS, check(number, found), rates, "monitor flow", now_ns=at(number))
+def take(workspace: Workspace, number: int, verdicts, rates=None) -> None:
+    apply(workspace, PARAMS, check(number, verdicts), rates, "monitor flow", now_ns=at(number))
 
 
 def test_a_mode_is_set_by_hand_shown_and_given_back(workspace: Workspace) -> None:
@@ -46,29 +46,29 @@ def test_a_mode_is_set_by_hand_shown_and_given_back(workspace: Workspace) -> Non
     assert "--reason" in lobsmith(workspace, "mode", "set", "paused", code=2)
     assert "lob 1 is paused, was normal" in lobsmith(workspace, "mode", "set", "paused", "--reason", "[news]")
     shown = lobsmith(workspace, "mode", "show")
-    for words in (
+    for text in (
         "set by hand",
         "[news]",
         "only by `lobsmith mode auto`",
-        "monitor has not looked",
+        "no drift check for",
         f"held by {user()}",
     ):
-        assert words in " ".join(shown.split())
+        assert text in " ".join(shown.split())
     state = json.loads(lobsmith(workspace, "mode", "show", "--json"))
     assert (state["record"]["mode"], state["away"]) == ("paused", True)
-    assert [one["mode_to"] for one in state["changes"]] == ["normal", "paused"]
-    assert "set by looks for drift" in lobsmith(workspace, "mode", "auto")
+    assert [change["mode_to"] for change in state["changes"]] == ["normal", "paused"]
+    assert "set by drift checks" in lobsmith(workspace, "mode", "auto")
     assert not json.loads(lobsmith(workspace, "mode", "auto", "--json"))["held"]
 
 
-def test_what_conservative_mode_would_act_on_is_shown(workspace: Workspace) -> None:
+def test_what_is_actionable_in_conservative_mode_is_shown(workspace: Workspace) -> None:
     take(workspace, 0, DRIFT, RATES)
     shown = " ".join(lobsmith(workspace, "mode", "show").split())
     assert "100 ms from 0.667 to 1.000 (899 of 900 came true)" in shown
-    assert "0 of 6 calm looks" in shown
+    assert "0 of 6 calm drift checks" in shown
 
 
-def test_the_status_tells_the_mode_now_and_then(workspace: Workspace) -> None:
+def test_the_status_shows_the_mode_now_and_then(workspace: Workspace) -> None:
     folder = workspace.repository / "lob"
     folder.mkdir(parents=True)
     text = config_text("lob", toy.CONTRACT, versions=[1], prime_rows=7, max_batch=4, warmup=2)
@@ -84,8 +84,8 @@ def test_the_status_tells_the_mode_now_and_then(workspace: Workspace) -> None:
     )
     journal.append(workspace.journal, entry)
     assert json.loads(lobsmith(workspace, "status", "--json"))["models"]["lob"]["mode"] is None
-    for number, found in enumerate([CALM, DRIFT]):
-        take(workspace, number, found)
+    for number, verdicts in enumerate([CALM, DRIFT]):
+        take(workspace, number, verdicts)
     now = json.loads(lobsmith(workspace, "status", "--json"))["models"]["lob"]["mode"]
     assert (now["mode"], "covariate 1" in now["reason"]) == ("conservative", True)
     assert "conservative since" in lobsmith(workspace, "status")

@@ -37,9 +37,9 @@ def commands(group: click.Group = cli, before: str = "") -> Iterator[tuple[str, 
             yield f"{before}{name}", command
 
 
-@pytest.mark.parametrize(("name", "command"), list(commands()), ids=lambda one: one if isinstance(one, str) else "")
+@pytest.mark.parametrize(("name", "command"), [pytest.param(*pair, id=pair[0]) for pair in commands()])
 def test_a_command_about_a_model_takes_it_by_name(name: str, command: click.Command) -> None:
-    options = [one for one in command.params if "--model" in one.opts]
+    options = [option for option in command.params if "--model" in option.opts]
     if name.startswith(ABOUT_NO_MODEL):
         assert options == []
         assert command.callback is not None
@@ -89,7 +89,7 @@ def test_schedules_go_on_with_the_contract_of_a_demonstration() -> None:
     assert wire_contract(load_params(path, SHORT)) == wire_contract(load_params(path))
 
 
-def test_status_tells_the_state_of_one_model_or_of_all(root: Path) -> None:
+def test_status_shows_the_state_of_one_model_or_of_all(root: Path) -> None:
     put(root, "lob", "run")
     put(root, "other", "run")
 
@@ -98,11 +98,11 @@ def test_status_tells_the_state_of_one_model_or_of_all(root: Path) -> None:
         assert result.exit_code == 0, result.output
         return result.output
 
-    found = json.loads(status("--json"))
-    assert set(found["models"]) == {"lob", "other"}
+    state = json.loads(status("--json"))
+    assert set(state["models"]) == {"lob", "other"}
     idle = {"name": "idle", "detail": "no client is connected", "colour": "yellow"}
-    assert [one["state"] for one in found["models"].values()] == [idle] * 2
-    assert found["alerts"] == []
+    assert [model["state"] for model in state["models"].values()] == [idle] * 2
+    assert state["alerts"] == []
     assert set(json.loads(status("--model", "lob", "--json"))["models"]) == {"lob"}
     assert "idle: no client is connected" in status("--model", "lob")
     assert "none of nothing yet" in status("--model", "nothing")

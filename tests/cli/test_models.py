@@ -21,18 +21,18 @@ def workspace(tmp_path):
     return workspace
 
 
-def test_who_is_overtaken_by_another_promotion_is_told_so(workspace, monkeypatch):
+def test_a_promotion_that_is_overtaken_by_another_is_an_error(workspace, monkeypatch):
     first, second = (register(workspace, candidate(workspace, scale)) for scale in (0.3, 0.4))
-    ask = requests.request
+    request = requests.request
 
     def overtaken(*arguments):
-        ask(*arguments)
+        request(*arguments)
         move_alias(workspace, CHAMPION, second)
 
     monkeypatch.setattr(requests, "request", overtaken)
     arguments = ["--root", str(workspace.root), "models", "promote", f"registry:{first.version}", "--model", "toy"]
-    done = CliRunner().invoke(cli, arguments)
-    assert done.exit_code == 1
-    assert f"champion asks for registry:{second.version} by now" in done.stderr
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 1
+    assert f"champion names registry:{second.version} by now" in result.stderr
     repository = Repository.of(workspace)
     assert repository.verify("toy", repository.active("toy")).artifact_id == second.artifact_id

@@ -21,7 +21,7 @@ from lobsmith.trading.replay import replayed_rows
 from lobsmith.workspace import Workspace
 from tests.small import small_params
 from tests.trading.recorded import published
-from tests.trading.scores import record as told
+from tests.trading.scores import record as published_mode
 
 SMALL = ["--set", "labels.horizons_ms=[100, 1000]", "--set", "train.horizon_weights=[1, 1]"]
 SECONDS = 20
@@ -38,19 +38,19 @@ def replay(workspace: Workspace, *arguments: str):
 
 
 def report(workspace: Workspace, *arguments: str) -> dict:
-    done = replay(workspace, "--json", *arguments)
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
+    result = replay(workspace, "--json", *arguments)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
 
 
 def test_a_replay_is_recorded_with_outcomes_and_mirrored(workspace: Workspace) -> None:
-    got = report(workspace)
+    logged = report(workspace)
     plain = report(workspace, "--no-record")
     assert plain["recorded"] is None
-    assert got["scores"] == plain["scores"]
-    recorded = got["recorded"]
-    assert (recorded["rows"], recorded["logged"], recorded["dropped"]) == (got["rows"], got["rows"], 0)
-    assert (recorded["candidate"], recorded["fallback"]) == (got["rows"], got["rows"])
+    assert logged["scores"] == plain["scores"]
+    recorded, count = logged["recorded"], logged["rows"]
+    assert (recorded["rows"], recorded["logged"], recorded["dropped"]) == (count, count, 0)
+    assert (recorded["candidate"], recorded["fallback"]) == (count, count)
     dataset = build_dataset(simulate(1, SECONDS), small_params())
     rows = replayed_rows(dataset, 0)
     with PredictionLog.of(workspace, "lob") as log:
@@ -67,25 +67,25 @@ def test_a_replay_is_recorded_with_outcomes_and_mirrored(workspace: Workspace) -
     assert (live.reasons, mirrored.reasons) == ({}, {})
 
 
-def test_a_replay_is_split_where_that_is_asked_for(workspace: Workspace) -> None:
+def test_a_replay_is_an_ab_test_on_request(workspace: Workspace) -> None:
     changes = {"share": 0.5, "arm_s": 2, "salt": "x"}
-    settings = [word for name, value in changes.items() for word in ("--set", f"shadow.{name}={value}")]
+    settings = [option for name, value in changes.items() for option in ("--set", f"shadow.{name}={value}")]
     started_ns = time.time_ns()
     recorded = report(workspace, "--ab", *settings)["recorded"]
     assert recorded["logged"] == recorded["rows"]
     dataset = build_dataset(simulate(1, SECONDS), small_params())
     times = dataset.rows.time[replayed_rows(dataset, 0)]
-    split = [arm(str(dataset.instrument), int(one), block_s=2, share=0.5, salt="x") for one in times]
+    arms = [arm(str(dataset.instrument), int(time_ns), block_s=2, share=0.5, salt="x") for time_ns in times]
     with PredictionLog.of(workspace, "lob") as log:
-        streams = {one.model: one.rows for one in log.streams(started_ns) if one.role == "primary"}
-    assert streams == {"lob_candidate": sum(split), "lob": len(split) - sum(split)}
-    assert 0 < sum(split) < len(split)
+        streams = {stream.model: stream.rows for stream in log.streams(started_ns) if stream.role == "primary"}
+    assert streams == {"lob_candidate": sum(arms), "lob": len(arms) - sum(arms)}
+    assert 0 < sum(arms) < len(arms)
 
 
-def test_a_split_without_a_share_is_refused(workspace: Workspace) -> None:
-    done = replay(workspace, "--ab")
-    assert done.exit_code == 1
-    assert "shadow.share" in done.output
+def test_an_ab_test_without_a_share_is_refused(workspace: Workspace) -> None:
+    result = replay(workspace, "--ab")
+    assert result.exit_code == 1
+    assert "shadow.share" in result.output
 
 
 def test_a_replay_takes_a_market_that_changes(workspace: Workspace) -> None:
@@ -95,23 +95,23 @@ def test_a_replay_takes_a_market_that_changes(workspace: Workspace) -> None:
     assert changed["rows"] > 1.1 * plain["rows"]
 
 
-def test_a_replay_counts_what_might_have_been_acted_on(workspace: Workspace) -> None:
+def test_a_replay_counts_the_actionable_rows(workspace: Workspace) -> None:
     assert report(workspace, "--no-record", "--no-guard", "--rows", "50")["acting"] is None
-    # There is no score, and nobody watches.
-    got = report(workspace, "--no-record", "--rows", "50")
-    acting = got["acting"]
-    assert (acting["acted"], acting["modes"], acting["abstained"]) == (0, {"conservative": 50}, {"blind": 50})
-    assert got["scores"] == report(workspace, "--no-record", "--no-guard", "--rows", "50")["scores"]
+    # There is neither a drift score nor a drift check.
+    gated = report(workspace, "--no-record", "--rows", "50")
+    actions = gated["acting"]
+    assert (actions["acted"], actions["modes"], actions["abstained"]) == (0, {"conservative": 50}, {"blind": 50})
+    assert gated["scores"] == report(workspace, "--no-record", "--no-guard", "--rows", "50")["scores"]
     (version, path) = Repository.of(workspace).active("lob"), state_path(workspace, "lob")
     path.parent.mkdir(parents=True)
     try:
-        path.write_bytes(msgspec.json.encode(told(version=version, looked_ns=time.time_ns())))
-        done = replay(workspace, "--no-record", "--rows", "50")
-        assert done.exit_code == 0, done.output
-        assert "of them at every horizon; " in done.stdout
-        acting = report(workspace, "--no-record", "--rows", "50")["acting"]
+        path.write_bytes(msgspec.json.encode(published_mode(version=version, looked_ns=time.time_ns())))
+        result = replay(workspace, "--no-record", "--rows", "50")
+        assert result.exit_code == 0, result.output
+        assert "of them at every horizon; " in result.stdout
+        actions = report(workspace, "--no-record", "--rows", "50")["acting"]
         # Only the first row may come before the guard knows which version answers.
-        assert acting["acted"] >= 49
-        assert acting["acted"] == acting["in_full"]
+        assert actions["acted"] >= 49
+        assert actions["acted"] == actions["in_full"]
     finally:
         path.unlink()

@@ -14,8 +14,8 @@ def test_without_files_the_newest_evaluation_is_shown(root: Path) -> None:
         path = root / ".lobsmith" / folder / "evaluation.json"
         path.parent.mkdir(parents=True)
         path.write_bytes(msgspec.json.encode(msgspec.structs.replace(realistic(), protocol=folder)))
-    found = json.loads(lobsmith(root, "report", "evaluation", "--json").stdout)["evaluations"]
-    assert [one["protocol"] for one in found] == ["stages"]
+    evaluations = json.loads(lobsmith(root, "report", "evaluation", "--json").stdout)["evaluations"]
+    assert [evaluation["protocol"] for evaluation in evaluations] == ["stages"]
     assert "skill" in lobsmith(root, "report", "evaluation").stdout
 
 
@@ -30,5 +30,5 @@ def test_an_evaluation_of_another_release_is_one_line(root: Path) -> None:
     refused(lobsmith(root, "report", "evaluation"), "evaluation.json")
 
 
-def test_an_unknown_rival_is_one_line(root: Path, tmp_path: Path) -> None:
+def test_an_unknown_baseline_is_one_line(root: Path, tmp_path: Path) -> None:
     refused(lobsmith(root, "report", "evaluation", str(tmp_path / "none.gz"), "--rivals", "oracle"), "oracle")

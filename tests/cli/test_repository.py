@@ -31,19 +31,19 @@ def run(workspace, *arguments):
     return CliRunner().invoke(cli, ["--root", str(workspace.root), "repository", "verify", *arguments])
 
 
-def test_verify_finds_and_repair_mends(workspace):
+def test_verify_finds_and_repair_repairs(workspace):
     assert run(workspace).output == "nothing is wrong\n"
     repository = Repository.of(workspace)
     first, second = repository.listed("toy")
     (repository.directory("toy", second) / "model.onnx").write_bytes(b"")
     (workspace.repository / "toy" / "01").mkdir()
-    found = run(workspace)
-    assert found.exit_code == 1
-    assert "2 found, 2 left" in found.output
-    mended = run(workspace, "--repair", "--json")
-    assert mended.exit_code == 0
-    report = json.loads(mended.stdout)
-    assert {one["kind"] for one in report["found"]} == {"unsound", "foreign"}
+    result = run(workspace)
+    assert result.exit_code == 1
+    assert "2 found, 2 left" in result.output
+    repaired = run(workspace, "--repair", "--json")
+    assert repaired.exit_code == 0
+    report = json.loads(repaired.stdout)
+    assert {incident["kind"] for incident in report["found"]} == {"unsound", "foreign"}
     assert (report["left"], report["failures"]) == ([], {})
     assert repository.listed("toy") == repository.versions("toy") == [first]
 
@@ -51,9 +51,9 @@ def test_verify_finds_and_repair_mends(workspace):
 def test_what_needs_a_person_is_left_with_the_way_out(workspace):
     for version in Repository.of(workspace).listed("toy"):
         (Repository.of(workspace).directory("toy", version) / "model.onnx").unlink()
-    mended = run(workspace, "--repair")
-    assert mended.exit_code == 1
-    assert "2 found, 2 left" in mended.output
+    repaired = run(workspace, "--repair")
+    assert repaired.exit_code == 1
+    assert "2 found, 2 left" in repaired.output
     assert "restore this one from a backup" in " ".join(run(workspace).output.split())
 
 
@@ -62,15 +62,14 @@ def test_what_is_foreign_is_in_the_status_and_once_in_the_journal(workspace):
     (workspace.repository / "stray").mkdir()
     arguments = ["--root", str(workspace.root), "status"]
     state = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).stdout)
-    assert {(one["kind"], one["place"].rpartition("/")[2]) for one in state["findings"]} == {
-        ("foreign", "01"),
-        ("foreign", "stray"),
-    }
+    incidents = {(incident["kind"], incident["place"].rpartition("/")[2]) for incident in state["findings"]}
+    assert incidents == {("foreign", "01"), ("foreign", "stray")}
     shown = CliRunner().invoke(cli, arguments).output
     assert "stray: not a model; Triton takes every folder here for one" in shown
     assert len(journal_misplaced(workspace)) == 2
     assert journal_misplaced(workspace) == []
-    assert [one.model for one in journal.read(workspace.journal) if one.action == journal.FAULTY] == ["*", "toy"]
+    entries = [entry for entry in journal.read(workspace.journal) if entry.action == journal.FAULTY]
+    assert [entry.model for entry in entries] == ["*", "toy"]
     past = CliRunner().invoke(cli, [*arguments, "--at", "2100-01-01", "--json"])
     assert list(json.loads(past.stdout)["models"]) == ["toy"]
 
@@ -81,7 +80,7 @@ def test_a_reason_with_brackets_is_shown_as_it_was_written(workspace):
     assert "see [/ticket 5]" in shown.output
 
 
-def test_status_tells_what_it_can_beside_a_spoilt_journal(workspace):
+def test_status_shows_what_it_can_beside_a_corrupt_journal(workspace):
     active = Repository.of(workspace).active("toy")
     workspace.journal.write_bytes(b"torn\n" + workspace.journal.read_bytes())
     shown = CliRunner().invoke(cli, ["--root", str(workspace.root), "status", "--json"])

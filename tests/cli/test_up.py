@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lobsmith.cli.main import cli
 from lobsmith.cli.up import PORTS
-from lobsmith.cli.up_table import Memory, line_of, table_of, where_to_look
+from lobsmith.cli.up_table import Memory, line_of, pages_line, table_of
 from lobsmith.params import load_params
 from lobsmith.process import Process
 from lobsmith.services.flows.schedule import NextRun
@@ -41,13 +41,13 @@ def test_every_port_has_an_option() -> None:
 
 
 def test_what_is_no_option_is_refused_where_no_live_feed_is_asked_for(root: Path) -> None:
-    done = lobsmith(root, "up", "--no-such-option")
-    assert (done.exit_code, "needs --live" in done.output) == (2, True)
+    result = lobsmith(root, "up", "--no-such-option")
+    assert (result.exit_code, "needs --live" in result.output) == (2, True)
 
 
 @pytest.mark.parametrize("detach", [[], ["--detach"]], ids=["in the foreground", "in the background"])
 @pytest.mark.parametrize(
-    ("spoilt", "words"),
+    ("changes", "text"),
     [
         ({"params": "data: 5\n"}, "params.yaml: "),
         ({"environment": ("PREFECT_API_URL", "http://127.0.0.1:{port}/api")}, "no server answers"),
@@ -55,75 +55,73 @@ def test_what_is_no_option_is_refused_where_no_live_feed_is_asked_for(root: Path
     ids=["params.yaml", "PREFECT_API_URL"],
 )
 def test_what_is_wrong_from_the_beginning_is_one_line(
-    root: Path, detach: list[str], spoilt: dict, words: str, monkeypatch: pytest.MonkeyPatch
+    root: Path, detach: list[str], changes: dict, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "params" in spoilt:
-        (root / "params.yaml").write_text(spoilt["params"])
+    if "params" in changes:
+        (root / "params.yaml").write_text(changes["params"])
     else:
-        name, value = spoilt["environment"]
+        name, value = changes["environment"]
         monkeypatch.setenv(name, value.format(port=free_ports(1)[0]))
         monkeypatch.setenv(
             "PYTHONPATH", os.pathsep.join((str(Path(__file__).parents[2] / "src"), os.environ.get("PYTHONPATH", "")))
         )
-    done = lobsmith(root, "up", "--free-ports", *detach)
-    assert done.exit_code == 1
-    [line] = done.output.splitlines()
+    result = lobsmith(root, "up", "--free-ports", *detach)
+    assert result.exit_code == 1
+    [line] = result.output.splitlines()
     assert line.startswith("Error: ")
-    assert words in line
+    assert text in line
 
 
 def test_a_speed_that_schedules_cannot_keep_up_with_is_refused_in_one_line(root: Path) -> None:
-    done = lobsmith(root, "up", "--speed", "61")
-    assert done.exit_code == 1
-    [line] = done.output.splitlines()
+    result = lobsmith(root, "up", "--speed", "61")
+    assert result.exit_code == 1
+    [line] = result.output.splitlines()
     assert line.startswith("Error: --speed 61: at most 60; flows start every 5 s at the most")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "text"),
     [
         ((), "no feed, or two: name SYMBOLs"),
         (("--from", "missing.gz"), "missing.gz: no such file"),
         (("--from", "params.yaml"), "params.yaml: live plays raw captures"),
-        (("--speed", "10", "BTCUSDT"), "--speed is for what is played"),
+        (("--speed", "10", "BTCUSDT"), "--speed is for played feeds"),
         (("--", "--simulate", "7", "--speed", "10"), "--speed is of `lobsmith up`"),
     ],
 )
 def test_a_feed_that_cannot_be_is_refused_before_anything_is_started(
-    root: Path, arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
+    root: Path, arguments: tuple[str, ...], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root)
-    done = lobsmith(root, "up", "--free-ports", "--live", *arguments)
-    assert done.exit_code in (1, 2)
-    assert done.output.splitlines()[-1].startswith(f"Error: {words}")
+    result = lobsmith(root, "up", "--free-ports", "--live", *arguments)
+    assert result.exit_code in (1, 2)
+    assert result.output.splitlines()[-1].startswith(f"Error: {text}")
     assert not Workspace(root).up.exists()
 
 
-def test_a_flow_says_in_one_line_that_the_database_of_prefect_is_spoilt(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_corrupt_database_of_prefect_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What the command sets where it is missing stays within this test.
     monkeypatch.setenv("PREFECT_HOME", str(root))
     monkeypatch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "10")
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "CRITICAL")
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    (root / "prefect.db").write_bytes(b"spoilt" * 1000)
-    done = lobsmith(root, "reconcile")
-    assert done.exit_code == 1
-    [line] = done.output.splitlines()
+    (root / "prefect.db").write_bytes(b"corrupt" * 1000)
+    result = lobsmith(root, "reconcile")
+    assert result.exit_code == 1
+    [line] = result.output.splitlines()
     assert line.startswith(f"Error: {root}/prefect.db: Prefect's database cannot be used: file is not a database")
 
 
 def test_down_and_logs_where_nothing_has_run(root: Path) -> None:
-    done = lobsmith(root, "down")
-    assert (done.exit_code, done.output) == (0, "nothing to end: `lobsmith up` does not run here\n")
+    result = lobsmith(root, "down")
+    assert (result.exit_code, result.output) == (0, "nothing to end: `lobsmith up` does not run here\n")
     assert lobsmith(root, "logs").output == ""
     unknown = lobsmith(root, "logs", "prefect")
     assert unknown.exit_code == 1
     assert "prefect: no log of that name" in unknown.output
 
 
-def test_a_spoilt_clock_keeps_nothing_from_being_ended_or_read(root: Path) -> None:
+def test_a_corrupt_clock_keeps_nothing_from_being_ended_or_read(root: Path) -> None:
     Workspace(root).home.mkdir()
     Workspace(root).clock.write_text("{")
     assert [lobsmith(root, command).exit_code for command in ("status", "down", "logs")] == [1, 0, 0]
@@ -139,7 +137,7 @@ def test_logs_are_shown_by_name_or_all_together(root: Path) -> None:
     assert "there are mlflow, prefect" in lobsmith(root, "logs", "triton").output
 
 
-def test_the_table_says_what_runs_where_and_what_does_not_and_why(root: Path) -> None:
+def test_the_table_shows_what_runs_where_and_what_does_not_and_why(root: Path) -> None:
     pages = {"address": "http://127.0.0.1:5000", "page": True}
     services = (
         ServiceState(name="mlflow", state=Phase.READY, pid=os.getpid(), restarts=2, **pages),
@@ -162,11 +160,11 @@ def test_the_table_says_what_runs_where_and_what_does_not_and_why(root: Path) ->
     assert "missing: Triton is not installed [here]" in text
     assert "lob 7: normal: calm" in text
     assert "next     drift/drift in 10 min (last run Crashed), retrain/every-six-hours not scheduled" in text
-    assert where_to_look(run) == "open http://127.0.0.1:5000 (mlflow)"
+    assert pages_line(run) == "open http://127.0.0.1:5000 (mlflow)"
     assert line_of(services[0]) == f"mlflow    ready http://127.0.0.1:5000 (process {os.getpid()})"
 
 
-def test_a_narrow_terminal_gets_words_that_can_be_read() -> None:
+def test_a_narrow_terminal_gets_lines_that_can_be_read() -> None:
     pages = {"address": "http://127.0.0.1:5000", "page": True}
     services = (
         ServiceState(name="mlflow", state=Phase.READY, pid=os.getpid(), **pages),
@@ -175,13 +173,13 @@ def test_a_narrow_terminal_gets_words_that_can_be_read() -> None:
     console = Console(width=40, file=StringIO())
     run = Run(process=Process.this(), started_ns=0, prefect_api="", services=services)
     console.print(table_of(run, Memory(), Overview(), console.width))
-    words = console.file.getvalue().split()
-    assert {"mlflow", "ready", "http://127.0.0.1:5000", "triton", "restarting:", "exit"} <= {*words}
+    text = console.file.getvalue().split()
+    assert {"mlflow", "ready", "http://127.0.0.1:5000", "triton", "restarting:", "exit"} <= {*text}
 
 
 def test_models_are_read_from_the_records_of_their_modes(root: Path) -> None:
     workspace = Workspace(root)
     workspace.modes.mkdir(parents=True)
     (workspace.modes / "lob.json").write_text('{"model":"lob","version":7,"mode":"normal","reason":"calm","more":1}')
-    (workspace.modes / "spoilt.json").write_text("{")
+    (workspace.modes / "corrupt.json").write_text("{")
     assert models_in_service(workspace) == (InService(model="lob", version=7, mode="normal", reason="calm"),)

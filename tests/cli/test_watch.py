@@ -18,10 +18,10 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_calm_session_has_windows_and_no_alert(root: Path, capture: Path) -> None:
-    found = json.loads(lobsmith(root, "data", "watch", str(capture), "--json").stdout)["instruments"]
-    assert [one["instrument"] for one in found] == ["simulator:SIM"]
-    assert found[0]["crashes"] == []
-    windows = found[0]["accumulation"]
+    [report] = json.loads(lobsmith(root, "data", "watch", str(capture), "--json").stdout)["instruments"]
+    assert report["instrument"] == "simulator:SIM"
+    assert report["crashes"] == []
+    windows = report["accumulation"]
     assert len(windows) in (3, 4)  # 150 s, cut at whole minutes
     assert all(0 <= window["risk"] <= 1 and window["trades"] > 0 for window in windows)
 
@@ -29,9 +29,9 @@ def test_a_calm_session_has_windows_and_no_alert(root: Path, capture: Path) -> N
 def test_thresholds_come_from_the_parameters(root: Path, capture: Path) -> None:
     """With thresholds that anything meets there is an alert."""
     settings = {"drop": 1e-6, "volume": 1e-6, "impact": 1e-6, "minimum_average_s": 20}
-    options = [word for name, value in settings.items() for word in ("--set", f"surveillance.crash.{name}={value}")]
-    found = json.loads(lobsmith(root, "data", "watch", str(capture), "--json", *options).stdout)["instruments"]
-    assert found[0]["crashes"]
+    options = [f"--set=surveillance.crash.{name}={value}" for name, value in settings.items()]
+    [report] = json.loads(lobsmith(root, "data", "watch", str(capture), "--json", *options).stdout)["instruments"]
+    assert report["crashes"]
 
 
 def test_a_bad_file_is_one_line(root: Path, tmp_path: Path) -> None:

@@ -49,18 +49,18 @@ subprocess.Popen([sys.executable, "-c", {SLEEPER!r}], start_new_session=True)
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{BEATING}"
 
 
-def service(root: Path, given: dict[str, Any]) -> Service:
-    port = given.pop("port", None)
+def service(root: Path, specification: dict[str, Any]) -> Service:
+    port = specification.pop("port", None)
     more: dict[str, Any] = {"probe_s": 0.1}
     if port is not None:
         more |= {"probe": answers(port, "/", deadline_s=0.3), "ports": (Port(port, "services.mlflow_port"),)}
     arguments = () if port is None else (str(port),)
-    command = (sys.executable, "-c", given.pop("code"), *arguments)
-    return Service(command=command, folder=root, **more, **given)
+    command = (sys.executable, "-c", specification.pop("code"), *arguments)
+    return Service(command=command, folder=root, **more, **specification)
 
 
-def changed(one: ServiceState) -> None:
-    print(json.dumps([one.name, one.state.value, one.pid, one.why]), flush=True)
+def changed(state: ServiceState) -> None:
+    print(json.dumps([state.name, state.state.value, state.pid, state.why]), flush=True)
 
 
 class Up:
@@ -84,10 +84,10 @@ class Up:
         return [json.loads(line) for line in lines]
 
     def states(self, name: str) -> list[str]:
-        return [one[1] for one in self.changes if one[0] == name]
+        return [change[1] for change in self.changes if change[0] == name]
 
     def pid(self, name: str) -> int:
-        return next(one[2] for one in reversed(self.changes) if one[0] == name and one[2])
+        return next(change[2] for change in reversed(self.changes) if change[0] == name and change[2])
 
     def eventually(self, holds: Callable[[], bool], within_s: float = 20.0) -> None:
         end = time.monotonic() + within_s
@@ -118,16 +118,16 @@ def up(root: Path, *services: dict[str, Any], out: Path | None = None, speed: fl
                 os.kill(pid, signal.SIGKILL)
 
 
-def lives(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1])
-    wanted = [service(place, one) for one in json.loads(sys.argv[2])]
+    folder = Path(sys.argv[1])
+    stand_ins = [service(folder, specification) for specification in json.loads(sys.argv[2])]
     try:
-        supervise(Workspace(place), wanted, speed=float((*sys.argv, 1)[3]), on_change=changed)
+        supervise(Workspace(folder), stand_ins, speed=float((*sys.argv, 1)[3]), on_change=changed)
     except LobsmithError as error:
         sys.exit(f"Error: {error}")

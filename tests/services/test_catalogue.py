@@ -11,14 +11,18 @@ import pytest
 from lobsmith.errors import PortBusyError, ServiceError, TritonMissingError
 from lobsmith.params import load_params
 from lobsmith.services import catalogue as module
-from lobsmith.services.catalogue import PREFECT_API, catalogue
+from lobsmith.services.catalogue import PREFECT_API, Catalogue, catalogue
 from lobsmith.services.flows.register import OVERRIDES
-from lobsmith.services.service import Phase
+from lobsmith.services.service import Phase, Service
 from lobsmith.serving.ports import Port, check_free, free_ports
 from lobsmith.workspace import MLFLOW_URI, Workspace
 from tests.small import params_file
 
 PARAMS = load_params(params_file())
+
+
+def by_name(started: Catalogue) -> dict[str, Service]:
+    return {service.name: service for service in started.services}
 
 
 @pytest.fixture(autouse=True)
@@ -43,18 +47,19 @@ def own_server() -> Iterator[str]:
 
 
 def test_every_service_listens_on_loopback_on_its_own_port(tmp_path: Path) -> None:
-    found = catalogue(Workspace(tmp_path), PARAMS)
-    assert [one.name for one in found.services] == ["prefect", "mlflow", "triton", "flows", "evidently"]
-    ports = [port for one in found.services for port in one.ports]
+    started = catalogue(Workspace(tmp_path), PARAMS)
+    services = started.services
+    names = [service.name for service in services]
+    assert names == ["prefect", "mlflow", "triton", "flows", "evidently"]
+    ports = [port for service in services for port in service.ports]
     assert {port.host for port in ports} == {"127.0.0.1"}
     assert len({port.number for port in ports}) == len(ports) == 7
-    assert found.prefect_api == f"http://127.0.0.1:{PARAMS.services.prefect_port}/api"
-    names = [one.name for one in found.services]
-    assert all(set(one.after) <= set(names[: names.index(one.name)]) for one in found.services)
+    assert started.prefect_api == f"http://127.0.0.1:{PARAMS.services.prefect_port}/api"
+    assert all(set(service.after) <= set(names[: names.index(service.name)]) for service in services)
 
 
 def test_nothing_is_kept_outside_the_workspaces_own_folder(tmp_path: Path) -> None:
-    [prefect] = [one for one in catalogue(Workspace(tmp_path), PARAMS).services if one.name == "prefect"]
+    prefect = by_name(catalogue(Workspace(tmp_path), PARAMS))["prefect"]
     home = str(tmp_path / ".lobsmith")
     assert prefect.environment["PREFECT_HOME"].startswith(home)
     assert prefect.environment["PREFECT_SERVER_UI_STATIC_DIRECTORY"].startswith(home)
@@ -67,12 +72,12 @@ def test_the_users_own_servers_take_the_place_of_ours(
     # No http.server answers GET by itself: 501 counts as broken, so the class is given a page that wants a key.
     monkeypatch.setenv(PREFECT_API, f"{own_server}/api/")
     monkeypatch.setenv(MLFLOW_URI, own_server)
-    found = catalogue(Workspace(tmp_path), PARAMS)
-    states = {one.name: one.instead and one.instead[0] for one in found.services}
+    started = catalogue(Workspace(tmp_path), PARAMS)
+    services = by_name(started)
+    states = {name: service.instead and service.instead[0] for name, service in services.items()}
     assert (states["prefect"], states["mlflow"], states["flows"]) == (Phase.ELSEWHERE, Phase.ELSEWHERE, None)
-    assert found.prefect_api == f"{own_server}/api"
-    [flows] = [one for one in found.services if one.name == "flows"]
-    assert flows.environment[PREFECT_API] == f"{own_server}/api"
+    assert started.prefect_api == f"{own_server}/api"
+    assert services["flows"].environment[PREFECT_API] == f"{own_server}/api"
 
 
 @pytest.mark.parametrize("variable", [PREFECT_API, MLFLOW_URI])
@@ -92,7 +97,7 @@ def test_our_own_address_in_the_environment_is_no_server_of_the_users(
     tmp_path: Path, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(PREFECT_API, f"http://{host}:{PARAMS.services.prefect_port}/api")
-    [prefect] = [one for one in catalogue(Workspace(tmp_path), PARAMS).services if one.name == "prefect"]
+    prefect = by_name(catalogue(Workspace(tmp_path), PARAMS))["prefect"]
     assert prefect.instead is None
 
 
@@ -101,16 +106,16 @@ def test_without_triton_the_others_run_and_the_reason_is_shown(tmp_path: Path, m
         raise TritonMissingError("Triton is not installed; pip install it")
 
     monkeypatch.setattr(module, "find_triton", missing)
-    found = {one.name: one for one in catalogue(Workspace(tmp_path), PARAMS, live=["BTCUSDT"]).services}
-    assert found["triton"].instead == (Phase.MISSING, "Triton is not installed; pip install it")
-    assert found["live"].command[-2:] == ("live", "BTCUSDT")
-    assert found["live"].finishes
+    services = by_name(catalogue(Workspace(tmp_path), PARAMS, live=["BTCUSDT"]))
+    assert services["triton"].instead == (Phase.MISSING, "Triton is not installed; pip install it")
+    assert services["live"].command[-2:] == ("live", "BTCUSDT")
+    assert services["live"].finishes
 
 
 def test_the_schedules_and_the_live_feed_go_on_with_one_model(tmp_path: Path) -> None:
-    found = {one.name: one for one in catalogue(Workspace(tmp_path), PARAMS, ["BTCUSDT"], "lob_demo").services}
-    assert json.loads(found["flows"].environment[OVERRIDES]) == {"data.source": "live", "model.name": "lob_demo"}
-    assert found["live"].command[-4:] == ("live", "--model", "lob_demo", "BTCUSDT")
+    services = by_name(catalogue(Workspace(tmp_path), PARAMS, ["BTCUSDT"], "lob_demo"))
+    assert json.loads(services["flows"].environment[OVERRIDES]) == {"data.source": "live", "model.name": "lob_demo"}
+    assert services["live"].command[-4:] == ("live", "--model", "lob_demo", "BTCUSDT")
 
 
 def test_two_services_on_one_port_are_refused() -> None:

@@ -22,7 +22,7 @@ from prefect.client.schemas.responses import (
 )
 
 from lobsmith.process import Heartbeat
-from lobsmith.services.flows.__main__ import _answering
+from lobsmith.services.flows.__main__ import _await_prefect
 from lobsmith.services.flows.forks import Zygote
 from lobsmith.services.flows.worker import ForkWorker
 from lobsmith.services.flows.zygote import await_server
@@ -35,7 +35,7 @@ class Refusing:
 
     def __init__(self) -> None:
         deployment, pool = uuid4(), uuid4()
-        self.asked = 0
+        self.requests = 0
         self.due = [
             WorkerFlowRunResponse(
                 work_pool_id=pool,
@@ -51,7 +51,7 @@ class Refusing:
         ]
 
     async def get_scheduled_flow_runs_for_work_pool(self, **_about: object) -> list[WorkerFlowRunResponse]:
-        self.asked += 1
+        self.requests += 1
         return self.due
 
     async def set_flow_run_state(self, _run: UUID, state: State) -> OrchestrationResult[object]:
@@ -64,7 +64,7 @@ def test_runs_that_the_server_does_not_let_be_cancelled_are_left_out(tmp_path: P
     worker = ForkWorker(Zygote(tmp_path), Heartbeat())
     client = worker._client = Refusing()
     due = asyncio.run(asyncio.wait_for(worker._get_scheduled_flow_runs(), 10))
-    assert (due, client.asked) == (client.due[-1:], 1)
+    assert (due, client.requests) == (client.due[-1:], 1)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def refusing_with(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.parametrize("refusing_with", [401, 404], indirect=True)
 def test_a_server_that_wants_a_key_is_not_waited_for(refusing_with: str) -> None:
-    asyncio.run(asyncio.wait_for(_answering(refusing_with, Heartbeat()), 10))
+    asyncio.run(asyncio.wait_for(_await_prefect(refusing_with, Heartbeat()), 10))
 
 
 def test_a_run_waits_for_a_server_that_is_being_started_again() -> None:
@@ -133,7 +133,7 @@ WRONG_CRON = {
 
 
 @pytest.mark.parametrize(
-    ("table", "words"),
+    ("table", "message"),
     [
         ({"deployments": 5}, "Error: prefect.yaml: 1 validation error for PrefectYamlModel deployments "),
         pytest.param(
@@ -146,7 +146,7 @@ WRONG_CRON = {
     ids=["the file", "a cron"],
 )
 def test_what_is_wrong_with_prefect_yaml_is_one_line_that_names_the_place(
-    tmp_path: Path, table: dict[str, object], words: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, table: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "CRITICAL")
@@ -155,14 +155,14 @@ def test_what_is_wrong_with_prefect_yaml_is_one_line_that_names_the_place(
     (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(table))
     (tmp_path / "flows.py").write_text("from prefect import flow\n\n\n@flow\ndef often() -> None: ...\n")
     code = "from lobsmith.services.flows.register import register; register()"
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
     )
-    [line] = done.stderr.splitlines()
-    assert (done.returncode, line[: len(words)]) == (1, words)
+    [line] = completed.stderr.splitlines()
+    assert (completed.returncode, line[: len(message)]) == (1, message)
 
 
 def test_a_full_disk_under_its_log_is_no_error() -> None:
-    code = "from lobsmith.services.flows.forks import say; say('a line')"
+    code = "from lobsmith.services.flows.forks import print_line; print_line('a line')"
     with Path("/dev/full").open("wb") as full:
         assert subprocess.run([sys.executable, "-c", code], stderr=full, check=False).returncode == 0

@@ -9,7 +9,7 @@ from lobsmith.services import logs
 from lobsmith.services.logs import OLD_LOGS, Output, follow, last_lines, rotate
 
 
-def test_a_large_log_is_put_aside_and_its_writer_goes_on(tmp_path: Path) -> None:
+def test_a_large_log_is_rotated_and_its_writer_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "one.log"
     with path.open("ab", buffering=0) as writer:
         for number in range(OLD_LOGS + 2):
@@ -17,16 +17,16 @@ def test_a_large_log_is_put_aside_and_its_writer_goes_on(tmp_path: Path) -> None
             rotate(path, largest_bytes=10)
         writer.write(b"after\n")
     assert path.read_bytes() == b"after\n"
-    kept = {one.name: one.read_text()[0] for one in tmp_path.iterdir() if one != path}
+    kept = {old.name: old.read_text()[0] for old in tmp_path.iterdir() if old != path}
     assert kept == {f"one.log.{age}": str(OLD_LOGS + 2 - age) for age in range(1, OLD_LOGS + 1)}
 
 
-def test_a_log_of_usual_size_stays(tmp_path: Path) -> None:
+def test_a_small_log_stays(tmp_path: Path) -> None:
     path = tmp_path / "one.log"
     rotate(path)
     path.write_text("few\n")
     rotate(path)
-    assert [one.name for one in tmp_path.iterdir()] == ["one.log"]
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_on_a_full_disk_a_log_is_cut_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +39,7 @@ def test_on_a_full_disk_a_log_is_cut_without_a_copy(tmp_path: Path, monkeypatch:
     path.write_text("many\n" * 10)
     rotate(path, largest_bytes=10)
     assert path.read_text() == ""
-    assert [one.name for one in tmp_path.iterdir()] == ["one.log"]
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_last_lines(tmp_path: Path) -> None:
@@ -50,19 +50,19 @@ def test_last_lines(tmp_path: Path) -> None:
 
 
 def test_following_gives_old_lines_then_new_ones_also_of_a_log_that_was_cut(tmp_path: Path) -> None:
-    one, two = tmp_path / "one.log", tmp_path / "two.log"
-    one.write_text("old\nolder\n")
-    lines = follow({"one": one, "two": two}, lines=1)
-    assert next(lines) == ("one", "older")
-    with one.open("a") as file:
+    a, b = tmp_path / "a.log", tmp_path / "b.log"
+    a.write_text("old\nolder\n")
+    lines = follow({"a": a, "b": b}, lines=1)
+    assert next(lines) == ("a", "older")
+    with a.open("a") as file:
         file.write("ne")
-    two.write_text("first\n")
-    assert next(lines) == ("two", "first")
-    with one.open("a") as file:
+    b.write_text("first\n")
+    assert next(lines) == ("b", "first")
+    with a.open("a") as file:
         file.write("w\nnewer\n")
-    assert list(islice(lines, 2)) == [("one", "new"), ("one", "newer")]
-    one.write_text("cut\n")
-    assert next(lines) == ("one", "cut")
+    assert list(islice(lines, 2)) == [("a", "new"), ("a", "newer")]
+    a.write_text("cut\n")
+    assert next(lines) == ("a", "cut")
 
 
 def test_the_output_of_a_run_begins_where_it_was_started(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from lobsmith.services.run import read_run
 from lobsmith.services.watched import FIRST_BACKOFF_S, Watched
 from lobsmith.serving.ports import free_ports
 from lobsmith.workspace import Workspace
-from tests.services.stand_ins import BEATING, GRANDPARENT, SERVER, SLEEPER, STUBBORN, lives, service, up
+from tests.services.stand_ins import BEATING, GRANDPARENT, SERVER, SLEEPER, STUBBORN, is_running, service, up
 
 
 @pytest.fixture
@@ -48,18 +48,18 @@ def test_services_start_in_order_and_stop_in_reverse(root: Path) -> None:
         pids = [running.pid(name) for name in ("first", "second", "third")]
         run = read_run(Workspace(root))
         assert run is not None
-        assert [one.pid for one in run.services] == pids
+        assert [service.pid for service in run.services] == pids
         assert run.process.pid == running.process.pid
         assert run.unready == ()
         assert running.end() == 0
         assert [name for name, state, *_ in running.changes if state == "stopped"] == ["third", "second", "first"]
         assert read_run(Workspace(root)) is None
-        assert [pid for pid in pids if lives(pid)] == []
+        assert [pid for pid in pids if is_running(pid)] == []
         assert marked(str(root)) == []
 
 
-@pytest.mark.parametrize("shown", ["Lines", "Objects"])
-def test_services_go_on_and_end_in_order_where_the_reader_of_the_output_has_gone(root: Path, shown: str) -> None:
+@pytest.mark.parametrize("display", ["Lines", "JsonLines"])
+def test_services_go_on_and_end_in_order_where_the_reader_of_the_output_has_gone(root: Path, display: str) -> None:
     code = (
         "import signal, sys, time\n"
         "from pathlib import Path\n"
@@ -68,16 +68,16 @@ def test_services_go_on_and_end_in_order_where_the_reader_of_the_output_has_gone
         "time.sleep(600)"
     )
     services = [{"name": name, "code": code.replace("NAME", repr(name))} for name in ("a", "b")]
-    words = (
+    program = (
         "import json, sys; from pathlib import Path; from lobsmith.cli import up_table; "
         "from lobsmith.services.supervisor import supervise; from lobsmith.workspace import Workspace; "
         "from tests.services.stand_ins import service; root = Path(sys.argv[1]); "
-        f"shown = up_table.{shown}(); services = [service(root, one) for one in json.loads(sys.argv[2])]\n"
-        "supervise(Workspace(root), services, on_change=shown.change, on_tick=shown.tick)"
+        f"display = up_table.{display}(); services = [service(root, entry) for entry in json.loads(sys.argv[2])]\n"
+        "supervise(Workspace(root), services, on_change=display.change, on_tick=display.tick)"
     )
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-c", words, str(root), json.dumps(services)]
+    command = [sys.executable, "-c", program, str(root), json.dumps(services)]
     with subprocess.Popen(
         command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
     ) as process:
@@ -107,20 +107,20 @@ def test_a_killed_service_is_started_again_and_the_others_go_on(root: Path) -> N
         assert time.monotonic() - at < 5
         assert running.pid("first") != killed
         assert (running.pid("second"), running.states("second")[-1]) == (other, "ready")
-        why = next(one[3] for one in running.changes if one[1] == "restarting")
+        why = next(change[3] for change in running.changes if change[1] == "restarting")
         assert why == f"SIGKILL; again in {FIRST_BACKOFF_S:g} s"
         run = read_run(Workspace(root))
         assert run is not None
-        assert [one.restarts for one in run.services] == [1, 0]
+        assert [service.restarts for service in run.services] == [1, 0]
 
 
 def test_a_service_that_ends_again_and_again_is_started_less_and_less_often_and_never_given_up(root: Path) -> None:
     code = "import sys; sys.exit('error: no such exchange')"
     with up(root, {"name": "broken", "code": code}, beating("well")) as running:
         running.eventually(lambda: running.states("broken").count("restarting") >= 4)
-        reasons = [one[3] for one in running.changes if one[:2] == ["broken", "restarting"]][:4]
-        assert {re.sub(r"; again in .*", "", one) for one in reasons} == {"exit status 1: error: no such exchange"}
-        assert [float(one.split()[-2]) for one in reasons] == [0.25, 0.5, 1.0, 2.0]
+        reasons = [change[3] for change in running.changes if change[:2] == ["broken", "restarting"]][:4]
+        assert {re.sub(r"; again in .*", "", why) for why in reasons} == {"exit status 1: error: no such exchange"}
+        assert [float(why.split()[-2]) for why in reasons] == [0.25, 0.5, 1.0, 2.0]
         assert running.states("well")[-1] == "ready"
 
 
@@ -128,7 +128,7 @@ def test_pauses_grow_to_ten_seconds_and_begin_anew_after_a_steady_minute(root: P
     watched = Watched(service(root, beating("one")), root / "log", "mark", lambda: None)
     pauses = []
     for ran_s in (0.0,) * 8 + (61.0, 0.0):
-        watched._again("why", ran_s)
+        watched._restart_later("why", ran_s)
         pauses.append(float(watched.state.why.split()[-2]))
     assert pauses == [0.25, 0.5, 1, 2, 4, 8, 10, 10, 0.25, 0.5]
 
@@ -166,13 +166,13 @@ def test_a_service_that_hangs_is_said_not_to_answer_and_started_again(
         running.eventually(lambda: "restarting" in running.states("first"))
         running.ready("first")
         assert running.pid("first") != hanging
-        assert not lives(hanging)
+        assert not is_running(hanging)
 
 
 def test_a_service_that_is_never_ready_is_started_again(root: Path) -> None:
     with up(root, beating("mute", code=SLEEPER, start_deadline_s=0.5)) as running:
         running.eventually(lambda: running.states("mute").count("restarting") >= 2)
-        why = next(one[3] for one in running.changes if one[1] == "restarting")
+        why = next(change[3] for change in running.changes if change[1] == "restarting")
         assert why.startswith("not ready within 0.5 s")
 
 
@@ -183,7 +183,7 @@ def test_a_service_that_ignores_sigterm_is_killed_after_its_deadline(root: Path)
         pid, at = running.pid("stubborn"), time.monotonic()
         assert running.end() == 0
         assert 0.5 < time.monotonic() - at < 10
-        assert not lives(pid)
+        assert not is_running(pid)
 
 
 def test_a_second_signal_kills_at_once(root: Path) -> None:
@@ -227,7 +227,7 @@ def test_sigkill_of_the_supervisor_leaves_no_process(root: Path, code: str) -> N
         if code is GRANDPARENT:
             running.eventually(lambda: len(marked(str(root))) == 3)
         running.process.kill()
-        running.eventually(lambda: not lives(running.pid("first")) and not lives(running.pid("second")), 2)
+        running.eventually(lambda: not is_running(running.pid("first")) and not is_running(running.pid("second")), 2)
         running.eventually(lambda: marked(str(root)) == [], GRACE_S + 5)
         # What is left on disk is no running `lobsmith up`.
         assert read_run(Workspace(root)) is None
@@ -294,9 +294,9 @@ def test_a_busy_port_is_named_with_the_process_that_holds_it(root: Path) -> None
             time.sleep(0.05)
         with up(root, beating("other"), wanted) as refused:
             assert refused.process.wait(20) == 1
-            [words] = refused.errors.read_text().splitlines()
-            assert f"port {wanted['port']} on 127.0.0.1 is taken by process {holder.pid} ({sys.executable}" in words
-            assert "set services.mlflow_port in params.yaml or pass --mlflow-port" in words
+            [line] = refused.errors.read_text().splitlines()
+            assert f"port {wanted['port']} on 127.0.0.1 is taken by process {holder.pid} ({sys.executable}" in line
+            assert "set services.mlflow_port in params.yaml or pass --mlflow-port" in line
             assert refused.changes == []
     finally:
         holder.kill()
@@ -313,7 +313,7 @@ def test_down_ends_it_and_waits(root: Path) -> None:
         running.ready("first")
         run = end_run(Workspace(root))
         assert run is not None
-        assert [one.name for one in run.services] == ["first"]
+        assert [service.name for service in run.services] == ["first"]
         assert running.process.wait(1) == 0
         assert marked(str(root)) == []
     assert end_run(Workspace(root)) is None
@@ -365,7 +365,7 @@ def test_what_cannot_be_printed_ends_nothing_either(small_disk: Path) -> None:
         running.ready("first")
         ballast, [killed] = fill(small_disk), [running.pid("first")]
         os.kill(killed, signal.SIGKILL)
-        running.eventually(lambda: not lives(killed))
+        running.eventually(lambda: not is_running(killed))
         running.eventually(lambda: _listens(int(str(wanted["port"]))))
         ballast.unlink()
         os.kill(running.process.pid, signal.SIGTERM)

@@ -59,14 +59,14 @@ class Project:
         return run
 
     def service(self, name: str) -> ServiceState:
-        return next(one for one in self.run().services if one.name == name)
+        return next(service for service in self.run().services if service.name == name)
 
     def processes(self) -> dict[int, str]:
-        found = {}
+        commands = {}
         for pid in marked(str(self.workspace.root)):
             with suppress(psutil.Error):
-                found[pid] = " ".join(psutil.Process(pid).cmdline())[:120]
-        return found
+                commands[pid] = " ".join(psutil.Process(pid).cmdline())[:120]
+        return commands
 
 
 def eventually(what: str, holds: Callable[[], bool], within_s: float = 120.0) -> float:
@@ -98,36 +98,36 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
     before = {path.name for path in project.workspace.root.iterdir()}
     begun = time.monotonic()
     live = ("up", "--detach", "--free-ports", "--live", "--", "--simulate", "7")
-    done = project.lobsmith(*live)
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = project.lobsmith(*live)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     figures: dict[str, float] = {"all ready": time.monotonic() - begun}
     run = project.run()
-    assert [(one.name, one.state) for one in run.services] == [
+    assert [(service.name, service.state) for service in run.services] == [
         (name, Phase.READY) for name in ("prefect", "mlflow", "triton", "flows", "evidently", "live")
     ]
-    pages = {one.name: one.address for one in run.services if one.page}
-    assert done.stdout.splitlines()[-1] == "open " + ", ".join(f"{url} ({name})" for name, url in pages.items())
+    pages = {service.name: service.address for service in run.services if service.page}
+    assert completed.stdout.splitlines()[-1] == "open " + ", ".join(f"{url} ({name})" for name, url in pages.items())
     for url in pages.values():
         assert "<html" in httpx.get(url, follow_redirects=True, timeout=20).text.lower()
-    for one in run.services:
-        for process, resident in process_tree(one.pid or 0):
-            print(f"{one.name:<10} {resident / 2**20:5.0f} MiB  {' '.join(process.cmdline())[:90]}")
+    for service in run.services:
+        for process, resident in process_tree(service.pid or 0):
+            print(f"{service.name:<10} {resident / 2**20:5.0f} MiB  {' '.join(process.cmdline())[:90]}")
 
     second = project.lobsmith("up", "--free-ports")
     assert second.returncode == 1
     assert [f"process {run.process.pid} " in line for line in second.stderr.splitlines()] == [True]
-    told = project.lobsmith("logs", "mlflow", "--lines", "50")
-    assert "Application startup complete" in told.stdout
+    logs = project.lobsmith("logs", "mlflow", "--lines", "50")
+    assert "Application startup complete" in logs.stdout
 
     monitor = deployed(run)["monitor"]
     schedule = f"{run.prefect_api}/deployments/{monitor['id']}/schedules/{monitor['schedules'][0]['id']}"
     httpx.patch(schedule, json={"active": False}).raise_for_status()
 
-    for one in run.services:
-        os.kill(one.pid or 0, signal.SIGKILL)
-        eventually(f"{one.name} is seen to have ended", lambda one=one: project.service(one.name).pid != one.pid)
-        figures[one.name] = eventually(
-            f"{one.name} is ready again", lambda one=one: project.service(one.name).state is Phase.READY
+    for name, pid in [(service.name, service.pid) for service in run.services]:
+        os.kill(pid or 0, signal.SIGKILL)
+        eventually(f"{name} is seen to have ended", lambda name=name, pid=pid: project.service(name).pid != pid)
+        figures[name] = eventually(
+            f"{name} is ready again", lambda name=name: project.service(name).state is Phase.READY
         )
     endpoint = read_endpoint(project.workspace)
     assert endpoint is not None
@@ -138,7 +138,7 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
     limits = dict.fromkeys(figures, BACK_S) | {"all ready": 6 * BACK_S, "Triton alone": TRITON_BACK_S}
     assert {name: seconds for name, seconds in figures.items() if seconds > queue * limits[name]} == {}
 
-    paused = [name for name, one in deployed(run).items() if not one["schedules"][0]["active"]]
+    paused = [name for name, deployment in deployed(run).items() if not deployment["schedules"][0]["active"]]
     assert paused == ["monitor"], "what was done in Prefect's page is left as it is"
 
     [zygote] = psutil.Process(project.service("flows").pid).children()
@@ -153,7 +153,9 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
         eventually(f"{name} answers again", lambda name=name: project.service(name).state is Phase.READY, 50)
 
     # Services that were not killed have not ended either.
-    assert [(one.name, one.restarts) for one in project.run().services] == [(one.name, 1) for one in run.services]
+    assert {service.name: service.restarts for service in project.run().services} == dict.fromkeys(
+        (service.name for service in run.services), 1
+    )
     os.kill(run.process.pid, signal.SIGKILL)
     eventually("no process is left", lambda: project.processes() == {}, GRACE_S + 10)
     assert read_run(project.workspace) is None
@@ -177,8 +179,8 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
 
 
 def deployed(run: Run) -> dict[str, dict[str, Any]]:
-    found = httpx.post(f"{run.prefect_api}/deployments/filter", json={}).raise_for_status().json()
-    return {one["name"]: one for one in found}
+    deployments = httpx.post(f"{run.prefect_api}/deployments/filter", json={}).raise_for_status().json()
+    return {deployment["name"]: deployment for deployment in deployments}
 
 
 def _serves_again(project: Project, killed: int) -> bool:

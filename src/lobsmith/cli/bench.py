@@ -1,4 +1,4 @@
-"""`lobsmith bench`: the measurements that the performance claims rest on, always beside their baseline in one run."""
+"""`lobsmith bench`: measurements, each beside its baseline."""
 
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ def _names(_context: click.Context, _option: click.Parameter, value: str) -> tup
 
 def _batches(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
     try:
-        batches = sorted({int(one) for one in value.split(",")})
+        batches = sorted({int(number) for number in value.split(",")})
     except ValueError:
         batches = []
     if not batches or not 1 <= batches[0] <= batches[-1] <= _LARGEST_BATCH:
@@ -53,7 +53,7 @@ def bench() -> None:
 @json_option
 @click.pass_obj
 def tick(workspace: Workspace, directory: Path | None, calls: int, as_json: bool) -> None:
-    """One tick answered by a step with state, beside the window of the last 100 rows."""
+    """Latency of a step with state, beside the window of the last 100 rows."""
     from lobsmith.bench.tick import WINDOW, bench_tick
 
     params = load_params(workspace.params)
@@ -81,9 +81,9 @@ def tick(workspace: Workspace, directory: Path | None, calls: int, as_json: bool
 @json_option
 @click.pass_obj
 def features(workspace: Workspace, files: tuple[Path, ...], rounds: int, setup: bool, as_json: bool) -> None:
-    """Book and all features of recorded Binance futures sessions, beside hftbacktest replaying the same.
+    """Book and features of captured Binance futures sessions, beside a replay by hftbacktest.
 
-    FILEs are raw captures of one instrument, in order; by default the sessions in the folder that LOBSMITH_DATA names.
+    FILEs are captures of one instrument, in order; by default those in the folder LOBSMITH_DATA.
     """
     from lobsmith.bench.features import Rates, bench_features
 
@@ -96,16 +96,16 @@ def features(workspace: Workspace, files: tuple[Path, ...], rounds: int, setup: 
     table = Table(title=f"{rounds} rounds of each side, interleaved; medians")
     for heading in ("session", "events", "lobsmith, M/s", "hftbacktest, M/s", "ratio", "ingest, k msg/s", "ratio"):
         table.add_column(heading, justify="left" if heading == "session" else "right")
-    rates: list[tuple[str, Rates]] = [*((one.session, one) for one in report.sessions), ("all", report)]
-    for name, one in rates:
+    rows: list[tuple[str, Rates]] = [*((session.session, session) for session in report.sessions), ("all", report)]
+    for name, rates in rows:
         table.add_row(
             name,
-            f"{one.events:,}",
-            f"{one.events_per_s / 1e6:.1f}",
-            f"{one.hftbacktest_events_per_s / 1e6:.1f}",
-            f"{one.ratio:.2f}",
-            f"{one.ingest_messages_per_s / 1e3:.0f}",
-            f"{one.ingest_ratio:.2f}",
+            f"{rates.events:,}",
+            f"{rates.events_per_s / 1e6:.1f}",
+            f"{rates.hftbacktest_events_per_s / 1e6:.1f}",
+            f"{rates.ratio:.2f}",
+            f"{rates.ingest_messages_per_s / 1e3:.0f}",
+            f"{rates.ingest_ratio:.2f}",
         )
     results.print(table)
     results.print(
@@ -122,7 +122,7 @@ def features(workspace: Workspace, files: tuple[Path, ...], rounds: int, setup: 
 @json_option
 @click.pass_obj
 def mirror(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
-    """A tick answered in process, with and without its row being recorded and mirrored to candidate and fallback."""
+    """Latency of a tick in process, with and without recorder and shadow replicas."""
     from lobsmith.bench.mirror import bench_mirror
 
     params = load_params(workspace.params)
@@ -142,7 +142,7 @@ def mirror(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def guard(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
-    """A tick answered in process, with and without a guard that says whether it may be acted on."""
+    """Latency of a tick in process, with and without the guard that gates it."""
     from lobsmith.bench.guard import bench_guard
 
     params = load_params(workspace.params)
@@ -154,7 +154,7 @@ def guard(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
     table = _beside(rows, rate, {"step, alone": report.plain, "step, guarded": report.guarded}, report)
     table.add_row("difference", "", f"{report.more_p50_us:.1f}", f"{report.more_p99_us:.1f}")
     results.print(table)
-    results.print(f"{report.checks:,} health checks, {report.scores:,} blocks scored, {report.acted:,} rows to act on")
+    results.print(f"{report.checks:,} health checks, {report.scores:,} blocks scored, {report.acted:,} rows actionable")
 
 
 @bench.command()
@@ -167,9 +167,9 @@ def guard(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
 @click.option("--batches", default="1,8,64,512,4096", show_default=True, callback=_batches, help="Streams a call.")
 @click.option("--calls", type=click.IntRange(min=1), default=5000, show_default=True, help="Timed calls of each row.")
 @click.option("--seconds", type=click.FloatRange(min=0.01), default=3.0, show_default=True, help="Bound of each row.")
-@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="In which ways take turns.")
+@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="All ways in turn in each.")
 @click.option(
-    "--state", type=click.Choice(["host", "device"]), default="host", show_default=True, help="Where it stays."
+    "--state", type=click.Choice(["host", "device"]), default="host", show_default=True, help="Where it is kept."
 )
 @click.option("--compile/--no-compile", "compiles", default=True, show_default=True, help="torch.compile, minutes.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the JSON there too.")
@@ -190,7 +190,7 @@ def gpu(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Networks on a GPU, from host to host, in every way that this machine has, beside the card's own ceilings."""
+    """Latency of networks on a GPU, host to host, in all ways available, beside the card's limits."""
     from lobsmith.bench.gpu import bench_gpu
     from lobsmith.bench.gpu_report import Plan, print_report
 
@@ -229,10 +229,7 @@ def gpu(
 @json_option
 @click.pass_obj
 def swap(workspace: Workspace, swaps: int, rate: float, before: float, as_json: bool) -> None:
-    """Versions published, promoted, rolled back and retired under a constant load, with a Triton of its own.
-
-    Exits with 1 if a request failed.
-    """
+    """Publish, promote, roll back and retire versions under constant load; exit 1 if a request failed."""
     from lobsmith.bench.swap import bench_swap
 
     params = load_params(workspace.params)
@@ -261,7 +258,7 @@ def swap(workspace: Workspace, swaps: int, rate: float, before: float, as_json: 
 
 
 def _beside(rows: int, rate: float, sides: "dict[str, Latency]", report: "MirrorReport | GuardReport") -> Table:
-    """Return the latencies of ticks that were answered in turn in several ways, and the ratio of the first two."""
+    """Return a table of latencies with the ratio of the first two sides."""
     table = Table(title=f"{rows:,} rows of each side, in turn, {rate:g} a second")
     for heading in ("", "count", "p50 µs", "p99 µs"):
         table.add_column(heading, justify="right" if heading else "left")

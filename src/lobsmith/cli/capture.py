@@ -41,7 +41,7 @@ def capture(
     rest_url: str | None,
     as_json: bool,
 ) -> None:
-    """Record depth, tickers and trades of Binance SYMBOLs with their REST snapshots, a file a symbol and UTC day."""
+    """Capture depth, tickers, trades and REST snapshots of Binance SYMBOLs, a file per symbol and UTC day."""
     from lobsmith.market.live.files import FileLimits, RawFiles, cut_torn_tails
     from lobsmith.market.live.websocket import CaptureLimits, Summary, WebSocketFeed, capture_feed
 
@@ -49,20 +49,20 @@ def capture(
     endpoint = endpoint._replace(websocket=ws_url or endpoint.websocket, rest=rest_url or endpoint.rest)
     folder = directory or workspace.captures
     for path, lost in cut_torn_tails(folder, endpoint.prefix).items():
-        console.print(f"{path}: cut {lost:,} bytes that a killed capture had not finished")
+        console.print(f"{path}: cut {lost:,} bytes that a killed capture left incomplete")
 
     async def run() -> Summary:
         files = RawFiles(folder, endpoint.prefix, FileLimits(rotate_bytes=rotate_mib << 20))
-        recorder = WebSocketFeed(endpoint, symbols, files, CaptureLimits(stale_s=stale_s))
+        feed = WebSocketFeed(endpoint, symbols, files, CaptureLimits(stale_s=stale_s))
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, recorder.stop)
-        return await capture_feed(recorder, files, seconds)
+            asyncio.get_running_loop().add_signal_handler(number, feed.stop)
+        return await capture_feed(feed, files, seconds)
 
-    with stage(f"record {', '.join(symbols)}") as note:
+    with stage(f"capture {', '.join(symbols)}") as note:
         summary = asyncio.run(run())
         note(f"{summary.messages:,} messages, {summary.gaps} gaps")
-    for symbol, why in summary.failed.items():
-        console.print(f"[red]left out[/red] {symbol}: {why}")
+    for symbol, reason in summary.failed.items():
+        console.print(f"[red]left out[/red] {symbol}: {reason}")
     if as_json:
         print_json(summary)
     else:

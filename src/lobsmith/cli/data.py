@@ -1,4 +1,4 @@
-"""`lobsmith data`: market data in, described, and kept."""
+"""`lobsmith data`: market data."""
 
 import tempfile
 from pathlib import Path
@@ -23,7 +23,7 @@ _FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_t
 
 @click.group()
 def data() -> None:
-    """Read, describe, simulate, record and check market data."""
+    """Describe, ingest, simulate, capture and validate market data."""
 
 
 data.add_command(capture)
@@ -33,7 +33,7 @@ data.add_command(watch)
 @data.command()
 @_FILES
 @click.option(
-    "--quarantine", type=click.Path(path_type=Path, dir_okay=False), help="List what is set aside here (CSV)."
+    "--quarantine", type=click.Path(path_type=Path, dir_okay=False), help="List quarantined records here (CSV)."
 )
 @set_option
 @json_option
@@ -41,14 +41,14 @@ data.add_command(watch)
 def describe(
     workspace: Workspace, files: tuple[Path, ...], quarantine: Path | None, settings: tuple[str, ...], as_json: bool
 ) -> None:
-    """Say what files hold: counts by kind, faults, clock offset, segments. Files of one instrument are one stream."""
+    """Summarise FILEs: counts, faults, clock offset, segments. Files of one instrument are one stream."""
     from lobsmith.errors import DataError
     from lobsmith.market.readers import open_captures
     from lobsmith.market.venues.formats import group_by_instrument
 
     limits = load_params(workspace.params, overrides(settings)).data.screen
     groups, errors = group_by_instrument(files)
-    found = []
+    sessions = []
     listing = quarantine.open("w", encoding="utf-8", newline="") if quarantine else None
     try:
         for name, paths in groups.items():
@@ -59,21 +59,21 @@ def describe(
                     for part in feed:
                         events += len(part)
                         note(f"{events:,} events")
-                    found.append(_description(feed.instrument, feed.accounting(), feed.checks(), events, paths))
+                    sessions.append(_description(feed.instrument, feed.accounting(), feed.checks(), events, paths))
             except DataError as error:
                 errors[name] = error
     finally:
         if listing:
             listing.close()
-    if not found:
+    if not sessions:
         raise next(iter(errors.values()))
     failed = {name: str(error) for name, error in errors.items()}
-    for name, why in failed.items():
-        console.print(f"[red]left out[/red] {name}: {why}")
+    for name, reason in failed.items():
+        console.print(f"[red]left out[/red] {name}: {reason}")
     if as_json:
-        print_json(found[0] if len(groups) == 1 and not errors else {"sessions": found, "failed": failed})
+        print_json(sessions[0] if len(groups) == 1 and not errors else {"sessions": sessions, "failed": failed})
     else:
-        results.print(_table(found))
+        results.print(_table(sessions))
     if errors:
         raise click.exceptions.Exit(1)
 
@@ -90,13 +90,14 @@ def _description(
     return table | ({"checks": checks} if checks else {})
 
 
-def _table(found: list[dict[str, Any]]) -> Table:
-    table = Table(show_header=len(found) > 1)
+def _table(sessions: list[dict[str, Any]]) -> Table:
+    table = Table(show_header=len(sessions) > 1)
     table.add_column("")
-    for one in found:
-        table.add_column(f"{one['venue']}:{one['symbol']}", justify="right")
-    for key in found[0]:
-        table.add_row(key.replace("_", " "), *(_cell(one.get(key)) for one in found))
+    for session in sessions:
+        table.add_column(f"{session['venue']}:{session['symbol']}", justify="right")
+    for key in sessions[0]:
+        heading = "quarantined" if key == "set_aside" else key.replace("_", " ")
+        table.add_row(heading, *(_cell(session.get(key)) for session in sessions))
     return table
 
 
@@ -115,7 +116,7 @@ def _cell(value: Any) -> str:
 @click.option(
     "--store", type=click.Path(path_type=Path, file_okay=False), help="The store's folder; .lobsmith/market by default."
 )
-@click.option("--replace", is_flag=True, help="Replace days that the store holds with other content.")
+@click.option("--replace", is_flag=True, help="Replace days that the store has with other content.")
 @set_option
 @json_option
 @click.pass_obj
@@ -127,28 +128,28 @@ def ingest(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Read recorded files of one or several instruments into the store: Parquet by venue, symbol and UTC day."""
+    """Read captures into the store: Parquet by venue, symbol and UTC day."""
     from lobsmith.stages.ingest import ingest as run
 
     params = load_params(workspace.params, overrides(settings))
     root = store or workspace.market
     with stage("ingest market data") as note:
-        done = run(params.data, files, root, replace=replace)
-        note(", ".join(done.done))
-    for name, error in done.failed.items():
+        ingested = run(params.data, files, root, replace=replace)
+        note(", ".join(ingested.done))
+    for name, error in ingested.failed.items():
         console.print(f"[red]left out[/red] {name}: {error}")
     if as_json:
-        print_json(done)
+        print_json(ingested)
     else:
-        for name, one in done.done.items():
-            a = one.accounting
-            lost = ", ".join(f"{count:,} {reason}" for reason, count in a.set_aside.items()) or "none"
-            results.print(f"{name}  {a.records:,} records: {a.kept:,} kept, set aside: {lost}", soft_wrap=True)
+        for name, entry in ingested.done.items():
+            account, instrument = entry.accounting, entry.instrument
+            lost = ", ".join(f"{count:,} {reason}" for reason, count in account.set_aside.items()) or "none"
             results.print(
-                f"  {root / one.instrument.venue / one.instrument.symbol}: {', '.join(one.days)}", soft_wrap=True
+                f"{name}  {account.records:,} records: {account.kept:,} kept, quarantined: {lost}", soft_wrap=True
             )
-            results.print(f"  fingerprint {one.fingerprint}", soft_wrap=True)
-    if done.failed:
+            results.print(f"  {root / instrument.venue / instrument.symbol}: {', '.join(entry.days)}", soft_wrap=True)
+            results.print(f"  fingerprint {entry.fingerprint}", soft_wrap=True)
+    if ingested.failed:
         raise click.exceptions.Exit(1)
 
 
@@ -161,7 +162,7 @@ def ingest(
 def simulate(
     output: Path, seed: int, seconds: int, crash_at: float | None, change_at: float | None, factors: tuple[str, ...]
 ) -> None:
-    """Write a simulated session as a raw capture: OUTPUT, gzip where it ends with .gz."""
+    """Write a simulated session as a raw capture to OUTPUT, gzip if it ends with .gz."""
     from lobsmith.market.simulator import Dynamics
     from lobsmith.market.simulator import simulate as run
     from lobsmith.market.simulator.raw import write_raw
@@ -186,7 +187,7 @@ def simulate(
 def validate(
     workspace: Workspace, files: tuple[Path, ...], directory: Path | None, settings: tuple[str, ...], as_json: bool
 ) -> None:
-    """Hold FILEs, or what the store holds, against the data contract; exit 1 where an instrument breaks it."""
+    """Check FILEs, or the store, against the data contract; exit 1 if an instrument breaks it."""
     from lobsmith.errors import DataContractError
     from lobsmith.stages.ingest import ingest as read
     from lobsmith.stages.validate import EVENTS_DOCS, load_validated
@@ -207,16 +208,16 @@ def validate(
             try:
                 run(params, market, folder)
             except DataContractError as error:
-                broken = error  # the verdicts of all instruments were written; they are shown first
+                broken = error  # raised after all verdicts are shown
             note(str(folder / EVENTS_DOCS / "index.html"))
-    done = load_validated(folder)
+    validated = load_validated(folder)
     if as_json:
-        print_json(done)
+        print_json(validated)
     else:
-        for name, verdicts in done.verdicts.items():
+        for name, verdicts in validated.verdicts.items():
             for verdict in verdicts:
                 results.print(f"{name}  {verdict}", soft_wrap=True)
     if broken is not None:
         raise broken
-    if done.left_out:
-        raise DataContractError("; ".join(done.left_out.values()))
+    if validated.left_out:
+        raise DataContractError("; ".join(validated.left_out.values()))

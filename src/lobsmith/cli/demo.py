@@ -32,22 +32,22 @@ if TYPE_CHECKING:
 
 SHORT = {
     "data.simulator.seconds": 1200,
-    # A demonstration has minutes of data, not hours: it takes all there is.
+    # Minutes of data, not hours.
     "window.minimum_coverage": 0.0,
     "window.minimum_rows": 5000,
     "train.epochs": 30,
     "walk_forward.folds": 2,
     "walk_forward.epochs": 6,
 }
-"""Parameters of a demonstration; none is part of the wire contract, so that schedules go on with the same model."""
+"""Parameters outside the wire contract, so that scheduled retrains continue the model."""
 _ROWS = {"grpc": 8000, "http": 1000}
-"""Held-out rows asked about over each protocol, one at a time."""
+"""Held-out rows sent over each protocol, in single requests."""
 
 
 @click.command()
 @capture_arguments
 @model_option
-@click.option("--drift", is_flag=True, help="A simulated market that changes under the model, and what follows.")
+@click.option("--drift", is_flag=True, help="Show drift: a simulated market that changes under the model.")
 @set_option
 @json_option
 @click.pass_obj
@@ -62,26 +62,25 @@ def demo(
 ) -> None:
     """Simulate or read a market, retrain, serve with Triton, and replay held-out rows through it.
 
-    What is published is what lobsmith up, the schedules and every command go on with. Where a model serves already that
-    was not made by a demonstration, it is left alone and this is refused.
+    lobsmith up and all commands use the published version. Refused where a version of no demonstration is in service.
     """
-    given = overrides(settings, model)
+    replaced = overrides(settings, model)
     if drift:
         from lobsmith.cli.demo_drift import demonstrate_drift
 
         if captures or more:
-            raise click.UsageError("--drift changes a simulated market: leave recorded files out")
-        demonstrate_drift(workspace, given, as_json=as_json)
+            raise click.UsageError("--drift changes a simulated market: leave captures out")
+        demonstrate_drift(workspace, replaced, as_json=as_json)
         return
-    refuse_production(workspace, load_params(workspace.params, given).model.name)
-    changes = {**SHORT, **given}
+    refuse_production(workspace, load_params(workspace.params, replaced).model.name)
+    changes = {**SHORT, **replaced}
     files = [str(path.resolve()) for path in (*captures, *more)]
     with prefect(workspace):
         with stage("start Prefect") as note:
             from pipelines.retrain import retrain as flow
 
             note("a server of its own runs for as long as the flow")
-        # The same window may have been trained by an earlier demonstration.
+        # Forced: the window may have been trained on before.
         retrained = flow(str(workspace.root), files or None, changes, force=True, demo=True)
     params = load_params(workspace.params, changes)
 
@@ -96,10 +95,10 @@ def demo(
 
 
 def refuse_production(workspace: Workspace, model: str) -> None:
-    """See to it that a demonstration takes no other model's place.
+    """Check that a demonstration replaces demonstrations only.
 
     Raises:
-        ReleaseError: a version serves, or is a candidate, that no demonstration has made.
+        ReleaseError: active version or candidate is of no demonstration.
     """
     from lobsmith.release.repository.repository import Repository
     from lobsmith.release.version.manifest import read_manifest
@@ -116,7 +115,7 @@ def refuse_production(workspace: Workspace, model: str) -> None:
 
 
 def _serve_and_replay(workspace: Workspace, params: Params, dataset: "Dataset") -> "dict[str, ReplayResult]":
-    """Replay held-out rows through the running server, or through one started for the purpose on free ports."""
+    """Replay held-out rows through the running server, else one on free ports."""
     from msgspec.structs import replace
 
     from lobsmith.models.split import split
@@ -178,20 +177,18 @@ def _show(
     parts = parts_of([dataset], params.split)
     served = measured["grpc"]
     rows = replayed_rows(dataset, int(parts[0].split.test[0]), _ROWS["grpc"])
-    # Trained again: both take a second, and are wanted on the very rows that were replayed.
-    scores = {MODEL: served.scores}
+    # Baselines on the replayed rows, trained again in a second each.
+    metrics = {MODEL: served.scores}
     for name, probabilities in rivals(parts, params, dataset, rows).items():
-        scores[name] = score(probabilities, dataset.labels[rows], dataset.horizons_ms)
+        metrics[name] = score(probabilities, dataset.labels[rows], dataset.horizons_ms)
     table = Table(title=f"{dataset.instrument}: {served.rows:,} held-out rows through Triton over gRPC")
     table.add_column("predictor")
     for horizon in dataset.horizons_ms:
         table.add_column(f"accuracy, {horizon} ms", justify="right")
         table.add_column(f"log-loss, {horizon} ms", justify="right")
-    cells: dict[str, list[str]] = {}
-    for predictor, by_horizon in scores.items():
-        cells[predictor] = [text for one in by_horizon for text in (f"{one.accuracy:.3f}", f"{one.log_loss:.3f}")]
-    for predictor, numbers in cells.items():
-        table.add_row(predictor, *numbers)
+    for predictor, by_horizon in metrics.items():
+        cells = [text for values in by_horizon for text in (f"{values.accuracy:.3f}", f"{values.log_loss:.3f}")]
+        table.add_row(predictor, *cells)
     results.print(table)
     command = "lobsmith" if shutil.which("lobsmith") else os.path.relpath(sys.argv[0])
     other = params.model.name != load_params(workspace.params).model.name
@@ -199,8 +196,8 @@ def _show(
     for name, value in (
         ("served", f"{params.model.name} version {', '.join(map(str, served.versions))}"),
         ("retrained", f"{retrained.outcome}: {retrained.model} {retrained.version}; {retrained.reason}"),
-        *((f"latency {name}", _latency(one)) for name, one in measured.items()),
-        *((f"log {name}", recorded_line(one.recorded)) for name, one in measured.items() if one.recorded),
+        *((f"latency {name}", _latency(result)) for name, result in measured.items()),
+        *((f"log {name}", recorded_line(result.recorded)) for name, result in measured.items() if result.recorded),
         ("MLflow run", f"{retrained.mlflow_run_id}  (mlflow ui --backend-store-uri {workspace.mlflow_uri})"),
         ("manifest", retrained.manifest),
         ("report", f"{retrained.report}  (all held-out rows, training curve, calibration)"),
@@ -210,7 +207,8 @@ def _show(
         results.print(f"{name:<13} {value}", soft_wrap=True)
 
 
-def _latency(one: "ReplayResult") -> str:
-    if not one.answered:
-        return f"no answer: {one.reasons}"
-    return f"p50 {one.latency_us['p50']:,.0f} µs, p99 {one.latency_us['p99']:,.0f} µs, {one.answered:,} answers"
+def _latency(result: "ReplayResult") -> str:
+    if not result.answered:
+        return f"no answer: {result.reasons}"
+    p50, p99 = (result.latency_us[name] for name in ("p50", "p99"))
+    return f"p50 {p50:,.0f} µs, p99 {p99:,.0f} µs, {result.answered:,} answers"

@@ -1,4 +1,4 @@
-"""`lobsmith demo --drift`: a market that changes under a model in service, and what follows from it."""
+"""`lobsmith demo --drift`: drift checks before and after a change of the market."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from msgspec import Struct
 from rich.table import Table
 
 from lobsmith.cli.options import prefect, print_json, results
-from lobsmith.cli.replay import acting_line
+from lobsmith.cli.replay import actions_line
 from lobsmith.lease import hold_lease
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from lobsmith.trading.replay import ReplayResult
     from pipelines.monitor import Drifted
 
-_LEARNT_S = 1200
+_TRAINING_S = 1200
 _STRETCH_S = 100
-"""Of the stream, from one look to the next."""
+"""Length of the stream between two drift checks, s."""
 _CALM, _CHANGED = 1, 3
-"""Stretches before the change, and after it at most: with the look that finds drift the demonstration ends."""
+"""Stretches before the change, and at most after it, until drift is found."""
 _FACTORS = {"order": 8.0, "queue": 8.0}
-"""What the change does to the simulated market: orders and queues are so many times as large."""
+"""Factors of order and queue sizes in the changed market."""
 _SETTINGS: dict[str, Any] = {
     "data.source": "simulator",
-    "data.simulator.seconds": _LEARNT_S,
+    "data.simulator.seconds": _TRAINING_S,
     "window.minimum_coverage": 0.0,
     "window.minimum_rows": 5000,
-    # A network that need only be in service: drift is what is shown, not skill.
+    # The network needs no skill here.
     "train.epochs": 8,
     "walk_forward.folds": 1,
     "walk_forward.epochs": 2,
@@ -43,20 +43,20 @@ _SETTINGS: dict[str, Any] = {
     "compress.pruning": [],
     "compress.precisions": ["fp32"],
     "compress.calls": 200,
-    # All columns are drawn twice, and a few hundred rows show as much.
+    # Evidently draws all columns twice.
     "drift_report.rows": 1000,
     "drift_report.deadline_s": 60,
     "gates.skill": 10.0,
     "gates.calibration": 1.0,
     "gates.walk_forward": 10.0,
 }
-_ELSEWHERE = (MLFLOW_URI, "PREFECT_API_URL", "PREFECT_HOME")
-"""What would have the demonstration leave traces beside the service's own, or open a retrain of it."""
+_SERVERS = (MLFLOW_URI, "PREFECT_API_URL", "PREFECT_HOME")
+"""Environment variables of the servers of the model in service."""
 _LEASE_S = 60.0
 
 
 class Stretch(Struct, frozen=True, kw_only=True):
-    """A stretch of the stream and the look at its end: `changed` where the market has been another one by then."""
+    """A stretch of the stream with its drift check; `changed` once the market has."""
 
     changed: bool
     rows: int
@@ -68,13 +68,12 @@ class Stretch(Struct, frozen=True, kw_only=True):
 
 
 def demonstrate_drift(workspace: Workspace, settings: Mapping[str, Any], *, as_json: bool) -> None:
-    """Train on a simulated market, serve, let the market change, and look for drift before and after.
+    """Train on a simulated market, serve, and run drift checks before and after a change of the market.
 
-    It has a folder of its own, `.lobsmith/drift_demo`, which is made anew each time: a mode that turns careful and a
-    retrain that is asked for are no business of the model in service.
+    All in a new folder, `.lobsmith/drift_demo`, apart from the model in service.
 
     Args:
-        workspace: whose `params.yaml` is used.
+        workspace: source of `params.yaml`.
         settings: parameters to replace.
         as_json: print one JSON object.
 
@@ -83,8 +82,8 @@ def demonstrate_drift(workspace: Workspace, settings: Mapping[str, Any], *, as_j
     """
     workspace.home.mkdir(parents=True, exist_ok=True)
     lease = workspace.home / "drift_demo.lease"
-    with hold_lease(lease, "demonstrate drift", ttl_s=_LEASE_S, wait_s=0.0), _alone():
-        own = _new(workspace)
+    with hold_lease(lease, "demonstrate drift", ttl_s=_LEASE_S, wait_s=0.0), _without_servers():
+        own = _new_workspace(workspace)
         changes = {**_SETTINGS, **settings}
         params = load_params(own.params, changes)
         with prefect(own):
@@ -93,7 +92,7 @@ def demonstrate_drift(workspace: Workspace, settings: Mapping[str, Any], *, as_j
             retrain(str(own.root), None, changes)
             with stage("simulate a market that changes"):
                 dataset = _market(params)
-            stretches, checks = _live(own, params, changes, dataset)
+            stretches, checks = _serve(own, params, changes, dataset)
     if as_json:
         print_json({"workspace": str(own.root), "stretches": stretches, "look": checks[-1]})
         return
@@ -101,18 +100,18 @@ def demonstrate_drift(workspace: Workspace, settings: Mapping[str, Any], *, as_j
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Forget for a while which servers the environment names."""
-    before = {name: os.environ.pop(name) for name in _ELSEWHERE if name in os.environ}
+def _without_servers() -> Iterator[None]:
+    """Unset `_SERVERS` in the environment for the block."""
+    before = {name: os.environ.pop(name) for name in _SERVERS if name in os.environ}
     try:
         yield
     finally:
-        for name in _ELSEWHERE:
+        for name in _SERVERS:
             os.environ.pop(name, None)
         os.environ.update(before)
 
 
-def _new(workspace: Workspace) -> Workspace:
+def _new_workspace(workspace: Workspace) -> Workspace:
     root = workspace.home / "drift_demo"
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True, exist_ok=True)
@@ -121,7 +120,7 @@ def _new(workspace: Workspace) -> Workspace:
 
 
 def _market(params: Params) -> "Dataset":
-    """Return the market that was learnt from as it goes on, and changes after the calm stretches."""
+    """Return the training market, continued and changed after the calm stretches."""
     from lobsmith.features.dataset import build_dataset
     from lobsmith.market.simulator import Change, Dynamics, simulate
 
@@ -131,7 +130,7 @@ def _market(params: Params) -> "Dataset":
     return build_dataset(simulate(simulator.seed, at_s + _CHANGED * _STRETCH_S, changes=[change]), params)
 
 
-def _live(
+def _serve(
     workspace: Workspace, params: Params, changes: Mapping[str, Any], dataset: "Dataset"
 ) -> "tuple[list[Stretch], list[DriftCheck]]":
     from lobsmith.monitoring.mode.machine import Mode
@@ -144,19 +143,20 @@ def _live(
         for number in range(_CALM + _CHANGED):
             changed = number >= _CALM
             with stage("the market has changed" if changed else "the market is as it was") as note:
-                measured = _ask(workspace, params, dataset, params.data.simulator.seconds + number * _STRETCH_S)
-                acting = "" if measured.acting is None else acting_line(measured.acting)
-                note(f"{measured.answered:,} of {measured.rows:,} rows answered; {acting}")
-            seen = drift(str(workspace.root), changes, ["demo"])
-            stretches.append(_stretch(seen, measured, changed=changed))
-            checks.extend(seen.checks[:1])
-            if changed and seen.mode != Mode.NORMAL:
+                from_s = params.data.simulator.seconds + number * _STRETCH_S
+                measured = _replay_stretch(workspace, params, dataset, from_s)
+                actions = "" if measured.acting is None else actions_line(measured.acting)
+                note(f"{measured.answered:,} of {measured.rows:,} rows answered; {actions}")
+            outcome = drift(str(workspace.root), changes, ["demo"])
+            stretches.append(_stretch(outcome, measured, changed=changed))
+            checks.extend(outcome.checks[:1])
+            if changed and outcome.mode != Mode.NORMAL:
                 break
     return stretches, checks
 
 
-def _ask(workspace: Workspace, params: Params, dataset: "Dataset", from_s: float) -> "ReplayResult":
-    """Ask the server about a stretch of the session, row by row, as fast as it answers."""
+def _replay_stretch(workspace: Workspace, params: Params, dataset: "Dataset", from_s: float) -> "ReplayResult":
+    """Replay `_STRETCH_S` seconds, as fast as the server answers."""
     import numpy as np
 
     from lobsmith.monitoring.log.writer import Source
@@ -173,34 +173,34 @@ def _ask(workspace: Workspace, params: Params, dataset: "Dataset", from_s: float
         return replay(stream, dataset, first, limit=rows)
 
 
-def _stretch(seen: "Drifted", measured: "ReplayResult", *, changed: bool) -> Stretch:
-    verdicts = seen.checks[0].verdicts if seen.checks else ()
+def _stretch(outcome: "Drifted", measured: "ReplayResult", *, changed: bool) -> Stretch:
+    verdicts = outcome.checks[0].verdicts if outcome.checks else ()
     return Stretch(
         changed=changed,
         rows=measured.answered,
-        found={one.kind.value: one.finding.value for one in verdicts},
-        mode=seen.mode,
-        reason=seen.reason,
-        retrain=seen.retrain,
-        page=seen.page,
+        found={verdict.kind.value: verdict.finding.value for verdict in verdicts},
+        mode=outcome.mode,
+        reason=outcome.reason,
+        retrain=outcome.retrain,
+        page=outcome.page,
     )
 
 
 def _show(workspace: Workspace, params: Params, stretches: list[Stretch], last: "DriftCheck") -> None:
     from lobsmith.monitoring.drift.page import headline
 
-    table = Table(title=f"{last.instrument}: looks at {last.model} {last.version}")
-    for name in ("market", "rows", *(one.kind.value for one in last.verdicts), "mode"):
+    table = Table(title=f"{last.instrument}: drift checks of {last.model} {last.version}")
+    for name in ("market", "rows", *(verdict.kind.value for verdict in last.verdicts), "mode"):
         table.add_column(name, justify="right" if name == "rows" else "left")
-    for one in stretches:
-        market = "changed" if one.changed else "as it was"
-        table.add_row(market, f"{one.rows:,}", *one.found.values(), one.mode or "-")
+    for stretch in stretches:
+        market = "changed" if stretch.changed else "as it was"
+        table.add_row(market, f"{stretch.rows:,}", *stretch.found.values(), stretch.mode or "-")
     results.print(table)
-    retrains = [one.retrain for one in stretches if one.retrain]
+    retrains = [stretch.retrain for stretch in stretches if stretch.retrain]
     for name, value in (
         ("found", headline(last)),
         ("mode", f"{stretches[-1].mode}: {stretches[-1].reason}"),
-        ("retrain", retrains[0] if retrains else "not asked for"),
+        ("retrain", retrains[0] if retrains else "not requested"),
         ("page", stretches[-1].page or "none"),
         ("next", f"lobsmith --root {_short(workspace.root)} mode show --model {params.model.name}"),
     ):

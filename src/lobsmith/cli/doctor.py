@@ -1,4 +1,4 @@
-"""`lobsmith doctor`: what this machine has and lacks, and what to do about it."""
+"""`lobsmith doctor`: checks of this machine and installation."""
 
 import importlib.util
 import os
@@ -25,7 +25,7 @@ _ENOUGH_DISK_GIB = 5
 
 
 class Check(Struct, frozen=True, kw_only=True):
-    """One finding: `needed` parts must be there for `lobsmith demo`."""
+    """The result of a check; `needed` parts are those of `lobsmith demo`."""
 
     name: str
     found: bool
@@ -37,7 +37,7 @@ class Check(Struct, frozen=True, kw_only=True):
 @json_option
 @click.pass_obj
 def doctor(workspace: Workspace, as_json: bool) -> None:
-    """Say what this machine has and lacks, and what to do about it; exit 1 where something needed is missing."""
+    """Check this machine and installation, with remedies; exit 1 if a needed part is missing."""
     checks = [
         _python(),
         _memory(),

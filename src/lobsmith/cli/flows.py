@@ -1,4 +1,4 @@
-"""`lobsmith reconcile`, `shadow`, `monitor` and `drift`: the flows of a model in service, now."""
+"""`lobsmith reconcile`, `shadow`, `monitor`, `drift`: run a flow."""
 
 from typing import Any
 
@@ -24,13 +24,13 @@ from lobsmith.workspace import Workspace
 @json_option
 @click.pass_obj
 def reconcile(workspace: Workspace, model: str | None, settings: tuple[str, ...], as_json: bool) -> None:
-    """Make the repository what MLflow's aliases ask for."""
+    """Make the model repository follow MLflow's aliases."""
     changes = _checked(workspace, model, settings)
     with prefect(workspace):
         from pipelines.reconcile import reconcile as flow
 
-        done = flow(str(workspace.root), changes)
-    _show(done, done.words() or "as wanted", as_json)
+        outcome = flow(str(workspace.root), changes)
+    _show(outcome, outcome.words() or "nothing to do", as_json)
 
 
 @click.command()
@@ -42,13 +42,13 @@ def reconcile(workspace: Workspace, model: str | None, settings: tuple[str, ...]
 def shadow(
     workspace: Workspace, model: str | None, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool
 ) -> None:
-    """Judge the candidate on live traffic so far: promote it, reject it, or keep watching."""
+    """Evaluate the candidate on live rows: promote it, reject it, or wait."""
     changes = _checked(workspace, model, settings)
     with prefect(workspace):
         from pipelines.shadow import shadow as flow
 
-        seen = flow(str(workspace.root), changes, sources)
-    _show(seen, f"{seen.decision or 'nothing to judge'}: {seen.reason}", as_json)
+        outcome = flow(str(workspace.root), changes, sources)
+    _show(outcome, f"{outcome.decision or 'nothing to evaluate'}: {outcome.reason}", as_json)
 
 
 @click.command()
@@ -60,13 +60,13 @@ def shadow(
 def monitor(
     workspace: Workspace, model: str | None, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool
 ) -> None:
-    """Judge the active version beside its fallback: keep it, or take it back."""
+    """Evaluate the active version beside its fallback: keep it, or roll it back."""
     changes = _checked(workspace, model, settings)
     with prefect(workspace):
         from pipelines.monitor import monitor as flow
 
-        seen = flow(str(workspace.root), changes, sources)
-    _show(seen, f"{seen.decision or 'nothing to judge'}: {seen.reason}", as_json)
+        outcome = flow(str(workspace.root), changes, sources)
+    _show(outcome, f"{outcome.decision or 'nothing to evaluate'}: {outcome.reason}", as_json)
 
 
 @click.command()
@@ -78,26 +78,27 @@ def monitor(
 def drift(
     workspace: Workspace, model: str | None, sources: tuple[str, ...], settings: tuple[str, ...], as_json: bool
 ) -> None:
-    """Look for drift in live traffic: set the mode that clients keep to, report, and ask for a retrain."""
+    """Run a drift check on live rows: set the clients' mode, report, and request a retrain."""
     changes = _checked(workspace, model, settings)
     with prefect(workspace):
         from pipelines.monitor import drift as flow
 
-        seen = flow(str(workspace.root), changes, sources)
-    words = [f"{seen.mode or 'nothing to check at'}: {seen.reason}"]
-    words += [f"{one.kind}: {one.finding}: {one.reason}" for check in seen.checks for one in check.verdicts]
-    words += [line for line in (seen.retrain, seen.page) if line]
-    _show(seen, "\n".join(words), as_json)
+        outcome = flow(str(workspace.root), changes, sources)
+    verdicts = [verdict for check in outcome.checks for verdict in check.verdicts]
+    lines = [f"{outcome.mode or 'nothing to check'}: {outcome.reason}"]
+    lines += [f"{verdict.kind}: {verdict.finding}: {verdict.reason}" for verdict in verdicts]
+    lines += [line for line in (outcome.retrain, outcome.page) if line]
+    _show(outcome, "\n".join(lines), as_json)
 
 
 def _checked(workspace: Workspace, model: str | None, settings: tuple[str, ...]) -> dict[str, Any]:
     changes = overrides(settings, model)
-    load_params(workspace.params, changes)  # a mistake in them is told before Prefect is started
+    load_params(workspace.params, changes)  # reports a mistake before Prefect is started
     return changes
 
 
-def _show(result: object, words: str, as_json: bool) -> None:
+def _show(outcome: object, text: str, as_json: bool) -> None:
     if as_json:
-        print_json(result)
+        print_json(outcome)
     else:
-        results.print(words, soft_wrap=True, markup=False)
+        results.print(text, soft_wrap=True, markup=False)

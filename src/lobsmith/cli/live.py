@@ -1,4 +1,4 @@
-"""`lobsmith live`: a live feed, answered by the model, recorded and captured."""
+"""`lobsmith live`: predictions for a live feed, with recorder and capture."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,11 +46,11 @@ _SIMULATED = "simulator-sim"
 @click.command()
 @click.argument("symbols", nargs=-1, metavar="[SYMBOL]...")
 @click.option(
-    "--from", "files", multiple=True, type=click.Path(path_type=Path), help="Play a recorded FILE; may be repeated."
+    "--from", "files", multiple=True, type=click.Path(path_type=Path), help="Play a captured FILE; may be repeated."
 )
-@click.option("--simulate", "seed", type=int, help="Play a simulated market of this seed, without an end.")
-@click.option("--loop", is_flag=True, help="Begin again at the end of the FILEs.")
-@click.option("--speed", type=float, help="Let the workspace's time pass so many times as fast, for what is played.")
+@click.option("--simulate", "seed", type=int, help="Play an endless simulated market of this seed.")
+@click.option("--loop", is_flag=True, help="Play the FILEs again at their end.")
+@click.option("--speed", type=float, help="Speed of the workspace's clock, for a played feed.")
 @change_options
 @click.option("--market", type=click.Choice(list(MARKETS)), default="usdm", show_default=True)
 @click.option("--ws-url", help="Instead of the market's own WebSocket address.")
@@ -59,10 +59,10 @@ _SIMULATED = "simulator-sim"
 @click.option("--transport", type=click.Choice(["grpc", "inprocess"]), default="grpc", show_default=True)
 @click.option("--url", help="HOST:PORT of a server; the workspace's own by default.")
 @model_option
-@click.option("--guard/--no-guard", default=True, show_default=True, help="Let the mode say what may be acted on.")
+@click.option("--guard/--no-guard", default=True, show_default=True, help="Gate predictions by the mode.")
 @click.option("--modes", help="URL of another machine's modes, http://HOST:PORT/modes; the workspace's by default.")
 @click.option("--horizon", type=int, help="Of the probabilities shown, ms; the longest up to a second by default.")
-@click.option("--capture/--no-capture", default=True, show_default=True, help="Keep the feed for the next retrain.")
+@click.option("--capture/--no-capture", default=True, show_default=True, help="Capture the feed for the next retrain.")
 @other_instrument_option
 @set_option
 @json_option
@@ -91,10 +91,10 @@ def live(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Answer the live feed of SYMBOLs, or a played one, until Ctrl-C: one line a second for each.
+    """Predict on the live feed of SYMBOLs, or a played one, until Ctrl-C.
 
-    Rows and answers are recorded as live, so that shadow evaluation, drift and rollback count them; the feed is
-    captured into .lobsmith/captures for the next retrain.
+    Rows and answers are logged as live, for evaluations and drift checks, and the feed is captured into
+    .lobsmith/captures for the next retrain.
     """
     from lobsmith.market.simulator import Dynamics
     from lobsmith.serving.supervisor import stop_on_signals
@@ -106,7 +106,7 @@ def live(
     options = LiveOptions(
         model=model or params.model.name,
         horizon_ms=horizon
-        or max((one for one in params.labels.horizons_ms if one <= 1000), default=0)
+        or max((horizon_ms for horizon_ms in params.labels.horizons_ms if horizon_ms <= 1000), default=0)
         or params.labels.horizons_ms[0],
         transport=transport,
         url=url,
@@ -115,12 +115,15 @@ def live(
         allow_other_instrument=allow_other_instrument,
         capture=capture,
     )
-    show = room_permitting()(print_json if as_json else _show)
-    alive = Heartbeat.inherited()
+    heartbeat = Heartbeat.inherited()
 
     def on_second(second: "Second") -> None:
-        alive.beat()
-        show(second)
+        heartbeat.beat()
+        with room_permitting():
+            if as_json:
+                print_json(second)
+            else:
+                click.echo(str(second))
 
     stop = Event()
     with stop_on_signals(stop), _clock(workspace, speed):
@@ -134,48 +137,44 @@ def live(
         else:
             endpoint = MARKETS[market]
             endpoint = endpoint._replace(websocket=ws_url or endpoint.websocket, rest=rest_url or endpoint.rest)
-            found = _instruments(endpoint, symbols, stop)
-            if not found:
+            instruments = _instruments(endpoint, symbols, stop)
+            if not instruments:
                 return
-            feed = _venue(endpoint, found, stale_s)
-        lived = run_live(
+            feed = _venue(endpoint, instruments, stale_s)
+        summaries = run_live(
             workspace,
             params,
             feed,
             options,
             stop=stop,
             on_second=on_second,
-            say=_say,
+            say=_print_line,
         )
     with room_permitting():
         if as_json:
-            print_json({"ended": lived})
+            print_json({"ended": summaries})
             return
-        for one in lived:
-            results.print(_ended(one), soft_wrap=True)
-            if one.recorded is not None:
-                results.print(recorded_line(one.recorded), soft_wrap=True)
+        for summary in summaries:
+            results.print(_summary_line(summary), soft_wrap=True)
+            if summary.recorded is not None:
+                results.print(recorded_line(summary.recorded), soft_wrap=True)
 
 
 @room_permitting()
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     console.print(line, markup=False)
 
 
-def _show(second: "Second") -> None:
-    click.echo(str(second))
-
-
-def _ended(one: "LiveSummary") -> str:
+def _summary_line(summary: "LiveSummary") -> str:
     counts = {
-        "without an answer": sum(one.reasons.values()),
-        "before the first complete one": one.incomplete,
-        "while there was no model": one.unasked,
-        "dropped": one.drops,
-        "messages unreadable": one.faults,
+        "without an answer": sum(summary.reasons.values()),
+        "before the first complete one": summary.incomplete,
+        "without a model": summary.unasked,
+        "dropped": summary.drops,
+        "messages unreadable": summary.faults,
     }
     more = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
-    return f"{one.instrument}: {one.rows:,} rows, {one.answered:,} answered{more}"
+    return f"{summary.instrument}: {summary.rows:,} rows, {summary.answered:,} answered{more}"
 
 
 def check_feed(
@@ -188,17 +187,17 @@ def check_feed(
     speed: float | None,
     factors: tuple[str, ...],
 ) -> None:
-    """Refuse what cannot be played or followed, before anything is started.
+    """Check the options of a feed before anything is started.
 
     Raises:
         click.UsageError: options do not go together.
-        DataError: there is no feed, or more than one, or a file is missing or cannot be played.
+        DataError: not exactly one feed, or a file cannot be played.
         ClockError: the workspace's time is not that of a venue.
     """
     if (bool(files), seed is not None, bool(symbols) and not files).count(True) != 1:
         raise DataError("no feed, or two: name SYMBOLs, or pass --from FILE, or --simulate SEED")
     if loop and not files:
-        raise click.UsageError("--loop is for recorded files; pass --from FILE")
+        raise click.UsageError("--loop is for captured files; pass --from FILE")
     if factors and seed is None:
         raise click.UsageError("--change is of the simulated market; pass --simulate SEED")
     if files:
@@ -208,7 +207,7 @@ def check_feed(
             check_playable(path)
     elif seed is None:
         if speed is not None:
-            raise click.UsageError("--speed is for what is played; a venue's time passes as it does")
+            raise click.UsageError("--speed is for played feeds; a venue's clock cannot be changed")
         if clock.speed() != 1 or clock.ahead_ns() > _AHEAD_S * NS_PER_S:
             raise ClockError(
                 f"{workspace.clock}: the workspace's time is {clock.ahead_ns() / NS_PER_S:,.0f} s ahead at speed "
@@ -218,7 +217,7 @@ def check_feed(
 
 @contextmanager
 def _clock(workspace: Workspace, speed: float | None) -> "Iterator[None]":
-    """Let time pass as the feed needs it."""
+    """Set the speed of the workspace's clock for the block."""
     if speed is None:
         yield
         return
@@ -232,10 +231,9 @@ def _clock(workspace: Workspace, speed: float | None) -> "Iterator[None]":
 
 
 def market_seed(workspace: Workspace, model: str, seed: int) -> int:
-    """Return the seed of the simulated market to play: the given one the first time, and one that never was after it.
+    """Return `seed` for the first session, later plus the workspace's time, ms, for a market never trained on.
 
-    A session that is started again must not play the same market twice: the model would be judged on what it has
-    learnt. After a capture, or a live session of the model, the time of the workspace is added, ms: it never goes back.
+    A capture or a logged live session of the model tells that it is not the first.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -249,7 +247,7 @@ def market_seed(workspace: Workspace, model: str, seed: int) -> int:
     if not played and log_path(workspace, model).exists():
         with PredictionLog.of(workspace, model) as log:
             market = (Source.LIVE.value, str(SIMULATED))
-            played = any((one["source"], one["instrument"]) == market for one in log.sessions())
+            played = any((session["source"], session["instrument"]) == market for session in log.sessions())
     return seed + clock.now_ns() // NS_PER_MS if played else seed
 
 
@@ -270,25 +268,25 @@ def _played(files: tuple[Path, ...], symbols: tuple[str, ...], *, loop: bool) ->
         raise error
     sources = [RecordedFeed(paths, loop=loop) for paths in groups.values()]
     if symbols:
-        wanted = {symbol.upper() for symbol in symbols}
-        if missing := wanted - {one.instrument.symbol for one in sources}:
+        selected = {symbol.upper() for symbol in symbols}
+        if missing := selected - {source.instrument.symbol for source in sources}:
             raise DataError(f"{', '.join(sorted(missing))}: in none of the FILEs")
-        sources = [one for one in sources if one.instrument.symbol in wanted]
+        sources = [source for source in sources if source.instrument.symbol in selected]
     return PlayedFeed(sources)
 
 
 def _instruments(endpoint: "Endpoint", symbols: tuple[str, ...], stop: Event) -> "list[Instrument]":
-    """Return what the symbols are, asking the venue again until it says so; nothing where `stop` comes first."""
+    """Return the instruments of the symbols, with retries until the venue answers; empty after `stop`."""
     from lobsmith.market.live.listing import instrument_of
 
-    said = ""
+    printed = ""
     while True:
         try:
             return [instrument_of(endpoint, symbol) for symbol in symbols]
         except VenueError as error:
-            if str(error) != said:
-                said = str(error)
-                _say(said)
+            if str(error) != printed:
+                printed = str(error)
+                _print_line(printed)
         if stop.wait(_RETRY_S):
             return []
 

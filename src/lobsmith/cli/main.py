@@ -30,7 +30,7 @@ from lobsmith.workspace import Workspace
 
 
 class _Commands(click.Group):
-    """Turns lobsmith's own errors into one line and exit status 1."""
+    """Reports `LobsmithError` in one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -51,9 +51,9 @@ class _Commands(click.Group):
 @click.pass_context
 def cli(ctx: click.Context, root: Path) -> None:
     """Keep a neural network on limit-order-book data in service."""
-    # A clock that is spoilt must not keep the services from being ended, nor their logs from being read.
-    timeless = ctx.invoked_subcommand in (down.name, logs.name)
-    ctx.obj = Workspace(root.resolve()) if timeless else Workspace.open(root)
+    # `down` and `logs` work with a corrupt clock too.
+    clockless = ctx.invoked_subcommand in (down.name, logs.name)
+    ctx.obj = Workspace(root.resolve()) if clockless else Workspace.open(root)
 
 
 for command in (
@@ -86,6 +86,6 @@ for command in (
 def main() -> None:
     """Run the command line."""
     telemetry.turn_off()
-    # By default SIGTERM ends Python at once and would leave the servers that a flow started behind.
+    # Python's default would leave a flow's servers running.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     cli()

@@ -1,4 +1,4 @@
-"""`lobsmith models`: what is registered and what serves; promote, and take back."""
+"""`lobsmith models`: versions."""
 
 import sys
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ _reason_option = click.option("--reason", default="", help="Why, for the journal
 
 @click.group()
 def models() -> None:
-    """List, show, promote, take back and reproduce versions."""
+    """List, show, promote, roll back and reproduce versions."""
 
 
 models.add_command(reproduce)
@@ -34,29 +34,31 @@ models.add_command(reproduce)
 @json_option
 @click.pass_obj
 def list_models(workspace: Workspace, model: str | None, settings: tuple[str, ...], as_json: bool) -> None:
-    """List what serves, the candidate, and what is registered."""
+    """List published and registered versions."""
     name = _params(workspace, model, settings).model.name
-    found = _listing(workspace, name)
+    listing = _listing(workspace, name)
     if as_json:
-        print_json(found)
+        print_json(listing)
         return
     table = Table(title=f"{name} in the repository")
-    for heading in ("version", "artifact", "is", "registered", "with it"):
+    for heading in ("version", "artifact", "state", "registered", "companions"):
         table.add_column(heading)
-    for one in found["versions"]:
-        known = ", ".join(f"registry:{number}" for number in one["registered"])
-        beside = ", ".join(one["companions"]) or "-"
-        table.add_row(str(one["version"]), (one["artifact_id"] or "?")[:12], one["state"], known or "-", beside)
+    for version in listing["versions"]:
+        registered = ", ".join(f"registry:{number}" for number in version["registered"]) or "-"
+        companions = ", ".join(version["companions"]) or "-"
+        artifact = (version["artifact_id"] or "?")[:12]
+        table.add_row(str(version["version"]), artifact, version["state"], registered, companions)
     results.print(table)
-    if found["away"]:
-        results.print(f"MLflow is away: {found['away']}", soft_wrap=True)
+    if listing["away"]:
+        results.print(f"MLflow is away: {listing['away']}", soft_wrap=True)
         return
     table = Table(title=f"{name} in MLflow")
-    for heading in ("version", "artifact", "aliases", "what became of it"):
+    for heading in ("version", "artifact", "aliases", "status"):
         table.add_column(heading)
-    for one in found["registered"]:
-        artifact = (one["artifact_id"] or "?")[:12]
-        table.add_row(f"registry:{one['version']}", artifact, ", ".join(one["aliases"]) or "-", one["serving"] or "-")
+    for version in listing["registered"]:
+        artifact = (version["artifact_id"] or "?")[:12]
+        aliases = ", ".join(version["aliases"]) or "-"
+        table.add_row(f"registry:{version['version']}", artifact, aliases, version["serving"] or "-")
     results.print(table)
 
 
@@ -67,7 +69,7 @@ def list_models(workspace: Workspace, model: str | None, settings: tuple[str, ..
 @json_option
 @click.pass_obj
 def show(workspace: Workspace, version: str, model: str | None, settings: tuple[str, ...], as_json: bool) -> None:
-    """Show the manifest of VERSION, a number in the repository or registry:N, and what happened to it."""
+    """Show manifest and journal of VERSION, a number in the repository or registry:N."""
     from lobsmith.release.reconcile.requests import registered_of, version_named
     from lobsmith.release.registry.aliases import release_of
     from lobsmith.release.repository import journal
@@ -95,13 +97,13 @@ def show(workspace: Workspace, version: str, model: str | None, settings: tuple[
     for verdict in manifest.verdicts:
         results.print(f"{'verdict':<17} {verdict}", soft_wrap=True)
     for entry in entries:
-        words = f"{format_time(entry.time_ns)}  {entry.action} {entry.model} {entry.version_to}: {entry.reason}"
-        results.print(words, markup=False)
+        line = f"{format_time(entry.time_ns)}  {entry.action} {entry.model} {entry.version_to}: {entry.reason}"
+        results.print(line, markup=False)
 
 
 @models.command()
 @click.argument("version", required=False)
-@click.option("--dry-run", is_flag=True, help="Say what would happen, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the plan only.")
 @_reason_option
 @model_option
 @set_option
@@ -116,9 +118,9 @@ def promote(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Make VERSION the champion and serve it: a number in the repository, registry:N, or else the challenger.
+    """Make VERSION the champion and serve it: a number in the repository, registry:N, by default the challenger.
 
-    An older artifact gets a new, highest number. Exits with status 1 if it is not served in the end.
+    An older artifact gets a new, highest number. Exits with 1 if it is not served.
     """
     from lobsmith.release.context import Release
     from lobsmith.release.publish.promote import promotion_plan
@@ -128,9 +130,9 @@ def promote(
 
     params = _params(workspace, model, settings)
     name = params.model.name
-    meant = registered_of(workspace, name, version)
+    registered = registered_of(workspace, name, version)
     if dry_run:
-        with source_of(workspace, name, meant) as source:
+        with source_of(workspace, name, registered) as source:
             plan = promotion_plan(Release(workspace, params), source, model=name)
         if as_json:
             print_json(plan)
@@ -141,21 +143,21 @@ def promote(
             sys.exit(1)
         return
     server = running_server(workspace, params)
-    done = ask_for(Release(workspace, params, server), name, meant.version, reason=reason)
-    if done.away is not None:
-        raise RegistryError(f"{done.away}; {name} {done.active} goes on serving")
-    refusal = done.refused.get("champion")
+    outcome = ask_for(Release(workspace, params, server), name, registered.version, reason=reason)
+    if outcome.away is not None:
+        raise RegistryError(f"{outcome.away}; {name} {outcome.active} goes on serving")
+    refusal = outcome.refused.get("champion")
     if refusal is not None:
-        raise ReleaseError(f"{refusal}; {name} {done.active} goes on serving")
-    if done.champion != meant.version:
-        wish = "no version" if done.champion is None else f"registry:{done.champion}"
-        raise ReleaseError(f"{name}: champion asks for {wish} by now, somebody else moved it; promote again if need be")
+        raise ReleaseError(f"{refusal}; {name} {outcome.active} goes on serving")
+    if outcome.champion != registered.version:
+        current = "no version" if outcome.champion is None else f"registry:{outcome.champion}"
+        raise ReleaseError(f"{name}: champion names {current} by now, set by another client; promote again if need be")
     if as_json:
-        print_json({"registered": meant.version, **msgspec.to_builtins(done), "served": server is not None})
+        print_json({"registered": registered.version, **msgspec.to_builtins(outcome), "served": server is not None})
         return
-    results.print(done.words(), soft_wrap=True, markup=False)
-    where = "serves it" if server is not None else "will serve it; start it with lobsmith serve"
-    results.print(f"{name} {done.active} holds registry:{meant.version}; Triton {where}", soft_wrap=True)
+    results.print(outcome.words(), soft_wrap=True, markup=False)
+    serving = "serves it" if server is not None else "will serve it; start it with lobsmith serve"
+    results.print(f"{name} {outcome.active} is registry:{registered.version}; Triton {serving}", soft_wrap=True)
 
 
 @models.command()
@@ -173,9 +175,9 @@ def rollback(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Go back to VERSION, a listed one; by default the last good one before the active version.
+    """Roll back to VERSION, a listed one; by default the last valid one before the active version.
 
-    The repository and Triton go back at once, with MLflow or without it; its alias follows as soon as it can.
+    Repository and Triton change at once; MLflow's alias follows.
     """
     from lobsmith.release.context import Release
     from lobsmith.release.reconcile.reconcile import reconcile
@@ -185,19 +187,18 @@ def rollback(
     params = _params(workspace, model, settings)
     name = params.model.name
     release = Release(workspace, params, running_server(workspace, params))
-    back = apply_rollback(release, name, to=version, reason=reason)
+    outcome = apply_rollback(release, name, to=version, reason=reason)
     try:
-        followed = reconcile(release, name)
-        away = followed.away
+        away = reconcile(release, name).away
     except LobsmithError as error:
         away = str(error)
     if as_json:
-        print_json({**msgspec.to_builtins(back), "alias_follows_later": away})
+        print_json({**msgspec.to_builtins(outcome), "alias_follows_later": away})
         return
-    if back.version_from is None:
-        results.print(f"{name} {back.version_to} is active already")
+    if outcome.version_from is None:
+        results.print(f"{name} {outcome.version_to} is active already")
     else:
-        results.print(f"{name} went back from {back.version_from} to {back.version_to}")
+        results.print(f"{name} was rolled back from {outcome.version_from} to {outcome.version_to}")
     if away is not None:
         results.print(f"the alias follows once lobsmith can reconcile: {away}", soft_wrap=True)
 
@@ -214,15 +215,15 @@ def _listing(workspace: Workspace, model: str) -> dict[str, Any]:
     away, registered, aliases = None, list[Registered](), dict[str, Registered | None]()
     try:
         registered = find_registered(workspace, model, {})
-        wish = wanted(workspace, model)
-        aliases = {CHAMPION: wish.champion, CHALLENGER: wish.challenger}
+        targets = wanted(workspace, model)
+        aliases = {CHAMPION: targets.champion, CHALLENGER: targets.challenger}
     except RegistryError as error:
         away = str(error)
     repository = Repository.of(workspace)
     versions = []
     for name in (candidate_model(model), model):
         listed, fallback = repository.listed(name), repository.fallback(name)
-        beside = {companion: _listed(repository, companion) for companion in companions(name)}
+        companion_versions = {companion: _listed(repository, companion) for companion in companions(name)}
         for version in reversed(repository.versions(name)):
             artifact, state = None, "not listed"
             if version in listed:
@@ -233,15 +234,14 @@ def _listing(workspace: Workspace, model: str) -> dict[str, Any]:
                 state = f"faulty: {error}"
             if name != model and state == "active":
                 state = "candidate"
-            same = [one.version for one in registered if one.artifact_id == artifact]
             versions.append(
                 {
                     "model": name,
                     "version": version,
                     "artifact_id": artifact,
                     "state": state,
-                    "registered": same,
-                    "companions": [companion for companion, own in beside.items() if version in own],
+                    "registered": [entry.version for entry in registered if entry.artifact_id == artifact],
+                    "companions": [companion for companion, own in companion_versions.items() if version in own],
                 }
             )
     return {
@@ -249,15 +249,15 @@ def _listing(workspace: Workspace, model: str) -> dict[str, Any]:
         "versions": versions,
         "registered": [
             {
-                "version": one.version,
-                "artifact_id": one.artifact_id,
-                "run_id": one.run_id,
+                "version": entry.version,
+                "artifact_id": entry.artifact_id,
+                "run_id": entry.run_id,
                 "aliases": [
-                    alias for alias, wish in aliases.items() if wish is not None and wish.version == one.version
+                    alias for alias, target in aliases.items() if target is not None and target.version == entry.version
                 ],
-                "serving": one.tags.get(SERVING),
+                "serving": entry.tags.get(SERVING),
             }
-            for one in reversed(registered)
+            for entry in reversed(registered)
         ],
         "away": away,
     }
@@ -267,5 +267,5 @@ def _listed(repository: "Repository", model: str) -> list[int]:
     try:
         return repository.listed(model)
     except ReleaseError:
-        # `lobsmith status` says what is wrong with it.
+        # `lobsmith status` reports it.
         return []

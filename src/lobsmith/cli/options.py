@@ -1,4 +1,4 @@
-"""Options that several commands share, and how results are printed."""
+"""Shared options, and output of results."""
 
 import os
 import sys
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 _PIPED_WIDTH = 120
 _PREFECT_IS_AWAY = ("Failed to reach API", "Timed out while attempting to connect to ephemeral Prefect API")
-"""How its errors begin, which have no class of their own."""
+"""Beginnings of Prefect's error messages, which have no class of their own."""
 
 results = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
-"""Where results go; everything else goes to standard error."""
+"""Standard output, for results only."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 
@@ -46,7 +46,7 @@ model_option = click.option(
 other_instrument_option = click.option(
     "--allow-other-instrument",
     is_flag=True,
-    help="Ask a model about an instrument that it has not learnt; no answer may be acted on.",
+    help="Allow an instrument that the model was not trained on; its predictions are not actionable.",
 )
 
 source_option = click.option(
@@ -61,14 +61,18 @@ source_option = click.option(
 
 
 def capture_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--capture FILE…`: the option may be repeated or followed by several files."""
+    """Add `--capture FILE…`, which takes several files or may be repeated."""
     path = click.Path(path_type=Path)
-    command = click.option("--capture", "captures", multiple=True, type=path, help="Recorded files, in order.")(command)
+    command = click.option("--capture", "captures", multiple=True, type=path, help="Captures, in order.")(command)
     return click.argument("more", nargs=-1, type=path, metavar="[FILE]...")(command)
 
 
 def overrides(settings: tuple[str, ...], model: str | None = None) -> dict[str, Any]:
-    """Turn `NAME=VALUE` pairs, and the model of `--model`, into parameters."""
+    """Return `NAME=VALUE` pairs, and the model of `--model`, as parameters.
+
+    Raises:
+        click.BadParameter: no such pair, or not YAML.
+    """
     table: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -95,10 +99,11 @@ def change_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def changes(at_s: float | None, factors: tuple[str, ...], dynamics: "Dynamics") -> "list[Change]":
-    """Turn the options of a change into what the simulator takes.
+    """Return the changes of the simulated market.
 
     Raises:
-        DataError: there is no such constant, or no market can be made of what comes out.
+        click.UsageError: an option is missing or no number.
+        DataError: no such constant, or an impossible market.
     """
     from lobsmith.market.simulator import Change
 
@@ -123,24 +128,24 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def prefect(workspace: Workspace) -> Iterator[None]:
-    """Point Prefect, which is imported in the block, at the workspace; what the user has set already stays.
+    """Point Prefect, to be imported in the block, at the workspace, unless set in the environment.
 
-    The runs go to the server of `lobsmith up` where it runs; elsewhere Prefect starts one for as long as a run.
+    Without a server of `lobsmith up`, Prefect starts one for the run.
 
     Raises:
-        FlowsError: Prefect's server does not answer, or the one to start has a spoilt database.
+        FlowsError: the server does not answer, or its database is corrupt.
     """
     if (running := running_prefect(workspace)) is not None:
         os.environ.setdefault("PREFECT_API_URL", running)
     os.environ.setdefault("PREFECT_HOME", str(workspace.prefect))
-    # Prefect's server cannot make a folder inside a folder that is missing, and says so only by timing out.
+    # Prefect's server creates no parent folders and times out.
     Path(os.environ["PREFECT_HOME"]).expanduser().mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    # A failing stage is reported in one line by the command; Prefect would print its traceback as well.
+    # No tracebacks: the command reports an error in one line.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     address = os.environ.get("PREFECT_API_URL")
     away = f"{address or 'the server that Prefect starts for a run'}: Prefect's server does not answer"
-    way_out = "start it, or unset PREFECT_API_URL" if address else f"look at {os.environ['PREFECT_HOME']}"
+    way_out = "start it, or unset PREFECT_API_URL" if address else f"see {os.environ['PREFECT_HOME']}"
     if address and (why := why_away(address.rstrip("/"))) is not None:
         raise FlowsError(f"{away}: {why}; {way_out}")
     if not address:

@@ -1,4 +1,4 @@
-"""`lobsmith predictions`: the log of predictions and their outcomes."""
+"""`lobsmith predictions`: the prediction log."""
 
 import math
 from pathlib import Path
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 _NS_PER_HOUR = 3600 * NS_PER_S
 _MOST_HOURS = 876_000.0
-"""A century; what is asked for reaches the log as whole nanoseconds."""
+"""A century, so that nanoseconds stay within 64 bits."""
 
 hours_option = click.option(
     "--hours",
     type=click.FloatRange(min=0, max=_MOST_HOURS, min_open=True),
-    help="Only what was asked in the last hours.",
+    help="Only predictions of the last hours.",
 )
 
 
 @click.group()
 def predictions() -> None:
-    """Look into the log of predictions, or export it."""
+    """Describe or export the prediction log."""
 
 
 @predictions.command()
@@ -37,7 +37,7 @@ def predictions() -> None:
 @json_option
 @click.pass_obj
 def describe(workspace: Workspace, model: str | None, hours: float | None, as_json: bool) -> None:
-    """Show what each version has answered and how good it was."""
+    """Show count, latency and accuracy of each version's predictions."""
     from lobsmith.monitoring.accuracy import accuracy_of
     from lobsmith.monitoring.log.raw_rows import count_raw_rows
     from lobsmith.monitoring.log.reader import PredictionLog, answers
@@ -45,19 +45,21 @@ def describe(workspace: Workspace, model: str | None, hours: float | None, as_js
     since_ns = _since(hours)
     with PredictionLog.of(workspace, _name(workspace, model)) as log:
         streams = log.streams(since_ns)
-        scores = {
-            (one.model, one.version): accuracy_of(answers(log, one.model, one.version, since_ns=since_ns))
-            for one in streams
+        accuracies = {
+            (stream.model, stream.version): accuracy_of(answers(log, stream.model, stream.version, since_ns=since_ns))
+            for stream in streams
         }
         state: dict[str, Any] = {
             "log": str(log.path),
             "sessions": log.sessions(),
             "versions": [
                 {
-                    "roles": {one.role: one.rows for one in streams if (one.model, one.version) == version},
-                    "score": scored,
+                    "roles": {
+                        stream.role: stream.rows for stream in streams if (stream.model, stream.version) == version
+                    },
+                    "score": accuracy,
                 }
-                for version, scored in scores.items()
+                for version, accuracy in accuracies.items()
             ],
             "raw_rows": count_raw_rows(log, since_ns),
             "drops": log.drops(since_ns),
@@ -66,11 +68,11 @@ def describe(workspace: Workspace, model: str | None, hours: float | None, as_js
         print_json(state)
         return
     results.print(f"{state['log']}: {len(state['sessions'])} sessions", soft_wrap=True)
-    if not scores:
+    if not accuracies:
         results.print("no predictions" + (f" in the last {hours:g} hours" if hours else ""))
     else:
         results.print(_table(state["versions"]))
-    results.print(f"{state['raw_rows']} rows in their own units, for drift")
+    results.print(f"{state['raw_rows']} rows in their own units, for drift checks")
     for place, count in state["drops"].items():
         results.print(f"dropped  {place}: {count} rows")
 
@@ -79,11 +81,11 @@ def describe(workspace: Workspace, model: str | None, hours: float | None, as_js
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @model_option
 @hours_option
-@click.option("--raw", is_flag=True, help="In place of predictions the rows that drift is looked for in.")
+@click.option("--raw", is_flag=True, help="The rows of drift checks in place of predictions.")
 @json_option
 @click.pass_obj
 def export(workspace: Workspace, file: Path, model: str | None, hours: float | None, raw: bool, as_json: bool) -> None:
-    """Write the log to FILE as Parquet, a row a prediction with its outcome."""
+    """Write predictions with outcomes to FILE as Parquet, a row each."""
     from lobsmith.monitoring.log.export import export_parquet, export_raw_rows
     from lobsmith.monitoring.log.reader import PredictionLog
 
@@ -101,7 +103,7 @@ def export(workspace: Workspace, file: Path, model: str | None, hours: float | N
 @json_option
 @click.pass_obj
 def close(workspace: Workspace, session: str, model: str | None, as_json: bool) -> None:
-    """Say that SESSION, whose client has crashed, is over: nothing waits for its rows any more."""
+    """Close SESSION of a crashed client, so that its rows are not waited for."""
     from lobsmith.monitoring.log.sessions import close_session
     from lobsmith.params import load_params
     from lobsmith.process import user
@@ -130,27 +132,27 @@ def _since(hours: float | None) -> int:
 
 def _table(versions: list[dict[str, Any]]) -> Table:
     table = Table()
-    for heading in ("model", "version", "roles", "answered", "p50, p99", "horizon", "scored", "accuracy", "log-loss"):
+    for heading in ("model", "version", "roles", "answered", "p50, p99", "horizon", "labelled", "accuracy", "log-loss"):
         # Versions differ in their last digits.
         table.add_column(heading, no_wrap=heading == "version", overflow="fold")
-    for one in versions:
-        scored = one["score"]
-        about = (
-            scored.model,
-            str(scored.version),
-            ", ".join(one["roles"]),
-            f"{scored.answered} of {scored.rows}",
-            _latency(scored),
+    for version in versions:
+        accuracy = version["score"]
+        columns = (
+            accuracy.model,
+            str(accuracy.version),
+            ", ".join(version["roles"]),
+            f"{accuracy.answered} of {accuracy.rows}",
+            _latency(accuracy),
         )
-        for index, horizon in enumerate(scored.horizons):
-            table.add_row(*(about if index == 0 else [""] * len(about)), *_cells(horizon))
+        for index, horizon in enumerate(accuracy.horizons):
+            table.add_row(*(columns if index == 0 else [""] * len(columns)), *_cells(horizon))
     return table
 
 
-def _latency(scored: "VersionAccuracy") -> str:
-    if scored.latency_p50_ns is None or scored.latency_p99_ns is None:
+def _latency(accuracy: "VersionAccuracy") -> str:
+    if accuracy.latency_p50_ns is None or accuracy.latency_p99_ns is None:
         return "-"
-    return f"{scored.latency_p50_ns / NS_PER_US:.0f}, {scored.latency_p99_ns / NS_PER_US:.0f} µs"
+    return f"{accuracy.latency_p50_ns / NS_PER_US:.0f}, {accuracy.latency_p99_ns / NS_PER_US:.0f} µs"
 
 
 def _cells(horizon: "HorizonAccuracy") -> tuple[str, str, str, str]:

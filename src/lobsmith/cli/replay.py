@@ -1,4 +1,4 @@
-"""`lobsmith replay`: a recorded session through the trading client."""
+"""`lobsmith replay`: captures through the trading client."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,12 +38,12 @@ TRANSPORTS = ("grpc", "http", "inprocess")
 @click.option("--transport", type=click.Choice(TRANSPORTS), default="grpc", show_default=True)
 @click.option("--url", help="HOST:PORT of a server; the workspace's own by default.")
 @model_option
-@click.option("--record/--no-record", default=True, show_default=True, help="Into the prediction log, and mirrored.")
-@click.option("--guard/--no-guard", default=True, show_default=True, help="Count what the mode lets one act on.")
+@click.option("--record/--no-record", default=True, show_default=True, help="Log predictions, with shadow replicas.")
+@click.option("--guard/--no-guard", default=True, show_default=True, help="Count the actionable rows.")
 @click.option("--modes", help="URL of another machine's modes, http://HOST:PORT/modes; the workspace's by default.")
-@click.option("--ab", is_flag=True, help="Let the candidate answer shadow.share of the time, by blocks.")
+@click.option("--ab", is_flag=True, help="A/B test: the candidate answers shadow.share of the time, by blocks.")
 @other_instrument_option
-@click.option("--rows", type=click.IntRange(min=1), help="Ask about this many rows at most.")
+@click.option("--rows", type=click.IntRange(min=1), help="Replay this many rows at most.")
 @set_option
 @json_option
 @click.pass_obj
@@ -66,10 +66,9 @@ def replay(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Replay recorded FILES, read in order as one stream, and print accuracy and latency.
+    """Replay captured FILES, in order as one stream, and print accuracy and latency.
 
-    What was asked and answered goes into the model's prediction log, and its candidate and its fallback version are
-    asked about the same rows. A guard beside the client says what might have been acted on.
+    Answers of the model, its candidate and its fallback go into the prediction log.
     """
     from msgspec.structs import replace
 
@@ -82,7 +81,7 @@ def replay(
 
     params = load_params(workspace.params, overrides(settings, model))
     if bool(files) == (seconds is not None):
-        raise DataError("nothing to replay, or two things: name recorded FILES, or pass --simulate SECONDS")
+        raise DataError("nothing to replay, or two things: name captured FILES, or pass --simulate SECONDS")
     drift = changes(change_at, factors, Dynamics())
     if files and drift:
         raise click.UsageError("--change is of the simulated market; pass --simulate SECONDS in place of FILES")
@@ -116,23 +115,23 @@ def replay(
     if as_json:
         print_json(measured)
     else:
-        results.print(table({transport: measured}))
+        results.print(_table(transport, measured))
         if measured.not_learnt is not None:
-            results.print(f"[red]not learnt[/red] {measured.not_learnt}; no answer may be acted on", soft_wrap=True)
+            results.print(f"[red]not trained on[/red] {measured.not_learnt}; no row is actionable", soft_wrap=True)
         if measured.reasons:
             results.print(f"without an answer: {measured.reasons}")
         if measured.recorded is not None:
             results.print(recorded_line(measured.recorded), soft_wrap=True)
         if measured.acting is not None:
-            results.print(acting_line(measured.acting), soft_wrap=True)
+            results.print(actions_line(measured.acting), soft_wrap=True)
     if measured.answered == 0:
         raise ServingError(f"no row was answered: {measured.reasons or 'the data has no complete row'}")
 
 
 def recorded_line(recorded: "Recorded") -> str:
-    """Say in one line what went into the prediction log."""
+    """Return counts of logged and mirrored rows."""
     line = (
-        f"recorded {recorded.logged:,} of {recorded.rows:,} rows as {recorded.session}; mirrored to the candidate "
+        f"logged {recorded.logged:,} of {recorded.rows:,} rows as {recorded.session}; mirrored to the candidate "
         f"{recorded.candidate:,}, to the fallback {recorded.fallback:,}"
     )
     dropped = recorded.dropped + recorded.candidate_dropped + recorded.fallback_dropped
@@ -143,28 +142,27 @@ def recorded_line(recorded: "Recorded") -> str:
     return line
 
 
-def acting_line(acting: "ActionSummary") -> str:
-    """Say in one line what might have been acted on."""
-    modes = ", ".join(f"{mode} {rows:,}" for mode, rows in acting.modes.items())
-    line = f"to act on: {acting.acted:,} rows, {acting.in_full:,} of them at every horizon; {modes}"
-    if acting.abstained:
-        line += "; held back: " + ", ".join(f"{code} {rows:,}" for code, rows in acting.abstained.items())
-    return line if acting.last is None else f"{line} (last: {acting.last})"
+def actions_line(actions: "ActionSummary") -> str:
+    """Return counts of actionable rows, modes and reasons."""
+    modes = ", ".join(f"{mode} {rows:,}" for mode, rows in actions.modes.items())
+    line = f"actionable: {actions.acted:,} rows, {actions.in_full:,} of them at every horizon; {modes}"
+    if actions.abstained:
+        line += "; not actionable: " + ", ".join(f"{code} {rows:,}" for code, rows in actions.abstained.items())
+    return line if actions.last is None else f"{line} (last: {actions.last})"
 
 
-def table(measured: "dict[str, ReplayResult]") -> Table:
-    """Return accuracy and latency of one or several replays as a table."""
-    out = Table(title="Replay through the trading client")
+def _table(transport: str, result: "ReplayResult") -> Table:
+    table = Table(title="Replay through the trading client")
     for heading in ("transport", "version", "rows", "answered", "accuracy", "log-loss", "p50", "p99"):
-        out.add_column(heading, justify="left" if heading == "transport" else "right")
-    for name, one in measured.items():
-        out.add_row(
-            name,
-            ", ".join(map(str, one.versions)) or "-",
-            f"{one.rows:,}",
-            f"{one.answered:,}",
-            " / ".join(f"{s.accuracy:.3f}" for s in one.scores),
-            " / ".join(f"{s.log_loss:.3f}" for s in one.scores),
-            *(f"{one.latency_us[q]:,.0f} µs" if q in one.latency_us else "-" for q in ("p50", "p99")),
-        )
-    return out
+        table.add_column(heading, justify="left" if heading == "transport" else "right")
+    latencies = (result.latency_us.get(name) for name in ("p50", "p99"))
+    table.add_row(
+        transport,
+        ", ".join(map(str, result.versions)) or "-",
+        f"{result.rows:,}",
+        f"{result.answered:,}",
+        " / ".join(f"{metrics.accuracy:.3f}" for metrics in result.scores),
+        " / ".join(f"{metrics.log_loss:.3f}" for metrics in result.scores),
+        *("-" if latency_us is None else f"{latency_us:,.0f} µs" for latency_us in latencies),
+    )
+    return table

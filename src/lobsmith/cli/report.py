@@ -1,4 +1,4 @@
-"""`lobsmith report`: reports to review, as pages and JSON."""
+"""`lobsmith report`: pages and JSON to review."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,8 +29,10 @@ report.add_command(report_shadow)
 
 @report.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
-@click.option("--test", "tested", multiple=True, type=click.Path(path_type=Path), help="Test on this file instead.")
-@click.option("--rivals", default="", help="Networks to hold against, by comma; default: evaluation.rivals.")
+@click.option(
+    "--test", "tested", multiple=True, type=click.Path(path_type=Path), help="Test on this file; may be repeated."
+)
+@click.option("--rivals", default="", help="Baselines to compare with, by comma; default: evaluation.rivals.")
 @click.option("--seeds", default="", help="Further seeds of the model's network, by comma.")
 @click.option("--directory", type=click.Path(path_type=Path, file_okay=False), help="Default: .lobsmith/reports.")
 @set_option
@@ -46,14 +48,13 @@ def evaluation(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Train on recorded FILEs and test on rows held out of them, beside rivals.
+    """Train on captured FILEs and test on rows held out of them, beside baselines.
 
-    Without FILEs, show what the newest retrain or dvc repro has found.
-
-    With --test, which may be repeated, all rows of FILEs train and all rows of the test files are held out.
+    Without FILEs, show the newest evaluation of a retrain or dvc repro. With --test, train on all rows of FILEs and
+    test on all rows of the test files.
     """
     params = load_params(workspace.params, overrides(settings))
-    found: list[Evaluation]
+    evaluations: list[Evaluation]
     if files:
         from lobsmith.stages.protocols import across_days, with_rivals, within_sessions
 
@@ -62,38 +63,38 @@ def evaluation(
             tuple(filter(None, rivals.split(","))) or params.evaluation.rivals,
             tuple(_numbers(seeds)) or params.evaluation.seeds,
         )
-        place = (directory or workspace.home / "reports") / ("across" if tested else "within")
+        folder = (directory or workspace.home / "reports") / ("across" if tested else "within")
         with stage("evaluate") as note:
             if tested:
-                found = across_days(files, tested, params, place, on_train=note)
+                evaluations = across_days(files, tested, params, folder, on_train=note)
             else:
-                found = within_sessions(files, params, place, on_train=note)
-            note(str(place))
+                evaluations = within_sessions(files, params, folder, on_train=note)
+            note(str(folder))
     else:
         if tested:
             raise click.UsageError("--test needs FILEs to train on")
-        found = [_last(workspace)]
+        evaluations = [_newest(workspace)]
     if as_json:
-        print_json({"evaluations": found})
+        print_json({"evaluations": evaluations})
         return
-    for one in found:
-        _show(one)
+    for result in evaluations:
+        _show(result)
 
 
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(one) for one in text.split(",") if one]
+        return [int(number) for number in text.split(",") if number]
     except ValueError as error:
         raise click.BadParameter(f"{text}: write whole numbers with commas", param_hint="--seeds") from error
 
 
-def _last(workspace: Workspace) -> "Evaluation":
+def _newest(workspace: Workspace) -> "Evaluation":
     import msgspec
 
     from lobsmith.evaluation.results import EVALUATION, Evaluation
 
-    found = [*workspace.runs.glob(f"*/{EVALUATION}"), *workspace.home.glob(f"stages/{EVALUATION}")]
-    paths = sorted(found, key=lambda path: path.stat().st_mtime_ns)
+    paths = [*workspace.runs.glob(f"*/{EVALUATION}"), *workspace.home.glob(f"stages/{EVALUATION}")]
+    paths.sort(key=lambda path: path.stat().st_mtime_ns)
     if not paths:
         raise DataError(
             f"{workspace.home}: nothing has been evaluated yet; run lobsmith retrain or dvc repro, or name files"
@@ -104,21 +105,22 @@ def _last(workspace: Workspace) -> "Evaluation":
         raise DataError(f"{paths[-1]}: not an evaluation of this release: {error}; run lobsmith retrain") from error
 
 
-def _show(one: "Evaluation") -> None:
-    table = Table(title=f"{one.instrument}, {one.network}, {one.protocol}: {one.rows['test']:,} held-out rows")
+def _show(result: "Evaluation") -> None:
+    title = f"{result.instrument}, {result.network}, {result.protocol}: {result.rows['test']:,} held-out rows"
+    table = Table(title=title)
     for heading in ("horizon", "predictor", "log-loss", "model less this", "macro-F1", "MCC"):
         table.add_column(heading, justify="left" if heading == "predictor" else "right")
-    differences = {(two.against, two.horizon_ms): two.difference for two in one.comparisons}
-    for score in one.scores:
-        difference = differences.get((score.predictor, score.horizon_ms))
+    differences = {(pair.against, pair.horizon_ms): pair.difference for pair in result.comparisons}
+    for metrics in result.scores:
+        difference = differences.get((metrics.predictor, metrics.horizon_ms))
         table.add_row(
-            f"{score.horizon_ms} ms",
-            score.predictor,
-            f"{score.log_loss.value:.4f}",
+            f"{metrics.horizon_ms} ms",
+            metrics.predictor,
+            f"{metrics.log_loss.value:.4f}",
             f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]" if difference else "",
-            f"{score.macro_f1.value:.3f}",
-            f"{score.mcc.value:.3f}",
+            f"{metrics.macro_f1.value:.3f}",
+            f"{metrics.mcc.value:.3f}",
         )
     results.print(table)
-    for verdict in one.verdicts:
+    for verdict in result.verdicts:
         results.print(str(verdict), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`lobsmith report drift`: what the newest look for drift found."""
+"""`lobsmith report drift`: a drift check."""
 
 import signal
 import webbrowser
@@ -20,12 +20,10 @@ if TYPE_CHECKING:
 
 @click.command("drift")
 @model_option
-@click.option("--instrument", help="venue:symbol; else the one that was looked at last.")
-@click.option(
-    "--at", help="The look that was the newest at this time, as 2026-03-01T14:03 (UTC where it says no zone)."
-)
-@click.option("--open", "opened", is_flag=True, help="Show the page, and Evidently's own pages until Ctrl-C.")
-@click.option("--port", type=click.IntRange(1, 65535), help="Of Evidently's pages; else one that is free.")
+@click.option("--instrument", help="venue:symbol; by default that of the last drift check.")
+@click.option("--at", help="The newest drift check at this time, as 2026-03-01T14:03 (UTC unless it has a zone).")
+@click.option("--open", "opened", is_flag=True, help="Open the page, and Evidently's own pages until Ctrl-C.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Of Evidently's pages; a free port by default.")
 @set_option
 @json_option
 @click.pass_obj
@@ -39,20 +37,20 @@ def report_drift(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Show what the newest look for drift found, and where its reports lie."""
+    """Show verdicts of the newest drift check, and paths of its reports."""
     from lobsmith.monitoring.drift import history
     from lobsmith.monitoring.drift.report import read_content
 
     if opened and as_json:
         raise click.UsageError("--open prints addresses and waits; leave --json out")
     name = load_params(workspace.params, overrides(settings, model)).model.name
-    lines = [one for one in history.read(workspace, name) if instrument in (None, one.instrument)]
-    line = history.newest(lines, None if at is None else int(parse_time(at).timestamp() * NS_PER_S))
-    if line is None:
-        when = " until then" if lines else " yet"
-        raise DataError(f"{name}: nobody has looked for drift{when}; run lobsmith drift")
-    content = read_content(workspace, name, line)
-    folder = history.reports(workspace, name) / line.folder
+    checks = [check for check in history.read(workspace, name) if instrument in (None, check.instrument)]
+    newest = history.newest(checks, None if at is None else int(parse_time(at).timestamp() * NS_PER_S))
+    if newest is None:
+        when = " until then" if checks else " yet"
+        raise DataError(f"{name}: no drift check{when}; run lobsmith drift")
+    content = read_content(workspace, name, newest)
+    folder = history.reports(workspace, name) / newest.folder
     page, drawn = folder / history.PAGE, folder / history.EVIDENTLY_PAGE
     if as_json:
         evidently = str(drawn) if drawn.exists() else None
@@ -73,17 +71,17 @@ def _show(content: "Content") -> None:
     check = content.check
     results.print(headline(check), soft_wrap=True, markup=False)
     table = Table(title=f"{check.model} {check.version}, {check.instrument}, {moment(check.looked_ns)}")
-    for heading in ("drift", "found", "statistic", "p-value", "past", "moved most", "why"):
+    for heading in ("drift", "found", "statistic", "p-value", "null size", "moved most", "why"):
         table.add_column(heading, overflow="fold")
-    for one in check.verdicts:
-        moved = ", ".join(two.name for two in one.moved[:3])
-        figures = (number(one.value), figure(one.p_value), str(one.past))
-        table.add_row(one.kind.value, one.finding.value, *figures, moved, one.reason)
+    for verdict in check.verdicts:
+        moved = ", ".join(feature.name for feature in verdict.moved[:3])
+        figures = (number(verdict.value), figure(verdict.p_value), str(verdict.past))
+        table.add_row(verdict.kind.value, verdict.finding.value, *figures, moved, verdict.reason)
     results.print(table, markup=False)
 
 
 def _open(workspace: Workspace, content: "Content", page: str, port: int | None) -> None:
-    """Show the page and Evidently's; without a report of Evidently the page alone, which needs no server."""
+    """Open the page, and Evidently's if it has a report."""
     from lobsmith.monitoring.drift.evidently_ui import evidently_ui, evidently_workspace
 
     folder = evidently_workspace(workspace)
@@ -91,7 +89,7 @@ def _open(workspace: Workspace, content: "Content", page: str, port: int | None)
     if not folder.exists():
         results.print("Evidently has drawn no report yet")
         return
-    # A terminal that is closed must not leave the server behind.
+    # A closed terminal ends the server too.
     signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
     with evidently_ui(folder, port) as url:
         drawn = f"{url}/projects/{content.evidently.project}/reports"

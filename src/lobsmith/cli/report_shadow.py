@@ -1,4 +1,4 @@
-"""`lobsmith report shadow`: two versions on the same rows of live traffic."""
+"""`lobsmith report shadow`: two versions on the same live rows."""
 
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from lobsmith.params import load_params
 from lobsmith.workspace import Workspace
 
 
-class _Chosen(TypedDict):
+class _Selection(TypedDict):
     since_ns: int
     sources: tuple[str, ...]
     instrument: str | None
@@ -39,9 +39,9 @@ def report_shadow(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Judge the candidate beside the active version on what both have answered so far, as a page and as JSON.
+    """Compare candidate and active version on the rows that both answered, as a page and JSON.
 
-    Nothing is promoted, rejected or rolled back: that is for the flows, which judge the same rows in the same way.
+    Nothing is promoted, rejected or rolled back; the flows do that.
     """
     from lobsmith.files import write_atomic
     from lobsmith.monitoring.live_evaluation import evaluate_active, evaluate_candidate
@@ -51,49 +51,50 @@ def report_shadow(
     from lobsmith.release.version.names import candidate_model
 
     params = load_params(workspace.params, overrides(settings, model))
-    # The page is about rows that both answered: a split test's are mirrored too.
+    # Rows that both answered, those of an A/B test included.
     params = replace(params, shadow=replace(params.shadow, share=0.0))
     name = params.model.name
     repository, deployment = Repository.of(workspace), candidate_model(name)
-    below = partial(repository.fallback, name)
+    fallback_of = partial(repository.fallback, name)
     active = repository.active(name)
-    other = (below(instrument) if instrument else below()) if fallback else repository.active(deployment)
+    other = (fallback_of(instrument) if instrument else fallback_of()) if fallback else repository.active(deployment)
     if active is None or other is None:
         missing = "no fallback" if fallback else "no candidate beside an active version"
         raise DataError(f"{name}: there is {missing} to compare; see lobsmith status")
-    judged_version = (name, active) if fallback else (deployment, other)
-    about = read_manifest(repository.directory(*judged_version))
-    chosen: _Chosen = {"since_ns": about.created_ns, "sources": sources, "instrument": instrument}
+    evaluated = (name, active) if fallback else (deployment, other)
+    manifest = read_manifest(repository.directory(*evaluated))
+    selection: _Selection = {"since_ns": manifest.created_ns, "sources": sources, "instrument": instrument}
     if fallback:
-        now_ns = clock.now_ns()
-        judged = evaluate_active(
+        evaluation = evaluate_active(
             workspace,
             params,
             name,
             active=active,
-            fallback=below,
-            now_ns=now_ns,
-            has_learnt=about.has_learnt,
-            **chosen,
+            fallback=fallback_of,
+            now_ns=clock.now_ns(),
+            has_learnt=manifest.has_learnt,
+            **selection,
         )
     else:
-        judged = evaluate_candidate(workspace, params, name, active=active, candidate=other, **chosen)
-    if judged is None or judged.compared is None:
+        evaluation = evaluate_candidate(workspace, params, name, active=active, candidate=other, **selection)
+    if evaluation is None or evaluation.compared is None:
         of = "" if instrument is None else f" of {instrument}"
         raise DataError(
-            f"{name}: no row{of} from {' or '.join(sources)} sessions was put to both yet; --source counts others"
+            f"{name}: no row{of} from {' or '.join(sources)} sessions was answered by both yet; --source counts others"
         )
-    verdict = judged.verdict
-    page = render_shadow(verdict, judged.compared, params.paired, margin=params.rollback.margin if fallback else 0.0)
-    path = (directory or workspace.home / "reports") / f"{verdict.judged}-{judged_version[0]}-{judged_version[1]}.html"
+    verdict = evaluation.verdict
+    margin = params.rollback.margin if fallback else 0.0
+    page = render_shadow(verdict, evaluation.compared, params.paired, margin=margin)
+    path = (directory or workspace.home / "reports") / f"{verdict.judged}-{evaluated[0]}-{evaluated[1]}.html"
     try:
         write_atomic(path, page.encode())
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}; pass another --directory") from error
     if as_json:
-        print_json({"instrument": judged.instrument, "verdict": verdict, "page": str(path)})
+        print_json({"instrument": evaluation.instrument, "verdict": verdict, "page": str(path)})
         return
-    results.print(f"{verdict.second} beside {verdict.first}, {judged.instrument}: {verdict.decision}", soft_wrap=True)
+    pair = f"{verdict.second} beside {verdict.first}, {evaluation.instrument}"
+    results.print(f"{pair}: {verdict.decision}", soft_wrap=True)
     results.print(verdict.reason, soft_wrap=True)
     for alarm in verdict.alarms:
         results.print(f"alarm  {alarm}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`lobsmith repository`: is the model repository what it claims, and can it be mended."""
+"""`lobsmith repository`: the model repository."""
 
 import sys
 
@@ -12,47 +12,44 @@ from lobsmith.workspace import Workspace
 
 @click.group()
 def repository() -> None:
-    """Look after the model repository."""
+    """Verify and repair the model repository."""
 
 
 @repository.command()
-@click.option("--repair", "mend", is_flag=True, help="Mend what needs no decision; nothing good is deleted.")
+@click.option("--repair", "repairs", is_flag=True, help="Repair what needs no decision; keeps every valid version.")
 @json_option
 @set_option
 @click.pass_obj
-def verify(workspace: Workspace, mend: bool, as_json: bool, settings: tuple[str, ...]) -> None:
-    """Check files, signatures, policies, companions, journal and server against each other.
-
-    Exits with status 1 if something is wrong and was not mended.
-    """
+def verify(workspace: Workspace, repairs: bool, as_json: bool, settings: tuple[str, ...]) -> None:
+    """Check files, signatures, policies, companions, journal and server; exit 1 if an error is left."""
     from lobsmith.release.audit.repair import repair
-    from lobsmith.release.audit.verify import verify as look
+    from lobsmith.release.audit.verify import verify as find_incidents
     from lobsmith.release.context import Release
     from lobsmith.serving.running import running_server
 
-    found = look(workspace, _served(workspace))
+    incidents = find_incidents(workspace, _served(workspace))
     failures: dict[str, str] = {}
-    left = found
-    if mend and found:
+    left = incidents
+    if repairs and incidents:
         params = load_params(workspace.params, overrides(settings))
         served, release = _served(workspace), Release(workspace, params, running_server(workspace, params))
-        failures = {one.place: why for one, why in repair(release, found, served=served)}
-        left = look(workspace, _served(workspace))
+        failures = {incident.place: reason for incident, reason in repair(release, incidents, served=served)}
+        left = find_incidents(workspace, _served(workspace))
     if as_json:
-        print_json({"found": found, "left": left, "failures": failures})
+        print_json({"found": incidents, "left": left, "failures": failures})
     else:
-        for finding in found:
-            kept = finding in left
-            state = ("left" if mend else finding.remedy) if kept else "mended"
-            why = f" ({failures[finding.place]})" if finding.place in failures else ""
-            results.print(f"{finding.kind.value:<9} {finding.place}: {finding.words}; {state}{why}", soft_wrap=True)
-        results.print(f"{len(found)} found, {len(left)} left" if found else "nothing is wrong")
+        for incident in incidents:
+            state = ("left" if repairs else incident.remedy) if incident in left else "repaired"
+            reason = f" ({failures[incident.place]})" if incident.place in failures else ""
+            line = f"{incident.kind.value:<9} {incident.place}: {incident.words}; {state}{reason}"
+            results.print(line, soft_wrap=True)
+        results.print(f"{len(incidents)} found, {len(left)} left" if incidents else "nothing is wrong")
     if left:
         sys.exit(1)
 
 
 def _served(workspace: Workspace) -> dict[str, list[int]] | None:
-    """Return what the server answers with; a server that cannot be asked must not hide what is wrong on the disk."""
+    """Return the versions that Triton serves; None, and a warning, if it does not answer."""
     from lobsmith.serving.triton.control import served_versions
 
     try:

@@ -1,4 +1,4 @@
-"""`lobsmith models reproduce`: a published version, made again from its manifest."""
+"""`lobsmith models reproduce`: a published version built again."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ _HASH = 16
 @click.argument("version", required=False)
 @model_option
 @capture_arguments
-@click.option("--keep", is_flag=True, help="Leave the temporary folder with what was made.")
+@click.option("--keep", is_flag=True, help="Keep the temporary folder.")
 @json_option
 @click.pass_obj
 def reproduce(
@@ -34,29 +34,29 @@ def reproduce(
     keep: bool,
     as_json: bool,
 ) -> None:
-    """Make VERSION, by default the active one, again from its manifest and compare: exit status 1 if it differs.
+    """Build VERSION, by default the active one, again from its manifest; exit 1 if it differs.
 
-    The data are those of the version's run; where its folder is gone, --capture names the recorded files.
+    The data are those of its run; if their folder is gone, pass --capture.
     """
     from lobsmith.release.reproduce import DIFFERENT
-    from lobsmith.release.reproduce import reproduce as make_again
+    from lobsmith.release.reproduce import reproduce as rebuild
 
     if version is not None and not version.isdecimal():
         if not captures:
             raise click.BadParameter(f"{version} is not a version number", param_hint="VERSION")
-        # Without a version the first of several files stands in its place.
+        # Click takes the first file for the version.
         more, version = (Path(version), *more), None
     if more and not captures:
         raise click.UsageError("one VERSION; files come after --capture")
     directory = _directory(workspace, load_params(workspace.params, overrides((), model)).model.name, version)
     with stage(f"reproduce {directory.parent.name} {directory.name}") as note:
-        found = make_again(workspace, directory, captures=[*captures, *more], keep=keep, on_progress=note)
-        note(found.verdict)
+        reproduced = rebuild(workspace, directory, captures=[*captures, *more], keep=keep, on_progress=note)
+        note(reproduced.verdict)
     if as_json:
-        print_json(found)
+        print_json(reproduced)
     else:
-        _show(found)
-    if found.verdict == DIFFERENT:
+        _show(reproduced)
+    if reproduced.verdict == DIFFERENT:
         raise click.exceptions.Exit(1)
 
 
@@ -70,21 +70,22 @@ def _directory(workspace: Workspace, model: str, version: str | None) -> Path:
     return repository.directory(model, number)
 
 
-def _show(found: "Reproduced") -> None:
-    table = Table(title=f"{found.model} {found.version}, made again from {found.data}")
+def _show(reproduced: "Reproduced") -> None:
+    table = Table(title=f"{reproduced.model} {reproduced.version}, built again from {reproduced.data}")
     for heading in ("", "published", "here", "difference"):
         table.add_column(heading, justify="right" if heading else "left")
-    for one in found.environment:
-        table.add_row(one.name, one.published or "-", one.here or "-", "")
-    for one in found.files:
-        hashes = [(text or "-")[:_HASH] for text in (one.published, one.here)]
-        table.add_row(one.name, *hashes, "none" if one.published == one.here else "other bits")
-    table.add_row("golden vectors", f"within {found.golden_tolerance:g}", "", f"{found.golden_difference:.3g}")
-    for metric in found.metrics:
+    for package in reproduced.environment:
+        table.add_row(package.name, package.published or "-", package.here or "-", "")
+    for file in reproduced.files:
+        hashes = [(digest or "-")[:_HASH] for digest in (file.published, file.here)]
+        table.add_row(file.name, *hashes, "none" if file.published == file.here else "other bits")
+    difference = f"{reproduced.golden_difference:.3g}"
+    table.add_row("golden vectors", f"within {reproduced.golden_tolerance:g}", "", difference)
+    for metric in reproduced.metrics:
         table.add_row(metric.name, f"{metric.published:.6f}", f"{metric.reproduced:.6f}", f"{metric.difference:.3g}")
     results.print(table)
-    if found.not_compared:
-        results.print(f"{len(found.not_compared)} metrics of rivals are not compared: they are networks of their own")
-    results.print(f"{found.verdict}: {found.reason}", soft_wrap=True)
-    if found.directory is not None:
-        results.print(f"kept in {found.directory}", soft_wrap=True)
+    if count := len(reproduced.not_compared):
+        results.print(f"{count} metrics of baselines are not compared: they are networks of their own")
+    results.print(f"{reproduced.verdict}: {reproduced.reason}", soft_wrap=True)
+    if reproduced.directory is not None:
+        results.print(f"kept in {reproduced.directory}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`lobsmith retrain`: the retrain flow, now."""
+"""`lobsmith retrain`: the retrain flow."""
 
 from pathlib import Path
 
@@ -21,10 +21,8 @@ from lobsmith.workspace import Workspace
 
 @click.command()
 @capture_arguments
-@click.option(
-    "--resume", metavar="RUN", help="Go on with a run that was killed: the name of its folder in .lobsmith/runs."
-)
-@click.option("--force", is_flag=True, help="Also where the same window was trained before with the same parameters.")
+@click.option("--resume", metavar="RUN", help="Resume a run that was killed: the name of its folder in .lobsmith/runs.")
+@click.option("--force", is_flag=True, help="Train also on a window and parameters that were trained before.")
 @model_option
 @set_option
 @json_option
@@ -39,9 +37,9 @@ def retrain(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Train on the newest window of data, gate, and publish the result as a candidate."""
+    """Train on the newest window, gate, and publish a candidate."""
     changes = overrides(settings, model)
-    load_params(workspace.params, changes)  # a mistake in them is told before Prefect is started
+    load_params(workspace.params, changes)  # reports a mistake before Prefect is started
     files = [str(path.resolve()) for path in (*captures, *more)]
     if resume and files:
         raise click.UsageError("--resume keeps the run's own data; name no files with it")

@@ -36,19 +36,19 @@ def serve(
         "metrics_port": metrics_port,
         "modes_port": modes_port,
     }
-    given = {f"serving.{name}": port for name, port in ports.items() if port is not None}
-    params = load_params(workspace.params, {**overrides(settings), **given})
-    alive = Heartbeat.inherited()
+    replaced = {f"serving.{name}": port for name, port in ports.items() if port is not None}
+    params = load_params(workspace.params, {**overrides(settings), **replaced})
+    heartbeat = Heartbeat.inherited()
 
     @room_permitting()
     def show(event: ServeEvent) -> None:
         if event.kind is EventKind.SERVING:
-            alive.beat()
+            heartbeat.beat()
         results.print(f"{event.kind.value:<9} {event.message}", soft_wrap=True)
         if event.endpoint is not None and event.kind is EventKind.SERVING:
             e = event.endpoint
-            where = f"HTTP {e.http_url}, gRPC {e.grpc_url}, metrics {e.metrics_url}, modes {e.modes_url}"
-            results.print(f"{'':9} {where}; Ctrl-C stops", soft_wrap=True)
+            urls = f"HTTP {e.http_url}, gRPC {e.grpc_url}, metrics {e.metrics_url}, modes {e.modes_url}"
+            results.print(f"{'':9} {urls}; Ctrl-C stops", soft_wrap=True)
 
     stop = threading.Event()
     with stop_on_signals(stop):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lobsmith.gates.compression import Compressed
 
 STAGES = ("ingest", "validate", "features", "reference", "train", "compress", "evaluate")
-"""In the order of `dvc.yaml`; each is a module of `lobsmith.stages`, imported when it is run."""
+"""Modules of `lobsmith.stages` in the order of `dvc.yaml`."""
 
 
 @click.command()
@@ -28,7 +28,7 @@ STAGES = ("ingest", "validate", "features", "reference", "train", "compress", "e
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(".lobsmith/stages"),
     show_default=True,
-    help="Where the stages' files lie.",
+    help="Folder of the stages' files.",
 )
 @set_option
 @json_option
@@ -69,7 +69,7 @@ def _show_candidates(directory: Path, *, as_json: bool) -> None:
 
 
 def losses_table(summary: "Compressed") -> Table:
-    """Return what candidates lose against the network as trained, on held-out rows."""
+    """Return the candidates' losses on held-out rows."""
     title = "What candidates lose on held-out rows (upper ends of 95 % of test and validation rows)"
     table = _table(title, "log-loss", "at most", "at most, validation", "MCC", "directions as FP32", "parity")
     for row in summary.candidates:
@@ -89,12 +89,12 @@ def losses_table(summary: "Compressed") -> Table:
 
 
 def times_table(summary: "Compressed") -> Table:
-    """Return how fast and how large candidates are, and which one is served."""
+    """Return the candidates' latency, size and outcome."""
     from lobsmith.compress.timing import USES
 
     title = f"For use in {summary.use}: microseconds of a call; times as fast as FP32 in the same run"
-    table = _table(title, "p50 µs", "p99 µs", *(f"{one} ×" for one in USES), "kB", "MB in use", "outcome")
-    compiled = [row.name for row in summary.candidates for one in row.timings if one.runtime == "compiled"]
+    table = _table(title, "p50 µs", "p99 µs", *(f"{use} ×" for use in USES), "kB", "MB in use", "outcome")
+    compiled = [row.name for row in summary.candidates for timing in row.timings if timing.runtime == "compiled"]
     table.caption = f"single rows by the compiled step: {', '.join(compiled)}" if compiled else None
     for row in summary.candidates:
         if not row.timings:
@@ -104,7 +104,7 @@ def times_table(summary: "Compressed") -> Table:
             row.name,
             f"{row.p50_us:.1f}",
             f"{row.p99_us:.1f}",
-            *(f"{one.speedup:.2f}" for one in row.timings),
+            *(f"{timing.speedup:.2f}" for timing in row.timings),
             f"{(row.bytes or 0) / 1e3:.0f}",
             f"{(row.memory_bytes or 0) / 1e6:.1f}",
             row.outcome,

@@ -1,4 +1,4 @@
-"""`lobsmith status`: desired and actual state."""
+"""`lobsmith status`: requested and actual state."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,16 +18,16 @@ from lobsmith.workspace import Workspace
 if TYPE_CHECKING:
     from lobsmith.release.repository.journal import Entry
 
-_Answer = TypeVar("_Answer")
+_Value = TypeVar("_Value")
 
 
 @click.command()
-@click.option("--at", metavar="TIME", help="What was serving then, and why: ISO 8601, UTC unless it says otherwise.")
+@click.option("--at", metavar="TIME", help="What was serving then, and why: ISO 8601, UTC unless it has a zone.")
 @model_option
 @json_option
 @click.pass_obj
 def status(workspace: Workspace, at: str | None, model: str | None, as_json: bool) -> None:
-    """Show what the registry wants, what the repository holds and what Triton serves: of all models, or of one."""
+    """Show what the registry requests, the repository has and Triton serves."""
     if at is not None:
         _show_past(workspace, at, model, as_json)
         return
@@ -45,13 +45,12 @@ def status(workspace: Workspace, at: str | None, model: str | None, as_json: boo
     for error in state["errors"]:
         results.print(f"[red]error[/red]    {error}", soft_wrap=True)
     for alert in state["alerts"]:
-        words = escape(f"{alert['since']}  {alert['name']}: {alert['message']}")
-        results.print(f"[red]alert[/red]    {words}", soft_wrap=True)
-    for one in state["findings"]:
-        words = f"{one['place']}: {one['words']}; lobsmith repository verify --repair would {one['remedy']}"
-        if not one["safe"]:
-            words = f"{one['place']}: {one['words']}; {one['remedy']}"
-        results.print(f"[red]wrong[/red]    {escape(words)}", soft_wrap=True)
+        text = escape(f"{alert['since']}  {alert['name']}: {alert['message']}")
+        results.print(f"[red]alert[/red]    {text}", soft_wrap=True)
+    for incident in state["findings"]:
+        remedy = ("lobsmith repository verify --repair would " if incident["safe"] else "") + incident["remedy"]
+        text = escape(f"{incident['place']}: {incident['words']}; {remedy}")
+        results.print(f"[red]wrong[/red]    {text}", soft_wrap=True)
     if not state["models"]:
         of = "" if model is None else f" of {model}"
         results.print(f"models   none{of} yet; make one with `lobsmith retrain`", soft_wrap=True)
@@ -59,33 +58,33 @@ def status(workspace: Workspace, at: str | None, model: str | None, as_json: boo
     table = Table()
     for heading in ("model", "champion", "challenger", "active", "listed", "READY", "state", "mode", "faults"):
         table.add_column(heading)
-    for name, one in state["models"].items():
+    for name, row in state["models"].items():
         table.add_row(
             name,
-            escape(str(one["champion"] or "-")),
-            str(one["challenger"] or "-"),
-            str(one["active"] or "-"),
-            ", ".join(map(str, one["listed"])),
-            ", ".join(map(str, one["ready"])) or "-",
-            f"[{one['state']['colour']}]{one['state']['name']}[/]" if one["state"] else "-",
-            one["mode"]["mode"] if one["mode"] else "-",
-            escape("; ".join(f"{version}: {why}" for version, why in one["faults"].items())) or "none",
+            escape(str(row["champion"] or "-")),
+            str(row["challenger"] or "-"),
+            str(row["active"] or "-"),
+            ", ".join(map(str, row["listed"])),
+            ", ".join(map(str, row["ready"])) or "-",
+            f"[{row['state']['colour']}]{row['state']['name']}[/]" if row["state"] else "-",
+            row["mode"]["mode"] if row["mode"] else "-",
+            escape("; ".join(f"{version}: {why}" for version, why in row["faults"].items())) or "none",
         )
     results.print(table)
-    for name, one in state["models"].items():
-        if (seen := one["state"]) and seen["detail"]:
-            words = f"{name}: {seen['name']}: {seen['detail']}"
-            results.print(f"[{seen['colour']}]state[/]    {escape(words)}", soft_wrap=True)
-        if one["waits"]:
-            results.print(f"waits    {name}: {one['waits']}", soft_wrap=True, markup=False)
-        if one["verdict"]:
-            results.print(f"verdict  {name}: {one['verdict']}", soft_wrap=True, markup=False)
-        if one["mode"]:
-            words = f"{one['mode']['mode']} since {one['mode']['since']}: {one['mode']['reason']}"
-            results.print(f"mode     {name}: {words}", soft_wrap=True, markup=False)
+    for name, row in state["models"].items():
+        if (service := row["state"]) and service["detail"]:
+            text = escape(f"{name}: {service['name']}: {service['detail']}")
+            results.print(f"[{service['colour']}]state[/]    {text}", soft_wrap=True)
+        if row["waits"]:
+            results.print(f"waits    {name}: {row['waits']}", soft_wrap=True, markup=False)
+        if row["verdict"]:
+            results.print(f"verdict  {name}: {row['verdict']}", soft_wrap=True, markup=False)
+        if mode := row["mode"]:
+            text = f"{mode['mode']} since {mode['since']}: {mode['reason']}"
+            results.print(f"mode     {name}: {text}", soft_wrap=True, markup=False)
     for entry in state["journal"]:
-        words = f"{entry['time']}  {entry['action']:<10} {entry['model']} {entry['version']}  {entry['reason']}"
-        results.print(words, markup=False)
+        text = f"{entry['time']}  {entry['action']:<10} {entry['model']} {entry['version']}  {entry['reason']}"
+        results.print(text, markup=False)
 
 
 def _show_past(workspace: Workspace, at: str, only: str | None, as_json: bool) -> None:
@@ -95,33 +94,33 @@ def _show_past(workspace: Workspace, at: str, only: str | None, as_json: bool) -
 
     time = parse_time(at)
     entries = journal.read(workspace.journal)
-    found: dict[str, Any] = {}
+    lines: dict[str, Any] = {}
     for model in sorted({entry.model for entry in entries} - {journal.EVERYTHING}):
         if only is not None and model not in family(only):
             continue
         time_ns = int(time.timestamp() * NS_PER_S)
         entry = journal.state_at(entries, model, time_ns)
         if entry is None:
-            found[model] = None
+            lines[model] = None
             continue
-        found[model] = {**_line(entry), "verdicts": list(map(str, entry.verdicts)), "mode": None}
+        lines[model] = {**_line(entry), "verdicts": list(map(str, entry.verdicts)), "mode": None}
         if may_produce(model) and (change := mode_at(workspace, model, time_ns)):
-            found[model]["mode"] = _mode_line(change.mode_to, change.time_ns, change.reason, who=change.who)
+            lines[model]["mode"] = _mode_line(change.mode_to, change.time_ns, change.reason, who=change.who)
     if as_json:
-        print_json({"at": time.isoformat(), "models": found})
+        print_json({"at": time.isoformat(), "models": lines})
         return
-    for model, line in found.items():
+    for model, line in lines.items():
         if line is None:
             results.print(f"{model}: served nothing")
         else:
-            why = f": {line['reason']}" if line["reason"] else ""
-            words = f"{model} {line['version']}, {line['action']} at {line['time']} by {line['who']}{why}"
-            results.print(words, soft_wrap=True, markup=False)
+            reason = f": {line['reason']}" if line["reason"] else ""
+            text = f"{model} {line['version']}, {line['action']} at {line['time']} by {line['who']}{reason}"
+            results.print(text, soft_wrap=True, markup=False)
             for verdict in line["verdicts"]:
                 results.print(f"    {verdict}", soft_wrap=True)
             if mode := line["mode"]:
-                words = f"    mode {mode['mode']} since {mode['since']} by {mode['who']}: {mode['reason']}"
-                results.print(words, soft_wrap=True, markup=False)
+                text = f"    mode {mode['mode']} since {mode['since']} by {mode['who']}: {mode['reason']}"
+                results.print(text, soft_wrap=True, markup=False)
 
 
 def _line(entry: "Entry") -> dict[str, Any]:
@@ -139,12 +138,12 @@ def _mode(workspace: Workspace, model: str) -> dict[str, str] | None:
     from lobsmith.monitoring.mode.store import read_mode
     from lobsmith.release.version.names import may_produce
 
-    record = read_mode(workspace, model) if may_produce(model) else None
-    return None if record is None else _mode_line(record.mode, record.since_ns, record.reason)
+    published = read_mode(workspace, model) if may_produce(model) else None
+    return None if published is None else _mode_line(published.mode, published.since_ns, published.reason)
 
 
-def _in_service(workspace: Workspace, model: str) -> dict[str, str] | None:
-    """Return the state of a production model that serves: its name, the detail, and the colour it is shown in."""
+def _service_state(workspace: Workspace, model: str) -> dict[str, str] | None:
+    """Return name, detail and colour of a production model's state."""
     from lobsmith.monitoring.mode.store import read_mode
     from lobsmith.monitoring.state import connected, state_now
     from lobsmith.params import load_params
@@ -158,14 +157,14 @@ def _in_service(workspace: Workspace, model: str) -> dict[str, str] | None:
         return None
     params, now_ns = load_params(workspace.params), clock.now_ns()
     active = read_manifest(repository.directory(model, version))
-    record = read_mode(workspace, model)
-    looked = (record.looked_ns, record.state) if record and record.version == version else None
-    state = state_now(connected(workspace, params, active, now_ns=now_ns), looked, params.modes.stale_s, now_ns)
+    published = read_mode(workspace, model)
+    checked = (published.looked_ns, published.state) if published and published.version == version else None
+    state = state_now(connected(workspace, params, active, now_ns=now_ns), checked, params.modes.stale_s, now_ns)
     return {"name": state.name, "detail": state.detail, "colour": state.colour}
 
 
-def _waits(workspace: Workspace, model: str) -> str | None:
-    """Return for what clients of a production model wait that it has refused; None where there are none."""
+def _waiting_reason(workspace: Workspace, model: str) -> str | None:
+    """Return what refused clients of a model wait for, if any."""
     from lobsmith.monitoring.waiting import unopposed, waiting
     from lobsmith.params import load_params
     from lobsmith.release.repository.repository import Repository
@@ -178,14 +177,14 @@ def _waits(workspace: Workspace, model: str) -> str | None:
         return None
     active, candidate = read_manifest(repository.directory(model, version)), repository.active(deployment)
     if candidate is not None:
-        beside = read_manifest(repository.directory(deployment, candidate))
-        found = unopposed(workspace, load_params(workspace.params), active, beside, now_ns=clock.now_ns())
-        if found is not None:
-            return f"{found.reason}; the shadow flow makes it the champion" if found.promote else found.reason
-    refused = [one for one in waiting(workspace, model) if not active.has_learnt(one)]
+        challenger = read_manifest(repository.directory(deployment, candidate))
+        decision = unopposed(workspace, load_params(workspace.params), active, challenger, now_ns=clock.now_ns())
+        if decision is not None:
+            return f"{decision.reason}; the shadow flow makes it the champion" if decision.promote else decision.reason
+    refused = [instrument for instrument in waiting(workspace, model) if not active.has_learnt(instrument)]
     if not refused:
         return None
-    return f"clients ask about {', '.join(refused)}, which {model} {version} has not learnt; a retrain on it is needed"
+    return f"{', '.join(refused)}: clients wait, {model} {version} was not trained on it; a retrain on it is needed"
 
 
 def _mode_line(mode: str, since_ns: int, reason: str, **more: str) -> dict[str, str]:
@@ -202,8 +201,8 @@ def _state(workspace: Workspace, only: str | None) -> dict[str, Any]:
 
     repository = Repository.of(workspace)
     errors: list[str] = []
-    # One spoilt file must not hide what the others tell.
-    control = _told(errors, lambda: connect(workspace))
+    # A corrupt file must not hide the rest.
+    control = _value(errors, lambda: connect(workspace))
     models = {}
     for model in repository.models():
         if only is not None and model not in family(only):
@@ -221,16 +220,16 @@ def _state(workspace: Workspace, only: str | None) -> dict[str, Any]:
         except LobsmithError as fault:
             error = str(fault)
         models[model] = {
-            **_wanted(workspace, model),
-            "mode": _told(errors, partial(_mode, workspace, model)),
-            "state": _told(errors, partial(_in_service, workspace, model)),
-            "waits": _told(errors, partial(_waits, workspace, model)),
+            **_aliases(workspace, model),
+            "mode": _value(errors, partial(_mode, workspace, model)),
+            "state": _value(errors, partial(_service_state, workspace, model)),
+            "waits": _value(errors, partial(_waiting_reason, workspace, model)),
             "active": max(listed, default=None),
             "listed": listed,
             "ready": ready,
             "faults": {str(version): why for version, why in faults.items()} | ({"-": error} if error else {}),
         }
-    entries = _told(errors, lambda: journal.read(workspace.journal)) or []
+    entries = _value(errors, lambda: journal.read(workspace.journal)) or []
     return {
         "server": {
             "http": control.endpoint.http_url,
@@ -241,7 +240,7 @@ def _state(workspace: Workspace, only: str | None) -> dict[str, Any]:
         if control
         else None,
         "models": models,
-        "findings": _told(errors, lambda: _findings(workspace)) or [],
+        "findings": _value(errors, lambda: _incidents(workspace)) or [],
         "alerts": [
             {
                 "since": format_time(alert.time_ns),
@@ -249,7 +248,7 @@ def _state(workspace: Workspace, only: str | None) -> dict[str, Any]:
                 "about": alert.about,
                 "message": alert.message,
             }
-            for alert in _told(errors, lambda: firing(workspace)) or ()
+            for alert in _value(errors, lambda: firing(workspace)) or ()
             if only is None or alert.about in family(only)
         ],
         "journal": [_line(entry) for entry in entries if only is None or entry.model in family(only)][-5:],
@@ -257,8 +256,8 @@ def _state(workspace: Workspace, only: str | None) -> dict[str, Any]:
     }
 
 
-def _findings(workspace: Workspace) -> list[dict[str, Any]]:
-    """Return what is wrong with the repository besides its versions' own faults."""
+def _incidents(workspace: Workspace) -> list[dict[str, Any]]:
+    """Return the integrity errors outside a version's files."""
     import msgspec
 
     from lobsmith.release.audit.verify import IntegrityKind, verify
@@ -268,22 +267,23 @@ def _findings(workspace: Workspace) -> list[dict[str, Any]]:
         served = served_versions(workspace)
     except LobsmithError:
         served = None
-    found = [one for one in verify(workspace, served) if one.kind is not IntegrityKind.UNSOUND]
-    return [{"kind": one.kind.value, **msgspec.to_builtins(one)} for one in found]
+    incidents = [incident for incident in verify(workspace, served) if incident.kind is not IntegrityKind.UNSOUND]
+    return [{"kind": incident.kind.value, **msgspec.to_builtins(incident)} for incident in incidents]
 
 
-def _told(errors: list[str], ask: Callable[[], _Answer]) -> _Answer | None:
+def _value(errors: list[str], read: Callable[[], _Value]) -> _Value | None:
+    """Return the value of `read`, or None with its error added to `errors`."""
     try:
-        return ask()
+        return read()
     except LobsmithError as error:
-        words = " ".join(str(error).split())
-        if words not in errors:
-            errors.append(words)
+        message = " ".join(str(error).split())
+        if message not in errors:
+            errors.append(message)
         return None
 
 
-def _wanted(workspace: Workspace, model: str) -> dict[str, str | None]:
-    """Return what the registry's aliases ask for and the last verdict on the challenger, or why that cannot be told."""
+def _aliases(workspace: Workspace, model: str) -> dict[str, str | None]:
+    """Return champion, challenger and its last verdict, or the registry's error."""
     import msgspec
 
     from lobsmith.release.registry.aliases import SHADOW, wanted
@@ -291,24 +291,26 @@ def _wanted(workspace: Workspace, model: str) -> dict[str, str | None]:
     from lobsmith.verdict import Verdict
     from lobsmith.workspace import SQLITE
 
-    nothing: dict[str, str | None] = {"champion": None, "challenger": None, "verdict": None}
+    empty: dict[str, str | None] = {"champion": None, "challenger": None, "verdict": None}
     embedded = workspace.mlflow_uri.startswith(SQLITE)
     if not may_produce(model) or (embedded and not (workspace.home / "mlflow.db").exists()):
-        return nothing
+        return empty
     try:
-        found = wanted(workspace, model)
+        targets = wanted(workspace, model)
     except LobsmithError as error:
-        return {**nothing, "champion": f"unknown: {error}"}
-    verdict = None
-    if found.challenger is not None and (text := found.challenger.tags.get(SHADOW)):
+        return {**empty, "champion": f"unknown: {error}"}
+    text = None
+    if targets.challenger is not None and (tag := targets.challenger.tags.get(SHADOW)):
         try:
-            said = msgspec.json.decode(text, type=Verdict)
-            decision, reason = said.evidence.get("decision"), said.evidence.get("reason")
-            verdict = f"{decision}: {reason}" if decision else str(said)
+            verdict = msgspec.json.decode(tag, type=Verdict)
+            decision, reason = verdict.evidence.get("decision"), verdict.evidence.get("reason")
+            text = f"{decision}: {reason}" if decision else str(verdict)
         except msgspec.DecodeError:
-            verdict = text
-    aliases = {"champion": found.champion, "challenger": found.challenger}
+            text = tag
+    aliases = {"champion": targets.champion, "challenger": targets.challenger}
     return {
-        **{name: None if one is None else f"registered version {one.version}" for name, one in aliases.items()},
-        "verdict": verdict,
+        **{
+            name: None if target is None else f"registered version {target.version}" for name, target in aliases.items()
+        },
+        "verdict": text,
     }

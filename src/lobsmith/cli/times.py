@@ -1,4 +1,4 @@
-"""Times as people write and read them."""
+"""Times as text."""
 
 from datetime import UTC, datetime
 
@@ -8,10 +8,10 @@ from lobsmith.units import NS_PER_S
 
 
 def parse_time(text: str) -> datetime:
-    """Return the time of an option `--at`, UTC where it says no zone.
+    """Return the time of `--at`, UTC unless it has a zone.
 
     Raises:
-        click.BadParameter: it is no time.
+        click.BadParameter: it is no ISO 8601 time.
     """
     try:
         time = datetime.fromisoformat(text)
@@ -21,7 +21,7 @@ def parse_time(text: str) -> datetime:
 
 
 def format_time(time_ns: int) -> str:
-    """Return a time, in UTC to the second.
+    """Return a time in UTC to the second.
 
     >>> format_time(1_772_000_000_000_000_000)
     '2026-02-25T06:13:20+00:00'

@@ -1,4 +1,4 @@
-"""`lobsmith up`, `down` and `logs`: all services of a workspace as one."""
+"""`lobsmith up`, `down` and `logs`: the services of a workspace."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ import click
 from lobsmith.cli.live import check_feed
 from lobsmith.cli.live import live as live_command
 from lobsmith.cli.options import json_option, model_option, overrides, print_json, results
-from lobsmith.cli.up_table import Lines, LiveTable, Memory, Objects, Shown, line_of, table_of, where_to_look
+from lobsmith.cli.up_table import Display, JsonLines, Lines, LiveTable, Memory, line_of, pages_line, table_of
 from lobsmith.errors import ClockError, ServiceError
 from lobsmith.params import load_params
 from lobsmith.progress import console
@@ -28,13 +28,13 @@ PORTS = {
     "metrics_port": "serving",
     "modes_port": "serving",
 }
-"""Options that name a port, and the section of params.yaml that has it otherwise."""
+"""Port options with their section of params.yaml."""
 _FASTEST = 60.0
-"""Times as fast as the machine's that time may pass."""
+"""Highest speed of the workspace's clock."""
 
 
 def port_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add an option for each port."""
+    """Add an option for each of `PORTS`."""
     for name, section in reversed(PORTS.items()):
         option = f"--{name.replace('_', '-')}"
         command = click.option(option, type=click.IntRange(1, 65535), help=f"Instead of {section}.{name}.")(command)
@@ -43,9 +43,9 @@ def port_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--detach", is_flag=True, help="Run in the background; return once everything is ready.")
-@click.option("--live", is_flag=True, help="Run `lobsmith live` too, with the options and arguments that are not ours.")
-@click.option("--speed", type=float, default=1.0, help="Let time pass so many times as fast.", show_default=True)
-@click.option("--free-ports", is_flag=True, help="Take ports that are free instead of those of params.yaml.")
+@click.option("--live", is_flag=True, help="Run `lobsmith live` too, with the LIVE ARGUMENTS.")
+@click.option("--speed", type=float, default=1.0, help="Speed of the workspace's clock.", show_default=True)
+@click.option("--free-ports", is_flag=True, help="Use free ports instead of those of params.yaml.")
 @port_options
 @model_option
 @json_option
@@ -65,7 +65,7 @@ def up(
 ) -> None:
     """Run everything until Ctrl-C: Prefect, its worker, MLflow, Triton, Evidently's pages.
 
-    With --live a live feed too: lobsmith up --live BTCUSDT, or lobsmith up --live --from FILE.
+    With a live session: lobsmith up --live BTCUSDT, or lobsmith up --live --from FILE.
     """
     workspace: Workspace = context.obj
     if arguments and not live:
@@ -77,9 +77,9 @@ def up(
             f"--speed {speed:g}: at most {_FASTEST:g}; flows start every 5 s at the most, "
             "and modes would be stale by a faster clock"
         )
-    given = {f"{PORTS[name]}.{name}": port for name, port in ports.items() if port is not None}
-    given |= overrides((), model)
-    load_params(workspace.params, given)
+    replaced = {f"{PORTS[name]}.{name}": port for name, port in ports.items() if port is not None}
+    replaced |= overrides((), model)
+    load_params(workspace.params, replaced)
     if detach:
         forwarded = [f"--{name.replace('_', '-')}={port}" for name, port in ports.items() if port is not None]
         forwarded += [f"--speed={speed:g}", *(["--free-ports"] if free_ports else [])]
@@ -87,7 +87,7 @@ def up(
         forwarded += ["--live", "--", *arguments] if live else []
         _detached(workspace, forwarded, as_json)
         return
-    params = load_params(workspace.params, {**(_free() if free_ports else {}), **given})
+    params = load_params(workspace.params, {**(_free_ports() if free_ports else {}), **replaced})
     from lobsmith.services.catalogue import catalogue
 
     _attached(workspace, catalogue(workspace, params, arguments if live else None, model), speed, as_json)
@@ -96,31 +96,31 @@ def up(
 @click.command()
 @click.pass_obj
 def down(workspace: Workspace) -> None:
-    """End `lobsmith up` and everything that it runs; return once nothing is left."""
+    """End `lobsmith up` and its services, and wait for them."""
     from lobsmith.services.background import end_run
 
     run = end_run(workspace)
     if run is None:
         results.print("nothing to end: `lobsmith up` does not run here")
     else:
-        names = [one.name for one in reversed(run.services) if one.pid]
+        names = [service.name for service in reversed(run.services) if service.pid]
         results.print(f"ended {', '.join(names) or run.process}", soft_wrap=True)
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("-f", "--follow", "following", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("-f", "--follow", "following", is_flag=True, help="Follow new lines until Ctrl-C.")
 @click.option("-n", "--lines", type=click.IntRange(0), default=20, show_default=True, help="Newest lines of each.")
 @click.pass_obj
 def logs(workspace: Workspace, names: tuple[str, ...], following: bool, lines: int) -> None:
-    """Show the newest lines of the services' logs: of NAME, or of all."""
+    """Show the newest lines of services' logs, by default of all."""
     from lobsmith.services.logs import follow, last_lines, log_folder, log_names
 
-    there = log_names(workspace)
-    if unknown := [name for name in names if name not in there]:
-        have = f"there are {', '.join(there)}" if there else "`lobsmith up` has not run here"
-        raise ServiceError(f"{unknown[0]}: no log of that name in {log_folder(workspace)}; {have}")
-    paths = {name: log_folder(workspace) / f"{name}.log" for name in names or there}
+    available = log_names(workspace)
+    if unknown := [name for name in names if name not in available]:
+        hint = f"there are {', '.join(available)}" if available else "`lobsmith up` has not run here"
+        raise ServiceError(f"{unknown[0]}: no log of that name in {log_folder(workspace)}; {hint}")
+    paths = {name: log_folder(workspace) / f"{name}.log" for name in names or available}
 
     def show(name: str, line: str) -> None:
         click.echo(line if len(paths) == 1 else f"{name:<9} {line}")
@@ -137,7 +137,7 @@ def logs(workspace: Workspace, names: tuple[str, ...], following: bool, lines: i
         return
 
 
-def _free() -> dict[str, int]:
+def _free_ports() -> dict[str, int]:
     from lobsmith.serving.ports import free_ports
 
     names = [f"{section}.{name}" for name, section in PORTS.items()]
@@ -145,37 +145,44 @@ def _free() -> dict[str, int]:
 
 
 def _check_live(context: click.Context, workspace: Workspace, arguments: tuple[str, ...], speed: float) -> None:
-    """Refuse what `lobsmith live` would refuse before anything is started."""
-    with live_command.make_context("live", list(arguments), parent=context) as made:
-        given = {name: made.params[name] for name in ("symbols", "files", "seed", "loop", "factors")}
-        if made.params["speed"] is not None:
+    with live_command.make_context("live", list(arguments), parent=context) as live_context:
+        feed = {name: live_context.params[name] for name in ("symbols", "files", "seed", "loop", "factors")}
+        if live_context.params["speed"] is not None:
             raise click.UsageError("--speed is of `lobsmith up`, for all services alike; pass it before `--`")
-    check_feed(workspace, **given, speed=speed if speed != 1 else None)
+    check_feed(workspace, **feed, speed=speed if speed != 1 else None)
 
 
-def _attached(workspace: Workspace, found: "Catalogue", speed: float, as_json: bool) -> None:
+def _attached(workspace: Workspace, catalogue: "Catalogue", speed: float, as_json: bool) -> None:
     from lobsmith.services.supervisor import supervise
 
-    show: Shown = Objects() if as_json else Lines() if not results.is_terminal else LiveTable(workspace)
-    with show:
-        supervise(workspace, found.services, found.prefect_api, speed=speed, on_change=show.change, on_tick=show.tick)
+    display: Display = JsonLines() if as_json else Lines() if not results.is_terminal else LiveTable(workspace)
+    with display:
+        supervise(
+            workspace,
+            catalogue.services,
+            catalogue.prefect_api,
+            speed=speed,
+            on_change=display.change,
+            on_tick=display.tick,
+        )
 
 
 def _detached(workspace: Workspace, arguments: list[str], as_json: bool) -> None:
     from lobsmith.services.background import start_in_background
 
-    def say(one: ServiceState) -> None:
-        console.print(line_of(one), soft_wrap=True, markup=False)
+    def print_state(state: ServiceState) -> None:
+        console.print(line_of(state), soft_wrap=True, markup=False)
 
-    run = start_in_background(workspace, arguments, on_change=say)
+    run = start_in_background(workspace, arguments, on_change=print_state)
     if as_json:
         print_json(run)
     else:
         results.print(table_of(run, Memory(), Overview(), results.width))
-        results.print(where_to_look(run), soft_wrap=True, markup=False)
+        results.print(pages_line(run), soft_wrap=True, markup=False)
     if run.unready:
-        one = run.unready[0]
+        service = run.unready[0]
+        state = f"{service.state.value}: {service.why}" if service.why else service.state.value
         raise ServiceError(
-            f"{one.name} is not ready ({one.state.value}{': ' if one.why else ''}{one.why}); the others run: see "
-            f"`lobsmith logs {one.name}`, or end them with `lobsmith down`"
+            f"{service.name} is not ready ({state}); the others run: see `lobsmith logs {service.name}`, or end them "
+            "with `lobsmith down`"
         )

@@ -1,4 +1,4 @@
-"""How `lobsmith up` shows its services: a table on a terminal, a line or a JSON object a change elsewhere."""
+"""The displays of `lobsmith up`: a table, lines or JSON objects."""
 
 import time
 from collections.abc import Iterator
@@ -38,31 +38,27 @@ _COMPLETED = "Completed"
 
 
 class Memory:
-    """Resident memory of each service with all processes below it, measured every few seconds."""
+    """Resident memory of the services' process trees."""
 
     def __init__(self) -> None:
         self._due = 0.0
         self._known: dict[int, int] = {}
 
     def of(self, pid: int | None) -> str:
-        """Return the memory of a process tree in words."""
+        """Return a process's memory as text, empty where unknown."""
         return f"{self._known[pid]} MiB" if pid in self._known else ""
 
     def measure(self, run: Run) -> None:
-        """Measure again, where that is due."""
+        """Measure at most every `_MEMORY_PERIOD_S`."""
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + _MEMORY_PERIOD_S
-        self._known = {one.pid: resident_bytes(one.pid) // _MIB for one in run.services if one.pid is not None}
-
-
-def resident_bytes(pid: int) -> int:
-    """Return the resident memory of a process and of all below it; 0 where it is gone."""
-    return sum(bytes_ for _, bytes_ in process_tree(pid))
+        pids = [service.pid for service in run.services if service.pid is not None]
+        self._known = {pid: sum(resident for _, resident in process_tree(pid)) // _MIB for pid in pids}
 
 
 def process_tree(pid: int) -> Iterator[tuple[psutil.Process, int]]:
-    """Yield a process and all below it, each with its resident memory."""
+    """Yield a process and its descendants with their resident memory, bytes."""
     with suppress(psutil.Error):
         top = psutil.Process(pid)
         for process in (top, *top.children(recursive=True)):
@@ -71,20 +67,17 @@ def process_tree(pid: int) -> Iterator[tuple[psutil.Process, int]]:
 
 
 def table_of(run: Run, memory: Memory, overview: Overview, width: int = _NARROW) -> RenderableType:
-    """Return the table of all services, what is in service, and the next runs.
-
-    Below `_NARROW` columns it has a line a service: of a table nothing could be read.
-    """
+    """Return services, models and next runs; a table from `_NARROW` columns on, else lines."""
     memory.measure(run)
     title = f"lobsmith up, process {run.process.pid}"
     services: list[RenderableType] = [Text(line) for line in (title, *map(line_of, run.services))]
     lines = [_table(run, memory, title)] if width >= _NARROW else services
     lines += [
-        Text(f"{one.model} {one.version}: {one.mode}: {one.reason}", no_wrap=True, overflow="ellipsis")
-        for one in overview.models
+        Text(f"{model.model} {model.version}: {model.mode}: {model.reason}", no_wrap=True, overflow="ellipsis")
+        for model in overview.models
     ]
     if overview.next_runs:
-        lines.append(Text("next     ").append(Text(", ").join(map(_next, overview.next_runs))))
+        lines.append(Text("next     ").append(Text(", ").join(map(_next_run, overview.next_runs))))
     return Group(*lines)
 
 
@@ -92,87 +85,87 @@ def _table(run: Run, memory: Memory, title: str) -> RenderableType:
     table = Table(title=title, title_justify="left")
     for heading in ("service", "state", "address", "pid", "up", "restarts", "memory"):
         table.add_column(heading, justify="right" if heading in ("pid", "up", "restarts", "memory") else "left")
-    for one in run.services:
-        colour = _COLOURS.get(one.state, "yellow")
-        words = f"{one.state.value}: {one.why}" if one.why else one.state.value
+    for service in run.services:
+        colour = _COLOURS.get(service.state, "yellow")
+        state = f"{service.state.value}: {service.why}" if service.why else service.state.value
         table.add_row(
-            one.name,
-            f"[{colour}]{escape(words)}",
-            escape(one.address),
-            str(one.pid or ""),
-            _age(one.started_ns),
-            str(one.restarts or ""),
-            memory.of(one.pid),
+            service.name,
+            f"[{colour}]{escape(state)}",
+            escape(service.address),
+            str(service.pid or ""),
+            _age(service.started_ns),
+            str(service.restarts or ""),
+            memory.of(service.pid),
         )
     return table
 
 
-def line_of(one: ServiceState) -> str:
-    """Return a change of a service in one line."""
-    words = [f"{one.name:<9} {one.state.value}"]
-    if one.state is Phase.READY:
-        words.append(f"{one.address} (process {one.pid})" if one.address else f"(process {one.pid})")
-    return " ".join(words) + (f": {one.why}" if one.why else "")
+def line_of(service: ServiceState) -> str:
+    """Return the state of a service in one line."""
+    parts = [f"{service.name:<9} {service.state.value}"]
+    if service.state is Phase.READY:
+        parts += [*([service.address] if service.address else []), f"(process {service.pid})"]
+    return " ".join(parts) + (f": {service.why}" if service.why else "")
 
 
-def where_to_look(run: Run) -> str:
-    """Return the last line: what to open in a browser, and how it ends."""
-    there = [one for one in run.services if one.page and one.state in (Phase.READY, Phase.ELSEWHERE)]
-    pages = [f"{one.address} ({one.name})" for one in there]
+def pages_line(run: Run) -> str:
+    """Return the ready pages in one line."""
+    ready = [service for service in run.services if service.page and service.state in (Phase.READY, Phase.ELSEWHERE)]
+    pages = [f"{service.address} ({service.name})" for service in ready]
     return f"open {', '.join(pages)}" if pages else "no page is ready; see `lobsmith logs`"
 
 
-class Shown(Protocol):
-    """What shows the services while they run."""
+class Display(Protocol):
+    """Shows the services while they run."""
 
     def __enter__(self) -> object: ...
     def __exit__(self, *error: object) -> None: ...
-    def change(self, one: ServiceState) -> None:
-        """Take note of a change of a service."""
+    def change(self, state: ServiceState) -> None:
+        """Show a change of a service."""
 
     def tick(self, run: Run) -> None:
-        """Take note of how things stand, about once a second."""
+        """Show all services, once a second."""
 
 
-class Objects(AbstractContextManager["Objects"]):
-    """One JSON object a change."""
+class JsonLines(AbstractContextManager["JsonLines"]):
+    """A JSON object per change."""
 
     def __exit__(self, *error: object) -> None:
-        """Nothing is left to show."""
+        """Nothing to close."""
 
-    def change(self, one: ServiceState) -> None:
+    def change(self, state: ServiceState) -> None:
         """Print it."""
-        print_json({"time": datetime.now(UTC), **msgspec.structs.asdict(one)})
+        print_json({"time": datetime.now(UTC), **msgspec.structs.asdict(state)})
 
     def tick(self, run: Run) -> None:
-        """Nothing has changed."""
+        """Print nothing."""
 
 
 class Lines(AbstractContextManager["Lines"]):
-    """A line a change, and one with what to open once everything is ready.
+    """A line per change, and the pages once all services are ready.
 
-    Not by way of rich, which ends the process where the reader of a pipe has gone.
+    Without rich, which ends the process at a broken pipe.
     """
 
     def __init__(self) -> None:
         self._ready = False
 
     def __exit__(self, *error: object) -> None:
-        """Nothing is left to show."""
+        """Nothing to close."""
 
-    def change(self, one: ServiceState) -> None:
+    def change(self, state: ServiceState) -> None:
         """Print it."""
-        click.echo(f"{datetime.now(UTC):%H:%M:%S}  {line_of(one)}")
+        click.echo(f"{datetime.now(UTC):%H:%M:%S}  {line_of(state)}")
 
     def tick(self, run: Run) -> None:
-        """Say once that everything is ready."""
+        """Print the pages once all services are ready."""
         if not run.unready and not self._ready:
             self._ready = True
-            click.echo(f"{where_to_look(run)}; `lobsmith down` or Ctrl-C stops")
+            click.echo(f"{pages_line(run)}; `lobsmith down` or Ctrl-C stops")
 
 
 class LiveTable(AbstractContextManager["LiveTable"]):
-    """A table that is drawn anew each second, on a terminal."""
+    """A table on a terminal, redrawn each second."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._memory = Memory()
@@ -187,34 +180,35 @@ class LiveTable(AbstractContextManager["LiveTable"]):
         """Leave the last table on the screen."""
         self._live.stop()
 
-    def change(self, one: ServiceState) -> None:
-        """The next tick shows it."""
+    def change(self, state: ServiceState) -> None:
+        """Leave it to the next tick."""
 
     def tick(self, run: Run) -> None:
         """Draw the table."""
-        if any(one.name == "prefect" and one.state in (Phase.READY, Phase.ELSEWHERE) for one in run.services):
+        ready = (Phase.READY, Phase.ELSEWHERE)
+        if any(service.name == "prefect" and service.state in ready for service in run.services):
             self._overview.api = run.prefect_api
-        last = Text(f"{where_to_look(run)}; Ctrl-C stops", overflow="fold")
+        last = Text(f"{pages_line(run)}; Ctrl-C stops", overflow="fold")
         self._live.update(
             Group(table_of(run, self._memory, self._overview.overview, results.width), last), refresh=True
         )
 
 
 def _age(started_ns: int | None) -> str:
-    return "" if started_ns is None else _words((time.time_ns() - started_ns) / NS_PER_S)
+    return "" if started_ns is None else _duration((time.time_ns() - started_ns) / NS_PER_S)
 
 
-def _next(one: NextRun) -> Text:
-    if one.due is None:
-        words = "not scheduled"
+def _next_run(run: NextRun) -> Text:
+    if run.due is None:
+        due = "not scheduled"
     else:
-        seconds = (one.due - datetime.now(UTC)).total_seconds()
-        words = f"in {_words(seconds)}" if seconds > 0 else "now"
-    text = Text(f"{one.deployment} {words}")
-    return text if one.last in (None, _COMPLETED) else text.append(f" (last run {one.last})", "yellow")
+        seconds = (run.due - datetime.now(UTC)).total_seconds()
+        due = f"in {_duration(seconds)}" if seconds > 0 else "now"
+    text = Text(f"{run.deployment} {due}")
+    return text if run.last in (None, _COMPLETED) else text.append(f" (last run {run.last})", "yellow")
 
 
-def _words(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     whole = int(max(0.0, seconds))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if whole >= 2 * size:

@@ -1,4 +1,4 @@
-"""`lobsmith data watch`: flash crashes and accumulation patterns in recorded files."""
+"""`lobsmith data watch`: flash crashes and accumulation patterns."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ _SHOWN = 10
 @json_option
 @click.pass_obj
 def watch(workspace: Workspace, files: tuple[Path, ...], settings: tuple[str, ...], as_json: bool) -> None:
-    """Look for flash crashes and accumulation patterns in FILEs. Files of one instrument are one stream."""
+    """Find flash crashes and accumulation patterns in FILEs. Files of one instrument are one stream."""
     from lobsmith.market.venues.formats import group_by_instrument
 
     params = load_params(workspace.params, overrides(settings))
@@ -31,12 +31,12 @@ def watch(workspace: Workspace, files: tuple[Path, ...], settings: tuple[str, ..
         raise next(iter(errors.values()))
     for name, error in errors.items():
         console.print(f"[red]left out[/red] {name}: {error}")
-    found = [_watched(paths, params) for paths in groups.values()]
+    instruments = [_watched(paths, params) for paths in groups.values()]
     if as_json:
-        print_json({"instruments": found})
+        print_json({"instruments": instruments})
     else:
-        for one in found:
-            _show(one)
+        for instrument in instruments:
+            _show(**instrument)
     if errors:
         raise click.exceptions.Exit(1)
 
@@ -48,27 +48,27 @@ def _watched(paths: list[Path], params: Params) -> dict[str, Any]:
 
     with stage(f"watch {', '.join(path.name for path in paths)}") as note:
         feed = open_captures(paths, params.data.screen)
-        watchers = None
+        detectors = None
         alerts, windows = [], []
         for events in feed:
-            if watchers is None:  # the instrument is known once the first batch has come
+            if detectors is None:  # the instrument comes with the first batch
                 settings = params.surveillance
-                watchers = (
+                detectors = (
                     CrashDetector(feed.instrument, settings.crash),
                     AccumulationMonitor(feed.instrument, settings.accumulation),
                 )
-            alerts += watchers[0].push(events)
-            windows += watchers[1].push(events)
-        windows += watchers[1].finish() if watchers else []
+            alerts += detectors[0].push(events)
+            windows += detectors[1].push(events)
+        windows += detectors[1].finish() if detectors else []
         note(f"{len(alerts)} alerts, {len(windows)} windows")
     return {"instrument": str(feed.instrument), "crashes": alerts, "accumulation": windows}
 
 
-def _show(one: dict[str, Any]) -> None:
-    for alert in one["crashes"]:
-        results.print(f"[red]flash crash[/red] {one['instrument']} {_clock(alert.time_ns)}: {alert}", soft_wrap=True)
-    riskiest = sorted(one["accumulation"], key=lambda window: -window.risk)[:_SHOWN]
-    table = Table(title=f"{one['instrument']}: {len(one['crashes'])} flash crashes; the windows of highest risk")
+def _show(instrument: str, crashes: list[Any], accumulation: list[Any]) -> None:
+    for alert in crashes:
+        results.print(f"[red]flash crash[/red] {instrument} {_clock(alert.time_ns)}: {alert}", soft_wrap=True)
+    riskiest = sorted(accumulation, key=lambda window: -window.risk)[:_SHOWN]
+    table = Table(title=f"{instrument}: {len(crashes)} flash crashes; the windows of highest risk")
     for heading in ("window", "risk", "net volume", "lambda, bps", "t", "largest run", "cancel to trade"):
         table.add_column(heading, justify="right")
     for window in riskiest:

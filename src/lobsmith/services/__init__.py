@@ -1,1 +1,1 @@
-"""What `lobsmith up` runs: local servers and workers, supervised until it ends."""
+"""Supervision of the local servers and workers that `lobsmith up` runs."""

@@ -1,4 +1,4 @@
-"""`lobsmith up` in the background: started, waited for, and ended."""
+"""`lobsmith up` in the background: start, wait until ready, end."""
 
 import os
 import select
@@ -13,36 +13,36 @@ from pathlib import Path
 
 from lobsmith.errors import ServiceError
 from lobsmith.services.logs import SUPERVISOR, Output, log_folder
-from lobsmith.services.run import Run, holder, read_run, unusable
+from lobsmith.services.run import Run, file_error, lock_holder, read_run
 from lobsmith.services.service import Phase, ServiceState
 from lobsmith.workspace import Workspace
 
 READY_DEADLINE_S = 180.0
-"""Time that all services have to become ready, s."""
+"""Deadline for all services to be ready, s."""
 STOP_DEADLINE_S = 120.0
-"""Time that they have to end, s."""
+"""Deadline for all services to end, s."""
 _HOPELESS_RESTARTS = 3
-"""Restarts after which a service that was never ready is reported instead of waited for."""
+"""Restarts after which an unready service is not waited for."""
 _POLL_S = 0.1
 _ROOM_BYTES = 65_536
 _ERROR = "Error: "
 
 
 def start_in_background(
-    workspace: Workspace, arguments: Sequence[str], on_change: Callable[[ServiceState], None] = lambda _one: None
+    workspace: Workspace, arguments: Sequence[str], on_change: Callable[[ServiceState], None] = lambda _state: None
 ) -> Run:
-    """Run `lobsmith up` in a session of its own until its services are ready.
+    """Start `lobsmith up` in a session of its own and wait for its services.
 
     Args:
-        workspace: the project.
+        workspace: of the project.
         arguments: of `lobsmith up`.
-        on_change: called while services are waited for, with each that has changed.
+        on_change: called with each new state of a service.
 
     Returns:
-        What runs. Services that are not ready after a few restarts, or after `READY_DEADLINE_S`, are among it.
+        Its state; services may be unready after `READY_DEADLINE_S` or `_HOPELESS_RESTARTS` restarts.
 
     Raises:
-        ServiceError: it has ended; the message is its own.
+        ServiceError: it has ended, with its own message.
     """
     log = log_folder(workspace) / f"{SUPERVISOR}.log"
     try:
@@ -50,7 +50,7 @@ def start_in_background(
         output = Output(log)
         with log.open("ab") as file:
             process = subprocess.Popen(
-                # -P keeps a local file named like a package from being imported in its place.
+                # -P: no local file is imported in place of a package.
                 [sys.executable, "-P", "-m", "lobsmith", "--root", str(workspace.root), "up", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -58,50 +58,49 @@ def start_in_background(
                 start_new_session=True,
             )
     except OSError as error:
-        raise unusable(log, error) from error
+        raise file_error(log, error) from error
     end = time.monotonic() + READY_DEADLINE_S
     known: tuple[ServiceState, ...] = ()
     while process.poll() is None:
         run = read_run(workspace)
-        # Another one may have been running all along; ours then ends with an error.
+        # Another `lobsmith up` may run; ours then ends with an error.
         if run is not None and run.process.pid == process.pid and run.services:
-            for one in run.services:
-                if one not in known:
-                    on_change(one)
+            for state in run.services:
+                if state not in known:
+                    on_change(state)
             known = run.services
-            waited_for = [one for one in run.unready if not _hopeless(one.state, one.restarts)]
+            waited_for = [state for state in run.unready if not _hopeless(state)]
             if not waited_for or time.monotonic() > end:
                 return run
         time.sleep(_POLL_S)
     lines = output.lines()
-    words = next((line.removeprefix(_ERROR) for line in reversed(lines) if line.startswith(_ERROR)), None)
-    if words is None and process.returncode == 0:
-        words = "`lobsmith up` was ended before all services were ready"
-    raise ServiceError(words or f"`lobsmith up` ended with status {process.returncode}; see {log}{_no_room(log)}")
+    message = next((line.removeprefix(_ERROR) for line in reversed(lines) if line.startswith(_ERROR)), None)
+    if message is None and process.returncode == 0:
+        message = "`lobsmith up` was ended before all services were ready"
+    raise ServiceError(message or f"`lobsmith up` ended with status {process.returncode}; see {log}{_disk_full(log)}")
 
 
-def _no_room(log: Path) -> str:
-    """Say why a log may lack the last words of a process: no room for them; empty where there is some."""
+def _disk_full(log: Path) -> str:
     return ", whose disk is full" if shutil.disk_usage(log.parent).free < _ROOM_BYTES else ""
 
 
-def _hopeless(state: Phase, restarts: int) -> bool:
-    # What waits for a service that does not come up cannot come up either.
-    return state is Phase.WAITING or restarts >= _HOPELESS_RESTARTS
+def _hopeless(service: ServiceState) -> bool:
+    # A waiting service depends on a hopeless one.
+    return service.state is Phase.WAITING or service.restarts >= _HOPELESS_RESTARTS
 
 
 def end_run(workspace: Workspace) -> Run | None:
-    """End `lobsmith up` and wait until it has ended; return what ran, None where nothing did.
+    """End `lobsmith up` and wait for its end.
 
-    Of one that is only just starting, or whose state is spoilt, the services are not known.
+    Returns:
+        Its last state, without services where that is missing or corrupt; None where it did not run.
 
     Raises:
-        ServiceError: it belongs to another user, runs on another machine or in another container, or does not end in
-            time.
+        ServiceError: it belongs to another user or machine or container, or does not end in time.
     """
     run = read_run(workspace)
     if run is None:
-        if (process := holder(workspace)) is None:
+        if (process := lock_holder(workspace)) is None:
             return None
         run = Run(process=process, started_ns=0, prefect_api="")
     if not run.process.is_here():
@@ -112,7 +111,7 @@ def end_run(workspace: Workspace) -> Run | None:
     except ProcessLookupError:
         return run
     try:
-        # Asked again now that the number cannot be given away any more.
+        # From here on the kernel cannot reuse the process id.
         if run.process.is_dead():
             return run
         with suppress(ProcessLookupError):

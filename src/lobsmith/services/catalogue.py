@@ -1,4 +1,4 @@
-"""The services of a workspace: what each is, where it listens, and when it is ready."""
+"""The services of a workspace: command, ports, readiness."""
 
 import json
 import math
@@ -21,15 +21,15 @@ from lobsmith.workspace import MLFLOW_URI, SQLITE, Workspace
 
 PREFECT_API = "PREFECT_API_URL"
 _RECORDER_S = 5.0
-"""Time that a live session needs to end beside draining its mirrors, s."""
+"""Time for a live session to end after draining its mirrors, s."""
 _LIVE_BEAT_S, _FLOWS_BEAT_S = 20.0, 30.0
-"""Age above which a heartbeat is too old. A live session's comes each second; a zygote takes longer to start again."""
-_BEAT_LOOK_S = 2.0
+"""Longest age of a heartbeat, s; a live session beats each second, a zygote restarts slowly."""
+_BEAT_POLL_S = 2.0
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The services of a workspace in the order of their start, and the address of Prefect's server."""
+    """The services of a workspace in start order, and the address of Prefect's API."""
 
     services: tuple[Service, ...]
     prefect_api: str
@@ -38,16 +38,16 @@ class Catalogue:
 def catalogue(
     workspace: Workspace, params: Params, live: Sequence[str] | None = None, model: str | None = None
 ) -> Catalogue:
-    """Return what `lobsmith up` runs.
+    """Return the services that `lobsmith up` runs.
 
     Args:
-        workspace: the project.
-        params: where services listen.
-        live: arguments of `lobsmith live`; None runs none. Retrains learn what it captures.
-        model: the production model of flows and live feed instead of `model.name`.
+        workspace: of the project.
+        params: ports and deadlines.
+        live: arguments of `lobsmith live`, whose captures are trained on; None for no session.
+        model: production model of flows and live session instead of `model.name`.
 
     Raises:
-        ServiceError: a server that the user's environment names does not answer.
+        ServiceError: an external server does not answer.
     """
     prefect, api = _prefect(workspace, params)
     services = [prefect, _mlflow(workspace, params), _triton(workspace, params)]
@@ -65,29 +65,29 @@ def _prefect(workspace: Workspace, params: Params) -> tuple[Service, str]:
     port = params.services.prefect_port
     page = f"http://{HOST}:{port}"
     api = f"{page}/api"
-    given = os.environ.get(PREFECT_API, "").rstrip("/")
-    # An address of ours may still be set from an earlier session.
-    if given and given not in (api, api.replace(HOST, "localhost")):
-        _check_reachable(PREFECT_API, given)
+    external = os.environ.get(PREFECT_API, "").rstrip("/")
+    # Our own address may be left from an earlier session.
+    if external and external not in (api, api.replace(HOST, "localhost")):
+        _check_reachable(PREFECT_API, external)
         instead = (Phase.ELSEWHERE, f"{PREFECT_API} names this server")
-        return Service(name="prefect", folder=workspace.root, address=given, instead=instead), given
+        return Service(name="prefect", folder=workspace.root, address=external, instead=instead), external
     environment = {
         "PREFECT_HOME": str(workspace.prefect),
         PREFECT_API: api,
         "PREFECT_SERVER_API_HOST": HOST,
         "PREFECT_SERVER_API_PORT": str(port),
-        # Prefect would unpack its pages beside its own code.
+        # By default Prefect unpacks its pages beside its code.
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(workspace.prefect / "pages"),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT__SERVER_FINAL": "1",
-        # Each time, Prefect goes through every run that was cancelled within a day: those that an absence has left.
+        # A pass reads all runs cancelled within a day, many after an outage.
         "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "600",
     }
     service = Service(
         name="prefect",
         command=(sys.executable, "-P", "-m", "lobsmith.services.prefect_server", str(port)),
         environment=environment,
-        folder=_nowhere(workspace),
+        folder=_empty_folder(workspace),
         address=page,
         page=True,
         ports=(Port(port, "services.prefect_port"),),
@@ -111,21 +111,21 @@ def _flows(workspace: Workspace, prefect: Service, api: str, overrides: dict[str
         folder=workspace.root,
         after=("prefect", "mlflow"),
         beat_s=_FLOWS_BEAT_S,
-        probe_s=_BEAT_LOOK_S,
+        probe_s=_BEAT_POLL_S,
     )
 
 
 def _mlflow(workspace: Workspace, params: Params) -> Service:
-    given = os.environ.get(MLFLOW_URI, "")
-    if given and not given.startswith(SQLITE):
-        _check_reachable(MLFLOW_URI, given.rstrip("/"))
+    external = os.environ.get(MLFLOW_URI, "")
+    if external and not external.startswith(SQLITE):
+        _check_reachable(MLFLOW_URI, external.rstrip("/"))
         instead = (Phase.ELSEWHERE, f"{MLFLOW_URI} names this server")
-        return Service(name="mlflow", folder=workspace.root, address=given, instead=instead)
+        return Service(name="mlflow", folder=workspace.root, address=external, instead=instead)
     port = params.services.mlflow_port
     return Service(
         name="mlflow",
         command=(sys.executable, "-P", "-m", "lobsmith.services.mlflow_server", str(workspace.root), str(port)),
-        folder=_nowhere(workspace),
+        folder=_empty_folder(workspace),
         address=f"http://{HOST}:{port}",
         page=True,
         ports=(Port(port, "services.mlflow_port"),),
@@ -143,14 +143,14 @@ def _triton(workspace: Workspace, params: Params) -> Service:
     return Service(
         name="triton",
         command=(sys.executable, "-P", "-m", "lobsmith", "--root", str(workspace.root), "serve", *options),
-        folder=_nowhere(workspace),
+        folder=_empty_folder(workspace),
         address=f"http {serving.http_port}, grpc {serving.grpc_port}, modes {serving.modes_port}",
         ports=tuple(ports_of(serving)),
-        # Once every model was tried; whether Triton answers then is the probe's to find out.
+        # One heartbeat after the models' loading; then the probe alone.
         beat_s=math.inf,
         probe=_triton_answers(workspace),
         probe_s=2.0,
-        # `lobsmith serve` itself starts a Triton again, and gives up where that does not help.
+        # `lobsmith serve` restarts Triton first.
         start_deadline_s=serving.start_deadline_s + 2 * serving.load_deadline_s,
         silent_s=serving.start_deadline_s + serving.load_deadline_s,
         stop_deadline_s=serving.stop_deadline_s + 5.0,
@@ -173,7 +173,7 @@ def _evidently(workspace: Workspace, params: Params) -> Service:
         name="evidently",
         command=ui_command(evidently_workspace(workspace), port),
         environment=ui_environment(),
-        folder=_nowhere(workspace),
+        folder=_empty_folder(workspace),
         address=f"http://{HOST}:{port}",
         page=True,
         ports=(Port(port, "services.evidently_port"),),
@@ -185,21 +185,21 @@ def _live(workspace: Workspace, params: Params, arguments: Sequence[str]) -> Ser
     return Service(
         name="live",
         command=(sys.executable, "-P", "-m", "lobsmith", "--root", str(workspace.root), "live", *arguments),
-        # Files among the arguments are named from where the user is.
+        # File arguments are relative to it.
         folder=Path.cwd(),
         address=" ".join(arguments),
         after=("triton",),
-        # From its first second on; without a network there is none, and it goes on trying by itself.
+        # Without a network there is none; the session reconnects by itself.
         beat_s=_LIVE_BEAT_S,
-        probe_s=_BEAT_LOOK_S,
+        probe_s=_BEAT_POLL_S,
         start_deadline_s=math.inf,
         stop_deadline_s=params.mirror.drain_s + _RECORDER_S,
         finishes=True,
     )
 
 
-def _nowhere(workspace: Workspace) -> Path:
-    """Return an empty folder: servers take settings and modules from where they run."""
+def _empty_folder(workspace: Workspace) -> Path:
+    """Return an empty working directory; servers read settings and modules from theirs."""
     return workspace.up / "empty"
 
 

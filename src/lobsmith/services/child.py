@@ -1,4 +1,4 @@
-"""One run of a service: a process that the kernel kills with its parent, and how it is seen to be ready."""
+"""The process of a service and its readiness probe."""
 
 import os
 import signal
@@ -21,16 +21,16 @@ _READY_POLL_S = 0.1
 
 
 class Child:
-    """A running service. The thread that makes it must live as long: the kernel kills the process with that thread.
+    """The process of a service; the kernel kills it with the thread that started it.
 
     Args:
-        service: what to run.
-        log: where its output is appended.
-        mark: the value of the mark that its processes carry.
-        wake: called from another thread when there is news of it.
+        service: its definition.
+        log: file of its output, appended.
+        mark: value of `guard.VARIABLE` in its environment.
+        wake: called in another thread when its readiness changes.
 
     Raises:
-        OSError: its log cannot be opened, or no process can be started or watched.
+        OSError: log or process cannot be opened.
     """
 
     def __init__(self, service: Service, log: Path, mark: str, wake: Callable[[], None]) -> None:
@@ -51,13 +51,13 @@ class Child:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 pass_fds=() if service.beat_s is None else (descriptor,),
-                # Ctrl-C is for the supervisor, which ends services in their order.
+                # Ctrl-C reaches the supervisor only.
                 start_new_session=True,
             )
         try:
             self.pidfd = os.pidfd_open(self._process.pid)
         except OSError:
-            # What nothing watches must not hold a port.
+            # An unwatched process must not hold a port.
             self.kill()
             self._process.wait()
             raise
@@ -69,32 +69,32 @@ class Child:
         return self._process.pid
 
     def ended(self) -> bool:
-        """Say whether the process has ended."""
+        """Return whether the process has ended."""
         return self._process.poll() is not None
 
     @property
     def exit_code(self) -> int | None:
-        """Exit status, None while it runs; negative is the signal that killed it."""
+        """Exit status or negative signal; None while it runs."""
         return self._process.returncode
 
-    def how_it_ended(self) -> str:
-        """Say in one line how it ended, with its last error."""
+    def exit_reason(self) -> str:
+        """Return exit status or signal, with its last error, in one line."""
         code = self._process.returncode
-        words = error_line(self._output.lines()) if code > 0 else ""
-        return describe_exit(code) + (f": {words}" if words else "")
+        message = error_line(self._output.lines()) if code > 0 else ""
+        return describe_exit(code) + (f": {message}" if message else "")
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Send it SIGTERM."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it and what is in its process group at once."""
+        """Send SIGKILL to its process group."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Reap it after its end, with what it left behind in its process group."""
+        """Reap it and kill the rest of its process group."""
         self.kill()
         self._process.wait()
         self.probe.end()
@@ -102,10 +102,11 @@ class Child:
 
 
 class ReadinessProbe:
-    """A thread that finds out whether a service answers; a server that hangs must not hold the supervisor up.
+    """Probes a service in a thread, so that a hanging server does not block the supervisor.
 
-    `why` is why it is not ready or does not answer, None where it does; `silent_since` tells since when, on the
-    monotonic clock, it has not answered.
+    Attributes:
+        why: reason that it is not ready or does not answer, else None.
+        silent_since: when it stopped answering, monotonic clock, s.
     """
 
     def __init__(self, service: Service, pid: int, output: Output, beats: Heartbeat, wake: Callable[[], None]) -> None:
@@ -120,16 +121,16 @@ class ReadinessProbe:
         if service.probe is None and service.beat_s is None:
             self.why = None
             return
-        threading.Thread(target=self._run, name=f"look at {service.name}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"probe {service.name}", daemon=True).start()
 
     def end(self) -> None:
-        """Look no more."""
+        """End the thread."""
         self._ended.set()
 
     def _run(self) -> None:
         ready_once = False
         while not self._ended.is_set():
-            before, why = self.why, self._trouble()
+            before, why = self.why, self._probe()
             if why is not None and before is None:
                 self.silent_since = time.monotonic()
             self.why = why
@@ -138,7 +139,7 @@ class ReadinessProbe:
                 self._wake()
             self._ended.wait(_READY_POLL_S if why is not None and not ready_once else self._service.probe_s)
 
-    def _trouble(self) -> str | None:
+    def _probe(self) -> str | None:
         service = self._service
         if service.beat_s is not None:
             age_s = self._beats.age_s()

@@ -1,9 +1,8 @@
-"""Ends every process of a `lobsmith up` that was killed, however deep in its tree.
+"""Ends every process of a `lobsmith up` that was killed: `python -I -S guard.py PID MARK`.
 
-Each service is killed by the kernel when its parent ends, but not what the service has started itself. So all of them
-carry a mark in their environment, which children inherit. `python -I -S guard.py PID MARK` waits until process PID has
-ended, gives what carries the mark a moment to end by itself, as a recorder does that still empties its ring, and kills
-the rest. Standard library only: the guard lives as long as `lobsmith up` and should be small.
+The kernel kills a service with its parent, but not its children; they inherit a mark in the environment. After the end
+of process PID, marked processes have `GRACE_S` to end (a recorder empties its ring); the rest is killed. Standard
+library only, to be small in memory.
 """
 
 import os
@@ -15,38 +14,35 @@ from contextlib import suppress
 from pathlib import Path
 
 VARIABLE = "LOBSMITH_UP"
-"""Name of the mark; its value is the workspace's folder."""
+"""Environment variable of the mark; its value is the workspace's folder."""
 GRACE_S = 8.0
-"""Time that processes have to end by themselves once `lobsmith up` is gone, s."""
+"""Time for processes to end by themselves, s."""
 KILL_S = 10.0
-"""Time that killed processes have to be gone, s; a disk that does not answer may hold one for longer."""
+"""Time for killed processes to be gone, s; on a hanging disk they may stay."""
 _POLL_S = 0.1
 
 
 def marked(mark: str) -> list[int]:
-    """Return the processes of this user that carry a mark."""
-    wanted = f"{VARIABLE}={mark}".encode()
-    found = []
+    """Return the ids of this user's processes with a mark."""
+    assignment = f"{VARIABLE}={mark}".encode()
+    pids = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
             continue
-        # A process that has just ended, or that belongs to another user, cannot be read.
+        # Unreadable: ended, or another user's.
         with suppress(OSError):
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
+            if assignment in (folder / "environ").read_bytes().split(b"\0"):
+                pids.append(int(folder.name))
+    return pids
 
 
 def end_marked(mark: str, grace_s: float) -> list[int]:
-    """Wait until all processes with a mark have ended; kill those that have not within `grace_s`, and return them.
-
-    Those that are not gone `KILL_S` after that are left: they wait for a disk and end once it answers.
-    """
+    """Wait `grace_s` for the end of marked processes; kill the rest within `KILL_S`, and return their ids."""
     end = time.monotonic() + grace_s
     while marked(mark) and time.monotonic() < end:
         time.sleep(_POLL_S)
     killed = []
-    # A process may start another one while it is being killed.
+    # In a loop: a process may start a child before it is killed.
     end = time.monotonic() + KILL_S
     while (left := marked(mark)) and time.monotonic() < end:
         for pid in left:
@@ -63,7 +59,7 @@ def main(pid: int, mark: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     with suppress(ProcessLookupError):
         descriptor = os.pidfd_open(pid)
-        # The number may have been given away before it was opened.
+        # The kernel may have reused the id before it was opened.
         if os.getppid() == pid:
             select.select([descriptor], [], [])
     end_marked(mark, GRACE_S)

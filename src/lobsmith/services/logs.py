@@ -1,4 +1,4 @@
-"""The logs of services: one file each, cut by size, read from its end."""
+"""The services' log files: rotation by size, reading from the end."""
 
 import shutil
 import time
@@ -13,14 +13,14 @@ from lobsmith.workspace import Workspace
 
 LARGEST_BYTES = 10_000_000
 OLD_LOGS = 3
-"""Older parts that are kept beside a log, as NAME.log.1 and so on."""
+"""Number of rotated files, NAME.log.1 and so on."""
 SUPERVISOR = "up"
-"""Name of the supervisor's own log, where it runs in the background."""
+"""Name of the log of `lobsmith up` in the background."""
 _POLL_S = 0.25
 
 
 def log_folder(workspace: Workspace) -> Path:
-    """Return where the logs lie."""
+    """Return the folder of the logs."""
     return workspace.up / "logs"
 
 
@@ -30,10 +30,9 @@ def log_names(workspace: Workspace) -> list[str]:
 
 
 def rotate(path: Path, largest_bytes: int = LARGEST_BYTES) -> None:
-    """Put a log that has become too large aside and empty it.
+    """Copy a log that is too large to NAME.log.1 and truncate it, as its writer keeps it open.
 
-    The process that writes it keeps it open, so it is copied and cut; what is written in between is lost. On a full
-    disk it is cut without a copy: that is the room which everything else needs.
+    Lines in between are lost. On a full disk there is no copy.
     """
     try:
         if path.stat().st_size <= largest_bytes:
@@ -54,7 +53,11 @@ def rotate(path: Path, largest_bytes: int = LARGEST_BYTES) -> None:
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """Return the last lines of a log; none where there is no log."""
+    """Return the last lines of a log, if there is one.
+
+    Raises:
+        ServiceError: the log cannot be read.
+    """
     try:
         with path.open(errors="replace") as file:
             return [line.rstrip("\n") for line in deque(file, count)]
@@ -65,10 +68,10 @@ def last_lines(path: Path, count: int) -> list[str]:
 
 
 def follow(paths: dict[str, Path], lines: int, ended: Callable[[], bool] = lambda: False) -> Iterator[tuple[str, str]]:
-    """Yield each service's last lines, then each line that comes, until `ended`; the service's name comes with it."""
-    places: dict[str, int] = {}
+    """Yield name and line: the last lines of each service, then new lines until `ended`."""
+    offsets: dict[str, int] = {}
     for name, path in paths.items():
-        places[name] = path.stat().st_size if path.exists() else 0
+        offsets[name] = path.stat().st_size if path.exists() else 0
         for old in last_lines(path, lines):
             yield name, old
     rests = dict.fromkeys(paths, b"")
@@ -77,20 +80,20 @@ def follow(paths: dict[str, Path], lines: int, ended: Callable[[], bool] = lambd
         for name, path in paths.items():
             try:
                 with path.open("rb") as file:
-                    # A log that was cut begins anew.
-                    begin = places[name] if path.stat().st_size >= places[name] else 0
+                    # Rotated meanwhile: read from its begin.
+                    begin = offsets[name] if path.stat().st_size >= offsets[name] else 0
                     file.seek(begin)
                     content = file.read()
             except FileNotFoundError:
                 continue
-            places[name] = begin + len(content)
+            offsets[name] = begin + len(content)
             *whole, rests[name] = (rests[name] + content).split(b"\n")
             for line in whole:
                 yield name, line.decode(errors="replace")
 
 
 class Output:
-    """What a process has printed into its log since it was started."""
+    """A log's content since the start of a process."""
 
     _MOST_BYTES = 262_144
 
@@ -102,7 +105,7 @@ class Output:
             self._begin = 0
 
     def read(self) -> bytes:
-        """Return the newest part of it."""
+        """Return its last `_MOST_BYTES`."""
         try:
             size = self._path.stat().st_size
             begin = self._begin if size >= self._begin else 0
@@ -113,5 +116,5 @@ class Output:
             return b""
 
     def lines(self) -> list[str]:
-        """Return the lines of it."""
+        """Return the lines of `read`."""
         return self.read().decode(errors="replace").splitlines()

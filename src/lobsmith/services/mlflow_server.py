@@ -1,7 +1,6 @@
-"""MLflow's server and pages over the workspace's own store, in one process: `python -m … ROOT PORT`.
+"""MLflow's server over the workspace's store, in one process: `python -m … ROOT PORT`.
 
-`mlflow server` would start a worker process and, for jobs that lobsmith has none of, a queue with more of them. The
-variables are those that it hands to its worker.
+Without the worker process and job queue of `mlflow server`, whose worker gets the same variables.
 """
 
 import os
@@ -21,7 +20,7 @@ def main(root: Path, port: int) -> None:
     telemetry.turn_off()
     try:
         workspace = Workspace.open(root)
-        # The tables are made under lobsmith's lock: a flow may want them at the same moment.
+        # Creates the tables under lobsmith's lock, as flows do.
         with mlflow_store(workspace):
             pass
     except LobsmithError as error:

@@ -1,4 +1,4 @@
-"""What stands below the table of services: which models are in service, and which flows run next."""
+"""The lines below the table of services: models in service, next flow runs."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ _FIRST_PERIOD_S = 1.0
 
 
 class InService(Struct, frozen=True, kw_only=True):
-    """What the record of a model's mode says: a part of `PublishedMode`, without the libraries that the rest needs."""
+    """The fields of `PublishedMode` that need no further imports."""
 
     model: str
     version: int
@@ -25,17 +25,14 @@ class InService(Struct, frozen=True, kw_only=True):
 
 
 class Overview(Struct, frozen=True, kw_only=True):
-    """What was known at the last look."""
+    """State at the last poll."""
 
     models: tuple[InService, ...] = ()
     next_runs: tuple[NextRun, ...] = ()
 
 
 class OverviewThread:
-    """Looks every few seconds: a server that hangs must not hold the table up.
-
-    `api` is Prefect's address, None for as long as it does not answer.
-    """
+    """Polls in a thread, so that a hanging server does not block the table; `api` is Prefect's, None until ready."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.overview = Overview()
@@ -45,10 +42,10 @@ class OverviewThread:
 
     def _run(self) -> None:
         while True:
-            self.overview = Overview(models=models_in_service(self._workspace), next_runs=self._due())
+            self.overview = Overview(models=models_in_service(self._workspace), next_runs=self._next_runs())
             time.sleep(_PERIOD_S if self.overview.next_runs else _FIRST_PERIOD_S)
 
-    def _due(self) -> tuple[NextRun, ...]:
+    def _next_runs(self) -> tuple[NextRun, ...]:
         if self.api is None:
             return ()
         try:
@@ -58,11 +55,11 @@ class OverviewThread:
 
 
 def models_in_service(workspace: Workspace) -> tuple[InService, ...]:
-    """Return what the modes' records say; one that cannot be read is left to `lobsmith status`."""
-    found = []
+    """Return the published modes that can be read."""
+    models = []
     for path in sorted(workspace.modes.glob("*.json")):
         try:
-            found.append(jsonl.decode(path.read_bytes(), InService))
+            models.append(jsonl.decode(path.read_bytes(), InService))
         except (OSError, msgspec.DecodeError):
             continue
-    return tuple(found)
+    return tuple(models)

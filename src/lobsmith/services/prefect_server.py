@@ -1,8 +1,7 @@
-"""Prefect's server in one process, which collects its garbage in a thread of its own: `python -m … PORT`.
+"""Prefect's server with garbage collection in a thread: `python -m … PORT`.
 
-The event loop must not do it. A dead cursor of SQLite waits, when it is freed, for its connection; where that one waits
-for the database's write lock, and the loop itself would have to let go of the lock, nothing moves before SQLite's
-timeout of 60 s. Prefect leaves dead cursors in cycles after errors, and any allocation may free them.
+In the event loop it may deadlock until SQLite's timeout, 60 s: freeing one of the cursors that Prefect leaves in cycles
+waits for its connection, and that for a write lock that only the loop releases.
 """
 
 import gc
@@ -20,16 +19,16 @@ from lobsmith.services.service import DRAIN_S
 from lobsmith.serving.ports import HOST
 
 _YOUNG_S = 1.0
-"""Between two collections of what is new, s."""
+"""Interval of collections of generation 1, s."""
 _ALL_EVERY = 60
-"""A collection of everything after so many of those."""
+"""All generations are collected every so many intervals."""
 
 
 def check_database(home: Path) -> None:
-    """Look whether the database of a Prefect home, where it has one, can be read; Prefect would print 200 lines.
+    """Check that the database of a Prefect home is readable, before Prefect prints 200 lines.
 
     Raises:
-        FlowsError: it is spoilt.
+        FlowsError: it is corrupt.
     """
     path = home.expanduser().absolute() / "prefect.db"
     try:
@@ -43,7 +42,7 @@ def check_database(home: Path) -> None:
 
 
 def main(port: int) -> None:
-    """Serve until SIGTERM; Prefect's settings are in the environment."""
+    """Serve until SIGTERM."""
     telemetry.turn_off()
     try:
         check_database(Path(os.environ["PREFECT_HOME"]))

@@ -1,4 +1,4 @@
-"""What runs in a workspace, on disk: which `lobsmith up` it is, and its services; the lock that lets only one run."""
+"""State file and lock of `lobsmith up`."""
 
 import fcntl
 import os
@@ -18,7 +18,7 @@ from lobsmith.workspace import Workspace
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """A `lobsmith up` and its services, in their order; `started_ns` is UTC ns of the machine."""
+    """A `lobsmith up` with its services in start order; `started_ns` in UTC ns of the machine."""
 
     process: Process
     started_ns: int
@@ -27,18 +27,18 @@ class Run(Struct, frozen=True, kw_only=True):
 
     @property
     def unready(self) -> tuple[ServiceState, ...]:
-        """The services that are started here and are neither ready nor at their own end."""
-        settled = (Phase.READY, Phase.FINISHED, *NEVER_STARTED)
-        return tuple(one for one in self.services if one.state not in settled)
+        """The services started here that are neither ready nor finished."""
+        excluded = (Phase.READY, Phase.FINISHED, *NEVER_STARTED)
+        return tuple(service for service in self.services if service.state not in excluded)
 
 
 def state_path(workspace: Workspace) -> Path:
-    """Return where the state lies."""
+    """Return the path of the state."""
     return workspace.up / "state.json"
 
 
 def write_run(workspace: Workspace, run: Run) -> None:
-    """Publish the state.
+    """Write the state atomically.
 
     Raises:
         ServiceError: the file cannot be written.
@@ -47,11 +47,11 @@ def write_run(workspace: Workspace, run: Run) -> None:
     try:
         write_atomic(path, msgspec.json.encode(run))
     except OSError as error:
-        raise unusable(path, error) from error
+        raise file_error(path, error) from error
 
 
 def read_run(workspace: Workspace) -> Run | None:
-    """Return what runs, None where nothing does; the state that a killed `lobsmith up` left behind counts as none.
+    """Return the state, None where no such process runs.
 
     Raises:
         ServiceError: the file cannot be read.
@@ -62,32 +62,33 @@ def read_run(workspace: Workspace) -> Run | None:
     except (FileNotFoundError, msgspec.DecodeError):
         return None
     except OSError as error:
-        raise unusable(path, error) from error
+        raise file_error(path, error) from error
     return None if run.process.is_dead() else run
 
 
 def running_prefect(workspace: Workspace) -> str | None:
-    """Return the address of the Prefect server that `lobsmith up` uses here, None where there is none that is ready."""
+    """Return the address of the Prefect API of `lobsmith up`; None where none is ready."""
     run = read_run(workspace)
-    there = (Phase.READY, Phase.ELSEWHERE)
-    ready = run is not None and any(one.name == "prefect" and one.state in there for one in run.services)
-    return run.prefect_api if run is not None and ready else None
+    ready = (Phase.READY, Phase.ELSEWHERE)
+    if run is None or not any(service.name == "prefect" and service.state in ready for service in run.services):
+        return None
+    return run.prefect_api
 
 
-def holder(workspace: Workspace) -> Process | None:
-    """Return the `lobsmith up` that lives here, also while it starts or where its state is spoilt; else None.
+def lock_holder(workspace: Workspace) -> Process | None:
+    """Return the process of the running `lobsmith up`, also without a readable state.
 
     Raises:
         ServiceError: the lock's file cannot be read.
     """
     path = _lock_path(workspace)
     try:
-        found = jsonl.decode(path.read_bytes(), Process)
+        process = jsonl.decode(path.read_bytes(), Process)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
     except OSError as error:
-        raise unusable(path, error) from error
-    return found if found.is_here() and not found.is_dead() else None
+        raise file_error(path, error) from error
+    return process if process.is_here() and not process.is_dead() else None
 
 
 def _lock_path(workspace: Workspace) -> Path:
@@ -96,17 +97,17 @@ def _lock_path(workspace: Workspace) -> Path:
 
 @contextmanager
 def sole_run(workspace: Workspace) -> Iterator[None]:
-    """Hold the right to run the workspace's services; the kernel frees it when the process ends, however it ends.
+    """Hold the lock of `lobsmith up`, which the kernel frees with the process.
 
     Raises:
-        ServiceError: another `lobsmith up` of this workspace lives, or the lock's file cannot be written.
+        ServiceError: it is held, or its file cannot be written.
     """
     path = _lock_path(workspace)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise unusable(path, error) from error
+        raise file_error(path, error) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,12 +123,12 @@ def sole_run(workspace: Workspace) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, msgspec.json.encode(Process.this()), 0)
         except OSError as error:
-            raise unusable(path, error) from error
+            raise file_error(path, error) from error
         yield
     finally:
         os.close(descriptor)
 
 
-def unusable(path: Path, error: OSError) -> ServiceError:
-    """Return the error of a file that cannot be read or written."""
+def file_error(path: Path, error: OSError) -> ServiceError:
+    """Return the error of a file."""
     return ServiceError(f"{path}: {error.strerror}; free the disk, or give this user the right to write there")

@@ -1,4 +1,4 @@
-"""A service, and the state that its supervisor reports."""
+"""A service's definition, its state, and HTTP probes."""
 
 import http.client
 from collections.abc import Callable, Mapping
@@ -13,9 +13,9 @@ from msgspec import Struct
 from lobsmith.serving.ports import HOST, Port
 
 Probe = Callable[[int], str | None]
-"""Says why a service, of which it gets the process id, does not answer; None where it does."""
+"""Takes a process id; returns why the service does not answer, else None."""
 DRAIN_S = 3
-"""Time that open connections have when a server is asked to end, s."""
+"""Time for open connections when a server gets SIGTERM, s."""
 _ANSWER_DEADLINE_S = 5.0
 
 
@@ -27,14 +27,14 @@ class Phase(StrEnum):
     STARTING = "starting"
     READY = "ready"
     SILENT = "not answering"
-    """It runs, was ready, and does not answer."""
+    """Was ready before."""
     RESTARTING = "restarting"
-    """It has ended and is started again after a pause."""
+    """Ended, to be started after a pause."""
     FINISHED = "finished"
-    """It has come to its own end."""
+    """Ended by itself, successfully."""
     STOPPED = "stopped"
     ELSEWHERE = "elsewhere"
-    """A server of the user's takes its place."""
+    """An external server is used."""
     MISSING = "missing"
     """This machine cannot run it."""
 
@@ -44,46 +44,42 @@ NEVER_STARTED = (Phase.ELSEWHERE, Phase.MISSING)
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """A process that is started, watched, started again when it ends, and stopped.
+    """A process to start, watch, restart and stop.
 
-    It is ready from its first heartbeat on, where it has one, and while `probe` finds nothing; one that has neither is
-    ready at once. Where `instead` is set, nothing is started and its state and reason are shown in place of those of a
-    process.
+    It is ready from its first heartbeat on and while `probe` returns None; with neither, at once.
     """
 
     name: str
     command: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     folder: Path
-    """Its working directory."""
+    """Working directory."""
     address: str = ""
-    """What a person opens or a program connects to."""
+    """URL or ports, for display."""
     page: bool = False
-    """Whether that is a page to be opened in a browser."""
+    """Whether the address is a page for a browser."""
     ports: tuple[Port, ...] = ()
     after: tuple[str, ...] = ()
-    """Services that must be ready before it is started."""
+    """Services that must be ready first."""
     beat_s: float | None = None
-    """Age of its last heartbeat above which it does not answer, s; None where it has none. See `Heartbeat`."""
+    """Longest age of its `Heartbeat`, s; None where it has none."""
     probe: Probe | None = None
     probe_s: float = 10.0
-    """Time from one probe of a ready service to the next, s."""
+    """Interval of probes once it is ready, s."""
     start_deadline_s: float = 120.0
-    """Time that it has to become ready before it is killed and started again, s."""
+    """Time to become ready, then it is restarted, s."""
     silent_s: float = 60.0
-    """Time without an answer after which it is killed and started again, s."""
+    """Time without an answer, then it is restarted, s."""
     stop_deadline_s: float = 10.0
-    """Time that it has to end after SIGTERM before it is killed, s."""
+    """Time from SIGTERM to SIGKILL, s."""
     finishes: bool = False
-    """Whether exit status 0 is its own end, after which it is not started again."""
+    """Whether exit status 0 is final."""
     instead: tuple[Phase, str] | None = None
+    """State and reason to report in place of a process."""
 
 
 class ServiceState(Struct, frozen=True, kw_only=True):
-    """What is known of a service at a moment: the row of a table, and a line for programs.
-
-    `started_ns` is when its process was started, UTC ns of the machine.
-    """
+    """The state of a service; `started_ns` in UTC ns of the machine."""
 
     name: str
     state: Phase
@@ -96,7 +92,7 @@ class ServiceState(Struct, frozen=True, kw_only=True):
 
 
 def answers(port: int, path: str, *, deadline_s: float = _ANSWER_DEADLINE_S) -> Probe:
-    """Return a probe that asks a page on loopback over HTTP."""
+    """Return a probe of an HTTP page on loopback."""
 
     def probe(_pid: int) -> str | None:
         connection = http.client.HTTPConnection(HOST, port, timeout=deadline_s)
@@ -113,7 +109,7 @@ def answers(port: int, path: str, *, deadline_s: float = _ANSWER_DEADLINE_S) -> 
 
 
 def why_away(url: str) -> str | None:
-    """Say why no server answers at `url`/health; None where one does, be it that it wants a key or has no such page."""
+    """Return why no server answers at `url`/health, None where one does; a status below 500 is an answer."""
     try:
         with urlopen(Request(f"{url}/health"), timeout=_ANSWER_DEADLINE_S):  # noqa: S310 - the user's own address
             return None

@@ -1,7 +1,7 @@
-"""Keeps services running: starts them in order, watches them, starts them again, and stops them in reverse order.
+"""Starts services in order, watches and restarts them, and stops them in reverse order.
 
-Everything happens in the main thread, because the kernel kills a service with the thread that started it. It sleeps
-until a process ends, a service is seen to answer or not, a signal comes, or something is due.
+All in the main thread, as the kernel kills a service with the thread that started it. It sleeps until a process ends, a
+probe's result changes, a signal comes, or a restart or tick is due.
 """
 
 import os
@@ -20,7 +20,7 @@ from lobsmith.process import Process
 from lobsmith.services import guard
 from lobsmith.services.child import Child
 from lobsmith.services.logs import SUPERVISOR, log_folder, rotate
-from lobsmith.services.run import Run, sole_run, state_path, unusable, write_run
+from lobsmith.services.run import Run, file_error, sole_run, state_path, write_run
 from lobsmith.services.service import Service, ServiceState
 from lobsmith.services.watched import Watched
 from lobsmith.serving.ports import check_free
@@ -44,37 +44,37 @@ def supervise(
     on_change: OnChange = lambda _state: None,
     on_tick: OnTick = lambda _run: None,
 ) -> None:
-    """Run services until SIGINT, SIGTERM or SIGHUP; then leave no process. A second signal kills what still runs.
+    """Run services until SIGINT, SIGTERM or SIGHUP, then end them; a second signal kills them.
 
-    Call it in the main thread. A SIGHUP that is ignored already, as under `nohup`, stays so.
+    Call it in the main thread. An ignored SIGHUP, as under `nohup`, stays ignored.
 
     Args:
-        workspace: where state and logs lie.
-        services: in the order in which they are started.
-        prefect_api: the address of Prefect's server, for other commands in this workspace.
-        speed: how many times as fast as the machine's the workspace's time passes until then.
-        on_change: called at each change of a service's state.
-        on_tick: called once a second, and after the changes.
+        workspace: of the project.
+        services: in start order.
+        prefect_api: address of Prefect's API.
+        speed: of the workspace's clock relative to the machine's.
+        on_change: called with each new state of a service.
+        on_tick: called once a second, and after changes.
 
     Raises:
-        ClockError: time cannot pass that fast, or the workspace's clock cannot be written.
-        ServiceError: services run here already, or their state or logs cannot be written.
+        ClockError: the speed is not allowed, or the clock cannot be written.
+        ServiceError: another `lobsmith up` runs, or state or logs cannot be written.
         PortBusyError: a port is taken.
     """
     with sole_run(workspace):
         mark = str(workspace.root)
-        # What a `lobsmith up` that was killed together with its guard has left would hold the ports.
+        # Leftovers of a `lobsmith up` killed with its guard hold ports.
         guard.end_marked(mark, grace_s=0.0)
-        check_free([port for one in services if one.instead is None for port in one.ports])
+        check_free([port for service in services if service.instead is None for port in service.ports])
         logs = log_folder(workspace)
         try:
             logs.mkdir(parents=True, exist_ok=True)
-            for one in services:
-                one.folder.mkdir(parents=True, exist_ok=True)
+            for service in services:
+                service.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise unusable(logs, error) from error
+            raise file_error(logs, error) from error
         with _signals() as signals, _guard(mark, signals), _clock(workspace, speed):
-            watched = [Watched(one, logs / f"{one.name}.log", mark, signals.wake) for one in services]
+            watched = [Watched(service, logs / f"{service.name}.log", mark, signals.wake) for service in services]
             _Supervisor(workspace, watched, prefect_api, signals, on_change, on_tick).run()
 
 
@@ -100,22 +100,21 @@ class _Supervisor:
         write_run(self._workspace, self._run)
         try:
             while not self._signals.count:
-                for one in self._watched:
-                    one.advance({other.service.name: other.state.state for other in self._watched})
-                self._note()
+                for watched in self._watched:
+                    watched.advance({other.service.name: other.state.state for other in self._watched})
+                self._publish_changes()
                 self._tick()
                 self._sleep()
         finally:
-            for one in reversed(self._watched):
-                one.end(hurry=lambda: self._signals.count > 1, wait=self._wait)
-                self._note()
+            for watched in reversed(self._watched):
+                watched.end(hurry=lambda: self._signals.count > 1, wait=self._wait)
+                self._publish_changes()
             state_path(self._workspace).unlink(missing_ok=True)
 
-    def _note(self) -> None:
-        """Tell and write down what has changed."""
-        before = {one.name: one for one in self._run.services}
-        now = tuple(one.state for one in self._watched)
-        changed = [one for one in now if one != before.get(one.name)]
+    def _publish_changes(self) -> None:
+        before = {state.name: state for state in self._run.services}
+        now = tuple(watched.state for watched in self._watched)
+        changed = [state for state in now if state != before.get(state.name)]
         if not changed:
             return
         self._run = Run(
@@ -124,12 +123,12 @@ class _Supervisor:
             prefect_api=self._run.prefect_api,
             services=now,
         )
-        # A disk that is full now must not end what runs. `lobsmith down` needs only what was written first.
+        # On a full disk services go on; `lobsmith down` needs only the first state.
         with suppress(ServiceError):
             write_run(self._workspace, self._run)
-        for one in changed:
+        for state in changed:
             with suppress(OSError):
-                self._on_change(one)
+                self._on_change(state)
         self._next_tick = 0.0
 
     def _tick(self) -> None:
@@ -140,12 +139,13 @@ class _Supervisor:
                 self._on_tick(self._run)
         if now >= self._next_rotation:
             self._next_rotation = now + _ROTATE_S
-            for name in (SUPERVISOR, *(one.service.name for one in self._watched)):
+            for name in (SUPERVISOR, *(watched.service.name for watched in self._watched)):
                 rotate(log_folder(self._workspace) / f"{name}.log")
 
     def _sleep(self) -> None:
-        due = [self._next_tick, *(one.due_s for one in self._watched if one.due_s is not None)]
-        self._poll([one.child for one in self._watched if one.child is not None], min(due) - time.monotonic())
+        due = [self._next_tick, *(watched.due_s for watched in self._watched if watched.due_s is not None)]
+        children = [watched.child for watched in self._watched if watched.child is not None]
+        self._poll(children, min(due) - time.monotonic())
 
     def _wait(self, child: Child, seconds: float) -> bool:
         end = time.monotonic() + seconds
@@ -163,7 +163,7 @@ class _Supervisor:
 
 
 class _Signals:
-    """Signals that have come, and a pipe that wakes the main thread."""
+    """Count of signals, and a pipe that wakes the main thread."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -174,7 +174,7 @@ class _Signals:
         self.wake()
 
     def wake(self) -> None:
-        # Full is as good as written; closed means that there is nothing left to wake.
+        # Full: wakes anyhow; closed: no reader.
         with suppress(OSError):
             os.write(self._writer, b"\0")
 
@@ -191,8 +191,10 @@ class _Signals:
 @contextmanager
 def _signals() -> Iterator[_Signals]:
     signals = _Signals()
-    ours = [one for one in _SIGNALS if one is not signal.SIGHUP or signal.getsignal(one) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, signals.note) for number in ours}
+    handled = [
+        number for number in _SIGNALS if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, signals.note) for number in handled}
     try:
         yield signals
     finally:
@@ -203,7 +205,7 @@ def _signals() -> Iterator[_Signals]:
 
 @contextmanager
 def _clock(workspace: Workspace, speed: float) -> Iterator[None]:
-    """Let the workspace's time pass so many times as fast as the machine's; services inherit that clock."""
+    """Set the speed of the workspace's clock for the block."""
     clock.run(workspace.clock, speed)
     try:
         yield
@@ -213,7 +215,7 @@ def _clock(workspace: Workspace, speed: float) -> Iterator[None]:
 
 @contextmanager
 def _guard(mark: str, signals: _Signals) -> Iterator[None]:
-    """End what services leave behind; a guard beside us does so when we are killed."""
+    """End leftover processes at the end, or by a guard process when this one is killed."""
     environment = {name: value for name, value in os.environ.items() if name != guard.VARIABLE}
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), mark],

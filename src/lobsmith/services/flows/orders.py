@@ -1,10 +1,10 @@
-"""What the worker and the zygote tell each other."""
+"""Messages between the worker and the zygote."""
 
 from typing import NamedTuple
 
 
 class Order(NamedTuple):
-    """A job to fork a child for; `ticket` is repeated in the answer, `environment` is added to the zygote's."""
+    """A job for a child; `environment` is added to the zygote's."""
 
     ticket: int
     job: str
@@ -12,30 +12,30 @@ class Order(NamedTuple):
 
 
 class Ping(NamedTuple):
-    """Whether the zygote takes orders."""
+    """A check that the zygote takes orders."""
 
     ticket: int
 
 
 class Pong(NamedTuple):
-    """The answer to a ping."""
+    """The reply to a ping."""
 
     ticket: int
 
 
 class Ready(NamedTuple):
-    """The zygote has imported what it needs."""
+    """The zygote's imports are complete."""
 
 
 class Forked(NamedTuple):
-    """The child of an order."""
+    """The reply to an order."""
 
     ticket: int
     pid: int
 
 
 class Ended(NamedTuple):
-    """How a child ended: its exit status, or the negative signal that killed it."""
+    """Exit status or negative signal of a child."""
 
     pid: int
     status: int

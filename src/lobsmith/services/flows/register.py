@@ -1,8 +1,7 @@
-"""Enters the deployments of `prefect.yaml` at Prefect's server: what `prefect deploy --all` does.
+"""Registers the deployments of `prefect.yaml` at Prefect's server, as `prefect deploy --all` does.
 
-A deployment's version is a digest of all that it is made from. What the server has in that version is left alone, with
-what has been done to it since, such as a schedule that is paused in Prefect's page. Entering the others needs the
-flows, for the schemas of their parameters, so it is a job of the zygote.
+A deployment's version is a digest of its sources. One that the server has in that version stays, perhaps with a paused
+schedule. Registration imports the flows, so it is a job of the zygote.
 """
 
 import asyncio
@@ -24,52 +23,56 @@ if TYPE_CHECKING:
     from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 
 OVERRIDES = "LOBSMITH_FLOW_OVERRIDES"
-"""Variable of the environment: parameters of `params.yaml` that the flows replace, as a JSON object."""
+"""Environment variable: parameters to replace in flows, a JSON object."""
 FILE = "prefect.yaml"
 _ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)
-"""Intervals count from here, so that a restart does not put the next run off."""
+"""Start of intervals, fixed so that a restart delays no run."""
 _SHORTEST = timedelta(seconds=5)
 
 
 class Wanted(NamedTuple):
-    """A deployment of `prefect.yaml` and the version that it has at the server once it is entered."""
+    """A deployment and its version."""
 
     entry: dict[str, Any]
     version: str
 
 
 def wanted(table: dict[str, Any]) -> Iterator[Wanted]:
-    """Yield the deployments of `prefect.yaml`, whose flows lie below the working directory."""
-    around = [__version__, table.get("pull"), os.environ.get(OVERRIDES), clock.speed()]
+    """Yield the deployments of `prefect.yaml`, with flows below the working directory."""
+    shared = [__version__, table.get("pull"), os.environ.get(OVERRIDES), clock.speed()]
     for entry in table["deployments"]:
         flow = Path(entry["entrypoint"].partition(":")[0]).read_bytes()
-        made_from = json.dumps([*around, entry], sort_keys=True, default=str).encode()
-        yield Wanted(entry, hashlib.sha256(made_from + flow).hexdigest()[:12])
+        sources = json.dumps([*shared, entry], sort_keys=True, default=str).encode()
+        yield Wanted(entry, hashlib.sha256(sources + flow).hexdigest()[:12])
 
 
 def not_entered(table: dict[str, Any], entered: "Iterable[DeploymentResponse]") -> list[Wanted]:
-    """Return the deployments of `prefect.yaml` that a server does not have as they are wanted."""
-    there = {(one.name, one.entrypoint, one.version) for one in entered}
-    return [one for one in wanted(table) if (one.entry["name"], one.entry["entrypoint"], one.version) not in there]
+    """Return the deployments that a server does not have in their version."""
+    present = {(response.name, response.entrypoint, response.version) for response in entered}
+    return [
+        deployment
+        for deployment in wanted(table)
+        if (deployment.entry["name"], deployment.entry["entrypoint"], deployment.version) not in present
+    ]
 
 
 def register() -> None:
-    """Enter the deployments of the `prefect.yaml` in the working directory that the server does not have.
+    """Register the missing deployments of `./prefect.yaml`; exit with 1 on an error.
 
-    Runs that are late stay: the server drops only those that are still to come. The limit of one run at a time is the
-    worker's to keep: the server would keep it in more transactions, and the slot of a killed run for a minute.
+    Late runs stay. A deployment's limit of one run is the worker's: the server's would cost transactions and count a
+    killed run for a minute.
     """
     place = FILE
     try:
-        for place_of_next in _entering():
+        for place_of_next in _register_missing():
             place = place_of_next
-    except Exception as error:  # noqa: BLE001 - a flow's module may raise whatever it likes when it is imported
-        words = " ".join(str(error).partition("For further information")[0].split())
-        sys.exit(f"Error: {place}: {words or type(error).__name__}; correct the file")
+    except Exception as error:  # noqa: BLE001 - importing a flow's module may raise anything
+        message = " ".join(str(error).partition("For further information")[0].split())
+        sys.exit(f"Error: {place}: {message or type(error).__name__}; correct the file")
 
 
-def _entering() -> Iterator[str]:
-    """Enter the deployments one by one; yield the place of each before anything of it is looked at."""
+def _register_missing() -> Iterator[str]:
+    """Register the missing deployments; yield the place of each first."""
     from prefect.cli.deploy._models import PrefectYamlModel
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentScheduleCreate
@@ -80,32 +83,30 @@ def _entering() -> Iterator[str]:
     PrefectYamlModel.model_validate(table)
     overrides = json.loads(os.environ.get(OVERRIDES, "{}"))
     with get_client(sync_client=True) as client:
-        for one, version in not_entered(table, client.read_deployments()):
-            yield f"{FILE}, deployment {one['name']}"
-            flow: Any = load_flow_from_entrypoint(one["entrypoint"])
+        for entry, version in not_entered(table, client.read_deployments()):
+            yield f"{FILE}, deployment {entry['name']}"
+            flow: Any = load_flow_from_entrypoint(entry["entrypoint"])
             client.create_deployment(
                 flow_id=client.create_flow_from_name(flow.name),
-                name=one["name"],
-                description=one.get("description", flow.description),
+                name=entry["name"],
+                description=entry.get("description", flow.description),
                 version=version,
-                tags=one.get("tags"),
-                entrypoint=one["entrypoint"],
-                parameters={**(one.get("parameters") or {}), **({"overrides": overrides} if overrides else {})},
+                tags=entry.get("tags"),
+                entrypoint=entry["entrypoint"],
+                parameters={**(entry.get("parameters") or {}), **({"overrides": overrides} if overrides else {})},
                 parameter_openapi_schema=parameter_schema(flow).model_dump(exclude_unset=True),
                 enforce_parameter_schema=True,
                 schedules=[
-                    DeploymentScheduleCreate(schedule=schedule_of(entry, clock.speed()))
-                    for entry in one.get("schedules", ())
+                    DeploymentScheduleCreate(schedule=schedule_of(schedule, clock.speed()))
+                    for schedule in entry.get("schedules", ())
                 ],
-                work_pool_name=one["work_pool"]["name"],
+                work_pool_name=entry["work_pool"]["name"],
                 pull_steps=table.get("pull"),
             )
 
 
 def schedule_of(entry: dict[str, Any], speed: float) -> "CronSchedule | IntervalSchedule":
-    """Return a schedule of `prefect.yaml` where time passes `speed` times as fast as the machine's.
-
-    Where it does, times of day become an interval: that between the next two.
+    """Return a schedule of `prefect.yaml`; at a speed other than 1 a cron becomes an interval.
 
     Args:
         entry: `interval` in seconds, or `cron` with its `timezone`.

@@ -1,6 +1,7 @@
-"""When each deployment runs next, as Prefect's server says, and how its last run ended."""
+"""Next run and last state of each deployment, from Prefect's server."""
 
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 import httpx
@@ -10,17 +11,16 @@ from lobsmith.errors import FlowsError
 
 _DEADLINE_S = 5.0
 _NEWEST = 200
-"""The server hands out no more at once."""
+"""The server's limit of runs in a response."""
 
 
 class NextRun(Struct, frozen=True, kw_only=True):
     """The next run of a deployment.
 
     Attributes:
-        deployment: as in `lobsmith up`'s table and in Prefect's commands, `flow/deployment`.
-        due: UTC; None where the server has made no run, which a paused schedule explains and nothing else should.
-        last: state of the run that began last, such as `Running`, `Completed`, `Skipped` or `Crashed`; cancelled ones
-            do not count. None where none has begun.
+        deployment: `flow/deployment`, as in Prefect's commands.
+        due: UTC; None where no run is scheduled, as when paused.
+        last: state of the run started last, such as `Completed` or `Crashed`, cancelled ones left out; else None.
     """
 
     deployment: str
@@ -29,41 +29,43 @@ class NextRun(Struct, frozen=True, kw_only=True):
 
 
 def next_runs(api_url: str) -> list[NextRun]:
-    """Ask Prefect's server for the next run of each deployment, of which a flow has one.
+    """Return the next run of each deployment; a flow has one deployment.
 
     Args:
-        api_url: its address, such as `http://127.0.0.1:4200/api`.
+        api_url: such as `http://127.0.0.1:4200/api`.
 
     Raises:
-        FlowsError: it does not answer, or not as Prefect's server does.
+        FlowsError: no answer of a Prefect server.
     """
     try:
         with httpx.Client(base_url=api_url.rstrip("/"), timeout=_DEADLINE_S) as client:
             deployments = _post(client, "/deployments/filter")
-            flows = {one["id"]: one["name"] for one in _post(client, "/flows/filter")}
+            flows = {flow["id"]: flow["name"] for flow in _post(client, "/flows/filter")}
             due = _post(client, "/ui/flows/next-runs", flow_ids=list(flows))
             last = _last_states(client, {})
-            if missing := [one["id"] for one in deployments if one["id"] not in last]:
-                # Those of every minute crowd out one of every six hours.
+            if missing := [deployment["id"] for deployment in deployments if deployment["id"] not in last]:
+                # Frequent runs crowd rare ones out of the response.
                 last |= _last_states(client, {"deployments": {"id": {"any_": missing}}})
-        found = [
-            NextRun(
-                deployment=f"{flows[one['flow_id']]}/{one['name']}",
-                due=datetime.fromisoformat(run["next_scheduled_start_time"]) if (run := due[one["flow_id"]]) else None,
-                last=last.get(one["id"]),
+        runs = []
+        for deployment in deployments:
+            run = due[deployment["flow_id"]]
+            runs.append(
+                NextRun(
+                    deployment=f"{flows[deployment['flow_id']]}/{deployment['name']}",
+                    due=datetime.fromisoformat(run["next_scheduled_start_time"]) if run else None,
+                    last=last.get(deployment["id"]),
+                )
             )
-            for one in deployments
-        ]
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise FlowsError(f"{api_url}: Prefect's server does not answer: {error}; start it") from error
     except (KeyError, TypeError, ValueError) as error:
         raise FlowsError(f"{api_url}: not the answer of a Prefect server: {error!r}; look at what it names") from error
-    return sorted(found, key=lambda one: one.deployment)
+    return sorted(runs, key=attrgetter("deployment"))
 
 
 def _last_states(client: httpx.Client, among: dict[str, Any]) -> dict[str, str]:
-    begun = {"state": {"type": {"any_": ["RUNNING", "COMPLETED", "FAILED", "CRASHED"]}}}
-    runs = _post(client, "/flow_runs/filter", flow_runs=begun, sort="START_TIME_DESC", limit=_NEWEST, **among)
+    started = {"state": {"type": {"any_": ["RUNNING", "COMPLETED", "FAILED", "CRASHED"]}}}
+    runs = _post(client, "/flow_runs/filter", flow_runs=started, sort="START_TIME_DESC", limit=_NEWEST, **among)
     return {run["deployment_id"]: run["state_name"] for run in reversed(runs)}
 
 

@@ -1,4 +1,4 @@
-"""Prefect's worker, as its `process` worker is, but for the process: a fork instead of a new interpreter."""
+"""Prefect's `process` worker with a fork of the zygote in place of a new interpreter."""
 
 import asyncio
 from operator import attrgetter
@@ -19,7 +19,7 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, P
 
 from lobsmith.errors import FlowsError
 from lobsmith.process import Heartbeat
-from lobsmith.services.flows.forks import Zygote, say
+from lobsmith.services.flows.forks import Zygote, print_line
 from lobsmith.services.flows.register import FILE, not_entered
 
 if TYPE_CHECKING:
@@ -34,28 +34,28 @@ _BEAT_S = 2.0
 
 
 class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWorkerResult]):
-    """Runs the flow runs of a work pool of type `process`, each in a child that is forked from the zygote.
+    """Runs the flow runs of a `process` work pool in children forked from the zygote.
 
-    Deployments are entered by the worker itself. A deployment has one run at a time. Of its scheduled runs that are due
-    only the newest is run; the others, which an absence of server or worker or a long run has left, are cancelled.
+    It registers the deployments. A deployment has one run at a time; of its due scheduled runs, only the newest is run,
+    the others are cancelled.
     """
 
     type = "process"
     job_configuration = ProcessJobConfiguration
     job_configuration_variables = ProcessVariables
 
-    def __init__(self, zygote: Zygote, alive: Heartbeat) -> None:
-        # A run that is fetched before it is due would wait in a process of its own.
+    def __init__(self, zygote: Zygote, heartbeat: Heartbeat) -> None:
+        # A prefetched run would wait in a process of its own.
         super().__init__(POOL, name=NAME, prefetch_seconds=0)
         self._zygote = zygote
-        self._alive = alive
+        self._heartbeat = heartbeat
         self._executors = FlowRunExecutorContext()
-        self._beginning = asyncio.Lock()
+        self._submitting = asyncio.Lock()
         self._running: set[UUID | None] = set()
 
     @classmethod
     def __dispatch_key__(cls) -> str:
-        return "lobsmith"  # Prefect's own worker stays the one of type `process`
+        return "lobsmith"  # `process` is Prefect's own worker
 
     async def __aenter__(self) -> "ForkWorker":
         await self._executors.__aenter__()
@@ -75,7 +75,7 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         configuration: ProcessJobConfiguration,
         task_status: TaskStatus[int] | None = None,
     ) -> ProcessWorkerResult:
-        """Run a flow run in a child, as `ProcessWorker.run` does in a process."""
+        """Run a flow run in a child, as `ProcessWorker.run` does in a new process."""
         executor = self._executors.create_executor(
             flow_run,
             _ForkStarter(self._zygote, configuration, self._executors.control_channel),
@@ -101,10 +101,10 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         return ProcessWorkerResult(status_code=execution.status_code, identifier=str(execution.handle.pid))
 
     async def _submit_run(self, flow_run: "FlowRun") -> None:
-        # One after the other: runs that are due together would compete for the one writer of the server's SQLite.
-        async with self._beginning:
+        # In turn, as SQLite has one writer.
+        async with self._submitting:
             if flow_run.deployment_id in self._running:
-                # It stays due, until that one has ended or a later one takes its place.
+                # It stays due until the running one has ended or it is superseded.
                 self._submitting_flow_run_ids.remove(flow_run.id)
                 if self._cancelling_observer is not None:
                     self._cancelling_observer.remove_in_flight_flow_run_id(flow_run.id)
@@ -114,61 +114,61 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
     async def _get_scheduled_flow_runs(self) -> list["WorkerFlowRunResponse"]:
         while True:
             due = await super()._get_scheduled_flow_runs()
-            # One that is about to begin is let begin, or the last of a busy worker's would never come to it.
+            # A run being submitted stays: a busy worker would never start one.
             waiting = [entry.flow_run for entry in due if entry.flow_run.id not in self._submitting_flow_run_ids]
             missed = superseded(waiting)
             if not missed:
                 return due
-            # The server hands out a thousand at a time, the oldest first.
+            # The server returns at most a thousand, oldest first.
             cancelled: State = Cancelled(message=_SUPERSEDED)
-            answers = [(await self.client.set_flow_run_state(run.id, cancelled)).status for run in missed]
-            if SetStateStatus.ACCEPT not in answers:
+            statuses = [(await self.client.set_flow_run_state(run.id, cancelled)).status for run in missed]
+            if SetStateStatus.ACCEPT not in statuses:
                 return [entry for entry in due if entry.flow_run not in missed]
 
     async def _report(self) -> None:
-        """Beat while runs can be forked, once all deployments are entered."""
-        await self._enter_deployments()
+        """Register the deployments, then beat while runs can be forked."""
+        await self._register_deployments()
         while True:
             try:
                 await self._zygote.ping()
             except FlowsError as error:
-                say(str(error))
+                print_line(str(error))
                 await anyio.sleep(_AGAIN_S)
             else:
-                self._alive.beat()
+                self._heartbeat.beat()
                 await anyio.sleep(_BEAT_S)
 
-    async def _enter_deployments(self) -> None:
+    async def _register_deployments(self) -> None:
         while True:
             try:
-                if await self._entered() or await (await self._zygote.fork("register", {})).wait() == 0:
+                if await self._registered() or await (await self._zygote.fork("register", {})).wait() == 0:
                     await self._zygote.ready()
-                    say(f"the deployments of {FILE} are entered in the work pool {POOL}")
+                    print_line(f"the deployments of {FILE} are registered in the work pool {POOL}")
                     return
                 why = "see above"
             except (FlowsError, httpx.HTTPError) as error:
                 why = str(error)
-            say(f"the deployments of {FILE} are not entered yet, {why}; tried again in {_AGAIN_S:g} s")
+            print_line(f"the deployments of {FILE} are not registered yet, {why}; tried again in {_AGAIN_S:g} s")
             await anyio.sleep(_AGAIN_S)
 
-    async def _entered(self) -> bool:
-        """Return whether the server has all deployments already, which spares the imports of their flows."""
+    async def _registered(self) -> bool:
+        """Return whether the server has all deployments, without imports of flows."""
         try:
             table = yaml.safe_load(Path(FILE).read_text())
             return not not_entered(table, await self.client.read_deployments())
         except (OSError, AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError):
-            return False  # the job says what is wrong with the file
+            return False  # the job reports the error
 
 
 def superseded(due: "list[FlowRun]") -> "list[FlowRun]":
-    """Return the runs that a schedule has made and a later one of the same deployment takes the place of."""
-    rising: Any = sorted((run for run in due if run.auto_scheduled), key=attrgetter("expected_start_time"))
-    newest = {run.deployment_id: run for run in rising}
-    return [run for run in rising if run is not newest[run.deployment_id]]
+    """Return the scheduled runs with a later one of the same deployment."""
+    scheduled: Any = sorted((run for run in due if run.auto_scheduled), key=attrgetter("expected_start_time"))
+    newest = {run.deployment_id: run for run in scheduled}
+    return [run for run in scheduled if run is not newest[run.deployment_id]]
 
 
 class _ForkStarter:
-    """Starts a flow run's process; Prefect's executor does all else. It is a `ProcessStarter` of Prefect's."""
+    """The `ProcessStarter` of Prefect's executor."""
 
     def __init__(self, zygote: Zygote, configuration: ProcessJobConfiguration, control: "ControlChannel") -> None:
         self._zygote = zygote
@@ -192,13 +192,13 @@ class _ForkStarter:
         except BaseException:
             self._control.unregister(flow_run.id)
             raise
-        # Prefect asks a process for its `pid` and `returncode` only.
+        # Prefect reads `pid` and `returncode` only.
         task_status.started(ProcessHandle(cast(Any, child)))
         await child.wait()
 
 
 class _NoHooks:
-    """The flows have no hooks; to find that out, Prefect would import them into the worker."""
+    """For flows without hooks, so that Prefect does not import them into the worker."""
 
     async def run_cancellation_hooks(self, flow_run: "FlowRun", state: "State") -> None: ...
 

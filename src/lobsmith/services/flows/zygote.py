@@ -1,8 +1,7 @@
 """The process that flow runs are forked from: `python -m lobsmith.services.flows.zygote`.
 
-It has imported what the frequent flows need, so that a run costs no import, and no thread that a fork would lose: what
-starts one is left to the children that use it. Each job is a child of its own, which may be killed, may crash and gives
-its memory back.
+It imports the frequent flows once, without modules that start threads, which a fork would lose. Each job is a child of
+its own, which may crash and frees its memory.
 """
 
 import atexit
@@ -26,9 +25,9 @@ from lobsmith.services.flows.register import register
 from lobsmith.services.service import why_away
 
 ENTRYPOINT = "PREFECT__FLOW_ENTRYPOINT"
-"""Variable of a run's environment: where its flow is, `pipelines/retrain.py:retrain`."""
+"""Environment variable: the run's flow, such as `pipelines/retrain.py:retrain`."""
 PRELOADED = ("pipelines.reconcile", "pipelines.shadow", "pipelines.monitor")
-"""What runs every few minutes. A retrain, every few hours, imports what is missing by itself."""
+"""The frequent flows; a retrain imports its own modules."""
 _ENGINES = (
     "alembic.command",
     "anyio._backends._asyncio",
@@ -41,29 +40,29 @@ _ENGINES = (
     "rich.status",
     "sqlalchemy.dialects.sqlite",
 )
-"""What Prefect, MLflow and rich import when they are first used."""
+"""Imported lazily by Prefect, MLflow and rich."""
 _SERVER_S, _SERVER_POLL_S = 60.0, 0.5
 _STARTS_THREADS = ("polars",)
-"""Its import starts a pool of threads; MLflow imports it where it is found, and does without."""
+"""Modules that start threads at import, optional for MLflow."""
 
 
 def run_flow() -> None:
-    """Run the flow run that the environment names, as `python -m prefect.flow_engine ENTRYPOINT` does."""
+    """Run the flow run of the environment, as `python -m prefect.flow_engine ENTRYPOINT` does."""
     from prefect import flow_engine
 
     await_server(os.environ["PREFECT_API_URL"], _SERVER_S)
     path, _, flow = os.environ[ENTRYPOINT].partition(":")
     module = path.removesuffix(".py").replace("/", ".")
-    # What is imported already is not run again, as Prefect would run a file.
+    # By module name, as Prefect runs a file anew.
     sys.exit(flow_engine._main([f"{module}.{flow}" if module in sys.modules else f"{path}:{flow}"]))
 
 
 def await_server(api: str, within_s: float) -> None:
-    """Wait until Prefect's server answers: one that is being started again must not make a run crash that it has begun.
+    """Wait until Prefect's server answers; its restart must not crash a run.
 
     Args:
-        api: its address.
-        within_s: time after which the run is left to find out what is wrong, s.
+        api: address of Prefect's API.
+        within_s: longest wait, s.
     """
     end = time.monotonic() + within_s
     while why_away(api.rstrip("/")) is not None and time.monotonic() < end:
@@ -74,10 +73,14 @@ JOBS: dict[str, Callable[[], None]] = {"run": run_flow, "register": register}
 
 
 def preload(root: Path) -> None:
-    """Import Prefect's engine and the flows of every few minutes; user flows are found below `root`."""
+    """Import Prefect's engine and `PRELOADED`, which lie below `root`.
+
+    Raises:
+        RuntimeError: an import has started a thread.
+    """
     sys.path.append(str(root))
     for name in _STARTS_THREADS:
-        sys.modules[name] = None  # type: ignore[assignment]  # Python's way to say that it is not there
+        sys.modules[name] = None  # type: ignore[assignment]  # makes an import raise ImportError
     try:
         for name in (*_ENGINES, *PRELOADED):
             importlib.import_module(name)
@@ -88,11 +91,11 @@ def preload(root: Path) -> None:
     if threading.active_count() > 1:
         raise RuntimeError(f"an import has started {threading.enumerate()[1:]}, which no child would have")
     gc.collect()
-    gc.freeze()  # a collection in a child would copy the pages of all that was imported
+    gc.freeze()  # else a collection in a child copies the pages of all imports
 
 
 def serve(orders: Connection) -> None:
-    """Fork a child for each order, and report how each ended, until the other end is closed."""
+    """Fork a child for each order and report its end, until the pipe is closed."""
     fork = multiprocessing.get_context("fork")
     running: dict[int, multiprocessing.context.ForkProcess] = {}
     while True:
@@ -105,7 +108,7 @@ def serve(orders: Connection) -> None:
                 if isinstance(order, Ping):
                     orders.send(Pong(order.ticket))
                     continue
-                child = fork.Process(target=_be_child, args=(order.job, order.environment, orders, os.getpid()))
+                child = fork.Process(target=_run_job, args=(order.job, order.environment, orders, os.getpid()))
                 child.start()
                 running[child.sentinel] = child
                 orders.send(Forked(order.ticket, child.pid or 0))
@@ -116,26 +119,26 @@ def serve(orders: Connection) -> None:
                 child.close()
 
 
-def _be_child(job: str, environment: Mapping[str, str], orders: Connection, parent: int) -> None:
+def _run_job(job: str, environment: Mapping[str, str], orders: Connection, parent: int) -> None:
     end_with(parent)
     orders.close()
     os.environ.update(environment)
     try:
         JOBS[job]()
     finally:
-        # A forked process ends without them, and Prefect's threads would be cut off within a request.
+        # A forked process does not run them; Prefect's threads would end within a request.
         atexit._run_exitfuncs()
 
 
 def main(arguments: list[str]) -> None:
-    """Serve the process that has started this one, and end with it."""
+    """Serve the parent process and end with it."""
     parent, descriptor = int(arguments[0]), int(arguments[1])
     end_with(parent)
     orders = Connection(descriptor)
     preload(Path.cwd())
     orders.send(Ready())
     serve(orders)
-    # Children that still run end with this process; nothing is waited for.
+    # sys.exit would wait for children.
     os._exit(0)
 
 
