@@ -83,7 +83,7 @@ def allowed(rates: HitRates, params: ModeParams) -> list[list[bool]]:
 class ActTable:
     """Answers that conservative mode acts on: built once from hit rates, then looked up at each tick.
 
-        table = ActTable.of(record.win_rates, version, horizons_ms, params.modes)
+        table = ActTable.of(published.win_rates, version, horizons_ms, params.modes)
         table.actionable(answer.probabilities)
 
     Args:
