@@ -75,14 +75,11 @@ def check_covariate_drift(
         reference: rows of the training window; the newest `reference_s` count.
         recent: live rows; the newest `recent_s` count.
         history: all known rows of the stream in the order of time; past pairs end before the recent window.
-        scaling: frozen with the model.
         store: past pairs of this model and instrument; at most `pairs_a_look` are added.
-        params: `drift`.
         level: drift at or below this p-value; None takes `check_level`.
         gap_s: between the windows; None takes the time between them, which must then be parts of one stream.
         learnt: the null distribution while past pairs are too few, with `params` from `fitted`; None uses past pairs
             alone.
-        names: of the F features.
 
     Raises:
         DataContractError: rows are not finite, or have another number of features.

@@ -84,8 +84,6 @@ def fit_discriminator(
     Args:
         reference: float32 [N, F], own units, in the order of time; thinned evenly to `params.rows`.
         recent: float32 [M, F].
-        scaling: frozen with the model.
-        params: size and bounds.
         seconds: training time at most, monotonic clock; None takes `params.seconds`.
     """
     end = time.monotonic() + (params.seconds if seconds is None else seconds)

@@ -243,9 +243,7 @@ def null_pairs(
 
     Args:
         history: in the order of time, finite.
-        scaling: frozen with the model.
         store: takes the measured pairs.
-        params: `drift`.
         gap_ns: between the present windows.
         until_ns: pairs end before.
         end: monotonic time at which measuring stops.
@@ -295,7 +293,6 @@ def measured_in_training(
 
     Args:
         rows: of the training window.
-        scaling: frozen with the model.
         params: `drift`, fitted to the length of the rows.
         end: monotonic time at which measuring stops.
     """

@@ -106,7 +106,6 @@ class ReferenceScore(nn.Module):
     """The score of blocks of raw rows; above 1 is an alarm.
 
     Args:
-        scaling: of the reference.
         instruments: of the training window.
     """
 

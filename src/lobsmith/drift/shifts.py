@@ -28,7 +28,6 @@ def feature_shifts(
     """Describe the shift of each column, in the order of the columns.
 
     Args:
-        names: of the F columns.
         reference: [N, F], N >= 1, finite, own units.
         recent: [M, F], M >= 1.
         importance: float64 [F] of a discriminator.

@@ -198,7 +198,6 @@ def training_pairs(
     Args:
         training: rows of the training window.
         published: pairs measured at publication.
-        scaling: frozen with the model.
         store: of checks, and of what is measured now.
         params: `drift`, fitted to the length of the rows.
         until_ns: start of the present window.

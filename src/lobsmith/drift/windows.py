@@ -135,7 +135,6 @@ def past_pairs(history: RawRows, lengths: Lengths, gap: int, until_ns: int) -> I
 
     Args:
         history: in the order of time.
-        lengths: of the windows.
         gap: in recent windows.
         until_ns: UTC.
     """

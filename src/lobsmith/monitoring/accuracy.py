@@ -64,7 +64,6 @@ def accuracy_over_time(answers: Answers, edges_ns: Sequence[int]) -> list[Versio
     """Return the accuracy in each of K time bins by the rows' receive time.
 
     Args:
-        answers: of the version.
         edges_ns: K + 1 rising times, UTC ns; a bin holds its lower edge. Empty bins are included.
     """
     edges = np.asarray(edges_ns, np.int64)

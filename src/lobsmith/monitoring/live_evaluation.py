@@ -48,13 +48,7 @@ def evaluate_candidate(
     rejects; promotion needs all.
 
     Args:
-        workspace: of the log.
-        params: `shadow` and `paired` are used.
-        model: the production model.
-        active: its active version.
-        candidate: the candidate deployment's version.
         since_ns: when the candidate was published, UTC.
-        sources: which sessions count.
         instrument: the only one to evaluate; None takes all.
 
     Raises:
@@ -102,14 +96,8 @@ def evaluate_active(
     """Compare the active version with its fallback; None where no row of a trained instrument was put to it.
 
     Args:
-        workspace: of the log.
-        params: `rollback` and `paired` are used.
-        model: the production model.
-        active: its active version.
         fallback: returns the rollback target for an instrument, None where there is none.
         since_ns: when the active version was promoted, UTC.
-        now_ns: the time, UTC.
-        sources: which sessions count.
         instrument: the only one to evaluate; None takes all.
         has_learnt: returns whether the active version was trained on an instrument; rows of others are ignored.
 

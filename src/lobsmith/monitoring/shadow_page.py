@@ -45,9 +45,6 @@ def render_shadow(verdict: LiveVerdict, compared: Compared, paired: PairedParams
     """Return the page of a verdict, deterministic.
 
     Args:
-        verdict: of the evaluation.
-        compared: the rows.
-        paired: how they were compared.
         margin: nats a row that the second may be worse: `rollback.margin` of rollback verdicts.
     """
     differences, evidence = _blocks(compared, paired, margin)

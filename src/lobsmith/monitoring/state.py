@@ -124,11 +124,7 @@ def connected(
     """Return the connected clients of a model, and whether their rows arrive.
 
     Args:
-        workspace: of the prediction log.
         params: `drift.recent_s`, `rollback.window_s` and `prediction_log.flush_s` are used.
-        active: the version that serves.
-        now_ns: the time, UTC.
-        sources: which sessions count.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -165,7 +161,6 @@ def state_now(
         connections: the connected clients.
         last_check: time of the version's last check, UTC, and the state after it; None where there was none.
         stale_s: age of the last check from which the monitor counts as away, `modes.stale_s`.
-        now_ns: the time, UTC.
     """
     state = connections.state
     if state.name is not StateName.LIVE or state.detail:
@@ -183,7 +178,6 @@ def warming_up(check: DriftCheck, past_pairs: int) -> str | None:
     """Describe the history of the kinds for which it was insufficient; None where it sufficed for all.
 
     Args:
-        check: of drift.
         past_pairs: windows of the training data, past pairs and checks needed, `drift.past_pairs`.
     """
     short = [verdict for verdict in check.verdicts if verdict.finding is Finding.INSUFFICIENT]

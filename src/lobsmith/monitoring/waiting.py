@@ -75,11 +75,7 @@ def unopposed(
     both.
 
     Args:
-        workspace: of the prediction log.
         params: `drift.recent_s` is used.
-        active: the version that serves.
-        candidate: the candidate deployment's version.
-        now_ns: the time, UTC.
 
     Returns:
         None where rows can be put to both, or no client asks for the candidate.

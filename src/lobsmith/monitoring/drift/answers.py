@@ -103,7 +103,6 @@ def concept_drift(
     Args:
         current: its answers, with outcomes.
         before: past checks of the version's answers for the stream.
-        params: `drift` and `paired` are used.
         level: drift at or below this p-value.
         beside: verdict on the same rows beside the fallback; None where nothing was compared.
         held_out: published with the version.

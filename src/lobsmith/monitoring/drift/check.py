@@ -82,13 +82,10 @@ def check_drift(
     """Check each stream that a version was trained on and that clients are connected for.
 
     Args:
-        workspace: of the version, the prediction log and past pairs.
         shared: parameters, of which `drift`, `paired` and `rollback` are used; windows are fitted to the training data.
-        active: the version that serves.
         fallback: returns the rollback target for an instrument, None where there is none.
         now_ns: the time, UTC. Of rows that are not live the newest one's receive time counts.
         before: the model's check history, in the order of time.
-        sources: which sessions of the log count.
         opened: since when clients have been connected for each instrument, UTC; None takes every trained instrument
             ever asked about, or all trained ones where none was.
 

@@ -42,11 +42,8 @@ def judge_windows(
     the window's newest rows against the active version's reference.
 
     Args:
-        workspace: of the active version and the prediction log.
-        params: `drift` is used.
         windows: training rows of each instrument.
         directory: of the run; past pairs are kept there.
-        sources: which sessions of the log are live rows.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -97,12 +94,6 @@ def judge_period(
     workspace: Workspace, params: Params, candidate: Manifest, *, sources: Sources = LIVE
 ) -> tuple[Verdict, ...]:
     """Judge a candidate's training window beside the newest rows of its shadow period, a verdict for each instrument.
-
-    Args:
-        workspace: of the candidate and the prediction log.
-        params: `drift` is used.
-        candidate: the candidate deployment's version.
-        sources: which sessions of the log are live rows.
 
     Raises:
         PredictionLogError: the log cannot be read.

@@ -64,13 +64,9 @@ def read_current_window(
     """Read the current window of a stream.
 
     Args:
-        workspace: of the log.
-        params: `drift` is used.
         version: of the answers.
-        instrument: `venue:symbol`.
         learnt: reference rows: the longer ago, the further past pairs reach back.
         now_ns: the time, UTC. Of rows that are not live the newest one's receive time counts.
-        sources: which sessions count.
         opened_ns: since when clients have been connected, UTC.
 
     Raises:

@@ -82,7 +82,7 @@ def headline(check: DriftCheck) -> str:
     if by[Finding.NO_DRIFT]:
         parts.append(f"No {' drift, no '.join(kind.value for kind in by[Finding.NO_DRIFT])} drift")
     parts += [
-        f"{finding.value.capitalize()}: {_listed([kind.value for kind in by[finding]])} drift is not known"
+        f"{finding.value.capitalize()}: {_listed([kind.value for kind in by[finding]])} drift unknown"
         for finding in (Finding.MISSING, Finding.INSUFFICIENT)
         if by[finding]
     ]
@@ -96,7 +96,6 @@ def drift_since(check: DriftCheck, earlier: Sequence[PastCheck]) -> int | None:
     """Return the start of the unbroken run of checks with drift; None where this one found none.
 
     Args:
-        check: the present one.
         earlier: checks of the same version and instrument, the oldest first.
     """
     if not any(verdict.finding is Finding.DRIFT for verdict in check.verdicts):

@@ -82,9 +82,6 @@ def write_report(
     A failure of Evidently is printed and shown on the page only.
 
     Args:
-        workspace: of the project.
-        params: of the project.
-        check: of drift.
         reference: side that recent rows were compared with.
         recent: the newest rows and their answers.
         answers: of the active version and others beside it, for their loss over time, best longer than `recent`.
@@ -149,9 +146,6 @@ def link_to_run(workspace: Workspace, reported: Reported, check: DriftCheck, run
     The run holds the newest check under `drift/`, and one point of each metric for each check.
 
     Args:
-        workspace: of the project.
-        reported: the reports.
-        check: that they are about.
         run_id: of the active version's manifest, None where it has none.
     """
     if run_id is None:

@@ -52,7 +52,6 @@ def export_parquet(log: PredictionLog, path: Path, *, since_ns: int = EVER, unti
     The file appears, or replaces an older one, once it is complete.
 
     Args:
-        log: the log.
         path: the Parquet file, compressed with zstd.
         since_ns: UTC.
         until_ns: UTC.

@@ -35,7 +35,6 @@ def raw_rows(
     segment changes. A log of an older schema has none.
 
     Args:
-        log: the log.
         sessions: of one instrument.
         every_ms: length of an interval, `drift.every_ms`.
         since_ns: local receive time, UTC.
@@ -127,7 +126,6 @@ def as_floats(log: PredictionLog, blobs: pa.Array, time_ns: Int64) -> Float32:
     """Return the values of N raw rows, float32 [N, F], as a view of the driver's memory.
 
     Args:
-        log: the log.
         blobs: binary [N], of the log.
         time_ns: int64 [N], receive times, for the error message.
 

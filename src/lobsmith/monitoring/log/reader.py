@@ -53,7 +53,6 @@ class PredictionLog:
             compared(log, ("lob", 20260301115900), ("lob_candidate", 20260301125900), since_ns=…)
 
     Args:
-        path: the file.
         busy_s: how long to wait for a writer.
 
     Raises:
@@ -124,9 +123,7 @@ def answers(
     row.
 
     Args:
-        log: the log.
         model: the Triton model.
-        version: its version.
         since_ns: rows asked about from then on, UTC.
         until_ns: rows asked about before that.
         sessions: the sessions to take; None takes all.
@@ -207,7 +204,6 @@ def compared(
     Rows that only one of the two answered are included, with NaN for the other.
 
     Args:
-        log: the log.
         first: model and version.
         second: model and version.
         since_ns: rows that both were asked about from then on, UTC.

@@ -20,7 +20,6 @@ def expire(path: Path, params: PredictionLogParams, now_ns: int | None = None, *
     file does not shrink; its free pages are reused. Other processes may write meanwhile.
 
     Args:
-        path: the log.
         params: how long predictions are kept, and how long to wait for other processes.
         now_ns: the time to count from, UTC; None takes the clock.
         raw_keep_days: how long raw rows are kept, `drift.raw_keep_days`.

@@ -84,11 +84,7 @@ def sessions_of(
     """Return the sessions of a production model, the oldest first.
 
     Args:
-        workspace: of the log.
-        model: the production model.
         version: that `asked_ns` is about.
-        sources: which sessions count.
-        now_ns: the time, UTC.
         recent_ns: age of the newest row up to which a session without file and ending is open.
 
     Raises:

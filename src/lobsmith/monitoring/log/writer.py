@@ -64,7 +64,6 @@ def log_path(workspace: Workspace, model: str) -> Path:
     """Return the log of a production model, its candidate and its fallback.
 
     Args:
-        workspace: the project's folders.
         model: the production model, such as `lob`, not the candidate's name.
 
     Raises:
@@ -91,7 +90,6 @@ class LogWriter:
     Args:
         path: the file; created if missing.
         horizons_ms: the H horizons of the probabilities.
-        params: how long to wait for other processes.
         most_waiting: rows buffered at most, when the disk refuses. Further ones are dropped and counted.
 
     Raises:
@@ -126,7 +124,6 @@ class LogWriter:
         Args:
             session: unique name. A recorder that continues a session announces it again.
             source: of the rows.
-            instrument: `venue:symbol`.
             started_ns: wall clock, UTC ns.
         """
         self._announced.add(session)
@@ -163,7 +160,6 @@ class LogWriter:
         """Add a version's answers to N rows; arguments other than `row` may be scalars.
 
         Args:
-            session: announced by `begin`.
             model: the Triton model, `<model>` or `<model>_candidate`.
             version: its version; 0 where none could be asked.
             role: of the version.
@@ -202,7 +198,6 @@ class LogWriter:
         """Add the outcomes of N rows; a second outcome of a row is ignored.
 
         Args:
-            session: announced by `begin`.
             row: int [N], number of the row within the session.
             labels: int8 [N, H]: 0 down, 1 unchanged, 2 up, -1 unknown for good.
             known_ns: int [N] or scalar, when the outcome was known, UTC.
@@ -230,7 +225,6 @@ class LogWriter:
         """Add N rows before any z-score, thinned by the caller; duplicates are ignored.
 
         Args:
-            session: announced by `begin`.
             row: int [N], number of the row within the session.
             time_ns: int [N], local receive time of the row, UTC.
             asked_ns: int [N], wall clock when it was asked about, UTC: its age for deletion.
@@ -259,7 +253,6 @@ class LogWriter:
         """Add the latencies of one row put to two versions in turn, each in its own request.
 
         Args:
-            session: announced by `begin`.
             asked_ns: wall clock of the first request, UTC.
             first: model and version.
             first_ns: its latency.
@@ -274,7 +267,6 @@ class LogWriter:
         """Add a count of lost rows.
 
         Args:
-            session: announced by `begin`.
             noted_ns: wall clock, UTC.
             place: where they were lost, such as `ring` or `candidate`.
             count: since the last such note.

@@ -152,11 +152,7 @@ def count_hits(
     the other to bound memory.
 
     Args:
-        workspace: of the log.
-        params: `buckets` and `win_rows` are used.
-        model: the production model.
         version: of the answers.
-        sources: which sessions count.
 
     Raises:
         PredictionLogError: the log cannot be read.

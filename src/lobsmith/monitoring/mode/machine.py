@@ -128,9 +128,7 @@ def transition(published: PublishedMode | None, check: DriftCheck, params: ModeP
 
     Args:
         published: the mode so far, None where there is none.
-        check: of drift.
         params: checks in a row for each transition.
-        now_ns: the time, UTC.
     """
     if published is not None and (published.looked_ns, published.version) == (check.looked_ns, check.version):
         return published
@@ -158,7 +156,6 @@ def wait(published: PublishedMode | None, model: str, version: int, state: State
         published: the mode so far, None where there is none.
         model, version: the active version.
         state: why there was nothing.
-        now_ns: the time, UTC.
     """
     if published is None:
         published = PublishedMode(model=model, version=version, mode=Mode.NORMAL, since_ns=now_ns, reason=str(state))

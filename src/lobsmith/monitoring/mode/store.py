@@ -59,13 +59,9 @@ def apply(
     Where `retrain` is set the caller starts one, and calls `forget_retrain` if that failed.
 
     Args:
-        workspace: the project's folders.
-        params: `modes` is used.
-        check: of drift.
         win_rates: hit rates of the checked version; None keeps those before.
         who: a flow or a user, for the journal.
         now_ns: the time, UTC; None takes the clock.
-        state: of the model, after the check.
 
     Raises:
         ModeError: the mode cannot be read or written.
