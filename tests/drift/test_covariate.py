@@ -57,7 +57,7 @@ def test_a_constant_feature_is_no_drift_and_has_not_moved(tmp_path: Path) -> Non
     raw = rows.raw.copy()
     raw[:, 2] = 7.0
     found = check(RawRows(rows.time_ns, rows.segment, raw), tmp_path / "past.jsonl")
-    still = next(one for one in found.moved if one.name == "feature_2")
+    still = next(shift for shift in found.moved if shift.name == "feature_2")
     assert found.finding is Finding.NO_DRIFT
     assert (still.wasserstein, still.importance) == (0.0, 0.0)
     assert still.psi < 0.01
@@ -100,7 +100,7 @@ def test_a_look_measures_so_many_pairs_and_the_next_goes_on(tmp_path: Path) -> N
     assert second == check(rows, tmp_path / "other.jsonl")
 
 
-def test_drift_does_not_become_usual(tmp_path: Path) -> None:
+def test_drift_stays_out_of_the_null_distribution(tmp_path: Path) -> None:
     rows = market(SECONDS + 4 * NEW)
     raw = rows.raw.copy()
     raw[SECONDS:, 3] += 3.0

@@ -91,10 +91,10 @@ def test_p_values_are_no_smaller_than_even_where_nothing_is_wrong() -> None:
     generator = np.random.default_rng(0)
     slow = lfilter([np.sqrt(1 - 0.8**2)], [1.0, -0.8], generator.normal(size=(2000, 80)), axis=1)[:, -41:]
     for runs in (generator.normal(size=(2000, 41)), slow):
-        found = np.array([p_value(one[-1], one[:-1]) for one in runs])
+        found = np.array([p_value(run[-1], run[:-1]) for run in runs])
         for level in (0.001, 0.01, 0.05, 0.25):
             assert (found <= level).mean() <= level + 3 * (level / 2000) ** 0.5
-    moves = np.array([shift_test(one[0], one[1:]).p_value for one in generator.lognormal(size=(400, 41, 5))])
+    moves = np.array([shift_test(run[0], run[1:]).p_value for run in generator.lognormal(size=(400, 41, 5))])
     for level in (0.001, 0.01, 0.05, 0.25):
         assert (moves <= level).mean() <= level + 3 * (level / 400) ** 0.5
 

@@ -118,7 +118,7 @@ def test_the_exported_graph_answers_like_the_network(
 
 @pytest.mark.parametrize("rows", [16, 32, 50, 128, 256])
 def test_blocks_of_other_lengths_have_levels_of_their_own(exported: Scorer, rows: int) -> None:
-    """The mean of sixteen rows is further from the usual than that of 256."""
+    """The mean of sixteen rows is further from the expectation than that of 256."""
     found, _ = exported(blocks(rows=rows))
     assert 0.2 < np.median(found) < 0.6
     assert np.mean(found > 1) < 0.02

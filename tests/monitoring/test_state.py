@@ -135,7 +135,7 @@ def firing(workspace: Workspace, params: Params, active: Manifest):
     def now(later_s: float = 0) -> set[str]:
         now_ns = NOW_NS + int(later_s * S)
         alert_connections(workspace, active, connected(workspace, params, active, now_ns=now_ns), now_ns)
-        return {one.name for one in alerts.firing(workspace)}
+        return {alert.name for alert in alerts.firing(workspace)}
 
     return now
 
@@ -247,7 +247,7 @@ def test_an_operator_closes_what_has_crashed_and_nothing_that_runs(workspace, pa
     client.kill()
     client.wait()
     assert firing() == {alerts.CLIENT_CRASHED, alerts.NO_PREDICTIONS}
-    [crashed] = [one for one in alerts.firing(workspace) if one.name == alerts.CLIENT_CRASHED]
+    [crashed] = [alert for alert in alerts.firing(workspace) if alert.name == alerts.CLIENT_CRASHED]
     assert "lobsmith predictions close one" in crashed.message
     close_session(workspace, params, "lob", "one", "the test")
     assert state().name is IDLE
@@ -348,13 +348,14 @@ def test_looks_that_know_too_little_warm_up(workspace, params, active, traffic, 
     seen = connected(workspace, params, active, now_ns=NOW_NS)
     short = check(0, CALM, UNKNOWN, UNKNOWN)
     short = msgspec.structs.replace(
-        short, verdicts=(short.verdicts[0], *(msgspec.structs.replace(one, past=12) for one in short.verdicts[1:]))
+        short,
+        verdicts=(short.verdicts[0], *(msgspec.structs.replace(verdict, past=12) for verdict in short.verdicts[1:])),
     )
     after = state_after(seen, [short], 40)
-    assert str(after) == "warming up: 12 of 40 windows and looks for prediction and concept drift"
+    assert str(after) == "warming up: 12 of 40 windows and checks for prediction and concept drift"
     dependent = msgspec.structs.replace(short, verdicts=(msgspec.structs.replace(short.verdicts[1], past=48),))
     assert str(state_after(seen, [dependent], 40)) == (
-        "warming up: 48 windows and looks for prediction drift, which are worth too few independent ones"
+        "warming up: 48 windows and checks for prediction drift, which are worth too few independent ones"
     )
     assert state_after(seen, [check(0, CALM)], 40) == State(name=LIVE)
     assert warming_up(check(0, MISSING), 40) is None
@@ -369,7 +370,7 @@ def test_looks_that_know_too_little_warm_up(workspace, params, active, traffic, 
         after,
         State(name=LIVE),
     )
-    assert str(later((NOW_NS, after), 901)) == "live: the last look for drift was 901 s ago"
+    assert str(later((NOW_NS, after), 901)) == "live: the last drift check was 901 s ago"
 
 
 def test_colours() -> None:

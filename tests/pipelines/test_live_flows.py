@@ -137,16 +137,16 @@ def test_the_verdict_of_live_traffic_moves_the_aliases(workspace, worse_by, deci
     now, repository = wanted(workspace, "toy"), Repository.of(workspace)
     tags = registered(workspace, "toy", challenger.version).tags
     assert f'"decision":"{decision}"' in tags[SHADOW]
-    last = [one for one in journal.read(workspace.journal) if one.action not in (journal.RETIRED, journal.PUBLISHED)][
-        -1
-    ]
+    last = [
+        entry for entry in journal.read(workspace.journal) if entry.action not in (journal.RETIRED, journal.PUBLISHED)
+    ][-1]
     match decision:
         case "promote":
             assert (now.champion.version, now.challenger) == (challenger.version, None)
             assert repository.verify("toy", found.active).artifact_id == challenger.artifact_id
             assert (last.action, last.version_to) == (journal.PROMOTED, found.active)
             assert "shadow verdict" in last.reason
-            assert [one.gate for one in last.verdicts] == ["parity", "shadow"]
+            assert [verdict.gate for verdict in last.verdicts] == ["parity", "shadow"]
         case "reject":
             assert (now.champion.version, now.challenger) == (champion.version, None)
             assert (repository.active("toy"), repository.versions(SLOT)) == (before, [])
@@ -183,9 +183,9 @@ def test_a_version_that_turns_bad_is_taken_back_also_while_mlflow_is_away(worksp
         lock.close()
     assert (found.decision, found.active) == ("roll back", fallback)
     assert (found.rolled_back.version_from, found.rolled_back.version_to) == (active, fallback)
-    line = [one for one in journal.read(workspace.journal) if one.action == journal.ROLLED_BACK][-1]
+    line = [entry for entry in journal.read(workspace.journal) if entry.action == journal.ROLLED_BACK][-1]
     assert (line.who, line.verdicts[0].gate) == ("monitor flow", "rollback")
-    assert [one.name for one in alerts.firing(workspace)] == [alerts.ROLLED_BACK]
+    assert [alert.name for alert in alerts.firing(workspace)] == [alerts.ROLLED_BACK]
     assert wanted(workspace, "toy").champion.version == bad.version
     settle(workspace)
     assert wanted(workspace, "toy").champion.version == good.version
@@ -194,7 +194,7 @@ def test_a_version_that_turns_bad_is_taken_back_also_while_mlflow_is_away(worksp
     # Somebody promotes another one: what is over is said to be.
     promoted(workspace, 0.5)
     monitor(workspace)
-    assert alerts.ROLLED_BACK not in [one.name for one in alerts.firing(workspace)]
+    assert alerts.ROLLED_BACK not in [alert.name for alert in alerts.firing(workspace)]
 
 
 def test_a_version_as_good_as_its_fallback_stays(workspace):
@@ -234,7 +234,7 @@ def test_a_candidate_of_another_market_waits_for_clients_of_the_old_one_to_leave
     found = shadow(workspace)
     assert (found.decision, found.candidate, found.verdict) == ("promote", None, None)
     assert wanted(workspace, "toy").champion.version == challenger.version
-    last = [one for one in journal.read(workspace.journal) if one.action == journal.PROMOTED][-1]
+    last = [entry for entry in journal.read(workspace.journal) if entry.action == journal.PROMOTED][-1]
     assert last.version_to == found.active
     assert "nothing serves that it could be compared with, and its gates have passed: clients ask about" in last.reason
 
@@ -243,7 +243,7 @@ def test_a_candidate_of_another_market_waits_for_clients_of_the_old_one_to_leave
     traffic(workspace, ("toy", found.active), first=("toy", fallback), start_ns=time.time_ns(), worse_by=0.2, seed=1)
     watched = monitor(workspace)
     assert (watched.decision, watched.active, watched.fallback) == (None, found.active, None)
-    assert [one.name for one in alerts.firing(workspace)] == []
+    assert [alert.name for alert in alerts.firing(workspace)] == []
 
 
 def opened(workspace, seconds_ago: float) -> Path:
@@ -276,8 +276,8 @@ def test_no_client_is_no_alarm_and_rows_that_stop_are(workspace):
         for _ in range(2):
             monitor(workspace)
         raised = alerts.read(workspace)
-        assert {(one.name, one.about) for one in raised} == {(alerts.NO_PREDICTIONS, "toy")}
-        assert [one.state for one in raised] == states
+        assert {(alert.name, alert.about) for alert in raised} == {(alerts.NO_PREDICTIONS, "toy")}
+        assert [alert.state for alert in raised] == states
 
 
 def test_monitors_may_overlap(workspace):
@@ -310,7 +310,7 @@ def test_what_a_rollback_kept_from_being_done_is_done_after_it(workspace, monkey
     assert Repository.of(workspace).active("toy") == done.active == done.promoted
 
 
-def test_a_version_that_goes_while_it_is_looked_at_is_no_failure(workspace, monkeypatch):
+def test_a_version_that_goes_while_it_is_read_is_no_failure(workspace, monkeypatch):
     import pipelines.monitor as flow
 
     promoted(workspace, 0.3)
@@ -320,11 +320,11 @@ def test_a_version_that_goes_while_it_is_looked_at_is_no_failure(workspace, monk
         raise DataError("reference.safetensors: missing")
 
     opened(workspace, 60)
-    for scale, name, judged in ((0.4, "judge_in_service", monitor), (0.5, "look_for_drift", check)):
+    for scale, name, judged in ((0.4, "evaluate_active", monitor), (0.5, "check_drift", check)):
         promoted(workspace, scale)
         monkeypatch.setattr(flow, name, gone)
         assert "was rolled back or retired while it was read" in judged(workspace).reason
-    assert alerts.NO_LOOK not in [alert.name for alert in alerts.firing(workspace)]
+    assert alerts.NO_CHECK not in [alert.name for alert in alerts.firing(workspace)]
 
 
 def test_nothing_is_said_to_be_taken_back_that_was_replaced_meanwhile(workspace):
@@ -361,13 +361,13 @@ def check(workspace, **changes):
     return flow(str(workspace.root), SHORT | changes)
 
 
-def test_a_look_where_nothing_serves_sets_no_mode(workspace):
+def test_a_check_where_nothing_serves_sets_no_mode(workspace):
     seen = check(workspace)
     assert (seen.mode, seen.reason) == (None, "nothing serves")
     assert read_mode(workspace, "toy") is None
 
 
-def test_two_looks_at_once_are_one(workspace):
+def test_two_checks_at_once_are_one(workspace):
     promoted(workspace, 0.3)
     with hold_lease(workspace.drift_lease, "the test", ttl_s=30, wait_s=0):
         seen = check(workspace)
@@ -395,20 +395,20 @@ def test_a_client_that_has_only_begun_changes_nothing(workspace):
     opened(workspace, 10)
     seen = check(workspace)
     assert (seen.mode, str(read_mode(workspace, "toy").state)[:8]) == ("normal", "starting")
-    assert {one.finding for one in seen.checks[0].verdicts} == {Finding.INSUFFICIENT}
+    assert {verdict.finding for verdict in seen.checks[0].verdicts} == {Finding.INSUFFICIENT}
     assert alerts.read(workspace) == []
 
 
 @pytest.mark.slow
-def test_a_look_without_rows_is_an_alarm_with_a_page_and_asks_for_no_retrain(workspace):
+def test_a_check_without_rows_is_an_alarm_with_a_page_and_asks_for_no_retrain(workspace):
     promoted(workspace, 0.3)
     session = opened(workspace, 3600)
     seen = check(workspace)
     assert seen.mode == "conservative", seen
-    assert {one.finding for one in seen.checks[0].verdicts} <= {Finding.MISSING, Finding.INSUFFICIENT}
+    assert {verdict.finding for verdict in seen.checks[0].verdicts} <= {Finding.MISSING, Finding.INSUFFICIENT}
     assert seen.retrain is None
     assert Path(seen.page).is_file()
-    assert [one.name for one in alerts.firing(workspace)] == [alerts.NO_ROWS]
+    assert [alert.name for alert in alerts.firing(workspace)] == [alerts.NO_ROWS]
     # The client ends in order: the mode stays, and there is no more to be alarmed about.
     session.unlink()
     assert check(workspace).reason == "idle: no client is connected"
@@ -416,12 +416,12 @@ def test_a_look_without_rows_is_an_alarm_with_a_page_and_asks_for_no_retrain(wor
     assert read_mode(workspace, "toy").mode == "conservative"
 
 
-def test_a_look_that_fails_is_an_alarm(workspace):
+def test_a_check_that_fails_is_an_alarm(workspace):
     promoted(workspace, 0.3)
     log_path(workspace, "toy").parent.mkdir(parents=True, exist_ok=True)
     log_path(workspace, "toy").write_bytes(b"no log at all" * 1000)
     with pytest.raises(PredictionLogError, match=r"toy\.db"):
         check(workspace)
     [alert] = alerts.firing(workspace)
-    assert alert.name == alerts.NO_LOOK
+    assert alert.name == alerts.NO_CHECK
     assert "toy.db" in alert.message

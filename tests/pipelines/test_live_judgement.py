@@ -103,7 +103,7 @@ def test_a_worse_model_with_better_offline_numbers_is_rejected_in_shadow(
     assert seen.verdict.difference > 0.1
     assert (seen.active, seen.candidate) == (active, None)
     assert wanted(workspace, "lob").challenger is None
-    [rejected] = [one for one in journal.read(workspace.journal) if one.action == journal.REJECTED]
+    [rejected] = [entry for entry in journal.read(workspace.journal) if entry.action == journal.REJECTED]
     assert rejected.model == "lob_candidate"
 
 
@@ -132,7 +132,7 @@ def test_a_model_poisoned_after_its_promotion_is_rolled_back_within_one_period(
         seen = monitor(str(workspace.root), CHANGES, [Source.REPLAY])
         assert seen.decision == (ROLL_BACK if minute == sick else KEEP), seen.reason
     assert Repository.of(workspace).listed("lob") == [honest]
-    [line] = [one for one in journal.read(workspace.journal) if one.action == journal.ROLLED_BACK]
+    [line] = [entry for entry in journal.read(workspace.journal) if entry.action == journal.ROLLED_BACK]
     assert (line.version_from, line.version_to, line.who) == (poisoned, honest, "monitor flow")
     assert line.verdicts[-1].gate == "rollback"
     trade(workspace, params, dataset, *spans[sick + 1])

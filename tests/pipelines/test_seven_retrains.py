@@ -52,7 +52,9 @@ def test_exactly_five_versions_stay_and_the_newest_is_what_an_unversioned_reques
         transport.close()
         assert nameless(control.endpoint.grpc_url, golden.features, golden.state) == kept[-1]
     retired = [
-        one.version_to for one in journal.read(workspace.journal) if (one.model, one.action) == ("lob", journal.RETIRED)
+        entry.version_to
+        for entry in journal.read(workspace.journal)
+        if (entry.model, entry.action) == ("lob", journal.RETIRED)
     ]
     assert retired == promoted[:2]
 
