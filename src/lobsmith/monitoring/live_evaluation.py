@@ -44,11 +44,11 @@ def evaluate_candidate(
 ) -> LiveEvaluation | None:
     """Compare a candidate with the active version; None where no row was put to both.
 
-    In an A/B test (`shadow.share`) on the split traffic, else on mirrored rows. Of several instruments one rejection
-    rejects; promotion needs all.
+    In an A/B test (`shadow.share`) on the split traffic, else on mirrored rows since `since_ns`, its publication. Of
+    several instruments one rejection rejects; promotion needs all.
 
     Args:
-        since_ns: when the candidate was published, UTC.
+        since_ns: UTC.
         instrument: the only one to evaluate; None takes all.
 
     Raises:
@@ -99,7 +99,7 @@ def evaluate_active(
         fallback: returns the rollback target for an instrument, None where there is none.
         since_ns: when the active version was promoted, UTC.
         instrument: the only one to evaluate; None takes all.
-        has_learnt: returns whether the active version was trained on an instrument; rows of others are ignored.
+        has_learnt: whether the active version was trained on an instrument; rows of others are ignored.
 
     Raises:
         PredictionLogError: the log cannot be read.

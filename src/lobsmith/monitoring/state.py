@@ -62,13 +62,11 @@ class StreamState:
     """One instrument with connected clients.
 
     Attributes:
-        instrument: `venue:symbol`.
         learnt: whether the active version was trained on it.
         since_ns: start of the unbroken time with a client, UTC.
         asked_ns: last request to the active version since then, UTC; None where there was none.
         silent: whether its rows have stopped.
         crashed: sessions of crashed clients that no later session has replaced.
-        state: of this instrument.
     """
 
     instrument: str
@@ -121,10 +119,7 @@ class Connected:
 def connected(
     workspace: Workspace, params: Params, active: Manifest, *, now_ns: int, sources: Sources = LIVE
 ) -> Connected:
-    """Return the connected clients of a model, and whether their rows arrive.
-
-    Args:
-        params: `drift.recent_s`, `rollback.window_s` and `prediction_log.flush_s` are used.
+    """Return the connected clients of the active version, and whether their rows arrive.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -159,7 +154,7 @@ def state_now(
 
     Args:
         connections: the connected clients.
-        last_check: time of the version's last check, UTC, and the state after it; None where there was none.
+        last_check: time of the version's last check, UTC, and the state after it.
         stale_s: age of the last check from which the monitor counts as away, `modes.stale_s`.
     """
     state = connections.state
@@ -175,11 +170,7 @@ def state_now(
 
 
 def warming_up(check: DriftCheck, past_pairs: int) -> str | None:
-    """Describe the history of the kinds for which it was insufficient; None where it sufficed for all.
-
-    Args:
-        past_pairs: windows of the training data, past pairs and checks needed, `drift.past_pairs`.
-    """
+    """Describe the insufficient history of a check, of `past_pairs` windows and checks; None where it sufficed."""
     short = [verdict for verdict in check.verdicts if verdict.finding is Finding.INSUFFICIENT]
     if not short:
         return None
@@ -247,8 +238,8 @@ def _stream(
 def alert_connections(workspace: Workspace, active: Manifest, connections: Connected, now_ns: int) -> None:
     """Fire and resolve the alerts on stopped rows and crashed clients.
 
-    Both are resolved by the next row or once no client is connected; a crash also by a later session that gets rows or
-    is closed in order.
+    The next row resolves both, as does no connected client; a later session that gets rows or is closed in order
+    resolves a crash.
 
     Raises:
         ReleaseError: the alerts cannot be written.
@@ -288,10 +279,7 @@ def _taken_over(session: ClientSession, sessions: list[ClientSession]) -> bool:
 
 
 def _since(opened: list[ClientSession], sessions: list[ClientSession], recent_ns: int) -> int:
-    """Return the start of the oldest open session, or of the unbroken run of crashed sessions before it.
-
-    A client that is restarted every few minutes must not count as new each time.
-    """
+    """Return the start of the oldest open session, or of the unbroken run of crashed sessions before it."""
     since_ns = min(session.started_ns for session in opened)
     for session in reversed(sessions):
         ended_ns = session.started_ns if session.last_ns is None else session.last_ns

@@ -1,7 +1,7 @@
 """Clients that the active version refuses, and the candidate that they wait for.
 
-A client of an instrument that the active version was not trained on logs no row, so that no candidate can be compared
-for it. It rewrites a file after each refusal while it waits.
+A client of an instrument that the active version was not trained on logs no row to compare a candidate on. While it
+waits it rewrites a file after each refusal.
 """
 
 import time
@@ -69,13 +69,8 @@ def waiting(workspace: Workspace, model: str) -> list[str]:
 def unopposed(
     workspace: Workspace, params: Params, active: Manifest, candidate: Manifest, *, now_ns: int
 ) -> Unopposed | None:
-    """Return whether a candidate cannot be compared although clients ask for it.
-
-    So it is where clients ask for an instrument that only the candidate was trained on, and none for an instrument of
-    both.
-
-    Args:
-        params: `drift.recent_s` is used.
+    """Return a candidate's case where clients ask only for what the active version was not trained on and the candidate
+    was.
 
     Returns:
         None where rows can be put to both, or no client asks for the candidate.

@@ -30,13 +30,11 @@ _LATE = 0.1
 
 
 def past_statistics(checks: Sequence[PastCheck], kind: Kind, before_ns: int, *, training: bool = False) -> list[float]:
-    """Return the statistics of past checks of one kind, in the order of time, over rows without overlap.
-
-    Checks with drift are left out.
+    """Return the statistics of past checks of one kind, in the order of time, over rows without overlap, none with
+    drift.
 
     Args:
         checks: of one version's answers for one instrument, in the order of time.
-        kind: of drift.
         before_ns: start of the rows to be judged.
         training: take the statistics beside the training window instead of those beside earlier answers.
     """
@@ -64,12 +62,12 @@ def prediction_drift(
     level: float,
     held_out: HeldOut | None = None,
 ) -> DriftVerdict:
-    """Compare a version's newest answers with those before; the shift is ranked among past checks.
+    """Rank the shift of a version's newest answers from those before among past checks.
 
     Args:
         current: its answers.
         before: past checks of the version's answers for the stream.
-        drift: `minimum_rows` and `past_pairs` are used.
+        drift: windows and counts.
         level: drift at or below this p-value.
         held_out: published with the version.
     """

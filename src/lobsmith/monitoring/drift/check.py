@@ -79,18 +79,15 @@ def check_drift(
     sources: Sources = LIVE,
     opened: Mapping[str, int] | None = None,
 ) -> list[StreamCheck]:
-    """Check each stream that a version was trained on and that clients are connected for.
+    """Check each stream that a version was trained on and that clients are connected for; return the gravest first.
 
     Args:
-        shared: parameters, of which `drift`, `paired` and `rollback` are used; windows are fitted to the training data.
+        shared: parameters; windows are fitted to the training data.
         fallback: returns the rollback target for an instrument, None where there is none.
-        now_ns: the time, UTC. Of rows that are not live the newest one's receive time counts.
+        now_ns: UTC. Of rows that are not live the newest one's receive time counts.
         before: the model's check history, in the order of time.
-        opened: since when clients have been connected for each instrument, UTC; None takes every trained instrument
-            ever asked about, or all trained ones where none was.
-
-    Returns:
-        A check for each instrument, the gravest first.
+        opened: start of the unbroken time with a client, by instrument, UTC; None takes every trained instrument ever
+            asked about, or all trained ones where none was.
 
     Raises:
         PredictionLogError: the log cannot be read.

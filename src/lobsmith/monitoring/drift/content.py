@@ -52,13 +52,9 @@ class Content(Struct, frozen=True, kw_only=True):
     """Content of the page.
 
     Attributes:
-        check: that it is about.
         since_ns: first check of the unbroken run with drift; None where this one found none.
-        earlier: checks before, the oldest first.
-        changes: of the mode, the oldest first.
-        happenings: the newest last.
+        earlier, changes, happenings: the oldest first.
         losses: of each version, over the same time bins.
-        evidently: its report.
     """
 
     check: DriftCheck = field(name="look")

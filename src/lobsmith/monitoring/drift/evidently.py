@@ -55,10 +55,7 @@ class Job(Struct, frozen=True, kw_only=True):
         arrays: `.npz` file with the rows and answers of both sides, `reference_rows`, `recent_target` and so on.
         workspace: folder of Evidently's workspace.
         project: a UUID in it, and `model`, its name.
-        name: of the report.
         looked_ns: time of the check.
-        tags: of the report.
-        metadata: of the report.
         features: names of the columns of rows.
         horizon_ms: of predictions and targets.
         shown: features whose values are shown at length.

@@ -39,11 +39,7 @@ def judge_windows(
     """Judge training windows before training, two verdicts for each instrument.
 
     Window drift: against the newest live rows, or without later ones, the window's newest part against the rest. Feed:
-    the window's newest rows against the active version's reference.
-
-    Args:
-        windows: training rows of each instrument.
-        directory: of the run; past pairs are kept there.
+    the window's newest rows against the active version's reference. Past pairs are kept in the run's `directory`.
 
     Raises:
         PredictionLogError: the log cannot be read.

@@ -50,12 +50,11 @@ class PastCheck(Struct, frozen=True, kw_only=True):
     """A check in the history.
 
     Attributes:
-        looked_ns: when, UTC.
+        looked_ns: UTC.
         version: active then.
         instrument: `venue:symbol`.
         folder: of its reports, beside the history; it may have been deleted.
-        verdicts: of each kind.
-        evidently_failed: why there is no report of Evidently; None where there is one.
+        evidently_failed: why there is no report of Evidently, else None.
     """
 
     looked_ns: int

@@ -28,8 +28,8 @@ class CurrentWindow:
     Attributes:
         earlier: raw rows before the window, for past pairs.
         recent: raw rows of the window, `drift.recent_s` long.
-        answers_before: the version's answers in the `drift.reference_s` before it; None where nothing is logged.
-        answers_now: its answers in the window.
+        answers_before: answers in the `drift.reference_s` before it; None where nothing is logged.
+        answers_now: answers in the window.
         from_ns, until_ns: the window, receive times, UTC.
         served_ns: when the version began to serve, UTC; 0 where rows are not live.
         opened_ns: since when clients have been connected, UTC; 0 where unknown.
@@ -66,7 +66,7 @@ def read_current_window(
     Args:
         version: of the answers.
         learnt: reference rows: the longer ago, the further past pairs reach back.
-        now_ns: the time, UTC. Of rows that are not live the newest one's receive time counts.
+        now_ns: UTC. Of rows that are not live the newest one's receive time counts.
         opened_ns: since when clients have been connected, UTC.
 
     Raises:

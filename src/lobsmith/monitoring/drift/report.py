@@ -77,13 +77,10 @@ def write_report(
     changes: Sequence[ModeChange] = (),
     happenings: Sequence[Happening] = (),
 ) -> Reported:
-    """Write the reports of a check and add it to the history.
-
-    A failure of Evidently is printed and shown on the page only.
+    """Write the reports of a check and add it to the history; a failure of Evidently is printed and shown only.
 
     Args:
-        reference: side that recent rows were compared with.
-        recent: the newest rows and their answers.
+        reference, recent: the windows compared.
         answers: of the active version and others beside it, for their loss over time, best longer than `recent`.
         changes: of the model's mode, the oldest first.
         happenings: alerts, retrain requests.
@@ -141,12 +138,9 @@ def read_content(workspace: Workspace, model: str, line: history.PastCheck) -> C
 
 
 def link_to_run(workspace: Workspace, reported: Reported, check: DriftCheck, run_id: str | None) -> str | None:
-    """Log the reports to the active version's MLflow run; return the failure as one line.
+    """Log the reports to the MLflow run of the active version (None: no run); return a failure as one line.
 
     The run holds the newest check under `drift/`, and one point of each metric for each check.
-
-    Args:
-        run_id: of the active version's manifest, None where it has none.
     """
     if run_id is None:
         return f"{check.model} {check.version} came from no MLflow run that its reports could be linked to"

@@ -47,14 +47,9 @@ _UNKNOWN = -1
 
 
 def export_parquet(log: PredictionLog, path: Path, *, since_ns: int = EVER, until_ns: int = NEVER) -> int:
-    """Write predictions asked from `since_ns` to before `until_ns`, batch by batch; return the number of rows.
+    """Write predictions asked from `since_ns` to before `until_ns`, UTC, batch by batch; return the number of rows.
 
-    The file appears, or replaces an older one, once it is complete.
-
-    Args:
-        path: the Parquet file, compressed with zstd.
-        since_ns: UTC.
-        until_ns: UTC.
+    The file, compressed with zstd, appears or replaces an older one once complete.
 
     Raises:
         PredictionLogError: the log cannot be read, or the file not be written.

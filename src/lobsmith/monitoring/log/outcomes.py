@@ -24,9 +24,8 @@ class Outcomes(NamedTuple):
 class OutcomeJoin:
     """Labels the rows of one session once all of their horizons have passed.
 
-    Outcomes equal `features.labels.direction_labels` on the whole session, however it is cut into pushes: a horizon
-    that ends after its segment's last row is unknown; it has passed once a later row shows that no other was received
-    by then. Memory holds the rows of the longest horizon.
+    Outcomes equal `features.labels.direction_labels` on the whole session, however it is cut into pushes. Memory holds
+    the rows of the longest horizon.
 
         join = OutcomeJoin(params.labels.horizons_ms)
         outcomes = join.push(row, time_ns, mid, segment)   # often none, later those of earlier pushes
@@ -46,20 +45,20 @@ class OutcomeJoin:
         return int(self._held.shape[1])
 
     def push(self, row: npt.ArrayLike, time_ns: npt.ArrayLike, mid: npt.ArrayLike, segment: npt.ArrayLike) -> Outcomes:
-        """Take the next rows and return the outcomes now known, of these rows or earlier ones.
+        """Take the next N rows and return the outcomes now known.
 
         Args:
             row: int [N], number of each row.
             time_ns: int [N], local receive time, never decreasing within a segment.
             mid: int [N], in any unit.
-            segment: int [N], constant over each gap-free run of rows, another number for each run.
+            segment: int [N], another number for each gap-free run.
         """
         pushed = np.array([row, time_ns, mid, segment], np.int64).reshape(4, -1)
         self._held = np.concatenate([self._held, pushed], axis=1)
         return self._pop(self._count_known())
 
     def finish(self) -> Outcomes:
-        """End the session: return the outcomes of all remaining rows, and reset for another session."""
+        """End the session: return the remaining outcomes, and reset."""
         return self._pop(len(self))
 
     def _count_known(self) -> int:

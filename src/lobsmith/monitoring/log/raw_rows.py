@@ -28,17 +28,15 @@ def raw_rows(
     since_ns: int = EVER,
     until_ns: int = NEVER,
 ) -> RawRows:
-    """Return the rows received from `since_ns` to before `until_ns`, at most one an interval, in the order of time.
+    """Return the rows received in a time, at most one an interval, in the order of time.
 
-    Where sessions overlap, an interval's row is that of the earliest session: clients of one instrument see the same
-    rows. Rows that are not finite are left out. Segments are renumbered, a new number wherever the session or its
-    segment changes. A log of an older schema has none.
+    Where sessions overlap, the earliest one's row is taken: clients of one instrument see the same rows. Rows that are
+    not finite are left out. Segments are renumbered. A log of an older schema has no raw rows.
 
     Args:
         sessions: of one instrument.
         every_ms: length of an interval, `drift.every_ms`.
-        since_ns: local receive time, UTC.
-        until_ns: local receive time, UTC.
+        since_ns, until_ns: local receive time, UTC.
 
     Raises:
         PredictionLogError: the log cannot be read, or holds rows of another number of features.
@@ -125,12 +123,8 @@ def _taken(blocks: list[Float32], rows: npt.NDArray[np.intp]) -> Float32:
 def as_floats(log: PredictionLog, blobs: pa.Array, time_ns: Int64) -> Float32:
     """Return the values of N raw rows, float32 [N, F], as a view of the driver's memory.
 
-    Args:
-        blobs: binary [N], of the log.
-        time_ns: int64 [N], receive times, for the error message.
-
     Raises:
-        PredictionLogError: a row has another number of features.
+        PredictionLogError: a row has another number of features; `time_ns` names it.
     """
     _, offsets, data = blobs.buffers()
     bounds = np.frombuffer(offsets, np.int32, len(blobs) + 1, 4 * blobs.offset)

@@ -27,16 +27,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 class Stream(NamedTuple):
-    """What is logged of one version in one role.
-
-    Attributes:
-        model: the Triton model.
-        version: its version.
-        role: `primary`, `candidate` or `fallback`.
-        rows: put to it.
-        first_ns: of the first request, UTC.
-        last_ns: of the last request, UTC.
-    """
+    """Requests to one version in one role: rows put to it, and times of the first and last request, UTC."""
 
     model: str
     version: int
@@ -51,9 +42,6 @@ class PredictionLog:
 
         with PredictionLog.of(workspace, "lob") as log:
             compared(log, ("lob", 20260301115900), ("lob_candidate", 20260301125900), since_ns=…)
-
-    Args:
-        busy_s: how long to wait for a writer.
 
     Raises:
         PredictionLogError: the file is missing, is no prediction log, or has another schema.
@@ -119,15 +107,12 @@ def answers(
     """Return a version's answers, in the order of sessions and of rows within them.
 
     Segments are renumbered: a new one for each session, and where the clock was set back. A row asked about twice
-    counts once, with the first answer of its first role. Priming rows do not count. Arrays are empty where there is no
-    row.
+    counts once, with the first answer of its first role; priming rows do not count.
 
     Args:
         model: the Triton model.
-        since_ns: rows asked about from then on, UTC.
-        until_ns: rows asked about before that.
-        sessions: the sessions to take; None takes all.
-        role: of the version; None takes all.
+        since_ns, until_ns: time of asking, UTC.
+        sessions, role: None takes all.
         overlaps: whether to keep rows received no later than some of an earlier session: clients of one instrument see
             the same rows.
 
@@ -158,7 +143,7 @@ def newest_ns(log: PredictionLog, model: str, version: int, role: Role, sessions
 def newest_sessions(
     log: PredictionLog, model: str, version: int, role: Role, sessions: Sequence[str], rows: int
 ) -> list[str]:
-    """Return the first sessions that together have `rows` rows of a version in a role; all where there are fewer.
+    """Return the first sessions that together have `rows` rows of a version in a role, or all.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -199,16 +184,12 @@ def compared(
     sessions: Sequence[str] | None = None,
     overlaps: bool = True,
 ) -> Compared:
-    """Return the answers of two versions to the rows put to both, and their probes.
-
-    Rows that only one of the two answered are included, with NaN for the other.
+    """Return the answers of two versions to the rows put to both, and their probes; NaN where one did not answer.
 
     Args:
-        first: model and version.
-        second: model and version.
-        since_ns: rows that both were asked about from then on, UTC.
-        until_ns: rows that both were asked about before that.
-        sessions: the sessions to take; None takes all.
+        first, second: model and version.
+        since_ns, until_ns: time of asking both, UTC.
+        sessions: None takes all.
         overlaps: as for `answers`.
 
     Raises:

@@ -16,16 +16,17 @@ _LAST_ROW = 2**63 - 1
 def expire(path: Path, params: PredictionLogParams, now_ns: int | None = None, *, raw_keep_days: float) -> int:
     """Delete predictions asked more than `keep_days` ago, with their outcomes; return their number.
 
-    Raw rows, which are larger, have their own age. Sessions and streams stay: a writer may be about to add to them. The
-    file does not shrink; its free pages are reused. Other processes may write meanwhile.
+    Raw rows have their own age. Sessions and streams stay, since a writer may be about to add to them; the file reuses
+    free pages and does not shrink. Other processes may write meanwhile.
 
     Args:
-        params: how long predictions are kept, and how long to wait for other processes.
-        now_ns: the time to count from, UTC; None takes the clock.
-        raw_keep_days: how long raw rows are kept, `drift.raw_keep_days`.
+        path: of the log.
+        params: ages, and how long to wait for other processes.
+        now_ns: UTC; None takes the clock.
+        raw_keep_days: `drift.raw_keep_days`.
 
     Raises:
-        PredictionLogError: the log is missing, damaged or locked, or the disk refuses.
+        PredictionLogError: the log is missing, damaged or locked, or the disk fails.
     """
     now_ns = clock.now_ns() if now_ns is None else now_ns
     before_ns = now_ns - int(params.keep_days * NS_PER_DAY)
@@ -72,10 +73,7 @@ def _expire_outcomes(connection: dbapi.Connection, session: int, before_ns: int)
 
 
 def _expire_raw_rows(connection: dbapi.Connection, session: int, before_ns: int) -> None:
-    """Delete in chunks from the oldest on; within a session rows were asked about in the order received.
-
-    By time of asking: a replayed session's receive times are those of its capture.
-    """
+    """Delete in chunks from the oldest on, by time of asking: a replay's receive times are those of its capture."""
     kept = "SELECT time_ns FROM raw_rows WHERE session = ? AND asked_ns >= ? ORDER BY time_ns LIMIT 1"
     # Only among expired rows: a writer waits meanwhile.
     beyond = "SELECT time_ns FROM raw_rows WHERE session = ? AND time_ns < ? ORDER BY time_ns LIMIT 1 OFFSET ?"

@@ -154,14 +154,14 @@ def open_log(
     """Connect to a log; return the connection, in autocommit mode, and the log's horizons.
 
     Args:
-        path: the file; a writer creates a missing one.
+        path: created by a writer if missing, never overwritten.
         horizons_ms: that the log must have; required of a writer, None takes those of the log.
         write: whether rows will be added.
         busy_s: how long to wait for other processes.
 
     Raises:
         PredictionLogError: the file is missing, is no prediction log, has another schema or other horizons, is locked,
-            or the disk refuses. It is never overwritten.
+            or the disk fails.
     """
     with faults_named(path):
         try:

@@ -1,8 +1,7 @@
 """Sessions of live traffic: open, closed in order, or crashed.
 
-While a session is recorded its file lies in `.lobsmith/predictions/recording/` and names the trading process; at its
-end the recorder logs how it ended. A session with neither (an older release, another writer) is open while its rows
-arrive, closed afterwards.
+While a session is recorded its file in `.lobsmith/predictions/recording/` names the trading process; at its end the
+recorder logs how it ended. A session with neither (an older release, another writer) is open while rows arrive.
 """
 
 from collections.abc import Sequence
@@ -46,13 +45,11 @@ class ClientSession(Struct, frozen=True, kw_only=True):
     """A client's run on one instrument.
 
     Attributes:
-        session: its name.
         source: of its rows.
         instrument: `venue:symbol`.
         started_ns: UTC.
-        status: open, closed or crashed.
         process: the client's, for people; empty where unknown.
-        seen: whether this machine can tell if the process runs; not of another machine, or from before a reboot.
+        seen: whether this machine can tell if the process runs; not from another machine or before a reboot.
         last_ns: last request to any version, UTC, without times ahead of the clock; None where there was none.
         asked_ns: last request to one version.
     """

@@ -1,7 +1,7 @@
-"""Writer of the prediction log: every prediction of a production model, and its outcome.
+"""Writer of the prediction log: predictions of a production model and their outcomes.
 
-One SQLite file for each model, `Workspace.predictions / f"{model}.db"`, holds the answers of the model, its candidate
-and its fallback version. Any number of processes may write and read it at once.
+One SQLite file a model, `Workspace.predictions / f"{model}.db"`, also for its candidate and fallback version; any
+number of processes may write and read it.
 """
 
 from collections.abc import Sequence
@@ -61,10 +61,7 @@ class Source(StrEnum):
 
 
 def log_path(workspace: Workspace, model: str) -> Path:
-    """Return the log of a production model, its candidate and its fallback.
-
-    Args:
-        model: the production model, such as `lob`, not the candidate's name.
+    """Return the log of a production model (`lob`, not the candidate's name), its candidate and its fallback.
 
     Raises:
         PredictionLogError: not the name of a production model.
@@ -80,7 +77,7 @@ def log_path(workspace: Workspace, model: str) -> Path:
 class LogWriter:
     """Writes a prediction log; for one thread.
 
-    The `add_*` methods copy into memory and never touch the disk. `flush` writes all of it durably in one transaction.
+    `add_*` methods copy into memory; `flush` writes all of it durably in one transaction.
 
         with LogWriter.of(workspace, "lob", params) as log:
             log.begin("2026-03-01T12:00:00-4711", Source.LIVE, "binance:BTCUSDT", time.time_ns())
@@ -88,13 +85,12 @@ class LogWriter:
             log.flush()
 
     Args:
-        path: the file; created if missing.
+        path: created if missing, never overwritten.
         horizons_ms: the H horizons of the probabilities.
-        most_waiting: rows buffered at most, when the disk refuses. Further ones are dropped and counted.
+        most_waiting: rows buffered at most, when the disk refuses; further ones are dropped and counted.
 
     Raises:
-        PredictionLogError: the file is no prediction log, has another schema or other horizons, is locked, or the disk
-            refuses. It is never overwritten.
+        PredictionLogError: no prediction log, another schema or other horizons, a lock, or a failing disk.
     """
 
     def __init__(
@@ -119,25 +115,17 @@ class LogWriter:
         return cls(log_path(workspace, model), params.labels.horizons_ms, params.prediction_log)
 
     def begin(self, session: str, source: Source, instrument: str, started_ns: int) -> None:
-        """Announce a session before its first row: a client's run on one instrument.
+        """Announce a session, a client's run on one instrument, before its first row.
 
         Args:
-            session: unique name. A recorder that continues a session announces it again.
-            source: of the rows.
-            started_ns: wall clock, UTC ns.
+            session: unique; a recorder that continues a session announces it again.
+            started_ns: wall clock, UTC.
         """
         self._announced.add(session)
         self._waiting.sessions[session] = (str(source), instrument, started_ns)
 
     def end(self, session: str, how: Ending, process: str, ended_ns: int) -> None:
-        """Mark a session as ended; the last call counts.
-
-        Args:
-            session: announced by `begin`, of this or another writer.
-            how: it ended.
-            process: the client's, for people.
-            ended_ns: when, UTC.
-        """
+        """Mark a session as ended at `ended_ns`, UTC; `process` names the client for people. The last call counts."""
         self._waiting.endings[session] = (ended_ns, how.value, process)
 
     def add_predictions(
@@ -161,17 +149,17 @@ class LogWriter:
 
         Args:
             model: the Triton model, `<model>` or `<model>_candidate`.
-            version: its version; 0 where none could be asked.
+            version: 0 where none could be asked.
             role: of the version.
-            row: int [N], number of the row within the session, rising; the same for all versions.
-            time_ns: int [N], local receive time of the row, UTC.
+            row: int [N], number within the session, rising; the same for all versions.
+            time_ns: int [N], local receive time, UTC.
             asked_ns: int [N], wall clock at hand-over, UTC.
-            segment: int [N], number of the gap-free run of rows within the session.
+            segment: int [N], number of the gap-free run within the session.
             mid: int [N], twice the mid, ticks.
             latency_ns: int [N], from hand-over to answer or timeout.
             rows: int [N], rows in the request.
             probabilities: float32 [N, H, 3]: down, unchanged, up; NaN where not answered, None for no answer at all.
-            reasons: why a row was not answered, None for answered ones.
+            reasons: why a row was not answered, else None.
         """
         numbers = np.array(row, np.int64, ndmin=1)
         count = len(numbers)
@@ -198,7 +186,7 @@ class LogWriter:
         """Add the outcomes of N rows; a second outcome of a row is ignored.
 
         Args:
-            row: int [N], number of the row within the session.
+            session, row: as `add_predictions`.
             labels: int8 [N, H]: 0 down, 1 unchanged, 2 up, -1 unknown for good.
             known_ns: int [N] or scalar, when the outcome was known, UTC.
         """
@@ -222,14 +210,9 @@ class LogWriter:
         segment: npt.ArrayLike,
         raw: npt.NDArray[np.float32],
     ) -> None:
-        """Add N rows before any z-score, thinned by the caller; duplicates are ignored.
+        """Add N rows before any z-score, float32 [N, F], thinned by the caller; duplicates are ignored.
 
-        Args:
-            row: int [N], number of the row within the session.
-            time_ns: int [N], local receive time of the row, UTC.
-            asked_ns: int [N], wall clock when it was asked about, UTC: its age for deletion.
-            segment: int [N], number of the gap-free run of rows within the session.
-            raw: float32 [N, F].
+        Other arguments are those of `add_predictions`; rows expire by `asked_ns`.
         """
         numbers = np.array(row, np.int64, ndmin=1)
         count = len(numbers)
@@ -250,27 +233,13 @@ class LogWriter:
         second: tuple[str, int],
         second_ns: int,
     ) -> None:
-        """Add the latencies of one row put to two versions in turn, each in its own request.
-
-        Args:
-            asked_ns: wall clock of the first request, UTC.
-            first: model and version.
-            first_ns: its latency.
-            second: model and version.
-            second_ns: its latency.
-        """
+        """Add the latencies of one row put to two versions, model and version, in turn; `asked_ns` is of the first."""
         if self._room(session, "probes", 1):
             self._waiting.probes.append((session, asked_ns, *first, first_ns, *second, second_ns))
             self._waiting.rows += 1
 
     def add_drops(self, session: str, noted_ns: int, place: str, count: int) -> None:
-        """Add a count of lost rows.
-
-        Args:
-            noted_ns: wall clock, UTC.
-            place: where they were lost, such as `ring` or `candidate`.
-            count: since the last such note.
-        """
+        """Add `count` rows lost at a `place`, such as `ring` or `candidate`, since the last note of it."""
         if count and self._room(session, "drops", 1):
             self._waiting.drops.append((session, noted_ns, place, count))
             self._waiting.rows += 1
@@ -282,15 +251,14 @@ class LogWriter:
 
     @property
     def lost(self) -> dict[str, int]:
-        """Rows dropped because too many were waiting, by table; the next flush notes them as drops of `log`."""
+        """Rows dropped from the full buffer, by table; the next flush notes them as drops of `log`."""
         return dict(self._lost)
 
     def flush(self) -> None:
         """Write all buffered rows in one transaction.
 
         Raises:
-            PredictionLogError: the log is locked or the disk refuses. Rows stay buffered for the next flush; nothing is
-                written twice.
+            PredictionLogError: a lock or a failing disk; rows stay buffered, and nothing is written twice.
         """
         if not (self._waiting.rows or self._waiting.sessions or self._waiting.endings):
             return

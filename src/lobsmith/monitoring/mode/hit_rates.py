@@ -26,7 +26,6 @@ class HitRates(Struct, frozen=True, kw_only=True):
 
     Attributes:
         version: of the answers.
-        horizons_ms: the H horizons.
         edges: bounds of the B buckets of confidence, B + 1 numbers from 1/3 to 1.
         counts: [H][B], answers for a direction whose outcome is known.
         wins: [H][B], those that came true.
@@ -148,11 +147,8 @@ def count_hits(
 ) -> HitRates | None:
     """Count the answers of a version as the active one; None where no row was put to it.
 
-    Of each instrument the newest `win_rows` rows count, over as many sessions as needed. Instruments are read one after
-    the other to bound memory.
-
-    Args:
-        version: of the answers.
+    Of each instrument the newest `win_rows` rows count, over as many sessions as needed, one instrument after the other
+    to bound memory.
 
     Raises:
         PredictionLogError: the log cannot be read.

@@ -61,12 +61,10 @@ class ModeChange(Struct, frozen=True, kw_only=True):
     """One line of the journal: a change of the mode, or an operator's order.
 
     Attributes:
-        time_ns: when, UTC.
-        model, version: the model, and its active version then.
+        time_ns: UTC.
+        version: active then.
         mode_from: None where there was no mode before.
-        mode_to: the mode from then on.
-        reason: one line for people.
-        findings: of the check that led to it, by kind.
+        findings: of the check that led to it.
         who: a flow or a user.
         held: whether an operator's order holds from then on.
     """
@@ -86,21 +84,18 @@ class PublishedMode(Struct, frozen=True, kw_only=True):
     """The mode of a model, rewritten after each check.
 
     Attributes:
-        model, version: the model, and the active version checked last.
-        mode: what clients obey.
+        version: the active version checked last.
         since_ns: start of this mode, UTC.
         looked_ns: time of the last check, UTC: the monitor's heartbeat; 0 before the first.
         reason: of this mode, one line for people.
-        last_look: result of the last check, one line for people.
-        findings: of the last check, by kind.
-        drift_looks: checks in a row with drift.
-        concept_looks: checks in a row with concept drift.
+        last_look, findings: of the last check.
+        drift_looks, concept_looks: checks in a row with drift, with concept drift.
         calm_looks: calm checks in a row, since the last transition.
         held: whether an operator has set the mode, without `auto` since.
         win_rates: hit rates of this version; None where not counted.
         retrain_asked_ns: last request of an early retrain, UTC.
-        unjournaled: changes possibly not journaled when this was written, the oldest first.
-        state: of the model at the last check; unset by an older release. Clients ignore it.
+        unjournaled: changes possibly not journaled yet, the oldest first.
+        state: at the last check; unset by an older release. Clients ignore it.
     """
 
     model: str
@@ -124,11 +119,7 @@ class PublishedMode(Struct, frozen=True, kw_only=True):
 def transition(published: PublishedMode | None, check: DriftCheck, params: ModeParams, now_ns: int) -> PublishedMode:
     """Return the mode after one more check, by the table above.
 
-    A check that `published` includes already changes nothing: a restarted run counts it once.
-
-    Args:
-        published: the mode so far, None where there is none.
-        params: checks in a row for each transition.
+    A check that `published` (None at first) includes already changes nothing: a restarted run counts it once.
     """
     if published is not None and (published.looked_ns, published.version) == (check.looked_ns, check.version):
         return published
@@ -150,13 +141,7 @@ def transition(published: PublishedMode | None, check: DriftCheck, params: ModeP
 
 
 def wait(published: PublishedMode | None, model: str, version: int, state: State, now_ns: int) -> PublishedMode:
-    """Return the mode after a time with nothing to check: a heartbeat, and nothing counted.
-
-    Args:
-        published: the mode so far, None where there is none.
-        model, version: the active version.
-        state: why there was nothing.
-    """
+    """Return the mode after a time with nothing to check, for the reason in `state`: a heartbeat, nothing counted."""
     if published is None:
         published = PublishedMode(model=model, version=version, mode=Mode.NORMAL, since_ns=now_ns, reason=str(state))
     if published.version != version:
@@ -171,10 +156,10 @@ def counted_anew(published: PublishedMode, version: int) -> PublishedMode:
 
 
 def asks_retrain(before: PublishedMode | None, after: PublishedMode, params: ModeParams, now_ns: int) -> bool:
-    """Return whether a check asks for a retrain ahead of its schedule.
+    """Return whether a check asks for an early retrain.
 
-    Drift does once the mode is cautious, and again every `retrain_every_s` while it persists. Missing data never does:
-    there would be nothing to train on.
+    Drift does once the mode is cautious, and again every `retrain_every_s`; missing data does not: there is nothing to
+    train on.
     """
     is_repeated = before is not None and (before.looked_ns, before.version) == (after.looked_ns, after.version)
     if is_repeated or after.mode is Mode.NORMAL or Finding.DRIFT not in after.findings.values():

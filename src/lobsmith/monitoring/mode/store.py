@@ -1,8 +1,8 @@
 """Store of modes: `.lobsmith/modes/<model>.json`, and the journal of every change beside it.
 
-Write order: the mode with the change as unjournaled, the journal, the mode without it. After a crash in between, the
-mode is in force; readers of the journal take the change from it until the next writer appends it. The journal comes
-second, so that a disk that refuses it does not keep a mode from getting more cautious.
+Written in this order: the mode with its unjournaled change, the journal, the mode without. After a crash in between the
+mode is in force; readers take the change from it until the next writer journals it. A disk that refuses the journal
+does not keep a mode from getting more cautious.
 """
 
 from collections.abc import Iterator
@@ -61,7 +61,8 @@ def apply(
     Args:
         win_rates: hit rates of the checked version; None keeps those before.
         who: a flow or a user, for the journal.
-        now_ns: the time, UTC; None takes the clock.
+        now_ns: UTC; None takes the clock.
+        state: after the check.
 
     Raises:
         ModeError: the mode cannot be read or written.
@@ -172,7 +173,7 @@ def read_mode(workspace: Workspace, model: str) -> PublishedMode | None:
 
 
 def last_known(workspace: Workspace, model: str) -> PublishedMode | None:
-    """Return the mode of a model, or the journal's last: a lost or spoilt file must not reset it to normal.
+    """Return the mode of a model, or the journal's last: a lost or spoilt file must not reset it.
 
     Raises:
         ModeError: the mode cannot be read, and the journal has no line of the model.
