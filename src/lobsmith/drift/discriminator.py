@@ -42,7 +42,7 @@ class Discriminator:
         finished: False where time ran out before all optimizer steps.
         rows: float32 [N, F], scaled, clipped and standardised, reference before recent, each in the order of time.
         recent: bool [N].
-        block: int64 [N], the block that each row is held out with.
+        block: int64 [N], the held-out block of each row.
         scores: float32 [N], held-out log-odds of being recent.
         distances: float64 [F], earth mover's, of each feature alone, in deviations of the scaling.
     """

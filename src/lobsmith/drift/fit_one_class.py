@@ -43,10 +43,9 @@ class Fitted(Struct, frozen=True, kw_only=True):
     Attributes:
         rows: of the reference.
         block_rows: rows a block: `reference.block_rows`, fewer where the window is short.
-        blocks: without overlap, in the older part.
-        held_out: without overlap, in the newest part.
-        levels: alarm levels of the three distances of blocks of `block_rows`: all figures together (about 1), furthest
-            mean, furthest deviation (in deviations of blocks).
+        blocks, held_out: without overlap, in the older and in the newest part.
+        levels: alarm levels of the three distances of such blocks: all figures together (about 1), furthest mean,
+            furthest deviation (in deviations of blocks).
         largest: largest score of a held-out block.
     """
 
@@ -72,7 +71,7 @@ def fit_score(reference: Reference, params: ReferenceParams) -> tuple[ReferenceS
 def _fit(name: str, rows: RawRows, scaling: Scaling, params: ReferenceParams) -> tuple[InstrumentScore, Fitted]:
     length, older = _block_rows(name, len(rows), params)
     # One block's length between the parts: no held-out row shares a block or a feature's memory with a fitted
-    # row.
+    # one.
     older_rows, held_out = rows.raw[:older], rows.raw[older + length :]
     instrument = InstrumentScore(_block_statistics(_figures(older_rows, length, scaling), older // length, scaling))
     row_ns = float(np.median(np.diff(rows.time_ns)))
@@ -122,7 +121,6 @@ def overlapping_blocks(raw: Float32, length: int) -> tuple[Tensor, ...]:
 
 
 def _figures(raw: Float32, length: int, scaling: Scaling) -> Figures:
-    """Return the figures of overlapping blocks of rows [N, F]."""
     score = ReferenceScore(scaling, [])
     parts = [score.figures(part) for part in overlapping_blocks(raw, length)]
     return Figures(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))

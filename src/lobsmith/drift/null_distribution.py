@@ -44,14 +44,12 @@ def p_value(observed: float, null: Float64) -> float:
     """Return the p-value of a statistic that is large under drift.
 
     Up to the largest past value it is the rank (1 + m s) / (m + 1): s the share of past values at least as large, m
-    their `effective_count`, since windows overlap. With m = n, 40 values of autocorrelation 0.85 reject in 7 of 100
-    runs at a level of 5 %, with the effective count in 2.5.
-
-    Beyond the largest value, where the rank ends at 1 / (m + 1), it is the tail of a prediction interval: Student's t
-    about the mean, with m. Exact for Gaussian past values, too thin for right-skewed ones.
+    their `effective_count`. With m = n, 40 values of autocorrelation 0.85 reject in 7 of 100 runs at a level of 5 %,
+    with the effective count in 2.5. Beyond it, the tail of a prediction interval: Student's t about the mean, exact for
+    Gaussian past values, too thin for right-skewed ones.
 
     Args:
-        observed: the statistic, on a scale where past values are roughly Gaussian: `angle` of an AUC.
+        observed: on a scale where past values are roughly Gaussian: `angle` of an AUC.
         null: float64 [n], n >= 2, in the order of time.
     """
     count = effective_count(null)
@@ -136,10 +134,9 @@ class MeasuredPair(Struct, frozen=True, kw_only=True, tag="pair", forbid_unknown
     """One past pair.
 
     Attributes:
-        key: `past_key`: all that the AUC depends on besides the rows.
+        key: `past_key`.
         gap: between its windows, in recent windows, or `LEFT_OUT`.
         from_ns: start of its recent window, UTC.
-        auc: of its rows.
         distances: earth mover's, of each feature, in frozen deviations.
     """
 
@@ -151,11 +148,7 @@ class MeasuredPair(Struct, frozen=True, kw_only=True, tag="pair", forbid_unknown
 
 
 class Drifted(Struct, frozen=True, kw_only=True, tag="drift", forbid_unknown_fields=True):
-    """A recent window with drift, which no null distribution may contain.
-
-    Attributes:
-        from_ns, until_ns: of the recent window, UTC.
-    """
+    """A recent window with drift, UTC, which no null distribution may contain."""
 
     from_ns: int
     until_ns: int
@@ -165,7 +158,7 @@ _Line = MeasuredPair | Drifted
 
 
 def past_key(scaling: Scaling, params: DriftParams) -> str:
-    """Return the key that comparable AUCs share."""
+    """Return a hash of all that an AUC depends on besides the rows."""
     digest = hashlib.sha256(f"{_VERSION} {CLIP} {params.every_ms} {params.reference_s} {params.recent_s} ".encode())
     digest.update(msgspec.json.encode(params.discriminator))
     digest.update(scaling.centre.tobytes() + scaling.scale.tobytes())
@@ -239,7 +232,7 @@ def null_pairs(
     """Return the measured pairs to compare the present pair with, after measuring missing ones.
 
     They have the least gap that is no shorter than the present one and has `past_pairs` pairs; pairs of the gap needed
-    later are measured ahead, and what remains of the budget lengthens the past.
+    later are measured ahead, and the remaining budget lengthens the past.
 
     Args:
         history: in the order of time, finite.
@@ -289,12 +282,9 @@ def _known(store: PastStore, key: str, gap: int, until_ns: int, lengths: Lengths
 def measured_in_training(
     rows: RawRows, scaling: Scaling, params: DriftParams, *, end: float = math.inf
 ) -> list[MeasuredPair]:
-    """Measure windows of the training data, each beside the rest of the data, in the order of time.
+    """Measure windows of training rows, each beside the rest, in the order of time, until the monotonic time `end`.
 
-    Args:
-        rows: of the training window.
-        params: `drift`, fitted to the length of the rows.
-        end: monotonic time at which measuring stops.
+    `params` are fitted to the length of the rows.
     """
     pairs = left_out_pairs(rows, Lengths.of(params))
     return _measured(pairs, scaling, params, past_key(scaling, params), LEFT_OUT, end)

@@ -61,23 +61,17 @@ class RawRows:
 
 
 def thinned(time_ns: Int64, every_ms: int) -> npt.NDArray[np.intp]:
-    """Return the places of the first row in each interval of `every_ms` of receive time.
+    """Return the places of the first row in each interval of `every_ms` of receive time, aligned to 1970.
 
     Args:
         time_ns: int64 [N], never decreasing.
-        every_ms: length of an interval; intervals start at its multiples since 1970.
     """
     intervals = time_ns // (every_ms * NS_PER_MS)
     return np.flatnonzero(np.diff(intervals, prepend=-1) != 0)
 
 
 def joined(learnt: RawRows, current: RawRows) -> RawRows:
-    """Join two parts of one stream in the order of time; where they overlap, rows of the first are kept.
-
-    Args:
-        learnt: rows of a training window, possibly of the logged stream itself.
-        current: rows of the log.
-    """
+    """Join rows of a training window and of the log in the order of time; where they overlap, the former are kept."""
     if not len(learnt) or not len(current):
         return learnt if len(learnt) else current
     earlier = current.between(int(current.time_ns[0]), int(learnt.time_ns[0]))
@@ -109,9 +103,8 @@ class Scaling(NamedTuple):
 def fit_scaling(raw: Float32) -> Scaling:
     """Fit medians and scales to rows, float32 [N, F], N >= 1, finite.
 
-    A scale is the largest of the normalised interquartile range, the standard deviation and a twentieth of the centre;
-    1 where all rows are 0. A spread is one tick most of the time: its interquartile range, as a share of the price,
-    shows only how the price has moved.
+    A scale is the largest of the normalised interquartile range, the standard deviation and a twentieth of the centre
+    (the range of a one-tick spread in basis points shows only the price's moves); 1 where all rows are 0.
     """
     low, centre, high = np.quantile(raw, (0.25, 0.5, 0.75), axis=0)
     spread, deviation = (high - low) / _NORMAL_IQR, raw.std(axis=0, dtype=np.float64)
@@ -136,8 +129,6 @@ class Reference:
 
 
 class _About(Struct, frozen=True, forbid_unknown_fields=True):
-    """Metadata of a saved reference."""
-
     instruments: tuple[str, ...]
     every_ms: int
 

@@ -55,11 +55,7 @@ def feature_shifts(
 def earth_movers(reference: Numbers, recent: Numbers) -> Float64:
     """Return the earth mover's distance of order 1 of each column, float64 [F], in the columns' units.
 
-    Computed as the mean distance of the quantile functions at 1000 levels.
-
-    Args:
-        reference: [N, F], each column rising.
-        recent: [M, F], likewise.
+    The mean distance of the quantile functions at 1000 levels; columns [N, F] and [M, F] are rising.
     """
     return np.asarray(np.abs(_quantiles(reference) - _quantiles(recent)).mean(axis=0), np.float64)
 
@@ -131,14 +127,11 @@ def quantiles_of(values: Numbers) -> Float64:
 
 
 def shift_of_answers(reference: Answers, recent: Answers) -> tuple[float, tuple[FeatureShift, ...]]:
-    """Return the shift of the answers, and of each quantity, the largest first.
-
-    Args:
-        reference: answers of a version, at least one.
-        recent: later answers of the same version, at least one.
+    """Return the shift of recent answers from a reference, each at least one row, of the same version.
 
     Returns:
-        The mean of the quantities' earth mover's distances, in standard deviations of the reference.
+        The mean of the quantities' earth mover's distances, in standard deviations of the reference; and their shifts,
+        the largest first.
     """
     return shift_of_quantities(quantities(reference)[1], recent)
 
@@ -152,14 +145,11 @@ def shift_of_quantities(before: Numbers, recent: Answers) -> tuple[float, tuple[
 
 
 def excess_loss(reference: Answers, recent: Answers, longest_ms: int) -> tuple[float, int] | None:
-    """Return the mean loss of a row above that of the reference's direction frequencies, nats; and the number of rows.
+    """Return the mean loss of a recent row above that of the reference's direction frequencies, nats; and the number of
+    rows.
 
-    Both losses are of the same rows. None where no row has an answer and a known outcome.
-
-    Args:
-        reference: earlier rows.
-        recent: rows that the losses are of.
-        longest_ms: horizons up to this one count.
+    Both losses are of the same rows, at horizons up to `longest_ms`. None where no row has an answer and a known
+    outcome.
     """
     return excess_over(direction_counts(reference), recent, longest_ms)
 

@@ -31,13 +31,7 @@ _DIGITS = 6
 
 
 class AnswersWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A window of held-out rows, its answers beside those to the other held-out rows.
-
-    Attributes:
-        from_ns: start, UTC.
-        shift: `shift_of_answers`.
-        loss: `excess_loss`; None where unknown.
-    """
+    """A window of held-out rows from `from_ns`: its `shift_of_answers` and `excess_loss` beside the other ones."""
 
     from_ns: int
     shift: float
@@ -49,10 +43,9 @@ class HeldOut(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dic
 
     Attributes:
         recent_s: length of a window, s.
-        minimum_rows: least rows of a window.
+        minimum_rows: of a window.
         longest_ms: horizons up to this one count for losses.
-        from_ns, until_ns: receive times of the newest held-out rows, the reference of answers, UTC.
-        rows: how many of these.
+        from_ns, until_ns, rows: the newest held-out rows, the reference of answers; receive times, UTC, and number.
         quantiles: of the quantities of answers, K columns of 1000.
         directions: count of each direction, at each horizon.
         windows: in the order of time.
@@ -111,7 +104,7 @@ def training_null(
 
     Args:
         reference: of the window.
-        answers: of the exported model to held-out rows of each instrument that has any, in the order of time.
+        answers: of the exported model to each instrument's held-out rows, in the order of time.
         params: `drift`, not fitted.
         longest_ms: horizons up to this one count for losses.
     """
@@ -193,13 +186,13 @@ def training_pairs(
 ) -> TrainingPairs:
     """Return the null distribution used while too few past pairs have the present gap.
 
-    Training windows measured at publication, else measured now and stored; and earlier checks that do not overlap.
+    Training windows measured at publication, else now; and earlier checks that do not overlap.
 
     Args:
         training: rows of the training window.
         published: pairs measured at publication.
         store: of checks, and of what is measured now.
-        params: `drift`, fitted to the length of the rows.
+        params: fitted to the length of the rows.
         until_ns: start of the present window.
         end: monotonic time at which measuring stops.
     """

@@ -11,12 +11,12 @@ from lobsmith.verdict import Verdict
 
 
 class Kind(StrEnum):
-    """Kinds of drift."""
+    """Kind of drift."""
 
     COVARIATE = "covariate"
-    """The distribution of the features has changed."""
+    """The features' distribution has changed."""
     PREDICTION = "prediction"
-    """The distribution of the answers has changed."""
+    """The answers' distribution has changed."""
     CONCEPT = "concept"
     """Answers cost more than before, or than the fallback's."""
 
@@ -36,13 +36,11 @@ class FeatureShift(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The shift of a feature (of prediction and concept drift: of a quantity).
 
     Attributes:
-        name: of the feature.
         importance: AUC that the discriminator loses where the feature is permuted; None where not measured.
         psi: population stability index over deciles of the reference, nats.
         wasserstein: earth mover's distance in standard deviations of the reference.
         edges: bounds of K bins, K + 1 rising numbers in the feature's own unit; the outermost hold all beyond them.
-        reference: share of the reference's rows in each of the K bins.
-        recent: share of the recent rows.
+        reference, recent: share of the rows in each bin.
     """
 
     name: str
@@ -73,16 +71,12 @@ class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The result for one kind of drift.
 
     Attributes:
-        kind: of the drift.
-        finding: the result.
         reason: one line for people.
         value: the statistic: AUC of covariate drift, otherwise as in `reason`; None where not measured.
         p_value: rank of the statistic in the null distribution; None where unknown.
         level: DRIFT at or below this p-value.
-        past: size of the null distribution (past pairs, windows).
-        null: the null distribution, for the page.
-        reference_from_ns, reference_until_ns: receive times of the reference rows, UTC; None where there are none.
-        recent_from_ns, recent_until_ns: of the recent rows.
+        past, null: the null distribution (past pairs, windows), its size and values.
+        reference_from_ns, reference_until_ns, recent_from_ns, recent_until_ns: receive times of the rows, UTC.
         reference_rows, recent_rows: how many of each.
         beside_training: of answers, the statistic beside held-out rows of the training window; unset where the version
             has none.
@@ -164,15 +158,7 @@ class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class DriftCheck(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One drift check of a version.
-
-    Attributes:
-        model, version: the active version.
-        instrument: `venue:symbol` of the stream.
-        looked_ns: when, UTC.
-        verdicts: one of each kind.
-        seconds: duration.
-    """
+    """One drift check of a version on one stream, `venue:symbol`, at `looked_ns`, UTC, which took `seconds`."""
 
     model: str
     version: int

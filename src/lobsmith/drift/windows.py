@@ -90,13 +90,9 @@ def beside(start_ns: int, recent_ns: int) -> tuple[int, int]:
 
 
 def left_out_pairs(rows: RawRows, lengths: Lengths) -> Iterator[Pair]:
-    """Yield windows of training data with the newest of the rest as reference, in the order of time.
+    """Yield windows of training rows with the newest of the rest as reference, in the order of time.
 
     The reference is that of live rows, less the window and its embargo.
-
-    Args:
-        rows: of the training window, in the order of time.
-        lengths: of the windows, as `fitted` gives them.
     """
     if not len(rows):
         return
@@ -131,13 +127,7 @@ def rounded_gap(gap_ns: int, lengths: Lengths) -> int:
 
 
 def past_pairs(history: RawRows, lengths: Lengths, gap: int, until_ns: int) -> Iterator[Pair]:
-    """Yield the pairs of a gap whose recent window ends before a time, the newest first; recent windows do not overlap.
-
-    Args:
-        history: in the order of time.
-        gap: in recent windows.
-        until_ns: UTC.
-    """
+    """Yield the pairs of a gap, in recent windows, that end before `until_ns`; the newest first, without overlap."""
     if not len(history):
         return
     first = int(history.time_ns[0]) + lengths.reference + gap * lengths.recent

@@ -99,7 +99,6 @@ def _row(compared: Compared, h: int, *, judged: bool) -> Row:
 
 
 def _plot_evidence(evidence: Float, threshold: float) -> Markup:
-    """Draw both capitals by block, and the deciding threshold."""
     if not evidence.shape[1]:
         return _NOTHING
     blocks = np.arange(1, evidence.shape[1] + 1)
@@ -117,7 +116,6 @@ def _plot_evidence(evidence: Float, threshold: float) -> Markup:
 
 
 def _plot_differences(differences: Float, verdict: LiveVerdict) -> Markup:
-    """Draw the difference of each block, and the robust mean with its interval."""
     if not len(differences):
         return _NOTHING
     blocks = np.arange(1, len(differences) + 1)

@@ -70,7 +70,7 @@ def _run(job: Job, arrays: "Arrays") -> Snapshot:
         answers = [name for name in both if name not in job.features]
         metrics += [
             DatasetStats(),
-            # Distances: a test would take neighbouring rows as independent and find drift in every two
+            # Distances: a test would take neighbouring rows as independent and find drift in any two
             # hours.
             DataDriftPreset(columns=both, num_method="wasserstein", cat_method="jensenshannon"),
             *(ValueStats(column) for column in (*answers, *job.shown) if column in both),

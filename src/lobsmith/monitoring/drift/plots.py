@@ -122,7 +122,6 @@ def plot_losses(losses: Sequence[Sequence[VersionAccuracy]]) -> Markup:
 
 
 def _modes(axes: Axes, first_ns: int, last_ns: int, changes: Sequence[PageChange]) -> None:
-    """Shade the time in other modes than normal."""
     for place, change in enumerate(changes):
         until = changes[place + 1].time_ns if place + 1 < len(changes) else last_ns
         start, end = max(change.time_ns, first_ns), min(until, last_ns)

@@ -143,7 +143,6 @@ def _announced(workspace: Workspace, model: str) -> list[Announced]:
 def _logged(
     workspace: Workspace, model: str, version: int, sources: Sequence[str], now_ns: int
 ) -> tuple[list[ClientSession], dict[str, tuple[str, str]]]:
-    """Return the logged sessions, and how each ended one ended."""
     if not log_path(workspace, model).exists():
         return [], {}
     last = "(SELECT max(asked_ns) FROM predictions WHERE stream = streams.id AND asked_ns <= ?)"

@@ -297,8 +297,6 @@ class LogWriter:
 
 
 class _Waiting:
-    """Rows added since the last flush."""
-
     def __init__(self) -> None:
         self.rows = 0
         self.sessions: dict[str, tuple[str, str, int]] = {}

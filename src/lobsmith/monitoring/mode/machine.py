@@ -134,8 +134,7 @@ def transition(published: PublishedMode | None, check: DriftCheck, params: ModeP
     if mode is not published.mode:
         counted = replace(counted, mode=mode, reason=reason, since_ns=now_ns, calm_looks=0)
         if mode.caution < published.mode.caution:
-            # Else one more check would undo a transition back that was made without news of concept
-            # drift.
+            # Else one more check would undo a transition back made without news of concept drift.
             counted = replace(counted, concept_looks=0)
     return replace(counted, last_look=_summary(check))
 
@@ -176,7 +175,6 @@ def kinds_at(check: DriftCheck, finding: Finding) -> list[Kind]:
 
 
 def _counted(published: PublishedMode, check: DriftCheck) -> PublishedMode:
-    """Return the mode with the check's findings and its counters after it."""
     drift, missing, calm = _drifts(check), _misses(check), _calms(check)
     concept = check.of(Kind.CONCEPT)
     finding = None if concept is None else concept.finding

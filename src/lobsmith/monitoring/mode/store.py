@@ -272,7 +272,6 @@ def _journaled(workspace: Workspace, model: str) -> list[ModeChange]:
 
 
 def _changed(before: PublishedMode | None, after: PublishedMode, who: str, now_ns: int) -> ModeChange | None:
-    """Return the journal line of a check that changed the mode, None of another."""
     if before is not None and before.mode is after.mode:
         return None
     return _change(before, after, after.reason, who, now_ns)
@@ -302,8 +301,7 @@ def _publish(workspace: Workspace, after: PublishedMode, change: ModeChange | No
     try:
         journaled = _journaled(workspace, after.model)
     except ReleaseError:
-        # A spoilt line is reported by every read of the journal and blocks no later line; at worst a line
-        # comes twice.
+        # Every read of the journal reports a spoilt line; at worst a line comes twice.
         journaled = []
     for line in due:
         if line not in journaled:
