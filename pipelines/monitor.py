@@ -98,7 +98,7 @@ def roll_back(workspace: Workspace, params: Params, bad: int, to: int, verdict: 
         return rolled_back
 
 
-@task(name="forget old predictions")
+@task(name="delete expired predictions")
 def forget(workspace: Workspace, params: Params) -> None:
     """Delete expired predictions."""
     path = log_path(workspace, params.model.name)
@@ -219,7 +219,7 @@ class Drifted(Struct, frozen=True, kw_only=True):
     page: str | None = None
 
 
-@task(name="look for drift")
+@task(name="check drift")
 def check(
     workspace: Workspace,
     params: Params,
@@ -228,7 +228,7 @@ def check(
     opened: dict[str, int] | None,
 ) -> list[StreamCheck]:
     """Compare live rows, answers and losses with the active version's reference, stream by stream."""
-    with stage("look for drift") as note:
+    with stage("check drift") as note:
         checks = check_drift(
             workspace,
             params,
@@ -260,7 +260,7 @@ def set_mode(
         return change
 
 
-@task(name="ask for a retrain")
+@task(name="request a retrain")
 def request_retrain(workspace: Workspace, model: str, reason: str) -> str:
     """Run the retrain deployment, or fire an alert with the command to run."""
     try:
@@ -306,7 +306,7 @@ def drift(root: str = ".", overrides: Mapping[str, Any] | None = None, sources: 
     workspace = Workspace.open(Path(root))
     params = load_params(workspace.params, overrides)
     model = params.model.name
-    with unless_held(workspace.drift_lease, f"look for drift of {model}", ttl_s=params.reconcile.lease_s) as held:
+    with unless_held(workspace.drift_lease, f"drift check of {model}", ttl_s=params.reconcile.lease_s) as held:
         if held is not None:
             return Drifted(model=model, mode=None, reason=held)
         try:

@@ -128,19 +128,19 @@ def compute_features(params: Params, directory: Path, validated: Validated) -> t
         note("; ".join(f"{name}: {len(dataset.rows):,} rows" for name, dataset in built.datasets.items()))
     for name, error in built.left_out.items():
         console.print(f"[red]left out[/red] {name}: {error}")
-    learnt = built.datasets.values() if params.train.pool else [built.chosen]
-    window = window_id(params, [dataset.data_fingerprint for dataset in learnt], git_commit(directory))
+    trained = built.datasets.values() if params.train.pool else [built.chosen]
+    window = window_id(params, [dataset.data_fingerprint for dataset in trained], git_commit(directory))
     return (*validated.verdicts[str(built.chosen.instrument)], verdict), window
 
 
-@task(name="hold the window against the newest data")
+@task(name="check drift since the training window")
 def check_window_drift(workspace: Workspace, params: Params, directory: Path) -> tuple[Verdict, ...]:
     """Refuse a window of a market that has gone, or of a broken feed, before training.
 
     Raises:
         GateError: a gate refuses it.
     """
-    with stage("hold the window against the newest data") as note:
+    with stage("check drift since the training window") as note:
         windows = map(load_dataset, training_datasets(params, directory))
         verdicts = judge_windows(workspace, params, windows, directory)
         note("; ".join(f"{verdict.gate}: {verdict.evidence.get('finding') or verdict}" for verdict in verdicts))
@@ -193,15 +193,15 @@ def evaluate_and_gate(params: Params, directory: Path) -> Evaluation:
         return result
 
 
-@task(name="measure what is usual")
+@task(name="measure the null distribution")
 def measure_null_distribution(params: Params, directory: Path) -> None:
     """Write the null distribution of the training window, for the first checks of the version."""
-    with stage("measure what is usual") as note:
+    with stage("measure the null distribution") as note:
         note(str(measure_null(params, directory)))
 
 
-@task(name="record in MLflow", retries=2, retry_delay_seconds=5)
-def record_in_mlflow(
+@task(name="log to MLflow", retries=2, retry_delay_seconds=5)
+def log_to_mlflow(
     workspace: Workspace,
     params: Params,
     evaluation: Evaluation,
@@ -210,7 +210,7 @@ def record_in_mlflow(
     window: str,
 ) -> RunRef:
     """Log parameters, metrics, reports and the model, and register it."""
-    with stage("record in MLflow") as note:
+    with stage("log to MLflow") as note:
         run = log_run(
             workspace,
             experiment=params.model.name,
@@ -251,7 +251,7 @@ def publish_candidate(
             reference_path=directory / REFERENCE,
             score_path=directory / SCORE,
             null_path=directory / NULL,
-            instruments=learnt_instruments(params, evaluation, directory),
+            instruments=trained_instruments(params, evaluation, directory),
             data_fingerprint=evaluation.data_fingerprint,
             verdicts=(*data_verdicts, *evaluation.verdicts),
             metrics=evaluation.metrics(),
@@ -263,7 +263,7 @@ def publish_candidate(
         return manifest
 
 
-def learnt_instruments(params: Params, evaluation: Evaluation, directory: Path) -> tuple[Instrument, ...]:
+def trained_instruments(params: Params, evaluation: Evaluation, directory: Path) -> tuple[Instrument, ...]:
     """Return the instruments that a run was trained on, the evaluated one first."""
     if not params.train.pool:
         return (evaluation.instrument,)
@@ -356,7 +356,7 @@ def train_and_register(
     summary = compress_and_export(params, directory)
     evaluation = evaluate_and_gate(params, directory)
     measure_null_distribution(params, directory)
-    run = record_in_mlflow(workspace, params, evaluation, history, directory, window)
+    run = log_to_mlflow(workspace, params, evaluation, history, directory, window)
     settings = {
         "run_directory": str(directory),
         "report": str(directory / REPORT),

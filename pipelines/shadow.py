@@ -40,7 +40,7 @@ class Shadowed(Struct, frozen=True, kw_only=True):
     verdict: LiveVerdict | None = None
 
 
-@task(name="find the candidate")
+@task(name="find the pair")
 def find_pair(workspace: Workspace, model: str) -> Pair | str:
     """Return the champion/challenger pair, or why there is none."""
     return pair_of(workspace, model)
@@ -66,21 +66,21 @@ def evaluate(workspace: Workspace, params: Params, pair: Pair, sources: Sources)
     return None if evaluation is None else evaluation.verdict
 
 
-@task(name="hold the candidate's window against the shadow period")
+@task(name="check drift since the candidate's training window")
 def check_period_drift(
     workspace: Workspace, params: Params, pair: Pair, verdict: LiveVerdict, sources: Sources
 ) -> LiveVerdict:
     """Refuse a promotion whose training window differs from the market of its shadow period."""
-    with stage("hold the candidate's window against the shadow period") as note:
+    with stage("check drift since the candidate's training window") as note:
         with_market = verdict.beside_market(judge_period(workspace, params, pair.candidate, sources=sources))
         note(f"{with_market.decision}: {with_market.reason}")
         return with_market
 
 
-@task(name="look for clients that wait for the candidate")
+@task(name="find clients that wait for the candidate")
 def find_waiting_clients(workspace: Workspace, params: Params, pair: Pair) -> Unopposed | None:
     """Return whether the candidate cannot be compared although clients ask for it."""
-    with stage("look for clients that wait for the candidate") as note:
+    with stage("find clients that wait for the candidate") as note:
         outcome = unopposed(workspace, params, pair.active, pair.candidate, now_ns=clock.now_ns())
         note("none" if outcome is None else outcome.reason)
         return outcome

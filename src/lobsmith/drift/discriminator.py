@@ -118,16 +118,16 @@ class _Networks:
         x = torch.from_numpy(rows)
         target = torch.arange(_BATCH).ge(_BATCH // 2).float().expand(folds, -1)
         parameters = [self._into, self._bias, self._out]
-        descent = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=_DECAY, fused=True)
+        optimizer = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=_DECAY, fused=True)
         for step in range(_STEPS):
             if time.monotonic() > end:
                 return False
-            for group in descent.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = _RATE * (1 - step / _STEPS)
             loss = nn.functional.binary_cross_entropy_with_logits(self._logits(x[drawn[step]]), target)
-            descent.zero_grad()
+            optimizer.zero_grad()
             (loss * folds).backward()  # type: ignore[no-untyped-call]
-            descent.step()
+            optimizer.step()
         return True
 
     def _logits(self, x: Tensor) -> Tensor:

@@ -79,8 +79,8 @@ def fitted(params: DriftParams, length_ns: int) -> DriftParams:
 
 def left_out_starts(from_ns: int, until_ns: int, recent_ns: int) -> range:
     """Return the starts of the windows left out of training data in turn; neighbours overlap by half at most."""
-    step = max(recent_ns // 2, (until_ns - from_ns) // _LEFT_OUT)
-    return range(from_ns, until_ns - recent_ns + 1, max(step, 1))
+    stride = max(recent_ns // 2, (until_ns - from_ns) // _LEFT_OUT)
+    return range(from_ns, until_ns - recent_ns + 1, max(stride, 1))
 
 
 def beside(start_ns: int, recent_ns: int) -> tuple[int, int]:
