@@ -40,12 +40,12 @@ def changed(rows: RawRows, column: int, shift: float) -> RawRows:
 
 
 def test_a_shift_is_found_and_named(tmp_path: Path, known: bytes) -> None:
-    found = check(changed(market(SECONDS), 3, 3.0), tmp_path / "past.jsonl", known)
-    assert found.finding is Finding.DRIFT
-    assert found.moved[0].name == "feature_3"
-    assert found.past >= 40
-    assert found.value
-    assert found.value > max(found.null)
+    verdict = check(changed(market(SECONDS), 3, 3.0), tmp_path / "past.jsonl", known)
+    assert verdict.finding is Finding.DRIFT
+    assert verdict.moved[0].name == "feature_3"
+    assert verdict.past >= 40
+    assert verdict.value
+    assert verdict.value > max(verdict.null)
 
 
 def test_the_same_market_is_none(tmp_path: Path, known: bytes) -> None:
@@ -56,9 +56,9 @@ def test_a_constant_feature_is_no_drift_and_has_not_moved(tmp_path: Path) -> Non
     rows = market(SECONDS)
     raw = rows.raw.copy()
     raw[:, 2] = 7.0
-    found = check(RawRows(rows.time_ns, rows.segment, raw), tmp_path / "past.jsonl")
-    still = next(shift for shift in found.moved if shift.name == "feature_2")
-    assert found.finding is Finding.NO_DRIFT
+    verdict = check(RawRows(rows.time_ns, rows.segment, raw), tmp_path / "past.jsonl")
+    still = next(shift for shift in verdict.moved if shift.name == "feature_2")
+    assert verdict.finding is Finding.NO_DRIFT
     assert (still.wasserstein, still.importance) == (0.0, 0.0)
     assert still.psi < 0.01
 
@@ -67,9 +67,9 @@ def test_a_constant_that_becomes_another_is_drift(tmp_path: Path) -> None:
     rows = market(SECONDS)
     raw = rows.raw.copy()
     raw[:, 2] = 7.0
-    found = check(changed(RawRows(rows.time_ns, rows.segment, raw), 2, 1.0), tmp_path / "past.jsonl")
-    assert found.finding is Finding.DRIFT
-    assert found.moved[0].name == "feature_2"
+    verdict = check(changed(RawRows(rows.time_ns, rows.segment, raw), 2, 1.0), tmp_path / "past.jsonl")
+    assert verdict.finding is Finding.DRIFT
+    assert verdict.moved[0].name == "feature_2"
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -78,10 +78,10 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 def test_too_little_past_is_never_no_drift(tmp_path: Path) -> None:
-    found = check(market(OLD + 20 * NEW), tmp_path / "past.jsonl")
-    assert found.finding is Finding.INSUFFICIENT
-    assert found.past == 19
-    assert found.value is not None
+    verdict = check(market(OLD + 20 * NEW), tmp_path / "past.jsonl")
+    assert verdict.finding is Finding.INSUFFICIENT
+    assert verdict.past == 19
+    assert verdict.value is not None
 
 
 def test_too_few_recent_rows_are_missing_data(tmp_path: Path) -> None:
@@ -109,10 +109,10 @@ def test_drift_stays_out_of_the_null_distribution(tmp_path: Path) -> None:
     store = PastStore(tmp_path / "past.jsonl")
     for end in range(SECONDS + NEW, SECONDS + 4 * NEW + 1, NEW):
         recent = rows.between((end - NEW) * S, end * S)
-        found = check_covariate_drift(
+        verdict = check_covariate_drift(
             old, recent, rows.between(0, end * S), SCALING, store, drift_params(), level=0.05, names=NAMES, gap_s=0
         )
-        assert found.finding is Finding.DRIFT
+        assert verdict.finding is Finding.DRIFT
 
 
 def test_the_budget_of_a_day_is_shared_by_its_looks() -> None:

@@ -109,11 +109,11 @@ def test_the_exported_graph_answers_like_the_network(
     score: ReferenceScore, exported: Scorer, rows: int, batch: int
 ) -> None:
     block = blocks(rows=rows)[:batch]
-    found = exported(block)
-    for ours, theirs in zip(score(torch.from_numpy(block)), found, strict=True):
+    outputs = exported(block)
+    for ours, theirs in zip(score(torch.from_numpy(block)), outputs, strict=True):
         np.testing.assert_allclose(theirs, ours.numpy(), rtol=1e-4)
-    assert found[0].shape == (batch, 1)
-    assert found[1].shape == (batch, COUNT)
+    assert outputs[0].shape == (batch, 1)
+    assert outputs[1].shape == (batch, COUNT)
 
 
 @pytest.mark.parametrize("rows", [16, 32, 50, 128, 256])

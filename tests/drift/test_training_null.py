@@ -91,8 +91,10 @@ def test_a_large_change_is_drift_at_the_first_check_and_stays_out_of_the_null_di
 ) -> None:
     rows, store = shifted(market(LEARNT_S + 400), LEARNT_S, 3.0), PastStore(tmp_path / "past.jsonl")
     for number in (1, 2, 3):
-        found = check(rows, LEARNT_S + number * NEW_S, store, learnt, level=0.0012)
-        assert (found.finding, found.past, found.moved[0].name) == (Finding.DRIFT, 30, "feature_3"), found.reason
+        verdict = check(rows, LEARNT_S + number * NEW_S, store, learnt, level=0.0012)
+        assert (verdict.finding, verdict.past, verdict.moved[0].name) == (Finding.DRIFT, 30, "feature_3"), (
+            verdict.reason
+        )
 
 
 def test_a_version_without_measured_windows_measures_them_once(tmp_path: Path, learnt: Learnt) -> None:
@@ -105,11 +107,11 @@ def test_a_version_without_measured_windows_measures_them_once(tmp_path: Path, l
 
 def test_windows_that_say_the_same_all_the_time_are_too_few_for_no_drift(tmp_path: Path, learnt: Learnt) -> None:
     slow = [structs.replace(pair, auc=0.6 + 0.3 * at / 30) for at, pair in enumerate(learnt.measured)]
-    found = check(
+    verdict = check(
         market(LEARNT_S + 400), LEARNT_S + NEW_S, PastStore(tmp_path / "past.jsonl"), Learnt(learnt.rows, slow)
     )
-    assert found.finding is Finding.INSUFFICIENT
-    assert "independent ones, fewer than 6" in found.reason
+    assert verdict.finding is Finding.INSUFFICIENT
+    assert "independent ones, fewer than 6" in verdict.reason
 
 
 SHOWN = answers(times(3200, seed=1), 0.5, seed=1)

@@ -62,8 +62,8 @@ class Prefect:
 
     def run(self, *arguments: str) -> None:
         with self.log.open("ab") as log:
-            done = subprocess.run([*PREFECT, *arguments], stdout=log, timeout=90, check=False, **self.options)
-        assert done.returncode == 0, self.logged()
+            completed = subprocess.run([*PREFECT, *arguments], stdout=log, timeout=90, check=False, **self.options)
+        assert completed.returncode == 0, self.logged()
 
     @contextmanager
     def running(

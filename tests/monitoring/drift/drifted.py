@@ -150,12 +150,12 @@ def earlier_looks(count: int, drifted: int) -> list[DriftCheck]:
     made = []
     for back in range(count, 0, -1):
         p_value = round(float(generator.uniform(0.06, 1.0)), 3)
-        found = (
+        of_rows = (
             covariate(value=float(generator.uniform(0.8, 0.9)))
             if back <= drifted
             else covariate(Finding.NO_DRIFT, float(generator.uniform(0.5, 0.63)), p_value)
         )
-        made.append(check(found, prediction(), concept(), looked_ns=NOW_NS - back * 300 * S))
+        made.append(check(of_rows, prediction(), concept(), looked_ns=NOW_NS - back * 300 * S))
     return made
 
 

@@ -195,10 +195,12 @@ def test_answers_that_break_a_limit_are_concept_drift_of_their_stream_only(tmp_p
     workspace = Workspace(tmp_path)
     log(workspace, params, SPOT, 300)
     log(workspace, params, PERPETUAL, 300, latency_ns=S)
-    found = {drift_check.instrument: drift_check.of(Kind.CONCEPT) for drift_check in check(tmp_path, params, active)}
-    assert found[SPOT].finding is not Finding.DRIFT
-    assert found[PERPETUAL].finding is Finding.DRIFT
-    assert "latency" in found[PERPETUAL].reason
+    by_instrument = {
+        drift_check.instrument: drift_check.of(Kind.CONCEPT) for drift_check in check(tmp_path, params, active)
+    }
+    assert by_instrument[SPOT].finding is not Finding.DRIFT
+    assert by_instrument[PERPETUAL].finding is Finding.DRIFT
+    assert "latency" in by_instrument[PERPETUAL].reason
 
 
 def test_the_first_full_window_of_answers_has_a_verdict_with_a_published_null_distribution(tmp_path, params, active):
@@ -209,16 +211,16 @@ def test_the_first_full_window_of_answers_has_a_verdict_with_a_published_null_di
     null = training_null(few, {SPOT: answers(2000, LEARNT_UNTIL)}, params.drift, 1000)
     save_null(null, path)
     published = msgspec.structs.replace(active, files={**active.files, NULL: sha256_file(path)})
-    [without], [found] = check(tmp_path, params, active), check(tmp_path, params, published)
-    assert without.of(Kind.PREDICTION).finding is Finding.INSUFFICIENT
-    assert found.of(Kind.PREDICTION).p_value is not None
-    assert "windows of 60 s of held-out training data and 0 checks" in found.of(Kind.PREDICTION).reason
+    [without_null], [with_null] = check(tmp_path, params, active), check(tmp_path, params, published)
+    assert without_null.of(Kind.PREDICTION).finding is Finding.INSUFFICIENT
+    assert with_null.of(Kind.PREDICTION).p_value is not None
+    assert "windows of 60 s of held-out training data and 0 checks" in with_null.of(Kind.PREDICTION).reason
     # No outcome is logged of these rows.
-    assert found.of(Kind.CONCEPT).finding is Finding.INSUFFICIENT
-    assert "no outcomes" in found.of(Kind.CONCEPT).reason
+    assert with_null.of(Kind.CONCEPT).finding is Finding.INSUFFICIENT
+    assert "no outcomes" in with_null.of(Kind.CONCEPT).reason
     # Statistics beside the training window are ranked among those of later checks beside it only.
-    line = as_line(found, "", None).of(Kind.PREDICTION)
-    assert (line.value, line.beside_training) == (None, found.of(Kind.PREDICTION).value)
+    line = as_line(with_null, "", None).of(Kind.PREDICTION)
+    assert (line.value, line.beside_training) == (None, with_null.of(Kind.PREDICTION).value)
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(DataError, match=r"null\.json: missing or changed .*verify --repair"):
         check(tmp_path, params, published)
@@ -235,16 +237,16 @@ def test_one_stream_is_taken_as_it_is():
 
 
 def test_what_asks_for_most_caution_counts_of_each_kind():
-    found = combine(
+    combined = combine(
         [stream_check(check_of(0, DRIFT, UNKNOWN, CALM), "a:A"), stream_check(check_of(0, CALM, CALM, MISSING), "b:B")]
     )
-    assert {verdict.kind: verdict.finding for verdict in found.verdicts} == {
+    assert {verdict.kind: verdict.finding for verdict in combined.verdicts} == {
         Kind.COVARIATE: DRIFT,
         Kind.PREDICTION: CALM,
         Kind.CONCEPT: MISSING,
     }
-    assert found.of(Kind.COVARIATE).reason.startswith("a:A: ")
-    assert found.of(Kind.CONCEPT).reason.startswith("b:B: ")
+    assert combined.of(Kind.COVARIATE).reason.startswith("a:A: ")
+    assert combined.of(Kind.CONCEPT).reason.startswith("b:B: ")
 
 
 def test_concept_drift_pauses_beside_another_stream_that_drifts_otherwise():

@@ -51,8 +51,8 @@ def test_a_look_is_found_by_its_time(project):
     assert history.newest(lines, lines[1].looked_ns) == lines[1]
     assert history.newest(lines, lines[0].looked_ns - 1) is None
     verdict = drifted.covariate()
-    found = lines[2].of(Kind.COVARIATE)
-    assert (found.finding, found.value, found.p_value) == (verdict.finding, verdict.value, verdict.p_value)
+    past = lines[2].of(Kind.COVARIATE)
+    assert (past.finding, past.value, past.p_value) == (verdict.finding, verdict.value, verdict.p_value)
 
 
 def test_lines_that_a_crash_or_a_disk_has_spoilt_are_left_out(project):

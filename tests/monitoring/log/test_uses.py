@@ -147,7 +147,7 @@ def test_versions_are_shown_whole_and_bad_hours_refused(path, tmp_path) -> None:
     shown = run("lob")
     assert str(MODEL[1]) in shown.output
     assert str(CANDIDATE[1]) in shown.output
-    for words in (("lob", "--hours", "nan"), ("lob", "--hours", "1e300"), ("../lob",)):
-        refused = run(*words)
+    for arguments in (("lob", "--hours", "nan"), ("lob", "--hours", "1e300"), ("../lob",)):
+        refused = run(*arguments)
         assert refused.exit_code != 0
         assert refused.exception is None or isinstance(refused.exception, SystemExit)

@@ -40,18 +40,18 @@ params = st.builds(
 
 
 def run(
-    checked: Sequence[DriftCheck], given: ModeParams = PARAMS, record: PublishedMode | None = None
+    checked: Sequence[DriftCheck], mode_params: ModeParams = PARAMS, record: PublishedMode | None = None
 ) -> list[PublishedMode]:
     records = []
     for drift_check in checked:
-        record = transition(record, drift_check, given, drift_check.looked_ns)
+        record = transition(record, drift_check, mode_params, drift_check.looked_ns)
         records.append(record)
     return records
 
 
-def modes(*found: tuple[Finding, ...] | Finding, given: ModeParams = PARAMS) -> list[Mode]:
+def modes(*found: tuple[Finding, ...] | Finding, mode_params: ModeParams = PARAMS) -> list[Mode]:
     checked = checks([kinds if isinstance(kinds, tuple) else (kinds,) for kinds in found])
-    return [record.mode for record in run(checked, given)]
+    return [record.mode for record in run(checked, mode_params)]
 
 
 def in_mode(mode: Mode, **changes) -> PublishedMode:
