@@ -51,7 +51,7 @@ def put(log: LogWriter, session: str, version, role, time_ns, chosen, *, seed=0,
         latency_ns=latency_ns,
         rows=1,
         probabilities=p,
-        reasons=["deadline" if version else None for version in quiet],
+        reasons=["deadline" if silent_row else None for silent_row in quiet],
     )
 
 

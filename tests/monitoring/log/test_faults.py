@@ -99,7 +99,7 @@ def test_writers_that_meet_at_a_missing_file(path) -> None:
         thread.join()
     assert errors == []
     assert len(rows_of(path)) == 80
-    assert [path.name for path in path.parent.iterdir() if not path.name.startswith("lob.db")] == []
+    assert [file.name for file in path.parent.iterdir() if not file.name.startswith("lob.db")] == []
 
 
 def test_a_locked_log_keeps_rows_for_later(path) -> None:
