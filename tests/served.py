@@ -1,22 +1,24 @@
-"""A small network, published for real, for tests that need something to serve."""
+"""A small network, published for real, for tests that need something to serve.
 
+Torch is imported by what needs it: processes that tests start import this module too.
+"""
+
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from lobsmith.compress.export import export_onnx
-from lobsmith.compress.golden import golden_vectors
+from lobsmith.compress.golden import Golden, golden_vectors
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.features.definitions import COUNT
-from lobsmith.gates.parity import parity
 from lobsmith.market.instrument import SIMULATED, Instrument
-from lobsmith.models.networks.registry import build
-from lobsmith.params import Params
+from lobsmith.params import ModelParams, Params
 from lobsmith.release.context import Release, Server
 from lobsmith.release.publish.onnx import Artifact
-from lobsmith.release.version.contract import wire_contract
 from lobsmith.release.version.manifest import Manifest
+from lobsmith.verdict import Verdict
 from lobsmith.workspace import Workspace
 from tests.release.in_process import publish
 from tests.release.scores import write_reference, write_score
@@ -26,6 +28,33 @@ PRIME_ROWS = 64
 
 def rows(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, COUNT)).astype(np.float32)
+
+
+class _Exported(NamedTuple):
+    content: bytes
+    golden: Golden
+    verdict: Verdict
+
+
+@cache
+def _exported(model: ModelParams, horizons_ms: tuple[int, ...], tolerance: float, seed: int) -> _Exported:
+    """A network with random weights as a file: to export one takes a second."""
+    import torch
+
+    from lobsmith.compress.export import export_onnx
+    from lobsmith.gates.parity import parity
+    from lobsmith.models.networks.registry import build
+
+    torch.manual_seed(seed)
+    network = build(model, COUNT, horizons_ms)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(network, path)
+        exported = OnnxModel(path)
+        verdict = parity(network, exported, rows(200), tolerance)
+        return _Exported(path.read_bytes(), golden_vectors(exported, rows(128)), verdict)
 
 
 def publish_small(
@@ -42,24 +71,22 @@ def publish_small(
 
     Where it is `scored` it has a reference score, which is `seed` times the mean squares of a block.
     """
-    torch.manual_seed(seed)
+    from lobsmith.release.version.contract import wire_contract
+
     contract = wire_contract(params)
-    network = build(params.model, contract.feature_count, contract.horizons_ms)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
+    exported = _exported(params.model, contract.horizons_ms, params.gates.parity.fp32, seed)
     path = Path(workspace.root) / f"model-{seed}.onnx"
-    export_onnx(network, path)
-    exported = OnnxModel(path)
+    path.write_bytes(exported.content)
     reference, score = Path(workspace.root) / "reference.safetensors", Path(workspace.root) / "drift.onnx"
     artifact = Artifact(
         reference_path=write_reference(reference, features=COUNT) if scored else None,
         score_path=write_score(score, features=COUNT, scale=seed) if scored else None,
         model_path=path,
-        golden=golden_vectors(exported, rows(128)),
+        golden=exported.golden,
         prime_rows=PRIME_ROWS,
         instruments=instruments,
         data_fingerprint="0" * 64,
-        verdicts=(parity(network, exported, rows(200), params.gates.parity.fp32),),
+        verdicts=(exported.verdict,),
         metrics={},
     )
     return publish(Release(workspace, params, server), artifact, model=model or params.model.name, contract=contract)

@@ -11,7 +11,7 @@ from lobsmith.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "lobsmith"
-DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in DOCUMENTS}
 MAP = TEXTS["docs/architecture.md"].split("## The map\n")[1].split("\n## ")[0]
 ROOMS, ADDITIONS = MAP.split("### Where do I add\n")

@@ -1,7 +1,7 @@
 """How often the covariate gate, and what is usually taken in its place, call a market that has not changed another one.
 
 `python benchmarks/studies/drift_false_alarms.py [--series 20] [--pairs 10] [--jobs 2] [--only WAY] [--output FILE]`
-prints the table of `docs/drift.md`, or one column of it, and what lobsmith calls at smaller levels. A series is
+prints the table of `docs/results/drift.md`, or one column of it, and what lobsmith calls at smaller levels. A series is
 stationary and long enough for 40 past pairs and some more; each of those is judged with the pairs before it as its
 past. With `--output` what was measured is kept, and a second run goes on from there.
 """

@@ -1,10 +1,10 @@
 """How often the first looks at a version call a market drift that has not changed, with windows of its training data.
 
 `python benchmarks/studies/drift_first_looks.py [--seeds 4] [--first 300] [--jobs 1] [--output FILE]` prints a table of
-`docs/drift.md`. A case is a simulated market of one seed: a version learns its first stretch, and from five minutes
-after that on it is looked at for drift a few times, `drift.look_s` apart. Nothing changes but the market's own regimes;
-where these are long, the training data may hold only some of them. With `--output` what was measured is kept, and a
-second run goes on from there.
+`docs/results/drift.md`. A case is a simulated market of one seed: a version learns its first stretch, and from five
+minutes after that on it is looked at for drift a few times, `drift.look_s` apart. Nothing changes but the market's own
+regimes; where these are long, the training data may hold only some of them. With `--output` what was measured is kept,
+and a second run goes on from there.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """How often and how soon a change of the simulated market is called drift, and whether what moved is named.
 
 `python benchmarks/studies/drift_power.py [--histories 10] [--processes 2] [--work DIR] [--output FILE]` prints the
-tables of `docs/drift.md`. A case is a history of nine hours, a model whose training window ended an hour and a half
-before the change, and four looks of `drift.look_s` from the change on, which begin at an even phase of it. Histories
-are made once each and every change starts from a copy of the market. Cases that are done are kept in DIR and not done
-again.
+tables of `docs/results/drift.md`. A case is a history of nine hours, a model whose training window ended an hour and a
+half before the change, and four looks of `drift.look_s` from the change on, which begin at an even phase of it.
+Histories are made once each and every change starts from a copy of the market. Cases that are done are kept in DIR and
+not done again.
 """
 
 import argparse

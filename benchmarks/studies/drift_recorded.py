@@ -1,9 +1,9 @@
 """What looks for drift say of recorded sessions: other days, other markets, other symbols, and halves of one session.
 
-`LOBSMITH_DATA=DIR python benchmarks/studies/drift_recorded.py [--output FILE]` prints the table of `docs/drift.md`.
-Sessions last six to eleven minutes, so that the product's windows have no past to be compared with. Windows of seconds
-have: 30 s that were learnt are held against 7 s of another session as if they had followed at once, and in the second
-half of a session against the 3 s that did follow.
+`LOBSMITH_DATA=DIR python benchmarks/studies/drift_recorded.py [--output FILE]` prints the table of
+`docs/results/drift.md`. Sessions last six to eleven minutes, so that the product's windows have no past to be compared
+with. Windows of seconds have: 30 s that were learnt are held against 7 s of another session as if they had followed at
+once, and in the second half of a session against the 3 s that did follow.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """How soon the reference score, which clients compute on their own rows, finds a change of the simulated market.
 
-`python benchmarks/studies/drift_score_power.py [--histories 10] [--output FILE]` prints a table of `docs/drift.md`.
-Histories, changes and training windows are those of `drift_power.py`; the newest `reference.block_rows` rows are scored
-every five seconds for twenty minutes from the change on, and the first alarm counts.
+`python benchmarks/studies/drift_score_power.py [--histories 10] [--output FILE]` prints a table of
+`docs/results/drift.md`. Histories, changes and training windows are those of `drift_power.py`; the newest
+`reference.block_rows` rows are scored every five seconds for twenty minutes from the change on, and the first alarm
+counts.
 """
 
 import argparse

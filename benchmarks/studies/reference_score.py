@@ -1,9 +1,9 @@
 """How often a client's reference score calls an unchanged market another one, and how soon a changed one.
 
 `python benchmarks/studies/reference_score.py [--sessions 6] [--hours 6] [--regime-s 60]` prints the tables of
-`docs/drift.md`. The score is fitted to each session of the simulator and asked about all others, a block after each 32
-thinned rows, as in the guard of a client. Changes begin when a session has had its first hour; other regimes are tried
-without them.
+`docs/results/drift.md`. The score is fitted to each session of the simulator and asked about all others, a block after
+each 32 thinned rows, as in the guard of a client. Changes begin when a session has had its first hour; other regimes
+are tried without them.
 """
 
 import argparse

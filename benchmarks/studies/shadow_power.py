@@ -1,8 +1,8 @@
 """How often live traffic's tests err, and how long they take, on simulated differences of losses.
 
 `python benchmarks/studies/shadow_power.py [--runs 1000] [--hours 4] [--output FILE]` prints the tables of
-`docs/shadow.md`. A run is a stretch of traffic of which the first `paired.measure_s` are measured; then the capital is
-looked at after every block. The same noise serves all effects, which are in units of the deviation of 30 s means.
+`docs/results/shadow.md`. A run is a stretch of traffic of which the first `paired.measure_s` are measured; then the
+capital is read after every block. The same noise serves all effects, in units of the deviation of 30 s means.
 """
 
 import argparse

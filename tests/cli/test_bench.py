@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from lobsmith.cli.main import cli
+from tests.cli.test_commands import lobsmith, refused
 from tests.small import params_file
 
 
@@ -28,10 +29,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.mark.recorded
 def test_without_the_rival_it_says_how_to_get_it(root: Path, recorded: Path) -> None:
-    done = bench(root, str(recorded / "binance" / "usdm-btcusdt-20240808.gz"))
-    assert done.returncode == 1
-    assert "--setup" in done.stderr
-    assert "Traceback" not in done.stderr
+    refused(lobsmith(root, "bench", "features", str(recorded / "binance" / "usdm-btcusdt-20240808.gz")), "--setup")
 
 
 @pytest.mark.slow
@@ -71,10 +69,7 @@ def test_a_tick_is_shown_as_a_table(root: Path) -> None:
 
 
 def test_a_folder_without_a_network_is_one_clear_error(root: Path) -> None:
-    done = bench_tick(root, "--directory", str(root))
-    assert done.returncode == 1
-    assert "dataset.safetensors" in done.stderr
-    assert "Traceback" not in done.stderr
+    refused(lobsmith(root, "bench", "tick", "--directory", str(root)), "dataset.safetensors")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The command line as its users see it: a process, its output, its exit status."""
+"""The command line as its users see it: its output and its exit status."""
 
 import gzip
 import json
@@ -6,12 +6,13 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import chdir
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from lobsmith.cli.main import cli
 from lobsmith.workspace import Workspace
@@ -29,8 +30,14 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def lobsmith(root: Path, *arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def lobsmith(root: Path, *arguments: str) -> Result:
+    """Run a command within this process, in the folder of the project."""
+    with chdir(root):
+        return CliRunner().invoke(cli, ["--root", str(root), *arguments])
+
+
+def in_a_process(root: Path, *arguments: str, timeout: float = 120, **environment: str) -> Result:
+    done = subprocess.run(
         [sys.executable, "-m", "lobsmith", "--root", str(root), *arguments],
         capture_output=True,
         text=True,
@@ -39,11 +46,15 @@ def lobsmith(root: Path, *arguments: str, timeout: float = 120, **environment: s
         cwd=root,
         check=False,
     )
+    out, errors = done.stdout.encode(), done.stderr.encode()
+    return Result(CliRunner(), out, errors, out + errors, None, done.returncode, None)
 
 
-def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+def refused(result: Result, *words: str) -> None:
     """One clear line on standard error, no traceback, exit status not 0."""
-    assert result.returncode != 0
+    assert result.exit_code != 0
+    # An error that nothing has turned into a line is none.
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     assert len(errors) == 1, result.stderr
     assert "Traceback" not in result.stderr + result.stdout
@@ -71,13 +82,13 @@ def test_a_bad_capture_is_one_line_that_names_file_and_place(root: Path, content
 @pytest.mark.parametrize("command", ["retrain", "demo"])
 def test_a_bad_capture_leaves_no_half_made_version(root: Path, command: str) -> None:
     (root / "bad.gz").write_bytes(gzip.compress(LINE + b"what is this\n"))
-    refused(lobsmith(root, command, "--capture", "bad.gz", timeout=240), "bad.gz:2")
+    refused(in_a_process(root, command, "--capture", "bad.gz", timeout=240), "bad.gz:2")
     assert not list(Workspace(root).repository.glob("*"))
     assert not Workspace(root).staging.exists() or not list(Workspace(root).staging.iterdir())
 
 
-def test_a_missing_file_is_one_line(root: Path) -> None:
-    refused(lobsmith(root, "replay", "nowhere.gz"), "nowhere.gz")
+def test_a_missing_file_is_one_line_of_the_process_too(root: Path) -> None:
+    refused(in_a_process(root, "replay", "nowhere.gz"), "nowhere.gz")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +134,7 @@ def test_nobody_listens_is_one_line(root: Path) -> None:
 
 def test_status_of_a_new_project(root: Path) -> None:
     result = lobsmith(root, "status", "--json")
-    assert result.returncode == 0
+    assert result.exit_code == 0
     assert json.loads(result.stdout) == {
         "server": None,
         "models": {},
@@ -135,11 +146,11 @@ def test_status_of_a_new_project(root: Path) -> None:
 
 
 def test_doctor_says_what_is_there(root: Path) -> None:
-    result = lobsmith(root, "doctor", "--json")
+    result = in_a_process(root, "doctor", "--json")
     checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
     assert checks["torch"]["found"]
     assert checks["parameters"]["found"]
-    assert result.returncode == (1 if any(c["needed"] and not c["found"] for c in checks.values()) else 0)
+    assert result.exit_code == (1 if any(c["needed"] and not c["found"] for c in checks.values()) else 0)
 
 
 def test_doctor_names_the_builders_of_engines(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,12 +176,12 @@ def test_doctor_says_what_to_do_where_triton_is_missing(root: Path, tmp_path: Pa
     (hidden / "pytriton").mkdir()
     (hidden / "pytriton" / "__init__.py").write_text("")
     path = os.pathsep.join([str(hidden), *filter(None, [os.environ.get("PYTHONPATH")])])
-    result = lobsmith(root, "doctor", "--json", PYTHONPATH=path)
+    result = in_a_process(root, "doctor", "--json", PYTHONPATH=path)
     (triton,) = (check for check in json.loads(result.stdout)["checks"] if check["name"] == "Triton")
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert not triton["found"]
     assert "pip install" in triton["detail"]
-    refused(lobsmith(root, "serve", PYTHONPATH=path), "pip install", "inprocess")
+    refused(in_a_process(root, "serve", PYTHONPATH=path), "pip install", "inprocess")
 
 
 @pytest.mark.parametrize("command", ["demo", "drift", "monitor", "reconcile", "retrain", "shadow"])

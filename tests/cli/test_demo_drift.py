@@ -14,7 +14,12 @@ from tests.small import SMALL, params_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration, pytest.mark.timeout(600)]
 
-QUICK = {**SMALL, "data.simulator.seconds": 900}
+QUICK = {
+    **SMALL,
+    "data.simulator.seconds": 900,
+    # Too little for Evidently, which is drawn in `tests/pipelines/test_drift_in_service.py`.
+    "drift_report.deadline_s": 0.05,
+}
 
 
 def test_a_market_that_changes_ends_with_a_page_that_says_so_and_names_what_moved(tmp_path: Path) -> None:

@@ -23,6 +23,22 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
+@pytest.fixture(scope="module")
+def known_at_rest(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The past pairs of `at_rest()`."""
+    path = tmp_path_factory.mktemp("past") / "past.jsonl"
+    check(at_rest(), path)
+    return path.read_bytes()
+
+
+def at_rest() -> RawRows:
+    """A market with a feature that never changes."""
+    rows = market(SECONDS)
+    raw = rows.raw.copy()
+    raw[:, 2] = 7.0
+    return RawRows(rows.time_ns, rows.segment, raw)
+
+
 def check(rows: RawRows, path: Path, known: bytes = b"", **changes: float) -> DriftVerdict:
     """The newest rows beside those before them; what is earlier is the past."""
     cut = int(rows.time_ns[-1]) + S - NEW * S
@@ -52,22 +68,16 @@ def test_the_same_market_is_none(tmp_path: Path, known: bytes) -> None:
     assert check(market(SECONDS), tmp_path / "past.jsonl", known).finding is Finding.NO_DRIFT
 
 
-def test_a_constant_feature_is_no_drift_and_has_not_moved(tmp_path: Path) -> None:
-    rows = market(SECONDS)
-    raw = rows.raw.copy()
-    raw[:, 2] = 7.0
-    verdict = check(RawRows(rows.time_ns, rows.segment, raw), tmp_path / "past.jsonl")
+def test_a_constant_feature_is_no_drift_and_has_not_moved(tmp_path: Path, known_at_rest: bytes) -> None:
+    verdict = check(at_rest(), tmp_path / "past.jsonl", known_at_rest)
     still = next(shift for shift in verdict.moved if shift.name == "feature_2")
     assert verdict.finding is Finding.NO_DRIFT
     assert (still.wasserstein, still.importance) == (0.0, 0.0)
     assert still.psi < 0.01
 
 
-def test_a_constant_that_becomes_another_is_drift(tmp_path: Path) -> None:
-    rows = market(SECONDS)
-    raw = rows.raw.copy()
-    raw[:, 2] = 7.0
-    verdict = check(changed(RawRows(rows.time_ns, rows.segment, raw), 2, 1.0), tmp_path / "past.jsonl")
+def test_a_constant_that_becomes_another_is_drift(tmp_path: Path, known_at_rest: bytes) -> None:
+    verdict = check(changed(at_rest(), 2, 1.0), tmp_path / "past.jsonl", known_at_rest)
     assert verdict.finding is Finding.DRIFT
     assert verdict.moved[0].name == "feature_2"
 
@@ -91,13 +101,14 @@ def test_too_few_recent_rows_are_missing_data(tmp_path: Path) -> None:
     assert check(thin, tmp_path / "past.jsonl").finding is Finding.MISSING
 
 
-def test_a_look_measures_so_many_pairs_and_the_next_goes_on(tmp_path: Path) -> None:
+def test_a_check_measures_so_many_pairs_and_the_next_goes_on(tmp_path: Path, known: bytes) -> None:
     rows = market(SECONDS)
     first = check(rows, tmp_path / "past.jsonl", pairs_a_look=25)
     second = check(rows, tmp_path / "past.jsonl", pairs_a_look=25)
     assert (first.finding, first.past) == (Finding.INSUFFICIENT, 25)
     assert (second.finding, second.past) == (Finding.NO_DRIFT, 45)
-    assert second == check(rows, tmp_path / "other.jsonl")
+    # As if one check had measured all of them.
+    assert second == check(rows, tmp_path / "other.jsonl", known)
 
 
 def test_drift_stays_out_of_the_null_distribution(tmp_path: Path) -> None:
@@ -115,6 +126,6 @@ def test_drift_stays_out_of_the_null_distribution(tmp_path: Path) -> None:
         assert verdict.finding is Finding.DRIFT
 
 
-def test_the_budget_of_a_day_is_shared_by_its_looks() -> None:
+def test_the_budget_of_a_day_is_shared_by_its_checks() -> None:
     params = drift_params(false_alarms_a_day=2.0, look_s=300.0)
     assert check_level(params) * 3 * 86_400 / 300 == pytest.approx(2.0)

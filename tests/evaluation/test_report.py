@@ -63,6 +63,11 @@ def page(source: str) -> Page:
     return Page(source)
 
 
+def undrawn() -> ev.Evaluation:
+    """Without what a page draws, for tests of what it says."""
+    return replace(realistic(), calibration=[], confidence=[], effects=[], attention=[])
+
+
 def empty() -> ev.Evaluation:
     lists = ("dependence", "scores", "comparisons", "calibration", "confidence", "confusion", "effects", "heads")
     nothing = {name: [] for name in (*lists, "attention", "seeds")}
@@ -190,7 +195,7 @@ def test_empty_lists_are_sentences() -> None:
 
 @pytest.mark.parametrize("answer", SENTENCES)
 def test_the_interval_decides_the_headline(answer: str) -> None:
-    plain = realistic()
+    plain = undrawn()
     model = next(one for one in plain.scores if one.predictor == MODEL)
     only = ev.Comparison(against="logistic", horizon_ms=model.horizon_ms, difference=Interval(*INTERVALS[answer]))
     one = replace(plain, scores=[replace(model, log_loss=Interval(0.652, 0.64, 0.664))], comparisons=[only])
@@ -238,12 +243,12 @@ def test_verdicts_come_first(page: Page) -> None:
     assert page.all("h2")[0]["id"] == "verdicts"
     assert "Refused by 1 of 3 gates: calibration." in page.text
     assert "against base rate" in page.text
-    passed = replace(realistic(), verdicts=realistic().verdicts[:2])
+    passed = replace(undrawn(), verdicts=realistic().verdicts[:2])
     assert "Passed by all 2 gates." in Page(render_report(passed, [])).text
 
 
 def test_skill_and_shares_by_hand() -> None:
-    plain = realistic()
+    plain = undrawn()
     one = replace(
         plain,
         heads=[replace(plain.heads[0], loss=0.4, reference=0.5)],

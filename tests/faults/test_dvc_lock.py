@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.test_dvc import BIN, project
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
 HOLD = """
 import sys, time

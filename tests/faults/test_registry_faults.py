@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -175,8 +176,10 @@ def test_f19_a_locked_database_changes_nothing(workspace, monkeypatch):
     assert artifact_of(workspace) == new.artifact_id
 
 
-def test_a_database_that_is_locked_between_two_steps_is_named_too(workspace):
+def test_a_database_that_is_locked_between_two_steps_is_named_too(workspace, monkeypatch):
     """It is free when it is looked at, and locked at the call."""
+    # MLflow's connections wait five seconds for a lock.
+    monkeypatch.setattr(sqlite3.dbapi2, "connect", partial(sqlite3.connect, timeout=0.2))
     new = register(workspace, candidate(workspace, 0.3))
     wish(workspace, CHAMPION, new)
     lock = sqlite3.connect(workspace.home / "mlflow.db", isolation_level=None, timeout=0)

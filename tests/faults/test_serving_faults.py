@@ -152,6 +152,7 @@ def test_f9_triton_killed_during_a_load(workspace: Workspace, params: Params, tm
         assert answering(again)[-1:] == published
 
 
+@pytest.mark.slow
 def test_f10_a_load_that_hangs_is_taken_back_and_the_server_is_usable(
     workspace: Workspace, hasty: Params, tmp_path: Path
 ) -> None:

@@ -292,6 +292,7 @@ losses = [[one.train_loss for one in done.history], [one.validation_loss for one
 """
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(dataset_path: Path, uninterrupted: bytes, tmp_path: Path) -> None:
     script = tmp_path / "shared.py"
     script.write_text(SHARED)

@@ -48,7 +48,7 @@ SHORT = {
     "shadow.probes": 0,
     "rollback.rows": 200,
 }
-ROWS, PER_SECOND, NS = 18_000, 5, 1_000_000_000
+ROWS, PER_SECOND, NS = 7200, 2, 1_000_000_000
 
 
 @pytest.fixture

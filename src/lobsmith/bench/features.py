@@ -1,6 +1,6 @@
 """Book, features and ingest, beside hftbacktest.
 
-See README.md in this folder for what is measured and why it is fair.
+See benchmarks/README.md for what is measured and why it is fair.
 """
 
 import gc

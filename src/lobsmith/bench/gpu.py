@@ -1,6 +1,6 @@
 """Networks on a GPU in every way that the machine has, from host to host, beside what the card can do at most.
 
-See README.md in this folder for what is measured and how it is counted.
+See benchmarks/README.md for what is measured and how it is counted.
 """
 
 import gc

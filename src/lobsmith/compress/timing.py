@@ -133,7 +133,6 @@ def _speedup(medians: npt.NDArray[np.float64]) -> tuple[float, float, float]:
 @contextmanager
 def _without_collector() -> Iterator[None]:
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

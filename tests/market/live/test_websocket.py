@@ -106,7 +106,7 @@ def test_a_connection_that_is_only_silent_is_taken_for_dead(tmp_path: Path, line
 
 
 def test_a_slow_disk_drops_with_a_mark_and_never_blocks(tmp_path: Path, lines: list[bytes]) -> None:
-    limits = FileLimits(flush_s=0.01, flush_bytes=1, waiting=200)
+    limits = FileLimits(flush_s=0.01, flush_bytes=1, waiting=40)
     summary, exchange = capture(tmp_path, lines, Script(pause_s=0.005), files=limits, slow_s=0.05)
     assert summary.dropped > 0
     assert summary.messages + summary.dropped == len(exchange.messages)

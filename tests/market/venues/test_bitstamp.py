@@ -1,6 +1,7 @@
 import bz2
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 
 from lobsmith.errors import CaptureError, DataError
 from lobsmith.market.events import CLEAR, GAP, LEVEL, TICKER, TRADE
+from lobsmith.market.instrument import Instrument
 from lobsmith.market.readers import open_captures, read_captures
-from lobsmith.market.session import Session
+from lobsmith.market.session import Accounting, Session
 from lobsmith.market.venues.bitstamp import INSTRUMENT, PATIENCE
 
 T0 = 1_430_438_404_000
@@ -184,16 +186,32 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
         read_captures([path])
 
 
-@pytest.mark.recorded
-def test_the_recorded_day_agrees_with_the_venues_snapshots(recorded: Path, tmp_path: Path) -> None:
-    path = recorded / "bitstamp" / "btcusd-20150501-events.log.bz2"
-    with (tmp_path / "q.csv").open("w") as listing:
-        feed = open_captures([path], None, listing)
-        for _ in feed:
-            pass
+class Day(NamedTuple):
+    """The recorded log, read once."""
+
+    instrument: Instrument
+    account: Accounting
+    checks: dict[str, float]
+    set_aside: Path
+    aggressors: np.ndarray
+    """Sides of the trades."""
+
+
+@pytest.fixture(scope="module")
+def day(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Day:
+    set_aside = tmp_path_factory.mktemp("day") / "q.csv"
+    with set_aside.open("w") as listing:
+        feed = open_captures([recorded / "bitstamp" / "btcusd-20150501-events.log.bz2"], None, listing)
+        aggressors = np.concatenate([events.side[events.kind == TRADE] for events in feed])
         account = feed.accounting()
-    assert feed.instrument == INSTRUMENT
-    checks = feed.checks()
+    return Day(feed.instrument, account, feed.checks(), set_aside, aggressors)
+
+
+@pytest.mark.recorded
+def test_the_recorded_day_agrees_with_the_venues_snapshots(day: Day, recorded: Path) -> None:
+    path = recorded / "bitstamp" / "btcusd-20150501-events.log.bz2"
+    account, checks = day.account, day.checks
+    assert day.instrument == INSTRUMENT
     assert checks["snapshots"] == 29_991  # all but the first, when one side is still unknown
     assert checks["bid"] > 0.99
     assert checks["ask"] > 0.99
@@ -206,7 +224,7 @@ def test_the_recorded_day_agrees_with_the_venues_snapshots(recorded: Path, tmp_p
     )
     assert account.records == account.kept + sum(account.set_aside.values())
     assert "disagrees with the venue" not in account.faults
-    aside = pl.read_csv(tmp_path / "q.csv")
+    aside = pl.read_csv(day.set_aside)
     late = set(aside.filter(pl.col("reason") == "out of order")["line"])
     assert set(LATE_CREATED + LATE_CHANGED) <= late
     lines = bz2.decompress(path.read_bytes()).splitlines()
@@ -217,11 +235,8 @@ def test_the_recorded_day_agrees_with_the_venues_snapshots(recorded: Path, tmp_p
 
 
 @pytest.mark.recorded
-def test_both_recorded_files_hold_the_same_orders(recorded: Path) -> None:
-    log, orders = (
-        read_captures([recorded / "bitstamp" / f"btcusd-20150501-{name}.bz2"]) for name in ("events.log", "orders.csv")
-    )
-    assert orders.accounting.depth_messages == log.accounting.depth_messages
+def test_both_recorded_files_hold_the_same_orders(day: Day, recorded: Path) -> None:
+    orders = read_captures([recorded / "bitstamp" / "btcusd-20150501-orders.csv.bz2"])
+    assert orders.accounting.depth_messages == day.account.depth_messages
     assert orders.accounting.set_aside == {"out of order": len(LATE_CREATED + LATE_CHANGED)}
-    sides = log.events.side[log.events.kind == TRADE]
-    assert (sides != 0).mean() > 0.9
+    assert (day.aggressors != 0).mean() > 0.9

@@ -59,12 +59,12 @@ def test_three_hundred_rows_at_once_equal_three_hundred_steps(build: Callable[..
 
 @both
 @settings(max_examples=8, deadline=None)
-@given(cuts=st.sets(st.integers(1, 149), max_size=8), seed=st.integers(0, 2**31))
+@given(cuts=st.sets(st.integers(1, 119), max_size=8), seed=st.integers(0, 2**31))
 def test_any_split_gives_the_same_answer(build: Callable[..., Trunk], cuts: set[int], seed: int) -> None:
     trunk = build()
-    rows = torch.randn(2, 150, COUNT, generator=torch.Generator().manual_seed(seed))
-    sizes = np.diff([0, *sorted(cuts), 150]).tolist()
-    at_once, at_once_state = step(trunk, rows, [150])
+    rows = torch.randn(1, 120, COUNT, generator=torch.Generator().manual_seed(seed))
+    sizes = np.diff([0, *sorted(cuts), 120]).tolist()
+    at_once, at_once_state = step(trunk, rows, [120])
     split, split_state = step(trunk, rows, sizes)
     assert (at_once - split).abs().max() <= 1e-5
     assert torch.equal(at_once_state, split_state)
