@@ -70,8 +70,7 @@ def fit_score(reference: Reference, params: ReferenceParams) -> tuple[ReferenceS
 
 def _fit(name: str, rows: RawRows, scaling: Scaling, params: ReferenceParams) -> tuple[InstrumentScore, Fitted]:
     length, older = _block_rows(name, len(rows), params)
-    # One block's length between the parts: no held-out row shares a block or a feature's memory with a fitted
-    # one.
+    # One block's length between the parts: fitted and held-out rows share no block and no feature memory.
     older_rows, held_out = rows.raw[:older], rows.raw[older + length :]
     instrument = InstrumentScore(_block_statistics(_figures(older_rows, length, scaling), older // length, scaling))
     row_ns = float(np.median(np.diff(rows.time_ns)))

@@ -30,7 +30,7 @@ _KINDS = {
 _NAMED = 3
 _DRAWN = {Kind.COVARIATE: 6, Kind.PREDICTION: 3, Kind.CONCEPT: 3}
 _LISTED = 15
-_FORMULAS = {one.name: f"{one.formula}, {one.unit}" for one in FEATURES}
+_FORMULAS = {feature.name: f"{feature.formula}, {feature.unit}" for feature in FEATURES}
 
 
 def render_drift(content: Content) -> str:
