@@ -33,7 +33,7 @@ from lobsmith.progress import Note, console, stage
 from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact
 from lobsmith.release.reconcile.requests import in_service, note_serving, register_challenger
-from lobsmith.release.registry.aliases import SERVING, Registered
+from lobsmith.release.registry.aliases import SERVING
 from lobsmith.release.registry.runs import WINDOW, RunRef, already_trained, log_run
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
@@ -349,7 +349,8 @@ def train_and_register(
     validated = validate_market_data(params, directory)
     data_verdicts, window = compute_features(params, directory, validated)
     if not force and (before := already_trained(workspace, model, window)):
-        return skipped(model, f"the same window was trained before: {_described(before)}; --force trains it again")
+        registered = f"registry:{before.version}, {before.tags.get(SERVING)}"
+        return skipped(model, f"the same window was trained before: {registered}; --force trains it again")
     data_verdicts += check_window_drift(workspace, params, directory)
     describe_training_window(params, directory)
     history = train_network(params, directory)
@@ -402,10 +403,6 @@ def newer_than(workspace: Workspace, model: str, due: datetime) -> str | None:
         return None
     at, due = (datetime.fromtimestamp(ns / NS_PER_S, UTC) for ns in (made[-1].time_ns, due_ns))
     return f"this run was due at {due:%Y-%m-%d %H:%M:%S}; a newer window was trained by {at:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _described(before: Registered) -> str:
-    return f"registry:{before.version}, {before.tags.get(SERVING)}"
 
 
 def _retrained(
