@@ -71,7 +71,7 @@ class HeldOut(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dic
 
     def shift(self, recent: Answers) -> tuple[float, tuple[FeatureShift, ...]]:
         """Return the shift of answers, at least one, from those to held-out rows."""
-        return shift_of_quantities(self._said, recent)
+        return shift_of_quantities(self._reference_quantiles, recent)
 
     def loss(self, recent: Answers) -> tuple[float, int] | None:
         """Return the excess loss over the held-out rows' direction frequencies, and the number of rows."""
