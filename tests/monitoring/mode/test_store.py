@@ -123,7 +123,7 @@ def test_a_spoilt_record_is_an_error_here_none_to_clients_and_mended_by_hand(wor
 def test_a_record_of_another_model_is_none(workspace: Workspace) -> None:
     take(workspace, 0, CALM)
     shutil.copy(state_path(workspace, "lob"), state_path(workspace, "other"))
-    with pytest.raises(ModeError, match=r"other\.json: no record"):
+    with pytest.raises(ModeError, match=r"other\.json: does not hold a mode"):
         read_mode(workspace, "other")
 
 
